@@ -1,0 +1,26 @@
+"""Which finetuned models to merge for your task, how, and whether it helped.
+
+    import merge_advisor as ma
+    plan = ma.plan("examples.jsonl", pool="adapters/", base="HuggingFaceTB/SmolLM2-135M-Instruct", out="run")
+
+Importing this package loads nothing heavy: each public function imports what it needs when it is called.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from merge_advisor.advisor import embed, merge, plan, score
+
+__all__ = ["__version__", "embed", "merge", "plan", "score"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("embed", "merge", "plan", "score"):
+        import merge_advisor.advisor as advisor
+
+        return getattr(advisor, name)
+    raise AttributeError(f"module 'merge_advisor' has no attribute {name!r}")

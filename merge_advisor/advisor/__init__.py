@@ -1,0 +1,86 @@
+"""The public API: `plan`, `embed`, `merge`, `score`. It composes the rooms below; the command line calls it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from merge_advisor.advisor.merging import merge_run as merge
+from merge_advisor.advisor.planning import PlanOptions, make_plan
+from merge_advisor.advisor.runfolder import Run
+from merge_advisor.advisor.session import Machine, open_session
+from merge_advisor.types import Deltas
+
+__all__ = ["Machine", "PlanOptions", "embed", "merge", "plan", "score"]
+
+
+def plan(
+    task: str | Path | Sequence[str | Path],
+    *,
+    pool: str | Path,
+    base: str,
+    out: str | Path,
+    options: PlanOptions | None = None,
+    scored: bool = True,
+    guard: Path | None = None,
+    metric: str = "auto",
+    **settings: Any,
+) -> Run:
+    """Choose what to merge for a task, write the run folder, and (unless `scored` is False) say whether it helped.
+
+    Args:
+        task: a JSONL file of examples, or several for one merge that serves all.
+        pool: folder of candidates, manifest, or hub ids.
+        base: hub id, folder or GGUF file.
+        out: the run folder to make.
+        options: strategy, k, shots, composition and the rest.
+        scored: score the held-out rows where there are any.
+        guard: file of unrelated text that must not get worse.
+        metric: "auto", "accuracy", "exact_match" or "loss".
+        settings: `force`, `offline`, `cache`, `store`, `machine`, `progress` as in `make_plan`.
+
+    Raises:
+        MergeAdvisorError: see `merge_advisor.errors`; the message is one line.
+    """
+    paths = [Path(task)] if isinstance(task, (str, Path)) else [Path(item) for item in task]
+    run = make_plan(paths, pool=pool, base=base, out=Path(out), options=options, **settings)
+    if scored and all(part.heldout for part in run.tasks):
+        kept = {key: settings[key] for key in ("offline", "cache", "store", "machine", "progress") if key in settings}
+        run = score(run.folder, guard=guard, metric=metric, pool=pool, base=base, **kept)
+    return run
+
+
+def score(run: str | Path, **settings: Any) -> Run:
+    """Score a run folder and write score table, verdict and report into it; see `scoring.score_run` for the settings.
+
+    Raises:
+        MergeAdvisorError: see `merge_advisor.errors`.
+    """
+    from merge_advisor.advisor.scoring import score_run
+
+    return score_run(Path(run), **settings)
+
+
+def embed(
+    *,
+    pool: str | Path,
+    base: str,
+    embedding: str = "delta_activations",
+    **settings: Any,
+) -> Deltas:
+    """Return the deltas of a pool's candidates; only those not stored yet are computed.
+
+    Args:
+        pool: folder of candidates, manifest, or hub ids.
+        base: hub id, folder or GGUF file.
+        embedding: spec of the representation.
+        settings: as `open_session` takes them.
+
+    Raises:
+        MergeAdvisorError: see `merge_advisor.errors`.
+    """
+    from merge_advisor.advisor.measure import take_deltas
+
+    with open_session(base, pool, template=settings.pop("template", None), **settings) as session:
+        return take_deltas(session, embedding, session.pool.candidates)[0]

@@ -1,0 +1,204 @@
+"""Choosing members and weights: a strategy on the evidence, then one weight rule for all strategies."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from merge_advisor import registry
+from merge_advisor.advisor.measure import gains_of, losses_of
+from merge_advisor.errors import InputError
+from merge_advisor.select.evidence import Evidence
+from merge_advisor.select.interference import interference, line_search, weights_direction
+from merge_advisor.types import SHOTS_LORA, Candidate, Interference, Member, Row, Selection
+
+if TYPE_CHECKING:
+    from merge_advisor.advisor.session import Session
+    from merge_advisor.select.evidence import Strategy
+    from merge_advisor.types import FloatArray
+
+LORA_SHARES = (0.25, 0.5, 0.75)
+"""Shares of the direction that `shots_lora` is offered beside the chosen members."""
+
+
+@dataclass(eq=False)
+class Losses:
+    """Loss on the choosing rows of every task, with the nominal passes it cost."""
+
+    session: Session
+    parts: Sequence[Sequence[Row]]
+    """The choosing rows, task by task; a task counts as much as another, however many rows it has."""
+    composition: str
+    forwards: int = 0
+
+    def __call__(self, members: Mapping[str, tuple[Candidate, float]], *, composition: str | None = None) -> float:
+        """Mean over tasks of the mean loss over the task's choosing rows, nats per token."""
+        means = []
+        for rows in self.parts:
+            self.forwards += len(rows)
+            spec = composition or self.composition
+            means.append(float(np.mean(losses_of(self.session, rows, members, composition=spec))))
+        return float(np.mean(means))
+
+    @property
+    def rows(self) -> list[Row]:
+        """All choosing rows."""
+        return [row for part in self.parts for row in part]
+
+
+def cosine(deltas: FloatArray, task: FloatArray) -> FloatArray:
+    """Cosine of each row of (n, d) with (d,), (n,) float32; 0 where either is zero."""
+    scale = np.linalg.norm(deltas, axis=1) * np.linalg.norm(task)
+    found = np.zeros(len(deltas), np.float32)
+    np.divide(deltas @ task, scale, out=found, where=scale > 0)
+    return found
+
+
+def choose(
+    session: Session,
+    strategy: str,
+    k: int,
+    candidates: Sequence[Candidate],
+    deltas: FloatArray,
+    task: FloatArray,
+    losses: Losses,
+    *,
+    anchor: str | None,
+    lora: Candidate | None,
+    seed: int,
+) -> tuple[Selection, dict[str, Candidate]]:
+    """Run a strategy, let `shots_lora` join where it lowers the loss, and set the weights.
+
+    Args:
+        session: base and store.
+        strategy: its spec.
+        k: members of the pool at most.
+        candidates: n candidates, sorted by id.
+        deltas: (n, d) float32, their deltas.
+        task: (d,) float32, the task delta.
+        losses: loss on the choosing rows.
+        anchor: id of the anchor the user demands.
+        lora: the `shots_lora`, or None to leave it out.
+        seed: the strategy's randomness.
+
+    Returns:
+        The selection, and its members' candidates by id.
+
+    Raises:
+        SpecError: unknown strategy or parameter.
+        InputError: the demanded anchor is not in the pool, k < 1.
+    """
+    if k < 1:
+        raise InputError(f"--k {k}: a merge needs at least one member; give 1 or more")
+    chooser: Strategy = registry.build("strategy", strategy)
+    evidence = _evidence(session, candidates, deltas, task, losses, anchor, seed)
+    choice = chooser.select(evidence, min(k, len(candidates)))
+    picked = [candidates[pick.position] for pick in choice.picks]
+    direction = list(weights_direction(choice))
+    scale, loss = _scale(losses, picked, direction)
+    stopped = choice.stopped
+    gains = [pick.gain for pick in choice.picks]
+    if lora is not None:
+        best = _with_lora(losses, picked, direction, lora)
+        if best[2] < loss:
+            gains = [*gains, loss - best[2]]
+            direction, scale, loss = best
+            picked = [*picked, lora]
+            stopped += f"; {SHOTS_LORA} lowers the loss and joins"
+    likeness = dict(zip([c.id for c in candidates], cosine(deltas, task).tolist(), strict=True)) | {SHOTS_LORA: 1.0}
+    members = _members(session, picked, [scale * part for part in direction], gains, likeness)
+    return Selection(strategy, members, scale, stopped, losses.forwards), {c.id: c for c in picked}
+
+
+def _evidence(
+    session: Session,
+    candidates: Sequence[Candidate],
+    deltas: FloatArray,
+    task: FloatArray,
+    losses: Losses,
+    anchor: str | None,
+    seed: int,
+) -> Evidence:
+    ids = tuple(c.id for c in candidates)
+    if anchor is not None and anchor not in ids:
+        raise InputError(f"--anchor {anchor}: no such candidate; choose one of: {', '.join(ids[:20])}")
+
+    def shot_loss(weights: Mapping[int, float]) -> float:
+        return losses({ids[p]: (candidates[p], w) for p, w in weights.items()}, composition="exact")
+
+    def gradient_gain() -> FloatArray:
+        losses.forwards += 3 * len(losses.rows)
+        return gains_of(session, losses.rows, candidates)
+
+    return Evidence(
+        ids=ids,
+        deltas=deltas,
+        task=task,
+        texts=tuple(f"{c.id} {c.description}" for c in candidates),
+        query="\n".join(f"{row.input} {row.output}" for row in losses.rows),
+        rng=np.random.default_rng(seed),
+        anchor=None if anchor is None else ids.index(anchor),
+        shot_loss=shot_loss,
+        gradient_gain=gradient_gain,
+        weights_of=lambda position: session.weights(candidates[position]),
+    )
+
+
+def _scale(losses: Losses, members: Sequence[Candidate], direction: Sequence[float]) -> tuple[float, float]:
+    """The one global scale along a direction, by line search on the choosing rows; and the loss there."""
+
+    def loss_at(scale: float) -> float:
+        return losses({c.id: (c, scale * part) for c, part in zip(members, direction, strict=True)})
+
+    found = line_search(loss_at, len(members))
+    return found[0], found[1]
+
+
+def _with_lora(
+    losses: Losses, members: Sequence[Candidate], direction: Sequence[float], lora: Candidate
+) -> tuple[list[float], float, float]:
+    """The best of a few shares for `shots_lora` beside the members: direction, scale, loss.
+
+    The shares are compared at full strength of the pair, the scale is then searched for the best of them alone.
+    """
+
+    def mixed(share: float) -> list[float]:
+        return [part * (1 - share) for part in direction] + [share]
+
+    together = [*members, lora]
+
+    def loss_of(share: float) -> float:
+        return losses({c.id: (c, 2 * part) for c, part in zip(together, mixed(share), strict=True)})
+
+    share = min(LORA_SHARES, key=lambda part: (loss_of(part), part))
+    scale, loss = _scale(losses, together, mixed(share))
+    return mixed(share), scale, loss
+
+
+def _members(
+    session: Session,
+    picked: Sequence[Candidate],
+    weights: Sequence[float],
+    gains: Sequence[float | None],
+    likeness: Mapping[str, float],
+) -> tuple[Member, ...]:
+    clashes: list[Interference | None] = interference([session.weights(c) for c in picked], weights)
+    return tuple(
+        Member(
+            id=c.id,
+            fingerprint=c.fingerprint,
+            kind=c.kind,
+            source=c.source,
+            revision=c.revision,
+            licence=c.licence,
+            role="anchor" if number == 0 else "partner",
+            weight=float(weights[number]),
+            similarity=float(likeness[c.id]),
+            gain=None if gains[number] is None else float(gains[number] or 0.0),
+            interference=clashes[number],
+        )
+        for number, c in enumerate(picked)
+    )

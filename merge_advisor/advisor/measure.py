@@ -1,0 +1,235 @@
+"""What a plan measures: deltas, the LoRA of the shots, losses of merges, first-order gains. Everything is stored.
+
+Costs are nominal: forward passes over one row, a backward pass counted as two, whatever the store already held.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from merge_advisor import registry
+from merge_advisor.advisor.session import Session, weights_key
+from merge_advisor.backbone.adapter import read_adapter, write_adapter
+from merge_advisor.backbone.weights import LowRank, WeightDelta, digest_of_delta
+from merge_advisor.errors import BaseModelError, InputError
+from merge_advisor.types import SHOTS_LORA, Candidate, Deltas, Refused, Row, Space, digest_of
+
+if TYPE_CHECKING:
+    from merge_advisor.backbone.finetune import FinetuneSettings
+    from merge_advisor.embed import Embedding
+    from merge_advisor.types import FloatArray
+
+
+def space_of(session: Session, spec: str) -> tuple[Embedding, Space]:
+    """Return the embedding a spec names and the space its deltas live in.
+
+    Raises:
+        SpecError: unknown name or parameter.
+        BaseModelError: not defined for this kind of base.
+    """
+    embedding: Embedding = registry.build("embedding", spec)
+    refusal = embedding.refusal(session.encoder_decoder)
+    if refusal:
+        raise BaseModelError(f"embedding '{spec}': {refusal}")
+    space = Space(
+        base=session.local.base.digest,
+        embedding=spec,
+        probes=digest_of(embedding.probes()),
+        layer=embedding.layer,
+        pooling=embedding.pooling,
+        dtype=session.machine.dtype,
+        dim=embedding.dim(session.local.config),
+    )
+    return embedding, space
+
+
+def take_deltas(
+    session: Session, spec: str, candidates: Sequence[Candidate]
+) -> tuple[Deltas, list[Candidate], list[Refused]]:
+    """Return the deltas of candidates, computing only those the store lacks; each is stored as soon as it is there.
+
+    Returns:
+        The deltas, the candidates they belong to in the same order, and those that could not be embedded.
+
+    Raises:
+        SpecError: unknown embedding.
+        BaseModelError: an embedding that is not defined for this base.
+    """
+    embedding, space = space_of(session, spec)
+    found = {c.fingerprint: session.store.delta(space, c.fingerprint) for c in candidates}
+    missing = [c for c in candidates if found[c.fingerprint] is None]
+    session.hits += len(candidates) - len(missing)
+    session.misses += len(missing)
+    refused = []
+    if missing:
+        from merge_advisor.advisor.embedding import compute_deltas
+
+        for candidate, delta in compute_deltas(session, embedding, space, missing):
+            if isinstance(delta, Refused):
+                refused.append(delta)
+            else:
+                session.store.keep_delta(space, candidate.fingerprint, delta)
+                found[candidate.fingerprint] = delta
+    kept = [c for c in candidates if found[c.fingerprint] is not None]
+    rows = [row for c in kept if (row := found[c.fingerprint]) is not None]
+    array = np.stack(rows) if rows else np.empty((0, space.dim), np.float32)
+    return Deltas(space, tuple(c.id for c in kept), array), kept, refused
+
+
+def lora_of_shots(
+    session: Session, rows: Sequence[Row], targets: Sequence[str], settings: FinetuneSettings, seed: int
+) -> Candidate:
+    """Finetune a LoRA on the shots, or find it in the cache; the candidate it returns is `shots_lora`.
+
+    Args:
+        session: base and store.
+        rows: the shots of all tasks.
+        targets: parameter names it changes.
+        settings: rank, rate and length.
+        seed: initial weights and order of rows.
+    """
+    key = digest_of([session.key, "lora", [r.digest for r in rows], sorted(targets), settings_plain(settings), seed])
+    folder = session.cache / "shots" / key / SHOTS_LORA
+    if not (folder / "adapter_config.json").is_file():
+        from merge_advisor.backbone.finetune import finetune_lora
+
+        session.misses += 1
+        encoded = session.encode(rows)
+
+        def progress(done: int, total: int) -> None:
+            session.progress("finetuning on the shots", done, total)
+
+        delta = finetune_lora(session.backbone, encoded, targets, settings, seed=seed, progress=progress)
+        kind = "SEQ_2_SEQ_LM" if session.encoder_decoder else "CAUSAL_LM"
+        if folder.exists():  # a folder without its configuration: cut short by a full disk or a kill
+            shutil.rmtree(folder)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        write_adapter(
+            folder,
+            delta,
+            base_name=session.local.base.id,
+            task_type=kind,
+            dtype="float32",
+            base_shapes=session.local.shapes,
+            prefix=session.local.prefix,
+        )
+    else:
+        session.hits += 1
+    return shots_candidate(folder, read_adapter(folder, session.local.shapes), settings.rank)
+
+
+def shots_candidate(folder: Path, delta: WeightDelta, rank: int) -> Candidate:
+    """Describe a `shots_lora` folder as a candidate."""
+    modules = sorted({name.removesuffix(".weight").rpartition(".")[2] for name in delta})
+    return Candidate(
+        id=SHOTS_LORA,
+        kind="adapter",
+        path=str(folder),
+        fingerprint=digest_of_delta(delta),
+        source=SHOTS_LORA,
+        rank=rank,
+        modules=tuple(modules),
+        description="LoRA finetuned on the shots",
+    )
+
+
+def settings_plain(settings: FinetuneSettings) -> dict[str, Any]:
+    """The settings as JSON values."""
+    return {name: getattr(settings, name) for name in type(settings).__slots__}
+
+
+def target_parameters(session: Session, candidates: Sequence[Candidate]) -> list[str]:
+    """Parameters the LoRA of the shots changes: those the pool's adapters change, else the attention's q and v.
+
+    Raises:
+        InputError: the base has none of them.
+    """
+    kinds = {kind for c in candidates if c.kind == "adapter" for kind in c.modules} or {"q_proj", "v_proj", "q", "v"}
+    found = [
+        name
+        for name, shape in session.local.shapes.items()
+        if len(shape) == 2 and name.endswith(".weight") and name.removesuffix(".weight").rpartition(".")[2] in kinds
+    ]
+    if not found:
+        raise InputError(
+            f"the base has no modules named {', '.join(sorted(kinds))}; no LoRA can be trained on the shots"
+        )
+    return sorted(found)
+
+
+def losses_of(
+    session: Session,
+    rows: Sequence[Row],
+    members: Mapping[str, tuple[Candidate, float]],
+    *,
+    composition: str = "exact",
+) -> list[float]:
+    """Loss of each row under a merge, nats per token, the end token included.
+
+    Args:
+        session: base and store.
+        rows: what to measure on.
+        members: by id, the candidate and its weight; empty, or all weights zero, is the base.
+        composition: spec of the composition.
+    """
+    active = {name: pair for name, pair in members.items() if pair[1] != 0}
+    key = weights_key({c.fingerprint: weight for c, weight in active.values()}, composition)
+
+    def measure() -> list[float]:
+        from merge_advisor.backbone.forward import row_losses
+        from merge_advisor.backbone.place import placed
+
+        delta: WeightDelta = {}
+        if active:
+            weights = [session.weights(candidate) for candidate, _ in active.values()]
+            merged = registry.build("composition", composition).compose(weights, [w for _, w in active.values()])
+            delta = merged
+        encoded = session.encode(rows)
+        with placed(session.backbone, delta):
+            found = row_losses(session.backbone, encoded)
+        # weights far too large can overflow: a finite number that loses every comparison keeps the order
+        return [value if np.isfinite(value) else 1e9 for value in found]
+
+    found = session.remember(["losses", [row.digest for row in rows], *key], measure)
+    return [float(value) for value in found]  # type: ignore[attr-defined]
+
+
+def gains_of(session: Session, rows: Sequence[Row], candidates: Sequence[Candidate]) -> FloatArray:
+    """First-order drop of the mean loss on `rows` when a candidate is added at weight 1: -⟨∂L/∂W, ΔW⟩.
+
+    One backward pass over the rows gives ∂L/∂W of the base; each candidate then costs a few small products.
+
+    Returns:
+        (n,) float32, positive is better.
+    """
+    keys = [digest_of([session.key, "gain", [row.digest for row in rows], c.fingerprint]) for c in candidates]
+    found = [session.store.measured(key) for key in keys]
+    missing = [index for index, value in enumerate(found) if value is None]
+    session.hits += len(found) - len(missing)
+    if missing:
+        from merge_advisor.backbone.forward import weight_gradient
+
+        session.misses += len(missing)
+        deltas = {index: session.weights(candidates[index]) for index in missing}
+        names = sorted({name for delta in deltas.values() for name in delta})
+        session.progress("gradient of the shot loss", 0, 1)
+        gradient = weight_gradient(session.backbone, session.encode(rows), names)
+        session.progress("gradient of the shot loss", 1, 1)
+        for index, delta in deltas.items():
+            found[index] = -sum(_along(gradient[name], delta, name) for name in delta)
+            session.store.keep_measured(keys[index], found[index])
+    return np.asarray(found, dtype=np.float32)
+
+
+def _along(gradient: FloatArray, delta: WeightDelta, name: str) -> float:
+    """⟨gradient, ΔW⟩ of one parameter; a low-rank ΔW is never formed: s·Σ (BᵀG) ∘ A."""
+    update = delta[name]
+    if isinstance(update, LowRank):
+        laid = gradient.T if update.transposed else gradient
+        return float(update.scale * np.sum((update.b.T @ laid) * update.a, dtype=np.float64))
+    return float(np.vdot(gradient.astype(np.float64), update.dense()))

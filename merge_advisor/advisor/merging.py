@@ -1,0 +1,219 @@
+"""Carrying a recipe out: the merged weights in memory, the formats of a run folder, a model on disk."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from merge_advisor import registry
+from merge_advisor.advisor.measure import shots_candidate
+from merge_advisor.advisor.runfolder import Run, read_run
+from merge_advisor.advisor.session import Machine, Progress, Session, open_session, quiet_progress
+from merge_advisor.backbone.adapter import read_adapter, write_adapter
+from merge_advisor.backbone.weights import WeightDelta, is_low_rank
+from merge_advisor.compose.truncate import truncate
+from merge_advisor.errors import InputError, RunError
+from merge_advisor.formats import Places
+from merge_advisor.formats.full_model import write_full_model
+from merge_advisor.types import SHOTS_LORA, Candidate, Recipe
+
+if TYPE_CHECKING:
+    from merge_advisor.compose import Composition
+    from merge_advisor.formats import Format
+
+
+def merged_delta(session: Session, recipe: Recipe, members: Mapping[str, Candidate]) -> tuple[WeightDelta, float]:
+    """Return the weight delta of a recipe and the relative Frobenius error of cutting it to the recipe's rank.
+
+    Raises:
+        SpecError: the composition cannot take these members.
+    """
+    composition: Composition = registry.build("composition", recipe.composition)
+    weights = [session.weights(members[member.id]) for member in recipe.members]
+    delta = composition.compose(weights, [member.weight for member in recipe.members])
+    if recipe.rank is None or not is_low_rank(delta):
+        return delta, 0.0
+    return truncate(delta, recipe.rank)
+
+
+def places_of(session: Session, recipe: Recipe, members: Mapping[str, Candidate], merged: WeightDelta) -> Places:
+    """Where base and members are, as a format in the run folder names them."""
+    base = session.local.base
+    hub = base.revision is not None
+    where: dict[str, str] = {}
+    for member in recipe.members:
+        candidate = members[member.id]
+        if member.id == SHOTS_LORA:
+            where[member.id] = SHOTS_LORA
+        else:
+            where[member.id] = candidate.source if candidate.revision else str(Path(candidate.path).resolve())
+    return Places(
+        base=base.id if hub else str(session.local.path.resolve()),
+        base_revision=base.revision,
+        members=where,
+        revisions={member.id: members[member.id].revision for member in recipe.members},
+        merged=merged,
+    )
+
+
+def write_formats(
+    session: Session,
+    recipe: Recipe,
+    members: Mapping[str, Candidate],
+    merged: WeightDelta,
+    folder: Path,
+    *,
+    lora: Candidate,
+) -> list[str]:
+    """Write every format that reproduces the recipe, and the LoRA of the shots; returns the formats' names."""
+    shutil.copytree(lora.path, folder / SHOTS_LORA)
+    places = places_of(session, recipe, members, merged)
+    written = []
+    for name in registry.names("format"):
+        rendering: Format = registry.build("format", name)
+        if not rendering.refusal(recipe):
+            rendering.write(recipe, places, folder)
+            written.append(name)
+    return written
+
+
+def find_members(session: Session, run: Run) -> dict[str, Candidate]:
+    """Find a recipe's members by fingerprint in the session's pool and the run folder.
+
+    Raises:
+        RunError: one is in neither; the message names it.
+    """
+    by_print = {c.fingerprint: c for c in session.pool.candidates}
+    lora = run.folder / SHOTS_LORA
+    found = {}
+    for member in run.recipe.members:
+        candidate = by_print.get(member.fingerprint)
+        if candidate is None and member.id == SHOTS_LORA and lora.is_dir():
+            candidate = shots_candidate(lora, read_adapter(lora, session.local.shapes), 0)
+            if candidate.fingerprint != member.fingerprint:
+                raise RunError(f"{lora}: was changed after the plan; copy the whole run folder again")
+        if candidate is None:
+            raise RunError(
+                f"member {member.id} (fingerprint {member.fingerprint[:12]}) is not in the pool; name its --pool"
+            )
+        found[member.id] = candidate
+    return found
+
+
+def reopen(
+    folder: Path,
+    *,
+    pool: str | Path | None = None,
+    base: str | None = None,
+    offline: bool = False,
+    cache: Path | None = None,
+    store: Path | None = None,
+    machine: Machine | None = None,
+    progress: Progress = quiet_progress,
+) -> tuple[Run, Session]:
+    """Read a run folder and open its base and pool, by default where the plan found them.
+
+    Raises:
+        RunError: no run folder, or its base is another one than at hand.
+    """
+    run = read_run(folder)
+    paths = run.plan.environment.paths
+    session = open_session(
+        base or paths["base"], pool or paths["pool"], template=run.plan.template, offline=offline, cache=cache,
+        store=store, machine=machine, progress=progress,
+    )  # fmt: skip
+    if session.local.base.digest != run.recipe.base.digest:
+        session.store.close()
+        raise RunError(
+            f"{folder}: was planned on base {run.recipe.base.id} with other weights; name that one by --base"
+        )
+    return run, session
+
+
+def merge_run(
+    folder: Path,
+    out: Path,
+    *,
+    engine: str = "memory",
+    adapter: bool = False,
+    pool: str | Path | None = None,
+    base: str | None = None,
+    offline: bool = False,
+    cache: Path | None = None,
+    machine: Machine | None = None,
+    progress: Progress = quiet_progress,
+) -> Path:
+    """Write the merged model of a run folder to `out`.
+
+    Args:
+        folder: the run folder.
+        out: a folder that is not there yet.
+        engine: "memory" (ours) or "mergekit" (in a child process).
+        adapter: write the merged LoRA in PEFT layout instead of a full model.
+        pool: where the members are, if not where the plan found them.
+        base: where the base is, if not where the plan found it.
+        offline: never fetch.
+        cache: folder for stores and fetched models.
+        machine: threads of the child process.
+        progress: called as work goes on.
+
+    Raises:
+        RunError: `out` is there already, or a member cannot be found.
+        InputError: mergekit, or an adapter, cannot give the same model.
+        ExternalError: mergekit failed.
+    """
+    if out.exists():
+        raise RunError(f"{out}: is there already; give another --out")
+    run, session = reopen(folder, pool=pool, base=base, offline=offline, cache=cache, progress=progress)
+    with session:
+        members = find_members(session, run)
+        merged, _ = merged_delta(session, run.recipe, members)
+        if engine == "mergekit":
+            _with_mergekit(session, run, members, merged, out, machine or Machine())
+        elif adapter:
+            if not is_low_rank(merged):
+                raise InputError(f"{folder}: merges full checkpoints, no adapter holds that; leave out --adapter")
+            kind = "SEQ_2_SEQ_LM" if session.encoder_decoder else "CAUSAL_LM"
+            write_adapter(
+                out,
+                merged,
+                base_name=run.recipe.base.id,
+                task_type=kind,
+                dtype="float32",
+                base_shapes=session.local.shapes,
+                prefix=session.local.prefix,
+            )
+        else:
+            progress("writing the model", 0, 1)
+            write_full_model(session.local.path, merged, out)
+            progress("writing the model", 1, 1)
+    return out
+
+
+def _with_mergekit(
+    session: Session, run: Run, members: Mapping[str, Candidate], merged: WeightDelta, out: Path, machine: Machine
+) -> None:
+    from merge_advisor.formats.run_mergekit import run_mergekit
+
+    rendering: Format = registry.build("format", "mergekit")
+    refusal = rendering.refusal(run.recipe)
+    if refusal:
+        raise InputError(f"{run.folder}: mergekit cannot give the same model ({refusal}); leave out --with mergekit")
+    places = places_of(session, run.recipe, members, merged)
+    where = {name: str((run.folder / SHOTS_LORA).resolve()) if name == SHOTS_LORA else place
+             for name, place in places.members.items()}  # fmt: skip
+    with tempfile.TemporaryDirectory(prefix="merge-advisor-") as scratch:
+        local = Places(places.base, places.base_revision, where, places.revisions, merged)
+        rendering.write(run.recipe, local, Path(scratch))
+        text = (Path(scratch) / "mergekit.yaml").read_text(encoding="utf-8")
+        session.progress("mergekit", 0, 1)
+        run_mergekit(text, out, threads=machine.threads)
+        session.progress("mergekit", 1, 1)
+
+
+def ranks_of(members: Sequence[Candidate]) -> int:
+    """Σ r: the rank of an exact merge of adapters."""
+    return sum(candidate.rank for candidate in members)

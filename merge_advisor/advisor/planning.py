@@ -1,0 +1,322 @@
+"""`plan`: from a task file and a pool to a run folder."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from merge_advisor import registry
+from merge_advisor.advisor.choosing import Losses, choose, cosine
+from merge_advisor.advisor.measure import lora_of_shots, settings_plain, take_deltas, target_parameters
+from merge_advisor.advisor.merging import merged_delta, write_formats
+from merge_advisor.advisor.reporting import report_of
+from merge_advisor.advisor.runfolder import (
+    CandidateReport,
+    Environment,
+    Plan,
+    Run,
+    Settings,
+    TaskReport,
+    check_out,
+    new_folder,
+    read_run,
+    write_text,
+    write_values,
+)
+from merge_advisor.advisor.session import Machine, Progress, Session, open_session, quiet_progress
+from merge_advisor.backbone.finetune import FinetuneSettings
+from merge_advisor.compose.truncate import DEFAULT_RANK
+from merge_advisor.errors import InputError, PoolError, TaskError
+from merge_advisor.pool import licence_conflicts
+from merge_advisor.tasks import read_rows, split
+from merge_advisor.types import (
+    SHOTS_LORA,
+    VERSION,
+    Candidate,
+    Deltas,
+    Recipe,
+    RecipeMember,
+    Refused,
+    Row,
+    Selection,
+    Task,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+DEFAULT_STRATEGY = "rerank"
+DEFAULT_K = 4
+DEFAULT_SHOTS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class PlanOptions:
+    """What `plan` may be told beside task, pool and base; every field has the default of the command line."""
+
+    strategy: str = DEFAULT_STRATEGY
+    k: int = DEFAULT_K
+    shots: int = DEFAULT_SHOTS
+    tuning: int | None = None
+    heldout: Path | int | None = None
+    composition: str = "exact"
+    rank: int | None = None
+    embedding: str = "delta_activations"
+    template: str | None = None
+    anchor: str | None = None
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    licence: tuple[str, ...] = ()
+    seed: int = 0
+    finetune: FinetuneSettings = field(default_factory=FinetuneSettings)
+
+
+@dataclass(eq=False)
+class Clock:
+    """Seconds by step, for the environment block."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        """Add the block's seconds to a step."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = round(self.seconds.get(name, 0.0) + time.perf_counter() - start, 3)
+
+
+def read_tasks(paths: Sequence[Path], options: PlanOptions) -> tuple[tuple[Task, ...], tuple[tuple[str, ...], ...]]:
+    """Read and split task files; returns the tasks and the notes on each.
+
+    Raises:
+        TaskError: a file that cannot be used, or two tasks of one name.
+    """
+    tasks: list[Task] = []
+    notes: list[tuple[str, ...]] = []
+    for path in paths:
+        file = read_rows(path)
+        heldout: Sequence[Row] | int | None = None
+        extra: tuple[str, ...] = ()
+        if isinstance(options.heldout, Path):
+            if len(paths) > 1:
+                raise TaskError("--heldout FILE goes with one --task; give a number, or one file with all rows a task")
+            other = read_rows(options.heldout, minimum=1)
+            heldout, extra = other.rows, tuple(other.notes)
+        else:
+            heldout = options.heldout
+        task, said = split(
+            file.rows, name=file.name, shots=options.shots, heldout=heldout, tuning=options.tuning, seed=options.seed
+        )
+        if any(task.name == other_task.name for other_task in tasks):
+            raise TaskError(f"{path}: a task named '{task.name}' is there already; rename the file")
+        tasks.append(task)
+        notes.append((*file.notes, *extra, *said))
+    return tuple(tasks), tuple(notes)
+
+
+def make_plan(
+    tasks: Sequence[Path],
+    *,
+    pool: str | Path,
+    base: str,
+    out: Path,
+    options: PlanOptions | None = None,
+    force: bool = False,
+    offline: bool = False,
+    cache: Path | None = None,
+    store: Path | None = None,
+    machine: Machine | None = None,
+    progress: Progress = quiet_progress,
+) -> Run:
+    """Choose what to merge for the tasks and write the run folder `out` (unscored).
+
+    Raises:
+        TaskError, PoolError, BaseModelError, SpecError, RunError, OfflineError: see `merge_advisor.errors`.
+    """
+    options = options or PlanOptions()
+    clock = Clock()
+    check_out(out, force=force)
+    if options.rank is not None and options.rank < 1:
+        raise InputError(f"--rank {options.rank}: an adapter has at least rank 1")
+    registry.build("composition", options.composition)
+    registry.build("strategy", options.strategy)
+    parts, notes = read_tasks(tasks, options)
+    with clock.step("open"):
+        session = open_session(
+            base, pool, template=options.template, include=options.include, exclude=options.exclude,
+            licence=options.licence, cache=cache, store=store, offline=offline, machine=machine, progress=progress,
+        )  # fmt: skip
+    with session:
+        found = _choose_all(session, parts, options, clock)
+        recipe = recipe_of(session, found.selection, found.members, options)
+        merged, error = merged_delta(session, recipe, found.members)
+        plan = _plan_value(session, parts, notes, options, found, recipe, error)
+        with new_folder(out, force=force) as folder:
+            write_formats(session, recipe, found.members, merged, folder, lora=found.lora)
+            paths = {"base": str(session.local.path), "pool": str(pool), "store": str(session.store.path)}
+            paths |= {f"task {task.name}": str(path) for task, path in zip(parts, tasks, strict=True)}
+            plan = replace(plan, environment=environment_of(session, clock, paths))
+            write_values(folder, plan, recipe, parts)
+            write_text(folder / "report.md", report_of(Run(folder, plan, recipe, parts, ()), shown=out))
+    return read_run(out)
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """What choosing found, before it is written."""
+
+    deltas: Deltas
+    candidates: tuple[Candidate, ...]
+    refused: tuple[Refused, ...]
+    similarity: dict[str, float]
+    selection: Selection
+    members: dict[str, Candidate]
+    lora: Candidate
+    forwards: dict[str, int]
+    notes: tuple[str, ...]
+    conflicts: tuple[str, ...]
+
+
+def _choose_all(session: Session, tasks: Sequence[Task], options: PlanOptions, clock: Clock) -> Chosen:
+    """Embed the pool and the tasks, then choose."""
+    pool, settings = session.pool, options.finetune
+    with clock.step("embed the pool"):
+        deltas, candidates, broken = take_deltas(session, options.embedding, pool.candidates)
+    if not candidates:
+        reasons = "; ".join(f"{item.id}: {item.reason}" for item in (*pool.refused, *broken)[:3])
+        raise PoolError(f"no model of the pool can be used ({reasons}); give another --pool")
+    shots = [row for task in tasks for row in task.shots]
+    with clock.step("finetune on the shots"):
+        targets = target_parameters(session, candidates)
+        lora = lora_of_shots(session, shots, targets, settings, options.seed)
+        own, _, failed = take_deltas(session, options.embedding, [lora])
+    if failed:
+        raise TaskError(f"the LoRA of the shots cannot be embedded: {failed[0].reason}; lower --lr")
+    losses = Losses(session, [task.choosing for task in tasks], options.composition)
+    fair = all(task.tuning for task in tasks)  # without tuning rows it would be judged on the rows it was trained on
+    joins = fair and SHOTS_LORA not in options.exclude
+    notes = [] if fair else ["no tuning rows: shots_lora was not considered as a member; give more examples"]
+    with clock.step("choose"):
+        selection, members = choose(
+            session, options.strategy, options.k, candidates, deltas.array, own.array[0], losses,
+            anchor=options.anchor, lora=lora if joins else None, seed=options.seed,
+        )  # fmt: skip
+    if options.k > len(candidates):
+        notes.append(f"--k {options.k} is more than the pool holds; {len(candidates)} can be chosen")
+    if selection.scale == 0:
+        notes.append("no scale of the chosen members lowers the loss on the choosing rows: the merge is the base")
+    trained = settings.steps_for(len(shots)) * min(settings.batch_size, len(shots))
+    forwards = {"embed the pool": 5 * (len(candidates) + 1), "finetune on the shots": 3 * trained + 5}
+    similarity = dict(zip(deltas.ids, cosine(deltas.array, own.array[0]).tolist(), strict=True))
+    return Chosen(
+        deltas=deltas,
+        candidates=tuple(candidates),
+        refused=(*pool.refused, *broken),
+        similarity=similarity,
+        selection=selection,
+        members=members,
+        lora=lora,
+        forwards=forwards | {"choose": selection.forwards},
+        notes=tuple(notes),
+        conflicts=licence_conflicts([c.licence for c in members.values() if c.id != SHOTS_LORA]),
+    )
+
+
+def recipe_of(session: Session, selection: Selection, members: Mapping[str, Candidate], options: PlanOptions) -> Recipe:
+    """The neutral recipe of a selection; its rank is set only where something has to be cut."""
+    ranks = [candidate.rank for candidate in members.values()]
+    whole = max(ranks) if options.composition.startswith("lorahub") else sum(ranks)
+    limit = options.rank or DEFAULT_RANK
+    return Recipe(
+        version=VERSION,
+        base=session.local.base,
+        template=session.template.name,
+        composition=options.composition,
+        rank=limit if whole > limit else None,
+        members=tuple(
+            RecipeMember(m.id, m.fingerprint, m.kind, m.source, m.revision, m.weight) for m in selection.members
+        ),
+    )
+
+
+def _plan_value(
+    session: Session,
+    tasks: Sequence[Task],
+    notes: Sequence[tuple[str, ...]],
+    options: PlanOptions,
+    found: Chosen,
+    recipe: Recipe,
+    rank_error: float,
+) -> Plan:
+    chosen = {member.id for member in found.selection.members}
+    reports = [
+        CandidateReport(
+            c.id, "member" if c.id in chosen else "candidate", "", c.kind, c.fingerprint, found.similarity[c.id],
+            c.licence, c.notes,
+        )
+        for c in found.candidates
+    ]  # fmt: skip
+    reports += [CandidateReport(r.id, "refused", r.reason, None, "", None, None, ()) for r in found.refused]
+    settings = Settings(
+        strategy=options.strategy, k=options.k, composition=options.composition, rank=options.rank,
+        embedding=options.embedding, shots=options.shots, seed=options.seed, anchor=options.anchor,
+        include=tuple(options.include), exclude=tuple(options.exclude), licence=tuple(options.licence),
+        finetune=settings_plain(options.finetune),
+    )  # fmt: skip
+    return Plan(
+        version=VERSION,
+        base=session.local.base,
+        template=session.template.name,
+        template_digest=session.template.digest,
+        pool_digest=session.pool.digest,
+        space=found.deltas.space,
+        settings=settings,
+        tasks=tuple(task_report(task, said) for task, said in zip(tasks, notes, strict=True)),
+        candidates=tuple(sorted(reports, key=lambda report: report.id)),
+        selection=found.selection,
+        recipe_digest=recipe.digest,
+        rank_error=rank_error,
+        forwards=found.forwards,
+        notes=found.notes,
+        conflicts=found.conflicts,
+        verdict=None,
+        reason="",
+        environment=Environment("", "", {}, {}, 0, 0, {}),
+    )
+
+
+def task_report(task: Task, notes: Sequence[str]) -> TaskReport:
+    """A task's rows by digest."""
+    parts = [tuple(row.digest for row in part) for part in (task.shots, task.tuning, task.heldout)]
+    return TaskReport(task.name, task.digest, parts[0], parts[1], parts[2], tuple(notes))
+
+
+def environment_of(session: Session, clock: Clock, paths: dict[str, str]) -> Environment:
+    """The block of plan.json that differs between machines and runs."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    from merge_advisor import __version__
+
+    versions = {"python": platform.python_version(), "merge-advisor": __version__}
+    for package in ("torch", "transformers", "peft", "numpy", "lm_eval", "mergekit"):
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = "not installed"
+    return Environment(
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        machine=f"{platform.system()} {platform.machine()}, {session.machine.device}, {session.machine.dtype}",
+        versions=versions,
+        seconds=dict(clock.seconds),
+        store_hits=session.hits,
+        store_misses=session.misses,
+        paths=paths,
+    )

@@ -1,0 +1,97 @@
+"""A run in words: report.md, and what the terminal shows."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from merge_advisor import registry
+from merge_advisor.report.markdown import ReportInput, markdown_report
+from merge_advisor.report.scores import SCORE_HEADERS, SCORE_RIGHT, score_rows
+from merge_advisor.report.tables import text_table
+from merge_advisor.types import Refused
+
+if TYPE_CHECKING:
+    from merge_advisor.advisor.runfolder import Run
+    from merge_advisor.formats import Format
+
+FILES = {
+    "recipe.json": "the merge, independent of any tool",
+    "shots_lora": "the LoRA finetuned on the shots",
+    "report.md": "this result in full",
+}
+
+
+def files_of(run: Run) -> list[tuple[str, str]]:
+    """Files a person will use, with what each is; a format that could not be written, with the reason."""
+    found = [(name, text) for name, text in FILES.items() if name == "report.md" or (run.folder / name).exists()]
+    for name in registry.names("format"):
+        rendering: Format = registry.build("format", name)
+        if (run.folder / rendering.writes).exists():
+            found.append((rendering.writes, rendering.runs_with))
+        else:
+            found.append((rendering.writes, f"not written: {rendering.refusal(run.recipe)}"))
+    return found
+
+
+def commands_of(run: Run, folder: Path) -> list[str]:
+    """What to type next, for a run in `folder`."""
+    name = shlex.quote(str(folder))
+    scored = [] if run.scores else [f"merge-advisor score {name} --task held_out.jsonl"]
+    return [*scored, f'merge-advisor try {name} "a prompt"', f"merge-advisor merge {name} --out model"]
+
+
+def report_of(run: Run, shown: Path | None = None) -> str:
+    """Return report.md; `shown` is the folder its commands name, where `run` is still being written elsewhere."""
+    plan = run.plan
+    return markdown_report(
+        ReportInput(
+            recipe=run.recipe,
+            selection=plan.selection,
+            tasks=run.tasks,
+            pool_size=sum(candidate.status != "refused" for candidate in plan.candidates),
+            scores=run.scores,
+            verdict=plan.verdict,
+            reason=plan.reason,
+            refused=tuple(Refused(c.id, c.reason) for c in plan.candidates if c.status == "refused"),
+            conflicts=plan.conflicts,
+            rank_error=plan.rank_error,
+            notes=(*plan.notes, *(f"{task.name}: {note}" for task in plan.tasks for note in task.notes)),
+            forwards=plan.forwards,
+            files=tuple(files_of(run)),
+            commands=tuple(commands_of(run, shown or run.folder)),
+        )
+    )
+
+
+def summary_of(run: Run) -> str:
+    """Return what the terminal shows: members, score tables, verdict, files, next commands."""
+    plan = run.plan
+    rows = []
+    for member in plan.selection.members:
+        clash = member.interference
+        rows.append([
+            member.role, member.id, f"{member.weight:.3f}",
+            "" if member.similarity is None else f"{member.similarity:.3f}",
+            "" if member.gain is None else f"{member.gain:.3f}",
+            "" if clash is None else f"{clash.sign_conflict:.2f} / {clash.overlap:.2f}",
+        ])  # fmt: skip
+    heads = ["role", "member", "weight", "similarity", "gain", "sign conflict / overlap"]
+    parts = [f"strategy {plan.selection.strategy}: {plan.selection.stopped}", text_table(heads, rows, right=(2, 3, 4))]
+    for score in run.scores:
+        parts.append(
+            f"{score.task}: {score.metric} on {len(score.row_digests)} held-out rows, {score.evaluator}\n\n"
+            + text_table(list(SCORE_HEADERS), score_rows(score), right=SCORE_RIGHT)
+        )
+    if plan.verdict is not None:
+        parts.append(f"verdict: {plan.verdict}\n{plan.reason}")
+    else:
+        parts.append("verdict: none yet, nothing was scored")
+    notes = [*plan.notes, *(f"{task.name}: {note}" for task in plan.tasks for note in task.notes)]
+    if notes:
+        parts.append("\n".join(f"note: {note}" for note in notes))
+    files = [[name, text] for name, text in files_of(run)]
+    parts.append(f"files in {run.folder}\n" + text_table(["file", "what it is, or runs it"], files))
+    parts.append("next\n" + "\n".join(f"  {command}" for command in commands_of(run, run.folder)))
+    return "\n\n".join(parts)

@@ -1,0 +1,281 @@
+"""The run folder: everything one plan made, whole or not at all, readable by someone else.
+
+plan.json       what was found, chosen and why; verdict; one `environment` block for what differs between machines
+recipe.json     the merge itself; every other format is a rendering of it
+mergekit.yaml, lorahub.json, adapter/      renderings, each only where it gives the same model
+shots_lora/     the LoRA finetuned on the shots
+tasks/          each task's rows, split
+score/          each task's score table, row by row
+report.md       the same in words
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from merge_advisor.errors import RunError
+from merge_advisor.types import (
+    STRICT,
+    VERSION,
+    Base,
+    Kind,
+    Recipe,
+    Score,
+    Selection,
+    Space,
+    Task,
+    Verdict,
+    from_json,
+    to_json,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class CandidateReport:
+    """What became of one model of the pool."""
+
+    __pydantic_config__ = STRICT
+
+    id: str
+    status: str
+    """"member", "candidate" or "refused"."""
+    reason: str
+    """Why it was refused; empty otherwise."""
+    kind: Kind | None
+    fingerprint: str
+    similarity: float | None
+    """Cosine of its delta with the task's."""
+    licence: str | None
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TaskReport:
+    """A task's rows by digest, and what the file was like."""
+
+    __pydantic_config__ = STRICT
+
+    name: str
+    digest: str
+    shots: tuple[str, ...]
+    tuning: tuple[str, ...]
+    heldout: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What was asked for."""
+
+    __pydantic_config__ = STRICT
+
+    strategy: str
+    k: int
+    composition: str
+    rank: int | None
+    embedding: str
+    shots: int
+    seed: int
+    anchor: str | None
+    include: tuple[str, ...]
+    exclude: tuple[str, ...]
+    licence: tuple[str, ...]
+    finetune: dict[str, float | int | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Environment:
+    """All that may differ between two machines or two runs; the rest of plan.json does not."""
+
+    __pydantic_config__ = STRICT
+
+    created: str
+    """UTC, ISO 8601."""
+    machine: str
+    versions: dict[str, str]
+    seconds: dict[str, float]
+    store_hits: int
+    store_misses: int
+    paths: dict[str, str]
+    """Where base, pool, store and task files were."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """plan.json."""
+
+    __pydantic_config__ = STRICT
+
+    version: int
+    base: Base
+    template: str
+    template_digest: str
+    pool_digest: str
+    space: Space
+    settings: Settings
+    tasks: tuple[TaskReport, ...]
+    candidates: tuple[CandidateReport, ...]
+    selection: Selection
+    recipe_digest: str
+    rank_error: float
+    """Relative Frobenius error of cutting the merge to `rank`; 0 where nothing was cut."""
+    forwards: dict[str, int]
+    """Nominal cost in forward passes over one row, by step."""
+    notes: tuple[str, ...]
+    conflicts: tuple[str, ...]
+    """Licences of the members that do not go together."""
+    verdict: Verdict | None
+    """Over all tasks; None until scored."""
+    reason: str
+    environment: Environment
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run folder, read."""
+
+    folder: Path
+    plan: Plan
+    recipe: Recipe
+    tasks: tuple[Task, ...]
+    scores: tuple[Score, ...]
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all: beside it, synced, renamed.
+
+    Raises:
+        RunError: no permission, or no room.
+    """
+    try:
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8", errors="surrogatepass") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            Path(name).chmod(0o644)
+            Path(name).replace(path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise RunError(f"{path}: cannot be written ({error.strerror}); check permissions and free space") from error
+
+
+def check_out(out: Path, *, force: bool) -> None:
+    """Refuse early what could not be written in the end.
+
+    Raises:
+        RunError: the folder is there (and `force` is not), is no run folder, or its parent cannot be written.
+    """
+    if out.exists():
+        if not force:
+            raise RunError(f"{out}: is there already; give another --out, or --force to replace it")
+        if not (out / "plan.json").is_file():
+            raise RunError(f"{out}: is no run folder, so --force does not replace it; give another --out")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"{out.parent}: cannot be made ({error.strerror}); give another --out") from error
+    if not os.access(out.parent, os.W_OK):
+        raise RunError(f"{out.parent}: cannot be written; give another --out")
+
+
+@contextmanager
+def new_folder(out: Path, *, force: bool = False) -> Iterator[Path]:
+    """Give a folder to fill, which becomes `out` when the block ends well and vanishes otherwise.
+
+    Raises:
+        RunError: as `check_out`.
+    """
+    check_out(out, force=force)
+    partial = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}.", suffix=".partial"))
+    try:
+        yield partial
+        partial.chmod(0o755)
+        if out.exists():
+            old = partial.with_suffix(".old")
+            out.rename(old)
+            partial.rename(out)
+            shutil.rmtree(old)
+        else:
+            partial.rename(out)
+    except OSError as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise RunError(f"{out}: cannot be written ({error.strerror}); check permissions and free space") from error
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def write_values(folder: Path, plan: Plan, recipe: Recipe, tasks: tuple[Task, ...]) -> None:
+    """Write plan.json, recipe.json and the tasks into a new run folder."""
+    write_text(folder / "plan.json", to_json(plan))
+    write_text(folder / "recipe.json", to_json(recipe))
+    (folder / "tasks").mkdir(exist_ok=True)
+    for number, task in enumerate(tasks):
+        write_text(folder / "tasks" / f"{number}.json", to_json(task))
+
+
+def write_scores(folder: Path, plan: Plan, scores: tuple[Score, ...], report: str) -> None:
+    """Add scores to a run folder, the verdict in plan.json last."""
+    (folder / "score").mkdir(exist_ok=True)
+    for number, score in enumerate(scores):
+        write_text(folder / "score" / f"{number}.json", to_json(score))
+    write_text(folder / "report.md", report)
+    write_text(folder / "plan.json", to_json(plan))
+
+
+def read_run(folder: Path) -> Run:
+    """Read a run folder.
+
+    Raises:
+        RunError: no such folder, or no plan in it.
+        InputError: a file of it is altered, cut short or of another version.
+    """
+    if not (folder / "plan.json").is_file():
+        raise RunError(f"{folder}: is no run folder (no plan.json); make one with `merge-advisor plan`")
+    plan = from_json(Plan, _read(folder / "plan.json"), str(folder / "plan.json"))
+    recipe = from_json(Recipe, _read(folder / "recipe.json"), str(folder / "recipe.json"))
+    if recipe.digest != plan.recipe_digest:
+        raise RunError(f"{folder / 'recipe.json'}: was changed after the plan; make the plan anew")
+    tasks = [folder / "tasks" / f"{number}.json" for number in range(len(plan.tasks))]
+    scores = [folder / "score" / f"{number}.json" for number in range(len(plan.tasks))]
+    return Run(
+        folder=folder,
+        plan=plan,
+        recipe=recipe,
+        tasks=tuple(from_json(Task, _read(path), str(path)) for path in tasks),
+        scores=tuple(from_json(Score, _read(path), str(path)) for path in scores if path.is_file()),
+    )
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="surrogatepass")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RunError(f"{path}: cannot be read ({error}); copy the whole run folder") from error
+
+
+__all__ = [
+    "VERSION",
+    "CandidateReport",
+    "Environment",
+    "Plan",
+    "Run",
+    "Settings",
+    "TaskReport",
+    "check_out",
+    "new_folder",
+    "read_run",
+    "write_scores",
+    "write_text",
+    "write_values",
+]

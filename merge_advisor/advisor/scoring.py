@@ -1,0 +1,271 @@
+"""`score`: base, members, the LoRA of the shots, the uniform merge and the merge, on rows none of them has seen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from merge_advisor import registry
+from merge_advisor.advisor.measure import shots_candidate
+from merge_advisor.advisor.merging import find_members, merged_delta, reopen
+from merge_advisor.advisor.runfolder import Run, read_run, write_scores
+from merge_advisor.advisor.session import Machine, Progress, Session, open_session, quiet_progress, weights_key
+from merge_advisor.backbone.adapter import read_adapter
+from merge_advisor.backbone.weights import WeightDelta
+from merge_advisor.errors import InputError, TaskError
+from merge_advisor.evaluators.guard import guard_score, read_guard
+from merge_advisor.evaluators.lm_eval_harness import majority_score, metric_for
+from merge_advisor.tasks import majority, read_rows
+from merge_advisor.types import (
+    SHOTS_LORA,
+    VERSION,
+    Candidate,
+    GuardScore,
+    ModelScore,
+    Row,
+    Score,
+    Task,
+    Verdict,
+    from_json,
+    to_json,
+)
+from merge_advisor.verdict import judge
+
+if TYPE_CHECKING:
+    from merge_advisor.evaluators.lm_eval_harness import LmEval
+
+Model = tuple[str, list[object], Callable[[], WeightDelta]]
+"""Label, what it is for a store key, and its weight delta when needed."""
+
+
+def models_of(session: Session, run: Run) -> list[Model]:
+    """The models of a score table that are made of weights: base, each member alone, shots_lora, uniform, merge."""
+    members = find_members(session, run)
+    folder = run.folder / SHOTS_LORA
+    lora = shots_candidate(folder, read_adapter(folder, session.local.shapes), 0)
+    alone: dict[str, Candidate] = {}
+    for member, chosen in zip(run.recipe.members, run.plan.selection.members, strict=True):
+        label = "anchor" if chosen.role == "anchor" else f"member {member.id}"
+        alone[SHOTS_LORA if member.id == SHOTS_LORA else label] = members[member.id]
+    alone.setdefault(SHOTS_LORA, lora)
+    found: list[Model] = [("base", weights_key({}), dict)]
+    for label, candidate in alone.items():
+        found.append((label, weights_key({candidate.fingerprint: 1.0}), _weights(session, candidate)))
+    share = 1 / len(run.recipe.members)
+    uniform = replace(run.recipe, members=tuple(replace(m, weight=share) for m in run.recipe.members))
+    for label, recipe in (("uniform", uniform), ("merge", run.recipe)):
+        key = weights_key({m.fingerprint: m.weight for m in recipe.members}, recipe.composition, recipe.rank)
+        found.append((label, key, lambda recipe=recipe: merged_delta(session, recipe, members)[0]))  # type: ignore[misc]
+    return found
+
+
+def _weights(session: Session, candidate: Candidate) -> Callable[[], WeightDelta]:
+    return lambda: session.weights(candidate)
+
+
+def score_models(
+    session: Session, models: Sequence[Model], rows: Sequence[Row], metric: str, *, what: str = "scoring"
+) -> list[ModelScore]:
+    """Score models on rows through lm-eval; a model scored on these rows before is not run again."""
+    from merge_advisor.backbone.place import placed
+
+    evaluator: LmEval = registry.build("evaluator", "lm_eval")
+    found = []
+    for number, (label, key, delta) in enumerate(models):
+        session.progress(what, number, len(models))
+
+        def measure(label: str = label, delta: Callable[[], WeightDelta] = delta) -> str:
+            backbone = session.backbone
+            with placed(backbone, delta()):
+                scored = evaluator.score(
+                    backbone.model, backbone.tokenizer, rows, session.template, label=label, metric=metric
+                )
+            return to_json(scored)
+
+        where = ["score", evaluator.version, evaluator.settings, metric, [row.digest for row in rows], *key]
+        text = cast("str", session.remember(where, measure))
+        found.append(replace(from_json(ModelScore, text, "store"), label=label))
+    session.progress(what, len(models), len(models))
+    return found
+
+
+def guard_of(session: Session, models: Sequence[Model], path: Path) -> GuardScore:
+    """Loss of base and merge on unrelated text.
+
+    Raises:
+        TaskError: the guard file cannot be used.
+    """
+    from merge_advisor.backbone.forward import text_losses
+    from merge_advisor.backbone.place import placed
+
+    texts = read_guard(path)
+    losses = {}
+    for label, key, delta in models:
+        if label in ("base", "merge"):
+
+            def measure(delta: Callable[[], WeightDelta] = delta) -> list[float]:
+                with placed(session.backbone, delta()):
+                    return text_losses(session.backbone, texts)
+
+            losses[label] = cast("list[float]", session.remember(["guard", list(texts), *key], measure))
+    found: GuardScore = guard_score(losses["base"], losses["merge"])
+    return found
+
+
+def score_task(
+    session: Session, models: Sequence[Model], task: Task, *, metric: str, guard: GuardScore | None
+) -> Score:
+    """Score one task's held-out rows and judge.
+
+    Raises:
+        TaskError: no held-out rows.
+    """
+    rows = task.heldout
+    if not rows:
+        raise TaskError(f"task {task.name}: no held-out rows to score on; give more examples, or --heldout FILE")
+    metric = metric_for(rows) if metric == "auto" else metric
+    scored = score_models(session, models, rows, metric, what=f"scoring {task.name}")
+    if metric != "loss":
+        answer = majority((*task.shots, *task.tuning))
+        scored.insert(1, majority_score(rows, answer, metric, label="majority"))
+    digests = tuple(row.digest for row in rows)
+    verdict, reason, comparisons = judge(scored, metric, digests, guard=guard)
+    return Score(
+        version=VERSION,
+        task=task.name,
+        task_digest=task.digest,
+        metric=metric,
+        row_digests=digests,
+        models=tuple(scored),
+        comparisons=comparisons,
+        verdict=verdict,
+        reason=reason,
+        evaluator=registry.build("evaluator", "lm_eval").version,
+        guard=guard,
+    )
+
+
+def overall(scores: Sequence[Score]) -> tuple[Verdict, str]:
+    """The verdict over all tasks: that of the task on which the merge does worst against its best rival."""
+    if len(scores) == 1:
+        return scores[0].verdict, scores[0].reason
+
+    def standing(score: Score) -> float:
+        return min(comparison.difference for comparison in score.comparisons)
+
+    worst = min(scores, key=lambda score: (score.verdict == Verdict.MERGE, standing(score), score.task))
+    return worst.verdict, f"worst of {len(scores)} tasks, {worst.task}: {worst.reason}"
+
+
+def score_run(
+    folder: Path,
+    *,
+    heldout: Sequence[Path] = (),
+    guard: Path | None = None,
+    metric: str = "auto",
+    pool: str | Path | None = None,
+    base: str | None = None,
+    offline: bool = False,
+    cache: Path | None = None,
+    store: Path | None = None,
+    machine: Machine | None = None,
+    progress: Progress = quiet_progress,
+) -> Run:
+    """Score a run on its held-out rows, or on the rows of other files, and write table, verdict and report into it.
+
+    Args:
+        folder: the run folder.
+        heldout: task files whose rows replace the held-out rows, in the order of the run's tasks.
+        guard: file of unrelated text; a merge that loses on it is ruled out.
+        metric: "auto", "accuracy", "exact_match" or "loss".
+        pool: where the members are, if not where the plan found them.
+        base: where the base is, if not where the plan found it.
+        offline: never fetch.
+        cache: folder for stores and fetched models.
+        store: the store's file, if not in the cache.
+        machine: where to compute.
+        progress: called as work goes on.
+
+    Raises:
+        TaskError: no held-out rows, or a file that cannot be used.
+        RunError: no run folder, another base, a member that cannot be found.
+    """
+    from merge_advisor.advisor.reporting import report_of
+
+    run, session = reopen(
+        folder, pool=pool, base=base, offline=offline, cache=cache, store=store, machine=machine, progress=progress
+    )
+    with session:
+        tasks = _with_heldout(run.tasks, heldout) if heldout else run.tasks
+        models = models_of(session, run)
+        guarded = guard_of(session, models, guard) if guard else None
+        scores = tuple(score_task(session, models, task, metric=metric, guard=guarded) for task in tasks)
+    verdict, reason = overall(scores)
+    plan = replace(run.plan, verdict=verdict, reason=reason)
+    run = replace(run, plan=plan, scores=scores, tasks=tasks)
+    write_scores(folder, plan, scores, report_of(run))
+    return read_run(folder)
+
+
+def _with_heldout(tasks: Sequence[Task], paths: Sequence[Path]) -> tuple[Task, ...]:
+    """The tasks with the rows of other files held out; rows the plan learned from are dropped."""
+    if len(paths) != len(tasks):
+        raise TaskError(f"{len(paths)} held-out files for {len(tasks)} tasks; give one for each, in the run's order")
+    found = []
+    for task, path in zip(tasks, paths, strict=True):
+        seen = {row.digest for row in (*task.shots, *task.tuning)}
+        rows = tuple(row for row in read_rows(path, minimum=1).rows if row.digest not in seen)
+        if not rows:
+            raise TaskError(f"{path}: every row of it was used in the plan; give rows it has not seen")
+        found.append(replace(task, heldout=rows))
+    return tuple(found)
+
+
+def score_model(
+    model: Path,
+    tasks: Sequence[Path],
+    *,
+    base: str | None = None,
+    template: str | None = None,
+    metric: str = "auto",
+    **settings: Any,
+) -> dict[str, list[ModelScore]]:
+    """Score one model folder on every row of task files: an adapter beside its base, or a full model alone.
+
+    Args:
+        model: folder of an adapter (then `base` is needed) or of a full model.
+        tasks: task files; all their rows are scored.
+        base: the adapter's base.
+        template: prompt template; "alpaca" where None.
+        metric: "auto", "accuracy", "exact_match" or "loss".
+        settings: as `open_session` takes them.
+
+    Returns:
+        By task name, the scores of base (for an adapter), model, and always answering the commonest output (marked as
+        an oracle: it has read the answers).
+
+    Raises:
+        InputError: an adapter without a base, or a folder that holds no model.
+    """
+    is_adapter = (model / "adapter_config.json").is_file()
+    if is_adapter and base is None:
+        raise InputError(f"{model}: is an adapter; name its base by --base")
+    found: dict[str, list[ModelScore]] = {}
+    opened = open_session(
+        base if is_adapter and base else str(model), model if is_adapter else None, template=template, **settings
+    )
+    with opened as session:
+        models: list[Model] = [("base" if is_adapter else model.name, weights_key({}), dict)]
+        for candidate in session.pool.candidates:
+            models.append((candidate.id, weights_key({candidate.fingerprint: 1.0}), _weights(session, candidate)))
+        for path in tasks:
+            file = read_rows(path, minimum=1)
+            measured = metric_for(file.rows) if metric == "auto" else metric
+            scores = score_models(session, models, file.rows, measured, what=f"scoring {file.name}")
+            if measured != "loss":
+                label = "majority (oracle)"
+                scores.append(majority_score(file.rows, majority(file.rows), measured, label=label))
+            found[file.name] = scores
+    return found

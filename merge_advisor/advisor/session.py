@@ -1,0 +1,200 @@
+"""One base, one pool, one store: what all steps of a plan share, loaded when first needed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from merge_advisor import templates
+from merge_advisor.backbone.adapter import read_adapter
+from merge_advisor.backbone.base import LocalBase, resolve_base
+from merge_advisor.backbone.checkpoint import read_checkpoint_delta
+from merge_advisor.backbone.weights import WeightDelta
+from merge_advisor.errors import PoolError
+from merge_advisor.pool import open_pool
+from merge_advisor.store import Store
+from merge_advisor.templates import Template
+from merge_advisor.types import Candidate, Pool, Row, digest_of
+
+if TYPE_CHECKING:
+    from merge_advisor.backbone.forward import Encoded
+    from merge_advisor.backbone.model import Backbone
+
+Progress = Callable[[str, int, int], None]
+"""Called with (what, done, total); silence is `quiet_progress`."""
+
+MAX_LENGTH = 1024
+"""Tokens of a row at most (or the base's context, if shorter); longer prompts are cut on their left."""
+
+KEPT_WEIGHTS = 64
+"""Adapters kept in memory: a pool's worth for most, bounded for pools of thousands."""
+
+
+def quiet_progress(what: str, done: int, total: int) -> None:
+    """Report nothing."""
+
+
+def default_cache() -> Path:
+    """Return where stores and dequantised bases go: $MERGE_ADVISOR_CACHE, or merge-advisor in the user's cache."""
+    named = os.environ.get("MERGE_ADVISOR_CACHE")
+    return Path(named) if named else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "merge-advisor"
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """Where and how to compute; only `dtype` changes what is computed."""
+
+    device: str = "cpu"
+    dtype: str = "float32"
+    threads: int | None = None
+
+
+@dataclass(eq=False)
+class Session:
+    """A base and a store, the base's weights loaded into memory when something has to be measured.
+
+    A context manager: leaving it closes the store. `loaded` and `hits` feed the environment block of plan.json.
+    """
+
+    local: LocalBase
+    pool: Pool
+    template: Template
+    store: Store
+    cache: Path
+    machine: Machine = field(default_factory=Machine)
+    progress: Progress = quiet_progress
+    hits: int = 0
+    """Measurements found in the store."""
+    misses: int = 0
+    """Measurements made."""
+    _weights: dict[str, WeightDelta] = field(default_factory=dict, repr=False)
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.store.close()
+
+    @cached_property
+    def backbone(self) -> Backbone:
+        """The base in memory; the first use loads it (and torch)."""
+        from merge_advisor.backbone.model import load_backbone
+
+        self.progress("loading the base", 0, 1)
+        found = load_backbone(
+            self.local.path, device=self.machine.device, dtype=self.machine.dtype, threads=self.machine.threads
+        )
+        self.progress("loading the base", 1, 1)
+        return found
+
+    @property
+    def encoder_decoder(self) -> bool:
+        """Whether the base has an encoder, from its configuration alone."""
+        return bool(self.local.config.get("is_encoder_decoder", False))
+
+    @property
+    def key(self) -> list[str]:
+        """What every measured value depends on: base, template, dtype."""
+        return [self.local.base.digest, self.template.digest, self.machine.dtype]
+
+    def weights(self, candidate: Candidate) -> WeightDelta:
+        """Return the weight delta of a candidate; the adapters read last stay in memory.
+
+        Raises:
+            PoolError: its files changed since the pool was opened.
+        """
+        found = self._weights.get(candidate.fingerprint)
+        if found is None:
+            folder = Path(candidate.path)
+            try:
+                if candidate.kind == "adapter":
+                    found = dict(read_adapter(folder, self.local.shapes))
+                else:
+                    found = read_checkpoint_delta(folder, self.local.path)
+            except OSError as error:
+                raise PoolError(f"{candidate.id}: its files cannot be read any more ({error}); restore them") from error
+            while len(self._weights) >= KEPT_WEIGHTS:
+                del self._weights[next(iter(self._weights))]
+            self._weights[candidate.fingerprint] = found
+        return found
+
+    def encode(self, rows: Sequence[Row]) -> list[Encoded]:
+        """Turn rows into token ids under the pool's template.
+
+        Raises:
+            TaskError: an answer longer than the context.
+        """
+        from merge_advisor.backbone.forward import context_length, encode
+
+        texts = [(self.template.prompt(row.input), self.template.completion(row.output)) for row in rows]
+        names = [f"row {row.digest[:8]}" for row in rows]
+        return encode(self.backbone, texts, max_length=min(MAX_LENGTH, context_length(self.backbone)), names=names)
+
+    def remember(self, key: Sequence[object], measure: Callable[[], object]) -> object:
+        """Return the stored value of `key` (with base, template and dtype), or measure and store it."""
+        digest = digest_of([self.key, list(key)])
+        found = self.store.measured(digest)
+        if found is None:
+            self.misses += 1
+            found = measure()
+            self.store.keep_measured(digest, found)
+        else:
+            self.hits += 1
+        return found
+
+
+def open_session(
+    base: str,
+    pool: str | Path | None = None,
+    *,
+    template: str | None = None,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    licence: Sequence[str] = (),
+    cache: Path | None = None,
+    store: Path | None = None,
+    offline: bool = False,
+    machine: Machine | None = None,
+    progress: Progress = quiet_progress,
+) -> Session:
+    """Find the base (fetching or dequantising it where needed), open the store and the pool.
+
+    Raises:
+        BaseModelError: no such base, or it cannot be read.
+        PoolError: no such pool, or nothing in it fits.
+        OfflineError: something has to be fetched and `offline` forbids it.
+        RunError: the store cannot be opened.
+    """
+    cache = cache or default_cache()
+    opened = Store(store or cache / "store.sqlite")
+    try:
+        local = resolve_base(base, offline=offline, cache=cache / "base", hashes=opened.hashes)
+        found = Pool((), ())
+        if pool is not None:
+            found = open_pool(
+                pool, local, offline=offline, hashes=opened.hashes, include=include, exclude=exclude, licence=licence
+            )
+        name = template or found.template
+        chat = templates.read_chat(local.path) if name == "chat" else ()
+        return Session(
+            local=local,
+            pool=found,
+            template=templates.get(name, *chat),
+            store=opened,
+            cache=cache,
+            machine=machine or Machine(),
+            progress=progress,
+        )
+    except BaseException:
+        opened.close()
+        raise
+
+
+def weights_key(members: Mapping[str, float], composition: str = "exact", rank: int | None = None) -> list[object]:
+    """What a merge is, for a store key: fingerprints with weights (zeros dropped), composition, rank."""
+    kept = sorted((fingerprint, weight) for fingerprint, weight in members.items() if weight != 0)
+    return ["merge", composition if kept else "", rank if kept else None, [list(pair) for pair in kept]]

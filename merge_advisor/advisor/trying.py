@@ -1,0 +1,35 @@
+"""`try`: one prompt answered by base, anchor and merge, side by side."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from merge_advisor.advisor.merging import reopen
+from merge_advisor.advisor.scoring import models_of
+
+
+def answers(folder: Path, prompt: str, *, max_new_tokens: int = 64, **settings: Any) -> dict[str, str]:
+    """Return the greedy answers of base, anchor, shots_lora and merge to one input, by label.
+
+    Args:
+        folder: the run folder.
+        prompt: the input, put into the run's template.
+        max_new_tokens: tokens of an answer at most.
+        settings: as `merging.reopen` takes them.
+
+    Raises:
+        RunError: no run folder, another base, a member that cannot be found.
+    """
+    from merge_advisor.backbone.generate import generate
+    from merge_advisor.backbone.place import placed
+
+    run, session = reopen(folder, **settings)
+    with session:
+        text = session.template.prompt(prompt)
+        found = {}
+        for label, _, delta in models_of(session, run):
+            if label in ("base", "anchor", "shots_lora", "merge"):
+                with placed(session.backbone, delta()):
+                    found[label] = generate(session.backbone, text, max_new_tokens=max_new_tokens)
+        return found

@@ -1,0 +1,261 @@
+"""Forward passes: hidden states of probes, losses of rows, the gradient of a loss."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from merge_advisor.errors import TaskError
+
+if TYPE_CHECKING:
+    import torch
+
+    from merge_advisor.backbone.model import Backbone
+
+Array = NDArray[np.float32]
+IGNORED = -100
+"""Label of a position that does not count."""
+TOKENS_PER_BATCH = 2048
+"""Padded tokens in one batch of losses: past about this size two cores gain nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """A row as token ids; the end token closes the completion."""
+
+    prompt: tuple[int, ...]
+    completion: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.prompt) + len(self.completion)
+
+
+def encode(
+    backbone: Backbone,
+    texts: Sequence[tuple[str, str]],
+    *,
+    max_length: int,
+    names: Sequence[str] | None = None,
+    end: bool = True,
+) -> list[Encoded]:
+    """Turn (prompt, completion) texts into ids, the prompt cut on its left to `max_length` tokens in all.
+
+    Prompt and completion are tokenised apart, without special tokens (FACTS: "no special tokens before it"); the prompt
+    of an encoder-decoder gets those its tokenizer adds, as its pretraining had them. The end token closes the
+    completion unless `end` is False.
+
+    Raises:
+        TaskError: a completion that alone fills `max_length`; the message names the row.
+    """
+    tokenizer = backbone.tokenizer
+    found = []
+    for index, (prompt_text, completion_text) in enumerate(texts):
+        special = backbone.encoder_decoder
+        prompt = list(tokenizer(prompt_text, add_special_tokens=special, verbose=False)["input_ids"])
+        if backbone.begins:
+            prompt = [tokenizer.bos_token_id, *prompt]
+        completion = list(tokenizer(completion_text, add_special_tokens=False, verbose=False)["input_ids"])
+        if end:
+            completion.append(backbone.end_id)
+        room = max_length if backbone.encoder_decoder else max_length - len(completion)
+        if room < 1 or len(completion) > max_length:
+            row = names[index] if names else f"row {index + 1}"
+            raise TaskError(f"{row}: its answer takes {len(completion)} tokens of {max_length}; shorten or drop it")
+        found.append(Encoded(tuple(prompt[-room:]), tuple(completion)))
+    return found
+
+
+def context_length(backbone: Backbone) -> int:
+    """Tokens the base was made for; 2048 where its configuration does not say."""
+    config = backbone.model.config
+    for key in ("max_position_embeddings", "n_positions"):
+        value = getattr(config, key, None)
+        if isinstance(value, int) and value > 0:
+            return value
+    return 2048
+
+
+def probe_hidden(backbone: Backbone, probes: Sequence[str], *, copies: int = 1, max_length: int = 256) -> Array:
+    """Last hidden state (after the final norm) at each probe's last token.
+
+    One right-padded batch: padding behind the last token cannot reach it under causal attention, and rotary or absolute
+    positions are those of the text alone, so the vectors equal those of single forwards.
+
+    Args:
+        backbone: base, with or without a candidate placed.
+        probes: p texts.
+        copies: times the batch is repeated, for `placed_together`.
+        max_length: tokens of a probe at most.
+
+    Returns:
+        (copies, p, d) float32. Of an encoder-decoder the decoder's state at its start token (see `embed.activations`).
+    """
+    import torch
+
+    batch = backbone.tokenizer(
+        list(probes), return_tensors="pt", padding=True, truncation=True, max_length=max_length, padding_side="right"
+    )
+    ids, mask = (batch[key].to(backbone.device).repeat(copies, 1) for key in ("input_ids", "attention_mask"))
+    with torch.inference_mode():
+        if backbone.encoder_decoder:
+            start = torch.full((len(ids), 1), int(backbone.model.config.decoder_start_token_id), device=backbone.device)
+            read = backbone.model.get_encoder()(input_ids=ids, attention_mask=mask).last_hidden_state
+            state = backbone.model.get_decoder()(
+                input_ids=start, encoder_hidden_states=read, encoder_attention_mask=mask, use_cache=False
+            )
+            hidden = state.last_hidden_state[:, -1]
+        else:
+            state = backbone.model.base_model(input_ids=ids, attention_mask=mask, use_cache=False)
+            hidden = state.last_hidden_state[torch.arange(len(ids)), mask.sum(1) - 1]
+    found: Array = hidden.float().reshape(copies, len(probes), -1).cpu().numpy()
+    return found
+
+
+def encoder_hidden(backbone: Backbone, probes: Sequence[str], *, max_length: int = 256) -> Array:
+    """Mean over the tokens of the encoder's last layer, (p, d) float32; encoder-decoders only."""
+    import torch
+
+    batch = backbone.tokenizer(
+        list(probes), return_tensors="pt", padding=True, truncation=True, max_length=max_length, padding_side="right"
+    ).to(backbone.device)
+    with torch.inference_mode():
+        state = backbone.model.get_encoder()(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
+        weight = batch["attention_mask"].unsqueeze(-1).to(backbone.dtype)
+        mean = (state.last_hidden_state * weight).sum(1) / weight.sum(1)
+    found: Array = mean.float().cpu().numpy()
+    return found
+
+
+def last_logits(backbone: Backbone, probes: Sequence[str], *, max_length: int = 256) -> Array:
+    """Logits of the token after each probe, (p, vocabulary) float32."""
+    import torch
+
+    rows = []
+    with torch.inference_mode():
+        for probe in probes:
+            batch = backbone.tokenizer(probe, return_tensors="pt", truncation=True, max_length=max_length)
+            batch = {key: value.to(backbone.device) for key, value in batch.items() if key != "token_type_ids"}
+            if backbone.encoder_decoder:
+                start = torch.full((1, 1), int(backbone.model.config.decoder_start_token_id), device=backbone.device)
+                batch["decoder_input_ids"] = start
+            rows.append(backbone.model(**batch).logits[0, -1].float())
+    found: Array = torch.stack(rows).cpu().numpy()
+    return found
+
+
+def batches(rows: Sequence[Encoded], tokens: int = TOKENS_PER_BATCH) -> Iterator[list[int]]:
+    """Yield positions of rows of like length together, at most `tokens` padded tokens a batch (one row at least)."""
+    batch: list[int] = []
+    for position in sorted(range(len(rows)), key=lambda index: (len(rows[index]), index)):
+        if batch and len(rows[position]) * (len(batch) + 1) > tokens:
+            yield batch
+            batch = []
+        batch.append(position)
+    if batch:
+        yield batch
+
+
+def row_losses(backbone: Backbone, rows: Sequence[Encoded]) -> list[float]:
+    """Mean negative log-likelihood of each row's completion, its end token included, in nats per token."""
+    import torch
+
+    found = [0.0] * len(rows)
+    with torch.inference_mode():
+        for batch in batches(rows):
+            losses = batch_losses(backbone, [rows[position] for position in batch])
+            for position, loss in zip(batch, losses.tolist(), strict=True):
+                found[position] = loss
+    return found
+
+
+def batch_losses(backbone: Backbone, rows: Sequence[Encoded]) -> torch.Tensor:
+    """Mean loss of each row of one batch, (n,) float32, differentiable where parameters require gradients."""
+    import torch
+
+    logits, labels = _seq2seq_logits(backbone, rows) if backbone.encoder_decoder else _causal_logits(backbone, rows)
+    counted = labels != IGNORED
+    nll = torch.nn.functional.cross_entropy(
+        logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="none"
+    ).view_as(labels)
+    return nll.sum(1) / counted.sum(1)
+
+
+def _causal_logits(backbone: Backbone, rows: Sequence[Encoded]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits and labels, (n, kept) positions: only those that some row's completion needs."""
+    import torch
+
+    width = max(len(row) for row in rows)
+    ids = torch.full((len(rows), width), int(backbone.tokenizer.pad_token_id))
+    mask = torch.zeros((len(rows), width), dtype=torch.long)
+    labels = torch.full((len(rows), width), IGNORED)
+    for index, row in enumerate(rows):
+        tokens = torch.tensor(row.prompt + row.completion)
+        ids[index, : len(tokens)] = tokens
+        mask[index, : len(tokens)] = 1
+        # the logit at position t predicts token t + 1
+        labels[index, len(row.prompt) - 1 : len(tokens) - 1] = tokens[len(row.prompt) :]
+    kept = (labels != IGNORED).any(0).nonzero()[:, 0]
+    device = backbone.device
+    state = backbone.model(
+        input_ids=ids.to(device), attention_mask=mask.to(device), logits_to_keep=kept.to(device), use_cache=False
+    )
+    return state.logits, labels[:, kept].to(device)
+
+
+def _seq2seq_logits(backbone: Backbone, rows: Sequence[Encoded]) -> tuple[torch.Tensor, torch.Tensor]:
+    import torch
+
+    pad = int(backbone.tokenizer.pad_token_id)
+    ids = torch.full((len(rows), max(len(row.prompt) for row in rows)), pad)
+    mask = torch.zeros_like(ids)
+    labels = torch.full((len(rows), max(len(row.completion) for row in rows)), IGNORED)
+    for index, row in enumerate(rows):
+        ids[index, : len(row.prompt)] = torch.tensor(row.prompt)
+        mask[index, : len(row.prompt)] = 1
+        labels[index, : len(row.completion)] = torch.tensor(row.completion)
+    device = backbone.device
+    state = backbone.model(input_ids=ids.to(device), attention_mask=mask.to(device), labels=labels.to(device))
+    return state.logits, labels.to(device)
+
+
+def weight_gradient(backbone: Backbone, rows: Sequence[Encoded], names: Sequence[str]) -> dict[str, Array]:
+    """∂L/∂W of the mean of the rows' losses at the base, for the named parameters, in their layout, float32.
+
+    One backward pass over the rows: by FLOPs two forwards.
+    """
+    import torch
+
+    wanted = [backbone.parameters[name] for name in names]
+    for parameter in wanted:
+        parameter.requires_grad_(True)
+    try:
+        for batch in batches(rows):
+            losses = batch_losses(backbone, [rows[position] for position in batch])
+            (losses.sum() / len(rows)).backward()
+        return {
+            name: np.zeros(tuple(parameter.shape), dtype=np.float32)
+            if parameter.grad is None
+            else parameter.grad.detach().to(torch.float32).cpu().numpy()
+            for name, parameter in zip(names, wanted, strict=True)
+        }
+    finally:
+        for parameter in wanted:
+            parameter.requires_grad_(False)
+            parameter.grad = None
+
+
+def text_losses(backbone: Backbone, texts: Sequence[str], *, max_length: int = 512) -> list[float]:
+    """Mean loss of plain texts (all tokens but the first), nats per token; decoders only see the text itself."""
+    rows = []
+    for text in texts:
+        ids: Any = backbone.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"][:max_length]
+        if backbone.encoder_decoder:  # the first half is read, the second half is predicted
+            middle = max(1, len(ids) // 2)
+            rows.append(Encoded(tuple(ids[:middle]), tuple(ids[middle:]) or (backbone.end_id,)))
+        else:
+            rows.append(Encoded(tuple(ids[:1]), tuple(ids[1:]) or (backbone.end_id,)))
+    return row_losses(backbone, rows)

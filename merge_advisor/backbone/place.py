@@ -1,0 +1,135 @@
+"""Candidates on the base and off again, without a trace.
+
+In float32 base + ΔW is written into a buffer and the parameter's storage is swapped for it; taking the candidate off
+puts the untouched original back, so that embedding A, B, A gives bit-equal A. In half precision a rounding of the
+weight is as large as the delta itself: there the factors of an adapter run beside it, y = Wx + s·B(Ax), as LoRA is
+trained. Several adapters at once (one forward for many candidates, worth it on a GPU) always run beside the weight.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
+
+from merge_advisor.backbone.weights import Dense, LowRank, Update, WeightDelta
+from merge_advisor.errors import PoolError
+
+if TYPE_CHECKING:
+    import torch
+
+    from merge_advisor.backbone.model import Backbone
+
+
+@contextmanager
+def placed(backbone: Backbone, delta: WeightDelta) -> Iterator[None]:
+    """Run the block with base + delta; the bare base is back afterwards, whatever happens inside.
+
+    Args:
+        backbone: a bare base.
+        delta: parameter name -> update; empty is the base itself.
+
+    Raises:
+        PoolError: a parameter the base does not have, or an update of another shape.
+    """
+    import torch
+
+    for name in delta:
+        if name not in backbone.parameters:
+            raise PoolError(f"parameter {name} is not in the base; this candidate belongs to another base")
+    beside = backbone.dtype != torch.float32
+    with ExitStack() as stack:
+        for name in delta:
+            update = delta[name]
+            if tuple(update.shape) != tuple(backbone.parameters[name].shape):
+                wanted, found = tuple(backbone.parameters[name].shape), tuple(update.shape)
+                raise PoolError(f"parameter {name}: update is {found}, base is {wanted}; another base or size")
+            if beside and isinstance(update, LowRank):
+                stack.callback(_hook(backbone, name, _beside(backbone, [update])).remove)
+            else:
+                stack.callback(_swap(backbone, name, update))
+        yield
+
+
+@contextmanager
+def placed_together(backbone: Backbone, deltas: Sequence[WeightDelta]) -> Iterator[None]:
+    """Run the block with several adapters at once: row i·m + j of a batch of n·m rows sees adapter i (n adapters).
+
+    Raises:
+        PoolError: an update that is no LowRank, or fits nothing.
+    """
+    with ExitStack() as stack:
+        for name in sorted({name for delta in deltas for name in delta}):
+            if name not in backbone.parameters:
+                raise PoolError(f"parameter {name} is not in the base; this candidate belongs to another base")
+            updates: list[LowRank | None] = []
+            for delta in deltas:
+                update = delta.get(name)
+                if isinstance(update, Dense):
+                    raise PoolError(f"parameter {name}: only adapters run together in one forward, not checkpoints")
+                updates.append(update)
+            stack.callback(_hook(backbone, name, _beside(backbone, updates)).remove)
+        yield
+
+
+def _swap(backbone: Backbone, name: str, update: Update) -> Callable[[], None]:
+    """Point the parameter at base + update; return what points it back."""
+    import torch
+
+    parameter = backbone.parameters[name]
+    original = parameter.data
+    buffer = backbone.scratch.get(name)
+    if buffer is None:
+        buffer = backbone.scratch[name] = torch.empty_like(original)
+    if isinstance(update, LowRank):
+        a, b = _tensor(update.a, original), _tensor(update.b, original)
+        left, right = (a.T, b.T) if update.transposed else (b, a)
+        torch.addmm(original, left, right, alpha=update.scale, out=buffer)
+    else:
+        change = torch.from_numpy(update.dense()).to(device=original.device)
+        buffer.copy_(original.to(torch.float32) + change)
+    parameter.data = buffer
+
+    def restore() -> None:
+        parameter.data = original
+
+    return restore
+
+
+def _tensor(array: Any, like: torch.Tensor) -> torch.Tensor:
+    import torch
+
+    return torch.from_numpy(array).to(device=like.device, dtype=like.dtype)
+
+
+def _hook(backbone: Backbone, name: str, add: Callable[[torch.Tensor], torch.Tensor]) -> Any:
+    module = backbone.modules.get(name.removesuffix(".weight"))
+    if module is None or not name.endswith(".weight"):
+        raise PoolError(f"parameter {name} belongs to no module; an adapter cannot run beside it")
+
+    def forward(module: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor:
+        return output + add(inputs[0])
+
+    return module.register_forward_hook(forward)
+
+
+def _beside(backbone: Backbone, updates: Sequence[LowRank | None]) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Return x -> s·B(Ax), row block i of x through update i (None adds nothing)."""
+    import torch
+
+    present = [update for update in updates if update is not None]
+    rank = max(update.rank for update in present)
+    a = torch.zeros(len(updates), rank, present[0].a.shape[1])
+    b = torch.zeros(len(updates), present[0].b.shape[0], rank)
+    for index, update in enumerate(updates):
+        if update is not None:
+            a[index, : update.rank] = torch.from_numpy(update.a)
+            b[index, :, : update.rank] = torch.from_numpy(update.b) * update.scale
+    down = a.transpose(1, 2).to(device=backbone.device, dtype=backbone.dtype)  # (n, in, r)
+    up = b.transpose(1, 2).to(device=backbone.device, dtype=backbone.dtype)  # (n, r, out)
+
+    def add(x: torch.Tensor) -> torch.Tensor:
+        blocks = x.reshape(len(updates), -1, x.shape[-1])  # (n, rows·tokens, in)
+        return torch.bmm(torch.bmm(blocks, down), up).reshape(*x.shape[:-1], up.shape[-1])
+
+    return add

@@ -1,0 +1,100 @@
+"""`merge-advisor doctor`: what is installed, reachable, broken."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+from merge_advisor.cli.settings import NAME, read_settings
+from merge_advisor.errors import MergeAdvisorError
+
+PACKAGES = {
+    "torch": "everything that runs a model", "transformers": "loading a base", "peft": "reading our adapters elsewhere",
+    "mergekit": "merge --with mergekit", "lm_eval": "score", "scikit-learn": "the strategies cluster and text",
+    "optuna": "tune", "pandas": "bench", "gguf": "a base in a .gguf file",
+}  # fmt: skip
+
+
+def examine(folder: Path) -> list[dict[str, Any]]:
+    """Look at packages, compute, cache, hub and settings; a finding is {what, ok, says}."""
+    findings = [_finding("python", True, f"{platform.python_version()} on {platform.system()} {platform.machine()}")]
+    findings += [_package(name, use) for name, use in PACKAGES.items()]
+    findings += [_compute(), _cache(), _hub(), _settings(folder)]
+    return findings
+
+
+def _finding(what: str, ok: bool, says: str) -> dict[str, Any]:
+    return {"what": what, "ok": ok, "says": says}
+
+
+def _package(name: str, use: str) -> dict[str, Any]:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return _finding(name, True, version(name))
+    except PackageNotFoundError:
+        return _finding(name, False, f"not installed; needed for {use}: pip install {name}")
+
+
+def _compute() -> dict[str, Any]:
+    try:
+        import torch
+    except ImportError as error:
+        return _finding("compute", False, f"torch cannot be imported ({error}); install it anew")
+    gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return _finding(
+        "compute", True, f"{cores} cores, {torch.get_num_threads()} threads, GPUs: {', '.join(gpus) or 'none'}"
+    )
+
+
+def _cache() -> dict[str, Any]:
+    from merge_advisor.advisor.session import default_cache
+
+    cache = default_cache()
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        probe = cache / f".doctor-{os.getpid()}"
+        probe.write_text("x")
+        probe.unlink()
+        free = shutil.disk_usage(cache).free / 1e9
+        store = cache / "store.sqlite"
+        kept = 0
+        if store.is_file():
+            connection = sqlite3.connect(f"file:{store}?mode=ro", uri=True)
+            kept = connection.execute("SELECT COUNT(*) FROM deltas").fetchone()[0]
+            connection.close()
+    except (OSError, sqlite3.Error) as error:
+        return _finding("cache", False, f"{cache}: {error}; set MERGE_ADVISOR_CACHE to a folder that can be written")
+    return _finding("cache", True, f"{cache}, {kept} deltas stored, {free:.0f} GB free")
+
+
+def _hub() -> dict[str, Any]:
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "YES", "ON"):
+        return _finding("hub", True, "switched off by HF_HUB_OFFLINE; cached models and folders work")
+    import urllib.error
+    import urllib.request
+
+    endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
+    try:
+        with urllib.request.urlopen(f"{endpoint}/api/models?limit=1", timeout=3):
+            return _finding("hub", True, f"{endpoint} answers")
+    except (OSError, ValueError, urllib.error.URLError) as error:
+        return _finding("hub", True, f"{endpoint} cannot be reached ({error}); folders, GGUF files and the cache work")
+
+
+def _settings(folder: Path) -> dict[str, Any]:
+    try:
+        found = read_settings(folder)
+    except MergeAdvisorError as error:
+        return _finding("settings", False, str(error))
+    if not found:
+        return _finding("settings", True, f"no {NAME} here; `merge-advisor init` writes one")
+    missing = [f"{key} {found[key]}" for key in ("pool",) if key in found and not Path(found[key]).exists()]
+    if missing:
+        return _finding("settings", True, f"{NAME}: {', '.join(missing)} is no path here, taken as a hub id")
+    return _finding("settings", True, f"{NAME}: " + ", ".join(f"{key} = {value}" for key, value in found.items()))

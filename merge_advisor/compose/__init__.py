@@ -1,0 +1,41 @@
+"""Compositions: the rule that turns weights and weight deltas into one model. One file each, numpy alone.
+
+A composition is a frozen dataclass (its fields are its parameters, see `registry`) with class attributes and a method:
+
+    name: ClassVar[str]           the registered name
+    weight_means: ClassVar[str]   what a weight means in it: the same numbers are another model elsewhere
+    source: ClassVar[str]         paper or code the formula comes from
+    linear: ClassVar[bool]        True: ΔW is Σ wᵢ·ΔWᵢ
+    low_rank: ClassVar[bool]      True: adapters in, LoRA factors out (it can be written as a PEFT adapter exactly)
+    def compose(self, members: Sequence[WeightDelta], weights: Sequence[float]) -> WeightDelta
+
+The result maps parameter names to updates lazily (one parameter's scratch at a time). Inputs are never changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar, Protocol
+
+if TYPE_CHECKING:
+    from merge_advisor.backbone.weights import WeightDelta
+
+__all__ = ["Composition"]
+
+
+class Composition(Protocol):
+    """What the registry's compositions look like."""
+
+    name: ClassVar[str]
+    weight_means: ClassVar[str]
+    source: ClassVar[str]
+    linear: ClassVar[bool]
+    low_rank: ClassVar[bool]
+
+    def compose(self, members: Sequence[WeightDelta], weights: Sequence[float]) -> WeightDelta:
+        """Return the merged weight delta; member i counts with weights[i].
+
+        Raises:
+            SpecError: members this composition cannot take (a checkpoint, factors of ranks it cannot add).
+        """
+        ...

@@ -1,0 +1,88 @@
+"""Delta Activations: how a model's last hidden state moves on a few generic probes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from merge_advisor.embed import PROBES
+
+if TYPE_CHECKING:
+    from merge_advisor.backbone.model import Backbone
+    from merge_advisor.types import FloatArray
+
+
+@dataclass(frozen=True, slots=True)
+class DeltaActivations:
+    """Mean over five generic probes of the last layer's state at the last token; the default.
+
+    Decoder-only bases: as published. Encoder-decoders: the decoder's last layer (after the final norm) at its start
+    token, the encoder reading the probe; the published definition for T5 is not public, this one is ours.
+    """
+
+    name: ClassVar[str] = "delta_activations"
+    source: ClassVar[str] = "Delta Activations, arXiv 2509.04442, section 3"
+    layer: ClassVar[str] = "last, after the final norm"
+    pooling: ClassVar[str] = "last token (decoder start token of an encoder-decoder), mean over probes"
+
+    def probes(self) -> tuple[str, ...]:
+        """The five generic probes."""
+        return PROBES
+
+    def dim(self, config: Mapping[str, Any]) -> int:
+        """The hidden size."""
+        return hidden_size(config)
+
+    def refusal(self, encoder_decoder: bool) -> str:
+        """Defined for every base."""
+        return ""
+
+    def features(self, backbone: Backbone) -> FloatArray:
+        """Return (d,) float32, d the hidden size."""
+        found: FloatArray = self.features_together(backbone, 1)[0]
+        return found
+
+    def features_together(self, backbone: Backbone, copies: int) -> FloatArray:
+        """Return (copies, d) float32 of so many adapters placed together, in one forward."""
+        from merge_advisor.backbone.forward import probe_hidden
+
+        return np.asarray(probe_hidden(backbone, PROBES, copies=copies).mean(axis=1), dtype=np.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class DeltaActivationsEncoder:
+    """Mean over tokens and probes of the encoder's last layer; the variant for encoder-decoders such as T5."""
+
+    name: ClassVar[str] = "delta_activations_encoder"
+    source: ClassVar[str] = "variant of arXiv 2509.04442 for encoder-decoders"
+    layer: ClassVar[str] = "last of the encoder, after its final norm"
+    pooling: ClassVar[str] = "mean over tokens, mean over probes"
+
+    def probes(self) -> tuple[str, ...]:
+        """The five generic probes."""
+        return PROBES
+
+    def dim(self, config: Mapping[str, Any]) -> int:
+        """The hidden size."""
+        return hidden_size(config)
+
+    def refusal(self, encoder_decoder: bool) -> str:
+        """Needs an encoder."""
+        return "" if encoder_decoder else "the base has no encoder; use delta_activations"
+
+    def features(self, backbone: Backbone) -> FloatArray:
+        """Return (d,) float32, d the hidden size."""
+        from merge_advisor.backbone.forward import encoder_hidden
+
+        return np.asarray(encoder_hidden(backbone, PROBES).mean(axis=0), dtype=np.float32)
+
+
+def hidden_size(config: Mapping[str, Any]) -> int:
+    """Read the hidden size under any of the names configurations use."""
+    for key in ("hidden_size", "d_model", "n_embd"):
+        if isinstance(config.get(key), int):
+            return int(config[key])
+    return int(config["text_config"]["hidden_size"])

@@ -1,0 +1,43 @@
+"""Delta logits: how the next-token logits move on the generic probes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from merge_advisor.embed import PROBES
+
+if TYPE_CHECKING:
+    from merge_advisor.backbone.model import Backbone
+    from merge_advisor.types import FloatArray
+
+
+@dataclass(frozen=True, slots=True)
+class DeltaLogits:
+    """Mean over five generic probes of the logits of the next token; comparable across bases of one vocabulary."""
+
+    name: ClassVar[str] = "delta_logits"
+    source: ClassVar[str] = "Delta-X of arXiv 2509.04442, section 3, with X = logits"
+    layer: ClassVar[str] = "output head"
+    pooling: ClassVar[str] = "next token, mean over probes"
+
+    def probes(self) -> tuple[str, ...]:
+        """The five generic probes."""
+        return PROBES
+
+    def dim(self, config: Mapping[str, Any]) -> int:
+        """The size of the vocabulary."""
+        return int(config["vocab_size"])
+
+    def refusal(self, encoder_decoder: bool) -> str:
+        """Defined for every base."""
+        return ""
+
+    def features(self, backbone: Backbone) -> FloatArray:
+        """Return (vocabulary,) float32."""
+        from merge_advisor.backbone.forward import last_logits
+
+        return np.asarray(last_logits(backbone, PROBES).mean(axis=0), dtype=np.float32)

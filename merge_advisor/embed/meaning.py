@@ -1,0 +1,55 @@
+"""Delta meaning: how the likelihood of a shared set of continuations moves."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from merge_advisor.embed import PROBES
+
+if TYPE_CHECKING:
+    from merge_advisor.backbone.model import Backbone
+    from merge_advisor.types import FloatArray
+
+
+def continuations() -> tuple[tuple[str, ...], ...]:
+    """The shared continuations, a tuple per probe, kept as text so that every base scores the same ones.
+
+    Sampled once from SmolLM2-135M-Instruct by scripts/sample_continuations.py.
+    """
+    text = files("merge_advisor.embed").joinpath("continuations.json").read_text(encoding="utf-8")
+    return tuple(tuple(group) for group in json.loads(text))
+
+
+@dataclass(frozen=True, slots=True)
+class DeltaMeaning:
+    """Log-likelihood per token of shared continuations of the probes; comparable across bases of any size."""
+
+    name: ClassVar[str] = "delta_meaning"
+    source: ClassVar[str] = "Meaning representations, arXiv 2310.18348, as Delta-X of arXiv 2509.04442"
+    layer: ClassVar[str] = "output head"
+    pooling: ClassVar[str] = "mean over the tokens of a continuation"
+
+    def probes(self) -> tuple[str, ...]:
+        """The probes with each of their continuations."""
+        return tuple(probe + text for probe, group in zip(PROBES, continuations(), strict=True) for text in group)
+
+    def dim(self, config: Mapping[str, Any]) -> int:
+        """The number of continuations over all probes."""
+        return len(self.probes())
+
+    def refusal(self, encoder_decoder: bool) -> str:
+        """Defined for every base."""
+        return ""
+
+    def features(self, backbone: Backbone) -> FloatArray:
+        """Return (continuations,) float32: mean log-likelihood per token, nats."""
+        from merge_advisor.backbone.forward import encode, row_losses
+
+        pairs = [(probe, text) for probe, group in zip(PROBES, continuations(), strict=True) for text in group]
+        return -np.asarray(row_losses(backbone, encode(backbone, pairs, max_length=512, end=False)), dtype=np.float32)

@@ -1,0 +1,96 @@
+"""The recipe as modules and weights for LoraHub."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from merge_advisor.errors import InputError
+from merge_advisor.formats import Places
+from merge_advisor.types import STRICT, VERSION, Recipe, from_json, to_json
+
+FILE = "lorahub.json"
+
+USAGE = (
+    "modules and weights are what LoraHub's get_final_weights(weights, modules, cache) takes.",
+    "LoraHub itself needs modules of one rank, one alpha and the same target modules; the lines below need one rank:",
+    "    from peft import PeftModel",
+    "    names = [f'm{i}' for i in range(len(modules))]",
+    "    model = PeftModel.from_pretrained(base, modules[0], adapter_name=names[0], revision=revisions[0])",
+    "    for n, m, r in zip(names[1:], modules[1:], revisions[1:]): model.load_adapter(m, adapter_name=n, revision=r)",
+    "    for layer in [x for x in model.modules() if getattr(x, 'lora_A', None)]:",
+    "        w = {n: v * layer.scaling[n] ** 0.5 for n, v in zip(names, weights) if n in layer.lora_A}",
+    "        b, a = (sum(v * part[n].weight.data for n, v in w.items()) for part in (layer.lora_B, layer.lora_A))",
+    "        layer.get_base_layer().weight.data += (b @ a).T if layer.fan_in_fan_out else b @ a",
+    "    merged = model.unload()",
+)
+"""How to carry the file out: `base` is the base model in memory, the other names are the file's own keys."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoraHubRecipe:
+    """What lorahub.json holds; unknown keys are errors."""
+
+    __pydantic_config__ = STRICT
+
+    version: int
+    base_model: str
+    base_revision: str | None
+    modules: tuple[str, ...]
+    """LoraHub's `lora_module_list`: hub ids or folders, in the order of the weights."""
+    revisions: tuple[str | None, ...]
+    weights: tuple[float, ...]
+    usage: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LoraHubFormat:
+    """Modules and weights as LoraHub takes them, with the lines of PEFT that merge them."""
+
+    name: ClassVar[str] = "lorahub"
+    writes: ClassVar[str] = FILE
+    runs_with: ClassVar[str] = "LoraHub's get_final_weights, or the lines under its key `usage`"
+
+    def refusal(self, recipe: Recipe) -> str:
+        """Return why LoraHub cannot reproduce the recipe, or an empty string."""
+        if recipe.composition != "lorahub":
+            return f"LoraHub adds factors, the composition is {recipe.composition}"
+        if recipe.rank is not None:
+            return f"the merged adapter is cut to rank {recipe.rank}, LoraHub keeps the rank of its modules"
+        checkpoints = [member.id for member in recipe.members if member.kind != "adapter"]
+        return f"{checkpoints[0]} is a checkpoint, LoraHub adds the factors of adapters" if checkpoints else ""
+
+    def write(self, recipe: Recipe, places: Places, folder: Path) -> None:
+        """Write `lorahub.json` into `folder`.
+
+        Raises:
+            InputError: `refusal` is not empty.
+        """
+        if why := self.refusal(recipe):
+            raise InputError(f"{folder / FILE}: {why}; write another format")
+        text = to_json(
+            LoraHubRecipe(
+                version=VERSION,
+                base_model=places.base,
+                base_revision=places.base_revision,
+                modules=tuple(places.members[member.id] for member in recipe.members),
+                revisions=tuple(places.revisions.get(member.id) for member in recipe.members),
+                weights=tuple(member.weight for member in recipe.members),
+                usage=USAGE,
+            )
+        )
+        parse_lorahub(text, FILE)
+        (folder / FILE).write_text(text, encoding="utf-8")
+
+
+def parse_lorahub(text: str, where: str) -> LoraHubRecipe:
+    """Parse lorahub.json, strictly; `where` names the file in messages.
+
+    Raises:
+        InputError: not JSON, an unknown key, or not one weight and one revision a module.
+    """
+    found = from_json(LoraHubRecipe, text, where)
+    if not found.modules or not len(found.modules) == len(found.weights) == len(found.revisions):
+        raise InputError(f"{where}: not one weight and one revision a module; make it anew")
+    return found

@@ -1,0 +1,122 @@
+"""The merged LoRA as a PEFT folder."""
+
+from __future__ import annotations
+
+import html
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from merge_advisor import registry
+from merge_advisor.backbone.adapter import write_adapter
+from merge_advisor.errors import InputError
+from merge_advisor.formats import Places
+from merge_advisor.types import Recipe
+
+FOLDER = "adapter"
+
+_SEQ2SEQ = re.compile(
+    r"(?!T5Gemma)(MT5|UMT5|LongT5|Switch|T5|MBart|PLBart|Bart|BigBirdPegasus|PegasusX?|LED|Marian|M2M100|NllbMoe|FSMT|"
+    r"Blenderbot(Small)?|X?ProphetNet|MVP|Mvp)\w*(ConditionalGeneration|MTModel)"
+)
+"""Architectures of encoder-decoder language models; multimodal decoders are called ForConditionalGeneration as well."""
+
+_CARD_HEAD = 1 << 16
+
+_BARE = ("h.", "blocks.")
+"""How names begin in checkpoints saved from the inner model (GPT-2, BLOOM, MPT); PEFT names from the outer one."""
+
+
+@dataclass(frozen=True, slots=True)
+class PeftFormat:
+    """The merged LoRA as an adapter folder in float32, for PEFT and servers of adapters."""
+
+    name: ClassVar[str] = "peft"
+    writes: ClassVar[str] = f"{FOLDER}/"
+    runs_with: ClassVar[str] = "PeftModel.from_pretrained(base, 'adapter')"
+
+    def refusal(self, recipe: Recipe) -> str:
+        """Return why an adapter cannot hold the merge, or an empty string."""
+        name = recipe.composition.partition(":")[0].strip()
+        if not registry.load("composition", name).low_rank:
+            return f"the composition {name} gives no LoRA factors"
+        checkpoints = [member.id for member in recipe.members if member.kind != "adapter"]
+        if checkpoints:
+            return f"{checkpoints[0]} is a checkpoint, its delta has no LoRA factors"
+        if not any(member.weight for member in recipe.members):
+            return "all weights are 0, the merge is the base"
+        return ""
+
+    def write(self, recipe: Recipe, places: Places, folder: Path) -> None:
+        """Write `adapter/` into `folder`.
+
+        Raises:
+            InputError: `refusal` is not empty, `adapter/` is there already, or the merge changes nothing.
+        """
+        if why := self.refusal(recipe):
+            raise InputError(f"{folder / FOLDER}: {why}; write another format")
+        write_adapter(
+            folder / FOLDER,
+            places.merged,
+            base_name=recipe.base.id,
+            task_type=task_type(recipe.base.architecture),
+            dtype="float32",
+            card=model_card(recipe, places),
+            prefix="transformer." if all(name.startswith(_BARE) for name in places.merged) else "",
+        )
+
+
+def task_type(architecture: str) -> str:
+    """Return PEFT's task type of a language model by the name of its architecture."""
+    return "SEQ_2_SEQ_LM" if _SEQ2SEQ.fullmatch(architecture) else "CAUSAL_LM"
+
+
+def model_card(recipe: Recipe, places: Places) -> str:
+    """Return README.md of the merged adapter; names from elsewhere are escaped as text."""
+    import yaml
+
+    front = {"base_model": recipe.base.id, "library_name": "peft", "tags": ["merge-advisor", "lora", "merge"]}
+    rows = [
+        f"| {escape(member.id)} | {escape(member.source)} | {escape(member.revision or '')} | "
+        f"{escape(licence_of(places.members[member.id]))} | {member.weight:.6g} |"
+        for member in recipe.members
+    ]
+    meaning = registry.load("composition", recipe.composition.partition(":")[0].strip()).weight_means
+    cut = "" if recipe.rank is None else f" The result is cut to rank {recipe.rank} by truncated SVD."
+    kind = "AutoModelForSeq2SeqLM" if task_type(recipe.base.architecture) == "SEQ_2_SEQ_LM" else "AutoModelForCausalLM"
+    names = [recipe.base.id] if recipe.base.revision is None else [recipe.base.id, recipe.base.revision]
+    found = ", revision=".join(repr(name).replace("`", "\\x60") for name in names)
+    return "\n".join([
+        "---", yaml.safe_dump(front, allow_unicode=True).strip(), "---",
+        "# A merge of LoRA adapters", "",
+        f"Merged by merge-advisor for {escape(recipe.base.id)} (prompt template: {escape(recipe.template)}).", "",
+        "| member | source | revision | licence | weight |", "|---|---|---|---|---|", *rows, "",
+        f"Composition `{recipe.composition}`; a weight is {meaning}.{cut}", "",
+        "The licences of all members apply to this merge; where none is listed, read the member's own model card.", "",
+        "```python",
+        "from peft import PeftModel",
+        f"from transformers import {kind}", "",
+        f"base = {kind}.from_pretrained({found})",
+        'model = PeftModel.from_pretrained(base, "adapter")  # this folder',
+        "```", "",
+    ])  # fmt: skip
+
+
+def licence_of(place: str) -> str:
+    """Return `license` from the head of a folder's model card; "" for a hub id, or where the card names none."""
+    if not Path(place).is_absolute():  # a hub id: a folder that happens to lie here under that name is another model
+        return ""
+    try:
+        with (Path(place) / "README.md").open(encoding="utf-8", errors="replace") as stream:
+            head = stream.read(_CARD_HEAD)
+    except OSError:
+        return ""
+    match = re.match(r"---\r?\n(?:(?!---).*\n)*?license:[ \t]*([^\r\n]{1,80})", head)
+    return match[1].strip().strip("'\"") if match else ""
+
+
+def escape(text: str) -> str:
+    """Make text of unknown origin harmless in Markdown and HTML: one line, nothing of it is markup."""
+    line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    return re.sub(r"([\\`*_{}\[\]()#+!|~])", r"\\\1", html.escape(line))

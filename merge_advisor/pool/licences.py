@@ -1,0 +1,99 @@
+"""Model cards and licences, as their authors state them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from merge_advisor.pool.plain_yaml import YamlError, load_yaml
+
+CARD_LIMIT = 2**16
+"""Bytes of a README.md that are read."""
+TEXT_LIMIT = 4000
+"""Characters of its text that are kept."""
+
+_FRONT = re.compile(r"\A---[ \t]*\n(?P<front>.*?)\n---[ \t]*(?:\n|\Z)", re.DOTALL)
+_NOISE = re.compile(r"<!--(?s:.*?)-->|^.*\[More Information Needed\].*$|[^\S\n]+$", re.MULTILINE)
+_FAMILIES = {
+    "non-commercial": re.compile(r"(^|-)nc(-|$)|non-?commercial|research"),
+    "no-derivatives": re.compile(r"(^|-)nd(-|$)"),
+    "copyleft": re.compile(r"^(a|l)?gpl|^cc-by-sa|^osl|^eupl|^mpl|^cecill-2"),
+    "llama": re.compile(r"^llama"),
+    "gemma": re.compile(r"^gemma"),
+    "openrail": re.compile(r"openrail|^bigscience"),
+}
+
+_OPEN = re.compile(
+    r"^(apache|mit|bsd|isc|cc0|cc-by-\d|unlicense|zlib|bsl-1|artistic|afl|ncsa|postgresql|wtfpl|odc-by|pddl)"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """What a model card says."""
+
+    licence: str | None = None
+    text: str = ""
+
+
+def read_card(folder: Path) -> Card:
+    """Read README.md beside a model; whatever is wrong with it, a card (perhaps empty) comes back."""
+    try:
+        with (folder / "README.md").open("rb") as stream:
+            text = stream.read(CARD_LIMIT).decode("utf-8-sig", "replace").replace("\r\n", "\n")
+    except OSError:
+        return Card()
+    match = _FRONT.match(text)
+    body = _NOISE.sub("", text[match.end() :] if match else text)
+    body = "".join(char for char in body if char.isprintable() or char in "\n\t")
+    body = re.sub(r"\n{3,}", "\n\n", body).strip()[:TEXT_LIMIT]
+    return Card(_licence(_front(match["front"])) if match else None, body)
+
+
+def _front(text: str) -> dict[str, Any]:
+    try:
+        found = load_yaml(text)
+    except YamlError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _licence(front: dict[str, Any]) -> str | None:
+    value = front.get("license", front.get("licence"))
+    if value == "other":
+        value = front.get("license_name", value)
+    if isinstance(value, list):
+        value = " ".join(str(item) for item in value[:5])
+    text = "" if value is None else "".join(char for char in str(value) if char.isprintable()).strip().lower()[:80]
+    return text or None
+
+
+def licence_conflicts(licences: Sequence[str | None]) -> tuple[str, ...]:
+    """Say in short notes what stands against sharing a merge of models under these licences; no legal advice.
+
+    The same licences in any order give the same notes.
+    """
+    stated = sorted({text.lower() for text in licences if text and text.lower() not in ("other", "unknown")})
+    silent = sum(1 for text in licences if not text or text.lower() in ("other", "unknown"))
+    families = {name: [text for text in stated if rule.search(text)] for name, rule in _FAMILIES.items()}
+    notes = []
+    if silent:
+        notes.append(f"{silent} of {len(licences)} members state no licence: ask before you share the merge")
+    if families["non-commercial"]:
+        notes.append(f"{', '.join(families['non-commercial'])}: no commercial use, of the merge neither")
+    if families["no-derivatives"]:
+        notes.append(f"{', '.join(families['no-derivatives'])}: forbids derivatives, and a merge is one")
+    for text in families["copyleft"]:
+        if others := [other for other in stated if other != text]:
+            notes.append(f"{text} asks for itself on what is derived; beside it: {', '.join(others)}")
+    for name in ("llama", "gemma", "openrail"):
+        if families[name] and len(stated) > len(families[name]):
+            notes.append(f"{', '.join(families[name])}: its terms of use bind the whole merge, other members included")
+    sorted_out = [text for found in families.values() for text in found]
+    strange = [text for text in stated if text not in sorted_out and not _OPEN.search(text)]
+    if strange:
+        notes.append(f"{', '.join(strange)}: no common open licence; read its terms before you share the merge")
+    return tuple(notes)

@@ -1,0 +1,118 @@
+"""Open a pool: find its models, check each against the base, set aside what cannot be used."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from merge_advisor.backbone.base import LocalBase
+from merge_advisor.backbone.files import FileError, Hashes
+from merge_advisor.backbone.hub import Snapshot
+from merge_advisor.errors import ExternalError, InputError, MergeAdvisorError, OfflineError, PoolError
+from merge_advisor.pool.candidate import examine, fetch
+from merge_advisor.pool.sources import Found, find_models, printable
+from merge_advisor.types import SHOTS_LORA, Candidate, Pool, Refused
+
+DOWNLOADS = 8
+"""Hub models fetched at a time."""
+
+Place = Snapshot | MergeAdvisorError
+
+
+def open_pool(
+    ref: str | Path,
+    base: LocalBase,
+    *,
+    offline: bool = False,
+    cache: Path | None = None,
+    hashes: Hashes | None = None,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    licence: Sequence[str] = (),
+) -> Pool:
+    """Open a pool against a base; a model that cannot be used is set aside with its reason, the rest goes on.
+
+    `ref` is a folder of models (or one model), a manifest (.yaml), a list of hub ids (.txt), or ids joined by commas.
+    Hub models go to the hub's own cache, or to `cache`. `hashes` remembers what reading the weights found; keep it
+    between runs. `include` and `exclude` are globs on ids, `licence` globs on the licences of the model cards
+    ("unknown" where there is none).
+
+    Raises:
+        PoolError: no such pool, nothing in it can be used, a bad manifest, or a filter that matches nothing.
+        OfflineError: all its models would have to be fetched, and fetching is off.
+    """
+    hashes = {} if hashes is None else hashes
+    sources = find_models(ref)
+    models = _filter(sources.models, include, exclude, f"pool {ref}")
+    places = _fetch_all(models, offline=offline, cache=cache)
+    candidates: list[Candidate] = []
+    refused: list[Refused] = []
+    for model, place in sorted(zip(models, places, strict=True), key=lambda pair: pair[0].id):
+        try:
+            if isinstance(place, MergeAdvisorError):
+                raise place
+            found = examine(model, place, base, hashes)
+            same = next((c.id for c in candidates if c.fingerprint == found.fingerprint), None)
+            if same is not None:
+                raise PoolError(f"same weights as {same}; remove one of the two")
+            candidates.append(found)
+        except (InputError, OfflineError, ExternalError, FileError) as error:
+            reason = " ".join(str(error).split()).removeprefix(f"{model.id}: ")
+            refused.append(Refused(printable(model.id), reason))
+        except OSError as error:
+            refused.append(Refused(printable(model.id), f"cannot be read ({error.strerror}); check its permissions"))
+    if not candidates:
+        _nothing_left(f"pool {ref}", refused, places)
+    kept = _by_licence(candidates, licence, f"pool {ref}")
+    pool = Pool(tuple(kept), tuple(refused))
+    return replace(pool, template=sources.template) if sources.template else pool
+
+
+def _fetch_all(models: Sequence[Found], *, offline: bool, cache: Path | None) -> list[Place]:
+    def one(model: Found) -> Place:
+        try:
+            return fetch(model, offline=offline, cache=cache)
+        except MergeAdvisorError as error:
+            return error
+
+    if not any(model.hub for model in models):
+        return [one(model) for model in models]
+    with ThreadPoolExecutor(DOWNLOADS) as workers:
+        return list(workers.map(one, models))
+
+
+def _nothing_left(where: str, refused: Sequence[Refused], places: Sequence[Place]) -> None:
+    first = "; ".join(f"{item.id}: {item.reason}" for item in refused[:3])
+    more = f"; and {len(refused) - 3} more" if len(refused) > 3 else ""
+    if all(isinstance(place, OfflineError) for place in places):
+        raise OfflineError(f"{where}: {first}{more}")
+    raise PoolError(f"{where}: none of its {len(refused)} models can be used: {first}{more}")
+
+
+def _filter(models: Sequence[Found], include: Sequence[str], exclude: Sequence[str], where: str) -> list[Found]:
+    ids = [*(model.id for model in models), SHOTS_LORA]
+    for option, patterns in (("include", include), ("exclude", exclude)):
+        for pattern in patterns:
+            if not _matching(ids, [pattern]):
+                raise PoolError(f"{where}: --{option} '{pattern}' matches no model; see the ids with --dry-run")
+    kept = [model for model in models if not include or _matching([model.id], include)]
+    kept = [model for model in kept if not _matching([model.id], exclude)]
+    if not kept:
+        raise PoolError(f"{where}: --include and --exclude leave no model; loosen them")
+    return kept
+
+
+def _by_licence(candidates: Sequence[Candidate], licence: Sequence[str], where: str) -> list[Candidate]:
+    stated = sorted({candidate.licence or "unknown" for candidate in candidates})
+    for pattern in licence:
+        if not _matching(stated, [pattern.lower()]):
+            raise PoolError(f"{where}: --licence '{pattern}' matches no model; the licences are {', '.join(stated)}")
+    wanted = [pattern.lower() for pattern in licence]
+    return [c for c in candidates if not wanted or _matching([c.licence or "unknown"], wanted)]
+
+
+def _matching(names: Sequence[str], patterns: Sequence[str]) -> list[str]:
+    return [name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns)]

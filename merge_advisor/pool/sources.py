@@ -1,0 +1,183 @@
+"""Where the models of a pool are: a folder, a manifest, or hub ids. Nothing of a model is read here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path, PurePath, PureWindowsPath
+
+from merge_advisor.backbone.hub import HubId, parse_id
+from merge_advisor.errors import PoolError
+from merge_advisor.pool.manifest import Listed, read_manifest
+from merge_advisor.types import SHOTS_LORA
+
+LONGEST_ID = 200
+FOLDER_MANIFEST = "pool.yaml"
+
+_ADAPTER, _CONFIG = "adapter_config.json", "config.json"
+_WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "*.bin", "*.pt", "*.pth", "*.ckpt")
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """One model of a pool, not opened yet."""
+
+    id: str
+    folder: Path | None
+    hub: HubId | None = None
+    """Where to fetch it from; then `folder` is None."""
+    description: str = ""
+    """What the manifest says of it; comes before the model card."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """All models of a pool, in the order they are named, and what the manifest says of the whole."""
+
+    models: tuple[Found, ...]
+    template: str | None = None
+
+
+def check_id(name: str) -> None:
+    """Check a candidate's id: printable text whose parts between slashes are no `..`, `.` or nothing.
+
+    Raises:
+        PoolError: it is none; the message says why, with the id made printable.
+    """
+    shown = printable(name)
+    if not name or name != name.strip():
+        raise PoolError(f"id '{shown}': is empty or begins or ends with space; rename it")
+    if not name.isprintable():
+        raise PoolError(f"id '{shown}': holds characters that cannot be printed; rename it")
+    if len(name) > LONGEST_ID:
+        raise PoolError(f"id '{shown}': is longer than {LONGEST_ID} characters; rename it")
+    if any(part in ("", ".", "..") for part in name.replace("\\", "/").split("/")):
+        raise PoolError(f"id '{shown}': begins or ends with a path separator or has '.' or '..' for a part; rename it")
+    if name == SHOTS_LORA:
+        raise PoolError(f"id '{name}': is kept for the adapter finetuned on the examples; rename it")
+
+
+def printable(name: str) -> str:
+    """An id in one line of printable characters, at most 80."""
+    return (name if name.isprintable() else ascii(name)[1:-1])[:80]
+
+
+def find_models(ref: str | Path) -> Sources:
+    """List the models of a pool: a folder, a manifest (.yaml), a list of hub ids (.txt), or ids joined by commas.
+
+    Raises:
+        PoolError: nothing there, nothing in it, an id twice, a path out of the manifest's folder, or no hub id.
+    """
+    path = Path(ref).expanduser()
+    try:
+        is_folder, is_file = path.is_dir(), path.is_file()
+    except (OSError, ValueError):
+        is_folder = is_file = False
+    if is_folder:
+        sources = _in_folder(path)
+    elif is_file and path.suffix.lower() in (".yaml", ".yml"):
+        sources = _in_manifest(path)
+    elif is_file and path.suffix.lower() == ".txt":
+        sources = Sources(tuple(_in_list(path)))
+    elif is_file:
+        raise PoolError(f"pool {path}: is neither a folder, a manifest (.yaml) nor a list of hub ids (.txt); name one")
+    else:
+        sources = Sources(tuple(_by_ids(str(ref))))
+    seen: set[str] = set()
+    for model in sources.models:
+        if model.id in seen:
+            raise PoolError(f"pool {ref}: the id '{printable(model.id)}' is there twice; give one another id")
+        seen.add(model.id)
+    return sources
+
+
+def _is_model(folder: Path) -> bool:
+    """Tell whether a folder is one adapter or checkpoint: a configuration with weights, pickled or not."""
+    return (folder / _ADAPTER).is_file() or ((folder / _CONFIG).is_file() and _has_weights(folder))
+
+
+def _may_be_model(folder: Path) -> bool:
+    """Tell whether a folder of a pool was meant as a model: what is broken is set aside by name, not passed over."""
+    return (folder / _ADAPTER).is_file() or (folder / _CONFIG).is_file() or _has_weights(folder)
+
+
+def _has_weights(folder: Path) -> bool:
+    return any(next(folder.glob(pattern), None) is not None for pattern in _WEIGHTS)
+
+
+def _in_folder(path: Path) -> Sources:
+    where = path / FOLDER_MANIFEST
+    manifest = read_manifest(where) if where.is_file() else None
+    if manifest and manifest.models is not None:
+        return _in_manifest(where)
+    texts = manifest.descriptions if manifest else {}
+    try:
+        folders = [path] if _is_model(path) else sorted(f for f in path.iterdir() if f.is_dir() and f.name[0] != ".")
+        named = {_own_name(folder): folder for folder in folders if _may_be_model(folder)}
+    except OSError as error:
+        raise PoolError(f"pool {path}: cannot be read ({error.strerror}); check its permissions") from error
+    if not named:
+        raise PoolError(f"pool {path}: has no models; each is a folder with adapter_config.json or config.json")
+    for name in texts:
+        if name not in named:
+            raise PoolError(f"{where}: describes '{printable(name)}', which is not there; correct the name")
+    models = tuple(Found(name, folder, None, texts.get(name, "")) for name, folder in named.items())
+    return Sources(models, manifest.template if manifest else None)
+
+
+def _own_name(folder: Path) -> str:
+    return folder.name or folder.resolve().name
+
+
+def _in_manifest(path: Path) -> Sources:
+    manifest = read_manifest(path)
+    if not manifest.models:
+        raise PoolError(f"{path}: lists no models; add one `- path:` or `- hub:` for each")
+    models = [_listed(item, path, f"{path}: model {n}") for n, item in enumerate(manifest.models, 1)]
+    texts = manifest.descriptions
+    for name in texts:
+        if name not in {model.id for model in models}:
+            raise PoolError(f"{path}: describes '{printable(name)}', which is not listed; correct the name")
+    return Sources(
+        tuple(Found(m.id, m.folder, m.hub, m.description or texts.get(m.id, "")) for m in models), manifest.template
+    )
+
+
+def _listed(item: Listed, manifest: Path, where: str) -> Found:
+    if item.hub is not None:
+        model = parse_id(item.hub)
+        if model is None:
+            raise PoolError(f"{where}: '{printable(item.hub)}' is no hub id; write organisation/name")
+        if item.revision and model.revision not in (None, item.revision):
+            raise PoolError(f"{where}: names two revisions, {model.revision} and {item.revision}; leave one out")
+        model = HubId(model.repo, item.revision or model.revision)
+        return Found(item.id or model.repo, None, model, item.description)
+    text = item.path or ""
+    if not text or "\0" in text or ".." in (*PurePath(text).parts, *PureWindowsPath(text).parts):
+        raise PoolError(f"{where}: the path '{printable(text)}' leads out of the manifest's folder; write it absolute")
+    folder = manifest.parent / Path(text).expanduser()
+    return Found(item.id or _own_name(folder), folder, None, item.description)
+
+
+def _in_list(path: Path) -> list[Found]:
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise PoolError(f"pool {path}: cannot be read as UTF-8 text; check the file") from error
+    found = []
+    for number, line in enumerate(lines, 1):
+        text = line.partition("#")[0].strip()
+        if text:
+            model = parse_id(text)
+            if model is None:
+                raise PoolError(f"{path}, line {number}: '{printable(text)}' is no hub id; write organisation/name")
+            found.append(Found(model.repo, None, model))
+    if not found:
+        raise PoolError(f"pool {path}: lists no hub ids; write one organisation/name a line")
+    return found
+
+
+def _by_ids(text: str) -> list[Found]:
+    models = [parse_id(part.strip()) for part in text.split(",")]
+    if not all(models):
+        raise PoolError(f"pool {printable(text)}: not there; name a folder, a manifest, or hub ids like org/name")
+    return [Found(model.repo, None, model) for model in models if model]

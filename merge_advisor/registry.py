@@ -1,0 +1,126 @@
+"""Names of everything that can be swapped, known without importing any of it.
+
+A kind is "strategy", "composition", "format", "embedding" or "evaluator". A spec is a name, optionally with
+parameters: `anchor_diverse` or `anchor_diverse:objective=facility,diversity=0.3`. What a name stands for is a frozen
+dataclass whose fields are its parameters; building one from a spec checks names and types: a typo is an error.
+
+Other packages add theirs through entry points of the group `merge_advisor.<kind>`, for example
+
+    [project.entry-points."merge_advisor.strategy"]
+    mine = "my_package.mine:Mine"
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+from typing import Any, get_type_hints
+
+from merge_advisor.errors import SpecError
+
+BUILTIN: dict[str, dict[str, str]] = {
+    "strategy": {
+        "additive": "merge_advisor.select.additive:Additive",
+        "all": "merge_advisor.select.everything:All",
+        "anchor_diverse": "merge_advisor.select.anchor_diverse:AnchorDiverse",
+        "anchor_random": "merge_advisor.select.anchor_random:AnchorRandom",
+        "best_single": "merge_advisor.select.best_single:BestSingle",
+        "cluster": "merge_advisor.select.cluster:Cluster",
+        "gradient": "merge_advisor.select.gradient:Gradient",
+        "random": "merge_advisor.select.at_random:Random",
+        "rerank": "merge_advisor.select.rerank:Rerank",
+        "shot_loss": "merge_advisor.select.shot_loss:ShotLoss",
+        "text": "merge_advisor.select.text:Text",
+        "top_k": "merge_advisor.select.top_k:TopK",
+        "weight_kinship": "merge_advisor.select.weight_kinship:WeightKinship",
+    },
+    "composition": {
+        "exact": "merge_advisor.compose.exact:Exact",
+        "lorahub": "merge_advisor.compose.lorahub:LoraHub",
+    },
+    "format": {
+        "lorahub": "merge_advisor.formats.lorahub:LoraHubFormat",
+        "mergekit": "merge_advisor.formats.mergekit:MergekitFormat",
+        "peft": "merge_advisor.formats.peft:PeftFormat",
+    },
+    "embedding": {
+        "delta_activations": "merge_advisor.embed.activations:DeltaActivations",
+        "delta_activations_encoder": "merge_advisor.embed.activations:DeltaActivationsEncoder",
+        "delta_logits": "merge_advisor.embed.logits:DeltaLogits",
+        "delta_meaning": "merge_advisor.embed.meaning:DeltaMeaning",
+    },
+    "evaluator": {
+        "lm_eval": "merge_advisor.evaluators.lm_eval_harness:LmEval",
+    },
+}
+
+
+def _entry_points(kind: str) -> dict[str, str]:
+    from importlib.metadata import entry_points  # 20 ms: only when a name is not ours or all names are asked for
+
+    return {point.name: point.value for point in entry_points(group=f"merge_advisor.{kind}")}
+
+
+def names(kind: str) -> list[str]:
+    """List the registered names of `kind`, sorted, other packages' included.
+
+    Raises:
+        KeyError: `kind` is none of the five kinds.
+    """
+    return sorted({**_entry_points(kind), **BUILTIN[kind]})
+
+
+def load(kind: str, name: str) -> type[Any]:
+    """Import and return the class registered as `name`.
+
+    Raises:
+        SpecError: no such name; the message lists those there are.
+    """
+    target = BUILTIN[kind].get(name) or _entry_points(kind).get(name)
+    if target is None:
+        raise SpecError(f"{kind} '{name}' is unknown; choose one of: {', '.join(names(kind))}")
+    module, _, attribute = target.partition(":")
+    loaded: type[Any] = getattr(importlib.import_module(module), attribute)
+    return loaded
+
+
+def build(kind: str, spec: str) -> Any:
+    """Make the object a spec (`name` or `name:key=value,key=value`) describes.
+
+    Raises:
+        SpecError: unknown name or key, or a value that is not of the parameter's type or range.
+    """
+    name, _, tail = spec.partition(":")
+    cls = load(kind, name.strip())
+    hints = get_type_hints(cls)
+    fields = {field.name: hints[field.name] for field in dataclasses.fields(cls) if field.init}
+    values: dict[str, Any] = {}
+    for part in filter(None, (piece.strip() for piece in tail.split(","))):
+        key, equals, text = part.partition("=")
+        key = key.strip()
+        if not equals or key not in fields:
+            known = ", ".join(fields) or "none"
+            raise SpecError(f"{kind} '{spec}': '{part}' is no parameter of {name}; its parameters: {known}")
+        values[key] = _parse(kind, spec, key, text.strip(), fields[key])
+    try:
+        return cls(**values)
+    except ValueError as error:
+        raise SpecError(f"{kind} '{spec}': {error}") from error
+
+
+def _parse(kind: str, spec: str, key: str, text: str, wanted: Any) -> Any:
+    try:
+        if wanted is bool:
+            return {"true": True, "false": False}[text.lower()]
+        if wanted in (int, float, str):
+            return wanted(text)
+    except (ValueError, KeyError):
+        pass
+    else:
+        raise TypeError(f"{kind} parameter {key}: a spec can carry bool, int, float and str, not {wanted}")
+    raise SpecError(f"{kind} '{spec}': {key}={text!r} is no {wanted.__name__}")
+
+
+def summary(kind: str, name: str) -> str:
+    """Return the first docstring line of what is registered as `name`."""
+    return (load(kind, name).__doc__ or "").strip().splitlines()[0]

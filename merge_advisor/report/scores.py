@@ -1,0 +1,72 @@
+"""The score table: what each model reached, and how the merge compares with it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from merge_advisor.types import Comparison, ModelScore, Row, Score
+
+SCORE_HEADERS = ("model", "score", "merge minus it", "95% interval", "won", "lost", "loss")
+SCORE_RIGHT = (1, 2, 3, 4, 5, 6)
+"""Columns aligned on the right."""
+NAMES = {"accuracy": "accuracy", "exact_match": "exact match", "loss": "loss (nats per token, less is better)"}
+"""The metrics in words."""
+
+
+def score_rows(score: Score) -> list[list[str]]:
+    """Return the cells of the score table under `SCORE_HEADERS`, one row per model, in the score's order.
+
+    Shares are percentages and their differences points; losses are nats per token. A difference is positive where the
+    merge is better. Won and lost count the held-out rows.
+    """
+    comparisons = {found.against: found for found in score.comparisons}
+    return [_score_row(model, comparisons.get(model.label), score.metric) for model in score.models]
+
+
+def _score_row(model: ModelScore, found: Comparison | None, metric: str) -> list[str]:
+    reached = model.metrics.get(metric)
+    cells = [model.label, "" if reached is None else _value(reached, metric)]
+    if found is None:
+        cells += ["", "", "", ""]
+    else:
+        low, high = (_difference(value, metric) for value in (found.lower, found.upper))
+        cells += [_difference(found.difference, metric), f"{low} to {high}", str(len(found.won)), str(len(found.lost))]
+    loss = model.metrics.get("loss")
+    return [*cells, "" if loss is None else f"{loss:.3f}"]
+
+
+def _value(value: float, metric: str) -> str:
+    return f"{value:.3f}" if metric == "loss" else f"{100 * value:.1f}%"
+
+
+def _difference(value: float, metric: str) -> str:
+    return f"{value:+.3f}" if metric == "loss" else f"{100 * value:+.1f}"
+
+
+def row_changes(score: Score, against: str, rows: Mapping[str, Row]) -> tuple[list[list[str]], list[list[str]]]:
+    """Return the held-out rows the merge won against a model and those it lost, in the order of the rows.
+
+    Args:
+        score: the score.
+        against: label of the model.
+        rows: by digest; a row that is not there is told by its digest alone.
+
+    Returns:
+        Won and lost; each entry is digest (8 characters), input, wanted output, what the model gave, what the merge
+        gave (empty where a metric has no outputs).
+
+    Raises:
+        KeyError: the merge was not compared with such a model.
+    """
+    found = next((found for found in score.comparisons if found.against == against), None)
+    if found is None:
+        raise KeyError(against)
+    places = {digest: place for place, digest in enumerate(score.row_digests)}
+    other, merge = score.model(against).outputs, score.model("merge").outputs
+
+    def entry(digest: str) -> list[str]:
+        row, place = rows.get(digest), places[digest]
+        given = [outputs[place] if outputs else "" for outputs in (other, merge)]
+        return [digest[:8], row.input if row else "", row.output if row else "", *given]
+
+    return [entry(digest) for digest in found.won], [entry(digest) for digest in found.lost]

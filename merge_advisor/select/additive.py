@@ -1,0 +1,81 @@
+"""The additive property of deltas run backwards: which few of them sum to the task's?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from merge_advisor.select.evidence import Choice, Evidence
+from merge_advisor.select.likeness import Doubles, anchored, chosen, compared, cosines, pick, ranked, unit_rows
+
+
+@dataclass(frozen=True)
+class Additive:
+    """Write the task delta as a sparse non-negative sum of the pool's; the coefficients are the direction.
+
+    Deltas of merged data add up (arXiv 2509.04442, section on additivity), so the parts of a sum are the members.
+    Non-negative orthogonal matching pursuit: take the delta most in line with what is left, fit all coefficients anew.
+    """
+
+    least: float = 0.01
+    """Smallest share of the task delta's squared length a member has to explain."""
+    centre: bool = False
+    """Subtract the pool's mean delta from pool and task first."""
+
+    name: ClassVar[str] = "additive"
+    centres: ClassVar[str] = "option"
+    cost: ClassVar[str] = "the deltas"
+    stops: ClassVar[str] = "when a member explains less than the stated share of the task delta"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.least < 1:
+            raise ValueError(f"least={self.least} is not in 0..1")
+
+    def select(self, evidence: Evidence, k: int) -> Choice:
+        """Choose greedily; the gain of a pick is the share of the task delta's squared length it explained.
+
+        A member whose coefficient later falls to 0 is dropped. A demanded anchor whose coefficient is 0 gets an equal
+        share of the direction.
+        """
+        deltas, task = compared(evidence, self.centre)
+        size = float(task @ task)
+        gains: dict[int, float] = {}
+        weights: Doubles = np.empty(0)
+        left, explained = task, 0.0
+        forced = [] if evidence.anchor is None else [evidence.anchor]
+        while len(gains) < k and size > 0:
+            scores = cosines(deltas, left)
+            scores[list(gains)] = -np.inf
+            position = forced[0] if not gains and forced else ranked(scores)[0]
+            if position not in forced and scores[position] <= 0:
+                break
+            members = [*gains, position]
+            fitted = _fit(deltas[members], task)
+            rest = task - fitted @ deltas[members]
+            now = 1 - float(rest @ rest) / size
+            if position not in forced and now - explained < max(self.least, np.finfo(float).eps):
+                break
+            gains[position] = now - explained
+            kept = [p for p, weight in zip(members, fitted, strict=True) if weight > 0 or p in forced]
+            weights = fitted[[members.index(p) for p in kept]]
+            gains = {p: gains[p] for p in kept}
+            left, explained = rest, now
+        if not weights.any():
+            return chosen([pick(anchored(ranked(cosines(deltas, task)), evidence.anchor)[0], 0.0)], k)
+        if weights[0] == 0:  # only a demanded anchor is kept at 0
+            weights[0] = weights.sum() / (len(weights) - 1)
+        direction = tuple(float(weight) for weight in weights / weights.sum())
+        return chosen([pick(p, gain) for p, gain in gains.items()], k, direction)
+
+
+def _fit(deltas: Doubles, task: Doubles) -> Doubles:
+    """Coefficients c >= 0 that minimise |task - Σ cᵢ·deltasᵢ|, (m,) float64."""
+    from scipy.optimize import nnls
+
+    # on unit rows: deltas of very different lengths would make the fit lose digits
+    lengths = np.linalg.norm(deltas, axis=1)
+    found: Doubles = nnls(unit_rows(deltas).T, task)[0]
+    coefficients: Doubles = np.divide(found, lengths, out=np.zeros_like(found), where=lengths > 0)
+    return coefficients

@@ -1,0 +1,58 @@
+"""One near candidate, then partners that are near and unlike each other."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from merge_advisor.select.diversity import OBJECTIVES
+from merge_advisor.select.evidence import Choice, Evidence
+from merge_advisor.select.likeness import anchored, chosen, compared, cosines, pick, ranked, unit_rows
+
+
+@dataclass(frozen=True)
+class AnchorDiverse:
+    """Take the candidate most similar to the task, then partners trading likeness to it against redundancy."""
+
+    objective: str = "mmr"
+    """"mmr", "facility" or "kdpp": see `diversity`."""
+    diversity: float = 0.3
+    """0.01..0.99: how much unlikeness among the members counts against likeness to the task."""
+    least: float = 0.01
+    """Smallest gain of a partner that counts, as a share of the anchor's."""
+    centre: bool = False
+    """Subtract the pool's mean delta from pool and task first."""
+
+    name: ClassVar[str] = "anchor_diverse"
+    centres: ClassVar[str] = "option"
+    cost: ClassVar[str] = "the deltas"
+    stops: ClassVar[str] = "when the objective rises by less than the stated share of the anchor's part"
+
+    def __post_init__(self) -> None:
+        if self.objective not in OBJECTIVES:
+            raise ValueError(f"objective={self.objective} is unknown; choose one of: {', '.join(OBJECTIVES)}")
+        if not 0.01 <= self.diversity <= 0.99:
+            raise ValueError(f"diversity={self.diversity} is not in 0.01..0.99")
+        if not 0 <= self.least < 1:
+            raise ValueError(f"least={self.least} is not in 0..1")
+
+    def select(self, evidence: Evidence, k: int) -> Choice:
+        """Choose greedily; the gain of a pick is the rise of the objective, in the objective's unit."""
+        deltas, task = compared(evidence, self.centre)
+        relevance = cosines(deltas, task)
+        objective = OBJECTIVES[self.objective](unit_rows(deltas), relevance, self.diversity)
+        position = anchored(ranked(relevance), evidence.anchor)[0]
+        gain = float(objective.gains()[position])
+        enough = max(0.0, self.least * gain if np.isfinite(gain) else 0.0)
+        taken, picks = np.zeros(len(deltas), bool), [pick(position, gain)]
+        while len(picks) < k:
+            objective.add(position)
+            taken[position] = True
+            gains = np.where(taken, -np.inf, np.round(objective.gains(), 6))  # equal rows must tie
+            position = ranked(gains)[0]
+            if not gains[position] > enough:
+                break
+            picks.append(pick(position, float(gains[position])))
+        return chosen(picks, k)

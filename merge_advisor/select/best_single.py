@@ -1,0 +1,35 @@
+"""One candidate and no merge: what a merge has to beat."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from merge_advisor.select.evidence import Choice, Evidence, Strategy
+from merge_advisor.select.gradient import Gradient
+from merge_advisor.select.shot_loss import ShotLoss
+from merge_advisor.select.top_k import TopK
+
+
+@dataclass(frozen=True)
+class BestSingle:
+    """Take the one best candidate, by delta, by shot loss or by gradient."""
+
+    by: str = "delta"
+    """"delta" (cosine with the task delta), "shot_loss" or "gradient"."""
+    centre: bool = False
+    """With by=delta: subtract the pool's mean delta from pool and task."""
+
+    name: ClassVar[str] = "best_single"
+    centres: ClassVar[str] = "option"
+    cost: ClassVar[str] = "what top_k, shot_loss or gradient costs"
+    stops: ClassVar[str] = "after one"
+
+    def __post_init__(self) -> None:
+        if self.by not in ("delta", "shot_loss", "gradient"):
+            raise ValueError(f"by={self.by} is unknown; choose one of: delta, shot_loss, gradient")
+
+    def select(self, evidence: Evidence, k: int) -> Choice:
+        """Choose one, whatever k is; its gain is in the unit of the ranking."""
+        rankings: dict[str, Strategy] = {"delta": TopK(self.centre), "shot_loss": ShotLoss(), "gradient": Gradient()}
+        return Choice(rankings[self.by].select(evidence, 1).picks, "one member is all it takes")

@@ -1,0 +1,55 @@
+"""One candidate of each kind."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from merge_advisor.select.evidence import Choice, Evidence
+from merge_advisor.select.likeness import Doubles, anchored, compared, cosines, ranked, unit_rows, while_positive
+
+METHODS = ("agglomerative", "kmeans")
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Group the deltas into k clusters and take of each the member most similar to the task."""
+
+    method: str = "agglomerative"
+    """"agglomerative" (average linkage of Euclidean distances) or "kmeans", both on unit rows."""
+    centre: bool = False
+    """Subtract the pool's mean delta from pool and task first."""
+
+    name: ClassVar[str] = "cluster"
+    centres: ClassVar[str] = "option"
+    cost: ClassVar[str] = "the deltas"
+    stops: ClassVar[str] = "at a cluster with no member of similarity above 0, or where fewer than k deltas differ"
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise ValueError(f"method={self.method} is unknown; choose one of: {', '.join(METHODS)}")
+
+    def select(self, evidence: Evidence, k: int) -> Choice:
+        """Choose one per cluster by falling cosine with the task delta, which is the gain of a pick."""
+        deltas, task = compared(evidence, self.centre)
+        scores = cosines(deltas, task)
+        labels = self._labels(unit_rows(deltas), k, evidence.rng)
+        first: dict[int, int] = {}
+        for position in anchored(ranked(scores), evidence.anchor):
+            first.setdefault(int(labels[position]), position)
+        return while_positive(list(first.values()), scores, k)
+
+    def _labels(self, rows: Doubles, k: int, rng: np.random.Generator) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+        clusters = min(k, len(np.unique(np.round(rows, 6), axis=0)))
+        if clusters == 1:  # also what a pool of one needs: clustering asks for two rows
+            return np.zeros(len(rows), np.int64)
+        if self.method == "kmeans":
+            from sklearn.cluster import KMeans
+
+            seed = int(rng.integers(2**31))
+            return np.asarray(KMeans(clusters, n_init=4, random_state=seed).fit_predict(rows), np.int64)
+        from sklearn.cluster import AgglomerativeClustering
+
+        return np.asarray(AgglomerativeClustering(clusters, linkage="average").fit_predict(rows), np.int64)

@@ -1,0 +1,111 @@
+"""Objectives that trade likeness to the task against likeness to those already chosen.
+
+Each is a set function grown one candidate at a time: `gains()` gives what every candidate would add now, `add` takes
+one. `diversity` (0.01..0.99) moves each from likeness to the task alone towards spread alone.
+Similarities are cosines clipped at 0: to point away from a chosen member is no merit in itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import numpy as np
+
+from merge_advisor.select.likeness import Doubles
+
+ROUND_OFF = 1e-10
+"""Squared length under which what is left of a unit row is rounding."""
+
+
+class Objective(Protocol):
+    """A set function and the set it has been grown to."""
+
+    def gains(self) -> Doubles:
+        """What adding each candidate would gain now, (n,) float64; -inf where nothing is left of it."""
+        ...
+
+    def add(self, position: int) -> None:
+        """Put a candidate into the set."""
+        ...
+
+
+class Mmr:
+    """Maximal marginal relevance (Carbonell and Goldstein, SIGIR 1998).
+
+    gain(i) = (1 - diversity)·cos(i, task) - diversity·max over chosen j of cos(i, j).
+    """
+
+    def __init__(self, rows: Doubles, relevance: Doubles, diversity: float) -> None:
+        self.rows, self.relevance, self.diversity = rows, relevance, diversity
+        self.redundancy = np.zeros(len(rows))
+
+    def gains(self) -> Doubles:
+        """Return (n,) gains by the formula above."""
+        return (1 - self.diversity) * self.relevance - self.diversity * self.redundancy
+
+    def add(self, position: int) -> None:
+        """Raise the redundancy of what is like the candidate."""
+        self.redundancy = np.maximum(self.redundancy, self.rows @ self.rows[position])
+
+
+class Facility:
+    """Facility location: how well the set stands for the candidates that are like the task.
+
+    f(S) = Σᵢ rᵢ·max over j in S of cos(i, j) / Σᵢ rᵢ with rᵢ = max(0, cos(i, task))^(1/diversity - 1), after the
+    submodular summaries of Lin and Bilmes (ACL 2011). Small diversity: only the task's neighbourhood has to be covered.
+    Holds an (n, n) float32 matrix.
+    """
+
+    def __init__(self, rows: Doubles, relevance: Doubles, diversity: float) -> None:
+        kept = relevance > 0
+        weights = np.where(kept, relevance, 0.0) ** (1 / diversity - 1) * kept
+        self.weights = weights[kept] / max(weights.sum(), np.finfo(float).tiny)
+        single = rows.astype(np.float32)
+        self.alike = np.maximum(single @ single[kept].T, 0)  # (n, candidates like the task)
+        self.covered = np.zeros(self.alike.shape[1], np.float32)
+
+    def gains(self) -> Doubles:
+        """Return (n,) rises of f."""
+        rises: Doubles = np.maximum(self.alike - self.covered, 0).astype(np.float64) @ self.weights
+        return rises
+
+    def add(self, position: int) -> None:
+        """Cover what the candidate stands for."""
+        self.covered = np.maximum(self.covered, self.alike[position])
+
+
+class Kdpp:
+    """Greedy MAP of a determinantal point process (Chen et al., NeurIPS 2018, algorithm 1).
+
+    The kernel is Lᵢⱼ = qᵢ·cos(i, j)·qⱼ with log qᵢ = cos(i, task)·(1 - diversity) / (2·diversity) (their section 4.3),
+    and the gain of i the rise of log det L_S: log of the squared length that qᵢ·rowᵢ has outside the span of the set.
+    """
+
+    def __init__(self, rows: Doubles, relevance: Doubles, diversity: float) -> None:
+        self.rows = rows
+        self.quality = relevance * (1 - diversity) / diversity  # log qᵢ²
+        self.outside = np.einsum("ij,ij->i", rows, rows)
+        self.factors = np.empty((0, len(rows)))  # rows of the incremental Cholesky factor
+
+    def gains(self) -> Doubles:
+        """Return (n,) rises of log det L_S, -inf inside the span of the set."""
+        left = self.outside > ROUND_OFF
+        return np.where(left, self.quality + np.log(np.where(left, self.outside, 1.0)), -np.inf)
+
+    def add(self, position: int) -> None:
+        """Take the candidate's direction out of what is left of every row."""
+        length = float(np.sqrt(max(self.outside[position], 0.0)))
+        if length * length <= ROUND_OFF:  # a demanded anchor without a delta: it rules nothing out
+            self.outside[position] = 0.0
+            return
+        cross = self.rows @ self.rows[position] - self.factors.T @ self.factors[:, position]
+        self.factors = np.vstack([self.factors, cross / length])
+        self.outside = self.outside - self.factors[-1] ** 2
+
+
+OBJECTIVES: dict[str, Callable[[Doubles, Doubles, float], Objective]] = {
+    "facility": Facility,
+    "kdpp": Kdpp,
+    "mmr": Mmr,
+}

@@ -1,0 +1,76 @@
+"""What a strategy may look at, and what it answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from merge_advisor.backbone.weights import WeightDelta
+
+Floats = NDArray[np.floating]
+
+K_REACHED = "k reached"
+NOTHING_ADDED = "another partner adds nothing"
+"""The two usual values of `Choice.stopped`."""
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """All a strategy may look at. Arrays are by position in `ids`, which is sorted: ties go to the smaller position.
+
+    The four callables measure on demand; what they measure is stored between runs, so a strategy may simply call them.
+    """
+
+    ids: tuple[str, ...]
+    """n candidate ids, sorted."""
+    deltas: Floats
+    """(n, d) float32, unnormalised."""
+    task: Floats
+    """(d,) float32: the task delta (of the LoRA finetuned on the shots)."""
+    texts: tuple[str, ...]
+    """Name and model card text of each candidate."""
+    query: str
+    """The choosing rows as text, for retrieval by description."""
+    rng: np.random.Generator
+    """The only source of randomness."""
+    anchor: int | None = None
+    """Position of the anchor the user demands, or None."""
+    shot_loss: Callable[[Mapping[int, float]], float] = field(repr=False, default=lambda weights: float("nan"))
+    """Mean loss (nats per token) on the choosing rows of the `exact` merge with weights by position; {} is the base."""
+    gradient_gain: Callable[[], Floats] = field(repr=False, default=lambda: np.empty(0))
+    """(n,) first-order drop of the shot loss, -⟨∂L/∂W, ΔW_i⟩, of every candidate at weight 1; one backward pass."""
+    weights_of: Callable[[int], WeightDelta] = field(repr=False, default=lambda position: {})
+    """The weight delta of one candidate."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pick:
+    """One chosen candidate."""
+
+    position: int
+    gain: float | None = None
+    """What adding it gained at the time, in the strategy's own unit; None where it does not measure."""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What a strategy answers: picks in the order of choosing, the anchor first; at least one, no position twice."""
+
+    picks: tuple[Pick, ...]
+    stopped: str
+    """Why it stopped: "k reached" or "another partner adds nothing" or another short phrase."""
+    direction: tuple[float, ...] | None = None
+    """Weights by pick, summing to 1, where the strategy finds them itself; None: uniform."""
+
+
+class Strategy(Protocol):
+    """What the registry's strategies look like; see the package docstring for the class attributes."""
+
+    def select(self, evidence: Evidence, k: int) -> Choice:
+        """Choose at most k candidates (1 <= k <= n); `all` alone takes the pool, whatever k is."""
+        ...

@@ -1,0 +1,53 @@
+"""First-order gain of every candidate for the price of one backward pass."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import sqrt
+from typing import ClassVar
+
+import numpy as np
+
+from merge_advisor.backbone.weights import WeightDelta, inner_all
+from merge_advisor.select.evidence import Choice, Evidence
+from merge_advisor.select.likeness import anchored, chosen, pick, ranked, while_positive
+
+
+@dataclass(frozen=True)
+class Gradient:
+    """Take the k candidates along which the shot loss falls most steeply: -⟨∂L/∂W, ΔW⟩."""
+
+    distinct: bool = False
+    """Discount a candidate's gain by its likeness in weights to the nearest one chosen: gain·(1 - max(0, cosine))."""
+
+    name: ClassVar[str] = "gradient"
+    centres: ClassVar[str] = "no"
+    cost: ClassVar[str] = "one forward and backward pass over the choosing rows, and reading the weights of the pool"
+    stops: ClassVar[str] = "at a gain of 0 or less"
+
+    def select(self, evidence: Evidence, k: int) -> Choice:
+        """Choose by falling gain, in nats per token to first order."""
+        gains = np.asarray(evidence.gradient_gain(), np.float64)
+        order = anchored(ranked(gains), evidence.anchor)
+        if not self.distinct:
+            return while_positive(order, gains, k)
+        position, gain = order[0], float(gains[order[0]])
+        picks = [pick(position, gain)]
+        kept = {p: evidence.weights_of(p) for p in ranked(gains) if gains[p] > 0 or p == position}
+        alike = np.zeros(len(gains))
+        while len(picks) < k:
+            member = kept.pop(position)
+            for other, weights in kept.items():
+                alike[other] = max(alike[other], _cosine(member, weights))
+            left = {p: gains[p] * (1 - alike[p]) for p in sorted(kept)}
+            position = max(left, key=lambda p: left[p], default=position)
+            if not left.get(position, 0) > 0:
+                break
+            picks.append(pick(position, left[position]))
+        return chosen(picks, k)
+
+
+def _cosine(left: WeightDelta, right: WeightDelta) -> float:
+    """Cosine of two weight deltas, 0 where either is zero, rounded so that a copy is exactly 1."""
+    scale = sqrt(max(inner_all(left, left), 0.0)) * sqrt(max(inner_all(right, right), 0.0))
+    return round(inner_all(left, right) / scale, 6) if scale > 0 else 0.0

@@ -1,0 +1,190 @@
+"""What is common to all strategies after the choice: interference among members, and the one weight rule."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from merge_advisor.backbone.weights import LowRank, is_low_rank
+from merge_advisor.types import Interference
+
+if TYPE_CHECKING:
+    from merge_advisor.backbone.weights import WeightDelta
+    from merge_advisor.select.evidence import Choice
+
+Array = NDArray[np.float32]
+
+ENTRIES = 1 << 14
+"""Entries of one parameter the sign conflict looks at; a larger parameter is sampled by rows (fixed seed)."""
+FLAT = 1e-5
+"""Singular values under this share of the largest are float32 rounding, not directions."""
+
+
+def interference(members: Sequence[WeightDelta], weights: Sequence[float] | None = None) -> list[Interference | None]:
+    """Say for each member how it gets in the way of those before it, from the LoRA factors.
+
+    With c_i = w_i·ΔW_i and e_i = Σ over j < i of c_j:
+
+    sign_conflict = Σ |c_i| over entries where c_i·e_i < 0, divided by Σ |c_i|, all parameters together. Parameters of
+    more than `ENTRIES` entries are represented by a seeded sample of their rows, scaled up.
+    overlap = mean of φ over both sides (output and input space) of ΔW_i, parameters weighted by |ΔW_i|²_F; a parameter
+    none of the earlier members changes counts 0. φ = |U_aᵀ·U_b|²_F / min(r_a, r_b) is the mean squared cosine of the
+    principal angles between the span U_a of ΔW_i and the joint span U_b of the earlier ones (the measure of the LoRA
+    paper, arXiv 2106.09685, section 7.2, on whole spans). Unrelated spans in d dimensions give about r_b / d, not 0.
+
+    Args:
+        members: weight deltas in the order they were chosen.
+        weights: their weights; None, or all zero: one each. Only the sign conflict depends on them.
+
+    Returns:
+        One entry per member; None for the first, for a checkpoint (full-rank updates), and for those after one.
+    """
+    factors = list(weights) if weights is not None and any(weights) else [1.0] * len(members)
+    adapters = 0
+    while adapters < len(members) and is_low_rank(members[adapters]):
+        adapters += 1
+    tally = np.zeros((adapters, 4))  # opposed mass, mass, overlap·energy, energy
+    for name in sorted({name for member in members[:adapters] for name in member}):
+        updates = {i: members[i][name] for i in range(adapters) if name in members[i]}
+        low_rank = {i: update for i, update in updates.items() if isinstance(update, LowRank)}
+        _count_conflicts(low_rank, factors, tally)
+        _count_overlaps(low_rank, tally)
+    found: list[Interference | None] = [None] * len(members)
+    for i in range(1, adapters):
+        opposed, mass, shared, energy = tally[i]
+        found[i] = Interference(
+            sign_conflict=min(1.0, float(opposed / mass)) if mass > 0 else 0.0,
+            overlap=min(1.0, float(shared / energy)) if energy > 0 else 0.0,
+        )
+    return found
+
+
+def _sides(update: LowRank) -> tuple[Array, Array]:
+    """ΔW = left (out, r) @ right (r, in) in the base's layout."""
+    left, right = update.b * np.float32(update.scale), update.a
+    return (right.T, left.T) if update.transposed else (left, right)
+
+
+def _count_conflicts(updates: Mapping[int, LowRank], factors: Sequence[float], tally: NDArray[np.float64]) -> None:
+    """Add one parameter's opposed mass and mass to columns 0 and 1."""
+    out, width = next(iter(updates.values())).shape
+    rows = np.arange(out)
+    wanted = max(1, ENTRIES // width)
+    if wanted < out:
+        rows = np.sort(np.random.default_rng(0).choice(out, wanted, replace=False))
+    earlier = np.zeros((len(rows), width), np.float32)
+    for i, update in updates.items():
+        left, right = _sides(update)
+        own = (left[rows] * np.float32(factors[i])) @ right
+        size = np.abs(own)
+        scale = out / len(rows)
+        tally[i, 0] += scale * float(size[own * earlier < 0].sum(dtype=np.float64))
+        tally[i, 1] += scale * float(size.sum(dtype=np.float64))
+        earlier += own
+
+
+def _count_overlaps(updates: Mapping[int, LowRank], tally: NDArray[np.float64]) -> None:
+    """Add one parameter's overlap times energy, and its energy, to columns 2 and 3."""
+    joint: list[NDArray[np.float64] | None] = [None, None]
+    last = max(updates)
+    for i, update in updates.items():
+        outputs, inputs, values = _spans(update)
+        if not len(values):
+            continue
+        energy = float(values @ values)
+        tally[i, 3] += energy
+        for side, span in enumerate((outputs, inputs)):
+            known = joint[side]
+            if known is None:
+                joint[side] = span
+                continue
+            cosines = known.T @ span  # (joint rank, own rank)
+            tally[i, 2] += energy / 2 * float(np.sum(cosines**2)) / min(cosines.shape)
+            if i != last:
+                joint[side] = _joined(known, span, cosines)
+
+
+def _spans(update: LowRank) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Orthonormal bases of ΔW's column and row space, (out, r) and (in, r), and its r singular values."""
+    left, right = _sides(update)
+    basis_left, core_left = np.linalg.qr(left.astype(np.float64))
+    basis_right, core_right = np.linalg.qr(right.T.astype(np.float64))
+    turn_left, values, turn_right = np.linalg.svd(core_left @ core_right.T)
+    rank = int(np.sum(values > FLAT * values[0])) if len(values) and values[0] > 0 else 0
+    return basis_left @ turn_left[:, :rank], basis_right @ turn_right[:rank].T, values[:rank]
+
+
+def _joined(known: NDArray[np.float64], span: NDArray[np.float64], cosines: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Orthonormal basis of the sum of two spans."""
+    basis, values, _ = np.linalg.svd(span - known @ cosines, full_matrices=False)
+    return np.hstack([known, basis[:, values > FLAT]])
+
+
+def weights_direction(choice: Choice) -> tuple[float, ...]:
+    """The weights by pick, summing to 1: the strategy's own, else uniform."""
+    return choice.direction or (1 / len(choice.picks),) * len(choice.picks)
+
+
+def line_search(loss_at: Callable[[float], float], members: int, budget: int = 8) -> tuple[float, float, int]:
+    """Find the global scale of a direction whose weights sum to 1.
+
+    Looks at 0 (the base), ½, 1 (the mean of the members), √k and k (each of k members at full strength; 1½ where k is
+    1), then narrows the bracket around the lowest: by the parabola through it where that is safe, else by golden
+    section. Deterministic; losses that are no numbers lose.
+
+    Args:
+        loss_at: shot loss at a scale.
+        members: k, at least 1.
+        budget: most evaluations, at least 2.
+
+    Returns:
+        The scale, its loss and the number of evaluations: the lowest of all looked at, the smaller scale in a tie, so
+        never worse than the base.
+    """
+    seen: dict[float, float] = {}
+
+    def look(scale: float) -> None:
+        loss = float(loss_at(scale))
+        seen[scale] = loss if not math.isnan(loss) else math.inf
+
+    top = float(members) if members > 1 else 1.5
+    for scale in [0.0, 1.0, *sorted({0.5, round(math.sqrt(members), 4), top} - {1.0})][:budget]:
+        look(scale)
+    while len(seen) < budget:
+        between = _next_scale(seen)
+        if between is None:
+            break
+        look(between)
+    best = min(seen, key=lambda scale: (seen[scale], scale))
+    return best, seen[best], len(seen)
+
+
+def _next_scale(seen: Mapping[float, float]) -> float | None:
+    """Where to look next between the neighbours of the lowest point; None where nothing is left to tell apart."""
+    scales = sorted(seen)
+    at = scales.index(min(seen, key=lambda scale: (seen[scale], scale)))
+    middle = scales[at]
+    left, right = scales[max(at - 1, 0)], scales[min(at + 1, len(scales) - 1)]
+    apart = 0.02 * max(middle, 0.5)
+    vertex = _vertex([(x, seen[x]) for x in (left, middle, right)]) if left < middle < right else None
+    if vertex is not None and left + apart < vertex < right - apart and abs(vertex - middle) > apart:
+        return round(vertex, 4)
+    far = left if middle - left > right - middle else right
+    if abs(far - middle) <= 2 * apart:
+        return None
+    return round(middle + (far - middle) * (3 - math.sqrt(5)) / 2, 4)
+
+
+def _vertex(points: Sequence[tuple[float, float]]) -> float | None:
+    """Where the parabola through three points is lowest; None where it has no lowest point."""
+    (x0, y0), (x1, y1), (x2, y2) = points
+    if not all(math.isfinite(y) for y in (y0, y1, y2)):
+        return None
+    lower, upper = (x1 - x0) * (y1 - y2), (x1 - x2) * (y1 - y0)
+    below = 2 * (lower - upper)
+    # at a lowest middle point `lower` is <= 0 and `upper` >= 0; both 0 is a plateau
+    return x1 - ((x1 - x0) * lower - (x1 - x2) * upper) / below if below < 0 else None

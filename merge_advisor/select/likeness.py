@@ -1,0 +1,89 @@
+"""What the strategies share: cosines of deltas, rankings with ties to the smaller position, the answer's form."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from merge_advisor.select.evidence import K_REACHED, NOTHING_ADDED, Choice, Pick
+
+if TYPE_CHECKING:
+    from merge_advisor.select.evidence import Evidence, Floats
+
+Doubles = NDArray[np.float64]
+
+TINY = 1e-6
+"""Relative length under which what centring left of a delta is rounding (deltas are float32)."""
+
+
+def compared(evidence: Evidence, centre: bool) -> tuple[Doubles, Doubles]:
+    """Return deltas (n, d) and task delta (d,) in float64, less the pool's mean delta where `centre`."""
+    deltas = np.asarray(evidence.deltas, np.float64)
+    task = np.asarray(evidence.task, np.float64)
+    if not centre:
+        return deltas, task
+    mean = deltas.mean(axis=0)
+    floor = TINY * max(_lengths(deltas).max(), float(_lengths(task[None])[0]))
+    centred, moved = deltas - mean, task - mean
+    centred[_lengths(centred) <= floor] = 0
+    return centred, moved if _lengths(moved[None])[0] > floor else np.zeros_like(moved)
+
+
+def unit_rows(rows: Doubles) -> Doubles:
+    """Divide each row of (n, d) by its length; a zero row stays zero."""
+    lengths = _lengths(rows)[:, None]
+    return np.divide(rows, lengths, out=np.zeros_like(rows), where=lengths > 0)
+
+
+def cosines(rows: Doubles, vector: Doubles) -> Doubles:
+    """Cosine of each row of (n, d) with (d,): (n,) float64, 0 where either is zero.
+
+    Rounded to nine digits: equal rows must tie, whatever order the machine sums in.
+    """
+    found: Doubles = np.round(unit_rows(rows) @ unit_rows(vector[None])[0], 9)
+    return found
+
+
+def likeness(evidence: Evidence, centre: bool = False) -> Doubles:
+    """Cosine of every delta with the task delta, (n,) float64."""
+    return cosines(*compared(evidence, centre))
+
+
+def ranked(scores: Floats) -> list[int]:
+    """Positions by falling score; ties to the smaller position, NaN last."""
+    clean = np.where(np.isnan(scores), -np.inf, scores)
+    return [int(position) for position in np.argsort(-clean, kind="stable")]
+
+
+def anchored(order: Iterable[int], anchor: int | None) -> list[int]:
+    """Move the demanded anchor, if any, to the front."""
+    order = list(order)
+    return order if anchor is None else [anchor, *(p for p in order if p != anchor)]
+
+
+def while_positive(order: Sequence[int], scores: Floats, k: int) -> Choice:
+    """Take positions in order, the first in any case, the next ones while their score (the gain) is above 0."""
+    kept = list(order[:1])
+    for position in order[1:k]:
+        if not scores[position] > 0:
+            break
+        kept.append(position)
+    return chosen([pick(position, scores[position]) for position in kept], k)
+
+
+def pick(position: int, gain: float) -> Pick:
+    """Make a pick; a gain that is no finite number is left out."""
+    return Pick(int(position), float(gain) if np.isfinite(gain) else None)
+
+
+def chosen(picks: Sequence[Pick], k: int, direction: tuple[float, ...] | None = None) -> Choice:
+    """Make the answer: it stopped at k, or before because nothing more was gained."""
+    return Choice(tuple(picks), K_REACHED if len(picks) >= k else NOTHING_ADDED, direction)
+
+
+def _lengths(rows: Doubles) -> Doubles:
+    found: Doubles = np.linalg.norm(rows, axis=1)
+    return found

@@ -1,0 +1,63 @@
+"""Partners by how alike their weights are to the anchor's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import sqrt
+from typing import ClassVar
+
+import numpy as np
+
+from merge_advisor.backbone.weights import WeightDelta, inner_all
+from merge_advisor.select.evidence import Choice, Evidence, Pick
+from merge_advisor.select.likeness import anchored, chosen, likeness, pick, ranked
+
+COPY = 1 - 1e-6
+"""Cosine of weights from which a candidate is a multiple of the anchor."""
+
+
+@dataclass(frozen=True)
+class WeightKinship:
+    """Take the candidate nearest by delta, then partners least (or most) alike to it in their weights.
+
+    Model kinship (arXiv 2410.12613): the cosine of two weight deltas. There less related partners led repeated merging
+    out of its local optima, hence the default.
+    """
+
+    kinship: str = "low"
+    """"low": partners least alike to the anchor first; "high": most alike first."""
+    centre: bool = False
+    """Subtract the pool's mean delta from pool and task before the anchor is sought; weights are never centred."""
+
+    name: ClassVar[str] = "weight_kinship"
+    centres: ClassVar[str] = "option"
+    cost: ClassVar[str] = "the deltas, and reading the weights of the whole pool"
+    stops: ClassVar[str] = "at a multiple of the anchor or an empty update; with kinship=high also at a cosine of 0"
+
+    def __post_init__(self) -> None:
+        if self.kinship not in ("low", "high"):
+            raise ValueError(f"kinship={self.kinship} is unknown; choose one of: low, high")
+
+    def select(self, evidence: Evidence, k: int) -> Choice:
+        """Choose by cosine of weights with the anchor; the gain of a partner is 1 - cosine (low) or cosine (high)."""
+        scores = likeness(evidence, self.centre)
+        first = anchored(ranked(scores), evidence.anchor)[0]
+        picks = [pick(first, float(scores[first]))]
+        if k > 1:
+            anchor = evidence.weights_of(first)
+            kin = np.array([_kinship(anchor, evidence.weights_of(p)) for p in range(len(evidence.ids))])
+            gains = kin if self.kinship == "high" else 1 - kin
+            useful = (kin < COPY) & (gains > 0)
+            order = ranked(np.where(useful, gains, -np.inf))
+            partners = [p for p in order if useful[p] and p != first]
+            picks += [Pick(p, float(gains[p])) for p in partners[: k - 1]]
+        return chosen(picks, k)
+
+
+def _kinship(left: WeightDelta, right: WeightDelta) -> float:
+    """Cosine of two weight deltas, rounded so that equal ones tie; NaN where the right one changes nothing."""
+    size = inner_all(right, right)
+    if not size > 0:
+        return float("nan")
+    scale = sqrt(size) * sqrt(max(inner_all(left, left), 0.0))
+    return round(inner_all(left, right) / scale, 9) if scale > 0 else 0.0

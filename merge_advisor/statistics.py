@@ -1,0 +1,147 @@
+"""Paired intervals: how sure a difference between two models on the same rows is.
+
+Two kinds of differences occur. Right-or-wrong ones are -1, 0 or 1: the textbook (Wald) interval has width zero where no
+row is discordant and covers far too seldom (at 40 rows down to 55% of the time instead of 95%). The adjusted Wald
+interval of Bonett and Price (2012, "Adjusted Wald confidence interval for a difference of binomial proportions based on
+paired data", J. Educ. Behav. Stat. 37:479) adds one row to each kind of discordance and covers 94% at worst from 10 to
+150 rows; Tango's score interval (1998) does as well by coverage but calls four wins to none a difference, this one asks
+for six, as the sign test does. Real-valued differences take the paired t interval.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+LEVEL = 0.95
+FARTHEST = 10**7
+"""Rows beyond which nobody goes to decide something."""
+
+
+class Interval(NamedTuple):
+    """A mean difference with its confidence interval."""
+
+    mean: float
+    lower: float
+    upper: float
+
+
+def paired_interval(
+    differences: Sequence[float] | NDArray[np.floating], *, level: float = LEVEL, counts: bool | None = None
+) -> Interval:
+    """Return the mean of paired differences with a two-sided interval.
+
+    Args:
+        differences: (n,) one per row, finite.
+        level: confidence, between 0 and 1.
+        counts: whether they are right-or-wrong differences (-1, 0, 1); None: if that is all there is.
+
+    Raises:
+        ValueError: no differences, one that is not finite, a level out of range, other values than -1, 0, 1 where
+            `counts` says so, or a single real-valued difference (its spread is unknown).
+    """
+    values, counts = _read(differences, level, counts)
+    return _projected(values, level, counts)(len(values))
+
+
+def rows_to_decide(
+    differences: Sequence[float] | NDArray[np.floating], *, level: float = LEVEL, counts: bool | None = None
+) -> int | None:
+    """Return about how many rows in all would separate two models whose rows go on differing like these.
+
+    The interval of that many rows, at this mean and this spread, just leaves 0 out; two significant digits, rounded
+    up. New rows never repeat the old ones exactly: it is a size to plan with, reached half of the time.
+
+    Returns:
+        Rows, more than there are; None where the interval leaves 0 out already, or the mean is 0.
+
+    Raises:
+        ValueError: as for `paired_interval`.
+    """
+    values, counts = _read(differences, level, counts)
+    if values.mean() == 0:
+        return None
+    return _rows_until(values, level, counts, lambda found: found.lower > 0 or found.upper < 0)
+
+
+def rows_to_rule_out(
+    differences: Sequence[float] | NDArray[np.floating],
+    gain: float,
+    *,
+    level: float = LEVEL,
+    counts: bool | None = None,
+) -> int | None:
+    """Return about how many rows in all would bring the interval's upper end below `gain`; see `rows_to_decide`.
+
+    Returns:
+        Rows, more than there are; None where it is below already, or the mean is not (then no rows are enough).
+
+    Raises:
+        ValueError: as for `paired_interval`.
+    """
+    values, counts = _read(differences, level, counts)
+    if values.mean() >= gain:
+        return None
+    return _rows_until(values, level, counts, lambda found: found.upper < gain)
+
+
+def _rows_until(
+    values: NDArray[np.float64], level: float, counts: bool, enough: Callable[[Interval], bool]
+) -> int | None:
+    """The first number of rows, at the mean and spread of `values`, whose interval is enough."""
+    project = _projected(values, level, counts)
+    if enough(project(len(values))):
+        return None
+    low, high = len(values), 2 * len(values)  # doubling, then bisection
+    while high < FARTHEST and not enough(project(high)):
+        low, high = high, 2 * high
+    high = min(high, FARTHEST)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if enough(project(middle)) else (middle, high)
+    unit: int = 10 ** (len(str(high)) - 2) if high > 9 else 1
+    return -(-high // unit) * unit
+
+
+def _projected(values: NDArray[np.float64], level: float, counts: bool) -> Callable[[int], Interval]:
+    """The interval of n rows that differ as `values` do, as a function of n."""
+    from scipy.special import ndtri, stdtrit
+
+    mean, tail = float(values.mean()), (1 + level) / 2
+    if counts:
+        won, lost = float(np.mean(values == 1)), float(np.mean(values == -1))
+
+        def adjusted(n: int) -> Interval:
+            up, down = (won * n + 1) / (n + 2), (lost * n + 1) / (n + 2)
+            half = float(ndtri(tail)) * math.sqrt((up + down - (up - down) ** 2) / (n + 2))
+            return Interval(mean, max(-1.0, up - down - half), min(1.0, up - down + half))
+
+        return adjusted
+    spread = float(values.std(ddof=1))
+
+    def student(n: int) -> Interval:
+        half = float(stdtrit(n - 1, tail)) * spread / math.sqrt(n)
+        return Interval(mean, mean - half, mean + half)
+
+    return student
+
+
+def _read(
+    differences: Sequence[float] | NDArray[np.floating], level: float, counts: bool | None
+) -> tuple[NDArray[np.float64], bool]:
+    values = np.asarray(differences, dtype=np.float64)
+    if values.ndim != 1 or not len(values) or not np.isfinite(values).all():
+        raise ValueError("differences are one finite number per row, and there is at least one")
+    if not 0 < level < 1:
+        raise ValueError(f"a level of {level} is not between 0 and 1")
+    ternary = bool(np.isin(values, (-1, 0, 1)).all())
+    if counts and not ternary:
+        raise ValueError("right-or-wrong differences are -1, 0 or 1")
+    counts = ternary if counts is None else counts
+    if not counts and len(values) < 2:
+        raise ValueError("the interval of a real-valued difference takes two rows at least")
+    return values, counts

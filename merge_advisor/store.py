@@ -1,0 +1,132 @@
+"""What was measured, kept between runs: one SQLite file, safe to share between processes and to kill at any moment.
+
+Every value is found under a key that holds everything it depends on, so that nothing is ever stale: deltas under
+(space, fingerprint), losses under (base, template, rows, weights), scores under (model, task, evaluator). Deleting the
+file costs time and nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterator, MutableMapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from merge_advisor.errors import RunError
+from merge_advisor.types import Space
+
+if TYPE_CHECKING:
+    from merge_advisor.types import FloatArray
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS spaces (digest TEXT PRIMARY KEY, space TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS deltas (space TEXT, fingerprint TEXT, delta BLOB NOT NULL, PRIMARY KEY (space, fingerprint));
+CREATE TABLE IF NOT EXISTS measured (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS hashes (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+"""
+
+
+class Store:
+    """Deltas, measurements and file hashes in one SQLite file.
+
+    Raises:
+        RunError: the file cannot be opened, is no SQLite file, or its folder cannot be written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._connection = sqlite3.connect(path, timeout=30, isolation_level=None)
+            self._connection.execute("PRAGMA journal_mode=WAL")
+            self._connection.execute("PRAGMA synchronous=NORMAL")
+            self._connection.executescript(SCHEMA)
+        except (OSError, sqlite3.Error) as error:
+            raise RunError(
+                f"store {path}: cannot be opened ({error}); name another with --store or delete it"
+            ) from error
+        self.hashes: MutableMapping[str, str] = _Table(self._connection, "hashes")
+
+    def close(self) -> None:
+        """Close the file; the store cannot be used afterwards."""
+        self._connection.close()
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def delta(self, space: Space, fingerprint: str) -> FloatArray | None:
+        """Return the (d,) delta kept for a model in a space, or None."""
+        found = self._connection.execute(
+            "SELECT delta FROM deltas WHERE space = ? AND fingerprint = ?", (space.digest, fingerprint)
+        ).fetchone()
+        if found is None:
+            return None
+        array = np.frombuffer(found[0], dtype="<f4").astype(np.float32)
+        return array if array.shape == (space.dim,) and bool(np.isfinite(array).all()) else None
+
+    def keep_delta(self, space: Space, fingerprint: str, delta: FloatArray) -> None:
+        """Keep a (d,) float32 delta.
+
+        Raises:
+            ValueError: not of the space's length.
+        """
+        if delta.shape != (space.dim,):
+            raise ValueError(f"delta of shape {delta.shape} does not belong to a space of {space.dim} dimensions")
+        self._connection.execute(
+            "INSERT OR REPLACE INTO spaces VALUES (?, ?)", (space.digest, json.dumps(_fields(space), sort_keys=True))
+        )
+        self._connection.execute(
+            "INSERT OR REPLACE INTO deltas VALUES (?, ?, ?)",
+            (space.digest, fingerprint, delta.astype("<f4").tobytes()),
+        )
+
+    def measured(self, key: str) -> Any:
+        """Return the JSON value kept under a key (a digest of all it depends on), or None."""
+        found = self._connection.execute("SELECT value FROM measured WHERE key = ?", (key,)).fetchone()
+        return None if found is None else json.loads(found[0])
+
+    def keep_measured(self, key: str, value: Any) -> None:
+        """Keep a JSON value.
+
+        Raises:
+            ValueError: NaN or infinity in it.
+        """
+        self._connection.execute(
+            "INSERT OR REPLACE INTO measured VALUES (?, ?)", (key, json.dumps(value, allow_nan=False))
+        )
+
+
+def _fields(space: Space) -> dict[str, Any]:
+    return {name: getattr(space, name) for name in Space.__slots__}
+
+
+class _Table(MutableMapping[str, str]):
+    """A table of text by text as a mapping."""
+
+    def __init__(self, connection: sqlite3.Connection, table: str) -> None:
+        self._connection, self._table = connection, table
+
+    def __getitem__(self, key: str) -> str:
+        found = self._connection.execute(f"SELECT value FROM {self._table} WHERE key = ?", (key,)).fetchone()
+        if found is None:
+            raise KeyError(key)
+        return str(found[0])
+
+    def __setitem__(self, key: str, value: str) -> None:
+        self._connection.execute(f"INSERT OR REPLACE INTO {self._table} VALUES (?, ?)", (key, value))
+
+    def __delitem__(self, key: str) -> None:
+        if self._connection.execute(f"DELETE FROM {self._table} WHERE key = ?", (key,)).rowcount == 0:
+            raise KeyError(key)
+
+    def __iter__(self) -> Iterator[str]:
+        return (str(row[0]) for row in self._connection.execute(f"SELECT key FROM {self._table}"))
+
+    def __len__(self) -> int:
+        return int(self._connection.execute(f"SELECT COUNT(*) FROM {self._table}").fetchone()[0])

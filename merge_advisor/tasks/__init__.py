@@ -1,0 +1,8 @@
+"""Tasks: read a file of examples, and split its rows into shots, tuning rows and held-out rows."""
+
+from __future__ import annotations
+
+from merge_advisor.tasks.files import MINIMUM, TaskFile, read_rows
+from merge_advisor.tasks.splits import majority, split
+
+__all__ = ["MINIMUM", "TaskFile", "majority", "read_rows", "split"]

@@ -1,0 +1,301 @@
+"""Read task files: JSONL, a JSON array, or BBH's own JSON; everything is kept as the text it is.
+
+Rows are known by the names of their fields (`MAPPINGS`). An empty line joins `instruction` and a non-empty `input`. Of
+`messages`, the last (an assistant's) is the output; a single user turn before it is the input as it is; any longer chat
+becomes one text, its turns separated by an empty line and labelled `System:`, `User:`, `Assistant:`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from merge_advisor.errors import TaskError
+from merge_advisor.types import Row
+
+MINIMUM = 2
+"""Rows a task must have, and shots a split leaves at least."""
+
+MAPPINGS = (
+    ("instruction", "output"),  # before input/output, which would lose the instruction
+    ("input", "output"),
+    ("prompt", "completion"),
+    ("question", "answer"),
+    ("context", "completion"),
+    ("input", "target"),
+)
+"""Names of input and output that are recognised, besides chat `messages`; the first that fits a row counts."""
+
+# names people use, for the remedy only: guessing silently which field is the answer would be worse than asking
+LIKE_INPUT = (
+    "input prompt question instruction context text query sentence source problem document article premise".split()
+)
+LIKE_OUTPUT = "output completion answer target response label solution summary translation result reply".split()
+ROLES = {"system": "System", "user": "User", "assistant": "Assistant"}
+
+
+@dataclass(frozen=True, slots=True)
+class TaskFile:
+    """The rows of one task file and what was noticed while reading them."""
+
+    name: str
+    """The file's name without its ending."""
+    rows: tuple[Row, ...]
+    """At least `MINIMUM`, none twice, in the order of the file."""
+    notes: tuple[str, ...]
+    """One line for each thing worth telling."""
+    mapping: str
+    """Fields the rows were read from, e.g. "question/answer"; several are separated by ", "."""
+
+
+class _Number(str):
+    """A JSON number as it is written: `1.50` stays that, whatever its size."""
+
+
+@dataclass(slots=True)
+class _Noticed:
+    mappings: Counter[str] = field(default_factory=Counter)
+    unused: Counter[str] = field(default_factory=Counter)
+    numbers: int = 0
+
+
+def read_rows(path: Path, *, minimum: int = MINIMUM) -> TaskFile:
+    """Read a task file.
+
+    Args:
+        path: JSONL (one object per line), a JSON array of such objects, or a JSON object whose `examples` is one.
+        minimum: fewest rows to accept.
+
+    Raises:
+        TaskError: the file cannot be opened, is not UTF-8, not JSON, has too few rows, or a row cannot be used; the
+            message names the file and the line (the row, in a file that is one JSON value).
+    """
+    noticed = _Noticed()
+    found = [_row(record, place, noticed) for place, record in _records(path, _decode(path))]
+    rows = tuple(dict.fromkeys(found))
+    if len(rows) < minimum:
+        same = f" ({len(found)} equal ones)" if len(found) > len(rows) else ""
+        raise _error(path, f"{_count(len(rows), 'row')}{same}, the minimum is {minimum}; add examples")
+    notes = tuple(_printable(f"{path.name}: {note}") for note in _notes(rows, len(found), noticed))
+    return TaskFile(_printable(path.stem), rows, notes, ", ".join(noticed.mappings))
+
+
+def _error(place: object, what: str) -> TaskError:
+    return TaskError(_printable(f"{place}: {what}"))
+
+
+def _printable(text: str) -> str:
+    """Escape line breaks and terminal codes: names of files and fields are anyone's."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def _count(n: int, noun: str) -> str:
+    return f"{n} {noun}" + ("" if n == 1 else "s")
+
+
+def _decode(path: Path) -> str:
+    try:
+        raw = path.read_bytes()
+    except FileNotFoundError as error:
+        raise _error(path, "no such file; give the path of a task file (JSONL)") from error
+    except IsADirectoryError as error:
+        raise _error(path, "a folder, not a file; give the path of one task file (JSONL)") from error
+    except OSError as error:
+        raise _error(path, f"cannot be read ({error.strerror}); check the path and its permissions") from error
+    if raw.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in raw[:4]:
+        raise _error(path, "encoded as UTF-16 or UTF-32; save it as UTF-8")
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise _error(f"{path}:{line}", f"byte 0x{raw[error.start]:02x} is not UTF-8; save it as UTF-8") from error
+
+
+def _records(path: Path, text: str) -> Iterator[tuple[str, Any]]:
+    """Yield each record with its place, "file:line" or "file: row n"."""
+    if not text.strip():
+        raise _error(path, "empty; write one JSON object with input and output per line")
+    if not _is_one_value(path, text):
+        # not splitlines(): that also breaks at characters JSON allows inside a string
+        for line, record in enumerate(text.split("\n"), start=1):
+            if record.strip():
+                yield f"{path}:{line}", _parse(record, path, line)
+        return
+    whole = _parse(text, path, None)
+    if isinstance(whole, dict):
+        whole = whole.get("examples", [whole])
+    if not isinstance(whole, list) or not whole:
+        raise _error(path, "holds no rows; write one JSON object with input and output per line")
+    for number, record in enumerate(whole, start=1):
+        yield f"{path}: row {number}", record
+
+
+def _is_one_value(path: Path, text: str) -> bool:
+    """Tell whether the file is one JSON value; a `.json` that holds an object per line is not."""
+    start = text.lstrip()
+    if path.suffix.lower() != ".json" and not start.startswith("["):
+        return False
+    try:
+        first = json.loads(start.partition("\n")[0])
+    except (ValueError, RecursionError):
+        return True
+    return not isinstance(first, dict) or isinstance(first.get("examples"), list)
+
+
+def _parse(text: str, path: Path, line: int | None) -> Any:
+    place = path if line is None else f"{path}:{line}"
+    try:
+        return json.loads(
+            text, parse_int=_Number, parse_float=_Number, parse_constant=_constant, object_pairs_hook=_object
+        )
+    except RecursionError as error:
+        raise _error(place, "nested too deeply; a row is one flat object with text fields") from error
+    except json.JSONDecodeError as error:
+        place = f"{path}:{error.lineno if line is None else line}"
+        remedy = "write one JSON object per line" if line else "correct the JSON"
+        raise _error(place, f"not JSON ({error.msg}, column {error.colno}); {remedy}") from error
+    except ValueError as error:
+        raise _error(place, str(error)) from error
+
+
+def _constant(name: str) -> Any:
+    raise ValueError(f"{name} is no JSON value; write the text that is meant, in quotes")
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(name for name, n in Counter(name for name, _ in pairs).items() if n > 1)
+        raise ValueError(f"field {_quoted(twice)} is there twice in one object; keep one")
+    return found
+
+
+def _row(record: Any, place: str, noticed: _Noticed) -> Row:
+    if not isinstance(record, dict):
+        raise _error(place, f"{_kind(record)}, not an object; write one JSON object with input and output")
+    fields = {name: value for name, value in record.items() if value is not None}
+    mapping = next((pair for pair in MAPPINGS if pair[0] in fields and pair[1] in fields), None)
+    if mapping:
+        used, label = set(mapping), "/".join(mapping)
+        text = _text(fields[mapping[0]], mapping[0], place, noticed)
+        output = _text(fields[mapping[1]], mapping[1], place, noticed)
+        if mapping[0] == "instruction" and fields.get("input", "") != "":
+            used, label = used | {"input"}, "instruction+input/output"
+            text += "\n\n" + _text(fields["input"], "input", place, noticed)
+    elif "messages" in fields:
+        used, label = {"messages"}, "messages"
+        text, output = _chat(fields["messages"], place, noticed)
+    else:
+        raise _error(place, _unmapped(record))
+    noticed.mappings[label] += 1
+    noticed.unused.update(fields.keys() - used - {"choices"})
+    return Row(text, output, _choices(fields.get("choices"), output, place, noticed))
+
+
+def _text(value: Any, name: str, place: str, noticed: _Noticed) -> str:
+    if isinstance(value, _Number):
+        noticed.numbers += 1
+    elif not isinstance(value, str):
+        raise _error(place, f"{name} is {_kind(value)}, not text; write it as one string")
+    if not value.strip():
+        raise _error(place, f"{name} is empty; fill it in or drop the row")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        half = ascii(value[error.start])[1:-1]
+        raise _error(place, f"{name} holds {half}, half of a character; repair the text or drop the row") from error
+    return str(value)
+
+
+def _chat(messages: Any, place: str, noticed: _Noticed) -> tuple[str, str]:
+    if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
+        raise _error(place, "messages is no list of objects; give each message a role and a content")
+    turns = []
+    for number, message in enumerate(messages):
+        role = message.get("role")
+        if not isinstance(role, str) or role not in ROLES:
+            raise _error(place, f"messages[{number}] has role {_quoted(role)}; use one of: {', '.join(ROLES)}")
+        turns.append((role, _text(message.get("content"), f"messages[{number}].content", place, noticed)))
+    roles = [role for role, _ in turns]
+    if roles[-1:] != ["assistant"] or "user" not in roles:
+        raise _error(place, "messages must hold a user turn and end with the assistant's answer; complete the chat")
+    *before, (_, output) = turns
+    if len(before) == 1:
+        return before[0][1], output
+    return "\n\n".join(f"{ROLES[role]}: {content}" for role, content in before), output
+
+
+def _choices(value: Any, output: str, place: str, noticed: _Noticed) -> tuple[str, ...] | None:
+    if value is None:
+        return None
+    if not isinstance(value, list):
+        raise _error(place, f"choices is {_kind(value)}, not a list; list the answers to choose among, or leave it out")
+    choices = tuple(_text(choice, f"choices[{number}]", place, noticed) for number, choice in enumerate(value))
+    if len(choices) < 2 or len(set(choices)) < len(choices):
+        raise _error(place, "choices needs at least two answers, all different; correct it or leave it out")
+    if output not in choices:
+        raise _error(place, f"the output {_quoted(output)} is none of its choices; correct one of them")
+    return choices
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, (bool, type(None))):
+        return json.dumps(value)
+    names: dict[type, str] = {dict: "an object", list: "a list", _Number: "a number", str: "text"}
+    return names[type(value)]
+
+
+def _quoted(value: Any) -> str:
+    text = str(value)
+    return json.dumps(text if len(text) <= 40 else text[:39] + "…", ensure_ascii=False)
+
+
+def _unmapped(record: dict[str, Any]) -> str:
+    """Say which fields a row has and how to rename them."""
+    if not record:
+        return "an object without fields; give input and output"
+    has = f"has {'field' if len(record) == 1 else 'fields'} {_listed(list(record))}"
+    named = next((pair for pair in MAPPINGS if pair[0] in record and pair[1] in record), ())
+    for name in named:
+        if record[name] is None:
+            return f"{name} is null; fill it in or drop the row"
+    by_name = {name.lower(): name for name, value in record.items() if value is not None}
+    source = next((by_name[name] for name in LIKE_INPUT if name in by_name), None)
+    target = next((by_name[name] for name in LIKE_OUTPUT if name in by_name), None)
+    wanted = [(name, new) for name, new in ((source, "input"), (target, "output")) if name is not None and name != new]
+    renamed = " and ".join(f"{_quoted(name)} to {_quoted(new)}" for name, new in wanted)
+    if source and target:
+        return f"{has}; rename {renamed}"
+    if source or target:
+        absent = "output" if source else "input"
+        return f"{has} and no {absent}; " + (f"rename {renamed} and " if renamed else "") + f"add {_quoted(absent)}"
+    return f"{has}; rename them or give input/output (or prompt/completion, question/answer, messages)"
+
+
+def _listed(names: list[str]) -> str:
+    more = [f"{len(names) - 6} more"] if len(names) > 6 else []
+    return ", ".join([_quoted(name) for name in names[:6]] + more)
+
+
+def _notes(rows: tuple[Row, ...], read: int, noticed: _Noticed) -> Iterator[str]:
+    if read > len(rows):
+        yield f"{_count(read - len(rows), 'duplicate row')} dropped"
+    outputs: dict[str, set[str]] = defaultdict(set)
+    for row in rows:
+        outputs[row.input].add(row.output)
+    mixed = sum(len(found) > 1 for found in outputs.values())
+    if mixed:
+        yield f"{_count(mixed, 'input')} with more than one output; all kept"
+    if noticed.numbers:
+        yield f"{_count(noticed.numbers, 'number')} taken as text"
+    if len(noticed.mappings) > 1:
+        yield "rows with different fields: " + ", ".join(f"{name} ({n})" for name, n in noticed.mappings.items())
+    if noticed.unused:
+        yield f"not used: {_listed(sorted(noticed.unused))}; what a model should see belongs into the input"
+    chosen = sum(row.choices is not None for row in rows)
+    if 0 < chosen < len(rows):
+        yield f"choices on {chosen} of {len(rows)} rows only"

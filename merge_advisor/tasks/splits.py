@@ -1,0 +1,134 @@
+"""Split the rows of a task into shots, tuning rows and held-out rows; the order of the file never matters."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from merge_advisor.errors import TaskError
+from merge_advisor.tasks.files import MINIMUM
+from merge_advisor.types import Row, Task
+
+ENOUGH = 12
+"""Rows from which some are held out unasked."""
+
+TUNING = 20
+"""Tuning rows taken unasked at most."""
+
+
+def split(
+    rows: Sequence[Row],
+    *,
+    name: str,
+    shots: int,
+    heldout: int | Sequence[Row] | None = None,
+    tuning: int | None = None,
+    seed: int = 0,
+) -> tuple[Task, tuple[str, ...]]:
+    """Split rows by hash into three parts that never overlap, neither by row nor by (input, output).
+
+    Rows are ordered by sha256 of seed and row digest. Shots come from the front (fewer shots are a subset of more),
+    held-out rows from the end, tuning rows before those. Unasked, of n rows: from 12 up, shots are at most 0.4·n,
+    tuning rows min(20, 0.2·n), the rest is held out; below 12 nothing is held out and nothing tunes. With held-out
+    rows given, or their number, n counts what is left: tuning rows are min(20, n // 3), none below 6.
+
+    Args:
+        rows: the rows of the task file.
+        name: the task's name, for the messages.
+        shots: rows to finetune on at most; at least 2.
+        heldout: rows to score on (those also in `rows` are not learned from), or how many, or None to decide by n.
+        tuning: rows that choose; None to decide by n.
+        seed: another seed, another split.
+
+    Returns:
+        The task, and notes of one line each.
+
+    Raises:
+        TaskError: fewer than 2 rows to learn from, or a number out of range.
+    """
+    asked = heldout if isinstance(heldout, int) else None
+    for option, value, least in (("shots", shots, MINIMUM), ("heldout", asked, 0), ("tuning", tuning, 0)):
+        if value is not None and value < least:
+            raise TaskError(f"{name}: {option} {value} is too few; give at least {least}")
+    notes: list[str] = []
+    given = () if heldout is None or isinstance(heldout, int) else _ordered(heldout, seed)
+    ordered = _ordered(rows, seed)
+    if len(ordered) < len(rows):
+        notes.append(f"rows left out, as they repeat input and output of another: {len(rows) - len(ordered)}")
+    ordered = _learning(ordered, given, name, notes)
+    counts = _counts(len(ordered), shots, asked, tuning, unasked=heldout is None)
+    shot_count, tuning_count, held_count = counts
+    if sum(counts) < len(ordered):
+        notes.append(f"rows not used: {len(ordered) - sum(counts)}; a larger --shots takes them in")
+    learning = len(ordered) - held_count
+    task = Task(
+        name=name,
+        shots=ordered[:shot_count],
+        tuning=ordered[learning - tuning_count : learning],
+        heldout=given or ordered[learning:],
+    )
+    notes += _notes(task, len(ordered), shots, asked, tuning)
+    return task, tuple(f"{name}: {note}" for note in notes)
+
+
+def majority(rows: Iterable[Row]) -> str:
+    """Return the commonest output, of equally common ones the first in sorted order.
+
+    Raises:
+        ValueError: no rows.
+    """
+    counts = Counter(row.output for row in rows)
+    return min(counts, key=lambda output: (-counts[output], output))
+
+
+def _ordered(rows: Iterable[Row], seed: int) -> tuple[Row, ...]:
+    """Order by hash, and keep one of those with equal input and output: other choices do not make another example."""
+    kept: dict[tuple[str, str], Row] = {}
+    for row in sorted(rows, key=lambda row: hashlib.sha256(f"{seed}:{row.digest}".encode()).digest()):
+        kept.setdefault((row.input, row.output), row)
+    return tuple(kept.values())
+
+
+def _learning(ordered: tuple[Row, ...], given: tuple[Row, ...], name: str, notes: list[str]) -> tuple[Row, ...]:
+    """Return the rows that are not among the held-out rows given."""
+    scored = {(row.input, row.output) for row in given}
+    kept = tuple(row for row in ordered if (row.input, row.output) not in scored)
+    removed = len(ordered) - len(kept)
+    if removed:
+        notes.append(f"rows not learned from, as they are among the held-out rows: {removed}")
+    if len(kept) < MINIMUM:
+        without = f" ({removed} more are held-out rows too)" if removed else ""
+        raise TaskError(f"{name}: rows to learn from: {len(kept)}{without}, the minimum is {MINIMUM}; add examples")
+    return kept
+
+
+def _counts(n: int, shots: int, asked: int | None, tuning: int | None, *, unasked: bool) -> tuple[int, int, int]:
+    """Return how many of n rows are shots, tuning rows and held out; at least MINIMUM shots."""
+    held = min(asked or 0, n - MINIMUM)
+    learning = n - held
+    takes_rest = unasked and n >= ENOUGH
+    if takes_rest:
+        shots, usual = min(shots, round(0.4 * n)), round(0.2 * n)
+    else:
+        usual = 0 if unasked or learning < 6 else learning // 3
+    wanted = min(TUNING, usual) if tuning is None else tuning
+    tuned = min(wanted, learning - (shots if takes_rest else MINIMUM))
+    taken = min(shots, learning - tuned)
+    return taken, tuned, (n - taken - tuned if takes_rest else held)
+
+
+def _notes(task: Task, n: int, shots: int, asked: int | None, tuning: int | None) -> list[str]:
+    wanted = (
+        ("shots", task.shots, shots),
+        ("tuning rows", task.tuning, tuning),
+        ("held-out rows", task.heldout, asked),
+    )
+    notes = [
+        f"{len(part)} {what}, not {number}: there are {n} rows to split; add examples"
+        for what, part, number in wanted
+        if number is not None and len(part) < number
+    ]
+    if not task.heldout:
+        notes.append(f"no held-out rows, so nothing can be scored; give some with --heldout, or at least {ENOUGH} rows")
+    return notes

@@ -1,0 +1,176 @@
+"""Prompt templates: the text around an input, exact to the byte. A property of the pool, not of the task.
+
+Text only. The end token is no text: whoever tokenises appends its id after the completion, and adds no special tokens
+in front (a chat template writes its own).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from merge_advisor.errors import BaseModelError, SpecError
+from merge_advisor.types import digest_of
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import jinja2
+
+NAMES = ("alpaca", "chat", "plain")
+"""Every template there is."""
+
+OPENING = "Below is an instruction that describes a task. Write a response that appropriately completes the request."
+AROUND = {
+    "alpaca": (OPENING + "\n\n### Instruction:\n", "\n\n### Response:\n"),
+    "plain": ("", "\n"),
+}
+"""What stands before and after the input in the templates that are fixed text."""
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """A prompt template; `get` makes one."""
+
+    name: str
+    """One of `NAMES`."""
+    chat_template: str | None = None
+    """The base's Jinja source for `chat`, None for the others."""
+    specials: tuple[tuple[str, str], ...] = ()
+    """Special tokens the chat template may write, e.g. ("bos_token", "<s>"), sorted."""
+
+    def prompt(self, input: str) -> str:  # noqa: A002 (the field of a row it takes)
+        """Return the text a model is given for `input`.
+
+        Raises:
+            SpecError: the base's chat template fails on this input.
+        """
+        if self.chat_template is None:
+            before, after = AROUND[self.name]
+            return before + input + after
+        messages = [{"role": "user", "content": input}]
+        try:
+            return _compiled(self.chat_template).render(
+                messages=messages, add_generation_prompt=True, tools=None, documents=None, **dict(self.specials)
+            )
+        except Exception as error:  # a chat template is someone else's program: it can fail in any way
+            raise SpecError(_refusal(error)) from error
+
+    def completion(self, output: str) -> str:
+        """Return the text that should follow the prompt: the output as it is."""
+        return output
+
+    @property
+    def digest(self) -> str:
+        """Sha256 over name, source and a rendered prompt (so over those special tokens that are really written)."""
+        return digest_of([self.name, self.chat_template, self.prompt("{input}")])
+
+
+def get(name: str, chat_template: str | None = None, specials: Mapping[str, object] | None = None) -> Template:
+    """Make the template `name`; `chat` needs the base's chat template (`read_chat`, or its tokenizer's attributes).
+
+    Args:
+        name: one of `NAMES`.
+        chat_template: Jinja source; ignored unless `name` is "chat".
+        specials: special tokens by name (`tokenizer.special_tokens_map`); entries that are no text are ignored.
+
+    Raises:
+        SpecError: no such name, `chat` without a chat template, or one that cannot be rendered.
+    """
+    if name not in NAMES:
+        raise SpecError(f"template '{name}' is unknown; choose one of: {', '.join(NAMES)}")
+    if name != "chat":
+        return Template(name)
+    if not chat_template:
+        raise SpecError("template 'chat': this base has no chat template; choose one of: alpaca, plain")
+    tokens = sorted((key, token) for key, token in (specials or {}).items() if isinstance(token, str))
+    template = Template(name, chat_template, tuple(tokens))
+    template.prompt("")  # a broken chat template is told now, not at the first row
+    return template
+
+
+def read_chat(folder: Path) -> tuple[str | None, dict[str, str]]:
+    """Read chat template and special tokens of a model folder, without transformers: `get("chat", *read_chat(folder))`.
+
+    `chat_template.jinja` counts before `tokenizer_config.json`; of several templates in there, the one named "default".
+
+    Returns:
+        The Jinja source, None where the folder has none; and the special tokens by name.
+
+    Raises:
+        BaseModelError: one of these files is there and cannot be read.
+    """
+    config = _read_object(folder / "tokenizer_config.json")
+    tokens = _read_object(folder / "special_tokens_map.json") | config
+    named = {key: value.get("content") if isinstance(value, dict) else value for key, value in tokens.items()}
+    specials = {key: value for key, value in named.items() if key.endswith("_token") and isinstance(value, str)}
+    source: Any = config.get("chat_template")
+    if isinstance(source, list):
+        source = next((entry.get("template") for entry in source if entry.get("name") == "default"), None)
+    file = folder / "chat_template.jinja"
+    if file.is_file():
+        source = _read_text(file)
+    return source if isinstance(source, str) else None, specials
+
+
+def _read_text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BaseModelError(f"{file}: cannot be read ({error}); fetch the base again") from error
+
+
+def _read_object(file: Path) -> dict[str, Any]:
+    if not file.is_file():
+        return {}
+    try:
+        found = json.loads(_read_text(file))
+    except (ValueError, RecursionError) as error:
+        raise BaseModelError(f"{file}: not JSON ({error}); fetch the base again") from error
+    return found if isinstance(found, dict) else {}
+
+
+@lru_cache(maxsize=8)
+def _compiled(source: str) -> jinja2.Template:
+    """Compile a chat template as transformers does, but for the date: `strftime_now` always tells 26 July 2024.
+
+    That day is what Llama's templates fall back on; a clock would make two equal runs differ.
+    """
+    from datetime import datetime
+
+    import jinja2.nodes
+    from jinja2.ext import Extension, loopcontrols
+    from jinja2.parser import Parser
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    class Generation(Extension):
+        """`{% generation %}` marks what an assistant wrote; for the text it changes nothing."""
+
+        tags = {"generation"}  # noqa: RUF012 (declared so by Jinja)
+
+        def parse(self, parser: Parser) -> jinja2.nodes.Node:
+            line = next(parser.stream).lineno
+            body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+            return jinja2.nodes.Scope(body, lineno=line)
+
+    def raise_exception(message: str) -> None:
+        raise jinja2.TemplateError(message)
+
+    def tojson(value: Any, ensure_ascii: bool = False, **options: Any) -> str:
+        return json.dumps(value, ensure_ascii=ensure_ascii, **options)  # Jinja's own escapes HTML
+
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols]
+    )
+    environment.filters["tojson"] = tojson
+    environment.globals["raise_exception"] = raise_exception
+    environment.globals["strftime_now"] = datetime(2024, 7, 26).strftime
+    return environment.from_string(source)
+
+
+def _refusal(error: Exception) -> str:
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return f"template 'chat': the base's chat template fails ({reason}); choose one of: alpaca, plain"

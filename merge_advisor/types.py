@@ -1,0 +1,419 @@
+"""The values that flow from a task file and a pool to a score: frozen, with a digest and a strict JSON form.
+
+Nothing here computes; nothing here imports more than the standard library. Arrays are typed for the checker only.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+from merge_advisor.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    FloatArray = NDArray[np.float32]
+
+VERSION = 1
+"""Version written into every file of a run folder; a file of another version is refused."""
+
+SHOTS_LORA = "shots_lora"
+"""Id of the adapter finetuned on the shots: a candidate like any other, and a row of every score table."""
+
+Kind = Literal["adapter", "checkpoint"]
+Role = Literal["anchor", "partner"]
+T = TypeVar("T")
+
+# pydantic reads this from a dataclass when (and only when) a file is parsed: unknown keys and wrong types are errors
+STRICT = {"extra": "forbid", "strict": True, "allow_inf_nan": False}
+
+
+def digest_of(value: Any) -> str:
+    """Return the sha256 (hex) of `value` as canonical JSON: sorted keys, no spaces, UTF-8."""
+    text = json.dumps(to_plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def to_plain(value: Any) -> Any:
+    """Turn dataclasses, tuples and enums into what `json` writes; a field of metadata `json=False` is left out."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        kept = (item for item in dataclasses.fields(value) if item.metadata.get("json", True))
+        return {item.name: to_plain(getattr(value, item.name)) for item in kept}
+    if isinstance(value, dict):
+        return {key: to_plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [to_plain(item) for item in value]
+    return str(value) if isinstance(value, StrEnum) else value
+
+
+def to_json(value: Any) -> str:
+    """Write a value as indented JSON with sorted keys and a final newline; NaN and infinity raise ValueError."""
+    return json.dumps(to_plain(value), sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def from_json(cls: type[T], text: str, where: str) -> T:
+    """Parse the strict JSON form of `cls`; `where` names the file in the message.
+
+    Raises:
+        InputError: not JSON, another version, an unknown key, a missing key, or a value of another type.
+    """
+    from pydantic import TypeAdapter, ValidationError
+
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{where}: not JSON ({error}); it was altered or cut short, make it anew") from error
+    version = found.get("version", VERSION) if isinstance(found, dict) else VERSION
+    if version != VERSION:
+        raise InputError(f"{where}: version {version} is not {VERSION}; use the merge-advisor release that wrote it")
+    try:
+        return TypeAdapter(cls).validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"]) or "the whole file"
+        raise InputError(f"{where}: {place}: {first['msg']}; correct it or make the file anew") from error
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One example of a task."""
+
+    __pydantic_config__ = STRICT
+
+    input: str
+    """What the model is asked, before the prompt template."""
+    output: str
+    """The wanted answer, byte for byte."""
+    choices: tuple[str, ...] | None = None
+    """The answers to choose among, `output` one of them; None for a free answer."""
+
+    @property
+    def digest(self) -> str:
+        """Sha256 of input, output and choices: the row's identity in splits, caches and reports."""
+        return digest_of([self.input, self.output, self.choices])
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A task, its rows split three ways; no row is in two parts."""
+
+    __pydantic_config__ = STRICT
+
+    name: str
+    shots: tuple[Row, ...]
+    """Rows the task LoRA is finetuned on."""
+    tuning: tuple[Row, ...]
+    """Rows that choose members and weights. Empty only where there are too few rows: then the shots choose."""
+    heldout: tuple[Row, ...]
+    """Rows used for scoring only."""
+
+    @property
+    def choosing(self) -> tuple[Row, ...]:
+        """The rows that choose: the tuning rows, or the shots where there are none."""
+        return self.tuning or self.shots
+
+    @property
+    def digest(self) -> str:
+        """Sha256 over the digests of the rows, by part."""
+        return digest_of([[row.digest for row in part] for part in (self.shots, self.tuning, self.heldout)])
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """The base model all candidates of a pool were finetuned from."""
+
+    __pydantic_config__ = STRICT
+
+    id: str
+    """What the user named: a hub id, or the folder's or file's own name (no path of one machine)."""
+    revision: str | None
+    """Commit of the hub snapshot; None for a folder or a file."""
+    digest: str
+    """Sha256 over configuration, tokenizer and weights."""
+    architecture: str
+    """First entry of `architectures` in config.json, e.g. "LlamaForCausalLM"."""
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One model of the pool that fits the base."""
+
+    __pydantic_config__ = STRICT
+
+    id: str
+    """Unique in the pool; printable, no path separators at its ends, never "..": see `pool.check_id`."""
+    kind: Kind
+    path: str = field(metadata={"json": False})
+    """Folder it is read from on this machine."""
+    fingerprint: str = ""
+    """Sha256 over its weights and the settings that change what they mean; equal for equal models under other names."""
+    source: str = ""
+    """Hub id, or the folder's own name."""
+    revision: str | None = None
+    """Commit of the hub snapshot; None for a folder."""
+    rank: int = 0
+    """Largest rank of its modules; 0 for a checkpoint."""
+    modules: tuple[str, ...] = ()
+    """Kinds of modules it changes, e.g. ("q_proj", "v_proj"), sorted."""
+    licence: str | None = None
+    """`license` of its model card."""
+    description: str = ""
+    """Text of its model card (or of the manifest), used by the `text` strategy."""
+    notes: tuple[str, ...] = ()
+    """Warnings that did not refuse it, e.g. another base named in its configuration."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A model that was found and set aside."""
+
+    __pydantic_config__ = STRICT
+
+    id: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """Candidates sorted by id, and those set aside with the reason."""
+
+    candidates: tuple[Candidate, ...]
+    refused: tuple[Refused, ...]
+    template: str = "alpaca"
+    """Name of the prompt template the pool was trained under."""
+
+    @property
+    def digest(self) -> str:
+        """Sha256 over ids and fingerprints; the order they were found in does not matter."""
+        return digest_of([[c.id, c.fingerprint] for c in sorted(self.candidates, key=lambda c: c.id)])
+
+
+@dataclass(frozen=True, slots=True)
+class Space:
+    """What makes two deltas comparable; deltas of two spaces never meet."""
+
+    __pydantic_config__ = STRICT
+
+    base: str
+    """Digest of the base (weights, configuration, tokenizer)."""
+    embedding: str
+    """Registered name and parameters of the representation, e.g. "delta_activations"."""
+    probes: str
+    """Digest of the probe texts."""
+    layer: str
+    pooling: str
+    dtype: str
+    dim: int
+    """d: length of a delta."""
+
+    @property
+    def digest(self) -> str:
+        """Sha256 of all fields."""
+        return digest_of(self)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Deltas:
+    """Deltas of several models in one space."""
+
+    space: Space
+    ids: tuple[str, ...]
+    array: FloatArray
+    """(n, d) float32, one row per id, unnormalised."""
+
+
+@dataclass(frozen=True, slots=True)
+class Interference:
+    """How a member gets in the way of those chosen before it, from the LoRA factors alone."""
+
+    __pydantic_config__ = STRICT
+
+    sign_conflict: float
+    """Share of |Δ| mass where the member's sign opposes the sum of the earlier ones, 0..1."""
+    overlap: float
+    """Mean squared cosine between the spans of their updates (0: orthogonal subspaces, 1: the same)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A chosen candidate."""
+
+    __pydantic_config__ = STRICT
+
+    id: str
+    fingerprint: str
+    kind: Kind
+    source: str
+    revision: str | None
+    licence: str | None
+    role: Role
+    weight: float
+    """Weight in the composition: direction (they sum to 1) times the one global scale."""
+    similarity: float | None
+    """Cosine of its delta with the task's; None where no task delta was taken."""
+    gain: float | None
+    """What the strategy gained by adding it, in the strategy's own unit; None where it does not measure."""
+    interference: Interference | None
+    """With the members before it; None for the first and for checkpoints."""
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """What a strategy chose."""
+
+    __pydantic_config__ = STRICT
+
+    strategy: str
+    members: tuple[Member, ...]
+    scale: float
+    """The global scale all weights carry."""
+    stopped: str
+    """Why it stopped: "k reached", "another partner adds nothing", …"""
+    forwards: int
+    """Nominal cost of choosing in forward passes over one row (a backward pass counts as two), caches ignored."""
+
+
+@dataclass(frozen=True, slots=True)
+class RecipeMember:
+    """One model of a recipe."""
+
+    __pydantic_config__ = STRICT
+
+    id: str
+    fingerprint: str
+    kind: Kind
+    source: str
+    revision: str | None
+    weight: float
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """A merge, complete and independent of the tool that carries it out; all formats are renderings of it."""
+
+    __pydantic_config__ = STRICT
+
+    version: int
+    base: Base
+    template: str
+    composition: str
+    """Spec of the composition: what the weights mean."""
+    rank: int | None
+    """Rank the merged adapter is cut to; None keeps it exact."""
+    members: tuple[RecipeMember, ...]
+
+    @property
+    def digest(self) -> str:
+        """Sha256 of all fields but the names under which base and members were found."""
+        models = [[m.fingerprint, m.kind, m.weight] for m in self.members]
+        return digest_of([self.version, self.base.digest, self.template, self.composition, self.rank, models])
+
+
+class Verdict(StrEnum):
+    """What to do."""
+
+    MERGE = "merge"
+    """The merge is better than base, anchor and `shots_lora`, each beyond noise."""
+    USE_ANCHOR = "use-anchor"
+    """The anchor alone is as good as anything measured."""
+    TRAIN_ON_EXAMPLES = "train-on-examples"
+    """The LoRA finetuned on the shots alone is as good as anything measured."""
+    NO_GAIN = "no-gain"
+    """The base is as good as anything measured."""
+    UNDECIDED = "undecided"
+    """Too few held-out rows to tell."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelScore:
+    """One model on the held-out rows of one task."""
+
+    __pydantic_config__ = STRICT
+
+    label: str
+    """"base", "majority", "anchor", "member <id>", "shots_lora", "uniform" or "merge"."""
+    metrics: dict[str, float]
+    """Mean over the rows: "accuracy" (choice likelihood) or "exact_match", and "loss" (nats per token)."""
+    rows: dict[str, tuple[float, ...]]
+    """The same per row, in the order of the score's `row_digests`."""
+    outputs: tuple[str, ...] = ()
+    """What the model answered, row by row (the chosen choice, or the generated text)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """The merge against one other model on the same rows; positive is better for the merge, whatever the metric."""
+
+    __pydantic_config__ = STRICT
+
+    against: str
+    difference: float
+    lower: float
+    """Lower end of the paired 95% interval of the difference."""
+    upper: float
+    won: tuple[str, ...]
+    """Digests of the rows on which the merge is better."""
+    lost: tuple[str, ...]
+    rows_to_decide: int | None
+    """About how many held-out rows would separate the two at this difference; None: separated, or equal."""
+
+
+@dataclass(frozen=True, slots=True)
+class GuardScore:
+    """Loss on unrelated text: what the merge costs elsewhere."""
+
+    __pydantic_config__ = STRICT
+
+    rows: int
+    base: float
+    merge: float
+    lower: float
+    """Paired 95% interval of merge - base, nats per token."""
+    upper: float
+    regressed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """All models of a run on one task's held-out rows."""
+
+    __pydantic_config__ = STRICT
+
+    version: int
+    task: str
+    task_digest: str
+    metric: str
+    """The metric the verdict rests on: "accuracy", "exact_match" or "loss"."""
+    row_digests: tuple[str, ...]
+    models: tuple[ModelScore, ...]
+    comparisons: tuple[Comparison, ...]
+    verdict: Verdict
+    reason: str
+    """The verdict in one sentence with its numbers."""
+    evaluator: str
+    """Name and version of what measured, e.g. "lm-eval 0.4.13"."""
+    guard: GuardScore | None = None
+
+    def model(self, label: str) -> ModelScore:
+        """Return the row of the table named `label`.
+
+        Raises:
+            KeyError: no model of that label was scored.
+        """
+        for found in self.models:
+            if found.label == label:
+                return found
+        raise KeyError(label)
+
+
+def ids_of(items: Sequence[Candidate | Member | Refused]) -> list[str]:
+    """Return the ids in order."""
+    return [item.id for item in items]

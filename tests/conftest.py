@@ -1,0 +1,174 @@
+"""Fixtures: tiny models of real architectures built from random weights, a tiny pool, and what a machine may lack."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+
+END = "<|end|>"
+TEXT = [
+    "Below is an instruction that describes a task. Write a response that appropriately completes the request.",
+    "### Instruction: ### Response: Please provide a response. Input: the task described below requires",
+    "the quick brown fox jumps over the lazy dog 0123456789 and a cat sat on the mat, yes or no?",
+]
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}" + END + "\n{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+
+
+def pytest_addoption(parser):
+    parser.addoption("--slow", action="store_true", help="also run the tests marked slow")
+
+
+def pytest_collection_modifyitems(config, items):
+    if config.getoption("--slow"):
+        return
+    skip = pytest.mark.skip(reason="slow; run with --slow")
+    for item in items:
+        if "slow" in item.keywords:
+            item.add_marker(skip)
+
+
+def build_tokenizer():
+    """A byte-level BPE of about 300 tokens: every text round-trips."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=320, special_tokens=["<pad>", END], initial_alphabet=alphabet, show_progress=False
+    )
+    tokenizer.train_from_iterator(TEXT, trainer)
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END, pad_token="<pad>")
+    fast.chat_template = CHAT_TEMPLATE
+    return fast
+
+
+@pytest.fixture(scope="session")
+def tiny_llama(tmp_path_factory) -> Path:
+    """A random Llama: 2 layers, width 32, grouped heads, tied embeddings."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    tokenizer = build_tokenizer()
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=512, tie_word_embeddings=True,
+        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, bos_token_id=None,
+    )  # fmt: skip
+    model = LlamaForCausalLM(config)
+    for parameter in model.parameters():  # wider than the default 0.02, so that an adapter moves the output
+        if parameter.dim() > 1:
+            torch.nn.init.normal_(parameter, std=0.15)
+    folder = tmp_path_factory.mktemp("models") / "tiny-llama"
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_t5(tmp_path_factory) -> Path:
+    """A random T5 (v1.1 layout, as FLAN-T5): 2 + 2 layers, width 32."""
+    import torch
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    torch.manual_seed(0)
+    tokenizer = build_tokenizer()
+    config = T5Config(
+        vocab_size=len(tokenizer), d_model=32, d_kv=8, d_ff=64, num_layers=2, num_decoder_layers=2, num_heads=4,
+        feed_forward_proj="gated-gelu", tie_word_embeddings=False, dropout_rate=0.0,
+        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+        decoder_start_token_id=tokenizer.pad_token_id,
+    )  # fmt: skip
+    model = T5ForConditionalGeneration(config)
+    folder = tmp_path_factory.mktemp("models") / "tiny-t5"
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def write_lora(folder, modules, *, rank=4, alpha=8, seed=0, base="tiny-llama", task_type="CAUSAL_LM", std=0.3, card="",
+               dtype=np.float32, **settings):  # fmt: skip
+    """Write a random LoRA in PEFT's layout. `modules`: name -> (out, in), or name -> (A, B)."""
+    from safetensors.numpy import save_file
+
+    rng = np.random.default_rng(seed)
+    tensors = {}
+    for name, shape in modules.items():
+        if isinstance(shape[0], np.ndarray):
+            a, b = shape
+        else:
+            out, width = shape
+            a, b = rng.normal(0, std, (rank, width)), rng.normal(0, std, (out, rank))
+        tensors[f"base_model.model.{name}.lora_A.weight"] = np.ascontiguousarray(a, dtype=dtype)
+        tensors[f"base_model.model.{name}.lora_B.weight"] = np.ascontiguousarray(b, dtype=dtype)
+    config = {
+        "peft_type": "LORA", "task_type": task_type, "base_model_name_or_path": base, "r": rank, "lora_alpha": alpha,
+        "target_modules": sorted({name.rsplit(".", 1)[-1] for name in modules}), "bias": "none", "lora_dropout": 0.0,
+        "fan_in_fan_out": False, "inference_mode": True, "use_rslora": False, "use_dora": False,
+        "modules_to_save": None, "rank_pattern": {}, "alpha_pattern": {}, "init_lora_weights": True,
+    } | settings  # fmt: skip
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, folder / "adapter_model.safetensors")
+    (folder / "adapter_config.json").write_text(json.dumps(config, indent=1))
+    if card:
+        (folder / "README.md").write_text(card)
+    return folder
+
+
+LLAMA_MODULES = {
+    f"model.layers.{layer}.self_attn.{name}": shape
+    for layer in range(2)
+    for name, shape in (("q_proj", (32, 32)), ("v_proj", (16, 32)))
+}
+
+
+@pytest.fixture(scope="session")
+def tiny_pool(tmp_path_factory) -> Path:
+    """Six adapters of `tiny_llama` in two families: within a family, a shared part plus a little of one's own."""
+    root = tmp_path_factory.mktemp("pool")
+    for number, family in enumerate("ab"):
+        shared = np.random.default_rng(100 + number)
+        parts = {
+            name: (shared.normal(0, 0.3, (4, width)), shared.normal(0, 0.3, (out, 4)))
+            for name, (out, width) in LLAMA_MODULES.items()
+        }
+        for index in range(3):
+            own = np.random.default_rng(10 * number + index)
+            modules = {
+                name: (a + own.normal(0, 0.06, a.shape), b + own.normal(0, 0.06, b.shape))
+                for name, (a, b) in parts.items()
+            }
+            card = f"---\nlicense: apache-2.0\nbase_model: tiny-llama\n---\nAdapter of family {family}.\n"
+            write_lora(root / f"{family}{index}", modules, card=card)
+    return root
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The data and pools kept beside a development checkout."""
+    place = Path(os.environ.get("MERGE_ADVISOR_SHARED", Path(__file__).parents[2] / "shared"))
+    if not (place / "pool-smollm2").is_dir():
+        pytest.skip("no ../shared beside this checkout (set MERGE_ADVISOR_SHARED)")
+    return place
+
+
+@pytest.fixture(scope="session")
+def real_base() -> Path:
+    """SmolLM2-135M-Instruct as a folder: MERGE_ADVISOR_BASE, or what ./scripts/demo fetched."""
+    named = os.environ.get("MERGE_ADVISOR_BASE")
+    places = [Path(named)] if named else sorted((Path(__file__).parents[1] / ".cache" / "base").glob("*"))
+    for place in places:
+        if (place / "config.json").is_file() or place.suffix == ".gguf":
+            return place
+    pytest.skip("no real base; run ./scripts/demo once, or set MERGE_ADVISOR_BASE to a folder of SmolLM2-135M-Instruct")

@@ -1,0 +1,240 @@
+"""`plan`, `merge`, `score`, `try`, end to end on a tiny base."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import merge_advisor as ma
+from merge_advisor.advisor import PlanOptions
+from merge_advisor.advisor.runfolder import read_run
+from merge_advisor.backbone.finetune import FinetuneSettings
+from merge_advisor.cli import main
+from merge_advisor.errors import InputError, RunError
+
+FAST = FinetuneSettings(rank=4, lr=1e-2, steps=12)
+
+
+def write_task(path, number=40, *, answers=("yes", "no"), choices=False):
+    rows = []
+    for index in range(number):
+        row = {"input": f"is {index} even?", "output": answers[index % len(answers)]}
+        if choices:
+            row["choices"] = list(answers)
+        rows.append(json.dumps(row))
+    path.write_text("\n".join(rows) + "\n")
+    return path
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("plan")
+    write_task(folder / "even.jsonl")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(place, tiny_llama, tiny_pool):
+    return ma.plan(
+        place / "even.jsonl", pool=tiny_pool, base=str(tiny_llama), out=place / "run", cache=place / "cache",
+        options=PlanOptions(k=2, finetune=FAST),
+    )  # fmt: skip
+
+
+def without_environment(folder):
+    plan = json.loads((folder / "plan.json").read_text())
+    del plan["environment"]
+    return json.dumps(plan)
+
+
+def test_a_run_folder_holds_everything(run):
+    names = {path.name for path in run.folder.iterdir()}
+    assert {"plan.json", "recipe.json", "adapter", "shots_lora", "tasks", "score", "report.md"} <= names
+    assert "lorahub.json" not in names  # another model under the same weights
+    assert run.plan.verdict is not None and run.plan.reason
+    labels = [model.label for model in run.scores[0].models]
+    assert labels[:2] == ["base", "majority"] and {"anchor", "shots_lora", "uniform", "merge"} <= set(labels)
+    assert len(run.scores[0].row_digests) == len(run.tasks[0].heldout) == 16
+    report = run.plan.tasks[0]
+    assert not set(report.shots) & set(report.heldout) and not set(report.tuning) & set(report.heldout)
+    assert {c.status for c in run.plan.candidates} == {"member", "candidate"}
+    assert all(-1.001 <= c.similarity <= 1.001 for c in run.plan.candidates)
+
+
+@pytest.mark.parametrize("order", ["same", "reversed"])
+def test_same_inputs_same_bytes_warm_or_cold_in_any_order(run, place, tiny_llama, tiny_pool, tmp_path, order):
+    pool = tmp_path / "pool"
+    pool.mkdir()
+    names = sorted(path.name for path in tiny_pool.iterdir())
+    for name in names if order == "same" else reversed(names):
+        shutil.copytree(tiny_pool / name, pool / name)
+    lines = (place / "even.jsonl").read_text().splitlines()
+    task = tmp_path / "even.jsonl"
+    task.write_text("\n".join(lines if order == "same" else reversed(lines)))
+    again = ma.plan(
+        task, pool=pool, base=str(tiny_llama), out=tmp_path / "run", options=PlanOptions(k=2, finetune=FAST),
+        cache=place / "cache" if order == "same" else tmp_path / "cache",
+    )  # fmt: skip
+    assert without_environment(again.folder) == without_environment(run.folder)
+    for name in ("recipe.json", "adapter/adapter_model.safetensors", "score/0.json"):
+        assert (again.folder / name).read_bytes() == (run.folder / name).read_bytes(), name
+    if order == "same":
+        assert again.plan.environment.store_misses == 0
+
+
+def test_a_warm_plan_imports_no_torch(run, place, tiny_llama, tiny_pool, tmp_path):
+    import subprocess
+    import sys
+
+    code = (
+        "import sys\nfrom merge_advisor.cli import main\n"
+        f"code = main(['plan', '--task', {str(place / 'even.jsonl')!r}, '--pool', {str(tiny_pool)!r}, '--base',"
+        f" {str(tiny_llama)!r}, '--out', {str(tmp_path / 'run')!r}, '--cache', {str(place / 'cache')!r}, '--k', '2',"
+        " '--no-score', '--lora-rank', '4', '--lora-lr', '0.01', '--lora-steps', '12'])\n"
+        "heavy = {'torch', 'transformers', 'peft', 'mergekit', 'lm_eval', 'optuna', 'pandas', 'sklearn', 'scipy'}\n"
+        "print(sorted(heavy & set(sys.modules)))\nsys.exit(code)"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    assert found.returncode == 0, found.stderr
+    assert found.stdout.splitlines()[-1] == "[]"
+
+
+def test_the_adapter_of_a_run_is_the_merge_in_plain_peft(run, tiny_llama):
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    from merge_advisor.backbone.base import resolve_base
+    from merge_advisor.backbone.tensorfile import open_folder, read_tensor
+
+    merged = run.folder.parent / "merged"
+    ma.merge(run.folder, merged, cache=run.folder.parent / "cache")
+    model = AutoModelForCausalLM.from_pretrained(tiny_llama)
+    by_peft = PeftModel.from_pretrained(model, run.folder / "adapter").merge_and_unload().state_dict()
+    local = resolve_base(str(merged), cache=run.folder.parent / "cache")
+    assert local.base.architecture == "LlamaForCausalLM"
+    for name, (path, info) in open_folder(merged).items():
+        difference = np.abs(read_tensor(path, info) - by_peft[name].to(torch.float32).numpy()).max()
+        assert difference < 1e-5, name
+
+
+def test_a_run_can_be_carried_out_elsewhere(run, tiny_llama, tiny_pool, tmp_path):
+    """The folder is sent to someone whose pool and base lie in other places."""
+    shutil.copytree(run.folder, tmp_path / "sent")
+    shutil.copytree(tiny_pool, tmp_path / "pool")
+    shutil.copytree(tiny_llama, tmp_path / "tiny-llama")
+    out = ma.merge(
+        tmp_path / "sent", tmp_path / "adapter", adapter=True, pool=tmp_path / "pool",
+        base=str(tmp_path / "tiny-llama"), cache=tmp_path / "cache",
+    )  # fmt: skip
+    sent, here = ((folder / "adapter_model.safetensors").read_bytes() for folder in (out, run.folder / "adapter"))
+    assert sent == here
+
+
+def test_another_base_or_a_missing_member_is_refused(run, tiny_pool, tiny_llama, tmp_path):
+    shutil.copytree(tiny_llama, tmp_path / "other")
+    config = json.loads((tmp_path / "other" / "config.json").read_text())
+    (tmp_path / "other" / "config.json").write_text(json.dumps(config | {"rms_norm_eps": 0.1}))
+    with pytest.raises(RunError, match="other weights; name that one by --base"):
+        ma.merge(run.folder, tmp_path / "out", base=str(tmp_path / "other"), cache=tmp_path / "cache")
+    anchor = run.recipe.members[0].id
+    (tmp_path / "pool").mkdir()
+    for path in tiny_pool.iterdir():
+        if path.name != anchor:
+            shutil.copytree(path, tmp_path / "pool" / path.name)
+    with pytest.raises(RunError, match=f"member {anchor} .* name its --pool"):
+        ma.merge(run.folder, tmp_path / "out", pool=tmp_path / "pool", cache=tmp_path / "cache")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_changed_recipe_is_noticed(run, tmp_path):
+    shutil.copytree(run.folder, tmp_path / "run")
+    path = tmp_path / "run" / "recipe.json"
+    recipe = json.loads(path.read_text())
+    recipe["members"][0]["weight"] += 0.5
+    path.write_text(json.dumps(recipe))
+    with pytest.raises(RunError, match="changed after the plan"):
+        read_run(tmp_path / "run")
+    path.write_text(path.read_text()[:50])
+    with pytest.raises(InputError, match="not JSON"):
+        read_run(tmp_path / "run")
+
+
+def test_scoring_other_rows(run, place, tmp_path):
+    shutil.copytree(run.folder, tmp_path / "run")
+    rows = [json.dumps({"input": f"is {n} odd?", "output": "yes"}) for n in range(9)]
+    rows += (place / "even.jsonl").read_text().splitlines()  # those the plan learned from must not count
+    (tmp_path / "more.jsonl").write_text("\n".join(rows))
+    found = ma.score(tmp_path / "run", heldout=[tmp_path / "more.jsonl"], cache=place / "cache")
+    assert len(found.scores[0].row_digests) == 9 + 16
+    with pytest.raises(InputError, match="every row of it was used"):
+        used = (*run.tasks[0].shots, *run.tasks[0].tuning)
+        (tmp_path / "used.jsonl").write_text(
+            "\n".join(json.dumps({"input": r.input, "output": r.output}) for r in used)
+        )
+        ma.score(tmp_path / "run", heldout=[tmp_path / "used.jsonl"], cache=place / "cache")
+
+
+def test_two_tasks_make_one_merge(place, tiny_llama, tiny_pool, tmp_path):
+    write_task(tmp_path / "choice.jsonl", answers=("red", "blue"), choices=True)
+    run = ma.plan(
+        [place / "even.jsonl", tmp_path / "choice.jsonl"], pool=tiny_pool, base=str(tiny_llama), out=tmp_path / "run",
+        cache=place / "cache", options=PlanOptions(k=2, finetune=FAST),
+    )  # fmt: skip
+    assert [score.metric for score in run.scores] == ["exact_match", "accuracy"]
+    assert run.plan.verdict in {score.verdict for score in run.scores}
+    assert "worst of 2 tasks" in run.plan.reason
+    assert "even" in (run.folder / "report.md").read_text() and "choice" in (run.folder / "report.md").read_text()
+
+
+def test_an_encoder_decoder_base(tiny_t5, tmp_path):
+    from tests.conftest import write_lora
+
+    for number in range(3):
+        modules = {
+            f"{stack}.block.{layer}.layer.0.SelfAttention.{kind}": (32, 32)
+            for stack in ("encoder", "decoder") for layer in range(2) for kind in ("q", "v")
+        }  # fmt: skip
+        write_lora(tmp_path / "pool" / f"m{number}", modules, seed=number, base="tiny-t5", task_type="SEQ_2_SEQ_LM")
+    write_task(tmp_path / "even.jsonl", 24)
+    run = ma.plan(
+        tmp_path / "even.jsonl", pool=tmp_path / "pool", base=str(tiny_t5), out=tmp_path / "run",
+        cache=tmp_path / "cache", options=PlanOptions(k=2, finetune=FAST, template="plain"),
+    )  # fmt: skip
+    assert run.recipe.base.architecture == "T5ForConditionalGeneration"
+    assert run.plan.verdict is not None
+
+
+def test_try_answers_side_by_side(run, place, capsys):
+    assert main(["try", str(run.folder), "is 4 even?", "--json", "--cache", str(place / "cache")]) == 0
+    assert set(json.loads(capsys.readouterr().out)) >= {"base", "anchor", "shots_lora", "merge"}
+
+
+def test_fewer_rows_than_can_be_held_out(place, tiny_llama, tiny_pool, tmp_path):
+    write_task(tmp_path / "few.jsonl", 5)
+    run = ma.plan(
+        tmp_path / "few.jsonl", pool=tiny_pool, base=str(tiny_llama), out=tmp_path / "run", cache=place / "cache",
+        options=PlanOptions(k=2, finetune=FAST),
+    )  # fmt: skip
+    assert run.scores == () and run.plan.verdict is None
+    assert all(member.id != "shots_lora" for member in run.plan.selection.members)
+    assert any("no tuning rows" in note for note in run.plan.notes)
+
+
+def test_checkpoints_are_candidates_too(place, tiny_llama, tiny_pool, tmp_path):
+    (tmp_path / "pool").mkdir()
+    shutil.copytree(tiny_pool / "a0", tmp_path / "pool" / "a0")
+    made = ma.plan(
+        place / "even.jsonl", pool=tmp_path / "pool", base=str(tiny_llama), out=tmp_path / "first",
+        cache=place / "cache", options=PlanOptions(k=1, finetune=FAST), scored=False,
+    )  # fmt: skip
+    ma.merge(made.folder, tmp_path / "pool" / "full", cache=place / "cache")
+    run = ma.plan(
+        place / "even.jsonl", pool=tmp_path / "pool", base=str(tiny_llama), out=tmp_path / "run",
+        cache=place / "cache", options=PlanOptions(strategy="all", finetune=FAST),
+    )  # fmt: skip
+    assert {member.kind for member in run.plan.selection.members} == {"adapter", "checkpoint"}
+    assert not (run.folder / "adapter").exists()  # no adapter holds a checkpoint
+    assert Path(run.folder / "mergekit.yaml").is_file()

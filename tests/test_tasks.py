@@ -1,0 +1,449 @@
+"""Task files, good and bad, and the split of their rows."""
+
+import json
+import os
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from merge_advisor.errors import TaskError
+from merge_advisor.tasks import majority, read_rows, split
+from merge_advisor.types import Row
+
+GOOD = '{"input": "a", "output": "b"}'
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Write a task file: bytes, text, or records as JSONL (two of them where one would do)."""
+
+    def make(content, name="task.jsonl"):
+        path = tmp_path / name
+        if isinstance(content, list):
+            content = "\n".join(json.dumps(record) for record in content)
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return path
+
+    return make
+
+
+def rows_of(n, start=0):
+    return [Row(f"question {i}", f"answer {i % 3}") for i in range(start, start + n)]
+
+
+# --- reading ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("record", "row", "mapping"),
+    [
+        ({"input": "i", "output": "o"}, Row("i", "o"), "input/output"),
+        ({"prompt": "i", "completion": "o"}, Row("i", "o"), "prompt/completion"),
+        ({"question": "i", "answer": "o"}, Row("i", "o"), "question/answer"),
+        ({"instruction": "i", "output": "o"}, Row("i", "o"), "instruction/output"),
+        ({"instruction": "i", "input": "", "output": "o"}, Row("i", "o"), "instruction/output"),
+        ({"instruction": "i", "input": None, "output": "o"}, Row("i", "o"), "instruction/output"),
+        ({"instruction": "i", "input": "x", "output": "o"}, Row("i\n\nx", "o"), "instruction+input/output"),
+        ({"context": "i", "completion": "o"}, Row("i", "o"), "context/completion"),
+        ({"input": "i", "target": "o"}, Row("i", "o"), "input/target"),
+        ({"input": "i", "output": "o", "choices": ["n", "o"]}, Row("i", "o", ("n", "o")), "input/output"),
+        ({"input": "i", "output": "o", "choices": None}, Row("i", "o"), "input/output"),
+    ],
+)
+def test_recognised_fields(write, record, row, mapping):
+    found = read_rows(write([record, {"input": "other", "output": "row"}]))
+    assert found.rows[0] == row
+    assert found.mapping.split(", ")[0] == mapping
+    assert found.name == "task"
+
+
+def test_chat_messages(write):
+    def chat(*turns):
+        return {"messages": [{"role": role, "content": content} for role, content in turns]}
+
+    found = read_rows(
+        write(
+            [
+                chat(("user", "Hi "), ("assistant", "Hello")),
+                chat(
+                    ("system", "Be kind."), ("user", "Hi"), ("assistant", "Hello"), ("user", "Go"), ("assistant", "No")
+                ),
+            ]
+        )
+    )
+    assert found.rows == (
+        Row("Hi ", "Hello"),
+        Row("System: Be kind.\n\nUser: Hi\n\nAssistant: Hello\n\nUser: Go", "No"),
+    )
+    assert (found.mapping, found.notes) == ("messages", ())
+
+
+@pytest.mark.parametrize(
+    "text", ["[1,2]", "007", "{{ x }}", "NaN", "null", "1e5", " a\r\nb\u2028c\x85d ", "\u0000", "💪"]
+)
+def test_text_is_kept_as_it_is(write, text):
+    line = json.dumps({"input": text, "output": text, "choices": [text, "else"]}, ensure_ascii=False)
+    for ends in ("\n", "\r\n"):
+        found = read_rows(write(line + ends + '{"input": "a", "output": "b", "choices": ["b", "c"]}'))
+        assert found.rows[0] == Row(text, text, (text, "else"))
+        assert found.notes == ()
+
+
+def test_bom_and_windows_line_ends_are_accepted(write):
+    content = b"\xef\xbb\xbf" + (GOOD + "\r\n\r\n" + '{"input": "c", "output": "d\\r\\n"}\r\n').encode()
+    assert read_rows(write(content)).rows == (Row("a", "b"), Row("c", "d\r\n"))
+
+
+def test_numbers_are_their_own_text(write):
+    long = "9" * 5000
+    lines = [f'{{"input": 1, "output": {n}, "choices": [{n}, 2.0]}}' for n in ("1.50", "-3", "1e999", long)]
+    found = read_rows(write("\n".join(lines)))
+    assert [row.output for row in found.rows] == ["1.50", "-3", "1e999", long]
+    assert {type(row.output) for row in found.rows} == {str}
+    assert found.rows[0].choices == ("1.50", "2.0")
+    assert found.notes == (
+        "task.jsonl: 1 input with more than one output; all kept",
+        "task.jsonl: 16 numbers taken as text",
+    )
+
+
+def test_duplicates_are_dropped_and_contradictions_kept(write):
+    records = [("a", "b"), ("a", "b"), ("a", "c"), ("d", "e"), ("a", "b")]
+    found = read_rows(write([{"input": i, "output": o} for i, o in records]))
+    assert found.rows == (Row("a", "b"), Row("a", "c"), Row("d", "e"))
+    assert found.notes == (
+        "task.jsonl: 2 duplicate rows dropped",
+        "task.jsonl: 1 input with more than one output; all kept",
+    )
+
+
+def test_what_else_is_noted(write):
+    found = read_rows(
+        write(
+            [
+                {"input": "a", "output": "b", "id": 3, "choices": ["b", "c"]},
+                {"question": "a2", "answer": "b", "context": "lost", "empty": None},
+            ]
+        )
+    )
+    assert found.notes == (
+        "task.jsonl: rows with different fields: input/output (1), question/answer (1)",
+        'task.jsonl: not used: "context", "id"; what a model should see belongs into the input',
+        "task.jsonl: choices on 1 of 2 rows only",
+    )
+
+
+@pytest.mark.parametrize("indent", [None, 1])
+@pytest.mark.parametrize("kind", ["array", "bbh"])
+def test_one_json_value(write, kind, indent):
+    records = [{"input": "a", "target": "b"}, {"input": "c", "target": "d"}]
+    whole = records if kind == "array" else {"canary": "text", "examples": records}
+    found = read_rows(write(json.dumps(whole, indent=indent), "name.v2.json"))
+    assert found.rows == (Row("a", "b"), Row("c", "d"))
+    assert (found.name, found.mapping) == ("name.v2", "input/target")
+
+
+def test_lines_in_a_json_file_and_an_array_in_a_jsonl_file(write):
+    wanted = (Row("a", "b"), Row("c", "d"))
+    second = '{"input": "c", "output": "d"}'
+    assert read_rows(write(f"{GOOD}\n{second}", "task.json")).rows == wanted
+    assert read_rows(write(f"[{GOOD},\n{second}]")).rows == wanted
+
+
+def test_the_shared_files_are_read(shared):
+    files = [*sorted((shared / "data" / "bbh").glob("*.json")), *sorted((shared / "data" / "bigbench").glob("*.jsonl"))]
+    assert files
+    for path in [file for file in files if file.name != "families.json"]:
+        assert len(read_rows(path).rows) >= 100
+
+
+# --- bad input: place, what is wrong, what to do ---------------------------------------------------------------------
+
+BAD = {
+    "not JSON": (f"{GOOD}\n\nhello\n", ":3: not JSON (Expecting value, column 1); write one JSON object per line"),
+    "cut short": (f'{GOOD}\n{{"input": "a", "ou', ":2: not JSON (Unterminated string starting at, column 16); write"),
+    "empty": ("", ": empty; write one JSON object with input and output per line"),
+    "blank": (b"\xef\xbb\xbf \r\n\n", ": empty; write one JSON object with input and output per line"),
+    "UTF-16": (GOOD.encode("utf-16"), ": encoded as UTF-16 or UTF-32; save it as UTF-8"),
+    "UTF-16 without BOM": (GOOD.encode("utf-16-le"), ": encoded as UTF-16 or UTF-32; save it as UTF-8"),
+    "Latin-1": (
+        f'{GOOD}\n{{"input": "café", "output": "b"}}'.encode("latin-1"),
+        ":2: byte 0xe9 is not UTF-8; save it as UTF-8",
+    ),
+    "unknown fields": (
+        [{"text": "a", "label": "b", "id": None}],
+        ':1: has fields "text", "label", "id"; rename "text" to "input" and "label" to "output"',
+    ),
+    "capitals": ([{"Input": "a", "output": "b"}], ':1: has fields "Input", "output"; rename "Input" to "input"'),
+    "no output": ([{"question": "a", "n": 1}], 'rename "question" to "input" and add "output"'),
+    "input alone": ([{"input": "a"}], ':1: has field "input" and no output; add "output"'),
+    "output alone": ([{"answer": "a"}], 'has field "answer" and no input; rename "answer" to "output" and add "input"'),
+    "nothing like it": (
+        [{"a": "x", "b": "y"}],
+        ':1: has fields "a", "b"; rename them or give input/output (or prompt/completion,',
+    ),
+    "many fields": ([{f"f{i}": "x" for i in range(9)}], '"f5", 3 more; rename them or give input/output'),
+    "no fields": ([{}], ":1: an object without fields; give input and output"),
+    "null": ([{"input": "a", "output": None}], ":1: output is null; fill it in or drop the row"),
+    "NaN": ('{"input": "a", "output": NaN}', ":1: NaN is no JSON value; write the text that is meant, in quotes"),
+    "infinity": ('{"input": "a", "output": -Infinity}', ":1: -Infinity is no JSON value; write the text"),
+    "deep list": ("[" * 200_000, ": nested too deeply; a row is one flat object with text fields"),
+    "deep row": (f'{GOOD}\n{{"input": ' + "[" * 200_000, ":2: nested too deeply; a row is one flat object"),
+    "object": ([{"input": "a", "output": {"b": 1}}], ":1: output is an object, not text; write it as one string"),
+    "list": ([{"input": ["a"], "output": "b"}], ":1: input is a list, not text; write it as one string"),
+    "boolean": ([{"input": "a", "output": True}], ":1: output is true, not text; write it as one string"),
+    "not an object": (f"{GOOD}\n3", ":2: a number, not an object; write one JSON object with input and output"),
+    "empty input": ([{"input": "", "output": "b"}], ":1: input is empty; fill it in or drop the row"),
+    "empty output": ([{"input": "a", "output": " \n"}], ":1: output is empty; fill it in or drop the row"),
+    "half a character": (
+        '{"input": "a \\ud83d", "output": "b"}',
+        ":1: input holds \\ud83d, half of a character; repair the text or drop the row",
+    ),
+    "field twice": ('{"input": "a", "input": "c", "output": "b"}', ':1: field "input" is there twice in one object'),
+    "one row": (GOOD, ": 1 row, the minimum is 2; add examples"),
+    "one row many times": (f"{GOOD}\n{GOOD}\n{GOOD}", ": 1 row (3 equal ones), the minimum is 2; add examples"),
+    "choices text": ([{"input": "a", "output": "b", "choices": "b"}], ":1: choices is text, not a list; list the"),
+    "choices empty": ([{"input": "a", "output": "b", "choices": []}], ":1: choices needs at least two answers, all"),
+    "choices twice": ([{"input": "a", "output": "b", "choices": ["b", "b"]}], "at least two answers, all different"),
+    "choices nested": ([{"input": "a", "output": "b", "choices": ["b", ["c"]]}], ":1: choices[1] is a list, not text"),
+    "not a choice": (
+        [{"input": "a", "output": "b", "choices": ["c", "d"]}],
+        ':1: the output "b" is none of its choices; correct one of them',
+    ),
+    "messages text": (
+        [{"messages": "a"}],
+        ":1: messages is no list of objects; give each message a role and a content",
+    ),
+    "role": (
+        [{"messages": [{"role": "bot", "content": "x"}]}],
+        ':1: messages[0] has role "bot"; use one of: system, user, assistant',
+    ),
+    "no answer": (
+        [{"messages": [{"role": "user", "content": "x"}]}],
+        ":1: messages must hold a user turn and end with the assistant's answer; complete the chat",
+    ),
+    "no messages": ([{"messages": []}], ":1: messages must hold a user turn and end with the assistant's answer"),
+    "message without text": (
+        [{"messages": [{"role": "user", "content": [{"type": "text"}]}]}],
+        ":1: messages[0].content is a list, not text; write it as one string",
+    ),
+    "line break in a name": ([{"a\nb\x1b[2J": "x"}], ':1: has field "a\\nb\\u001b[2J"; rename'),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_file(write, case):
+    content, message = BAD[case]
+    path = write(content)
+    with pytest.raises(TaskError) as caught:
+        read_rows(path)
+    text = str(caught.value)
+    assert text.startswith(f"{path}:")
+    assert message in text
+    assert text.isprintable()
+    assert len(text) < len(str(path)) + 200
+    assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('[\n{"input": "a",\n"output" "b"}\n]', ":3: not JSON (Expecting ':' delimiter, column 10); correct the JSON"),
+        ('[{"input": "a", "output": "b"}, {"input": "c"}]', ': row 2: has field "input" and no output; add "output"'),
+        ('{"input": "a",\n"output": NaN}', ": NaN is no JSON value"),
+        ('{"examples": []}', ": holds no rows; write one JSON object with input and output per line"),
+        ('{\n"examples": {"a": 1}}', ": holds no rows;"),
+        ('"text"', ": holds no rows;"),
+        ('{\n"input": "a",\n"output": "b"}', ": 1 row, the minimum is 2; add examples"),
+    ],
+)
+def test_bad_json_value(write, content, message):
+    path = write(content, "task.json")
+    with pytest.raises(TaskError) as caught:
+        read_rows(path)
+    assert str(caught.value).startswith(f"{path}{message}")
+
+
+def test_absent_file_and_folder(tmp_path):
+    with pytest.raises(TaskError, match=r"none\.jsonl: no such file; give the path of a task file") as caught:
+        read_rows(tmp_path / "none.jsonl")
+    assert caught.value.exit_code == 2
+    with pytest.raises(TaskError, match="a folder, not a file; give the path of one task file") as caught:
+        read_rows(tmp_path)
+    assert caught.value.exit_code == 2
+
+
+def test_no_permission(write):
+    path = write([{"input": "a", "output": "b"}])
+    path.chmod(0)
+    root = os.geteuid() == 0
+    if root:  # nothing is forbidden to root: be nobody for a moment
+        os.seteuid(65534)
+    try:
+        with pytest.raises(
+            TaskError, match=r"cannot be read \(Permission denied\); check the path and its perm"
+        ) as caught:
+            read_rows(path)
+    finally:
+        if root:
+            os.seteuid(0)
+    assert caught.value.exit_code == 2
+
+
+def test_the_minimum_can_be_lowered(write):
+    assert read_rows(write(GOOD), minimum=1).rows == (Row("a", "b"),)
+
+
+def test_names_are_printable(write):
+    found = read_rows(write(f"{GOOD}\n{GOOD}\n" + '{"input": "c", "output": "d"}', "a\nb.jsonl"))
+    assert found.name == "a\\nb"
+    assert found.notes == ("a\\nb.jsonl: 1 duplicate row dropped",)
+
+
+# --- splitting -------------------------------------------------------------------------------------------------------
+
+unique_rows = st.lists(
+    st.builds(Row, st.text(max_size=3), st.text(max_size=2), st.sampled_from([None, ("x", "y"), ("y", "x")])),
+    min_size=2, max_size=60,
+)  # fmt: skip
+optional_count = st.none() | st.integers(0, 70)
+
+
+@settings(deadline=None)
+@given(
+    rows=unique_rows,
+    extra=st.none() | st.integers(0, 70) | unique_rows,
+    shots=st.integers(2, 70),
+    tuning=optional_count,
+    seed=st.integers(0, 5),
+    shuffle=st.randoms(use_true_random=False),
+)
+def test_split_is_disjoint_complete_and_independent_of_order(rows, extra, shots, tuning, seed, shuffle):
+    arguments = {"name": "t", "shots": shots, "tuning": tuning, "seed": seed}
+    given_rows = extra if isinstance(extra, list) else []
+    scored = {(row.input, row.output) for row in given_rows}
+    distinct = {(row.input, row.output) for row in rows} - scored
+    if len(distinct) < 2:
+        with pytest.raises(TaskError, match="the minimum is 2"):
+            split(rows, heldout=extra, **arguments)
+        return
+    task, notes = split(rows, heldout=extra, **arguments)
+
+    parts = [*task.shots, *task.tuning, *task.heldout]
+    keys = [(row.input, row.output) for row in parts]
+    assert len(keys) == len(set(keys))
+    assert set(parts) <= set(rows) | set(given_rows)
+    assert 2 <= len(task.shots) <= shots
+    if given_rows:
+        assert {(row.input, row.output) for row in task.heldout} == scored
+    elif isinstance(extra, int):
+        assert len(task.heldout) == min(extra, len(distinct) - 2)
+    unused = len(distinct | scored) - len(keys)
+    assert unused == 0 or len(task.shots) == shots  # rows are left over only where the shots asked for are full
+    assert (unused > 0) == any(f"rows not used: {unused};" in note for note in notes)
+    assert all(note.startswith("t: ") and note.isprintable() for note in notes)
+
+    mixed = list(rows)
+    shuffle.shuffle(mixed)
+    other = list(extra) if isinstance(extra, list) else extra
+    if isinstance(other, list):
+        shuffle.shuffle(other)
+    assert split(mixed, heldout=other, **arguments) == (task, notes)
+
+
+@pytest.mark.parametrize(
+    ("n", "shots", "heldout", "tuning", "sizes"),
+    [
+        (12, 20, None, None, (5, 2, 5)),
+        (20, 20, None, None, (8, 4, 8)),
+        (100, 20, None, None, (20, 20, 60)),
+        (400, 20, None, None, (20, 20, 360)),
+        (100, 5, None, None, (5, 20, 75)),
+        (11, 20, None, None, (11, 0, 0)),
+        (2, 20, None, None, (2, 0, 0)),
+        (100, 20, None, 5, (20, 5, 75)),
+        (100, 20, None, 500, (20, 80, 0)),
+        (11, 20, None, 3, (8, 3, 0)),
+        (100, 20, 30, None, (20, 20, 30)),
+        (20, 20, 10, None, (7, 3, 10)),
+        (20, 20, 100, None, (2, 0, 18)),
+        (8, 20, 3, None, (5, 0, 3)),
+        (20, 20, 0, None, (14, 6, 0)),
+    ],
+)
+def test_sizes_by_number(n, shots, heldout, tuning, sizes):
+    task, _ = split(rows_of(n), name="t", shots=shots, heldout=heldout, tuning=tuning, seed=0)
+    assert (len(task.shots), len(task.tuning), len(task.heldout)) == sizes
+
+
+@pytest.mark.parametrize(
+    ("n", "tuning", "sizes"),
+    [
+        (2, None, (2, 0)),
+        (5, None, (5, 0)),
+        (6, None, (4, 2)),
+        (20, None, (14, 6)),
+        (90, None, (20, 20)),
+        (20, 0, (20, 0)),
+    ],
+)
+def test_sizes_with_heldout_rows(n, tuning, sizes):
+    task, _ = split(rows_of(n), name="t", shots=20, heldout=rows_of(4, start=500), tuning=tuning, seed=0)
+    assert (len(task.shots), len(task.tuning)) == sizes
+    assert set(task.heldout) == set(rows_of(4, start=500))
+
+
+def test_the_seed_matters_and_the_parts_are_nested():
+    rows = rows_of(60)
+    few, _ = split(rows, name="t", shots=5, heldout=20, tuning=10, seed=1)
+    more, _ = split(rows, name="t", shots=20, heldout=20, tuning=10, seed=1)
+    other, _ = split(rows, name="t", shots=20, heldout=20, tuning=10, seed=2)
+    assert few.shots == more.shots[:5]
+    assert (few.tuning, few.heldout) == (more.tuning, more.heldout)
+    assert set(other.shots) != set(more.shots)
+
+
+def test_heldout_rows_are_never_learned_from():
+    rows = rows_of(10)
+    reordered = Row(rows[0].input, rows[0].output, (rows[0].output, "else"))
+    task, notes = split(rows, name="t", shots=20, heldout=[reordered, rows[3], Row("new", "x")], seed=0)
+    assert not {rows[0], rows[3]} & {*task.shots, *task.tuning}
+    assert "t: rows not learned from, as they are among the held-out rows: 2" in notes
+    with pytest.raises(TaskError, match=r"t: rows to learn from: 1 \(9 more are held-out rows too\), the minimum is 2"):
+        split(rows, name="t", shots=20, heldout=rows[1:], seed=0)
+
+
+def test_notes_say_what_was_clamped():
+    _, notes = split(rows_of(20), name="t", shots=20, heldout=100, tuning=4, seed=0)
+    assert notes == (
+        "t: 2 shots, not 20: there are 20 rows to split; add examples",
+        "t: 0 tuning rows, not 4: there are 20 rows to split; add examples",
+        "t: 18 held-out rows, not 100: there are 20 rows to split; add examples",
+    )
+    _, notes = split(rows_of(8), name="t", shots=8, seed=0)
+    assert notes == ("t: no held-out rows, so nothing can be scored; give some with --heldout, or at least 12 rows",)
+    _, notes = split([*rows_of(60), Row("question 1", "answer 1", ("answer 1", "else"))], name="t", shots=5, heldout=9)
+    assert notes == (
+        "t: rows left out, as they repeat input and output of another: 1",
+        "t: rows not used: 29; a larger --shots takes them in",
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"shots": 1}, "t: shots 1 is too few; give at least 2"),
+        ({"shots": 5, "tuning": -1}, "t: tuning -1 is too few; give at least 0"),
+        ({"shots": 5, "heldout": -3}, "t: heldout -3 is too few; give at least 0"),
+    ],
+)
+def test_numbers_out_of_range(arguments, message):
+    with pytest.raises(TaskError, match=message):
+        split(rows_of(20), name="t", **arguments)
+
+
+def test_majority():
+    assert majority(rows_of(4)) == "answer 0"
+    assert majority([Row("1", "b"), Row("2", "a"), Row("3", "b"), Row("4", "a"), Row("5", "c")]) == "a"
+    assert majority(rows_of(3)[::-1]) == "answer 0"

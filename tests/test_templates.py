@@ -1,0 +1,145 @@
+"""Prompt templates: exact to the byte, and the chat template as transformers renders it."""
+
+import json
+
+import pytest
+
+from merge_advisor import templates
+from merge_advisor.errors import BaseModelError, SpecError
+
+ALPACA = (
+    "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n"
+    "### Instruction:\nName a colour.\n\n### Response:\n"
+)
+TRICKY = ["Hi", "", " two\n\nlines\r\n ", "{{ x }} {% raw %}", "naïve “quotes” <b>&amp;</b>\u2028", "<|im_end|>"]
+# trim_blocks, lstrip_blocks, loop controls, tojson and the generation tag all change what this gives
+SOURCE = """{{ bos_token }}
+    {% for message in messages %}
+    {% if loop.index > 5 %}{% break %}{% endif %}
+{% generation %}{{ message | tojson }}{% endgeneration %}
+
+    {% endfor %}
+{% set day = strftime_now("%d %b") if false else "no day" %}
+{{ day }}{% if tools is none and documents is none and add_generation_prompt %}<answer>{% endif %}
+"""
+
+
+@pytest.mark.parametrize("name", ["alpaca", "plain"])
+def test_fixed_templates_to_the_byte(name):
+    template = templates.get(name)
+    assert template.prompt("Name a colour.") == {"alpaca": ALPACA, "plain": "Name a colour.\n"}[name]
+    assert template.completion(" Blue.\n") == " Blue.\n"
+
+
+@pytest.mark.parametrize("name", ["alpaca", "plain"])
+@pytest.mark.parametrize("text", TRICKY)
+def test_fixed_templates_keep_the_input_as_it_is(name, text):
+    empty = templates.get(name).prompt("")
+    filled = templates.get(name).prompt(text)
+    assert len(filled) == len(empty) + len(text)
+    assert text in filled
+
+
+@pytest.mark.parametrize("source", [None, SOURCE], ids=["own", "tricky"])
+def test_chat_equals_transformers(tiny_llama, source):
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_llama)
+    tokenizer.bos_token = "<|end|>"
+    if source:
+        tokenizer.chat_template = source
+    template = templates.get("chat", tokenizer.chat_template, tokenizer.special_tokens_map)
+    for text in TRICKY:
+        wanted = tokenizer.apply_chat_template(
+            [{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True
+        )
+        assert template.prompt(text) == wanted
+
+
+def test_chat_equals_transformers_on_the_real_base(real_base):
+    from transformers import AutoTokenizer
+
+    if not real_base.is_dir():
+        pytest.skip("the real base is a GGUF file, which holds no folder to read")
+    tokenizer = AutoTokenizer.from_pretrained(real_base)
+    template = templates.get("chat", *templates.read_chat(real_base))
+    for text in TRICKY:
+        wanted = tokenizer.apply_chat_template(
+            [{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True
+        )
+        assert template.prompt(text) == wanted
+
+
+def test_chat_is_read_from_a_model_folder(tiny_llama):
+    source, specials = templates.read_chat(tiny_llama)
+    assert templates.get("chat", source, specials).prompt("Hi") == "<|user|>Hi<|end|>\n<|assistant|>"
+    assert specials["eos_token"] == "<|end|>"
+
+
+def test_chat_is_read_from_the_tokenizer_configuration(tmp_path):
+    config = {
+        "bos_token": {"content": "<s>", "special": True},
+        "pad_token": None,
+        "chat_template": [{"name": "tool_use", "template": "T"}, {"name": "default", "template": "{{ bos_token }}D"}],
+    }
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    (tmp_path / "special_tokens_map.json").write_text(json.dumps({"bos_token": "old", "unk_token": "<unk>"}))
+    source, specials = templates.read_chat(tmp_path)
+    assert specials == {"bos_token": "<s>", "unk_token": "<unk>"}
+    assert templates.get("chat", source, specials).prompt("Hi") == "<s>D"
+    (tmp_path / "chat_template.jinja").write_text("its own file counts first")
+    assert templates.read_chat(tmp_path)[0] == "its own file counts first"
+
+
+def test_a_folder_without_a_chat_template(tmp_path):
+    assert templates.read_chat(tmp_path) == (None, {})
+    with pytest.raises(SpecError, match="this base has no chat template; choose one of: alpaca, plain") as caught:
+        templates.get("chat", *templates.read_chat(tmp_path))
+    assert caught.value.exit_code == 2
+
+
+def test_unreadable_files_are_one_line(tmp_path):
+    (tmp_path / "tokenizer_config.json").write_text("{")
+    with pytest.raises(BaseModelError, match=r"tokenizer_config\.json: not JSON .*; fetch the base again"):
+        templates.read_chat(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text("{}")
+    (tmp_path / "chat_template.jinja").write_bytes(b"\xff")
+    with pytest.raises(BaseModelError, match=r"chat_template\.jinja: cannot be read .*; fetch the base again"):
+        templates.read_chat(tmp_path)
+
+
+def test_an_unknown_name_lists_those_there_are():
+    with pytest.raises(SpecError, match="template 'alpacca' is unknown; choose one of: alpaca, chat, plain") as caught:
+        templates.get("alpacca")
+    assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        ("{{ raise_exception('system\nturn missing') }}", "system turn missing"),
+        ("{% for %}", "Expected"),
+        ("{{ messages.__class__.__mro__ }}", "unsafe"),
+        ("{{ messages.append(1) }}", "unsafe"),
+        ("{{ messages[0]['content'] + 1 }}", "concatenate"),
+    ],
+)
+def test_a_failing_chat_template_is_one_line(source, reason):
+    with pytest.raises(SpecError, match="the base's chat template fails") as caught:
+        templates.get("chat", source)
+    assert reason in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_clock_of_a_chat_template_stands_still():
+    assert templates.get("chat", "{{ strftime_now('%d %b %Y') }}").prompt("Hi") == "26 Jul 2024"
+
+
+def test_digest_is_what_reaches_the_text():
+    chat = templates.get("chat", "{{ bos_token }}{{ messages[0].content }}", {"bos_token": "<s>"})
+    same = templates.get("chat", "{{ bos_token }}{{ messages[0].content }}", {"bos_token": "<s>", "pad_token": "<p>"})
+    other = templates.get("chat", "{{ bos_token }}{{ messages[0].content }}", {"bos_token": "<b>"})
+    assert chat.digest == same.digest
+    digests = {chat.digest, other.digest, templates.get("alpaca").digest, templates.get("plain").digest}
+    assert len(digests) == 4
+    assert templates.get("alpaca", "ignored", {"bos_token": "<s>"}) == templates.get("alpaca")
