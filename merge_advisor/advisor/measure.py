@@ -99,7 +99,7 @@ def lora_of_shots(
         from merge_advisor.backbone.finetune import finetune_lora
 
         session.misses += 1
-        encoded = session.encode(rows)
+        encoded = session.encode(rows, settings.max_length, cut=True)
 
         def progress(done: int, total: int) -> None:
             session.progress("finetuning on the shots", done, total)

@@ -122,8 +122,10 @@ class Session:
             self._weights[candidate.fingerprint] = found
         return found
 
-    def encode(self, rows: Sequence[Row]) -> list[Encoded]:
-        """Turn rows into token ids under the pool's template.
+    def encode(self, rows: Sequence[Row], max_length: int = MAX_LENGTH, *, cut: bool = False) -> list[Encoded]:
+        """Turn rows into token ids under the pool's template, at most `max_length` (or the context) each.
+
+        With `cut`, long answers are cut as well.
 
         Raises:
             TaskError: an answer longer than the context.
@@ -132,7 +134,8 @@ class Session:
 
         texts = [(self.template.prompt(row.input), self.template.completion(row.output)) for row in rows]
         names = [f"row {row.digest[:8]}" for row in rows]
-        return encode(self.backbone, texts, max_length=min(MAX_LENGTH, context_length(self.backbone)), names=names)
+        limit = min(max_length, context_length(self.backbone))
+        return encode(self.backbone, texts, max_length=limit, names=names, cut=cut)
 
     def remember(self, key: Sequence[object], measure: Callable[[], object]) -> object:
         """Return the stored value of `key` (with base, template and dtype), or measure and store it."""

@@ -30,9 +30,11 @@ class FinetuneSettings:
     batch_size: int = 4
     steps: int | None = None
     """Optimiser steps; None: `epochs` times the batches of the shots."""
+    max_length: int = 256
+    """Tokens of a row at most; longer prompts are cut on their left."""
 
     def __post_init__(self) -> None:
-        if min(self.rank, self.epochs, self.batch_size) < 1 or self.lr <= 0 or (self.steps or 1) < 1:
+        if min(self.rank, self.epochs, self.batch_size, self.max_length) < 1 or self.lr <= 0 or (self.steps or 1) < 1:
             raise InputError(f"finetune settings {self} hold a number below 1 (or lr <= 0); give positive ones")
 
     def steps_for(self, rows: int) -> int:

@@ -41,12 +41,13 @@ def encode(
     max_length: int,
     names: Sequence[str] | None = None,
     end: bool = True,
+    cut: bool = False,
 ) -> list[Encoded]:
     """Turn (prompt, completion) texts into ids, the prompt cut on its left to `max_length` tokens in all.
 
     Prompt and completion are tokenised apart, without special tokens (FACTS: "no special tokens before it"); the prompt
     of an encoder-decoder gets those its tokenizer adds, as its pretraining had them. The end token closes the
-    completion unless `end` is False.
+    completion unless `end` is False. With `cut` a completion over three quarters of `max_length` is cut on its right.
 
     Raises:
         TaskError: a completion that alone fills `max_length`; the message names the row.
@@ -61,6 +62,8 @@ def encode(
         completion = list(tokenizer(completion_text, add_special_tokens=False, verbose=False)["input_ids"])
         if end:
             completion.append(backbone.end_id)
+        if cut:
+            completion = completion[: max(1, max_length * 3 // 4)]
         room = max_length if backbone.encoder_decoder else max_length - len(completion)
         if room < 1 or len(completion) > max_length:
             row = names[index] if names else f"row {index + 1}"

@@ -52,16 +52,6 @@ KEPT_TASKS = 4
 """Prepared tasks an evaluator keeps: the tasks of one plan are scored model by model."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Prepared:
-    """One task as lm-eval takes it."""
-
-    tasks: dict[str, Any]
-    """By the metric it measures: "accuracy", or "loss" with or without "exact_match"."""
-    tokens: tuple[int, ...]
-    """Per row, tokens of output and end token."""
-
-
 @dataclass(frozen=True)
 class LmEval:
     """Scores a model in memory through lm-eval: choice likelihood, exact match, mean loss."""
@@ -70,7 +60,7 @@ class LmEval:
     """Rows generated at once (likelihoods are batched by tokens)."""
     max_new_tokens: int = 64
     """Tokens generated at most; fewer where all outputs are shorter. A longer output cannot be matched."""
-    _prepared: dict[str, _Prepared] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _prepared: dict[str, dict[str, Any]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.batch_size < 1 or self.max_new_tokens < 1:
@@ -124,28 +114,27 @@ class LmEval:
         )
         try:
             with _undisturbed():
-                prepared = self._prepare(backbone, rows, template, metric)
-                samples = _evaluate(backbone, prepared.tasks, self.batch_size)
+                tokens = _answer_lengths(backbone, rows, template)
+                tasks = self._prepare(backbone, rows, template, metric, max(tokens))
+                samples = _evaluate(backbone, tasks, self.batch_size)
         except (MergeAdvisorError, MemoryError):
             raise
         except Exception as error:  # lm-eval asserts, and raises whatever it meets
             reason = " ".join(str(error).split()) or type(error).__name__
             raise ExternalError(f"{label}: {self.version} failed ({reason}); see where with --debug") from error
-        return _model_score(label, rows, prepared.tokens, samples)
+        return _model_score(label, rows, tokens, samples)
 
-    def _prepare(self, backbone: Backbone, rows: Sequence[Row], template: Template, metric: str) -> _Prepared:
-        """Build the lm-eval tasks of these rows, once for all models scored on them."""
+    def _prepare(
+        self, backbone: Backbone, rows: Sequence[Row], template: Template, metric: str, longest: int
+    ) -> dict[str, Any]:
+        """Return the lm-eval tasks of these rows by what they measure, built once for all models scored on them."""
         end = str(backbone.tokenizer.decode(backbone.end_id))
-        key = digest_of([[row.digest for row in rows], template.digest, metric, end, backbone.encoder_decoder])
+        budget = min(self.max_new_tokens, longest + SPARE_TOKENS, _longest(backbone) // 2)
+        key = digest_of([[row.digest for row in rows], template.digest, metric, end, budget])
         if key not in self._prepared:
-            texts = [(template.prompt(row.input), template.completion(row.output)) for row in rows]
-            names = [f"row {row.digest[:8]}" for row in rows]
-            limit = _longest(backbone)
-            tokens = tuple(len(row.completion) for row in encode(backbone, texts, max_length=limit, names=names))
-            budget = min(self.max_new_tokens, max(tokens) + SPARE_TOKENS, limit // 2)
             while len(self._prepared) >= KEPT_TASKS:
                 self._prepared.pop(next(iter(self._prepared)))
-            self._prepared[key] = _Prepared(_build(rows, template, metric, end, budget), tokens)
+            self._prepared[key] = _build(rows, template, metric, end, budget)
         return self._prepared[key]
 
 
@@ -190,6 +179,13 @@ def _check(rows: Sequence[Row], metric: str) -> None:
 
 def _longest(backbone: Backbone) -> int:
     return min(MAX_LENGTH, context_length(backbone))
+
+
+def _answer_lengths(backbone: Backbone, rows: Sequence[Row], template: Template) -> list[int]:
+    """Tokens of each row's output and end token; an answer longer than the context is refused by row."""
+    texts = [(template.prompt(row.input), template.completion(row.output)) for row in rows]
+    names = [f"row {row.digest[:8]}" for row in rows]
+    return [len(row.completion) for row in encode(backbone, texts, max_length=_longest(backbone), names=names)]
 
 
 def _build(rows: Sequence[Row], template: Template, metric: str, end: str, budget: int) -> dict[str, Any]:

@@ -36,7 +36,6 @@ def main() -> None:
     parser.add_argument("--shots", type=int, default=20)
     parser.add_argument("--from", dest="first", type=int, default=528)
     parser.add_argument("--to", type=int, default=811)
-    parser.add_argument("--max-length", type=int, default=256)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--settings", nargs="*", default=["{}"], help="JSON objects of finetune settings")
     arguments = parser.parse_args()
@@ -63,8 +62,8 @@ def main() -> None:
                 rng = np.random.default_rng([draw, sorted(rows).index(domain)])
                 chosen = rng.choice(len(rows[domain]), arguments.shots, replace=False)
                 picked = [rows[domain][i] for i in chosen]
-                texts = [(alpaca.prompt(r["input"]), alpaca.completion(r["output"][:600])) for r in picked]
-                encoded = encode(backbone, texts, max_length=arguments.max_length)
+                texts = [(alpaca.prompt(r["input"]), alpaca.completion(r["output"])) for r in picked]
+                encoded = encode(backbone, texts, max_length=settings.max_length, cut=True)
                 with placed(backbone, finetune_lora(backbone, encoded, targets, settings, seed=draw)):
                     delta = embedding.features(backbone) - base
                 likeness = {name: _cosine(delta, other) for name, other in pool.items()}
