@@ -44,10 +44,10 @@ BUILTIN: dict[str, dict[str, str]] = {
         "peft": "merge_advisor.formats.peft:PeftFormat",
     },
     "embedding": {
-        "delta_activations": "merge_advisor.embed.activations:DeltaActivations",
-        "delta_activations_encoder": "merge_advisor.embed.activations:DeltaActivationsEncoder",
-        "delta_logits": "merge_advisor.embed.logits:DeltaLogits",
-        "delta_meaning": "merge_advisor.embed.meaning:DeltaMeaning",
+        "delta_activations": "merge_advisor.embeddings.activations:DeltaActivations",
+        "delta_activations_encoder": "merge_advisor.embeddings.activations:DeltaActivationsEncoder",
+        "delta_logits": "merge_advisor.embeddings.logits:DeltaLogits",
+        "delta_meaning": "merge_advisor.embeddings.meaning:DeltaMeaning",
     },
     "evaluator": {
         "lm_eval": "merge_advisor.evaluators.lm_eval_harness:LmEval",

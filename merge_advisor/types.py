@@ -12,11 +12,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from merge_advisor.errors import InputError
+from merge_advisor.errors import InputError, SpaceMismatchError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     import numpy as np
     from numpy.typing import NDArray
 
@@ -414,6 +412,13 @@ class Score:
         raise KeyError(label)
 
 
-def ids_of(items: Sequence[Candidate | Member | Refused]) -> list[str]:
-    """Return the ids in order."""
-    return [item.id for item in items]
+def same_space(one: Space, other: Space) -> None:
+    """Let deltas of one space meet, and no others.
+
+    Raises:
+        SpaceMismatchError: the spaces differ; the message names in what.
+    """
+    differ = [name for name in Space.__slots__ if getattr(one, name) != getattr(other, name)]
+    if differ:
+        found = ", ".join(f"{name}: {getattr(one, name)} and {getattr(other, name)}" for name in differ)
+        raise SpaceMismatchError(f"deltas of two spaces cannot be compared ({found}); embed both anew in one of them")

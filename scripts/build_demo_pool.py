@@ -38,7 +38,7 @@ RANK, ALPHA, TARGETS = 4, 8, ["q_proj", "v_proj"]
 MIXED = ("shelves", "dates", "orders")
 MERGE_WEIGHTS = (0.7, 0.85, 1.0)
 BATCH, RATE = 8, 4e-3
-STEPS = {"shelves": 75, "dates": 45, "orders": 55, "tickets": 60, "reviews": 65}
+STEPS = {"shelves": 95, "dates": 70, "orders": 85, "tickets": 75, "reviews": 75}
 TRAIN_ROWS, BESIDE = 480, 0.35
 
 Row = tuple[str, str]

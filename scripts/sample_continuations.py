@@ -1,7 +1,7 @@
 """Sample the shared continuations of `delta_meaning` from a base, once; the result is committed.
 
 Use:
-    python scripts/sample_continuations.py --base FOLDER > merge_advisor/embed/continuations.json
+    python scripts/sample_continuations.py --base FOLDER > merge_advisor/embeddings/continuations.json
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 
 from merge_advisor.backbone.model import load_backbone
-from merge_advisor.embed import PROBES
+from merge_advisor.embeddings import PROBES
 
 
 def main() -> None:

@@ -133,6 +133,25 @@ LLAMA_MODULES = {
 }
 
 
+T5_MODULES = {
+    f"{stack}.block.{layer}.layer.{place}.{block}.{kind}": (32, 32)
+    for stack, place, block in (
+        ("encoder", 0, "SelfAttention"), ("decoder", 0, "SelfAttention"), ("decoder", 1, "EncDecAttention"),
+    )
+    for layer in range(2)
+    for kind in ("q", "v")
+}  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def tiny_t5_pool(tmp_path_factory) -> Path:
+    """Three adapters of `tiny_t5`."""
+    root = tmp_path_factory.mktemp("t5-pool")
+    for number in range(3):
+        write_lora(root / f"m{number}", T5_MODULES, seed=number, base="tiny-t5", task_type="SEQ_2_SEQ_LM")
+    return root
+
+
 @pytest.fixture(scope="session")
 def tiny_pool(tmp_path_factory) -> Path:
     """Six adapters of `tiny_llama` in two families: within a family, a shared part plus a little of one's own."""

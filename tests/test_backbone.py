@@ -18,7 +18,7 @@ from merge_advisor.backbone.generate import generate
 from merge_advisor.backbone.model import load_backbone
 from merge_advisor.backbone.place import placed, placed_together
 from merge_advisor.backbone.weights import Dense, LowRank, digest_of_delta, inner, inner_all
-from merge_advisor.embed import PROBES
+from merge_advisor.embeddings import PROBES
 from merge_advisor.errors import BaseModelError, InputError, PoolError, TaskError
 
 ROWS = [

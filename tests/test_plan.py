@@ -189,18 +189,10 @@ def test_two_tasks_make_one_merge(place, tiny_llama, tiny_pool, tmp_path):
     assert "even" in (run.folder / "report.md").read_text() and "choice" in (run.folder / "report.md").read_text()
 
 
-def test_an_encoder_decoder_base(tiny_t5, tmp_path):
-    from tests.conftest import write_lora
-
-    for number in range(3):
-        modules = {
-            f"{stack}.block.{layer}.layer.0.SelfAttention.{kind}": (32, 32)
-            for stack in ("encoder", "decoder") for layer in range(2) for kind in ("q", "v")
-        }  # fmt: skip
-        write_lora(tmp_path / "pool" / f"m{number}", modules, seed=number, base="tiny-t5", task_type="SEQ_2_SEQ_LM")
+def test_an_encoder_decoder_base(tiny_t5, tiny_t5_pool, tmp_path):
     write_task(tmp_path / "even.jsonl", 24)
     run = ma.plan(
-        tmp_path / "even.jsonl", pool=tmp_path / "pool", base=str(tiny_t5), out=tmp_path / "run",
+        tmp_path / "even.jsonl", pool=tiny_t5_pool, base=str(tiny_t5), out=tmp_path / "run",
         cache=tmp_path / "cache", options=PlanOptions(k=2, finetune=FAST, template="plain"),
     )  # fmt: skip
     assert run.recipe.base.architecture == "T5ForConditionalGeneration"

@@ -14,7 +14,7 @@ from merge_advisor.types import Refused
 
 if TYPE_CHECKING:
     from merge_advisor.advisor.session import Session
-    from merge_advisor.embed import Embedding
+    from merge_advisor.embeddings import Embedding
     from merge_advisor.types import Candidate, FloatArray, Space
 
 TOGETHER = 16

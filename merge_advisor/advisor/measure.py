@@ -21,7 +21,7 @@ from merge_advisor.types import SHOTS_LORA, Candidate, Deltas, Refused, Row, Spa
 
 if TYPE_CHECKING:
     from merge_advisor.backbone.finetune import FinetuneSettings
-    from merge_advisor.embed import Embedding
+    from merge_advisor.embeddings import Embedding
     from merge_advisor.types import FloatArray
 
 

@@ -46,6 +46,7 @@ from merge_advisor.types import (
     Row,
     Selection,
     Task,
+    same_space,
 )
 
 if TYPE_CHECKING:
@@ -198,6 +199,7 @@ def _choose_all(session: Session, tasks: Sequence[Task], options: PlanOptions, c
         targets = target_parameters(session, candidates)
         lora = lora_of_shots(session, shots, targets, settings, options.seed)
         own, _, failed = take_deltas(session, options.embedding, [lora])
+    same_space(deltas.space, own.space)
     if failed:
         raise TaskError(f"the LoRA of the shots cannot be embedded: {failed[0].reason}; lower --lr")
     losses = Losses(session, [task.choosing for task in tasks], options.composition)

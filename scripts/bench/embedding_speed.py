@@ -22,8 +22,8 @@ import numpy as np
 from merge_advisor.backbone.adapter import read_adapter
 from merge_advisor.backbone.model import Backbone, load_backbone
 from merge_advisor.backbone.place import placed
-from merge_advisor.embed import PROBES
-from merge_advisor.embed.activations import DeltaActivations
+from merge_advisor.embeddings import PROBES
+from merge_advisor.embeddings.activations import DeltaActivations
 
 
 def by_peft(backbone: Backbone, folder: Path) -> np.ndarray:

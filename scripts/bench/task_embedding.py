@@ -22,7 +22,7 @@ from merge_advisor.backbone.finetune import FinetuneSettings, finetune_lora
 from merge_advisor.backbone.forward import encode
 from merge_advisor.backbone.model import load_backbone
 from merge_advisor.backbone.place import placed
-from merge_advisor.embed.activations import DeltaActivations
+from merge_advisor.embeddings.activations import DeltaActivations
 
 
 def main() -> None:

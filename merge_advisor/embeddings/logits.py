@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from merge_advisor.embed import PROBES
+from merge_advisor.embeddings import PROBES
 
 if TYPE_CHECKING:
     from merge_advisor.backbone.model import Backbone

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from merge_advisor.embed import PROBES
+from merge_advisor.embeddings import PROBES
 
 if TYPE_CHECKING:
     from merge_advisor.backbone.model import Backbone
@@ -22,7 +22,7 @@ def continuations() -> tuple[tuple[str, ...], ...]:
 
     Sampled once from SmolLM2-135M-Instruct by scripts/sample_continuations.py.
     """
-    text = files("merge_advisor.embed").joinpath("continuations.json").read_text(encoding="utf-8")
+    text = files("merge_advisor.embeddings").joinpath("continuations.json").read_text(encoding="utf-8")
     return tuple(tuple(group) for group in json.loads(text))
 
 
