@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import time
 from collections.abc import Iterator, MutableMapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,8 @@ CREATE TABLE IF NOT EXISTS measured (key TEXT PRIMARY KEY, value TEXT NOT NULL) 
 CREATE TABLE IF NOT EXISTS hashes (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 """
 
+TRIES = 100
+
 
 class Store:
     """Deltas, measurements and file hashes in one SQLite file.
@@ -41,9 +44,7 @@ class Store:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._connection = sqlite3.connect(path, timeout=30, isolation_level=None)
-            self._connection.execute("PRAGMA journal_mode=WAL")
-            self._connection.execute("PRAGMA synchronous=NORMAL")
-            self._connection.executescript(SCHEMA)
+            _prepare(self._connection)
         except (OSError, sqlite3.Error) as error:
             raise RunError(
                 f"store {path}: cannot be opened ({error}); name another with --store or delete it"
@@ -100,6 +101,24 @@ class Store:
         self._connection.execute(
             "INSERT OR REPLACE INTO measured VALUES (?, ?)", (key, json.dumps(value, allow_nan=False))
         )
+
+
+def _prepare(connection: sqlite3.Connection) -> None:
+    """Set the journal and make the tables; waits for another process that does the same.
+
+    SQLite's own timeout does not cover a change of the journal mode, so "locked" is tried again for up to ten seconds.
+    """
+    for attempt in range(TRIES):
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute("PRAGMA synchronous=NORMAL")
+            connection.executescript(SCHEMA)
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or attempt == TRIES - 1:
+                raise
+            time.sleep(0.1)
+        else:
+            return
 
 
 def _fields(space: Space) -> dict[str, Any]:

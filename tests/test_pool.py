@@ -12,7 +12,10 @@ from safetensors.numpy import load_file, save_file
 from merge_advisor.backbone.base import resolve_base
 from merge_advisor.errors import OfflineError, PoolError
 from merge_advisor.pool import check_id, licence_conflicts, open_pool, read_manifest
-from merge_advisor.types import ids_of
+
+
+def ids_of(items):
+    return [item.id for item in items]
 
 
 @pytest.fixture(scope="module")

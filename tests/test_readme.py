@@ -1,0 +1,27 @@
+"""README says what the program says."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_generated_blocks_are_up_to_date():
+    found = subprocess.run([sys.executable, ROOT / "scripts" / "readme_blocks.py", "--check"], check=False, timeout=60)
+    assert found.returncode == 0, "run ./scripts/readme"
+    assert (ROOT / "README.md").read_text().count("<!-- begin ") >= 4
+
+
+def test_nothing_names_a_machine():
+    """No path of one machine in what is shipped: /work/…, /root/…, /home/…, C:\\…"""
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split(
+        "\n"
+    )
+    for name in filter(None, listed):
+        path = ROOT / name
+        if path.suffix in {".safetensors", ".png"} or not path.is_file():
+            continue
+        text = path.read_text(encoding="utf-8", errors="replace")
+        for place in ("/" + "work/", "/" + "root/", "/" + "home/"):
+            assert place not in text, f"{name} names {place}"
