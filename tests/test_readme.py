@@ -4,9 +4,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
 
 
+@pytest.mark.skipif(sys.version_info >= (3, 13), reason="argparse lays help out differently from 3.13 on")
 def test_generated_blocks_are_up_to_date():
     found = subprocess.run([sys.executable, ROOT / "scripts" / "readme_blocks.py", "--check"], check=False, timeout=60)
     assert found.returncode == 0, "run ./scripts/readme"

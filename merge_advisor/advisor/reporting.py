@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from merge_advisor import registry
 from merge_advisor.report.markdown import ReportInput, markdown_report
-from merge_advisor.report.scores import SCORE_HEADERS, SCORE_RIGHT, score_rows
+from merge_advisor.report.scores import SCORE_HEADERS, SCORE_RIGHT, score_rows, trade_off
 from merge_advisor.report.tables import text_table
 from merge_advisor.types import Refused
 
@@ -84,6 +84,9 @@ def summary_of(run: Run) -> str:
             f"{score.task}: {score.metric} on {len(score.row_digests)} held-out rows, {score.evaluator}\n\n"
             + text_table(list(SCORE_HEADERS), score_rows(score), right=SCORE_RIGHT)
         )
+    if len(run.scores) > 1:
+        headers, found = trade_off(run.scores)
+        parts.append("one merge for all tasks\n\n" + text_table(headers, found, right=range(1, len(headers) - 1)))
     if plan.verdict is not None:
         parts.append(f"verdict: {plan.verdict}\n{plan.reason}")
     else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from merge_advisor.report.scores import NAMES, SCORE_HEADERS, SCORE_RIGHT, row_changes, score_rows
+from merge_advisor.report.scores import NAMES, SCORE_HEADERS, SCORE_RIGHT, row_changes, score_rows, trade_off
 from merge_advisor.report.tables import escaped, markdown_table, printable, shortened
 from merge_advisor.types import Member, Recipe, Refused, Row, Score, Selection, Task, Verdict
 
@@ -59,6 +59,7 @@ def markdown_report(report: ReportInput) -> str:
         _head(report),
         _verdict(report),
         *(_scored(scores[task.name], task, alone=len(scores) == 1) for task in report.tasks if task.name in scores),
+        _trade_off(report.scores),
         _members(report),
         _splits(report.tasks),
         _licences(report),
@@ -120,6 +121,13 @@ def _scored(score: Score, task: Task, *, alone: bool) -> str:
         hardest = min(rivals, key=lambda found: found.difference).against
         parts.append(_changes(score, hardest, {row.digest: row for row in task.heldout}))
     return _section(f"Scores: {escaped(task.name)}", "\n\n".join(parts))
+
+
+def _trade_off(scores: Sequence[Score]) -> str:
+    if len(scores) < 2:
+        return ""
+    headers, rows = trade_off(scores)
+    return _section("One merge for all tasks", markdown_table(headers, rows, right=range(1, len(headers) - 1)))
 
 
 def _changes(score: Score, against: str, rows: Mapping[str, Row]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from merge_advisor.types import Comparison, ModelScore, Row, Score
 
@@ -70,3 +70,27 @@ def row_changes(score: Score, against: str, rows: Mapping[str, Row]) -> tuple[li
         return [digest[:8], row.input if row else "", row.output if row else "", *given]
 
     return [entry(digest) for digest in found.won], [entry(digest) for digest in found.lost]
+
+
+def trade_off(scores: Sequence[Score]) -> tuple[list[str], list[list[str]]]:
+    """Return headers and rows of a table of models by tasks, for a merge that serves several.
+
+    The last column tells on which task a model gains least over the base, and how much.
+    """
+    common = [m.label for m in scores[0].models if all(_measured(score, m.label) for score in scores)]
+    rows = []
+    for label in common:
+        values = [score.model(label).metrics[score.metric] for score in scores]
+        gains = [
+            (value - score.model("base").metrics[score.metric]) * (-1 if score.metric == "loss" else 1)
+            for value, score in zip(values, scores, strict=True)
+        ]
+        worst = min(range(len(gains)), key=lambda index: (gains[index], index))
+        least = f"{_difference(gains[worst], scores[worst].metric)} ({scores[worst].task})"
+        cells = [_value(value, score.metric) for value, score in zip(values, scores, strict=True)]
+        rows.append([label, *cells, "" if label == "base" else least])
+    return ["model", *(score.task for score in scores), "least gain over the base"], rows
+
+
+def _measured(score: Score, label: str) -> bool:
+    return any(model.label == label and score.metric in model.metrics for model in score.models)
