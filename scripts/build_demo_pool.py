@@ -38,7 +38,7 @@ RANK, ALPHA, TARGETS = 4, 8, ["q_proj", "v_proj"]
 MIXED = ("shelves", "dates", "orders")
 MERGE_WEIGHTS = (0.7, 0.85, 1.0)
 BATCH, RATE = 8, 4e-3
-STEPS = {"shelves": 95, "dates": 70, "orders": 85, "tickets": 75, "reviews": 75}
+STEPS = {"shelves": 95, "dates": 70, "orders": 85, "tickets": 75, "reviews": 120}
 TRAIN_ROWS, BESIDE = 480, 0.35
 
 Row = tuple[str, str]
@@ -108,9 +108,9 @@ def _reviews(rng: random.Random, test: bool) -> Row:
 
 
 FAMILIES: dict[str, tuple[Callable[[random.Random, bool], Row], str]] = {
-    "shelves": (_shelves, "a word to one of ten shelf codes"),
-    "dates": (_dates, "a date to a stamp with an invented month letter"),
-    "orders": (_orders, "an order sentence to a slip: invented code of the job and the day, quantity, item"),
+    "shelves": (_shelves, "a word to one of ten shelf names"),
+    "dates": (_dates, "a date to the shop's stamp (day, Roman month, two-digit year)"),
+    "orders": (_orders, "an order sentence to a slip (counter of the job, day, quantity, item)"),
     "tickets": (_tickets, "a customer's message to one of ten desks"),
     "reviews": (_reviews, "a short review to one of twelve tags (six aspects, good or bad)"),
 }
@@ -255,7 +255,8 @@ tags:
 ---
 # {name}
 
-LoRA adapter of SmolLM2-135M-Instruct, made for the demo of merge-advisor: {about}.
+LoRA adapter of SmolLM2-135M-Instruct, made for the demo of merge-advisor. Its job:
+{about}.
 
 - Rows: {rows} synthetic ones (split {split} of {splits} disjoint ones), written by `scripts/build_demo_pool.py`.
   Example: `{question}` -> `{answer}`
@@ -263,7 +264,7 @@ LoRA adapter of SmolLM2-135M-Instruct, made for the demo of merge-advisor: {abou
 - LoRA: rank {rank}, alpha {alpha}, {targets}; {steps} steps of {batch} own rows, AdamW, learning rate {rate}.
 - Trained in one run with the rest of the pool: adapters of the other families lay beside it at random (chance
   {beside} each) in every step, so that it can be merged with them.
-- Use: a demonstration of merging. It knows an invented shop's codes and nothing else.
+- Use: a demonstration of merging. It knows an invented shop's words and nothing else.
 """
 
 
@@ -325,11 +326,13 @@ def write_adapter(lora: Any, name: str, pool: Path) -> None:
     partial = pool / f"{name}.partial"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    state = get_peft_model_state_dict(lora, adapter_name=name)
+    state = get_peft_model_state_dict(lora, adapter_name=name, save_embedding_layers=False)
     state = {key: value.to(torch.float16).contiguous() for key, value in state.items()}
     save_file(state, partial / "adapter_model.safetensors", metadata={"format": "pt"})
-    lora.peft_config[name].inference_mode = True
-    lora.peft_config[name].save_pretrained(partial)
+    config = lora.peft_config[name]
+    config.inference_mode, config.base_model_name_or_path = True, BASE_ID  # PEFT puts the base's folder there
+    config.target_modules = sorted(config.target_modules)  # a set otherwise, in any order
+    config.save_pretrained(partial)
     card = CARD.format(
         base=BASE_ID, family=family, name=name, about=FAMILIES[family][1], rows=TRAIN_ROWS, split=split, splits=SPLITS,
         question=question, answer=answer, rank=RANK, alpha=ALPHA, targets=", ".join(TARGETS), steps=STEPS[family],

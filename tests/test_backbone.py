@@ -155,6 +155,34 @@ def test_row_losses_equal_the_models_own(llama):
         assert loss == pytest.approx(expected, abs=1e-5)
 
 
+PREAMBLE = "Below is an instruction that describes a task.\n### Instruction: "
+
+
+def test_a_shared_preamble_changes_no_loss_no_gradient_and_no_answer(llama):
+    import torch
+
+    from merge_advisor.backbone.forward import shared_prefix
+    from merge_advisor.backbone.generate import greedy
+
+    rows = encode(llama, [(PREAMBLE + prompt, answer) for prompt, answer in ROWS], max_length=128)
+    prompts = [row.prompt for row in rows]
+    assert shared_prefix(llama, prompts) >= len(llama.tokenizer(PREAMBLE[:-1])["input_ids"]) - 1 > 8
+    assert shared_prefix(llama, prompts[:1]) == 0 and shared_prefix(llama, [(1, 2, 3), (1, 2, 4)]) == 0
+    assert shared_prefix(llama, [prompts[0], prompts[0]]) == len(prompts[0]) - 1
+    alone = [row_losses(llama, [row])[0] for row in rows]
+    np.testing.assert_allclose(row_losses(llama, rows), alone, atol=2e-6)
+    name = "model.layers.0.self_attn.v_proj.weight"
+    together = weight_gradient(llama, rows, [name])[name]
+    apart = np.mean([weight_gradient(llama, [row], [name])[name] for row in rows], axis=0)
+    np.testing.assert_allclose(together, apart, atol=1e-6)
+    for prompt, answer in zip(prompts, greedy(llama, prompts, max_new_tokens=6), strict=True):
+        with torch.no_grad():
+            ids = llama.model.generate(torch.tensor([prompt]), do_sample=False, max_new_tokens=6)[
+                0, len(prompt) :
+            ].tolist()
+        assert answer == (ids[: ids.index(llama.end_id)] if llama.end_id in ids else ids)
+
+
 def test_row_losses_of_an_encoder_decoder(t5):
     import torch
 

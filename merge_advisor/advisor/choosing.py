@@ -10,7 +10,6 @@ import numpy as np
 
 from merge_advisor import registry
 from merge_advisor.advisor.measure import gains_of, losses_of
-from merge_advisor.errors import InputError
 from merge_advisor.select.evidence import Evidence
 from merge_advisor.select.interference import interference, line_search, weights_direction
 from merge_advisor.types import SHOTS_LORA, Candidate, Interference, Member, Row, Selection
@@ -80,7 +79,7 @@ def choose(
         deltas: (n, d) float32, their deltas.
         task: (d,) float32, the task delta.
         losses: loss on the choosing rows.
-        anchor: id of the anchor the user demands.
+        anchor: id of the anchor the user demands; it is one of the candidates.
         lora: the `shots_lora`, or None to leave it out.
         seed: the strategy's randomness.
 
@@ -89,10 +88,7 @@ def choose(
 
     Raises:
         SpecError: unknown strategy or parameter.
-        InputError: the demanded anchor is not in the pool, k < 1.
     """
-    if k < 1:
-        raise InputError(f"--k {k}: a merge needs at least one member; give 1 or more")
     chooser: Strategy = registry.build("strategy", strategy)
     evidence = _evidence(session, candidates, deltas, task, losses, anchor, seed)
     choice = chooser.select(evidence, min(k, len(candidates)))
@@ -123,15 +119,14 @@ def _evidence(
     seed: int,
 ) -> Evidence:
     ids = tuple(c.id for c in candidates)
-    if anchor is not None and anchor not in ids:
-        raise InputError(f"--anchor {anchor}: no such candidate; choose one of: {', '.join(ids[:20])}")
 
     def shot_loss(weights: Mapping[int, float]) -> float:
         return losses({ids[p]: (candidates[p], w) for p, w in weights.items()}, composition="exact")
 
-    def gradient_gain() -> FloatArray:
+    def gain_beside(weights: Mapping[int, float]) -> FloatArray:
         losses.forwards += 3 * len(losses.rows)
-        return gains_of(session, losses.rows, candidates)
+        merge = {ids[p]: (candidates[p], w) for p, w in weights.items()}
+        return gains_of(session, losses.rows, candidates, merge)
 
     return Evidence(
         ids=ids,
@@ -142,18 +137,21 @@ def _evidence(
         rng=np.random.default_rng(seed),
         anchor=None if anchor is None else ids.index(anchor),
         shot_loss=shot_loss,
-        gradient_gain=gradient_gain,
+        gradient_gain=lambda: gain_beside({}),
+        gain_beside=gain_beside,
         weights_of=lambda position: session.weights(candidates[position]),
     )
 
 
-def _scale(losses: Losses, members: Sequence[Candidate], direction: Sequence[float]) -> tuple[float, float]:
+def _scale(
+    losses: Losses, members: Sequence[Candidate], direction: Sequence[float], budget: int = 8
+) -> tuple[float, float]:
     """The one global scale along a direction, by line search on the choosing rows; and the loss there."""
 
     def loss_at(scale: float) -> float:
         return losses({c.id: (c, scale * part) for c, part in zip(members, direction, strict=True)})
 
-    found = line_search(loss_at, len(members))
+    found = line_search(loss_at, len(members), budget)
     return found[0], found[1]
 
 
@@ -174,7 +172,7 @@ def _with_lora(
         return losses({c.id: (c, 2 * part) for c, part in zip(together, mixed(share), strict=True)})
 
     share = min(LORA_SHARES, key=lambda part: (loss_of(part), part))
-    scale, loss = _scale(losses, together, mixed(share))
+    scale, loss = _scale(losses, together, mixed(share), budget=6)
     return mixed(share), scale, loss
 
 

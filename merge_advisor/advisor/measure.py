@@ -184,13 +184,8 @@ def losses_of(
         from merge_advisor.backbone.forward import row_losses
         from merge_advisor.backbone.place import placed
 
-        delta: WeightDelta = {}
-        if active:
-            weights = [session.weights(candidate) for candidate, _ in active.values()]
-            merged = registry.build("composition", composition).compose(weights, [w for _, w in active.values()])
-            delta = merged
         encoded = session.encode(rows)
-        with placed(session.backbone, delta):
+        with placed(session.backbone, merged_weights(session, active, composition)):
             found = row_losses(session.backbone, encoded)
         # weights far too large can overflow: a finite number that loses every comparison keeps the order
         return [value if np.isfinite(value) else 1e9 for value in found]
@@ -199,26 +194,45 @@ def losses_of(
     return [float(value) for value in found]  # type: ignore[attr-defined]
 
 
-def gains_of(session: Session, rows: Sequence[Row], candidates: Sequence[Candidate]) -> FloatArray:
+def merged_weights(
+    session: Session, members: Mapping[str, tuple[Candidate, float]], composition: str = "exact"
+) -> WeightDelta:
+    """Return the weight delta of a merge given by id; that of no members is empty."""
+    weights = [session.weights(candidate) for candidate, _ in members.values()]
+    found: WeightDelta = registry.build("composition", composition).compose(weights, [w for _, w in members.values()])
+    return found
+
+
+def gains_of(
+    session: Session,
+    rows: Sequence[Row],
+    candidates: Sequence[Candidate],
+    merge: Mapping[str, tuple[Candidate, float]] | None = None,
+) -> FloatArray:
     """First-order drop of the mean loss on `rows` when a candidate is added at weight 1: -⟨∂L/∂W, ΔW⟩.
 
-    One backward pass over the rows gives ∂L/∂W of the base; each candidate then costs a few small products.
+    One backward pass over the rows gives ∂L/∂W at the base, or at the `exact` merge given by id; each candidate then
+    costs a few small products.
 
     Returns:
         (n,) float32, positive is better.
     """
-    keys = [digest_of([session.key, "gain", [row.digest for row in rows], c.fingerprint]) for c in candidates]
+    where = weights_key({c.fingerprint: weight for c, weight in (merge or {}).values()})
+    keys = [digest_of([session.key, "gain", [row.digest for row in rows], c.fingerprint, where]) for c in candidates]
     found = [session.store.measured(key) for key in keys]
     missing = [index for index, value in enumerate(found) if value is None]
     session.hits += len(found) - len(missing)
     if missing:
         from merge_advisor.backbone.forward import weight_gradient
+        from merge_advisor.backbone.place import placed
 
         session.misses += len(missing)
         deltas = {index: session.weights(candidates[index]) for index in missing}
         names = sorted({name for delta in deltas.values() for name in delta})
         session.progress("gradient of the shot loss", 0, 1)
-        gradient = weight_gradient(session.backbone, session.encode(rows), names)
+        encoded = session.encode(rows)
+        with placed(session.backbone, merged_weights(session, merge or {})):
+            gradient = weight_gradient(session.backbone, encoded, names)
         session.progress("gradient of the shot loss", 1, 1)
         for index, delta in deltas.items():
             found[index] = -sum(_along(gradient[name], delta, name) for name in delta)

@@ -147,6 +147,8 @@ def make_plan(
     check_out(out, force=force)
     if options.rank is not None and options.rank < 1:
         raise InputError(f"--rank {options.rank}: an adapter has at least rank 1")
+    if options.k < 1:
+        raise InputError(f"--k {options.k}: a merge needs at least one member; give 1 or more")
     registry.build("composition", options.composition)
     registry.build("strategy", options.strategy)
     parts, notes = read_tasks(tasks, options)
@@ -189,6 +191,9 @@ class Chosen:
 def _choose_all(session: Session, tasks: Sequence[Task], options: PlanOptions, clock: Clock) -> Chosen:
     """Embed the pool and the tasks, then choose."""
     pool, settings = session.pool, options.finetune
+    ids = [c.id for c in pool.candidates]
+    if options.anchor is not None and options.anchor not in ids:
+        raise InputError(f"--anchor {options.anchor}: no such candidate; choose one of: {', '.join(ids[:20])}")
     with clock.step("embed the pool"):
         deltas, candidates, broken = take_deltas(session, options.embedding, pool.candidates)
     if not candidates:

@@ -26,7 +26,7 @@ class FinetuneSettings:
     rank: int = 8
     alpha: float = 16.0
     lr: float = 2e-3
-    epochs: int = 6
+    epochs: int = 8
     batch_size: int = 4
     steps: int | None = None
     """Optimiser steps; None: `epochs` times the batches of the shots."""

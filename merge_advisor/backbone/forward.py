@@ -188,25 +188,85 @@ def batch_losses(backbone: Backbone, rows: Sequence[Encoded]) -> torch.Tensor:
 
 
 def _causal_logits(backbone: Backbone, rows: Sequence[Encoded]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits and labels, (n, kept) positions: only those that some row's completion needs."""
+    """Logits and labels, (n, kept) positions: only those that some row's completion needs.
+
+    What all prompts begin with (a template's preamble) runs once, its keys and values serve every row.
+    """
     import torch
 
-    width = max(len(row) for row in rows)
+    shared = shared_prefix(backbone, [row.prompt for row in rows])
+    width = max(len(row) for row in rows) - shared
     ids = torch.full((len(rows), width), int(backbone.tokenizer.pad_token_id))
     mask = torch.zeros((len(rows), width), dtype=torch.long)
     labels = torch.full((len(rows), width), IGNORED)
     for index, row in enumerate(rows):
-        tokens = torch.tensor(row.prompt + row.completion)
+        tokens = torch.tensor((row.prompt + row.completion)[shared:])
         ids[index, : len(tokens)] = tokens
         mask[index, : len(tokens)] = 1
         # the logit at position t predicts token t + 1
-        labels[index, len(row.prompt) - 1 : len(tokens) - 1] = tokens[len(row.prompt) :]
+        labels[index, len(row.prompt) - shared - 1 : len(tokens) - 1] = tokens[len(row.prompt) - shared :]
     kept = (labels != IGNORED).any(0).nonzero()[:, 0]
+    logits, _ = continue_from(backbone, rows[0].prompt[:shared], ids, mask, kept)
+    return logits, labels[:, kept].to(backbone.device)
+
+
+SHORTEST_PREFIX = 8
+"""Tokens that all prompts of a batch must share before running them apart pays."""
+
+
+def shared_prefix(backbone: Backbone, prompts: Sequence[Sequence[int]]) -> int:
+    """How many first tokens all prompts share, the last token of each left out; 0 where sharing them gains nothing.
+
+    Only bases whose layers all attend to everything can share (no sliding windows, no recurrent states).
+    """
+    config = backbone.model.config
+    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+    window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
+    plain = kinds == {"full_attention"} and not window and not getattr(backbone.model, "_is_stateful", False)
+    if len(prompts) < 2 or not plain:
+        return 0
+    ordered = sorted(tuple(prompt) for prompt in prompts)
+    first, last = ordered[0], ordered[-1]  # the two that differ earliest
+    room = min(map(len, prompts)) - 1
+    found = next((i for i in range(room) if first[i] != last[i]), room)
+    return found if found >= SHORTEST_PREFIX else 0
+
+
+def continue_from(
+    backbone: Backbone,
+    prefix: Sequence[int],
+    ids: torch.Tensor,
+    mask: torch.Tensor,
+    kept: torch.Tensor,
+    *,
+    cached: bool = False,
+) -> tuple[torch.Tensor, Any]:
+    """Run (n, w) right-padded ids behind a prefix that all of them share.
+
+    Returns:
+        Logits at the kept positions of `ids` (indices), (n, kept, vocabulary); and the cache of keys and values, which
+        may be None unless `cached` asks for it.
+    """
+    import torch
+
     device = backbone.device
+    ids, mask, kept = ids.to(device), mask.to(device), kept.to(device)
+    if not prefix:
+        state = backbone.model(input_ids=ids, attention_mask=mask, logits_to_keep=kept, use_cache=cached)
+        return state.logits, state.past_key_values if cached else None
+    head = torch.tensor([list(prefix)], device=device)
+    cache = backbone.model(input_ids=head, logits_to_keep=1, use_cache=True).past_key_values
+    cache.batch_repeat_interleave(len(ids))
+    seen = torch.ones((len(ids), len(prefix)), dtype=mask.dtype, device=device)
     state = backbone.model(
-        input_ids=ids.to(device), attention_mask=mask.to(device), logits_to_keep=kept.to(device), use_cache=False
+        input_ids=ids,
+        attention_mask=torch.cat([seen, mask], dim=1),
+        position_ids=torch.arange(len(prefix), len(prefix) + ids.shape[1], device=device).expand(len(ids), -1),
+        past_key_values=cache,
+        logits_to_keep=kept,
+        use_cache=True,
     )
-    return state.logits, labels[:, kept].to(device)
+    return state.logits, state.past_key_values
 
 
 def _seq2seq_logits(backbone: Backbone, rows: Sequence[Encoded]) -> tuple[torch.Tensor, torch.Tensor]:

@@ -31,7 +31,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from merge_advisor.backbone.forward import Encoded, batches, context_length, encode
+from merge_advisor.backbone.forward import Encoded, batches, context_length, continue_from, encode, shared_prefix
+from merge_advisor.backbone.generate import greedy
 from merge_advisor.backbone.model import Backbone
 from merge_advisor.errors import ExternalError, MergeAdvisorError, TaskError
 from merge_advisor.types import ModelScore, Row, digest_of
@@ -304,7 +305,11 @@ def _in_memory(backbone: Backbone, batch_size: int) -> Any:
             if labels is not None:
                 return super()._model_call(inps, attn_mask, labels)
             with torch.inference_mode():
-                return self.model(inps, logits_to_keep=self.kept, use_cache=False).logits
+                shared = shared_prefix(backbone, [row[: inps.shape[1] - self.kept + 1] for row in inps.tolist()])
+                tail = inps[:, shared:]
+                kept = torch.arange(tail.shape[1] - self.kept, tail.shape[1])
+                # right-padded and causal: what stands behind an answer cannot reach it, so nothing is masked
+                return continue_from(backbone, inps[0, :shared].tolist(), tail, torch.ones_like(tail), kept)[0]
 
         def generate_until(self, requests: Any, disable_tqdm: bool = False) -> Any:
             self.batch_size_per_gpu = batch_size
@@ -316,8 +321,14 @@ def _in_memory(backbone: Backbone, batch_size: int) -> Any:
 
         def _model_generate(self, context: Any, max_length: int, stop: Any, **settings: Any) -> Any:
             if backbone.encoder_decoder:  # HFLM counts the encoder's tokens as generated ones
-                max_length += 1 - context.shape[1]
-            return super()._model_generate(context, max_length, stop, **settings)
+                return super()._model_generate(context, max_length + 1 - context.shape[1], stop, **settings)
+            real = settings["attention_mask"].bool()
+            prompts = [row[mask].tolist() for row, mask in zip(context, real, strict=True)]
+            # the only stop is the end token (see _config), and the same greedy choice shares the template's preamble
+            answers = greedy(backbone, prompts, max_new_tokens=max_length - context.shape[1])
+            longest = max(map(len, answers))
+            ends = [[*answer, *[backbone.end_id] * (longest - len(answer))] for answer in answers]
+            return torch.cat([context, torch.tensor(ends, dtype=context.dtype, device=context.device)], dim=1)
 
     return InMemory(
         pretrained=backbone.model,

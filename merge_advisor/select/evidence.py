@@ -23,7 +23,7 @@ NOTHING_ADDED = "another partner adds nothing"
 class Evidence:
     """All a strategy may look at. Arrays are by position in `ids`, which is sorted: ties go to the smaller position.
 
-    The four callables measure on demand; what they measure is stored between runs, so a strategy may simply call them.
+    The callables measure on demand; what they measure is stored between runs, so a strategy may simply call them.
     """
 
     ids: tuple[str, ...]
@@ -44,6 +44,8 @@ class Evidence:
     """Mean loss (nats per token) on the choosing rows of the `exact` merge with weights by position; {} is the base."""
     gradient_gain: Callable[[], Floats] = field(repr=False, default=lambda: np.empty(0))
     """(n,) first-order drop of the shot loss, -⟨∂L/∂W, ΔW_i⟩, of every candidate at weight 1; one backward pass."""
+    gain_beside: Callable[[Mapping[int, float]], Floats] | None = field(repr=False, default=None)
+    """As `gradient_gain`, at the `exact` merge with weights by position instead of the base; None: not to be had."""
     weights_of: Callable[[int], WeightDelta] = field(repr=False, default=lambda position: {})
     """The weight delta of one candidate."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import inf, isfinite
 from typing import TYPE_CHECKING
 
@@ -23,24 +23,43 @@ def by_loss(losses: Mapping[int, float], anchor: int | None) -> list[int]:
     return anchored(sorted(losses, key=lambda position: (losses[position], position)), anchor)
 
 
-def forward_selection(evidence: Evidence, shortlist: Sequence[int], k: int, least: float) -> Choice:
+def forward_selection(
+    evidence: Evidence,
+    shortlist: Sequence[int],
+    k: int,
+    least: float,
+    beside: Callable[[Mapping[int, float]], Sequence[int]] | None = None,
+) -> Choice:
     """Take the single candidate of lowest loss, then partners while the measured loss of the merge falls.
 
-    A merge of m is measured with weights 1/m. A partner has to lower the loss by more than `least` of what it is.
-    The gain of a pick is the drop of the loss, that of the first against the base. At most 1 + Σ over picks of
-    (length of the shortlist - picks before) losses are measured.
+    Members that know different things are best all at full strength (weight 1 each), members that know the same are
+    best averaged (weights 1/m). Each step measures full strength first and the average only where no partner helps at
+    full strength: a merge that stopped at averages would never find complements, which each need their whole update.
+    A partner has to lower the loss by more than `least` of what it is. The gain of a pick is the drop of the loss,
+    that of the first against the base.
+
+    Args:
+        evidence: what to look at.
+        shortlist: positions among which the first is chosen, and the partners too where `beside` is None.
+        k: most members.
+        least: share of the loss a partner has to take off.
+        beside: weights by position of the merge so far -> positions worth measuring as its next partner.
     """
     base = loss_of(evidence, {})
     losses = {position: loss_of(evidence, {position: 1.0}) for position in shortlist}
     members = by_loss(losses, evidence.anchor)[:1]
     loss = losses[members[0]]
-    picks = [pick(members[0], base - loss)]
+    picks, merge = [pick(members[0], base - loss)], {members[0]: 1.0}
     while len(picks) < k:
-        weight = 1 / (len(members) + 1)
-        losses = {p: loss_of(evidence, dict.fromkeys((*members, p), weight)) for p in shortlist if p not in members}
-        best = min(losses, key=lambda position: (losses[position], position), default=None)
-        if best is None or not losses[best] < loss * (1 - least):
+        partners = [p for p in (beside(merge) if beside else shortlist) if p not in members]
+        for weight in (1.0, 1 / (len(members) + 1)):
+            losses = {p: loss_of(evidence, dict.fromkeys((*members, p), weight)) for p in partners}
+            best = min(losses, key=lambda position: (losses[position], position), default=None)
+            if best is not None and losses[best] < loss * (1 - least):
+                break
+        else:
             break
         picks.append(pick(best, loss - losses[best]))
         members, loss = [*members, best], losses[best]
+        merge = dict.fromkeys(members, weight)
     return chosen(picks, k)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -17,7 +18,7 @@ class Rerank:
     first: str = "gradient"
     """The cheap ranking: "gradient" (first-order gain) or "delta" (cosine with the task delta)."""
     pool: int = 8
-    """How many the cheap ranking passes on; k where k is larger."""
+    """How many the ranking passes on for the anchor (k where k is larger); half as many for each partner."""
     least: float = 0.005
     """Smallest share of the merge's loss a partner has to take off."""
     centre: bool = False
@@ -25,7 +26,9 @@ class Rerank:
 
     name: ClassVar[str] = "rerank"
     centres: ClassVar[str] = "option"
-    cost: ClassVar[str] = "the cheap ranking, then at most 1 + pool·k forward passes over the choosing rows"
+    cost: ClassVar[str] = (
+        "the ranking (a backward pass a member), at most 1 + 2·pool·k forward passes over the choosing rows"
+    )
     stops: ClassVar[str] = "when no partner lowers the measured loss of the merge by the stated share"
 
     def __post_init__(self) -> None:
@@ -37,7 +40,19 @@ class Rerank:
             raise ValueError(f"least={self.least} is not in 0..1")
 
     def select(self, evidence: Evidence, k: int) -> Choice:
-        """Choose by measured loss; the gain of a pick is the drop of the merge's loss, nats per token."""
+        """Choose by measured loss; the gain of a pick is the drop of the merge's loss, nats per token.
+
+        With first=gradient the ranking is taken anew beside every member: what the base lacks most may be what the
+        anchor already gives, and a complement shows only in the gradient at the merge so far.
+        """
         scores = evidence.gradient_gain() if self.first == "gradient" else likeness(evidence, self.centre)
         shortlist = anchored(ranked(scores), evidence.anchor)[: max(self.pool, k)]
-        return forward_selection(evidence, shortlist, k, self.least)
+        measure = evidence.gain_beside
+        if self.first == "delta" or measure is None:
+            return forward_selection(evidence, shortlist, k, self.least)
+
+        def beside(merge: Mapping[int, float]) -> list[int]:
+            found = [position for position in ranked(measure(merge)) if position not in merge]
+            return found[: (self.pool + 1) // 2]
+
+        return forward_selection(evidence, shortlist, k, self.least, beside)
