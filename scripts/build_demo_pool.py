@@ -343,7 +343,7 @@ def write_adapter(lora: Any, name: str, pool: Path) -> None:
     partial.rename(pool / name)
 
 
-def mixed_rows(seed: int, count: int = 110) -> list[Row]:
+def mixed_rows(seed: int, count: int = 72) -> list[Row]:
     """Draw test rows of the three families of ``MIXED`` in equal parts, shuffled."""
     share = [count // 3 + (i < count % 3) for i in range(3)]
     rows = [row for family, n in zip(MIXED, share, strict=True) for row in draw_rows(family, n, f"task{seed}")]
@@ -351,7 +351,7 @@ def mixed_rows(seed: int, count: int = 110) -> list[Row]:
     return rows
 
 
-def hopeless_rows(seed: int, count: int = 110) -> list[Row]:
+def hopeless_rows(seed: int, count: int = 72) -> list[Row]:
     """Draw products of two three-digit numbers: an honest task that no adapter here, and no 135M model, can do."""
     rng, rows = random.Random(f"hopeless/{seed}"), dict[str, str]()
     while len(rows) < count:
