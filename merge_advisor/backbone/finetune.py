@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class FinetuneSettings:
-    """How the LoRA of the shots is trained; the defaults are those measured in eval/task_embedding.md."""
+    """How the LoRA of the shots is trained; measured defaults are still owed, see scripts/bench/task_embedding.py."""
 
     rank: int = 8
     alpha: float = 16.0
