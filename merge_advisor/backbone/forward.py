@@ -21,6 +21,8 @@ IGNORED = -100
 """Label of a position that does not count."""
 TOKENS_PER_BATCH = 2048
 """Padded tokens in one batch of losses: past about this size two cores gain nothing."""
+SHORTEST_PREFIX = 8
+"""Tokens that all prompts of a batch must share before running them apart pays."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,10 +210,6 @@ def _causal_logits(backbone: Backbone, rows: Sequence[Encoded]) -> tuple[torch.T
     kept = (labels != IGNORED).any(0).nonzero()[:, 0]
     logits, _ = continue_from(backbone, rows[0].prompt[:shared], ids, mask, kept)
     return logits, labels[:, kept].to(backbone.device)
-
-
-SHORTEST_PREFIX = 8
-"""Tokens that all prompts of a batch must share before running them apart pays."""
 
 
 def shared_prefix(backbone: Backbone, prompts: Sequence[Sequence[int]]) -> int:
