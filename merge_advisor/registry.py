@@ -1,6 +1,6 @@
 """Names of everything that can be swapped, known without importing any of it.
 
-A kind is "strategy", "composition", "format", "embedding" or "evaluator". A spec is a name, optionally with
+A kind is "strategy", "composition", "format", "embedding", "evaluator" or "sampler". A spec is a name, optionally with
 parameters: `anchor_diverse` or `anchor_diverse:objective=facility,diversity=0.3`. What a name stands for is a frozen
 dataclass whose fields are its parameters; building one from a spec checks names and types: a typo is an error.
 
@@ -52,6 +52,7 @@ BUILTIN: dict[str, dict[str, str]] = {
     "evaluator": {
         "lm_eval": "merge_advisor.evaluators.lm_eval_harness:LmEval",
     },
+    "sampler": {},
 }
 
 
@@ -65,7 +66,7 @@ def names(kind: str) -> list[str]:
     """List the registered names of `kind`, sorted, other packages' included.
 
     Raises:
-        KeyError: `kind` is none of the five kinds.
+        KeyError: `kind` is none of these kinds.
     """
     return sorted({**_entry_points(kind), **BUILTIN[kind]})
 

@@ -10,7 +10,7 @@ import merge_advisor
 LEVELS = [
     ("types", "errors"),
     ("registry", "templates", "statistics", "backbone"),
-    ("pool", "tasks", "store", "embeddings", "select", "compose", "formats", "evaluators", "verdict", "report"),
+    ("pool", "tasks", "store", "embeddings", "select", "compose", "formats", "evaluators", "verdict", "report", "tune"),
     ("advisor",),
     ("cli",),
     ("__main__",),

@@ -1,0 +1,136 @@
+"""Tuning: searching the merges of chosen members for the one with the least loss. Nothing here knows a model.
+
+The search is a function of (seed, finished trials): a sampler is asked with the whole history and keeps nothing between
+two asks, so that a search killed at any moment and started again ends in the recipe of an undisturbed one.
+
+A sampler is a frozen dataclass (its fields are its parameters, see `registry`) with class attributes and a method:
+
+    name: ClassVar[str]              the registered name
+    searches: ClassVar[frozenset]    the parts of a space it can search beside weights and scale, of
+                                     "composition", "members", "density", "layers"
+    cost: ClassVar[str]              what a trial costs, in words
+    def ask(self, space: SearchSpace, history: Sequence[Trial], seed: int) -> Ask
+
+Less is better in all values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+__all__ = ["Ask", "Point", "Problem", "Sampler", "SearchSpace", "Trial"]
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One merge of the members."""
+
+    weights: tuple[float, ...]
+    """(k,), in the order of the members; 0 leaves a member out, all 0 is the base."""
+    composition: str
+    """Spec of the composition, its density included: "exact", "ties:density=0.4"."""
+    layers: tuple[float, ...] = ()
+    """Factor on all weights in each layer group, from the first layers to the last; empty: 1 everywhere."""
+
+
+@dataclass(frozen=True, slots=True)
+class SearchSpace:
+    """What may be varied; what is not is as in `start`."""
+
+    start: Point
+    """The planned merge: where a search begins and what it shrinks towards."""
+    bounds: tuple[float, float] = (-1.5, 1.5)
+    """Range of a weight (LoraHub's by default)."""
+    scale: tuple[float, float] | None = None
+    """Range of one factor on all weights, searched in the logarithm; None: there is none."""
+    compositions: tuple[str, ...] = ()
+    """Specs to choose among; empty: the start's."""
+    members: bool = False
+    """Whether members may be left out (weight exactly 0)."""
+    density: tuple[float, float] | None = None
+    """Range of the density of compositions that have one; None: the start's."""
+    layers: int = 0
+    """Layer groups with a factor of their own; 0: none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """A merge that was tried."""
+
+    number: int
+    """Its place among the finished trials, from 0."""
+    label: str
+    """"plan", "uniform", "anchor", "base" for the first ones, the sampler's name after."""
+    point: Point
+    losses: tuple[float | None, ...]
+    """(n,), by row; None for rows it was not run on."""
+    values: tuple[float, ...]
+    """What it is judged by: one number, or one for each task in a Pareto search. Estimated from the rows seen where
+    racing stopped it early."""
+    whole: bool
+    """Whether it saw all rows."""
+    forwards: int
+    """Forward passes over one row that it cost; a backward pass counts as two."""
+    gradient: tuple[float, ...] | None = None
+    """(k,), ∂ value / ∂ weight, where the sampler asked for it."""
+    notes: Mapping[str, Any] = field(default_factory=dict)
+    """What the sampler put beside its ask (JSON values), to be found again in the history."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """What a sampler wants tried next."""
+
+    point: Point
+    gradient: bool = False
+    """Whether the gradient in the weights is wanted as well (three forwards a row instead of one; no racing)."""
+    notes: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Sampler(Protocol):
+    """What the registry's samplers look like."""
+
+    name: ClassVar[str]
+    searches: ClassVar[frozenset[str]]
+    cost: ClassVar[str]
+
+    def ask(self, space: SearchSpace, history: Sequence[Trial], seed: int) -> Ask:
+        """Return what to try after `history`; the same three arguments always give the same answer.
+
+        Raises:
+            SpecError: the space holds a part this sampler cannot search.
+        """
+        ...
+
+
+class Problem(Protocol):
+    """What is tuned: losses of merges on rows. The advisor makes one of a run; tests make one of a function."""
+
+    members: tuple[str, ...]
+    """Ids of the k members, the anchor first."""
+    tasks: tuple[int, ...]
+    """(n,), the task each row belongs to, 0 for all where there is one task."""
+    forwards: int
+    """Forward passes that the loss of one row costs."""
+
+    def losses(self, point: Point, rows: Sequence[int]) -> list[float]:
+        """Loss of the merge on each of the rows; NaN and infinity are possible."""
+        ...
+
+    def gradient(self, point: Point, rows: Sequence[int]) -> tuple[list[float], NDArray[np.float64]]:
+        """Loss on each of the rows, and ∂ mean loss / ∂ weights, (k,) float64.
+
+        Raises:
+            SpecError: the composition, or the loss, has no gradient.
+        """
+        ...
+
+    def guard(self, point: Point) -> float:
+        """By how much the merge is worse than allowed on unrelated text; at most 0 where it is allowed."""
+        ...
