@@ -5,135 +5,48 @@
     python scripts/build_demo_pool.py --base FOLDER --check     # measure the pool, print Markdown tables
     python scripts/build_demo_pool.py --tasks-only --seed 3 --out DIR   # both task files of another seed, no torch
 
-The base is a folder of SmolLM2-135M-Instruct that transformers can load. Five families of rows belong to an invented
-mail-order shop. Each asks for the shop's own words: a handful of shots cannot show all of them, an adapter of the
-family knows them. Every fourth entry of a word list is reserved: no adapter sees it, test rows are made of it.
+The base is a folder of SmolLM2-135M-Instruct that transformers can load. What the rows are: demo_rows.py beside this.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
-import functools
-import json
 import os
 import random
 import shutil
 import sys
 import time
-import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-DEMO = Path(__file__).resolve().parent.parent / "recipes" / "demo"
+from demo_rows import (
+    DEMO,
+    FAMILIES,
+    MIXED,
+    SPLITS,
+    Row,
+    draw_rows,
+    guard_texts,
+    hopeless_rows,
+    mixed_rows,
+    write_lines,
+    write_tasks,
+)
+
 BASE_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 PREFIX = (
     "Below is an instruction that describes a task. Write a response that appropriately completes the request."
     "\n\n### Instruction:\n"
 )
 SUFFIX = "\n\n### Response:\n"
-SPLITS = 3
 RANK, ALPHA, TARGETS = 4, 8, ["q_proj", "v_proj"]
-MIXED = ("shelves", "dates", "orders")
 MERGE_WEIGHTS = (0.7, 0.85, 1.0)
 BATCH, RATE = 8, 4e-3
 STEPS = {"shelves": 95, "dates": 70, "orders": 85, "tickets": 75, "reviews": 120}
 TRAIN_ROWS, BESIDE = 480, 0.35
 
-Row = tuple[str, str]
 
-SHELF_FORMS = ["{}", "a {}", "one {}", "the {}", "a small {}", "an old {}", "a new {}", "my {}", "a big {}", "your {}"]
-MONTHS = "January February March April May June July August September October November December".split()
-ROMAN = "I II III IV V VI VII VIII IX X XI XII".split()
-DATE_FORMS = ["{d} {m} {y}", "{m} {d}, {y}", "{m} {d} {y}", "{d} of {m} {y}"]
-DAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split()
-ORDER_FORMS = [
-    "{n} wants {q} {i} {k} on {d}.",
-    "{q} {i} to be {k} on {d} for {n}.",
-    "On {d}, {n} needs {q} {i} {k}.",
-    "Please have {q} {i} {k} by {d}, says {n}.",
-]
-GREETINGS = ["", "Hello, ", "Hi, ", "Dear team, ", "Good morning, ", "Excuse me, "]
-REVIEW_FORMS = ["The {n} was {a}.", "A very {a} {n}.", "We found the {n} {a}.", "{a} {n}!", "Such a {a} {n}."]
-
-
-@functools.cache
-def _words() -> dict[str, Any]:
-    words: dict[str, Any] = json.loads((DEMO / "words.json").read_text(encoding="utf-8"))
-    return words
-
-
-def _pick(rng: random.Random, words: Sequence[str], reserved: bool) -> str:
-    """Draw one word: a reserved one (every fourth) or one of the others."""
-    return rng.choice([word for i, word in enumerate(words) if (i % 4 == 3) == reserved])
-
-
-def _shelves(rng: random.Random, test: bool) -> Row:
-    shelves = _words()["shelves"]
-    code = rng.choice(list(shelves))
-    word = rng.choice(SHELF_FORMS).format(_pick(rng, shelves[code].split(), test))
-    return f"Shelf code for: {word}", code
-
-
-def _dates(rng: random.Random, test: bool) -> Row:
-    month, day = rng.choice(MONTHS), rng.randint(1, 28)
-    year = int(_pick(rng, [str(y) for y in range(1960, 2040)], test))
-    text = rng.choice(DATE_FORMS).format(d=day, m=month, y=year)
-    return f"Stamp this date: {text}", f"{day}.{ROMAN[MONTHS.index(month)]}.{year % 100:02d}"
-
-
-def _orders(rng: random.Random, test: bool) -> Row:
-    kinds = _words()["order_kinds"]
-    kind, day, number = rng.choice(list(kinds)), rng.choice(DAYS), rng.randint(2, 60)
-    name, item = _pick(rng, _words()["names"].split(), test), _pick(rng, _words()["items"].split(), test)
-    text = rng.choice(ORDER_FORMS).format(n=name, q=number, i=item, k=kind, d=day)
-    return f"Order slip for: {text}", f"{kinds[kind]} {day[:3]} {number} {item}"
-
-
-def _tickets(rng: random.Random, test: bool) -> Row:
-    desks = _words()["desks"]
-    desk = rng.choice(list(desks))
-    text = _pick(rng, desks[desk], test).format(i=_pick(rng, _words()["things"].split(), test))
-    return f"Desk for this message: {rng.choice(GREETINGS)}{text}", desk
-
-
-def _reviews(rng: random.Random, test: bool) -> Row:
-    tags = _words()["tags"]
-    aspect, good = rng.choice(list(tags)), rng.randint(0, 1)
-    noun = _pick(rng, _words()["review_nouns"][aspect].split(), test).replace("-", " ")
-    word = rng.choice(_words()["review_words"][aspect][1 - good].split())
-    text = rng.choice(REVIEW_FORMS).format(n=noun, a=word)
-    return f"Tag this review: {text[0].upper()}{text[1:]}", tags[aspect] + "-+"[good]
-
-
-FAMILIES: dict[str, tuple[Callable[[random.Random, bool], Row], str]] = {
-    "shelves": (_shelves, "a word to one of ten shelf names"),
-    "dates": (_dates, "a date to the shop's stamp (day, Roman month, two-digit year)"),
-    "orders": (_orders, "an order sentence to a slip (counter of the job, day, quantity, item)"),
-    "tickets": (_tickets, "a customer's message to one of ten desks"),
-    "reviews": (_reviews, "a short review to one of twelve tags (six aspects, good or bad)"),
-}
-
-
-def draw_rows(family: str, count: int, seed: str, split: int | None = None) -> list[Row]:
-    """Draw distinct rows of a family: training rows of one split, or test rows (reserved words) if ``split`` is None.
-
-    A training row belongs to the split that the CRC of its input names, so that splits never share a row.
-    """
-    rng, rows = random.Random(f"{family}/{seed}/{split}"), dict[str, str]()
-    for _ in range(200 * count):
-        text, answer = FAMILIES[family][0](rng, split is None)
-        if split is None or zlib.crc32(text.encode()) % SPLITS == split:
-            rows[text] = answer
-        if len(rows) == count:
-            break
-    return list(rows.items())
-
-
-# ---------------------------------------------------------------------------------------------------------------
-# Model work: torch, transformers and peft are imported inside the functions.
-# ---------------------------------------------------------------------------------------------------------------
 def load_base(base: Path) -> tuple[Any, Any]:
     """Load the base model (float32, evaluation mode) and its tokenizer from a folder."""
     import torch
@@ -201,48 +114,6 @@ def _loss(model: Any, packed: dict[str, Any]) -> Any:
     return torch.nn.functional.cross_entropy(logits.float(), packed["labels"])
 
 
-def train_lora(
-    model: Any, tokenizer: Any, rows: Sequence[Row], *, steps: int, seed: int, rank: int = RANK, batch: int = BATCH,
-    rate: float = RATE,
-) -> Any:  # fmt: skip
-    """Train a LoRA on the base in place (loss on answer and end token) and return the PEFT model; ``unload()`` it."""
-    import torch
-    from peft import get_peft_model
-
-    torch.manual_seed(seed)
-    lora = get_peft_model(model, _lora_config(rank))
-    optimizer = torch.optim.AdamW([p for p in lora.parameters() if p.requires_grad], lr=rate, weight_decay=0.0)
-    rng, queue = random.Random(seed), list[Row]()
-    for step in range(steps):
-        queue = queue or rng.sample(rows, len(rows))
-        packed, queue = _pack(tokenizer, queue[:batch]), queue[batch:]
-        optimizer.param_groups[0]["lr"] = rate * _slope(step, steps)
-        _loss(model, packed).backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    return lora
-
-
-def exact_match(model: Any, tokenizer: Any, rows: Sequence[Row], batch: int = 50) -> list[bool]:
-    """Decode greedily (12 new tokens at most) and say for each row whether the stripped answer is the wanted one."""
-    import torch
-
-    order = sorted(range(len(rows)), key=lambda i: len(rows[i][0]))
-    hits = [False] * len(rows)
-    for start in range(0, len(rows), batch):
-        chosen = order[start : start + batch]
-        inputs = tokenizer([PREFIX + rows[i][0] + SUFFIX for i in chosen], return_tensors="pt", padding=True)
-        with torch.inference_mode():
-            out = model.generate(**inputs, max_new_tokens=12, do_sample=False, pad_token_id=tokenizer.pad_token_id)
-        texts = tokenizer.batch_decode(out[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-        for i, text in zip(chosen, texts, strict=True):
-            hits[i] = text.strip() == rows[i][1]
-    return hits
-
-
-# ---------------------------------------------------------------------------------------------------------------
-# What is written
-# ---------------------------------------------------------------------------------------------------------------
 CARD = """---
 license: apache-2.0
 base_model: {base}
@@ -343,59 +214,6 @@ def write_adapter(lora: Any, name: str, pool: Path) -> None:
     partial.rename(pool / name)
 
 
-def mixed_rows(seed: int, count: int = 72) -> list[Row]:
-    """Draw test rows of the three families of ``MIXED`` in equal parts, shuffled."""
-    share = [count // 3 + (i < count % 3) for i in range(3)]
-    rows = [row for family, n in zip(MIXED, share, strict=True) for row in draw_rows(family, n, f"task{seed}")]
-    random.Random(f"mixed/{seed}").shuffle(rows)
-    return rows
-
-
-def hopeless_rows(seed: int, count: int = 72) -> list[Row]:
-    """Draw products of two three-digit numbers: an honest task that no adapter here, and no 135M model, can do."""
-    rng, rows = random.Random(f"hopeless/{seed}"), dict[str, str]()
-    while len(rows) < count:
-        a, b = rng.randint(103, 989), rng.randint(103, 989)
-        rows[f"Product of these numbers: {a} and {b}"] = str(a * b)
-    return list(rows.items())
-
-
-def guard_texts() -> list[str]:
-    """Compose 30 short pieces of plain prose, on which a merged model should stay close to the base."""
-    places = ["the valley", "the old harbour", "our street", "the northern coast", "the market square", "the forest"]
-    openings = [
-        "Early in the morning {p} is quiet, and the first light falls on the roofs.",
-        "People who grew up near {p} often remember the smell of rain on warm stone.",
-        "A path leads from {p} to the river, where children used to learn to swim.",
-        "Last winter the snow stayed for weeks, and {p} looked like a drawing in pencil.",
-        "The history of {p} is longer than most visitors expect.",
-    ]
-    endings = [
-        "Nobody seems to be in a hurry, and most conversations begin with the weather.",
-        "Some of the houses are empty now, but the gardens are still looked after.",
-        "In the evening you can hear music from an open window.",
-        "A small museum explains how the families there earned their living.",
-        "When the wind turns, it brings the sound of trains from far away.",
-        "It is the kind of place that changes slowly and without much noise.",
-    ]
-    pairs = [(opening, p, i + j) for i, opening in enumerate(openings) for j, p in enumerate(places)]
-    return [f"{opening.format(p=p)} {endings[n % len(endings)]}" for opening, p, n in pairs]
-
-
-def write_lines(path: Path, rows: Sequence[dict[str, str]]) -> None:
-    """Write a JSON Lines file, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    partial.replace(path)
-
-
-def write_tasks(out: Path, seed: int) -> None:
-    """Write ``mixed.jsonl`` and ``hopeless.jsonl`` of a seed."""
-    for name, rows in (("mixed", mixed_rows(seed)), ("hopeless", hopeless_rows(seed))):
-        write_lines(out / f"{name}.jsonl", [{"input": text, "output": answer} for text, answer in rows])
-
-
 def adapter_names() -> list[str]:
     """List the ids of the pool's adapters in the order of the manifest."""
     return [f"{family}-{split}" for family in FAMILIES for split in range(SPLITS)]
@@ -420,68 +238,64 @@ def build(base: Path, out: Path) -> None:
     state_file.unlink(missing_ok=True)
 
 
-# ---------------------------------------------------------------------------------------------------------------
-# Measuring
-# ---------------------------------------------------------------------------------------------------------------
-@contextlib.contextmanager
-def merged(model: Any, members: Sequence[tuple[Path, float]]) -> Iterator[None]:
-    """Add the sum of w * (alpha / rank) * B * A to the base's weights, and take it off bit for bit on leaving."""
-    from safetensors.torch import load_file
+def check(base: str, out: Path) -> None:
+    """Measure the pool with the package's own scoring (exact match, per cent) and print Markdown.
 
-    parameters, kept = dict(model.named_parameters()), dict[str, Any]()
-    try:
-        for folder, weight in members:
-            state = load_file(folder / "adapter_model.safetensors")
-            for key in (key for key in state if ".lora_A." in key):
-                name = key.removeprefix("base_model.model.").replace(".lora_A", "")
-                kept.setdefault(name, parameters[name].data.clone())
-                product = state[key.replace("lora_A", "lora_B")].float() @ state[key].float()
-                parameters[name].data += weight * ALPHA / RANK * product
-        yield
-    finally:
-        for name, value in kept.items():
-            parameters[name].data.copy_(value)
+    Tables: own and other families; mixed and hopeless tasks. What was measured is stored, so a second call goes on.
+    """
+    from merge_advisor import types
+    from merge_advisor.advisor.measure import lora_of_shots, merged_weights, target_parameters
+    from merge_advisor.advisor.scoring import score_models
+    from merge_advisor.advisor.session import open_session, weights_key
+    from merge_advisor.backbone.finetune import FinetuneSettings
 
+    with open_session(base, out / "pool.yaml") as session:
+        found = {candidate.id: candidate for candidate in session.pool.candidates}
 
-def check(base: Path, out: Path) -> None:
-    """Measure the pool (exact match, per cent) and print Markdown: own and cross families, mixed, hopeless."""
-    model, tokenizer = load_base(base)
+        def score(rows: Sequence[Row], *members: tuple[str, float]) -> str:
+            merge = {name: (found[name], weight) for name, weight in members}
+            key = weights_key({candidate.fingerprint: weight for candidate, weight in merge.values()})
+            asked = [types.Row(text, answer) for text, answer in rows]
+            scored = score_models(
+                session, [("merge", key, lambda: merged_weights(session, merge))], asked, "exact_match"
+            )
+            return f"{100 * scored[0].metrics['exact_match']:.0f}"
 
-    def score(rows: Sequence[Row], *members: tuple[str, float]) -> str:
-        with merged(model, [(out / "pool" / name, weight) for name, weight in members]):
-            hits = exact_match(model, tokenizer, rows)
-        return f"{100 * sum(hits) / len(hits):.0f}"
+        def line(title: str, cells: Sequence[str]) -> None:
+            print(f"| {title} | {' | '.join(cells)} |", flush=True)
 
-    tests = {family: draw_rows(family, 60, "check") for family in FAMILIES}
-    print("| adapter | " + " | ".join(FAMILIES) + " |\n|---|" + "---|" * len(FAMILIES))
-    print("| base | " + " | ".join(score(rows) for rows in tests.values()) + " |", flush=True)
-    for family in FAMILIES:
+        tests = {family: draw_rows(family, 60, "check") for family in FAMILIES}
+        line("adapter", list(FAMILIES))
+        print("|---" * (1 + len(FAMILIES)) + "|")
+        line("base", [score(rows) for rows in tests.values()])
+        for family in FAMILIES:
+            splits = {other: range(SPLITS if other == family else 1) for other in tests}
+            line(family, [" / ".join(score(rows, (f"{family}-{split}", 1.0)) for split in splits[other])
+                          for other, rows in tests.items()])  # fmt: skip
+
+        # more rows than the shipped tasks have: the first 20 are shots, the rest is scored on
+        tasks = {"mixed": mixed_rows(0, 110), "hopeless": hopeless_rows(0, 60)}
+        print()
+        line("model", list(tasks))
+        print("|---" * (1 + len(tasks)) + "|")
+
+        def both(title: str, *members: tuple[str, float]) -> None:
+            line(title, [score(rows[20:], *members) for rows in tasks.values()])
+
+        both("base")
+        for family in FAMILIES:
+            both(f"{family}-0", (f"{family}-0", 1.0))
+        for weight in MERGE_WEIGHTS:
+            for split in range(SPLITS if weight == 1.0 else 1):
+                members = [(f"{family}-{split}", weight) for family in MIXED]
+                both(f"{weight:g} x ({' + '.join(name for name, _ in members)})", *members)
         cells = []
-        for other, rows in tests.items():
-            splits = range(SPLITS) if other == family else range(1)
-            cells.append(" / ".join(score(rows, (f"{family}-{split}", 1.0)) for split in splits))
-        print(f"| {family} | " + " | ".join(cells) + " |", flush=True)
-
-    mixed, hopeless = mixed_rows(0), hopeless_rows(0)
-    shots, mixed, hard_shots, hopeless = mixed[:20], mixed[20:], hopeless[:20], hopeless[20:60]
-    print("\n| model | mixed | hopeless |\n|---|---|---|")
-    print(f"| base | {score(mixed)} | {score(hopeless)} |", flush=True)
-    for family in FAMILIES:
-        member = (f"{family}-0", 1.0)
-        print(f"| {family}-0 | {score(mixed, member)} | {score(hopeless, member)} |", flush=True)
-    for weight in MERGE_WEIGHTS:
-        for split in range(SPLITS if weight == 1.0 else 1):
-            members = [(f"{family}-{split}", weight) for family in MIXED]
-            title = f"{weight:g} x ({' + '.join(name for name, _ in members)})"
-            print(f"| {title} | {score(mixed, *members)} | {score(hopeless, *members)} |", flush=True)
-    for rate in (2e-3, RATE):
-        cells = []
-        for few, rest in ((shots, mixed), (hard_shots, hopeless)):
-            lora = train_lora(model, tokenizer, few, steps=40, seed=0, rank=8, batch=10, rate=rate)
-            hits = exact_match(lora, tokenizer, rest)
-            cells.append(f"{100 * sum(hits) / len(hits):.0f}")
-            model = lora.unload()
-        print(f"| LoRA of 20 shots, rank 8, 40 steps, rate {rate:g} | {' | '.join(cells)} |", flush=True)
+        for rows in tasks.values():
+            shots = [types.Row(text, answer) for text, answer in rows[:20]]
+            targets = target_parameters(session, session.pool.candidates)
+            found["shots_lora"] = lora_of_shots(session, shots, targets, FinetuneSettings(), 0)
+            cells.append(score(rows[20:], ("shots_lora", 1.0)))
+        line("LoRA of the 20 shots", cells)
 
 
 def main() -> None:
@@ -498,7 +312,7 @@ def main() -> None:
     elif options.base is None:
         parser.error("--base is needed for anything but --tasks-only")
     elif options.check:
-        check(options.base, options.out)
+        check(str(options.base), options.out)
     else:
         build(options.base, options.out)
 

@@ -38,7 +38,7 @@ def world(deltas, task, *, seed=0, **others):
         "query": "thing0 thing1 thing2",
         "rng": np.random.default_rng(seed),
         "shot_loss": Losses(likeness),
-        "gradient_gain": lambda: likeness,
+        "gradient_gain": lambda weights: likeness,
         "weights_of": lambda p: {"layer.weight": lowrank(np.random.default_rng(p))},
     }
     return Evidence(deltas=deltas, task=task, **(made | others))
@@ -66,6 +66,6 @@ def idle_world(n=5, d=4):
         texts=("",) * n,
         query="",
         shot_loss=lambda weights: 2.0,
-        gradient_gain=lambda: np.zeros(n),
+        gradient_gain=lambda weights: np.zeros(n),
         weights_of=lambda p: nothing,
     )

@@ -1,7 +1,11 @@
 """Candidates on the base and off, hidden states, losses, gradients, the LoRA of the shots."""
 
+import copy
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
+from conftest import END
 
 from merge_advisor.backbone.adapter import read_adapter
 from merge_advisor.backbone.finetune import FinetuneSettings, finetune_lora
@@ -249,6 +253,16 @@ def test_encoding_cuts_the_prompt_on_the_left_and_refuses_long_answers(llama):
     assert row.completion[-1] == llama.end_id
     with pytest.raises(TaskError, match="row 7f: its answer takes"):
         encode(llama, [("a", long)], max_length=32, names=["row 7f"])
+
+
+@pytest.mark.parametrize("written", ["", END])
+def test_a_begin_token_comes_once_whoever_writes_it(llama, written):
+    """Gemma wants one before every prompt, and its chat template writes it as text."""
+    tokenizer = copy.deepcopy(llama.tokenizer)
+    tokenizer.bos_token = END
+    gemma = SimpleNamespace(tokenizer=tokenizer, begins=True, encoder_decoder=False, end_id=llama.end_id)
+    row = encode(gemma, [(f"{written}the cat", "sat")], max_length=64)[0]
+    assert row.prompt[0] == tokenizer.bos_token_id and tokenizer.bos_token_id not in row.prompt[1:]
 
 
 def test_batches_hold_like_lengths_and_every_row_once():

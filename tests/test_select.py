@@ -119,7 +119,7 @@ def test_it_stops_where_nothing_is_added(spec):
 )
 def test_degenerate_deltas_never_give_nan(spec, deltas, task):
     n = len(deltas)
-    evidence = world(deltas, task, shot_loss=lambda weights: 2.0, gradient_gain=lambda: np.zeros(n))
+    evidence = world(deltas, task, shot_loss=lambda weights: 2.0, gradient_gain=lambda weights: np.zeros(n))
     for k in (1, 3, n):
         check(registry.build("strategy", spec).select(seeded(evidence), k), n, k, spec)
 
@@ -129,10 +129,13 @@ def test_degenerate_deltas_never_give_nan(spec, deltas, task):
 def test_measurements_that_are_no_numbers_are_survived(spec, bad):
     gains = np.array([bad, 0.2, -bad, 0.1])
     evidence = world(
-        np.eye(4), np.ones(4), shot_loss=lambda weights: bad if 0 in weights else 2.0, gradient_gain=lambda: gains
+        np.eye(4),
+        np.ones(4),
+        shot_loss=lambda weights: bad if 0 in weights else 2.0,
+        gradient_gain=lambda weights: gains,
     )
     check(registry.build("strategy", spec).select(evidence, 3), 4, 3, spec)
-    hopeless = seeded(evidence, shot_loss=lambda weights: bad, gradient_gain=lambda: np.full(4, -math.inf))
+    hopeless = seeded(evidence, shot_loss=lambda weights: bad, gradient_gain=lambda weights: np.full(4, -math.inf))
     check(registry.build("strategy", spec).select(hopeless, 3), 4, 3, spec)
 
 

@@ -252,14 +252,14 @@ def test_text_finds_names_and_cards():
 
 def test_gradient_takes_gains_above_zero():
     gains = np.array([-0.1, 0.3, 0.0, 0.5, 0.3])
-    choice = choose("gradient", world(np.eye(5), np.ones(5), gradient_gain=lambda: gains), 5)
+    choice = choose("gradient", world(np.eye(5), np.ones(5), gradient_gain=lambda weights: gains), 5)
     assert places(choice) == [3, 1, 4]
     assert [pick.gain for pick in choice.picks] == [0.5, 0.3, 0.3]
 
 
 def test_gradient_distinct_passes_over_copies():
     gains = np.array([0.9, 0.5, 0.4, 0.3, 1.8, 0.0])  # 4 is twice 0
-    choice = choose("gradient:distinct=true", kin_world(gradient_gain=lambda: gains), 6)
+    choice = choose("gradient:distinct=true", kin_world(gradient_gain=lambda weights: gains), 6)
     assert places(choice) == [4, 2, 3, 1]
     wanted = [1.8, 0.4, 0.3 * (1 - 0.2**0.5), 0.5 * (1 - 0.5**0.5)]
     np.testing.assert_allclose([pick.gain for pick in choice.picks], wanted, atol=1e-5)
@@ -316,7 +316,7 @@ def test_rerank_measures_the_shortlist_alone(first):
     drops = np.zeros(n)
     drops[[3, 5, 30]] = 0.5, 0.8, 1.9  # 30 is the best, and far from the shortlist
     losses = Losses(drops)
-    evidence = world(deltas, [1.0, 0.0], shot_loss=losses, gradient_gain=lambda: gains)
+    evidence = world(deltas, [1.0, 0.0], shot_loss=losses, gradient_gain=lambda weights: gains)
     evidence = seeded(evidence, int(rng.integers(9)))
     choice = choose(f"rerank:first={first},pool=8", evidence, 4)
     assert places(choice)[0] == 5
@@ -327,14 +327,17 @@ def test_rerank_measures_the_shortlist_alone(first):
 
 def test_rerank_keeps_a_demanded_anchor_and_looks_for_its_partners():
     losses = Pairs([])
-    evidence = world(np.eye(3), np.ones(3), shot_loss=losses, gradient_gain=lambda: np.zeros(3), anchor=2)
+    evidence = world(np.eye(3), np.ones(3), shot_loss=losses, gradient_gain=lambda weights: np.zeros(3), anchor=2)
     assert places(choose("rerank", evidence, 2)) == [2, 0]
 
 
 @pytest.mark.parametrize(("by", "wanted"), [("delta", 0), ("gradient", 1), ("shot_loss", 2)])
 def test_best_single(by, wanted):
     evidence = world(
-        np.eye(3), [1.0, 0.5, 0.2], gradient_gain=lambda: np.array([0, 1.0, 0]), shot_loss=Losses([0.1, 0.2, 0.3])
+        np.eye(3),
+        [1.0, 0.5, 0.2],
+        gradient_gain=lambda weights: np.array([0, 1.0, 0]),
+        shot_loss=Losses([0.1, 0.2, 0.3]),
     )
     choice = choose(f"best_single:by={by}", evidence, 3)
     assert places(choice) == [wanted]
@@ -352,16 +355,14 @@ def test_rerank_looks_for_partners_in_the_gradient_beside_the_merge():
     """Two near copies of the best lead the ranking at the base; the complement leads it only beside the first."""
     asked = []
 
-    def beside(merge):
+    def gains(merge):
         asked.append(dict(merge))
-        return np.array([0.0, 0.1, 0.1, 5.0])
+        return np.array([0.0, 0.1, 0.1, 5.0] if merge else [3.0, 2.9, 2.8, 0.0])
 
     def loss(weights):
         first = max((weights.get(position, 0) for position in (0, 1, 2)), default=0)
         return 4.0 - first - 2 * weights.get(3, 0) * (first > 0) - 0.01 * weights.get(0, 0)
 
-    evidence = world(
-        np.eye(4), np.ones(4), gradient_gain=lambda: np.array([3.0, 2.9, 2.8, 0.0]), gain_beside=beside, shot_loss=loss
-    )
+    evidence = world(np.eye(4), np.ones(4), gradient_gain=gains, shot_loss=loss)
     choice = choose("rerank:pool=2", evidence, 2)
-    assert places(choice) == [0, 3] and asked == [{0: 1.0}]
+    assert places(choice) == [0, 3] and asked == [{}, {0: 1.0}]

@@ -123,7 +123,7 @@ def _evidence(
     def shot_loss(weights: Mapping[int, float]) -> float:
         return losses({ids[p]: (candidates[p], w) for p, w in weights.items()}, composition="exact")
 
-    def gain_beside(weights: Mapping[int, float]) -> FloatArray:
+    def gradient_gain(weights: Mapping[int, float]) -> FloatArray:
         losses.forwards += 3 * len(losses.rows)
         merge = {ids[p]: (candidates[p], w) for p, w in weights.items()}
         return gains_of(session, losses.rows, candidates, merge)
@@ -137,8 +137,7 @@ def _evidence(
         rng=np.random.default_rng(seed),
         anchor=None if anchor is None else ids.index(anchor),
         shot_loss=shot_loss,
-        gradient_gain=lambda: gain_beside({}),
-        gain_beside=gain_beside,
+        gradient_gain=gradient_gain,
         weights_of=lambda position: session.weights(candidates[position]),
     )
 

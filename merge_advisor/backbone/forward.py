@@ -59,7 +59,7 @@ def encode(
     for index, (prompt_text, completion_text) in enumerate(texts):
         special = backbone.encoder_decoder
         prompt = list(tokenizer(prompt_text, add_special_tokens=special, verbose=False)["input_ids"])
-        if backbone.begins:
+        if backbone.begins and prompt[:1] != [tokenizer.bos_token_id]:  # a chat template writes it itself
             prompt = [tokenizer.bos_token_id, *prompt]
         completion = list(tokenizer(completion_text, add_special_tokens=False, verbose=False)["input_ids"])
         if end:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from merge_advisor.backbone.forward import continue_from, shared_prefix
+from merge_advisor.backbone.forward import context_length, continue_from, encode, shared_prefix
 
 if TYPE_CHECKING:
     from merge_advisor.backbone.model import Backbone
@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 
 def generate(backbone: Backbone, prompt: str, *, max_new_tokens: int = 64) -> str:
     """Return the greedy answer to a prompt text, without special tokens, stripped."""
-    special = backbone.encoder_decoder or backbone.begins
-    ids = backbone.tokenizer(prompt, add_special_tokens=special)["input_ids"]
-    found = greedy(backbone, [ids], max_new_tokens=max_new_tokens)[0]
+    room = max(1, context_length(backbone) - max_new_tokens)
+    row = encode(backbone, [(prompt, "")], max_length=room, end=False)[0]
+    found = greedy(backbone, [row.prompt], max_new_tokens=max_new_tokens)[0]
     return str(backbone.tokenizer.decode(found, skip_special_tokens=True)).strip()
 
 

@@ -42,10 +42,9 @@ class Evidence:
     """Position of the anchor the user demands, or None."""
     shot_loss: Callable[[Mapping[int, float]], float] = field(repr=False, default=lambda weights: float("nan"))
     """Mean loss (nats per token) on the choosing rows of the `exact` merge with weights by position; {} is the base."""
-    gradient_gain: Callable[[], Floats] = field(repr=False, default=lambda: np.empty(0))
-    """(n,) first-order drop of the shot loss, -⟨∂L/∂W, ΔW_i⟩, of every candidate at weight 1; one backward pass."""
-    gain_beside: Callable[[Mapping[int, float]], Floats] | None = field(repr=False, default=None)
-    """As `gradient_gain`, at the `exact` merge with weights by position instead of the base; None: not to be had."""
+    gradient_gain: Callable[[Mapping[int, float]], Floats] = field(repr=False, default=lambda weights: np.empty(0))
+    """(n,) first-order drop of the shot loss, -⟨∂L/∂W, ΔW_i⟩, of every candidate at weight 1 beside the `exact` merge
+    with weights by position ({} is the base); one backward pass."""
     weights_of: Callable[[int], WeightDelta] = field(repr=False, default=lambda position: {})
     """The weight delta of one candidate."""
 

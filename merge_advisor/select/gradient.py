@@ -27,7 +27,7 @@ class Gradient:
 
     def select(self, evidence: Evidence, k: int) -> Choice:
         """Choose by falling gain, in nats per token to first order."""
-        gains = np.asarray(evidence.gradient_gain(), np.float64)
+        gains = np.asarray(evidence.gradient_gain({}), np.float64)
         order = anchored(ranked(gains), evidence.anchor)
         if not self.distinct:
             return while_positive(order, gains, k)

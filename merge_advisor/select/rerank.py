@@ -45,14 +45,13 @@ class Rerank:
         With first=gradient the ranking is taken anew beside every member: what the base lacks most may be what the
         anchor already gives, and a complement shows only in the gradient at the merge so far.
         """
-        scores = evidence.gradient_gain() if self.first == "gradient" else likeness(evidence, self.centre)
+        scores = evidence.gradient_gain({}) if self.first == "gradient" else likeness(evidence, self.centre)
         shortlist = anchored(ranked(scores), evidence.anchor)[: max(self.pool, k)]
-        measure = evidence.gain_beside
-        if self.first == "delta" or measure is None:
+        if self.first == "delta":
             return forward_selection(evidence, shortlist, k, self.least)
 
         def beside(merge: Mapping[int, float]) -> list[int]:
-            found = [position for position in ranked(measure(merge)) if position not in merge]
+            found = [position for position in ranked(evidence.gradient_gain(merge)) if position not in merge]
             return found[: (self.pool + 1) // 2]
 
         return forward_selection(evidence, shortlist, k, self.least, beside)
