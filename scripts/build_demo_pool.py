@@ -293,7 +293,7 @@ def check(base: str, out: Path) -> None:
         for rows in tasks.values():
             shots = [types.Row(text, answer) for text, answer in rows[:20]]
             targets = target_parameters(session, session.pool.candidates)
-            found["shots_lora"] = lora_of_shots(session, shots, targets, FinetuneSettings(), 0)
+            found["shots_lora"] = lora_of_shots(session, shots, targets, FinetuneSettings(), 0)[0]
             cells.append(score(rows[20:], ("shots_lora", 1.0)))
         line("LoRA of the 20 shots", cells)
 

@@ -1,6 +1,7 @@
 """Candidates on the base and off, hidden states, losses, gradients, the LoRA of the shots."""
 
 import copy
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -228,12 +229,39 @@ def test_finetuning_lowers_the_loss_and_repeats_bit_for_bit(which, request):
         name for name in backbone.parameters if name.removesuffix(".weight").endswith(("q_proj", "v_proj", ".q", ".v"))
     ]
     settings = FinetuneSettings(rank=4, lr=2e-2, steps=40, batch_size=2)
-    deltas = [finetune_lora(backbone, rows, targets, settings, seed=7) for _ in range(2)]
+    deltas = [finetune_lora(backbone, rows, targets, settings, seed=7).delta for _ in range(2)]
     assert digest_of_delta(deltas[0]) == digest_of_delta(deltas[1])
     before = np.mean(row_losses(backbone, rows))
     with placed(backbone, deltas[0]):
         assert np.mean(row_losses(backbone, rows)) < 0.7 * before
     assert np.mean(row_losses(backbone, rows)) == before
+
+
+@pytest.mark.parametrize("which", ["llama", "t5"])
+def test_watched_rows_tell_when_to_stop(which, request):
+    """Rows learnt by heart make others worse: the LoRA that is kept is the one of the least watched loss."""
+    backbone = request.getfixturevalue(which)
+    rows = encode(backbone, ROWS, max_length=128)
+    watch = encode(backbone, [("the cat\n", "ran away from the dog"), ("a dog, no?\n", "cat")], max_length=128)
+    targets = [
+        name for name in backbone.parameters if name.removesuffix(".weight").endswith(("q_proj", "v_proj", ".q", ".v"))
+    ]
+    settings = FinetuneSettings(rank=4, lr=5e-2, epochs=60)
+    found = finetune_lora(backbone, rows, targets, settings, seed=1, watch=watch)
+    assert found.steps < found.taken < settings.steps_for(len(rows), watched=True) == 60
+    with placed(backbone, found.delta):
+        assert np.mean(row_losses(backbone, watch)) == pytest.approx(min(found.watched), rel=1e-4)
+    assert found.watched[-1] > min(found.watched) == found.watched[-3]
+    exact = finetune_lora(backbone, rows, targets, replace(settings, steps=7), seed=1, watch=watch)
+    assert (exact.steps, exact.taken, exact.watched) == (7, 7, ())
+
+
+def test_steps_of_a_finetune():
+    settings = FinetuneSettings()
+    assert settings.steps_for(20) == 10 and settings.steps_for(20, watched=True) == 40
+    assert settings.steps_for(5) == 8 and settings.steps_for(2) == 8
+    assert FinetuneSettings(epochs=1).steps_for(20) == 5
+    assert FinetuneSettings(steps=3).steps_for(20, watched=True) == 3
 
 
 def test_a_finetune_that_diverges_says_so(llama):

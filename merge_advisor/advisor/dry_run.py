@@ -9,6 +9,7 @@ from typing import Any
 from merge_advisor import registry
 from merge_advisor.advisor.planning import PlanOptions, read_tasks
 from merge_advisor.advisor.session import open_session
+from merge_advisor.backbone.finetune import CHECK_STEPS
 
 
 def describe(
@@ -33,11 +34,13 @@ def describe(
     shots = sum(len(task.shots) for task in parts)
     choosing = sum(len(task.choosing) for task in parts)
     heldout = sum(len(task.heldout) for task in parts)
-    trained = options.finetune.steps_for(shots) * min(options.finetune.batch_size, shots)
+    watch = sum(len(task.tuning) for task in parts)
+    steps = options.finetune.steps_for(shots, watched=watch > 0)
+    trained = steps * min(options.finetune.batch_size, shots)
     k = min(options.k, len(found.candidates))
     passes = {
         "embed the pool": 5 * (len(found.candidates) + 1),
-        "finetune on the shots": 3 * trained + 5,
+        "finetune on the shots, at most": 3 * trained + watch * steps // CHECK_STEPS + 5,
         "score": heldout * (k + 4),
     }
     lines = [

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,18 @@ from merge_advisor.advisor.session import Session, weights_key
 from merge_advisor.backbone.adapter import read_adapter, write_adapter
 from merge_advisor.backbone.weights import LowRank, WeightDelta, digest_of_delta
 from merge_advisor.errors import BaseModelError, InputError
-from merge_advisor.types import SHOTS_LORA, Candidate, Deltas, Refused, Row, Space, digest_of
+from merge_advisor.types import (
+    SHOTS_LORA,
+    STRICT,
+    Candidate,
+    Deltas,
+    Refused,
+    Row,
+    Space,
+    digest_of,
+    from_json,
+    to_json,
+)
 
 if TYPE_CHECKING:
     from merge_advisor.backbone.finetune import FinetuneSettings
@@ -81,9 +93,31 @@ def take_deltas(
     return Deltas(space, tuple(c.id for c in kept), array), kept, refused
 
 
+@dataclass(frozen=True, slots=True)
+class Training:
+    """How the LoRA of the shots was trained."""
+
+    __pydantic_config__ = STRICT
+
+    steps: int
+    """Optimiser steps behind it."""
+    taken: int
+    """Optimiser steps taken; those after `steps` made the loss on the watched rows worse."""
+    watched: tuple[float, ...]
+    """Mean loss on the watched rows at each check, nats per token."""
+    forwards: int
+    """Cost in forward passes over one row."""
+
+
 def lora_of_shots(
-    session: Session, rows: Sequence[Row], targets: Sequence[str], settings: FinetuneSettings, seed: int
-) -> Candidate:
+    session: Session,
+    rows: Sequence[Row],
+    targets: Sequence[str],
+    settings: FinetuneSettings,
+    seed: int,
+    *,
+    watch: Sequence[Row] = (),
+) -> tuple[Candidate, Training]:
     """Finetune a LoRA on the shots, or find it in the cache; the candidate it returns is `shots_lora`.
 
     Args:
@@ -92,26 +126,32 @@ def lora_of_shots(
         targets: parameter names it changes.
         settings: rank, rate and length.
         seed: initial weights and order of rows.
+        watch: rows that tell when to stop; none of the shots.
     """
-    key = digest_of([session.key, "lora", [r.digest for r in rows], sorted(targets), settings_plain(settings), seed])
+    parts = [[row.digest for row in part] for part in (rows, watch)]
+    key = digest_of([session.key, "lora", 2, parts, sorted(targets), settings_plain(settings), seed])
     folder = session.cache / "shots" / key / SHOTS_LORA
+    notes = folder.parent / "training.json"
     if not (folder / "adapter_config.json").is_file():
         from merge_advisor.backbone.finetune import finetune_lora
 
         session.misses += 1
-        encoded = session.encode(rows, settings.max_length, cut=True)
+        encoded, watched = (session.encode(part, settings.max_length, cut=True) for part in (rows, watch))
 
         def progress(done: int, total: int) -> None:
             session.progress("finetuning on the shots", done, total)
 
-        delta = finetune_lora(session.backbone, encoded, targets, settings, seed=seed, progress=progress)
+        found = finetune_lora(session.backbone, encoded, targets, settings, seed=seed, watch=watched, progress=progress)
+        trained = 3 * found.taken * min(settings.batch_size, len(rows))
+        forwards = trained + len(found.watched) * len(watch)
         kind = "SEQ_2_SEQ_LM" if session.encoder_decoder else "CAUSAL_LM"
         if folder.exists():  # a folder without its configuration: cut short by a full disk or a kill
             shutil.rmtree(folder)
         folder.parent.mkdir(parents=True, exist_ok=True)
+        notes.write_text(to_json(Training(found.steps, found.taken, found.watched, forwards)), encoding="utf-8")
         write_adapter(
             folder,
-            delta,
+            found.delta,
             base_name=session.local.base.id,
             task_type=kind,
             dtype="float32",
@@ -120,7 +160,8 @@ def lora_of_shots(
         )
     else:
         session.hits += 1
-    return shots_candidate(folder, read_adapter(folder, session.local.shapes), settings.rank)
+    training = from_json(Training, notes.read_text(encoding="utf-8"), str(notes))
+    return shots_candidate(folder, read_adapter(folder, session.local.shapes), settings.rank), training
 
 
 def shots_candidate(folder: Path, delta: WeightDelta, rank: int) -> Candidate:

@@ -202,7 +202,8 @@ def _choose_all(session: Session, tasks: Sequence[Task], options: PlanOptions, c
     shots = [row for task in tasks for row in task.shots]
     with clock.step("finetune on the shots"):
         targets = target_parameters(session, candidates)
-        lora = lora_of_shots(session, shots, targets, settings, options.seed)
+        watch = [row for task in tasks for row in task.tuning]
+        lora, training = lora_of_shots(session, shots, targets, settings, options.seed, watch=watch)
         own, _, failed = take_deltas(session, options.embedding, [lora])
     same_space(deltas.space, own.space)
     if failed:
@@ -220,8 +221,10 @@ def _choose_all(session: Session, tasks: Sequence[Task], options: PlanOptions, c
         notes.append(f"--k {options.k} is more than the pool holds; {len(candidates)} can be chosen")
     if selection.scale == 0:
         notes.append("no scale of the chosen members lowers the loss on the choosing rows: the merge is the base")
-    trained = settings.steps_for(len(shots)) * min(settings.batch_size, len(shots))
-    forwards = {"embed the pool": 5 * (len(candidates) + 1), "finetune on the shots": 3 * trained + 5}
+    forwards = {"embed the pool": 5 * (len(candidates) + 1), "finetune on the shots": training.forwards + 5}
+    if training.watched:
+        least = f"{min(training.watched):.3f} nats per token"
+        notes.append(f"{SHOTS_LORA}: {training.steps} steps, where the loss on the tuning rows was least ({least})")
     similarity = dict(zip(deltas.ids, cosine(deltas.array, own.array[0]).tolist(), strict=True))
     return Chosen(
         deltas=deltas,

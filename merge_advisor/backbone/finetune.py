@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from merge_advisor.backbone.forward import Encoded, batch_losses, batches
+from merge_advisor.backbone.forward import Encoded, batch_losses, batches, row_losses
 from merge_advisor.backbone.weights import LowRank, WeightDelta
 from merge_advisor.errors import InputError
 
@@ -18,28 +19,57 @@ if TYPE_CHECKING:
 
     from merge_advisor.backbone.model import Backbone
 
+    Factors = Mapping[str, tuple[torch.nn.Parameter, torch.nn.Parameter]]
+
+
+PATIENCE = 2
+"""Checks without a better loss on the watched rows after which training stops."""
+LEAST_STEPS = 8
+"""Steps taken at least where no rows are watched."""
+CHECK_STEPS = 4
+"""Steps between two checks at least."""
+
 
 @dataclass(frozen=True, slots=True)
 class FinetuneSettings:
-    """How the LoRA of the shots is trained; measured defaults are still owed, see scripts/bench/task_embedding.py."""
+    """How the LoRA of the shots is trained. The defaults were measured, see eval/task_embedding.md."""
 
     rank: int = 8
     alpha: float = 16.0
     lr: float = 2e-3
     epochs: int = 8
+    """Passes over the shots at most, where the loss on watched rows tells when to stop."""
+    blind_epochs: int = 2
+    """Passes over the shots where no rows are watched (never under `LEAST_STEPS`, never over `epochs`)."""
     batch_size: int = 4
     steps: int | None = None
-    """Optimiser steps; None: `epochs` times the batches of the shots."""
+    """Optimiser steps, whatever the watched rows say; None: as above."""
     max_length: int = 256
     """Tokens of a row at most; longer prompts are cut on their left."""
 
     def __post_init__(self) -> None:
-        if min(self.rank, self.epochs, self.batch_size, self.max_length) < 1 or self.lr <= 0 or (self.steps or 1) < 1:
+        counts = (self.rank, self.epochs, self.blind_epochs, self.batch_size, self.max_length, self.steps or 1)
+        if min(counts) < 1 or self.lr <= 0:
             raise InputError(f"finetune settings {self} hold a number below 1 (or lr <= 0); give positive ones")
 
-    def steps_for(self, rows: int) -> int:
-        """Optimiser steps taken on so many rows."""
-        return self.steps or self.epochs * math.ceil(rows / self.batch_size)
+    def steps_for(self, rows: int, *, watched: bool = False) -> int:
+        """Optimiser steps taken on so many rows (at most, where others are watched)."""
+        epoch = math.ceil(rows / self.batch_size)
+        blind = max(self.blind_epochs * epoch, LEAST_STEPS)
+        return self.steps or (self.epochs * epoch if watched else min(blind, self.epochs * epoch))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Finetuned:
+    """A trained LoRA and how it came about."""
+
+    delta: WeightDelta
+    steps: int
+    """Optimiser steps behind `delta`."""
+    taken: int
+    """Optimiser steps taken in all; those after `steps` made the watched loss worse."""
+    watched: tuple[float, ...]
+    """Mean loss on the watched rows at each check, nats per token."""
 
 
 def finetune_lora(
@@ -49,13 +79,16 @@ def finetune_lora(
     settings: FinetuneSettings,
     *,
     seed: int,
+    watch: Sequence[Encoded] = (),
     progress: Callable[[int, int], None] = lambda done, total: None,
-) -> WeightDelta:
+) -> Finetuned:
     """Train a LoRA (arXiv 2106.09685) on the completions of `rows`; the base itself is not changed.
 
     A is drawn as PEFT draws it (uniform ±1/sqrt(in), Kaiming with a = sqrt(5)), B starts at zero; AdamW without weight
     decay, a linear warm-up over the first tenth of the steps, then a linear fall to a tenth of the rate; the loss of a
-    batch is the mean over its rows of the mean over their tokens.
+    batch is the mean over its rows of the mean over their tokens. A handful of long rows is learnt by heart within a
+    few passes, a handful of short ones takes many: where rows are watched, the LoRA is the one of the least loss on
+    them. Matrix products may be taken in bfloat16 (torch's "medium" precision), weights and optimiser are float32.
 
     Args:
         backbone: a bare base.
@@ -63,6 +96,7 @@ def finetune_lora(
         targets: parameter names (…weight) of linear modules.
         settings: rank, rate and length.
         seed: the only randomness (initial A, order of rows).
+        watch: rows that are not trained on.
         progress: called after each step with (done, total).
 
     Raises:
@@ -74,29 +108,84 @@ def finetune_lora(
     factors = _initial(backbone, targets, settings.rank, generator)
     scale = settings.alpha / settings.rank
     handles = [_attach(backbone, name, a, b, scale) for name, (a, b) in factors.items()]
-    total = settings.steps_for(len(rows))
-    optimiser = torch.optim.AdamW([p for pair in factors.values() for p in pair], lr=settings.lr, weight_decay=0.0)
+    total = settings.steps_for(len(rows), watched=bool(watch))
+    optimiser, schedule = _optimiser(factors, settings.lr, total)
+    every = max(CHECK_STEPS, math.ceil(len(rows) / settings.batch_size))
+    best = _Best(scale)
+    try:
+        with _medium_precision():
+            order: list[int] = []
+            for step in range(1, total + 1):
+                if not order:
+                    order = torch.randperm(len(rows), generator=generator).tolist()
+                chosen, order = order[: settings.batch_size], order[settings.batch_size :]
+                value = _backward(backbone, [rows[index] for index in chosen])
+                if not math.isfinite(value):
+                    raise InputError(f"finetuning on the shots: loss is {value} at step {step}; lower --lora-lr")
+                optimiser.step()
+                schedule.step()
+                optimiser.zero_grad(set_to_none=True)
+                progress(step, total)
+                if watch and settings.steps is None and (step % every == 0 or step == total):
+                    best.check(step, float(np.mean(row_losses(backbone, watch))), factors)
+                    if best.over:
+                        break
+    finally:
+        for handle in handles:
+            handle.remove()
+    if best.delta is None:  # nothing was watched, or nothing finite
+        return Finetuned(_as_delta(factors, scale), step, step, tuple(best.losses))
+    return Finetuned(best.delta, best.step, step, tuple(best.losses))
+
+
+@dataclass(eq=False)
+class _Best:
+    """The LoRA of the least watched loss so far."""
+
+    scale: float
+    losses: list[float] = field(default_factory=list)
+    delta: WeightDelta | None = None
+    step: int = 0
+    _least: float = math.inf
+    _since: int = 0
+
+    def check(self, step: int, loss: float, factors: Factors) -> None:
+        self.losses.append(loss)
+        self._since += 1
+        if loss < self._least:
+            self._least, self._since, self.step = loss, 0, step
+            self.delta = _as_delta(factors, self.scale)
+
+    @property
+    def over(self) -> bool:
+        return self._since >= PATIENCE
+
+
+def _as_delta(factors: Factors, scale: float) -> WeightDelta:
+    return {name: LowRank(_numpy(a), _numpy(b), scale) for name, (a, b) in factors.items()}
+
+
+def _optimiser(factors: Factors, lr: float, total: int) -> tuple[Any, Any]:
+    import torch
+
+    optimiser = torch.optim.AdamW([p for pair in factors.values() for p in pair], lr=lr, weight_decay=0.0)
     warmup = max(1, total // 10)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimiser, lambda step: min((step + 1) / warmup, max(0.1, (total - step) / max(1, total - warmup)))
     )
+    return optimiser, schedule
+
+
+@contextmanager
+def _medium_precision() -> Iterator[None]:
+    import torch
+
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
     try:
-        order: list[int] = []
-        for step in range(total):
-            if not order:
-                order = torch.randperm(len(rows), generator=generator).tolist()
-            chosen, order = order[: settings.batch_size], order[settings.batch_size :]
-            value = _backward(backbone, [rows[index] for index in chosen])
-            if not math.isfinite(value):
-                raise InputError(f"finetuning on the shots: loss is {value} at step {step + 1}; lower --lr")
-            optimiser.step()
-            schedule.step()
-            optimiser.zero_grad(set_to_none=True)
-            progress(step + 1, total)
+        yield
     finally:
-        for handle in handles:
-            handle.remove()
-    return {name: LowRank(_numpy(a), _numpy(b), scale) for name, (a, b) in factors.items()}
+        torch.set_float32_matmul_precision(before)
 
 
 def _initial(
@@ -140,5 +229,5 @@ def _backward(backbone: Backbone, rows: Sequence[Encoded]) -> float:
 
 
 def _numpy(parameter: torch.Tensor) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
-    found: np.ndarray[tuple[int, ...], np.dtype[np.float32]] = parameter.detach().float().cpu().numpy()
+    found: np.ndarray[tuple[int, ...], np.dtype[np.float32]] = parameter.detach().float().cpu().numpy().copy()
     return found

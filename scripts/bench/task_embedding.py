@@ -64,7 +64,7 @@ def main() -> None:
                 picked = [rows[domain][i] for i in chosen]
                 texts = [(alpaca.prompt(r["input"]), alpaca.completion(r["output"])) for r in picked]
                 encoded = encode(backbone, texts, max_length=settings.max_length, cut=True)
-                with placed(backbone, finetune_lora(backbone, encoded, targets, settings, seed=draw)):
+                with placed(backbone, finetune_lora(backbone, encoded, targets, settings, seed=draw).delta):
                     delta = embedding.features(backbone) - base
                 likeness = {name: _cosine(delta, other) for name, other in pool.items()}
                 best = max(likeness, key=lambda name: likeness[name])
