@@ -16,7 +16,7 @@ import numpy as np
 from merge_advisor import registry
 from merge_advisor.advisor.session import Session, weights_key
 from merge_advisor.backbone.adapter import read_adapter, write_adapter
-from merge_advisor.backbone.weights import LowRank, WeightDelta, digest_of_delta
+from merge_advisor.backbone.weights import WeightDelta, along, digest_of_delta
 from merge_advisor.errors import BaseModelError, InputError
 from merge_advisor.types import (
     SHOTS_LORA,
@@ -276,15 +276,6 @@ def gains_of(
             gradient = weight_gradient(session.backbone, encoded, names)
         session.progress("gradient of the shot loss", 1, 1)
         for index, delta in deltas.items():
-            found[index] = -sum(_along(gradient[name], delta, name) for name in delta)
+            found[index] = -sum(along(delta[name], gradient[name]) for name in delta)
             session.store.keep_measured(keys[index], found[index])
     return np.asarray(found, dtype=np.float32)
-
-
-def _along(gradient: FloatArray, delta: WeightDelta, name: str) -> float:
-    """⟨gradient, ΔW⟩ of one parameter; a low-rank ΔW is never formed: s·Σ (BᵀG) ∘ A."""
-    update = delta[name]
-    if isinstance(update, LowRank):
-        laid = gradient.T if update.transposed else gradient
-        return float(update.scale * np.sum((update.b.T @ laid) * update.a, dtype=np.float64))
-    return float(np.vdot(gradient.astype(np.float64), update.dense()))

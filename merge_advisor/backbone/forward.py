@@ -284,12 +284,20 @@ def _seq2seq_logits(backbone: Backbone, rows: Sequence[Encoded]) -> tuple[torch.
 
 
 def weight_gradient(backbone: Backbone, rows: Sequence[Encoded], names: Sequence[str]) -> dict[str, Array]:
-    """∂L/∂W of the mean of the rows' losses at the base, for the named parameters, in their layout, float32.
+    """∂L/∂W of the mean of the rows' losses, as `loss_and_gradient` takes it."""
+    return loss_and_gradient(backbone, rows, names)[1]
 
-    One backward pass over the rows: by FLOPs two forwards.
+
+def loss_and_gradient(
+    backbone: Backbone, rows: Sequence[Encoded], names: Sequence[str]
+) -> tuple[list[float], dict[str, Array]]:
+    """Each row's loss, and ∂L/∂W of their mean for the named parameters in their layout, float32.
+
+    At the base, or at whatever is placed on it (in float32). One backward pass over the rows: by FLOPs two forwards.
     """
     import torch
 
+    found = [0.0] * len(rows)
     wanted = [backbone.parameters[name] for name in names]
     for parameter in wanted:
         parameter.requires_grad_(True)
@@ -297,7 +305,9 @@ def weight_gradient(backbone: Backbone, rows: Sequence[Encoded], names: Sequence
         for batch in batches(rows):
             losses = batch_losses(backbone, [rows[position] for position in batch])
             (losses.sum() / len(rows)).backward()
-        return {
+            for position, loss in zip(batch, losses.tolist(), strict=True):
+                found[position] = loss
+        return found, {
             name: np.zeros(tuple(parameter.shape), dtype=np.float32)
             if parameter.grad is None
             else parameter.grad.detach().to(torch.float32).cpu().numpy()

@@ -86,6 +86,17 @@ def inner(left: Update, right: Update) -> float:
     return float(np.vdot(left.dense().astype(np.float64), right.dense()))
 
 
+def along(update: Update, gradient: Array) -> float:
+    """⟨gradient, ΔW⟩ of one parameter, (the gradient in the base's layout); a low-rank ΔW is never formed.
+
+    ⟨G, s·BA⟩ = s·sum((BᵀG) ∘ A).
+    """
+    if isinstance(update, LowRank):
+        laid = gradient.T if update.transposed else gradient
+        return float(update.scale * np.sum((update.b.T @ laid) * update.a, dtype=np.float64))
+    return float(np.vdot(gradient.astype(np.float64), update.dense()))
+
+
 def inner_all(left: WeightDelta, right: WeightDelta) -> float:
     """⟨left, right⟩ over the parameters both change."""
     return sum(inner(left[name], right[name]) for name in left if name in right)

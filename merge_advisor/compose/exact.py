@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from merge_advisor.backbone.weights import Dense, LowRank, Update, WeightDelta
+from merge_advisor.backbone.weights import Array, Dense, LowRank, Update, WeightDelta, along
 from merge_advisor.compose.lazily import Lazily, active, names_of, same_shape
 
 
@@ -41,6 +41,10 @@ class Exact:
             return Dense(total)
 
         return Lazily(names_of(pairs), merged)
+
+    def slopes(self, updates: Sequence[Update | None], weights: Sequence[float], gradient: Array) -> list[float]:
+        """∂L/∂wᵢ from ∂L/∂W of one parameter, for the members' updates of it (None: it leaves it alone): ⟨G, ΔWᵢ⟩."""
+        return [0.0 if update is None else along(update, gradient) for update in updates]
 
 
 def _stack(parts: Sequence[LowRank]) -> LowRank:

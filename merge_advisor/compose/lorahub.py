@@ -9,7 +9,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from merge_advisor.backbone.weights import LowRank, Update, WeightDelta
+from merge_advisor.backbone.weights import Array, LowRank, Update, WeightDelta
 from merge_advisor.compose.lazily import Lazily, active, names_of, same_shape
 from merge_advisor.errors import SpecError
 
@@ -49,16 +49,46 @@ class LoraHub:
 
         def merged(name: str) -> Update:
             parts = [(_factors(name, member[name]), w) for member, w in pairs if name in member]
-            first = parts[0][0]
-            one = all(part.scale == first.scale for part, _ in parts)
-            roots = [1.0 if one else math.sqrt(part.scale) for part, _ in parts]
-            a, b = np.zeros_like(first.a), np.zeros_like(first.b)
-            for (part, w), root in zip(parts, roots, strict=True):
-                a += np.float32(w * root) * part.a
-                b += np.float32(w * root) * part.b
-            return LowRank(a, b, first.scale if one else 1.0, first.transposed)
+            roots, scale = _shared_scale([part for part, _ in parts])
+            return _product([(part, w * root) for (part, w), root in zip(parts, roots, strict=True)], scale)
 
         return Lazily(names, merged)
+
+    def slopes(self, updates: Sequence[Update | None], weights: Sequence[float], gradient: Array) -> list[float]:
+        """∂L/∂wᵢ from ∂L/∂W of one parameter: s·(⟨G, Bᵢ·Σ wA⟩ + ⟨G, Σ wB·Aᵢ⟩); 0 where all weights are.
+
+        Scales are shared as in `compose`, over the members whose weight is not 0 and, for the others, as if they
+        joined with the least weight there is.
+        """
+        parts = {i: _factors("", update) for i, update in enumerate(updates) if update is not None}
+        active = [i for i in parts if weights[i] != 0]
+        found = [0.0] * len(updates)
+        if not active:
+            return found
+        roots, scale = _shared_scale(list(parts.values()))
+        root = dict(zip(parts, roots, strict=True))
+        total = _product([(parts[i], weights[i] * root[i]) for i in active], scale)
+        laid = gradient.T if total.transposed else gradient
+        left, right = laid @ total.a.T, total.b.T @ laid  # (out, r), (r, in)
+        for i, part in parts.items():
+            found[i] = float(scale * root[i] * (np.vdot(part.b, left) + np.vdot(part.a, right)))
+        return found
+
+
+def _shared_scale(parts: Sequence[LowRank]) -> tuple[list[float], float]:
+    """Factors for each part's A and B, and the scale of their product."""
+    if all(part.scale == parts[0].scale for part in parts):
+        return [1.0] * len(parts), parts[0].scale
+    return [math.sqrt(part.scale) for part in parts], 1.0
+
+
+def _product(parts: Sequence[tuple[LowRank, float]], scale: float) -> LowRank:
+    first = parts[0][0]
+    a, b = np.zeros_like(first.a), np.zeros_like(first.b)
+    for part, w in parts:
+        a += np.float32(w) * part.a
+        b += np.float32(w) * part.b
+    return LowRank(a, b, scale, first.transposed)
 
 
 def _factors(name: str, update: Update) -> LowRank:

@@ -1,0 +1,83 @@
+"""The problem `tune` searches: losses of merges on rows, and their slopes in the weights."""
+
+import numpy as np
+import pytest
+
+from merge_advisor.advisor.measure import losses_of
+from merge_advisor.advisor.problem import RowLoss
+from merge_advisor.advisor.session import open_session
+from merge_advisor.errors import SpecError
+from merge_advisor.tune import Point
+from merge_advisor.types import Row
+
+ROWS = [Row("say yes", "yes"), Row("the cat", "sat on the mat"), Row("a dog, no?", "no"), Row("fox", "jumps over")]
+
+
+@pytest.fixture
+def session(tiny_llama, tiny_pool, tmp_path):
+    with open_session(str(tiny_llama), str(tiny_pool), cache=tmp_path, template="plain") as found:
+        yield found
+
+
+def problem_of(session, k=3, **others):
+    return RowLoss(session, session.pool.candidates[:k], ROWS, (0,) * len(ROWS), **others)
+
+
+def test_losses_are_those_of_the_merge(session):
+    problem = problem_of(session)
+    members = {c.id: (c, w) for c, w in zip(session.pool.candidates, (0.5, 0.0, -0.25), strict=False)}
+    wanted = losses_of(session, ROWS, members)
+    assert problem.members == tuple(members)
+    assert problem.losses(Point((0.5, 0.0, -0.25), "exact"), [2, 0]) == pytest.approx([wanted[2], wanted[0]], rel=1e-5)
+    base = problem.losses(Point((0.0, 0.0, 0.0), "exact"), [0, 1, 2, 3])
+    assert base == pytest.approx(losses_of(session, ROWS, {}), rel=1e-5)
+
+
+def test_what_was_measured_is_not_measured_again(session):
+    problem, point = problem_of(session), Point((0.5, 0.1, 0.2), "exact")
+    first = problem.losses(point, [0, 1]), problem.gradient(point, [0, 1])[1].tolist()
+    hits, misses = session.hits, session.misses
+    assert (problem.losses(point, [0, 1]), problem.gradient(point, [0, 1])[1].tolist()) == first
+    assert (session.hits, session.misses) == (hits + 2, misses)
+    problem.losses(Point((0.5, 0.1, 0.2), "exact", (1.0, 0.5)), [0, 1])
+    problem.losses(Point((0.5, 0.1, 0.2), "lorahub"), [0, 1])
+    assert session.misses == misses + 2
+
+
+@pytest.mark.parametrize("composition", ["exact", "lorahub"])
+@pytest.mark.parametrize("layers", [(), (1.0, 0.5)])
+def test_slopes_are_finite_differences(session, composition, layers):
+    problem, rows, step = problem_of(session), [0, 1, 2, 3], 1e-2
+    weights = (0.4, -0.2, 0.3)
+    losses, slopes = problem.gradient(Point(weights, composition, layers), rows)
+    assert losses == pytest.approx(problem.losses(Point(weights, composition, layers), rows), rel=1e-4)
+    for place in range(3):
+        ends = []
+        for sign in (-1, 1):
+            moved = [w + sign * step * (i == place) for i, w in enumerate(weights)]
+            ends.append(np.mean(problem.losses(Point(tuple(moved), composition, layers), rows)))
+        assert slopes[place] == pytest.approx((ends[1] - ends[0]) / (2 * step), rel=0.03, abs=2e-3)
+
+
+def test_no_weight_has_a_slope_where_lorahub_starts(session):
+    """0 is a stationary point of a product of sums."""
+    assert problem_of(session).gradient(Point((0.0, 0.0, 0.0), "lorahub"), [0, 1])[1].tolist() == [0, 0, 0]
+
+
+def test_a_composition_without_a_gradient_says_so(session):
+    with pytest.raises(SpecError, match="no gradient"):
+        problem_of(session).gradient(Point((0.4, 0.3, 0.3), "ties"), [0])
+
+
+def test_weights_far_too_large_are_finite_and_bad(session):
+    losses = problem_of(session).losses(Point((1e30, 1e30, 0.0), "exact"), [0, 1])
+    assert np.isfinite(losses).all()
+
+
+def test_the_guard_is_what_the_merge_costs_elsewhere(session):
+    texts = ["the quick brown fox jumps over the lazy dog", "a cat sat on the mat"]
+    point = Point((1.0, 1.0, 1.0), "exact")
+    cost = problem_of(session, guard_texts=texts).guard(point)
+    assert problem_of(session, guard_texts=texts, allowed=0.1).guard(point) == pytest.approx(cost - 0.1)
+    assert problem_of(session, guard_texts=texts).guard(Point((0.0, 0.0, 0.0), "exact")) == pytest.approx(0, abs=1e-6)
+    assert problem_of(session).guard(point) == 0 != cost
