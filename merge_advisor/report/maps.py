@@ -1,0 +1,148 @@
+"""The similarity map: where the task's delta lies among those of the pool, and which models were chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from merge_advisor.report.svg import EM, WIDTH, breadth, dots, figure, fitted, label, line, marked
+from merge_advisor.report.values import SimilarityMap
+from merge_advisor.types import SHOTS_LORA, Selection
+
+HEIGHT = 320
+EDGE = 14
+"""Units kept free around the points."""
+ROOM = 130
+"""Units a label may take."""
+NAMED = 8
+"""Candidates named beside members, nearest first, where there is room."""
+TOLD = 400
+"""Candidates with a tooltip, nearest first; the rest are points."""
+
+Point = tuple[float, float]
+Box = tuple[float, float, float, float]
+
+
+def similarity_map(
+    key: str, found: SimilarityMap, selection: Selection, similarity: Mapping[str, float | None] | None = None
+) -> str:
+    """Draw the pool's deltas and the task's on two axes of one scale; members are named, and so are the nearest others.
+
+    Args:
+        key: makes the ids of this plot unique on its page.
+        found: where each model lies.
+        selection: its members are marked, the anchor with a diamond.
+        similarity: cosine of each candidate's delta with the task's; without it the distance on the map tells who is
+            near.
+    """
+    known = similarity or {}
+    task, *places = _laid([found.task, *found.candidates.values()])
+    points = dict(zip(found.candidates, places, strict=True))
+    near = sorted(points, key=lambda name: (-_nearness(known.get(name), points[name], task), name))
+    chosen = [member for member in selection.members if member.id in points]
+    ids = {member.id for member in chosen}
+    others = [name for name in near if name not in ids]
+    parts = [dots((points[name] for name in others[TOLD:]), "candidates")]
+    parts += [
+        marked("circle", *points[name], 2.6, "candidate", _told(name, known.get(name)))
+        for name in reversed(others[:TOLD])
+    ]
+    for member in chosen:
+        shape, size = ("diamond", 5.0) if member.role == "anchor" else ("circle", 4.5)
+        told = f"{member.role}: {_told(member.id, member.similarity)}"
+        parts.append(marked(shape, *points[member.id], size, "member", told))
+    own = any(member.id == SHOTS_LORA for member in selection.members)
+    word = "task (shots_lora, a member)" if own else "task"
+    parts.append(marked("cross", *task, 5, "task", word))
+    labels = _Labels([task, *points.values()] if len(points) < 200 else [task, *(points[m.id] for m in chosen)])
+    labels.put(task, word, "strong", needed=True)
+    for member in chosen:
+        labels.put(points[member.id], member.id, "strong", needed=member.role == "anchor" or len(chosen) <= 8)
+    for name in others[:NAMED]:
+        labels.put(points[name], name, "tick", needed=False)
+    told = f"{len(points)} candidates around the task; nearest: " + ", ".join(fitted(name, 400) for name in near[:3])
+    return figure(key, "Where the task lies among the pool", told, HEIGHT, [*parts, *labels.parts])
+
+
+def _nearness(similarity: float | None, place: Point, task: Point) -> float:
+    """What candidates are ordered by: the cosine, or the distance on the map below every cosine."""
+    if similarity is not None:
+        return similarity
+    return -2 - ((place[0] - task[0]) ** 2 + (place[1] - task[1]) ** 2)
+
+
+def _told(name: str, similarity: float | None) -> str:
+    return name[:120] + ("" if similarity is None else f", similarity {similarity:.3f}")
+
+
+def _laid(points: Sequence[Point]) -> list[Point]:
+    """Places on the plot: one scale for both axes, the middle of the points in the middle."""
+    (left, right), (low, high) = ((min(values), max(values)) for values in zip(*points, strict=True))
+    units = min((WIDTH - 2 * EDGE) / max(right - left, 1e-6), (HEIGHT - 2 * EDGE) / max(high - low, 1e-6))
+    return [
+        (WIDTH / 2 + (x - (left + right) / 2) * units, HEIGHT / 2 - (y - (low + high) / 2) * units) for x, y in points
+    ]
+
+
+@dataclass(eq=False)
+class _Labels:
+    """Places labels one after another where they cover neither one another nor a point."""
+
+    points: Sequence[Point]
+    parts: list[str] = field(default_factory=list)
+    taken: list[Box] = field(default_factory=list)
+
+    def put(self, point: Point, text: str, class_: str, *, needed: bool) -> None:
+        """Add a label beside a point, with a line to it where it had to move away; leave it out where nothing is free.
+
+        Args:
+            point: what is named.
+            text: its name, cut to `ROOM`.
+            class_: of the text.
+            needed: place it even if it must cover something.
+        """
+        wide = breadth(fitted(text, ROOM)) * EM
+        spots = [
+            (away, *_spot(point, wide, away, side)) for away in (0, 14, 28, 44, 62) for side in range(8 if away else 4)
+        ]
+        inside = [spot for spot in spots if _inside(spot[1])]
+        best = min(inside, key=lambda spot: (self._covered(spot[1]), spot[0]), default=None)
+        if best is None or (self._covered(best[1]) and not needed):
+            return
+        away, box, tip = best
+        self.taken.append(box)
+        if away:
+            self.parts.append(line(*point, *tip, "leader"))
+        self.parts.append(label(box[0], box[3] - 3, text, room=ROOM, class_=class_ + " name"))
+
+    def _covered(self, box: Box) -> int:
+        """How much a box covers; names weigh more than points."""
+        return 10 * sum(_meet(box, other) for other in self.taken) + sum(
+            box[0] - 2 < x < box[2] + 2 and box[1] - 2 < y < box[3] + 2 for x, y in self.points
+        )
+
+
+def _spot(point: Point, wide: float, away: float, side: int) -> tuple[Box, Point]:
+    """The box of a label on one side of a point, and where a line from the point meets it."""
+    x, y = point
+    near = 7 + away
+    slanted = near * 0.7
+    left, top, tip = (
+        (x + near, y - 7, (x + near - 1, y)),
+        (x - near - wide, y - 7, (x - near + 1, y)),
+        (x - wide / 2, y - near - 13, (x, y - near)),
+        (x - wide / 2, y + near, (x, y + near)),
+        (x + slanted, y - slanted - 10, (x + slanted - 1, y - slanted)),
+        (x + slanted, y + slanted - 4, (x + slanted - 1, y + slanted)),
+        (x - slanted - wide, y - slanted - 10, (x - slanted + 1, y - slanted)),
+        (x - slanted - wide, y + slanted - 4, (x - slanted + 1, y + slanted)),
+    )[side]
+    return (left, top, left + wide, top + 14), tip
+
+
+def _inside(box: Box) -> bool:
+    return box[0] >= 0 and box[1] >= 0 and box[2] <= WIDTH and box[3] <= HEIGHT
+
+
+def _meet(one: Box, other: Box) -> bool:
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
