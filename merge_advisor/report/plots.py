@@ -35,6 +35,8 @@ LEFT = 46
 """Units kept free for the numbers of an upright axis."""
 AXES = 16
 """Members that get an axis in the parallel plot: those of the largest weights."""
+NAMED_AXES = 5
+"""Members whose names fit under their axes; more of them are numbered."""
 LINES = 300
 """Trials drawn in the parallel plot: the best of them."""
 TOOLTIPS = 1000
@@ -239,7 +241,7 @@ def _axis_names(tuning: TuningReport, shown: Sequence[int], places: Sequence[flo
     room = (places[1] - places[0] if len(places) > 1 else WIDTH) - 6
     found = []
     for x, member in zip(places, shown, strict=False):
-        name = tuning.members[member] if len(shown) <= 5 else str(member + 1)
+        name = tuning.members[member] if len(shown) <= NAMED_AXES else str(member + 1)
         half = min(breadth(fitted(name, room)) * EM / 2, x)
         found.append(label(max(x, half), y, name, room=room, anchor="middle", class_="tick"))
     return found

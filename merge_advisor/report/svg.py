@@ -150,7 +150,7 @@ class Scale:
         decimals = max(0, -math.floor(math.log10(self.step) + 1e-9))
         if decimals > 6 or abs(value) >= 1e7:
             return f"{value:.3g}"
-        return f"{value + 0.0:,.{decimals}f}".replace("-", "−")
+        return f"{value + 0.0:,.{decimals}f}"
 
 
 def finite(values: Iterable[float | None]) -> list[float]:
