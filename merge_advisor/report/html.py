@@ -217,6 +217,8 @@ def _tuning(tuning: TuningReport) -> Mapping[str, Any]:
         "told": words.tuning_text(tuning),
         "sides": _table(words.SIDE_HEADERS, [words.side_row(side) for side in tuning.sides], right=words.SIDE_RIGHT),
         "reference": tuning.reference,
+        "stopped": any(not trial.whole for trial in tuning.trials),
+        "failed": any(trial.value is None for trial in tuning.trials),
         "history": history("history", tuning) if tuning.trials else "",
         "weights": _weights(tuning) if tuning.members else "",
         "parallel": parallel("parallel", tuning) if tuning.trials and tuning.members else "",
@@ -251,4 +253,4 @@ def _best(tuning: TuningReport) -> Table:
         return [str(trial.number), trial.label, values, weights, trial.composition, str(trial.forwards), state]
 
     headers = ("trial", "from", "value", "weights", "composition", "passes", "")
-    return _table(headers, [cells(t) for t in ranked if t.number in kept], right=(0, 2, 5))
+    return _table(headers, [cells(t) for t in ranked if t.number in kept], right=(0, 2, 3, 5))

@@ -102,18 +102,16 @@ class _Labels:
             needed: place it even if it must cover something.
         """
         wide = breadth(fitted(text, ROOM)) * EM
-        spots = [
-            (away, *_spot(point, wide, away, side)) for away in (0, 14, 28, 44, 62) for side in range(8 if away else 4)
-        ]
-        inside = [spot for spot in spots if _inside(spot[1])]
-        best = min(inside, key=lambda spot: (self._covered(spot[1]), spot[0]), default=None)
-        if best is None or (self._covered(best[1]) and not needed):
+        spots = [_spot(point, wide, away, side) for away in (0, 14, 28, 44, 62) for side in range(8 if away else 4)]
+        inside = [spot for spot in spots if _inside(spot.box)]
+        best = min(inside, key=lambda spot: (self._covered(spot.box), spot.away), default=None)
+        if best is None or (self._covered(best.box) and not needed):
             return
-        away, box, tip = best
-        self.taken.append(box)
-        if away:
-            self.parts.append(line(*point, *tip, "leader"))
-        self.parts.append(label(box[0], box[3] - 3, text, room=ROOM, class_=class_ + " name"))
+        self.taken.append(best.box)
+        if best.away:
+            self.parts.append(line(*point, *best.tip, "leader"))
+        x = {"": best.box[0], "middle": (best.box[0] + best.box[2]) / 2, "end": best.box[2]}[best.anchor]
+        self.parts.append(label(x, best.box[3] - 3, text, room=ROOM, anchor=best.anchor, class_=class_))
 
     def _covered(self, box: Box) -> int:
         """How much a box covers; names weigh more than points."""
@@ -122,22 +120,26 @@ class _Labels:
         )
 
 
-def _spot(point: Point, wide: float, away: float, side: int) -> tuple[Box, Point]:
-    """The box of a label on one side of a point, and where a line from the point meets it."""
-    x, y = point
-    near = 7 + away
-    slanted = near * 0.7
-    left, top, tip = (
-        (x + near, y - 7, (x + near - 1, y)),
-        (x - near - wide, y - 7, (x - near + 1, y)),
-        (x - wide / 2, y - near - 13, (x, y - near)),
-        (x - wide / 2, y + near, (x, y + near)),
-        (x + slanted, y - slanted - 10, (x + slanted - 1, y - slanted)),
-        (x + slanted, y + slanted - 4, (x + slanted - 1, y + slanted)),
-        (x - slanted - wide, y - slanted - 10, (x - slanted + 1, y - slanted)),
-        (x - slanted - wide, y + slanted - 4, (x - slanted + 1, y + slanted)),
-    )[side]
-    return (left, top, left + wide, top + 14), tip
+@dataclass(frozen=True, slots=True)
+class _Spot:
+    """Where a label can be put."""
+
+    away: float
+    """How much farther from the point than it need be."""
+    box: Box
+    tip: Point
+    """Where a line from the point meets the label."""
+    anchor: str
+    """The end of the text that is nearest to the point, as SVG names it: the width of a text is only estimated."""
+
+
+def _spot(point: Point, wide: float, away: float, side: int) -> _Spot:
+    """The place right, left, above, below, or at one of four slants, of a point."""
+    dx, dy = ((1, 0), (-1, 0), (0, -1), (0, 1), (0.7, -0.7), (0.7, 0.7), (-0.7, -0.7), (-0.7, 0.7))[side]
+    x, y = point[0] + dx * (8 + away), point[1] + dy * (8 + away)
+    left = x if dx > 0 else x - wide if dx < 0 else x - wide / 2
+    top = y - 7 + dy * 7
+    return _Spot(away, (left, top, left + wide, top + 14), (x, y), "" if dx > 0 else "end" if dx < 0 else "middle")
 
 
 def _inside(box: Box) -> bool:

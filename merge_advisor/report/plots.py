@@ -125,8 +125,12 @@ def forest(key: str, title: str, rows: Sequence[Whisker], *, ends: tuple[str, st
         parts.append(label(WIDTH - 2, top + 13, row.shown, anchor="end", class_="value"))
         parts.append(_whisker(scale, row, top + 22))
     x = scale(0.0)
-    parts.append(label(max(x - 8, 0), bottom + 30, "← " + ends[0], room=max(x - 8, 0), anchor="end", class_="tick"))
-    parts.append(label(x + 8, bottom + 30, ends[1] + " →", room=max(WIDTH - x - 8, 0), class_="tick"))
+    sides = (("← " + ends[0], x - 8, x - 8, "end"), (ends[1] + " →", x + 8, WIDTH - x - 8, ""))
+    parts += [
+        label(place, bottom + 30, text, anchor=anchor, class_="tick")
+        for text, place, room, anchor in sides
+        if breadth(text) * EM <= room
+    ]
     told = "; ".join(f"{row.label}: {row.shown}" for row in rows) or "nothing to show"
     return figure(key, title, fitted(told, 4000), bottom + 36, parts)
 
@@ -221,11 +225,8 @@ def parallel(key: str, tuning: TuningReport) -> str:
     parts.append(winner)
     parts += _axis_names(tuning, shown, places, floor + 16)
     parts.append(label(WIDTH, floor + 16, "value", anchor="end", class_="tick"))
-    if ranked:
-        parts += [
-            label(WIDTH, worth.end - 4, f"{worth.high:.3g}", anchor="end", class_="tick"),
-            label(WIDTH, worth.start - 3, f"{worth.low:.3g}", anchor="end", class_="tick"),
-        ]
+    ends = ((worth.end + 4, worth.high), (worth.start, worth.low)) if ranked else ()
+    parts += [label(places[-1] + 4, y, f"{value:.2g}", class_="tick") for y, value in ends]
     told = f"the {len(ranked)} best of {len(tuning.trials)} trials over the weights of {len(shown)} members"
     return figure(key, "Weights and value of the trials", told, floor + 24, parts)
 

@@ -133,7 +133,7 @@ class Scale:
 
     @property
     def ticks(self) -> list[float]:
-        """Round values within the range, at most six."""
+        """Round values within the range, at most seven."""
         step = self.step
         first = math.ceil(self.low / step - 1e-9)
         last = math.floor(self.high / step + 1e-9)
@@ -142,8 +142,9 @@ class Scale:
     @property
     def step(self) -> float:
         """Distance of two ticks: 1, 2 or 5 times a power of ten."""
-        power: float = 10.0 ** math.floor(math.log10((self.high - self.low) / 5))
-        return power * next(factor for factor in (1, 2, 5, 10) if power * factor * 5 >= (self.high - self.low) * 0.999)
+        least = (self.high - self.low) / 6
+        power: float = 10.0 ** math.floor(math.log10(least))
+        return power * next(factor for factor in (1, 2, 5, 10) if power * factor >= least * 0.999)
 
     def written(self, value: float) -> str:
         """Return a tick's number, with as many decimals as the ticks need to differ."""
