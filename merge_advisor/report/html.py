@@ -25,7 +25,7 @@ from merge_advisor.report.scores import (
     trade_off,
     value_text,
 )
-from merge_advisor.report.svg import element, marked
+from merge_advisor.report.svg import brief, element, marked
 from merge_advisor.report.tables import printable, shortened
 from merge_advisor.types import Comparison, Score, Task
 
@@ -171,7 +171,8 @@ def _trade_off(scores: Sequence[Score]) -> Table:
 
 def _members(report: ReportInput) -> Mapping[str, Any]:
     members = report.selection.members
-    rows = [Bar(m.id, m.weight, f"{m.weight:.3f}") for m in _heaviest(members)]
+    short = brief([m.id for m in members], 200)
+    rows = [Bar(short[m.id], m.weight, f"{m.weight:.3f}") for m in _heaviest(members)]
     return {
         "table": _table(words.MEMBER_HEADERS, [words.member_row(m) for m in members], right=words.MEMBER_RIGHT),
         "scale": words.scale_text(report),
@@ -233,8 +234,9 @@ def _weights(tuning: TuningReport) -> str:
     won = tuning.won
     final = tuning.planned if won is None else won.weights
     places = sorted(range(len(final)), key=lambda place: (-abs(final[place]), place))[:BARS]
+    short = brief(tuning.members, 200)
     rows = [
-        Bar(name, weight, f"{weight:.3f} (plan {planned:.3f})", other=planned, strong=True)
+        Bar(short[name], weight, f"{weight:.3f} (plan {planned:.3f})", other=planned, strong=True)
         for place, (name, weight, planned) in enumerate(zip(tuning.members, final, tuning.planned, strict=True))
         if place in places
     ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from merge_advisor.report.svg import EM, WIDTH, breadth, dots, figure, fitted, label, line, marked
+from merge_advisor.report.svg import BOLD, EM, WIDTH, breadth, brief, dots, figure, fitted, label, line, marked
 from merge_advisor.report.values import SimilarityMap
 from merge_advisor.types import SHOTS_LORA, Selection
 
@@ -15,8 +15,8 @@ EDGE = 14
 ROOM = 130
 """Units a label may take."""
 NAMED = 8
-"""Candidates named beside members, nearest first, where there is room."""
-TOLD = 400
+"""Candidates named beside members, nearest first, where there is room; members all named, with or without room."""
+TOLD = 250
 """Candidates with a tooltip, nearest first; the rest are points."""
 
 Point = tuple[float, float]
@@ -56,10 +56,12 @@ def similarity_map(
     parts.append(marked("cross", *task, 5, "task", word))
     labels = _Labels([task, *points.values()] if len(points) < 200 else [task, *(points[m.id] for m in chosen)])
     labels.put(task, word, "strong", needed=True)
+    short = brief([*found.candidates], ROOM)
     for member in chosen:
-        labels.put(points[member.id], member.id, "strong", needed=member.role == "anchor" or len(chosen) <= 8)
+        needed = member.role == "anchor" or len(chosen) <= NAMED
+        labels.put(points[member.id], short[member.id], "strong", needed=needed)
     for name in others[:NAMED]:
-        labels.put(points[name], name, "tick", needed=False)
+        labels.put(points[name], short[name], "tick", needed=False)
     told = f"{len(points)} candidates around the task; nearest: " + ", ".join(fitted(name, 400) for name in near[:3])
     return figure(key, "Where the task lies among the pool", told, HEIGHT, [*parts, *labels.parts])
 
@@ -101,7 +103,7 @@ class _Labels:
             class_: of the text.
             needed: place it even if it must cover something.
         """
-        wide = breadth(fitted(text, ROOM)) * EM
+        wide = min(breadth(fitted(text, ROOM)) * EM * (BOLD if class_ == "strong" else 1.0), ROOM)
         spots = [_spot(point, wide, away, side) for away in (0, 14, 28, 44, 62) for side in range(8 if away else 4)]
         inside = [spot for spot in spots if _inside(spot.box)]
         best = min(inside, key=lambda spot: (self._covered(spot.box), spot.away), default=None)

@@ -16,6 +16,7 @@ from merge_advisor.report.svg import (
     Scale,
     across,
     breadth,
+    brief,
     coordinate,
     element,
     figure,
@@ -76,7 +77,7 @@ def bars(key: str, title: str, rows: Sequence[Bar], *, percent: bool = False) ->
     for number, row in enumerate(rows):
         top = number * high
         room = breadth(row.shown) * EM + 10
-        parts.append(label(2, top + 13, row.label, room=WIDTH - room, class_="strong" if row.strong else ""))
+        parts.append(label(2, top + 13, row.label, room=WIDTH - room - 4, class_="strong" if row.strong else ""))
         parts.append(label(WIDTH - 2, top + 13, row.shown, anchor="end", class_="value"))
         parts.append(_bar(scale, row.value, top + 18, 8, "bar merge" if row.strong else "bar", row.shown))
         if row.other is not None:
@@ -240,11 +241,15 @@ def axes_of(tuning: TuningReport) -> list[int]:
 
 def _axis_names(tuning: TuningReport, shown: Sequence[int], places: Sequence[float], y: float) -> list[str]:
     room = (places[1] - places[0] if len(places) > 1 else WIDTH) - 6
+    short = brief(tuning.members, room)
     found = []
     for x, member in zip(places, shown, strict=False):
-        name = tuning.members[member] if len(shown) <= NAMED_AXES else str(member + 1)
-        half = min(breadth(fitted(name, room)) * EM / 2, x)
-        found.append(label(max(x, half), y, name, room=room, anchor="middle", class_="tick"))
+        if len(shown) <= NAMED_AXES:
+            name = fitted(short[tuning.members[member]], room)
+            x = max(x, breadth(name) * EM / 2)
+        else:
+            name = str(member + 1)
+        found.append(label(x, y, name, anchor="middle", class_="tick"))
     return found
 
 
@@ -256,14 +261,15 @@ def pareto(key: str, tuning: TuningReport) -> str:
     y = scale_over(_bulk([v[1] for _, v in points]), 288, 10, margin=0.05)
     parts = [*upright(y, LEFT, WIDTH), *across(x, 10, 288)]
     front = _front([(v[0], v[1]) for t, v in points if t.whole])
-    parts.append(polyline(_stairs([(x(a), y(b)) for a, b in front]), "best"))
+    winner = ""
     for trial, values in points:
         told = f"trial {trial.number}, {trial.label}: {values[0]:.4g}, {values[1]:.4g}"
         inside = values[0] <= x.high and values[1] <= y.high
         kind = ("trial" if trial.whole else "trial stopped") if inside else "off"
         parts.append(marked("circle" if inside else "up", x(values[0]), y(values[1]), 2.8, kind, told))
         if trial.number == tuning.winner:
-            parts.append(marked("diamond", x(values[0]), y(values[1]), 5, "winner", f"the winner, {told}"))
+            winner = marked("diamond", x(values[0]), y(values[1]), 5, "winner", f"the winner, {told}")
+    parts += [polyline(_stairs([(x(a), y(b)) for a, b in front]), "best"), winner]
     names = (*tuning.tasks, "first task", "second task")[:2] if len(tuning.tasks) < 2 else tuning.tasks[:2]
     parts.append(label(WIDTH, 320, names[0], room=WIDTH - LEFT, anchor="end", class_="tick"))
     turned = element(

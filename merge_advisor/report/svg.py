@@ -18,6 +18,8 @@ WIDTH = 400
 """Units of a plot's width."""
 EM = 12
 """Units of a letter's size."""
+BOLD = 1.13
+"""How much wider bold letters are."""
 LARGEST = 1e100
 """Values beyond are drawn there: differences of such values are still finite."""
 
@@ -61,22 +63,33 @@ def _breadth(letter: str) -> float:
         return 0.0
     if unicodedata.east_asian_width(letter) in "WF":
         return 1.0 if ord(letter) < 0x1F000 else 1.35  # emoji are drawn wider than ideographs
-    if letter in "iljtf.,:;'|!()[] ":
-        return 0.34
-    return 0.86 if letter in "mwMW%@—…" else 0.7 if letter.isupper() else 0.58
+    if letter in "iljtf.,:;'|!()[]/\\ ":
+        return 0.37
+    return 0.9 if letter in "mwMW%@+=<>~—…→←" else 0.72 if letter.isupper() else 0.62
 
 
-def fitted(text: str, room: float, size: float = EM) -> str:
+def fitted(text: str, room: float) -> str:
     """Return a text made printable and cut in its middle to what fits into `room` units."""
     text = printable(text if len(text) <= 1000 else text[:500] + text[-500:])
-    if breadth(text) * size <= room:
+    if breadth(text) * EM <= room:
         return text
-    kept = len(text)
-    while kept > 2:
-        kept = min(kept - 1, int(kept * max(0.5, room / (breadth(_cut(text, kept)) * size))))
-        if breadth(_cut(text, kept)) * size <= room:
-            break
+    kept = len(text) - 1
+    while kept > 2 and breadth(_cut(text, kept)) * EM > room:
+        kept -= max(1, int((breadth(_cut(text, kept)) * EM - room) / (1.4 * EM)))  # a letter is no wider than 1.4
     return _cut(text, max(kept, 2))
+
+
+def brief(names: Sequence[str], room: float) -> dict[str, str]:
+    """Return what to write for each of some ids where room is scarce: all of it, or what does not begin alike in all.
+
+    Ids of one hub often differ at their end only ("owner/model-task"); cut in their middle they would all read alike.
+    """
+    if len(names) < 2 or all(breadth(name) * EM <= room for name in names):
+        return {name: name for name in names}
+    first, last = min(names), max(names)  # what begins these two alike begins all alike
+    same = next((place for place, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
+    start = 1 + max(first[:same].rfind(sign) for sign in "/-_ ")
+    return {name: name[start:] or name for name in names}
 
 
 def _cut(text: str, kept: int) -> str:
@@ -86,7 +99,7 @@ def _cut(text: str, kept: int) -> str:
 
 def label(x: float, y: float, text: str, *, room: float = WIDTH, anchor: str = "", class_: str = "") -> str:
     """Return a line of text that takes no more than `room`; what was cut is in its tooltip."""
-    shown = fitted(text, room)
+    shown = fitted(text, room / BOLD if class_ == "strong" else room)
     whole = "" if shown == printable(text) else tooltip(text[:300])
     return element("text", escape(shown) + whole, x=x, y=y, text_anchor=anchor, class_=class_)
 
