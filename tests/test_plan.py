@@ -9,6 +9,7 @@ import pytest
 
 import merge_advisor as ma
 from merge_advisor.advisor import PlanOptions
+from merge_advisor.advisor.reporting import html_of
 from merge_advisor.advisor.runfolder import read_run
 from merge_advisor.backbone.finetune import FinetuneSettings
 from merge_advisor.cli import main
@@ -51,7 +52,7 @@ def without_environment(folder):
 
 def test_a_run_folder_holds_everything(run):
     names = {path.name for path in run.folder.iterdir()}
-    assert {"plan.json", "recipe.json", "adapter", "shots_lora", "tasks", "score", "report.md"} <= names
+    assert {"plan.json", "recipe.json", "adapter", "shots_lora", "tasks", "score", "report.md", "report.html"} <= names
     assert "lorahub.json" not in names  # another model under the same weights
     assert run.plan.verdict is not None and run.plan.reason
     labels = [model.label for model in run.scores[0].models]
@@ -80,8 +81,30 @@ def test_same_inputs_same_bytes_warm_or_cold_in_any_order(run, place, tiny_llama
     assert without_environment(again.folder) == without_environment(run.folder)
     for name in ("recipe.json", "adapter/adapter_model.safetensors", "score/0.json"):
         assert (again.folder / name).read_bytes() == (run.folder / name).read_bytes(), name
+    for name in ("report.md", "report.html"):  # they name the folder in the commands to type next, nothing else of it
+        here, there = ((f / name).read_text().replace(str(f), "RUN") for f in (again.folder, run.folder))
+        assert here == there, name
     if order == "same":
         assert again.plan.environment.store_misses == 0
+
+
+def test_the_reports_name_no_path_but_that_of_the_run(run, place, tiny_llama, tiny_pool):
+    for name in ("report.md", "report.html"):
+        text = (run.folder / name).read_text().replace(str(run.folder), "RUN")
+        for path in (tiny_llama, tiny_pool, place):
+            assert str(path) not in text, name
+        assert run.plan.environment.created not in text
+    assert set(run.plan.map.candidates) == {c.id for c in run.plan.candidates}
+    assert "Similarity map" in (run.folder / "report.html").read_text()
+
+
+def test_a_plan_without_a_map_is_read_as_before(run, tmp_path):
+    shutil.copytree(run.folder, tmp_path / "run")
+    plan = json.loads((tmp_path / "run" / "plan.json").read_text())
+    del plan["map"]
+    (tmp_path / "run" / "plan.json").write_text(json.dumps(plan))
+    old = read_run(tmp_path / "run")
+    assert old.plan.map is None and "Similarity map" not in html_of(old)
 
 
 def test_a_warm_plan_imports_no_torch(run, place, tiny_llama, tiny_pool, tmp_path):

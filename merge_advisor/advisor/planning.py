@@ -15,7 +15,8 @@ from merge_advisor import registry
 from merge_advisor.advisor.choosing import Losses, choose, cosine
 from merge_advisor.advisor.measure import lora_of_shots, settings_plain, take_deltas, target_parameters
 from merge_advisor.advisor.merging import merged_delta, write_formats
-from merge_advisor.advisor.reporting import report_of
+from merge_advisor.advisor.pool_map import pool_map
+from merge_advisor.advisor.reporting import html_of, report_of
 from merge_advisor.advisor.runfolder import (
     CandidateReport,
     Environment,
@@ -34,6 +35,7 @@ from merge_advisor.backbone.finetune import FinetuneSettings
 from merge_advisor.compose.truncate import DEFAULT_RANK
 from merge_advisor.errors import InputError, PoolError, TaskError
 from merge_advisor.pool import licence_conflicts
+from merge_advisor.report.values import SimilarityMap
 from merge_advisor.tasks import read_rows, split
 from merge_advisor.types import (
     SHOTS_LORA,
@@ -168,7 +170,9 @@ def make_plan(
             paths |= {f"task {task.name}": str(path) for task, path in zip(parts, tasks, strict=True)}
             plan = replace(plan, environment=environment_of(session, clock, paths))
             write_values(folder, plan, recipe, parts)
-            write_text(folder / "report.md", report_of(Run(folder, plan, recipe, parts, ()), shown=out))
+            written = Run(folder, plan, recipe, parts, ())
+            write_text(folder / "report.md", report_of(written, shown=out))
+            write_text(folder / "report.html", html_of(written, shown=out))
     return read_run(out)
 
 
@@ -177,6 +181,7 @@ class Chosen:
     """What choosing found, before it is written."""
 
     deltas: Deltas
+    map: SimilarityMap
     candidates: tuple[Candidate, ...]
     refused: tuple[Refused, ...]
     similarity: dict[str, float]
@@ -228,6 +233,7 @@ def _choose_all(session: Session, tasks: Sequence[Task], options: PlanOptions, c
     similarity = dict(zip(deltas.ids, cosine(deltas.array, own.array[0]).tolist(), strict=True))
     return Chosen(
         deltas=deltas,
+        map=pool_map(deltas, own.array[0]),
         candidates=tuple(candidates),
         refused=(*pool.refused, *broken),
         similarity=similarity,
@@ -300,6 +306,7 @@ def _plan_value(
         verdict=None,
         reason="",
         environment=Environment("", "", {}, {}, 0, 0, {}),
+        map=found.map,
     )
 
 

@@ -1,4 +1,4 @@
-"""A run in words: report.md, and what the terminal shows."""
+"""A run in words and plots: report.md, report.html, and what the terminal shows."""
 
 from __future__ import annotations
 
@@ -20,12 +20,15 @@ FILES = {
     "recipe.json": "the merge, independent of any tool",
     "shots_lora": "the LoRA finetuned on the shots",
     "report.md": "this result in full",
+    "report.html": "the same with plots, for a browser",
 }
+REPORTS = ("report.md", "report.html")
+"""Listed before they are there: they list themselves."""
 
 
 def files_of(run: Run) -> list[tuple[str, str]]:
     """Files a person will use, with what each is; a format that could not be written, with the reason."""
-    found = [(name, text) for name, text in FILES.items() if name == "report.md" or (run.folder / name).exists()]
+    found = [(name, text) for name, text in FILES.items() if name in REPORTS or (run.folder / name).exists()]
     for name in registry.names("format"):
         rendering: Format = registry.build("format", name)
         if (run.folder / rendering.writes).exists():
@@ -42,27 +45,39 @@ def commands_of(run: Run, folder: Path) -> list[str]:
     return [*scored, f'merge-advisor try {name} "a prompt"', f"merge-advisor merge {name} --out model"]
 
 
-def report_of(run: Run, shown: Path | None = None) -> str:
-    """Return report.md; `shown` is the folder its commands name, where `run` is still being written elsewhere."""
+def input_of(run: Run, shown: Path | None = None) -> ReportInput:
+    """Return what a report tells of a run; its commands name `shown`, where `run` is still written elsewhere."""
     plan = run.plan
-    return markdown_report(
-        ReportInput(
-            recipe=run.recipe,
-            selection=plan.selection,
-            tasks=run.tasks,
-            pool_size=sum(candidate.status != "refused" for candidate in plan.candidates),
-            scores=run.scores,
-            verdict=plan.verdict,
-            reason=plan.reason,
-            refused=tuple(Refused(c.id, c.reason) for c in plan.candidates if c.status == "refused"),
-            conflicts=plan.conflicts,
-            rank_error=plan.rank_error,
-            notes=(*plan.notes, *(f"{task.name}: {note}" for task in plan.tasks for note in task.notes)),
-            forwards=plan.forwards,
-            files=tuple(files_of(run)),
-            commands=tuple(commands_of(run, shown or run.folder)),
-        )
+    return ReportInput(
+        recipe=run.recipe,
+        selection=plan.selection,
+        tasks=run.tasks,
+        pool_size=sum(candidate.status != "refused" for candidate in plan.candidates),
+        scores=run.scores,
+        verdict=plan.verdict,
+        reason=plan.reason,
+        refused=tuple(Refused(c.id, c.reason) for c in plan.candidates if c.status == "refused"),
+        conflicts=plan.conflicts,
+        rank_error=plan.rank_error,
+        notes=(*plan.notes, *(f"{task.name}: {note}" for task in plan.tasks for note in task.notes)),
+        forwards=plan.forwards,
+        files=tuple(files_of(run)),
+        commands=tuple(commands_of(run, shown or run.folder)),
+        map=plan.map,
+        similarity={c.id: c.similarity for c in plan.candidates if c.status != "refused"},
     )
+
+
+def report_of(run: Run, shown: Path | None = None) -> str:
+    """Return report.md; `shown` as in `input_of`."""
+    return markdown_report(input_of(run, shown))
+
+
+def html_of(run: Run, shown: Path | None = None) -> str:
+    """Return report.html; `shown` as in `input_of`."""
+    from merge_advisor.report.html import html_report
+
+    return html_report(input_of(run, shown))
 
 
 def summary_of(run: Run) -> str:

@@ -7,6 +7,7 @@ shots_lora/     the LoRA finetuned on the shots
 tasks/          each task's rows, split
 score/          each task's score table, row by row
 report.md       the same in words
+report.html     the same with plots, one page that needs nothing else
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from merge_advisor.errors import RunError
+from merge_advisor.report.values import SimilarityMap
 from merge_advisor.types import (
     STRICT,
     VERSION,
@@ -134,6 +136,8 @@ class Plan:
     """Over all tasks; None until scored."""
     reason: str
     environment: Environment
+    map: SimilarityMap | None = None
+    """Where the pool's deltas and the task's lie; None in plans made before it was kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,12 +228,13 @@ def write_values(folder: Path, plan: Plan, recipe: Recipe, tasks: tuple[Task, ..
         write_text(folder / "tasks" / f"{number}.json", to_json(task))
 
 
-def write_scores(folder: Path, plan: Plan, scores: tuple[Score, ...], report: str) -> None:
-    """Add scores to a run folder, the verdict in plan.json last."""
+def write_scores(folder: Path, plan: Plan, scores: tuple[Score, ...], report: str, page: str) -> None:
+    """Add scores, report.md (`report`) and report.html (`page`) to a run folder, the verdict in plan.json last."""
     (folder / "score").mkdir(exist_ok=True)
     for number, score in enumerate(scores):
         write_text(folder / "score" / f"{number}.json", to_json(score))
     write_text(folder / "report.md", report)
+    write_text(folder / "report.html", page)
     write_text(folder / "plan.json", to_json(plan))
 
 

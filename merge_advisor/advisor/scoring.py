@@ -192,7 +192,7 @@ def score_run(
         TaskError: no held-out rows, or a file that cannot be used.
         RunError: no run folder, another base, a member that cannot be found.
     """
-    from merge_advisor.advisor.reporting import report_of
+    from merge_advisor.advisor.reporting import html_of, report_of
 
     run, session = reopen(
         folder, pool=pool, base=base, offline=offline, cache=cache, store=store, machine=machine, progress=progress
@@ -205,7 +205,7 @@ def score_run(
     verdict, reason = overall(scores)
     plan = replace(run.plan, verdict=verdict, reason=reason)
     run = replace(run, plan=plan, scores=scores, tasks=tasks)
-    write_scores(folder, plan, scores, report_of(run))
+    write_scores(folder, plan, scores, report_of(run), html_of(run))
     return read_run(folder)
 
 

@@ -1,4 +1,5 @@
-"""Reports: a run in words and tables, as Markdown for report.md and as plain text for a terminal.
+"""Reports: a run in words, tables and plots, as Markdown, as one HTML page, and as plain text for a terminal.
 
-`markdown` and `tables` take frozen values and return text; they read no file and know nothing of how a run is kept.
+`markdown`, `html` and `tables` take frozen values and return text; they know nothing of how a run is kept. `plots` and
+`maps` draw SVG from plain values with the parts in `svg`; `values` holds what a report tells beside what is in `types`.
 """

@@ -5,14 +5,31 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from merge_advisor.report.scores import NAMES, SCORE_HEADERS, SCORE_RIGHT, row_changes, score_rows, trade_off
+from merge_advisor.report.scores import (
+    NAMES,
+    SCORE_HEADERS,
+    SCORE_RIGHT,
+    difference_text,
+    hardest_rival,
+    row_changes,
+    score_rows,
+    trade_off,
+    value_text,
+)
 from merge_advisor.report.tables import escaped, markdown_table, printable, shortened
-from merge_advisor.types import Member, Recipe, Refused, Row, Score, Selection, Task, Verdict
+from merge_advisor.report.values import Side, SimilarityMap, TuningReport
+from merge_advisor.types import GuardScore, Member, Recipe, Refused, Row, Score, Selection, Task, Verdict
 
 INPUT_LENGTH = 60
 """Characters of an input, an output or a target shown in a table of rows."""
 ROWS_SHOWN = 20
 """Rows won, and rows lost, listed for one task; the rest is counted."""
+MEMBER_HEADERS = ("member", "role", "weight", "similarity", "gain", "sign conflict", "overlap")
+MEMBER_RIGHT = (2, 3, 4, 5, 6)
+"""Columns aligned on the right."""
+SPLIT_HEADERS = ("task", "shots", "tuning", "held-out")
+SIDE_HEADERS = ("task", "metric", "part", "rows", "reference", "winner", "gain", "95% interval")
+SIDE_RIGHT = (3, 4, 5, 6, 7)
 
 ADVICE = {
     Verdict.MERGE: "Use the merge.",
@@ -50,6 +67,12 @@ class ReportInput:
     """Name in the run folder, and what it is (or why it is not there)."""
     commands: tuple[str, ...] = ()
     """What to type next, one command line each."""
+    map: SimilarityMap | None = None
+    """Where the pool and the task lie; None in runs made before it was kept."""
+    similarity: Mapping[str, float | None] = field(default_factory=dict)
+    """Cosine of each candidate's delta with the task's, by id."""
+    tuning: TuningReport | None = None
+    """None until the run was tuned."""
 
 
 def markdown_report(report: ReportInput) -> str:
@@ -61,6 +84,7 @@ def markdown_report(report: ReportInput) -> str:
         *(_scored(scores[task.name], task, alone=len(scores) == 1) for task in report.tasks if task.name in scores),
         _trade_off(report.scores),
         _members(report),
+        _tuning(report.tuning),
         _splits(report.tasks),
         _licences(report),
         _refused(report.refused),
@@ -79,19 +103,23 @@ def _bullets(items: Sequence[str]) -> str:
     return "\n".join(f"- {escaped(item)}" for item in items)
 
 
-def _head(report: ReportInput) -> str:
+def facts(report: ReportInput) -> list[tuple[str, str]]:
+    """Return what was merged and how, as pairs of a word and its value."""
     recipe = report.recipe
-    names = ", ".join(task.name for task in report.tasks)
     revision = f" at {recipe.base.revision}" if recipe.base.revision else ""
     rank = "" if recipe.rank is None else f", cut to rank {recipe.rank} (relative error {report.rank_error:.2g})"
-    facts = (
+    return [
         ("base", recipe.base.id + revision),
         ("pool", f"{_count(report.pool_size, 'candidate')}, {len(report.refused)} set aside"),
         ("template", recipe.template),
         ("strategy", f"{report.selection.strategy} ({report.selection.stopped})"),
         ("composition", recipe.composition + rank),
-    )
-    lines = [f"- {name}: {escaped(value)}" for name, value in facts]
+    ]
+
+
+def _head(report: ReportInput) -> str:
+    names = ", ".join(task.name for task in report.tasks)
+    lines = [f"- {name}: {escaped(value)}" for name, value in facts(report)]
     return "\n".join([f"# Merge plan for {escaped(names)}", "", *lines])
 
 
@@ -103,24 +131,31 @@ def _verdict(report: ReportInput) -> str:
 
 def _scored(score: Score, task: Task, *, alone: bool) -> str:
     """The score table of one task, the guard, and the rows won and lost against the model hardest to beat."""
+    parts = [] if alone else [f"**{score.verdict}**: {escaped(score.reason)}."]
+    parts += [escaped(measured_text(score)), markdown_table(SCORE_HEADERS, score_rows(score), right=SCORE_RIGHT)]
+    if score.guard is not None:
+        parts.append(guard_text(score.guard))
+    hardest = hardest_rival(score)
+    if hardest is not None:
+        parts.append(_changes(score, hardest, {row.digest: row for row in task.heldout}))
+    return _section(f"Scores: {escaped(task.name)}", "\n\n".join(parts))
+
+
+def measured_text(score: Score) -> str:
+    """Return what a score's numbers are, in two sentences."""
     measured = (
         f"{NAMES.get(score.metric, score.metric)} on {len(score.row_digests)} held-out rows, by {score.evaluator}"
     )
-    told = f"{measured[0].upper()}{measured[1:]}. Positive differences favour the merge; loss is in nats per token."
-    parts = [] if alone else [f"**{score.verdict}**: {escaped(score.reason)}."]
-    parts += [escaped(told), markdown_table(SCORE_HEADERS, score_rows(score), right=SCORE_RIGHT)]
-    if score.guard is not None:
-        guard = score.guard
-        outcome = "the merge is ruled out" if guard.regressed else "no regression"
-        parts.append(
-            f"Guard: loss on {guard.rows} unrelated texts {guard.base:.3f} (base) and {guard.merge:.3f} (merge), "
-            f"difference {guard.merge - guard.base:+.3f} ({guard.lower:+.3f} to {guard.upper:+.3f}): {outcome}."
-        )
-    rivals = [found for found in score.comparisons if found.against in ("base", "anchor", "shots_lora")]
-    if rivals:
-        hardest = min(rivals, key=lambda found: found.difference).against
-        parts.append(_changes(score, hardest, {row.digest: row for row in task.heldout}))
-    return _section(f"Scores: {escaped(task.name)}", "\n\n".join(parts))
+    return f"{measured[0].upper()}{measured[1:]}. Positive differences favour the merge; loss is in nats per token."
+
+
+def guard_text(guard: GuardScore) -> str:
+    """Return what the merge costs on unrelated text, in a sentence."""
+    outcome = "the merge is ruled out" if guard.regressed else "no regression"
+    return (
+        f"Guard: loss on {guard.rows} unrelated texts {guard.base:.3f} (base) and {guard.merge:.3f} (merge), "
+        f"difference {guard.merge - guard.base:+.3f} ({guard.lower:+.3f} to {guard.upper:+.3f}): {outcome}."
+    )
 
 
 def _trade_off(scores: Sequence[Score]) -> str:
@@ -144,13 +179,17 @@ def _changes(score: Score, against: str, rows: Mapping[str, Row]) -> str:
 
 
 def _members(report: ReportInput) -> str:
-    headers = ("member", "role", "weight", "similarity", "gain", "sign conflict", "overlap")
-    body = markdown_table(headers, [_member(m) for m in report.selection.members], right=(2, 3, 4, 5, 6))
-    scale = f"Weights sum to 1 before one scale of {report.selection.scale:.4g}."
-    return _section("Members", f"{body}\n\n{scale}")
+    rows = [member_row(member) for member in report.selection.members]
+    return _section("Members", f"{markdown_table(MEMBER_HEADERS, rows, right=MEMBER_RIGHT)}\n\n{scale_text(report)}")
 
 
-def _member(member: Member) -> list[str]:
+def scale_text(report: ReportInput) -> str:
+    """Return what the weights sum to, in a sentence."""
+    return f"Weights sum to 1 before one scale of {report.selection.scale:.4g}."
+
+
+def member_row(member: Member) -> list[str]:
+    """Return the cells of a member under `MEMBER_HEADERS`."""
     conflict = member.interference
     return [
         member.id,
@@ -167,17 +206,54 @@ def _number(value: float | None, form: str) -> str:
     return "" if value is None else format(value, form)
 
 
+def tuning_text(tuning: TuningReport) -> str:
+    """Return what was tuned, at which cost, and which trial won, in sentences."""
+    stopped = sum(not trial.whole for trial in tuning.trials)
+    early = f", {stopped} of them stopped early" if stopped else ""
+    won = tuning.won
+    named = "" if won is None else f" ({won.label}, {won.composition})"
+    value = "" if won is None or won.value is None else f", value {won.value:.4g}"
+    return (
+        f"{_count(len(tuning.trials), 'trial')} by {tuning.sampler}{early}, {tuning.forwards} forward passes. "
+        f"Goal: {tuning.goal}. Winner: trial {tuning.winner}{named}{value}; it is compared with {tuning.reference}."
+    )
+
+
+def side_row(side: Side) -> list[str]:
+    """Return the cells of a comparison of reference and winner under `SIDE_HEADERS`."""
+    reached = ["" if v is None else value_text(v, side.metric) for v in (side.reference, side.winner)]
+    gain = "" if side.gain is None else difference_text(side.gain, side.metric)
+    ends = [difference_text(v, side.metric) for v in (side.lower, side.upper) if v is not None]
+    return [side.task, side.metric, side.part, str(side.rows), *reached, gain, " to ".join(ends)]
+
+
+def _tuning(tuning: TuningReport | None) -> str:
+    if tuning is None:
+        return ""
+    rows = [side_row(side) for side in tuning.sides]
+    parts = [escaped(tuning_text(tuning)), markdown_table(SIDE_HEADERS, rows, right=SIDE_RIGHT) if rows else ""]
+    return _section("Tuning", "\n\n".join(part for part in (*parts, _bullets(tuning.notes)) if part))
+
+
 def _splits(tasks: Sequence[Task]) -> str:
-    rows = [[t.name, str(len(t.shots)), str(len(t.tuning)), str(len(t.heldout))] for t in tasks]
-    table = markdown_table(("task", "shots", "tuning", "held-out"), rows, right=(1, 2, 3))
+    table = markdown_table(SPLIT_HEADERS, split_rows(tasks), right=(1, 2, 3))
+    return _section("Splits", f"{table}\n\n{escaped(shared_text(tasks))}")
+
+
+def split_rows(tasks: Sequence[Task]) -> list[list[str]]:
+    """Return the cells of each task under `SPLIT_HEADERS`."""
+    return [[t.name, str(len(t.shots)), str(len(t.tuning)), str(len(t.heldout))] for t in tasks]
+
+
+def shared_text(tasks: Sequence[Task]) -> str:
+    """Return whether a row stands in two parts of a task, in a sentence."""
     shared = [
         task.name
         for task in tasks
         if len({r.digest for r in (*task.shots, *task.tuning, *task.heldout)})
         < len(task.shots) + len(task.tuning) + len(task.heldout)
     ]
-    told = f"Rows occur in two parts of: {escaped(', '.join(shared))}." if shared else "The parts are disjoint by hash."
-    return _section("Splits", f"{table}\n\n{told}")
+    return f"Rows occur in two parts of: {', '.join(shared)}." if shared else "The parts are disjoint by hash."
 
 
 def _licences(report: ReportInput) -> str:
@@ -196,9 +272,13 @@ def _refused(refused: Sequence[Refused]) -> str:
 def _cost(forwards: Mapping[str, int]) -> str:
     if not forwards:
         return ""
-    rows = [[step, str(passes)] for step, passes in forwards.items()]
-    rows.append(["all", str(sum(forwards.values()))])
-    return _section("Cost, in forward passes over one row", markdown_table(("step", "passes"), rows, right=(1,)))
+    table = markdown_table(("step", "passes"), cost_rows(forwards), right=(1,))
+    return _section("Cost, in forward passes over one row", table)
+
+
+def cost_rows(forwards: Mapping[str, int]) -> list[list[str]]:
+    """Return the steps with their forward passes, and their sum."""
+    return [[step, str(passes)] for step, passes in (*forwards.items(), ("all", sum(forwards.values())))]
 
 
 def _next(report: ReportInput) -> str:

@@ -25,22 +25,38 @@ def score_rows(score: Score) -> list[list[str]]:
 
 def _score_row(model: ModelScore, found: Comparison | None, metric: str) -> list[str]:
     reached = model.metrics.get(metric)
-    cells = [model.label, "" if reached is None else _value(reached, metric)]
+    cells = [model.label, "" if reached is None else value_text(reached, metric)]
     if found is None:
         cells += ["", "", "", ""]
     else:
-        low, high = (_difference(value, metric) for value in (found.lower, found.upper))
-        cells += [_difference(found.difference, metric), f"{low} to {high}", str(len(found.won)), str(len(found.lost))]
+        low, high = (difference_text(value, metric) for value in (found.lower, found.upper))
+        cells += [
+            difference_text(found.difference, metric),
+            f"{low} to {high}",
+            str(len(found.won)),
+            str(len(found.lost)),
+        ]
     loss = model.metrics.get("loss")
     return [*cells, "" if loss is None else f"{loss:.3f}"]
 
 
-def _value(value: float, metric: str) -> str:
+def value_text(value: float, metric: str) -> str:
+    """Return a score in words: a percentage, or nats per token."""
     return f"{value:.3f}" if metric == "loss" else f"{100 * value:.1f}%"
 
 
-def _difference(value: float, metric: str) -> str:
+def difference_text(value: float, metric: str) -> str:
+    """Return a difference of scores with its sign: percentage points, or nats per token."""
     return f"{value:+.3f}" if metric == "loss" else f"{100 * value:+.1f}"
+
+
+def hardest_rival(score: Score) -> str | None:
+    """Return the label of the model hardest to beat among base, anchor and `shots_lora`; None where none was compared.
+
+    The rows won and lost are told against it.
+    """
+    rivals = [found for found in score.comparisons if found.against in ("base", "anchor", "shots_lora")]
+    return min(rivals, key=lambda found: found.difference).against if rivals else None
 
 
 def row_changes(score: Score, against: str, rows: Mapping[str, Row]) -> tuple[list[list[str]], list[list[str]]]:
@@ -86,8 +102,8 @@ def trade_off(scores: Sequence[Score]) -> tuple[list[str], list[list[str]]]:
             for value, score in zip(values, scores, strict=True)
         ]
         worst = min(range(len(gains)), key=lambda index: (gains[index], index))
-        least = f"{_difference(gains[worst], scores[worst].metric)} ({scores[worst].task})"
-        cells = [_value(value, score.metric) for value, score in zip(values, scores, strict=True)]
+        least = f"{difference_text(gains[worst], scores[worst].metric)} ({scores[worst].task})"
+        cells = [value_text(value, score.metric) for value, score in zip(values, scores, strict=True)]
         rows.append([label, *cells, "" if label == "base" else least])
     return ["model", *(score.task for score in scores), "least gain over the base"], rows
 

@@ -1,0 +1,296 @@
+"""The plots of a report, each from plain values to one SVG element as text.
+
+Every one of them takes no values, one, equal ones and ones that are no numbers; what cannot be drawn is left out and
+counted in the plot's description.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from merge_advisor.report.svg import (
+    EM,
+    WIDTH,
+    Scale,
+    across,
+    breadth,
+    brief,
+    coordinate,
+    element,
+    figure,
+    finite,
+    fitted,
+    label,
+    line,
+    marked,
+    polyline,
+    scale_over,
+    tooltip,
+    upright,
+)
+from merge_advisor.report.values import TrialReport, TuningReport, best_so_far
+
+LEFT = 46
+"""Units kept free for the numbers of an upright axis."""
+AXES = 16
+"""Members that get an axis in the parallel plot: those of the largest weights."""
+NAMED_AXES = 5
+"""Members whose names fit under their axes; more of them are numbered."""
+LINES = 300
+"""Trials drawn in the parallel plot: the best of them."""
+TOOLTIPS = 1000
+"""Trials drawn at most in history and scatter."""
+SHADES = 5
+"""Classes of colour from the worst trials (v0) to the best (v4)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """One row of a bar plot."""
+
+    label: str
+    value: float | None
+    shown: str
+    """The value in words, at the right."""
+    other: float | None = None
+    """A second value to compare with, drawn thinner below."""
+    strong: bool = False
+
+
+def bars(key: str, title: str, rows: Sequence[Bar], *, percent: bool = False) -> str:
+    """Draw values as bars from zero, one row each with its label above it.
+
+    Args:
+        key: makes the ids of this plot unique on its page.
+        title: what it shows.
+        rows: from top to bottom.
+        percent: values are shares: the axis goes from 0 to 100%.
+    """
+    twin = any(row.other is not None for row in rows)
+    high = 38 if twin else 32
+    bottom = high * len(rows) + 2
+    values = [0.0, *(row.value for row in rows), *(row.other for row in rows)]
+    scale = Scale(0, 1, 2, WIDTH - 4) if percent else scale_over(values, 2, WIDTH - 4)
+    parts = across(scale, 0, bottom, written=(lambda v: f"{100 * v:.0f}%") if percent else None)
+    for number, row in enumerate(rows):
+        top = number * high
+        room = breadth(row.shown) * EM + 10
+        parts.append(label(2, top + 13, row.label, room=WIDTH - room - 4, class_="strong" if row.strong else ""))
+        parts.append(label(WIDTH - 2, top + 13, row.shown, anchor="end", class_="value"))
+        parts.append(_bar(scale, row.value, top + 18, 8, "bar merge" if row.strong else "bar", row.shown))
+        if row.other is not None:
+            parts.append(_bar(scale, row.other, top + 28, 4, "bar plan", ""))
+    told = f"{len(rows)} bars, from {rows[0].label} to {rows[-1].label}" if rows else "nothing to show"
+    return figure(key, title, fitted(told, 2000), bottom + 20, parts)
+
+
+def _bar(scale: Scale, value: float | None, top: float, high: float, class_: str, title: str) -> str:
+    if value is None or not math.isfinite(value):
+        return ""
+    ends = sorted((scale(0.0), scale(value)))
+    wide = max(ends[1] - ends[0], 1.5)  # a value of zero is a value too
+    return element("rect", tooltip(title) if title else "", x=ends[0], y=top, width=wide, height=high, class_=class_)
+
+
+@dataclass(frozen=True, slots=True)
+class Whisker:
+    """A difference with its interval; positive is better."""
+
+    label: str
+    value: float | None
+    lower: float | None
+    upper: float | None
+    shown: str
+    """The numbers in words, at the right."""
+
+
+def forest(key: str, title: str, rows: Sequence[Whisker], *, ends: tuple[str, str]) -> str:
+    """Draw differences with their intervals around a line at zero.
+
+    Args:
+        key: makes the ids of this plot unique on its page.
+        title: what it shows.
+        rows: from top to bottom.
+        ends: what lies left and right of zero, in words.
+    """
+    high = 32
+    bottom = high * len(rows) + 2
+    every = [0.0, *(v for row in rows for v in (row.value, row.lower, row.upper))]
+    scale = scale_over(every, 8, WIDTH - 8, margin=0.03)
+    parts = across(scale, 0, bottom)
+    for number, row in enumerate(rows):
+        top = number * high
+        parts.append(label(2, top + 13, row.label, room=WIDTH - breadth(row.shown) * EM - 10))
+        parts.append(label(WIDTH - 2, top + 13, row.shown, anchor="end", class_="value"))
+        parts.append(_whisker(scale, row, top + 22))
+    x = scale(0.0)
+    sides = (("← " + ends[0], x - 8, x - 8, "end"), (ends[1] + " →", x + 8, WIDTH - x - 8, ""))
+    parts += [
+        label(place, bottom + 30, text, anchor=anchor, class_="tick")
+        for text, place, room, anchor in sides
+        if breadth(text) * EM <= room
+    ]
+    told = "; ".join(f"{row.label}: {row.shown}" for row in rows) or "nothing to show"
+    return figure(key, title, fitted(told, 4000), bottom + 36, parts)
+
+
+def _whisker(scale: Scale, row: Whisker, y: float) -> str:
+    value, lower, upper = row.value, row.lower, row.upper
+    if value is None or not math.isfinite(value):
+        return ""
+    if lower is None or upper is None or not math.isfinite(lower) or not math.isfinite(upper):
+        return marked("square", scale(value), y, 4, "mark even", row.shown)
+    side = "better" if lower > 0 else "worse" if upper < 0 else "even"
+    a, b, c = (coordinate(v) for v in (scale(lower), scale(upper), y))
+    up, down = coordinate(y - 4), coordinate(y + 4)
+    path = f"M{a} {c}L{b} {c}M{a} {up}L{a} {down}M{b} {up}L{b} {down}"
+    return element("path", d=path, class_=f"whisker {side}") + marked(
+        "square", scale(value), y, 4, f"mark {side}", row.shown
+    )
+
+
+def history(key: str, tuning: TuningReport) -> str:
+    """Draw the value of each trial and the best so far against the forward passes spent."""
+    trials = tuning.trials[:TOOLTIPS]
+    spent, places = 0, []
+    for number, trial in enumerate(trials):
+        spent += trial.forwards
+        places.append(float(spent if tuning.forwards else number + 1))
+    values = finite(trial.value for trial in trials)
+    scale = scale_over(_bulk(values), 228, 12, margin=0.04)
+    x = scale_over([0.0, *places], LEFT, WIDTH - 8)
+    parts = [*upright(scale, LEFT, WIDTH), *across(x, 230, 230)]
+    parts.append(label(WIDTH, 262, "forward passes" if tuning.forwards else "trials", anchor="end", class_="tick"))
+    steps: list[tuple[float, float]] = []
+    for place, best in zip(places, best_so_far(trials), strict=True):
+        if best is not None:
+            steps += [(x(place), steps[-1][1])] if steps else []
+            steps.append((x(place), scale(best)))
+    reference = next((t.value for t in trials if t.label == tuning.reference and t.value is not None), None)
+    if reference is not None:
+        parts.append(line(LEFT, scale(reference), WIDTH, scale(reference), "reference"))
+    parts += [_trial(scale, x(place), trial) for place, trial in zip(places, trials, strict=True)]
+    parts.append(polyline(steps, "best"))
+    won = next(((p, t.value) for p, t in zip(places, trials, strict=True) if t.number == tuning.winner), None)
+    if won is not None and won[1] is not None:
+        parts.append(marked("diamond", x(won[0]), scale(won[1]), 5, "winner", f"the winner, trial {tuning.winner}"))
+    above = sum(value > scale.high for value in values)
+    told = f"{len(trials)} trials, {len(trials) - len(values)} of them without a number, {above} above the axis"
+    return figure(key, "Value of each trial and the best so far", told, 268, parts)
+
+
+def _bulk(values: Sequence[float]) -> list[float]:
+    """The values without a far tail above: a merge that broke the model would flatten all others."""
+    ordered = sorted(values)
+    if len(ordered) < 5:
+        return ordered
+    bulk = ordered[int(0.85 * (len(ordered) - 1))]
+    limit = bulk + 0.5 * (bulk - ordered[0])
+    return [value for value in ordered if value <= limit]
+
+
+def _trial(scale: Scale, x: float, trial: TrialReport) -> str:
+    told = f"trial {trial.number}, {trial.label}: " + ("no number" if trial.value is None else f"{trial.value:.4g}")
+    if not trial.whole:
+        told += ", stopped early"
+    if trial.value is None:
+        return marked("cross", x, scale.end - 5, 3, "lost", told)
+    if trial.value > scale.high:
+        return marked("up", x, scale.end - 5, 3.5, "off", told)
+    return marked("circle", x, scale(trial.value), 2.6, "trial" if trial.whole else "trial stopped", told)
+
+
+def parallel(key: str, tuning: TuningReport) -> str:
+    """Draw each trial as a line over the weights of the members and its value, coloured by value, the winner bold."""
+    ranked = sorted((t for t in tuning.trials if t.value is not None), key=lambda t: (t.value, t.number))[:LINES]
+    shown = axes_of(tuning)
+    floor, top = 222, 14
+    places = [LEFT + (WIDTH - LEFT - 30) * n / max(len(shown), 1) for n in range(len(shown) + 1)]
+    weights = [t.weights[m] for t in ranked for m in shown] + [tuning.planned[m] for m in shown]
+    scale = scale_over([0.0, *weights], floor, top)
+    worth = scale_over(_bulk([t.value for t in ranked if t.value is not None]), floor, top)
+    parts = upright(scale, LEFT, places[-2] if shown else LEFT)
+    parts += [line(x, top, x, floor, "axis") for x in places]
+    winner = ""
+    for rank, trial in reversed(list(enumerate(ranked))):
+        along = [(x, scale(trial.weights[m])) for x, m in zip(places, shown, strict=False)]
+        path = [*along, (places[-1], worth(trial.value or 0.0))]
+        if trial.number == tuning.winner:
+            winner = polyline(path, "along winning", f"the winner, trial {trial.number}")
+        else:
+            shade = SHADES - 1 - rank * SHADES // max(len(ranked), 1)
+            stopped = "" if trial.whole else " stopped"
+            parts.append(polyline(path, f"along v{shade}{stopped}"))
+    parts.append(winner)
+    parts += _axis_names(tuning, shown, places, floor + 16)
+    parts.append(label(WIDTH, floor + 16, "value", anchor="end", class_="tick"))
+    ends = ((worth.end + 4, worth.high), (worth.start, worth.low)) if ranked else ()
+    parts += [label(places[-1] + 4, y, f"{value:.2g}", class_="tick") for y, value in ends]
+    told = f"the {len(ranked)} best of {len(tuning.trials)} trials over the weights of {len(shown)} members"
+    return figure(key, "Weights and value of the trials", told, floor + 24, parts)
+
+
+def axes_of(tuning: TuningReport) -> list[int]:
+    """Return the positions of the members drawn in the parallel plot: all, or those the winner weighs most."""
+    weights = tuning.won.weights if tuning.won else tuning.planned
+    heaviest = sorted(range(len(tuning.members)), key=lambda m: (-abs(weights[m]), m))
+    return sorted(heaviest[:AXES])
+
+
+def _axis_names(tuning: TuningReport, shown: Sequence[int], places: Sequence[float], y: float) -> list[str]:
+    room = (places[1] - places[0] if len(places) > 1 else WIDTH) - 6
+    short = brief(tuning.members, room)
+    found = []
+    for x, member in zip(places, shown, strict=False):
+        if len(shown) <= NAMED_AXES:
+            name = fitted(short[tuning.members[member]], room)
+            x = max(x, breadth(name) * EM / 2)
+        else:
+            name = str(member + 1)
+        found.append(label(x, y, name, anchor="middle", class_="tick"))
+    return found
+
+
+def pareto(key: str, tuning: TuningReport) -> str:
+    """Draw the trials by their values on two tasks, with the front that no trial beats on both."""
+    trials = [t for t in tuning.trials[:TOOLTIPS] if len(t.values) >= 2 and len(finite(t.values)) == len(t.values)]
+    points = [(t, finite(t.values)) for t in trials]
+    x = scale_over(_bulk([v[0] for _, v in points]), LEFT, WIDTH - 8, margin=0.05)
+    y = scale_over(_bulk([v[1] for _, v in points]), 288, 10, margin=0.05)
+    parts = [*upright(y, LEFT, WIDTH), *across(x, 10, 288)]
+    front = _front([(v[0], v[1]) for t, v in points if t.whole])
+    winner = ""
+    for trial, values in points:
+        told = f"trial {trial.number}, {trial.label}: {values[0]:.4g}, {values[1]:.4g}"
+        inside = values[0] <= x.high and values[1] <= y.high
+        kind = ("trial" if trial.whole else "trial stopped") if inside else "off"
+        parts.append(marked("circle" if inside else "up", x(values[0]), y(values[1]), 2.8, kind, told))
+        if trial.number == tuning.winner:
+            winner = marked("diamond", x(values[0]), y(values[1]), 5, "winner", f"the winner, {told}")
+    parts += [polyline(_stairs([(x(a), y(b)) for a, b in front]), "best"), winner]
+    names = (*tuning.tasks, "first task", "second task")[:2] if len(tuning.tasks) < 2 else tuning.tasks[:2]
+    parts.append(label(WIDTH, 320, names[0], room=WIDTH - LEFT, anchor="end", class_="tick"))
+    turned = element(
+        "g", label(0, 0, names[1], room=260, anchor="end", class_="tick"), transform="translate(9 10) rotate(-90)"
+    )
+    told = f"{len(points)} trials by their values on two tasks, {len(front)} of them on the front; less is better"
+    return figure(key, f"Values on {fitted(names[0], 300)} and {fitted(names[1], 300)}", told, 326, [*parts, turned])
+
+
+def _front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The points that no other one equals or beats on both, by the first value."""
+    found: list[tuple[float, float]] = []
+    for point in sorted(set(points)):
+        if not found or point[1] < found[-1][1]:
+            found.append(point)
+    return found
+
+
+def _stairs(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    found: list[tuple[float, float]] = []
+    for point in points:
+        found += [(point[0], found[-1][1])] if found else []
+        found.append(point)
+    return found

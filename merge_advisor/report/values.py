@@ -1,0 +1,124 @@
+"""What a report tells beside the values of `merge_advisor.types`: the map of a pool, and how a merge was tuned."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from merge_advisor.types import STRICT
+
+Part = Literal["tuning", "confirmation", "held-out"]
+
+
+@dataclass(frozen=True, slots=True)
+class SimilarityMap:
+    """A pool's deltas and the task's, at unit length, on their first two principal axes."""
+
+    __pydantic_config__ = STRICT
+
+    task: tuple[float, float]
+    candidates: dict[str, tuple[float, float]]
+    """Place by id."""
+    shares: tuple[float, float]
+    """Share of the variance that lies along each axis, 0..1."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrialReport:
+    """One merge that was tried."""
+
+    __pydantic_config__ = STRICT
+
+    number: int
+    """Its place among the finished trials, from 0."""
+    label: str
+    """"plan", "uniform", "anchor", "base" for the first ones, the sampler's name after."""
+    values: tuple[float | None, ...]
+    """What it was judged by, less is better: one number, or one per task; None where it gave no number."""
+    weights: tuple[float, ...]
+    """(k,), in the order of the report's members."""
+    composition: str
+    whole: bool
+    """Whether it saw all rows; otherwise its value is an estimate from those seen before it was stopped."""
+    forwards: int
+    """Forward passes over one row that it cost."""
+
+    @property
+    def value(self) -> float | None:
+        """The mean of its values; None where one of them is no finite number."""
+        found = [value for value in self.values if value is not None and math.isfinite(value)]
+        return math.fsum(found) / len(found) if found and len(found) == len(self.values) else None
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """Reference and winner on one part of a task's rows."""
+
+    __pydantic_config__ = STRICT
+
+    task: str
+    part: Part
+    metric: str
+    """"loss" (nats per token), "accuracy" or "exact_match" (0..1), or another metric's name."""
+    rows: int
+    reference: float | None
+    winner: float | None
+    lower: float | None = None
+    """Lower end of the paired 95% interval of what the winner gains, positive is better; None: not measured."""
+    upper: float | None = None
+
+    @property
+    def gain(self) -> float | None:
+        """By how much the winner is better than the reference, whatever the metric."""
+        if self.reference is None or self.winner is None:
+            return None
+        return self.reference - self.winner if self.metric == "loss" else self.winner - self.reference
+
+
+@dataclass(frozen=True, slots=True)
+class TuningReport:
+    """How the weights of a run were tuned, and what came of it."""
+
+    __pydantic_config__ = STRICT
+
+    sampler: str
+    goal: str
+    """What is made small, in words: "mean loss of the tuning rows (nats per token), 5 folds"."""
+    members: tuple[str, ...]
+    """(k,) ids, the anchor first."""
+    planned: tuple[float, ...]
+    """(k,) weights of the plan."""
+    trials: tuple[TrialReport, ...]
+    """In the order they finished."""
+    winner: int
+    """Number of the trial whose merge is the recipe now."""
+    reference: str
+    """Label of what the winner is compared with, e.g. "plan"."""
+    sides: tuple[Side, ...] = ()
+    """Tuning rows before held-out rows."""
+    tasks: tuple[str, ...] = ()
+    """Names of the tasks the values belong to, where a trial has several."""
+    notes: tuple[str, ...] = ()
+
+    @property
+    def won(self) -> TrialReport | None:
+        """The winning trial; None where it is not among the trials."""
+        return next((trial for trial in self.trials if trial.number == self.winner), None)
+
+    @property
+    def forwards(self) -> int:
+        """What all trials cost, in forward passes over one row."""
+        return sum(trial.forwards for trial in self.trials)
+
+
+def best_so_far(trials: tuple[TrialReport, ...]) -> list[float | None]:
+    """Return after each trial the least value of a whole trial up to it; None as long as there is none."""
+    found: list[float | None] = []
+    best: float | None = None
+    for trial in trials:
+        value = trial.value if trial.whole else None
+        if value is not None and (best is None or value < best):
+            best = value
+        found.append(best)
+    return found
