@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from merge_advisor.backbone.forward import Encoded, batch_losses, batches, row_losses
+from merge_advisor.backbone.model import release_memory
 from merge_advisor.backbone.weights import LowRank, WeightDelta
 from merge_advisor.errors import InputError
 
@@ -133,6 +134,7 @@ def finetune_lora(
     finally:
         for handle in handles:
             handle.remove()
+        release_memory()
     if best.delta is None:  # nothing was watched, or nothing finite
         return Finetuned(_as_delta(factors, scale), step, step, tuple(best.losses))
     return Finetuned(best.delta, best.step, step, tuple(best.losses))
