@@ -10,8 +10,8 @@ from typing import ClassVar
 import numpy as np
 
 from merge_advisor.backbone.weights import LowRank, Update, WeightDelta
-from merge_advisor.compose.lazily import Lazily, active, names_of, same_shape
-from merge_advisor.errors import SpecError
+from merge_advisor.compose import Takes
+from merge_advisor.compose.lazily import Lazily, active, factors_of, names_of, one_rank
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,9 @@ class LoraHub:
         "how much of a member's factors enters both sums: -w is the same model as w, 2w is 4 times it"
     )
     source: ClassVar[str] = "LoraHub, arXiv 2307.13269, equation 1, and its code"
+    takes: ClassVar[Takes] = "adapters"
+    deterministic: ClassVar[bool] = True
+    memory: ClassVar[str] = "the factors of one parameter"
     linear: ClassVar[bool] = False
     low_rank: ClassVar[bool] = True
 
@@ -37,18 +40,10 @@ class LoraHub:
         """
         pairs = active(self.name, members, weights)
         names = names_of(pairs)
-        for name in names:
-            parts = [_factors(name, member[name]) for member, _ in pairs if name in member]
-            same_shape(self.name, name, parts)
-            ranks = sorted({part.rank for part in parts})
-            if len(ranks) > 1:
-                found = ", ".join(str(rank) for rank in ranks)
-                raise SpecError(
-                    f"composition lorahub: {name} has ranks {found}; it adds factors of one rank, use exact"
-                )
+        one_rank(self.name, names, pairs)
 
         def merged(name: str) -> Update:
-            parts = [(_factors(name, member[name]), w) for member, w in pairs if name in member]
+            parts = [(factors_of(self.name, name, member[name]), w) for member, w in pairs if name in member]
             first = parts[0][0]
             one = all(part.scale == first.scale for part, _ in parts)
             roots = [1.0 if one else math.sqrt(part.scale) for part, _ in parts]
@@ -59,16 +54,3 @@ class LoraHub:
             return LowRank(a, b, first.scale if one else 1.0, first.transposed)
 
         return Lazily(names, merged)
-
-
-def _factors(name: str, update: Update) -> LowRank:
-    """The update as factors with a scale that has a root.
-
-    Raises:
-        SpecError: a checkpoint's.
-    """
-    if not isinstance(update, LowRank):
-        raise SpecError(f"composition lorahub: {name} comes from a checkpoint; it adds LoRA factors, use exact")
-    if update.scale < 0:
-        return LowRank(update.a, -update.b, -update.scale, update.transposed)
-    return update
