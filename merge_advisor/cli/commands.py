@@ -89,12 +89,13 @@ def run_merge(arguments: argparse.Namespace) -> int:
 
     shared = _shared(arguments)
     del shared["store"]
+    notes: list[str] = []
     out = advisor.merge(
         Path(arguments.run), Path(arguments.out), engine=arguments.engine, adapter=arguments.adapter,
-        pool=arguments.pool, base=arguments.base, **shared,
+        rank=arguments.rank, said=notes.append, pool=arguments.pool, base=arguments.base, **shared,
     )  # fmt: skip
     shared["progress"].finish()
-    _print(arguments, {"model": str(out)}, f"wrote {out}")
+    _print(arguments, {"model": str(out), "notes": notes}, "\n".join([f"wrote {out}", *notes]))
     return OK
 
 

@@ -19,6 +19,7 @@ from merge_advisor.compose.sparse import (
     check_density,
     drawn,
     generator_of,
+    sizes_of,
 )
 
 
@@ -83,12 +84,19 @@ class Della(Sparse):
 
     def _chances(self, update: Update) -> NDArray[np.float32]:
         """The chance of each entry, in the shape of the update; a vector is one row."""
-        sizes = np.abs(update.dense())
-        rows = sizes.reshape(1, -1) if sizes.ndim < 2 else sizes.reshape(len(sizes), -1)
+        height = update.shape[0] if len(update.shape) > 1 else 1
+        rows = sizes_of(update).reshape(height, -1)
         width = rows.shape[1]
         rise = np.linspace(self.density - self.epsilon, self.density + self.epsilon, width, dtype=np.float32)
         if width == 1:
             rise[:] = self.density
-        chances = np.empty_like(rows)
-        np.put_along_axis(chances, np.argsort(rows, axis=1, kind="stable"), rise[None, :], axis=1)
-        return chances.reshape(sizes.shape)
+        # floats above 0 order as their bits do: with the column below them equal ones keep their order on any machine
+        keys = rows.view(np.uint32).astype(np.uint64)
+        keys <<= np.uint64(32)
+        keys |= np.arange(width, dtype=np.uint64)
+        keys.sort(axis=1)
+        keys &= np.uint64(0xFFFFFFFF)
+        keys += (width * np.arange(height, dtype=np.uint64))[:, None]
+        chances = np.empty(rows.size, dtype=np.float32)
+        chances[keys.view(np.int64)] = rise
+        return chances.reshape(update.shape)

@@ -30,7 +30,7 @@ class ModelStock:
 
     name: ClassVar[str] = "model_stock"
     weight_means: ClassVar[str] = (
-        "a member's part of the sum before it is shrunk, whose angles ignore weights; all 1/k is Model Stock as published"
+        "a member's part of the sum before it is shrunk (angles ignore weights); all 1/k is Model Stock as published"
     )
     source: ClassVar[str] = "Model Stock, arXiv 2403.19522, section 4.2, equation 7 (k members); as mergekit 0.1.5"
     takes: ClassVar[Takes] = "both"

@@ -112,7 +112,7 @@ class Sparse:
         election = np.zeros_like(parts[0])
         for part in parts:
             election += np.sign(part) if vote == "count" else part
-        sign = np.where(election >= 0, np.float32(1), np.float32(-1))
+        sign = np.copysign(np.float32(1), election)
         agreeing = np.zeros_like(sign)
         for part, weight in zip(parts, weights, strict=True):
             part *= sign
@@ -137,13 +137,14 @@ def _rows_of(update: Update, kept: Kept, weight: float) -> Callable[[slice], Arr
     """Return rows -> what is kept of the weighted update there, in memory of its own."""
     factor = np.float32(weight * kept.factor)
     if isinstance(update, LowRank):
-        left, right = update.b * np.float32(update.scale), update.a
-        left, right = (right.T, left.T) if update.transposed else (left, right)
+        left, right = np.asarray(update.b * np.float32(update.scale), dtype=np.float32), update.a
+        if update.transposed:
+            left, right = right.T, left.T
     else:
-        left, right = np.atleast_1d(update.dense()), None
+        whole = np.atleast_1d(update.dense())
 
     def read(rows: slice) -> Array:
-        part: Array = left[rows].copy() if right is None else left[rows] @ right
+        part: Array = left[rows] @ right if isinstance(update, LowRank) else whole[rows].copy()
         part *= factor
         if kept.mask is not None:
             part *= kept.mask[rows]
@@ -203,7 +204,8 @@ def _kth_largest(sizes: Array, keep: int) -> np.float32:
 
 def sizes_of(update: Update) -> Array:
     """|ΔW|, (n,) float32, in the order of the base's layout, in memory of its own."""
-    return np.abs(update.dense()).reshape(-1)
+    sizes = _rows_of(update, KEEP_ALL, 1.0)(slice(None))
+    return np.abs(sizes, out=sizes).reshape(-1)
 
 
 def generator_of(seed: int, name: str, update: Update) -> np.random.Generator:

@@ -38,6 +38,10 @@ class Places:
     """Candidate id -> commit, for hub members."""
     merged: WeightDelta
     """The merged weight delta of the recipe, for formats that write weights."""
+    rank_error: float = 0.0
+    """Relative Frobenius error of cutting it to the recipe's rank."""
+    blocks: int = 0
+    """Transformer blocks of the base, for recipes with weights by layer group."""
 
 
 class Format(Protocol):

@@ -84,12 +84,13 @@ def _head(report: ReportInput) -> str:
     names = ", ".join(task.name for task in report.tasks)
     revision = f" at {recipe.base.revision}" if recipe.base.revision else ""
     rank = "" if recipe.rank is None else f", cut to rank {recipe.rank} (relative error {report.rank_error:.2g})"
+    groups = f", weights by layer group times {', '.join(f'{x:.3g}' for x in recipe.layers)}" if recipe.layers else ""
     facts = (
         ("base", recipe.base.id + revision),
         ("pool", f"{_count(report.pool_size, 'candidate')}, {len(report.refused)} set aside"),
         ("template", recipe.template),
         ("strategy", f"{report.selection.strategy} ({report.selection.stopped})"),
-        ("composition", recipe.composition + rank),
+        ("composition", recipe.composition + groups + rank),
     )
     lines = [f"- {name}: {escaped(value)}" for name, value in facts]
     return "\n".join([f"# Merge plan for {escaped(names)}", "", *lines])
