@@ -14,8 +14,9 @@ from merge_advisor.advisor.measure import shots_candidate
 from merge_advisor.advisor.runfolder import Run, read_run
 from merge_advisor.advisor.session import Machine, Progress, Session, open_session, quiet_progress
 from merge_advisor.backbone.adapter import read_adapter, write_adapter
+from merge_advisor.backbone.naming import count_blocks
 from merge_advisor.backbone.weights import LowRank, WeightDelta
-from merge_advisor.compose.layers import compose_layers, count_blocks
+from merge_advisor.compose.layers import compose_layers
 from merge_advisor.compose.truncate import DEFAULT_RANK, truncate
 from merge_advisor.errors import InputError, RunError
 from merge_advisor.formats import Places
