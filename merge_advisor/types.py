@@ -307,12 +307,16 @@ class Recipe:
     rank: int | None
     """Rank the merged adapter is cut to; None keeps it exact."""
     members: tuple[RecipeMember, ...]
+    layers: tuple[float, ...] = ()
+    """Factor on all weights in each of as many equal contiguous groups of transformer blocks, first to last; parameters
+    outside of blocks have factor 1. Empty: 1 everywhere."""
 
     @property
     def digest(self) -> str:
         """Sha256 of all fields but the names under which base and members were found."""
         models = [[m.fingerprint, m.kind, m.weight] for m in self.members]
-        return digest_of([self.version, self.base.digest, self.template, self.composition, self.rank, models])
+        found = [self.version, self.base.digest, self.template, self.composition, self.rank, models]
+        return digest_of([*found, *([self.layers] if self.layers else [])])
 
 
 class Verdict(StrEnum):

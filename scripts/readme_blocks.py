@@ -21,12 +21,25 @@ def body_of(name: str) -> str:
         action = next(action for action in build_parser()._actions if action.dest == "command")
         return f"```\n{action.choices[name.removesuffix('-help')].format_help()}```\n"  # type: ignore[index]
     kind = KINDS[name]
-    column = {"strategy": "cost", "composition": "weight_means", "format": "runs_with", "embedding": "source"}[kind]
-    lines = [f"| {kind} | what it does | {column.replace('_', ' ')} |", "|---|---|---|"]
+    columns = {
+        "strategy": ("cost",), "composition": ("weight_means", "takes", "formats"), "format": ("runs_with",),
+        "embedding": ("source",),
+    }[kind]  # fmt: skip
+    heads = " | ".join(column.replace("_", " ") for column in columns)
+    lines = [f"| {kind} | what it does | {heads} |", "|---" * (2 + len(columns)) + "|"]
     for item in registry.names(kind):
-        cells = (f"`{item}`", registry.summary(kind, item), getattr(registry.load(kind, item), column))
+        cells = (f"`{item}`", registry.summary(kind, item), *(_cell(kind, item, column) for column in columns))
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(lines) + "\n"
+
+
+def _cell(kind: str, name: str, column: str) -> str:
+    from merge_advisor import registry
+    from merge_advisor.formats import formats_of
+
+    if column == "formats":
+        return ", ".join(formats_of(name)) or "full model only"
+    return str(getattr(registry.load(kind, name), column))
 
 
 def renewed(text: str) -> str:

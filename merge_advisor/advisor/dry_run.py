@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from merge_advisor import registry
-from merge_advisor.advisor.planning import PlanOptions, read_tasks
+from merge_advisor.advisor.planning import PlanOptions, check_composition, fitting, read_tasks
 from merge_advisor.advisor.session import open_session
 from merge_advisor.backbone.finetune import CHECK_STEPS
 
@@ -24,13 +24,13 @@ def describe(
         MergeAdvisorError: whatever `plan` itself would refuse.
     """
     strategy = registry.build("strategy", options.strategy)
-    registry.build("composition", options.composition)
+    check_composition(options)
     parts, notes = read_tasks(tasks, options)
     with open_session(
         base, pool, template=options.template, include=options.include, exclude=options.exclude,
         licence=options.licence, **settings,
     ) as session:  # fmt: skip
-        found, name, template = session.pool, session.local.base.id, session.template.name
+        found, name, template = fitting(session.pool, options.composition), session.local.base.id, session.template.name
     shots = sum(len(task.shots) for task in parts)
     choosing = sum(len(task.choosing) for task in parts)
     heldout = sum(len(task.heldout) for task in parts)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,11 +14,14 @@ from merge_advisor.advisor.measure import shots_candidate
 from merge_advisor.advisor.runfolder import Run, read_run
 from merge_advisor.advisor.session import Machine, Progress, Session, open_session, quiet_progress
 from merge_advisor.backbone.adapter import read_adapter, write_adapter
-from merge_advisor.backbone.weights import WeightDelta, is_low_rank
-from merge_advisor.compose.truncate import truncate
+from merge_advisor.backbone.naming import count_blocks
+from merge_advisor.backbone.weights import LowRank, WeightDelta
+from merge_advisor.compose.layers import compose_layers
+from merge_advisor.compose.truncate import DEFAULT_RANK, truncate
 from merge_advisor.errors import InputError, RunError
 from merge_advisor.formats import Places
 from merge_advisor.formats.full_model import write_full_model
+from merge_advisor.formats.peft import model_card
 from merge_advisor.types import SHOTS_LORA, Candidate, Recipe
 
 if TYPE_CHECKING:
@@ -33,13 +37,20 @@ def merged_delta(session: Session, recipe: Recipe, members: Mapping[str, Candida
     """
     composition: Composition = registry.build("composition", recipe.composition)
     weights = [session.weights(members[member.id]) for member in recipe.members]
-    delta = composition.compose(weights, [member.weight for member in recipe.members])
-    if recipe.rank is None or not is_low_rank(delta):
-        return delta, 0.0
-    return truncate(delta, recipe.rank)
+    factors = [member.weight for member in recipe.members]
+    delta = compose_layers(composition, weights, factors, recipe.layers, count_blocks(session.local.shapes))
+    return (delta, 0.0) if recipe.rank is None else truncate(delta, recipe.rank)
 
 
-def places_of(session: Session, recipe: Recipe, members: Mapping[str, Candidate], merged: WeightDelta) -> Places:
+def rank_of(delta: WeightDelta) -> int:
+    """Largest rank of the factors of a weight delta; 0 where there are none."""
+    updates = (delta[name] for name in delta)
+    return max((update.rank for update in updates if isinstance(update, LowRank)), default=0)
+
+
+def places_of(
+    session: Session, recipe: Recipe, members: Mapping[str, Candidate], merged: WeightDelta, error: float = 0.0
+) -> Places:
     """Where base and members are, as a format in the run folder names them."""
     base = session.local.base
     hub = base.revision is not None
@@ -56,6 +67,8 @@ def places_of(session: Session, recipe: Recipe, members: Mapping[str, Candidate]
         members=where,
         revisions={member.id: members[member.id].revision for member in recipe.members},
         merged=merged,
+        rank_error=error,
+        blocks=count_blocks(session.local.shapes),
     )
 
 
@@ -67,10 +80,11 @@ def write_formats(
     folder: Path,
     *,
     lora: Candidate,
+    error: float = 0.0,
 ) -> list[str]:
     """Write every format that reproduces the recipe, and the LoRA of the shots; returns the formats' names."""
     shutil.copytree(lora.path, folder / SHOTS_LORA)
-    places = places_of(session, recipe, members, merged)
+    places = places_of(session, recipe, members, merged, error)
     written = []
     for name in registry.names("format"):
         rendering: Format = registry.build("format", name)
@@ -139,6 +153,8 @@ def merge_run(
     *,
     engine: str = "memory",
     adapter: bool = False,
+    rank: int | None = None,
+    said: Callable[[str], None] | None = None,
     pool: str | Path | None = None,
     base: str | None = None,
     offline: bool = False,
@@ -152,7 +168,10 @@ def merge_run(
         folder: the run folder.
         out: a folder that is not there yet.
         engine: "memory" (ours) or "mergekit" (in a child process).
-        adapter: write the merged LoRA in PEFT layout instead of a full model.
+        adapter: write the merged LoRA in PEFT layout instead of a full model; a composition that gives no LoRA factors
+            is cut to a rank by SVD, with the relative error in the model card.
+        rank: rank an adapter is cut to; None: the recipe's, or for what has no factors the largest that servers take.
+        said: called with a sentence about each approximation.
         pool: where the members are, if not where the plan found them.
         base: where the base is, if not where the plan found it.
         offline: never fetch.
@@ -162,35 +181,52 @@ def merge_run(
 
     Raises:
         RunError: `out` is there already, or a member cannot be found.
-        InputError: mergekit, or an adapter, cannot give the same model.
+        InputError: mergekit, or an adapter, cannot give the same model, or a rank that is none.
         ExternalError: mergekit failed.
     """
     if out.exists():
         raise RunError(f"{out}: is there already; give another --out")
+    if rank is not None and (rank < 1 or not adapter):
+        raise InputError(f"--rank {rank}: goes with --adapter, and is at least 1")
     run, session = reopen(folder, pool=pool, base=base, offline=offline, cache=cache, progress=progress)
     with session:
         members = find_members(session, run)
-        merged, _ = merged_delta(session, run.recipe, members)
+        recipe = _adapter_recipe(run, rank) if adapter else run.recipe
+        merged, error = merged_delta(session, recipe, members)
         if engine == "mergekit":
             _with_mergekit(session, run, members, merged, out, machine or Machine())
         elif adapter:
-            if not is_low_rank(merged):
-                raise InputError(f"{folder}: merges full checkpoints, no adapter holds that; leave out --adapter")
-            kind = "SEQ_2_SEQ_LM" if session.encoder_decoder else "CAUSAL_LM"
             write_adapter(
                 out,
                 merged,
-                base_name=run.recipe.base.id,
-                task_type=kind,
+                base_name=recipe.base.id,
+                task_type="SEQ_2_SEQ_LM" if session.encoder_decoder else "CAUSAL_LM",
                 dtype="float32",
+                card=model_card(recipe, places_of(session, recipe, members, merged, error)),
                 base_shapes=session.local.shapes,
                 prefix=session.local.prefix,
             )
+            if error > 0 and said:
+                said(f"cut to rank {recipe.rank} by SVD: relative error {error:.3g} (Frobenius norm of what is lost)")
         else:
             progress("writing the model", 0, 1)
             write_full_model(session.local.path, merged, out)
             progress("writing the model", 1, 1)
     return out
+
+
+def _adapter_recipe(run: Run, rank: int | None) -> Recipe:
+    """The recipe of the run as an adapter can hold it: cut to a rank where it gives no factors, or was asked for.
+
+    Raises:
+        InputError: full checkpoints are merged.
+    """
+    recipe = run.recipe
+    if any(member.kind == "checkpoint" for member in recipe.members):
+        raise InputError(f"{run.folder}: merges full checkpoints, no adapter holds that; leave out --adapter")
+    factors = registry.build("composition", recipe.composition).low_rank
+    ranks = [found for found in (rank, recipe.rank) if found is not None]
+    return replace(recipe, rank=min(ranks, default=None if factors else DEFAULT_RANK))
 
 
 def _with_mergekit(
@@ -206,14 +242,9 @@ def _with_mergekit(
     where = {name: str((run.folder / SHOTS_LORA).resolve()) if name == SHOTS_LORA else place
              for name, place in places.members.items()}  # fmt: skip
     with tempfile.TemporaryDirectory(prefix="merge-advisor-") as scratch:
-        local = Places(places.base, places.base_revision, where, places.revisions, merged)
+        local = replace(places, members=where)
         rendering.write(run.recipe, local, Path(scratch))
         text = (Path(scratch) / "mergekit.yaml").read_text(encoding="utf-8")
         session.progress("mergekit", 0, 1)
         run_mergekit(text, out, threads=machine.threads)
         session.progress("mergekit", 1, 1)
-
-
-def ranks_of(members: Sequence[Candidate]) -> int:
-    """Σ r: the rank of an exact merge of adapters."""
-    return sum(candidate.rank for candidate in members)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from merge_advisor import registry
 from merge_advisor.advisor.choosing import Losses, choose, cosine
 from merge_advisor.advisor.measure import lora_of_shots, settings_plain, take_deltas, target_parameters
-from merge_advisor.advisor.merging import merged_delta, write_formats
+from merge_advisor.advisor.merging import merged_delta, rank_of, write_formats
 from merge_advisor.advisor.pool_map import pool_map
 from merge_advisor.advisor.reporting import html_of, report_of
 from merge_advisor.advisor.runfolder import (
@@ -33,7 +33,7 @@ from merge_advisor.advisor.runfolder import (
 from merge_advisor.advisor.session import Machine, Progress, Session, open_session, quiet_progress
 from merge_advisor.backbone.finetune import FinetuneSettings
 from merge_advisor.compose.truncate import DEFAULT_RANK
-from merge_advisor.errors import InputError, PoolError, TaskError
+from merge_advisor.errors import InputError, PoolError, SpecError, TaskError
 from merge_advisor.pool import licence_conflicts
 from merge_advisor.report.values import SimilarityMap
 from merge_advisor.tasks import read_rows, split
@@ -42,6 +42,7 @@ from merge_advisor.types import (
     VERSION,
     Candidate,
     Deltas,
+    Pool,
     Recipe,
     RecipeMember,
     Refused,
@@ -94,6 +95,17 @@ class Clock:
             yield
         finally:
             self.seconds[name] = round(self.seconds.get(name, 0.0) + time.perf_counter() - start, 3)
+
+
+def check_composition(options: PlanOptions) -> None:
+    """Refuse a composition that cannot merge as many members as asked for.
+
+    Raises:
+        SpecError: unknown, wrongly parameterised, or k is more than it takes.
+    """
+    most = getattr(registry.build("composition", options.composition), "most", options.k)
+    if options.k > most:
+        raise SpecError(f"composition {options.composition} merges at most {most} members; give --k {most}")
 
 
 def read_tasks(paths: Sequence[Path], options: PlanOptions) -> tuple[tuple[Task, ...], tuple[tuple[str, ...], ...]]:
@@ -151,7 +163,7 @@ def make_plan(
         raise InputError(f"--rank {options.rank}: an adapter has at least rank 1")
     if options.k < 1:
         raise InputError(f"--k {options.k}: a merge needs at least one member; give 1 or more")
-    registry.build("composition", options.composition)
+    check_composition(options)
     registry.build("strategy", options.strategy)
     parts, notes = read_tasks(tasks, options)
     with clock.step("open"):
@@ -165,7 +177,7 @@ def make_plan(
         merged, error = merged_delta(session, recipe, found.members)
         plan = _plan_value(session, parts, notes, options, found, recipe, error)
         with new_folder(out, force=force) as folder:
-            write_formats(session, recipe, found.members, merged, folder, lora=found.lora)
+            write_formats(session, recipe, found.members, merged, folder, lora=found.lora, error=error)
             paths = {"base": str(session.local.path), "pool": str(pool), "store": str(session.store.path)}
             paths |= {f"task {task.name}": str(path) for task, path in zip(parts, tasks, strict=True)}
             plan = replace(plan, environment=environment_of(session, clock, paths))
@@ -195,7 +207,7 @@ class Chosen:
 
 def _choose_all(session: Session, tasks: Sequence[Task], options: PlanOptions, clock: Clock) -> Chosen:
     """Embed the pool and the tasks, then choose."""
-    pool, settings = session.pool, options.finetune
+    pool, settings = fitting(session.pool, options.composition), options.finetune
     ids = [c.id for c in pool.candidates]
     if options.anchor is not None and options.anchor not in ids:
         raise InputError(f"--anchor {options.anchor}: no such candidate; choose one of: {', '.join(ids[:20])}")
@@ -215,7 +227,8 @@ def _choose_all(session: Session, tasks: Sequence[Task], options: PlanOptions, c
         raise TaskError(f"the LoRA of the shots cannot be embedded: {failed[0].reason}; lower --lr")
     losses = Losses(session, [task.choosing for task in tasks], options.composition)
     fair = all(task.tuning for task in tasks)  # without tuning rows it would be judged on the rows it was trained on
-    joins = fair and SHOTS_LORA not in options.exclude
+    composition = registry.build("composition", options.composition)
+    joins = fair and SHOTS_LORA not in options.exclude and composition.takes != "checkpoints"
     notes = [] if fair else ["no tuning rows: shots_lora was not considered as a member; give more examples"]
     with clock.step("choose"):
         selection, members = choose(
@@ -224,6 +237,13 @@ def _choose_all(session: Session, tasks: Sequence[Task], options: PlanOptions, c
         )  # fmt: skip
     if options.k > len(candidates):
         notes.append(f"--k {options.k} is more than the pool holds; {len(candidates)} can be chosen")
+    if options.rank is None and not composition.low_rank:
+        notes.append(
+            f"{options.composition} gives no LoRA factors: `merge` writes a full model, `merge --adapter` one cut to a "
+            "rank, with its error; `plan --rank R` plans and scores the cut one"
+        )
+    if options.rank is not None and any(c.kind == "checkpoint" for c in members.values()):
+        notes.append(f"--rank {options.rank} was not applied: a member is a full checkpoint, no adapter holds that")
     if selection.scale == 0:
         notes.append("no scale of the chosen members lowers the loss on the choosing rows: the merge is the base")
     forwards = {"embed the pool": 5 * (len(candidates) + 1), "finetune on the shots": training.forwards + 5}
@@ -246,21 +266,42 @@ def _choose_all(session: Session, tasks: Sequence[Task], options: PlanOptions, c
     )
 
 
+def fitting(pool: Pool, composition: str) -> Pool:
+    """The pool with what the composition cannot take set aside.
+
+    Raises:
+        PoolError: nothing is left.
+    """
+    takes = registry.load("composition", composition.partition(":")[0].strip()).takes
+    kept = tuple(c for c in pool.candidates if takes in ("both", f"{c.kind}s"))
+    if not kept:
+        raise PoolError(f"composition {composition} takes {takes}, and the pool has none; choose another composition")
+    aside = (Refused(c.id, f"composition {composition} takes {takes} only") for c in pool.candidates if c not in kept)
+    return replace(pool, candidates=kept, refused=(*pool.refused, *aside))
+
+
 def recipe_of(session: Session, selection: Selection, members: Mapping[str, Candidate], options: PlanOptions) -> Recipe:
-    """The neutral recipe of a selection; its rank is set only where something has to be cut."""
-    ranks = [candidate.rank for candidate in members.values()]
-    whole = max(ranks) if options.composition.startswith("lorahub") else sum(ranks)
-    limit = options.rank or DEFAULT_RANK
-    return Recipe(
+    """The neutral recipe of a selection.
+
+    Its rank is set where something has to be cut: factors of more than `options.rank` (or what servers take), and
+    whatever gives no factors if a rank was asked for. With a checkpoint among the members nothing is cut.
+    """
+    recipe = Recipe(
         version=VERSION,
         base=session.local.base,
         template=session.template.name,
         composition=options.composition,
-        rank=limit if whole > limit else None,
+        rank=None,
         members=tuple(
             RecipeMember(m.id, m.fingerprint, m.kind, m.source, m.revision, m.weight) for m in selection.members
         ),
     )
+    if any(candidate.kind == "checkpoint" for candidate in members.values()):
+        return recipe
+    if not registry.build("composition", options.composition).low_rank:
+        return replace(recipe, rank=options.rank)
+    limit = options.rank or DEFAULT_RANK
+    return replace(recipe, rank=limit) if rank_of(merged_delta(session, recipe, members)[0]) > limit else recipe
 
 
 def _plan_value(

@@ -56,7 +56,8 @@ def models_of(session: Session, run: Run) -> list[Model]:
     share = 1 / len(run.recipe.members)
     uniform = replace(run.recipe, members=tuple(replace(m, weight=share) for m in run.recipe.members))
     for label, recipe in (("uniform", uniform), ("merge", run.recipe)):
-        key = weights_key({m.fingerprint: m.weight for m in recipe.members}, recipe.composition, recipe.rank)
+        weights = {m.fingerprint: m.weight for m in recipe.members}
+        key = weights_key(weights, recipe.composition, recipe.rank, recipe.layers)
         found.append((label, key, lambda recipe=recipe: merged_delta(session, recipe, members)[0]))  # type: ignore[misc]
     return found
 

@@ -197,7 +197,10 @@ def open_session(
         raise
 
 
-def weights_key(members: Mapping[str, float], composition: str = "exact", rank: int | None = None) -> list[object]:
-    """What a merge is, for a store key: fingerprints with weights (zeros dropped), composition, rank."""
+def weights_key(
+    members: Mapping[str, float], composition: str = "exact", rank: int | None = None, layers: Sequence[float] = ()
+) -> list[object]:
+    """What a merge is, for a store key: fingerprints with weights (zeros dropped), composition, rank, layer factors."""
     kept = sorted((fingerprint, weight) for fingerprint, weight in members.items() if weight != 0)
-    return ["merge", composition if kept else "", rank if kept else None, [list(pair) for pair in kept]]
+    found: list[object] = ["merge", composition if kept else "", rank if kept else None, [list(pair) for pair in kept]]
+    return [*found, list(layers)] if kept and layers else found

@@ -11,7 +11,7 @@ import numpy as np
 from merge_advisor.backbone.files import FileError, Hashes, file_digest, read_json
 from merge_advisor.backbone.naming import Shapes, find_parameter, short
 from merge_advisor.backbone.tensorfile import Located, open_folder, read_tensor
-from merge_advisor.backbone.weights import Dense, WeightDelta
+from merge_advisor.backbone.weights import Array, Dense, WeightDelta
 from merge_advisor.errors import PoolError
 from merge_advisor.types import digest_of
 
@@ -92,6 +92,10 @@ class CheckpointDelta(Mapping[str, Dense]):
             return Dense(read_tensor(*tuned) - read_tensor(*base))
         except FileError as error:  # one of them changed since it was opened
             raise PoolError(f"{tuned[0].parent.name}: {error}") from error
+
+    def base_weight(self, name: str) -> Array:
+        """The base's own weight of a parameter, float32."""
+        return read_tensor(*self._base[name])
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -48,3 +49,27 @@ def model_prefix(config: Mapping[str, Any], shapes: Shapes) -> str:
 def short(name: str) -> str:
     """Cut a name from somebody else's file for a message: printable, at most 80 characters."""
     return (name if name.isprintable() else ascii(name)[1:-1])[:80]
+
+
+_BLOCK = re.compile(r"(?:^|\.)(?:layers|blocks|block|layer|h)\.(\d+)\.")
+
+
+def block_of(name: str) -> tuple[str, int] | None:
+    """Return the transformer block a parameter belongs to: the name up to its number, and the number; None outside.
+
+    The first of `layers.N.`, `blocks.N.`, `block.N.`, `layer.N.` and `h.N.` counts. In an encoder-decoder both stacks
+    count from 0.
+    """
+    found = _BLOCK.search(name)
+    return (name[: found.end()], int(found[1])) if found else None
+
+
+def count_blocks(names: Iterable[str]) -> int:
+    """Return the number of transformer blocks of a model (of its deeper stack) by the names of its parameters."""
+    return 1 + max((block[1] for name in names if (block := block_of(name))), default=-1)
+
+
+def layer_factor(name: str, layers: Sequence[float], count: int) -> float:
+    """Return a parameter's factor: of G = len(layers) groups, block i of `count` is in i·G // count; 1 outside."""
+    block = block_of(name)
+    return layers[min(block[1], count - 1) * len(layers) // count] if block and layers else 1.0

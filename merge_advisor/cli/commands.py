@@ -89,12 +89,13 @@ def run_merge(arguments: argparse.Namespace) -> int:
 
     shared = _shared(arguments)
     del shared["store"]
+    notes: list[str] = []
     out = advisor.merge(
         Path(arguments.run), Path(arguments.out), engine=arguments.engine, adapter=arguments.adapter,
-        pool=arguments.pool, base=arguments.base, **shared,
+        rank=arguments.rank, said=notes.append, pool=arguments.pool, base=arguments.base, **shared,
     )  # fmt: skip
     shared["progress"].finish()
-    _print(arguments, {"model": str(out)}, f"wrote {out}")
+    _print(arguments, {"model": str(out), "notes": notes}, "\n".join([f"wrote {out}", *notes]))
     return OK
 
 
@@ -137,17 +138,28 @@ def run_show(arguments: argparse.Namespace) -> int:
 
     kind = KINDS[arguments.what]
     columns = {
-        "strategy": ("centres", "cost"), "composition": ("weight_means", "source"),
+        "strategy": ("centres", "cost"),
+        "composition": ("weight_means", "takes", "deterministic", "memory", "formats", "source"),
         "format": ("writes", "runs_with"), "embedding": ("pooling", "source"),
     }[kind]  # fmt: skip
     rows = []
     for name in registry.names(kind):
         loaded = registry.load(kind, name)
-        rows.append([name, registry.summary(kind, name), *(str(getattr(loaded, column)) for column in columns)])
+        rows.append([name, registry.summary(kind, name), *(_told(loaded, column) for column in columns)])
     heads = ["name", "what", *(column.replace("_", " ") for column in columns)]
     plain = [dict(zip(heads, row, strict=True)) for row in rows]
     _print(arguments, {arguments.what: plain}, text_table(heads, rows))
     return OK
+
+
+def _told(loaded: type[Any], column: str) -> str:
+    """One cell of `show`: an attribute in words, or the formats that can carry a composition out."""
+    if column == "formats":
+        from merge_advisor.formats import formats_of
+
+        return ", ".join(formats_of(loaded.name)) or "full model only"
+    value = getattr(loaded, column)
+    return str(value) if not isinstance(value, bool) else "yes" if value else "no, by seed"
 
 
 def run_init(arguments: argparse.Namespace) -> int:

@@ -4,23 +4,33 @@ A composition is a frozen dataclass (its fields are its parameters, see `registr
 
     name: ClassVar[str]           the registered name
     weight_means: ClassVar[str]   what a weight means in it: the same numbers are another model elsewhere
-    source: ClassVar[str]         paper or code the formula comes from
+    source: ClassVar[str]         paper or code the formula comes from, and where it departs from it
+    takes: ClassVar[Takes]        "adapters", "checkpoints" or "both"
+    deterministic: ClassVar[bool] False: it draws at random, from its parameter `seed` and nothing else
+    memory: ClassVar[str]         scratch beside the members' own weights, in words
     linear: ClassVar[bool]        True: ΔW is Σ wᵢ·ΔWᵢ
     low_rank: ClassVar[bool]      True: adapters in, LoRA factors out (it can be written as a PEFT adapter exactly)
+    most: ClassVar[int]           optional: members it can take at most
     def compose(self, members: Sequence[WeightDelta], weights: Sequence[float]) -> WeightDelta
 
-The result maps parameter names to updates lazily (one parameter's scratch at a time). Inputs are never changed.
+The result maps parameter names to updates lazily (one parameter's scratch at a time). Inputs are never changed, and the
+order of members does not matter. Everything is computed in float32 on ΔW = s·BA, never on A and B apart, but where a
+composition says so. A member of weight 0 is as good as absent. Each parameter is merged for itself, so that
+`layers.compose_layers` can give any composition weights by layer group.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 
 if TYPE_CHECKING:
     from merge_advisor.backbone.weights import WeightDelta
 
-__all__ = ["Composition"]
+__all__ = ["Composition", "Takes"]
+
+Takes = Literal["adapters", "checkpoints", "both"]
+"""Kinds of candidates a composition can merge."""
 
 
 class Composition(Protocol):
@@ -29,6 +39,9 @@ class Composition(Protocol):
     name: ClassVar[str]
     weight_means: ClassVar[str]
     source: ClassVar[str]
+    takes: ClassVar[Takes]
+    deterministic: ClassVar[bool]
+    memory: ClassVar[str]
     linear: ClassVar[bool]
     low_rank: ClassVar[bool]
 

@@ -9,6 +9,7 @@ from typing import ClassVar
 import numpy as np
 
 from merge_advisor.backbone.weights import Array, Dense, LowRank, Update, WeightDelta, along
+from merge_advisor.compose import Takes
 from merge_advisor.compose.lazily import Lazily, active, names_of, same_shape
 
 
@@ -19,6 +20,9 @@ class Exact:
     name: ClassVar[str] = "exact"
     weight_means: ClassVar[str] = "how strongly a member's whole update is applied; 1 is the member as it was trained"
     source: ClassVar[str] = "task arithmetic, arXiv 2212.04089, on LoRA updates"
+    takes: ClassVar[Takes] = "both"
+    deterministic: ClassVar[bool] = True
+    memory: ClassVar[str] = "the factors of one parameter side by side; with checkpoints one parameter"
     linear: ClassVar[bool] = True
     low_rank: ClassVar[bool] = True
 
@@ -33,12 +37,7 @@ class Exact:
         def merged(name: str) -> Update:
             parts = [member[name].times(w) for member, w in pairs if name in member]
             same_shape(self.name, name, parts)
-            if all(isinstance(part, LowRank) for part in parts):
-                return _stack([part for part in parts if isinstance(part, LowRank)])
-            total = np.zeros(parts[0].shape, dtype=np.float32)
-            for part in parts:
-                total += part.dense()
-            return Dense(total)
+            return total(parts)
 
         return Lazily(names_of(pairs), merged)
 
@@ -47,10 +46,16 @@ class Exact:
         return [0.0 if update is None else along(update, gradient) for update in updates]
 
 
-def _stack(parts: Sequence[LowRank]) -> LowRank:
-    """One update whose factors are those of all parts, side by side; a lone part is handed on untouched."""
-    if len(parts) == 1:
-        return parts[0]
-    a = np.concatenate([part.a for part in parts])
-    b = np.concatenate([part.b * np.float32(part.scale) for part in parts], axis=1)
-    return LowRank(a, b, 1.0, parts[0].transposed)
+def total(parts: Sequence[Update]) -> Update:
+    """Sum of updates: low-rank ones as factors side by side (a lone one untouched), densely where one is dense."""
+    low_rank = [part for part in parts if isinstance(part, LowRank)]
+    if len(low_rank) == len(parts) == 1:
+        return low_rank[0]
+    if len(low_rank) == len(parts):
+        a = np.concatenate([part.a for part in low_rank])
+        b = np.concatenate([part.b * np.float32(part.scale) for part in low_rank], axis=1)
+        return LowRank(a, b, 1.0, low_rank[0].transposed)
+    found = np.zeros(parts[0].shape, dtype=np.float32)
+    for part in parts:
+        found += part.dense()
+    return Dense(found)

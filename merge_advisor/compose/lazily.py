@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from merge_advisor.backbone.weights import Update, WeightDelta
+from merge_advisor.backbone.weights import LowRank, Update, WeightDelta
 from merge_advisor.errors import SpecError
 
 
@@ -62,3 +62,35 @@ def same_shape(composition: str, name: str, parts: Sequence[Update]) -> None:
     if len(shapes) > 1:
         found = " and ".join(str(shape) for shape in shapes)
         raise SpecError(f"composition {composition}: {name} has shapes {found}; the members are of different bases")
+
+
+def factors_of(composition: str, name: str, update: Update) -> LowRank:
+    """The update as factors whose scale has a root: a negative sign moves into B.
+
+    Raises:
+        SpecError: it comes from a checkpoint.
+    """
+    if not isinstance(update, LowRank):
+        raise SpecError(
+            f"composition {composition}: {name} comes from a checkpoint; it adds LoRA factors, use exact instead"
+        )
+    if update.scale < 0:
+        return LowRank(update.a, -update.b, -update.scale, update.transposed)
+    return update
+
+
+def one_rank(composition: str, names: Sequence[str], pairs: Sequence[tuple[WeightDelta, float]]) -> None:
+    """Refuse members whose factors of one parameter cannot be added.
+
+    Raises:
+        SpecError: a checkpoint, other shapes, or other ranks.
+    """
+    for name in names:
+        parts = [factors_of(composition, name, member[name]) for member, _ in pairs if name in member]
+        same_shape(composition, name, parts)
+        ranks = sorted({part.rank for part in parts})
+        if len(ranks) > 1:
+            found = ", ".join(str(rank) for rank in ranks)
+            raise SpecError(
+                f"composition {composition}: {name} has ranks {found}; it adds factors of one rank, use exact"
+            )

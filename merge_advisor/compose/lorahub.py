@@ -10,8 +10,8 @@ from typing import ClassVar
 import numpy as np
 
 from merge_advisor.backbone.weights import Array, LowRank, Update, WeightDelta
-from merge_advisor.compose.lazily import Lazily, active, names_of, same_shape
-from merge_advisor.errors import SpecError
+from merge_advisor.compose import Takes
+from merge_advisor.compose.lazily import Lazily, active, factors_of, names_of, one_rank
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,9 @@ class LoraHub:
         "how much of a member's factors enters both sums: -w is the same model as w, 2w is 4 times it"
     )
     source: ClassVar[str] = "LoraHub, arXiv 2307.13269, equation 1, and its code"
+    takes: ClassVar[Takes] = "adapters"
+    deterministic: ClassVar[bool] = True
+    memory: ClassVar[str] = "the factors of one parameter"
     linear: ClassVar[bool] = False
     low_rank: ClassVar[bool] = True
 
@@ -37,18 +40,10 @@ class LoraHub:
         """
         pairs = active(self.name, members, weights)
         names = names_of(pairs)
-        for name in names:
-            parts = [_factors(name, member[name]) for member, _ in pairs if name in member]
-            same_shape(self.name, name, parts)
-            ranks = sorted({part.rank for part in parts})
-            if len(ranks) > 1:
-                found = ", ".join(str(rank) for rank in ranks)
-                raise SpecError(
-                    f"composition lorahub: {name} has ranks {found}; it adds factors of one rank, use exact"
-                )
+        one_rank(self.name, names, pairs)
 
         def merged(name: str) -> Update:
-            parts = [(_factors(name, member[name]), w) for member, w in pairs if name in member]
+            parts = [(factors_of(self.name, name, member[name]), w) for member, w in pairs if name in member]
             roots, scale = _shared_scale([part for part, _ in parts])
             return _product([(part, w * root) for (part, w), root in zip(parts, roots, strict=True)], scale)
 
@@ -60,7 +55,7 @@ class LoraHub:
         Scales are shared as in `compose`, over the members whose weight is not 0 and, for the others, as if they
         joined with the least weight there is.
         """
-        parts = {i: _factors("", update) for i, update in enumerate(updates) if update is not None}
+        parts = {i: factors_of(self.name, "", update) for i, update in enumerate(updates) if update is not None}
         active = [i for i in parts if weights[i] != 0]
         found = [0.0] * len(updates)
         if not active:
@@ -89,16 +84,3 @@ def _product(parts: Sequence[tuple[LowRank, float]], scale: float) -> LowRank:
         a += np.float32(w) * part.a
         b += np.float32(w) * part.b
     return LowRank(a, b, scale, first.transposed)
-
-
-def _factors(name: str, update: Update) -> LowRank:
-    """The update as factors with a scale that has a root.
-
-    Raises:
-        SpecError: a checkpoint's.
-    """
-    if not isinstance(update, LowRank):
-        raise SpecError(f"composition lorahub: {name} comes from a checkpoint; it adds LoRA factors, use exact")
-    if update.scale < 0:
-        return LowRank(update.a, -update.b, -update.scale, update.transposed)
-    return update

@@ -18,11 +18,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
+from merge_advisor import registry
+from merge_advisor.types import Base, Kind, Recipe, RecipeMember
+
 if TYPE_CHECKING:
     from merge_advisor.backbone.weights import WeightDelta
-    from merge_advisor.types import Recipe
 
-__all__ = ["Format", "Places"]
+__all__ = ["Format", "Places", "formats_of"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +40,10 @@ class Places:
     """Candidate id -> commit, for hub members."""
     merged: WeightDelta
     """The merged weight delta of the recipe, for formats that write weights."""
+    rank_error: float = 0.0
+    """Relative Frobenius error of cutting it to the recipe's rank."""
+    blocks: int = 0
+    """Transformer blocks of the base, for recipes with weights by layer group."""
 
 
 class Format(Protocol):
@@ -58,3 +64,16 @@ class Format(Protocol):
             InputError: `refusal` is not empty.
         """
         ...
+
+
+def formats_of(composition: str) -> list[str]:
+    """Return the formats that can carry a composition out: two members of a kind it takes, at half weight each.
+
+    Raises:
+        SpecError: no such composition.
+    """
+    takes = registry.load("composition", composition.partition(":")[0].strip()).takes
+    kind: Kind = "checkpoint" if takes == "checkpoints" else "adapter"
+    members = tuple(RecipeMember(name, name, kind, name, None, 0.5) for name in ("one", "other"))
+    recipe = Recipe(1, Base("base", None, "", "LlamaForCausalLM"), "plain", composition, None, members)
+    return [name for name in registry.names("format") if not registry.build("format", name).refusal(recipe)]

@@ -56,6 +56,8 @@ class LoraHubFormat:
         """Return why LoraHub cannot reproduce the recipe, or an empty string."""
         if recipe.composition != "lorahub":
             return f"LoraHub adds factors, the composition is {recipe.composition}"
+        if recipe.layers:
+            return "weights differ by layer group, LoraHub knows one weight a module"
         if recipe.rank is not None:
             return f"the merged adapter is cut to rank {recipe.rank}, LoraHub keeps the rank of its modules"
         checkpoints = [member.id for member in recipe.members if member.kind != "adapter"]

@@ -7,11 +7,15 @@ has passed `MergekitRecipe` first.
 from __future__ import annotations
 
 import json
+import math
 import re
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast
 
+from merge_advisor import registry
+from merge_advisor.backbone.naming import block_of, layer_factor
 from merge_advisor.errors import InputError
 from merge_advisor.formats import Places
 from merge_advisor.types import STRICT, Recipe, from_json
@@ -43,12 +47,24 @@ class ModelReference:
 
 
 @dataclass(frozen=True, slots=True)
+class Filtered:
+    """A value for the parameters whose names contain `filter`; without one, for all others."""
+
+    __pydantic_config__ = STRICT
+
+    value: float
+    filter: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class MemberParameters:
-    """What mergekit is told about one model."""
+    """What mergekit is told about one model; which of them are needed depends on the method."""
 
     __pydantic_config__ = STRICT
 
     weight: float
+    density: float | None = None
+    gamma: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,37 +74,58 @@ class Member:
     __pydantic_config__ = STRICT
 
     model: str | ModelReference
-    parameters: MemberParameters
+    parameters: MemberParameters | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class MergeParameters:
-    """What mergekit is told about the merge: weights are taken as they are, not divided by their sum."""
+    """What mergekit is told about the merge; which of them are needed depends on the method. `int8_mask` never."""
 
     __pydantic_config__ = STRICT
 
-    normalize: Literal[False]
+    normalize: bool | None = None
+    """Whether the sum is divided by the weights of the models that agree."""
+    lambda_: float | tuple[Filtered, ...] | None = None
+    """Factor on the whole change, `lambda` in the file."""
+    filter_wise: bool | None = None
+    t: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class MergekitRecipe:
-    """A mergekit configuration of the only kind written here: base + Σ wᵢ·(modelᵢ - base) in float32."""
+    """A mergekit configuration of the kinds written here, in float32."""
 
     __pydantic_config__ = STRICT
 
-    merge_method: Literal["task_arithmetic"]
+    merge_method: Literal["task_arithmetic", "ties", "breadcrumbs", "breadcrumbs_ties", "model_stock", "slerp"]
     base_model: str | ModelReference
     models: tuple[Member, ...]
     parameters: MergeParameters
     dtype: Literal["float32"]
 
 
+NEEDS: dict[str, tuple[frozenset[str], frozenset[str]]] = {
+    "task_arithmetic": (frozenset({"weight"}), frozenset({"normalize"})),
+    "ties": (frozenset({"weight", "density"}), frozenset({"normalize"})),
+    "breadcrumbs": (frozenset({"weight", "density", "gamma"}), frozenset({"normalize"})),
+    "breadcrumbs_ties": (frozenset({"weight", "density", "gamma"}), frozenset({"normalize"})),
+    "model_stock": (frozenset(), frozenset({"filter_wise"})),
+    "slerp": (frozenset(), frozenset({"t"})),
+}
+"""Method -> what each of its models and the merge itself must say, nothing left to mergekit's defaults."""
+SCALED = frozenset({"task_arithmetic", "ties", "breadcrumbs", "breadcrumbs_ties"})
+"""Methods that take `lambda`."""
+
+
 @dataclass(frozen=True, slots=True)
 class MergekitFormat:
-    """A mergekit configuration: task arithmetic on `base+adapter` references and checkpoints.
+    """A mergekit configuration: the deterministic compositions, on `base+adapter` references and checkpoints.
 
     The tokenizer is not named: without `tokenizer_source` mergekit copies the base's as it is, with it it would cut or
     reorder embeddings whose rows are more than the tokenizer's tokens.
+
+    Where entries are trimmed or voted on, mergekit sees (base + ΔW) - base, rounded to float32: an entry that ties the
+    threshold or a vote within that rounding may fall the other way.
     """
 
     name: ClassVar[str] = "mergekit"
@@ -97,10 +134,13 @@ class MergekitFormat:
 
     def refusal(self, recipe: Recipe) -> str:
         """Return why mergekit cannot reproduce the recipe, or an empty string."""
-        if recipe.composition != "exact":
-            return f"mergekit adds weight deltas, the composition is {recipe.composition}"
         if recipe.rank is not None:
             return f"the merged adapter is cut to rank {recipe.rank}, mergekit keeps every rank"
+        found = _settings(recipe)
+        if isinstance(found, str):
+            return found
+        if recipe.layers and found.method not in SCALED:
+            return f"weights differ by layer group, mergekit's {found.method} takes none"
         return ""
 
     def write(self, recipe: Recipe, places: Places, folder: Path) -> None:
@@ -116,21 +156,102 @@ class MergekitFormat:
         (folder / FILE).write_text(text, encoding="utf-8")
 
 
+@dataclass(frozen=True, slots=True)
+class _Settings:
+    """A composition in mergekit's words."""
+
+    method: str
+    merge: MergeParameters
+    member: dict[str, float] | None = None
+    """Parameters of each model beside its weight; None: the method takes no weights."""
+
+
+def _settings(recipe: Recipe) -> _Settings | str:
+    """The composition in mergekit's words, or why there are none."""
+    rule: Any = registry.build("composition", recipe.composition)
+    weights = [member.weight for member in recipe.members if member.weight]
+    if rule.name in ("exact", "task_arithmetic"):
+        return _Settings("task_arithmetic", MergeParameters(normalize=False), {})
+    if rule.name == "magnitude":  # mergekit's breadcrumbs without outliers
+        return _Settings("breadcrumbs", MergeParameters(normalize=False), {"density": rule.density, "gamma": 0.0})
+    if rule.name == "breadcrumbs":
+        if rule.consensus == "count":
+            return "it counts members for a sign, mergekit adds them up"
+        method = "breadcrumbs" if rule.consensus == "none" else "breadcrumbs_ties"
+        member = {"density": rule.density, "gamma": rule.gamma}
+        return _Settings(method, MergeParameters(normalize=False), member)
+    if rule.name == "ties":
+        return _ties(rule, weights)
+    if rule.name == "model_stock":
+        return _model_stock(rule, weights)
+    if rule.name == "slerp":
+        return _slerp(weights)
+    if not rule.deterministic:
+        return f"{rule.name} draws at random, mergekit would draw other numbers"
+    return f"mergekit adds weight deltas, the composition is {rule.name}"
+
+
+def _ties(rule: Any, weights: Sequence[float]) -> _Settings | str:
+    if rule.sign == "count":
+        return "it counts members for a sign, mergekit adds them up"
+    if not rule.normalize:
+        return _Settings("ties", MergeParameters(normalize=False), {"density": rule.density})
+    if any(weight < 0 for weight in weights):
+        return "mergekit divides by the sum of the weights that agree, which means nothing where some are negative"
+    total = math.fsum(weights)
+    merge = MergeParameters(normalize=True, lambda_=None if total == 1 else total)
+    return _Settings("ties", merge, {"density": rule.density})
+
+
+def _model_stock(rule: Any, weights: Sequence[float]) -> _Settings | str:
+    if len(weights) < 2:
+        return "mergekit's model_stock takes two models or more"
+    if any(abs(weight * len(weights) - 1) > 1e-6 for weight in weights):
+        return f"mergekit's model_stock knows no weights: only weights of 1/{len(weights)} each are the same there"
+    return _Settings("model_stock", MergeParameters(filter_wise=rule.filter_wise))
+
+
+def _slerp(weights: Sequence[float]) -> _Settings | str:
+    if len(weights) != 2:
+        return "mergekit's slerp takes two models"
+    if min(weights) < 0 or abs(math.fsum(weights) - 1) > 1e-6:
+        return "mergekit's slerp goes from one model to the other: only weights that sum to 1 are the same there"
+    return _Settings("slerp", MergeParameters(t=weights[1] / math.fsum(weights)))
+
+
 def mergekit_recipe(recipe: Recipe, places: Places) -> MergekitRecipe:
-    """Render a recipe with the places of its models."""
+    """Render a recipe that is not refused with the places of its models."""
+    settings = _settings(recipe)
+    assert not isinstance(settings, str)
     base = ModelPath(places.base, places.base_revision)
     members = []
     for member in recipe.members:
+        if settings.member is None and not member.weight:
+            continue  # it would count where there are no weights
         place = ModelPath(places.members[member.id], places.revisions.get(member.id))
         reference = ModelReference(base, place) if member.kind == "adapter" else ModelReference(place)
-        members.append(Member(_shortest(reference), MemberParameters(member.weight)))
+        own = None if settings.member is None else MemberParameters(member.weight, **settings.member)
+        members.append(Member(_shortest(reference), own))
+    first = members[0].model if settings.method == "slerp" else _shortest(ModelReference(base))
+    merge = settings.merge
+    if recipe.layers:
+        merge = replace(merge, lambda_=_by_block(recipe.layers, places, cast("float | None", merge.lambda_)))
     return MergekitRecipe(
-        merge_method="task_arithmetic",
-        base_model=_shortest(ModelReference(base)),
+        merge_method=cast("Any", settings.method),
+        base_model=first,
         models=tuple(members),
-        parameters=MergeParameters(normalize=False),
+        parameters=merge,
         dtype="float32",
     )
+
+
+def _by_block(layers: Sequence[float], places: Places, total: float | None) -> tuple[Filtered, ...]:
+    """`lambda` block by block, found by the beginning of the names that end with the block's number."""
+    scale = 1.0 if total is None else total
+    blocks = {block: layer_factor(block[0], layers, places.blocks)
+              for name in places.merged if (block := block_of(name))}  # fmt: skip
+    ordered = sorted(blocks.items(), key=lambda item: (item[0][0].rstrip("0123456789."), item[0][1]))
+    return (*(Filtered(scale * factor, prefix) for (prefix, _), factor in ordered), Filtered(scale))
 
 
 def _shortest(reference: ModelReference) -> str | ModelReference:
@@ -156,7 +277,7 @@ def _plain(value: Any) -> Any:
         return [_plain(item) for item in value]
     if hasattr(value, "__dataclass_fields__"):
         found = {key: _plain(getattr(value, key)) for key in value.__dataclass_fields__}
-        return {key: item for key, item in found.items() if item is not None}
+        return {key.rstrip("_"): item for key, item in found.items() if item is not None}
     return value
 
 
@@ -170,14 +291,39 @@ def parse_mergekit(text: str, where: str) -> MergekitRecipe:
     import yaml
 
     try:
-        found = json.dumps(yaml.safe_load(text), allow_nan=False)
+        read = yaml.safe_load(text)
+        if isinstance(read, dict) and isinstance(read.get("parameters"), dict) and "lambda" in read["parameters"]:
+            read["parameters"]["lambda_"] = read["parameters"].pop("lambda")  # no name for a field of Python
+        found = json.dumps(read, allow_nan=False)
     except (yaml.YAMLError, TypeError, ValueError, RecursionError) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"{where}: not a mergekit configuration ({reason}); make it anew") from error
     recipe = from_json(MergekitRecipe, found, where)
     if not recipe.models:
         raise InputError(f"{where}: models: there are none; make it anew")
+    _check_parameters(recipe, where)
     return recipe
+
+
+def _check_parameters(recipe: MergekitRecipe, where: str) -> None:
+    """Refuse parameters that the method lacks, or that it does not know."""
+    of_model, of_merge = NEEDS[recipe.merge_method]
+    if recipe.parameters.normalize and recipe.merge_method != "ties":
+        raise InputError(f"{where}: parameters.normalize: {recipe.merge_method} is written without; make it anew")
+    given: list[tuple[str, Any, frozenset[str]]] = [("parameters", recipe.parameters, of_merge)]
+    given += [(f"models.{i}.parameters", member.parameters, of_model) for i, member in enumerate(recipe.models)]
+    for place, values, needed in given:
+        found = {key.rstrip("_") for key, value in _fields(values) if value is not None}
+        extra = (
+            found - needed - ({"lambda"} if values is recipe.parameters and recipe.merge_method in SCALED else set())
+        )
+        for what, names in (("needs", needed - found), ("has no", extra)):
+            if names:
+                raise InputError(f"{where}: {place}: {recipe.merge_method} {what} {min(names)}; make it anew")
+
+
+def _fields(values: Any) -> list[tuple[str, Any]]:
+    return [] if values is None else [(key, getattr(values, key)) for key in values.__dataclass_fields__]
 
 
 def local_only(recipe: MergekitRecipe) -> bool:

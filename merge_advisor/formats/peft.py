@@ -39,8 +39,8 @@ class PeftFormat:
     def refusal(self, recipe: Recipe) -> str:
         """Return why an adapter cannot hold the merge, or an empty string."""
         name = recipe.composition.partition(":")[0].strip()
-        if not registry.load("composition", name).low_rank:
-            return f"the composition {name} gives no LoRA factors"
+        if not registry.load("composition", name).low_rank and recipe.rank is None:
+            return f"the composition {name} gives no LoRA factors; `merge --adapter` writes an approximation"
         checkpoints = [member.id for member in recipe.members if member.kind != "adapter"]
         if checkpoints:
             return f"{checkpoints[0]} is a checkpoint, its delta has no LoRA factors"
@@ -83,7 +83,10 @@ def model_card(recipe: Recipe, places: Places) -> str:
         for member in recipe.members
     ]
     meaning = registry.load("composition", recipe.composition.partition(":")[0].strip()).weight_means
-    cut = "" if recipe.rank is None else f" The result is cut to rank {recipe.rank} by truncated SVD."
+    lost = f" (relative error {places.rank_error:.3g} of the Frobenius norm)"
+    cut = "" if recipe.rank is None else f" The result is cut to rank {recipe.rank} by truncated SVD{lost}."
+    factors = ", ".join(f"{factor:.6g}" for factor in recipe.layers)
+    groups = f" By layer group, first to last, all weights are times {factors}." if factors else ""
     kind = "AutoModelForSeq2SeqLM" if task_type(recipe.base.architecture) == "SEQ_2_SEQ_LM" else "AutoModelForCausalLM"
     names = [recipe.base.id] if recipe.base.revision is None else [recipe.base.id, recipe.base.revision]
     found = ", revision=".join(repr(name).replace("`", "\\x60") for name in names)
@@ -92,7 +95,7 @@ def model_card(recipe: Recipe, places: Places) -> str:
         "# A merge of LoRA adapters", "",
         f"Merged by merge-advisor for {escape(recipe.base.id)} (prompt template: {escape(recipe.template)}).", "",
         "| member | source | revision | licence | weight |", "|---|---|---|---|---|", *rows, "",
-        f"Composition `{recipe.composition}`; a weight is {meaning}.{cut}", "",
+        f"Composition `{recipe.composition}`; a weight is {meaning}.{groups}{cut}", "",
         "The licences of all members apply to this merge; where none is listed, read the member's own model card.", "",
         "```python",
         "from peft import PeftModel",

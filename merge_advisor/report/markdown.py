@@ -108,12 +108,13 @@ def facts(report: ReportInput) -> list[tuple[str, str]]:
     recipe = report.recipe
     revision = f" at {recipe.base.revision}" if recipe.base.revision else ""
     rank = "" if recipe.rank is None else f", cut to rank {recipe.rank} (relative error {report.rank_error:.2g})"
+    groups = f", weights by layer group times {', '.join(f'{x:.3g}' for x in recipe.layers)}" if recipe.layers else ""
     return [
         ("base", recipe.base.id + revision),
         ("pool", f"{_count(report.pool_size, 'candidate')}, {len(report.refused)} set aside"),
         ("template", recipe.template),
         ("strategy", f"{report.selection.strategy} ({report.selection.stopped})"),
-        ("composition", recipe.composition + rank),
+        ("composition", recipe.composition + groups + rank),
     ]
 
 

@@ -1,0 +1,56 @@
+"""`linear`: PEFT's average of A and of B."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from merge_advisor.backbone.weights import LowRank, Update, WeightDelta
+from merge_advisor.compose import Takes
+from merge_advisor.compose.lazily import Lazily, active, factors_of, names_of, one_rank
+
+
+@dataclass(frozen=True)
+class Linear:
+    """Average A and B apart: ΔW = (Σ √|wᵢsᵢ|·Bᵢ)(Σ ±√|wᵢsᵢ|·Aᵢ), as PEFT's add_weighted_adapter "linear" does it.
+
+    The root of weight times scale goes on either factor, its sign on A alone (PEFT 0.21). The result's own scale is 1:
+    PEFT sets alpha = r, which is that scale unless the first member is rsLoRA, where it is off by √r.
+    """
+
+    name: ClassVar[str] = "linear"
+    weight_means: ClassVar[str] = (
+        "its root is how much of a member's factors enters both sums; a lone member of weight w is w times that member"
+    )
+    source: ClassVar[str] = "PEFT 0.21, LoraModel.add_weighted_adapter, combination_type linear"
+    takes: ClassVar[Takes] = "adapters"
+    deterministic: ClassVar[bool] = True
+    memory: ClassVar[str] = "the factors of one parameter"
+    linear: ClassVar[bool] = False
+    low_rank: ClassVar[bool] = True
+
+    def compose(self, members: Sequence[WeightDelta], weights: Sequence[float]) -> WeightDelta:
+        """Add factors times roots; a member that does not change a parameter adds zero to it.
+
+        Raises:
+            SpecError: a checkpoint, or members of different ranks.
+        """
+        pairs = active(self.name, members, weights)
+        names = names_of(pairs)
+        one_rank(self.name, names, pairs)
+
+        def merged(name: str) -> Update:
+            parts = [(factors_of(self.name, name, member[name]), w) for member, w in pairs if name in member]
+            first = parts[0][0]
+            a, b = np.zeros_like(first.a), np.zeros_like(first.b)
+            for part, w in parts:
+                root = math.sqrt(abs(w) * part.scale)
+                a += np.float32(math.copysign(root, w)) * part.a
+                b += np.float32(root) * part.b
+            return LowRank(a, b, 1.0, first.transposed)
+
+        return Lazily(names, merged)

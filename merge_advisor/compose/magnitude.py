@@ -1,0 +1,35 @@
+"""`magnitude`: the largest entries of each member, added."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from merge_advisor.backbone.weights import Update
+from merge_advisor.compose import Takes
+from merge_advisor.compose.sparse import MEMORY, Kept, Sparse, check_density
+from merge_advisor.compose.ties import keep_largest
+
+
+@dataclass(frozen=True)
+class Magnitude(Sparse):
+    """Keep each member's largest entries and add them weighted: TIES without its election."""
+
+    name: ClassVar[str] = "magnitude"
+    weight_means: ClassVar[str] = "how strongly what is kept of a member is applied"
+    source: ClassVar[str] = "PEFT's magnitude_prune, on ΔW; mergekit's breadcrumbs with gamma 0"
+    takes: ClassVar[Takes] = "both"
+    deterministic: ClassVar[bool] = True
+    memory: ClassVar[str] = MEMORY
+    linear: ClassVar[bool] = False
+    low_rank: ClassVar[bool] = False
+
+    density: float = 0.5
+    """Share of a member's entries that are kept, in each parameter."""
+
+    def __post_init__(self) -> None:
+        check_density(self.density)
+
+    def sparsify(self, name: str, update: Update) -> Kept:
+        """Keep the largest."""
+        return keep_largest(update, self.density)

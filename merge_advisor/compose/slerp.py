@@ -1,0 +1,83 @@
+"""`slerp`: two checkpoints, along the great circle."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from merge_advisor.backbone.checkpoint import CheckpointDelta
+from merge_advisor.backbone.weights import Array, Dense, Update, WeightDelta
+from merge_advisor.compose import Takes
+from merge_advisor.compose.lazily import Lazily, active, names_of
+from merge_advisor.errors import SpecError
+
+PARALLEL = 0.9995
+"""From this cosine on the way is a straight line, as in mergekit."""
+SMALLEST = 1e-8
+
+
+@dataclass(frozen=True)
+class Slerp:
+    """Go from one full checkpoint to another along the great circle through their whole weights, not their updates.
+
+    With weights w₁ and w₂ it stops at t = w₂ / (w₁ + w₂), each parameter for itself, and applies the change from the
+    base w₁ + w₂ times. Adapters are refused: beside the base's weights their updates are so small that the circle is a
+    line, which is `exact`. Nearby checkpoints of one base come close to that too.
+    """
+
+    name: ClassVar[str] = "slerp"
+    weight_means: ClassVar[str] = (
+        "a checkpoint's share of the way; the sum of both is how strongly the result is applied"
+    )
+    source: ClassVar[str] = "Shoemake, Animating rotation with quaternion curves (1985); as mergekit 0.1.5"
+    takes: ClassVar[Takes] = "checkpoints"
+    deterministic: ClassVar[bool] = True
+    memory: ClassVar[str] = "one parameter six times"
+    linear: ClassVar[bool] = False
+    low_rank: ClassVar[bool] = False
+    most: ClassVar[int] = 2
+
+    def compose(self, members: Sequence[WeightDelta], weights: Sequence[float]) -> WeightDelta:
+        """Turn the first towards the second; one member alone is its update times its weight.
+
+        Raises:
+            SpecError: an adapter, more than two members, or weights of different signs.
+        """
+        pairs = active(self.name, members, weights)
+        if len(pairs) > self.most:
+            raise SpecError(f"composition slerp: it merges two checkpoints, not {len(pairs)}; give --k 2, or use exact")
+        turned = [(member, w) for member, w in pairs if isinstance(member, CheckpointDelta)]
+        if len(turned) < len(pairs):
+            raise SpecError("composition slerp: it turns whole checkpoints, one member is an adapter; use exact")
+        if len(pairs) == 2 and pairs[0][1] * pairs[1][1] < 0:
+            raise SpecError("composition slerp: one weight is negative and one is not; give both the same sign")
+
+        def merged(name: str) -> Update:
+            if len(pairs) == 1:
+                return pairs[0][0][name].times(pairs[0][1])
+            (one, w), (other, v) = turned
+            before = one.base_weight(name)
+            tuned = [before + member[name].dense() for member in (one, other)]
+            return Dense((slerp(tuned[0], tuned[1], v / (w + v)) - before) * np.float32(w + v))
+
+        return Lazily(names_of(pairs), merged)
+
+
+def slerp(one: Array, other: Array, t: float) -> Array:
+    """The point at t (0 to 1) of the way from one array to another, as if both were vectors; float32.
+
+    sin((1 - t)·θ)/sin θ · one + sin(t·θ)/sin θ · other, θ the angle between them; 1 - t and t where they are parallel.
+    """
+    left, right = one.astype(np.float64).reshape(-1), other.astype(np.float64).reshape(-1)
+    norms = [float(np.linalg.norm(array)) for array in (left, right)]
+    norms = [norm if norm > SMALLEST else 1.0 for norm in norms]
+    cosine = float(np.clip(left @ right / (norms[0] * norms[1]), -1, 1))
+    if abs(cosine) > PARALLEL:
+        parts = 1 - t, t
+    else:
+        angle = np.arccos(cosine)
+        parts = float(np.sin((1 - t) * angle) / np.sin(angle)), float(np.sin(t * angle) / np.sin(angle))
+    return np.asarray(np.float32(parts[0]) * one + np.float32(parts[1]) * other, dtype=np.float32)
