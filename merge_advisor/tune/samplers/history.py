@@ -96,11 +96,17 @@ def near(space: SearchSpace, centre: Numbers, rng: np.random.Generator) -> Numbe
             return centre[parameter.name] if kept else parameter.values[int(rng.integers(len(parameter.values)))]
         middle = centre.get(parameter.name)
         share = rng.random() if middle is None else parameter.unit(float(middle)) + SPREAD * rng.standard_normal()
-        return _bounce(parameter, share)
+        return bounce(parameter, share)
 
     return walk(space, suggest)
 
 
-def _bounce(box: Box, share: float) -> float:
-    """Reflect a share of the range at the end it passed, so that draws do not pile up there."""
-    return box.at(-share if share < 0 else 2 - share if share > 1 else share)
+def bounced(shares: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Reflect shares of the ranges at the end they passed, so that draws do not pile up there."""
+    found: NDArray[np.float64] = np.clip(np.where(shares < 0, -shares, np.where(shares > 1, 2 - shares, shares)), 0, 1)
+    return found
+
+
+def bounce(box: Box, share: float) -> float:
+    """Return the value at a share of the range, reflected where it lies outside."""
+    return box.at(float(bounced(np.array(share))))

@@ -39,12 +39,20 @@ def suggest(space: SearchSpace, history: Sequence[Trial], losses: NDArray[np.flo
     """
     import optuna
 
-    known = distributions(space)
+    from optuna.storages import InMemoryStorage
+
+    finished = _frozen(space, history, losses)
+
+    class Finished(InMemoryStorage):
+        """Hands the trials out as they are; adding them one by one copies each deeply, four fifths of an ask's time."""
+
+        def get_all_trials(self, study_id: int, deepcopy: bool = True, states: Any = None) -> list[Any]:
+            asked: list[Any] = super().get_all_trials(study_id, deepcopy, states)
+            return [trial for trial in finished if states is None or trial.state in states] + asked
+
     with _quiet():
-        study = optuna.create_study(directions=["minimize"] * losses.shape[1], sampler=sampler, study_name="ask")
-        for numbers, values in zip(numbers_of(space, history), losses.tolist(), strict=True):
-            there = {name: known[name] for name in numbers}
-            study.add_trial(optuna.trial.create_trial(params=numbers, distributions=there, values=values))
+        directions = ["minimize"] * losses.shape[1]
+        study = optuna.create_study(storage=Finished(), sampler=sampler, study_name="ask", directions=directions)
         trial = study.ask()
 
         def draw(parameter: Parameter) -> Value:
@@ -54,6 +62,21 @@ def suggest(space: SearchSpace, history: Sequence[Trial], losses: NDArray[np.flo
             return chosen
 
         return walk(space, draw)
+
+
+def _frozen(space: SearchSpace, history: Sequence[Trial], losses: NDArray[np.float64]) -> list[Any]:
+    """The trials as Optuna's, numbered from 1: number 0 is the one that is asked for."""
+    from optuna.trial import FrozenTrial, TrialState
+
+    known = distributions(space)
+    return [
+        FrozenTrial(
+            number=i + 1, trial_id=i + 1, state=TrialState.COMPLETE, value=None, values=values, params=numbers,
+            distributions={name: known[name] for name in numbers}, user_attrs={}, system_attrs={},
+            intermediate_values={}, datetime_start=None, datetime_complete=None,
+        )
+        for i, (numbers, values) in enumerate(zip(numbers_of(space, history), losses.tolist(), strict=True))
+    ]  # fmt: skip
 
 
 @contextmanager
