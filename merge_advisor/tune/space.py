@@ -237,9 +237,8 @@ def to_numbers(space: SearchSpace, point: Point, notes: Mapping[str, Any] | None
     return found
 
 
-def inside(space: SearchSpace, numbers: Mapping[str, Value]) -> Numbers:
-    """Return the numbers, each moved to the nearest value inside the space."""
-    known = parameters(space)
+def inside(known: Mapping[str, Parameter], numbers: Mapping[str, Value]) -> Numbers:
+    """Return the numbers, each moved to the nearest value inside the range of its parameter."""
     moved: Numbers = {}
     for name, value in numbers.items():
         parameter = known[name]
@@ -249,7 +248,7 @@ def inside(space: SearchSpace, numbers: Mapping[str, Value]) -> Numbers:
 
 def clip(space: SearchSpace, point: Point) -> Point:
     """Return the nearest merge inside the space; weights of exactly 0 stay where members may be left out."""
-    return to_point(space, inside(space, to_numbers(space, point)))
+    return to_point(space, inside(parameters(space), to_numbers(space, point)))
 
 
 def has_density(spec: str) -> bool:

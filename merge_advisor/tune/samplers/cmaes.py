@@ -37,7 +37,7 @@ class CmaEs:
     """
 
     sigma: float = SPREAD
-    """First standard deviation as a share of each range."""
+    """First distance of draws from the mean, in units of the ranges: σ is this divided by √d."""
     population: int = 0
     """λ, draws of a generation; 0: 4 + ⌊3 ln d⌋."""
 
@@ -64,7 +64,7 @@ class CmaEs:
         size = self.population or 4 + int(3 * math.log(d))
         foreign = history[: history.index(own[0])] if own else history
         first = Trial(0, "", to_point(space, best_numbers(space, foreign)), (), (0.0,), True, 0)
-        state = _State(vectors(space, [first])[0], self.sigma, np.zeros(d), np.zeros(d), np.eye(d))
+        state = _State(vectors(space, [first])[0], self.sigma / math.sqrt(d), np.zeros(d), np.zeros(d), np.eye(d))
         drawn, losses = vectors(space, own), one_loss(self, own)
         for end in range(size, len(own) + 1, size):
             generation = slice(end - size, end)

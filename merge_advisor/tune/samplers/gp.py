@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from merge_advisor.tune import Ask, SearchSpace, Trial
-from merge_advisor.tune.samplers.history import ask_for, best_numbers, generator, near, one_loss
-from merge_advisor.tune.samplers.study import suggest
+from merge_advisor.tune.samplers.history import ask_for, best_numbers, generator, near, numbers_of, one_loss
+from merge_advisor.tune.samplers.study import focus, suggest
 from merge_advisor.tune.space import demand
 
 
@@ -40,5 +40,7 @@ class Gp:
             return ask_for(space, self, near(space, best_numbers(space, history), rng))
         from optuna.samplers import GPSampler
 
-        with_noise = GPSampler(n_startup_trials=0, seed=int(rng.integers(2**32)))
-        return ask_for(space, self, suggest(space, history, losses[:, None], with_noise))
+        numbers = numbers_of(space, history)
+        known = focus(space, numbers, losses)
+        sampler = GPSampler(n_startup_trials=0, seed=int(rng.integers(2**32)))
+        return ask_for(space, self, suggest(space, known, numbers, losses[:, None], sampler))

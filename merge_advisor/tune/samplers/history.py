@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,10 +11,22 @@ from numpy.typing import NDArray
 
 from merge_advisor.errors import SpecError
 from merge_advisor.tune import Ask, Sampler, SearchSpace, Trial
-from merge_advisor.tune.space import Box, Choice, Numbers, Parameter, Value, boxes, inside, to_numbers, to_point, walk
+from merge_advisor.tune.space import (
+    Box,
+    Choice,
+    Numbers,
+    Parameter,
+    Value,
+    boxes,
+    inside,
+    parameters,
+    to_numbers,
+    to_point,
+    walk,
+)
 
-SPREAD = 0.1
-"""Standard deviation of first draws around the best trial, as a share of each range (0.3 for weights of ±1.5)."""
+SPREAD = 0.2
+"""How far first draws lie from the best trial: in units of the ranges, root of the mean square of their distance."""
 
 
 def generator(seed: int, step: int) -> np.random.Generator:
@@ -36,7 +49,7 @@ def asked_by(sampler: Sampler, history: Sequence[Trial]) -> list[Trial]:
 
 def numbers_of(space: SearchSpace, history: Sequence[Trial]) -> list[Numbers]:
     """Return the numbers of each trial, those outside the space moved to its edge."""
-    return [inside(space, to_numbers(space, trial.point, trial.notes)) for trial in history]
+    return [inside(parameters(space), to_numbers(space, trial.point, trial.notes)) for trial in history]
 
 
 def vectors(space: SearchSpace, history: Sequence[Trial]) -> NDArray[np.float64]:
@@ -83,19 +96,23 @@ def one_loss(sampler: Sampler, history: Sequence[Trial]) -> NDArray[np.float64]:
 def best_numbers(space: SearchSpace, history: Sequence[Trial]) -> Numbers:
     """Return the numbers of the trial with the least value (mean of several, ties to the first); the start's if none."""
     if not history:
-        return inside(space, to_numbers(space, space.start))
+        return inside(parameters(space), to_numbers(space, space.start))
     return numbers_of(space, [history[int(np.argmin(losses_of(history).mean(axis=1)))]])[0]
 
 
 def near(space: SearchSpace, centre: Numbers, rng: np.random.Generator) -> Numbers:
-    """Draw around `centre`: numbers normally, by SPREAD of their range, choices as there in 3 of 4 draws, else any."""
+    """Draw around `centre`: numbers normally, by SPREAD/√d of their range, choices as there in 3 of 4 draws, else any.
+
+    By √d, because a merge's loss grows with the distance from a good one, whatever the number of members.
+    """
+    spread = SPREAD / math.sqrt(len(boxes(space)))
 
     def suggest(parameter: Parameter) -> Value:
         if isinstance(parameter, Choice):
             kept = parameter.name in centre and rng.random() < 0.75
             return centre[parameter.name] if kept else parameter.values[int(rng.integers(len(parameter.values)))]
         middle = centre.get(parameter.name)
-        share = rng.random() if middle is None else parameter.unit(float(middle)) + SPREAD * rng.standard_normal()
+        share = rng.random() if middle is None else parameter.unit(float(middle)) + spread * rng.standard_normal()
         return bounce(parameter, share)
 
     return walk(space, suggest)

@@ -92,7 +92,7 @@ def _cobyla(axes: Sequence[_Axis], losses: Sequence[float], budget: int) -> Arra
     told = 0
 
     def reflected(z: Array) -> Array:
-        values = start + z * (high - low) / 6
+        values = start + z * ((high - low) / 6)
         within = np.clip(values, low, high)
         point: Array = np.clip(2 * within - values, low, high)
         return point

@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from merge_advisor.tune import SearchSpace, Trial
-from merge_advisor.tune.samplers.history import numbers_of
+from merge_advisor.tune import SearchSpace
 from merge_advisor.tune.space import Box, Numbers, Parameter, Value, parameters, walk
 
 
-def distributions(space: SearchSpace) -> dict[str, Any]:
-    """Return the space's parameters as Optuna distributions, by name."""
+def distributions(known: Mapping[str, Parameter]) -> dict[str, Any]:
+    """Return parameters (`space.parameters` of a space) as Optuna distributions, by name."""
     from optuna.distributions import CategoricalDistribution, FloatDistribution
 
     found: dict[str, Any] = {}
-    for name, parameter in parameters(space).items():
+    for name, parameter in known.items():
         if isinstance(parameter, Box):
             found[name] = FloatDistribution(parameter.low, parameter.high, log=parameter.log)
         else:
@@ -28,20 +27,49 @@ def distributions(space: SearchSpace) -> dict[str, Any]:
     return found
 
 
-def suggest(space: SearchSpace, history: Sequence[Trial], losses: NDArray[np.float64], sampler: Any) -> Numbers:
-    """Let a fresh Optuna sampler, which knows nothing but `history`, draw the numbers of the next merge.
+def focus(space: SearchSpace, numbers: Sequence[Numbers], losses: NDArray[np.float64]) -> dict[str, Parameter]:
+    """Narrow the ranges to where the best quarter of the trials lies, and half its extent further on both sides.
+
+    Optuna's samplers step in units of the ranges, which in tens of weights leads far from every good merge (measured: the
+    loss left after 60 trials is a third less in 4 and in 20 weights). Where the best lie at an end the range grows again.
 
     Args:
         space: what is searched.
-        history: the finished trials.
-        losses: (n, m) float64, finite, as the sampler is to see them.
+        numbers: of the finished trials.
+        losses: (n,) float64, finite.
+    """
+    best = [numbers[i] for i in np.argsort(losses, kind="stable")[: max(4, len(numbers) // 4)]]
+    found: dict[str, Parameter] = {}
+    for name, parameter in parameters(space).items():
+        found[name] = parameter
+        shares = [parameter.unit(float(trial[name])) for trial in best if isinstance(parameter, Box) and name in trial]
+        if isinstance(parameter, Box) and len(shares) > 1:
+            margin = max(max(shares) - min(shares), 0.02) / 2
+            low, high = parameter.at(min(shares) - margin), parameter.at(max(shares) + margin)
+            found[name] = Box(name, low, high, parameter.log)
+    return found
+
+
+def suggest(
+    space: SearchSpace,
+    known: Mapping[str, Parameter],
+    numbers: Sequence[Numbers],
+    losses: NDArray[np.float64],
+    sampler: Any,
+) -> Numbers:
+    """Let a fresh Optuna sampler, which knows nothing but the finished trials, draw the numbers of the next merge.
+
+    Args:
+        space: what is searched.
+        known: its parameters, with the ranges to draw from.
+        numbers: of the finished trials.
+        losses: (n, m) float64, finite.
         sampler: an `optuna.samplers.BaseSampler`, seeded.
     """
     import optuna
-
     from optuna.storages import InMemoryStorage
 
-    finished = _frozen(space, history, losses)
+    finished = _frozen(known, numbers, losses)
 
     class Finished(InMemoryStorage):
         """Hands the trials out as they are; adding them one by one copies each deeply, four fifths of an ask's time."""
@@ -56,26 +84,27 @@ def suggest(space: SearchSpace, history: Sequence[Trial], losses: NDArray[np.flo
         trial = study.ask()
 
         def draw(parameter: Parameter) -> Value:
-            if isinstance(parameter, Box):
-                return float(trial.suggest_float(parameter.name, parameter.low, parameter.high, log=parameter.log))
-            chosen: str | bool = trial.suggest_categorical(parameter.name, parameter.values)
+            narrowed = known[parameter.name]
+            if isinstance(narrowed, Box):
+                return float(trial.suggest_float(narrowed.name, narrowed.low, narrowed.high, log=narrowed.log))
+            chosen: str | bool = trial.suggest_categorical(narrowed.name, narrowed.values)
             return chosen
 
         return walk(space, draw)
 
 
-def _frozen(space: SearchSpace, history: Sequence[Trial], losses: NDArray[np.float64]) -> list[Any]:
+def _frozen(known: Mapping[str, Parameter], numbers: Sequence[Numbers], losses: NDArray[np.float64]) -> list[Any]:
     """The trials as Optuna's, numbered from 1: number 0 is the one that is asked for."""
     from optuna.trial import FrozenTrial, TrialState
 
-    known = distributions(space)
+    there = distributions(known)
     return [
         FrozenTrial(
-            number=i + 1, trial_id=i + 1, state=TrialState.COMPLETE, value=None, values=values, params=numbers,
-            distributions={name: known[name] for name in numbers}, user_attrs={}, system_attrs={},
+            number=i + 1, trial_id=i + 1, state=TrialState.COMPLETE, value=None, values=values, params=dict(params),
+            distributions={name: there[name] for name in params}, user_attrs={}, system_attrs={},
             intermediate_values={}, datetime_start=None, datetime_complete=None,
         )
-        for i, (numbers, values) in enumerate(zip(numbers_of(space, history), losses.tolist(), strict=True))
+        for i, (params, values) in enumerate(zip(numbers, losses.tolist(), strict=True))
     ]  # fmt: skip
 
 

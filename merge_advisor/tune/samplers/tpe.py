@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from merge_advisor.tune import Ask, SearchSpace, Trial
-from merge_advisor.tune.samplers.history import ask_for, best_numbers, generator, losses_of, near
-from merge_advisor.tune.samplers.study import suggest
-from merge_advisor.tune.space import demand
+from merge_advisor.tune.samplers.history import ask_for, best_numbers, generator, losses_of, near, numbers_of
+from merge_advisor.tune.samplers.study import focus, suggest
+from merge_advisor.tune.space import demand, inside, parameters
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,8 @@ class Tpe:
     """Draw where good trials are denser than bad ones (Optuna's TPE, arXiv 2304.11127).
 
     Parameters that every trial has are modelled together, those that only some have (the weight of a member that may be
-    left out, the density of some compositions) one by one. Knows Pareto fronts as well.
+    left out, the density of some compositions) one by one. Ranges are narrowed to where the best quarter of the trials
+    lies (`study.focus`), unless the trials have several values: it knows Pareto fronts as well.
     """
 
     startup: int = 10
@@ -43,5 +44,10 @@ class Tpe:
             return ask_for(space, self, near(space, best_numbers(space, history), rng))
         from optuna.samplers import TPESampler
 
+        losses, numbers = losses_of(history), numbers_of(space, history)
+        known = parameters(space)
+        if losses.shape[1] == 1:  # the ends of a Pareto front are far apart
+            known = focus(space, numbers, losses[:, 0])
+            numbers = [inside(known, trial) for trial in numbers]
         sampler = TPESampler(n_startup_trials=0, multivariate=True, seed=int(rng.integers(2**32)))
-        return ask_for(space, self, suggest(space, history, losses_of(history), sampler))
+        return ask_for(space, self, suggest(space, known, numbers, losses, sampler))
