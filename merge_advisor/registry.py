@@ -63,7 +63,15 @@ BUILTIN: dict[str, dict[str, str]] = {
     "evaluator": {
         "lm_eval": "merge_advisor.evaluators.lm_eval_harness:LmEval",
     },
-    "sampler": {},
+    "sampler": {
+        "auto": "merge_advisor.tune.samplers.auto:Auto",
+        "cmaes": "merge_advisor.tune.samplers.cmaes:CmaEs",
+        "gp": "merge_advisor.tune.samplers.gp:Gp",
+        "lorahub": "merge_advisor.tune.samplers.lorahub:LoraHubSearch",
+        "nsga2": "merge_advisor.tune.samplers.nsga2:Nsga2",
+        "random": "merge_advisor.tune.samplers.at_random:Random",
+        "tpe": "merge_advisor.tune.samplers.tpe:Tpe",
+    },
 }
 
 

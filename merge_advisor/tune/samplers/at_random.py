@@ -1,0 +1,36 @@
+"""Drawing blindly: the control every other sampler has to beat."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from merge_advisor.tune import Ask, SearchSpace, Trial
+from merge_advisor.tune.samplers.history import ask_for, generator
+from merge_advisor.tune.space import Choice, Parameter, Value, demand, walk
+
+
+@dataclass(frozen=True)
+class Random:
+    """Draw uniformly in the space, whatever was tried before."""
+
+    name: ClassVar[str] = "random"
+    searches: ClassVar[frozenset[str]] = frozenset({"composition", "members", "density", "layers"})
+    cost: ClassVar[str] = "the rows of one merge"
+
+    def ask(self, space: SearchSpace, history: Sequence[Trial], seed: int) -> Ask:
+        """Return a uniform draw (of the scale: uniform in its logarithm).
+
+        Raises:
+            SpecError: the space is none.
+        """
+        demand(self, space)
+        rng = generator(seed, len(history))
+
+        def suggest(parameter: Parameter) -> Value:
+            if isinstance(parameter, Choice):
+                return parameter.values[int(rng.integers(len(parameter.values)))]
+            return parameter.at(rng.random())
+
+        return ask_for(space, self, walk(space, suggest))

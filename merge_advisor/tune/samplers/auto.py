@@ -1,0 +1,72 @@
+"""Choosing the sampler by the space and by what is known so far."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from merge_advisor import registry
+from merge_advisor.tune import Ask, Sampler, SearchSpace, Trial
+from merge_advisor.tune.space import boxes, check, parts
+
+SMOOTH = ("exact", "linear", "lorahub", "task_arithmetic")
+"""Compositions that are differentiable in the weights; the others choose entries by size, sign or chance."""
+
+
+@dataclass(frozen=True)
+class Auto:
+    """Ask gradient, nsga2, cmaes or tpe, by these rules, the first that fits.
+
+    1. Trials with several values (Pareto): `nsga2`.
+    2. One composition, differentiable in the weights, and fewer than `steps` trials asked of `gradient`, none of which
+       came back without a gradient: `gradient`.
+    3. Numbers alone, at most `few` of them: `cmaes`.
+    4. Everything else: `tpe`.
+    """
+
+    steps: int = 8
+    """Gradient steps before the search without gradients; 0 where the objective has none (accuracy)."""
+    few: int = 8
+    """Most numbers `cmaes` is asked about."""
+
+    name: ClassVar[str] = "auto"
+    searches: ClassVar[frozenset[str]] = frozenset({"composition", "members", "density", "layers"})
+    cost: ClassVar[str] = "the rows of one merge, three times that at a gradient step"
+
+    def __post_init__(self) -> None:
+        if self.steps < 0 or self.few < 0:
+            raise ValueError("steps and few are at least 0")
+
+    def ask(self, space: SearchSpace, history: Sequence[Trial], seed: int) -> Ask:
+        """Return the chosen sampler's ask; the notes name it.
+
+        Raises:
+            SpecError: the space is none.
+        """
+        check(space)
+        name = self.choose(space, history)
+        sampler: Sampler = registry.build("sampler", name)
+        asked = sampler.ask(space, history, seed)
+        return dataclasses.replace(asked, notes={**asked.notes, "auto": name})
+
+    def choose(self, space: SearchSpace, history: Sequence[Trial]) -> str:
+        """Return the name of the sampler that the rules give."""
+        if history and len(history[0].values) > 1:
+            return "nsga2"
+        steps = [trial for trial in history if trial.notes.get("auto") == "gradient"]
+        without = any(trial.gradient is None for trial in steps)
+        if len(steps) < self.steps and not without and _smooth(space) and _fits("gradient", space):
+            return "gradient"
+        return "cmaes" if _fits("cmaes", space) and len(boxes(space)) <= self.few else "tpe"
+
+
+def _smooth(space: SearchSpace) -> bool:
+    specs = space.compositions or (space.start.composition,)
+    return all(spec.partition(":")[0].strip() in SMOOTH for spec in specs)
+
+
+def _fits(name: str, space: SearchSpace) -> bool:
+    """Whether the sampler is there and can search the space."""
+    return name in registry.names("sampler") and set(parts(space)) <= registry.load("sampler", name).searches

@@ -1,0 +1,120 @@
+"""Covariance matrix adaptation, for spaces of numbers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from merge_advisor.tune import Ask, SearchSpace, Trial
+from merge_advisor.tune.samplers.history import (
+    SPREAD,
+    ask_for,
+    asked_by,
+    best_numbers,
+    bounced,
+    from_vector,
+    generator,
+    one_loss,
+    vectors,
+)
+from merge_advisor.tune.space import boxes, demand, to_point
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class CmaEs:
+    """Draw from a normal distribution that moves and bends towards the better half of what it drew.
+
+    The (μ/μ_w, λ)-CMA-ES of Hansen's tutorial (arXiv 1604.00772, its default constants, without active updates), in
+    coordinates where every range is 0 to 1. It starts at the best trial before its first own one. Its generations are
+    replayed from the trials at every ask: they are few, and what is replayed cannot be lost.
+    """
+
+    sigma: float = SPREAD
+    """First distance of draws from the mean, in units of the ranges: σ is this divided by √d."""
+    population: int = 0
+    """λ, draws of a generation; 0: 4 + ⌊3 ln d⌋."""
+
+    name: ClassVar[str] = "cmaes"
+    searches: ClassVar[frozenset[str]] = frozenset({"density", "layers"})
+    cost: ClassVar[str] = "the rows of one merge"
+
+    def __post_init__(self) -> None:
+        if not 0 < self.sigma < math.inf:
+            raise ValueError("sigma is above 0")
+        if self.population != 0 and self.population < 4:
+            raise ValueError("population is 4 or more, or 0 for the usual one")
+
+    def ask(self, space: SearchSpace, history: Sequence[Trial], seed: int) -> Ask:
+        """Return a draw of the generation under way.
+
+        Raises:
+            SpecError: the space is none, holds a choice, or the trials have several values.
+        """
+        demand(self, space)
+        one_loss(self, history)
+        own = asked_by(self, history)
+        d = len(boxes(space))
+        size = self.population or 4 + int(3 * math.log(d))
+        foreign = history[: history.index(own[0])] if own else history
+        first = Trial(0, "", to_point(space, best_numbers(space, foreign)), (), (0.0,), True, 0)
+        state = _State(vectors(space, [first])[0], self.sigma / math.sqrt(d), np.zeros(d), np.zeros(d), np.eye(d))
+        drawn, losses = vectors(space, own), one_loss(self, own)
+        for end in range(size, len(own) + 1, size):
+            generation = slice(end - size, end)
+            order = np.argsort(losses[generation], kind="stable")
+            state = _updated(state, drawn[generation][order], end // size)
+        z = generator(seed, len(history)).standard_normal(d)
+        return ask_for(space, self, from_vector(space, bounced(state.mean + state.sigma * (_root(state.c) @ z))))
+
+
+@dataclass(frozen=True, slots=True)
+class _State:
+    mean: Array
+    sigma: float
+    path_sigma: Array
+    path_c: Array
+    c: Array
+    """(d, d) covariance of the draws in units of sigma²."""
+
+
+def _root(c: Array, power: float = 0.5) -> Array:
+    """Symmetric c^power; eigenvalues are kept above 0."""
+    values, vectors_ = np.linalg.eigh(c)
+    root: Array = (vectors_ * np.maximum(values, 1e-14) ** power) @ vectors_.T
+    return root
+
+
+def _updated(state: _State, drawn: Array, number: int) -> _State:
+    """The state after generation `number` (from 1); `drawn` is (λ, d), best first. Names as in the tutorial, table 1."""
+    size, d = drawn.shape
+    mu = size // 2
+    w = math.log((size + 1) / 2) - np.log(np.arange(1, mu + 1))
+    w /= w.sum()
+    mu_eff = 1 / float(np.sum(w**2))
+    c_sigma = (mu_eff + 2) / (d + mu_eff + 5)
+    d_sigma = 1 + 2 * max(0.0, math.sqrt((mu_eff - 1) / (d + 1)) - 1) + c_sigma
+    c_c = (4 + mu_eff / d) / (d + 4 + 2 * mu_eff / d)
+    c_1 = 2 / ((d + 1.3) ** 2 + mu_eff)
+    c_mu = min(1 - c_1, 2 * (mu_eff - 2 + 1 / mu_eff) / ((d + 2) ** 2 + mu_eff))
+    expected = math.sqrt(d) * (1 - 1 / (4 * d) + 1 / (21 * d**2))
+
+    y = (drawn[:mu] - state.mean) / state.sigma
+    step = w @ y
+    path_sigma = (1 - c_sigma) * state.path_sigma + math.sqrt(c_sigma * (2 - c_sigma) * mu_eff) * (
+        _root(state.c, -0.5) @ step
+    )
+    length = float(np.linalg.norm(path_sigma))
+    stalls = length / math.sqrt(1 - (1 - c_sigma) ** (2 * number)) >= (1.4 + 2 / (d + 1)) * expected
+    going = 0.0 if stalls else 1.0
+    path_c = (1 - c_c) * state.path_c + going * math.sqrt(c_c * (2 - c_c) * mu_eff) * step
+    kept = 1 - c_1 - c_mu + (1 - going) * c_1 * c_c * (2 - c_c)
+    c = kept * state.c + c_1 * np.outer(path_c, path_c) + c_mu * (y.T * w) @ y
+    sigma = state.sigma * math.exp(min(1.0, c_sigma / d_sigma * (length / expected - 1)))
+    return _State(state.mean + state.sigma * step, min(max(sigma, 1e-6), 1.0), path_sigma, path_c, (c + c.T) / 2)

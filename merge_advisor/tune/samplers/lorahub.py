@@ -1,0 +1,138 @@
+"""LoraHub's own search, to be compared with."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from merge_advisor.errors import SpecError
+from merge_advisor.tune import Ask, SearchSpace, Trial
+from merge_advisor.tune.samplers.history import ask_for, asked_by, one_loss
+from merge_advisor.tune.space import Box, boxes, demand
+
+ENGINES = ("cobyla", "nevergrad")
+BAD = 5e20
+"""What a value that is not finite counts as; nevergrad's number."""
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class LoraHubSearch:
+    """Search as LoraHub does: from weights 0, without gradients, 40 steps by convention (arXiv 2307.13269, section 3.3).
+
+    Its code leaves the search to nevergrad's NGOpt, which picks by size: for weights within bounds, one worker and fewer
+    than 200 steps per member (so at 40 steps always) that is Powell's COBYLA, a trust region with linear models, by way
+    of SciPy. It is deterministic: base first, then each member alone at a sixth of the range (0.5) on top of the best so
+    far, only then steps in all weights. Its seed changes nothing. Beyond the bounds a weight is reflected.
+    """
+
+    engine: str = "cobyla"
+    """`cobyla`: SciPy's, driven as NGOpt drives it; `nevergrad`: NGOpt itself, which needs that package."""
+    budget: int = 40
+    """Steps the engine is told it has; asked for more, it starts again at the best."""
+
+    name: ClassVar[str] = "lorahub"
+    searches: ClassVar[frozenset[str]] = frozenset()
+    cost: ClassVar[str] = "the rows of one merge"
+
+    def __post_init__(self) -> None:
+        if self.engine not in ENGINES:
+            raise ValueError(f"engine is one of {', '.join(ENGINES)}")
+        if self.budget < 1:
+            raise ValueError("budget is at least 1")
+
+    def ask(self, space: SearchSpace, history: Sequence[Trial], seed: int) -> Ask:
+        """Return the engine's next step after its own trials; those of others (the plan's) are not told to it.
+
+        Raises:
+            SpecError: the space is none, holds more than weights and scale, or the package nevergrad is absent.
+        """
+        demand(self, space)
+        one_loss(self, history)
+        told = [trial.values[0] for trial in asked_by(self, history)]
+        losses = [loss if math.isfinite(loss) else BAD for loss in told]
+        axes = [_Axis(box) for box in boxes(space)]
+        values = _nevergrad(axes, losses, self.budget, seed) if self.engine == "nevergrad" else \
+            _cobyla(axes, losses, self.budget)  # fmt: skip
+        return ask_for(space, self, {axis.name: axis.back(float(v)) for axis, v in zip(axes, values, strict=True)})
+
+
+class _Axis:
+    """One number as the engines see it: the scale in its logarithm, from weight 0 or scale 1 on."""
+
+    def __init__(self, box: Box) -> None:
+        self.name, self.log, self.box = box.name, box.log, box
+        self.low, self.high = (math.log(box.low), math.log(box.high)) if box.log else (box.low, box.high)
+        self.start = min(max(0.0, self.low), self.high)
+
+    def back(self, value: float) -> float:
+        return self.box.clip(math.exp(value) if self.log else value)
+
+
+class _AskedError(Exception):
+    """Carries the first point nobody has a value for out of SciPy."""
+
+    def __init__(self, point: Array) -> None:
+        super().__init__("a point to try")
+        self.point = point
+
+
+def _cobyla(axes: Sequence[_Axis], losses: Sequence[float], budget: int) -> Array:
+    """The point after `losses`: COBYLA is run anew, fed with them, and stopped where it asks for more."""
+    from scipy.optimize import minimize
+
+    low, high, start = (np.array([getattr(axis, name) for axis in axes]) for name in ("low", "high", "start"))
+    told = 0
+
+    def reflected(z: Array) -> Array:
+        values = start + z * ((high - low) / 6)
+        within = np.clip(values, low, high)
+        point: Array = np.clip(2 * within - values, low, high)
+        return point
+
+    def loss(z: Array) -> float:
+        nonlocal told
+        if told == len(losses):
+            raise _AskedError(reflected(z))
+        told += 1
+        return losses[told - 1]
+
+    best, least = np.zeros(len(axes)), math.inf
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # COBYLA's on budgets below d + 2
+        while True:
+            left = budget - told if told < budget else budget
+            try:
+                found = minimize(loss, best, method="COBYLA", options={"maxiter": left}, tol=0)
+            except _AskedError as asked:
+                return asked.point
+            if found.fun < least:
+                best, least = found.x, found.fun
+
+
+def _nevergrad(axes: Sequence[_Axis], losses: Sequence[float], budget: int, seed: int) -> Array:
+    """The point NGOpt asks for after `losses`: it is asked and told anew for each of them."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            import nevergrad
+        except ImportError as error:
+            raise SpecError(
+                "sampler lorahub: engine=nevergrad needs the package nevergrad; install merge-advisor[lorahub], "
+                "or take engine=cobyla"
+            ) from error
+        low, high, start = ([getattr(axis, name) for axis in axes] for name in ("low", "high", "start"))
+        weights = nevergrad.p.Array(init=start, lower=low, upper=high)
+        weights.random_state = np.random.RandomState(seed % 2**32)  # noqa: NPY002 the one kind it takes
+        search = nevergrad.optimizers.NGOpt(parametrization=weights, budget=budget)
+        for loss in losses:
+            search.tell(search.ask(), loss)
+        found: Array = np.asarray(search.ask().value, dtype=np.float64)
+        return found

@@ -1,0 +1,124 @@
+"""Non-dominated sorting: the front of merges between two tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from merge_advisor.tune import Ask, SearchSpace, Trial
+from merge_advisor.tune.samplers.history import (
+    SPREAD,
+    ask_for,
+    best_numbers,
+    bounce,
+    generator,
+    losses_of,
+    near,
+    numbers_of,
+)
+from merge_advisor.tune.space import Choice, Numbers, Parameter, Value, demand, parameters, to_point, walk
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Nsga2:
+    """Breed the merges that no other beats on all tasks, the rarer the likelier (NSGA-II, Deb et al. 2002).
+
+    One child an ask instead of a generation at a time: the parents are always the best of all trials, so that nothing
+    has to be remembered. With one value it is a plain genetic search.
+    """
+
+    population: int = 20
+    """Parents: this many trials, by front and then by distance to their neighbours on it."""
+    startup: int = 10
+    """Trials before breeding begins, the coordinator's first ones included; drawn near the best mean until then."""
+
+    name: ClassVar[str] = "nsga2"
+    searches: ClassVar[frozenset[str]] = frozenset({"composition", "members", "density", "layers"})
+    cost: ClassVar[str] = "the rows of one merge, of each task"
+
+    def __post_init__(self) -> None:
+        if self.population < 2 or self.startup < 2:
+            raise ValueError("population and startup are at least 2")
+
+    def ask(self, space: SearchSpace, history: Sequence[Trial], seed: int) -> Ask:
+        """Return a child of two parents that won a tournament, unlike all trials where 20 draws find one.
+
+        Raises:
+            SpecError: the space is none, or no space of these trials.
+        """
+        demand(self, space)
+        rng = generator(seed, len(history))
+        if len(history) < self.startup:
+            return ask_for(space, self, near(space, best_numbers(space, history), rng))
+        losses = losses_of(history)
+        ranks = fronts(losses)
+        distances = crowding(losses, ranks)
+        order = np.lexsort((np.arange(len(history)), -distances, ranks))[: self.population]
+        parents = numbers_of(space, [history[i] for i in order])
+        known = {trial.point for trial in history}
+
+        def parent() -> Numbers:
+            return parents[int(rng.integers(len(parents), size=2).min())]  # sorted: the smaller place wins
+
+        child: Numbers = {}
+        for _ in range(20):
+            child = _child(space, parent(), parent(), rng)
+            if to_point(space, child) not in known:
+                break
+        return ask_for(space, self, child)
+
+
+def fronts(losses: Array) -> NDArray[np.int64]:
+    """Return the number of the front each row of (n, m) losses is on: 0 where no row is better in all and equal in none.
+
+    A row dominates another that is nowhere less and somewhere more.
+    """
+    no_more = (losses[:, None, :] <= losses[None, :, :]).all(axis=2)
+    dominates = no_more & (losses[:, None, :] < losses[None, :, :]).any(axis=2)  # (n, n): row beats column
+    ranks = np.full(len(losses), -1, dtype=np.int64)
+    for front in range(len(losses)):
+        left = ranks < 0
+        if not left.any():
+            break
+        ranks[left & ~dominates[left].any(axis=0)] = front
+    return ranks
+
+
+def crowding(losses: Array, ranks: NDArray[np.int64]) -> Array:
+    """Return how far each row's neighbours on its front are apart, summed over the losses; the ends are infinitely far."""
+    found = np.zeros(len(losses))
+    for front in range(int(ranks.max()) + 1):
+        members = np.flatnonzero(ranks == front)
+        for column in losses[members].T:
+            order = members[np.argsort(column, kind="stable")]
+            values = np.sort(column)
+            extent = values[-1] - values[0]
+            found[order[[0, -1]]] = np.inf
+            if extent > 0:
+                found[order[1:-1]] += (values[2:] - values[:-2]) / extent
+    return found
+
+
+def _child(space: SearchSpace, one: Numbers, other: Numbers, rng: np.random.Generator) -> Numbers:
+    """Numbers on the line between the parents and a quarter beyond, one in d of them moved by SPREAD of its range."""
+    rate = 1 / len(parameters(space))
+
+    def suggest(parameter: Parameter) -> Value:
+        moved = rng.random() < rate
+        both = [numbers[parameter.name] for numbers in (one, other) if parameter.name in numbers]
+        if isinstance(parameter, Choice):
+            pick = parameter.values if moved or not both else both
+            return pick[int(rng.integers(len(pick)))]
+        if not both:
+            return parameter.at(rng.random())
+        first, last = parameter.unit(float(both[0])), parameter.unit(float(both[-1]))
+        share = first + rng.uniform(-0.25, 1.25) * (last - first) + moved * SPREAD * rng.standard_normal()
+        return bounce(parameter, share)
+
+    return walk(space, suggest)
