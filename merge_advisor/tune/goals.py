@@ -166,7 +166,7 @@ def named(spec: str, tasks: Sequence[int]) -> Goal:
 
 
 def task_means(losses: Sequence[float | None] | Array, tasks: Sequence[int] | NDArray[np.int64]) -> Array:
-    """Return the mean loss of each task, (t,), tasks numbered from 0; 0 for a task without rows, NaN for one with a None."""
+    """Return the mean loss of each task, (t,), tasks numbered from 0; NaN where a loss is None."""
     counts = np.bincount(tasks)
     return np.bincount(tasks, np.asarray(losses, dtype=np.float64)) / np.maximum(counts, 1)
 

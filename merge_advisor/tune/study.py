@@ -247,7 +247,7 @@ def _floats(values: Sequence[Any]) -> tuple[float, ...]:
 
 
 def _file_of(place: Path | str) -> Path | None:
-    """The SQLite file a place is, None for a server."""
+    """The SQLite file a place is, None for a server or a file in the form of a URI."""
     if isinstance(place, Path):
         return place
     if not place.startswith("sqlite"):
@@ -257,7 +257,7 @@ def _file_of(place: Path | str) -> Path | None:
     name = sqlalchemy.engine.make_url(place).database
     if not name or name == ":memory:":
         raise RunError(f"{place}: keeps nothing once the process ends; name a file, sqlite:///study.sqlite")
-    return Path(name)
+    return None if name.startswith("file:") else Path(name)
 
 
 def _storage(keep: Keep, file: Path | None) -> Any:
