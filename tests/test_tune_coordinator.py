@@ -204,14 +204,14 @@ def test_a_constant_objective_ends_early():
 
 def test_a_sampler_that_asks_for_the_same_costs_nothing_and_ends():
     problem = Bowls()
-    found = find(problem, Listed(((0.1, 0.1, 0.1),)), budget=Budget(forwards=10_000))
+    found = find(problem, Listed(((0.1, 0.1, 0.1),)), budget=Budget(forwards=10_000), racing=None)
     assert found.stopped == "the sampler asks for nothing new"
     assert len(found.trials) == len(STARTS) + 1 + STUCK and sum(trial.forwards for trial in found.trials) == 100
     assert found.trials[-1].values == found.trials[4].values
 
 
 def test_a_gradient_is_measured_where_the_merge_was_tried_without():
-    points = tuple(point.weights for _, point in STARTS) + ((0.5, 0.3, 0.2),)
+    points = (*(point.weights for _, point in STARTS), (0.5, 0.3, 0.2))
     found = find(sampler=Listed(points, gradient=True), budget=Budget(trials=6))
     assert [trial.forwards for trial in found.trials[4:]] == [60, 0]
     assert found.trials[4].gradient == found.trials[5].gradient != None  # noqa: E711

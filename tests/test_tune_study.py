@@ -1,4 +1,4 @@
-"""The study: killed at any moment and gone on from, read back to the last bit, one line for whatever is wrong with it."""
+"""The study: killed at any moment and gone on from, read back to the last bit, one line for whatever is wrong."""
 
 import os
 import signal
@@ -173,7 +173,7 @@ def test_damaged_locked_and_unwritable(keep, tmp_path):
     with pytest.raises(RunError, match=r"study\.lock: cannot be written \(.*\); check permissions"):
         find(replace(keep, place=keep.place / "study"))
     (tmp_path / "folder").mkdir()
-    with pytest.raises(RunError, match="unable to open database file.*check the place, permissions and free space"):
+    with pytest.raises(RunError, match=r"unable to open database file.*check the place, permissions and free space"):
         find(replace(keep, place=tmp_path / "folder"))
 
 

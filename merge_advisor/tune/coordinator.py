@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 BACKWARD = 3
 """Forward passes that a row costs with its gradient."""
 FLAT = 20
-"""Different merges of exactly one value after which the objective is taken for constant."""
+"""Different merges of exactly one value, or unfit all of them, after which there is nothing to search."""
 STUCK = 10
 """Asks in a row for merges that were tried before, after which the sampler has nothing new."""
 
@@ -199,10 +199,11 @@ class _Coordinator:
             return f"{budget.trials} trials done"
         if budget.seconds is not None and time.monotonic() - self._clock >= budget.seconds:
             return f"{budget.seconds:g} seconds are over"
-        if len({trial.values for trial in self.trials}) == 1 and len({trial.point for trial in self.trials}) >= FLAT:
-            if unfit(self.trials[0]):
+        if len({trial.point for trial in self.trials}) >= FLAT:
+            if all(map(unfit, self.trials)):
                 return f"{FLAT} merges and none is fit: {unfit(self.trials[0])}"
-            return f"the objective is constant: {FLAT} merges of value {self.trials[0].values[0]:g}"
+            if len({trial.values for trial in self.trials}) == 1:
+                return f"the objective is constant: {FLAT} merges of value {self.trials[0].values[0]:g}"
         searched = self.trials[len(self.starts) :]
         if len(searched) >= STUCK and not any(trial.forwards for trial in searched[-STUCK:]):
             return "the sampler asks for nothing new"
