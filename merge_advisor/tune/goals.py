@@ -1,0 +1,211 @@
+"""Goals: what a trial's losses make it worth, and which trial is the best. Less is better.
+
+| spec | value |
+|---|---|
+| `mean` | mean over the tasks of the mean loss over a task's rows |
+| `worst` | the largest share of the base's loss that is left on any task: max over tasks of loss / base's loss |
+| `pareto` | one value for each task, its mean loss; two tasks or more |
+| `lorahub` | mean loss / number of rows + 0.05 × mean abs(w), as LoraHub's code has it (arXiv 2307.13269) |
+| `lorahub-clean` | mean loss + 0.05 × mean abs(w): the loss divided once |
+
+`worst` takes the ratio because losses of two tasks have no common scale: 0.3 nats are a third of one task's loss and a
+twentieth of another's. 1 is as bad as the base; a base's loss below `FLOOR` counts as `FLOOR`.
+
+A trial that may not win carries the reason in its notes under "unfit".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+
+from merge_advisor.errors import SpecError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from merge_advisor.tune import Trial
+
+    Array = NDArray[np.float64]
+
+LARGEST = 1e4
+"""What a loss that is not finite becomes; larger ones are cut to it."""
+FLOOR = 0.05
+"""Smallest loss of the base that a ratio is taken to: the smallest gain that matters in a verdict."""
+PENALTY = 0.05
+"""LoraHub's weight of the mean |w|."""
+UNFIT = "unfit"
+"""Key of a trial's notes: why it may not win."""
+
+
+class Goal:
+    """What trials are judged by; `Mean`, `Worst`, `Pareto` and `LoraHub` are the ones there are."""
+
+    name: ClassVar[str]
+    relative: ClassVar[bool] = False
+    """Whether it needs the base's losses: the base is tried first then."""
+
+    def values(self, means: Array, weights: Sequence[float], base: Array | None) -> tuple[float, ...]:
+        """Return a trial's values.
+
+        Args:
+            means: (t,) mean loss of each task.
+            weights: (k,) of the merge.
+            base: (t,) the base's, where the goal is `relative`.
+        """
+        raise NotImplementedError
+
+    def slopes(self, means: Array, base: Array | None) -> Array:
+        """Return ∂ value / ∂ means, (t,).
+
+        Raises:
+            SpecError: there is more than one value.
+        """
+        raise NotImplementedError
+
+    def drag(self, weights: Sequence[float]) -> Array:
+        """Return ∂ value / ∂ weights at fixed losses, (k,)."""
+        return np.zeros(len(weights))
+
+
+@dataclass(frozen=True, slots=True)
+class Mean(Goal):
+    """Mean over the tasks of their mean losses."""
+
+    name: ClassVar[str] = "mean"
+
+    def values(self, means: Array, weights: Sequence[float], base: Array | None) -> tuple[float, ...]:
+        """See `Goal.values`."""
+        return (float(means.mean()),)
+
+    def slopes(self, means: Array, base: Array | None) -> Array:
+        """See `Goal.slopes`."""
+        return np.full(len(means), 1 / len(means))
+
+
+@dataclass(frozen=True, slots=True)
+class Worst(Goal):
+    """Largest share of the base's loss that is left on any task."""
+
+    name: ClassVar[str] = "worst"
+    relative: ClassVar[bool] = True
+
+    def values(self, means: Array, weights: Sequence[float], base: Array | None) -> tuple[float, ...]:
+        """See `Goal.values`."""
+        return (float((means / _scales(base)).max()),)
+
+    def slopes(self, means: Array, base: Array | None) -> Array:
+        """See `Goal.slopes`; that of the worst task, the first of equals."""
+        scales, slopes = _scales(base), np.zeros(len(means))
+        worst = int(np.argmax(means / scales))
+        slopes[worst] = 1 / scales[worst]
+        return slopes
+
+
+@dataclass(frozen=True, slots=True)
+class Pareto(Goal):
+    """One value for each task."""
+
+    name: ClassVar[str] = "pareto"
+
+    def values(self, means: Array, weights: Sequence[float], base: Array | None) -> tuple[float, ...]:
+        """See `Goal.values`."""
+        return tuple(float(mean) for mean in means)
+
+    def slopes(self, means: Array, base: Array | None) -> Array:
+        """Refuse; see `Goal.slopes`."""
+        raise SpecError("goal 'pareto' has a value for each task and so no one gradient; choose the goal mean or worst")
+
+
+@dataclass(frozen=True, slots=True)
+class LoraHub(Goal):
+    """LoraHub's objective: mean loss / `divisor` + 0.05 × mean |w|."""
+
+    divisor: int
+    """Number of rows in `lorahub`, 1 in `lorahub-clean`."""
+
+    name: ClassVar[str] = "lorahub"
+
+    def values(self, means: Array, weights: Sequence[float], base: Array | None) -> tuple[float, ...]:
+        """See `Goal.values`."""
+        return (float(means.mean() / self.divisor + PENALTY * np.abs(weights).mean()),)
+
+    def slopes(self, means: Array, base: Array | None) -> Array:
+        """See `Goal.slopes`."""
+        return np.full(len(means), 1 / len(means) / self.divisor)
+
+    def drag(self, weights: Sequence[float]) -> Array:
+        """See `Goal.drag`."""
+        return PENALTY * np.sign(weights) / len(weights)
+
+
+GOALS = ("mean", "worst", "pareto", "lorahub", "lorahub-clean")
+
+
+def named(spec: str, tasks: Sequence[int]) -> Goal:
+    """Return the goal of a name for rows that belong to `tasks` (n,).
+
+    Raises:
+        SpecError: no such goal, or `pareto` with one task.
+    """
+    if spec == "pareto" and len(set(tasks)) < 2:
+        raise SpecError("goal 'pareto' weighs tasks against each other and there is one; choose the goal mean")
+    goals = {
+        "mean": Mean(),
+        "worst": Worst(),
+        "pareto": Pareto(),
+        "lorahub": LoraHub(len(tasks)),
+        "lorahub-clean": LoraHub(1),
+    }
+    if spec not in goals:
+        raise SpecError(f"goal '{spec}' is unknown; choose one of: {', '.join(GOALS)}")
+    return goals[spec]
+
+
+def task_means(losses: Sequence[float | None] | Array, tasks: Sequence[int] | NDArray[np.int64]) -> Array:
+    """Return the mean loss of each task, (t,), tasks numbered from 0; NaN where a loss is None."""
+    counts = np.bincount(tasks)
+    return np.bincount(tasks, np.asarray(losses, dtype=np.float64)) / np.maximum(counts, 1)
+
+
+def finite(losses: Iterable[float]) -> tuple[list[float], bool]:
+    """Return the losses, none above `LARGEST` or below its negative, and whether all were finite."""
+    array = np.asarray(list(losses), dtype=np.float64)
+    good = np.isfinite(array)
+    cut = np.where(good, np.clip(np.where(good, array, 0.0), -LARGEST, LARGEST), LARGEST)
+    return [float(loss) for loss in cut], bool(good.all())
+
+
+def unfit(trial: Trial) -> str:
+    """Return why a trial may not win, "" where it may: a loss was not finite, or the guard is broken."""
+    return str(trial.notes.get(UNFIT, ""))
+
+
+def may_win(trial: Trial) -> bool:
+    """Tell whether a trial saw all rows and is fit."""
+    return trial.whole and not unfit(trial)
+
+
+def best(trials: Iterable[Trial]) -> Trial | None:
+    """Return the trial of least first value among those that may win, the earliest of equals."""
+    return min(filter(may_win, trials), key=lambda trial: (trial.values[0], trial.number), default=None)
+
+
+def front(trials: Iterable[Trial]) -> list[Trial]:
+    """Return those that may win and that no other beats in one value without losing in another, in their order."""
+    able = [trial for trial in trials if may_win(trial)]
+    return [one for one in able if not any(dominates(other.values, one.values) for other in able)]
+
+
+def dominates(one: Sequence[float], other: Sequence[float]) -> bool:
+    """Tell whether `one` is nowhere worse than `other` and somewhere better."""
+    return all(a <= b for a, b in zip(one, other, strict=True)) and tuple(one) != tuple(other)
+
+
+def _scales(base: Array | None) -> Array:
+    if base is None:
+        raise ValueError("the goal 'worst' needs the base's losses")
+    return np.maximum(base, FLOOR)

@@ -1,0 +1,335 @@
+"""The study: every trial in an Optuna storage, to go on from where a search was killed, and for optuna-dashboard.
+
+A trial is RUNNING while it is measured, then COMPLETE, or PRUNED where racing stopped it; what a killed search left
+RUNNING is set to FAIL when the study is next opened, and asked for again. The attribute "trial" of a finished one is
+what the history is read back from, to the last bit; parameters and values beside it are for people to look at.
+
+The calls are those of `optuna.storages.BaseStorage`, which `study.ask` and `study.tell` are made of: these read every
+trial back several times, which more than doubles the cost of recording one (scripts/bench/study_writes.py).
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from merge_advisor.errors import RunError
+from merge_advisor.tune import Point, SearchSpace, Trial
+from merge_advisor.tune.lock import FileLock, Heartbeat
+from merge_advisor.types import to_plain
+
+RECORD, MADE_FOR, COORDINATOR = "trial", "made_for", "coordinator"
+"""Names of the attributes: of a trial, and of the study."""
+
+
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """Where a search is kept."""
+
+    place: Path | str
+    """An SQLite file, or an Optuna storage URL."""
+    made_for: Mapping[str, str]
+    """What the problem depends on, in words or digests: "task rows", "pool", …; else the study is refused."""
+    name: str = "tune"
+    """Name of the study; a storage shared by several runs needs one for each."""
+    force: bool = False
+    """Begin anew, deleting the study of that name."""
+    patience: float = 30.0
+    """Seconds to wait for a locked SQLite file."""
+
+
+class Study:
+    """The study of one search, held by this process until `close`.
+
+    Args:
+        keep: where it is.
+        made_for: all that the search depends on, in words or digests.
+        space: gives the parameters their ranges.
+        members: (k,) ids, for the names of the weights.
+        values: how many values a trial has.
+
+    Raises:
+        RunError: another process holds it, it was made for something else, it is damaged, or it cannot be written.
+    """
+
+    history: tuple[Trial, ...]
+    """The finished trials found on opening, by number."""
+
+    def __init__(
+        self, keep: Keep, made_for: Mapping[str, str], space: SearchSpace, members: Sequence[str], values: int
+    ) -> None:
+        self._keep, self._space, self._members = keep, space, tuple(members)
+        self._where = str(keep.place)
+        self._lock: FileLock | Heartbeat | None = None
+        self._storage: Any = None
+        self._trial: int | None = None
+        try:
+            with self._told():
+                self._open(values)
+                self._check(dict(made_for))
+                self.history = self._recover()
+        except BaseException:
+            self.close()
+            raise
+
+    def begin(self, point: Point) -> None:
+        """Record that a point is being measured."""
+        import optuna
+
+        params, ranges = _parameters(point, self._space, self._members)
+        running = optuna.trial.create_trial(state=optuna.trial.TrialState.RUNNING, params=params, distributions=ranges)
+        with self._told():
+            self._trial = self._storage.create_new_trial(self._id, running)
+
+    def report(self, rows: int, value: float) -> None:
+        """Record the value of the trial begun, as estimated after so many rows."""
+        with self._told():
+            self._storage.set_trial_intermediate_value(self._trial, rows, value)
+
+    def finish(self, trial: Trial) -> None:
+        """Record the trial begun; it is finished once this returns, and not before."""
+        from optuna.trial import TrialState
+
+        with self._told():
+            self._held().check()
+            self._storage.set_trial_user_attr(self._trial, RECORD, to_plain(trial))
+            state = TrialState.COMPLETE if trial.whole else TrialState.PRUNED
+            self._storage.set_trial_state_values(self._trial, state, trial.values)
+        self._trial = None
+
+    def abandon(self) -> None:
+        """Record that the trial begun, if any, will not be finished."""
+        from optuna.trial import TrialState
+
+        trial, self._trial = self._trial, None
+        if trial is not None:
+            with self._told():
+                self._storage.set_trial_state_values(trial, TrialState.FAIL)
+
+    def close(self) -> None:
+        """Let go of the study; another process may have it then."""
+        lock, self._lock = self._lock, None
+        try:
+            if lock is not None:
+                with self._told():
+                    lock.release()
+        finally:
+            if self._storage is not None:
+                self._storage.remove_session()
+                self._storage.engine.dispose()
+                self._storage = None
+
+    def __enter__(self) -> Study:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _held(self) -> FileLock | Heartbeat:
+        if self._lock is None:
+            raise ValueError("the study is closed")
+        return self._lock
+
+    def _open(self, values: int) -> None:
+        """Take the lock, open the storage, find or make the study."""
+        file = _file_of(self._keep.place)
+        if file is not None:
+            self._lock = FileLock(file.with_name(f"{file.name}.lock"))
+        self._storage = _storage(self._keep, file)
+        fresh = self._find(values)
+        if self._lock is None:
+            where = f"{self._where}: study '{self._keep.name}'"
+            self._lock = Heartbeat(where, lambda: self._attributes().get(COORDINATOR), self._set_claim)
+        if self._keep.force and not fresh:
+            self._storage.delete_study(self._id)
+            self._find(values)
+            if isinstance(self._lock, Heartbeat):
+                self._lock.beat()
+
+    def _find(self, values: int) -> bool:
+        """Set the study's id; True where it had to be made."""
+        from optuna.study import StudyDirection
+
+        try:
+            self._id = self._storage.get_study_id_from_name(self._keep.name)
+        except KeyError:
+            directions = [StudyDirection.MINIMIZE] * values
+            self._id = self._storage.create_new_study(directions, self._keep.name)
+            return True
+        return False
+
+    def _attributes(self) -> dict[str, Any]:
+        found: dict[str, Any] = self._storage.get_study_user_attrs(self._id)
+        return found
+
+    def _set_claim(self, claim: Any) -> None:
+        self._storage.set_study_user_attr(self._id, COORDINATOR, claim)
+
+    def _check(self, made_for: dict[str, str]) -> None:
+        """Refuse a study of something else; sign a new one."""
+        found = self._attributes().get(MADE_FOR)
+        if found is None and not self._storage.get_all_trials(self._id, deepcopy=False):
+            self._storage.set_study_user_attr(self._id, MADE_FOR, made_for)
+        elif not isinstance(found, dict):
+            raise RunError(
+                f"{self._where}: study '{self._keep.name}' is not merge-advisor's; name another --storage or --out"
+            )
+        elif changed := [key for key in sorted({*found, *made_for}) if found.get(key) != made_for.get(key)]:
+            told = ", ".join(_change(key, found.get(key), made_for.get(key)) for key in changed)
+            raise RunError(
+                f"{self._where}: its study was made for another {told}; name another --storage or --out, "
+                "or begin anew with --force"
+            )
+
+    def _recover(self) -> tuple[Trial, ...]:
+        """Fail what was left running and read the finished trials."""
+        from optuna.trial import TrialState
+
+        finished: list[Trial] = []
+        for kept in sorted(self._storage.get_all_trials(self._id, deepcopy=False), key=lambda kept: kept.number):
+            if not kept.state.is_finished():
+                self._storage.set_trial_state_values(kept._trial_id, TrialState.FAIL)
+            elif kept.state != TrialState.FAIL:
+                finished.append(self._read(kept.user_attrs.get(RECORD), len(finished), kept.number))
+        return tuple(finished)
+
+    def _read(self, record: Any, number: int, place: int) -> Trial:
+        try:
+            trial = read_trial(record)
+        except (KeyError, TypeError, ValueError) as error:
+            raise self._altered(place) from error
+        if trial.number != number:
+            raise self._altered(place)
+        return trial
+
+    def _altered(self, place: int) -> RunError:
+        return RunError(f"{self._where}: trial {place} was altered or added by hand; begin anew with --force")
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """Turn what a storage may raise into one line."""
+        import optuna
+        import sqlalchemy.exc
+
+        storage = (optuna.exceptions.OptunaError, sqlalchemy.exc.SQLAlchemyError, sqlite3.Error)
+        try:
+            yield
+        except (*storage, OSError, ImportError, RuntimeError) as error:
+            raise RunError(f"{self._where}: {_advice(error)}") from error
+
+
+def read_trial(record: Mapping[str, Any]) -> Trial:
+    """Make a trial of the JSON object it was recorded as, exactly as it was.
+
+    Raises:
+        KeyError, TypeError, ValueError: it is no such object.
+    """
+    point, gradient = record["point"], record["gradient"]
+    return Trial(
+        number=int(record["number"]),
+        label=str(record["label"]),
+        point=Point(_floats(point["weights"]), str(point["composition"]), _floats(point["layers"])),
+        losses=tuple(None if loss is None else float(loss) for loss in record["losses"]),
+        values=_floats(record["values"]),
+        whole=bool(record["whole"]),
+        forwards=int(record["forwards"]),
+        gradient=None if gradient is None else _floats(gradient),
+        notes=dict(record["notes"]),
+    )
+
+
+def _floats(values: Sequence[Any]) -> tuple[float, ...]:
+    return tuple(float(value) for value in values)
+
+
+def _file_of(place: Path | str) -> Path | None:
+    """The SQLite file a place is, None for a server or a file in the form of a URI."""
+    if isinstance(place, Path):
+        return place
+    if not place.startswith("sqlite"):
+        return None
+    import sqlalchemy.engine
+
+    name = sqlalchemy.engine.make_url(place).database
+    if not name or name == ":memory:":
+        raise RunError(f"{place}: keeps nothing once the process ends; name a file, sqlite:///study.sqlite")
+    return None if name.startswith("file:") else Path(name)
+
+
+def _storage(keep: Keep, file: Path | None) -> Any:
+    """Open the storage; SQLite writes ahead and syncs at checkpoints, so that only a power cut may lose a trial."""
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    if file is None:
+        return optuna.storages.RDBStorage(str(keep.place))
+
+    def connect() -> sqlite3.Connection:
+        connection = sqlite3.connect(file, timeout=keep.patience, check_same_thread=False)
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute("PRAGMA synchronous=NORMAL")
+        except sqlite3.Error:
+            connection.close()
+            raise
+        return connection
+
+    return optuna.storages.RDBStorage(f"sqlite:///{file}", engine_kwargs={"creator": connect})
+
+
+def _parameters(point: Point, space: SearchSpace, members: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What a dashboard shows of a point: parameters and their ranges, widened where a start lies outside."""
+    from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
+
+    params: dict[str, Any] = {}
+    ranges: dict[str, BaseDistribution] = {}
+
+    def add(name: str, value: float, low: float, high: float) -> None:
+        params[name], ranges[name] = value, FloatDistribution(min(low, value), max(high, value))
+
+    for member, weight in zip(members, point.weights, strict=True):
+        add(f"weight {member}", weight, *space.bounds)
+    for number, factor in enumerate(point.layers, start=1):
+        add(f"layers {number}", factor, 0.0, 2.0)
+    name, density = split_density(point.composition)
+    if density is not None:
+        add("density", density, 0.0, 1.0)
+    choices = tuple(dict.fromkeys(split_density(spec)[0] for spec in (space.start.composition, *space.compositions)))
+    if len(choices) > 1 and name in choices:
+        params["composition"], ranges["composition"] = name, CategoricalDistribution(choices)
+    return params, ranges
+
+
+def split_density(spec: str) -> tuple[str, float | None]:
+    """Split a composition's spec into the spec without its density, and the density: "ties", 0.4."""
+    name, _, tail = spec.partition(":")
+    parts = [part.strip() for part in tail.split(",") if part.strip()]
+    density = [part for part in parts if part.partition("=")[0].strip() == "density"]
+    rest = ",".join(part for part in parts if part not in density)
+    return f"{name}:{rest}" if rest else name, float(density[0].partition("=")[2]) if density else None
+
+
+def _change(key: str, old: object, new: object) -> str:
+    """A changed part in words, both sides where they are short."""
+    if old is None or new is None or len(f"{old}{new}") > 60:
+        return key
+    return f"{key} ({old}, now {new})"
+
+
+def _advice(error: Exception) -> str:
+    """The root of an error, on one line, and what to do about it."""
+    root: BaseException = error
+    while root.__cause__ is not None:
+        root = root.__cause__
+    text = (str(root).strip().splitlines() or [type(root).__name__])[0]
+    if "locked" in text:
+        return f"locked by another program ({text}); close it and start again, the finished trials are kept"
+    if "not a database" in text or "malformed" in text:
+        return f"is damaged ({text}); delete it and tune again, or name another --storage"
+    if isinstance(error, ImportError):
+        return f"its driver is not installed ({text}); install it or name another --storage"
+    return f"the study cannot be written or read ({text}); check the place, permissions and free space"
