@@ -52,7 +52,9 @@ BUILTIN: dict[str, dict[str, str]] = {
     "evaluator": {
         "lm_eval": "merge_advisor.evaluators.lm_eval_harness:LmEval",
     },
-    "sampler": {},
+    "sampler": {
+        "gradient": "merge_advisor.tune.gradient:Gradient",
+    },
 }
 
 
