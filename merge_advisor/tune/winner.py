@@ -1,21 +1,22 @@
 """The winner of a search: what to return when the rows that chose it are few.
 
-The best of many trials looks better than it is. Three things stand against that, each measured by simulation
+The best of many trials looks better than it is. What stands against that was chosen by simulation
 (`scripts/bench/winner_rule.py`, kept in `eval/winner_rule.md`):
 
-1. The reference is the best of base, anchor, uniform and plan on the tuning rows, and it is the result unless the rest
+1. The reference is the best of base, anchor, uniform and plan on the tuning rows. It is the result unless the rest
    holds.
-2. The result is not the best trial but a point between it and the reference, w = reference + t·(best - reference), t
-   in quarters. With g the mean of the paired differences on the n tuning rows, s its standard error and d the number
-   of dimensions searched, t = 1 - (n-1)/(n-3) · d·s²/(4g²), and not more than the cross-validated gain is of g. Where
-   the loss is a parabola, half of a gain that g² = d·s²/4 shows is what its optimum gains on noise alone, so this is
-   the positive-part shrinkage of James and Stein (1961, "Estimation with quadratic loss", Proc. 4th Berkeley Symp.
-   1:361): at t below 1/8 the reference stands.
-3. Rows kept aside, which the search never saw, have a veto.
-
-The cross-validated gain: over five folds of the rows, the paired difference on the fold left out between the start and
-the trial that are best on the other folds. No forward more is needed; but the trials were made from all rows, so that a
-search that adapts much (`gradient`) still flatters itself a little there, and it stands beside the result, not for it.
+2. The gain is cross-validated: over five folds, the paired difference on the rows left out between the start and the
+   trial that are best on the other rows. It costs no forward. Where it is not above 0 the reference stays. The trials
+   were made from all rows, so a search that adapts much (`gradient`) still flatters itself there, and the next rule is
+   the stronger one.
+3. The result is not the best trial but a point between the reference and it, reference + t·(best - reference). With g
+   the mean of the paired differences on the n tuning rows, s its standard error and d the dimensions searched,
+   t = 1 - (n-1)/(n-3) · d·s²/(4g²), to the nearest quarter: where the loss is a parabola, its optimum on noise alone
+   gains g² = d·s²/4, and this is the positive-part shrinkage of James and Stein (1961, "Estimation with quadratic
+   loss", Proc. 4th Berkeley Symp. 1:361). At less than 1/8 the reference stays.
+4. Where there is no way (another composition), or a point on it is no better than the reference (a ridge), the best
+   trial itself is the result if the 95% interval of its cross-validated gain lies above 0, else the reference.
+5. Rows kept aside, which the search never saw, have a veto.
 """
 
 from __future__ import annotations
@@ -135,56 +136,65 @@ def choose(
     """
     search = _read(trials, tasks, worst)
     ref, best = search.best()
-    start, top = search.trials[ref], search.trials[best]
-    gain = _cross_validated(search, seed)
+    start, told = search.trials[ref], _plain(search.losses[ref])
     score = f"{float(search.judged(search.losses[[ref]])[0]):.3f} {unit} per token on {_rows(len(tasks))}"
-    found = Winner(
-        start.point,
-        start.label,
-        0.0,
-        start.label,
-        "",
-        _plain(search.losses[ref]),
-        _plain(search.losses[ref]),
-        gain,
-        None,
+    gain = _cross_validated(search, seed)
+    stays = Winner(
+        start.point, start.label, 0.0, start.label, f"{start.label} stays, {score}: ", told, told, gain, None
     )
-
-    def stays(reason: str, confirmed: Interval | None = None) -> Winner:
-        return replace(found, reason=f"{start.label} stays, {score}: {reason}", confirmed=confirmed)
-
     lead = _interval(_differences(search, ref, search.losses[best]))
     if best == ref:
-        return stays("no trial is better")
+        return _because(stays, "no trial is better")
     if gain is None or lead is None:
-        return stays("one row cannot tell a better point from chance")
-    tried = (
+        return _because(stays, "one row cannot tell a better point from chance")
+    seen = (
         f"the best of {len(search.trials) - search.starts} trials leads by {_amount(lead, unit)} where it was chosen "
         f"and by {_amount(gain, unit)} cross-validated"
     )
-    point, share = _between(start.point, top.point, _share(search, ref, best, gain.mean))
+    share = _share(search, ref, best) if gain.mean > 0 else 0.0
     if not share:
-        return stays(f"{tried}, which is within noise")
-    losses = _known(search, point)
-    if losses is None:
-        losses = np.asarray(measure(point), dtype=np.float64)
-    ahead = _interval(_differences(search, ref, losses)) if np.isfinite(losses).all() else None
-    if ahead is None or ahead.mean < share * lead.mean:  # a ridge lies between: halfway is no safer than the end
-        if share < 0.5:
-            return stays(f"{tried}, and nothing on the way to it is better")
-        point, share, losses, ahead = top.point, 1.0, search.losses[best], lead
+        return _because(stays, f"{seen}, which is within noise")
+    point, share, losses = _toward(search, ref, best, share, measure, sure=gain.lower > 0)
+    if not share:
+        return _because(stays, f"{seen}, but nothing on the way to it is better")
     if worst and (hurt := _hurt(search, ref, losses)):
-        return stays(f"{tried}, but task {hurt[0]} gains {_amount(hurt[1], unit)}")
-    reason = f"{tried}; {share:.0%} of the way to it from {start.label} ({score}), the lead is {_amount(ahead, unit)}"
-    confirmed = None
-    if confirm is not None:
-        differences = np.subtract(confirm(start.point), confirm(point))
-        confirmed = _interval(differences) if np.isfinite(differences).all() else None
-        if not float(differences.mean()) > 0:  # not a number, too
-            told = _amount(confirmed, unit) if confirmed else f"{float(differences.mean()):+.3f} {unit}"
-            return stays(f"{tried}, but on the rows kept aside the lead is {told}", confirmed)
-        reason += f", and on the rows kept aside {_amount(confirmed, unit)}" if confirmed else ""
-    return Winner(point, top.label, share, start.label, reason, found.losses, _plain(losses), gain, confirmed)
+        return _because(stays, f"{seen}, but task {hurt[0]} gains {_amount(hurt[1], unit)}")
+    ahead = _interval(_differences(search, ref, losses)) or lead
+    reason = f"{seen}; {share:.0%} of the way to it from {start.label} ({score}) the lead is {_amount(ahead, unit)}"
+    won = Winner(point, search.trials[best].label, share, start.label, reason, told, _plain(losses), gain, None)
+    return won if confirm is None else _confirmed(stays, won, seen, confirm, unit)
+
+
+def _because(stays: Winner, reason: str) -> Winner:
+    return replace(stays, reason=stays.reason + reason)
+
+
+def _confirmed(stays: Winner, won: Winner, seen: str, confirm: Measure, unit: str) -> Winner:
+    """The winner, or the reference where the winner is no better on the rows kept aside."""
+    differences = np.subtract(confirm(stays.point), confirm(won.point))
+    mean = float(differences.mean())
+    found = _interval(differences) if np.isfinite(differences).all() else None
+    told = f"on the rows kept aside the lead is {_amount(found, unit) if found else f'{mean:+.3f} {unit}'}"
+    if not mean > 0:  # not a number, too
+        return replace(_because(stays, f"{seen}, but {told}"), confirmed=found)
+    return replace(won, reason=f"{won.reason}, and {told}", confirmed=found)
+
+
+def _toward(
+    search: _Search, ref: int, best: int, share: float, measure: Measure, *, sure: bool
+) -> tuple[Point, float, Array]:
+    """The point at `share` of the way, its share and its losses; the end of the way, or its start, where it is none."""
+    start, end = search.trials[ref].point, search.trials[best].point
+    if share < 1 and start.composition == end.composition:
+        point = _between(start, end, share)
+        losses = _known(search, point)
+        if losses is None:
+            losses = np.asarray(measure(point), dtype=np.float64)
+        if np.isfinite(losses).all() and _differences(search, ref, losses).mean() > 0:
+            return point, share, losses
+    elif share == 1:
+        return end, 1.0, search.losses[best]
+    return (end, 1.0, search.losses[best]) if sure else (start, 0.0, search.losses[ref])
 
 
 def _plain(losses: Array) -> tuple[float, ...]:
@@ -244,15 +254,14 @@ def _interval(differences: Array) -> Interval | None:
     return paired_interval(differences, counts=None if differences.any() else False)
 
 
-def _share(search: _Search, ref: int, best: int, honest: float) -> float:
-    """Return t of the rule, rounded to quarters; `honest` is the cross-validated gain."""
+def _share(search: _Search, ref: int, best: int) -> float:
+    """Return t of the rule, in quarters."""
     differences = _differences(search, ref, search.losses[best])
     n, mean = len(differences), float(differences.mean())
     if n < FEWEST or not mean > 0:
         return 0.0
     error = float(differences.var(ddof=1)) / n
-    james_stein = 1 - (n - 1) / (n - 3) * _dimensions(search, ref) * error / (4 * mean**2)
-    return round(4 * max(0.0, min(james_stein, honest / mean, 1.0))) / 4
+    return round(4 * max(0.0, 1 - (n - 1) / (n - 3) * _dimensions(search, ref) * error / (4 * mean**2))) / 4
 
 
 def _dimensions(search: _Search, ref: int) -> int:
@@ -268,18 +277,14 @@ def _layers(point: Point, count: int) -> tuple[float, ...]:
     return point.layers or (1.0,) * count
 
 
-def _between(ref: Point, best: Point, share: float) -> tuple[Point, float]:
-    """The point at `share` of the way and its share; between two compositions there is nothing: the nearer end."""
-    same = ref.composition == best.composition
-    share = share if same else float(share >= 0.5)
-    if share in (0.0, 1.0):
-        return (best if share else ref), share
+def _between(ref: Point, best: Point, share: float) -> Point:
+    """The point at `share` of the way between two points of one composition."""
     count = max(len(ref.layers), len(best.layers))
     mirrored = ref.composition.partition(":")[0] == MIRRORED and np.dot(ref.weights, best.weights) < 0
     sign = -1.0 if mirrored else 1.0
     weights = tuple(a + share * (sign * b - a) for a, b in zip(ref.weights, best.weights, strict=True))
     pairs = zip(_layers(ref, count), _layers(best, count), strict=True)
-    return replace(best, weights=weights, layers=tuple(a + share * (b - a) for a, b in pairs)), share
+    return replace(best, weights=weights, layers=tuple(a + share * (b - a) for a, b in pairs))
 
 
 def _known(search: _Search, point: Point) -> Array | None:
