@@ -67,6 +67,7 @@ BUILTIN: dict[str, dict[str, str]] = {
         "auto": "merge_advisor.tune.samplers.auto:Auto",
         "cmaes": "merge_advisor.tune.samplers.cmaes:CmaEs",
         "gp": "merge_advisor.tune.samplers.gp:Gp",
+        "gradient": "merge_advisor.tune.gradient:Gradient",
         "lorahub": "merge_advisor.tune.samplers.lorahub:LoraHubSearch",
         "nsga2": "merge_advisor.tune.samplers.nsga2:Nsga2",
         "random": "merge_advisor.tune.samplers.at_random:Random",

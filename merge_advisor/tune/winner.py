@@ -1,0 +1,313 @@
+"""The winner of a search: what to return when the rows that chose it are few.
+
+The best of many trials looks better than it is. What stands against that was chosen by simulation
+(`scripts/bench/winner_rule.py`, kept in `eval/winner_rule.md`):
+
+1. The reference is the best of base, anchor, uniform and plan on the tuning rows. It is the result unless the rest
+   holds.
+2. The gain is cross-validated: over five folds, the paired difference on the rows left out between the start and the
+   trial that are best on the other rows. It costs no forward. Where it is not above 0 the reference stays. The trials
+   were made from all rows, so a search that adapts much (`gradient`) still flatters itself there, and the next rule is
+   the stronger one.
+3. The result is not the best trial but a point between the reference and it, reference + t·(best - reference). With g
+   the mean of the paired differences on the n tuning rows, s its standard error and d the dimensions searched,
+   t = 1 - (n-1)/(n-3) · d·s²/(4g²), to the nearest quarter: where the loss is a parabola, its optimum on noise alone
+   gains g² = d·s²/4, and this is the positive-part shrinkage of James and Stein (1961, "Estimation with quadratic
+   loss", Proc. 4th Berkeley Symp. 1:361). At less than 1/8 the reference stays.
+4. Where there is no way (another composition), or a point on it is no better than the reference (a ridge), the best
+   trial itself is the result if the 95% interval of its cross-validated gain lies above 0, else the reference.
+5. Rows kept aside, which the search never saw, have a veto.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from merge_advisor.errors import TaskError
+from merge_advisor.statistics import Interval, paired_interval
+from merge_advisor.tune import Point, Trial
+
+STARTS = ("base", "anchor", "uniform", "plan")
+"""Labels of the points that are known without a search, the cheapest first."""
+FOLDS = 5
+FEWEST = 4
+"""Rows of which a spread is known well enough to trust a gain at all."""
+ASIDE, ROWS_FOR_ASIDE = 0.3, 40
+"""Share of the rows worth keeping aside, and the fewest rows of which to keep any."""
+MIRRORED = "lorahub"
+"""The composition in which w and -w are one model."""
+
+Array = NDArray[np.float64]
+Measure = Callable[[Point], Sequence[float]]
+"""Loss of a point on each row, asked for few points; infinite where the point is not allowed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Winner:
+    """What a search ends in."""
+
+    point: Point
+    label: str
+    """The start's, or the label of the trial it was shrunk from."""
+    share: float
+    """t: 0 is the reference itself, 1 the best trial as it is."""
+    reference: str
+    """Label of the best start."""
+    reason: str
+    """Why, in one sentence with its numbers."""
+    reference_losses: tuple[float, ...]
+    """(n,), on the tuning rows."""
+    losses: tuple[float, ...]
+    """(n,), the winner's on the same rows."""
+    gain: Interval | None
+    """Cross-validated gain of the search over the best start, nats per token; None on one row."""
+    confirmed: Interval | None
+    """Gain of the winner over the reference on the rows kept aside; None where there are none, or it is the start."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Search:
+    """The trials that count, by position: the starts first."""
+
+    trials: list[Trial]
+    losses: Array
+    """(trials, n)."""
+    starts: int
+    tasks: NDArray[np.int64]
+    """(n,)."""
+    worst: bool
+
+    def judged(self, losses: Array, rows: NDArray[np.bool_] | None = None) -> Array:
+        """What trials are compared by, (trials,): the mean over rows, or that of the task where it is largest."""
+        rows = np.ones(len(self.tasks), dtype=bool) if rows is None else rows
+        if not self.worst:
+            return np.asarray(losses[:, rows].mean(1))
+        present = [rows & (self.tasks == task) for task in np.unique(self.tasks[rows])]
+        return np.asarray(np.max([losses[:, part].mean(1) for part in present], axis=0))
+
+    def best(self, rows: NDArray[np.bool_] | None = None) -> tuple[int, int]:
+        """Positions of the best start and of the best of all; the first of equals."""
+        values = self.judged(self.losses, rows)
+        return int(np.argmin(values[: self.starts])), int(np.argmin(values))
+
+
+def aside(tasks: Sequence[int], seed: int) -> tuple[int, ...]:
+    """Return the rows to keep from the search for the confirmation: 30%, of each task alike; none of fewer than 40.
+
+    Args:
+        tasks: (n,) the task each row belongs to.
+        seed: draws them.
+    """
+    if len(tasks) < ROWS_FOR_ASIDE:
+        return ()
+    order = _dealt(tasks, seed)
+    taken = np.floor(np.arange(1, len(order) + 1) * ASIDE) > np.floor(np.arange(len(order)) * ASIDE)
+    return tuple(sorted(int(row) for row, take in zip(order, taken, strict=True) if take))
+
+
+def choose(
+    trials: Sequence[Trial],
+    tasks: Sequence[int],
+    measure: Measure,
+    *,
+    seed: int,
+    confirm: Measure | None = None,
+    worst: bool = False,
+    unit: str = "nats",
+) -> Winner:
+    """Choose what a search ends in, by the rule in this module's docstring.
+
+    Args:
+        trials: the finished ones; those not run on all rows, or with a loss that is not finite, are passed over.
+        tasks: (n,) the task of each tuning row.
+        measure: loss on the tuning rows, for one point that was not tried at most.
+        seed: makes the folds.
+        confirm: loss on the rows kept aside, for the reference and the winner.
+        worst: judge by the task of the largest mean loss; then no task may get worse than the reference beyond noise.
+        unit: what losses are counted in, for the reason.
+
+    Raises:
+        TaskError: no start has a finite loss on all rows.
+        ValueError: a trial that saw all rows has another number of losses than there are tasks.
+    """
+    search = _read(trials, tasks, worst)
+    ref, best = search.best()
+    start, told = search.trials[ref], _plain(search.losses[ref])
+    score = f"{float(search.judged(search.losses[[ref]])[0]):.3f} {unit} per token on {_rows(len(tasks))}"
+    gain = _cross_validated(search, seed)
+    stays = Winner(
+        start.point, start.label, 0.0, start.label, f"{start.label} stays, {score}: ", told, told, gain, None
+    )
+    lead = _interval(_differences(search, ref, search.losses[best]))
+    if best == ref:
+        return _because(stays, "no trial is better")
+    if gain is None or lead is None:
+        return _because(stays, "one row cannot tell a better point from chance")
+    seen = (
+        f"the best of {len(search.trials) - search.starts} trials leads by {_amount(lead, unit)} where it was chosen "
+        f"and by {_amount(gain, unit)} cross-validated"
+    )
+    share = _share(search, ref, best) if gain.mean > 0 else 0.0
+    if not share:
+        return _because(stays, f"{seen}, which is within noise")
+    point, share, losses = _toward(search, ref, best, share, measure, sure=gain.lower > 0)
+    if not share:
+        return _because(stays, f"{seen}, but nothing on the way to it is better")
+    if worst and (hurt := _hurt(search, ref, losses)):
+        return _because(stays, f"{seen}, but task {hurt[0]} gains {_amount(hurt[1], unit)}")
+    ahead = _interval(_differences(search, ref, losses)) or lead
+    reason = f"{seen}; {share:.0%} of the way to it from {start.label} ({score}) the lead is {_amount(ahead, unit)}"
+    won = Winner(point, search.trials[best].label, share, start.label, reason, told, _plain(losses), gain, None)
+    return won if confirm is None else _confirmed(stays, won, seen, confirm, unit)
+
+
+def _because(stays: Winner, reason: str) -> Winner:
+    return replace(stays, reason=stays.reason + reason)
+
+
+def _confirmed(stays: Winner, won: Winner, seen: str, confirm: Measure, unit: str) -> Winner:
+    """The winner, or the reference where the winner is no better on the rows kept aside."""
+    differences = np.subtract(confirm(stays.point), confirm(won.point))
+    mean = float(differences.mean())
+    found = _interval(differences) if np.isfinite(differences).all() else None
+    told = f"on the rows kept aside the lead is {_amount(found, unit) if found else f'{mean:+.3f} {unit}'}"
+    if not mean > 0:  # not a number, too
+        return replace(_because(stays, f"{seen}, but {told}"), confirmed=found)
+    return replace(won, reason=f"{won.reason}, and {told}", confirmed=found)
+
+
+def _toward(
+    search: _Search, ref: int, best: int, share: float, measure: Measure, *, sure: bool
+) -> tuple[Point, float, Array]:
+    """The point at `share` of the way, its share and its losses; the end of the way, or its start, where it is none."""
+    start, end = search.trials[ref].point, search.trials[best].point
+    if share < 1 and start.composition == end.composition:
+        point = _between(start, end, share)
+        losses = _known(search, point)
+        if losses is None:
+            losses = np.asarray(measure(point), dtype=np.float64)
+        if np.isfinite(losses).all() and _differences(search, ref, losses).mean() > 0:
+            return point, share, losses
+    elif share == 1:
+        return end, 1.0, search.losses[best]
+    return (end, 1.0, search.losses[best]) if sure else (start, 0.0, search.losses[ref])
+
+
+def _plain(losses: Array) -> tuple[float, ...]:
+    return tuple(losses.tolist())
+
+
+def _read(trials: Sequence[Trial], tasks: Sequence[int], worst: bool) -> _Search:
+    whole = [trial for trial in trials if trial.whole]
+    if any(len(trial.losses) != len(tasks) for trial in whole):
+        raise ValueError("a trial that saw all rows has a loss for each of them")
+    finite = [t for t in whole if np.isfinite(np.array(t.losses, dtype=np.float64)).all()]
+    starts = [trial for name in STARTS for trial in finite if trial.label == name]
+    if not starts or not tasks:
+        raise TaskError(
+            f"none of {', '.join(STARTS)} has a finite loss on all {_rows(len(tasks))}; look for broken members or rows"
+        )
+    ordered = starts + [trial for trial in finite if trial.label not in STARTS]
+    losses = np.array([trial.losses for trial in ordered], dtype=np.float64)
+    return _Search(ordered, losses, len(starts), np.asarray(tasks, dtype=np.int64), worst)
+
+
+def _dealt(tasks: Sequence[int], seed: int) -> list[int]:
+    """The rows in a random order, task after task: dealt out in turns they spread evenly."""
+    shuffled = np.random.default_rng(seed).permutation(len(tasks))
+    return sorted((int(row) for row in shuffled), key=lambda row: tasks[row])
+
+
+def _counting(search: _Search, losses: Array) -> NDArray[np.bool_]:
+    """The rows a gain is told on: all; judged by the worst task, that one's, where it is not more than the gain."""
+    if not search.worst:
+        return np.ones(len(search.tasks), dtype=bool)
+    tasks = np.unique(search.tasks)
+    most = tasks[int(np.argmax([losses[search.tasks == task].mean() for task in tasks]))]
+    return np.asarray(search.tasks == most)
+
+
+def _differences(search: _Search, ref: int, losses: Array) -> Array:
+    """What a point gains over the reference, row by row of those that count."""
+    return np.asarray((search.losses[ref] - losses)[_counting(search, losses)])
+
+
+def _cross_validated(search: _Search, seed: int) -> Interval | None:
+    n = len(search.tasks)
+    fold = np.empty(n, dtype=np.int64)
+    fold[_dealt(search.tasks.tolist(), seed)] = np.arange(n) % FOLDS
+    differences = np.zeros(n)
+    for left_out in range(min(FOLDS, n) if n > 1 else 0):
+        rows = fold == left_out
+        ref, best = search.best(~rows)
+        differences[rows] = search.losses[ref, rows] - search.losses[best, rows]
+    return _interval(differences[_counting(search, search.losses[search.best()[1]])])
+
+
+def _interval(differences: Array) -> Interval | None:
+    if len(differences) < 2:
+        return None
+    return paired_interval(differences, counts=None if differences.any() else False)
+
+
+def _share(search: _Search, ref: int, best: int) -> float:
+    """Return t of the rule, in quarters."""
+    differences = _differences(search, ref, search.losses[best])
+    n, mean = len(differences), float(differences.mean())
+    if n < FEWEST or not mean > 0:
+        return 0.0
+    error = float(differences.var(ddof=1)) / n
+    return round(4 * max(0.0, 1 - (n - 1) / (n - 3) * _dimensions(search, ref) * error / (4 * mean**2))) / 4
+
+
+def _dimensions(search: _Search, ref: int) -> int:
+    """Directions in which the trials lie from the reference: in weights, in layer factors, and one for compositions."""
+    points = [trial.point for trial in search.trials[search.starts :]]
+    layers = max(len(point.layers) for point in points)
+    flat = [[*point.weights, *_layers(point, layers)] for point in (search.trials[ref].point, *points)]
+    moved = np.array(flat[1:]) - np.array(flat[0])
+    return int(np.linalg.matrix_rank(moved)) + (len({point.composition for point in points}) > 1)
+
+
+def _layers(point: Point, count: int) -> tuple[float, ...]:
+    return point.layers or (1.0,) * count
+
+
+def _between(ref: Point, best: Point, share: float) -> Point:
+    """The point at `share` of the way between two points of one composition."""
+    count = max(len(ref.layers), len(best.layers))
+    mirrored = ref.composition.partition(":")[0] == MIRRORED and np.dot(ref.weights, best.weights) < 0
+    sign = -1.0 if mirrored else 1.0
+    weights = tuple(a + share * (sign * b - a) for a, b in zip(ref.weights, best.weights, strict=True))
+    pairs = zip(_layers(ref, count), _layers(best, count), strict=True)
+    return replace(best, weights=weights, layers=tuple(a + share * (b - a) for a, b in pairs))
+
+
+def _known(search: _Search, point: Point) -> Array | None:
+    return next(
+        (losses for trial, losses in zip(search.trials, search.losses, strict=True) if trial.point == point), None
+    )
+
+
+def _hurt(search: _Search, ref: int, losses: Array) -> tuple[int, Interval] | None:
+    """The first task that is worse than under the reference beyond noise, and what it gains (less than 0)."""
+    for task in np.unique(search.tasks):
+        rows = search.tasks == task
+        found = _interval((search.losses[ref] - losses)[rows])
+        if found is not None and found.upper < 0:
+            return int(task), found
+    return None
+
+
+def _amount(interval: Interval, unit: str) -> str:
+    """A gain in words, e.g. "+0.071 nats (-0.020 to +0.162)"."""
+    mean, low, high = (f"{value:+.3f}" for value in interval)
+    return f"{mean} {unit} ({low} to {high})"
+
+
+def _rows(n: int) -> str:
+    return f"{n} row" if n == 1 else f"{n} rows"
