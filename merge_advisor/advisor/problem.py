@@ -15,8 +15,9 @@ import numpy as np
 
 from merge_advisor import registry
 from merge_advisor.advisor.session import Session, weights_key
+from merge_advisor.backbone.naming import count_blocks
 from merge_advisor.backbone.weights import WeightDelta
-from merge_advisor.compose.layers import compose_layers, count_blocks, factor_of
+from merge_advisor.compose.layers import compose_layers, factor_of
 from merge_advisor.errors import SpecError
 from merge_advisor.types import Candidate, Row
 
