@@ -25,6 +25,8 @@ MAX_LENGTH = 1024
 """Tokens of prompt and answer at most (or the model's context, if shorter); prompts are cut on their left."""
 WORST_LOSS = 1e4
 """Stands for a likelihood that is no number (overflowing weights): finite, and worse than anything real."""
+ONE_LINE, ALL_LINES = r"\S[^\n]*", r"\S[\s\S]*"
+"""Regular expressions of an answer in generated text: its first line that is not blank, or all of it."""
 RULES = 1
 """Number of these rules; a stored score of other rules is not found."""
 
@@ -113,11 +115,8 @@ def generated_tokens(backbone: Backbone, answers: Sequence[Encoded], most: int) 
 
 
 def answer_pattern(rows: Sequence[Row]) -> str:
-    """Regular expression of an answer in generated text: the first line that is not blank, or all of it.
-
-    All of it only where an output of the rows has several lines.
-    """
-    return r"\S[\s\S]*" if any("\n" in row.output.strip() for row in rows) else r"\S[^\n]*"
+    """What an answer in generated text is: `ONE_LINE`, or `ALL_LINES` where an output of the rows has several."""
+    return ALL_LINES if any("\n" in row.output.strip() for row in rows) else ONE_LINE
 
 
 def answer_of(text: str, pattern: str) -> str:
