@@ -61,6 +61,7 @@ BUILTIN: dict[str, dict[str, str]] = {
         "delta_meaning": "merge_advisor.embeddings.meaning:DeltaMeaning",
     },
     "evaluator": {
+        "fast": "merge_advisor.evaluators.fast:Fast",
         "lm_eval": "merge_advisor.evaluators.lm_eval_harness:LmEval",
     },
     "sampler": {

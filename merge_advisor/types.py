@@ -351,6 +351,18 @@ class ModelScore:
 
 
 @dataclass(frozen=True, slots=True)
+class RowLog:
+    """What models were asked on a row: enough to ask again, and to check what they answered."""
+
+    __pydantic_config__ = STRICT
+
+    prompt: str
+    """The whole text a model is given, before it is cut to the context; empty where each choice has its own."""
+    wanted: str
+    choices: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Comparison:
     """The merge against one other model on the same rows; positive is better for the merge, whatever the metric."""
 
@@ -403,6 +415,10 @@ class Score:
     evaluator: str
     """Name and version of what measured, e.g. "lm-eval 0.4.13"."""
     guard: GuardScore | None = None
+    template: str = ""
+    """Prompt template of the rows; of an lm-eval task, its name and its few shots."""
+    logs: tuple[RowLog, ...] = ()
+    """What was asked on each row, in the order of `row_digests`."""
 
     def model(self, label: str) -> ModelScore:
         """Return the row of the table named `label`.

@@ -35,8 +35,8 @@ from merge_advisor.statistics import LEVEL, Interval, paired_interval, rows_to_d
 from merge_advisor.types import SHOTS_LORA, Comparison, GuardScore, ModelScore, Verdict
 
 BASE, MERGE, MAJORITY = "base", "merge", "majority"
-SMALLEST_GAIN = {"accuracy": 0.05, "exact_match": 0.05, "loss": 0.05}
-"""The smallest gain that matters: shares of the rows, or nats per token."""
+SMALLEST_GAIN = 0.05
+"""The smallest gain that matters: a share of the rows, of whatever else grows from 0 to 1, or nats per token."""
 COARSEST = 4
 """Rows that cannot rule out a gain of this many smallest gains decide nothing."""
 
@@ -57,15 +57,21 @@ class _Table:
 
     @property
     def counts(self) -> bool:
+        """Whether a row is right or wrong, and nothing between."""
+        return self.shares and all(bool(np.isin(found, (0, 1)).all()) for found in self.values.values())
+
+    @property
+    def shares(self) -> bool:
+        """Whether values go from 0 to 1, and are told in percent."""
         return self.metric != "loss"
 
     def score(self, label: str) -> str:
         mean = abs(float(self.values[label].mean()))
-        return f"{100 * mean:.1f}%" if self.counts else f"{mean:.3f} nats per token"
+        return f"{100 * mean:.1f}%" if self.shares else f"{mean:.3f} nats per token"
 
     def amount(self, interval: Interval) -> str:
         """A lead in words, e.g. "+7.1 points (-2.0 to +16.2)"."""
-        if self.counts:
+        if self.shares:
             mean, low, high = (f"{100 * value:+.1f}" for value in interval)
             return f"{mean} points ({low} to {high})"
         mean, low, high = (f"{value:+.3f}" for value in interval)
@@ -86,7 +92,7 @@ def judge(
     Args:
         models: the score table; "base" and "merge" are in it. Models without `metric` (the majority answer has no
             loss) are passed over.
-        metric: "accuracy", "exact_match" or "loss".
+        metric: "accuracy", "exact_match", "loss", or another one from 0 to 1 that is better when higher.
         row_digests: the rows, in the order of the per-row values.
         anchor_label: label of the anchor's row, if there is one.
         smallest_gain: the g of the rule; None: `SMALLEST_GAIN`.
@@ -107,7 +113,7 @@ def judge(
     if not {BASE, MERGE} <= values.keys() or any(len(found) != len(row_digests) for found in values.values()):
         raise ValueError("a score table has a base, a merge, and one value per row and model")
     table = _Table(metric, values, len(row_digests))
-    gain = SMALLEST_GAIN[metric] if smallest_gain is None else smallest_gain
+    gain = SMALLEST_GAIN if smallest_gain is None else smallest_gain
     if not gain > 0:
         raise ValueError(f"a smallest gain of {gain} is not above 0")
     comparisons = tuple(_compare(table, label, row_digests) for label in values if label != MERGE)

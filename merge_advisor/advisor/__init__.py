@@ -10,14 +10,16 @@ from merge_advisor.advisor.merging import merge_run as merge
 from merge_advisor.advisor.planning import PlanOptions, make_plan
 from merge_advisor.advisor.runfolder import Run
 from merge_advisor.advisor.session import Machine, open_session
+from merge_advisor.evaluators.lm_eval_tasks import TaskName
 from merge_advisor.types import Deltas
 
-__all__ = ["Machine", "PlanOptions", "embed", "merge", "plan", "score"]
+__all__ = ["Machine", "PlanOptions", "TaskName", "embed", "merge", "plan", "score"]
 
 
 def plan(
-    task: str | Path | Sequence[str | Path],
+    task: str | Path | Sequence[str | Path] = (),
     *,
+    lm_eval: Sequence[TaskName] = (),
     pool: str | Path,
     base: str,
     out: str | Path,
@@ -31,6 +33,8 @@ def plan(
 
     Args:
         task: a JSONL file of examples, or several for one merge that serves all.
+        lm_eval: tasks of lm-eval to plan for, beside the files: what it scores on is held out, other splits are learned
+            from.
         pool: folder of candidates, manifest, or hub ids.
         base: hub id, folder or GGUF file.
         out: the run folder to make.
@@ -43,8 +47,11 @@ def plan(
     Raises:
         MergeAdvisorError: see `merge_advisor.errors`; the message is one line.
     """
+    from merge_advisor.advisor.scoring import check_metric
+
+    check_metric(metric)
     paths = [Path(task)] if isinstance(task, (str, Path)) else [Path(item) for item in task]
-    run = make_plan(paths, pool=pool, base=base, out=Path(out), options=options, **settings)
+    run = make_plan(paths, lm_eval=lm_eval, pool=pool, base=base, out=Path(out), options=options, **settings)
     if scored and all(part.heldout for part in run.tasks):
         kept = {key: settings[key] for key in ("offline", "cache", "store", "machine", "progress") if key in settings}
         run = score(run.folder, guard=guard, metric=metric, pool=pool, base=base, **kept)

@@ -7,13 +7,20 @@ from pathlib import Path
 from typing import Any
 
 from merge_advisor import registry
-from merge_advisor.advisor.planning import PlanOptions, check_composition, fitting, read_tasks
+from merge_advisor.advisor.planning import PlanOptions, check_composition, fitting, read_tasks, sources_of
 from merge_advisor.advisor.session import open_session
 from merge_advisor.backbone.finetune import CHECK_STEPS
+from merge_advisor.evaluators.lm_eval_tasks import TaskName
 
 
 def describe(
-    tasks: Sequence[Path], *, pool: str | Path, base: str, options: PlanOptions, **settings: Any
+    tasks: Sequence[Path],
+    *,
+    lm_eval: Sequence[TaskName] = (),
+    pool: str | Path,
+    base: str,
+    options: PlanOptions,
+    **settings: Any,
 ) -> dict[str, Any]:
     """Read task files and pool headers and say what `plan` would do.
 
@@ -25,7 +32,8 @@ def describe(
     """
     strategy = registry.build("strategy", options.strategy)
     check_composition(options)
-    parts, notes = read_tasks(tasks, options)
+    sources = sources_of(tasks, lm_eval, offline=bool(settings.get("offline")))
+    parts, notes = read_tasks(sources, options)
     with open_session(
         base, pool, template=options.template, include=options.include, exclude=options.exclude,
         licence=options.licence, **settings,

@@ -219,7 +219,7 @@ def losses_of(
         composition: spec of the composition.
     """
     active = {name: pair for name, pair in members.items() if pair[1] != 0}
-    key = weights_key({c.fingerprint: weight for c, weight in active.values()}, composition)
+    key = weights_key(((c.fingerprint, weight) for c, weight in active.values()), composition)
 
     def measure() -> list[float]:
         from merge_advisor.backbone.forward import row_losses
@@ -258,7 +258,7 @@ def gains_of(
     Returns:
         (n,) float32, positive is better.
     """
-    where = weights_key({c.fingerprint: weight for c, weight in (merge or {}).values()})
+    where = weights_key((c.fingerprint, weight) for c, weight in (merge or {}).values())
     keys = [digest_of([session.key, "gain", [row.digest for row in rows], c.fingerprint, where]) for c in candidates]
     found = [session.store.measured(key) for key in keys]
     missing = [index for index, value in enumerate(found) if value is None]

@@ -34,6 +34,7 @@ from merge_advisor.advisor.session import Machine, Progress, Session, open_sessi
 from merge_advisor.backbone.finetune import FinetuneSettings
 from merge_advisor.compose.truncate import DEFAULT_RANK
 from merge_advisor.errors import InputError, PoolError, SpecError, TaskError
+from merge_advisor.evaluators.lm_eval_tasks import LmEvalTask, TaskName
 from merge_advisor.pool import licence_conflicts
 from merge_advisor.report.values import SimilarityMap
 from merge_advisor.tasks import read_rows, split
@@ -108,38 +109,69 @@ def check_composition(options: PlanOptions) -> None:
         raise SpecError(f"composition {options.composition} merges at most {most} members; give --k {most}")
 
 
-def read_tasks(paths: Sequence[Path], options: PlanOptions) -> tuple[tuple[Task, ...], tuple[tuple[str, ...], ...]]:
-    """Read and split task files; returns the tasks and the notes on each.
+Source = Path | LmEvalTask
+"""Where a task's rows come from."""
+
+
+def sources_of(paths: Sequence[Path], named: Sequence[TaskName], *, offline: bool) -> list[Source]:
+    """Task files, then the tasks of lm-eval that names stand for, loaded.
+
+    Raises:
+        TaskError: neither is given, or a task of lm-eval cannot be used.
+        OfflineError, ExternalError: as `lm_eval_tasks.load_tasks`.
+    """
+    if not paths and not named:
+        raise TaskError("no task named; give --task FILE or --lm-eval-task NAME")
+    if not named:
+        return list(paths)
+    from merge_advisor.advisor.lm_eval_scoring import load_all
+
+    return [*paths, *load_all(named, offline=offline)]
+
+
+def read_tasks(sources: Sequence[Source], options: PlanOptions) -> tuple[tuple[Task, ...], tuple[tuple[str, ...], ...]]:
+    """Read and split tasks; returns them and the notes on each.
 
     Raises:
         TaskError: a file that cannot be used, or two tasks of one name.
     """
     tasks: list[Task] = []
     notes: list[tuple[str, ...]] = []
-    for path in paths:
-        file = read_rows(path)
-        heldout: Sequence[Row] | int | None = None
-        extra: tuple[str, ...] = ()
-        if isinstance(options.heldout, Path):
-            if len(paths) > 1:
-                raise TaskError("--heldout FILE goes with one --task; give a number, or one file with all rows a task")
-            other = read_rows(options.heldout, minimum=1)
-            heldout, extra = other.rows, tuple(other.notes)
+    for source in sources:
+        if isinstance(source, LmEvalTask):
+            from merge_advisor.advisor.lm_eval_scoring import plan_task
+
+            task, said = plan_task(source, options)
         else:
-            heldout = options.heldout
-        task, said = split(
-            file.rows, name=file.name, shots=options.shots, heldout=heldout, tuning=options.tuning, seed=options.seed
-        )
-        if any(task.name == other_task.name for other_task in tasks):
-            raise TaskError(f"{path}: a task named '{task.name}' is there already; rename the file")
+            task, said = _split_file(source, options, alone=len(sources) == 1)
+        if any(task.name == other.name for other in tasks):
+            raise TaskError(f"{source}: a task named '{task.name}' is there already; rename the file")
         tasks.append(task)
-        notes.append((*file.notes, *extra, *said))
+        notes.append(said)
     return tuple(tasks), tuple(notes)
+
+
+def _split_file(path: Path, options: PlanOptions, *, alone: bool) -> tuple[Task, tuple[str, ...]]:
+    file = read_rows(path)
+    heldout: Sequence[Row] | int | None = None
+    extra: tuple[str, ...] = ()
+    if isinstance(options.heldout, Path):
+        if not alone:
+            raise TaskError("--heldout FILE goes with one --task; give a number, or one file with all rows a task")
+        other = read_rows(options.heldout, minimum=1)
+        heldout, extra = other.rows, tuple(other.notes)
+    else:
+        heldout = options.heldout
+    task, said = split(
+        file.rows, name=file.name, shots=options.shots, heldout=heldout, tuning=options.tuning, seed=options.seed
+    )
+    return task, (*file.notes, *extra, *said)
 
 
 def make_plan(
     tasks: Sequence[Path],
     *,
+    lm_eval: Sequence[TaskName] = (),
     pool: str | Path,
     base: str,
     out: Path,
@@ -165,7 +197,8 @@ def make_plan(
         raise InputError(f"--k {options.k}: a merge needs at least one member; give 1 or more")
     check_composition(options)
     registry.build("strategy", options.strategy)
-    parts, notes = read_tasks(tasks, options)
+    sources = sources_of(tasks, lm_eval, offline=offline)
+    parts, notes = read_tasks(sources, options)
     with clock.step("open"):
         session = open_session(
             base, pool, template=options.template, include=options.include, exclude=options.exclude,
@@ -179,7 +212,7 @@ def make_plan(
         with new_folder(out, force=force) as folder:
             write_formats(session, recipe, found.members, merged, folder, lora=found.lora, error=error)
             paths = {"base": str(session.local.path), "pool": str(pool), "store": str(session.store.path)}
-            paths |= {f"task {task.name}": str(path) for task, path in zip(parts, tasks, strict=True)}
+            paths |= {f"task {task.name}": str(source) for task, source in zip(parts, sources, strict=True)}
             plan = replace(plan, environment=environment_of(session, clock, paths))
             write_values(folder, plan, recipe, parts)
             written = Run(folder, plan, recipe, parts, ())

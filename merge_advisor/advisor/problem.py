@@ -1,4 +1,4 @@
-"""What `tune` makes small: the losses of merges of a run's members, measured in memory.
+"""What `tune` makes small: losses of merges of a run's members, measured in memory.
 
 A trial costs its forward passes and little more: the members stay in memory as factors, rows are encoded once, the
 merge is written into the base's buffers and taken off again. What was measured is stored, like everything else.
@@ -6,63 +6,135 @@ merge is written into the base's buffers and taken off again. What was measured 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 import numpy as np
 
 from merge_advisor import registry
+from merge_advisor.advisor.choosing import cosine
+from merge_advisor.advisor.measure import space_of
 from merge_advisor.advisor.session import Session, weights_key
 from merge_advisor.backbone.naming import count_blocks
 from merge_advisor.backbone.weights import WeightDelta
 from merge_advisor.compose.layers import compose_layers, factor_of
 from merge_advisor.errors import SpecError
-from merge_advisor.types import Candidate, Row
+from merge_advisor.evaluators.fast import row_values
+from merge_advisor.evaluators.rules import METRICS, metric_for
+from merge_advisor.types import Candidate, ModelScore, Row, from_json, to_json
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from merge_advisor.backbone.forward import Encoded
     from merge_advisor.tune import Point
+    from merge_advisor.types import FloatArray
 
 OVERFLOWED = 1e9
 """Stands for a loss that is no number (weights far too large): finite, and worse than anything real."""
+OBJECTIVES = ("loss", "accuracy", "delta", "lm-eval:METRIC")
+HARNESS_METRICS = {"acc": "accuracy", **{name: name for name in METRICS}}
+"""lm-eval's name of a metric -> ours."""
+
+P = TypeVar("P", bound="RunProblem")
 
 
-def merge_of(session: Session, members: Sequence[Candidate], point: Point) -> WeightDelta:
-    """The weight delta of a point; members of weight 0 are left out."""
-    composition = registry.build("composition", point.composition)
-    weights = [session.weights(candidate) for candidate in members]
-    return compose_layers(composition, weights, point.weights, point.layers, count_blocks(session.local.shapes))
+class RunProblem(Protocol):
+    """A `tune.Problem` made of a run."""
 
+    session: Session
+    candidates: Sequence[Candidate]
+    rows: Sequence[Row]
+    tasks: tuple[int, ...]
+    forwards: int
+    smooth: bool
+    """Whether it has gradients."""
+    unit: str
+    """What its losses are counted in."""
 
-def key_of(members: Sequence[Candidate], point: Point) -> list[object]:
-    """What a point is, for a store key."""
-    weights = {c.fingerprint: w for c, w in zip(members, point.weights, strict=True)}
-    return weights_key(weights, point.composition, layers=point.layers)
+    @property
+    def members(self) -> tuple[str, ...]: ...
+    def losses(self, point: Point, rows: Sequence[int]) -> list[float]: ...
+    def gradient(self, point: Point, rows: Sequence[int]) -> tuple[list[float], NDArray[np.float64]]: ...
+    def guard(self, point: Point) -> float: ...
 
 
 @dataclass(eq=False)
-class RowLoss:
-    """Mean loss of each row's answer, nats per token: the problem most searches work on (`tune.Problem`)."""
+class _Merges:
+    """What all problems share: members, rows, and merges of the members on the base."""
 
     session: Session
     candidates: Sequence[Candidate]
     """The k members, the anchor first."""
     rows: Sequence[Row]
     tasks: tuple[int, ...]
+    """(n,), the task each row belongs to."""
     guard_texts: Sequence[str] = ()
-    allowed: float = 0.0
+    allowed: float = 0.02
     """Nats per token that the loss on the guard's texts may be above the base's."""
     forwards: int = 1
-    _guards: dict[str, float] = field(default_factory=dict, repr=False)
+    smooth: bool = False
+    unit: str = "nats per token"
 
     @property
     def members(self) -> tuple[str, ...]:
         """Their ids."""
         return tuple(candidate.id for candidate in self.candidates)
+
+    def gradient(self, point: Point, rows: Sequence[int]) -> tuple[list[float], NDArray[np.float64]]:
+        """Refuse: only the loss has a gradient.
+
+        Raises:
+            SpecError: always.
+        """
+        raise SpecError("this objective has no gradient in the weights; choose --objective loss or another --sampler")
+
+    def guard(self, point: Point) -> float:
+        """By how much the loss on the guard's texts is above what is allowed, nats per token; 0 without a guard."""
+        if not self.guard_texts:
+            return 0.0
+        return self._guard_loss(point) - self._guard_loss(self._base(point)) - self.allowed
+
+    def _base(self, point: Point) -> Point:
+        return replace(point, weights=(0.0,) * len(point.weights), layers=())
+
+    def _guard_loss(self, point: Point) -> float:
+        def measure() -> list[float]:
+            from merge_advisor.backbone.forward import text_losses
+
+            return finite(text_losses(self.session.backbone, self.guard_texts))
+
+        return float(np.mean(self._with(point, ["guard", list(self.guard_texts)], measure)))
+
+    def _with(self, point: Point, key: Sequence[object], measure: Callable[[], Any]) -> Any:
+        """The stored value of a key for a merge, or what `measure` says with the merge on the base."""
+        from merge_advisor.backbone.place import placed
+
+        def on_the_base() -> Any:
+            with placed(self.session.backbone, self._merge(point)):
+                return measure()
+
+        weights = {c.fingerprint: w for c, w in zip(self.candidates, point.weights, strict=True)}
+        return self.session.remember([*key, *weights_key(weights, point.composition, layers=point.layers)], on_the_base)
+
+    def _merge(self, point: Point) -> WeightDelta:
+        composition = registry.build("composition", point.composition)
+        weights = [self.session.weights(candidate) for candidate in self.candidates]
+        return compose_layers(
+            composition, weights, point.weights, point.layers, count_blocks(self.session.local.shapes)
+        )
+
+    def _digests(self, rows: Sequence[int]) -> list[str]:
+        return [self.rows[row].digest for row in rows]
+
+
+@dataclass(eq=False)
+class RowLoss(_Merges):
+    """Mean loss of each row's answer, nats per token."""
+
+    smooth: bool = True
 
     @cached_property
     def _encoded(self) -> list[Encoded]:
@@ -73,14 +145,10 @@ class RowLoss:
 
         def measure() -> list[float]:
             from merge_advisor.backbone.forward import row_losses
-            from merge_advisor.backbone.place import placed
 
-            encoded = [self._encoded[row] for row in rows]
-            with placed(self.session.backbone, merge_of(self.session, self.candidates, point)):
-                return _finite(row_losses(self.session.backbone, encoded))
+            return finite(row_losses(self.session.backbone, [self._encoded[row] for row in rows]))
 
-        key = ["losses", [self.rows[row].digest for row in rows], *key_of(self.candidates, point)]
-        return cast("list[float]", self.session.remember(key, measure))
+        return cast("list[float]", self._with(point, ["losses", self._digests(rows)], measure))
 
     def gradient(self, point: Point, rows: Sequence[int]) -> tuple[list[float], NDArray[np.float64]]:
         """Loss on each of the rows, and ∂ mean loss / ∂ weights, (k,) float64.
@@ -93,50 +161,154 @@ class RowLoss:
         composition = registry.build("composition", point.composition)
         if not hasattr(composition, "slopes"):
             raise SpecError(f"composition {point.composition} has no gradient in the weights; take another --sampler")
+        weights = [self.session.weights(candidate) for candidate in self.candidates]
+        names = sorted({name for delta in weights for name in delta})
+        blocks = count_blocks(self.session.local.shapes)
 
         def measure() -> list[list[float]]:
             from merge_advisor.backbone.forward import loss_and_gradient
-            from merge_advisor.backbone.place import placed
 
-            weights = [self.session.weights(candidate) for candidate in self.candidates]
-            names = sorted({name for delta in weights for name in delta})
-            blocks = count_blocks(self.session.local.shapes)
-            encoded = [self._encoded[row] for row in rows]
-            with placed(self.session.backbone, merge_of(self.session, self.candidates, point)):
-                losses, slopes = loss_and_gradient(self.session.backbone, encoded, names)
+            losses, slopes = loss_and_gradient(self.session.backbone, [self._encoded[row] for row in rows], names)
             total = np.zeros(len(weights))
             for name in names:
                 updates = [delta.get(name) for delta in weights]
                 factor = factor_of(name, point.layers, blocks)
                 scaled = [weight * factor for weight in point.weights]
                 total += factor * np.asarray(composition.slopes(updates, scaled, slopes[name]))
-            return [_finite(losses), total.tolist()]
+            return [finite(losses), finite(total.tolist())]
 
-        digests = [self.rows[row].digest for row in rows]
-        key = ["losses and slopes", digests, *key_of(self.candidates, point)]
-        losses, slopes = cast("list[list[float]]", self.session.remember(key, measure))
+        losses, slopes = cast("list[list[float]]", self._with(point, ["slopes", self._digests(rows)], measure))
         return losses, np.asarray(slopes, dtype=np.float64)
 
-    def guard(self, point: Point) -> float:
-        """By how much the loss on the guard's texts is above what is allowed, nats per token; 0 without a guard."""
-        if not self.guard_texts:
-            return 0.0
-        return self._guard_loss(point) - self._guard_loss(None) - self.allowed
 
-    def _guard_loss(self, point: Point | None) -> float:
+@dataclass(eq=False)
+class WrongAnswers(_Merges):
+    """0 for a right answer and 1 for a wrong one, by our own scorer (see `evaluators.fast`)."""
+
+    metric: str = "accuracy"
+    unit: str = "errors a row"
+
+    def losses(self, point: Point, rows: Sequence[int]) -> list[float]:
+        """1 - the metric on each of the rows."""
+        asked = [self.rows[row] for row in rows]
+
         def measure() -> list[float]:
-            from merge_advisor.backbone.forward import text_losses
-            from merge_advisor.backbone.place import placed
+            return row_values(self.session.backbone, asked, self.session.template, self.metric)
 
-            delta: Mapping[str, Any] = {} if point is None else merge_of(self.session, self.candidates, point)
-            with placed(self.session.backbone, delta):
-                return _finite(text_losses(self.session.backbone, self.guard_texts))
-
-        merge = weights_key({}) if point is None else key_of(self.candidates, point)
-        found = self.session.remember(["guard", list(self.guard_texts), *merge], measure)
-        return float(np.mean(cast("list[float]", found)))
+        found = self._with(point, ["fast", 1, self.metric, self._digests(rows)], measure)
+        return [1.0 - value for value in cast("list[float]", found)]
 
 
-def _finite(losses: Sequence[float]) -> list[float]:
+@dataclass(eq=False)
+class Harness(_Merges):
+    """A metric of lm-eval on each row, turned so that less is better."""
+
+    metric: str = "accuracy"
+    unit: str = "errors a row"
+
+    def losses(self, point: Point, rows: Sequence[int]) -> list[float]:
+        """1 - the metric on each of the rows; the loss as it is."""
+        evaluator = registry.build("evaluator", "lm_eval")
+        asked = [self.rows[row] for row in rows]
+
+        def measure() -> str:
+            backbone = self.session.backbone
+            return to_json(
+                evaluator.score(
+                    backbone.model, backbone.tokenizer, asked, self.session.template, label="", metric=self.metric
+                )
+            )
+
+        key = ["score", evaluator.version, evaluator.settings, self.metric, self._digests(rows)]
+        found = from_json(ModelScore, cast("str", self._with(point, key, measure)), "store").rows[self.metric]
+        return list(found) if self.metric == "loss" else [1.0 - value for value in found]
+
+
+@dataclass(eq=False)
+class DeltaDistance(_Merges):
+    """1 - cosine of the merge's own delta with the task's: five probe forwards, and not one row of the task."""
+
+    task: FloatArray = field(default_factory=lambda: np.empty(0, np.float32))
+    """(d,) the task delta."""
+    embedding: str = "delta_activations"
+    forwards: int = 5
+    unit: str = "of cosine"
+
+    def losses(self, point: Point, rows: Sequence[int]) -> list[float]:
+        """The one distance, for each of the rows asked for (there is one, a stand-in)."""
+        if not any(point.weights):
+            return [1.0] * len(rows)  # the base has no delta, and so no direction
+        embedding, space = space_of(self.session, self.embedding)
+        base = self.session.store.delta(space, "base")
+        if base is None:
+            base = embedding.features(self.session.backbone)
+            self.session.store.keep_delta(space, "base", base)
+
+        def measure() -> list[float]:
+            return cast("list[float]", embedding.features(self.session.backbone).tolist())
+
+        found = np.asarray(self._with(point, ["features", space.digest], measure), np.float32)
+        distance = 1.0 - float(cosine((found - base)[None], self.task)[0])
+        return [distance] * len(rows)
+
+
+def make_problem(
+    session: Session,
+    candidates: Sequence[Candidate],
+    rows: Sequence[Row],
+    tasks: Sequence[int],
+    objective: str,
+    *,
+    guard: Sequence[str] = (),
+    task: FloatArray | None = None,
+) -> RunProblem:
+    """Return the problem an objective names.
+
+    Args:
+        session: base and store.
+        candidates: the members.
+        rows: to measure on.
+        tasks: the task each row belongs to.
+        objective: one of `OBJECTIVES`.
+        guard: unrelated texts.
+        task: (d,) the task delta, for the objective `delta`.
+
+    Raises:
+        SpecError: no such objective, or one that these rows or this session do not allow.
+    """
+    shared: dict[str, Any] = {"guard_texts": tuple(guard)}
+    name, _, metric = objective.partition(":")
+    if objective == "loss":
+        return RowLoss(session, candidates, rows, tuple(tasks), **shared)
+    if objective == "delta":
+        if task is None or not task.any():
+            raise SpecError("objective 'delta': the run has no task delta; choose --objective loss")
+        return DeltaDistance(session, candidates, rows[:1], (0,), task=task, **shared)
+    if name == "lm-eval" and metric in HARNESS_METRICS:
+        unit = "nats per token" if metric == "loss" else "errors a row"
+        _check_rows(rows, HARNESS_METRICS[metric], objective)
+        return Harness(session, candidates, rows, tuple(tasks), metric=HARNESS_METRICS[metric], unit=unit, **shared)
+    if objective == "accuracy":
+        kind = metric_for(rows)
+        kind = "exact_match" if kind == "loss" else kind
+        choices = max(len(row.choices or ("",)) for row in rows)
+        return WrongAnswers(session, candidates, rows, tuple(tasks), metric=kind, forwards=choices, **shared)
+    known = ", ".join((*OBJECTIVES[:3], *(f"lm-eval:{key}" for key in HARNESS_METRICS)))
+    raise SpecError(f"objective '{objective}' is unknown; choose one of: {known}")
+
+
+def _check_rows(rows: Sequence[Row], metric: str, objective: str) -> None:
+    if metric == "accuracy" and not all(row.choices for row in rows):
+        raise SpecError(
+            f"objective '{objective}': some tuning rows have no choices; choose lm-eval:exact_match or loss"
+        )
+
+
+def finite(losses: Sequence[float]) -> list[float]:
     """The losses, those that are no number replaced: a store holds JSON."""
     return [float(loss) if np.isfinite(loss) else OVERFLOWED for loss in losses]
+
+
+def on_rows(problem: P, rows: Sequence[Row], tasks: Sequence[int]) -> P:
+    """The same problem on other rows."""
+    return replace(cast("Any", problem), rows=rows, tasks=tuple(tasks))  # type: ignore[no-any-return]

@@ -10,7 +10,7 @@ from merge_advisor import registry
 from merge_advisor.report.markdown import ReportInput, markdown_report
 from merge_advisor.report.scores import SCORE_HEADERS, SCORE_RIGHT, score_rows, trade_off
 from merge_advisor.report.tables import text_table
-from merge_advisor.types import Refused
+from merge_advisor.types import Refused, Row, Task
 
 if TYPE_CHECKING:
     from merge_advisor.advisor.runfolder import Run
@@ -51,7 +51,7 @@ def input_of(run: Run, shown: Path | None = None) -> ReportInput:
     return ReportInput(
         recipe=run.recipe,
         selection=plan.selection,
-        tasks=run.tasks,
+        tasks=(*run.tasks, *_asked(run)),
         pool_size=sum(candidate.status != "refused" for candidate in plan.candidates),
         scores=run.scores,
         verdict=plan.verdict,
@@ -78,6 +78,17 @@ def html_of(run: Run, shown: Path | None = None) -> str:
     from merge_advisor.report.html import html_report
 
     return html_report(input_of(run, shown))
+
+
+def _asked(run: Run) -> list[Task]:
+    """The tasks of lm-eval a run was scored on, their documents as held-out rows."""
+    own = [task.name for task in run.tasks]
+    found = []
+    for score in run.scores:
+        if score.task not in own:
+            rows = (Row(log.prompt, log.wanted, log.choices) for log in score.logs)
+            found.append(Task(score.task, (), (), tuple(rows)))
+    return found
 
 
 def summary_of(run: Run) -> str:

@@ -5,7 +5,7 @@ recipe.json     the merge itself; every other format is a rendering of it
 mergekit.yaml, lorahub.json, adapter/      renderings, each only where it gives the same model
 shots_lora/     the LoRA finetuned on the shots
 tasks/          each task's rows, split
-score/          each task's score table, row by row
+score/          each task's score table, row by row, and what was asked; tasks of lm-eval under their names
 report.md       the same in words
 report.html     the same with plots, one page that needs nothing else
 """
@@ -13,6 +13,7 @@ report.html     the same with plots, one page that needs nothing else
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -33,6 +34,7 @@ from merge_advisor.types import (
     Space,
     Task,
     Verdict,
+    digest_of,
     from_json,
     to_json,
 )
@@ -231,8 +233,10 @@ def write_values(folder: Path, plan: Plan, recipe: Recipe, tasks: tuple[Task, ..
 def write_scores(folder: Path, plan: Plan, scores: tuple[Score, ...], report: str, page: str) -> None:
     """Add scores, report.md (`report`) and report.html (`page`) to a run folder, the verdict in plan.json last."""
     (folder / "score").mkdir(exist_ok=True)
-    for number, score in enumerate(scores):
-        write_text(folder / "score" / f"{number}.json", to_json(score))
+    own = [task.name for task in plan.tasks]
+    for score in scores:
+        name = str(own.index(score.task)) if score.task in own else _file_of(score.task)
+        write_text(folder / "score" / f"{name}.json", to_json(score))
     write_text(folder / "report.md", report)
     write_text(folder / "report.html", page)
     write_text(folder / "plan.json", to_json(plan))
@@ -253,6 +257,7 @@ def read_run(folder: Path) -> Run:
         raise RunError(f"{folder / 'recipe.json'}: was changed after the plan; make the plan anew")
     tasks = [folder / "tasks" / f"{number}.json" for number in range(len(plan.tasks))]
     scores = [folder / "score" / f"{number}.json" for number in range(len(plan.tasks))]
+    scores += sorted((folder / "score").glob("lm-eval-*.json"))
     return Run(
         folder=folder,
         plan=plan,
@@ -260,6 +265,12 @@ def read_run(folder: Path) -> Run:
         tasks=tuple(from_json(Task, _read(path), str(path)) for path in tasks),
         scores=tuple(from_json(Score, _read(path), str(path)) for path in scores if path.is_file()),
     )
+
+
+def _file_of(task: str) -> str:
+    """A file's name for a task of lm-eval; other names never become the same."""
+    plain = re.sub(r"[^A-Za-z0-9_.-]", "-", task)
+    return plain if plain == task.replace(":", "-", 1) else f"{plain}-{digest_of(task)[:8]}"
 
 
 def _read(path: Path) -> str:

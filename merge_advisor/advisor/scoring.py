@@ -16,7 +16,7 @@ from merge_advisor.backbone.adapter import read_adapter
 from merge_advisor.backbone.weights import WeightDelta
 from merge_advisor.errors import InputError, TaskError
 from merge_advisor.evaluators.guard import guard_score, read_guard
-from merge_advisor.evaluators.lm_eval_harness import majority_score, metric_for
+from merge_advisor.evaluators.rules import METRICS, majority_score, metric_for
 from merge_advisor.tasks import majority, read_rows
 from merge_advisor.types import (
     SHOTS_LORA,
@@ -25,6 +25,7 @@ from merge_advisor.types import (
     GuardScore,
     ModelScore,
     Row,
+    RowLog,
     Score,
     Task,
     Verdict,
@@ -34,8 +35,12 @@ from merge_advisor.types import (
 from merge_advisor.verdict import judge
 
 if TYPE_CHECKING:
+    from merge_advisor.evaluators.fast import Fast
     from merge_advisor.evaluators.lm_eval_harness import LmEval
+    from merge_advisor.evaluators.lm_eval_tasks import TaskName
 
+FINAL = "lm_eval"
+"""Evaluator of final scores."""
 Model = tuple[str, list[object], Callable[[], WeightDelta]]
 """Label, what it is for a store key, and its weight delta when needed."""
 
@@ -56,8 +61,8 @@ def models_of(session: Session, run: Run) -> list[Model]:
     share = 1 / len(run.recipe.members)
     uniform = replace(run.recipe, members=tuple(replace(m, weight=share) for m in run.recipe.members))
     for label, recipe in (("uniform", uniform), ("merge", run.recipe)):
-        weights = {m.fingerprint: m.weight for m in recipe.members}
-        key = weights_key(weights, recipe.composition, recipe.rank, recipe.layers)
+        pairs = [(m.fingerprint, m.weight) for m in recipe.members]
+        key = weights_key(pairs, recipe.composition, recipe.rank, recipe.layers)
         found.append((label, key, lambda recipe=recipe: merged_delta(session, recipe, members)[0]))  # type: ignore[misc]
     return found
 
@@ -67,12 +72,27 @@ def _weights(session: Session, candidate: Candidate) -> Callable[[], WeightDelta
 
 
 def score_models(
-    session: Session, models: Sequence[Model], rows: Sequence[Row], metric: str, *, what: str = "scoring"
+    session: Session,
+    models: Sequence[Model],
+    rows: Sequence[Row],
+    metric: str,
+    *,
+    what: str = "scoring",
+    evaluator: str = FINAL,
 ) -> list[ModelScore]:
-    """Score models on rows through lm-eval; a model scored on these rows before is not run again."""
+    """Score models on rows; a model that this evaluator scored on these rows before is not run again.
+
+    Args:
+        session: base and store.
+        models: what to score.
+        rows: what to score on.
+        metric: "accuracy", "exact_match" or "loss".
+        what: for the progress.
+        evaluator: spec of the evaluator; the final score of a run is lm-eval's.
+    """
     from merge_advisor.backbone.place import placed
 
-    evaluator: LmEval = registry.build("evaluator", "lm_eval")
+    scorer: Fast | LmEval = registry.build("evaluator", evaluator)
     found = []
     for number, (label, key, delta) in enumerate(models):
         session.progress(what, number, len(models))
@@ -80,12 +100,13 @@ def score_models(
         def measure(label: str = label, delta: Callable[[], WeightDelta] = delta) -> str:
             backbone = session.backbone
             with placed(backbone, delta()):
-                scored = evaluator.score(
+                scored = scorer.score(
                     backbone.model, backbone.tokenizer, rows, session.template, label=label, metric=metric
                 )
             return to_json(scored)
 
-        where = ["score", evaluator.version, evaluator.settings, metric, [row.digest for row in rows], *key]
+        measured = [scorer.name, scorer.version, scorer.settings]
+        where = ["score", *measured, metric, [row.digest for row in rows], *key]
         text = cast("str", session.remember(where, measure))
         found.append(replace(from_json(ModelScore, text, "store"), label=label))
     session.progress(what, len(models), len(models))
@@ -143,8 +164,10 @@ def score_task(
         comparisons=comparisons,
         verdict=verdict,
         reason=reason,
-        evaluator=registry.build("evaluator", "lm_eval").version,
+        evaluator=registry.build("evaluator", FINAL).version,
         guard=guard,
+        template=session.template.name,
+        logs=tuple(RowLog(session.template.prompt(row.input), row.output, row.choices) for row in rows),
     )
 
 
@@ -164,6 +187,8 @@ def score_run(
     folder: Path,
     *,
     heldout: Sequence[Path] = (),
+    lm_eval: Sequence[TaskName] = (),
+    limit: int | None = None,
     guard: Path | None = None,
     metric: str = "auto",
     pool: str | Path | None = None,
@@ -174,13 +199,16 @@ def score_run(
     machine: Machine | None = None,
     progress: Progress = quiet_progress,
 ) -> Run:
-    """Score a run on its held-out rows, or on the rows of other files, and write table, verdict and report into it.
+    """Score a run on its held-out rows, on the rows of other files or on tasks of lm-eval; write table and verdict.
 
     Args:
         folder: the run folder.
         heldout: task files whose rows replace the held-out rows, in the order of the run's tasks.
+        lm_eval: tasks of lm-eval to score on, with its own prompts; the run's own rows are then scored only where
+            `heldout` is given. Their scores are kept beside the run's own.
+        limit: documents of each of these tasks at most, the first ones as with lm-eval's own `--limit`.
         guard: file of unrelated text; a merge that loses on it is ruled out.
-        metric: "auto", "accuracy", "exact_match" or "loss".
+        metric: "auto", "accuracy", "exact_match" or "loss"; with tasks of lm-eval only, any metric of theirs.
         pool: where the members are, if not where the plan found them.
         base: where the base is, if not where the plan found it.
         offline: never fetch.
@@ -190,24 +218,51 @@ def score_run(
         progress: called as work goes on.
 
     Raises:
-        TaskError: no held-out rows, or a file that cannot be used.
+        TaskError: no held-out rows, a file or a task of lm-eval that cannot be used.
+        ExternalError: lm-eval failed.
         RunError: no run folder, another base, a member that cannot be found.
     """
+    from merge_advisor.advisor.lm_eval_scoring import load_all, score_asked
     from merge_advisor.advisor.reporting import html_of, report_of
 
+    check_metric(metric, lm_eval if not heldout else ())
+    _check_limit(limit, lm_eval)
     run, session = reopen(
         folder, pool=pool, base=base, offline=offline, cache=cache, store=store, machine=machine, progress=progress
     )
     with session:
         tasks = _with_heldout(run.tasks, heldout) if heldout else run.tasks
+        asked = load_all(lm_eval, offline=offline) if lm_eval else []
         models = models_of(session, run)
         guarded = guard_of(session, models, guard) if guard else None
-        scores = tuple(score_task(session, models, task, metric=metric, guard=guarded) for task in tasks)
+        scores = run.scores
+        if heldout or not lm_eval:
+            own = [score_task(session, models, task, metric=metric, guard=guarded) for task in tasks]
+            scores = (*own, *(score for score in scores if score.task not in [task.name for task in tasks]))
+        seen = [row.input for task in run.tasks for row in (*task.shots, *task.tuning)]
+        for task in asked:
+            found = score_asked(session, models, task, metric=metric, limit=limit, guard=guarded, seen=seen)
+            scores = (*(score for score in scores if score.task != task.name), found)
     verdict, reason = overall(scores)
     plan = replace(run.plan, verdict=verdict, reason=reason)
     run = replace(run, plan=plan, scores=scores, tasks=tasks)
     write_scores(folder, plan, scores, report_of(run), html_of(run))
     return read_run(folder)
+
+
+def check_metric(metric: str, lm_eval: Sequence[TaskName] = ()) -> None:
+    """Refuse early a metric that rows do not have; what a task of lm-eval has is known when it has been scored.
+
+    Raises:
+        TaskError: the metric is none of ours, and not only tasks of lm-eval are scored.
+    """
+    if not lm_eval and metric not in ("auto", *METRICS):
+        raise TaskError(f"metric '{metric}' is unknown; choose one of: auto, {', '.join(METRICS)}")
+
+
+def _check_limit(limit: int | None, lm_eval: Sequence[TaskName]) -> None:
+    if limit is not None and (limit < 1 or not lm_eval):
+        raise InputError(f"--limit {limit}: goes with --lm-eval-task, and is at least 1")
 
 
 def _with_heldout(tasks: Sequence[Task], paths: Sequence[Path]) -> tuple[Task, ...]:
@@ -226,8 +281,10 @@ def _with_heldout(tasks: Sequence[Task], paths: Sequence[Path]) -> tuple[Task, .
 
 def score_model(
     model: Path,
-    tasks: Sequence[Path],
+    tasks: Sequence[Path] = (),
     *,
+    lm_eval: Sequence[TaskName] = (),
+    limit: int | None = None,
     base: str | None = None,
     template: str | None = None,
     metric: str = "auto",
@@ -238,6 +295,8 @@ def score_model(
     Args:
         model: folder of an adapter (then `base` is needed) or of a full model.
         tasks: task files; all their rows are scored.
+        lm_eval: tasks of lm-eval, scored with its own prompts and metrics.
+        limit: documents of each of these tasks at most.
         base: the adapter's base.
         template: prompt template; "alpaca" where None.
         metric: "auto", "accuracy", "exact_match" or "loss".
@@ -250,6 +309,11 @@ def score_model(
     Raises:
         InputError: an adapter without a base, or a folder that holds no model.
     """
+    from merge_advisor.advisor.lm_eval_scoring import ask_models, load_all
+    from merge_advisor.evaluators.lm_eval_tasks import ask
+
+    check_metric(metric, lm_eval if not tasks else ())
+    _check_limit(limit, lm_eval)
     is_adapter = (model / "adapter_config.json").is_file()
     if is_adapter and base is None:
         raise InputError(f"{model}: is an adapter; name its base by --base")
@@ -269,4 +333,6 @@ def score_model(
                 label = "majority (oracle)"
                 scores.append(majority_score(file.rows, majority(file.rows), measured, label=label))
             found[file.name] = scores
+        for task in load_all(lm_eval, offline=bool(settings.get("offline"))):
+            found[task.name] = ask_models(session, models, ask(task, limit=limit))
     return found

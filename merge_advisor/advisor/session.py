@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -198,9 +198,16 @@ def open_session(
 
 
 def weights_key(
-    members: Mapping[str, float], composition: str = "exact", rank: int | None = None, layers: Sequence[float] = ()
+    members: Mapping[str, float] | Iterable[tuple[str, float]],
+    composition: str = "exact",
+    rank: int | None = None,
+    layers: Sequence[float] = (),
 ) -> list[object]:
-    """What a merge is, for a store key: fingerprints with weights (zeros dropped), composition, rank, layer factors."""
-    kept = sorted((fingerprint, weight) for fingerprint, weight in members.items() if weight != 0)
+    """What a merge is, for a store key: fingerprints with weights (zeros dropped), composition, rank, layer factors.
+
+    Members that may be one adapter under two ids come as pairs: as a mapping one of them would be lost.
+    """
+    pairs = members.items() if isinstance(members, Mapping) else members
+    kept = sorted((fingerprint, weight) for fingerprint, weight in pairs if weight != 0)
     found: list[object] = ["merge", composition if kept else "", rank if kept else None, [list(pair) for pair in kept]]
     return [*found, list(layers)] if kept and layers else found

@@ -2,32 +2,28 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from merge_advisor import registry
 from merge_advisor.advisor.merging import find_members, merged_delta, reopen, stage_formats
 from merge_advisor.advisor.objectives import make_problem, unit_of
 from merge_advisor.advisor.problem import RowLoss
 from merge_advisor.advisor.runfolder import Run, read_run, write_tuned
-from merge_advisor.advisor.session import Machine, Progress, Session, quiet_progress
+from merge_advisor.advisor.session import Machine, Progress, quiet_progress
 from merge_advisor.compose.truncate import DEFAULT_RANK
-from merge_advisor.errors import InputError, TaskError
+from merge_advisor.errors import TaskError
 from merge_advisor.evaluators.guard import read_guard
-from merge_advisor.report.values import Side, TrialReport, TuningReport
-from merge_advisor.statistics import paired_interval
-from merge_advisor.tune import Point, SearchSpace, Trial
-from merge_advisor.tune.coordinator import Budget, Found, search, starts
+from merge_advisor.tune import Point, SearchSpace
+from merge_advisor.tune.coordinator import Budget, search, starts
 from merge_advisor.tune.goals import Worst, named
 from merge_advisor.tune.study import Keep
-from merge_advisor.tune.winner import Winner, aside, choose
-from merge_advisor.types import Candidate, Recipe, RecipeMember, Row, digest_of, to_json
+from merge_advisor.tune.winner import aside, choose
+from merge_advisor.types import Candidate, Recipe, RecipeMember, Row, digest_of
 
 if TYPE_CHECKING:
-    from merge_advisor.tune import Problem, Sampler
+    from merge_advisor.tune import Sampler
 
 STUDY = "study.sqlite"
 DEFAULT_TRIALS = 40

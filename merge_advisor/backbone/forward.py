@@ -181,12 +181,17 @@ def batch_losses(backbone: Backbone, rows: Sequence[Encoded]) -> torch.Tensor:
     """Mean loss of each row of one batch, (n,) float32, differentiable where parameters require gradients."""
     import torch
 
-    logits, labels = _seq2seq_logits(backbone, rows) if backbone.encoder_decoder else _causal_logits(backbone, rows)
+    logits, labels = batch_logits(backbone, rows)
     counted = labels != IGNORED
     nll = torch.nn.functional.cross_entropy(
         logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="none"
     ).view_as(labels)
     return nll.sum(1) / counted.sum(1)
+
+
+def batch_logits(backbone: Backbone, rows: Sequence[Encoded]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits (n, kept, vocabulary) of one batch, and the tokens they predict, (n, kept), `IGNORED` where none does."""
+    return _seq2seq_logits(backbone, rows) if backbone.encoder_decoder else _causal_logits(backbone, rows)
 
 
 def _causal_logits(backbone: Backbone, rows: Sequence[Encoded]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -212,16 +217,20 @@ def _causal_logits(backbone: Backbone, rows: Sequence[Encoded]) -> tuple[torch.T
     return logits, labels[:, kept].to(backbone.device)
 
 
-def shared_prefix(backbone: Backbone, prompts: Sequence[Sequence[int]]) -> int:
-    """How many first tokens all prompts share, the last token of each left out; 0 where sharing them gains nothing.
-
-    Only bases whose layers all attend to everything can share (no sliding windows, no recurrent states).
-    """
+def attends_to_all(backbone: Backbone) -> bool:
+    """Whether every layer attends to everything before it: no sliding windows, no recurrent states."""
     config = backbone.model.config
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
     window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
-    plain = kinds == {"full_attention"} and not window and not getattr(backbone.model, "_is_stateful", False)
-    if len(prompts) < 2 or not plain:
+    return kinds == {"full_attention"} and not window and not getattr(backbone.model, "_is_stateful", False)
+
+
+def shared_prefix(backbone: Backbone, prompts: Sequence[Sequence[int]]) -> int:
+    """How many first tokens all prompts share, the last token of each left out; 0 where sharing them gains nothing.
+
+    Only bases of `attends_to_all` can share.
+    """
+    if len(prompts) < 2 or not attends_to_all(backbone):
         return 0
     ordered = sorted(tuple(prompt) for prompt in prompts)
     first, last = ordered[0], ordered[-1]  # the two that differ earliest
@@ -265,6 +274,47 @@ def continue_from(
         use_cache=True,
     )
     return state.logits, state.past_key_values
+
+
+@dataclass(eq=False)
+class Read:
+    """Prompts that a decoder has read, n of them, to go on from."""
+
+    last: torch.Tensor
+    """(n, vocabulary) logits of the token after each prompt."""
+    cache: Any
+    """Keys and values, (n, width) positions, those behind a shorter prompt's end not to be seen."""
+    seen: torch.Tensor
+    """(n, width) 1 where a position holds a token of the prompt."""
+    lengths: torch.Tensor
+    """(n,) tokens of each prompt, on the CPU."""
+
+    def select(self, rows: Sequence[int]) -> None:
+        """Go on with these rows, in this order, one maybe several times."""
+        import torch
+
+        index = torch.tensor(list(rows))
+        self.lengths = self.lengths[index]
+        index = index.to(self.seen.device)
+        self.last, self.seen = self.last[index], self.seen[index]
+        self.cache.batch_select_indices(index)
+
+
+def read_prompts(backbone: Backbone, prompts: Sequence[Sequence[int]]) -> Read:
+    """Run prompts of one batch through a decoder; what all of them begin with runs once."""
+    import torch
+
+    shared = shared_prefix(backbone, prompts)
+    lengths = torch.tensor([len(prompt) - shared for prompt in prompts])
+    ids = torch.full((len(prompts), int(lengths.max())), int(backbone.tokenizer.pad_token_id))
+    for index, prompt in enumerate(prompts):
+        ids[index, : lengths[index]] = torch.tensor(list(prompt[shared:]))
+    mask = (torch.arange(ids.shape[1]) < lengths[:, None]).long()
+    kept = torch.unique(lengths - 1)
+    logits, cache = continue_from(backbone, prompts[0][:shared], ids, mask, kept, cached=True)
+    last = logits[torch.arange(len(ids)), torch.searchsorted(kept, lengths - 1)]
+    seen = torch.cat([torch.ones((len(ids), shared), dtype=torch.long), mask], dim=1).to(backbone.device)
+    return Read(last, cache, seen, shared + lengths)
 
 
 def _seq2seq_logits(backbone: Backbone, rows: Sequence[Encoded]) -> tuple[torch.Tensor, torch.Tensor]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from merge_advisor.backbone.forward import context_length, continue_from, encode, shared_prefix
+from merge_advisor.backbone.forward import Read, context_length, encode, read_prompts
 
 if TYPE_CHECKING:
     from merge_advisor.backbone.model import Backbone
@@ -19,62 +19,79 @@ def generate(backbone: Backbone, prompt: str, *, max_new_tokens: int = 64) -> st
     return str(backbone.tokenizer.decode(found, skip_special_tokens=True)).strip()
 
 
-def greedy(backbone: Backbone, prompts: Sequence[Sequence[int]], *, max_new_tokens: int) -> list[list[int]]:
+def greedy(
+    backbone: Backbone,
+    prompts: Sequence[Sequence[int]],
+    *,
+    max_new_tokens: int,
+    finished: Callable[[Sequence[int]], bool] | None = None,
+) -> list[list[int]]:
     """Return the most likely next token again and again, until the end token (left out) or `max_new_tokens`.
 
-    Prompts of one batch share what they begin with, as in `forward.row_losses`; an encoder-decoder goes through
-    transformers' own `generate`.
+    Prompts of one batch share what they begin with, as in `forward.row_losses`, and rows that are done leave it; an
+    encoder-decoder goes through transformers' own `generate`.
+
+    Args:
+        backbone: base, with or without a candidate placed.
+        prompts: n prompts as token ids.
+        max_new_tokens: tokens of an answer at most.
+        finished: told the answer so far after each token; where it says so, that row is done as well.
     """
     if backbone.encoder_decoder:
         return _by_transformers(backbone, prompts, max_new_tokens)
     import torch
 
-    shared = shared_prefix(backbone, prompts)
-    lengths = torch.tensor([len(prompt) - shared for prompt in prompts])
-    ids = torch.full((len(prompts), int(lengths.max())), int(backbone.tokenizer.pad_token_id))
-    for index, prompt in enumerate(prompts):
-        ids[index, : lengths[index]] = torch.tensor(list(prompt[shared:]))
-    mask = (torch.arange(ids.shape[1]) < lengths[:, None]).long()
     found: list[list[int]] = [[] for _ in prompts]
-    open_rows = set(range(len(prompts)))
+    going = list(range(len(prompts)))
     with torch.inference_mode():
-        kept = torch.unique(lengths - 1)
-        logits, cache = continue_from(backbone, prompts[0][:shared], ids, mask, kept, cached=True)
-        last = logits[torch.arange(len(ids)), torch.searchsorted(kept, lengths - 1)]
-        seen = torch.cat([torch.ones((len(ids), shared), dtype=torch.long), mask], dim=1).to(backbone.device)
+        read = read_prompts(backbone, prompts)
         for step in range(max_new_tokens):
-            tokens = last.argmax(-1).cpu()
-            for index in sorted(open_rows):
-                token = int(tokens[index])
-                if token == backbone.end_id:
-                    open_rows.discard(index)
-                else:
-                    found[index].append(token)
-            if not open_rows or step == max_new_tokens - 1:
+            tokens = read.last.argmax(-1).tolist()
+            left = []
+            for place, token in enumerate(tokens):
+                row = going[place]
+                if row < 0 or token == backbone.end_id:
+                    continue
+                found[row].append(token)
+                if finished is None or not finished(found[row]):
+                    left.append(place)
+            if not left or step == max_new_tokens - 1:
                 break
-            seen = torch.cat([seen, torch.ones_like(seen[:, :1])], dim=1)
-            state = backbone.model(
-                input_ids=tokens[:, None].to(backbone.device),
-                attention_mask=seen,
-                position_ids=(shared + lengths + step)[:, None].to(backbone.device),
-                past_key_values=cache,
-                use_cache=True,
-            )
-            last, cache = state.logits[:, -1], state.past_key_values
+            if 2 * len(left) <= len(going):  # copying keys and values pays where it halves the batch
+                read.select(left)
+                tokens, going = [tokens[place] for place in left], [going[place] for place in left]
+            else:
+                going = [row if place in left else -1 for place, row in enumerate(going)]
+            _advance(backbone, read, tokens)
     return found
+
+
+def _advance(backbone: Backbone, read: Read, tokens: Sequence[int]) -> None:
+    """Append one token to each row."""
+    import torch
+
+    read.seen = torch.cat([read.seen, torch.ones_like(read.seen[:, :1])], dim=1)
+    state = backbone.model(
+        input_ids=torch.tensor(tokens, device=backbone.device)[:, None],
+        attention_mask=read.seen,
+        position_ids=read.lengths[:, None].to(backbone.device),
+        past_key_values=read.cache,
+        use_cache=True,
+    )
+    read.last, read.cache, read.lengths = state.logits[:, -1], state.past_key_values, read.lengths + 1
 
 
 def _by_transformers(backbone: Backbone, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> list[list[int]]:
     import torch
 
-    found = []
-    for prompt in prompts:
-        with torch.inference_mode():
-            ids = backbone.model.generate(
-                input_ids=torch.tensor([list(prompt)], device=backbone.device), do_sample=False, num_beams=1,
-                max_new_tokens=max_new_tokens, eos_token_id=backbone.end_id,
-                pad_token_id=backbone.tokenizer.pad_token_id,
-            )  # fmt: skip
-        new = ids[0, 1:].tolist()  # the first is the decoder's start token
-        found.append(new[: new.index(backbone.end_id)] if backbone.end_id in new else new)
-    return found
+    width = max(map(len, prompts))
+    pad = int(backbone.tokenizer.pad_token_id)
+    ids = torch.tensor([[*prompt, *[pad] * (width - len(prompt))] for prompt in prompts], device=backbone.device)
+    mask = torch.tensor([[1] * len(prompt) + [0] * (width - len(prompt)) for prompt in prompts], device=ids.device)
+    with torch.inference_mode():
+        answers = backbone.model.generate(
+            input_ids=ids, attention_mask=mask, do_sample=False, num_beams=1, repetition_penalty=1.0,
+            max_new_tokens=max_new_tokens, eos_token_id=backbone.end_id, pad_token_id=pad,
+        )  # fmt: skip
+    new = [row[1:] for row in answers.tolist()]  # the first is the decoder's start token
+    return [row[: row.index(backbone.end_id)] if backbone.end_id in row else row for row in new]

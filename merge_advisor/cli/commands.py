@@ -16,6 +16,7 @@ from merge_advisor.errors import InputError
 from merge_advisor.types import to_plain
 
 if TYPE_CHECKING:
+    from merge_advisor.advisor import TaskName
     from merge_advisor.advisor.planning import PlanOptions
     from merge_advisor.advisor.runfolder import Run
     from merge_advisor.advisor.session import Machine
@@ -30,19 +31,23 @@ def run_plan(arguments: argparse.Namespace) -> int:
     from merge_advisor import advisor
 
     tasks = [Path(name) for name in arguments.task]
+    lm_eval = _lm_eval(arguments)
     options = _options(arguments)
     shared = _shared(arguments)
     if arguments.dry_run:
         from merge_advisor.advisor.dry_run import describe
 
-        found = describe(tasks, pool=arguments.pool, base=arguments.base, options=options, **shared)
+        found = describe(tasks, lm_eval=lm_eval, pool=arguments.pool, base=arguments.base, options=options, **shared)
         _print(arguments, found, "\n".join(found["lines"]))
         return OK
-    out = Path(arguments.out or Path("runs") / tasks[0].stem)
+    named = [*(task.stem for task in tasks), *(task.name for task in lm_eval)]
+    if not named:
+        raise InputError("no task named; give --task FILE or --lm-eval-task NAME")
+    out = Path(arguments.out or Path("runs") / named[0])
     progress = shared["progress"]
     run = advisor.plan(
-        tasks, pool=arguments.pool, base=arguments.base, out=out, options=options, scored=not arguments.no_score,
-        guard=Path(arguments.guard) if arguments.guard else None, metric=arguments.metric, force=arguments.force,
+        tasks, lm_eval=lm_eval, pool=arguments.pool, base=arguments.base, out=out, options=options,
+        scored=not arguments.no_score, guard=Path(arguments.guard) if arguments.guard else None, metric=arguments.metric, force=arguments.force,
         **shared,
     )  # fmt: skip
     progress.finish()
@@ -55,11 +60,13 @@ def run_score(arguments: argparse.Namespace) -> int:
     shared = _shared(arguments)
     guard = Path(arguments.guard) if arguments.guard else None
     paths = [Path(name) for name in arguments.task]
+    lm_eval = _lm_eval(arguments)
     if (folder / "plan.json").is_file():
         from merge_advisor import advisor
 
         run = advisor.score(
-            folder, heldout=paths, guard=guard, metric=arguments.metric, pool=arguments.pool, base=arguments.base,
+            folder, heldout=paths, lm_eval=lm_eval, limit=arguments.limit, guard=guard, metric=arguments.metric,
+            pool=arguments.pool, base=arguments.base,
             **shared,
         )  # fmt: skip
         shared["progress"].finish()
@@ -67,11 +74,18 @@ def run_score(arguments: argparse.Namespace) -> int:
     from merge_advisor.advisor.scoring import score_model
     from merge_advisor.report.tables import text_table
 
-    if not paths:
+    if not paths and not lm_eval:
         raise InputError(f"{folder}: is no run folder, so the rows to score it on are needed; give --task FILE")
     fill(arguments, Path.cwd())
     found = score_model(
-        folder, paths, base=arguments.base, template=arguments.template, metric=arguments.metric, **shared
+        folder,
+        paths,
+        lm_eval=lm_eval,
+        limit=arguments.limit,
+        base=arguments.base,
+        template=arguments.template,
+        metric=arguments.metric,
+        **shared,
     )
     shared["progress"].finish()
     names = sorted({name for score in found.values() for model in score for name in model.metrics})
@@ -216,6 +230,18 @@ def _options(arguments: argparse.Namespace) -> PlanOptions:
     for key in ("include", "exclude", "licence"):
         given[key] = tuple(getattr(arguments, key))
     return PlanOptions(finetune=FinetuneSettings(**named), **given)
+
+
+def _lm_eval(arguments: argparse.Namespace) -> list[TaskName]:
+    """The tasks of lm-eval that were named."""
+    if not arguments.lm_eval_task:
+        if arguments.lm_eval_include or arguments.trust_task_code:
+            raise InputError("--lm-eval-include and --trust-task-code go with --lm-eval-task; name a task")
+        return []
+    from merge_advisor.advisor import TaskName
+
+    include = Path(arguments.lm_eval_include) if arguments.lm_eval_include else None
+    return [TaskName(name, include, arguments.trust_task_code) for name in arguments.lm_eval_task]
 
 
 def _machine(arguments: argparse.Namespace) -> Machine:

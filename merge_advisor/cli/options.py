@@ -65,7 +65,7 @@ def _machine(parser: argparse.ArgumentParser) -> None:
 
 
 def _plan(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--task", required=True, action="append", metavar="FILE",
+    parser.add_argument("--task", action="append", default=[], metavar="FILE",
                         help="examples as JSONL; several --task make one merge for all")  # fmt: skip
     parser.add_argument("--out", metavar="DIR", help="run folder to make (default: runs/<task>)")
     parser.add_argument("--force", action="store_true", help="replace a run folder that is there")
@@ -99,6 +99,7 @@ def _plan(parser: argparse.ArgumentParser) -> None:
     lora.add_argument("--lora-lr", type=float, metavar="RATE")
     lora.add_argument("--lora-epochs", type=int, metavar="N", help="at most; the tuning rows tell when to stop")
     lora.add_argument("--lora-steps", type=int, metavar="N", help="exactly so many optimiser steps instead")
+    _lm_eval(parser, "plan for a task (or group) of lm-eval: its test split is held out, others are learned from")
     scoring = _judging(parser)
     scoring.add_argument("--no-score", action="store_true", help="leave scoring to `merge-advisor score`")
     _where(parser)
@@ -106,11 +107,21 @@ def _plan(parser: argparse.ArgumentParser) -> None:
     _common(parser)
 
 
+def _lm_eval(parser: argparse.ArgumentParser, what: str) -> argparse._ArgumentGroup:
+    group = parser.add_argument_group("lm-eval")
+    group.add_argument("--lm-eval-task", action="append", default=[], metavar="NAME", help=what)
+    group.add_argument("--lm-eval-include", metavar="DIR", help="folder with the YAML of lm-eval tasks of your own")
+    group.add_argument("--trust-task-code", action="store_true",
+                       help="let a task run Python of its own (!function in its YAML, and the like)")  # fmt: skip
+    return group
+
+
 def _judging(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     group = parser.add_argument_group("scoring")
     group.add_argument("--guard", metavar="FILE", help="unrelated text (JSONL) that a merge must not get worse on")
-    group.add_argument("--metric", default="auto", choices=("auto", "accuracy", "exact_match", "loss"),
-                       help="what the verdict rests on (default auto: by the rows)")  # fmt: skip
+    group.add_argument("--metric", default="auto", metavar="NAME",
+                       help="what the verdict rests on: accuracy, exact_match, loss, or one of an lm-eval task's "
+                            "(default auto: by the rows)")  # fmt: skip
     return group
 
 
@@ -148,6 +159,8 @@ def _score(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN|MODEL", help="run folder, model folder, or adapter folder (with --base)")
     parser.add_argument("--task", action="append", default=[], metavar="FILE", help="held-out rows, one file a task")
     parser.add_argument("--template", help="alpaca, plain or chat, for a MODEL (default alpaca)")
+    group = _lm_eval(parser, "score on a task (or group) of lm-eval, with its own prompts and metric")
+    group.add_argument("--limit", type=int, metavar="N", help="documents of each lm-eval task at most, the first ones")
     _judging(parser)
     _where(parser)
     _machine(parser)

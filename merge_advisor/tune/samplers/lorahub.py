@@ -130,7 +130,7 @@ def _nevergrad(axes: Sequence[_Axis], losses: Sequence[float], budget: int, seed
             ) from error
         low, high, start = ([getattr(axis, name) for axis in axes] for name in ("low", "high", "start"))
         weights = nevergrad.p.Array(init=start, lower=low, upper=high)
-        weights.random_state = np.random.RandomState(seed % 2**32)  # noqa: NPY002 the one kind it takes
+        weights.random_state = np.random.RandomState(seed % 2**32)
         search = nevergrad.optimizers.NGOpt(parametrization=weights, budget=budget)
         for loss in losses:
             search.tell(search.ask(), loss)

@@ -1,0 +1,131 @@
+"""Scores on tasks of lm-eval, and plans for them: their documents, its prompts and metrics, our verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from merge_advisor.errors import TaskError
+from merge_advisor.evaluators.lm_eval_tasks import (
+    LmEvalTask,
+    TaskName,
+    ask,
+    evaluate,
+    load_tasks,
+    primary_metric,
+    version,
+)
+from merge_advisor.evaluators.task_rows import rows_of
+from merge_advisor.tasks import split
+from merge_advisor.types import VERSION, GuardScore, ModelScore, Score, Task, from_json, to_json
+from merge_advisor.verdict import judge
+
+if TYPE_CHECKING:
+    from merge_advisor.advisor.planning import PlanOptions
+    from merge_advisor.advisor.session import Session
+    from merge_advisor.backbone.weights import WeightDelta
+    from merge_advisor.evaluators.lm_eval_tasks import Asked
+
+    Model = tuple[str, list[object], Callable[[], WeightDelta]]
+
+
+def load_all(names: Sequence[TaskName], *, offline: bool) -> list[LmEvalTask]:
+    """Load the tasks that names stand for, each once, in their order.
+
+    Raises:
+        TaskError, OfflineError, ExternalError: as `load_tasks`.
+    """
+    found = {task.name: task for named in names for task in load_tasks(named, offline=offline)}
+    return list(found.values())
+
+
+def ask_models(session: Session, models: Sequence[Model], asked: Asked) -> list[ModelScore]:
+    """Ask models what lm-eval asks; a model asked the same before is not run again.
+
+    Raises:
+        ExternalError: lm-eval failed.
+    """
+    from merge_advisor.backbone.place import placed
+
+    found = []
+    what = f"scoring {asked.found.name}"
+    for number, (label, key, delta) in enumerate(models):
+        session.progress(what, number, len(models))
+
+        def measure(label: str = label, delta: Callable[[], WeightDelta] = delta) -> str:
+            with placed(session.backbone, delta()):
+                return to_json(evaluate(asked, session.backbone, label))
+
+        text = cast("str", session.remember(["lm-eval task", version(), asked.digest, *key], measure))
+        found.append(replace(from_json(ModelScore, text, "store"), label=label))
+    session.progress(what, len(models), len(models))
+    return found
+
+
+def score_asked(
+    session: Session,
+    models: Sequence[Model],
+    task: LmEvalTask,
+    *,
+    metric: str,
+    limit: int | None,
+    guard: GuardScore | None,
+    seen: Sequence[str] = (),
+) -> Score:
+    """Score the models of a run on a task of lm-eval, and judge.
+
+    Args:
+        session: base and store.
+        models: as `scoring.models_of` gives them.
+        task: the task.
+        metric: "auto", or what of lm-eval's metrics the verdict rests on.
+        limit: documents at most.
+        guard: loss on unrelated text, where it was measured.
+        seen: inputs the plan learned from; documents with them are left out.
+
+    Raises:
+        TaskError: no such metric per row, or no document is left.
+        ExternalError: lm-eval failed.
+    """
+    asked = ask(task, limit=limit, seen=seen)
+    scored = ask_models(session, models, asked)
+    chosen = primary_metric(asked, scored[0], metric)
+    verdict, reason, comparisons = judge(scored, chosen, asked.row_digests, guard=guard)
+    return Score(
+        version=VERSION,
+        task=task.name,
+        task_digest=asked.digest,
+        metric=chosen,
+        row_digests=asked.row_digests,
+        models=tuple(scored),
+        comparisons=comparisons,
+        verdict=verdict,
+        reason=reason,
+        evaluator=version(),
+        guard=guard,
+        template=task.template,
+        logs=asked.logs,
+    )
+
+
+def plan_task(task: LmEvalTask, options: PlanOptions) -> tuple[Task, tuple[str, ...]]:
+    """Split a task of lm-eval for a plan: what it scores on is held out, other splits are learned from.
+
+    Raises:
+        TaskError: it has no rows of prompt and answer, no split to learn from, or too few rows.
+        ExternalError: lm-eval failed.
+    """
+    if isinstance(options.heldout, Path):
+        raise TaskError(f"{task.name}: --heldout FILE goes with --task; give the number of documents to hold out")
+    rows = rows_of(task, heldout=options.heldout)
+    found, said = split(
+        rows.learning,
+        name=rows.name,
+        shots=options.shots,
+        heldout=rows.heldout,
+        tuning=options.tuning,
+        seed=options.seed,
+    )
+    return found, (*rows.notes, *said)

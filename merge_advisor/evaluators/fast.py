@@ -1,0 +1,201 @@
+"""Our own scorer: what `lm_eval_harness` measures, by the same rules, for the price of the forward passes.
+
+For tuning, where one task is scored under hundreds of merges; the final score of a run is lm-eval's own. What makes it
+cheap: a prompt runs once for all of its choices, rows are batched by length and by tokens, logits are taken only where
+an answer is, generation ends where the answer is complete. `row_values` asks for less still: whether a text is matched
+is mostly seen from one forward over prompt and output, without generating (greedy decoding gives the output where each
+of its tokens is the most likely one; where it first differs, the text so far mostly shows that it cannot match).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from merge_advisor.backbone.forward import Encoded, batches, encode, row_losses
+from merge_advisor.backbone.generate import greedy
+from merge_advisor.backbone.likelihood import Told, answers_told
+from merge_advisor.evaluators.rules import (
+    ONE_LINE,
+    answer_of,
+    answer_pattern,
+    backbone_of,
+    check_rows,
+    chosen,
+    encode_rows,
+    generated_tokens,
+    longest,
+    loss_of,
+    metric_for,
+    model_score,
+    settings_of,
+)
+from merge_advisor.types import ModelScore, Row
+
+if TYPE_CHECKING:
+    from merge_advisor.backbone.model import Backbone
+    from merge_advisor.templates import Template
+
+MAX_NEW_TOKENS = 64
+"""As `LmEval.max_new_tokens`."""
+UNFINISHED = "\ufffd"
+"""What a tokenizer writes for a character whose bytes are not all there yet."""
+
+
+@dataclass(frozen=True)
+class Fast:
+    """Scores a model in memory by this package's own forwards; row by row as lm_eval does."""
+
+    name: ClassVar[str] = "fast"
+    version: ClassVar[str] = "merge-advisor fast 1"
+
+    max_new_tokens: int = MAX_NEW_TOKENS
+    """Tokens generated at most; fewer where all outputs are shorter."""
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens < 1:
+            raise ValueError("max_new_tokens is at least 1")
+
+    @property
+    def settings(self) -> dict[str, int]:
+        """What changes a score besides model, rows and template, for the key of a stored one."""
+        return settings_of(self.max_new_tokens)
+
+    def score(
+        self,
+        model: Any,
+        tokenizer: Any,
+        rows: Sequence[Row],
+        template: Template,
+        *,
+        label: str,
+        metric: str = "auto",
+    ) -> ModelScore:
+        """Score a transformers model on rows; arguments and result as `LmEval.score`.
+
+        Raises:
+            TaskError: no rows, an unknown metric, "accuracy" on rows without choices, or an answer longer than the
+                model's context.
+        """
+        metric = metric_for(rows) if metric == "auto" else metric
+        check_rows(rows, metric)
+        backbone = backbone_of(model, tokenizer)
+        if metric == "accuracy":
+            return _by_choices(backbone, rows, template, label)
+        answers = encode_rows(backbone, rows, template)
+        losses = [loss_of(-loss, 1) for loss in row_losses(backbone, answers)]
+        if metric == "loss":
+            return model_score(label, {"loss": losses})
+        budget = generated_tokens(backbone, answers, self.max_new_tokens)
+        outputs = _generated(backbone, _prompts(backbone, rows, template, budget), answer_pattern(rows), budget)
+        hits = [float(output == row.output.strip()) for row, output in zip(rows, outputs, strict=True)]
+        return model_score(label, {"exact_match": hits, "loss": losses}, outputs)
+
+
+def row_values(
+    backbone: Backbone,
+    rows: Sequence[Row],
+    template: Template,
+    metric: str,
+    *,
+    max_new_tokens: int = MAX_NEW_TOKENS,
+) -> list[float]:
+    """Return one metric per row, in the order of the rows; equal to `LmEval.score`'s.
+
+    Args:
+        backbone: base, with or without a candidate placed.
+        rows: what to measure on.
+        template: the prompt around each input.
+        metric: "accuracy" or "exact_match" (0 or 1 each), or "loss" (nats per token).
+        max_new_tokens: as for the evaluator.
+
+    Raises:
+        TaskError: no rows, an unknown metric, "accuracy" on rows without choices, or an answer longer than the model's
+            context.
+    """
+    check_rows(rows, metric)
+    if metric == "accuracy":
+        return list(_by_choices(backbone, rows, template, "").rows[metric])
+    answers = encode_rows(backbone, rows, template)
+    if metric == "loss":
+        return [loss_of(-loss, 1) for loss in row_losses(backbone, answers)]
+    return _matches(backbone, rows, template, answers, generated_tokens(backbone, answers, max_new_tokens))
+
+
+def _by_choices(backbone: Backbone, rows: Sequence[Row], template: Template, label: str) -> ModelScore:
+    wanted = encode_rows(backbone, rows, template)  # refuses answers that are too long, by row
+    pairs = [(template.prompt(row.input), template.completion(text)) for row in rows for text in row.choices or ()]
+    names = [f"row {row.digest[:8]}" for row in rows for _ in row.choices or ()]
+    told = iter(answers_told(backbone, encode(backbone, pairs, max_length=longest(backbone), names=names)))
+    outputs, hits, losses = [], [], []
+    for row, answer in zip(rows, wanted, strict=True):
+        choices = row.choices or ()
+        totals = [next(told).total for _ in choices]
+        output, hit = chosen(row, totals)
+        outputs.append(output)
+        hits.append(hit)
+        losses.append(loss_of(totals[choices.index(row.output)], len(answer.completion)))
+    return model_score(label, {"accuracy": hits, "loss": losses}, outputs)
+
+
+def _prompts(backbone: Backbone, rows: Sequence[Row], template: Template, budget: int) -> list[Encoded]:
+    """The prompts, cut to leave room for `budget` tokens."""
+    room = longest(backbone) - (0 if backbone.encoder_decoder else budget)
+    return encode(backbone, [(template.prompt(row.input), "") for row in rows], max_length=room, end=False)
+
+
+def _generated(backbone: Backbone, prompts: Sequence[Encoded], pattern: str, budget: int) -> list[str]:
+    """The greedy answer to each prompt."""
+
+    def finished(tokens: Sequence[int]) -> bool:
+        return pattern == ONE_LINE and "\n" in _text(backbone, tokens).lstrip()
+
+    found = [""] * len(prompts)
+    for batch in batches(prompts):
+        answers = greedy(backbone, [prompts[at].prompt for at in batch], max_new_tokens=budget, finished=finished)
+        for at, tokens in zip(batch, answers, strict=True):
+            found[at] = answer_of(_text(backbone, tokens), pattern)
+    return found
+
+
+def _text(backbone: Backbone, tokens: Sequence[int]) -> str:
+    return str(backbone.tokenizer.decode(list(tokens), skip_special_tokens=True))
+
+
+def _matches(
+    backbone: Backbone, rows: Sequence[Row], template: Template, answers: Sequence[Encoded], budget: int
+) -> list[float]:
+    """1 where greedy text matches the output, else 0; only rows that one forward leaves open are generated."""
+    pattern = answer_pattern(rows)
+    prompts = _prompts(backbone, rows, template, budget)
+    found: list[float | None] = []
+    for row, prompt, answer, told in zip(rows, prompts, answers, answers_told(backbone, answers), strict=True):
+        same = prompt.prompt == answer.prompt  # a long prompt is cut elsewhere where more is to be generated
+        found.append(_settled(backbone, row, answer.completion, told, budget, pattern) if same else None)
+    open_ = [at for at, value in enumerate(found) if value is None]
+    texts = _generated(backbone, [prompts[at] for at in open_], pattern, budget) if open_ else []
+    late = {at: float(text == rows[at].output.strip()) for at, text in zip(open_, texts, strict=True)}
+    return [late[at] if value is None else value for at, value in enumerate(found)]
+
+
+def _settled(
+    backbone: Backbone, row: Row, output: Sequence[int], told: Told, budget: int, pattern: str
+) -> float | None:
+    """Whether greedy text matches the row, as far as one forward over the output tells; None: it does not tell."""
+    wanted = row.output.strip()
+    agreed = next((at for at, (a, b) in enumerate(zip(output, told.greedy, strict=True)) if a != b), len(output))
+    said = list(output[:agreed])
+    if agreed < len(output):
+        said.append(told.greedy[agreed])
+    ended = said[-1] == backbone.end_id
+    if ended:
+        said.pop()
+    if len(said) > budget:
+        return None
+    text = _text(backbone, said)
+    if ended or (pattern == ONE_LINE and "\n" in text.lstrip()):
+        return float(answer_of(text, pattern) == wanted)
+    if getattr(backbone.tokenizer, "clean_up_tokenization_spaces", False):
+        return None  # what comes next may change what has been said
+    return None if wanted.startswith(text.strip().rstrip(UNFINISHED).strip()) else 0.0

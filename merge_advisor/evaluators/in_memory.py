@@ -1,0 +1,126 @@
+"""lm-eval's model class over a model that is in memory, and a process left as it was."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import os
+import random
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from merge_advisor.backbone.forward import Encoded, batches, continue_from, encode, shared_prefix
+from merge_advisor.backbone.generate import greedy
+from merge_advisor.evaluators.rules import longest
+
+if TYPE_CHECKING:
+    from merge_advisor.backbone.model import Backbone
+
+
+def in_memory(backbone: Backbone, batch_size: int) -> Any:
+    """lm-eval's HFLM over the model, with tokens as everywhere else in this package.
+
+    HFLM tokenises prompt and answer as one text and moves blanks from the prompt's end to the answer; adapters were
+    trained on the two apart. It also takes logits at every position of a batch: here only where there is an answer.
+    """
+    import torch
+    from lm_eval.models.huggingface import HFLM
+
+    limit = longest(backbone)
+    end = str(backbone.tokenizer.decode(backbone.end_id))
+
+    class InMemory(HFLM):  # type: ignore[misc]
+        kept = 0  # positions, counted from the end of a batch, that hold answers
+
+        @property
+        def max_length(self) -> int:
+            return limit
+
+        def loglikelihood(self, requests: Any, disable_tqdm: bool = False) -> Any:
+            rows = encode(backbone, [(p, a.removesuffix(end)) for p, a in (r.args for r in requests)], max_length=limit)
+            found: list[Any] = [None] * len(rows)
+            for batch in batches(rows):
+                width = max(map(len, (rows[i] for i in batch)))
+                self.kept = max(width - len(rows[i].prompt) for i in batch)
+                self.batch_size_per_gpu = len(batch)
+                pairs = [(requests[i].args, list(rows[i].prompt), list(rows[i].completion)) for i in batch]
+                for i, answer in zip(batch, self._loglikelihood_tokens(pairs, disable_tqdm=True), strict=True):
+                    found[i] = answer
+            return found
+
+        def _model_call(self, inps: Any, attn_mask: Any = None, labels: Any = None) -> Any:
+            if labels is not None:
+                return super()._model_call(inps, attn_mask, labels)
+            with torch.inference_mode():
+                shared = shared_prefix(backbone, [row[: inps.shape[1] - self.kept + 1] for row in inps.tolist()])
+                tail = inps[:, shared:]
+                kept = torch.arange(tail.shape[1] - self.kept, tail.shape[1])
+                # right-padded and causal: what stands behind an answer cannot reach it, so nothing is masked
+                return continue_from(backbone, inps[0, :shared].tolist(), tail, torch.ones_like(tail), kept)[0]
+
+        def generate_until(self, requests: Any, disable_tqdm: bool = False) -> Any:
+            self.batch_size_per_gpu = batch_size
+            return super().generate_until(requests, disable_tqdm=True)
+
+        def tok_batch_encode(self, strings: Any, *_: Any, left_truncate_len: int = limit, **__: Any) -> Any:
+            rows = encode(backbone, [(s, "") for s in strings], max_length=left_truncate_len, end=False)
+            return _padded(rows, self.tokenizer.pad_token_id, left=not backbone.encoder_decoder)
+
+        def _model_generate(self, context: Any, max_length: int, stop: Any, **settings: Any) -> Any:
+            if backbone.encoder_decoder:  # HFLM counts the encoder's tokens as generated ones
+                return super()._model_generate(context, max_length + 1 - context.shape[1], stop, **settings)
+            real = settings["attention_mask"].bool()
+            prompts = [row[mask].tolist() for row, mask in zip(context, real, strict=True)]
+            # the only stop is the end token (see `lm_eval_harness`); the same greedy choice, sharing the preamble
+            answers = greedy(backbone, prompts, max_new_tokens=max_length - context.shape[1])
+            width = max(map(len, answers))
+            ends = [[*answer, *[backbone.end_id] * (width - len(answer))] for answer in answers]
+            return torch.cat([context, torch.tensor(ends, dtype=context.dtype, device=context.device)], dim=1)
+
+    return InMemory(
+        pretrained=backbone.model,
+        tokenizer=backbone.tokenizer,
+        backend="seq2seq" if backbone.encoder_decoder else "causal",
+        logits_cache=False,
+        softmax_dtype="float32",
+        batch_size=batch_size,
+    )
+
+
+def _padded(rows: Sequence[Encoded], pad: int, *, left: bool) -> tuple[Any, Any]:
+    """Prompts as a padded batch: ids and mask, both (n, longest)."""
+    import torch
+
+    ids = torch.full((len(rows), max(len(row.prompt) for row in rows)), pad)
+    mask = torch.zeros_like(ids)
+    for at, row in enumerate(rows):
+        where = slice(ids.shape[1] - len(row.prompt), None) if left else slice(len(row.prompt))
+        ids[at, where] = torch.tensor(row.prompt)
+        mask[at, where] = 1
+    return ids, mask
+
+
+@contextlib.contextmanager
+def undisturbed() -> Iterator[None]:
+    """Keep lm-eval and what it imports from printing, logging and warning, and undo what it does to the process.
+
+    It sets variables of the environment when imported, and draws a random name for each task, used or not.
+    """
+    environment, level, state = dict(os.environ), logging.root.manager.disable, random.getstate()
+    logging.disable(logging.CRITICAL)
+    try:
+        with (
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()),
+        ):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)
+        random.setstate(state)
+        for name in os.environ.keys() - environment.keys():
+            del os.environ[name]
+        os.environ.update(environment)

@@ -1,0 +1,118 @@
+"""Documents of lm-eval's tasks as rows of ours, for a plan."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from merge_advisor.errors import TaskError
+from merge_advisor.evaluators.lm_eval_tasks import LmEvalTask, running
+from merge_advisor.evaluators.samples import input_of
+from merge_advisor.types import Row
+
+LEARNING_DOCUMENTS = 1000
+"""Documents that shots and tuning rows are drawn from at most, spread evenly over the split."""
+HELDOUT_DOCUMENTS = 200
+"""Documents held out unasked at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class TaskRows:
+    """Documents of a task as rows of ours."""
+
+    name: str
+    learning: tuple[Row, ...]
+    heldout: tuple[Row, ...]
+    notes: tuple[str, ...]
+
+
+def rows_of(found: LmEvalTask, *, heldout: int | None = None) -> TaskRows:
+    """Turn a task's documents into rows: prompt, right answer, choices where it has them.
+
+    What lm-eval scores on (the test split, or validation where there is none) is held out; its training, validation or
+    few-shot documents are learned from, where they are another split.
+
+    Args:
+        found: the task.
+        heldout: documents to hold out; None: at most `HELDOUT_DOCUMENTS`, spread evenly.
+
+    Raises:
+        TaskError: the task has no prompt and answer, or no split beside the one it is scored on.
+        ExternalError: lm-eval failed.
+    """
+    from lm_eval.api.task import ConfigurableTask
+
+    task = found.task
+    if not isinstance(task, ConfigurableTask) or task.OUTPUT_TYPE == "loglikelihood_rolling" or task.multiple_input:
+        kind = (
+            "perplexity of whole texts" if task.OUTPUT_TYPE == "loglikelihood_rolling" else "prompts of its own making"
+        )
+        raise TaskError(
+            f"{found.name}: measures {kind}, which gives no rows of prompt and answer; plan with --task FILE, then "
+            "`merge-advisor score RUN --lm-eval-task`"
+        )
+    with running(found.trusted, found.name):
+        parts = _learning_documents(task)
+        if not parts:
+            raise TaskError(
+                f"{found.name}: has no split beside the one it is scored on, so nothing to learn from; plan with "
+                "--task FILE, then `merge-advisor score RUN --lm-eval-task`"
+            )
+        notes: list[str] = []
+        learning = _rows(task, _spread([doc for part in parts for doc in part], LEARNING_DOCUMENTS), "learned", notes)
+        count = HELDOUT_DOCUMENTS if heldout is None else heldout
+        scored = _rows(task, _spread(list(task.eval_docs), count), "held-out", notes)
+    if len(task.eval_docs) > count:
+        notes.append(f"{count} of {len(task.eval_docs)} documents are held out, spread evenly; --heldout N for others")
+    return TaskRows(found.name, learning, scored, tuple(f"{found.name}: {note}" for note in notes))
+
+
+def _learning_documents(task: Any) -> list[Any]:
+    """Documents of the splits lm-eval does not score on."""
+    config = task.config
+    scored = config.test_split if task.has_test_docs() else config.validation_split
+    parts = []
+    if task.has_training_docs() and config.training_split != scored:
+        parts.append(task.training_docs())
+    if task.has_validation_docs() and config.validation_split != scored:
+        parts.append(task.validation_docs())
+    if not parts and config.fewshot_split not in (None, scored):
+        parts.append(task.fewshot_docs())
+    return parts
+
+
+def _spread(docs: Sequence[Any], most: int) -> list[Any]:
+    return [docs[at * len(docs) // most] for at in range(most)] if len(docs) > most else list(docs)
+
+
+def _rows(task: Any, docs: Sequence[Any], what: str, notes: list[str]) -> tuple[Row, ...]:
+    rows, dropped = [], 0
+    for doc in docs:
+        row = _row(task, doc)
+        if row is None:
+            dropped += 1
+        else:
+            rows.append(row)
+    if dropped:
+        notes.append(
+            f"{dropped} {what} documents left out: no text to ask, or no single right answer among its choices"
+        )
+    return tuple(dict.fromkeys(rows))
+
+
+def _row(task: Any, doc: Any) -> Row | None:
+    """One document as a row; None where it has no input or no right answer. Of several right answers, the first."""
+    text, target = input_of(task, doc), task.doc_to_target(doc)
+    target = target[0] if isinstance(target, list) and target else target
+    choices: tuple[str, ...] | None = None
+    if task.config.doc_to_choice is not None:
+        choices = tuple(str(choice) for choice in task.doc_to_choice(doc))
+        if isinstance(target, int):
+            target = choices[target] if 0 <= target < len(choices) else ""
+        if len(set(choices)) < max(2, len(choices)) or target not in choices:
+            return None
+    target = str(target)
+    if not text.strip() or not target.strip():
+        return None
+    return Row(text, target, choices if task.OUTPUT_TYPE == "multiple_choice" else None)

@@ -1,0 +1,92 @@
+"""Seconds of our scorer against lm-eval over the same rows, in turns within one run, and whether they agree.
+
+    python scripts/bench/scorer_speed.py --base BASE [--adapter FOLDER] [--rows 40] [--rounds 3] [--threads 2]
+
+Rows are the demo's: with four choices each (outputs of other rows), and free for exact match. Both ways hold the model
+in memory; lm-eval's side is `LmEval`, which already shares the template's preamble and takes few logits. `row_values`
+is what a tuner asks for: one metric per row, no texts. Prints medians of the ratios by round, with machine and date.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+
+from merge_advisor import templates
+from merge_advisor.backbone.adapter import read_adapter
+from merge_advisor.backbone.model import Backbone, load_backbone
+from merge_advisor.backbone.place import placed
+from merge_advisor.evaluators.fast import Fast, row_values
+from merge_advisor.evaluators.lm_eval_harness import LmEval
+from merge_advisor.tasks import read_rows
+from merge_advisor.types import Row
+
+TASK = Path(__file__).parents[2] / "recipes" / "demo" / "tasks" / "mixed.jsonl"
+
+
+def rows_of(number: int) -> tuple[list[Row], list[Row]]:
+    """The task's rows, and the same with four choices."""
+    free = list(read_rows(TASK).rows[:number])
+    answers = list(dict.fromkeys(row.output for row in free))
+    choices = []
+    for row in free:
+        at = answers.index(row.output)
+        choices.append(Row(row.input, row.output, tuple(answers[(at + step) % len(answers)] for step in range(4))))
+    return free, choices
+
+
+def ways(backbone: Backbone, rows: list[Row], metric: str) -> dict[str, Callable[[], object]]:
+    """What is timed, lm-eval first; its tasks are prepared by the warm-up, as they are in a plan."""
+    template, theirs, ours = templates.get("alpaca"), LmEval(), Fast()
+    model, tokenizer = backbone.model, backbone.tokenizer
+    return {
+        "lm-eval": lambda: theirs.score(model, tokenizer, rows, template, label="it", metric=metric),
+        "fast": lambda: ours.score(model, tokenizer, rows, template, label="it", metric=metric),
+        "row_values": lambda: row_values(backbone, rows, template, metric),
+    }
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--base", type=Path, required=True)
+    parser.add_argument("--adapter", type=Path)
+    parser.add_argument("--rows", type=int, default=40)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=2)
+    arguments = parser.parse_args()
+    backbone = load_backbone(arguments.base, threads=arguments.threads)
+    shapes = {name: tuple(parameter.shape) for name, parameter in backbone.parameters.items()}
+    place = placed(backbone, read_adapter(arguments.adapter, shapes)) if arguments.adapter else nullcontext()
+    free, choices = rows_of(arguments.rows)
+    print(f"{datetime.date.today()}, {platform.machine()}, {arguments.threads} threads, {arguments.rows} rows")
+    with place:
+        for metric, rows in (("accuracy", choices), ("exact_match", free), ("loss", free)):
+            timed = ways(backbone, rows, metric)
+            theirs, ours, values = (way() for way in timed.values())  # warm-up, and the answers
+            same = theirs.rows[metric] == ours.rows[metric] == tuple(values) or metric == "loss"  # type: ignore[attr-defined, call-overload]
+            pairs = zip(theirs.rows["loss"], ours.rows["loss"], strict=True)  # type: ignore[attr-defined]
+            far = max(abs(a - b) / a for a, b in pairs)
+            seconds: dict[str, list[float]] = {name: [] for name in timed}
+            for _ in range(arguments.rounds):
+                for name, way in timed.items():
+                    start = time.perf_counter()
+                    way()
+                    seconds[name].append(time.perf_counter() - start)
+            for name, took in seconds.items():
+                ratios = [a / b for a, b in zip(took, seconds["lm-eval"], strict=True)]
+                print(
+                    f"{metric:12s}{name:11s}{statistics.median(took):7.2f} s, ratio {statistics.median(ratios):.3f} "
+                    f"({min(ratios):.3f} to {max(ratios):.3f})"
+                )
+            print(f"{metric:12s}same decisions: {same}, losses within {far:.1e}")
+
+
+if __name__ == "__main__":
+    main()
