@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from merge_advisor.advisor import embed, merge, plan, score
+    from merge_advisor.advisor import embed, merge, plan, score, tune
 
-__all__ = ["__version__", "embed", "merge", "plan", "score"]
+__all__ = ["__version__", "embed", "merge", "plan", "score", "tune"]
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("embed", "merge", "plan", "score"):
+    if name in ("embed", "merge", "plan", "score", "tune"):
         import merge_advisor.advisor as advisor
 
         return getattr(advisor, name)

@@ -1,10 +1,10 @@
-"""The public API: `plan`, `embed`, `merge`, `score`. It composes the rooms below; the command line calls it."""
+"""The public API: `plan`, `embed`, `merge`, `score`, `tune`. It composes the rooms below; the command line calls it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from merge_advisor.advisor.merging import merge_run as merge
 from merge_advisor.advisor.planning import PlanOptions, make_plan
@@ -13,7 +13,10 @@ from merge_advisor.advisor.session import Machine, open_session
 from merge_advisor.evaluators.lm_eval_tasks import TaskName
 from merge_advisor.types import Deltas
 
-__all__ = ["Machine", "PlanOptions", "TaskName", "embed", "merge", "plan", "score"]
+if TYPE_CHECKING:
+    from merge_advisor.advisor.tuning import TuneOptions
+
+__all__ = ["Machine", "PlanOptions", "TaskName", "TuneOptions", "embed", "merge", "plan", "score", "tune"]
 
 
 def plan(
@@ -91,3 +94,46 @@ def embed(
 
     with open_session(base, pool, template=settings.pop("template", None), **settings) as session:
         return take_deltas(session, embedding, session.pool.candidates)[0]
+
+
+def tune(
+    run: str | Path,
+    *,
+    options: TuneOptions | None = None,
+    scored: bool = True,
+    metric: str = "auto",
+    guard: Path | None = None,
+    **settings: Any,
+) -> Run:
+    """Search the weights of a run's members, write the winner as its recipe, and (unless `scored` is False) score it.
+
+    Args:
+        run: the run folder; the plan's own recipe stays under `plan/`.
+        options: sampler, objective, budget and the rest, see `TuneOptions`.
+        scored: score base, members, plan and tuned merge on the held-out rows where there are any.
+        metric: "auto", "accuracy", "exact_match" or "loss", for the scores.
+        guard: file of unrelated text that a tuned merge must not get worse on.
+        settings: as `tuning.tune_run` takes them.
+
+    Raises:
+        MergeAdvisorError: see `merge_advisor.errors`; the message is one line. Finished trials are never lost.
+    """
+    from merge_advisor.advisor.reporting import html_of, report_of
+    from merge_advisor.advisor.runfolder import write_text
+    from merge_advisor.advisor.tuning import tune_run
+
+    folder = Path(run)
+    found = tune_run(folder, options, guard=guard, **settings)
+    if scored and all(task.heldout for task in found.tasks):
+        return score(folder, guard=guard, metric=metric, **settings)
+    write_text(folder / "report.md", report_of(found))
+    write_text(folder / "report.html", html_of(found))
+    return found
+
+
+def __getattr__(name: str) -> Any:
+    if name == "TuneOptions":
+        from merge_advisor.advisor.tuning import TuneOptions
+
+        return TuneOptions
+    raise AttributeError(f"module 'merge_advisor.advisor' has no attribute {name!r}")

@@ -48,6 +48,21 @@ def rank_of(delta: WeightDelta) -> int:
     return max((update.rank for update in updates if isinstance(update, LowRank)), default=0)
 
 
+def with_rank(session: Session, recipe: Recipe, members: Mapping[str, Candidate], asked: int | None) -> Recipe:
+    """Set the rank a recipe's merge is cut to, where something has to be cut; `asked` is the user's.
+
+    That is: factors of more than `asked` (or than servers take), and whatever gives no factors if a rank was asked
+    for. With a checkpoint among the members nothing is cut.
+    """
+    recipe = replace(recipe, rank=None)
+    if any(members[member.id].kind == "checkpoint" for member in recipe.members):
+        return recipe
+    if not registry.build("composition", recipe.composition).low_rank:
+        return replace(recipe, rank=asked)
+    limit = asked or DEFAULT_RANK
+    return replace(recipe, rank=limit) if rank_of(merged_delta(session, recipe, members)[0]) > limit else recipe
+
+
 def places_of(
     session: Session, recipe: Recipe, members: Mapping[str, Candidate], merged: WeightDelta, error: float = 0.0
 ) -> Places:
@@ -79,11 +94,12 @@ def write_formats(
     merged: WeightDelta,
     folder: Path,
     *,
-    lora: Candidate,
+    lora: Candidate | None = None,
     error: float = 0.0,
 ) -> list[str]:
-    """Write every format that reproduces the recipe, and the LoRA of the shots; returns the formats' names."""
-    shutil.copytree(lora.path, folder / SHOTS_LORA)
+    """Write every format that reproduces the recipe, and the LoRA of the shots if it is given; returns their names."""
+    if lora is not None:
+        shutil.copytree(lora.path, folder / SHOTS_LORA)
     places = places_of(session, recipe, members, merged, error)
     written = []
     for name in registry.names("format"):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from merge_advisor import registry
 from merge_advisor.advisor.choosing import Losses, choose, cosine
 from merge_advisor.advisor.measure import lora_of_shots, settings_plain, take_deltas, target_parameters
-from merge_advisor.advisor.merging import merged_delta, rank_of, write_formats
+from merge_advisor.advisor.merging import merged_delta, with_rank, write_formats
 from merge_advisor.advisor.pool_map import pool_map
 from merge_advisor.advisor.reporting import html_of, report_of
 from merge_advisor.advisor.runfolder import (
@@ -32,7 +32,6 @@ from merge_advisor.advisor.runfolder import (
 )
 from merge_advisor.advisor.session import Machine, Progress, Session, open_session, quiet_progress
 from merge_advisor.backbone.finetune import FinetuneSettings
-from merge_advisor.compose.truncate import DEFAULT_RANK
 from merge_advisor.errors import InputError, PoolError, SpecError, TaskError
 from merge_advisor.evaluators.lm_eval_tasks import LmEvalTask, TaskName
 from merge_advisor.pool import licence_conflicts
@@ -314,11 +313,7 @@ def fitting(pool: Pool, composition: str) -> Pool:
 
 
 def recipe_of(session: Session, selection: Selection, members: Mapping[str, Candidate], options: PlanOptions) -> Recipe:
-    """The neutral recipe of a selection.
-
-    Its rank is set where something has to be cut: factors of more than `options.rank` (or what servers take), and
-    whatever gives no factors if a rank was asked for. With a checkpoint among the members nothing is cut.
-    """
+    """The neutral recipe of a selection."""
     recipe = Recipe(
         version=VERSION,
         base=session.local.base,
@@ -329,12 +324,7 @@ def recipe_of(session: Session, selection: Selection, members: Mapping[str, Cand
             RecipeMember(m.id, m.fingerprint, m.kind, m.source, m.revision, m.weight) for m in selection.members
         ),
     )
-    if any(candidate.kind == "checkpoint" for candidate in members.values()):
-        return recipe
-    if not registry.build("composition", options.composition).low_rank:
-        return replace(recipe, rank=options.rank)
-    limit = options.rank or DEFAULT_RANK
-    return replace(recipe, rank=limit) if rank_of(merged_delta(session, recipe, members)[0]) > limit else recipe
+    return with_rank(session, recipe, members, options.rank)
 
 
 def _plan_value(

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -19,7 +19,7 @@ from merge_advisor.advisor.measure import space_of
 from merge_advisor.advisor.session import Session, weights_key
 from merge_advisor.backbone.naming import count_blocks
 from merge_advisor.backbone.weights import WeightDelta
-from merge_advisor.compose.layers import compose_layers, factor_of
+from merge_advisor.compose.layers import compose_layers, layer_factor
 from merge_advisor.errors import SpecError
 from merge_advisor.evaluators.fast import row_values
 from merge_advisor.evaluators.rules import METRICS, metric_for
@@ -38,32 +38,10 @@ OBJECTIVES = ("loss", "accuracy", "delta", "lm-eval:METRIC")
 HARNESS_METRICS = {"acc": "accuracy", **{name: name for name in METRICS}}
 """lm-eval's name of a metric -> ours."""
 
-P = TypeVar("P", bound="RunProblem")
-
-
-class RunProblem(Protocol):
-    """A `tune.Problem` made of a run."""
-
-    session: Session
-    candidates: Sequence[Candidate]
-    rows: Sequence[Row]
-    tasks: tuple[int, ...]
-    forwards: int
-    smooth: bool
-    """Whether it has gradients."""
-    unit: str
-    """What its losses are counted in."""
-
-    @property
-    def members(self) -> tuple[str, ...]: ...
-    def losses(self, point: Point, rows: Sequence[int]) -> list[float]: ...
-    def gradient(self, point: Point, rows: Sequence[int]) -> tuple[list[float], NDArray[np.float64]]: ...
-    def guard(self, point: Point) -> float: ...
-
 
 @dataclass(eq=False)
-class _Merges:
-    """What all problems share: members, rows, and merges of the members on the base."""
+class Merges:
+    """What all problems of a run share (`tune.Problem`): members, rows, and merges of the members on the base."""
 
     session: Session
     candidates: Sequence[Candidate]
@@ -76,12 +54,18 @@ class _Merges:
     """Nats per token that the loss on the guard's texts may be above the base's."""
     forwards: int = 1
     smooth: bool = False
+    """Whether it has gradients."""
     unit: str = "nats per token"
+    """What its losses are counted in."""
 
     @property
     def members(self) -> tuple[str, ...]:
         """Their ids."""
         return tuple(candidate.id for candidate in self.candidates)
+
+    def losses(self, point: Point, rows: Sequence[int]) -> list[float]:
+        """Loss of the merge on each of the rows; less is better."""
+        raise NotImplementedError
 
     def gradient(self, point: Point, rows: Sequence[int]) -> tuple[list[float], NDArray[np.float64]]:
         """Refuse: only the loss has a gradient.
@@ -131,7 +115,7 @@ class _Merges:
 
 
 @dataclass(eq=False)
-class RowLoss(_Merges):
+class RowLoss(Merges):
     """Mean loss of each row's answer, nats per token."""
 
     smooth: bool = True
@@ -172,7 +156,7 @@ class RowLoss(_Merges):
             total = np.zeros(len(weights))
             for name in names:
                 updates = [delta.get(name) for delta in weights]
-                factor = factor_of(name, point.layers, blocks)
+                factor = layer_factor(name, point.layers, blocks)
                 scaled = [weight * factor for weight in point.weights]
                 total += factor * np.asarray(composition.slopes(updates, scaled, slopes[name]))
             return [finite(losses), finite(total.tolist())]
@@ -182,7 +166,7 @@ class RowLoss(_Merges):
 
 
 @dataclass(eq=False)
-class WrongAnswers(_Merges):
+class WrongAnswers(Merges):
     """0 for a right answer and 1 for a wrong one, by our own scorer (see `evaluators.fast`)."""
 
     metric: str = "accuracy"
@@ -200,7 +184,7 @@ class WrongAnswers(_Merges):
 
 
 @dataclass(eq=False)
-class Harness(_Merges):
+class Harness(Merges):
     """A metric of lm-eval on each row, turned so that less is better."""
 
     metric: str = "accuracy"
@@ -225,7 +209,7 @@ class Harness(_Merges):
 
 
 @dataclass(eq=False)
-class DeltaDistance(_Merges):
+class DeltaDistance(Merges):
     """1 - cosine of the merge's own delta with the task's: five probe forwards, and not one row of the task."""
 
     task: FloatArray = field(default_factory=lambda: np.empty(0, np.float32))
@@ -261,7 +245,7 @@ def make_problem(
     *,
     guard: Sequence[str] = (),
     task: FloatArray | None = None,
-) -> RunProblem:
+) -> Merges:
     """Return the problem an objective names.
 
     Args:
@@ -309,6 +293,6 @@ def finite(losses: Sequence[float]) -> list[float]:
     return [float(loss) if np.isfinite(loss) else OVERFLOWED for loss in losses]
 
 
-def on_rows(problem: P, rows: Sequence[Row], tasks: Sequence[int]) -> P:
+def on_rows(problem: Merges, rows: Sequence[Row], tasks: Sequence[int]) -> Merges:
     """The same problem on other rows."""
-    return replace(cast("Any", problem), rows=rows, tasks=tuple(tasks))  # type: ignore[no-any-return]
+    return replace(problem, rows=rows, tasks=tuple(tasks))

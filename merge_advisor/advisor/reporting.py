@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,8 @@ from merge_advisor import registry
 from merge_advisor.report.markdown import ReportInput, markdown_report
 from merge_advisor.report.scores import SCORE_HEADERS, SCORE_RIGHT, score_rows, trade_off
 from merge_advisor.report.tables import text_table
-from merge_advisor.types import Refused, Row, Task
+from merge_advisor.report.values import Side, TuningReport
+from merge_advisor.types import Refused, Row, Score, Task
 
 if TYPE_CHECKING:
     from merge_advisor.advisor.runfolder import Run
@@ -21,6 +23,8 @@ FILES = {
     "shots_lora": "the LoRA finetuned on the shots",
     "report.md": "this result in full",
     "report.html": "the same with plots, for a browser",
+    "tune.json": "the trials of `tune` and which won",
+    "study.sqlite": "the same as an Optuna study, for optuna-dashboard",
 }
 REPORTS = ("report.md", "report.html")
 """Listed before they are there: they list themselves."""
@@ -65,7 +69,27 @@ def input_of(run: Run, shown: Path | None = None) -> ReportInput:
         commands=tuple(commands_of(run, shown or run.folder)),
         map=plan.map,
         similarity={c.id: c.similarity for c in plan.candidates if c.status != "refused"},
+        tuning=_tuning_of(run),
     )
+
+
+def _tuning_of(run: Run) -> TuningReport | None:
+    """How the run was tuned, its reference and winner compared on the held-out rows as well."""
+    if run.tuning is None:
+        return None
+    return replace(
+        run.tuning, sides=(*run.tuning.sides, *(_heldout(score, run.tuning.reference) for score in run.scores))
+    )
+
+
+def _heldout(score: Score, reference: str) -> Side:
+    found = {comparison.against: comparison for comparison in score.comparisons}.get(reference)
+    before, after = (
+        next((model.metrics.get(score.metric) for model in score.models if model.label == label), None)
+        for label in (reference, "merge")
+    )
+    lower, upper = (None, None) if found is None else (found.lower, found.upper)
+    return Side(score.task, "held-out", score.metric, len(score.row_digests), before, after, lower, upper)
 
 
 def report_of(run: Run, shown: Path | None = None) -> str:

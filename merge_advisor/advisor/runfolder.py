@@ -8,21 +8,25 @@ tasks/          each task's rows, split
 score/          each task's score table, row by row, and what was asked; tasks of lm-eval under their names
 report.md       the same in words
 report.html     the same with plots, one page that needs nothing else
+
+Once tuned (see `tuned_folder`):
+study.sqlite    the trials, as an Optuna study
+tune.json       what they were and which won; recipe.json and its renderings are the winner's
+plan/           the plan's own recipe and renderings
 """
 
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from merge_advisor.errors import RunError
-from merge_advisor.report.values import SimilarityMap
+from merge_advisor.report.values import SimilarityMap, TuningReport
 from merge_advisor.types import (
     STRICT,
     VERSION,
@@ -34,10 +38,12 @@ from merge_advisor.types import (
     Space,
     Task,
     Verdict,
-    digest_of,
     from_json,
     to_json,
 )
+
+PLANNED, TUNING = "plan", "tune.json"
+"""Folder of the plan's own recipe, and file of what was tried, in a tuned run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +146,8 @@ class Plan:
     environment: Environment
     map: SimilarityMap | None = None
     """Where the pool's deltas and the task's lie; None in plans made before it was kept."""
+    planned_digest: str = ""
+    """Digest of the recipe under `plan/`, once the run was tuned."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +159,9 @@ class Run:
     recipe: Recipe
     tasks: tuple[Task, ...]
     scores: tuple[Score, ...]
+    planned: Recipe | None = None
+    """The plan's own recipe, where `recipe` is a tuned one."""
+    tuning: TuningReport | None = None
 
 
 def write_text(path: Path, text: str) -> None:
@@ -252,25 +263,30 @@ def read_run(folder: Path) -> Run:
     if not (folder / "plan.json").is_file():
         raise RunError(f"{folder}: is no run folder (no plan.json); make one with `merge-advisor plan`")
     plan = from_json(Plan, _read(folder / "plan.json"), str(folder / "plan.json"))
-    recipe = from_json(Recipe, _read(folder / "recipe.json"), str(folder / "recipe.json"))
-    if recipe.digest != plan.recipe_digest:
-        raise RunError(f"{folder / 'recipe.json'}: was changed after the plan; make the plan anew")
+    recipe = _recipe_in(folder)
+    planned = _recipe_in(folder / PLANNED) if (folder / PLANNED / "recipe.json").is_file() else None
+    if planned is not None and planned.digest not in (plan.planned_digest, plan.recipe_digest):
+        raise RunError(f"{folder / PLANNED / 'recipe.json'}: was changed after the plan; make the plan anew")
     tasks = [folder / "tasks" / f"{number}.json" for number in range(len(plan.tasks))]
+    run = Run(folder, plan, recipe, tuple(from_json(Task, _read(path), str(path)) for path in tasks), (), planned)
+    if recipe.digest != plan.recipe_digest:
+        if planned is None:
+            raise RunError(f"{folder / 'recipe.json'}: was changed after the plan; make the plan anew")
+        return replace(run, recipe=planned)  # `tune` was killed while it wrote
     scores = [folder / "score" / f"{number}.json" for number in range(len(plan.tasks))]
     scores += sorted((folder / "score").glob("lm-eval-*.json"))
-    return Run(
-        folder=folder,
-        plan=plan,
-        recipe=recipe,
-        tasks=tuple(from_json(Task, _read(path), str(path)) for path in tasks),
+    tuning = folder / TUNING
+    return replace(
+        run,
         scores=tuple(from_json(Score, _read(path), str(path)) for path in scores if path.is_file()),
+        tuning=from_json(TuningReport, _read(tuning), str(tuning))
+        if tuning.is_file() and plan.planned_digest
+        else None,
     )
 
 
-def _file_of(task: str) -> str:
-    """A file's name for a task of lm-eval; other names never become the same."""
-    plain = re.sub(r"[^A-Za-z0-9_.-]", "-", task)
-    return plain if plain == task.replace(":", "-", 1) else f"{plain}-{digest_of(task)[:8]}"
+def _recipe_in(folder: Path) -> Recipe:
+    return from_json(Recipe, _read(folder / "recipe.json"), str(folder / "recipe.json"))
 
 
 def _read(path: Path) -> str:

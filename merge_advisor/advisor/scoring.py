@@ -46,21 +46,26 @@ Model = tuple[str, list[object], Callable[[], WeightDelta]]
 
 
 def models_of(session: Session, run: Run) -> list[Model]:
-    """The models of a score table that are made of weights: base, each member alone, shots_lora, uniform, merge."""
-    members = find_members(session, run)
+    """The models of a score table that are made of weights: base, each member alone, shots_lora, uniform, merge.
+
+    Of a tuned run also the plan's own merge, "plan".
+    """
+    planned = run.planned or run.recipe
+    members = find_members(session, replace(run, recipe=planned))
     folder = run.folder / SHOTS_LORA
     lora = shots_candidate(folder, read_adapter(folder, session.local.shapes), 0)
     alone: dict[str, Candidate] = {}
-    for member, chosen in zip(run.recipe.members, run.plan.selection.members, strict=True):
+    for member, chosen in zip(planned.members, run.plan.selection.members, strict=True):
         label = "anchor" if chosen.role == "anchor" else f"member {member.id}"
         alone[SHOTS_LORA if member.id == SHOTS_LORA else label] = members[member.id]
     alone.setdefault(SHOTS_LORA, lora)
     found: list[Model] = [("base", weights_key({}), dict)]
     for label, candidate in alone.items():
         found.append((label, weights_key({candidate.fingerprint: 1.0}), _weights(session, candidate)))
-    share = 1 / len(run.recipe.members)
-    uniform = replace(run.recipe, members=tuple(replace(m, weight=share) for m in run.recipe.members))
-    for label, recipe in (("uniform", uniform), ("merge", run.recipe)):
+    share = 1 / len(planned.members)
+    uniform = replace(planned, members=tuple(replace(m, weight=share) for m in planned.members))
+    tuned = [("plan", planned)] if run.planned and planned.digest != run.recipe.digest else []
+    for label, recipe in (("uniform", uniform), *tuned, ("merge", run.recipe)):
         pairs = [(m.fingerprint, m.weight) for m in recipe.members]
         key = weights_key(pairs, recipe.composition, recipe.rank, recipe.layers)
         found.append((label, key, lambda recipe=recipe: merged_delta(session, recipe, members)[0]))  # type: ignore[misc]

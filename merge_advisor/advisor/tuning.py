@@ -2,34 +2,41 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from merge_advisor import registry
-from merge_advisor.advisor.merging import find_members, merged_delta, reopen, stage_formats
-from merge_advisor.advisor.objectives import make_problem, unit_of
-from merge_advisor.advisor.problem import RowLoss
-from merge_advisor.advisor.runfolder import Run, read_run, write_tuned
-from merge_advisor.advisor.session import Machine, Progress, quiet_progress
-from merge_advisor.compose.truncate import DEFAULT_RANK
-from merge_advisor.errors import TaskError
+from merge_advisor.advisor.measure import shots_candidate, take_deltas
+from merge_advisor.advisor.merging import find_members, merged_delta, reopen, with_rank, write_formats
+from merge_advisor.advisor.problem import Merges, make_problem, on_rows
+from merge_advisor.advisor.runfolder import Run, read_run
+from merge_advisor.advisor.session import Machine, Progress, Session, quiet_progress
+from merge_advisor.advisor.tuned_folder import tuned_folder
+from merge_advisor.backbone.adapter import read_adapter
+from merge_advisor.errors import SpecError, TaskError
 from merge_advisor.evaluators.guard import read_guard
-from merge_advisor.tune import Point, SearchSpace
+from merge_advisor.report.values import Side, TrialReport, TuningReport
+from merge_advisor.statistics import paired_interval
+from merge_advisor.tune import Point, SearchSpace, Trial
 from merge_advisor.tune.coordinator import Budget, search, starts
 from merge_advisor.tune.goals import Worst, named
 from merge_advisor.tune.study import Keep
-from merge_advisor.tune.winner import aside, choose
-from merge_advisor.types import Candidate, Recipe, RecipeMember, Row, digest_of
+from merge_advisor.tune.winner import STARTS, Winner, aside, choose
+from merge_advisor.types import SHOTS_LORA, Candidate, Recipe, RecipeMember, Row, digest_of
 
 if TYPE_CHECKING:
     from merge_advisor.tune import Sampler
+    from merge_advisor.tune.coordinator import Progress as SearchProgress
+    from merge_advisor.types import FloatArray
 
 STUDY = "study.sqlite"
 DEFAULT_TRIALS = 40
 """LoraHub's number of steps."""
-GUARD_ALLOWED = 0.02
-"""Nats per token that a tuned merge may lose on the guard's texts."""
+JUDGED = 3
+"""Merges a search without rows (objective `delta`) passes on to be judged on rows, beside the starts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +76,17 @@ class TuneOptions:
         return Budget(DEFAULT_TRIALS if none else self.trials, self.forwards, seconds)
 
 
+@dataclass(frozen=True, slots=True)
+class TuningRows:
+    """The choosing rows of a run: those the search sees, and those kept from it to confirm what it found."""
+
+    search: tuple[Row, ...]
+    tasks: tuple[int, ...]
+    """The task of each row of `search`."""
+    kept: tuple[Row, ...]
+    kept_tasks: tuple[int, ...]
+
+
 def tune_run(
     folder: Path,
     options: TuneOptions | None = None,
@@ -84,8 +102,8 @@ def tune_run(
 ) -> Run:
     """Search merges of a run's members on its choosing rows and write the winner as the run's recipe.
 
-    The study stays in the run folder: called again, it goes on, and a search that was killed ends as if it had not
-    been. The plan's own recipe and formats are kept under `plan/`; scores made before are taken away.
+    The study stays in the run folder: called again it goes on, and a search that was killed ends as if it had not been.
+    The plan's own recipe and formats are kept under `plan/`; scores of the recipe before are taken away.
 
     Args:
         folder: the run folder.
@@ -114,79 +132,191 @@ def tune_run(
         planned = run.planned or run.recipe
         members = find_members(session, replace(run, recipe=planned))
         candidates = [members[member.id] for member in planned.members]
-        rows, tasks = choosing_rows(run)
-        goal = named(options.goal, tasks)
-        kept = aside(tasks, options.seed)
-        used = [row for row in range(len(rows)) if row not in kept]
+        rows = rows_of(run, options.seed)
+        texts = read_guard(guard) if guard else ()
         problem = make_problem(
-            session, run, candidates, [rows[i] for i in used], tuple(tasks[i] for i in used), options.objective,
-            guard=read_guard(guard) if guard else (),
+            session, candidates, rows.search, rows.tasks, options.objective, guard=texts,
+            task=_task_delta(session, run) if options.objective == "delta" else None,
         )  # fmt: skip
-        space = space_of(planned, options)
-        study = Keep(
-            options.storage or folder / STUDY,
-            {"task rows": digest_of([row.digest for row in rows]), "members": digest_of(planned),
-             "objective": options.objective, "measured with": digest_of(session.key)},
-            name=f"tune {run.plan.recipe_digest[:12]}" if options.storage else "tune",
-            force=options.force,
-        )  # fmt: skip
+        goal = named(options.goal, problem.tasks)
+        space = space_of(planned, options, smooth=problem.smooth)
         found = search(
             problem, space, sampler, goal=goal, budget=budget, seed=options.seed,
-            starts=starts(space, len(candidates)), keep=study,
-            guard=2 * len(problem.guard_texts) if isinstance(problem, RowLoss) and guard else None,
-            progress=_telling(progress),
+            starts=starts(space, len(candidates)), keep=_keep(folder, session, planned, options, rows, texts),
+            guard=len(texts) or None, progress=_telling(progress),
         )  # fmt: skip
-        everything = tuple(range(len(problem.tasks)))
-        confirming = replace_rows(problem, [rows[i] for i in kept], [tasks[i] for i in kept]) if kept else None
+        judge, trials = problem, found.trials
+        if options.objective == "delta":
+            judge = make_problem(session, candidates, rows.search, rows.tasks, "loss", guard=texts)
+            trials = _judged(trials, judge)
+        every = range(len(rows.search))
+        confirming = on_rows(judge, rows.kept, rows.kept_tasks) if rows.kept else None
         winner = choose(
-            found.trials, problem.tasks, lambda point: problem.losses(point, everything), seed=options.seed,
-            confirm=None if confirming is None else lambda point: confirming.losses(point, range(len(kept))),
-            worst=isinstance(goal, Worst), unit=unit_of(options.objective),
+            trials, rows.tasks, lambda point: judge.losses(point, every), seed=options.seed,
+            confirm=(lambda point: confirming.losses(point, range(len(rows.kept)))) if confirming else None,
+            worst=isinstance(goal, Worst), unit=judge.unit,
         )  # fmt: skip
-        recipe = tuned_recipe(planned, winner.point, members)
-        report = _report(run, options, found, winner, problem)
+        recipe = tuned_recipe(session, planned, winner.point, members)
+        report = _report(run, planned, options, found.trials, found.stopped, winner, judge, rows)
         merged, error = merged_delta(session, recipe, members)
-        with stage_formats(session, recipe, members, merged, folder) as staged:
-            write_tuned(folder, run, recipe, error, report, staged)
+        with tuned_folder(folder, run, recipe, error, report) as staged:
+            write_formats(session, recipe, members, merged, staged, error=error)
     return read_run(folder)
 
 
-def choosing_rows(run: Run) -> tuple[list[Row], list[int]]:
-    """The choosing rows of all tasks, and the task each belongs to.
+def rows_of(run: Run, seed: int) -> TuningRows:
+    """The choosing rows of all tasks, some kept aside where there are many.
 
     Raises:
         TaskError: one row in all, on which nothing can be told apart.
     """
-    rows = [(row, number) for number, task in enumerate(run.tasks) for row in task.choosing]
-    if len(rows) < 2:
+    pairs = [(row, number) for number, task in enumerate(run.tasks) for row in task.choosing]
+    if len(pairs) < 2:
         raise TaskError(f"{run.folder}: one row to tune on tells nothing; plan with more examples, or --tuning N")
-    return [row for row, _ in rows], [number for _, number in rows]
+    kept = aside([task for _, task in pairs], seed)
+    used = [place for place in range(len(pairs)) if place not in kept]
+    return TuningRows(
+        search=tuple(pairs[place][0] for place in used),
+        tasks=tuple(pairs[place][1] for place in used),
+        kept=tuple(pairs[place][0] for place in kept),
+        kept_tasks=tuple(pairs[place][1] for place in kept),
+    )
 
 
-def space_of(planned: Recipe, options: TuneOptions) -> SearchSpace:
+def space_of(planned: Recipe, options: TuneOptions, *, smooth: bool) -> SearchSpace:
     """What is varied, around the planned merge."""
     start = Point(tuple(member.weight for member in planned.members), planned.composition, planned.layers)
     compositions = tuple(dict.fromkeys((planned.composition, *options.compositions))) if options.compositions else ()
     return SearchSpace(
         start=start, bounds=options.bounds, scale=options.scale, compositions=compositions, members=options.drop,
-        density=options.density, layers=options.layers,
+        density=options.density, layers=options.layers, smooth=smooth,
     )  # fmt: skip
 
 
-def tuned_recipe(planned: Recipe, point: Point, members: dict[str, Candidate]) -> Recipe:
-    """The plan's recipe with a point's weights; members of weight 0 leave it, and the base alone keeps them at 0."""
-    kept = [(m, w) for m, w in zip(planned.members, point.weights, strict=True) if w] or [
-        (m, 0.0) for m in planned.members
-    ]
-    ranks = [members[member.id].rank for member, _ in kept]
-    whole = max(ranks) if point.composition.startswith("lorahub") else sum(ranks)
-    limit = planned.rank or DEFAULT_RANK
-    return replace(
+def tuned_recipe(session: Session, planned: Recipe, point: Point, members: Mapping[str, Candidate]) -> Recipe:
+    """The plan's recipe with a point's weights; members of weight 0 leave it, unless that leaves nobody."""
+    pairs = list(zip(planned.members, point.weights, strict=True))
+    kept = [pair for pair in pairs if pair[1]] or pairs
+    recipe = replace(
         planned,
         composition=point.composition,
         layers=point.layers if any(factor != 1 for factor in point.layers) else (),
-        rank=limit if whole > limit else None,
         members=tuple(
-            RecipeMember(m.id, m.fingerprint, m.kind, m.source, m.revision, float(w)) for m, w in kept
+            RecipeMember(m.id, m.fingerprint, m.kind, m.source, m.revision, float(weight)) for m, weight in kept
         ),
     )  # fmt: skip
+    return with_rank(session, recipe, members, planned.rank)
+
+
+def _task_delta(session: Session, run: Run) -> FloatArray:
+    """(d,) the delta of the run's `shots_lora`."""
+    folder = run.folder / SHOTS_LORA
+    lora = shots_candidate(folder, read_adapter(folder, session.local.shapes), 0)
+    deltas, _, refused = take_deltas(session, run.plan.settings.embedding, [lora])
+    if refused:
+        raise SpecError(f"objective 'delta': {refused[0].reason}; choose --objective loss")
+    return deltas.array[0]
+
+
+def _keep(
+    folder: Path, session: Session, planned: Recipe, options: TuneOptions, rows: TuningRows, texts: Sequence[str]
+) -> Keep:
+    """Where the study is, and what it must have been made for."""
+    made_for = {
+        "task rows": digest_of([[row.digest for row in part] for part in (rows.search, rows.kept)]),
+        "plan": planned.digest,
+        "objective": options.objective,
+        "base, template or dtype": digest_of(session.key),
+        "guard file": digest_of(list(texts)),
+    }
+    name = f"merge-advisor {planned.digest[:12]}" if options.storage else "tune"
+    return Keep(options.storage or folder / STUDY, made_for, name=name, force=options.force)
+
+
+def _telling(progress: Progress) -> SearchProgress:
+    """The search's progress, told as the command line tells it."""
+
+    def tell(done: int, total: int | None, best: float | None, left: float | None) -> None:
+        told = "tuning" if best is None else f"tuning, best {best:.4f}"
+        told += f", {left:.0f} s left" if left is not None and total is None else ""
+        progress(told, done, total or 0)
+
+    return tell
+
+
+def _judged(trials: Sequence[Trial], judge: Merges) -> list[Trial]:
+    """The starts and the best few trials of a search without rows, with their losses on the rows."""
+    able = [trial for trial in trials if trial.whole and math.isfinite(trial.values[0])]
+    best = sorted((t for t in able if t.label not in STARTS), key=lambda t: (t.values[0], t.number))[:JUDGED]
+    chosen = [trial for trial in trials if trial.label in STARTS or trial in best]
+    return [replace(t, losses=tuple(judge.losses(t.point, range(len(judge.rows))))) for t in chosen]
+
+
+def _report(
+    run: Run,
+    planned: Recipe,
+    options: TuneOptions,
+    trials: Sequence[Trial],
+    stopped: str,
+    winner: Winner,
+    judge: Merges,
+    rows: TuningRows,
+) -> TuningReport:
+    told = [
+        TrialReport(t.number, t.label, _plain(t.values), t.point.weights, t.point.composition, t.whole, t.forwards)
+        for t in trials
+    ]
+    number = next((trial.number for trial in trials if trial.point == winner.point), len(trials))
+    if number == len(trials):  # a point on the way, measured in the end
+        cost = len(rows.search) * judge.forwards
+        label = f"{winner.share:.0%} of the way from {winner.reference}"
+        mean = math.fsum(winner.losses) / len(winner.losses)
+        point = winner.point
+        told.append(TrialReport(number, label, (mean,), point.weights, point.composition, True, cost))
+    notes = [winner.reason, f"the search ended: {stopped}"]
+    if winner.gain is not None:
+        notes.append(
+            f"cross-validated gain of the search over the best start: {winner.gain.mean:+.3f} {judge.unit} "
+            f"({winner.gain.lower:+.3f} to {winner.gain.upper:+.3f})"
+        )
+    return TuningReport(
+        sampler=options.sampler,
+        goal=f"{options.goal} over {len(rows.search)} tuning rows of {options.objective} ({judge.unit})",
+        members=tuple(member.id for member in planned.members),
+        planned=tuple(member.weight for member in planned.members),
+        trials=tuple(told),
+        winner=number,
+        reference=winner.reference,
+        sides=tuple(_sides(run, winner, judge, rows)),
+        tasks=tuple(task.name for task in run.tasks) if len(run.tasks) > 1 else (),
+        notes=tuple(notes),
+    )
+
+
+def _sides(run: Run, winner: Winner, judge: Merges, rows: TuningRows) -> list[Side]:
+    """Reference and winner on the tuning rows of each task, and on those kept aside."""
+    found = []
+    for number, task in enumerate(run.tasks):
+        places = [place for place, of in enumerate(rows.tasks) if of == number]
+        if not places:
+            continue
+        before, after = ([losses[place] for place in places] for losses in (winner.reference_losses, winner.losses))
+        gains = [one - other for one, other in zip(before, after, strict=True)]
+        told = paired_interval(gains) if len(gains) > 1 and any(gains) else None
+        found.append(
+            Side(
+                task.name,
+                "tuning",
+                "loss" if judge.unit.startswith("nats") else judge.unit,
+                len(places),
+                math.fsum(before) / len(before),
+                math.fsum(after) / len(after),
+                None if told is None else told.lower,
+                None if told is None else told.upper,
+            )  # fmt: skip
+        )
+    return found
+
+
+def _plain(values: Sequence[float]) -> tuple[float | None, ...]:
+    return tuple(value if math.isfinite(value) else None for value in values)

@@ -97,6 +97,42 @@ def run_score(arguments: argparse.Namespace) -> int:
     return OK
 
 
+def run_tune(arguments: argparse.Namespace) -> int:
+    """`merge-advisor tune`."""
+    from merge_advisor import advisor
+    from merge_advisor.advisor.tuning import TuneOptions
+
+    ranges = {key: _range(getattr(arguments, key), key) for key in ("bounds", "scale", "density")}
+    options = TuneOptions(
+        trials=arguments.trials, forwards=arguments.forward_budget, minutes=arguments.minutes,
+        sampler=arguments.sampler, objective=arguments.objective, goal=arguments.goal, seed=arguments.seed,
+        storage=arguments.storage, force=arguments.force, compositions=tuple(arguments.composition),
+        drop=arguments.drop, layers=arguments.layers, **{key: found for key, found in ranges.items() if found},
+    )  # fmt: skip
+    shared = _shared(arguments)
+    run = advisor.tune(
+        Path(arguments.run), options=options, scored=not arguments.no_score, metric=arguments.metric,
+        guard=Path(arguments.guard) if arguments.guard else None, pool=arguments.pool, base=arguments.base, **shared,
+    )  # fmt: skip
+    shared["progress"].finish()
+    return _tell(arguments, run)
+
+
+def _range(text: str | None, option: str) -> tuple[float, float] | None:
+    """Read LOW:HIGH.
+
+    Raises:
+        InputError: no two numbers.
+    """
+    if text is None:
+        return None
+    try:
+        low, high = (float(part) for part in text.split(":"))
+    except ValueError as error:
+        raise InputError(f"--{option} {text}: is no range; write LOW:HIGH, e.g. 0.2:1") from error
+    return low, high
+
+
 def run_merge(arguments: argparse.Namespace) -> int:
     """`merge-advisor merge`."""
     from merge_advisor import advisor
@@ -155,6 +191,7 @@ def run_show(arguments: argparse.Namespace) -> int:
         "strategy": ("centres", "cost"),
         "composition": ("weight_means", "takes", "deterministic", "memory", "formats", "source"),
         "format": ("writes", "runs_with"), "embedding": ("pooling", "source"),
+        "sampler": ("searches", "cost"),
     }[kind]  # fmt: skip
     rows = []
     for name in registry.names(kind):

@@ -8,7 +8,10 @@ from merge_advisor import __version__
 from merge_advisor.registry import BUILTIN
 
 EPILOG = "Settings may stand in ./merge-advisor.toml (see `merge-advisor init`); options win over it."
-KINDS = {"strategies": "strategy", "compositions": "composition", "formats": "format", "embeddings": "embedding"}
+KINDS = {
+    "strategies": "strategy", "compositions": "composition", "formats": "format", "embeddings": "embedding",
+    "samplers": "sampler",
+}  # fmt: skip
 
 
 def _names(kind: str) -> str:
@@ -27,6 +30,7 @@ def build_parser() -> argparse.ArgumentParser:
     _plan(commands.add_parser("plan", help="choose members and weights for a task, merge, score, judge", epilog=EPILOG))
     _init(commands.add_parser("init", help="write merge-advisor.toml (and with --demo a task to try)"))
     _embed(commands.add_parser("embed", help="write the deltas of a pool to an .npz file", epilog=EPILOG))
+    _tune(commands.add_parser("tune", help="search the weights of a run's members, and confirm what was found"))
     _merge(commands.add_parser("merge", help="write the merged model of a run folder"))
     _score(commands.add_parser("score", help="score a run folder, or any model, on held-out rows"))
     _try(commands.add_parser("try", help="answer a prompt with base, anchor and merge side by side"))
@@ -162,6 +166,39 @@ def _score(parser: argparse.ArgumentParser) -> None:
     group = _lm_eval(parser, "score on a task (or group) of lm-eval, with its own prompts and metric")
     group.add_argument("--limit", type=int, metavar="N", help="documents of each lm-eval task at most, the first ones")
     _judging(parser)
+    _where(parser)
+    _machine(parser)
+    _common(parser)
+
+
+def _tune(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", metavar="RUN", help="run folder; called again the search goes on where it ended")
+    budget = parser.add_argument_group("budget (the first limit reached ends the search; default 40 trials)")
+    budget.add_argument("--trials", type=int, metavar="N", help="trials in all, earlier sessions included")
+    budget.add_argument("--forward-budget", type=int, metavar="N",
+                        help="forward passes over one row in all; a backward pass counts as two")  # fmt: skip
+    budget.add_argument("--minutes", type=float, metavar="N", help="minutes of this session")
+    search = parser.add_argument_group("search")
+    search.add_argument(
+        "--sampler", default="auto", help=f"default auto; one of: {_names('sampler')}; parameters as name:key=value"
+    )
+    search.add_argument("--objective", default="loss",
+                        help="loss (default), accuracy, delta, or lm-eval:METRIC (acc, exact_match, loss)")  # fmt: skip
+    search.add_argument("--goal", default="mean",
+                        help="mean (default), worst or pareto over several tasks, lorahub, lorahub-clean")  # fmt: skip
+    search.add_argument("--seed", type=int, default=0, help="the only randomness (default 0)")
+    search.add_argument("--storage", metavar="URL", help="Optuna storage (default: study.sqlite in the run folder)")
+    search.add_argument("--force", action="store_true", help="begin anew, whatever was tried before")
+    space = parser.add_argument_group("what is varied (default: the members' weights)")
+    space.add_argument("--bounds", metavar="LOW:HIGH", help="range of a weight (default -1.5:1.5)")
+    space.add_argument("--scale", metavar="LOW:HIGH", help="one factor on all weights")
+    space.add_argument("--composition", action="append", default=[], metavar="SPEC",
+                       help=f"try this one beside the plan's; one of: {_names('composition')}")  # fmt: skip
+    space.add_argument("--drop", action="store_true", help="members may be left out")
+    space.add_argument("--density", metavar="LOW:HIGH", help="share of entries kept, of compositions that have one")
+    space.add_argument("--layers", type=int, default=0, metavar="G", help="a factor for each of G groups of layers")
+    scoring = _judging(parser)
+    scoring.add_argument("--no-score", action="store_true", help="leave scoring to `merge-advisor score`")
     _where(parser)
     _machine(parser)
     _common(parser)

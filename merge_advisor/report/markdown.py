@@ -233,6 +233,9 @@ def _tuning(tuning: TuningReport | None) -> str:
         return ""
     rows = [side_row(side) for side in tuning.sides]
     parts = [escaped(tuning_text(tuning)), markdown_table(SIDE_HEADERS, rows, right=SIDE_RIGHT) if rows else ""]
+    final = tuning.planned if tuning.won is None else tuning.won.weights
+    weights = [[m, f"{a:.4f}", f"{b:.4f}"] for m, a, b in zip(tuning.members, tuning.planned, final, strict=True)]
+    parts.append(markdown_table(("member", "planned weight", "tuned weight"), weights, right=(1, 2)))
     return _section("Tuning", "\n\n".join(part for part in (*parts, _bullets(tuning.notes)) if part))
 
 

@@ -57,6 +57,8 @@ class SearchSpace:
     """Range of the density of compositions that have one; None: the start's."""
     layers: int = 0
     """Layer groups with a factor of their own; 0: none."""
+    smooth: bool = True
+    """Whether the problem has gradients in the weights."""
 
 
 @dataclass(frozen=True, slots=True)

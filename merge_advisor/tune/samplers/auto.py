@@ -11,7 +11,7 @@ from merge_advisor import registry
 from merge_advisor.tune import Ask, Sampler, SearchSpace, Trial
 from merge_advisor.tune.space import boxes, check, parts
 
-SMOOTH = ("exact", "linear", "lorahub", "task_arithmetic")
+SMOOTH = ("exact", "lorahub", "task_arithmetic")
 """Compositions that are differentiable in the weights; the others choose entries by size, sign or chance."""
 
 
@@ -20,8 +20,8 @@ class Auto:
     """Ask gradient, nsga2, cmaes or tpe, by these rules, the first that fits.
 
     1. Trials with several values (Pareto): `nsga2`.
-    2. One composition, differentiable in the weights, and fewer than `steps` trials asked of `gradient`, none of which
-       came back without a gradient: `gradient`.
+    2. A problem and one composition that are differentiable in the weights, and fewer than `steps` trials asked of
+       `gradient`: `gradient`.
     3. Numbers alone, at most `few` of them: `cmaes`.
     4. Everything else: `tpe`.
     """
@@ -56,15 +56,14 @@ class Auto:
         if history and len(history[0].values) > 1:
             return "nsga2"
         steps = [trial for trial in history if trial.notes.get("auto") == "gradient"]
-        without = any(trial.gradient is None for trial in steps)
-        if len(steps) < self.steps and not without and _smooth(space) and _fits("gradient", space):
+        if len(steps) < self.steps and _smooth(space) and _fits("gradient", space):
             return "gradient"
         return "cmaes" if _fits("cmaes", space) and len(boxes(space)) <= self.few else "tpe"
 
 
 def _smooth(space: SearchSpace) -> bool:
     specs = space.compositions or (space.start.composition,)
-    return all(spec.partition(":")[0].strip() in SMOOTH for spec in specs)
+    return space.smooth and all(spec.partition(":")[0].strip() in SMOOTH for spec in specs)
 
 
 def _fits(name: str, space: SearchSpace) -> bool:
