@@ -10,9 +10,9 @@
 | `layer0`, `layer1`, … | 0 to 2 | `space.layers` |
 
 A member's weight in the merge is `w · scale`, so that with a scale a merge may carry weights beyond the bounds. A merge
-does not tell its scale: samplers leave it in the notes of what they ask (`history.ask_for`), and a trial without that note has
-scale 1. No sampler leaves all members out: the anchor (member 0) is in wherever all others are out. The point of weights 0
-is read all the same, it is the base's trial.
+does not tell its scale: samplers leave it in the notes of what they ask (`history.ask_for`); a trial without that note
+has scale 1. No sampler leaves all members out: the anchor (member 0) is in wherever all others are out. The merge of
+weights 0 is read all the same: it is the base's trial.
 """
 
 from __future__ import annotations

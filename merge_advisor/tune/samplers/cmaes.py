@@ -92,7 +92,7 @@ def _root(c: Array, power: float = 0.5) -> Array:
 
 
 def _updated(state: _State, drawn: Array, number: int) -> _State:
-    """The state after generation `number` (from 1); `drawn` is (λ, d), best first. Names as in the tutorial, table 1."""
+    """The state after generation `number` (from 1); `drawn` is (λ, d), best first. Names as in the tutorial."""
     size, d = drawn.shape
     mu = size // 2
     w = math.log((size + 1) / 2) - np.log(np.arange(1, mu + 1))

@@ -35,7 +35,7 @@ def generator(seed: int, step: int) -> np.random.Generator:
 
 
 def ask_for(space: SearchSpace, sampler: Sampler, numbers: Mapping[str, Value]) -> Ask:
-    """Return the ask for the merge of `numbers`; its notes keep the sampler's name, and the scale where there is one."""
+    """Return the ask for the merge of `numbers`; its notes keep the sampler's name and the scale."""
     notes: dict[str, Any] = {"sampler": sampler.name}
     if "scale" in numbers:
         notes["scale"] = numbers["scale"]
@@ -94,7 +94,7 @@ def one_loss(sampler: Sampler, history: Sequence[Trial]) -> NDArray[np.float64]:
 
 
 def best_numbers(space: SearchSpace, history: Sequence[Trial]) -> Numbers:
-    """Return the numbers of the trial with the least value (mean of several, ties to the first); the start's if none."""
+    """Return the numbers of the trial with the least (mean) value, the first on ties; the start's if there is none."""
     if not history:
         return inside(parameters(space), to_numbers(space, space.start))
     return numbers_of(space, [history[int(np.argmin(losses_of(history).mean(axis=1)))]])[0]

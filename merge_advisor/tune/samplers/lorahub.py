@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 import warnings
 from collections.abc import Sequence
@@ -25,12 +26,13 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class LoraHubSearch:
-    """Search as LoraHub does: from weights 0, without gradients, 40 steps by convention (arXiv 2307.13269, section 3.3).
+    """Search as LoraHub does: from weights 0, without gradients, 40 steps by convention (arXiv 2307.13269).
 
-    Its code leaves the search to nevergrad's NGOpt, which picks by size: for weights within bounds, one worker and fewer
-    than 200 steps per member (so at 40 steps always) that is Powell's COBYLA, a trust region with linear models, by way
-    of SciPy. It is deterministic: base first, then each member alone at a sixth of the range (0.5) on top of the best so
-    far, only then steps in all weights. Its seed changes nothing. Beyond the bounds a weight is reflected.
+    Its code leaves the search to nevergrad's NGOpt, which picks by size: for weights within bounds, one worker and
+    fewer than 200 steps per member (at 40 steps always) that is Powell's COBYLA, a trust region with linear models, as
+    SciPy has it; read in nevergrad 0.5.0, 0.12.0, 0.13.0 and 1.0.12. It is deterministic, no seed changes it: the base
+    first, then each member at a sixth of the range (0.5) on top of the best so far, only then steps in all weights.
+    Beyond the bounds a weight is reflected.
     """
 
     engine: str = "cobyla"
@@ -122,7 +124,7 @@ def _nevergrad(axes: Sequence[_Axis], losses: Sequence[float], budget: int, seed
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            import nevergrad
+            nevergrad = importlib.import_module("nevergrad")
         except ImportError as error:
             raise SpecError(
                 "sampler lorahub: engine=nevergrad needs the package nevergrad; install merge-advisor[lorahub], "

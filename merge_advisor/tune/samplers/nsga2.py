@@ -75,23 +75,23 @@ class Nsga2:
 
 
 def fronts(losses: Array) -> NDArray[np.int64]:
-    """Return the number of the front each row of (n, m) losses is on: 0 where no row is better in all and equal in none.
+    """Return the front each row of (n, m) losses is on, (n,): 0 where no row dominates it, 1 where only such do.
 
-    A row dominates another that is nowhere less and somewhere more.
+    A row dominates another where it is nowhere more and somewhere less.
     """
-    no_more = (losses[:, None, :] <= losses[None, :, :]).all(axis=2)
-    dominates = no_more & (losses[:, None, :] < losses[None, :, :]).any(axis=2)  # (n, n): row beats column
+    no_more = np.all(losses[:, None, :] <= losses[None, :, :], axis=2)
+    dominates = np.logical_and(no_more, no_more.T ^ True)  # (n, n), row over column: no more, and not equal
     ranks = np.full(len(losses), -1, dtype=np.int64)
     for front in range(len(losses)):
         left = ranks < 0
         if not left.any():
             break
-        ranks[left & ~dominates[left].any(axis=0)] = front
+        ranks[left & ~np.any(dominates[left], axis=0)] = front
     return ranks
 
 
 def crowding(losses: Array, ranks: NDArray[np.int64]) -> Array:
-    """Return how far each row's neighbours on its front are apart, summed over the losses; the ends are infinitely far."""
+    """Return how far each row's neighbours on its front are apart, summed over the losses; infinite at its ends."""
     found = np.zeros(len(losses))
     for front in range(int(ranks.max()) + 1):
         members = np.flatnonzero(ranks == front)
