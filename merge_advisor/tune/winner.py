@@ -185,15 +185,13 @@ def _toward(
 ) -> tuple[Point, float, Array]:
     """The point at `share` of the way, its share and its losses; the end of the way, or its start, where it is none."""
     start, end = search.trials[ref].point, search.trials[best].point
-    if share < 1 and start.composition == end.composition:
-        point = _between(start, end, share)
+    if start.composition == end.composition:
+        point = _between(start, end, share) if share < 1 else end
         losses = _known(search, point)
         if losses is None:
             losses = np.asarray(measure(point), dtype=np.float64)
         if np.isfinite(losses).all() and _differences(search, ref, losses).mean() > 0:
             return point, share, losses
-    elif share == 1:
-        return end, 1.0, search.losses[best]
     return (end, 1.0, search.losses[best]) if sure else (start, 0.0, search.losses[ref])
 
 
@@ -266,9 +264,9 @@ def _share(search: _Search, ref: int, best: int) -> float:
 
 def _dimensions(search: _Search, ref: int) -> int:
     """Directions in which the trials lie from the reference: in weights, in layer factors, and one for compositions."""
-    points = [trial.point for trial in search.trials[search.starts :]]
+    points = [trial.point for trial in (search.trials[ref], *search.trials[search.starts :])]
     layers = max(len(point.layers) for point in points)
-    flat = [[*point.weights, *_layers(point, layers)] for point in (search.trials[ref].point, *points)]
+    flat = [[*point.weights, *_layers(point, layers)] for point in points]
     moved = np.array(flat[1:]) - np.array(flat[0])
     return int(np.linalg.matrix_rank(moved)) + (len({point.composition for point in points}) > 1)
 
