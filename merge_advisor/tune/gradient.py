@@ -81,7 +81,7 @@ class Gradient:
         slopes = [trial for trial in known if trial.gradient is not None]
         if not slopes:
             if _tried(start, [trial for trial in history if trial.gradient is not None]):
-                return _elsewhere(space, start, history, seed)
+                return _elsewhere(space, start, history, seed, self.step)
             return _asked(space, start, gradient=True, notes={"reach": self.step})
         last = next((trial for trial in reversed(history) if "reach" in trial.notes), slopes[-1])
         reach = _reach(last, self.step, high - low)
@@ -89,7 +89,7 @@ class Gradient:
         aim = _least(surface, start, np.maximum(start - reach, low), np.minimum(start + reach, high))
         length = float(np.abs(aim - start).max())
         if length < SHORTEST or _tried(aim, history):
-            return _elsewhere(space, start, history, seed)
+            return _elsewhere(space, start, history, seed, self.step)
         notes = {"best": _value(centre), "expected": surface(aim)[0], "length": length, "reach": reach}
         return _asked(space, aim, gradient=last.gradient is None, notes=notes)
 
@@ -100,7 +100,7 @@ class Gradient:
         if not start.any():  # 0 is a stationary point of a product of sums
             start = np.clip(np.full(k, 1 / k), *space.bounds)
         if _tried(start, history):
-            return _elsewhere(space, start, history, seed)
+            return _elsewhere(space, start, history, seed, self.step)
         return _asked(space, start, gradient=True, notes={"reach": self.step})
 
 
@@ -146,8 +146,8 @@ def _reach(last: Trial, first: float, widest: float) -> float:
     return min(2 * reach, widest) if gain > 0.75 and length > 0.8 * reach else reach
 
 
-def _elsewhere(space: SearchSpace, start: Vector, history: Sequence[Trial], seed: int) -> Ask:
-    """A plain trial at a random point within a quarter of the range."""
+def _elsewhere(space: SearchSpace, start: Vector, history: Sequence[Trial], seed: int, reach: float) -> Ask:
+    """A plain trial at a random point within a quarter of the range; the next step may be `reach` long again."""
     low, high = space.bounds
     rng = np.random.default_rng([seed, len(history)])
     aim = start
@@ -155,7 +155,7 @@ def _elsewhere(space: SearchSpace, start: Vector, history: Sequence[Trial], seed
         aim = np.clip(start + rng.uniform(-0.25, 0.25, len(start)) * (high - low), low, high)
         if not _tried(aim, history):
             break
-    return _asked(space, aim, gradient=False, notes={"restart": 1.0})
+    return _asked(space, aim, gradient=False, notes={"restart": 1.0, "reach": reach})
 
 
 def _least(surface: Surface, start: Vector, low: Vector, high: Vector) -> Vector:

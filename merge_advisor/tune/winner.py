@@ -36,8 +36,8 @@ STARTS = ("base", "anchor", "uniform", "plan")
 FOLDS = 5
 FEWEST = 4
 """Rows of which a spread is known well enough to trust a gain at all."""
-ASIDE, ROWS_FOR_ASIDE = 0.3, 40
-"""Share of the rows worth keeping aside, and the fewest rows of which to keep any."""
+ASIDE, ROWS_FOR_ASIDE = 0.3, 80
+"""Share of the rows to keep aside, and the fewest of which to: below, the search misses them more than they save."""
 MIRRORED = "lorahub"
 """The composition in which w and -w are one model."""
 
@@ -64,7 +64,7 @@ class Winner:
     losses: tuple[float, ...]
     """(n,), the winner's on the same rows."""
     gain: Interval | None
-    """Cross-validated gain of the search over the best start, nats per token; None on one row."""
+    """Cross-validated gain of the search over the best start; None on one row."""
     confirmed: Interval | None
     """Gain of the winner over the reference on the rows kept aside; None where there are none, or it is the start."""
 
@@ -96,7 +96,7 @@ class _Search:
 
 
 def aside(tasks: Sequence[int], seed: int) -> tuple[int, ...]:
-    """Return the rows to keep from the search for the confirmation: 30%, of each task alike; none of fewer than 40.
+    """Return the rows to keep from the search for the confirmation: 30%, of each task alike; none of fewer than 80.
 
     Args:
         tasks: (n,) the task each row belongs to.
@@ -137,7 +137,8 @@ def choose(
     search = _read(trials, tasks, worst)
     ref, best = search.best()
     start, told = search.trials[ref], _plain(search.losses[ref])
-    score = f"{float(search.judged(search.losses[[ref]])[0]):.3f} {unit} per token on {_rows(len(tasks))}"
+    per = " per token" if unit == "nats" else ""
+    score = f"{float(search.judged(search.losses[[ref]])[0]):.3f} {unit}{per} on {_rows(len(tasks))}"
     gain = _cross_validated(search, seed)
     stays = Winner(
         start.point, start.label, 0.0, start.label, f"{start.label} stays, {score}: ", told, told, gain, None
@@ -185,15 +186,13 @@ def _toward(
 ) -> tuple[Point, float, Array]:
     """The point at `share` of the way, its share and its losses; the end of the way, or its start, where it is none."""
     start, end = search.trials[ref].point, search.trials[best].point
-    if share < 1 and start.composition == end.composition:
-        point = _between(start, end, share)
+    if start.composition == end.composition:
+        point = _between(start, end, share) if share < 1 else end
         losses = _known(search, point)
         if losses is None:
             losses = np.asarray(measure(point), dtype=np.float64)
         if np.isfinite(losses).all() and _differences(search, ref, losses).mean() > 0:
             return point, share, losses
-    elif share == 1:
-        return end, 1.0, search.losses[best]
     return (end, 1.0, search.losses[best]) if sure else (start, 0.0, search.losses[ref])
 
 
@@ -266,9 +265,9 @@ def _share(search: _Search, ref: int, best: int) -> float:
 
 def _dimensions(search: _Search, ref: int) -> int:
     """Directions in which the trials lie from the reference: in weights, in layer factors, and one for compositions."""
-    points = [trial.point for trial in search.trials[search.starts :]]
+    points = [trial.point for trial in (search.trials[ref], *search.trials[search.starts :])]
     layers = max(len(point.layers) for point in points)
-    flat = [[*point.weights, *_layers(point, layers)] for point in (search.trials[ref].point, *points)]
+    flat = [[*point.weights, *_layers(point, layers)] for point in points]
     moved = np.array(flat[1:]) - np.array(flat[0])
     return int(np.linalg.matrix_rank(moved)) + (len({point.composition for point in points}) > 1)
 

@@ -4,8 +4,8 @@ python scripts/bench/winner_rule.py [--worlds 40]
 
 Loss of row r at weights w = parabola(w) + level of r + interaction(r, w). The parabola's optimum gains 0 to 0.5 nats on
 the plan; base, anchor and uniform lie where they fall. The interaction is as smooth in w as losses are (linear plus
-cosines, "smooth"), drawn anew for each point ("rough"), or half of each by variance; its sd between the plan and a
-point at the distance of a gain of 0.25 is 0.2 or 0.5 nats. Searches see the mean over the tuning rows and start with
+cosines, "smooth") or drawn anew for each point ("rough"); its sd between the plan and a point at the distance of a
+gain of 0.25 is 0.2 or 0.5 nats. Searches see the mean over the tuning rows and start with
 base, anchor, uniform and plan: random around the plan, a sampler of the good trials' neighbourhood, or bounded
 quasi-Newton descent to the end (the strongest over-fitting there is). "Kept aside" rules search on 70% of the rows.
 """
@@ -27,7 +27,7 @@ from merge_advisor.tune import Point, Trial
 from merge_advisor.tune.winner import STARTS, choose
 
 DIMENSIONS, GAINS, SPREADS, ROWS = (3, 4, 20), (0.0, 0.05, 0.15, 0.5), (0.2, 0.5), (5, 10, 20, 40, 80)
-TEXTURES = {"smooth": 0.0, "half": 0.5, "rough": 1.0}
+TEXTURES = {"smooth": 0.0, "rough": 1.0}
 SEARCHES = ("random", "neighbours", "descent")
 TRIALS, COSINES, KEPT = 50, 48, 0.3
 
