@@ -1,17 +1,37 @@
 """What every registered composition keeps, the law of each, and cutting to a rank."""
 
+import tempfile
+from functools import cache
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.numpy import save_file
 
 from merge_advisor import registry
+from merge_advisor.backbone.checkpoint import read_checkpoint_delta
 from merge_advisor.backbone.weights import Dense, LowRank, digest_of_delta, is_low_rank
 from merge_advisor.compose.truncate import DEFAULT_RANK, SERVER_RANKS, truncate
 from merge_advisor.errors import InputError, SpecError
 
 NAMES = registry.names("composition")
 SHAPES = {"q.weight": (6, 5), "v.weight": (4, 5)}
+
+WHOLE = {
+    name: f"{name}:density=1" for name in ("breadcrumbs", "dare_linear", "dare_ties", "della", "magnitude", "ties")
+}
+"""Specs under which one member at weight 1 is that member; the other compositions promise it as they are."""
+DEGREE = {"lorahub": 2}
+"""Times s the weights is s to this power times the update; 1 for the others."""
+ALONE = {"ties": 1.0, "della": 1.0, "lorahub": 0.25, "model_stock": 0.0}
+"""How much of a member is left at weight 0.5 of 1 where no other changes a parameter; 0.5 under the others. TIES and
+DELLA give all of λ to those that agree, LoraHub multiplies, to Model Stock the members are at right angles."""
+RANDOM = [name for name in NAMES if not registry.load("composition", name).deterministic]
+ON_ADAPTERS = [name for name in NAMES if registry.load("composition", name).takes != "checkpoints"]
+WEIGHT_SPACE = [name for name in NAMES if registry.load("composition", name).takes == "both" and name not in RANDOM]
+"""What is computed on ΔW alone; a random draw depends on the bytes it is stored as."""
 
 
 def adapter(seed, rank=2, *, names=tuple(SHAPES), scale=2.0, transposed=False):
@@ -29,6 +49,31 @@ def checkpoint(seed):
     return {name: Dense(rng.normal(size=shape).astype(np.float32)) for name, shape in SHAPES.items()}
 
 
+@cache
+def stored():
+    """A folder that is gone when the tests are."""
+    return tempfile.TemporaryDirectory()
+
+
+@cache
+def stored_checkpoint(seed):
+    """A checkpoint as it is read from files: it knows its base's weights."""
+    base, folder = (Path(stored().name) / name for name in ("base", str(seed)))
+    whole = {name: update.array for name, update in checkpoint(1000).items()}
+    tuned = {name: whole[name] + update.array for name, update in checkpoint(seed).items()}
+    for place, tensors in ((base, whole), (folder, tuned)):
+        place.mkdir(exist_ok=True)
+        save_file(tensors, place / "model.safetensors")
+        (place / "config.json").write_text("{}")
+    return read_checkpoint_delta(folder, base)
+
+
+def member_of(name, seed, **settings):
+    """A member the composition takes."""
+    takes = registry.load("composition", name).takes
+    return stored_checkpoint(seed) if takes == "checkpoints" else adapter(seed, **settings)
+
+
 def dense(delta):
     """name -> ΔW, float64, zeros for what the delta leaves alone."""
     return {
@@ -42,8 +87,17 @@ def assert_same(left, right, atol=1e-4):
         np.testing.assert_allclose(left[name], right[name], atol=atol, rtol=1e-4)
 
 
-def compose(name, members, weights):
-    return registry.build("composition", name).compose(members, weights)
+def compose(spec, members, weights):
+    return registry.build("composition", spec).compose(members, weights)
+
+
+def drawn(data, name):
+    """Members and weights that the composition takes."""
+    most = getattr(registry.load("composition", name), "most", 4)
+    seeds = data.draw(st.lists(st.integers(0, 99), min_size=1, max_size=most, unique=True))
+    low = 0 if name == "slerp" else -3
+    weights = data.draw(st.lists(st.floats(low, 3, width=16), min_size=len(seeds), max_size=len(seeds)))
+    return [member_of(name, seed, scale=0.5 + seed / 40) for seed in seeds], weights
 
 
 weight = st.floats(-3, 3, width=16)
@@ -54,42 +108,59 @@ seeds = st.lists(st.integers(0, 99), min_size=1, max_size=4, unique=True)
 class TestEveryComposition:
     def test_states_what_it_does(self, name):
         found = registry.build("composition", name)
-        assert found.name == name and found.weight_means and found.source
-        assert isinstance(found.linear, bool) and isinstance(found.low_rank, bool)
+        assert found.name == name and found.weight_means and found.source and found.memory
+        assert found.takes in ("adapters", "checkpoints", "both")
+        assert all(isinstance(value, bool) for value in (found.linear, found.low_rank, found.deterministic))
+        assert found.deterministic or found.seed == 0
 
     @pytest.mark.parametrize("transposed", [False, True])
     def test_one_member_at_weight_one_is_that_member(self, name, transposed):
-        member = adapter(0, scale=1.5, transposed=transposed)
-        assert_same(dense(compose(name, [member], [1.0])), dense(member), atol=1e-6)
+        member = member_of(name, 0, scale=1.5, transposed=transposed)
+        assert_same(dense(compose(WHOLE.get(name, name), [member], [1.0])), dense(member), atol=1e-5)
 
     def test_weights_of_zero_change_nothing(self, name):
-        assert_same(dense(compose(name, [adapter(0), adapter(1)], [0.0, 0.0])), dense({}), atol=0)
+        assert_same(dense(compose(name, [member_of(name, 0), member_of(name, 1)], [0.0, 0.0])), dense({}), atol=0)
 
     def test_a_member_of_weight_zero_does_not_count(self, name):
-        both = compose(name, [adapter(0), adapter(1, names=("q.weight",))], [0.7, 0.0])
-        assert_same(dense(both), dense(compose(name, [adapter(0)], [0.7])), atol=1e-6)
+        both = compose(name, [member_of(name, 0), member_of(name, 1, names=("q.weight",))], [0.7, 0.0])
+        assert_same(dense(both), dense(compose(name, [member_of(name, 0)], [0.7])), atol=1e-6)
 
     @settings(max_examples=20, deadline=None)
-    @given(data=st.data(), seeds=seeds)
-    def test_the_order_of_members_does_not_matter(self, name, data, seeds):
-        order = data.draw(st.permutations(range(len(seeds))))
-        weights = data.draw(st.lists(weight, min_size=len(seeds), max_size=len(seeds)))
-        members = [adapter(seed, scale=0.5 + seed / 40) for seed in seeds]
+    @given(data=st.data())
+    def test_the_order_of_members_does_not_matter(self, name, data):
+        members, weights = drawn(data, name)
+        order = data.draw(st.permutations(range(len(members))))
         one = compose(name, members, weights)
         other = compose(name, [members[i] for i in order], [weights[i] for i in order])
         assert_same(dense(one), dense(other), atol=1e-3)
 
-    def test_disjoint_targets_stay_apart(self, name):
-        left, right = adapter(0, names=("q.weight",)), adapter(1, names=("v.weight",))
-        merged = compose(name, [left, right], [1.0, 1.0])
-        assert sorted(merged) == ["q.weight", "v.weight"]
-        assert_same(dense(merged), dense({**left, **right}), atol=1e-6)
+    @settings(max_examples=20, deadline=None)
+    @given(data=st.data(), factor=st.sampled_from([0.5, 2.0, 4.0]))
+    def test_scaling_law(self, name, data, factor):
+        members, weights = drawn(data, name)
+        one = dense(compose(name, members, weights))
+        other = dense(compose(name, members, [factor * weight for weight in weights]))
+        law = factor ** DEGREE.get(name, 1)
+        assert_same(other, {key: law * array for key, array in one.items()}, atol=1e-3)
+
+    @settings(max_examples=20, deadline=None)
+    @given(data=st.data())
+    def test_opposite_weights_are_the_opposite_update(self, name, data):
+        members, weights = drawn(data, name)
+        one = dense(compose(name, members, weights))
+        other = dense(compose(name, members, [-weight for weight in weights]))
+        sign = (-1) ** DEGREE.get(name, 1)
+        assert_same(other, {key: sign * array for key, array in one.items()}, atol=1e-3)
 
     def test_inputs_are_unchanged(self, name):
-        members = [adapter(0), adapter(1, scale=0.5)]
+        members = [member_of(name, 0), member_of(name, 1, scale=0.5)]
         before = [digest_of_delta(member) for member in members]
-        dense(compose(name, members, [0.3, -2.0]))
+        dense(compose(name, members, [0.3, 2.0]))
         assert [digest_of_delta(member) for member in members] == before
+
+    def test_float32_inside(self, name):
+        merged = compose(name, [member_of(name, 0), member_of(name, 1)], [0.3, 0.6])
+        assert all(merged[key].dense().dtype == np.float32 for key in merged)
 
     def test_low_rank_in_low_rank_out(self, name):
         if registry.load("composition", name).low_rank:
@@ -102,6 +173,30 @@ class TestEveryComposition:
             wanted = {n: 0.75 * dense(members[0])[n] - 1.5 * dense(members[1])[n] for n in SHAPES}
             assert_same(merged, wanted, atol=1e-5)
 
+    def test_what_it_does_not_take_is_refused(self, name):
+        takes = registry.load("composition", name).takes
+        if takes == "both":
+            dense(compose("svd:rank=2" if name == "svd" else name, [checkpoint(0), checkpoint(1)], [0.5, 0.5]))
+        else:
+            wrong = checkpoint if takes == "adapters" else adapter
+            with pytest.raises(SpecError, match=f"composition {name}: .*use exact"):
+                compose(name, [wrong(0), wrong(1)], [0.5, 0.5])
+
+    @pytest.mark.parametrize("weights", [[1.0], [float("nan"), 1.0]])
+    def test_bad_weights_are_refused(self, name, weights):
+        with pytest.raises(SpecError, match=f"composition {name}"):
+            compose(name, [member_of(name, 0), member_of(name, 1)], weights)
+
+
+@pytest.mark.parametrize("name", ON_ADAPTERS)
+class TestOnAdapters:
+    def test_disjoint_targets_stay_apart(self, name):
+        left, right = adapter(0, names=("q.weight",)), adapter(1, names=("v.weight",))
+        merged = compose(WHOLE.get(name, name), [left, right], [0.5, 0.5])
+        assert sorted(merged) == ["q.weight", "v.weight"]
+        wanted = {key: ALONE.get(name, 0.5) * array for key, array in dense({**left, **right}).items()}
+        assert_same(dense(merged), wanted, atol=1e-5)
+
     def test_the_result_reads_a_parameter_at_a_time(self, name):
         members = [Counting(adapter(0)), Counting(adapter(1))]
         merged = compose(name, members, [0.5, 0.5])
@@ -112,6 +207,38 @@ class TestEveryComposition:
         assert "nothing" not in merged
         with pytest.raises(KeyError):
             merged["nothing"]
+
+    def test_members_of_other_bases_are_refused(self, name):
+        other = {"q.weight": LowRank(np.ones((2, 7), np.float32), np.ones((6, 2), np.float32))}
+        with pytest.raises(SpecError, match=r"q\.weight has shapes"):
+            compose(name, [adapter(0), other], [0.5, 0.5])["q.weight"]
+
+
+@pytest.mark.parametrize("name", WEIGHT_SPACE)
+class TestWeightSpace:
+    """What is computed on ΔW does not know how ΔW was stored."""
+
+    @settings(max_examples=15, deadline=None)
+    @given(data=st.data(), seeds=seeds)
+    def test_mixed_ranks_and_scales_are_their_updates(self, name, data, seeds):
+        spec = "svd:rank=3" if name == "svd" else name
+        weights = data.draw(st.lists(st.floats(0.125, 3, width=16), min_size=len(seeds), max_size=len(seeds)))
+        members = [adapter(s, rank=1 + s % 4, scale=0.1 + s / 50) for s in seeds]
+        plain = [{key: Dense(update.dense()) for key, update in member.items()} for member in members]
+        assert_same(dense(compose(spec, members, weights)), dense(compose(spec, plain, weights)), atol=1e-3)
+
+    def test_gpt2_layout(self, name):
+        members = [adapter(0, transposed=True), adapter(1, rank=3, transposed=True)]
+        plain = [{key: Dense(update.dense()) for key, update in member.items()} for member in members]
+        spec = "svd:rank=3" if name == "svd" else name
+        merged = compose(spec, members, [0.5, 0.25])
+        assert merged["q.weight"].shape == SHAPES["q.weight"]
+        assert_same(dense(merged), dense(compose(spec, plain, [0.5, 0.25])))
+
+    def test_vectors_of_checkpoints(self, name):
+        members = [{"norm.weight": Dense(np.float32([1, -2, 3, i]))} for i in (4, 5)]
+        merged = compose("svd:rank=1" if name == "svd" else WHOLE.get(name, name), members, [0.5, 0.5])
+        assert merged["norm.weight"].shape == (4,) and np.isfinite(merged["norm.weight"].dense()).all()
 
 
 class Counting(dict):

@@ -33,7 +33,7 @@ class DareLinear(Sparse):
     weight_means: ClassVar[str] = (
         "how strongly a member is applied on average: the rescaling makes up for what is dropped"
     )
-    source: ClassVar[str] = "DARE, arXiv 2311.03099, section 3.2; rescaled as mergekit 0.1.5"
+    source: ClassVar[str] = "DARE, arXiv 2311.03099, section 3; rescaled as mergekit 0.1.5"
     takes: ClassVar[Takes] = "both"
     deterministic: ClassVar[bool] = False
     memory: ClassVar[str] = MEMORY

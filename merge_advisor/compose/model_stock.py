@@ -32,7 +32,7 @@ class ModelStock:
     weight_means: ClassVar[str] = (
         "a member's part of the sum before it is shrunk (angles ignore weights); all 1/k is Model Stock as published"
     )
-    source: ClassVar[str] = "Model Stock, arXiv 2403.19522, section 4.2, equation 7 (k members); as mergekit 0.1.5"
+    source: ClassVar[str] = "Model Stock, arXiv 2403.19522, the ratio for N models; as mergekit 0.1.5"
     takes: ClassVar[Takes] = "both"
     deterministic: ClassVar[bool] = True
     memory: ClassVar[str] = "the factors of one parameter; with checkpoints one parameter for each member"

@@ -22,7 +22,7 @@ class Ties(Sparse):
     weight_means: ClassVar[str] = (
         "a member's share among those that agree in sign; the sum of all weights is the paper's λ (mergekit's lambda)"
     )
-    source: ClassVar[str] = "TIES-Merging, arXiv 2306.01708, section 3 and algorithm 1; votes as mergekit 0.1.5"
+    source: ClassVar[str] = "TIES-Merging, arXiv 2306.01708, algorithm 1; votes as mergekit 0.1.5"
     takes: ClassVar[Takes] = "both"
     deterministic: ClassVar[bool] = True
     memory: ClassVar[str] = MEMORY
