@@ -17,9 +17,9 @@ from merge_advisor import registry
 from merge_advisor.advisor.choosing import cosine
 from merge_advisor.advisor.measure import space_of
 from merge_advisor.advisor.session import Session, weights_key
-from merge_advisor.backbone.naming import count_blocks
+from merge_advisor.backbone.naming import count_blocks, layer_factor
 from merge_advisor.backbone.weights import WeightDelta
-from merge_advisor.compose.layers import compose_layers, layer_factor
+from merge_advisor.compose.layers import compose_layers
 from merge_advisor.errors import SpecError
 from merge_advisor.evaluators.fast import row_values
 from merge_advisor.evaluators.rules import METRICS, metric_for
@@ -55,7 +55,7 @@ class Merges:
     forwards: int = 1
     smooth: bool = False
     """Whether it has gradients."""
-    unit: str = "nats per token"
+    unit: str = "nats"
     """What its losses are counted in."""
 
     @property
@@ -269,7 +269,7 @@ def make_problem(
             raise SpecError("objective 'delta': the run has no task delta; choose --objective loss")
         return DeltaDistance(session, candidates, rows[:1], (0,), task=task, **shared)
     if name == "lm-eval" and metric in HARNESS_METRICS:
-        unit = "nats per token" if metric == "loss" else "errors a row"
+        unit = "nats" if metric == "loss" else "errors a row"
         _check_rows(rows, HARNESS_METRICS[metric], objective)
         return Harness(session, candidates, rows, tuple(tasks), metric=HARNESS_METRICS[metric], unit=unit, **shared)
     if objective == "accuracy":

@@ -18,6 +18,7 @@ plan/           the plan's own recipe and renderings
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -38,6 +39,7 @@ from merge_advisor.types import (
     Space,
     Task,
     Verdict,
+    digest_of,
     from_json,
     to_json,
 )
@@ -279,14 +281,18 @@ def read_run(folder: Path) -> Run:
     return replace(
         run,
         scores=tuple(from_json(Score, _read(path), str(path)) for path in scores if path.is_file()),
-        tuning=from_json(TuningReport, _read(tuning), str(tuning))
-        if tuning.is_file() and plan.planned_digest
-        else None,
+        tuning=from_json(TuningReport, _read(tuning), str(tuning)) if plan.planned_digest else None,
     )
 
 
 def _recipe_in(folder: Path) -> Recipe:
     return from_json(Recipe, _read(folder / "recipe.json"), str(folder / "recipe.json"))
+
+
+def _file_of(task: str) -> str:
+    """A file's name for a task of lm-eval; other names never become the same."""
+    plain = re.sub(r"[^A-Za-z0-9_.-]", "-", task)
+    return plain if plain == task.replace(":", "-", 1) else f"{plain}-{digest_of(task)[:8]}"
 
 
 def _read(path: Path) -> str:

@@ -145,7 +145,7 @@ def tune_run(
             starts=starts(space, len(candidates)), keep=_keep(folder, session, planned, options, rows, texts),
             guard=len(texts) or None, progress=_telling(progress),
         )  # fmt: skip
-        judge, trials = problem, found.trials
+        judge, trials = problem, list(found.trials)
         if options.objective == "delta":
             judge = make_problem(session, candidates, rows.search, rows.tasks, "loss", guard=texts)
             trials = _judged(trials, judge)
@@ -215,7 +215,8 @@ def _task_delta(session: Session, run: Run) -> FloatArray:
     deltas, _, refused = take_deltas(session, run.plan.settings.embedding, [lora])
     if refused:
         raise SpecError(f"objective 'delta': {refused[0].reason}; choose --objective loss")
-    return deltas.array[0]
+    delta: FloatArray = deltas.array[0]
+    return delta
 
 
 def _keep(
@@ -279,9 +280,10 @@ def _report(
             f"cross-validated gain of the search over the best start: {winner.gain.mean:+.3f} {judge.unit} "
             f"({winner.gain.lower:+.3f} to {winner.gain.upper:+.3f})"
         )
+    told = "nats per token" if judge.unit == "nats" else judge.unit
     return TuningReport(
         sampler=options.sampler,
-        goal=f"{options.goal} over {len(rows.search)} tuning rows of {options.objective} ({judge.unit})",
+        goal=f"{options.goal} over {len(rows.search)} tuning rows of {options.objective} ({told})",
         members=tuple(member.id for member in planned.members),
         planned=tuple(member.weight for member in planned.members),
         trials=tuple(told),
@@ -307,13 +309,13 @@ def _sides(run: Run, winner: Winner, judge: Merges, rows: TuningRows) -> list[Si
             Side(
                 task.name,
                 "tuning",
-                "loss" if judge.unit.startswith("nats") else judge.unit,
+                "loss" if judge.unit == "nats" else judge.unit,
                 len(places),
                 math.fsum(before) / len(before),
                 math.fsum(after) / len(after),
                 None if told is None else told.lower,
                 None if told is None else told.upper,
-            )  # fmt: skip
+            )
         )
     return found
 

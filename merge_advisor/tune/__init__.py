@@ -114,12 +114,20 @@ class Sampler(Protocol):
 class Problem(Protocol):
     """What is tuned: losses of merges on rows. The advisor makes one of a run; tests make one of a function."""
 
-    members: tuple[str, ...]
-    """Ids of the k members, the anchor first."""
-    tasks: tuple[int, ...]
-    """(n,), the task each row belongs to, 0 for all where there is one task."""
-    forwards: int
-    """Forward passes that the loss of one row costs."""
+    @property
+    def members(self) -> tuple[str, ...]:
+        """Ids of the k members, the anchor first."""
+        ...
+
+    @property
+    def tasks(self) -> tuple[int, ...]:
+        """(n,), the task each row belongs to, 0 for all where there is one task."""
+        ...
+
+    @property
+    def forwards(self) -> int:
+        """Forward passes that the loss of one row costs."""
+        ...
 
     def losses(self, point: Point, rows: Sequence[int]) -> list[float]:
         """Loss of the merge on each of the rows; NaN and infinity are possible."""
