@@ -77,7 +77,8 @@ def test_weights_far_too_large_are_finite_and_bad(session):
 def test_the_guard_is_what_the_merge_costs_elsewhere(session):
     texts = ["the quick brown fox jumps over the lazy dog", "a cat sat on the mat"]
     point = Point((1.0, 1.0, 1.0), "exact")
-    cost = problem_of(session, guard_texts=texts).guard(point)
+    cost = problem_of(session, guard_texts=texts, allowed=0.0).guard(point)
     assert problem_of(session, guard_texts=texts, allowed=0.1).guard(point) == pytest.approx(cost - 0.1)
-    assert problem_of(session, guard_texts=texts).guard(Point((0.0, 0.0, 0.0), "exact")) == pytest.approx(0, abs=1e-6)
+    base = Point((0.0, 0.0, 0.0), "exact")
+    assert problem_of(session, guard_texts=texts, allowed=0.0).guard(base) == pytest.approx(0, abs=1e-6)
     assert problem_of(session).guard(point) == 0 != cost

@@ -280,10 +280,10 @@ def _report(
             f"cross-validated gain of the search over the best start: {winner.gain.mean:+.3f} {judge.unit} "
             f"({winner.gain.lower:+.3f} to {winner.gain.upper:+.3f})"
         )
-    told = "nats per token" if judge.unit == "nats" else judge.unit
+    counted = "nats per token" if judge.unit == "nats" else judge.unit
     return TuningReport(
         sampler=options.sampler,
-        goal=f"{options.goal} over {len(rows.search)} tuning rows of {options.objective} ({told})",
+        goal=f"{options.goal} over {len(rows.search)} tuning rows of {options.objective} ({counted})",
         members=tuple(member.id for member in planned.members),
         planned=tuple(member.weight for member in planned.members),
         trials=tuple(told),
