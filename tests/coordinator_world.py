@@ -1,6 +1,6 @@
 """A problem and a sampler small enough to search in milliseconds, and a search that is killed again and again.
 
-python tests/coordinator_world.py FOLDER BUDGET KILLS SEED   # search in children, each killed with -9 at a random moment
+python tests/coordinator_world.py FOLDER BUDGET KILLS SEED   # search in children, each killed at a random moment
 """
 
 import os

@@ -94,9 +94,8 @@ def test_what_optuna_sees(keep):
 def test_compositions_density_and_layers_are_parameters(keep):
     ties = Point((5.0, 0.1, 0.2), "ties:density=0.37,sign=mass", (0.5, 3.0))
     space = replace(SPACE, start=ties, compositions=("exact", "ties:sign=mass,density=0.2"), layers=2)
-    with Study(keep, {}, space, MEMBERS, 1) as study:
-        study.begin(ties)
-        study.abandon()
+    with Study(keep, {}, space, MEMBERS, 1) as study, study.trial(ties):
+        pass
     (seen,), _ = opened(keep.place)
     assert seen.state == TrialState.FAIL
     assert seen.params == {
@@ -211,6 +210,11 @@ def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path, limit):
 def test_urls_that_are_no_storage(url, told):
     with pytest.raises(RunError, match=told):
         find(Keep(url, {}))
+
+
+def test_odd_paths(tmp_path):
+    odd = Keep(tmp_path / "a {b} %c?d#e" / "study é.sqlite", {})
+    assert find(odd) == find(odd) == find(None) and odd.place.is_file()
 
 
 def test_a_url_of_a_file_is_that_file(keep):

@@ -11,16 +11,16 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from merge_advisor.errors import InputError, RunError, SpecError
+from merge_advisor.errors import InputError, SpecError
 from merge_advisor.tune import Ask, Point, Problem, Sampler, SearchSpace, Trial
 from merge_advisor.tune.goals import UNFIT, Goal, Pareto, best, finite, front, task_means, unfit
-from merge_advisor.tune.racing import Racing, row_order, standing
+from merge_advisor.tune.racing import LEVEL, Racing, row_order, standing
 from merge_advisor.tune.study import Keep, Study, split_density
 from merge_advisor.types import digest_of, to_plain
 
@@ -177,17 +177,10 @@ class _Coordinator:
             before = self._before(ask)
             if before is None and (stopped := self._too_dear(ask)):
                 break
-            try:
-                if study:
-                    study.begin(ask.point)
+            with study.trial(ask.point) if study else nullcontext():
                 trial = self._measure(label, ask, study) if before is None else self._again(label, ask, before)
                 if study:
                     study.finish(trial)
-            except BaseException:
-                if study:
-                    with suppress(RunError):  # the first error is the one to tell
-                        study.abandon()
-                raise
             self.trials.append(trial)
             self._tell()
         return Found(tuple(self.trials), stopped)
@@ -259,7 +252,7 @@ class _Coordinator:
         return replace(before, number=len(self.trials), label=label, forwards=0, notes=notes)
 
     def _measure(self, label: str, ask: Ask, study: Study | None) -> Trial:
-        rows, gradient, bad = len(self.problem.tasks), None, ""
+        rows, gradient = len(self.problem.tasks), None
         losses: list[float | None] = [None] * rows
         if ask.gradient:
             measured, gradient, bad = self._gradient(ask.point)
@@ -312,7 +305,7 @@ class _Coordinator:
         ahead = best(self.trials)
         if None in losses and ahead is not None:
             tasks = self.problem.tasks
-            return (standing(self.goal, losses, ahead, tasks, point.weights, self._base()).value,)
+            return (standing(self.goal, losses, ahead, tasks, point.weights, self._base(), LEVEL).value,)
         means = task_means(losses, self.problem.tasks)
         return self.goal.values(means, point.weights, self._base(means))
 

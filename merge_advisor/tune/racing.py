@@ -22,6 +22,11 @@ if TYPE_CHECKING:
     from merge_advisor.tune import Trial
     from merge_advisor.tune.goals import Array, Goal
 
+LEVEL = 0.95
+"""With looks after 5, 10, 20 rows a search of 40 trials saves 24% of its row losses at 10 rows, 41% at 20, 53% at 40,
+and stops the trial that would have been the best in 2, 3 and 3 of 100 searches (scripts/bench/racing.py; at 0.8: 34, 53
+and 65%, and 12, 9 and 10 of 100)."""
+
 
 @dataclass(frozen=True, slots=True)
 class Racing:
@@ -29,7 +34,7 @@ class Racing:
 
     first: int = 5
     """Rows before the first look; doubled for each next one."""
-    level: float = 0.8
+    level: float = LEVEL
     """Confidence of the two-sided paired interval."""
 
     def rungs(self, rows: int) -> list[int]:
@@ -75,7 +80,7 @@ def standing(
     tasks: Sequence[int],
     weights: Sequence[float],
     base: Array | None,
-    level: float = 0.8,
+    level: float,
 ) -> Standing:
     """Compare a trial with the best finished one.
 

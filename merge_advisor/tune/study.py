@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,8 +38,8 @@ class Keep:
     """Name of the study; a storage shared by several runs needs one for each."""
     force: bool = False
     """Begin anew, deleting the study of that name."""
-    patience: float = 30.0
-    """Seconds to wait for a locked SQLite file."""
+    patience: float = 5.0
+    """Seconds to wait for a locked SQLite file, up to five times."""
 
 
 class Study:
@@ -76,22 +76,30 @@ class Study:
             self.close()
             raise
 
-    def begin(self, point: Point) -> None:
-        """Record that a point is being measured."""
+    @contextmanager
+    def trial(self, point: Point) -> Iterator[None]:
+        """Record that a point is being measured; a block that ends without `finish` leaves the trial failed."""
         import optuna
 
         params, ranges = _parameters(point, self._space, self._members)
         running = optuna.trial.create_trial(state=optuna.trial.TrialState.RUNNING, params=params, distributions=ranges)
         with self._told():
             self._trial = self._storage.create_new_trial(self._id, running)
+        try:
+            yield
+        finally:
+            left, self._trial = self._trial, None
+            if left is not None:
+                with suppress(RunError), self._told():  # the first error is the one to tell
+                    self._storage.set_trial_state_values(left, optuna.trial.TrialState.FAIL)
 
     def report(self, rows: int, value: float) -> None:
-        """Record the value of the trial begun, as estimated after so many rows."""
+        """Record the value of the running trial, as estimated after so many rows."""
         with self._told():
             self._storage.set_trial_intermediate_value(self._trial, rows, value)
 
     def finish(self, trial: Trial) -> None:
-        """Record the trial begun; it is finished once this returns, and not before."""
+        """Record the running trial; it is finished once this returns, and not before."""
         from optuna.trial import TrialState
 
         with self._told():
@@ -100,15 +108,6 @@ class Study:
             state = TrialState.COMPLETE if trial.whole else TrialState.PRUNED
             self._storage.set_trial_state_values(self._trial, state, trial.values)
         self._trial = None
-
-    def abandon(self) -> None:
-        """Record that the trial begun, if any, will not be finished."""
-        from optuna.trial import TrialState
-
-        trial, self._trial = self._trial, None
-        if trial is not None:
-            with self._told():
-                self._storage.set_trial_state_values(trial, TrialState.FAIL)
 
     def close(self) -> None:
         """Let go of the study; another process may have it then."""
@@ -278,7 +277,8 @@ def _storage(keep: Keep, file: Path | None) -> Any:
             raise
         return connection
 
-    return optuna.storages.RDBStorage(f"sqlite:///{file}", engine_kwargs={"creator": connect})
+    # the name in the URL is not read: paths may hold what a URL may not
+    return optuna.storages.RDBStorage("sqlite:///study.sqlite", engine_kwargs={"creator": connect})
 
 
 def _parameters(point: Point, space: SearchSpace, members: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:

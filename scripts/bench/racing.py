@@ -2,11 +2,29 @@
 
 python scripts/bench/racing.py [--repeats 40] [--seed 0]
 
-A row's loss is a bowl over four weights with a bottom of its own, normal around the common one with standard deviation
-`spread`: what two merges differ by on a row scatters the more the farther they are apart, as it does with real rows.
-40 merges are tried, at random or by steps from the best so far; four starts come before them. For each number of rows
-and each rule: the share of row losses not computed, how often the merge that is the best of all on all rows was stopped,
-and what the search lost by it, as a share of the gain over the starts.
+A row's loss is a bowl over four weights. Its bottom is normal around the common one with deviation `spread`, its
+steepness log-normal (0.5): what two merges differ by on a row scatters more the farther they are apart, with a heavy
+tail, as it does with real rows. 40 merges are tried, at random or by steps from the best so far, after four starts. For
+each number of rows and each rule: the share of row losses not computed, how often the merge that is the best of all on
+all rows was stopped, and what the search lost by it, as a share of its gain on the starts.
+
+2026-11-21, x86_64, numpy 2.4.6, --repeats 25; looks after 5, 10, 20 rows (five rows are looked at once, so never raced)
+
+    rows level  saved  best stopped  gain lost   saved: random .3, local .3, random 1, local 1
+      10  0.80    34%           12%       2.3%   48% 29% 40% 18%
+      10  0.90    29%            6%       1.4%   47% 23% 34% 11%
+      10  0.95    24%            2%       1.0%   46% 19% 26%  7%
+      10  0.99    14%            1%       0.0%   36%  9%  9%  2%
+      20  0.80    53%            9%       2.0%   72% 47% 64% 28%
+      20  0.90    46%            3%       0.5%   71% 40% 56% 18%
+      20  0.95    41%            3%       0.5%   69% 34% 49% 11%
+      20  0.99    29%            0%       0.0%   58% 21% 32%  4%
+      40  0.80    65%           10%       1.5%   85% 58% 77% 41%
+      40  0.90    59%            6%       0.7%   84% 51% 72% 27%
+      40  0.95    53%            3%       0.1%   82% 45% 65% 19%
+      40  0.99    43%            0%       0.0%   76% 33% 52%  8%
+
+A first look after 3 rows saves 2 to 6 points more at 0.95, and of 5 rows 11%; with 40 rows it doubles the mistakes.
 """
 
 from __future__ import annotations
@@ -28,13 +46,14 @@ MEMBERS, STARTS, TRIALS = 4, 4, 40
 def world(rows: int, spread: float, local: bool, rng: np.random.Generator) -> np.ndarray:
     """Losses of starts and trials, (44, rows)."""
     bottoms = rng.normal(0.3, 0.4, MEMBERS) + rng.normal(0, spread, (rows, MEMBERS))
+    steepness = np.exp(rng.normal(0, 0.5, rows))
     points = [np.full(MEMBERS, 0.25), np.eye(MEMBERS)[0], np.zeros(MEMBERS), np.full(MEMBERS, 0.5)]
-    losses = [((point - bottoms) ** 2).sum(axis=1) for point in points]
+    losses = [steepness * ((point - bottoms) ** 2).sum(axis=1) for point in points]
     for number in range(TRIALS):
         best = points[int(np.argmin([loss.mean() for loss in losses]))]
         step = 0.5 * 0.95**number
         points.append(best + rng.normal(0, step, MEMBERS) if local else rng.uniform(-1.5, 1.5, MEMBERS))
-        losses.append(((points[-1] - bottoms) ** 2).sum(axis=1))
+        losses.append(steepness * ((points[-1] - bottoms) ** 2).sum(axis=1))
     return np.array(losses)
 
 
@@ -77,7 +96,7 @@ def main() -> None:
             for kind in range(len(kinds))
             for repeat in range(arguments.repeats)
         ]
-        for first, level in itertools.product((3, 5), (0.5, 0.8, 0.9, 0.95)):
+        for first, level in itertools.product((3, 5), (0.8, 0.9, 0.95, 0.99)):
             racing = Racing(first, level)
             if len(racing.rungs(rows)) == 1:
                 continue
