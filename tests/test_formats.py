@@ -13,20 +13,23 @@ from merge_advisor import registry
 from merge_advisor.backbone.adapter import read_adapter
 from merge_advisor.backbone.base import resolve_base
 from merge_advisor.backbone.checkpoint import read_checkpoint_delta
+from merge_advisor.backbone.naming import count_blocks
 from merge_advisor.backbone.tensorfile import open_folder, read_tensor
 from merge_advisor.backbone.weights import Dense, LowRank
+from merge_advisor.compose.layers import compose_layers
+from merge_advisor.compose.truncate import truncate
 from merge_advisor.errors import BaseModelError, InputError, RunError, SpecError
-from merge_advisor.formats import Places
+from merge_advisor.formats import Places, formats_of
 from merge_advisor.formats.full_model import to_dtype, write_full_model
 from merge_advisor.formats.lorahub import parse_lorahub
-from merge_advisor.formats.mergekit import MergekitFormat, local_only, parse_mergekit
+from merge_advisor.formats.mergekit import MergekitFormat, local_only, mergekit_recipe, parse_mergekit
 from merge_advisor.formats.peft import PeftFormat, task_type
 from merge_advisor.types import Base, Recipe, RecipeMember
 
 FORMATS = registry.names("format")
 
 
-def merge_of(base, folders, weights, composition="exact"):
+def merge_of(base, folders, weights, composition="exact", layers=()):
     """A recipe of adapters and checkpoints lying in folders, and where they are."""
     shapes = {name: info.shape for name, (_, info) in open_folder(base).items()}
     deltas, members = [], []
@@ -37,10 +40,17 @@ def merge_of(base, folders, weights, composition="exact"):
         members.append(RecipeMember(folder.name, "0" * 64, kind, folder.name, None, weight))
     config = json.loads((base / "config.json").read_text())
     about = Base(base.name, None, "1" * 64, config["architectures"][0])
-    recipe = Recipe(1, about, "alpaca", composition, None, tuple(members))
-    merged = registry.build("composition", composition).compose(deltas, weights)
+    recipe = Recipe(1, about, "alpaca", composition, None, tuple(members), layers)
+    blocks = count_blocks(shapes)
+    merged = compose_layers(registry.build("composition", composition), deltas, weights, layers, blocks)
     where = {folder.name: str(folder) for folder in folders}
-    return recipe, Places(str(base), None, where, dict.fromkeys(where), merged)
+    return recipe, Places(str(base), None, where, dict.fromkeys(where), merged, blocks=blocks)
+
+
+def folders_for(composition, tiny_pool, tuned):
+    """Two models the composition takes."""
+    takes = registry.load("composition", composition.partition(":")[0]).takes
+    return [tuned, tuned.with_name("tuned-2")] if takes == "checkpoints" else [tiny_pool / "a0", tiny_pool / "b0"]
 
 
 def weights_of(folder):
@@ -87,14 +97,17 @@ def tuned(tiny_llama, tmp_path_factory):
     noise = {name: Dense(rng.normal(0, 0.01, w.shape).astype(np.float32)) for name, w in weights_of(tiny_llama).items()}
     folder = tmp_path_factory.mktemp("models") / "tuned"
     write_full_model(tiny_llama, noise, folder)
+    other = {name: Dense(update.array[::-1].copy()) for name, update in noise.items()}
+    write_full_model(tiny_llama, other, folder.with_name("tuned-2"))
     return folder
 
 
 class TestEveryFormat:
     @pytest.mark.parametrize("composition", registry.names("composition"))
     @pytest.mark.parametrize("name", FORMATS)
-    def test_writes_what_it_says_or_refuses(self, name, composition, tiny_llama, tiny_pool, tmp_path):
-        recipe, places = merge_of(tiny_llama, [tiny_pool / "a0", tiny_pool / "b0"], [0.6, 0.4], composition)
+    def test_writes_what_it_says_or_refuses(self, name, composition, tiny_llama, tiny_pool, tuned, tmp_path):
+        folders = folders_for(composition, tiny_pool, tuned)
+        recipe, places = merge_of(tiny_llama, folders, [0.5, 0.5], composition)
         rendering = registry.build("format", name)
         assert rendering.name == name and rendering.runs_with
         if why := rendering.refusal(recipe):
@@ -116,13 +129,32 @@ class TestEveryFormat:
             found.append({str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()})
         assert found[0] == found[1] and found[0]
 
-    def test_each_composition_has_a_format(self, tiny_llama, tiny_pool):
+    def test_what_shows_for_a_composition_is_what_is_written(self, tiny_llama, tiny_pool, tuned):
         for composition in registry.names("composition"):
-            recipe, _ = merge_of(tiny_llama, [tiny_pool / "a0"], [1.0], composition)
-            assert any(not registry.build("format", name).refusal(recipe) for name in FORMATS)
+            recipe, _ = merge_of(tiny_llama, folders_for(composition, tiny_pool, tuned), [0.5, 0.5], composition)
+            found = [name for name in FORMATS if not registry.build("format", name).refusal(recipe)]
+            assert formats_of(composition) == found
+            # what draws at random is written as a full model alone: no other tool draws the same numbers
+            assert bool(found) == registry.load("composition", composition).deterministic
+
+    def test_weights_by_layer_group(self, tiny_llama, tiny_pool, tuned):
+        for composition, fit in (("exact", {"mergekit", "peft"}), ("lorahub", {"peft"}), ("ties", {"mergekit"}),
+                                 ("model_stock", {"peft"}), ("slerp", set()), ("linear", {"peft"})):  # fmt: skip
+            folders = folders_for(composition, tiny_pool, tuned)
+            recipe, _ = merge_of(tiny_llama, folders, [0.5, 0.5], composition, layers=(0.5, 2.0))
+            assert {name for name in FORMATS if not registry.build("format", name).refusal(recipe)} == fit
 
     def test_what_each_cannot_reproduce(self, tiny_llama, tiny_pool, tuned):
         recipe, _ = merge_of(tiny_llama, [tiny_pool / "a0", tuned], [0.5, 0.5])
+        refusal = registry.build("format", "mergekit").refusal
+        for composition, weights, reason in (
+            ("ties:sign=count", (0.5, 0.5), "counts members"), ("breadcrumbs:consensus=count", (1, 1), "counts"),
+            ("ties", (0.5, -0.5), "negative"), ("model_stock", (0.6, 0.4), "1/2 each"),
+            ("model_stock", (1.0, 0.0), "two models"), ("slerp", (0.5, 0.6), "sum to 1"), ("slerp", (1.0, 0.0), "two"),
+            ("dare_ties", (0.5, 0.5), "draws at random"), ("svd", (0.5, 0.5), "svd"), ("linear", (1, 1), "linear"),
+        ):  # fmt: skip
+            members = tuple(replace(m, weight=float(w)) for m, w in zip(recipe.members, weights, strict=True))
+            assert reason in refusal(replace(recipe, composition=composition, members=members))
         why = {name: registry.build("format", name).refusal(recipe) for name in FORMATS}
         assert why["mergekit"] == "" and "tuned is a checkpoint" in why["peft"] and "exact" in why["lorahub"]
         cut = replace(recipe, rank=2, members=recipe.members[:1])
@@ -140,6 +172,16 @@ class TestPeft:
         recipe, places = merge_of(tiny_llama, four, [0.6, -0.3, 0.5, 1.2])
         PeftFormat().write(recipe, places, tmp_path)
         assert_same_weights(by_plain_peft(tiny_llama, tmp_path / "adapter"), merged_weights(tiny_llama, places.merged))
+
+    def test_a_merge_cut_to_a_rank_says_what_is_lost(self, tiny_llama, tiny_pool, tmp_path):
+        recipe, places = merge_of(tiny_llama, [tiny_pool / "a0", tiny_pool / "b1"], [0.5, 0.5], "ties:density=0.5")
+        assert "no LoRA factors" in PeftFormat().refusal(recipe)
+        cut, error = truncate(places.merged, 6)
+        recipe, places = replace(recipe, rank=6), replace(places, merged=cut, rank_error=error)
+        PeftFormat().write(recipe, places, tmp_path)
+        assert_same_weights(by_plain_peft(tiny_llama, tmp_path / "adapter"), merged_weights(tiny_llama, cut))
+        card = (tmp_path / "adapter" / "README.md").read_text()
+        assert f"cut to rank 6 by truncated SVD (relative error {error:.3g}" in card and 0.01 < error < 1
 
     def test_lorahub_merges_are_adapters_too(self, tiny_llama, tiny_pool, tmp_path):
         recipe, places = merge_of(tiny_llama, [tiny_pool / "a0", tiny_pool / "b1"], [0.6, -0.3], "lorahub")
@@ -254,6 +296,30 @@ class TestMergekitText:
         }
         assert text.startswith("# mergekit-yaml ") and local_only(parse_mergekit(text, "x"))
 
+    def test_ties(self, tiny_llama, tiny_pool, tmp_path):
+        folders = [tiny_pool / "a0", tiny_pool / "b0"]
+        recipe, places = merge_of(tiny_llama, folders, [0.5, 1.0], "ties:density=0.4", (0.5, 2.0))
+        MergekitFormat().write(recipe, places, tmp_path)
+        found = yaml.safe_load((tmp_path / "mergekit.yaml").read_text())
+        assert found["merge_method"] == "ties"
+        assert found["models"][1]["parameters"] == {"weight": 1.0, "density": 0.4}
+        assert found["parameters"]["normalize"] is True
+        assert found["parameters"]["lambda"] == [
+            {"value": 0.75, "filter": "model.layers.0."}, {"value": 3.0, "filter": "model.layers.1."}, {"value": 1.5},
+        ]  # fmt: skip
+
+    def test_slerp_and_model_stock(self, tiny_llama, tiny_pool, tuned, tmp_path):
+        folders = [tuned, tuned.with_name("tuned-2")]
+        recipe, places = merge_of(tiny_llama, folders, [0.75, 0.25], "slerp")
+        MergekitFormat().write(recipe, places, tmp_path)
+        found = yaml.safe_load((tmp_path / "mergekit.yaml").read_text())
+        assert (found["base_model"], found["parameters"]) == (str(tuned), {"t": 0.25})
+        assert found["models"] == [{"model": str(folder)} for folder in folders]
+        folders = [tiny_pool / name for name in ("a0", "b0", "b1")]
+        recipe, places = merge_of(tiny_llama, folders, [0.5, 0.0, 0.5], "model_stock")
+        found = mergekit_recipe(recipe, places)  # one of weight 0 would count where there are no weights
+        assert len(found.models) == 2 and found.parameters.filter_wise is False
+
     def test_hub_models_are_pinned(self, tiny_llama, tiny_pool, tmp_path):
         text = self.text(
             tiny_llama, [tiny_pool / "a0"], [1.0], tmp_path, base="org/base", base_revision="c0ffee",
@@ -289,7 +355,14 @@ class TestMergekitText:
             ("dtype:", "dytpe:", "dtype"),
             ("weight:", "wieght:", "weight"),
             ("normalize: false", "normalize: true", "normalize"),
-            ("task_arithmetic", "ties", "merge_method"),
+            ("normalize: false", "int8_mask: true", "int8_mask"),
+            ("normalize: false", "normalise: false", "normalise"),
+            ("normalize: false", "filter_wise: false", "task_arithmetic needs normalize"),
+            ("normalize: false", "normalize: false\n  t: 0.5", "task_arithmetic has no t"),
+            ("normalize: false", "normalize: false\n  lambda: x", "lambda"),
+            ("weight: 0.6", "weight: 0.6\n    density: 0.5", "task_arithmetic has no density"),
+            ("task_arithmetic", "ties", "ties needs density"),
+            ("task_arithmetic", "dare_ties", "merge_method"),
             ("float32", "bfloat16", "dtype"),
             ("weight: 0.6", "weight: .nan", "float values"),
             ("weight: 0.6", "weight: '0.6'", "weight"),

@@ -26,9 +26,10 @@ def text_of(recipe, places):
     return render(mergekit_recipe(recipe, places))
 
 
-def all_agree(base, folders, weights, place, *, adapter=True):
-    """Our full model, mergekit on our YAML and (for adapters) PEFT on our folder, against base + Σ w·ΔW."""
-    recipe, places = merge_of(base, folders, weights)
+def all_agree(base, folders, weights, place, *, adapter=True, composition="exact", layers=()):
+    """Our full model, mergekit on our YAML and (for adapters) PEFT on our folder, against base + merged ΔW."""
+    recipe, places = merge_of(base, folders, weights, composition, layers)
+    assert MergekitFormat().refusal(recipe) == ""
     wanted = merged_weights(base, places.merged)
     run_mergekit(text_of(recipe, places), place / "mergekit", threads=1)
     write_full_model(base, places.merged, place / "ours")
@@ -48,6 +49,71 @@ def test_ours_peft_and_mergekit_give_the_same_weights(tiny_llama, tiny_pool, tmp
     place.mkdir()
     all_agree(tiny_llama, [tiny_pool / "a0", tiny_pool / "b1", other], [0.6, -0.3, 1.1], place)
     assert sorted(path.name for path in place.iterdir()) == ["adapter", "mergekit", "ours"]  # no cache, no log
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("composition", "weights", "layers"),
+    [
+        ("ties:density=0.4", [0.5, 0.25, 0.25], ()),
+        ("ties:density=0.3", [0.6, 0.5, 0.4], (0.5, 2.0)),  # lambda, block by block
+        ("ties:density=0.5,normalize=false", [0.5, -0.25, 1.0], ()),
+        ("breadcrumbs:density=0.6,gamma=0.05", [0.5, -0.25, 1.0], ()),
+        ("breadcrumbs:density=0.7,gamma=0.1,consensus=sum", [0.5, 0.5, 1.0], (2.0, 0.0)),
+        ("magnitude:density=0.3", [0.5, -0.25, 1.0], ()),
+        ("model_stock", [1 / 3] * 3, ()),
+        ("model_stock:filter_wise=true", [1 / 3] * 3, ()),
+        ("task_arithmetic", [0.5, -0.25, 1.0], (0.5, -1.0)),
+    ],
+)
+def test_the_same_method_gives_the_same_weights(composition, weights, layers, tiny_llama, tiny_pool, tmp_path):
+    other = write_lora(tmp_path / "pool" / "other", {"model.layers.1.mlp.down_proj": (32, 64)}, rank=2, use_rslora=True)
+    folders = [tiny_pool / "a0", tiny_pool / "b1", other]
+    all_agree(tiny_llama, folders, weights, tmp_path, adapter=False, composition=composition, layers=layers)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("composition", ["slerp", "ties", "model_stock"])
+def test_checkpoints(composition, tiny_llama, tmp_path):
+    rng = np.random.default_rng(5)
+    folders = [tmp_path / "one", tmp_path / "two"]
+    for folder in folders:  # far from the base and each other, so that an arc is no line
+        noise = {n: Dense(rng.normal(0, 0.1, w.shape).astype(np.float32)) for n, w in weights_of(tiny_llama).items()}
+        write_full_model(tiny_llama, noise, folder)
+    weights = [0.5, 0.5] if composition == "model_stock" else [0.7, 0.3]
+    all_agree(tiny_llama, folders, weights, tmp_path, adapter=False, composition=composition)
+
+
+@pytest.mark.slow
+def test_layer_groups_of_an_encoder_decoder(tiny_t5, tiny_t5_pool, tmp_path):
+    folders = [tiny_t5_pool / "m0", tiny_t5_pool / "m1"]
+    all_agree(tiny_t5, folders, [0.5, 0.7], tmp_path, composition="exact", layers=(0.5, 2.0))
+
+
+@pytest.mark.slow
+def test_ties_on_the_real_base_and_two_adapters(real_base, tmp_path):
+    """Equal to 1e-5 but for entries that tie a threshold or a vote within the rounding of (base + ΔW) - base."""
+    if not real_base.is_dir():
+        pytest.skip("the real base is a GGUF file; set MERGE_ADVISOR_BASE to its float32 folder")
+    pool = Path(__file__).parents[1] / "recipes" / "demo" / "pool"
+    folders, density = [pool / "shelves-0", pool / "dates-1"], 0.4
+    recipe, places = merge_of(real_base, folders, [0.5, 0.5], f"ties:density={density}")
+    run_mergekit(text_of(recipe, places), tmp_path / "out", threads=1)
+    found, base = weights_of(tmp_path / "out"), weights_of(real_base)
+    members = [merge_of(real_base, [folder], [1.0])[1].merged for folder in folders]
+    entries = 0
+    for name, wanted in merged_weights(real_base, places.merged).items():
+        apart = np.abs(found[name] - wanted) > 1e-5
+        if name not in places.merged:
+            assert not apart.any()
+            continue
+        entries += int(apart.sum())
+        updates = [member[name].dense() for member in members]
+        rounding = 2 * np.spacing(np.abs(base[name]) + np.max(np.abs(updates), axis=0))
+        kept = int(density * apart.size)
+        margins = [np.abs(np.abs(u) - np.partition(np.abs(u), -kept, axis=None)[-kept]) for u in updates]
+        assert (np.min([*margins, np.abs(sum(updates))], axis=0)[apart] <= rounding[apart]).all()
+    assert entries < 1000  # of 13 million
 
 
 @pytest.mark.slow

@@ -239,6 +239,107 @@ def test_fewer_rows_than_can_be_held_out(place, tiny_llama, tiny_pool, tmp_path)
     assert any("no tuning rows" in note for note in run.plan.notes)
 
 
+@pytest.fixture(scope="module")
+def ties(run, place, tiny_llama, tiny_pool):
+    return ma.plan(
+        place / "even.jsonl", pool=tiny_pool, base=str(tiny_llama), out=place / "ties", cache=place / "cache",
+        options=PlanOptions(k=2, finetune=FAST, composition="ties:density=0.5"),
+    )  # fmt: skip
+
+
+def test_a_nonlinear_composition_end_to_end(ties, place, tmp_path, capsys):
+    from test_formats import by_plain_peft
+
+    assert ties.recipe.composition == "ties:density=0.5" and ties.recipe.rank is None and ties.plan.rank_error == 0
+    names = {path.name for path in ties.folder.iterdir()}
+    assert "mergekit.yaml" in names and not {"adapter", "lorahub.json"} & names
+    assert any("gives no LoRA factors" in note for note in ties.plan.notes)
+    assert ties.plan.verdict is not None and ties.scores[0].model("merge").rows
+    out = tmp_path / "adapter"
+    assert main(["merge", str(ties.folder), "--out", str(out), "--adapter", "--rank", "3", "--json",
+                 "--cache", str(place / "cache")]) == 0  # fmt: skip
+    note = json.loads(capsys.readouterr().out)["notes"][0]
+    error = float(note.split("relative error ")[1].split()[0])
+    assert 0 < error < 1 and f"relative error {error:.3g}" in (out / "README.md").read_text()
+    base = Path(ties.plan.environment.paths["base"])
+    close, exact = (by_plain_peft(base, folder) for folder in (out, whole_adapter(ties, place, tmp_path)))
+    full = weights_in(ma.merge(ties.folder, tmp_path / "model", cache=place / "cache"))
+    bare = weights_in(base)
+    lost, moved = (
+        sum(float(np.sum((one[name] - other[name]) ** 2)) for name in full)
+        for one, other in ((full, close), (full, bare))
+    )
+    assert np.sqrt(lost / moved) == pytest.approx(error, rel=0.01)
+    assert max(float(np.abs(full[name] - exact[name]).max()) for name in full) < 1e-5
+
+
+def whole_adapter(run, place, tmp_path):
+    """The adapter of a rank so large that nothing is lost: the default of 256 is more than the tiny base is wide."""
+    return ma.merge(run.folder, tmp_path / "whole", adapter=True, cache=place / "cache")
+
+
+def weights_in(folder):
+    from merge_advisor.backbone.tensorfile import open_folder, read_tensor
+
+    return {name: read_tensor(*found) for name, found in open_folder(folder).items()}
+
+
+def test_a_nonlinear_composition_with_a_rank_is_the_cut_one(place, tiny_llama, tiny_pool, tmp_path):
+    from test_formats import by_plain_peft
+
+    run = ma.plan(
+        place / "even.jsonl", pool=tiny_pool, base=str(tiny_llama), out=tmp_path / "run", cache=place / "cache",
+        options=PlanOptions(k=2, finetune=FAST, composition="ties:density=0.5", rank=5), scored=False,
+    )  # fmt: skip
+    assert run.recipe.rank == 5 and 0 < run.plan.rank_error < 1
+    assert (run.folder / "adapter").is_dir() and not (run.folder / "mergekit.yaml").exists()
+    full = weights_in(ma.merge(run.folder, tmp_path / "model", cache=place / "cache"))
+    found = by_plain_peft(tiny_llama, run.folder / "adapter")
+    assert max(float(np.abs(full[name] - found[name]).max()) for name in full) < 1e-5
+    assert "relative error" in (run.folder / "report.md").read_text()
+
+
+def test_a_recipe_with_layer_groups(run, place, tmp_path):
+    """What the tuner writes: read, merged and told from the recipe without."""
+    from dataclasses import replace
+
+    from merge_advisor.types import Recipe, from_json, to_json
+
+    recipe = replace(run.recipe, layers=(0.0, 2.0))
+    assert recipe.digest != run.recipe.digest
+    older = json.loads(to_json(run.recipe))
+    assert older.pop("layers") == []
+    assert from_json(Recipe, json.dumps(older), "recipe.json") == run.recipe
+    shutil.copytree(run.folder, tmp_path / "run")
+    (tmp_path / "run" / "recipe.json").write_text(to_json(recipe))
+    plan = json.loads((tmp_path / "run" / "plan.json").read_text())
+    (tmp_path / "run" / "plan.json").write_text(json.dumps(plan | {"recipe_digest": recipe.digest}))
+    base = weights_in(Path(run.plan.environment.paths["base"]))
+    whole, grouped = (
+        weights_in(ma.merge(folder, tmp_path / f"out{i}", cache=place / "cache"))
+        for i, folder in enumerate((run.folder, tmp_path / "run"))
+    )
+    for name, array in base.items():
+        factor = 2.0 if ".layers.1." in name else 0.0 if ".layers.0." in name else 1.0
+        np.testing.assert_allclose(grouped[name] - array, factor * (whole[name] - array), atol=1e-5)
+
+
+def test_what_a_composition_cannot_take(place, tiny_llama, tiny_pool, tmp_path):
+    from merge_advisor.errors import PoolError, SpecError
+
+    for options, error, why in (
+        (PlanOptions(k=2, composition="slerp"), PoolError, "slerp takes checkpoints, and the pool has none"),
+        (PlanOptions(k=3, composition="slerp"), SpecError, "at most 2 members; give --k 2"),
+        (PlanOptions(composition="ties:density=2"), SpecError, "density=2"),
+    ):
+        with pytest.raises(error, match=why):
+            ma.plan(
+                place / "even.jsonl", pool=tiny_pool, base=str(tiny_llama), out=tmp_path / "run",
+                cache=place / "cache", options=options,
+            )  # fmt: skip
+    assert not (tmp_path / "run").exists()
+
+
 def test_checkpoints_are_candidates_too(place, tiny_llama, tiny_pool, tmp_path):
     (tmp_path / "pool").mkdir()
     shutil.copytree(tiny_pool / "a0", tmp_path / "pool" / "a0")
@@ -253,4 +354,6 @@ def test_checkpoints_are_candidates_too(place, tiny_llama, tiny_pool, tmp_path):
     )  # fmt: skip
     assert {member.kind for member in run.plan.selection.members} == {"adapter", "checkpoint"}
     assert not (run.folder / "adapter").exists()  # no adapter holds a checkpoint
+    with pytest.raises(InputError, match="no adapter holds that"):
+        ma.merge(run.folder, tmp_path / "adapter", adapter=True, cache=place / "cache")
     assert Path(run.folder / "mergekit.yaml").is_file()

@@ -134,11 +134,11 @@ class MergekitFormat:
 
     def refusal(self, recipe: Recipe) -> str:
         """Return why mergekit cannot reproduce the recipe, or an empty string."""
-        if recipe.rank is not None:
-            return f"the merged adapter is cut to rank {recipe.rank}, mergekit keeps every rank"
         found = _settings(recipe)
         if isinstance(found, str):
             return found
+        if recipe.rank is not None:
+            return f"the merged adapter is cut to rank {recipe.rank}, mergekit keeps every rank"
         if recipe.layers and found.method not in SCALED:
             return f"weights differ by layer group, mergekit's {found.method} takes none"
         return ""
