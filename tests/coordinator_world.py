@@ -14,10 +14,10 @@ from typing import ClassVar
 
 import numpy as np
 
-from merge_advisor.tune import Ask, Point, SearchSpace
-from merge_advisor.tune.coordinator import Budget, search, starts
-from merge_advisor.tune.goals import named
-from merge_advisor.tune.study import Keep
+from merge_advisor.tuning import Ask, Point, SearchSpace
+from merge_advisor.tuning.coordinator import Budget, search, starts
+from merge_advisor.tuning.goals import named
+from merge_advisor.tuning.study import Keep
 
 MEMBERS = ("math", "law", "code")
 SPACE = SearchSpace(Point((0.5, 0.3, 0.2), "exact"))

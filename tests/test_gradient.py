@@ -8,8 +8,8 @@ import pytest
 
 from merge_advisor import registry
 from merge_advisor.errors import SpecError
-from merge_advisor.tune import Point, SearchSpace, Trial
-from merge_advisor.tune.gradient import Gradient
+from merge_advisor.tuning import Point, SearchSpace, Trial
+from merge_advisor.tuning.gradient import Gradient
 
 ES_TRIALS = 40
 

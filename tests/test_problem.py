@@ -7,7 +7,7 @@ from merge_advisor.advisor.measure import losses_of
 from merge_advisor.advisor.problem import RowLoss
 from merge_advisor.advisor.session import open_session
 from merge_advisor.errors import SpecError
-from merge_advisor.tune import Point
+from merge_advisor.tuning import Point
 from merge_advisor.types import Row
 
 ROWS = [Row("say yes", "yes"), Row("the cat", "sat on the mat"), Row("a dog, no?", "no"), Row("fox", "jumps over")]

@@ -13,11 +13,11 @@ from tune_world import SPACES, bowl, first_trials, grow, space_of, trial
 
 from merge_advisor import registry
 from merge_advisor.errors import SpecError
-from merge_advisor.tune import Ask, Point
-from merge_advisor.tune.samplers.auto import Auto
-from merge_advisor.tune.samplers.history import losses_of
-from merge_advisor.tune.samplers.nsga2 import crowding, fronts
-from merge_advisor.tune.space import check, parts
+from merge_advisor.tuning import Ask, Point
+from merge_advisor.tuning.samplers.auto import Auto
+from merge_advisor.tuning.samplers.history import losses_of
+from merge_advisor.tuning.samplers.nsga2 import crowding, fronts
+from merge_advisor.tuning.space import check, parts
 
 NAMES = registry.names("sampler")
 ONE_VALUE = [name for name in NAMES if name not in ("auto", "nsga2", "random", "tpe")]

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from tune_world import SPACES, space_of
 
 from merge_advisor.errors import SpecError
-from merge_advisor.tune import Point, SearchSpace
-from merge_advisor.tune.space import (
+from merge_advisor.tuning import Point, SearchSpace
+from merge_advisor.tuning.space import (
     Box,
     boxes,
     check,

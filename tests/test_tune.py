@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -87,7 +88,7 @@ def test_formats_are_those_of_the_winner(run, place, tiny_llama):
 
     found = tune(run, place, trials=12)
     with open_session(str(tiny_llama), found.plan.environment.paths["pool"], cache=place / "cache") as session:
-        members = find_members(session, ma.advisor.runfolder.replace(found, recipe=found.planned))
+        members = find_members(session, replace(found, recipe=found.planned))
         for recipe, folder in ((found.recipe, run / "adapter"), (found.planned, run / "plan" / "adapter")):
             wanted, _ = merged_delta(session, recipe, members)
             written = read_adapter(folder, session.local.shapes)
@@ -207,9 +208,8 @@ def test_the_command(run, place, capsys):
     assert main([*arguments, "--trials", "6", "--bounds", "wide"]) == 2
     assert "LOW:HIGH" in capsys.readouterr().err
     assert main([*arguments, "--forward-budget", "0"]) == 2
-    assert (
-        main(["merge", str(run), "--out", str(run.parent / "model"), "--adapter", "--cache", str(place / "cache")]) == 0
-    )
+    merge = ["merge", str(run), "--out", str(run.parent / "model"), "--adapter"]
+    assert main([*merge, "--cache", str(place / "cache")]) == 0
 
 
 @pytest.mark.slow

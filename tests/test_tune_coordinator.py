@@ -9,9 +9,9 @@ import pytest
 from coordinator_world import MEMBERS, SPACE, STARTS, Bowls, Listed, Wander
 
 from merge_advisor.errors import InputError, SpecError
-from merge_advisor.tune import Ask, Point
-from merge_advisor.tune.coordinator import FLAT, STUCK, Budget, search, starts
-from merge_advisor.tune.goals import LARGEST, best, finite, front, may_win, named, task_means, unfit
+from merge_advisor.tuning import Ask, Point
+from merge_advisor.tuning.coordinator import FLAT, STUCK, Budget, search, starts
+from merge_advisor.tuning.goals import LARGEST, best, finite, front, may_win, named, task_means, unfit
 
 TWO = [0] * 6 + [1] * 3
 

@@ -8,10 +8,10 @@ from coordinator_world import SPACE, STARTS, Bowls, Listed, Wander
 from hypothesis import given, settings
 from hypothesis import strategies as some
 
-from merge_advisor.tune import Point, Trial
-from merge_advisor.tune.coordinator import Budget, search
-from merge_advisor.tune.goals import best, may_win, named, task_means
-from merge_advisor.tune.racing import Racing, row_order, standing
+from merge_advisor.tuning import Point, Trial
+from merge_advisor.tuning.coordinator import Budget, search
+from merge_advisor.tuning.goals import best, may_win, named, task_means
+from merge_advisor.tuning.racing import Racing, row_order, standing
 
 LEVEL = Racing().level
 

@@ -16,12 +16,12 @@ from coordinator_world import MEMBERS, SPACE, STARTS, Bowls, Listed, Wander, run
 from optuna.trial import TrialState
 
 from merge_advisor.errors import RunError
-from merge_advisor.tune import Point
-from merge_advisor.tune import lock as locks
-from merge_advisor.tune.coordinator import Budget, search
-from merge_advisor.tune.goals import named
-from merge_advisor.tune.lock import FileLock, Heartbeat
-from merge_advisor.tune.study import Keep, Study, read_trial, split_density
+from merge_advisor.tuning import Point
+from merge_advisor.tuning import lock as locks
+from merge_advisor.tuning.coordinator import Budget, search
+from merge_advisor.tuning.goals import named
+from merge_advisor.tuning.lock import FileLock, Heartbeat
+from merge_advisor.tuning.study import Keep, Study, read_trial, split_density
 from merge_advisor.types import to_plain
 
 HERE = Path(__file__).parent
@@ -227,7 +227,7 @@ HOLD = """
 import sys, time
 sys.path.insert(0, {here!r})
 from pathlib import Path
-from merge_advisor.tune.lock import FileLock
+from merge_advisor.tuning.lock import FileLock
 held = FileLock(Path({path!r}))
 print("held", flush=True)
 time.sleep(60)

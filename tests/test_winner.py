@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from merge_advisor.errors import TaskError
-from merge_advisor.tune import Point, Trial
-from merge_advisor.tune.winner import aside, choose
+from merge_advisor.tuning import Point, Trial
+from merge_advisor.tuning.winner import aside, choose
 
 LEAST = np.array([1.0, -0.5])
 PLAN = (0.5, 0.5)

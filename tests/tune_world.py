@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 
 from merge_advisor import registry
-from merge_advisor.tune import Point, SearchSpace, Trial
+from merge_advisor.tuning import Point, SearchSpace, Trial
 
 
 def space_of(k, *, start=None, **fields):

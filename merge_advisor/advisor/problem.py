@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from merge_advisor.backbone.forward import Encoded
-    from merge_advisor.tune import Point
+    from merge_advisor.tuning import Point
     from merge_advisor.types import FloatArray
 
 OVERFLOWED = 1e9
@@ -41,7 +41,7 @@ HARNESS_METRICS = {"acc": "accuracy", **{name: name for name in METRICS}}
 
 @dataclass(eq=False)
 class Merges:
-    """What all problems of a run share (`tune.Problem`): members, rows, and merges of the members on the base."""
+    """What all problems of a run share (`tuning.Problem`): members, rows, and merges of the members on the base."""
 
     session: Session
     candidates: Sequence[Candidate]

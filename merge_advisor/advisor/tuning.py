@@ -20,16 +20,16 @@ from merge_advisor.errors import SpecError, TaskError
 from merge_advisor.evaluators.guard import read_guard
 from merge_advisor.report.values import Side, TrialReport, TuningReport
 from merge_advisor.statistics import paired_interval
-from merge_advisor.tune import Point, SearchSpace, Trial
-from merge_advisor.tune.coordinator import Budget, search, starts
-from merge_advisor.tune.goals import Worst, named
-from merge_advisor.tune.study import Keep
-from merge_advisor.tune.winner import STARTS, Winner, aside, choose
+from merge_advisor.tuning import Point, SearchSpace, Trial
+from merge_advisor.tuning.coordinator import Budget, search, starts
+from merge_advisor.tuning.goals import Worst, named
+from merge_advisor.tuning.study import Keep
+from merge_advisor.tuning.winner import STARTS, Winner, aside, choose
 from merge_advisor.types import SHOTS_LORA, Candidate, Recipe, RecipeMember, Row, digest_of
 
 if TYPE_CHECKING:
-    from merge_advisor.tune import Sampler
-    from merge_advisor.tune.coordinator import Progress as SearchProgress
+    from merge_advisor.tuning import Sampler
+    from merge_advisor.tuning.coordinator import Progress as SearchProgress
     from merge_advisor.types import FloatArray
 
 STUDY = "study.sqlite"

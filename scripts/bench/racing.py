@@ -36,9 +36,9 @@ import platform
 
 import numpy as np
 
-from merge_advisor.tune import Point, Trial
-from merge_advisor.tune.goals import Mean
-from merge_advisor.tune.racing import Racing, row_order, standing
+from merge_advisor.tuning import Point, Trial
+from merge_advisor.tuning.goals import Mean
+from merge_advisor.tuning.racing import Racing, row_order, standing
 
 MEMBERS, STARTS, TRIALS = 4, 4, 40
 

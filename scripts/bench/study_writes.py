@@ -21,7 +21,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from merge_advisor.tune import Point, SearchSpace, Trial
+from merge_advisor.tuning import Point, SearchSpace, Trial
 
 
 def recorded(folder: Path, members: int, trials: int) -> tuple[float, float, list[float], list[float]]:
@@ -30,7 +30,7 @@ def recorded(folder: Path, members: int, trials: int) -> tuple[float, float, lis
     import optuna
 
     imported = time.process_time()
-    from merge_advisor.tune.study import Keep, Study
+    from merge_advisor.tuning.study import Keep, Study
 
     ids = [f"member-{number}" for number in range(members)]
     point = Point(tuple(0.1 * number - 0.9 for number in range(members)), "exact")

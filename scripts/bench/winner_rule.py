@@ -23,8 +23,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from merge_advisor.statistics import paired_interval
-from merge_advisor.tune import Point, Trial
-from merge_advisor.tune.winner import STARTS, choose
+from merge_advisor.tuning import Point, Trial
+from merge_advisor.tuning.winner import STARTS, choose
 
 DIMENSIONS, GAINS, SPREADS, ROWS = (3, 4, 20), (0.0, 0.05, 0.15, 0.5), (0.2, 0.5), (5, 10, 20, 40, 80)
 TEXTURES = {"smooth": 0.0, "rough": 1.0}
@@ -147,7 +147,7 @@ class Found:
 
 
 def shipped(world: World, found: Found, rows: np.ndarray, aside: np.ndarray | None = None) -> np.ndarray:
-    """What `merge_advisor.tune.winner.choose` returns."""
+    """What `merge_advisor.tuning.winner.choose` returns."""
     labels = [*STARTS, *["search"] * (len(found.points) - 4)]
     trials = [
         Trial(i, label, Point(tuple(w.tolist()), "exact"), tuple(told.tolist()), (float(told.mean()),), True, len(told))

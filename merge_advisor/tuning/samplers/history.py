@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from merge_advisor.errors import SpecError
-from merge_advisor.tune import Ask, Sampler, SearchSpace, Trial
-from merge_advisor.tune.space import (
+from merge_advisor.tuning import Ask, Sampler, SearchSpace, Trial
+from merge_advisor.tuning.space import (
     Box,
     Choice,
     Numbers,

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 
 from merge_advisor.errors import TaskError
 from merge_advisor.statistics import Interval, paired_interval
-from merge_advisor.tune import Point, Trial
+from merge_advisor.tuning import Point, Trial
 
 STARTS = ("base", "anchor", "uniform", "plan")
 """Labels of the points that are known without a search, the cheapest first."""

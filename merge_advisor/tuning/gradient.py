@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from merge_advisor.errors import SpecError
-from merge_advisor.tune import Ask, Point, SearchSpace, Trial
+from merge_advisor.tuning import Ask, Point, SearchSpace, Trial
 
 Vector = NDArray[np.float64]
 Surface = Callable[[Vector], tuple[float, Vector]]

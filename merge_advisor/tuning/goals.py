@@ -27,7 +27,7 @@ from merge_advisor.errors import SpecError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from merge_advisor.tune import Trial
+    from merge_advisor.tuning import Trial
 
     Array = NDArray[np.float64]
 

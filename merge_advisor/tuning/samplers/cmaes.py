@@ -10,8 +10,8 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from merge_advisor.tune import Ask, SearchSpace, Trial
-from merge_advisor.tune.samplers.history import (
+from merge_advisor.tuning import Ask, SearchSpace, Trial
+from merge_advisor.tuning.samplers.history import (
     SPREAD,
     ask_for,
     asked_by,
@@ -22,7 +22,7 @@ from merge_advisor.tune.samplers.history import (
     one_loss,
     vectors,
 )
-from merge_advisor.tune.space import boxes, demand, to_point
+from merge_advisor.tuning.space import boxes, demand, to_point
 
 Array = NDArray[np.float64]
 

@@ -9,8 +9,8 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from merge_advisor.tune import Ask, SearchSpace, Trial
-from merge_advisor.tune.samplers.history import (
+from merge_advisor.tuning import Ask, SearchSpace, Trial
+from merge_advisor.tuning.samplers.history import (
     SPREAD,
     ask_for,
     best_numbers,
@@ -20,7 +20,7 @@ from merge_advisor.tune.samplers.history import (
     near,
     numbers_of,
 )
-from merge_advisor.tune.space import Choice, Numbers, Parameter, Value, demand, parameters, to_point, walk
+from merge_advisor.tuning.space import Choice, Numbers, Parameter, Value, demand, parameters, to_point, walk
 
 Array = NDArray[np.float64]
 

@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from merge_advisor.errors import SpecError
-from merge_advisor.tune import Ask, SearchSpace, Trial
-from merge_advisor.tune.samplers.history import ask_for, asked_by, one_loss
-from merge_advisor.tune.space import Box, boxes, demand
+from merge_advisor.tuning import Ask, SearchSpace, Trial
+from merge_advisor.tuning.samplers.history import ask_for, asked_by, one_loss
+from merge_advisor.tuning.space import Box, boxes, demand
 
 ENGINES = ("cobyla", "nevergrad")
 BAD = 5e20

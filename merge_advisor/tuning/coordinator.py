@@ -18,14 +18,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from merge_advisor.errors import InputError, SpecError
-from merge_advisor.tune import Ask, Point, Problem, Sampler, SearchSpace, Trial
-from merge_advisor.tune.goals import UNFIT, Goal, Pareto, best, finite, front, task_means, unfit
-from merge_advisor.tune.racing import LEVEL, Racing, row_order, standing
-from merge_advisor.tune.study import Keep, Study, split_density
+from merge_advisor.tuning import Ask, Point, Problem, Sampler, SearchSpace, Trial
+from merge_advisor.tuning.goals import UNFIT, Goal, Pareto, best, finite, front, task_means, unfit
+from merge_advisor.tuning.racing import LEVEL, Racing, row_order, standing
+from merge_advisor.tuning.study import Keep, Study, split_density
 from merge_advisor.types import digest_of, to_plain
 
 if TYPE_CHECKING:
-    from merge_advisor.tune.goals import Array
+    from merge_advisor.tuning.goals import Array
 
 BACKWARD = 3
 """Forward passes that a row costs with its gradient."""

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from merge_advisor import registry
-from merge_advisor.tune import Ask, Sampler, SearchSpace, Trial
-from merge_advisor.tune.space import boxes, check, parts
+from merge_advisor.tuning import Ask, Sampler, SearchSpace, Trial
+from merge_advisor.tuning.space import boxes, check, parts
 
 SMOOTH = ("exact", "lorahub", "task_arithmetic")
 """Compositions that are differentiable in the weights; the others choose entries by size, sign or chance."""

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from merge_advisor.tune import Ask, SearchSpace, Trial
-from merge_advisor.tune.samplers.history import ask_for, generator
-from merge_advisor.tune.space import Choice, Parameter, Value, demand, walk
+from merge_advisor.tuning import Ask, SearchSpace, Trial
+from merge_advisor.tuning.samplers.history import ask_for, generator
+from merge_advisor.tuning.space import Choice, Parameter, Value, demand, walk
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from merge_advisor.errors import RunError
-from merge_advisor.tune import Point, SearchSpace, Trial
-from merge_advisor.tune.lock import FileLock, Heartbeat
+from merge_advisor.tuning import Point, SearchSpace, Trial
+from merge_advisor.tuning.lock import FileLock, Heartbeat
 from merge_advisor.types import to_plain
 
 RECORD, MADE_FOR, COORDINATOR = "trial", "made_for", "coordinator"
