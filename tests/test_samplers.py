@@ -105,7 +105,7 @@ json.dump({name: asked(name) for name in json.loads(sys.argv[2])}, sys.stdout)
 
 def asked(name):
     """The last of a sampler's asks, as JSON."""
-    ask = registry.build("sampler", name).ask(SPACES["scale"], grown(name, SPACES["scale"], 14, seed=7), 7)
+    ask = registry.build("sampler", name).ask(SPACES["scale"], grown(name, SPACES["scale"], 11, seed=7), 7)
     return json.loads(json.dumps([*dataclasses.astuple(ask.point), dict(ask.notes)]))
 
 
@@ -123,7 +123,7 @@ def test_odd_histories(name, odd):
     values = {"nan": [math.nan, 0.5], "infinite": [math.inf, 0.5, 0.7], "constant": [1.0], "alike": [0.5, 0.6]}
     history = first(space) if odd != "far" else [trial(0, "plan", Point((9.0, -9.0, 0.0), "exact"), [0.1])]
     sampler = registry.build("sampler", name)
-    while len(history) < 14:
+    while len(history) < 12:
         ask = sampler.ask(space, history, 1)
         check_inside(space, ask.point, name)
         point = space.start if odd == "alike" else ask.point
@@ -210,11 +210,11 @@ def left(name, k, count, seeds):
     ("name", "k", "least"), [("tpe", 4, 0.6), ("tpe", 20, 0.1), ("cmaes", 4, 0.4), ("cmaes", 20, 0.15)]
 )
 def test_it_finds_more_than_random_in_60_trials(name, k, least):
-    assert left(name, k, 60, range(5)) < left("random", k, 60, range(5)) - least
+    assert left(name, k, 60, range(4)) < left("random", k, 60, range(4)) - least
 
 
-def test_gp_finds_more_than_random_in_20_trials():
-    assert left("gp", 4, 20, range(2)) < left("random", 4, 20, range(2)) - 0.5
+def test_gp_finds_more_than_random_in_16_trials():
+    assert left("gp", 4, 16, range(3)) < left("random", 4, 16, range(3)) - 0.3
 
 
 @pytest.mark.slow
@@ -224,8 +224,8 @@ def test_gp_finds_more_than_random_in_60_trials(k, least):
 
 
 def test_cmaes_goes_to_the_bottom():
-    assert left("cmaes", 4, 400, [0]) < -6
-    assert left("cmaes", 1, 100, [0]) < -6
+    assert left("cmaes", 4, 200, [0]) < -2
+    assert left("cmaes", 1, 60, [0]) < -4
 
 
 def test_cmaes_starts_at_the_best_of_the_trials_before_it():

@@ -158,7 +158,7 @@ def test_what_cannot_be_tuned(run, place, tmp_path):
         ({"sampler": "gradient", "objective": "accuracy"}, SpecError, "gradient"),
     ):
         with pytest.raises(error, match=words):
-            tune(run, place, **{"trials": 6, **options})
+            tune(run, place, **{"trials": 6, "force": True, **options})
     with pytest.raises(RunError, match="no run folder"):
         tune(tmp_path / "nothing", place)
     assert read_run(run).planned is None

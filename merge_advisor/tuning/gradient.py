@@ -68,7 +68,7 @@ class Gradient:
         too short to matter, plain trials a quarter of the range around look for another valley (`notes["restart"]`).
 
         Raises:
-            SpecError: the space varies composition, members, density or layers.
+            SpecError: the space varies composition, members, density or layers, or the problem has no gradient.
         """
         _check(space)
         low, high = space.bounds
@@ -111,6 +111,8 @@ def _check(space: SearchSpace) -> None:
         "density": space.density is not None,
         "layers": space.layers > 0,
     }
+    if not space.smooth:
+        raise SpecError("sampler gradient: this objective has no gradient in the weights; choose --objective loss or tpe")
     if found := ", ".join(name for name, asked in varied.items() if asked):
         raise SpecError(f"sampler gradient: it searches weights only, not {found}; use another sampler or fix these")
 
