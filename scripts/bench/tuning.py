@@ -1,0 +1,178 @@
+"""Our search against LoraHub's: forwards to the same value of its objective, and held-out rows at equal budget.
+
+    python scripts/bench/tuning.py --base BASE --pool POOL --tasks DIR --out FILE [--units 60] [--seeds 6] [--summary]
+
+POOL holds one adapter a task, named like the task's file in DIR; families.json there names each task's family. A unit
+is a task and a seed: 20 adapters drawn from other families, 5 shots and the held-out rows from the last 30% of the file
+(the adapters saw the first 70%). Arms, all over the same 20 adapters and 5 shots:
+
+    lorahub   its composition, objective (as its code has it) and search: 40 steps from weights 0, 200 forwards
+    same      its composition and objective, searched by `gradient` from equal weights, until it is at lorahub's value
+    ours      composition exact, the loss, `gradient` from equal weights for at most 200 forwards, then the winner rule
+
+A line per unit is appended at once, and units that are there are skipped. Losses are of lm-eval's kind (nats per token),
+right answers those of the likeliest choice, or of greedy text where there are no choices.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from merge_advisor import registry
+from merge_advisor.advisor.problem import RowLoss, WrongAnswers
+from merge_advisor.advisor.session import Session, open_session
+from merge_advisor.evaluators.rules import metric_for
+from merge_advisor.statistics import paired_interval
+from merge_advisor.tasks import read_rows
+from merge_advisor.tuning import Point, SearchSpace, Trial
+from merge_advisor.tuning.coordinator import Budget, search, starts
+from merge_advisor.tuning.goals import LoraHub, Mean
+from merge_advisor.tuning.winner import choose
+from merge_advisor.types import Row
+
+MEMBERS, SHOTS, STEPS = 20, 5, 40
+
+
+def main() -> None:
+    """Measure what is missing, print the summary."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--base", required=True)
+    parser.add_argument("--pool", type=Path, required=True)
+    parser.add_argument("--tasks", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--seeds", type=int, default=6)
+    parser.add_argument("--count", type=int, default=10, help="tasks, the first of each family in turn")
+    parser.add_argument("--heldout", type=int, default=40)
+    parser.add_argument("--summary", action="store_true", help="only print what is there")
+    arguments = parser.parse_args()
+    done = _read(arguments.out)
+    if not arguments.summary:
+        families = json.loads((arguments.tasks / "families.json").read_text())
+        with open_session(arguments.base, arguments.pool, template="alpaca") as session:
+            tasks = _tasks(session, families, arguments.count)
+            for seed in range(arguments.seeds):
+                for task in tasks:
+                    if not any((unit["task"], unit["seed"]) == (task, seed) for unit in done):
+                        found = unit_of(session, arguments.tasks / f"{task}.jsonl", families, seed, arguments.heldout)
+                        done.append(found)
+                        with arguments.out.open("a") as file:
+                            file.write(json.dumps(found) + "\n")
+    summarise(done)
+
+
+def _tasks(session: Session, families: dict[str, str], count: int) -> list[str]:
+    """Tasks with an adapter of their own, family after family in turn."""
+    own = [candidate.id for candidate in session.pool.candidates if candidate.id in families]
+    turns: list[tuple[int, str]] = []
+    for name in sorted(own):
+        turns.append((sum(families[other] == families[name] for other in own if other < name), name))
+    return [name for _, name in sorted(turns)][:count]
+
+
+def unit_of(session: Session, path: Path, families: dict[str, str], seed: int, heldout: int) -> dict[str, Any]:
+    """Run all arms on one task and seed."""
+    rng = np.random.default_rng([seed, *path.stem.encode()])
+    others = [c for c in session.pool.candidates if families.get(c.id) != families[path.stem]]
+    members = [others[i] for i in sorted(rng.choice(len(others), MEMBERS, replace=False))]
+    rows = read_rows(path).rows
+    unseen = rows[int(0.7 * len(rows)) :]
+    order = rng.permutation(len(unseen))
+    shots = [unseen[i] for i in order[:SHOTS]]
+    kept = [unseen[i] for i in order[SHOTS : SHOTS + heldout]]
+    problem = RowLoss(session, members, shots, (0,) * SHOTS)
+    start = time.perf_counter()
+    k = len(members)
+    zero = SearchSpace(Point((0.0,) * k, "lorahub"))
+    theirs = search(
+        problem, zero, registry.build("sampler", "lorahub"), goal=LoraHub(SHOTS), budget=Budget(trials=STEPS),
+        seed=seed, racing=None,
+    ).trials  # fmt: skip
+    best = min(theirs, key=lambda trial: trial.values[0])
+    spent, reached = forwards_to(problem, best.values[0], k, seed)
+    ours = tuned(problem, k, seed)
+    points = {"base": zero.start, "uniform": Point((1 / k,) * k, "exact"), "lorahub": best.point, "ours": ours}
+    return {
+        "task": path.stem, "family": families[path.stem], "seed": seed, "lorahub_value": best.values[0],
+        "lorahub_forwards": sum(trial.forwards for trial in theirs), "same_value": reached, "same_forwards": spent,
+        "seconds": round(time.perf_counter() - start, 1), "heldout": len(kept),
+        "loss": {name: _mean(RowLoss, session, members, kept, point) for name, point in points.items()},
+        "accuracy": {name: 1 - _mean(WrongAnswers, session, members, kept, point) for name, point in points.items()},
+    }  # fmt: skip
+
+
+def forwards_to(problem: RowLoss, value: float, k: int, seed: int) -> tuple[int, float]:
+    """Forwards that `gradient` needs to reach a value of LoraHub's objective (LoraHub's budget at most), and its own."""
+    sampler, history, spent = registry.build("sampler", "gradient"), (), 0
+    space = SearchSpace(Point((1 / k,) * k, "lorahub"))
+    least = float("inf")
+    while spent < STEPS * SHOTS:
+        trials: Sequence[Trial] = search(
+            problem, space, sampler, goal=LoraHub(SHOTS), budget=Budget(trials=len(history) + 1), seed=seed, racing=None,
+        ).trials  # fmt: skip
+        history = tuple(trials)
+        spent = sum(trial.forwards for trial in history)
+        least = min(least, history[-1].values[0])
+        if least <= value:
+            break
+    return spent, least
+
+
+def tuned(problem: RowLoss, k: int, seed: int) -> Point:
+    """What our search ends in over the same adapters and rows, for at most LoraHub's forwards."""
+    space = SearchSpace(Point((1 / k,) * k, "exact"))
+    known = [(label, point) for label, point in starts(space, k) if label in ("uniform", "base")]
+    budget = Budget(forwards=(STEPS - 1) * SHOTS)
+    trials = search(
+        problem, space, registry.build("sampler", "gradient"), goal=Mean(), budget=budget, seed=seed, starts=known,
+        racing=None,
+    ).trials  # fmt: skip
+    every = range(SHOTS)
+    return choose(trials, problem.tasks, lambda point: problem.losses(point, every), seed=seed).point
+
+
+def _mean(kind: Any, session: Session, members: Sequence[Any], rows: Sequence[Row], point: Point) -> float:
+    asked = {"metric": "accuracy" if all(row.choices for row in rows) else "exact_match"}
+    if kind is RowLoss:
+        asked = {}
+    elif metric_for(rows) == "loss":
+        return float("nan")
+    problem = kind(session, members, rows, (0,) * len(rows), **asked)
+    return float(np.mean(problem.losses(point, range(len(rows)))))
+
+
+def summarise(units: list[dict[str, Any]]) -> None:
+    """Print both tables; intervals over tasks, seeds averaged within."""
+    tasks = sorted({unit["task"] for unit in units})
+    print(f"{len(units)} units, {len(tasks)} tasks, {sum(u['seconds'] for u in units):.0f} s in all")
+    shares = np.array([unit["same_forwards"] / unit["lorahub_forwards"] for unit in units])
+    reached = np.array([unit["same_value"] <= unit["lorahub_value"] for unit in units])
+    print(f"forwards to LoraHub's value: mean {shares.mean():.3f}x, median {np.median(shares):.3f}x, "
+          f"90% {np.quantile(shares, 0.9):.3f}x; reached in {reached.mean():.0%}")  # fmt: skip
+    for measure, sign in (("loss", -1), ("accuracy", 1)):
+        for rival in ("lorahub", "uniform", "base"):
+            gains = []
+            for task in tasks:
+                found = [sign * (u[measure]["ours"] - u[measure][rival]) for u in units if u["task"] == task]
+                gains.append(float(np.nanmean(found)) if np.isfinite(found).any() else float("nan"))
+            told = [gain for gain in gains if np.isfinite(gain)]
+            if len(told) > 1:
+                mean, low, high = paired_interval(told, counts=False)
+                print(f"{measure}: ours better than {rival} by {mean:+.3f} ({low:+.3f} to {high:+.3f}), {len(told)} tasks, "
+                      f"ahead on {sum(gain > 0 for gain in told)}")  # fmt: skip
+        means = {name: np.nanmean([unit[measure][name] for unit in units]) for name in units[0][measure]}
+        print(f"{measure}: " + ", ".join(f"{name} {value:.3f}" for name, value in means.items()))
+
+
+def _read(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+
+
+if __name__ == "__main__":
+    main()
