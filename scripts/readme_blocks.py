@@ -23,7 +23,7 @@ def body_of(name: str) -> str:
     kind = KINDS[name]
     columns = {
         "strategy": ("cost",), "composition": ("weight_means", "takes", "formats"), "format": ("runs_with",),
-        "embedding": ("source",),
+        "embedding": ("source",), "sampler": ("cost",),
     }[kind]  # fmt: skip
     heads = " | ".join(column.replace("_", " ") for column in columns)
     lines = [f"| {kind} | what it does | {heads} |", "|---" * (2 + len(columns)) + "|"]

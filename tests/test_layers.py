@@ -10,19 +10,8 @@ import merge_advisor
 LEVELS = [
     ("types", "errors"),
     ("registry", "templates", "statistics", "backbone"),
-    (
-        "pool",
-        "tasks",
-        "store",
-        "embeddings",
-        "select",
-        "compose",
-        "formats",
-        "evaluators",
-        "verdict",
-        "report",
-        "tuning",
-    ),
+    ("pool", "tasks", "store", "embeddings", "select", "compose", "formats", "evaluators", "verdict", "report")
+    + ("tuning",),
     ("advisor",),
     ("cli",),
     ("__main__",),

@@ -112,7 +112,9 @@ def _check(space: SearchSpace) -> None:
         "layers": space.layers > 0,
     }
     if not space.smooth:
-        raise SpecError("sampler gradient: this objective has no gradient in the weights; choose --objective loss or tpe")
+        raise SpecError(
+            "sampler gradient: this objective has no gradient in the weights; choose --objective loss or tpe"
+        )
     if found := ", ".join(name for name, asked in varied.items() if asked):
         raise SpecError(f"sampler gradient: it searches weights only, not {found}; use another sampler or fix these")
 

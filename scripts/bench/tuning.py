@@ -10,8 +10,7 @@ is a task and a seed: 20 adapters drawn from other families, 5 shots and the hel
     same      its composition and objective, searched by `gradient` from equal weights, until it is at lorahub's value
     ours      composition exact, the loss, `gradient` from equal weights for at most 200 forwards, then the winner rule
 
-A line per unit is appended at once, and units that are there are skipped. Losses are of lm-eval's kind (nats per token),
-right answers those of the likeliest choice, or of greedy text where there are no choices.
+A line per unit is appended at once, and units that are there are skipped. Losses are nats per token, right answers those of the likeliest choice, or of greedy text where there are no choices.
 """
 
 from __future__ import annotations
@@ -108,13 +107,14 @@ def unit_of(session: Session, path: Path, families: dict[str, str], seed: int, h
 
 
 def forwards_to(problem: RowLoss, value: float, k: int, seed: int) -> tuple[int, float]:
-    """Forwards that `gradient` needs to reach a value of LoraHub's objective (LoraHub's budget at most), and its own."""
+    """Forwards that `gradient` needs to reach a value of LoraHub's objective, within LoraHub's budget; and its own."""
     sampler, history, spent = registry.build("sampler", "gradient"), (), 0
     space = SearchSpace(Point((1 / k,) * k, "lorahub"))
     least = float("inf")
     while spent < STEPS * SHOTS:
         trials: Sequence[Trial] = search(
-            problem, space, sampler, goal=LoraHub(SHOTS), budget=Budget(trials=len(history) + 1), seed=seed, racing=None,
+            problem, space, sampler, goal=LoraHub(SHOTS), budget=Budget(trials=len(history) + 1), seed=seed,
+            racing=None,
         ).trials  # fmt: skip
         history = tuple(trials)
         spent = sum(trial.forwards for trial in history)
@@ -164,8 +164,8 @@ def summarise(units: list[dict[str, Any]]) -> None:
             told = [gain for gain in gains if np.isfinite(gain)]
             if len(told) > 1:
                 mean, low, high = paired_interval(told, counts=False)
-                print(f"{measure}: ours better than {rival} by {mean:+.3f} ({low:+.3f} to {high:+.3f}), {len(told)} tasks, "
-                      f"ahead on {sum(gain > 0 for gain in told)}")  # fmt: skip
+                print(f"{measure}: ours better than {rival} by {mean:+.3f} ({low:+.3f} to {high:+.3f}), "
+                      f"ahead on {sum(gain > 0 for gain in told)} of {len(told)} tasks")  # fmt: skip
         means = {name: np.nanmean([unit[measure][name] for unit in units]) for name in units[0][measure]}
         print(f"{measure}: " + ", ".join(f"{name} {value:.3f}" for name, value in means.items()))
 
