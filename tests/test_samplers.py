@@ -65,7 +65,7 @@ def test_a_sampler_says_what_it_is(name):
 def test_asks_are_merges_of_the_space(name, where):
     space = SPACES[where]
     for history in ([], first(space)):
-        found = grown(name, space, 12, history=history)
+        found = grown(name, space, 11, history=history)
         for done in found[len(history) :]:
             check_inside(space, done.point, name)
             assert json.loads(json.dumps(dict(done.notes))) == dict(done.notes)
@@ -86,10 +86,10 @@ def test_what_a_sampler_cannot_search_it_refuses(name, where):
 @pytest.mark.parametrize("name", NAMES)
 def test_a_history_cut_anywhere_grows_again_the_same(name):
     space = SPACES["everything" if registry.load("sampler", name).searches >= {"composition"} else "scale"]
-    whole = grown(name, space, 16, seed=3)
-    for cut in (4, 6, 9, 13, 15):
+    whole = grown(name, space, 14, seed=3)
+    for cut in (4, 6, 9, 13):
         assert grown(name, space, cut + 1, seed=3, history=whole[:cut]) == whole[: cut + 1]
-    assert grown(name, space, 16, seed=3, history=whole[:12]) == whole
+    assert grown(name, space, 14, seed=3, history=whole[:11]) == whole
     sampler = registry.build("sampler", name)
     assert sampler.ask(space, whole, 3) == sampler.ask(space, tuple(whole), 3)
 
@@ -105,7 +105,7 @@ json.dump({name: asked(name) for name in json.loads(sys.argv[2])}, sys.stdout)
 
 def asked(name):
     """The last of a sampler's asks, as JSON."""
-    ask = registry.build("sampler", name).ask(SPACES["scale"], grown(name, SPACES["scale"], 14, seed=7), 7)
+    ask = registry.build("sampler", name).ask(SPACES["scale"], grown(name, SPACES["scale"], 11, seed=7), 7)
     return json.loads(json.dumps([*dataclasses.astuple(ask.point), dict(ask.notes)]))
 
 
@@ -123,7 +123,7 @@ def test_odd_histories(name, odd):
     values = {"nan": [math.nan, 0.5], "infinite": [math.inf, 0.5, 0.7], "constant": [1.0], "alike": [0.5, 0.6]}
     history = first(space) if odd != "far" else [trial(0, "plan", Point((9.0, -9.0, 0.0), "exact"), [0.1])]
     sampler = registry.build("sampler", name)
-    while len(history) < 14:
+    while len(history) < 11:
         ask = sampler.ask(space, history, 1)
         check_inside(space, ask.point, name)
         point = space.start if odd == "alike" else ask.point
@@ -207,14 +207,14 @@ def left(name, k, count, seeds):
 
 
 @pytest.mark.parametrize(
-    ("name", "k", "least"), [("tpe", 4, 0.6), ("tpe", 20, 0.1), ("cmaes", 4, 0.4), ("cmaes", 20, 0.15)]
+    ("name", "k", "least"), [("tpe", 4, 0.35), ("tpe", 20, 0.2), ("cmaes", 4, 0.5), ("cmaes", 20, 0.2)]
 )
 def test_it_finds_more_than_random_in_60_trials(name, k, least):
-    assert left(name, k, 60, range(5)) < left("random", k, 60, range(5)) - least
+    assert left(name, k, 60, range(4)) < left("random", k, 60, range(4)) - least
 
 
-def test_gp_finds_more_than_random_in_20_trials():
-    assert left("gp", 4, 20, range(2)) < left("random", 4, 20, range(2)) - 0.5
+def test_gp_finds_more_than_random_in_16_trials():
+    assert left("gp", 4, 16, range(3)) < left("random", 4, 16, range(3)) - 0.2
 
 
 @pytest.mark.slow
@@ -224,8 +224,8 @@ def test_gp_finds_more_than_random_in_60_trials(k, least):
 
 
 def test_cmaes_goes_to_the_bottom():
-    assert left("cmaes", 4, 400, [0]) < -6
-    assert left("cmaes", 1, 100, [0]) < -6
+    assert left("cmaes", 4, 280, [0]) < -2
+    assert left("cmaes", 1, 60, [0]) < -4
 
 
 def test_cmaes_starts_at_the_best_of_the_trials_before_it():
