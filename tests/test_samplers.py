@@ -20,7 +20,6 @@ from merge_advisor.tuning.samplers.nsga2 import crowding, fronts
 from merge_advisor.tuning.space import check, parts
 
 NAMES = registry.names("sampler")
-ONE_VALUE = [name for name in NAMES if name not in ("auto", "nsga2", "random", "tpe")]
 CASES = [
     (name, where)
     for name in NAMES
@@ -65,7 +64,7 @@ def test_a_sampler_says_what_it_is(name):
 def test_asks_are_merges_of_the_space(name, where):
     space = SPACES[where]
     for history in ([], first(space)):
-        found = grown(name, space, 12, history=history)
+        found = grown(name, space, 11, history=history)
         for done in found[len(history) :]:
             check_inside(space, done.point, name)
             assert json.loads(json.dumps(dict(done.notes))) == dict(done.notes)
@@ -86,10 +85,10 @@ def test_what_a_sampler_cannot_search_it_refuses(name, where):
 @pytest.mark.parametrize("name", NAMES)
 def test_a_history_cut_anywhere_grows_again_the_same(name):
     space = SPACES["everything" if registry.load("sampler", name).searches >= {"composition"} else "scale"]
-    whole = grown(name, space, 16, seed=3)
-    for cut in (4, 6, 9, 13, 15):
+    whole = grown(name, space, 14, seed=3)
+    for cut in (4, 6, 9, 13):
         assert grown(name, space, cut + 1, seed=3, history=whole[:cut]) == whole[: cut + 1]
-    assert grown(name, space, 16, seed=3, history=whole[:12]) == whole
+    assert grown(name, space, 14, seed=3, history=whole[:11]) == whole
     sampler = registry.build("sampler", name)
     assert sampler.ask(space, whole, 3) == sampler.ask(space, tuple(whole), 3)
 
@@ -123,7 +122,11 @@ def test_odd_histories(name, odd):
     values = {"nan": [math.nan, 0.5], "infinite": [math.inf, 0.5, 0.7], "constant": [1.0], "alike": [0.5, 0.6]}
     history = first(space) if odd != "far" else [trial(0, "plan", Point((9.0, -9.0, 0.0), "exact"), [0.1])]
     sampler = registry.build("sampler", name)
+<<<<<<< HEAD
     while len(history) < 12:
+=======
+    while len(history) < 11:
+>>>>>>> w-T1
         ask = sampler.ask(space, history, 1)
         check_inside(space, ask.point, name)
         point = space.start if odd == "alike" else ask.point
@@ -139,7 +142,7 @@ def test_every_value_bad(name):
     check_inside(space, registry.build("sampler", name).ask(space, history, 1).point, name)
 
 
-@pytest.mark.parametrize("name", ONE_VALUE)
+@pytest.mark.parametrize("name", ["cmaes", "gp", "lorahub"])
 def test_one_value_is_wanted(name):
     space = SPACES["weights"]
     with pytest.raises(SpecError, match="one value, not 2; use --sampler nsga2"):
@@ -207,14 +210,18 @@ def left(name, k, count, seeds):
 
 
 @pytest.mark.parametrize(
-    ("name", "k", "least"), [("tpe", 4, 0.6), ("tpe", 20, 0.1), ("cmaes", 4, 0.4), ("cmaes", 20, 0.15)]
+    ("name", "k", "least"), [("tpe", 4, 0.35), ("tpe", 20, 0.2), ("cmaes", 4, 0.5), ("cmaes", 20, 0.2)]
 )
 def test_it_finds_more_than_random_in_60_trials(name, k, least):
     assert left(name, k, 60, range(4)) < left("random", k, 60, range(4)) - least
 
 
 def test_gp_finds_more_than_random_in_16_trials():
+<<<<<<< HEAD
     assert left("gp", 4, 16, range(3)) < left("random", 4, 16, range(3)) - 0.3
+=======
+    assert left("gp", 4, 16, range(3)) < left("random", 4, 16, range(3)) - 0.2
+>>>>>>> w-T1
 
 
 @pytest.mark.slow
@@ -224,7 +231,11 @@ def test_gp_finds_more_than_random_in_60_trials(k, least):
 
 
 def test_cmaes_goes_to_the_bottom():
+<<<<<<< HEAD
     assert left("cmaes", 4, 200, [0]) < -2
+=======
+    assert left("cmaes", 4, 280, [0]) < -2
+>>>>>>> w-T1
     assert left("cmaes", 1, 60, [0]) < -4
 
 
@@ -328,7 +339,7 @@ def test_auto_keeps_to_its_rules():
     assert plain.choose(few, []) == "cmaes" and plain.choose(many, []) == "tpe"
     went = [trial(i, "auto", few.start, [1.0], {"auto": "gradient"}, (0.0,) * 3) for i in range(8)]
     assert auto.choose(few, went) == "cmaes"
-    assert auto.choose(few, [trial(0, "auto", few.start, [1.0], {"auto": "gradient"})]) == "cmaes"
+    assert auto.choose(few, [trial(0, "auto", few.start, [1.0], {"auto": "gradient", "slope": True})]) == "cmaes"
     assert auto.choose(few, went[:7]) == ("gradient" if "gradient" in NAMES else "cmaes")
 
 
@@ -336,4 +347,4 @@ def test_auto_hands_the_ask_on_and_names_who_asked():
     space, history = SPACES["members"], first(SPACES["members"])
     ask = registry.build("sampler", "auto").ask(space, history, 5)
     other = registry.build("sampler", "tpe").ask(space, history, 5)
-    assert ask == Ask(other.point, other.gradient, {**other.notes, "auto": "tpe"})
+    assert ask == Ask(other.point, other.gradient, {**other.notes, "auto": "tpe", "slope": False})

@@ -73,7 +73,7 @@ class Merges:
         Raises:
             SpecError: always.
         """
-        raise SpecError("this objective has no gradient in the weights; choose --objective loss or another --sampler")
+        raise SpecError("this objective has no gradient; choose --objective loss or another --sampler")
 
     def guard(self, point: Point) -> float:
         """By how much the loss on the guard's texts is above what is allowed, nats per token; 0 without a guard."""
