@@ -178,6 +178,14 @@ def test_show_lists_all_that_is_registered(what, capsys):
     assert found[0]["name"] in capsys.readouterr().out
 
 
+def test_show_compositions_says_what_carries_each_out(capsys):
+    assert main(["show", "compositions", "--json"]) == 0
+    found = {row["name"]: row for row in json.loads(capsys.readouterr().out)["compositions"]}
+    assert found["exact"]["formats"] == "mergekit, peft" and found["ties"]["formats"] == "mergekit"
+    assert found["dare_ties"]["formats"] == "full model only" and found["dare_ties"]["deterministic"] == "no, by seed"
+    assert all(row["weight means"] and row["memory"] and row["takes"] for row in found.values())
+
+
 def test_init_and_settings(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["init", "--demo"]) == 0

@@ -41,10 +41,10 @@ def merge_of(base, folders, weights, composition="exact", layers=()):
     config = json.loads((base / "config.json").read_text())
     about = Base(base.name, None, "1" * 64, config["architectures"][0])
     recipe = Recipe(1, about, "alpaca", composition, None, tuple(members), layers)
-    blocks = count_blocks(shapes)
-    merged = compose_layers(registry.build("composition", composition), deltas, weights, layers, blocks)
+    rule = registry.build("composition", composition)
+    merged = compose_layers(rule, deltas, weights, layers, count_blocks(shapes))
     where = {folder.name: str(folder) for folder in folders}
-    return recipe, Places(str(base), None, where, dict.fromkeys(where), merged, blocks=blocks)
+    return recipe, Places(str(base), None, where, dict.fromkeys(where), merged, names=tuple(shapes))
 
 
 def folders_for(composition, tiny_pool, tuned):

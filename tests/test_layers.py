@@ -10,8 +10,7 @@ import merge_advisor
 LEVELS = [
     ("types", "errors"),
     ("registry", "templates", "statistics", "backbone"),
-    ("pool", "tasks", "store", "embeddings", "select", "compose", "formats", "evaluators", "verdict", "report")
-    + ("tuning",),
+    tuple("pool tasks store embeddings select compose formats evaluators verdict report tuning".split()),
     ("advisor",),
     ("cli",),
     ("__main__",),

@@ -83,7 +83,7 @@ def places_of(
         revisions={member.id: members[member.id].revision for member in recipe.members},
         merged=merged,
         rank_error=error,
-        blocks=count_blocks(session.local.shapes),
+        names=session.local.shapes,
     )
 
 

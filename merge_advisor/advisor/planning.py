@@ -308,8 +308,9 @@ def fitting(pool: Pool, composition: str) -> Pool:
     kept = tuple(c for c in pool.candidates if takes in ("both", f"{c.kind}s"))
     if not kept:
         raise PoolError(f"composition {composition} takes {takes}, and the pool has none; choose another composition")
-    aside = (Refused(c.id, f"composition {composition} takes {takes} only") for c in pool.candidates if c not in kept)
-    return replace(pool, candidates=kept, refused=(*pool.refused, *aside))
+    aside = (c for c in pool.candidates if takes not in ("both", f"{c.kind}s"))
+    found = (Refused(c.id, f"composition {composition} takes {takes} only") for c in aside)
+    return replace(pool, candidates=kept, refused=(*pool.refused, *found))
 
 
 def recipe_of(session: Session, selection: Selection, members: Mapping[str, Candidate], options: PlanOptions) -> Recipe:

@@ -13,7 +13,7 @@ A format that cannot reproduce a recipe is not written.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Protocol
@@ -42,8 +42,8 @@ class Places:
     """The merged weight delta of the recipe, for formats that write weights."""
     rank_error: float = 0.0
     """Relative Frobenius error of cutting it to the recipe's rank."""
-    blocks: int = 0
-    """Transformer blocks of the base, for recipes with weights by layer group."""
+    names: Collection[str] = ()
+    """The base's parameters, for recipes with weights by layer group."""
 
 
 class Format(Protocol):

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, cast
 
 from merge_advisor import registry
-from merge_advisor.backbone.naming import block_of, layer_factor
+from merge_advisor.backbone.naming import block_of, count_blocks, layer_factor
 from merge_advisor.errors import InputError
 from merge_advisor.formats import Places
 from merge_advisor.types import STRICT, Recipe, from_json
@@ -248,8 +248,8 @@ def mergekit_recipe(recipe: Recipe, places: Places) -> MergekitRecipe:
 def _by_block(layers: Sequence[float], places: Places, total: float | None) -> tuple[Filtered, ...]:
     """`lambda` block by block, found by the beginning of the names that end with the block's number."""
     scale = 1.0 if total is None else total
-    blocks = {block: layer_factor(block[0], layers, places.blocks)
-              for name in places.merged if (block := block_of(name))}  # fmt: skip
+    count = count_blocks(places.names)
+    blocks = {block: layer_factor(block[0], layers, count) for name in places.names if (block := block_of(name))}
     ordered = sorted(blocks.items(), key=lambda item: (item[0][0].rstrip("0123456789."), item[0][1]))
     return (*(Filtered(scale * factor, prefix) for (prefix, _), factor in ordered), Filtered(scale))
 

@@ -10,7 +10,8 @@ is a task and a seed: 20 adapters drawn from other families, 5 shots and the hel
     same      its composition and objective, searched by `gradient` from equal weights, until it is at lorahub's value
     ours      composition exact, the loss, `gradient` from equal weights for at most 200 forwards, then the winner rule
 
-A line per unit is appended at once, and units that are there are skipped. Losses are nats per token, right answers those of the likeliest choice, or of greedy text where there are no choices.
+A line per unit is appended at once, and units that are there are skipped. Losses are nats per token; right answers are
+those of the likeliest choice, or of greedy text where there are no choices.
 """
 
 from __future__ import annotations

@@ -20,13 +20,8 @@ class Auto:
     """Ask gradient, nsga2, cmaes or tpe, by these rules, the first that fits.
 
     1. Trials with several values (Pareto): `nsga2`.
-<<<<<<< HEAD:merge_advisor/tuning/samplers/auto.py
     2. A problem and one composition that are differentiable in the weights, and fewer than `steps` trials asked of
        `gradient`: `gradient`.
-=======
-    2. Compositions that are differentiable in the weights, a space `gradient` can search, and fewer than `steps` trials
-       asked of it, none of which lacks the gradient it was to have: `gradient`.
->>>>>>> w-T1:merge_advisor/tune/samplers/auto.py
     3. Numbers alone, at most `few` of them: `cmaes`.
     4. Everything else: `tpe`.
     """
@@ -61,12 +56,7 @@ class Auto:
         if history and len(history[0].values) > 1:
             return "nsga2"
         steps = [trial for trial in history if trial.notes.get("auto") == "gradient"]
-<<<<<<< HEAD:merge_advisor/tuning/samplers/auto.py
         if len(steps) < self.steps and _smooth(space) and _fits("gradient", space):
-=======
-        without = any(trial.notes.get("slope") and trial.gradient is None for trial in steps)
-        if len(steps) < self.steps and not without and _smooth(space) and _fits("gradient", space):
->>>>>>> w-T1:merge_advisor/tune/samplers/auto.py
             return "gradient"
         return "cmaes" if _fits("cmaes", space) and len(boxes(space)) <= self.few else "tpe"
 

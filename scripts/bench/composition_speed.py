@@ -1,0 +1,54 @@
+"""Milliseconds of one merge in memory, by composition: every parameter's ΔW computed once, in turns.
+
+    python scripts/bench/composition_speed.py --base BASE [--modules q_proj,v_proj] [--rounds 5] ADAPTER ADAPTER [...]
+
+One thread (set OMP_NUM_THREADS=1). CPU seconds of the process, so that other work on the machine counts little.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import platform
+import time
+from pathlib import Path
+
+from merge_advisor import registry
+from merge_advisor.backbone.adapter import read_adapter
+from merge_advisor.backbone.tensorfile import open_folder
+
+
+def main() -> None:
+    """Measure and print the least and the median of the rounds."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("adapters", type=Path, nargs="+")
+    parser.add_argument("--base", type=Path, required=True)
+    parser.add_argument("--modules", default="q_proj,v_proj", help="kinds of modules that are merged")
+    parser.add_argument("--rounds", type=int, default=5)
+    arguments = parser.parse_args()
+    shapes = {name: info.shape for name, (_, info) in open_folder(arguments.base).items()}
+    kinds = set(arguments.modules.split(","))
+    members = [
+        {name: update for name, update in read_adapter(folder, shapes).items() if name.split(".")[-2] in kinds}
+        for folder in arguments.adapters
+    ]
+    names = [
+        name for name in registry.names("composition") if registry.load("composition", name).takes != "checkpoints"
+    ]
+    taken: dict[str, list[float]] = {name: [] for name in names}
+    for _ in range(arguments.rounds):
+        for name in names:
+            start = time.process_time()
+            merged = registry.build("composition", name).compose(members, [1 / len(members)] * len(members))
+            for parameter in merged:
+                merged[parameter].dense()
+            taken[name].append(1000 * (time.process_time() - start))
+    print(f"{platform.machine()}, {datetime.datetime.now(datetime.UTC):%Y-%m-%d}")
+    print(f"{len(members)} adapters, {len(members[0])} parameters ({arguments.modules}), {arguments.rounds} rounds\n")
+    print("| composition | ms (least) | ms (median) |\n|---|---|---|")
+    for name, found in taken.items():
+        print(f"| `{name}` | {min(found):.0f} | {sorted(found)[len(found) // 2]:.0f} |")
+
+
+if __name__ == "__main__":
+    main()
