@@ -47,8 +47,8 @@ def run_plan(arguments: argparse.Namespace) -> int:
     progress = shared["progress"]
     run = advisor.plan(
         tasks, lm_eval=lm_eval, pool=arguments.pool, base=arguments.base, out=out, options=options,
-        scored=not arguments.no_score, guard=Path(arguments.guard) if arguments.guard else None, metric=arguments.metric, force=arguments.force,
-        **shared,
+        scored=not arguments.no_score, guard=Path(arguments.guard) if arguments.guard else None,
+        metric=arguments.metric, force=arguments.force, **shared,
     )  # fmt: skip
     progress.finish()
     return _tell(arguments, run)
