@@ -10,11 +10,12 @@ from merge_advisor.advisor import PlanOptions, TaskName
 from merge_advisor.backbone.finetune import FinetuneSettings
 from merge_advisor.backbone.model import load_backbone
 from merge_advisor.cli import main
-from merge_advisor.errors import ExternalError, MergeAdvisorError, OfflineError, TaskError
+from merge_advisor.errors import ExternalError, OfflineError, TaskError
 from merge_advisor.evaluators.lm_eval_tasks import ask, evaluate, load_tasks, primary_metric
 from merge_advisor.evaluators.task_code import read_config, reasons, sandboxed
 from merge_advisor.evaluators.task_rows import rows_of
 from merge_advisor.types import ModelScore, Row
+from merge_advisor.verdict import judge
 
 TASKS = {
     "pick": """
@@ -369,5 +370,8 @@ def test_bad_input_is_one_line(run, folder, tiny_llama, tiny_pool, tmp_path, cap
     assert not list(tmp_path.glob("runs/*"))
 
 
-def test_errors_of_the_tree():
-    assert issubclass(ExternalError, MergeAdvisorError) and OfflineError.exit_code == 2
+def test_a_verdict_on_a_metric_between_right_and_wrong():
+    base = ModelScore("base", {"f1": 0.2}, {"f1": (0.1, 0.2, 0.3, 0.2)})
+    merge = ModelScore("merge", {"f1": 0.8}, {"f1": (0.75, 0.8, 0.85, 0.8)})
+    verdict, reason, (found,) = judge([base, merge], "f1", ("a", "b", "c", "d"))
+    assert verdict == "merge" and found.difference == pytest.approx(0.6) and found.lower > 0.5 and "points" in reason
