@@ -11,9 +11,6 @@ from merge_advisor import registry
 from merge_advisor.tuning import Ask, Sampler, SearchSpace, Trial
 from merge_advisor.tuning.space import boxes, check, parts
 
-SMOOTH = ("exact", "lorahub", "task_arithmetic")
-"""Compositions that are differentiable in the weights; the others choose entries by size, sign or chance."""
-
 
 @dataclass(frozen=True)
 class Auto:
@@ -49,7 +46,7 @@ class Auto:
         name = self.choose(space, history)
         sampler: Sampler = registry.build("sampler", name)
         asked = sampler.ask(space, history, seed)
-        return dataclasses.replace(asked, notes={**asked.notes, "auto": name, "slope": asked.gradient})
+        return dataclasses.replace(asked, notes={**asked.notes, "auto": name})
 
     def choose(self, space: SearchSpace, history: Sequence[Trial]) -> str:
         """Return the name of the sampler that the rules give."""
@@ -62,8 +59,9 @@ class Auto:
 
 
 def _smooth(space: SearchSpace) -> bool:
-    specs = space.compositions or (space.start.composition,)
-    return space.smooth and all(spec.partition(":")[0].strip() in SMOOTH for spec in specs)
+    """Whether problem and compositions have gradients; some compositions choose entries by size, sign or chance."""
+    names = [spec.partition(":")[0].strip() for spec in space.compositions or (space.start.composition,)]
+    return space.smooth and all(hasattr(registry.load("composition", name), "slopes") for name in names)
 
 
 def _fits(name: str, space: SearchSpace) -> bool:
