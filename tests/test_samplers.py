@@ -327,12 +327,14 @@ def test_auto_keeps_to_its_rules():
     assert plain.choose(few, []) == "cmaes" and plain.choose(many, []) == "tpe"
     went = [trial(i, "auto", few.start, [1.0], {"auto": "gradient"}, (0.0,) * 3) for i in range(8)]
     assert auto.choose(few, went) == "cmaes"
-    assert auto.choose(few, [trial(0, "auto", few.start, [1.0], {"auto": "gradient", "slope": True})]) == "cmaes"
-    assert auto.choose(few, went[:7]) == ("gradient" if "gradient" in NAMES else "cmaes")
+    assert auto.choose(few, went[:7]) == "gradient"
+    assert auto.choose(dataclasses.replace(few, smooth=False), []) == "cmaes"
+    ties = dataclasses.replace(few, start=dataclasses.replace(few.start, composition="ties"))
+    assert auto.choose(ties, []) == "cmaes"
 
 
 def test_auto_hands_the_ask_on_and_names_who_asked():
     space, history = SPACES["members"], first(SPACES["members"])
     ask = registry.build("sampler", "auto").ask(space, history, 5)
     other = registry.build("sampler", "tpe").ask(space, history, 5)
-    assert ask == Ask(other.point, other.gradient, {**other.notes, "auto": "tpe", "slope": False})
+    assert ask == Ask(other.point, other.gradient, {**other.notes, "auto": "tpe"})
