@@ -357,3 +357,19 @@ def test_checkpoints_are_candidates_too(place, tiny_llama, tiny_pool, tmp_path):
     with pytest.raises(InputError, match="no adapter holds that"):
         ma.merge(run.folder, tmp_path / "adapter", adapter=True, cache=place / "cache")
     assert Path(run.folder / "mergekit.yaml").is_file()
+
+
+def test_merge_as_gguf(run, place, tmp_path, monkeypatch, capsys):
+    """llama.cpp's converter is given the whole merged model; a stand-in copies it."""
+    (tmp_path / "convert_hf_to_gguf.py").write_text(
+        "import pathlib, sys\n"
+        "data = (pathlib.Path(sys.argv[1]) / 'model.safetensors').read_bytes()\n"
+        "pathlib.Path(sys.argv[-1]).write_bytes(b'GGUF' + data)\n"
+    )
+    monkeypatch.setenv("LLAMA_CPP", str(tmp_path))
+    whole = ma.merge(run.folder, tmp_path / "model", cache=place / "cache")
+    merge = ["merge", str(run.folder), "--cache", str(place / "cache"), "--out"]
+    assert main([*merge, str(tmp_path / "m.gguf"), "--gguf"]) == 0
+    assert (tmp_path / "m.gguf").read_bytes() == b"GGUF" + (whole / "model.safetensors").read_bytes()
+    assert main([*merge, str(tmp_path / "n.gguf"), "--gguf", "--adapter"]) == 2
+    assert "leave out" in capsys.readouterr().err

@@ -169,6 +169,7 @@ def merge_run(
     *,
     engine: str = "memory",
     adapter: bool = False,
+    gguf: bool = False,
     rank: int | None = None,
     said: Callable[[str], None] | None = None,
     pool: str | Path | None = None,
@@ -184,6 +185,7 @@ def merge_run(
         folder: the run folder.
         out: a folder that is not there yet.
         engine: "memory" (ours) or "mergekit" (in a child process).
+        gguf: write one GGUF file, by llama.cpp's converter.
         adapter: write the merged LoRA in PEFT layout instead of a full model; a composition that gives no LoRA factors
             is cut to a rank by SVD, with the relative error in the model card.
         rank: rank an adapter is cut to; None: the recipe's, or for what has no factors the largest that servers take.
@@ -202,6 +204,14 @@ def merge_run(
     """
     if out.exists():
         raise RunError(f"{out}: is there already; give another --out")
+    if gguf:
+        from merge_advisor.formats.run_gguf import find_converter
+
+        find_converter()
+        if adapter or engine == "mergekit":
+            raise InputError(
+                "--gguf: converts the full model merged in memory; leave out --adapter and --with mergekit"
+            )
     if rank is not None and (rank < 1 or not adapter):
         raise InputError(f"--rank {rank}: goes with --adapter, and is at least 1")
     run, session = reopen(folder, pool=pool, base=base, offline=offline, cache=cache, progress=progress)
@@ -224,11 +234,25 @@ def merge_run(
             )
             if error > 0 and said:
                 said(f"cut to rank {recipe.rank} by SVD: relative error {error:.3g} (Frobenius norm of what is lost)")
+        elif gguf:
+            _as_gguf(session, merged, out)
         else:
             progress("writing the model", 0, 1)
             write_full_model(session.local.path, merged, out)
             progress("writing the model", 1, 1)
     return out
+
+
+def _as_gguf(session: Session, merged: WeightDelta, out: Path) -> None:
+    from merge_advisor.formats.run_gguf import run_gguf
+
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as scratch:
+        session.progress("writing the model", 0, 1)
+        write_full_model(session.local.path, merged, Path(scratch) / "model")
+        session.progress("converting to GGUF", 0, 1)
+        run_gguf(Path(scratch) / "model", out)
+        session.progress("converting to GGUF", 1, 1)
 
 
 def _adapter_recipe(run: Run, rank: int | None) -> Recipe:

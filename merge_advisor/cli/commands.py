@@ -142,6 +142,7 @@ def run_merge(arguments: argparse.Namespace) -> int:
     notes: list[str] = []
     out = advisor.merge(
         Path(arguments.run), Path(arguments.out), engine=arguments.engine, adapter=arguments.adapter,
+        gguf=arguments.gguf,
         rank=arguments.rank, said=notes.append, pool=arguments.pool, base=arguments.base, **shared,
     )  # fmt: skip
     shared["progress"].finish()

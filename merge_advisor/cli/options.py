@@ -153,6 +153,9 @@ def _merge(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--with", dest="engine", default="memory", choices=("memory", "mergekit"),
                         help="memory (default): this program; mergekit: in a child process")  # fmt: skip
     parser.add_argument("--adapter", action="store_true", help="write the merged LoRA (PEFT) instead of a full model")
+    parser.add_argument(
+        "--gguf", action="store_true", help="write one .gguf file by llama.cpp's converter ($LLAMA_CPP, or on PATH)"
+    )
     parser.add_argument("--rank", type=int, metavar="R", help="with --adapter: cut it to this rank by SVD")
     _where(parser)
     _machine(parser)

@@ -73,7 +73,7 @@ def _command(scratch: Path, partial: Path, threads: int | None) -> list[str]:
     return command + ([] if threads is None else ["--num-threads", str(threads)])
 
 
-def run_child(command: list[str], log: Path, timeout: float | None, *, offline: bool) -> None:
+def run_child(command: list[str], log: Path, timeout: float | None, *, offline: bool, name: str = "mergekit") -> None:
     """Run a command with its output in `log` until it ends; whatever ends the wait early ends the command too.
 
     Raises:
@@ -90,13 +90,13 @@ def run_child(command: list[str], log: Path, timeout: float | None, *, offline: 
             code = child.wait(timeout)
         except subprocess.TimeoutExpired as error:
             _stop(child)
-            raise ExternalError(f"mergekit took more than {timeout:g} s and was stopped; its log: {log}") from error
+            raise ExternalError(f"{name} took more than {timeout:g} s and was stopped; its log: {log}") from error
         except BaseException:  # Ctrl-C above all: nobody waits for the child any more
             _stop(child)
             log.unlink(missing_ok=True)
             raise
     if code:
-        raise ExternalError(f"mergekit failed: {last_line(log)}; its log: {log}")
+        raise ExternalError(f"{name} failed: {last_line(log)}; its log: {log}")
 
 
 def _stop(child: subprocess.Popen[bytes]) -> None:
