@@ -109,10 +109,10 @@ def test_ties_on_the_real_base_and_two_adapters(real_base, tmp_path):
             continue
         entries += int(apart.sum())
         updates = [member[name].dense() for member in members]
-        rounding = 2 * np.spacing(np.abs(base[name]) + np.max(np.abs(updates), axis=0))
+        rounding = 2 * np.spacing(np.abs(base[name]).max() + np.abs(updates).max())  # a threshold is rounded as well
         kept = int(density * apart.size)
         margins = [np.abs(np.abs(u) - np.partition(np.abs(u), -kept, axis=None)[-kept]) for u in updates]
-        assert (np.min([*margins, np.abs(sum(updates))], axis=0)[apart] <= rounding[apart]).all()
+        assert (np.min([*margins, np.abs(sum(updates))], axis=0)[apart] <= rounding).all()
     assert entries < 1000  # of 13 million
 
 
