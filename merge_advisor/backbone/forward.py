@@ -290,13 +290,13 @@ class Read:
     """(n,) tokens of each prompt, on the CPU."""
 
     def select(self, rows: Sequence[int]) -> None:
-        """Go on with these rows, in this order, one maybe several times."""
+        """Go on with these rows, in this order, one maybe several times; `last` has been used and stays."""
         import torch
 
         index = torch.tensor(list(rows))
         self.lengths = self.lengths[index]
         index = index.to(self.seen.device)
-        self.last, self.seen = self.last[index], self.seen[index]
+        self.seen = self.seen[index]
         self.cache.batch_select_indices(index)
 
 

@@ -8,7 +8,6 @@ choices of one token take a second forward, of one position each: what follows a
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from merge_advisor.backbone.forward import (
@@ -30,41 +29,50 @@ HELD_TOKENS = 4 * TOKENS_PER_BATCH
 """Positions of keys and values in one batch at most, those of a prompt counted once for each of its answers."""
 
 
-@dataclass(frozen=True, slots=True)
-class Told:
-    """What a model makes of an answer."""
+def answer_totals(backbone: Backbone, rows: Sequence[Encoded]) -> list[float]:
+    """Return Σ log p over each answer's tokens, the end token included; rows of one prompt share its forward.
 
-    total: float
-    """Σ log p over its tokens, the end token included; may be no number where weights overflow."""
-    greedy: tuple[int, ...]
-    """At each of its tokens, the most likely one after those before it."""
-
-
-def answers_told(backbone: Backbone, rows: Sequence[Encoded]) -> list[Told]:
-    """Return what the model makes of each answer, in the order of the rows; rows of one prompt share its forward."""
+    The sums are in the order of the rows, and may be no numbers where weights overflow.
+    """
     import torch
 
     by_prompt: dict[tuple[int, ...], list[int]] = {}
     for position, row in enumerate(rows):
         by_prompt.setdefault(row.prompt, []).append(position)
-    sharing = [group for group in by_prompt.values() if len(group) > 1]
-    if not (backbone.encoder_decoder or attends_to_all(backbone)):
-        sharing = []
+    shares = backbone.encoder_decoder or attends_to_all(backbone)
+    sharing = [group for group in by_prompt.values() if len(group) > 1 and shares]
     held = {position for group in sharing for position in group}
     alone = [position for position in range(len(rows)) if position not in held]
-    found: dict[int, Told] = {}
+    found = [0.0] * len(rows)
     with torch.inference_mode():
         for batch in batches([rows[position] for position in alone]):
             positions = [alone[place] for place in batch]
-            found |= zip(positions, _apart(backbone, [rows[position] for position in positions]), strict=True)
+            logits, labels = batch_logits(backbone, [rows[position] for position in positions])
+            for position, total in zip(positions, _totals(logits, labels).tolist(), strict=True):
+                found[position] = total
         for groups in _grouped(rows, sharing):
             positions = [position for group in groups for position in group]
             prompts = [rows[group[0]].prompt for group in groups]
             which = [place for place, group in enumerate(groups) for _ in group]
             answers = [rows[position].completion for position in positions]
             together = _after_encoder if backbone.encoder_decoder else _after_prompts
-            found |= zip(positions, together(backbone, prompts, which, answers), strict=True)
-    return [found[position] for position in range(len(rows))]
+            for position, total in zip(positions, together(backbone, prompts, which, answers).tolist(), strict=True):
+                found[position] = total
+    return found
+
+
+def most_likely(backbone: Backbone, rows: Sequence[Encoded]) -> list[tuple[int, ...]]:
+    """At each token of each row's answer, the most likely one after the prompt and the answer's tokens before it."""
+    import torch
+
+    found: list[tuple[int, ...]] = [()] * len(rows)
+    with torch.inference_mode():
+        for batch in batches(rows):
+            logits, labels = batch_logits(backbone, [rows[position] for position in batch])
+            best, counted = logits.argmax(-1).tolist(), (labels != IGNORED).tolist()
+            for position, tokens, real in zip(batch, best, counted, strict=True):
+                found[position] = tuple(token for token, is_real in zip(tokens, real, strict=True) if is_real)
+    return found
 
 
 def _grouped(rows: Sequence[Encoded], groups: Sequence[Sequence[int]]) -> Iterator[list[list[int]]]:
@@ -87,40 +95,34 @@ def _grouped(rows: Sequence[Encoded], groups: Sequence[Sequence[int]]) -> Iterat
         yield batch
 
 
-def _apart(backbone: Backbone, rows: Sequence[Encoded]) -> Iterator[Told]:
-    logits, labels = batch_logits(backbone, rows)
-    yield from _read_off(logits, labels)
-
-
 def _after_prompts(
     backbone: Backbone, prompts: Sequence[Sequence[int]], which: Sequence[int], answers: Sequence[Sequence[int]]
-) -> Iterator[Told]:
-    """Answers after prompts that a decoder reads first; `which` is the prompt of each answer."""
+) -> torch.Tensor:
+    """Sums of answers after prompts that a decoder reads first, (n,); `which` is the prompt of each answer."""
     import torch
 
     read = read_prompts(backbone, prompts)
-    read.select(which)
-    first = torch.tensor([answer[0] for answer in answers], device=backbone.device)
-    logits, labels = read.last[:, None], first[:, None]
+    found = read.last.float().log_softmax(-1)[list(which), [answer[0] for answer in answers]]
     width = max(map(len, answers)) - 1
-    if width:
-        ids, mask = _padded([answer[:-1] for answer in answers], int(backbone.tokenizer.pad_token_id), backbone.device)
-        later, _ = _padded([answer[1:] for answer in answers], IGNORED, backbone.device)
-        state = backbone.model(
-            input_ids=ids,
-            attention_mask=torch.cat([read.seen, mask], dim=1),
-            position_ids=read.lengths[:, None].to(backbone.device) + torch.arange(width, device=backbone.device),
-            past_key_values=read.cache,
-            use_cache=True,
-        )
-        logits, labels = torch.cat([logits, state.logits], dim=1), torch.cat([labels, later], dim=1)
-    yield from _read_off(logits, labels)
+    if not width:
+        return found
+    read.select(which)
+    ids, mask = _padded([answer[:-1] for answer in answers], int(backbone.tokenizer.pad_token_id), backbone.device)
+    later, _ = _padded([answer[1:] for answer in answers], IGNORED, backbone.device)
+    state = backbone.model(
+        input_ids=ids,
+        attention_mask=torch.cat([read.seen, mask], dim=1),
+        position_ids=read.lengths[:, None].to(backbone.device) + torch.arange(width, device=backbone.device),
+        past_key_values=read.cache,
+        use_cache=True,
+    )
+    return found + _totals(state.logits, later)
 
 
 def _after_encoder(
     backbone: Backbone, prompts: Sequence[Sequence[int]], which: Sequence[int], answers: Sequence[Sequence[int]]
-) -> Iterator[Told]:
-    """Answers to prompts that an encoder reads first."""
+) -> torch.Tensor:
+    """Sums of answers to prompts that an encoder reads first, (n,)."""
     import torch
     from transformers.modeling_outputs import BaseModelOutput
 
@@ -131,7 +133,7 @@ def _after_encoder(
     logits = backbone.model(
         encoder_outputs=BaseModelOutput(last_hidden_state=state[index]), attention_mask=mask[index], labels=labels
     ).logits
-    yield from _read_off(logits, labels)
+    return _totals(logits, labels)
 
 
 def _padded(rows: Sequence[Sequence[int]], pad: int, device: Any) -> tuple[torch.Tensor, torch.Tensor]:
@@ -144,13 +146,11 @@ def _padded(rows: Sequence[Sequence[int]], pad: int, device: Any) -> tuple[torch
     return ids, mask
 
 
-def _read_off(logits: torch.Tensor, labels: torch.Tensor) -> Iterator[Told]:
-    """Sums and most likely tokens from (n, kept, vocabulary) logits and the (n, kept) tokens they should give."""
+def _totals(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Σ log p, (n,), from (n, kept, vocabulary) logits and the (n, kept) tokens they should give."""
     import torch
 
     nll = torch.nn.functional.cross_entropy(
         logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="none"
-    ).view_as(labels)
-    best, counted = logits.argmax(-1).tolist(), (labels != IGNORED).tolist()
-    for total, tokens, real in zip(nll.sum(1).tolist(), best, counted, strict=True):
-        yield Told(-total, tuple(token for token, is_real in zip(tokens, real, strict=True) if is_real))
+    )
+    return -nll.view_as(labels).sum(1)

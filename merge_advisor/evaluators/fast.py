@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from merge_advisor.backbone.forward import Encoded, batches, encode, row_losses
 from merge_advisor.backbone.generate import greedy
-from merge_advisor.backbone.likelihood import Told, answers_told
+from merge_advisor.backbone.likelihood import answer_totals, most_likely
 from merge_advisor.evaluators.rules import (
     ONE_LINE,
     answer_of,
@@ -127,11 +127,12 @@ def _by_choices(backbone: Backbone, rows: Sequence[Row], template: Template, lab
     wanted = encode_rows(backbone, rows, template)  # refuses answers that are too long, by row
     pairs = [(template.prompt(row.input), template.completion(text)) for row in rows for text in row.choices or ()]
     names = [f"row {row.digest[:8]}" for row in rows for _ in row.choices or ()]
-    told = iter(answers_told(backbone, encode(backbone, pairs, max_length=longest(backbone), names=names)))
+    answers = encode(backbone, pairs, max_length=longest(backbone), names=names)
+    sums = iter(answer_totals(backbone, answers))
     outputs, hits, losses = [], [], []
     for row, answer in zip(rows, wanted, strict=True):
         choices = row.choices or ()
-        totals = [next(told).total for _ in choices]
+        totals = [next(sums) for _ in choices]
         output, hit = chosen(row, totals)
         outputs.append(output)
         hits.append(hit)
@@ -170,9 +171,9 @@ def _matches(
     pattern = answer_pattern(rows)
     prompts = _prompts(backbone, rows, template, budget)
     found: list[float | None] = []
-    for row, prompt, answer, told in zip(rows, prompts, answers, answers_told(backbone, answers), strict=True):
+    for row, prompt, answer, best in zip(rows, prompts, answers, most_likely(backbone, answers), strict=True):
         same = prompt.prompt == answer.prompt  # a long prompt is cut elsewhere where more is to be generated
-        found.append(_settled(backbone, row, answer.completion, told, budget, pattern) if same else None)
+        found.append(_settled(backbone, row, answer.completion, best, budget, pattern) if same else None)
     open_ = [at for at, value in enumerate(found) if value is None]
     texts = _generated(backbone, [prompts[at] for at in open_], pattern, budget) if open_ else []
     late = {at: float(text == rows[at].output.strip()) for at, text in zip(open_, texts, strict=True)}
@@ -180,14 +181,14 @@ def _matches(
 
 
 def _settled(
-    backbone: Backbone, row: Row, output: Sequence[int], told: Told, budget: int, pattern: str
+    backbone: Backbone, row: Row, output: Sequence[int], best: Sequence[int], budget: int, pattern: str
 ) -> float | None:
     """Whether greedy text matches the row, as far as one forward over the output tells; None: it does not tell."""
     wanted = row.output.strip()
-    agreed = next((at for at, (a, b) in enumerate(zip(output, told.greedy, strict=True)) if a != b), len(output))
+    agreed = next((at for at, (a, b) in enumerate(zip(output, best, strict=True)) if a != b), len(output))
     said = list(output[:agreed])
     if agreed < len(output):
-        said.append(told.greedy[agreed])
+        said.append(best[agreed])
     ended = said[-1] == backbone.end_id
     if ended:
         said.pop()
