@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -373,3 +374,12 @@ def test_merge_as_gguf(run, place, tmp_path, monkeypatch, capsys):
     assert (tmp_path / "m.gguf").read_bytes() == b"GGUF" + (whole / "model.safetensors").read_bytes()
     assert main([*merge, str(tmp_path / "n.gguf"), "--gguf", "--adapter"]) == 2
     assert "leave out" in capsys.readouterr().err
+
+
+def test_a_lora_of_another_rank_does_not_stop_a_composition_that_adds_factors(place, tiny_llama, tiny_pool, tmp_path):
+    found = ma.plan(
+        place / "even.jsonl", pool=tiny_pool, base=str(tiny_llama), out=tmp_path / "run", cache=place / "cache",
+        options=PlanOptions(k=2, strategy="top_k", composition="lorahub", finetune=replace(FAST, rank=2)), scored=False,
+    )  # fmt: skip
+    assert "shots_lora cannot join" in found.plan.selection.stopped
+    assert "shots_lora" not in [member.id for member in found.recipe.members]

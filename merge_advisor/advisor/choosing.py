@@ -10,6 +10,7 @@ import numpy as np
 
 from merge_advisor import registry
 from merge_advisor.advisor.measure import gains_of, losses_of
+from merge_advisor.errors import SpecError
 from merge_advisor.select.evidence import Evidence
 from merge_advisor.select.interference import interference, line_search, weights_direction
 from merge_advisor.types import SHOTS_LORA, Candidate, Interference, Member, Row, Selection
@@ -98,12 +99,16 @@ def choose(
     stopped = choice.stopped
     gains = [pick.gain for pick in choice.picks]
     if lora is not None:
-        best = _with_lora(losses, picked, direction, lora)
-        if best[2] < loss:
-            gains = [*gains, loss - best[2]]
-            direction, scale, loss = best
-            picked = [*picked, lora]
-            stopped += f"; {SHOTS_LORA} lowers the loss and joins"
+        try:
+            best = _with_lora(losses, picked, direction, lora)
+        except SpecError as error:  # another rank than the pool's, under a composition that adds factors
+            stopped += f"; {SHOTS_LORA} cannot join: {error}"
+        else:
+            if best[2] < loss:
+                gains = [*gains, loss - best[2]]
+                direction, scale, loss = best
+                picked = [*picked, lora]
+                stopped += f"; {SHOTS_LORA} lowers the loss and joins"
     likeness = dict(zip([c.id for c in candidates], cosine(deltas, task).tolist(), strict=True)) | {SHOTS_LORA: 1.0}
     members = _members(session, picked, [scale * part for part in direction], gains, likeness)
     return Selection(strategy, members, scale, stopped, losses.forwards), {c.id: c for c in picked}
