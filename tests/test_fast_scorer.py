@@ -98,7 +98,7 @@ def learned(llama):
     texts = [(ALPACA.prompt(row.input), row.output) for row in LEARNED]
     names = [name for name in llama.parameters if name.endswith(("proj.weight",))]
     settings = FinetuneSettings(rank=8, lr=2e-2, steps=120)
-    return finetune_lora(llama, encode(llama, texts, max_length=512), names, settings, seed=0)
+    return finetune_lora(llama, encode(llama, texts, max_length=512), names, settings, seed=0).delta
 
 
 LEARNED = [Row("one", "yes"), Row("two", "a cat"), Row("three", "\nthe fox"), Row("four", "0\n1"), Row("five", "é漢")]
