@@ -81,17 +81,26 @@ def main() -> None:
 
 
 def summarise(records: list[dict[str, Any]]) -> None:
-    """Print accuracy, margin and time by setting."""
+    """Print accuracy, margins and time by setting and domain, as Markdown."""
     groups: dict[tuple[object, object], list[dict[str, Any]]] = {}
     for record in records:
         groups.setdefault((record["settings"], record["shots"]), []).append(record)
     for (settings, shots), found in groups.items():
-        hits = [str(r["nearest"]).startswith(str(r["domain"])) for r in found]
-        margins = [float(str(r["right"])) - float(str(r["wrong"])) for r in found]
-        seconds = np.median([float(str(r["seconds"])) for r in found])
-        wrong = sorted({f"{r['domain']}->{r['nearest']}" for r, hit in zip(found, hits, strict=True) if not hit})
-        print(f"{settings} shots {shots}: {sum(hits)}/{len(hits)} right, median margin {np.median(margins):.3f}, "
-              f"{seconds:.1f} s; wrong: {', '.join(wrong) or 'none'}")  # fmt: skip
+        print(f"\n{shots} shots, settings {settings}: {_share(found)} find their domain\n")
+        print("| domain | nearest is right | cosine, own domain | cosine, best other | least lead | seconds |")
+        print("|---" * 6 + "|")
+        for domain in sorted({record["domain"] for record in found}):
+            own = [record for record in found if record["domain"] == domain]
+            right, wrong, seconds = (np.array([record[key] for record in own]) for key in ("right", "wrong", "seconds"))
+            cells = f"{_share(own)} | {right.mean():.3f} | {wrong.mean():.3f} | {(right - wrong).min():+.3f}"
+            print(f"| {domain} | {cells} | {np.median(seconds):.0f} |")
+        for record in found:
+            if not str(record["nearest"]).startswith(str(record["domain"])):
+                print(f"\ndraw {record['draw']} of {record['domain']} is nearest to {record['nearest']}")
+
+
+def _share(records: list[dict[str, Any]]) -> str:
+    return f"{sum(str(r['nearest']).startswith(str(r['domain'])) for r in records)} of {len(records)}"
 
 
 def _read(path: Path) -> list[dict[str, Any]]:
