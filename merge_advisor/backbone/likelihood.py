@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 HELD_TOKENS = 4 * TOKENS_PER_BATCH
 """Positions of keys and values in one batch at most, those of a prompt counted once for each of its answers."""
+ENOUGH_TOKENS = 64
+"""Tokens that are worth a forward of their own, without padding: about as much as reading the weights costs."""
 
 
 def answer_totals(backbone: Backbone, rows: Sequence[Encoded]) -> list[float]:
@@ -103,20 +105,37 @@ def _after_prompts(
 
     read = read_prompts(backbone, prompts)
     found = read.last.float().log_softmax(-1)[list(which), [answer[0] for answer in answers]]
-    width = max(map(len, answers)) - 1
-    if not width:
-        return found
-    read.select(which)
-    ids, mask = _padded([answer[:-1] for answer in answers], int(backbone.tokenizer.pad_token_id), backbone.device)
-    later, _ = _padded([answer[1:] for answer in answers], IGNORED, backbone.device)
-    state = backbone.model(
-        input_ids=ids,
-        attention_mask=torch.cat([read.seen, mask], dim=1),
-        position_ids=read.lengths[:, None].to(backbone.device) + torch.arange(width, device=backbone.device),
-        past_key_values=read.cache,
-        use_cache=True,
-    )
-    return found + _totals(state.logits, later)
+    read.last = read.last[:, :0]  # used; what goes on needs no copy of it
+    for places in _by_length(answers):
+        width = max(len(answers[place]) for place in places) - 1
+        if not width:
+            continue
+        after = read.select([which[place] for place in places])
+        ids, mask = _padded(
+            [answers[place][:-1] for place in places], int(backbone.tokenizer.pad_token_id), backbone.device
+        )
+        later, _ = _padded([answers[place][1:] for place in places], IGNORED, backbone.device)
+        state = backbone.model(
+            input_ids=ids,
+            attention_mask=torch.cat([after.seen, mask], dim=1),
+            position_ids=after.lengths[:, None].to(backbone.device) + torch.arange(width, device=backbone.device),
+            past_key_values=after.cache,
+            use_cache=True,
+        )
+        found[places] += _totals(state.logits, later)
+    return found
+
+
+def _by_length(answers: Sequence[Sequence[int]]) -> Iterator[list[int]]:
+    """Yield places of answers of one length together, of several where they are few."""
+    chunk: list[int] = []
+    for place in sorted(range(len(answers)), key=lambda place: (len(answers[place]), place)):
+        longest = len(answers[chunk[-1]]) if chunk else 0
+        if len(answers[place]) > longest and longest * len(chunk) >= ENOUGH_TOKENS:
+            yield chunk
+            chunk = []
+        chunk.append(place)
+    yield chunk
 
 
 def _after_encoder(
