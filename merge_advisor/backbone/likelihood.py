@@ -63,18 +63,23 @@ def answer_totals(backbone: Backbone, rows: Sequence[Encoded]) -> list[float]:
     return found
 
 
-def most_likely(backbone: Backbone, rows: Sequence[Encoded]) -> list[tuple[int, ...]]:
-    """At each token of each row's answer, the most likely one after the prompt and the answer's tokens before it."""
+def losses_and_greedy(backbone: Backbone, rows: Sequence[Encoded]) -> tuple[list[float], list[tuple[int, ...]]]:
+    """Return `forward.row_losses`, and from the same forward what greedy decoding would say along each answer.
+
+    The latter is, at each of the answer's tokens, the most likely one after the prompt and the answer's tokens before.
+    """
     import torch
 
+    losses = [0.0] * len(rows)
     found: list[tuple[int, ...]] = [()] * len(rows)
     with torch.inference_mode():
         for batch in batches(rows):
             logits, labels = batch_logits(backbone, [rows[position] for position in batch])
-            best, counted = logits.argmax(-1).tolist(), (labels != IGNORED).tolist()
-            for position, tokens, real in zip(batch, best, counted, strict=True):
+            totals, best, counted = _totals(logits, labels).tolist(), logits.argmax(-1).tolist(), labels != IGNORED
+            for position, total, tokens, real in zip(batch, totals, best, counted.tolist(), strict=True):
                 found[position] = tuple(token for token, is_real in zip(tokens, real, strict=True) if is_real)
-    return found
+                losses[position] = -total / len(found[position])
+    return losses, found
 
 
 def _grouped(rows: Sequence[Encoded], groups: Sequence[Sequence[int]]) -> Iterator[list[list[int]]]:
