@@ -8,9 +8,9 @@ import torch
 from merge_advisor import registry, templates
 from merge_advisor.backbone.adapter import read_adapter
 from merge_advisor.backbone.finetune import FinetuneSettings, finetune_lora
-from merge_advisor.backbone.forward import Encoded, encode
+from merge_advisor.backbone.forward import Encoded, encode, row_losses
 from merge_advisor.backbone.generate import greedy
-from merge_advisor.backbone.likelihood import answer_totals, most_likely
+from merge_advisor.backbone.likelihood import answer_totals, losses_and_greedy
 from merge_advisor.backbone.model import cores, load_backbone
 from merge_advisor.backbone.place import placed
 from merge_advisor.errors import TaskError
@@ -142,7 +142,9 @@ def test_answers_that_share_prompts_in_any_mixture(backbone):
     rows = [rows[place] for place in order]
     expected = told_one_by_one(backbone, rows)
     assert answer_totals(backbone, rows) == pytest.approx([total for total, _ in expected], rel=1e-4, abs=1e-4)
-    assert most_likely(backbone, rows) == [best for _, best in expected]
+    losses, best = losses_and_greedy(backbone, rows)
+    assert best == [tokens for _, tokens in expected]
+    assert losses == pytest.approx(row_losses(backbone, rows), rel=1e-5, abs=1e-6)
 
 
 def test_a_prompt_runs_once_for_all_its_choices(llama):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -289,15 +290,16 @@ class Read:
     lengths: torch.Tensor
     """(n,) tokens of each prompt, on the CPU."""
 
-    def select(self, rows: Sequence[int]) -> None:
-        """Go on with these rows, in this order, one maybe several times; `last` has been used and stays."""
+    def select(self, rows: Sequence[int]) -> Read:
+        """Return these rows, in this order, one maybe several times, to go on from; this one stays as it is."""
         import torch
 
         index = torch.tensor(list(rows))
-        self.lengths = self.lengths[index]
-        index = index.to(self.seen.device)
-        self.seen = self.seen[index]
-        self.cache.batch_select_indices(index)
+        cache = copy.copy(self.cache)
+        cache.layers = [copy.copy(layer) for layer in cache.layers]  # selecting gives a layer other tensors
+        there = index.to(self.seen.device)
+        cache.batch_select_indices(there)
+        return Read(self.last[there], cache, self.seen[there], self.lengths[index])
 
 
 def read_prompts(backbone: Backbone, prompts: Sequence[Sequence[int]]) -> Read:

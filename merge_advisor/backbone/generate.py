@@ -58,7 +58,7 @@ def greedy(
             if not left or step == max_new_tokens - 1:
                 break
             if 2 * len(left) <= len(going):  # copying keys and values pays where it halves the batch
-                read.select(left)
+                read = read.select(left)
                 tokens, going = [tokens[place] for place in left], [going[place] for place in left]
             else:
                 going = [row if place in left else -1 for place, row in enumerate(going)]

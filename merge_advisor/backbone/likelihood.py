@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 HELD_TOKENS = 4 * TOKENS_PER_BATCH
 """Positions of keys and values in one batch at most, those of a prompt counted once for each of its answers."""
+ENOUGH_TOKENS = 64
+"""Tokens that are worth a forward of their own, without padding: about as much as reading the weights costs."""
 
 
 def answer_totals(backbone: Backbone, rows: Sequence[Encoded]) -> list[float]:
@@ -61,18 +63,23 @@ def answer_totals(backbone: Backbone, rows: Sequence[Encoded]) -> list[float]:
     return found
 
 
-def most_likely(backbone: Backbone, rows: Sequence[Encoded]) -> list[tuple[int, ...]]:
-    """At each token of each row's answer, the most likely one after the prompt and the answer's tokens before it."""
+def losses_and_greedy(backbone: Backbone, rows: Sequence[Encoded]) -> tuple[list[float], list[tuple[int, ...]]]:
+    """Return `forward.row_losses`, and from the same forward what greedy decoding would say along each answer.
+
+    The latter is, at each of the answer's tokens, the most likely one after the prompt and the answer's tokens before.
+    """
     import torch
 
+    losses = [0.0] * len(rows)
     found: list[tuple[int, ...]] = [()] * len(rows)
     with torch.inference_mode():
         for batch in batches(rows):
             logits, labels = batch_logits(backbone, [rows[position] for position in batch])
-            best, counted = logits.argmax(-1).tolist(), (labels != IGNORED).tolist()
-            for position, tokens, real in zip(batch, best, counted, strict=True):
+            totals, best, counted = _totals(logits, labels).tolist(), logits.argmax(-1).tolist(), labels != IGNORED
+            for position, total, tokens, real in zip(batch, totals, best, counted.tolist(), strict=True):
                 found[position] = tuple(token for token, is_real in zip(tokens, real, strict=True) if is_real)
-    return found
+                losses[position] = -total / len(found[position])
+    return losses, found
 
 
 def _grouped(rows: Sequence[Encoded], groups: Sequence[Sequence[int]]) -> Iterator[list[list[int]]]:
@@ -103,20 +110,37 @@ def _after_prompts(
 
     read = read_prompts(backbone, prompts)
     found = read.last.float().log_softmax(-1)[list(which), [answer[0] for answer in answers]]
-    width = max(map(len, answers)) - 1
-    if not width:
-        return found
-    read.select(which)
-    ids, mask = _padded([answer[:-1] for answer in answers], int(backbone.tokenizer.pad_token_id), backbone.device)
-    later, _ = _padded([answer[1:] for answer in answers], IGNORED, backbone.device)
-    state = backbone.model(
-        input_ids=ids,
-        attention_mask=torch.cat([read.seen, mask], dim=1),
-        position_ids=read.lengths[:, None].to(backbone.device) + torch.arange(width, device=backbone.device),
-        past_key_values=read.cache,
-        use_cache=True,
-    )
-    return found + _totals(state.logits, later)
+    read.last = read.last[:, :0]  # used; what goes on needs no copy of it
+    for places in _by_length(answers):
+        width = max(len(answers[place]) for place in places) - 1
+        if not width:
+            continue
+        after = read.select([which[place] for place in places])
+        ids, mask = _padded(
+            [answers[place][:-1] for place in places], int(backbone.tokenizer.pad_token_id), backbone.device
+        )
+        later, _ = _padded([answers[place][1:] for place in places], IGNORED, backbone.device)
+        state = backbone.model(
+            input_ids=ids,
+            attention_mask=torch.cat([after.seen, mask], dim=1),
+            position_ids=after.lengths[:, None].to(backbone.device) + torch.arange(width, device=backbone.device),
+            past_key_values=after.cache,
+            use_cache=True,
+        )
+        found[places] += _totals(state.logits, later)
+    return found
+
+
+def _by_length(answers: Sequence[Sequence[int]]) -> Iterator[list[int]]:
+    """Yield places of answers of one length together, of several where they are few."""
+    chunk: list[int] = []
+    for place in sorted(range(len(answers)), key=lambda place: (len(answers[place]), place)):
+        longest = len(answers[chunk[-1]]) if chunk else 0
+        if len(answers[place]) > longest and longest * len(chunk) >= ENOUGH_TOKENS:
+            yield chunk
+            chunk = []
+        chunk.append(place)
+    yield chunk
 
 
 def _after_encoder(

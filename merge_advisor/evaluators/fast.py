@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from merge_advisor.backbone.forward import Encoded, batches, encode, row_losses
 from merge_advisor.backbone.generate import greedy
-from merge_advisor.backbone.likelihood import answer_totals, most_likely
+from merge_advisor.backbone.likelihood import answer_totals, losses_and_greedy
 from merge_advisor.evaluators.rules import (
     ONE_LINE,
     answer_of,
@@ -84,13 +84,12 @@ class Fast:
         if metric == "accuracy":
             return _by_choices(backbone, rows, template, label)
         answers = encode_rows(backbone, rows, template)
-        losses = [loss_of(-loss, 1) for loss in row_losses(backbone, answers)]
         if metric == "loss":
-            return model_score(label, {"loss": losses})
+            return model_score(label, {"loss": [loss_of(-loss, 1) for loss in row_losses(backbone, answers)]})
         budget = generated_tokens(backbone, answers, self.max_new_tokens)
-        outputs = _generated(backbone, _prompts(backbone, rows, template, budget), answer_pattern(rows), budget)
+        outputs, losses = _by_text(backbone, rows, template, answers, budget)
         hits = [float(output == row.output.strip()) for row, output in zip(rows, outputs, strict=True)]
-        return model_score(label, {"exact_match": hits, "loss": losses}, outputs)
+        return model_score(label, {"exact_match": hits, "loss": [loss_of(-loss, 1) for loss in losses]}, outputs)
 
 
 def row_values(
@@ -120,7 +119,9 @@ def row_values(
     answers = encode_rows(backbone, rows, template)
     if metric == "loss":
         return [loss_of(-loss, 1) for loss in row_losses(backbone, answers)]
-    return _matches(backbone, rows, template, answers, generated_tokens(backbone, answers, max_new_tokens))
+    budget = generated_tokens(backbone, answers, max_new_tokens)
+    outputs, _ = _by_text(backbone, rows, template, answers, budget, needed=False)
+    return [float(output == row.output.strip()) for row, output in zip(rows, outputs, strict=True)]
 
 
 def _by_choices(backbone: Backbone, rows: Sequence[Row], template: Template, label: str) -> ModelScore:
@@ -164,31 +165,42 @@ def _text(backbone: Backbone, tokens: Sequence[int]) -> str:
     return str(backbone.tokenizer.decode(list(tokens), skip_special_tokens=True))
 
 
-def _matches(
-    backbone: Backbone, rows: Sequence[Row], template: Template, answers: Sequence[Encoded], budget: int
-) -> list[float]:
-    """1 where greedy text matches the output, else 0; only rows that one forward leaves open are generated."""
+def _by_text(
+    backbone: Backbone,
+    rows: Sequence[Row],
+    template: Template,
+    answers: Sequence[Encoded],
+    budget: int,
+    *,
+    needed: bool = True,
+) -> tuple[list[str], list[float]]:
+    """The greedy answer to each row, and the loss of its output; only what one forward leaves open is generated.
+
+    With `needed` False an answer that is plainly another than the output is not generated either: it may be cut short.
+    """
     pattern = answer_pattern(rows)
     prompts = _prompts(backbone, rows, template, budget)
-    found: list[float | None] = []
-    for row, prompt, answer, best in zip(rows, prompts, answers, most_likely(backbone, answers), strict=True):
+    losses, greedily = losses_and_greedy(backbone, answers)
+    found: list[str | None] = []
+    for row, prompt, answer, best in zip(rows, prompts, answers, greedily, strict=True):
         same = prompt.prompt == answer.prompt  # a long prompt is cut elsewhere where more is to be generated
-        found.append(_settled(backbone, row, answer.completion, best, budget, pattern) if same else None)
-    open_ = [at for at, value in enumerate(found) if value is None]
-    texts = _generated(backbone, [prompts[at] for at in open_], pattern, budget) if open_ else []
-    late = {at: float(text == rows[at].output.strip()) for at, text in zip(open_, texts, strict=True)}
-    return [late[at] if value is None else value for at, value in enumerate(found)]
+        wanted = None if needed else row.output.strip()
+        found.append(_foreseen(backbone, answer.completion, best, budget, pattern, wanted) if same else None)
+    left = [at for at, text in enumerate(found) if text is None]
+    late = dict(zip(left, _generated(backbone, [prompts[at] for at in left], pattern, budget), strict=True))
+    return [late[at] if text is None else text for at, text in enumerate(found)], losses
 
 
-def _settled(
-    backbone: Backbone, row: Row, output: Sequence[int], best: Sequence[int], budget: int, pattern: str
-) -> float | None:
-    """Whether greedy text matches the row, as far as one forward over the output tells; None: it does not tell."""
-    wanted = row.output.strip()
+def _foreseen(
+    backbone: Backbone, output: Sequence[int], best: Sequence[int], budget: int, pattern: str, wanted: str | None
+) -> str | None:
+    """The greedy answer as far as one forward over the output shows it; None where it does not show enough.
+
+    Up to the first token where the most likely one is not the output's, greedy decoding says the output; then that one.
+    An answer that has not ended there is enough if it already is another than `wanted`.
+    """
     agreed = next((at for at, (a, b) in enumerate(zip(output, best, strict=True)) if a != b), len(output))
-    said = list(output[:agreed])
-    if agreed < len(output):
-        said.append(best[agreed])
+    said = list(best[: agreed + 1])
     ended = said[-1] == backbone.end_id
     if ended:
         said.pop()
@@ -196,7 +208,8 @@ def _settled(
         return None
     text = _text(backbone, said)
     if ended or (pattern == ONE_LINE and "\n" in text.lstrip()):
-        return float(answer_of(text, pattern) == wanted)
-    if getattr(backbone.tokenizer, "clean_up_tokenization_spaces", False):
-        return None  # what comes next may change what has been said
-    return None if wanted.startswith(text.strip().rstrip(UNFINISHED).strip()) else 0.0
+        return answer_of(text, pattern)
+    if wanted is None or getattr(backbone.tokenizer, "clean_up_tokenization_spaces", False):
+        return None  # what comes next may also change what has been said
+    seen = text.strip().rstrip(UNFINISHED).strip()
+    return None if wanted.startswith(seen) else seen

@@ -1,10 +1,12 @@
 """Seconds of our scorer against lm-eval over the same rows, in turns within one run, and whether they agree.
 
-    python scripts/bench/scorer_speed.py --base BASE [--adapter FOLDER] [--rows 40] [--rounds 3] [--threads 2]
+    python scripts/bench/scorer_speed.py --base BASE [--adapter FOLDER] [--task FILE] [--rows 40] [--rounds 3]
 
-Rows are the demo's: with four choices each (outputs of other rows), and free for exact match. Both ways hold the model
-in memory; lm-eval's side is `LmEval`, which already shares the template's preamble and takes few logits. `row_values`
-is what a tuner asks for: one metric per row, no texts. Prints medians of the ratios by round, with machine and date.
+Rows are the demo's: with four choices each (outputs of other rows), and free for exact match; with --task those of a
+file that have choices, for accuracy alone. Both ways hold the model in memory; lm-eval's side is `LmEval`, which
+already shares the template's preamble and takes few logits. `row_values` is what a tuner asks for: one metric per row,
+no texts. Prints medians of the ratios by round, of seconds on the clock and of CPU time, which other work on a machine
+disturbs less.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 from merge_advisor import templates
 from merge_advisor.backbone.adapter import read_adapter
@@ -41,7 +44,7 @@ def rows_of(number: int) -> tuple[list[Row], list[Row]]:
     return free, choices
 
 
-def ways(backbone: Backbone, rows: list[Row], metric: str) -> dict[str, Callable[[], object]]:
+def ways(backbone: Backbone, rows: list[Row], metric: str) -> dict[str, Callable[[], Any]]:
     """What is timed, lm-eval first; its tasks are prepared by the warm-up, as they are in a plan."""
     template, theirs, ours = templates.get("alpaca"), LmEval(), Fast()
     model, tokenizer = backbone.model, backbone.tokenizer
@@ -57,6 +60,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--base", type=Path, required=True)
     parser.add_argument("--adapter", type=Path)
+    parser.add_argument("--task", type=Path)
     parser.add_argument("--rows", type=int, default=40)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
@@ -64,28 +68,34 @@ def main() -> None:
     backbone = load_backbone(arguments.base, threads=arguments.threads)
     shapes = {name: tuple(parameter.shape) for name, parameter in backbone.parameters.items()}
     place = placed(backbone, read_adapter(arguments.adapter, shapes)) if arguments.adapter else nullcontext()
-    free, choices = rows_of(arguments.rows)
+    measured = [("accuracy", rows_of(arguments.rows)[1]), ("exact_match", rows_of(arguments.rows)[0])]
+    if arguments.task:
+        found = [row for row in read_rows(arguments.task).rows if row.choices]
+        measured = [("accuracy", found[: arguments.rows])]
     print(f"{datetime.date.today()}, {platform.machine()}, {arguments.threads} threads, {arguments.rows} rows")
     with place:
-        for metric, rows in (("accuracy", choices), ("exact_match", free), ("loss", free)):
-            timed = ways(backbone, rows, metric)
-            theirs, ours, values = (way() for way in timed.values())  # warm-up, and the answers
-            same = theirs.rows[metric] == ours.rows[metric] == tuple(values) or metric == "loss"  # type: ignore[attr-defined, call-overload]
-            pairs = zip(theirs.rows["loss"], ours.rows["loss"], strict=True)  # type: ignore[attr-defined]
-            far = max(abs(a - b) / a for a, b in pairs)
-            seconds: dict[str, list[float]] = {name: [] for name in timed}
-            for _ in range(arguments.rounds):
-                for name, way in timed.items():
-                    start = time.perf_counter()
-                    way()
-                    seconds[name].append(time.perf_counter() - start)
-            for name, took in seconds.items():
-                ratios = [a / b for a, b in zip(took, seconds["lm-eval"], strict=True)]
-                print(
-                    f"{metric:12s}{name:11s}{statistics.median(took):7.2f} s, ratio {statistics.median(ratios):.3f} "
-                    f"({min(ratios):.3f} to {max(ratios):.3f})"
-                )
-            print(f"{metric:12s}same decisions: {same}, losses within {far:.1e}")
+        for metric, rows in measured:
+            compare(ways(backbone, rows, metric), metric, arguments.rounds)
+
+
+def compare(timed: dict[str, Callable[[], Any]], metric: str, rounds: int) -> None:
+    """Time the ways in turns and print their ratios to the first."""
+    theirs, ours, values = (way() for way in timed.values())  # warm-up, and the answers
+    same = theirs.outputs == ours.outputs and theirs.rows[metric] == ours.rows[metric] == tuple(values)
+    far = max(abs(a - b) / a for a, b in zip(theirs.rows["loss"], ours.rows["loss"], strict=True))
+    took: dict[str, list[tuple[float, float]]] = {name: [] for name in timed}
+    for _ in range(rounds):
+        for name, way in timed.items():
+            wall, work = time.perf_counter(), time.process_time()
+            way()
+            took[name].append((time.perf_counter() - wall, time.process_time() - work))
+    for name, seconds in took.items():
+        parts = [f"{metric:12s}{name:11s}{statistics.median(wall for wall, _ in seconds):7.2f} s"]
+        for what, at in (("clock", 0), ("CPU", 1)):
+            ratios = [a[at] / b[at] for a, b in zip(seconds, took["lm-eval"], strict=True)]
+            parts.append(f"{what} {statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})")
+        print(", ".join(parts), flush=True)
+    print(f"{metric:12s}same decisions and outputs: {same}, losses within {far:.1e}", flush=True)
 
 
 if __name__ == "__main__":
