@@ -46,7 +46,8 @@ def commands_of(run: Run, folder: Path) -> list[str]:
     """What to type next, for a run in `folder`."""
     name = shlex.quote(str(folder))
     scored = [] if run.scores else [f"merge-advisor score {name} --task held_out.jsonl"]
-    return [*scored, f'merge-advisor try {name} "a prompt"', f"merge-advisor merge {name} --out model"]
+    tune = [] if run.tuning else [f"merge-advisor tune {name}"]
+    return [*scored, f'merge-advisor try {name} "a prompt"', *tune, f"merge-advisor merge {name} --out model"]
 
 
 def input_of(run: Run, shown: Path | None = None) -> ReportInput:
