@@ -1,0 +1,123 @@
+"""What a trial of `tune` costs beside its forward passes, against merging to disk and reloading; and how `tune` starts.
+
+    python scripts/bench/trial_overhead.py --base BASE --pool POOL --task FILE --run RUN [--rounds 5]
+
+POOL: 20 adapters or more of one rank; FILE: rows of a task; RUN: a run folder whose plan mergekit can carry out. Prints
+Markdown: milliseconds of the bare forwards over the same rows, of a whole trial beside them (round by round in turn, so
+that what else the machine does hits both), and the ratio of the medians.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from merge_advisor.advisor.problem import RowLoss
+from merge_advisor.advisor.runfolder import read_run
+from merge_advisor.advisor.session import open_session
+from merge_advisor.backbone.forward import row_losses
+from merge_advisor.tasks import read_rows
+from merge_advisor.tuning import Point
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name in ("base", "pool", "task", "run"):
+        parser.add_argument(f"--{name}", required=True)
+    parser.add_argument("--rounds", type=int, default=5)
+    arguments = parser.parse_args()
+    trial = trials(arguments.base, arguments.pool, Path(arguments.task), arguments.rounds)
+    whole = disk_loop(arguments.base, Path(arguments.run))
+    print(f"\nmergekit, load and lm-eval in a process for one guess: {whole:.1f} s; a trial over 20 rows is "
+          f"{trial / whole:.4f}x of it")  # fmt: skip
+    start(arguments.base, Path(arguments.run), arguments.rounds)
+
+
+def trials(base: str, pool: str, task: Path, rounds: int) -> float:
+    """Print the table; return the seconds of a trial over 20 rows under lorahub."""
+    rng = np.random.default_rng(0)
+    print("| composition | members | rows | bare forwards, ms | trial, ms | ratio |\n|---|---|---|---|---|---|")
+    with tempfile.TemporaryDirectory() as scratch, open_session(base, pool, cache=Path(scratch)) as session:
+        rows = read_rows(task).rows[:20]
+        last = 0.0
+        for composition, k in (("exact", 4), ("exact", 20), ("lorahub", 20), ("ties", 4)):
+            for count in (5, 20):
+                problem = RowLoss(session, session.pool.candidates[:k], rows[:count], (0,) * count)
+                encoded = session.encode(rows[:count])
+
+                def bare(encoded: object = encoded) -> None:
+                    row_losses(session.backbone, encoded)  # type: ignore[arg-type]
+
+                def whole(problem: RowLoss = problem, k: int = k, count: int = count, spec: str = composition) -> None:
+                    problem.losses(Point(tuple(rng.uniform(0, 2 / k, k)), spec), range(count))
+
+                forwards, trial = in_turn((bare, whole), rounds)
+                last = trial if (composition, count) == ("lorahub", 20) else last
+                print(f"| {composition} | {k} | {count} | {1000 * forwards:.0f} | {1000 * trial:.0f} | "
+                      f"{trial / forwards:.3f} |", flush=True)  # fmt: skip
+    return last
+
+
+def in_turn(calls: tuple[Callable[[], None], ...], rounds: int) -> list[float]:
+    """Median seconds of each call, taken in turn, after one round that does not count."""
+    taken: list[list[float]] = [[] for _ in calls]
+    for number in range(rounds + 1):
+        for call, times in zip(calls, taken, strict=True):
+            begun = time.perf_counter()
+            call()
+            if number:
+                times.append(time.perf_counter() - begun)
+    return [statistics.median(times) for times in taken]
+
+
+def disk_loop(base: str, run: Path) -> float:
+    """Seconds of one guess as today's users make it: mergekit to disk, a process that loads the model and scores it."""
+    task = read_run(run).tasks[0]
+    with tempfile.TemporaryDirectory() as scratch:
+        rows = Path(scratch) / "rows.jsonl"
+        rows.write_text("".join(_line(row.input, row.output) for row in task.choosing))
+        begun = time.perf_counter()
+        out = str(Path(scratch) / "model")
+        _run("merge", str(run), "--out", out, "--with", "mergekit", "--base", base)
+        _run("score", out, "--task", str(rows), "--metric", "loss", "--cache", scratch)
+        return time.perf_counter() - begun
+
+
+def start(base: str, run: Path, rounds: int) -> None:
+    """Print the seconds from the command to the end of the first trial, everything before it stored."""
+    import shutil
+
+    seconds = []
+    for _ in range(rounds):
+        with tempfile.TemporaryDirectory() as scratch:
+            copy = shutil.copytree(run, Path(scratch) / "run")
+            for name in ("study.sqlite", "tune.json"):
+                (copy / name).unlink(missing_ok=True)
+            begun = time.perf_counter()
+            _run("tune", str(copy), "--trials", "1", "--no-score", "--base", base)
+            seconds.append(time.perf_counter() - begun)
+    print(f"`tune --trials 1`, the whole process: median {statistics.median(seconds):.1f} s "
+          f"({min(seconds):.1f} to {max(seconds):.1f})")  # fmt: skip
+
+
+def _line(asked: str, wanted: str) -> str:
+    import json
+
+    return json.dumps({"input": asked, "output": wanted}) + "\n"
+
+
+def _run(*arguments: str) -> None:
+    subprocess.run([sys.executable, "-m", "merge_advisor", *arguments], check=True, capture_output=True)
+
+
+if __name__ == "__main__":
+    main()
