@@ -57,6 +57,8 @@ class Merges:
     """Whether it has gradients."""
     unit: str = "nats"
     """What its losses are counted in."""
+    _last: tuple[Point, WeightDelta] | None = field(default=None, init=False, repr=False)
+    """The merge made last: racing asks for a merge's rows in several turns, and some compositions are dear."""
 
     @property
     def members(self) -> tuple[str, ...]:
@@ -104,11 +106,12 @@ class Merges:
         return self.session.remember([*key, *weights_key(weights, point.composition, layers=point.layers)], on_the_base)
 
     def _merge(self, point: Point) -> WeightDelta:
-        composition = registry.build("composition", point.composition)
-        weights = [self.session.weights(candidate) for candidate in self.candidates]
-        return compose_layers(
-            composition, weights, point.weights, point.layers, count_blocks(self.session.local.shapes)
-        )
+        if self._last is None or self._last[0] != point:
+            composition = registry.build("composition", point.composition)
+            weights = [self.session.weights(candidate) for candidate in self.candidates]
+            blocks = count_blocks(self.session.local.shapes)
+            self._last = point, dict(compose_layers(composition, weights, point.weights, point.layers, blocks))
+        return self._last[1]
 
     def _digests(self, rows: Sequence[int]) -> list[str]:
         return [self.rows[row].digest for row in rows]
