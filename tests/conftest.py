@@ -191,3 +191,11 @@ def real_base() -> Path:
         if (place / "config.json").is_file() or place.suffix == ".gguf":
             return place
     pytest.skip("no real base; run ./scripts/demo once, or set MERGE_ADVISOR_BASE to a folder of SmolLM2-135M-Instruct")
+
+
+@pytest.fixture(scope="session")
+def real_folder(real_base, tmp_path_factory) -> Path:
+    """The real base as a folder of safetensors, dequantised where it is a GGUF file."""
+    from merge_advisor.backbone.base import resolve_base
+
+    return resolve_base(str(real_base), cache=tmp_path_factory.mktemp("base")).path

@@ -231,8 +231,8 @@ DEMO = Path(__file__).parents[1] / "recipes" / "demo"
 
 
 @pytest.fixture(scope="module")
-def real(real_base):
-    return load_backbone(real_base, threads=cores())
+def real(real_folder):
+    return load_backbone(real_folder, threads=cores())
 
 
 def demo_rows(number):

@@ -91,18 +91,16 @@ def test_layer_groups_of_an_encoder_decoder(tiny_t5, tiny_t5_pool, tmp_path):
 
 
 @pytest.mark.slow
-def test_ties_on_the_real_base_and_two_adapters(real_base, tmp_path):
+def test_ties_on_the_real_base_and_two_adapters(real_folder, tmp_path):
     """Equal to 1e-5 but for entries that tie a threshold or a vote within the rounding of (base + ΔW) - base."""
-    if not real_base.is_dir():
-        pytest.skip("the real base is a GGUF file; set MERGE_ADVISOR_BASE to its float32 folder")
     pool = Path(__file__).parents[1] / "recipes" / "demo" / "pool"
     folders, density = [pool / "shelves-0", pool / "dates-1"], 0.4
-    recipe, places = merge_of(real_base, folders, [0.5, 0.5], f"ties:density={density}")
+    recipe, places = merge_of(real_folder, folders, [0.5, 0.5], f"ties:density={density}")
     run_mergekit(text_of(recipe, places), tmp_path / "out", threads=1)
-    found, base = weights_of(tmp_path / "out"), weights_of(real_base)
-    members = [merge_of(real_base, [folder], [1.0])[1].merged for folder in folders]
+    found, base = weights_of(tmp_path / "out"), weights_of(real_folder)
+    members = [merge_of(real_folder, [folder], [1.0])[1].merged for folder in folders]
     entries = 0
-    for name, wanted in merged_weights(real_base, places.merged).items():
+    for name, wanted in merged_weights(real_folder, places.merged).items():
         apart = np.abs(found[name] - wanted) > 1e-5
         if name not in places.merged:
             assert not apart.any()

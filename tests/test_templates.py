@@ -56,13 +56,12 @@ def test_chat_equals_transformers(tiny_llama, source):
         assert template.prompt(text) == wanted
 
 
-def test_chat_equals_transformers_on_the_real_base(real_base):
+@pytest.mark.slow
+def test_chat_equals_transformers_on_the_real_base(real_folder):
     from transformers import AutoTokenizer
 
-    if not real_base.is_dir():
-        pytest.skip("the real base is a GGUF file, which holds no folder to read")
-    tokenizer = AutoTokenizer.from_pretrained(real_base)
-    template = templates.get("chat", *templates.read_chat(real_base))
+    tokenizer = AutoTokenizer.from_pretrained(real_folder)
+    template = templates.get("chat", *templates.read_chat(real_folder))
     for text in TRICKY:
         wanted = tokenizer.apply_chat_template(
             [{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True
