@@ -214,18 +214,18 @@ def test_the_command(run, place, capsys):
 
 @pytest.mark.slow
 def test_killed_with_9_it_ends_as_undisturbed(run, place, tmp_path):
-    """The command, killed twenty times at random moments of its search."""
+    """The command, killed at random moments of its start, its search and its end (twenty times at most)."""
     other = shutil.copytree(place / "run", tmp_path / "other")
-    wanted = tune(other, place, trials=24, sampler="tpe")
+    wanted = tune(other, place, trials=120, sampler="tpe")
     rng = np.random.default_rng(0)
     command = [
-        sys.executable, "-m", "merge_advisor", "tune", str(run), "--trials", "24", "--sampler", "tpe", "--no-score",
+        sys.executable, "-m", "merge_advisor", "tune", str(run), "--trials", "120", "--sampler", "tpe", "--no-score",
         "--cache", str(tmp_path / "cache"), "-q",
     ]  # fmt: skip
     kills = 0
     while kills < 20:
         with subprocess.Popen(command, env=os.environ, stdout=subprocess.DEVNULL) as child:
-            time.sleep(float(rng.uniform(2, 9)))
+            time.sleep(float(rng.uniform(3, 8)))
             if child.poll() is not None:
                 break
             child.send_signal(signal.SIGKILL)
