@@ -72,6 +72,8 @@ def test_a_tuned_run(run, place):
     told = (run / "report.md").read_text()
     assert "## Tuning" in told and "held-out" in told and "tuned weight" in told
     assert "Tuning" in (run / "report.html").read_text()
+    heldout = next(line for line in told.splitlines() if "held-out" in line and line.startswith("| even"))
+    assert all(cell.strip() for cell in heldout.split("|")[5:7])
 
 
 def test_the_winner_is_never_worse_on_the_tuning_rows(run, place):

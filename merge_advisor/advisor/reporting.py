@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from merge_advisor import registry
-from merge_advisor.report.markdown import ReportInput, markdown_report
+from merge_advisor.report.markdown import ReportInput, markdown_report, tuning_text
 from merge_advisor.report.scores import SCORE_HEADERS, SCORE_RIGHT, score_rows, trade_off
 from merge_advisor.report.tables import text_table
 from merge_advisor.report.values import Side, TuningReport
@@ -84,6 +84,8 @@ def _tuning_of(run: Run) -> TuningReport | None:
 
 
 def _heldout(score: Score, reference: str) -> Side:
+    if reference == "plan" and not any(model.label == "plan" for model in score.models):
+        reference = "merge"  # the plan stayed
     found = {comparison.against: comparison for comparison in score.comparisons}.get(reference)
     before, after = (
         next((model.metrics.get(score.metric) for model in score.models if model.label == label), None)
@@ -130,6 +132,12 @@ def summary_of(run: Run) -> str:
         ])  # fmt: skip
     heads = ["role", "member", "weight", "similarity", "gain", "sign conflict / overlap"]
     parts = [f"strategy {plan.selection.strategy}: {plan.selection.stopped}", text_table(heads, rows, right=(2, 3, 4))]
+    if run.tuning is not None:
+        final = run.tuning.won.weights if run.tuning.won else run.tuning.planned
+        pairs = zip(run.tuning.members, run.tuning.planned, final, strict=True)
+        weights = [[name, f"{planned:.3f}", f"{tuned:.3f}"] for name, planned, tuned in pairs]
+        told = text_table(["member", "planned", "tuned"], weights, right=(1, 2))
+        parts.append("\n".join(["tuning: " + tuning_text(run.tuning), *run.tuning.notes, "", told]))
     for score in run.scores:
         parts.append(
             f"{score.task}: {score.metric} on {len(score.row_digests)} held-out rows, {score.evaluator}\n\n"
