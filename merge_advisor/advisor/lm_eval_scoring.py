@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
+from merge_advisor.advisor.measure import Model, scored
 from merge_advisor.errors import TaskError
 from merge_advisor.evaluators.lm_eval_tasks import (
     LmEvalTask,
@@ -19,16 +19,13 @@ from merge_advisor.evaluators.lm_eval_tasks import (
 )
 from merge_advisor.evaluators.task_rows import rows_of
 from merge_advisor.tasks import split
-from merge_advisor.types import VERSION, GuardScore, ModelScore, Score, Task, from_json, to_json
+from merge_advisor.types import VERSION, GuardScore, ModelScore, Score, Task
 from merge_advisor.verdict import judge
 
 if TYPE_CHECKING:
     from merge_advisor.advisor.planning import PlanOptions
     from merge_advisor.advisor.session import Session
-    from merge_advisor.backbone.weights import WeightDelta
     from merge_advisor.evaluators.lm_eval_tasks import Asked
-
-    Model = tuple[str, list[object], Callable[[], WeightDelta]]
 
 
 def load_all(names: Sequence[TaskName], *, offline: bool) -> list[LmEvalTask]:
@@ -47,21 +44,10 @@ def ask_models(session: Session, models: Sequence[Model], asked: Asked) -> list[
     Raises:
         ExternalError: lm-eval failed.
     """
-    from merge_advisor.backbone.place import placed
-
-    found = []
-    what = f"scoring {asked.found.name}"
-    for number, (label, key, delta) in enumerate(models):
-        session.progress(what, number, len(models))
-
-        def measure(label: str = label, delta: Callable[[], WeightDelta] = delta) -> str:
-            with placed(session.backbone, delta()):
-                return to_json(evaluate(asked, session.backbone, label))
-
-        text = cast("str", session.remember(["lm-eval task", version(), asked.digest, *key], measure))
-        found.append(replace(from_json(ModelScore, text, "store"), label=label))
-    session.progress(what, len(models), len(models))
-    return found
+    key = ["lm-eval task", version(), asked.digest]
+    return scored(
+        session, models, key, lambda label: evaluate(asked, session.backbone, label), f"scoring {asked.found.name}"
+    )
 
 
 def score_asked(
@@ -90,16 +76,16 @@ def score_asked(
         ExternalError: lm-eval failed.
     """
     asked = ask(task, limit=limit, seen=seen)
-    scored = ask_models(session, models, asked)
-    chosen = primary_metric(asked, scored[0], metric)
-    verdict, reason, comparisons = judge(scored, chosen, asked.row_digests, guard=guard)
+    table = ask_models(session, models, asked)
+    chosen = primary_metric(asked, table[0], metric)
+    verdict, reason, comparisons = judge(table, chosen, asked.row_digests, guard=guard)
     return Score(
         version=VERSION,
         task=task.name,
         task_digest=asked.digest,
         metric=chosen,
         row_digests=asked.row_digests,
-        models=tuple(scored),
+        models=tuple(table),
         comparisons=comparisons,
         verdict=verdict,
         reason=reason,

@@ -6,23 +6,26 @@ Costs are nominal: forward passes over one row, a backward pass counted as two, 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from merge_advisor import registry
 from merge_advisor.advisor.session import Session, weights_key
 from merge_advisor.backbone.adapter import read_adapter, write_adapter
+from merge_advisor.backbone.naming import count_blocks
 from merge_advisor.backbone.weights import WeightDelta, along, digest_of_delta
+from merge_advisor.compose.layers import compose_layers
 from merge_advisor.errors import BaseModelError, InputError
 from merge_advisor.types import (
     SHOTS_LORA,
     STRICT,
     Candidate,
     Deltas,
+    ModelScore,
     Refused,
     Row,
     Space,
@@ -35,6 +38,11 @@ if TYPE_CHECKING:
     from merge_advisor.backbone.finetune import FinetuneSettings
     from merge_advisor.embeddings import Embedding
     from merge_advisor.types import FloatArray
+
+Model = tuple[str, list[object], Callable[[], WeightDelta]]
+"""Label, what it is for a store key, and its weight delta when needed."""
+OVERFLOWED = 1e9
+"""Stands for a loss that is no number (weights far too large): finite, so that the order stays, and the worst."""
 
 
 def space_of(session: Session, spec: str) -> tuple[Embedding, Space]:
@@ -228,8 +236,7 @@ def losses_of(
         encoded = session.encode(rows)
         with placed(session.backbone, merged_weights(session, active, composition)):
             found = row_losses(session.backbone, encoded)
-        # weights far too large can overflow: a finite number that loses every comparison keeps the order
-        return [value if np.isfinite(value) else 1e9 for value in found]
+        return finite(found)
 
     found = session.remember(["losses", [row.digest for row in rows], *key], measure)
     return [float(value) for value in found]  # type: ignore[attr-defined]
@@ -239,8 +246,61 @@ def merged_weights(
     session: Session, members: Mapping[str, tuple[Candidate, float]], composition: str = "exact"
 ) -> WeightDelta:
     """Return the weight delta of a merge given by id; that of no members is empty."""
-    weights = [session.weights(candidate) for candidate, _ in members.values()]
-    found: WeightDelta = registry.build("composition", composition).compose(weights, [w for _, w in members.values()])
+    candidates = [candidate for candidate, _ in members.values()]
+    return composed(session, candidates, [weight for _, weight in members.values()], composition)
+
+
+def composed(
+    session: Session,
+    candidates: Sequence[Candidate],
+    weights: Sequence[float],
+    composition: str,
+    layers: Sequence[float] = (),
+) -> WeightDelta:
+    """Return the weight delta of candidates under a composition, weights by layer group included.
+
+    Raises:
+        SpecError: the composition cannot take these members.
+    """
+    members = [session.weights(candidate) for candidate in candidates]
+    rule = registry.build("composition", composition)
+    return compose_layers(rule, members, weights, layers, count_blocks(session.local.shapes))
+
+
+def finite(losses: Sequence[float]) -> list[float]:
+    """The losses, those that are no number replaced: a store holds JSON."""
+    return [float(loss) if np.isfinite(loss) else OVERFLOWED for loss in losses]
+
+
+def scored(
+    session: Session,
+    models: Sequence[Model],
+    key: Sequence[object],
+    score: Callable[[str], ModelScore],
+    what: str,
+) -> list[ModelScore]:
+    """Score models one after the other; one that is stored under `key` and what it is made of is not run again.
+
+    Args:
+        session: base and store.
+        models: what to score.
+        key: all that a score depends on beside the model.
+        score: scores what is placed on the base, by its label.
+        what: for the progress.
+    """
+    from merge_advisor.backbone.place import placed
+
+    found = []
+    for number, (label, made_of, delta) in enumerate(models):
+        session.progress(what, number, len(models))
+
+        def measure(label: str = label, delta: Callable[[], WeightDelta] = delta) -> str:
+            with placed(session.backbone, delta()):
+                return to_json(score(label))
+
+        text = cast("str", session.remember([*key, *made_of], measure))
+        found.append(replace(from_json(ModelScore, text, "store"), label=label))
+    session.progress(what, len(models), len(models))
     return found
 
 

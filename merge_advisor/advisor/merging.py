@@ -10,13 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from merge_advisor import registry
-from merge_advisor.advisor.measure import shots_candidate
+from merge_advisor.advisor.measure import composed, shots_candidate
 from merge_advisor.advisor.runfolder import Run, read_run
 from merge_advisor.advisor.session import Machine, Progress, Session, open_session, quiet_progress
 from merge_advisor.backbone.adapter import read_adapter, write_adapter
-from merge_advisor.backbone.naming import count_blocks
 from merge_advisor.backbone.weights import LowRank, WeightDelta
-from merge_advisor.compose.layers import compose_layers
 from merge_advisor.compose.truncate import DEFAULT_RANK, truncate
 from merge_advisor.errors import InputError, RunError
 from merge_advisor.formats import Places
@@ -25,7 +23,6 @@ from merge_advisor.formats.peft import model_card
 from merge_advisor.types import SHOTS_LORA, Candidate, Recipe
 
 if TYPE_CHECKING:
-    from merge_advisor.compose import Composition
     from merge_advisor.formats import Format
 
 
@@ -35,10 +32,8 @@ def merged_delta(session: Session, recipe: Recipe, members: Mapping[str, Candida
     Raises:
         SpecError: the composition cannot take these members.
     """
-    composition: Composition = registry.build("composition", recipe.composition)
-    weights = [session.weights(members[member.id]) for member in recipe.members]
-    factors = [member.weight for member in recipe.members]
-    delta = compose_layers(composition, weights, factors, recipe.layers, count_blocks(session.local.shapes))
+    candidates = [members[member.id] for member in recipe.members]
+    delta = composed(session, candidates, [m.weight for m in recipe.members], recipe.composition, recipe.layers)
     return (delta, 0.0) if recipe.rank is None else truncate(delta, recipe.rank)
 
 

@@ -15,11 +15,10 @@ import numpy as np
 
 from merge_advisor import registry
 from merge_advisor.advisor.choosing import cosine
-from merge_advisor.advisor.measure import space_of
+from merge_advisor.advisor.measure import composed, finite, space_of
 from merge_advisor.advisor.session import Session, weights_key
 from merge_advisor.backbone.naming import count_blocks, layer_factor
 from merge_advisor.backbone.weights import WeightDelta
-from merge_advisor.compose.layers import compose_layers
 from merge_advisor.errors import SpecError
 from merge_advisor.evaluators.fast import row_values
 from merge_advisor.evaluators.rules import METRICS, metric_for
@@ -32,8 +31,6 @@ if TYPE_CHECKING:
     from merge_advisor.tuning import Point
     from merge_advisor.types import FloatArray
 
-OVERFLOWED = 1e9
-"""Stands for a loss that is no number (weights far too large): finite, and worse than anything real."""
 OBJECTIVES = ("loss", "accuracy", "delta", "lm-eval:METRIC")
 HARNESS_METRICS = {"acc": "accuracy", **{name: name for name in METRICS}}
 """lm-eval's name of a metric -> ours."""
@@ -107,10 +104,8 @@ class Merges:
 
     def _merge(self, point: Point) -> WeightDelta:
         if self._last is None or self._last[0] != point:
-            composition = registry.build("composition", point.composition)
-            weights = [self.session.weights(candidate) for candidate in self.candidates]
-            blocks = count_blocks(self.session.local.shapes)
-            self._last = point, dict(compose_layers(composition, weights, point.weights, point.layers, blocks))
+            merge = composed(self.session, self.candidates, point.weights, point.composition, point.layers)
+            self._last = point, dict(merge)
         return self._last[1]
 
     def _digests(self, rows: Sequence[int]) -> list[str]:
@@ -289,11 +284,6 @@ def _check_rows(rows: Sequence[Row], metric: str, objective: str) -> None:
         raise SpecError(
             f"objective '{objective}': some tuning rows have no choices; choose lm-eval:exact_match or loss"
         )
-
-
-def finite(losses: Sequence[float]) -> list[float]:
-    """The losses, those that are no number replaced: a store holds JSON."""
-    return [float(loss) if np.isfinite(loss) else OVERFLOWED for loss in losses]
 
 
 def on_rows(problem: Merges, rows: Sequence[Row], tasks: Sequence[int]) -> Merges:

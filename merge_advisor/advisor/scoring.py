@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from merge_advisor import registry
-from merge_advisor.advisor.measure import shots_candidate
+from merge_advisor.advisor.measure import Model, scored, shots_candidate
 from merge_advisor.advisor.merging import find_members, merged_delta, reopen
 from merge_advisor.advisor.runfolder import Run, read_run, write_scores
 from merge_advisor.advisor.session import Machine, Progress, Session, open_session, quiet_progress, weights_key
@@ -29,8 +29,6 @@ from merge_advisor.types import (
     Score,
     Task,
     Verdict,
-    from_json,
-    to_json,
 )
 from merge_advisor.verdict import judge
 
@@ -41,8 +39,6 @@ if TYPE_CHECKING:
 
 FINAL = "lm_eval"
 """Evaluator of final scores."""
-Model = tuple[str, list[object], Callable[[], WeightDelta]]
-"""Label, what it is for a store key, and its weight delta when needed."""
 
 
 def models_of(session: Session, run: Run) -> list[Model]:
@@ -95,27 +91,14 @@ def score_models(
         what: for the progress.
         evaluator: spec of the evaluator; the final score of a run is lm-eval's.
     """
-    from merge_advisor.backbone.place import placed
-
     scorer: Fast | LmEval = registry.build("evaluator", evaluator)
-    found = []
-    for number, (label, key, delta) in enumerate(models):
-        session.progress(what, number, len(models))
+    key = ["score", scorer.name, scorer.version, scorer.settings, metric, [row.digest for row in rows]]
 
-        def measure(label: str = label, delta: Callable[[], WeightDelta] = delta) -> str:
-            backbone = session.backbone
-            with placed(backbone, delta()):
-                scored = scorer.score(
-                    backbone.model, backbone.tokenizer, rows, session.template, label=label, metric=metric
-                )
-            return to_json(scored)
+    def score(label: str) -> ModelScore:
+        backbone = session.backbone
+        return scorer.score(backbone.model, backbone.tokenizer, rows, session.template, label=label, metric=metric)
 
-        measured = [scorer.name, scorer.version, scorer.settings]
-        where = ["score", *measured, metric, [row.digest for row in rows], *key]
-        text = cast("str", session.remember(where, measure))
-        found.append(replace(from_json(ModelScore, text, "store"), label=label))
-    session.progress(what, len(models), len(models))
-    return found
+    return scored(session, models, key, score, what)
 
 
 def guard_of(session: Session, models: Sequence[Model], path: Path) -> GuardScore:
@@ -153,19 +136,19 @@ def score_task(
     if not rows:
         raise TaskError(f"task {task.name}: no held-out rows to score on; give more examples, or --heldout FILE")
     metric = metric_for(rows) if metric == "auto" else metric
-    scored = score_models(session, models, rows, metric, what=f"scoring {task.name}")
+    table = score_models(session, models, rows, metric, what=f"scoring {task.name}")
     if metric != "loss":
         answer = majority((*task.shots, *task.tuning))
-        scored.insert(1, majority_score(rows, answer, metric, label="majority"))
+        table.insert(1, majority_score(rows, answer, metric, label="majority"))
     digests = tuple(row.digest for row in rows)
-    verdict, reason, comparisons = judge(scored, metric, digests, guard=guard)
+    verdict, reason, comparisons = judge(table, metric, digests, guard=guard)
     return Score(
         version=VERSION,
         task=task.name,
         task_digest=task.digest,
         metric=metric,
         row_digests=digests,
-        models=tuple(scored),
+        models=tuple(table),
         comparisons=comparisons,
         verdict=verdict,
         reason=reason,

@@ -17,6 +17,7 @@ from merge_advisor.backbone.forward import Encoded, batches, encode, row_losses
 from merge_advisor.backbone.generate import greedy
 from merge_advisor.backbone.likelihood import answer_totals, losses_and_greedy
 from merge_advisor.evaluators.rules import (
+    MAX_NEW_TOKENS,
     ONE_LINE,
     answer_of,
     answer_pattern,
@@ -37,8 +38,6 @@ if TYPE_CHECKING:
     from merge_advisor.backbone.model import Backbone
     from merge_advisor.templates import Template
 
-MAX_NEW_TOKENS = 64
-"""As `LmEval.max_new_tokens`."""
 UNFINISHED = "\ufffd"
 """What a tokenizer writes for a character whose bytes are not all there yet."""
 

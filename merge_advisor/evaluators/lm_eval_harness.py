@@ -28,8 +28,7 @@ import numpy as np
 from merge_advisor.errors import ExternalError, MergeAdvisorError
 from merge_advisor.evaluators.in_memory import in_memory, undisturbed
 from merge_advisor.evaluators.rules import (
-    METRICS,
-    WORST_LOSS,
+    MAX_NEW_TOKENS,
     answer_pattern,
     backbone_of,
     check_rows,
@@ -37,7 +36,6 @@ from merge_advisor.evaluators.rules import (
     encode_rows,
     generated_tokens,
     loss_of,
-    majority_score,
     metric_for,
     model_score,
     settings_of,
@@ -47,8 +45,6 @@ from merge_advisor.types import ModelScore, Row, digest_of
 if TYPE_CHECKING:
     from merge_advisor.backbone.model import Backbone
     from merge_advisor.templates import Template
-
-__all__ = ["METRICS", "WORST_LOSS", "LmEval", "majority_score", "metric_for"]
 
 KEPT_TASKS = 4
 """Prepared tasks an evaluator keeps: the tasks of one plan are scored model by model."""
@@ -62,7 +58,7 @@ class LmEval:
 
     batch_size: int = 16
     """Rows generated at once (likelihoods are batched by tokens)."""
-    max_new_tokens: int = 64
+    max_new_tokens: int = MAX_NEW_TOKENS
     """Tokens generated at most; fewer where all outputs are shorter. A longer output cannot be matched."""
     _prepared: dict[str, dict[str, Any]] = field(default_factory=dict, init=False, repr=False, compare=False)
 

@@ -23,6 +23,8 @@ SPARE_TOKENS = 4
 """Tokens generated beyond the longest output: a leading blank line, another cut into tokens."""
 MAX_LENGTH = 1024
 """Tokens of prompt and answer at most (or the model's context, if shorter); prompts are cut on their left."""
+MAX_NEW_TOKENS = 64
+"""Tokens generated at most; fewer where all outputs are shorter. A longer output cannot be matched."""
 WORST_LOSS = 1e4
 """Stands for a likelihood that is no number (overflowing weights): finite, and worse than anything real."""
 ONE_LINE, ALL_LINES = r"\S[^\n]*", r"\S[\s\S]*"

@@ -21,7 +21,8 @@ from merge_advisor.errors import InputError, SpecError
 from merge_advisor.tuning import Ask, Point, Problem, Sampler, SearchSpace, Trial
 from merge_advisor.tuning.goals import UNFIT, Goal, Pareto, best, finite, front, task_means, unfit
 from merge_advisor.tuning.racing import LEVEL, Racing, row_order, standing
-from merge_advisor.tuning.study import Keep, Study, split_density
+from merge_advisor.tuning.space import parts, without_density
+from merge_advisor.tuning.study import Keep, Study
 from merge_advisor.types import digest_of, to_plain
 
 if TYPE_CHECKING:
@@ -231,8 +232,8 @@ class _Coordinator:
             or not all(math.isfinite(number) for number in (*weights, *layers))
         ):
             raise SpecError(f"{who}: {point} is no merge of {width} members; correct it")
-        known = [split_density(spec)[0] for spec in (self.space.start.composition, *self.space.compositions)]
-        if split_density(point.composition)[0] not in known:
+        known = [without_density(spec) for spec in (self.space.start.composition, *self.space.compositions)]
+        if without_density(point.composition) not in known:
             raise SpecError(f"{who}: composition '{point.composition}' is not in the space; choose: {', '.join(known)}")
         try:
             notes = json.loads(
@@ -369,13 +370,7 @@ class _Coordinator:
 
 def _check_parts(sampler: Sampler, space: SearchSpace) -> None:
     """Refuse a space with parts the sampler cannot search, before anything is measured."""
-    parts = {
-        "composition": len(space.compositions) > 1,
-        "members": space.members,
-        "density": space.density is not None,
-        "layers": space.layers > 0,
-    }
-    if wrong := [part for part, varied in parts.items() if varied and part not in sampler.searches]:
+    if wrong := [part for part in parts(space) if part not in sampler.searches]:
         raise SpecError(f"sampler '{sampler.name}' cannot search {', '.join(wrong)}; fix that, or choose tpe or random")
 
 

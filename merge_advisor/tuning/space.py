@@ -272,23 +272,21 @@ def density_of(spec: str) -> float | None:
 
 def with_density(spec: str, density: float) -> str:
     """Return the spec with that density: "ties" and 0.4 give "ties:density=0.4"."""
-    name, kept = _parameters(spec)
-    return f"{name}:{','.join([*kept, f'density={float(density)!r}'])}"
+    bare = without_density(spec)
+    return f"{bare}{',' if ':' in bare else ':'}density={float(density)!r}"
 
 
-def _parameters(spec: str) -> tuple[str, list[str]]:
-    """Name and "key=value" parts of a spec, density left out."""
+def without_density(spec: str) -> str:
+    """Return the spec without its density: "ties:density=0.4,sign=count" gives "ties:sign=count"."""
     name, _, tail = spec.partition(":")
     pieces = [piece.strip() for piece in tail.split(",") if piece.strip()]
-    return name.strip(), [piece for piece in pieces if piece.partition("=")[0].strip() != "density"]
+    kept = [piece for piece in pieces if piece.partition("=")[0].strip() != "density"]
+    return ":".join([name.strip(), *([",".join(kept)] if kept else [])])
 
 
 def _bare(space: SearchSpace, spec: str) -> str:
     """What tells the compositions of the space apart: the spec, without its density where that is searched."""
-    if space.density is None:
-        return spec
-    name, kept = _parameters(spec)
-    return ":".join([name, *([",".join(kept)] if kept else [])])
+    return spec if space.density is None else without_density(spec)
 
 
 def _specs(space: SearchSpace) -> tuple[str, ...]:

@@ -20,6 +20,7 @@ from typing import Any
 from merge_advisor.errors import RunError
 from merge_advisor.tuning import Point, SearchSpace, Trial
 from merge_advisor.tuning.lock import FileLock, Heartbeat
+from merge_advisor.tuning.space import without_density
 from merge_advisor.types import to_plain
 
 RECORD, MADE_FOR, COORDINATOR = "trial", "made_for", "coordinator"
@@ -298,7 +299,7 @@ def _parameters(point: Point, space: SearchSpace, members: Sequence[str]) -> tup
     name, density = split_density(point.composition)
     if density is not None:
         add("density", density, 0.0, 1.0)
-    choices = tuple(dict.fromkeys(split_density(spec)[0] for spec in (space.start.composition, *space.compositions)))
+    choices = tuple(dict.fromkeys(without_density(spec) for spec in (space.start.composition, *space.compositions)))
     if len(choices) > 1 and name in choices:
         params["composition"], ranges["composition"] = name, CategoricalDistribution(choices)
     return params, ranges
@@ -306,11 +307,9 @@ def _parameters(point: Point, space: SearchSpace, members: Sequence[str]) -> tup
 
 def split_density(spec: str) -> tuple[str, float | None]:
     """Split a composition's spec into the spec without its density, and the density: "ties", 0.4."""
-    name, _, tail = spec.partition(":")
-    parts = [part.strip() for part in tail.split(",") if part.strip()]
-    density = [part for part in parts if part.partition("=")[0].strip() == "density"]
-    rest = ",".join(part for part in parts if part not in density)
-    return f"{name}:{rest}" if rest else name, float(density[0].partition("=")[2]) if density else None
+    pairs = (part.partition("=") for part in spec.partition(":")[2].split(","))
+    density = next((value for key, _, value in pairs if key.strip() == "density"), None)
+    return without_density(spec), None if density is None else float(density)
 
 
 def _change(key: str, old: object, new: object) -> str:
