@@ -12,6 +12,7 @@ LEVELS = [
     ("registry", "templates", "statistics", "backbone"),
     tuple("pool tasks store embeddings select compose formats evaluators verdict report tuning".split()),
     ("advisor",),
+    ("benchmark",),
     ("cli",),
     ("__main__",),
 ]

@@ -1,0 +1,201 @@
+"""The values of a benchmark: what a setup asks, what one arm reached on one unit, and what a comparison of arms says.
+
+A unit is (task, shot draw, selection draw, tuner seed); all arms share it, so that differences are paired. Draws are
+nested in tasks and tasks in families: the family is what generalises.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from merge_advisor.types import STRICT, VERSION
+
+View = Literal["own-in", "own-out", "family-out"]
+"""Which candidates a unit may use: all; all but the task's own; all but those of the task's family."""
+Metric = Literal["accuracy", "loss"]
+"""Accuracy is by choice likelihood where every row has choices, exact match otherwise; loss is nats per token."""
+Control = Literal["base", "majority", "majority-oracle", "random-adapters", "shots_lora", "best-single-oracle"]
+Standing = Literal["better", "worse", "equivalent", "undecided"]
+
+
+@dataclass(frozen=True, slots=True)
+class Tasks:
+    """Where the tasks are and what is taken of each."""
+
+    __pydantic_config__ = STRICT
+
+    path: str
+    """Folder of task files (JSONL, or BBH's own JSON), relative to the setup, or `hub:org/dataset@revision`."""
+    families: str = ""
+    """JSON file, task name to family; a task it lacks is a family of its own. Empty: each task is its own family."""
+    only: tuple[str, ...] = ()
+    """Task names; empty takes all files."""
+    own: dict[str, str] = field(default_factory=dict)
+    """Task name to the candidate trained on it, where the ids differ."""
+    seen: float = 0.0
+    """First share of each file that the pool was trained on; neither shots nor held-out rows come from it."""
+    shots: int = 20
+    tuning: int = 0
+    heldout: int = 40
+
+
+@dataclass(frozen=True, slots=True)
+class Draws:
+    """How often chance is drawn: units of a task are the product."""
+
+    __pydantic_config__ = STRICT
+
+    shots: int = 3
+    selections: int = 2
+    tuners: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Tuner:
+    """Weights tuned after choosing."""
+
+    __pydantic_config__ = STRICT
+
+    sampler: str
+    trials: int
+    objective: str = "loss"
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """A way to choose that is compared with others."""
+
+    __pydantic_config__ = STRICT
+
+    name: str
+    strategy: str
+    """Spec of a strategy."""
+    composition: str = "exact"
+    k: tuple[int, ...] = ()
+    """Sizes; empty takes the setup's."""
+    shots_lora: bool = False
+    """Whether the LoRA of the shots may join as a member, under the rule of `plan`."""
+    match: str = ""
+    """Name of an arm whose forwards, unit by unit, this one may spend (best of m random sets)."""
+    tuner: Tuner | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """Arm `better` against arm `than`."""
+
+    __pydantic_config__ = STRICT
+
+    better: str
+    than: str
+    metric: Metric = "accuracy"
+    view: View = "own-out"
+    k: int = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """A benchmark: `recipes/bench-*.yaml`."""
+
+    __pydantic_config__ = STRICT
+
+    name: str
+    base: str
+    pool: str
+    tasks: Tasks
+    arms: tuple[Arm, ...]
+    primary: Question
+    smallest_gain: float
+    """Smallest gain that matters: points of accuracy (1.0 is one in a hundred rows), or nats for a loss."""
+    version: int = VERSION
+    secondaries: tuple[Question, ...] = ()
+    controls: tuple[Control, ...] = ("base", "majority", "majority-oracle", "random-adapters", "shots_lora")
+    views: tuple[View, ...] = ("own-out",)
+    k: tuple[int, ...] = (4,)
+    draws: Draws = field(default_factory=Draws)
+    template: str = ""
+    """Prompt template; empty: the pool's."""
+    finetune: dict[str, float] = field(default_factory=dict)
+    """Settings of the finetune of the shots that differ from `plan`'s: rank, epochs, lr, ..."""
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """What all arms share."""
+
+    __pydantic_config__ = STRICT
+
+    task: str
+    family: str
+    shot_draw: int = 0
+    selection_draw: int = 0
+    tuner_seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One arm on one unit, in one view, at one k."""
+
+    __pydantic_config__ = STRICT
+
+    unit: Unit
+    arm: str
+    """Name of an arm or of a control."""
+    view: View
+    k: int
+    oracle: bool = False
+    """Whether held-out answers were read to make it: never to be compared with."""
+    status: Literal["done", "failed"] = "done"
+    reason: str = ""
+    """Why it failed, or why choosing stopped."""
+    members: tuple[tuple[str, float], ...] = ()
+    """Ids and weights, in the order of choosing."""
+    merge: str = ""
+    """Digest of what was merged; equal ones were computed once."""
+    rows: int = 0
+    accuracy: float = float("nan")
+    """Share of held-out rows answered rightly, 0 to 1."""
+    loss: float | None = None
+    """Mean loss on the held-out rows, nats per token; None where the control has none (a label)."""
+    valid: float = float("nan")
+    """Share of held-out rows whose output is in a valid format."""
+    accuracy_valid: float | None = None
+    """Accuracy on those; None where there are none."""
+    predicted: float | None = None
+    """Base's loss minus the merge's on the choosing rows: what choosing promised, nats per token."""
+    forwards: int = 0
+    """Nominal forward passes over one row spent on choosing, finetune and tuning, where this arm needs them."""
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Contrast:
+    """What the results say on one question; differences are `better` minus `than`, losses turned so that up is good.
+
+    In points of accuracy (hundredths) or nats per token.
+    """
+
+    question: Question
+    families: tuple[str, ...]
+    differences: tuple[float, ...]
+    """One a family: mean over its tasks of the mean over their units."""
+    mean: float
+    lower: float
+    """Studentised bootstrap over families, 95%."""
+    upper: float
+    sign_flip: float
+    """Two-sided p of the sign-flip test over families."""
+    wilcoxon: float
+    adjusted: float
+    """Holm-adjusted sign-flip p among the secondaries; of the primary, the p itself."""
+    wins: int
+    ties: int
+    losses: int
+    """Families in which the difference is above, at and below 0."""
+    agree: bool
+    """Whether interval and sign-flip test say the same about 0."""
+    standing: Standing
+    reason: str
+    """The standing in one sentence with its numbers, what it cannot show included."""
