@@ -319,3 +319,48 @@ def test_what_cannot_be_loaded(tmp_path, tiny_llama):
         load_backbone(tiny_llama, dtype="int8")
     with pytest.raises(BaseModelError, match="cannot be loaded"):
         load_backbone(tmp_path)
+
+
+SMALL = {
+    "vocab_size": 99, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
+    "intermediate_size": 48, "max_position_embeddings": 64, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("kind", "packs"),
+    [("gpt2", True), ("qwen3", True), ("phi3", True), ("falcon", True), ("gptj", True), ("bloom", False)],
+)
+def test_short_rows_in_one_sequence_have_the_losses_they_have_alone(kind, packs):
+    import torch
+    from transformers import AutoModelForCausalLM
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    from merge_advisor.backbone.forward import attends_to_all, batch_losses
+    from merge_advisor.backbone.packing import can_pack
+
+    torch.manual_seed(0)
+    extra = {"rotary_dim": 4} if kind == "gptj" else {"head_dim": 8} if kind == "qwen3" else {}
+    model = AutoModelForCausalLM.from_config(CONFIG_MAPPING[kind](**SMALL, **extra)).eval().requires_grad_(False)
+    for parameter in model.parameters():
+        parameter.data.normal_(0, 0.3)
+    backbone = SimpleNamespace(
+        model=model, tokenizer=SimpleNamespace(pad_token_id=0), device=torch.device("cpu"), dtype=torch.float32,
+        encoder_decoder=False,
+    )  # fmt: skip
+    assert attends_to_all(backbone) and can_pack(backbone) == packs
+    rng = np.random.default_rng(0)
+    front = tuple(rng.integers(3, 99, 9).tolist())
+    rows = [
+        Encoded(front + tuple(rng.integers(3, 99, one).tolist()), tuple(rng.integers(3, 99, two).tolist()))
+        for one, two in ((3, 2), (6, 4), (1, 1), (6, 3))
+    ]
+    widths = []
+    hook = model.register_forward_pre_hook(
+        lambda module, args, kwargs: widths.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
+    )
+    with torch.inference_mode():
+        together = batch_losses(backbone, rows)
+    hook.remove()
+    assert widths == ([(1, 9 + sum(len(row) - 9 for row in rows))] if packs else [(1, 9), (4, 10)])
+    np.testing.assert_allclose(together.numpy(), [float(batch_losses(backbone, [row])) for row in rows], atol=5e-6)

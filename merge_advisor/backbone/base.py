@@ -127,12 +127,9 @@ def _dequantise(path: Path, folder: Path) -> None:
     place = {"pretrained_model_name_or_path": path.parent, "gguf_file": path.name}
     with _quiet_unless_terminal():
         try:
-            kind = (
-                AutoModelForSeq2SeqLM
-                if AutoConfig.from_pretrained(**place).is_encoder_decoder
-                else AutoModelForCausalLM
-            )
-            model = kind.from_pretrained(**place, dtype=torch.float32)
+            config = AutoConfig.from_pretrained(**place)  # handed on: reading the file's header takes seconds
+            kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+            model = kind.from_pretrained(**place, config=config, dtype=torch.float32)
             tokenizer = AutoTokenizer.from_pretrained(**place)
         except Exception as error:  # the reader raises whatever a bad file makes it stumble over
             reason = " ".join(str(error).split())[:200] or type(error).__name__

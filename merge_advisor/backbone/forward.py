@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from merge_advisor.backbone.packing import PACKED_TOKENS, can_pack, packed_logits
 from merge_advisor.errors import TaskError
 
 if TYPE_CHECKING:
@@ -198,11 +199,15 @@ def batch_logits(backbone: Backbone, rows: Sequence[Encoded]) -> tuple[torch.Ten
 def _causal_logits(backbone: Backbone, rows: Sequence[Encoded]) -> tuple[torch.Tensor, torch.Tensor]:
     """Logits and labels, (n, kept) positions: only those that some row's completion needs.
 
-    What all prompts begin with (a template's preamble) runs once, its keys and values serve every row.
+    What all prompts begin with (a template's preamble) runs once: as the front of one sequence where the rows are
+    short, else apart, and its keys and values serve every row.
     """
     import torch
 
     shared = shared_prefix(backbone, [row.prompt for row in rows])
+    together = shared + sum(len(row) - shared for row in rows)
+    if len(rows) > 1 and together <= PACKED_TOKENS and attends_to_all(backbone) and can_pack(backbone):
+        return packed_logits(backbone, rows, shared, IGNORED)
     width = max(len(row) for row in rows) - shared
     ids = torch.full((len(rows), width), int(backbone.tokenizer.pad_token_id))
     mask = torch.zeros((len(rows), width), dtype=torch.long)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from merge_advisor.backbone.forward import Encoded, batches, continue_from, encode, shared_prefix
 from merge_advisor.backbone.generate import greedy
+from merge_advisor.backbone.likelihood import HELD_TOKENS
 from merge_advisor.evaluators.rules import longest
 
 if TYPE_CHECKING:
@@ -61,7 +62,9 @@ def in_memory(backbone: Backbone, batch_size: int) -> Any:
                 return continue_from(backbone, inps[0, :shared].tolist(), tail, torch.ones_like(tail), kept)[0]
 
         def generate_until(self, requests: Any, disable_tqdm: bool = False) -> Any:
-            self.batch_size_per_gpu = batch_size
+            rows = encode(backbone, [(request.args[0], "") for request in requests], max_length=limit, end=False)
+            width = max(map(len, rows)) + max(int(request.args[1]["max_gen_toks"]) for request in requests)
+            self.batch_size_per_gpu = max(1, min(batch_size, HELD_TOKENS // width))
             return super().generate_until(requests, disable_tqdm=True)
 
         def tok_batch_encode(self, strings: Any, *_: Any, left_truncate_len: int = limit, **__: Any) -> Any:

@@ -56,8 +56,8 @@ class LmEval:
 
     name: ClassVar[str] = "lm_eval"
 
-    batch_size: int = 16
-    """Rows generated at once (likelihoods are batched by tokens)."""
+    batch_size: int = 64
+    """Rows generated at once at most, fewer where they are long (likelihoods are batched by tokens)."""
     max_new_tokens: int = MAX_NEW_TOKENS
     """Tokens generated at most; fewer where all outputs are shorter. A longer output cannot be matched."""
     _prepared: dict[str, dict[str, Any]] = field(default_factory=dict, init=False, repr=False, compare=False)
