@@ -21,6 +21,7 @@ from merge_advisor.backbone.naming import count_blocks, layer_factor
 from merge_advisor.backbone.weights import WeightDelta
 from merge_advisor.errors import SpecError
 from merge_advisor.evaluators.fast import row_values
+from merge_advisor.evaluators.guard import TOLERANCE
 from merge_advisor.evaluators.rules import METRICS, metric_for
 from merge_advisor.types import Candidate, ModelScore, Row, from_json, to_json
 
@@ -47,7 +48,7 @@ class Merges:
     tasks: tuple[int, ...]
     """(n,), the task each row belongs to."""
     guard_texts: Sequence[str] = ()
-    allowed: float = 0.02
+    allowed: float = TOLERANCE
     """Nats per token that the loss on the guard's texts may be above the base's."""
     forwards: int = 1
     smooth: bool = False

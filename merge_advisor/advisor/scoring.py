@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from merge_advisor import registry
-from merge_advisor.advisor.measure import Model, scored, shots_candidate
+from merge_advisor.advisor.measure import Model, finite, scored, shots_candidate
 from merge_advisor.advisor.merging import find_members, merged_delta, reopen
 from merge_advisor.advisor.runfolder import Run, read_run, write_scores
 from merge_advisor.advisor.session import Machine, Progress, Session, open_session, quiet_progress, weights_key
@@ -117,7 +117,7 @@ def guard_of(session: Session, models: Sequence[Model], path: Path) -> GuardScor
 
             def measure(delta: Callable[[], WeightDelta] = delta) -> list[float]:
                 with placed(session.backbone, delta()):
-                    return text_losses(session.backbone, texts)
+                    return finite(text_losses(session.backbone, texts))
 
             losses[label] = cast("list[float]", session.remember(["guard", list(texts), *key], measure))
     found: GuardScore = guard_score(losses["base"], losses["merge"])
