@@ -7,12 +7,12 @@ import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Unpack
 
 from merge_advisor import registry
 from merge_advisor.advisor.measure import composed, shots_candidate
 from merge_advisor.advisor.runfolder import Run, read_run
-from merge_advisor.advisor.session import Machine, Progress, Session, open_session, quiet_progress
+from merge_advisor.advisor.session import Session, Where, open_session, quiet_progress
 from merge_advisor.backbone.adapter import read_adapter, write_adapter
 from merge_advisor.backbone.weights import LowRank, WeightDelta
 from merge_advisor.compose.truncate import DEFAULT_RANK, truncate
@@ -128,17 +128,7 @@ def find_members(session: Session, run: Run) -> dict[str, Candidate]:
     return found
 
 
-def reopen(
-    folder: Path,
-    *,
-    pool: str | Path | None = None,
-    base: str | None = None,
-    offline: bool = False,
-    cache: Path | None = None,
-    store: Path | None = None,
-    machine: Machine | None = None,
-    progress: Progress = quiet_progress,
-) -> tuple[Run, Session]:
+def reopen(folder: Path, **where: Unpack[Where]) -> tuple[Run, Session]:
     """Read a run folder and open its base and pool, by default where the plan found them.
 
     Raises:
@@ -147,8 +137,9 @@ def reopen(
     run = read_run(folder)
     paths = run.plan.environment.paths
     session = open_session(
-        base or paths["base"], pool or paths["pool"], template=run.plan.template, offline=offline, cache=cache,
-        store=store, machine=machine, progress=progress,
+        where.get("base") or paths["base"], where.get("pool") or paths["pool"], template=run.plan.template,
+        offline=where.get("offline", False), cache=where.get("cache"), store=where.get("store"),
+        machine=where.get("machine"), progress=where.get("progress", quiet_progress),
     )  # fmt: skip
     if session.local.base.digest != run.recipe.base.digest:
         session.store.close()
@@ -167,12 +158,7 @@ def merge_run(
     gguf: bool = False,
     rank: int | None = None,
     said: Callable[[str], None] | None = None,
-    pool: str | Path | None = None,
-    base: str | None = None,
-    offline: bool = False,
-    cache: Path | None = None,
-    machine: Machine | None = None,
-    progress: Progress = quiet_progress,
+    **where: Unpack[Where],
 ) -> Path:
     """Write the merged model of a run folder to `out`.
 
@@ -185,12 +171,7 @@ def merge_run(
             is cut to a rank by SVD, with the relative error in the model card.
         rank: rank an adapter is cut to; None: the recipe's, or for what has no factors the largest that servers take.
         said: called with a sentence about each approximation.
-        pool: where the members are, if not where the plan found them.
-        base: where the base is, if not where the plan found it.
-        offline: never fetch.
-        cache: folder for stores and fetched models.
-        machine: threads of the child process.
-        progress: called as work goes on.
+        where: where members and base are, and where to compute (the threads of a child process, too).
 
     Raises:
         RunError: `out` is there already, or a member cannot be found.
@@ -209,13 +190,13 @@ def merge_run(
             )
     if rank is not None and (rank < 1 or not adapter):
         raise InputError(f"--rank {rank}: goes with --adapter, and is at least 1")
-    run, session = reopen(folder, pool=pool, base=base, offline=offline, cache=cache, progress=progress)
+    run, session = reopen(folder, **where)
     with session:
         members = find_members(session, run)
         recipe = _adapter_recipe(run, rank) if adapter else run.recipe
         merged, error = merged_delta(session, recipe, members)
         if engine == "mergekit":
-            _with_mergekit(session, run, members, merged, out, machine or Machine())
+            _with_mergekit(session, run, members, merged, out)
         elif adapter:
             write_adapter(
                 out,
@@ -232,9 +213,9 @@ def merge_run(
         elif gguf:
             _as_gguf(session, merged, out)
         else:
-            progress("writing the model", 0, 1)
+            session.progress("writing the model", 0, 1)
             write_full_model(session.local.path, merged, out)
-            progress("writing the model", 1, 1)
+            session.progress("writing the model", 1, 1)
     return out
 
 
@@ -265,7 +246,7 @@ def _adapter_recipe(run: Run, rank: int | None) -> Recipe:
 
 
 def _with_mergekit(
-    session: Session, run: Run, members: Mapping[str, Candidate], merged: WeightDelta, out: Path, machine: Machine
+    session: Session, run: Run, members: Mapping[str, Candidate], merged: WeightDelta, out: Path
 ) -> None:
     from merge_advisor.formats.run_mergekit import run_mergekit
 
@@ -281,5 +262,5 @@ def _with_mergekit(
         rendering.write(run.recipe, local, Path(scratch))
         text = (Path(scratch) / "mergekit.yaml").read_text(encoding="utf-8")
         session.progress("mergekit", 0, 1)
-        run_mergekit(text, out, threads=machine.threads)
+        run_mergekit(text, out, threads=session.machine.threads)
         session.progress("mergekit", 1, 1)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Unpack, cast
 
 from merge_advisor import registry
 from merge_advisor.advisor.measure import Model, finite, scored, shots_candidate
 from merge_advisor.advisor.merging import find_members, merged_delta, reopen
 from merge_advisor.advisor.runfolder import Run, read_run, write_scores
-from merge_advisor.advisor.session import Machine, Progress, Session, open_session, quiet_progress, weights_key
+from merge_advisor.advisor.session import Session, Where, open_session, weights_key
 from merge_advisor.backbone.adapter import read_adapter
 from merge_advisor.backbone.weights import WeightDelta
 from merge_advisor.errors import InputError, TaskError
@@ -179,13 +179,7 @@ def score_run(
     limit: int | None = None,
     guard: Path | None = None,
     metric: str = "auto",
-    pool: str | Path | None = None,
-    base: str | None = None,
-    offline: bool = False,
-    cache: Path | None = None,
-    store: Path | None = None,
-    machine: Machine | None = None,
-    progress: Progress = quiet_progress,
+    **where: Unpack[Where],
 ) -> Run:
     """Score a run on its held-out rows, on the rows of other files or on tasks of lm-eval; write table and verdict.
 
@@ -197,13 +191,7 @@ def score_run(
         limit: documents of each of these tasks at most, the first ones as with lm-eval's own `--limit`.
         guard: file of unrelated text; a merge that loses on it is ruled out.
         metric: "auto", "accuracy", "exact_match" or "loss"; with tasks of lm-eval only, any metric of theirs.
-        pool: where the members are, if not where the plan found them.
-        base: where the base is, if not where the plan found it.
-        offline: never fetch.
-        cache: folder for stores and fetched models.
-        store: the store's file, if not in the cache.
-        machine: where to compute.
-        progress: called as work goes on.
+        where: where members and base are, and where to compute.
 
     Raises:
         TaskError: no held-out rows, a file or a task of lm-eval that cannot be used.
@@ -215,12 +203,10 @@ def score_run(
 
     check_metric(metric, lm_eval if not heldout else ())
     _check_limit(limit, lm_eval)
-    run, session = reopen(
-        folder, pool=pool, base=base, offline=offline, cache=cache, store=store, machine=machine, progress=progress
-    )
+    run, session = reopen(folder, **where)
     with session:
         tasks = _with_heldout(run.tasks, heldout) if heldout else run.tasks
-        asked = load_all(lm_eval, offline=offline) if lm_eval else []
+        asked = load_all(lm_eval, offline=where.get("offline", False)) if lm_eval else []
         models = models_of(session, run)
         guarded = guard_of(session, models, guard) if guard else None
         scores = run.scores

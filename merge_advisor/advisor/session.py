@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 
 from merge_advisor import templates
 from merge_advisor.backbone.adapter import read_adapter
@@ -148,6 +148,24 @@ class Session:
         else:
             self.hits += 1
         return found
+
+
+class Where(TypedDict, total=False):
+    """Where the parts of a run are and where to compute; what is left out is as the plan had it, or the default."""
+
+    pool: str | Path | None
+    """Where the members are, if not where the plan found them."""
+    base: str | None
+    """Where the base is, if not where the plan found it."""
+    offline: bool
+    """Never fetch."""
+    cache: Path | None
+    """Folder for stores and fetched models."""
+    store: Path | None
+    """The store's file, if not in the cache."""
+    machine: Machine | None
+    progress: Progress
+    """Called as work goes on."""
 
 
 def open_session(

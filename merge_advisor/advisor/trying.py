@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Unpack
 
 from merge_advisor.advisor.merging import reopen
 from merge_advisor.advisor.scoring import models_of
+from merge_advisor.advisor.session import Where
 
 
-def answers(folder: Path, prompt: str, *, max_new_tokens: int = 64, **settings: Any) -> dict[str, str]:
+def answers(folder: Path, prompt: str, *, max_new_tokens: int = 64, **where: Unpack[Where]) -> dict[str, str]:
     """Return the greedy answers of base, anchor, shots_lora and merge to one input, by label.
 
     Args:
         folder: the run folder.
         prompt: the input, put into the run's template.
         max_new_tokens: tokens of an answer at most.
-        settings: as `merging.reopen` takes them.
+        where: where members and base are, and where to compute.
 
     Raises:
         RunError: no run folder, another base, a member that cannot be found.
@@ -24,7 +25,7 @@ def answers(folder: Path, prompt: str, *, max_new_tokens: int = 64, **settings: 
     from merge_advisor.backbone.generate import generate
     from merge_advisor.backbone.place import placed
 
-    run, session = reopen(folder, **settings)
+    run, session = reopen(folder, **where)
     with session:
         text = session.template.prompt(prompt)
         found = {}

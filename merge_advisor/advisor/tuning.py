@@ -6,14 +6,14 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Unpack
 
 from merge_advisor import registry
 from merge_advisor.advisor.measure import shots_candidate, take_deltas
 from merge_advisor.advisor.merging import find_members, merged_delta, reopen, with_rank, write_formats
 from merge_advisor.advisor.problem import Merges, make_problem, on_rows
 from merge_advisor.advisor.runfolder import Run, read_run
-from merge_advisor.advisor.session import Machine, Progress, Session, quiet_progress
+from merge_advisor.advisor.session import Progress, Session, Where
 from merge_advisor.advisor.tuned_folder import tuned_folder
 from merge_advisor.backbone.adapter import read_adapter
 from merge_advisor.errors import SpecError, TaskError
@@ -92,13 +92,7 @@ def tune_run(
     options: TuneOptions | None = None,
     *,
     guard: Path | None = None,
-    pool: str | Path | None = None,
-    base: str | None = None,
-    offline: bool = False,
-    cache: Path | None = None,
-    store: Path | None = None,
-    machine: Machine | None = None,
-    progress: Progress = quiet_progress,
+    **where: Unpack[Where],
 ) -> Run:
     """Search merges of a run's members on its choosing rows and write the winner as the run's recipe.
 
@@ -109,13 +103,7 @@ def tune_run(
         folder: the run folder.
         options: sampler, objective, budget and the rest.
         guard: file of unrelated text that a tuned merge must not get worse on.
-        pool: where the members are, if not where the plan found them.
-        base: where the base is, if not where the plan found it.
-        offline: never fetch.
-        cache: folder for stores and fetched models.
-        store: the store's file, if not in the cache.
-        machine: where to compute.
-        progress: called as work goes on.
+        where: where members and base are, and where to compute.
 
     Raises:
         RunError: no run folder, another base, a member or a study that cannot be used, or another process tunes it.
@@ -125,9 +113,7 @@ def tune_run(
     options = options or TuneOptions()
     budget = options.budget
     sampler: Sampler = registry.build("sampler", options.sampler)
-    run, session = reopen(
-        folder, pool=pool, base=base, offline=offline, cache=cache, store=store, machine=machine, progress=progress
-    )
+    run, session = reopen(folder, **where)
     with session:
         planned = run.planned or run.recipe
         members = find_members(session, replace(run, recipe=planned))
@@ -143,25 +129,30 @@ def tune_run(
         found = search(
             problem, space, sampler, goal=goal, budget=budget, seed=options.seed,
             starts=starts(space, len(candidates)), keep=_keep(folder, session, planned, options, rows, texts),
-            guard=len(texts) or None, progress=_telling(progress),
+            guard=len(texts) or None, progress=_telling(session.progress),
         )  # fmt: skip
         judge, trials = problem, list(found.trials)
         if options.objective == "delta":
             judge = make_problem(session, candidates, rows.search, rows.tasks, "loss", guard=texts)
             trials = _judged(trials, judge)
-        every = range(len(rows.search))
-        confirming = on_rows(judge, rows.kept, rows.kept_tasks) if rows.kept else None
-        winner = choose(
-            trials, rows.tasks, lambda point: judge.losses(point, every), seed=options.seed,
-            confirm=(lambda point: confirming.losses(point, range(len(rows.kept)))) if confirming else None,
-            worst=isinstance(goal, Worst), unit=judge.unit,
-        )  # fmt: skip
+        winner = _winner(trials, judge, rows, seed=options.seed, worst=isinstance(goal, Worst))
         recipe = tuned_recipe(session, planned, winner.point, members)
         report = _report(run, planned, options, found.trials, found.stopped, winner, judge, rows)
         merged, error = merged_delta(session, recipe, members)
         with tuned_folder(folder, run, recipe, error, report) as staged:
             write_formats(session, recipe, members, merged, staged, error=error)
     return read_run(folder)
+
+
+def _winner(trials: Sequence[Trial], judge: Merges, rows: TuningRows, *, seed: int, worst: bool) -> Winner:
+    """The trial to write, judged on the rows of the search and confirmed on those kept aside."""
+    every = range(len(rows.search))
+    confirming = on_rows(judge, rows.kept, rows.kept_tasks) if rows.kept else None
+    return choose(
+        trials, rows.tasks, lambda point: judge.losses(point, every), seed=seed,
+        confirm=(lambda point: confirming.losses(point, range(len(rows.kept)))) if confirming else None,
+        worst=worst, unit=judge.unit,
+    )  # fmt: skip
 
 
 def rows_of(run: Run, seed: int) -> TuningRows:
