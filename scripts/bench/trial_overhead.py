@@ -10,16 +10,20 @@ that what else the machine does hits both), and the ratio of the medians.
 from __future__ import annotations
 
 import argparse
+import shutil
+import sqlite3
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 
+from merge_advisor.advisor.merging import find_members, reopen
 from merge_advisor.advisor.problem import RowLoss
 from merge_advisor.advisor.runfolder import read_run
 from merge_advisor.advisor.session import open_session
@@ -35,20 +39,18 @@ def main() -> None:
         parser.add_argument(f"--{name}", required=True)
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
-    trial = trials(arguments.base, arguments.pool, Path(arguments.task), arguments.rounds)
-    whole = disk_loop(arguments.base, Path(arguments.run))
-    print(f"\nmergekit, load and lm-eval in a process for one guess: {whole:.1f} s; a trial over 20 rows is "
-          f"{trial / whole:.4f}x of it")  # fmt: skip
-    start(arguments.base, Path(arguments.run), arguments.rounds)
+    trials(arguments.base, arguments.pool, Path(arguments.task), arguments.rounds)
+    against_disk(arguments.base, Path(arguments.run), arguments.rounds)
+    for stored in (True, False):
+        start(arguments.base, Path(arguments.run), arguments.rounds, stored=stored)
 
 
-def trials(base: str, pool: str, task: Path, rounds: int) -> float:
-    """Print the table; return the seconds of a trial over 20 rows under lorahub."""
+def trials(base: str, pool: str, task: Path, rounds: int) -> None:
+    """Print the table."""
     rng = np.random.default_rng(0)
     print("| composition | members | rows | bare forwards, ms | trial, ms | ratio |\n|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as scratch, open_session(base, pool, cache=Path(scratch)) as session:
         rows = read_rows(task).rows[:20]
-        last = 0.0
         for composition, k in (("exact", 4), ("exact", 20), ("lorahub", 20), ("ties", 4)):
             for count in (5, 20):
                 problem = RowLoss(session, session.pool.candidates[:k], rows[:count], (0,) * count)
@@ -61,10 +63,8 @@ def trials(base: str, pool: str, task: Path, rounds: int) -> float:
                     problem.losses(Point(tuple(rng.uniform(0, 2 / k, k)), spec), range(count))
 
                 forwards, trial = in_turn((bare, whole), rounds)
-                last = trial if (composition, count) == ("lorahub", 20) else last
                 print(f"| {composition} | {k} | {count} | {1000 * forwards:.0f} | {1000 * trial:.0f} | "
                       f"{trial / forwards:.3f} |", flush=True)  # fmt: skip
-    return last
 
 
 def in_turn(calls: tuple[Callable[[], None], ...], rounds: int) -> list[float]:
@@ -77,6 +77,31 @@ def in_turn(calls: tuple[Callable[[], None], ...], rounds: int) -> list[float]:
             if number:
                 times.append(time.perf_counter() - begun)
     return [statistics.median(times) for times in taken]
+
+
+def against_disk(base: str, run: Path, rounds: int) -> None:
+    """Print what one guess on the choosing rows of a run costs: bare forwards, a trial, the loop over the disk."""
+    found = read_run(run)
+    rows = found.tasks[0].choosing
+    rng = np.random.default_rng(0)
+    with reopen(run, base=base)[1] as session:
+        members = find_members(session, found)
+        problem = RowLoss(session, [members[m.id] for m in found.recipe.members], rows, (0,) * len(rows))
+        encoded = session.encode(rows)
+
+        def trial() -> None:
+            weights = tuple(rng.uniform(0, 1, len(members)))
+            problem.losses(Point(weights, found.recipe.composition), range(len(rows)))
+
+        def bare() -> None:
+            row_losses(session.backbone, encoded)
+
+        forwards, whole = in_turn((bare, trial), 3 * rounds)
+    disk = statistics.median(disk_loop(base, run) for _ in range(rounds))
+    print(f"\nOne guess on {len(rows)} rows: bare forwards {forwards:.2f} s, trial {whole:.2f} s; mergekit to disk, load "
+          f"and lm-eval in processes {disk:.1f} s.\nOverhead over the forwards: {1000 * (whole - forwards):.0f} ms "
+          f"against {disk - forwards:.1f} s, {(whole - forwards) / (disk - forwards):.4f}x; the whole guess "
+          f"{whole / disk:.3f}x")  # fmt: skip
 
 
 def disk_loop(base: str, run: Path) -> float:
@@ -92,20 +117,26 @@ def disk_loop(base: str, run: Path) -> float:
         return time.perf_counter() - begun
 
 
-def start(base: str, run: Path, rounds: int) -> None:
-    """Print the seconds from the command to the end of the first trial, everything before it stored."""
-    import shutil
-
+def start(base: str, run: Path, rounds: int, *, stored: bool) -> None:
+    """Print the seconds of `tune` with one trial, the plan's own point, stored or to be measured."""
     seconds = []
     for _ in range(rounds):
         with tempfile.TemporaryDirectory() as scratch:
             copy = shutil.copytree(run, Path(scratch) / "run")
             for name in ("study.sqlite", "tune.json"):
                 (copy / name).unlink(missing_ok=True)
+            store = Path(scratch) / "store.sqlite"
+            kept = read_run(run).plan.environment.paths["store"]
+            with closing(sqlite3.connect(kept)) as source, closing(sqlite3.connect(store)) as target:
+                source.backup(target)
+                if not stored:
+                    target.execute("DELETE FROM measured")
+                    target.commit()
             begun = time.perf_counter()
-            _run("tune", str(copy), "--trials", "1", "--no-score", "--base", base)
+            _run("tune", str(copy), "--trials", "1", "--no-score", "--base", base, "--store", str(store))
             seconds.append(time.perf_counter() - begun)
-    print(f"`tune --trials 1`, the whole process: median {statistics.median(seconds):.1f} s "
+    what = "stored" if stored else "to be measured"
+    print(f"`tune --trials 1`, the whole process, its trial {what}: median {statistics.median(seconds):.1f} s "
           f"({min(seconds):.1f} to {max(seconds):.1f})")  # fmt: skip
 
 
