@@ -71,7 +71,7 @@ class Findings:
     """By view, k and arm, arms in the order of `arm_order`."""
     ranking: Ranking | None
     tasks: tuple[tuple[Place, TaskTable], ...]
-    """One a view, at the main metric and k."""
+    """One a view, the main one first, at the main metric and k."""
     sweeps: tuple[tuple[Place, tuple[Sweep, ...]], ...]
     """The main metric in every view, then the other one in the main view; of arms with several k."""
     costs: tuple[tuple[Place, tuple[CostPoint, ...]], ...]
@@ -101,6 +101,7 @@ def find(setup: Setup, results: Sequence[Result], contrasts: Sequence[Contrast])
     done = [result for result in results if result.status == "done"]
     views = [view for view in _views(setup, results) if any(result.view == view for result in done)]
     here = by_arm(results, *_place(main))
+    views.sort(key=lambda view: view != main.view)
     places = [Place(main.metric, view, main.k) for view in views]
     other = next(metric for metric in METRICS if metric != main.metric)
     if main.view in views and by_arm(results, other, main.view, main.k):

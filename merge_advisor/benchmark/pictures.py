@@ -38,8 +38,12 @@ NAMES = 128
 """Units kept free for names beside rows or lines."""
 STEPS = 4
 """Classes of colour on each side of zero."""
-NUMBERED = 24
-"""Least width of a cell that its number fits into."""
+HEAT_NAMES = 160
+"""Units kept free for the names of tasks."""
+HEAT_HIGH = 15
+"""Units of a row of tasks."""
+NUMBERED, SMALL = 24, 17
+"""Least width of a cell that its number fits into, and fits into in small letters."""
 PROMISES = 2000
 """Merges drawn in the reliability plot at most, evenly spaced by their place."""
 
@@ -96,33 +100,39 @@ def heat_map(
     """
     if not table.tasks or not table.arms:
         return ""
-    wide, high = (WIDTH - NAMES) / len(table.arms), 15
-    limit = heat_limit(differences)
-    top = min(max(breadth(arm) for arm in table.arms) * EM + 10, 120.0)
-    size = 9 if wide >= NUMBERED else 0
+    wide = (WIDTH - HEAT_NAMES) / len(table.arms)
+    limit, top = heat_limit(differences), min(max(breadth(arm) for arm in table.arms) * EM + 10, 100.0)
     parts, y = [], top
     for place, arm in enumerate(table.arms):
         turned = label(0, 0, arm, room=top - 6, class_="tick")
-        x = NAMES + (place + 0.5) * wide + 4
+        x = HEAT_NAMES + (place + 0.5) * wide + 4
         parts.append(element("g", turned, transform=f"translate({coordinate(x)} {coordinate(top - 5)}) rotate(-90)"))
     alone = all(table.families.count(family) == 1 for family in table.families)
     for number, (task, family, row) in enumerate(zip(table.tasks, table.families, differences, strict=True)):
         if not alone and (number == 0 or table.families[number - 1] != family):
             y += 17
             parts.append(label(2, y - 4, family, class_="strong family"))
-        parts.append(label(2 if alone else 10, y + 11, task, room=NAMES - 14, class_="tick"))
+        parts.append(label(2 if alone else 10, y + 11, task, room=HEAT_NAMES - 14, class_="tick"))
         for place, value in enumerate(row):
-            x, shown = NAMES + place * wide, difference_text(value, points=points)
-            told = tooltip(f"{task[:120]}, {table.arms[place][:120]}: {shown or 'no result'}")
-            kind = heat_class(value, limit)
-            parts.append(element("rect", told, x=x, y=y, width=wide - 1, height=high - 1, class_=f"heat {kind}"))
-            if size and shown:
-                short = f"{value:+.0f}" if points else f"{value:+.2f}".replace("0.", ".")
-                middle = x + wide / 2 - 0.5
-                parts.append(element("text", short, x=middle, y=y + 11, text_anchor="middle", class_="cell"))
-        y += high
+            told = f"{task[:120]}, {table.arms[place][:120]}: "
+            parts.append(
+                _cell(HEAT_NAMES + place * wide, y, wide, value, heat_class(value, limit), told, points=points)
+            )
+        y += HEAT_HIGH
     told = f"{len(table.tasks)} tasks by {len(table.arms)} arms"
     return figure(key, title, told, y + 2, parts)
+
+
+def _cell(x: float, y: float, wide: float, value: float | None, kind: str, told: str, *, points: bool) -> str:
+    """A cell with its number, where that fits."""
+    shown = difference_text(value, points=points)
+    title = tooltip(told + (shown or "no result"))
+    cell = element("rect", title, x=x, y=y, width=wide - 1, height=HEAT_HIGH - 1, class_=f"heat {kind}")
+    if wide < SMALL or value is None or not shown:
+        return cell
+    short = f"{round(value):+d}" if points else f"{value:+.2f}".replace("0.", ".")
+    size = "cell" if wide >= NUMBERED else "cell small"
+    return cell + element("text", short, x=x + wide / 2 - 0.5, y=y + 10.5, text_anchor="middle", class_=size)
 
 
 def heat_class(value: float | None, limit: float) -> str:
@@ -235,11 +245,15 @@ def cost_plot(key: str, title: str, costs: Sequence[CostPoint], marks: Mapping[s
 
 def _passes(forwards: Sequence[float]) -> tuple[Callable[[float], float], list[str]]:
     """The place of a number of forward passes, and the axis with its lines and numbers; none has a place of its own."""
-    spent = [value for value in finite(forwards) if value > 0]
-    low, high = math.floor(math.log10(min(spent, default=1.0))), math.ceil(math.log10(max(spent, default=10.0)))
-    free = len(spent) < len(forwards)
-    scale = Scale(low, max(high, low + 1), LEFT + (46 if free else 14), WIDTH - 20)
-    ticks = [(float(scale(power)), f"{10.0**power:,.0f}") for power in range(low, max(high, low + 1) + 1)]
+    spent = [value for value in finite(forwards) if value > 0] or [1.0]
+    free = min(finite(forwards), default=0.0) <= 0
+    powers = range(math.floor(math.log10(min(spent))), math.ceil(math.log10(max(spent))) + 1)
+    steps = (1, 2, 5) if len(powers) <= 3 else (1,)
+    round_ = [step * 10.0**power for power in powers for step in steps]
+    low = max((value for value in round_ if value <= min(spent)), default=round_[0])
+    high = min((value for value in round_ if value >= max(spent) and value > low), default=10 * low)
+    scale = Scale(math.log10(low), math.log10(high), LEFT + (50 if free else 16), WIDTH - 20)
+    ticks = [(scale(math.log10(value)), f"{value:,.0f}") for value in round_ if low <= value <= high]
     ticks += [(LEFT + 14.0, "0")] if free else []
     parts = [line(x, 12, x, 258, "grid") for x, _ in ticks]
     parts += [label(x, 274, text, anchor="middle", class_="tick") for x, text in ticks]

@@ -52,6 +52,7 @@ def markdown_text(found: Findings, parts: Sequence[Section]) -> str:
         shown = [grid for grid in section.grids if grid.rows and not grid.folded]
         for grid in shown:
             lines += [f"### {escaped(grid.caption)}"] if grid.caption != section.title else []
+            lines += [escaped(grid.note)] if grid.note else []
             lines.append(markdown_table(grid.headers, grid.rows, right=grid.right))
         lines += ["\n".join("    " + printable(line) for line in code.split("\n")) for code in section.code]
     return "\n\n".join(lines) + "\n"

@@ -42,6 +42,8 @@ class Grid:
     rows: tuple[tuple[str, ...], ...]
     right: tuple[int, ...] = ()
     """Columns of numbers."""
+    note: str = ""
+    """A sentence above it."""
     folded: bool = False
     """Whether a reader opens it; Markdown leaves it to its CSV."""
 
@@ -86,9 +88,8 @@ def _legend(found: Findings, *more: Swatch) -> tuple[Swatch, ...]:
     return ((*BETTER, asked.better), (*THAN, asked.than), (*OTHERS, "other arms"), *more)
 
 
-def _at(place: Place) -> str:
-    metric = "accuracy" if place.metric == "accuracy" else "loss"
-    return f"{metric}, {place.view}"
+def _at(at: Place) -> str:
+    return f"{words.UNIT_WORDS[at.metric]}, {at.view}"
 
 
 def _limits(found: Findings) -> Section:
@@ -141,7 +142,7 @@ def _forest(found: Findings, metric: Metric, group: Sequence[Contrast]) -> Pictu
         (*OTHERS, "not told apart"),
     )
     if band:
-        legend = (*legend, ("band", "--band", f"smaller than {words.smallest(found.setup)}"))
+        legend = (*legend, ("band", "--band", "below the smallest gain that matters"))
     svg = forest(f"forest-{metric}", title, rows, ends=("worse", "better"), band=band)
     return Picture(title, svg, legend)
 
@@ -161,53 +162,64 @@ def _arms(found: Findings) -> Section | None:
         return None
     views = tuple(dict.fromkeys(level.view for level in found.levels))
     main = found.main.view if found.main.view in views else views[0]
-    rows: dict[tuple[str, int], dict[View, Level]] = {}
     sizes = {level.arm for level in found.levels if level.k == found.main.k}
+    rows: dict[tuple[str, int], dict[View, Level]] = {}
     for level in found.levels:
         if level.k == found.main.k or level.arm not in sizes:
             rows.setdefault((level.arm, level.k), {})[level.view] = level
-    names = [f", {view}" for view in views] if len(views) > 1 else [""]
-    headers = ("arm", "k", *(f"accuracy{n}" for n in names), *(f"loss{n}" for n in names))
-    headers += ("valid format", "accuracy if valid", "forwards", "results", "failed")
-    oracles = found.oracles
     order = arm_order(found.setup, found.results)
-    cells = [
-        (arm in oracles, _level_row(arm, k, there, views, main))
-        for (arm, k), there in sorted(rows.items(), key=lambda item: (order.index(item[0][0]), item[0][1]))
-    ]
+    ordered = sorted(rows.items(), key=lambda row: (row[0][0] in found.oracles, order.index(row[0][0]), row[0][1]))
+    there = [level for _, by_view in ordered if (level := by_view.get(main)) is not None]
+    headers = ("arm", "k", "accuracy", "valid format", "accuracy if valid", "loss", "forwards", "results", "failed")
     right = tuple(range(1, len(headers)))
-    open_ = Grid("Arms and controls", headers, tuple(row for oracle, row in cells if not oracle), right)
-    shut = Grid("Oracles: upper bounds, not rivals", headers, tuple(row for oracle, row in cells if oracle), right)
-    at = f" The columns after the losses are of {main}." if len(views) > 1 else ""
+    free = tuple(_level_row(level) for level in there if not level.oracle)
+    oracles = tuple(_level_row(level) for level in there if level.oracle)
+    note = "These read the held-out answers: they show what there is to gain and are compared with nothing."
+    grids = [Grid(f"All that can be compared, {main}", headers, free, right)]
+    grids.append(Grid(f"Oracles, {main}", headers, oracles, right, note=note))
+    if len(views) > 1:
+        heads = ("arm", "k", *(f"{metric}, {view}" for metric in ("accuracy", "loss") for view in views))
+        cells = tuple(_views_row(_named(arm, found), k, found_, views) for (arm, k), found_ in ordered)
+        grids.append(Grid("The views side by side", heads, cells, tuple(range(1, len(heads)))))
     text = (
-        f"Means over families, k = {found.main.k} where an arm has it.{at} Forwards are nominal passes over one row,"
-        " a unit."
+        f"Means over families, at k = {found.main.k} where an arm has it. Forwards are nominal passes over one row, a"
+        " unit; loss is in nats per token, less is better."
     )
-    told = "These read the held-out answers: they show what there is to gain and are compared with nothing."
-    return Section("arms", "Arms and controls", (text, told) if shut.rows else (text,), grids=(open_, shut))
+    return Section("arms", "Arms and controls", (text,), grids=tuple(grids))
 
 
-def _level_row(arm: str, k: int, there: Mapping[View, Level], views: Sequence[View], main: View) -> tuple[str, ...]:
-    levels = [there.get(view) for view in views]
-    level = there.get(main) or next(iter(there.values()))
-    loss = ["" if one is None or one.loss is None else f"{one.loss:.3f}" for one in levels]
+def _level_row(level: Level) -> tuple[str, ...]:
     return (
-        arm,
-        str(k),
-        *("" if one is None else words.share_text(one.accuracy) for one in levels),
-        *loss,
+        level.arm,
+        str(level.k),
+        words.share_text(level.accuracy),
         words.share_text(level.valid),
         words.share_text(level.accuracy_valid),
+        _loss_text(level),
         "" if level.forwards is None else f"{level.forwards:,.0f}",
         str(level.done),
         str(level.failed),
     )
 
 
+def _views_row(arm: str, k: int, there: Mapping[View, Level], views: Sequence[View]) -> tuple[str, ...]:
+    levels = [there.get(view) for view in views]
+    accuracies = ["" if level is None else words.share_text(level.accuracy) for level in levels]
+    return (arm, str(k), *accuracies, *("" if level is None else _loss_text(level) for level in levels))
+
+
+def _loss_text(level: Level) -> str:
+    return "" if level.loss is None else f"{level.loss:.3f}"
+
+
+def _named(arm: str, found: Findings) -> str:
+    return f"{arm} (oracle)" if arm in found.oracles else arm
+
+
 def _ranks(found: Findings) -> Section | None:
     if found.ranking is None or len(found.ranking.arms) < 2:
         return None
-    title = f"Mean rank over families ({_at(found.main)}, k = {found.main.k})"
+    title = f"Mean rank over families: {found.main.metric}, {found.main.view}, k = {found.main.k}"
     svg = rank_picture("ranks", title, found.ranking, _marks(found))
     legend = _legend(found, ("upright", "--ink", "not told apart"))
     return Section("ranks", "Ranks", (found.ranking.reason,), pictures=(Picture(title, svg, legend),))
@@ -222,8 +234,7 @@ def _tasks(found: Findings) -> Section | None:
     kept = [place for place, arm in enumerate(table.arms) if arm != found.reference]
     drawn = replace(table, arms=tuple(table.arms[place] for place in kept))
     shown = [[row[place] for place in kept] for row in gaps]
-    unit = words.UNIT_WORDS[at.metric]
-    title = f"Each arm minus {found.reference} by task, {unit} ({at.view}, k = {at.k})"
+    title = f"Each arm minus {found.reference}, by task: {_at(at)}, k = {at.k}"
     limit = heat_limit(shown)
     ends = words.amount(limit, at.metric).lstrip("+")
     legend = (
@@ -261,14 +272,14 @@ def _family_grid(found: Findings, at: Place, *, folded: bool) -> Grid:
     def shown(value: float | None) -> str:
         return "" if value is None else f"{value:.1f}%" if at.metric == "accuracy" else f"{-value:.3f}"
 
-    headers = ("family", "tasks", *(f"{arm} (oracle)" if arm in found.oracles else arm for arm in arms))
-    headers += (f"{asked.question.better} − {asked.question.than}",) if asked else ()
+    first = (f"{asked.question.better} − {asked.question.than}",) if asked else ()
+    headers = ("family", "tasks", *first, *(_named(arm, found) for arm in arms))
     rows = tuple(
         (
             family,
             str(list(tasks.values()).count(family)),
-            *(shown(values[arm].get(family)) for arm in arms),
             *((words.amount(gaps.get(family), at.metric),) if asked else ()),
+            *(shown(values[arm].get(family)) for arm in arms),
         )
         for family in families
     )
@@ -281,7 +292,7 @@ def _sizes(found: Findings) -> Section | None:
         return None
     pictures = []
     for number, (at, sweeps) in enumerate(found.sweeps):
-        title = f"Gain over the base by k ({_at(at)}, {words.UNIT_WORDS[at.metric]})"
+        title = f"Gain over the base by k: {_at(at)}"
         svg = sweep_plot(f"sweep{number}", title, sweeps, _marks(found))
         pictures.append(Picture(title, svg, _legend(found)))
     text = "Intervals are drawn for the arms of the primary question; tables/k_sweep.csv has all of them."
@@ -293,7 +304,7 @@ def _costs(found: Findings) -> Section | None:
         return None
     pictures = []
     for number, (at, costs) in enumerate(found.costs):
-        title = f"Gain over the base by cost ({_at(at)}, k = {at.k}, {words.UNIT_WORDS[at.metric]})"
+        title = f"Gain over the base by cost: {_at(at)}, k = {at.k}"
         svg = cost_plot(f"cost{number}", title, costs, _marks(found))
         oracle = (("ring", "--grey", "oracle"),) if any(cost.oracle for cost in costs) else ()
         pictures.append(Picture(title, svg, _legend(found, ("dashed", "--soft", "nothing cheaper is better"), *oracle)))

@@ -84,7 +84,8 @@ def headline(found: Findings) -> tuple[str, str, str]:
 
 def smallest(setup: Setup) -> str:
     """Return the smallest gain with its unit."""
-    return f"{setup.smallest_gain:g} {UNIT_WORDS[setup.primary.metric]}"
+    gain, unit = setup.smallest_gain, UNIT_WORDS[setup.primary.metric]
+    return f"{gain:g} {unit.replace('points', 'point') if gain == 1 else unit}"
 
 
 def facts(found: Findings) -> list[tuple[str, str]]:
@@ -102,7 +103,7 @@ def facts(found: Findings) -> list[tuple[str, str]]:
         ("views", ", ".join(setup.views)),
         ("k", ", ".join(map(str, setup.k))),
         ("seed", str(setup.seed)),
-        ("results", f"{len(found.results)}{failed}"),
+        ("results", f"{len(found.results):,}{failed}"),
     ]
 
 

@@ -124,18 +124,17 @@ def forest(key: str, title: str, rows: Sequence[Whisker], *, ends: tuple[str, st
     bottom = high * len(rows) + 2
     every = [0.0, band, -band, *(v for row in rows for v in (row.value, row.lower, row.upper))]
     scale = scale_over(every, 8, WIDTH - 8, margin=0.03)
-    sides = scale(-band), scale(band)
-    parts = (
-        [element("rect", x=sides[0], y=0.0, width=sides[1] - sides[0], height=bottom, class_="band")] if band else []
-    )
-    parts += across(scale, 0, bottom)
+    parts = across(scale, 0, bottom)
+    small = scale(band) - scale(-band)
     for number, row in enumerate(rows):
         top = number * high
         room, weight = WIDTH - breadth(row.shown) * EM - 10, "strong" if row.strong else ""
+        y = top + 22 + noted
+        parts.append(element("rect", x=scale(-band), y=y - 7, width=small, height=14, class_="band") if band else "")
         parts.append(label(2, top + 13, row.label, room=room, class_=weight))
         parts.append(label(WIDTH - 2, top + 13, row.shown, anchor="end", class_="value"))
         parts.append(label(2, top + 28, row.note, class_="tick") if row.note else "")
-        parts.append(_whisker(scale, row, top + 22 + noted))
+        parts.append(_whisker(scale, row, y))
     x = scale(0.0)
     words = (("← " + ends[0], x - 8, x - 8, "end"), (ends[1] + " →", x + 8, WIDTH - x - 8, ""))
     parts += [
