@@ -119,7 +119,7 @@ def find(setup: Setup, results: Sequence[Result], contrasts: Sequence[Contrast])
         levels=tuple(levels(setup, results)),
         ranking=rank_arms(results, *_place(main), seed=setup.seed) if len(here) > 1 else None,
         tasks=tuple((at, table) for at, table in tables if table.tasks),
-        sweeps=tuple((at, sweeps) for at in based if (sweeps := _several(k_sweep(results, at.metric, at.view)))),
+        sweeps=tuple((at, sweeps) for at in based if (sweeps := k_sweep(results, at.metric, at.view))),
         costs=tuple((at, costs) for at in based if (costs := cost_gain(results, *_place(at)))),
         agreement=agreement(_with_base(results, main), arms, seed=setup.seed) if arms else None,
     )
@@ -188,11 +188,6 @@ def family_gains(results: Sequence[Result], at: Place, reference: str) -> dict[s
     if reference not in values:
         return {}
     return {arm: family_means(gains_over(found, values[reference])) for arm, found in values.items()}
-
-
-def _several(sweeps: tuple[Sweep, ...]) -> tuple[Sweep, ...]:
-    """The sweeps, where at least one arm has two sizes."""
-    return sweeps if any(len(sweep.points) > 1 for sweep in sweeps) else ()
 
 
 def _with_base(results: Sequence[Result], at: Place) -> list[Result]:

@@ -101,7 +101,7 @@ def heat_map(
     if not table.tasks or not table.arms:
         return ""
     wide = (WIDTH - HEAT_NAMES) / len(table.arms)
-    limit, top = heat_limit(differences), min(max(breadth(arm) for arm in table.arms) * EM + 10, 100.0)
+    limit, top = heat_limit(differences), min(max(breadth(arm) for arm in table.arms) * EM + 8, 120.0)
     parts, y = [], top
     for place, arm in enumerate(table.arms):
         turned = label(0, 0, arm, room=top - 6, class_="tick")

@@ -49,7 +49,7 @@ def markdown_text(found: Findings, parts: Sequence[Section]) -> str:
         lines += [escaped(text) for text in section.text]
         if section.bullets:
             lines.append("\n".join(f"- {escaped(bullet)}" for bullet in section.bullets))
-        shown = [grid for grid in section.grids if grid.rows and not grid.folded]
+        shown = [grid for grid in section.grids if grid.rows]
         for grid in shown:
             lines += [f"### {escaped(grid.caption)}"] if grid.caption != section.title else []
             lines += [escaped(grid.note)] if grid.note else []
@@ -67,7 +67,6 @@ def html_text(found: Findings, parts: Sequence[Section]) -> str:
         kind=kind,
         word=word,
         sentence=sentence,
-        reason="" if found.primary is None else found.primary.reason.rstrip("."),
         facts=facts(found),
         sections=parts,
     )

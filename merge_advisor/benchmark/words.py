@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import fields, is_dataclass
+from typing import Any
 
 from merge_advisor.benchmark.findings import Findings
+from merge_advisor.benchmark.resampling import ENOUGH
 from merge_advisor.benchmark.values import Contrast, Metric, Question, Setup
+from merge_advisor.types import to_plain
 
-LEAST_FAMILIES = 6
-"""With fewer no sign-flip test reaches p < .05."""
 UNIT_WORDS: dict[Metric, str] = {"accuracy": "points of accuracy", "loss": "nats per token"}
 
 
@@ -32,6 +34,12 @@ def p_text(p: float | None) -> str:
     return "< .001" if p < 0.001 else f"{p:.3f}".removeprefix("0")
 
 
+def p_phrase(p: float) -> str:
+    """Return a p value with its letter, e.g. "p = .013"."""
+    text = p_text(p)
+    return f"p {text}" if text.startswith("<") else f"p = {text}"
+
+
 def share_text(value: float | None) -> str:
     """Return a share as a percentage; empty where there is none."""
     return "" if value is None or not math.isfinite(value) else f"{100 * value:.1f}%"
@@ -53,18 +61,6 @@ def outcome(found: Contrast) -> str:
     }[found.standing]
 
 
-def numbers(found: Contrast) -> str:
-    """Return a contrast's difference, interval, p and count of families, in one sentence without its end."""
-    metric = found.question.metric
-    interval = interval_text(found.lower, found.upper, metric)
-    told = f"{amount(found.mean, metric)} {UNIT_WORDS[metric]}"
-    told += f" (95% interval {interval}; " if interval else " (no interval; "
-    if p := p_text(found.sign_flip):
-        told += f"sign-flip p {p if p[0] == '<' else '= ' + p}; "
-    count = len(found.families)
-    return told + f"{count} {'family' if count == 1 else 'families'}: {tally(found)})"
-
-
 def tally(found: Contrast) -> str:
     """Return in how many families it won, tied and lost."""
     return f"{found.wins} won, {found.ties} tied, {found.losses} lost"
@@ -78,7 +74,7 @@ def headline(found: Findings) -> tuple[str, str, str]:
         text = f"The primary question, {question_text(asked)}, has no answer: {why}"
         return "none", "No answer", text
     kind = {"better": "merge", "worse": "undecided", "undecided": "undecided"}.get(primary.standing, "none")
-    text = f"{question_text(asked)}: {numbers(primary)}; the smallest gain that matters is {smallest(found.setup)}"
+    text = f"{asked.view}, k = {asked.k}: {primary.reason.rstrip('.')}; families: {tally(primary)}"
     return kind, outcome(primary), text
 
 
@@ -94,7 +90,9 @@ def facts(found: Findings) -> list[tuple[str, str]]:
     tasks = {result.unit.task: result.unit.family for result in found.results}
     failed = f", {len(found.failed)} of them failed" if found.failed else ""
     own = f"{setup.tasks.shots} shots, {setup.tasks.tuning} tuning rows, {setup.tasks.heldout} held-out rows"
+    asked = f"{question_text(setup.primary)}; the smallest gain that matters is {smallest(setup)}"
     return [
+        ("question", asked),
         ("base", setup.base),
         ("pool", setup.pool),
         ("tasks", f"{len(tasks)} in {plural(len(set(tasks.values())), 'family', 'families')}"),
@@ -113,11 +111,11 @@ def limits(found: Findings) -> list[str]:
     draws = (("shots", setup.draws.shots), ("selections", setup.draws.selections))
     tuned = [arm.name for arm in setup.arms if arm.tuner is not None]
     told = ["One base and one pool: nothing here is about others."]
-    if primary is not None and 0 < len(primary.families) < LEAST_FAMILIES:
+    if primary is not None and 0 < len(primary.families) < ENOUGH:
         least = 2.0 ** (1 - len(primary.families))
         told.append(
             f"{plural(len(primary.families), 'family', 'families')} of tasks: no sign-flip test over so few goes below"
-            f" p = {p_text(least)}; at least {LEAST_FAMILIES} can reach p < .05."
+            f" p = {p_text(least)}; at least {ENOUGH} can reach p < .05."
         )
     told += [f"One draw of {name}: how much that chance matters is not seen." for name, n in draws if n == 1]
     if tuned and setup.draws.tuners == 1:
@@ -128,7 +126,7 @@ def limits(found: Findings) -> list[str]:
         "Intervals are over families: they speak of tasks of other families like these, and the same held-out rows"
         " serve all draws of a task."
     )
-    told.append("Only the contrasts are tests; all other tables and plots describe.")
+    told.append("Only the primary contrast was fixed as the one question; the tables and plots of all arms describe.")
     if found.failed:
         told.append(
             f"{plural(len(found.failed), 'result', 'results')} failed and are in no mean;"
@@ -137,6 +135,35 @@ def limits(found: Findings) -> list[str]:
     return told
 
 
+def sentence(text: str) -> str:
+    """Return a text with one full stop at its end."""
+    return text.rstrip(". ") + "."
+
+
 def plural(n: int, one: str, many: str) -> str:
     """Return a count with its noun."""
     return f"{n:,} {one if n == 1 else many}"
+
+
+def setup_text(setup: Setup) -> str:
+    """Return a setup as YAML that the benchmark reads; what is as by default is left out."""
+    import yaml
+
+    return yaml.safe_dump(_said(setup), sort_keys=False, allow_unicode=True, width=100).rstrip("\n")
+
+
+def _said(value: Any) -> dict[str, Any]:
+    """The fields of a dataclass that have no default or differ from it."""
+    found: dict[str, Any] = {}
+    for item in fields(value):
+        given = getattr(value, item.name)
+        default = item.default_factory() if callable(item.default_factory) else item.default
+        if given == default and item.name != "version":
+            continue
+        if is_dataclass(given):
+            found[item.name] = _said(given)
+        elif isinstance(given, tuple):
+            found[item.name] = [_said(part) if is_dataclass(part) else to_plain(part) for part in given]
+        else:
+            found[item.name] = to_plain(given)
+    return found

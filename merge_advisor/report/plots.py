@@ -107,6 +107,8 @@ class Whisker:
     note: str = ""
     """A second line in words, where there is more to say than fits beside the label."""
     strong: bool = False
+    side: str = ""
+    """"better", "worse" or "even", where the interval alone does not decide it."""
 
 
 def forest(key: str, title: str, rows: Sequence[Whisker], *, ends: tuple[str, str], band: float = 0.0) -> str:
@@ -151,8 +153,8 @@ def _whisker(scale: Scale, row: Whisker, y: float) -> str:
     if value is None or not math.isfinite(value):
         return ""
     if lower is None or upper is None or not math.isfinite(lower) or not math.isfinite(upper):
-        return marked("square", scale(value), y, 4, "mark even", row.shown)
-    side = "better" if lower > 0 else "worse" if upper < 0 else "even"
+        return marked("square", scale(value), y, 4, f"mark {row.side or 'even'}", row.shown)
+    side = row.side or ("better" if lower > 0 else "worse" if upper < 0 else "even")
     a, b, c = (coordinate(v) for v in (scale(lower), scale(upper), y))
     up, down = coordinate(y - 4), coordinate(y + 4)
     path = f"M{a} {c}L{b} {c}M{a} {up}L{a} {down}M{b} {up}L{b} {down}"
