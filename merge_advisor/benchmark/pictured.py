@@ -44,7 +44,10 @@ def ranks(found: Findings) -> Section | None:
     legend = _legend(found, ("upright", "--ink", "not told apart"))
     text = (
         words.sentence(f"{found.ranking.reason}; Friedman's test: {words.p_phrase(found.ranking.friedman)}"),
-        "Bars, numbered in the table, join arms of which no two differ: sign-flip test over families, Holm-adjusted over all pairs, p < .05.",
+        (
+            "Bars, numbered in the table, join arms of which no two differ: sign-flip test over families, Holm-adjusted"
+            " over all pairs, p < .05."
+        ),
     )
     bars = found.ranking.cliques
     rows = tuple(

@@ -131,6 +131,7 @@ def _cell(x: float, y: float, wide: float, value: float | None, kind: str, told:
     if wide < SMALL or value is None or not shown:
         return cell
     short = f"{round(value):+d}" if points else f"{value:+.2f}".replace("0.", ".")
+    short = short if short.strip("+-.0") else "0"
     size = "cell" if wide >= NUMBERED else "cell small"
     return cell + element("text", short, x=x + wide / 2 - 0.5, y=y + 10.5, text_anchor="middle", class_=size)
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from merge_advisor.advisor.runfolder import write_text
 from merge_advisor.benchmark.findings import Findings, find
-from merge_advisor.benchmark.sections import Section, sections
+from merge_advisor.benchmark.parts import Section
+from merge_advisor.benchmark.sections import sections
 from merge_advisor.benchmark.tables import frames, write_tables
 from merge_advisor.benchmark.values import Contrast, Result, Setup
 from merge_advisor.benchmark.words import facts, headline
