@@ -138,6 +138,8 @@ def test_intervals_without_spread_or_without_families():
     assert resampling.interval([0.0] * 7) == (0.0, 0.0)
     assert resampling.interval([1.1] * 7) == (1.1, 1.1)
     assert resampling.interval([1.1]) is None and resampling.interval([]) is None
+    # resamples of two families know three ratios: Student's quantile, 12.7, is the honest one
+    assert resampling.interval([1.0, 2.0]) == pytest.approx((1.5 - 12.7062 / 2, 1.5 + 12.7062 / 2), rel=1e-4)
     low, high = resampling.interval([0.0] * 11 + [3.0])  # a third of the resamples have no spread at all
     assert low < 0 < high < 3
 

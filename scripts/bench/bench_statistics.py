@@ -2,7 +2,8 @@
 
 python scripts/bench/bench_statistics.py [--benchmarks 1000]
 
-1. Interval rules on one difference a family, true mean 0, in eight shapes: coverage, and width against Student's t.
+1. Interval rules on one difference a family, true mean 0, in eight shapes: coverage, and width against Student's t; and
+   how often the rule of `contrast` (interval and sign-flip test) finds a difference there.
 2. Whole benchmarks through `contrast`: an answer to a row is right where a latent number is above 0. It is the sum of
    the task, the row's difficulty (held-out rows are the same in all draws), and for each arm its own effects of family,
    task, draw and row, and noise; arms differ in a shift that moves accuracy from 45% by exactly the true gain. All
@@ -158,6 +159,22 @@ def interval_rules(samples: int) -> None:
         print(f"| {rule} | " + " | ".join(shown) + f" | {fewest:.0f} | {wide} | {endless:.0f}% |")
 
 
+def false_findings(samples: int) -> None:
+    """Print how often interval and sign-flip test both find a difference where the true mean is 0."""
+    sizes = (6, 8, 12, 18, 24)
+    print("| families | " + " | ".join(SHAPES) + " |\n|" + "---|" * (len(SHAPES) + 1))
+    for n in sizes:
+        shown = []
+        for draw in SHAPES.values():
+            wrong = [0, 0]
+            for values in draw(np.random.default_rng([n, 1]), (samples, n)):
+                low, high = resampling.interval(values) or (0.0, 0.0)
+                if not low <= 0 <= high and resampling.sign_flip(values) < resampling.ALPHA:
+                    wrong[int(low > 0)] += 1
+            shown.append(f"{100 * wrong[1] / samples:.1f} + {100 * wrong[0] / samples:.1f}%")
+        print(f"| {n} | " + " | ".join(shown) + " |")
+
+
 def whole_benchmarks(count: int) -> None:
     """Print errors, coverage and power of `contrast` on whole benchmarks."""
     heads = "tasks | spread | true gain | better | worse | equivalent | undecided | disagree | interval alone | "
@@ -226,7 +243,7 @@ def main() -> None:
     parser.add_argument("--benchmarks", type=int, default=1000)
     count, start = parser.parse_args().benchmarks, time.perf_counter()
     print(f"{datetime.date.today()}, {platform.machine()}, {count} benchmarks a row\n")
-    for part in (interval_rules, whole_benchmarks, tau_intervals):
+    for part in (interval_rules, false_findings, whole_benchmarks, tau_intervals):
         part(count)
         print(f"\n({time.perf_counter() - start:.0f} s)\n", flush=True)
 
