@@ -267,7 +267,10 @@ def test_secondaries_stand_after_holm():
     found = holm([barely, sure])
     assert [one.adjusted for one in found] == [2 / 2**6, 4 / 2**9] and [one.standing for one in found] == ["better"] * 2
     barely, _, _ = holm([barely, sure, barely])
-    assert barely.adjusted == 4 / 2**6 and barely.standing == "undecided" and "Holm" in barely.reason
+    assert barely.adjusted == 4 / 2**6 and barely.standing == "undecided"
+    assert "c against b is undecided" in barely.reason and "not better after Holm" in barely.reason
+    small = contrast(QUESTION, pairs(0.2, 0.3, 0.25, 0.35, 0.2, 0.3), 1.0)
+    assert small.standing == "better" and holm([small, small])[0].standing == "equivalent"
     assert holm([]) == []
 
 
@@ -330,7 +333,7 @@ def test_telling_tasks_apart_is_not_telling_merges_apart():
 
 
 @pytest.mark.parametrize(
-    ("points", "said"), [([], "0 promises"), ([(0.1, 0.2)], "1 promises"), ([(0.1, 0.2), (0.1, 0.4)], "too equal")]
+    ("points", "said"), [([], "0 found"), ([(0.1, 0.2)], "1 found"), ([(0.1, 0.2), (0.1, 0.4)], "too equal")]
 )
 def test_too_few_promises_have_no_tau(points, said):
     found = agreement(promised(points), ["a"])
