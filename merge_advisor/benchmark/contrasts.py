@@ -70,14 +70,15 @@ def contrast(question: Question, results: Sequence[Result], smallest_gain: float
 
 
 def holm(contrasts: Sequence[Contrast]) -> list[Contrast]:
-    """Adjust the p of contrasts for their number; one that was better or worse and is not after it is undecided."""
+    """Adjust the p of contrasts for their number; one that was better or worse stands only if it does after it."""
     found = []
-    for one, adjusted in zip(contrasts, resampling.holm([one.sign_flip for one in contrasts]), strict=True):
-        standing, reason = one.standing, one.reason
-        if standing in ("better", "worse") and adjusted >= ALPHA:
-            standing = "undecided"
-            reason += f"; undecided after Holm's adjustment for {len(contrasts)} contrasts, p = {adjusted:.3f}"
-        found.append(replace(one, adjusted=adjusted, standing=standing, reason=reason))
+    for one, p in zip(contrasts, resampling.holm([one.sign_flip for one in contrasts]), strict=True):
+        adjusted = replace(one, adjusted=p)
+        if one.standing in ("better", "worse") and p >= ALPHA:
+            adjusted = replace(adjusted, standing=_standing(adjusted))
+            lost = f"; not {one.standing} after Holm's adjustment for {len(contrasts)} contrasts, p = {p:.3g}"
+            adjusted = replace(adjusted, reason=_reason(adjusted, ()) + lost)
+        found.append(adjusted)
     return found
 
 
@@ -95,7 +96,7 @@ def _apart(lower: float | None, upper: float | None) -> bool:
 def _standing(found: Contrast) -> Standing:
     if found.lower is None or found.upper is None or len(found.families) < ENOUGH:
         return "undecided"
-    if _apart(found.lower, found.upper) and found.sign_flip < ALPHA:
+    if _apart(found.lower, found.upper) and found.adjusted < ALPHA:
         return "better" if found.lower > 0 else "worse"
     gain = found.smallest_gain
     return "equivalent" if gain is not None and -gain < found.lower and found.upper < gain else "undecided"

@@ -255,7 +255,7 @@ def _bins(promises: Sequence[Promise]) -> tuple[Bin, ...]:
 
 def _told(tau: float | None, low: float | None, high: float | None, promises: int, families: int) -> str:
     if tau is None:
-        return f"{promises} promises with a measured gain: too few, or too equal, to put in order"
+        return f"promises with a measured gain are too few or too equal to put in order ({promises} found)"
     over = f"over {promises} promises of {families} {'family' if families == 1 else 'families'}"
     if low is None or high is None:
         return f"Kendall's tau-b is {tau:+.2f} {over}; one family has no interval"
