@@ -212,6 +212,10 @@ def test_all_failed(tmp_path):
     page, text = written(tmp_path, setup, results)
     assert plots(check(page)) == set()
     assert "No answer" in text and f"{len(results)} results of {len(results)} failed. The first 40" in text
+    assert (
+        "| default against random, own-out, k = 4 (primary) | accuracy |  |  |  |  |  |  | no results in common |"
+        in text
+    )
     assert "nan" not in text.lower() and len(table(tmp_path, "failed")) == len(results)
 
 

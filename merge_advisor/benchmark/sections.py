@@ -47,8 +47,11 @@ def _contrasts(found: Findings) -> Section | None:
 
 def _contrast_row(found: Findings, c: Contrast) -> tuple[str, ...]:
     metric, first = c.question.metric, c.question == found.setup.primary
+    name = words.question_text(c.question) + (" (primary)" if first else "")
+    if not c.families:
+        return name, metric, *[""] * 6, "no results in common"
     return (
-        words.question_text(c.question) + (" (primary)" if first else ""),
+        name,
         metric,
         words.amount(c.mean, metric),
         words.interval_text(c.lower, c.upper, metric),
