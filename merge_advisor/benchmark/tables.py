@@ -16,6 +16,7 @@ from merge_advisor.benchmark.families import by_arm, family_means
 from merge_advisor.benchmark.findings import Findings, Level, Place, family_gains, measured_gain
 from merge_advisor.benchmark.prediction import TaskTable
 from merge_advisor.benchmark.values import Metric, Question, Unit
+from merge_advisor.errors import RunError
 from merge_advisor.report.tables import printable
 from merge_advisor.types import to_plain
 
@@ -41,11 +42,16 @@ def write_tables(folder: Path, frames: Iterable[Frame]) -> None:
     """Write each table as CSV into a folder, which is made; the same values give the same bytes.
 
     Raises:
-        RunError: no permission, or no room.
+        RunError: no permission, no room, or something else under the folder's name.
     """
     import pandas as pd
 
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(
+            f"{folder}: cannot be made ({error.strerror}); remove what is there"
+        ) from error
     for frame in frames:
         rows = [[safe(cell) for cell in row] for row in frame.rows]
         table = pd.DataFrame(rows, columns=list(frame.columns), dtype=object)
