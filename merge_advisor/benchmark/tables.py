@@ -49,9 +49,7 @@ def write_tables(folder: Path, frames: Iterable[Frame]) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise RunError(
-            f"{folder}: cannot be made ({error.strerror}); remove what is there"
-        ) from error
+        raise RunError(f"{folder}: cannot be made ({error.strerror}); remove what is there") from error
     for frame in frames:
         rows = [[safe(cell) for cell in row] for row in frame.rows]
         table = pd.DataFrame(rows, columns=list(frame.columns), dtype=object)
