@@ -182,9 +182,10 @@ class Contrast:
     differences: tuple[float, ...]
     """One a family: mean over its tasks of the mean over their units."""
     mean: float
-    lower: float
-    """Studentised bootstrap over families, 95%."""
-    upper: float
+    """Over families; 0.0 where there is none (then `families` is empty)."""
+    lower: float | None
+    """Studentised bootstrap over families, 95%; None with fewer than two families."""
+    upper: float | None
     sign_flip: float
     """Two-sided p of the sign-flip test over families."""
     wilcoxon: float
@@ -199,3 +200,11 @@ class Contrast:
     standing: Standing
     reason: str
     """The standing in one sentence with its numbers, what it cannot show included."""
+    tasks: tuple[int, int, int] = (0, 0, 0)
+    """Tasks in which the difference is above, at and below 0."""
+    units: int = 0
+    """Units on which both arms are done."""
+    left_out: int = 0
+    """Units on which only one of them is."""
+    smallest_gain: float | None = None
+    """What `standing` was judged by, in the question's metric; None: equivalence was not asked."""

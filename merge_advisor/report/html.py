@@ -56,7 +56,7 @@ EMPTY: Table = {}
 def html_report(report: ReportInput) -> str:
     """Return the report as one HTML page, with a final newline; the same values give the same bytes."""
     scores = {score.task: score for score in report.scores}
-    page = _environment().get_template("report.html.j2")
+    page = environment().get_template("report.html.j2")
     return page.render(
         names=", ".join(task.name for task in report.tasks),
         facts=words.facts(report),
@@ -83,8 +83,8 @@ def html_report(report: ReportInput) -> str:
     )
 
 
-def _environment() -> Environment:
-    """Templates whose every expression is made printable and escaped, unless it is markup made here."""
+def environment() -> Environment:
+    """Return templates whose every expression is made printable and escaped, unless it is markup made here."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup, escape
 
@@ -95,7 +95,7 @@ def _environment() -> Environment:
         text = shortened(value, ROW_TEXT)
         return escape("\n".join(printable(part) for part in text.replace("\r\n", "\n").split("\n")))
 
-    environment = Environment(
+    found = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
         finalize=shown,
@@ -104,10 +104,10 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters["block"] = block
-    environment.filters["short"] = lambda value: shortened(str(value), CELL)
-    environment.filters["plot"] = Markup  # SVG of plots.py and maps.py, which escape what they are given
-    return environment
+    found.filters["block"] = block
+    found.filters["short"] = lambda value: shortened(str(value), CELL)
+    found.filters["plot"] = Markup  # SVG of plots.py and maps.py, which escape what they are given
+    return found
 
 
 def _table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()) -> Table:

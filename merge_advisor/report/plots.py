@@ -104,9 +104,14 @@ class Whisker:
     upper: float | None
     shown: str
     """The numbers in words, at the right."""
+    note: str = ""
+    """A second line in words, where there is more to say than fits beside the label."""
+    strong: bool = False
+    side: str = ""
+    """"better", "worse" or "even", where the interval alone does not decide it."""
 
 
-def forest(key: str, title: str, rows: Sequence[Whisker], *, ends: tuple[str, str]) -> str:
+def forest(key: str, title: str, rows: Sequence[Whisker], *, ends: tuple[str, str], band: float = 0.0) -> str:
     """Draw differences with their intervals around a line at zero.
 
     Args:
@@ -114,22 +119,29 @@ def forest(key: str, title: str, rows: Sequence[Whisker], *, ends: tuple[str, st
         title: what it shows.
         rows: from top to bottom.
         ends: what lies left and right of zero, in words.
+        band: half the width of a band around zero, for differences too small to matter; 0 draws none.
     """
-    high = 32
+    noted = 15 if any(row.note for row in rows) else 0
+    high = 32 + noted
     bottom = high * len(rows) + 2
-    every = [0.0, *(v for row in rows for v in (row.value, row.lower, row.upper))]
+    every = [0.0, band, -band, *(v for row in rows for v in (row.value, row.lower, row.upper))]
     scale = scale_over(every, 8, WIDTH - 8, margin=0.03)
     parts = across(scale, 0, bottom)
+    small = scale(band) - scale(-band)
     for number, row in enumerate(rows):
         top = number * high
-        parts.append(label(2, top + 13, row.label, room=WIDTH - breadth(row.shown) * EM - 10))
+        room, weight = WIDTH - breadth(row.shown) * EM - 10, "strong" if row.strong else ""
+        y = top + 22 + noted
+        parts.append(element("rect", x=scale(-band), y=y - 7, width=small, height=14, class_="band") if band else "")
+        parts.append(label(2, top + 13, row.label, room=room, class_=weight))
         parts.append(label(WIDTH - 2, top + 13, row.shown, anchor="end", class_="value"))
-        parts.append(_whisker(scale, row, top + 22))
+        parts.append(label(2, top + 28, row.note, class_="tick") if row.note else "")
+        parts.append(_whisker(scale, row, y))
     x = scale(0.0)
-    sides = (("← " + ends[0], x - 8, x - 8, "end"), (ends[1] + " →", x + 8, WIDTH - x - 8, ""))
+    words = (("← " + ends[0], x - 8, x - 8, "end"), (ends[1] + " →", x + 8, WIDTH - x - 8, ""))
     parts += [
         label(place, bottom + 30, text, anchor=anchor, class_="tick")
-        for text, place, room, anchor in sides
+        for text, place, room, anchor in words
         if breadth(text) * EM <= room
     ]
     told = "; ".join(f"{row.label}: {row.shown}" for row in rows) or "nothing to show"
@@ -141,8 +153,8 @@ def _whisker(scale: Scale, row: Whisker, y: float) -> str:
     if value is None or not math.isfinite(value):
         return ""
     if lower is None or upper is None or not math.isfinite(lower) or not math.isfinite(upper):
-        return marked("square", scale(value), y, 4, "mark even", row.shown)
-    side = "better" if lower > 0 else "worse" if upper < 0 else "even"
+        return marked("square", scale(value), y, 4, f"mark {row.side or 'even'}", row.shown)
+    side = row.side or ("better" if lower > 0 else "worse" if upper < 0 else "even")
     a, b, c = (coordinate(v) for v in (scale(lower), scale(upper), y))
     up, down = coordinate(y - 4), coordinate(y + 4)
     path = f"M{a} {c}L{b} {c}M{a} {up}L{a} {down}M{b} {up}L{b} {down}"

@@ -1,0 +1,203 @@
+"""All that a benchmark's report tells, as values: what each arm reached, and what the statistics make of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from merge_advisor.benchmark.families import base_values, by_arm, family_means, gains_over, mean
+from merge_advisor.benchmark.prediction import (
+    Agreement,
+    CostPoint,
+    Sweep,
+    TaskTable,
+    agreement,
+    cost_gain,
+    k_sweep,
+    task_table,
+)
+from merge_advisor.benchmark.ranks import Ranking, rank_arms
+from merge_advisor.benchmark.values import Contrast, Metric, Result, Setup, View
+
+METRICS: tuple[Metric, ...] = ("accuracy", "loss")
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """What one arm reached in one view at one k: means over families; None where nothing was measured."""
+
+    arm: str
+    view: View
+    k: int
+    oracle: bool
+    accuracy: float | None
+    """Share of the held-out rows, 0 to 1."""
+    loss: float | None
+    """Nats per token."""
+    valid: float | None
+    """Share of outputs in a valid format."""
+    accuracy_valid: float | None
+    forwards: float | None
+    families: int
+    tasks: int
+    done: int
+    """Results."""
+    failed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a table or a plot is taken: one metric in one view at one k."""
+
+    metric: Metric
+    view: View
+    k: int
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """A benchmark, found out; `find` makes it."""
+
+    setup: Setup
+    results: tuple[Result, ...]
+    contrasts: tuple[Contrast, ...]
+    """The primary first."""
+    main: Place
+    """Where the primary question is asked."""
+    reference: str
+    """Arm that the tables of tasks and families are told against; empty: no arm is there."""
+    levels: tuple[Level, ...]
+    """By view, k and arm, arms in the order of `arm_order`."""
+    ranking: Ranking | None
+    tasks: tuple[tuple[Place, TaskTable], ...]
+    """One a view, the main one first, at the main metric and k."""
+    sweeps: tuple[tuple[Place, tuple[Sweep, ...]], ...]
+    """The main metric in every view, then the other one in the main view; of arms with several k."""
+    costs: tuple[tuple[Place, tuple[CostPoint, ...]], ...]
+    """As `sweeps`."""
+    agreement: Agreement | None
+
+    @property
+    def primary(self) -> Contrast | None:
+        """The answer to the primary question; None where its arms have no results."""
+        return next((found for found in self.contrasts if found.question == self.setup.primary), None)
+
+    @property
+    def failed(self) -> tuple[Result, ...]:
+        """The results that failed."""
+        return tuple(result for result in self.results if result.status == "failed")
+
+    @property
+    def oracles(self) -> frozenset[str]:
+        """The arms that read held-out answers."""
+        return frozenset(result.arm for result in self.results if result.oracle)
+
+
+def find(setup: Setup, results: Sequence[Result], contrasts: Sequence[Contrast]) -> Findings:
+    """Compute all tables of a report; results may be few, of one family, or failed throughout."""
+    asked = setup.primary
+    main = Place(asked.metric, asked.view, asked.k)
+    done = [result for result in results if result.status == "done"]
+    views = [view for view in _views(setup, results) if any(result.view == view for result in done)]
+    here = by_arm(results, *_place(main))
+    views.sort(key=lambda view: view != main.view)
+    places = [Place(main.metric, view, main.k) for view in views]
+    other = next(metric for metric in METRICS if metric != main.metric)
+    if main.view in views and by_arm(results, other, main.view, main.k):
+        places.append(Place(other, main.view, main.k))
+    tables = [(at, task_table(results, *_place(at))) for at in places if at.metric == main.metric]
+    promised = [result for result in done if result.view == main.view and result.k == main.k and not result.oracle]
+    arms = [arm for arm in arm_order(setup, results) if any(r.arm == arm and r.predicted is not None for r in promised)]
+    based = [at for at in places if base_values(results, at.metric)]
+    return Findings(
+        setup=setup,
+        results=tuple(results),
+        contrasts=tuple(sorted(contrasts, key=lambda found: found.question != asked)),
+        main=main,
+        reference=next((arm for arm in (asked.than, "base") if arm in here), next(iter(here), "")),
+        levels=tuple(levels(setup, results)),
+        ranking=rank_arms(results, *_place(main), seed=setup.seed) if len(here) > 1 else None,
+        tasks=tuple((at, table) for at, table in tables if table.tasks),
+        sweeps=tuple((at, sweeps) for at in based if (sweeps := k_sweep(results, at.metric, at.view))),
+        costs=tuple((at, costs) for at in based if (costs := cost_gain(results, *_place(at)))),
+        agreement=agreement(_with_base(results, main), arms, seed=setup.seed) if arms else None,
+    )
+
+
+def arm_order(setup: Setup, results: Sequence[Result]) -> list[str]:
+    """Return the arms that have results: the setup's, then its controls, then others by name."""
+    known = dict.fromkeys([*(arm.name for arm in setup.arms), *setup.controls])
+    there = {result.arm for result in results}
+    return [arm for arm in known if arm in there] + sorted(there - known.keys())
+
+
+def levels(setup: Setup, results: Sequence[Result]) -> list[Level]:
+    """Return what each arm reached in each view at each k."""
+    groups: dict[tuple[View, int, str], list[Result]] = {}
+    for result in results:
+        groups.setdefault((result.view, result.k, result.arm), []).append(result)
+    views, arms = _views(setup, results), arm_order(setup, results)
+    keys = sorted(groups, key=lambda key: (views.index(key[0]), key[1], arms.index(key[2])))
+    return [_level(groups[key]) for key in keys]
+
+
+def _level(group: Sequence[Result]) -> Level:
+    done = [result for result in group if result.status == "done"]
+
+    def over(read: Callable[[Result], float | None]) -> float | None:
+        values = {result.unit: value for result in done if (value := _finite(read(result))) is not None}
+        return mean([*family_means(values).values()]) if values else None
+
+    first = group[0]
+    return Level(
+        arm=first.arm,
+        view=first.view,
+        k=first.k,
+        oracle=any(result.oracle for result in group),
+        accuracy=over(lambda result: result.accuracy),
+        loss=over(lambda result: result.loss),
+        valid=over(lambda result: result.valid),
+        accuracy_valid=over(lambda result: result.accuracy_valid),
+        forwards=over(lambda result: result.forwards),
+        families=len({result.unit.family for result in done}),
+        tasks=len({result.unit.task for result in done}),
+        done=len(done),
+        failed=len(group) - len(done),
+    )
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
+
+
+def measured_gain(results: Sequence[Result]) -> Callable[[Result], float | None]:
+    """Return a function from a result to the base's held-out loss minus its own, nats per token."""
+    base = base_values(results, "loss")
+
+    def gain(result: Result) -> float | None:
+        reached = _finite(result.loss)
+        return None if reached is None or result.unit not in base else -reached - base[result.unit]
+
+    return gain
+
+
+def family_gains(results: Sequence[Result], at: Place, reference: str) -> dict[str, dict[str, float]]:
+    """Return for every arm the difference to the reference, family by family, on the units both have."""
+    values = by_arm(results, at.metric, at.view, at.k)
+    if reference not in values:
+        return {}
+    return {arm: family_means(gains_over(found, values[reference])) for arm, found in values.items()}
+
+
+def _with_base(results: Sequence[Result], at: Place) -> list[Result]:
+    """The results of one place, and the base's, which gains are measured from."""
+    return [r for r in results if (r.view == at.view and r.k == at.k) or r.arm == "base"]
+
+
+def _views(setup: Setup, results: Sequence[Result]) -> list[View]:
+    return list(dict.fromkeys([*setup.views, *(result.view for result in results)]))
+
+
+def _place(at: Place) -> tuple[Metric, View, int]:
+    return at.metric, at.view, at.k
