@@ -98,10 +98,10 @@ def against_disk(base: str, run: Path, rounds: int) -> None:
 
         forwards, whole = in_turn((bare, trial), 3 * rounds)
     disk = statistics.median(disk_loop(base, run) for _ in range(rounds))
-    print(f"\nOne guess on {len(rows)} rows: bare forwards {forwards:.2f} s, trial {whole:.2f} s; mergekit to disk, "
-          f"load and lm-eval in processes {disk:.1f} s.\nOverhead over the forwards: {1000 * (whole - forwards):.0f} ms "
-          f"against {disk - forwards:.1f} s, {(whole - forwards) / (disk - forwards):.4f}x; the whole guess "
-          f"{whole / disk:.3f}x")  # fmt: skip
+    spent = whole - forwards
+    print(f"\nOne guess on {len(rows)} rows: bare forwards {forwards:.2f} s, trial {whole:.2f} s; mergekit to disk, load "
+          f"and lm-eval in processes {disk:.1f} s.\nOverhead over the forwards: {1000 * spent:.0f} ms against "
+          f"{disk - forwards:.1f} s, {spent / (disk - forwards):.4f}x; the whole guess {whole / disk:.3f}x")  # fmt: skip
 
 
 def disk_loop(base: str, run: Path) -> float:
