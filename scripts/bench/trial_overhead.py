@@ -89,19 +89,19 @@ def against_disk(base: str, run: Path, rounds: int) -> None:
         problem = RowLoss(session, [members[m.id] for m in found.recipe.members], rows, (0,) * len(rows))
         encoded = session.encode(rows)
 
-        def trial() -> None:
+        def merged() -> None:
             weights = tuple(rng.uniform(0, 1, len(members)))
             problem.losses(Point(weights, found.recipe.composition), range(len(rows)))
 
         def bare() -> None:
             row_losses(session.backbone, encoded)
 
-        forwards, whole = in_turn((bare, trial), 3 * rounds)
+        forwards, whole = in_turn((bare, merged), 3 * rounds)
     disk = statistics.median(disk_loop(base, run) for _ in range(rounds))
-    spent = whole - forwards
-    print(f"\nOne guess on {len(rows)} rows: bare forwards {forwards:.2f} s, trial {whole:.2f} s; mergekit to disk, load "
-          f"and lm-eval in processes {disk:.1f} s.\nOverhead over the forwards: {1000 * spent:.0f} ms against "
-          f"{disk - forwards:.1f} s, {spent / (disk - forwards):.4f}x; the whole guess {whole / disk:.3f}x")  # fmt: skip
+    print(f"\nOne guess on {len(rows)} rows: bare forwards {forwards:.2f} s, a trial {whole:.2f} s;")
+    print(f"mergekit to disk, load and lm-eval in processes {disk:.1f} s; the trial is {whole / disk:.3f}x of it.")
+    trial, disk = whole - forwards, disk - forwards
+    print(f"What is not forwards: {1000 * trial:.0f} ms against {disk:.1f} s, {trial / disk:.4f}x")
 
 
 def disk_loop(base: str, run: Path) -> float:
