@@ -90,6 +90,7 @@ def test_the_interval_of_tau_covers_the_truth(world):
 # --- interval and tests -------------------------------------------------------------------------------------------
 
 
+@settings(deadline=None)
 @given(DIFFERENCES)
 def test_sign_flips_are_those_of_the_definition(values):
     reached = abs(sum(values))
@@ -286,6 +287,7 @@ def promised(points, arm="a", family=None, **fields):
     return found
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=2, max_size=12))
 def test_tau_b_is_scipys(points):
     from scipy.stats import kendalltau
