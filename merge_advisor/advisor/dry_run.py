@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from merge_advisor import registry
-from merge_advisor.advisor.planning import PlanOptions, check_composition, fitting, read_tasks, sources_of
+from merge_advisor.advisor.planning import PlanOptions, check_composition, fitting
 from merge_advisor.advisor.session import open_session
+from merge_advisor.advisor.sources import read_tasks, sources_of
 from merge_advisor.backbone.finetune import CHECK_STEPS
 from merge_advisor.evaluators.lm_eval_tasks import TaskName
 

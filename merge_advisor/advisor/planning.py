@@ -23,7 +23,6 @@ from merge_advisor.advisor.runfolder import (
     Plan,
     Run,
     Settings,
-    TaskReport,
     check_out,
     new_folder,
     read_run,
@@ -31,12 +30,12 @@ from merge_advisor.advisor.runfolder import (
     write_values,
 )
 from merge_advisor.advisor.session import Machine, Progress, Session, open_session, quiet_progress
+from merge_advisor.advisor.sources import read_tasks, sources_of, task_report
 from merge_advisor.backbone.finetune import FinetuneSettings
 from merge_advisor.errors import InputError, PoolError, SpecError, TaskError
-from merge_advisor.evaluators.lm_eval_tasks import LmEvalTask, TaskName
+from merge_advisor.evaluators.lm_eval_tasks import TaskName
 from merge_advisor.pool import licence_conflicts
 from merge_advisor.report.values import SimilarityMap
-from merge_advisor.tasks import read_rows, split
 from merge_advisor.types import (
     SHOTS_LORA,
     VERSION,
@@ -46,7 +45,6 @@ from merge_advisor.types import (
     Recipe,
     RecipeMember,
     Refused,
-    Row,
     Selection,
     Task,
     same_space,
@@ -106,65 +104,6 @@ def check_composition(options: PlanOptions) -> None:
     most = getattr(registry.build("composition", options.composition), "most", options.k)
     if options.k > most:
         raise SpecError(f"composition {options.composition} merges at most {most} members; give --k {most}")
-
-
-Source = Path | LmEvalTask
-"""Where a task's rows come from."""
-
-
-def sources_of(paths: Sequence[Path], named: Sequence[TaskName], *, offline: bool) -> list[Source]:
-    """Task files, then the tasks of lm-eval that names stand for, loaded.
-
-    Raises:
-        TaskError: neither is given, or a task of lm-eval cannot be used.
-        OfflineError, ExternalError: as `lm_eval_tasks.load_tasks`.
-    """
-    if not paths and not named:
-        raise TaskError("no task named; give --task FILE or --lm-eval-task NAME")
-    if not named:
-        return list(paths)
-    from merge_advisor.advisor.lm_eval_scoring import load_all
-
-    return [*paths, *load_all(named, offline=offline)]
-
-
-def read_tasks(sources: Sequence[Source], options: PlanOptions) -> tuple[tuple[Task, ...], tuple[tuple[str, ...], ...]]:
-    """Read and split tasks; returns them and the notes on each.
-
-    Raises:
-        TaskError: a file that cannot be used, or two tasks of one name.
-    """
-    tasks: list[Task] = []
-    notes: list[tuple[str, ...]] = []
-    for source in sources:
-        if isinstance(source, LmEvalTask):
-            from merge_advisor.advisor.lm_eval_scoring import plan_task
-
-            task, said = plan_task(source, options)
-        else:
-            task, said = _split_file(source, options, alone=len(sources) == 1)
-        if any(task.name == other.name for other in tasks):
-            raise TaskError(f"{source}: a task named '{task.name}' is there already; rename the file")
-        tasks.append(task)
-        notes.append(said)
-    return tuple(tasks), tuple(notes)
-
-
-def _split_file(path: Path, options: PlanOptions, *, alone: bool) -> tuple[Task, tuple[str, ...]]:
-    file = read_rows(path)
-    heldout: Sequence[Row] | int | None = None
-    extra: tuple[str, ...] = ()
-    if isinstance(options.heldout, Path):
-        if not alone:
-            raise TaskError("--heldout FILE goes with one --task; give a number, or one file with all rows a task")
-        other = read_rows(options.heldout, minimum=1)
-        heldout, extra = other.rows, tuple(other.notes)
-    else:
-        heldout = options.heldout
-    task, said = split(
-        file.rows, name=file.name, shots=options.shots, heldout=heldout, tuning=options.tuning, seed=options.seed
-    )
-    return task, (*file.notes, *extra, *said)
 
 
 def make_plan(
@@ -373,12 +312,6 @@ def _plan_value(
         environment=Environment("", "", {}, {}, 0, 0, {}),
         map=found.map,
     )
-
-
-def task_report(task: Task, notes: Sequence[str]) -> TaskReport:
-    """A task's rows by digest."""
-    parts = [tuple(row.digest for row in part) for part in (task.shots, task.tuning, task.heldout)]
-    return TaskReport(task.name, task.digest, parts[0], parts[1], parts[2], tuple(notes))
 
 
 def environment_of(session: Session, clock: Clock, paths: dict[str, str]) -> Environment:
