@@ -116,6 +116,8 @@ class Setup:
     draws: Draws = field(default_factory=Draws)
     template: str = ""
     """Prompt template; empty: the pool's."""
+    embedding: str = "delta_activations"
+    """Spec of the representation deltas are taken in."""
     finetune: dict[str, float] = field(default_factory=dict)
     """Settings of the finetune of the shots that differ from `plan`'s: rank, epochs, lr, ..."""
     seed: int = 0
