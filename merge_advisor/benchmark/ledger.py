@@ -93,6 +93,10 @@ class Ledger:
             Key(*row) for row in self._connection.execute(f"SELECT {columns} FROM results WHERE status = 'done'")
         )
 
+    def count(self) -> int:
+        """How many results are done."""
+        return int(self._connection.execute("SELECT COUNT(*) FROM results WHERE status = 'done'").fetchone()[0])
+
     def keep(self, result: Result) -> None:
         """Keep a result; one that is done stays as it is, one that failed is replaced."""
         plain = to_plain(result)

@@ -101,7 +101,9 @@ def task_files(setup: Setup, folder: Path) -> dict[str, Path]:
         if path.suffix not in ENDINGS or path.name == families or not path.is_file():
             continue
         if path.stem in found:
-            raise TaskError(f"tasks {folder}: {found[path.stem].name} and {path.name} are both '{path.stem}'; rename one")
+            raise TaskError(
+                f"tasks {folder}: {found[path.stem].name} and {path.name} are both '{path.stem}'; rename one"
+            )
         found[path.stem] = path
     for name in setup.tasks.only:
         if name not in found:
@@ -182,8 +184,12 @@ def in_view(
         position
         for position, candidate in enumerate(candidates)
         if view == "own-in"
-        or (candidate.id != own.get(task.name, task.name) and (view == "own-out" or family(candidate.id) != task.family))
+        or (
+            candidate.id != own.get(task.name, task.name) and (view == "own-out" or family(candidate.id) != task.family)
+        )
     )
     if not kept:
-        raise InputError(f"task {task.name}: no candidate is left in the view {view}; give another --pool, or leave it out")
+        raise InputError(
+            f"task {task.name}: no candidate is left in the view {view}; give another --pool, or leave it out"
+        )
     return kept

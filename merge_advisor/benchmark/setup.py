@@ -10,18 +10,18 @@ from typing import Any, get_type_hints
 
 from merge_advisor import registry
 from merge_advisor.backbone.finetune import FinetuneSettings
+from merge_advisor.benchmark.tuners import at_zero
 from merge_advisor.benchmark.values import Arm, Question, Setup
 from merge_advisor.errors import InputError, SpecError
 from merge_advisor.pool.plain_yaml import YamlError, load_yaml
-from merge_advisor.tuning.goals import GOALS
 from merge_advisor.types import from_json
 
 SIZE_LIMIT = 2**20
 """Largest setup read, in bytes."""
 ORACLES = ("majority-oracle", "best-single-oracle")
 """Controls that read held-out answers."""
-PROTOCOL = "lorahub"
-"""The sampler that begins at weights 0 and so makes no use of the weights a selection came with."""
+OBJECTIVES = ("loss", "accuracy", "lorahub", "lorahub-clean")
+"""What a tuner may make small; the last two are the loss with LoraHub's penalty."""
 HUB = "hub:"
 
 
@@ -159,11 +159,11 @@ def _check_arm(arm: Arm, setup: Setup, refuse: Any) -> None:
     if arm.tuner:
         if arm.tuner.trials < 1:
             raise refuse(f"{where}: tuner.trials: {arm.tuner.trials} is too few; give at least 1")
-        sampler = registry.build("sampler", arm.tuner.sampler)
-        if arm.tuner.objective not in (*GOALS[3:], "loss", "accuracy", "delta"):
-            known = ", ".join(("loss", "accuracy", "delta", *GOALS[3:]))
+        registry.build("sampler", arm.tuner.sampler)
+        if arm.tuner.objective not in OBJECTIVES:
+            known = ", ".join(OBJECTIVES)
             raise refuse(f"{where}: tuner.objective '{arm.tuner.objective}' is unknown; choose one of: {known}")
-        if arm.shots_lora and sampler.name == PROTOCOL:
+        if arm.shots_lora and at_zero(arm.tuner):
             raise refuse(f"{where}: sampler lorahub begins at weights 0; shots_lora does not go with it")
 
 
@@ -192,11 +192,6 @@ CONTROLS = ("base", "majority", "majority-oracle", "random-adapters", "shots_lor
 def ks_of(arm: Arm, setup: Setup) -> tuple[int, ...]:
     """The sizes an arm is run at."""
     return arm.k or setup.k
-
-
-def starts_at_zero(arm: Arm) -> bool:
-    """Tell whether an arm's tuner begins at weights 0, whatever the selection's weights are."""
-    return arm.tuner is not None and arm.tuner.sampler.partition(":")[0].strip() == PROTOCOL
 
 
 def finetune_of(setup: Setup) -> FinetuneSettings:
