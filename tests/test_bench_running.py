@@ -164,21 +164,50 @@ def test_equal_merges_are_scored_once(places, tmp_path):
     assert len(kept) == len({r.merge for r in found.results})
 
 
-def test_what_fails_is_kept_and_tried_anew(places, tmp_path):
-    """Adapters of two ranks cannot be added factor by factor: a failure of the arm, not of the run."""
-    arms = [{"name": "hub", "strategy": "text", "composition": "lorahub", "shots_lora": True}, *SETUP["arms"]]
-    arms += [{"name": "checkpoints", "strategy": "text", "composition": "slerp"}]
+BRITTLE = """
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+from merge_advisor.select import Choice, Pick
+
+@dataclass(frozen=True)
+class Brittle:
+    name: ClassVar[str] = "brittle"
+    centres: ClassVar[str] = "no"
+    cost: ClassVar[str] = "nothing"
+    stops: ClassVar[str] = ""
+    def select(self, evidence, k):
+        if "count" in evidence.query and Path(__file__).with_name("broken").exists():
+            raise ZeroDivisionError("two\\nlines")
+        return Choice((Pick(0),), "first")
+"""
+
+
+def test_what_crashes_is_kept_as_failed_and_tried_anew(places, tmp_path, monkeypatch):
+    info = tmp_path / "site" / "brittle-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: brittle\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[merge_advisor.strategy]\nbrittle = brittle:Brittle\n")
+    (info.parent / "brittle.py").write_text(BRITTLE)
+    (info.parent / "broken").touch()
+    monkeypatch.syspath_prepend(info.parent)
+    arms = [{"name": "brittle", "strategy": "brittle"}, {"name": "after", "strategy": "random", "match": "brittle"},
+            {"name": "checkpoints", "strategy": "text", "composition": "slerp"}, *SETUP["arms"]]  # fmt: skip
     path = write_world(tmp_path, arms=arms, controls=["base"], draws={"shots": 1, "selections": 1})
     found = measure(path, tmp_path / "out", **places)
-    assert {r.arm for r in found.failed} == {"checkpoints"}
-    assert {r.reason for r in found.failed} == {
-        f"task {task}: composition slerp takes checkpoints, and the view has none" for task in TASKS
+    assert len(found.results) == found.wanted == 21
+    reasons = {(r.arm, r.unit.task): r.reason for r in found.failed}
+    assert reasons.pop(("brittle", "count")) == "ZeroDivisionError: two lines"
+    assert reasons.pop(("after", "count")) == "arm 'brittle', whose cost it matches, has no result here"
+    assert reasons == {
+        ("checkpoints", task): f"task {task}: composition slerp takes checkpoints, and the view has none"
+        for task in TASKS
     }
     assert all(np.isnan(r.accuracy) and r.loss is None for r in found.failed)
-    assert len(found.results) == found.wanted
+    (info.parent / "broken").unlink()
     again = measure(path, tmp_path / "out", **places)
-    assert len(again.failed) == 3 and again.failed[0].seconds != found.failed[0].seconds
-    assert {r.status for r in again.results if r.arm != "checkpoints"} == {"done"}
+    assert {r.arm for r in again.failed} == {"checkpoints"}
+    assert set(again.results) > {r for r in found.results if r.status == "done"}
 
 
 def test_only_what_is_named_and_what_it_matches(places, tmp_path):
