@@ -33,6 +33,7 @@ def build_parser() -> argparse.ArgumentParser:
     _tune(commands.add_parser("tune", help="search the weights of a run's members, and confirm what was found"))
     _merge(commands.add_parser("merge", help="write the merged model of a run folder"))
     _score(commands.add_parser("score", help="score a run folder, or any model, on held-out rows"))
+    _bench(commands.add_parser("bench", help="do the strategies beat random? arms and controls over many tasks"))
     _try(commands.add_parser("try", help="answer a prompt with base, anchor and merge side by side"))
     _show(commands.add_parser("show", help="list what can be chosen: strategies, compositions, formats, embeddings"))
     _common(commands.add_parser("doctor", help="what is installed, reachable, broken"))
@@ -211,6 +212,26 @@ def _try(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN", help="run folder")
     parser.add_argument("prompt", help="the input, put into the run's template")
     parser.add_argument("--max-new-tokens", type=int, default=64, metavar="N")
+    _where(parser)
+    _machine(parser)
+    _common(parser)
+
+
+def _bench(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "setup", metavar="SETUP.yaml", help="base, pool, tasks, arms and questions; see recipes/bench-*.yaml"
+    )
+    parser.add_argument("--out", metavar="DIR", help="folder of results and report; called again it goes on")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="say what it takes: models, bytes, forward passes, hours"
+    )
+    parser.add_argument("--rate", type=float, metavar="N", help="with --dry-run: forward passes of one row a second")
+    parser.add_argument(
+        "--workers", type=int, default=1, metavar="N", help="processes; each loads the base (default 1)"
+    )
+    parser.add_argument("--only", action="append", default=[], metavar="GLOB",
+                        help="only results whose arm/task/view fits, e.g. 'default/*' or '*/*/own-out'")  # fmt: skip
+    parser.add_argument("--tasks", metavar="DIR", help="folder of task files, if not where the setup says")
     _where(parser)
     _machine(parser)
     _common(parser)
