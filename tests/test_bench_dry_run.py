@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from bench_world import SETUP, TASKS, write_world
+from bench_setups import SETUP, TASKS, write_world
 
 from merge_advisor import registry
 from merge_advisor.benchmark.dry_run import describe, passes_of, spent_by

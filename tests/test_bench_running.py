@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from bench_world import SETUP, TASKS, write_world
+from bench_setups import SETUP, TASKS, write_world
 
 from merge_advisor.advisor.session import open_session
 from merge_advisor.backbone.weights import Dense, LowRank, inner

@@ -49,7 +49,7 @@ class Benchmark:
 
     measured: Measured
     contrasts: tuple[Contrast, ...]
-    """The primary one first; a question without a pair of results is left out."""
+    """The primary one first."""
 
 
 def bench(setup: str | Path, out: str | Path, **settings: Any) -> Benchmark:
@@ -74,20 +74,12 @@ def conclude(measured: Measured) -> tuple[Contrast, ...]:
     from merge_advisor.benchmark.report import write_report
 
     setup, results = measured.setup, measured.results
-    done = {(r.arm, r.view, r.k, r.unit) for r in results if r.status == "done"}
 
-    def answerable(question: Question) -> bool:
-        sides = [
-            {unit for arm, view, k, unit in done if (arm, view, k) == (name, question.view, question.k)}
-            for name in (question.better, question.than)
-        ]
-        return bool(sides[0] & sides[1])
+    def answer(question: Question) -> Contrast:
+        comparable = question.metric == setup.primary.metric  # the smallest gain is in the primary's unit
+        return contrast(question, results, setup.smallest_gain if comparable else None, seed=setup.seed)
 
-    primary, *others = [
-        [contrast(question, results, setup.smallest_gain, seed=setup.seed) for question in part if answerable(question)]
-        for part in ((setup.primary,), setup.secondaries)
-    ]
-    contrasts = (*primary, *holm(others[0]))
+    contrasts = (answer(setup.primary), *holm([answer(question) for question in setup.secondaries]))
     write_report(measured.folder, setup, results, contrasts)
     return contrasts
 

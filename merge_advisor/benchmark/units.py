@@ -36,26 +36,28 @@ def keys_of(setup: Setup, tasks: Sequence[str]) -> Iterator[Key]:
 
 
 def wanted(keys: Sequence[Key], only: Sequence[str], setup: Setup) -> list[Key]:
-    """The keys whose `arm/task/view` a pattern fits, and those an arm among them matches the cost of.
+    """The keys whose `arm/task/view` or `arm/task/view/k` a pattern fits, and those an arm among them has to match.
 
     Raises:
         InputError: a pattern that fits nothing.
     """
     if not only:
         return list(keys)
+    chosen: set[Key] = set()
     for pattern in only:
-        if not any(fnmatchcase(_path(key), pattern) for key in keys):
-            raise InputError(
-                f"--only '{pattern}' fits nothing; write arm/task/view, e.g. '{_path(keys[0])}' or '*/*/own-out'"
-            )
-    chosen = {key for key in keys if any(fnmatchcase(_path(key), pattern) for pattern in only)}
+        fitting = {key for key in keys if any(fnmatchcase(path, pattern) for path in _paths(key))}
+        if not fitting:
+            example = _paths(keys[0])[0]
+            raise InputError(f"--only '{pattern}' fits nothing; write arm/task/view, e.g. '{example}' or '*/*/own-out'")
+        chosen |= fitting
     matched = {arm.name: arm.match for arm in setup.arms if arm.match}
     chosen |= {key._replace(arm=matched[key.arm]) for key in chosen if key.arm in matched}
     return [key for key in keys if key in chosen]
 
 
-def _path(key: Key) -> str:
-    return f"{key.arm}/{key.task}/{key.view}"
+def _paths(key: Key) -> tuple[str, str]:
+    path = f"{key.arm}/{key.task}/{key.view}"
+    return path, f"{path}/{key.k}"
 
 
 def run_units(
