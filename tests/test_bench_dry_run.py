@@ -9,6 +9,7 @@ from merge_advisor import registry
 from merge_advisor.benchmark.dry_run import describe, passes_of, spent_by
 from merge_advisor.benchmark.running import measure
 from merge_advisor.benchmark.setup import read_setup
+from merge_advisor.benchmark.units import keys_of
 from merge_advisor.cli import main
 from merge_advisor.errors import InputError
 
@@ -45,6 +46,20 @@ def test_with_everything_there(tmp_path, tiny_llama, tiny_pool):
     assert found["bytes"]["pool"] == sum(file.stat().st_size for file in tiny_pool.rglob("*") if file.is_file())
     assert found["results"] == 3 * 4 * (6 + 3)
     assert found["hours"] == pytest.approx(sum(found["passes"].values()) / 36000)
+    rows, scale = SETUP["tasks"]["tuning"], 8
+    assert found["passes"]["embed the pool"] == 5 * 7
+    nearest = describe(path, base=str(tiny_llama), pool=str(tiny_pool), only=["nearest/*", "shots_lora/*", "base/*"])
+    finetune = nearest["passes"]["finetune on the shots"] / (3 * 2)
+    assert nearest["passes"] == {  # both selection draws are one choice; the base is one model in all draws
+        "embed the pool": 35, "finetune on the shots": 6 * finetune, "choose and tune": 3 * 2 * scale * rows,
+        "score": 5 * 3 * (2 + 2 + 1),
+    }  # fmt: skip
+    chance = describe(
+        path, base=str(tiny_llama), pool=str(tiny_pool), only=["random-adapters/*", "best-single-oracle/*"]
+    )
+    assert (
+        chance["passes"]["score"] == 5 * 3 * (2 * 2 + 6) and chance["passes"]["choose and tune"] == 3 * 4 * scale * rows
+    )
 
 
 def test_a_wrong_setup_is_refused_all_the_same(tmp_path):
@@ -68,7 +83,7 @@ def test_no_arm_spends_more_than_foreseen(tmp_path, tiny_llama, tiny_pool):
     setup, _ = read_setup(path)
     finetune = {r.unit.task: r.forwards for r in found.results if r.arm == "shots_lora"}
     by_name = {arm.name: arm for arm in setup.arms}
-    most = passes_of(setup, len(TASKS), 6)["finetune on the shots"] // len(TASKS)
+    most = passes_of(setup, list(keys_of(setup, list(TASKS))), 6)["finetune on the shots"] // len(TASKS)
     assert max(finetune.values()) <= most
     merges = {}
     for result in found.results:

@@ -6,7 +6,7 @@ registered strategy can be counted, and the rules are the ones the results are c
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,18 +18,17 @@ from merge_advisor.advisor.choosing import LORA_SEARCH, LORA_SHARES, SEARCH
 from merge_advisor.backbone.finetune import CHECK_STEPS
 from merge_advisor.backbone.weights import LowRank
 from merge_advisor.benchmark.arms import PROBES, sets_within
+from merge_advisor.benchmark.ledger import Key
 from merge_advisor.benchmark.rows import read_families, task_files, task_folder
-from merge_advisor.benchmark.setup import HUB, Places, finetune_of, ks_of, notes_of, read_setup
+from merge_advisor.benchmark.setup import HUB, Places, finetune_of, notes_of, read_setup
 from merge_advisor.benchmark.tuners import at_zero
-from merge_advisor.benchmark.units import keys_of
+from merge_advisor.benchmark.units import keys_of, wanted
 from merge_advisor.benchmark.values import Arm, Setup
 from merge_advisor.errors import MergeAdvisorError
 from merge_advisor.pool.sources import find_models
 from merge_advisor.select.evidence import Watched
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from merge_advisor.select.evidence import Floats, Strategy
 
 RATE = 12.0
@@ -48,6 +47,10 @@ class Spent:
     """Whether it needs the LoRA of the shots."""
     by_chance: bool
     """Whether every selection draw is another choice."""
+    by_shots: bool = True
+    """Whether every draw of the shots is."""
+    models: int = 1
+    """Models it has scored on the held-out rows."""
 
 
 def describe(
@@ -56,6 +59,7 @@ def describe(
     base: str | None = None,
     pool: str | None = None,
     tasks: str | None = None,
+    only: Sequence[str] = (),
     rate: float = RATE,
 ) -> dict[str, Any]:
     """Say what `bench` would do and cost; nothing is loaded, fetched or written.
@@ -65,13 +69,14 @@ def describe(
         base: as in `running.measure`.
         pool: as in `running.measure`.
         tasks: as in `running.measure`.
+        only: as in `running.measure`.
         rate: forward passes of one row a second.
 
     Returns:
         models, bytes, results, passes by step, hours, what is not here, and the same as `lines` of text.
 
     Raises:
-        InputError: the setup cannot be used.
+        InputError: the setup, or a pattern, cannot be used.
     """
     setup, places = read_setup(path, base=base, pool=pool, tasks=tasks)
     absent: list[str] = []
@@ -80,14 +85,16 @@ def describe(
     base_bytes = _bytes(Path(places.base)) if Path(places.base).exists() else None
     if base_bytes is None:
         absent.append(f"base {setup.base}: not a folder or file here; its size is not known")
-    passes = passes_of(setup, len(names), models)
+    every = list(keys_of(setup, names))
+    keys = wanted(every, only, setup)
+    passes = passes_of(setup, keys, models)
     total = sum(passes.values())
     draws = setup.draws.shots * setup.draws.selections * setup.draws.tuners
-    results = sum(1 for _ in keys_of(setup, names))
     families = _families(setup, places, names, absent)
     lines = [
         f"setup {setup.name}: {len(names)} tasks of {len(set(families))} families, {draws} units a task",
-        f"{len(setup.views)} views, {len(setup.arms)} arms, {len(setup.controls)} controls: {results} results",
+        f"{len(setup.views)} views, {len(setup.arms)} arms, {len(setup.controls)} controls: {len(every)} results"
+        + ("" if len(keys) == len(every) else f", {len(keys)} of them by --only"),
         f"base {setup.base}: {_size(base_bytes)}; pool {setup.pool}: {models} models, {_size(pool_bytes)}",
         *(f"{step}: {count} forward passes of one row" for step, count in passes.items()),
         f"{total} forward passes of one row in all, at most; {total / rate / 3600:.1f} hours at {rate:g} a second",
@@ -96,41 +103,46 @@ def describe(
         "dry run: nothing was loaded or written",
     ]
     return {
-        "tasks": len(names), "models": models, "bytes": {"base": base_bytes, "pool": pool_bytes}, "results": results,
+        "tasks": len(names), "models": models, "bytes": {"base": base_bytes, "pool": pool_bytes}, "results": len(keys),
         "passes": passes, "hours": total / rate / 3600, "rate": rate, "absent": absent, "lines": lines,
     }  # fmt: skip
 
 
-def passes_of(setup: Setup, tasks: int, models: int) -> dict[str, int]:
+def passes_of(setup: Setup, keys: Sequence[Key], models: int) -> dict[str, int]:
     """Forward passes by step, at most; what is equal in several units counts once, as it is measured once.
 
     Args:
         setup: what is asked.
-        tasks: how many there are.
+        keys: the results wanted.
         models: candidates of the pool.
     """
-    rows = setup.tasks.tuning or setup.tasks.shots
-    draws = setup.draws
-    spent, scored = 0, len(setup.controls) * draws.shots
-    needs_lora = "shots_lora" in setup.controls
-    for arm in setup.arms:
-        for k in ks_of(arm, setup):
-            found = spent_by(arm, setup, models, k)
-            times = draws.shots * len(setup.views) * (draws.selections if found.by_chance else 1)
-            times *= draws.tuners if arm.tuner else 1
-            spent, scored = spent + times * found.choosing, scored + times
-            needs_lora = needs_lora or found.finetune
-    if "random-adapters" in setup.controls:
-        times = draws.shots * draws.selections * len(setup.views) * len(setup.k)
-        spent, scored = spent + times * SEARCH * rows, scored + times
-    if "best-single-oracle" in setup.controls:
-        scored += models
+    arms = {arm.name: arm for arm in setup.arms}
+    costs = {(key.arm, key.k): _cost(key.arm, arms.get(key.arm), setup, models, key.k) for key in keys}
+    finetunes, works = set(), dict[tuple[object, ...], Spent]()
+    for key in keys:
+        cost = costs[key.arm, key.k]
+        draws = (key.shot_draw if cost.by_shots else 0, key.selection_draw if cost.by_chance else 0)
+        tuner = key.tuner_seed if key.arm in arms and arms[key.arm].tuner else 0
+        place = (key.view, key.k) if key.arm in arms or key.arm == "random-adapters" else ()
+        works[(key.arm, key.task, *draws, tuner, *place)] = cost
+        if cost.finetune:
+            finetunes.add((key.task, key.shot_draw))
     return {
         "embed the pool": PROBES * (models + 1),
-        "finetune on the shots": tasks * draws.shots * (finetune_forwards(setup) + PROBES) if needs_lora else 0,
-        "choose and tune": tasks * spent,
-        "score": tasks * scored * setup.tasks.heldout,
+        "finetune on the shots": len(finetunes) * (finetune_forwards(setup) + PROBES),
+        "choose and tune": sum(cost.choosing for cost in works.values()),
+        "score": sum(cost.models for cost in works.values()) * setup.tasks.heldout,
     }
+
+
+def _cost(name: str, arm: Arm | None, setup: Setup, models: int, k: int) -> Spent:
+    """What an arm or a control spends on one unit."""
+    if arm is not None:
+        return spent_by(arm, setup, models, k)
+    if name == "random-adapters":
+        return Spent(SEARCH * (setup.tasks.tuning or setup.tasks.shots), False, True)
+    scored = {"base": 1, "shots_lora": 1, "best-single-oracle": models}.get(name, 0)
+    return Spent(0, name == "shots_lora", False, name == "shots_lora", scored)
 
 
 def finetune_forwards(setup: Setup) -> int:

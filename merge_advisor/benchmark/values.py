@@ -107,7 +107,7 @@ class Setup:
     arms: tuple[Arm, ...]
     primary: Question
     smallest_gain: float
-    """Smallest gain that matters, by the primary's metric: points of accuracy (1.0 is one row in a hundred), or nats."""
+    """Smallest gain that matters, by the primary's metric: points (1.0 is one row in a hundred) or nats."""
     version: int = VERSION
     secondaries: tuple[Question, ...] = ()
     controls: tuple[Control, ...] = ("base", "majority", "majority-oracle", "random-adapters", "shots_lora")

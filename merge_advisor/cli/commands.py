@@ -125,7 +125,7 @@ def run_bench(arguments: argparse.Namespace) -> int:
     if arguments.dry_run:
         from merge_advisor.benchmark.dry_run import RATE, describe
 
-        found = describe(setup, **places, rate=RATE if arguments.rate is None else arguments.rate)
+        found = describe(setup, **places, only=arguments.only, rate=RATE if arguments.rate is None else arguments.rate)
         _print(arguments, found, "\n".join(found["lines"]))
         return OK
     if arguments.out is None:
