@@ -1,9 +1,13 @@
 """Reading a setup and its rows: what is wrong is one line, what is held out is seen by nobody."""
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 from bench_setups import SETUP, TASKS, rows_of, write_world
+from hub_server import Hub
 
 from merge_advisor.benchmark.rows import in_view, read_tasks
 from merge_advisor.benchmark.setup import finetune_of, notes_of, read_setup
@@ -48,6 +52,7 @@ WRONG = {
     "a gain of nothing": ({"smallest_gain": 0.0}, "smallest_gain"),
     "a finetune setting": ({"finetune": {"learning_rate": 1.0}}, "finetune.learning_rate is unknown"),
     "half an epoch": ({"finetune": {"epochs": 1.5}}, "whole number"),
+    "no tokens": ({"max_new_tokens": 0}, "max_new_tokens is at least 1"),
     "another version": ({"version": 2}, "version 2"),
     "a control twice": ({"controls": ["base", "base"]}, "controls: base is there twice"),
     "an unknown control": ({"controls": ["bass"]}, "controls"),
@@ -198,6 +203,37 @@ def test_views(tmp_path):
     assert view("parity", "family-out") == ["a0", "a1", "colour"]
     with pytest.raises(InputError, match="no candidate is left"):
         in_view(pool[:1], tasks["colour"], "own-out", own, families)
+
+
+FETCH = """
+import sys
+from pathlib import Path
+from merge_advisor.benchmark.rows import read_tasks
+from merge_advisor.benchmark.setup import read_setup
+
+setup, places = read_setup(Path(sys.argv[1]))
+for task in read_tasks(setup, places, offline=len(sys.argv) > 2):
+    print(task.name, len(task.heldout), task.digest)
+"""
+
+
+def test_tasks_of_the_hub_are_fetched_once_and_pinned(tmp_path):
+    path = write_world(tmp_path)
+    with Hub() as hub:
+        commit = hub.add("acme/tasks", tmp_path / "tasks")
+        write_world(tmp_path, tasks=SETUP["tasks"] | {"path": f"hub:acme/tasks@{commit}"})
+        environment = os.environ | {
+            "HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hf"), "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1",
+            "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_XET": "1",
+        }  # fmt: skip
+        environment.pop("HF_HUB_CACHE", None)
+        told = [
+            subprocess.run([sys.executable, "-c", FETCH, str(path), *more], env=environment, capture_output=True,
+                           text=True, timeout=60, check=True).stdout
+            for more in ([], ["offline"])
+        ]  # fmt: skip
+    assert told[0] == told[1] and [line.split()[0] for line in told[0].splitlines()] == sorted(TASKS)
+    assert all("/datasets/" in asked for _, asked in hub.requests) and hub.requests
 
 
 @pytest.mark.parametrize("name", ["bench-demo", "bench-bigbench-smollm2", "bench-bbh-smollm2"])

@@ -23,7 +23,7 @@ from merge_advisor.advisor.measure import (
 from merge_advisor.advisor.scoring import score_models
 from merge_advisor.advisor.session import Progress, Session, open_session, quiet_progress, weights_key
 from merge_advisor.benchmark.rows import TaskRows, in_view, read_families
-from merge_advisor.benchmark.setup import Places, finetune_of
+from merge_advisor.benchmark.setup import Places, finetune_of, scorer_of
 from merge_advisor.benchmark.tuners import at_zero, tuned
 from merge_advisor.benchmark.values import Arm, Result, Setup, Unit, View
 from merge_advisor.errors import InputError, PoolError, TaskError
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 
 PROBES = 5
 """Forward passes that a delta takes."""
-SCORER = "fast"
 
 
 def seed_of(*parts: object) -> int:
@@ -159,7 +158,8 @@ class TaskDraw:
             return composed(session, candidates, weights, composition) if any(weights) else {}
 
         model = ("merge", key_of_merge(members, composition), delta)
-        return score_models(session, [model], self.rows.heldout, self.rows.metric, evaluator=SCORER)[0]
+        scorer = scorer_of(self.world.setup)
+        return score_models(session, [model], self.rows.heldout, self.rows.metric, evaluator=scorer)[0]
 
     def singles(self, candidates: Sequence[Candidate]) -> dict[str, tuple[float, float]]:
         """Held-out accuracy and loss of each candidate alone, by id."""

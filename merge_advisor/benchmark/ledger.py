@@ -98,14 +98,22 @@ class Ledger:
         return int(self._connection.execute("SELECT COUNT(*) FROM results WHERE status = 'done'").fetchone()[0])
 
     def keep(self, result: Result) -> None:
-        """Keep a result; one that is done stays as it is, one that failed is replaced."""
+        """Keep a result; one that is done stays as it is, one that failed is replaced.
+
+        Raises:
+            RunError: no room, or no permission.
+        """
         plain = to_plain(result)
         numbers = {name: value for name, value in plain.items() if value == value}  # NaN, a default, is no JSON
-        self._connection.execute(
-            "INSERT INTO results VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET "
-            "status = excluded.status, value = excluded.value WHERE status = 'failed'",
-            (*key_of(result), result.status, json.dumps(numbers, allow_nan=False, sort_keys=True)),
-        )
+        row = (*key_of(result), result.status, json.dumps(numbers, allow_nan=False, sort_keys=True))
+        try:
+            self._connection.execute(
+                "INSERT INTO results VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET "
+                "status = excluded.status, value = excluded.value WHERE status = 'failed'",
+                row,
+            )
+        except sqlite3.Error as error:
+            raise RunError(f"{self.path}: cannot be written ({error}); check permissions and free space") from error
 
     def results(self) -> tuple[Result, ...]:
         """All results, ordered by task, draws, view, k and arm."""

@@ -102,6 +102,7 @@ def check_setup(setup: Setup, where: str) -> None:
             raise refuse(f"arms: '{name}' is the name of a control; give the arm another name")
     try:
         registry.build("embedding", setup.embedding)
+        registry.build("evaluator", scorer_of(setup))
         finetune_of(setup)
         for arm in setup.arms:
             _check_arm(arm, setup, refuse)
@@ -192,6 +193,12 @@ CONTROLS = ("base", "majority", "majority-oracle", "random-adapters", "shots_lor
 def ks_of(arm: Arm, setup: Setup) -> tuple[int, ...]:
     """The sizes an arm is run at."""
     return arm.k or setup.k
+
+
+def scorer_of(setup: Setup) -> str:
+    """Spec of the evaluator that scores held-out rows."""
+    matched = "" if setup.exact_match == "plain" else f",exact_match={setup.exact_match}"
+    return f"fast:max_new_tokens={setup.max_new_tokens}{matched}"
 
 
 def finetune_of(setup: Setup) -> FinetuneSettings:
