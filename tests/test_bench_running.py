@@ -256,3 +256,13 @@ def test_redrawn_weights_have_shape_and_size():
         assert found[name].shape == update.shape and type(found[name]) is type(update)
         assert inner(found[name], found[name]) == pytest.approx(inner(update, update), rel=1e-4)
         assert name == "c" or abs(inner(found[name], update)) < 0.9 * inner(update, update)
+
+
+def test_an_encoder_decoder_base(tiny_t5, tiny_t5_pool, tmp_path):
+    hub = {"name": "hub", "strategy": "anchor_random", "composition": "lorahub",
+           "tuner": {"sampler": "lorahub", "trials": 5, "objective": "lorahub-clean"}}  # fmt: skip
+    tasks = SETUP["tasks"] | {"own": {"colour": "m0"}, "only": ["colour", "count"]}
+    path = write_world(tmp_path, arms=[*SETUP["arms"], hub], tasks=tasks, draws={"shots": 1, "selections": 1})
+    found = measure(path, tmp_path / "out", base=str(tiny_t5), pool=str(tiny_t5_pool), cache=tmp_path / "cache")
+    assert not found.failed and len(found.results) == found.wanted == 2 * 10
+    assert {r.members[0][0] for r in of(found, "hub", task="colour")} <= {"m1", "m2"}
