@@ -120,25 +120,25 @@ def measure(
     rows = {task.name: task for task in read_tasks(setup, places, offline=bool(settings.get("offline")))}
     every = list(keys_of(setup, list(rows)))
     chosen = wanted(every, only, setup)
-    with open_world(setup, places, progress=progress, **settings) as world, Ledger(out) as ledger:
+    with open_world(setup, places, progress=progress, **settings) as world:
         _check_views(world, rows)
-        ledger.claim(identity(world, rows))
-        write_text(out / "setup.json", to_json(setup))
-        done = ledger.done()
-        left = [key for key in chosen if key not in done]
-        before = len(done)
-
-        def tell() -> None:
-            progress("benchmark", ledger.count() - before, len(left))
-
-        if left and workers > 1:
-            run_workers(Job(setup, places, rows, out, settings), left, workers, tell)
-        else:
-            run_units(world, rows, left, ledger, tell)
         notes = [*notes_of(setup, [task.family for task in rows.values()]), *_pool_notes(world, rows)]
-        if len(chosen) < len(every):
-            notes.append(f"--only took {len(chosen)} of {len(every)} results")
-        return Measured(out, setup, ledger.results(), len(every), world.refused, tuple(notes))
+        with Ledger(out) as ledger:
+            ledger.claim(identity(world, rows))
+            write_text(out / "setup.json", to_json(setup))
+            before = ledger.done()
+            left = [key for key in chosen if key not in before]
+
+            def tell() -> None:
+                progress("benchmark", ledger.count() - len(before), len(left))
+
+            if left and workers > 1:
+                run_workers(Job(setup, places, rows, out, settings), left, workers, tell)
+            else:
+                run_units(world, rows, left, ledger, tell)
+            if len(chosen) < len(every):
+                notes.append(f"--only took {len(chosen)} of {len(every)} results")
+            return Measured(out, setup, ledger.results(), len(every), world.refused, tuple(notes))
 
 
 def identity(world: World, rows: Mapping[str, TaskRows]) -> dict[str, str]:
