@@ -71,8 +71,9 @@ def _random_adapters(draw: TaskDraw, name: str, unit: Unit, view: View, k: int) 
         twins.append(twin)
     try:
         losses = Losses(session, [draw.task.choosing], "exact")
+        nothing = np.zeros_like(deltas[: len(twins)])  # they have no deltas, and random looks at none
         selection, found = choose(
-            session, "random", len(twins), twins, np.zeros_like(deltas[: len(twins)]), draw.delta, losses,
+            session, "random", len(twins), twins, nothing, nothing[0], losses,
             anchor=None, lora=None, seed=unit.selection_draw,
         )  # fmt: skip
         members = [(found[member.id], member.weight) for member in selection.members]

@@ -18,10 +18,10 @@ def summary_of(found: Benchmark) -> str:
     """Return the table, the contrasts, what cannot be shown, and the files."""
     measured, question = found.measured, found.measured.setup.primary
     lines = [f"{question.view}, k {question.k}, means over families:", *_table(measured.results, question)]
-    for contrast in found.contrasts:
+    for number, contrast in enumerate(found.contrasts):
         asked = contrast.question
-        label = "primary" if contrast is found.contrasts[0] and asked == question else f"{asked.view}, {asked.metric}"
-        lines.append(f"{label}: {asked.better} against {asked.than}: {contrast.standing}. {contrast.reason}")
+        label = f"{'secondary' if number else 'primary'} ({asked.metric}, {asked.view}, k {asked.k})"
+        lines.append(f"{label}: {contrast.reason}")
     lines += [f"note: {note}" for note in measured.notes]
     if measured.failed:
         lines.append(
