@@ -14,8 +14,9 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from merge_advisor.advisor import embed, merge, plan, score, tune
+    from merge_advisor.benchmark.running import bench
 
-__all__ = ["__version__", "embed", "merge", "plan", "score", "tune"]
+__all__ = ["__version__", "bench", "embed", "merge", "plan", "score", "tune"]
 
 
 def __getattr__(name: str) -> Any:
@@ -23,4 +24,8 @@ def __getattr__(name: str) -> Any:
         import merge_advisor.advisor as advisor
 
         return getattr(advisor, name)
+    if name == "bench":
+        from merge_advisor.benchmark.running import bench
+
+        return bench
     raise AttributeError(f"module 'merge_advisor' has no attribute {name!r}")

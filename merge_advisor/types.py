@@ -6,6 +6,7 @@ Nothing here computes; nothing here imports more than the standard library. Arra
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 from dataclasses import dataclass, field
@@ -63,7 +64,7 @@ def from_json(cls: type[T], text: str, where: str) -> T:
     Raises:
         InputError: not JSON, another version, an unknown key, a missing key, or a value of another type.
     """
-    from pydantic import TypeAdapter, ValidationError
+    from pydantic import ValidationError
 
     try:
         found = json.loads(text)
@@ -73,11 +74,20 @@ def from_json(cls: type[T], text: str, where: str) -> T:
     if version != VERSION:
         raise InputError(f"{where}: version {version} is not {VERSION}; use the merge-advisor release that wrote it")
     try:
-        return TypeAdapter(cls).validate_json(text)
+        parsed: T = _parser(cls).validate_json(text)  # type: ignore[arg-type]  # any class is hashable
+        return parsed
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"]) or "the whole file"
         raise InputError(f"{where}: {place}: {first['msg']}; correct it or make the file anew") from error
+
+
+@functools.cache
+def _parser(cls: type[Any]) -> Any:
+    """The strict parser of a class; to make one takes milliseconds, and a benchmark reads thousands of values."""
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(cls)
 
 
 @dataclass(frozen=True, slots=True)

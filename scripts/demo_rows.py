@@ -17,6 +17,8 @@ from typing import Any
 DEMO = Path(__file__).resolve().parent.parent / "recipes" / "demo"
 SPLITS = 3
 MIXED = ("shelves", "dates", "orders")
+PAIRS = ("shelves dates", "dates orders", "orders tickets", "tickets reviews", "reviews shelves", "shelves orders")
+"""The tasks of the demo benchmark: two families each, so that one adapter is not enough."""
 
 Row = tuple[str, str]
 
@@ -116,6 +118,13 @@ def mixed_rows(seed: int, count: int = 72) -> list[Row]:
     return rows
 
 
+def pair_rows(pair: str, count: int = 40) -> list[Row]:
+    """Draw test rows of two families in equal parts, shuffled."""
+    rows = [row for family in pair.split() for row in draw_rows(family, count // 2, f"bench/{pair}")]
+    random.Random(f"bench/{pair}").shuffle(rows)
+    return rows
+
+
 def hopeless_rows(seed: int, count: int = 72) -> list[Row]:
     """Draw products of two three-digit numbers: an honest task that no adapter here, and no 135M model, can do."""
     rng, rows = random.Random(f"hopeless/{seed}"), dict[str, str]()
@@ -159,3 +168,14 @@ def write_tasks(out: Path, seed: int) -> None:
     """Write ``mixed.jsonl`` and ``hopeless.jsonl`` of a seed."""
     for name, rows in (("mixed", mixed_rows(seed)), ("hopeless", hopeless_rows(seed))):
         write_lines(out / f"{name}.jsonl", [{"input": text, "output": answer} for text, answer in rows])
+
+
+def write_pairs(out: Path) -> None:
+    """Write the task files of the demo benchmark."""
+    for pair in PAIRS:
+        rows = [{"input": text, "output": answer} for text, answer in pair_rows(pair)]
+        write_lines(out / f"{pair.replace(' ', '-')}.jsonl", rows)
+
+
+if __name__ == "__main__":
+    write_pairs(DEMO / "bench")

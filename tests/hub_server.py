@@ -43,8 +43,8 @@ class Hub:
     def answer(self, path):
         """(status, headers, body) for a path."""
         parts = unquote(urlsplit(path).path).strip("/").split("/")
-        api = parts[:2] == ["api", "models"]
-        parts = parts[2:] if api else parts
+        api = parts[:2] in (["api", "models"], ["api", "datasets"])
+        parts = parts[2:] if api else parts[1:] if parts[0] == "datasets" else parts
         commits = self.repos.get("/".join(parts[:2]))
         if commits is None:
             return 404, {"X-Error-Code": "RepoNotFound"}, b""

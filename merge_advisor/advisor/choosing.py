@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,17 +12,19 @@ import numpy as np
 from merge_advisor import registry
 from merge_advisor.advisor.measure import gains_of, losses_of
 from merge_advisor.errors import SpecError
-from merge_advisor.select.evidence import Evidence
+from merge_advisor.select.evidence import Watched
 from merge_advisor.select.interference import interference, line_search, weights_direction
 from merge_advisor.types import SHOTS_LORA, Candidate, Interference, Member, Row, Selection
 
 if TYPE_CHECKING:
     from merge_advisor.advisor.session import Session
-    from merge_advisor.select.evidence import Strategy
+    from merge_advisor.select.evidence import Evidence, Strategy
     from merge_advisor.types import FloatArray
 
 LORA_SHARES = (0.25, 0.5, 0.75)
 """Shares of the direction that `shots_lora` is offered beside the chosen members."""
+SEARCH, LORA_SEARCH = 8, 6
+"""Losses measured at most for the one global scale, and for that of the members with `shots_lora`."""
 
 
 @dataclass(eq=False)
@@ -33,6 +36,8 @@ class Losses:
     """The choosing rows, task by task; a task counts as much as another, however many rows it has."""
     composition: str
     forwards: int = 0
+    looked: set[str] = field(default_factory=set)
+    """What the strategy looked at, of "task" (the task delta, which costs the finetune) and "rng" (chance)."""
 
     def __call__(self, members: Mapping[str, tuple[Candidate, float]], *, composition: str | None = None) -> float:
         """Mean over tasks of the mean loss over the task's choosing rows, nats per token."""
@@ -69,6 +74,7 @@ def choose(
     anchor: str | None,
     lora: Candidate | None,
     seed: int,
+    search: int = SEARCH,
 ) -> tuple[Selection, dict[str, Candidate]]:
     """Run a strategy, let `shots_lora` join where it lowers the loss, and set the weights.
 
@@ -83,6 +89,7 @@ def choose(
         anchor: id of the anchor the user demands; it is one of the candidates.
         lora: the `shots_lora`, or None to leave it out.
         seed: the strategy's randomness.
+        search: losses measured at most for the global scale, 2 or more; 0: it is 1, and nothing is measured.
 
     Returns:
         The selection, and its members' candidates by id.
@@ -95,7 +102,7 @@ def choose(
     choice = chooser.select(evidence, min(k, len(candidates)))
     picked = [candidates[pick.position] for pick in choice.picks]
     direction = list(weights_direction(choice))
-    scale, loss = _scale(losses, picked, direction)
+    scale, loss = _scale(losses, picked, direction, search) if search else (1.0, math.inf)
     stopped = choice.stopped
     gains = [pick.gain for pick in choice.picks]
     if lora is not None:
@@ -133,7 +140,8 @@ def _evidence(
         merge = {ids[p]: (candidates[p], w) for p, w in weights.items()}
         return gains_of(session, losses.rows, candidates, merge)
 
-    return Evidence(
+    return Watched(
+        looked=losses.looked,
         ids=ids,
         deltas=deltas,
         task=task,
@@ -148,7 +156,7 @@ def _evidence(
 
 
 def _scale(
-    losses: Losses, members: Sequence[Candidate], direction: Sequence[float], budget: int = 8
+    losses: Losses, members: Sequence[Candidate], direction: Sequence[float], budget: int
 ) -> tuple[float, float]:
     """The one global scale along a direction, by line search on the choosing rows; and the loss there."""
 
@@ -176,7 +184,7 @@ def _with_lora(
         return losses({c.id: (c, 2 * part) for c, part in zip(together, mixed(share), strict=True)})
 
     share = min(LORA_SHARES, key=lambda part: (loss_of(part), part))
-    scale, loss = _scale(losses, together, mixed(share), budget=6)
+    scale, loss = _scale(losses, together, mixed(share), LORA_SEARCH)
     return mixed(share), scale, loss
 
 

@@ -71,6 +71,8 @@ class Session:
     """Measurements found in the store."""
     misses: int = 0
     """Measurements made."""
+    made: dict[str, WeightDelta] = field(default_factory=dict, repr=False)
+    """Weights by fingerprint of candidates that are in no file."""
     _weights: dict[str, WeightDelta] = field(default_factory=dict, repr=False)
 
     def __enter__(self) -> Session:
@@ -107,7 +109,7 @@ class Session:
         Raises:
             PoolError: its files changed since the pool was opened.
         """
-        found = self._weights.get(candidate.fingerprint)
+        found = self.made.get(candidate.fingerprint) or self._weights.get(candidate.fingerprint)
         if found is None:
             folder = Path(candidate.path)
             try:

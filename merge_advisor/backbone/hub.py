@@ -48,10 +48,12 @@ def switched_off() -> bool:
     return os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
 
 
-def fetch(model: HubId, patterns: Sequence[str], *, offline: bool = False, cache: Path | None = None) -> Snapshot:
+def fetch(
+    model: HubId, patterns: Sequence[str], *, offline: bool = False, cache: Path | None = None, kind: str = "model"
+) -> Snapshot:
     """Fetch the files of `patterns` at `model.revision` into the hub's own cache (or `cache`); what is there stays.
 
-    A commit that is in the cache whole is taken without asking the hub.
+    A commit that is in the cache whole is taken without asking the hub. `kind` is "model" or "dataset".
 
     Raises:
         OfflineError: not in the cache, and `offline` or HF_HUB_OFFLINE forbids fetching.
@@ -75,7 +77,7 @@ def fetch(model: HubId, patterns: Sequence[str], *, offline: bool = False, cache
         try:
             folder = snapshot_download(
                 model.repo, revision=model.revision, allow_patterns=list(patterns), local_files_only=local,
-                cache_dir=cache, tqdm_class=_progress_class(),
+                cache_dir=cache, tqdm_class=_progress_class(), repo_type=kind,
             )  # fmt: skip
             return Snapshot(Path(folder), Path(folder).name)
         except LocalEntryNotFoundError as error:
@@ -90,7 +92,7 @@ def fetch(model: HubId, patterns: Sequence[str], *, offline: bool = False, cache
         except RevisionNotFoundError as error:
             raise InputError(f"{named}: the hub has no such revision; correct it") from error
         except (RepositoryNotFoundError, HFValidationError) as error:
-            raise InputError(f"{named}: no such folder here and no such model on the hub; correct the name") from error
+            raise InputError(f"{named}: no such folder here and no such {kind} on the hub; correct the name") from error
         except (HfHubHTTPError, OSError) as error:
             reason = " ".join(str(error).split())[:200]
             raise ExternalError(f"{named}: the hub failed ({reason}); try again later") from error

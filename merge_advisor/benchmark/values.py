@@ -107,7 +107,7 @@ class Setup:
     arms: tuple[Arm, ...]
     primary: Question
     smallest_gain: float
-    """Smallest gain that matters: points of accuracy (1.0 is one in a hundred rows), or nats for a loss."""
+    """Smallest gain that matters, by the primary's metric: points (1.0 is one row in a hundred) or nats."""
     version: int = VERSION
     secondaries: tuple[Question, ...] = ()
     controls: tuple[Control, ...] = ("base", "majority", "majority-oracle", "random-adapters", "shots_lora")
@@ -116,8 +116,14 @@ class Setup:
     draws: Draws = field(default_factory=Draws)
     template: str = ""
     """Prompt template; empty: the pool's."""
+    embedding: str = "delta_activations"
+    """Spec of the representation deltas are taken in."""
     finetune: dict[str, float] = field(default_factory=dict)
     """Settings of the finetune of the shots that differ from `plan`'s: rank, epochs, lr, ..."""
+    exact_match: Literal["plain", "lorahub"] = "plain"
+    """When generated text is the output: as it is, or as LoraHub normalises both (see `evaluators.rules.MATCHES`)."""
+    max_new_tokens: int = 64
+    """Tokens generated at most for an answer."""
     seed: int = 0
 
 

@@ -118,6 +118,37 @@ def run_tune(arguments: argparse.Namespace) -> int:
     return _tell(arguments, run)
 
 
+def run_bench(arguments: argparse.Namespace) -> int:
+    """`merge-advisor bench`."""
+    setup = Path(arguments.setup)
+    places = {key: getattr(arguments, key) for key in ("base", "pool", "tasks")}
+    if arguments.dry_run:
+        from merge_advisor.benchmark.dry_run import RATE, describe
+
+        found = describe(setup, **places, only=arguments.only, rate=RATE if arguments.rate is None else arguments.rate)
+        _print(arguments, found, "\n".join(found["lines"]))
+        return OK
+    if arguments.out is None:
+        raise InputError("bench: no folder for the results; give --out DIR, or --dry-run")
+    from merge_advisor.benchmark.running import bench
+    from merge_advisor.benchmark.summary import summary_of
+
+    shared = _shared(arguments)
+    done = bench(setup, Path(arguments.out), **places, only=arguments.only, workers=arguments.workers, **shared)
+    shared["progress"].finish()
+    measured = done.measured
+    plain = {
+        "out": str(measured.folder), "contrasts": [to_plain(contrast) for contrast in done.contrasts],
+        "results": len(measured.results), "wanted": measured.wanted, "failed": [to_plain(r.unit) | {
+            "arm": r.arm, "view": r.view, "k": r.k, "reason": r.reason} for r in measured.failed],
+        "refused": list(measured.refused), "notes": list(measured.notes),
+    }  # fmt: skip
+    _print(arguments, plain, summary_of(done))
+    for reason in measured.refused[:10]:
+        print(f"merge-advisor: set aside {reason}", file=sys.stderr)
+    return PARTIAL if measured.failed or measured.refused else OK
+
+
 def _range(text: str | None, option: str) -> tuple[float, float] | None:
     """Read LOW:HIGH.
 

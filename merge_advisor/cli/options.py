@@ -31,6 +31,7 @@ def build_parser() -> argparse.ArgumentParser:
     _init(commands.add_parser("init", help="write merge-advisor.toml (and with --demo a task to try)"))
     _embed(commands.add_parser("embed", help="write the deltas of a pool to an .npz file", epilog=EPILOG))
     _tune(commands.add_parser("tune", help="search the weights of a run's members, and confirm what was found"))
+    _bench(commands.add_parser("bench", help="do the strategies beat random? arms and controls over many tasks"))
     _merge(commands.add_parser("merge", help="write the merged model of a run folder"))
     _score(commands.add_parser("score", help="score a run folder, or any model, on held-out rows"))
     _try(commands.add_parser("try", help="answer a prompt with base, anchor and merge side by side"))
@@ -142,6 +143,27 @@ def _embed(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--embedding", help=f"default delta_activations; one of: {_names('embedding')}")
     parser.add_argument("--include", action="append", default=[], metavar="GLOB", help="only candidates of these ids")
     parser.add_argument("--exclude", action="append", default=[], metavar="GLOB", help="no candidates of these ids")
+    _where(parser)
+    _machine(parser)
+    _common(parser)
+
+
+def _bench(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "setup", metavar="SETUP.yaml", help="base, pool, tasks, arms and questions; see recipes/bench-*.yaml"
+    )
+    parser.add_argument("--out", metavar="DIR", help="folder of results and report; called again it goes on")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="say what it takes: models, bytes, forward passes, hours"
+    )
+    parser.add_argument("--rate", type=float, metavar="N", help="with --dry-run: forward passes of one row a second")
+    parser.add_argument(
+        "--workers", type=int, default=1, metavar="N", help="processes; each loads the base (default 1)"
+    )
+    parser.add_argument("--only", action="append", default=[], metavar="GLOB",
+                        help="only results whose arm/task/view or arm/task/view/k fits, e.g. 'default/*' or "
+                             "'*/own-out/4'")  # fmt: skip
+    parser.add_argument("--tasks", metavar="DIR", help="folder of task files, if not where the setup says")
     _where(parser)
     _machine(parser)
     _common(parser)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,6 +47,19 @@ class Evidence:
     with weights by position ({} is the base); one backward pass."""
     weights_of: Callable[[int], WeightDelta] = field(repr=False, default=lambda position: {})
     """The weight delta of one candidate."""
+
+
+@dataclass(frozen=True, eq=False)
+class Watched(Evidence):
+    """Evidence that notes what of it is dear or chance and was looked at: "task" costs a finetune, "rng" is a draw."""
+
+    looked: set[str] = field(default_factory=set, repr=False)
+
+    def __getattribute__(self, name: str) -> Any:
+        """Return the attribute as it is."""
+        if name in ("task", "rng"):
+            object.__getattribute__(self, "looked").add(name)
+        return object.__getattribute__(self, name)
 
 
 @dataclass(frozen=True, slots=True)

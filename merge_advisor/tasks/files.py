@@ -50,6 +50,8 @@ class TaskFile:
     """One line for each thing worth telling."""
     mapping: str
     """Fields the rows were read from, e.g. "question/answer"; several are separated by ", "."""
+    read: int = 0
+    """Rows in the file, repeated ones included."""
 
 
 class _Number(str):
@@ -81,7 +83,7 @@ def read_rows(path: Path, *, minimum: int = MINIMUM) -> TaskFile:
         same = f" ({len(found)} equal ones)" if len(found) > len(rows) else ""
         raise _error(path, f"{_count(len(rows), 'row')}{same}, the minimum is {minimum}; add examples")
     notes = tuple(_printable(f"{path.name}: {note}") for note in _notes(rows, len(found), noticed))
-    return TaskFile(_printable(path.stem), rows, notes, ", ".join(noticed.mappings))
+    return TaskFile(_printable(path.stem), rows, notes, ", ".join(noticed.mappings), len(found))
 
 
 def _error(place: object, what: str) -> TaskError:

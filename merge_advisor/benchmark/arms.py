@@ -1,0 +1,284 @@
+"""One arm on one unit: choose as `plan` does, tune as `tune` does, score what was held out, charge what it cost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from merge_advisor import registry
+from merge_advisor.advisor.choosing import LORA_SEARCH, LORA_SHARES, SEARCH, Losses, choose
+from merge_advisor.advisor.measure import (
+    Training,
+    composed,
+    lora_of_shots,
+    losses_of,
+    take_deltas,
+    target_parameters,
+)
+from merge_advisor.advisor.scoring import score_models
+from merge_advisor.advisor.session import Progress, Session, open_session, quiet_progress, weights_key
+from merge_advisor.benchmark.rows import TaskRows, in_view, read_families
+from merge_advisor.benchmark.setup import Places, finetune_of, scorer_of
+from merge_advisor.benchmark.tuners import at_zero, tuned
+from merge_advisor.benchmark.values import Arm, Result, Setup, Unit, View
+from merge_advisor.errors import InputError, PoolError, TaskError
+from merge_advisor.tuning import Point
+from merge_advisor.types import Candidate, Deltas, ModelScore, Task, digest_of, same_space
+
+if TYPE_CHECKING:
+    from merge_advisor.backbone.weights import WeightDelta
+    from merge_advisor.types import FloatArray
+
+PROBES = 5
+"""Forward passes that a delta takes."""
+
+
+def seed_of(*parts: object) -> int:
+    """A seed below 2^48 that follows from the parts."""
+    return int(digest_of(list(parts))[:12], 16)
+
+
+@dataclass(frozen=True, eq=False)
+class World:
+    """What all units share."""
+
+    setup: Setup
+    session: Session
+    families: dict[str, str]
+    """Task or candidate name to family."""
+    deltas: Deltas
+    candidates: tuple[Candidate, ...]
+    """The pool's, in the order of the deltas."""
+    refused: tuple[str, ...] = ()
+    """Models of the pool that were set aside, each with its reason."""
+
+
+@contextmanager
+def open_world(
+    setup: Setup, places: Places, *, progress: Progress = quiet_progress, **settings: Any
+) -> Iterator[World]:
+    """Open base, pool and store, and take the deltas of the pool.
+
+    Args:
+        setup: says how.
+        places: where they are.
+        progress: told of what is not in the store yet; the units are quiet.
+        settings: as `open_session` takes them.
+
+    Raises:
+        MergeAdvisorError: see `open_session` and `take_deltas`.
+    """
+    families = read_families(places.families)
+    with open_session(
+        places.base, places.pool, template=setup.template or None, progress=progress, **settings
+    ) as session:
+        deltas, candidates, broken = take_deltas(session, setup.embedding, session.pool.candidates)
+        refused = [f"{item.id}: {item.reason}" for item in (*session.pool.refused, *broken)]
+        if not candidates:
+            raise PoolError(f"no model of the pool can be used ({refused[0]}); give another --pool")
+        session.progress = quiet_progress
+        yield World(setup, session, families, deltas, tuple(candidates), tuple(refused))
+
+
+@dataclass(eq=False)
+class TaskDraw:
+    """A task with one draw of its shots; the LoRA of the shots and its delta are made when first needed."""
+
+    world: World
+    rows: TaskRows
+    number: int
+    alone: dict[str, tuple[float, float]] = field(default_factory=dict)
+    """Held-out accuracy and loss of each candidate that was scored alone, by id."""
+
+    @cached_property
+    def task(self) -> Task:
+        """The task's rows as this draw splits them."""
+        return self.rows.draw(self.world.setup, self.number)
+
+    @cached_property
+    def _finetuned(self) -> tuple[Candidate, Training]:
+        world, task = self.world, self.task
+        return lora_of_shots(
+            world.session, task.shots, target_parameters(world.session, world.candidates), finetune_of(world.setup),
+            seed_of(world.setup.seed, task.name, self.number, "finetune"), watch=task.tuning,
+        )  # fmt: skip
+
+    @property
+    def lora(self) -> Candidate:
+        """The LoRA finetuned on the shots."""
+        return self._finetuned[0]
+
+    @property
+    def finetune_forwards(self) -> int:
+        """What the finetune cost, in forward passes over one row."""
+        return self._finetuned[1].forwards
+
+    @cached_property
+    def delta(self) -> FloatArray:
+        """(d,) the task delta.
+
+        Raises:
+            TaskError: the LoRA of the shots cannot be embedded.
+        """
+        own, _, failed = take_deltas(self.world.session, self.world.setup.embedding, [self.lora])
+        if failed:
+            raise TaskError(f"the LoRA of the shots cannot be embedded: {failed[0].reason}; lower finetune.lr")
+        same_space(self.world.deltas.space, own.space)
+        found: FloatArray = own.array[0]
+        return found
+
+    def view(self, view: View, composition: str = "exact") -> tuple[list[Candidate], FloatArray]:
+        """The candidates of a view that a composition can take, and their (n, d) deltas.
+
+        Raises:
+            InputError: there are none.
+        """
+        world = self.world
+        takes = registry.build("composition", composition).takes
+        places = [
+            place
+            for place in in_view(world.candidates, self.rows, view, world.setup.tasks.own, world.families)
+            if takes in ("both", f"{world.candidates[place].kind}s")
+        ]
+        if not places:
+            raise InputError(f"task {self.rows.name}: composition {composition} takes {takes}, and the view has none")
+        return [world.candidates[place] for place in places], world.deltas.array[places]
+
+    def score(self, members: Sequence[tuple[Candidate, float]], composition: str = "exact") -> ModelScore:
+        """Score a merge on the held-out rows."""
+        session = self.world.session
+        candidates, weights = [c for c, _ in members], [weight for _, weight in members]
+
+        def delta() -> WeightDelta:
+            return composed(session, candidates, weights, composition) if any(weights) else {}
+
+        model = ("merge", key_of_merge(members, composition), delta)
+        scorer = scorer_of(self.world.setup)
+        return score_models(session, [model], self.rows.heldout, self.rows.metric, evaluator=scorer)[0]
+
+    def singles(self, candidates: Sequence[Candidate]) -> dict[str, tuple[float, float]]:
+        """Held-out accuracy and loss of each candidate alone, by id."""
+        for candidate in candidates:
+            if candidate.id not in self.alone:
+                metrics = self.score([(candidate, 1.0)]).metrics
+                self.alone[candidate.id] = metrics[self.rows.metric], metrics["loss"]
+        return {candidate.id: self.alone[candidate.id] for candidate in candidates}
+
+    def drop(self, members: Sequence[tuple[Candidate, float]], composition: str = "exact") -> float:
+        """Base's loss minus the merge's on the choosing rows, nats per token."""
+        session, rows = self.world.session, self.task.choosing
+        merge = {c.id: (c, weight) for c, weight in members}
+        losses = [losses_of(session, rows, part, composition=composition) for part in ({}, merge)]
+        return float(np.mean(losses[0]) - np.mean(losses[1]))
+
+    def result(
+        self,
+        unit: Unit,
+        arm: str,
+        view: View,
+        k: int,
+        members: Sequence[tuple[Candidate, float]],
+        *,
+        composition: str = "exact",
+        forwards: int = 0,
+        reason: str = "",
+        predicted: bool = True,
+        oracle: bool = False,
+    ) -> Result:
+        """Score a merge and put together what is kept of it."""
+        score = self.score(members, composition)
+        return Result(
+            unit=unit, arm=arm, view=view, k=k, oracle=oracle, reason=reason,
+            members=tuple((c.id, float(weight)) for c, weight in members),
+            merge=digest_of(key_of_merge(members, composition)),
+            loss=score.metrics["loss"],
+            predicted=self.drop(members, composition) if predicted else None,
+            forwards=forwards,
+            **answered(self.rows, score),
+        )  # fmt: skip
+
+
+def key_of_merge(members: Sequence[tuple[Candidate, float]], composition: str) -> list[object]:
+    """What a merge is, for a store key."""
+    return weights_key([(c.fingerprint, weight) for c, weight in members], composition)
+
+
+def answered(rows: TaskRows, score: ModelScore) -> dict[str, Any]:
+    """Number of rows, accuracy, share of valid outputs and accuracy on those, as `Result` has them.
+
+    Where choices are scored by likelihood every output is one of them, and so valid.
+    """
+    hits = score.rows[rows.metric]
+    fits = [rows.metric == "accuracy" or rows.valid(output) for output in score.outputs]
+    among = [hit for hit, fit in zip(hits, fits, strict=True) if fit]
+    return {
+        "rows": len(hits),
+        "accuracy": float(np.mean(hits)),
+        "valid": float(np.mean(fits)),
+        "accuracy_valid": float(np.mean(among)) if among else None,
+    }
+
+
+def run_arm(draw: TaskDraw, arm: Arm, unit: Unit, view: View, k: int, budget: int | None = None) -> Result:
+    """Choose, tune where the arm says so, and score.
+
+    Args:
+        draw: the task and its shots.
+        arm: how to choose.
+        unit: the draws of chance.
+        view: who may be chosen.
+        k: members of the pool at most.
+        budget: forward passes it may spend, of an arm that matches another's.
+
+    Raises:
+        MergeAdvisorError: whatever choosing, finetuning or merging refuses.
+    """
+    setup, task = draw.world.setup, draw.task
+    candidates, deltas = draw.view(view, arm.composition)
+    losses = Losses(draw.world.session, [task.choosing], arm.composition)
+    strategy, search = arm.strategy, 0 if at_zero(arm.tuner) else SEARCH
+    if budget is not None:
+        paid = draw.finetune_forwards if arm.shots_lora else 0
+        sets, search = sets_within(budget - paid, len(task.choosing), min(k, len(candidates)), lora=arm.shots_lora)
+        strategy = f"random:sets={sets}"
+    selection, found = choose(
+        draw.world.session, strategy, k, candidates, deltas, draw.delta, losses, anchor=None,
+        lora=draw.lora if arm.shots_lora else None, search=search,
+        seed=seed_of(setup.seed, task.name, unit.shot_draw, unit.selection_draw),
+    )  # fmt: skip
+    chosen, weights = [found[member.id] for member in selection.members], [m.weight for m in selection.members]
+    forwards, reason = selection.forwards, selection.stopped
+    if arm.tuner:
+        seed = seed_of(setup.seed, task.name, unit.shot_draw, unit.tuner_seed, "tuner")
+        start = Point(tuple(weights), arm.composition)
+        tuning = tuned(draw.world.session, chosen, start, arm.tuner, task.choosing, seed)
+        weights, forwards = list(tuning.weights), forwards + tuning.forwards
+        reason = f"{reason}; {tuning.reason}"
+    if "task" in losses.looked:
+        forwards += draw.finetune_forwards + PROBES
+    elif arm.shots_lora:
+        forwards += draw.finetune_forwards
+    members = list(zip(chosen, weights, strict=True))
+    return draw.result(
+        unit, arm.name, view, k, members, composition=arm.composition, forwards=forwards, reason=reason
+    )  # fmt: skip
+
+
+def sets_within(budget: int, rows: int, k: int, *, lora: bool = False) -> tuple[int, int]:
+    """How many random sets a budget pays for, and how many losses the search of the scale may measure.
+
+    Args:
+        budget: forward passes over one row.
+        rows: choosing rows; a loss costs one pass over each.
+        k: members of a set; each set is measured twice, of one member once.
+        lora: whether `shots_lora` may join, which is tried at `LORA_SHARES` and then has its scale searched.
+    """
+    left = budget // rows - (len(LORA_SHARES) + LORA_SEARCH if lora else 0)
+    search = max(2, min(SEARCH, left))
+    sets = (left - search) // (1 if k == 1 else 2)
+    return (sets if sets > 1 else 1), search

@@ -1,0 +1,263 @@
+"""`bench --dry-run`: models, bytes, forward passes and hours, from the setup alone where nothing else is there.
+
+What an arm spends on choosing is found by running its strategy on invented evidence that counts what it is asked: any
+registered strategy can be counted, and the rules are the ones the results are charged by.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from merge_advisor import registry
+from merge_advisor.advisor.choosing import LORA_SEARCH, LORA_SHARES, SEARCH
+from merge_advisor.backbone.finetune import CHECK_STEPS
+from merge_advisor.backbone.weights import LowRank
+from merge_advisor.benchmark.arms import PROBES, sets_within
+from merge_advisor.benchmark.ledger import Key
+from merge_advisor.benchmark.rows import read_families, task_files, task_folder
+from merge_advisor.benchmark.setup import HUB, Places, finetune_of, notes_of, read_setup
+from merge_advisor.benchmark.tuners import at_zero
+from merge_advisor.benchmark.units import keys_of, wanted
+from merge_advisor.benchmark.values import Arm, Setup
+from merge_advisor.errors import MergeAdvisorError
+from merge_advisor.pool.sources import find_models
+from merge_advisor.select.evidence import Watched
+
+if TYPE_CHECKING:
+    from merge_advisor.select.evidence import Floats, Strategy
+
+RATE = 12.0
+"""Forward passes of one row a second unless told: SmolLM2-135M in float32 on two cores, rows of about 90 tokens."""
+BACKWARD = 3
+"""Forward passes that one with its backward pass counts as."""
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """What one arm spends on one unit, at most, in forward passes over one row."""
+
+    choosing: int
+    """Choosing, the search of the scale and the tuner."""
+    finetune: bool
+    """Whether it needs the LoRA of the shots."""
+    by_chance: bool
+    """Whether every selection draw is another choice."""
+    by_shots: bool = True
+    """Whether every draw of the shots is."""
+    models: int = 1
+    """Models it has scored on the held-out rows."""
+
+
+def describe(
+    path: Path,
+    *,
+    base: str | None = None,
+    pool: str | None = None,
+    tasks: str | None = None,
+    only: Sequence[str] = (),
+    rate: float = RATE,
+) -> dict[str, Any]:
+    """Say what `bench` would do and cost; nothing is loaded, fetched or written.
+
+    Args:
+        path: the setup.
+        base: as in `running.measure`.
+        pool: as in `running.measure`.
+        tasks: as in `running.measure`.
+        only: as in `running.measure`.
+        rate: forward passes of one row a second.
+
+    Returns:
+        models, bytes, results, passes by step, hours, what is not here, and the same as `lines` of text.
+
+    Raises:
+        InputError: the setup, or a pattern, cannot be used.
+    """
+    setup, places = read_setup(path, base=base, pool=pool, tasks=tasks)
+    absent: list[str] = []
+    names = _tasks(setup, places, absent)
+    models, pool_bytes = _pool(setup, places, len(names), absent)
+    base_bytes = _bytes(Path(places.base)) if Path(places.base).exists() else None
+    if base_bytes is None:
+        absent.append(f"base {setup.base}: not a folder or file here; its size is not known")
+    every = list(keys_of(setup, names))
+    keys = wanted(every, only, setup)
+    passes = passes_of(setup, keys, models)
+    total = sum(passes.values())
+    draws = setup.draws.shots * setup.draws.selections * setup.draws.tuners
+    families = _families(setup, places, names, absent)
+    lines = [
+        f"setup {setup.name}: {len(names)} tasks of {len(set(families))} families, {draws} units a task",
+        f"{len(setup.views)} views, {len(setup.arms)} arms, {len(setup.controls)} controls: {len(every)} results"
+        + ("" if len(keys) == len(every) else f", {len(keys)} of them by --only"),
+        f"base {setup.base}: {_size(base_bytes)}; pool {setup.pool}: {models} models, {_size(pool_bytes)}",
+        *(f"{step}: {count} forward passes of one row" for step, count in passes.items()),
+        f"{total} forward passes of one row in all, at most; {total / rate / 3600:.1f} hours at {rate:g} a second",
+        *(f"not here: {what}" for what in absent),
+        *(f"note: {note}" for note in notes_of(setup, families)),
+        "dry run: nothing was loaded or written",
+    ]
+    return {
+        "tasks": len(names), "models": models, "bytes": {"base": base_bytes, "pool": pool_bytes}, "results": len(keys),
+        "passes": passes, "hours": total / rate / 3600, "rate": rate, "absent": absent, "lines": lines,
+    }  # fmt: skip
+
+
+def passes_of(setup: Setup, keys: Sequence[Key], models: int) -> dict[str, int]:
+    """Forward passes by step, at most; what is equal in several units counts once, as it is measured once.
+
+    Args:
+        setup: what is asked.
+        keys: the results wanted.
+        models: candidates of the pool.
+    """
+    arms = {arm.name: arm for arm in setup.arms}
+    costs = {(key.arm, key.k): _cost(key.arm, arms.get(key.arm), setup, models, key.k) for key in keys}
+    finetunes, works = set(), dict[tuple[object, ...], Spent]()
+    for key in keys:
+        cost = costs[key.arm, key.k]
+        draws = (key.shot_draw if cost.by_shots else 0, key.selection_draw if cost.by_chance else 0)
+        tuner = key.tuner_seed if key.arm in arms and arms[key.arm].tuner else 0
+        place = (key.view, key.k) if key.arm in arms or key.arm == "random-adapters" else ()
+        works[(key.arm, key.task, *draws, tuner, *place)] = cost
+        if cost.finetune:
+            finetunes.add((key.task, key.shot_draw))
+    return {
+        "embed the pool": PROBES * (models + 1),
+        "finetune on the shots": len(finetunes) * (finetune_forwards(setup) + PROBES),
+        "choose and tune": sum(cost.choosing for cost in works.values()),
+        "score": sum(cost.models for cost in works.values()) * setup.tasks.heldout,
+    }
+
+
+def _cost(name: str, arm: Arm | None, setup: Setup, models: int, k: int) -> Spent:
+    """What an arm or a control spends on one unit."""
+    if arm is not None:
+        return spent_by(arm, setup, models, k)
+    if name == "random-adapters":
+        return Spent(SEARCH * (setup.tasks.tuning or setup.tasks.shots), False, True)
+    scored = {"base": 1, "shots_lora": 1, "best-single-oracle": models}.get(name, 0)
+    return Spent(0, name == "shots_lora", False, name == "shots_lora", scored)
+
+
+def finetune_forwards(setup: Setup) -> int:
+    """Forward passes of one finetune on the shots, at most."""
+    settings, shots, tuning = finetune_of(setup), setup.tasks.shots, setup.tasks.tuning
+    steps = settings.steps_for(shots, watched=tuning > 0)
+    return BACKWARD * steps * min(settings.batch_size, shots) + tuning * (steps // CHECK_STEPS + 1)
+
+
+def spent_by(arm: Arm, setup: Setup, models: int, k: int) -> Spent:
+    """What an arm spends on one unit, at most, without the finetune.
+
+    Args:
+        arm: what chooses.
+        setup: rows and other arms.
+        models: candidates it chooses among.
+        k: members at most.
+    """
+    rows = setup.tasks.tuning or setup.tasks.shots
+    lora = len(LORA_SHARES) + LORA_SEARCH if arm.shots_lora else 0
+    if arm.match:
+        other = next(a for a in setup.arms if a.name == arm.match)
+        found = spent_by(other, setup, models, k)
+        budget = found.choosing + (finetune_forwards(setup) + PROBES) * (found.finetune and not arm.shots_lora)
+        sets, search = sets_within(budget, rows, min(k, models), lora=arm.shots_lora)
+        losses = (sets * (1 if k == 1 else 2) if sets > 1 else 0) + search + lora
+        return Spent(losses * rows, arm.shots_lora, True)
+    asked = _Asked(rows)
+    chooser: Strategy = registry.build("strategy", arm.strategy)
+    evidence = asked.evidence(models)
+    chooser.select(evidence, min(k, models))
+    tuner = arm.tuner.trials * rows * (BACKWARD if _slopes(arm) else 1) if arm.tuner else 0
+    search = 0 if at_zero(arm.tuner) else SEARCH
+    choosing = asked.forwards + (search + lora) * rows + tuner
+    return Spent(choosing, arm.shots_lora or "task" in evidence.looked, "rng" in evidence.looked)
+
+
+def _slopes(arm: Arm) -> bool:
+    return arm.tuner is not None and arm.tuner.sampler.partition(":")[0].strip() in ("gradient", "auto")
+
+
+@dataclass(eq=False)
+class _Asked:
+    """Counts what a strategy asks of invented evidence, in which every partner helps, but only at the average."""
+
+    rows: int
+    forwards: int = 0
+    rng: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0))
+
+    def loss(self, weights: Mapping[int, float]) -> float:
+        """Fall with every member, so that nothing stops early; at full strength merges are no better than before."""
+        self.forwards += self.rows
+        full = len(weights) > 1 and max(weights.values()) > 1 / len(weights) + 1e-9
+        return 9.0 if full else 5.0 * 0.9 ** len(weights) + 1e-6 * sum(weights)
+
+    def gains(self, weights: Mapping[int, float], models: int) -> Floats:
+        """Everybody gains."""
+        self.forwards += BACKWARD * self.rows
+        return np.linspace(2, 1, models)
+
+    def evidence(self, models: int) -> Watched:
+        """Invented deltas, texts and weights of so many candidates."""
+        deltas = self.rng.normal(size=(models, 2 * models)) + 1
+        factors = [self.rng.normal(size=(models, 2, 3)).astype(np.float32) for _ in range(2)]
+        return Watched(
+            ids=tuple(f"model {number:05}" for number in range(models)), deltas=deltas, task=deltas.sum(axis=0),
+            texts=("word",) * models, query="word", rng=np.random.default_rng(0), shot_loss=self.loss,
+            gradient_gain=lambda weights: self.gains(weights, models),
+            weights_of=lambda place: {"layer": LowRank(factors[0][place], factors[1][place].T)},
+        )  # fmt: skip
+
+
+def _tasks(setup: Setup, places: Places, absent: list[str]) -> list[str]:
+    """Names of the tasks; without the data those that the setup or its families name."""
+    try:
+        if not places.tasks.startswith(HUB):
+            return list(task_files(setup, task_folder(places)))
+        absent.append(f"tasks {setup.tasks.path}: nothing is fetched in a dry run")
+    except MergeAdvisorError as error:
+        absent.append(str(error))
+    named = sorted(setup.tasks.only)
+    try:
+        named = named or sorted(read_families(places.families))
+    except MergeAdvisorError:
+        named = []
+    absent.append(f"estimated for the {len(named)} tasks that the setup names" if named else "estimated for 1 task")
+    return named or ["task"]
+
+
+def _families(setup: Setup, places: Places, names: Sequence[str], absent: list[str]) -> list[str]:
+    try:
+        families = read_families(places.families)
+    except MergeAdvisorError as error:
+        absent.append(str(error))
+        families = {}
+    return [families.get(name, name) for name in names]
+
+
+def _pool(setup: Setup, places: Places, tasks: int, absent: list[str]) -> tuple[int, int | None]:
+    """Models and bytes of the pool; without it one model a task."""
+    try:
+        models = find_models(places.pool).models
+    except MergeAdvisorError as error:
+        absent.append(f"{error}; estimated with one model a task")
+        return max(tasks, *setup.k), None
+    folders = [model.folder for model in models if model.folder is not None and model.folder.is_dir()]
+    if len(folders) < len(models):
+        absent.append(f"{len(models) - len(folders)} of {len(models)} models of the pool; their size is not known")
+    return len(models), sum(_bytes(folder) for folder in folders) if folders else None
+
+
+def _bytes(place: Path) -> int:
+    files = [place] if place.is_file() else [file for file in place.rglob("*") if file.is_file()]
+    return sum(file.stat().st_size for file in files)
+
+
+def _size(count: int | None) -> str:
+    return "size not known" if count is None else f"{count / 1e6:,.1f} MB"

@@ -1,0 +1,239 @@
+"""Reading a setup: strict YAML, checked whole before anything is computed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from merge_advisor import registry
+from merge_advisor.backbone.finetune import FinetuneSettings
+from merge_advisor.benchmark.tuners import at_zero
+from merge_advisor.benchmark.values import Arm, Question, Setup
+from merge_advisor.errors import InputError, SpecError
+from merge_advisor.pool.plain_yaml import YamlError, load_yaml
+from merge_advisor.types import from_json
+
+SIZE_LIMIT = 2**20
+"""Largest setup read, in bytes."""
+ORACLES = ("majority-oracle", "best-single-oracle")
+"""Controls that read held-out answers."""
+OBJECTIVES = ("loss", "accuracy", "lorahub", "lorahub-clean")
+"""What a tuner may make small; the last two are the loss with LoraHub's penalty."""
+HUB = "hub:"
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where on this machine (or on the hub) a setup's things are; no part of its identity."""
+
+    base: str
+    pool: str
+    tasks: str
+    """A folder, or `hub:org/dataset[@revision]`."""
+    families: Path | None
+
+
+def read_setup(
+    path: Path, *, base: str | None = None, pool: str | None = None, tasks: str | None = None
+) -> tuple[Setup, Places]:
+    """Read and check a setup; relative paths in it start at its own folder, those given here win.
+
+    Raises:
+        InputError: not there, not YAML, an unknown key, a value of another type, names that do not fit together, or a
+            number out of range. The message names the file and the key.
+        SpecError: a strategy, composition, sampler or embedding that is unknown or wrongly parameterised.
+    """
+    setup = from_json(Setup, json.dumps(_plain(path), default=str), str(path))
+    check_setup(setup, str(path))
+    folder = path.parent
+
+    def place(named: str) -> str:
+        near = folder / Path(named).expanduser()
+        return str(near) if near.exists() or named.startswith((".", "/", "~")) else named
+
+    found = tasks or (setup.tasks.path if setup.tasks.path.startswith(HUB) else str(folder / setup.tasks.path))
+    families = folder / setup.tasks.families if setup.tasks.families else None
+    return setup, Places(base or place(setup.base), pool or place(setup.pool), found, families)
+
+
+def _plain(path: Path) -> Any:
+    try:
+        if path.stat().st_size > SIZE_LIMIT:
+            raise InputError(f"{path}: larger than {SIZE_LIMIT >> 20} MiB; this is no setup")
+        found = load_yaml(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); give the path of a setup (YAML)") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: is no UTF-8 text; save it as UTF-8") from error
+    except YamlError as error:
+        line = f", line {error.line}" if error.line else ""
+        raise InputError(f"{path}{line}: not YAML as read here ({error}); correct it") from error
+    if not isinstance(found, dict):
+        raise InputError(f"{path}: is no setup; it needs name, base, pool, tasks, arms, primary and smallest_gain")
+    return found
+
+
+def check_setup(setup: Setup, where: str) -> None:
+    """Refuse a setup whose parts do not fit together.
+
+    Args:
+        setup: what to check.
+        where: names it in the message.
+
+    Raises:
+        InputError: see `read_setup`.
+        SpecError: see `read_setup`.
+    """
+
+    def refuse(what: str) -> InputError:
+        return InputError(f"{where}: {what}")
+
+    _check_numbers(setup, refuse)
+    names = [arm.name for arm in setup.arms]
+    for name in names:
+        if not name.strip() or not name.isprintable():
+            raise refuse(f"arms: the name {name!r} is empty or cannot be printed; rename it")
+        if names.count(name) > 1:
+            raise refuse(f"arms: two are named '{name}'; give one another name")
+        if name in CONTROLS:
+            raise refuse(f"arms: '{name}' is the name of a control; give the arm another name")
+    try:
+        registry.build("embedding", setup.embedding)
+        registry.build("evaluator", scorer_of(setup))
+        finetune_of(setup)
+        for arm in setup.arms:
+            _check_arm(arm, setup, refuse)
+    except SpecError as error:
+        raise SpecError(f"{where}: {error}") from error
+    for label, question in (("primary", setup.primary), *(("secondaries", q) for q in setup.secondaries)):
+        _check_question(question, setup, f"{label}: {question.better} against {question.than}", refuse)
+
+
+def _check_numbers(setup: Setup, refuse: Any) -> None:
+    tasks, draws = setup.tasks, setup.draws
+    if not setup.arms:
+        raise refuse("arms: there are none; name at least two ways to choose")
+    if not setup.views or not setup.k:
+        raise refuse("views and k: name at least one of each")
+    if not 0 <= tasks.seen < 1:
+        raise refuse(f"tasks.seen: {tasks.seen:g} is no share of the rows; give 0 or more, below 1")
+    if not setup.smallest_gain > 0:
+        raise refuse(f"smallest_gain: {setup.smallest_gain:g} is not above 0; say what gain matters")
+    least = {
+        "tasks.shots": (tasks.shots, 2), "tasks.tuning": (tasks.tuning, 0), "tasks.heldout": (tasks.heldout, 1),
+        "draws.shots": (draws.shots, 1), "draws.selections": (draws.selections, 1), "draws.tuners": (draws.tuners, 1),
+        "k": (min(setup.k), 1),
+    }  # fmt: skip
+    for key, (value, minimum) in least.items():
+        if value < minimum:
+            raise refuse(f"{key}: {value} is too few; give at least {minimum}")
+    for key, items in (("views", setup.views), ("controls", setup.controls), ("k", setup.k), ("only", tasks.only)):
+        twice = next((item for item in items if items.count(item) > 1), None)
+        if twice is not None:
+            raise refuse(f"{key}: {twice} is there twice; keep one")
+
+
+def _check_arm(arm: Arm, setup: Setup, refuse: Any) -> None:
+    where = f"arm '{arm.name}'"
+    registry.build("strategy", arm.strategy)
+    most = getattr(registry.build("composition", arm.composition), "most", None)
+    for k in ks_of(arm, setup):
+        if k < 1:
+            raise refuse(f"{where}: k {k} is too few; a merge needs at least one member")
+        if most is not None and k > most:
+            raise refuse(f"{where}: composition {arm.composition} merges at most {most} members, not {k}")
+    if arm.shots_lora and not setup.tasks.tuning:
+        raise refuse(f"{where}: shots_lora would be judged on the rows it was trained on; give tasks.tuning rows")
+    if arm.match:
+        other = next((a for a in setup.arms if a.name == arm.match), None)
+        if other is None or other is arm or other.match:
+            raise refuse(f"{where}: match: '{arm.match}' is no other arm that spends its own budget")
+        if arm.strategy.strip() != "random":
+            raise refuse(f"{where}: match goes with strategy random, whose sets it counts; not {arm.strategy}")
+        if arm.tuner or other.tuner:
+            raise refuse(f"{where}: match: budgets of tuners are their trials; give both arms the same tuner instead")
+        if not set(ks_of(arm, setup)) <= set(ks_of(other, setup)):
+            raise refuse(f"{where}: match: '{arm.match}' is not run at every k of it")
+    if arm.tuner:
+        if arm.tuner.trials < 1:
+            raise refuse(f"{where}: tuner.trials: {arm.tuner.trials} is too few; give at least 1")
+        registry.build("sampler", arm.tuner.sampler)
+        if arm.tuner.objective not in OBJECTIVES:
+            known = ", ".join(OBJECTIVES)
+            raise refuse(f"{where}: tuner.objective '{arm.tuner.objective}' is unknown; choose one of: {known}")
+        if arm.shots_lora and at_zero(arm.tuner):
+            raise refuse(f"{where}: sampler lorahub begins at weights 0; shots_lora does not go with it")
+
+
+def _check_question(question: Question, setup: Setup, where: str, refuse: Any) -> None:
+    arms = {arm.name: arm for arm in setup.arms}
+    if question.better == question.than:
+        raise refuse(f"{where}: compares an arm with itself")
+    if question.view not in setup.views:
+        raise refuse(f"{where}: view {question.view} is none of the setup's ({', '.join(setup.views)})")
+    for name in (question.better, question.than):
+        if name in ORACLES:
+            raise refuse(f"{where}: '{name}' has read held-out answers, so nothing is compared with it")
+        if name not in arms and name not in setup.controls:
+            known = ", ".join((*arms, *(c for c in setup.controls if c not in ORACLES)))
+            raise refuse(f"{where}: no arm or control is named '{name}'; there are {known}")
+        if question.k not in (ks_of(arms[name], setup) if name in arms else setup.k):
+            raise refuse(f"{where}: '{name}' is not run at k {question.k}")
+        if question.metric == "loss" and name == "majority":
+            raise refuse(f"{where}: a label has no loss; compare by accuracy")
+
+
+CONTROLS = ("base", "majority", "majority-oracle", "random-adapters", "shots_lora", "best-single-oracle")
+"""Names of all controls."""
+
+
+def ks_of(arm: Arm, setup: Setup) -> tuple[int, ...]:
+    """The sizes an arm is run at."""
+    return arm.k or setup.k
+
+
+def scorer_of(setup: Setup) -> str:
+    """Spec of the evaluator that scores held-out rows."""
+    matched = "" if setup.exact_match == "plain" else f",exact_match={setup.exact_match}"
+    return f"fast:max_new_tokens={setup.max_new_tokens}{matched}"
+
+
+def finetune_of(setup: Setup) -> FinetuneSettings:
+    """Settings of the finetune on the shots: `plan`'s with what the setup changes.
+
+    Raises:
+        InputError: an unknown setting, or a value it cannot have.
+    """
+    known = [field.name for field in fields(FinetuneSettings)]
+    hints = get_type_hints(FinetuneSettings)
+    changes: dict[str, Any] = {}
+    for name, value in setup.finetune.items():
+        if name not in known:
+            raise InputError(f"setup {setup.name}: finetune.{name} is unknown; choose one of: {', '.join(known)}")
+        if hints[name] is not float and value != int(value):
+            raise InputError(f"setup {setup.name}: finetune.{name} is {value:g}; give a whole number")
+        changes[name] = value if hints[name] is float else int(value)
+    return replace(FinetuneSettings(), **changes)
+
+
+def notes_of(setup: Setup, families: Sequence[str]) -> list[str]:
+    """What the setup cannot show, one line each.
+
+    Args:
+        setup: what is asked.
+        families: the family of each task.
+    """
+    draws, found = setup.draws, []
+    if draws.shots * draws.selections * draws.tuners == 1:
+        found.append("one draw of everything: how much of a difference is luck of the seed cannot be shown")
+    elif draws.shots == 1:
+        found.append("one draw of the shots: how much depends on which examples are given cannot be shown")
+    number = len(set(families))
+    if number < 6:
+        found.append(f"{number} families: a sign-flip test cannot reach p < .05 with fewer than 6")
+    if not setup.tasks.tuning:
+        found.append("no tuning rows: members and weights are chosen on the shots themselves")
+    return found

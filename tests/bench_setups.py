@@ -1,0 +1,55 @@
+"""A small benchmark on the tiny models: task files, a setup, and what a setup may change."""
+
+import copy
+import json
+
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
+SETUP = {
+    "version": 1,
+    "name": "tiny",
+    "base": "tiny-llama",
+    "pool": "pool",
+    "tasks": {
+        "path": "tasks", "families": "families.json", "own": {"colour": "a0"}, "seen": 0.25, "shots": 3, "tuning": 2,
+        "heldout": 5,
+    },
+    "arms": [
+        {"name": "default", "strategy": "rerank:pool=3"},
+        {"name": "random", "strategy": "random", "match": "default"},
+        {"name": "nearest", "strategy": "top_k"},
+    ],
+    "primary": {"better": "default", "than": "random", "k": 2},
+    "smallest_gain": 1.0,
+    "controls": ["base", "majority", "majority-oracle", "random-adapters", "shots_lora", "best-single-oracle"],
+    "k": [2],
+    "draws": {"shots": 2, "selections": 2},
+    "template": "plain",
+    "finetune": {"epochs": 2, "rank": 4},
+}  # fmt: skip
+TASKS = {"colour": ("red", "green", "blue"), "count": None, "parity": ("odd", "even")}
+
+
+def rows_of(name, count=24):
+    rows = []
+    for number in range(count):
+        row = {"input": f"{name} {LETTERS[number % 26]} {number}"}
+        labels = TASKS[name]
+        row["output"] = labels[number % len(labels)] if labels else f"{number * 7}"
+        if labels:
+            row["choices"] = list(labels)
+        rows.append(row)
+    return rows
+
+
+def write_world(folder, **changes):
+    """Write tasks, families and setup.yaml; changes replace the setup's keys. Returns the setup's path."""
+    (folder / "tasks").mkdir(exist_ok=True)
+    for name in TASKS:
+        text = "".join(json.dumps(row) + "\n" for row in rows_of(name))
+        (folder / "tasks" / f"{name}.jsonl").write_text(text)
+    families = {"colour": "words", "count": "numbers", "parity": "numbers", "a0": "words", "b0": "numbers"}
+    (folder / "families.json").write_text(json.dumps(families))
+    setup = copy.deepcopy(SETUP) | changes
+    path = folder / "setup.yaml"
+    path.write_text(json.dumps(setup))  # JSON is YAML
+    return path

@@ -1,0 +1,268 @@
+"""Running a benchmark on tiny models: every unit once, the right cost on the right arm, failures kept."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from bench_setups import SETUP, TASKS, write_world
+
+from merge_advisor.advisor.session import open_session
+from merge_advisor.backbone.weights import Dense, LowRank, inner
+from merge_advisor.benchmark.arms import sets_within
+from merge_advisor.benchmark.controls import redrawn
+from merge_advisor.benchmark.ledger import Ledger, key_of
+from merge_advisor.benchmark.running import measure
+from merge_advisor.benchmark.units import keys_of
+from merge_advisor.errors import InputError, RunError
+
+ROWS = SETUP["tasks"]["tuning"]
+ARMS = [
+    *SETUP["arms"],
+    {"name": "words", "strategy": "text"},
+    {"name": "single", "strategy": "shot_loss", "k": [1, 2]},
+    {"name": "joined", "strategy": "rerank:pool=3", "shots_lora": True},
+    {"name": "joined random", "strategy": "random", "match": "joined", "shots_lora": True},
+    {"name": "tuned", "strategy": "top_k", "tuner": {"sampler": "gradient", "trials": 7}},
+    {"name": "hub", "strategy": "random", "composition": "lorahub",
+     "tuner": {"sampler": "lorahub", "trials": 6, "objective": "lorahub"}},
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def places(tiny_llama, tiny_pool, tmp_path_factory):
+    return {"base": str(tiny_llama), "pool": str(tiny_pool), "cache": tmp_path_factory.mktemp("cache")}
+
+
+@pytest.fixture(scope="module")
+def ran(places, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("bench")
+    path = write_world(folder, arms=ARMS, views=["own-in", "own-out", "family-out"])
+    return measure(path, folder / "out", **places)
+
+
+def of(measured, arm, **wanted):
+    """Results of an arm by unit, view and k."""
+    found = [result for result in measured.results if result.arm == arm]
+    for name, value in wanted.items():
+        found = [r for r in found if getattr(r, name, None) == value or getattr(r.unit, name, None) == value]
+    assert found
+    return found
+
+
+def test_every_result_is_there_once(ran):
+    assert [key_of(result) for result in ran.results] == sorted(keys_of(ran.setup, list(TASKS)))
+    assert ran.wanted == len(ran.results) == 3 * 2 * 2 * 3 * (6 + len(ARMS) + 1)
+    assert not ran.failed, ran.failed[:3]
+    for result in ran.results:
+        assert result.rows == 5 and 0 <= result.accuracy <= 1 and 0 <= result.valid <= 1 and result.merge
+        assert result.oracle == (result.arm in ("majority-oracle", "best-single-oracle"))
+        assert (result.loss is None) == result.arm.startswith("majority")
+
+
+def test_a_second_run_measures_nothing(ran, places):
+    with Ledger(ran.folder) as ledger:
+        before = ledger.results()
+    again = measure(ran.folder.parent / "setup.yaml", ran.folder, **places)
+    assert again.results == before  # seconds included
+
+
+def test_what_is_charged(ran):
+    """Bare choosing; the finetune where the task delta was read or shots_lora was offered; trials of a tuner."""
+    finetune = {(r.unit.task, r.unit.shot_draw): r.forwards for r in of(ran, "shots_lora")}
+    assert all(cost > 0 for cost in finetune.values())
+    for result in of(ran, "nearest", view="own-out"):
+        scale = result.forwards - finetune[result.unit.task, result.unit.shot_draw] - 5
+        assert 2 * ROWS <= scale <= 8 * ROWS and scale % ROWS == 0
+    for result in of(ran, "words"):
+        assert 2 * ROWS <= result.forwards <= 8 * ROWS  # reads no delta
+    for result in of(ran, "default"):
+        assert result.forwards % ROWS == 0 and result.forwards >= (3 + 1 + 3 + 2) * ROWS
+    joined = {(r.unit, r.view): r.forwards for r in of(ran, "joined")}
+    for result in of(ran, "default"):
+        extra = joined[result.unit, result.view] - result.forwards
+        assert 0 < extra - finetune[result.unit.task, result.unit.shot_draw] <= 9 * ROWS
+    untuned = {(r.unit, r.view): r.forwards for r in of(ran, "nearest")}
+    for result in of(ran, "tuned"):
+        assert result.forwards - untuned[result.unit, result.view] >= 7 * ROWS
+    for result in of(ran, "hub"):
+        assert result.forwards == 6 * ROWS  # no search of the scale: it begins at 0
+    for result in of(ran, "base"):
+        assert result.forwards == 0 and result.members == ()
+
+
+@pytest.mark.parametrize(("arm", "other"), [("random", "default"), ("joined random", "joined")])
+def test_a_match_spends_what_its_arm_spent(ran, arm, other):
+    spent = {(r.unit, r.view): r.forwards for r in of(ran, other)}
+    for result in of(ran, arm):
+        left = spent[result.unit, result.view] - result.forwards
+        assert 0 <= left < 2 * ROWS + 8 * ROWS
+        assert sum(weight != 0 for _, weight in result.members) <= 3
+    assert np.mean([r.forwards / spent[r.unit, r.view] for r in of(ran, arm)]) > 0.85
+
+
+@pytest.mark.parametrize("k", [1, 2, 4, 20])
+@pytest.mark.parametrize("lora", [False, True])
+@pytest.mark.parametrize("rows", [1, 5, 8])
+def test_sets_fit_their_budget(k, lora, rows):
+    fixed = 9 if lora else 0
+    for evaluations in range(fixed + 2, 400):
+        sets, search = sets_within(evaluations * rows + rows - 1, rows, k, lora=lora)
+        a_set = 1 if k == 1 else 2
+        spent = (0 if sets == 1 else sets * a_set) + search + fixed
+        assert spent <= evaluations
+        assert evaluations - spent < 2 * a_set or (sets == 1 and evaluations < fixed + 8 + 2 * a_set)
+
+
+def test_views_keep_own_and_family_out(ran):
+    pool = {"own-in": 6, "own-out": 5, "family-out": 3}
+    for view in pool:
+        members = {name for r in of(ran, "random", view=view, task="colour") for name, _ in r.members}
+        assert members
+        if view == "own-out":
+            assert "a0" not in members
+        if view == "family-out":  # a0 is the task's own, and of its family; a1 and a2 have names nobody mapped
+            assert "a0" not in members
+    assert {r.members[0][0] for r in of(ran, "best-single-oracle", task="colour", view="own-out")}.isdisjoint({"a0"})
+
+
+def test_the_best_single_is_the_best(ran):
+    with Ledger(ran.folder) as ledger:
+        singles = ledger.singles()
+    assert len(singles) == 3 * 6
+    for result in of(ran, "best-single-oracle", view="own-in"):
+        mine = {name: (-accuracy, loss) for task, name, accuracy, loss in singles if task == result.unit.task}
+        assert (-result.accuracy, result.loss) == min(mine.values())
+
+
+def test_what_depends_on_no_chance_is_the_same_in_all_draws(ran):
+    for arm in ("default", "nearest", "words"):
+        merges = {}
+        for result in of(ran, arm):
+            merges.setdefault((result.unit.task, result.unit.shot_draw, result.view), set()).add(result.merge)
+        assert all(len(found) == 1 for found in merges.values())
+    drawn = {r.unit.selection_draw: r.members for r in of(ran, "random-adapters", task="count", view="own-in")}
+    assert drawn[0] != drawn[1] and all(name.startswith("random ") for name, _ in drawn[0])
+    for name in ("base", "majority-oracle"):
+        assert len({(r.unit.task, r.accuracy, r.loss) for r in of(ran, name)}) == 3
+
+
+def test_predictions_are_drops_of_the_choosing_loss(ran):
+    for arm in ("default", "random", "nearest", "joined", "random-adapters"):
+        assert all(result.predicted >= -1e-6 for result in of(ran, arm)), arm  # the search of the scale looks at 0
+    assert all(result.predicted is None for arm in ("base", "majority") for result in of(ran, arm))
+
+
+def test_equal_merges_are_scored_once(places, tmp_path):
+    arms = [{"name": "one", "strategy": "top_k"}, {"name": "two", "strategy": "top_k:centre=false"}]
+    path = write_world(tmp_path, arms=arms, controls=[], primary={"better": "one", "than": "two", "k": 2}, seed=7)
+    found = measure(path, tmp_path / "out", **places | {"cache": tmp_path / "cache"})
+    one, two = ({r.unit: r for r in of(found, name)} for name in ("one", "two"))
+    assert all(replace(two[unit], arm="one", seconds=one[unit].seconds) == one[unit] for unit in one)
+    with open_session(places["base"], cache=tmp_path / "cache") as session:
+        kept = session.store._connection.execute("SELECT value FROM measured WHERE value LIKE '%outputs%'").fetchall()
+    assert len(kept) == len({r.merge for r in found.results})
+
+
+BRITTLE = """
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+from merge_advisor.select import Choice, Pick
+
+@dataclass(frozen=True)
+class Brittle:
+    name: ClassVar[str] = "brittle"
+    centres: ClassVar[str] = "no"
+    cost: ClassVar[str] = "nothing"
+    stops: ClassVar[str] = ""
+    def select(self, evidence, k):
+        if "count" in evidence.query and Path(__file__).with_name("broken").exists():
+            raise ZeroDivisionError("two\\nlines")
+        return Choice((Pick(0),), "first")
+"""
+
+
+def test_what_crashes_is_kept_as_failed_and_tried_anew(places, tmp_path, monkeypatch):
+    info = tmp_path / "site" / "brittle-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: brittle\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[merge_advisor.strategy]\nbrittle = brittle:Brittle\n")
+    (info.parent / "brittle.py").write_text(BRITTLE)
+    (info.parent / "broken").touch()
+    monkeypatch.syspath_prepend(info.parent)
+    arms = [{"name": "brittle", "strategy": "brittle"}, {"name": "after", "strategy": "random", "match": "brittle"},
+            {"name": "checkpoints", "strategy": "text", "composition": "slerp"}, *SETUP["arms"]]  # fmt: skip
+    path = write_world(tmp_path, arms=arms, controls=["base"], draws={"shots": 1, "selections": 1})
+    found = measure(path, tmp_path / "out", **places)
+    assert len(found.results) == found.wanted == 21
+    reasons = {(r.arm, r.unit.task): r.reason for r in found.failed}
+    assert reasons.pop(("brittle", "count")) == "ZeroDivisionError: two lines"
+    assert reasons.pop(("after", "count")) == "arm 'brittle', whose cost it matches, has no result here"
+    assert reasons == {
+        ("checkpoints", task): f"task {task}: composition slerp takes checkpoints, and the view has none"
+        for task in TASKS
+    }
+    assert all(np.isnan(r.accuracy) and r.loss is None for r in found.failed)
+    (info.parent / "broken").unlink()
+    again = measure(path, tmp_path / "out", **places)
+    assert {r.arm for r in again.failed} == {"checkpoints"}
+    assert set(again.results) > {r for r in found.results if r.status == "done"}
+
+
+def test_only_what_is_named_and_what_it_matches(places, tmp_path):
+    path = write_world(tmp_path)
+    found = measure(path, tmp_path / "out", only=["random/count/*"], **places)
+    assert {(r.arm, r.unit.task) for r in found.results} == {("random", "count"), ("default", "count")}
+    assert "--only took 8 of" in found.notes[-1]
+    with pytest.raises(InputError, match=r"--only 'rnd/\*' fits nothing"):
+        measure(path, tmp_path / "out", only=["rnd/*"], **places)
+    whole = measure(path, tmp_path / "out", **places)
+    assert len(whole.results) == whole.wanted
+    assert set(found.results) < set(whole.results)
+
+
+def test_another_setup_is_refused(ran, places, tmp_path):
+    path = write_world(tmp_path, arms=ARMS, views=["own-out"], seed=1)
+    with pytest.raises(RunError, match="another rows or families of the tasks, seed, views"):
+        measure(path, ran.folder, **places)
+
+
+def test_nothing_left_in_a_view_is_said_at_once(places, tmp_path, tiny_pool):
+    path = write_world(tmp_path)
+    with pytest.raises(InputError, match="task colour: no candidate is left in the view own-out"):
+        measure(path, tmp_path / "out", **places | {"pool": str(tiny_pool / "a0")})
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_own_adapter_that_is_not_there_is_named(places, tmp_path):
+    path = write_world(tmp_path, tasks=SETUP["tasks"] | {"own": {"colour": "z9"}})
+    with pytest.raises(InputError, match=r"tasks\.own\.colour: the pool has no candidate 'z9'"):
+        measure(path, tmp_path / "out", **places)
+
+
+def test_the_setup_is_kept_beside_the_results_without_paths(ran, places):
+    text = (ran.folder / "setup.json").read_text()
+    assert json.loads(text)["pool"] == "pool" and places["base"] not in text and str(places["cache"]) not in text
+
+
+def test_redrawn_weights_have_shape_and_size():
+    rng = np.random.default_rng(0)
+    low = LowRank(rng.normal(size=(2, 5)).astype(np.float32), rng.normal(size=(6, 2)).astype(np.float32), 0.5, True)
+    nothing = LowRank(np.zeros((2, 5), np.float32), np.zeros((6, 2), np.float32))
+    delta = {"a": low, "b": Dense(rng.normal(size=(3, 4)).astype(np.float32)), "c": nothing}
+    found = redrawn(delta, np.random.default_rng(1))
+    for name, update in delta.items():
+        assert found[name].shape == update.shape and type(found[name]) is type(update)
+        assert inner(found[name], found[name]) == pytest.approx(inner(update, update), rel=1e-4)
+        assert name == "c" or abs(inner(found[name], update)) < 0.9 * inner(update, update)
+
+
+def test_an_encoder_decoder_base(tiny_t5, tiny_t5_pool, tmp_path):
+    hub = {"name": "hub", "strategy": "anchor_random", "composition": "lorahub",
+           "tuner": {"sampler": "lorahub", "trials": 5, "objective": "lorahub-clean"}}  # fmt: skip
+    tasks = SETUP["tasks"] | {"own": {"colour": "m0"}, "only": ["colour", "count"]}
+    path = write_world(tmp_path, arms=[*SETUP["arms"], hub], tasks=tasks, draws={"shots": 1, "selections": 1})
+    found = measure(path, tmp_path / "out", base=str(tiny_t5), pool=str(tiny_t5_pool), cache=tmp_path / "cache")
+    assert not found.failed and len(found.results) == found.wanted == 2 * 10
+    assert {r.members[0][0] for r in of(found, "hub", task="colour")} <= {"m1", "m2"}
