@@ -33,6 +33,7 @@ def build_parser() -> argparse.ArgumentParser:
     _tune(commands.add_parser("tune", help="search the weights of a run's members, and confirm what was found"))
     _merge(commands.add_parser("merge", help="write the merged model of a run folder"))
     _score(commands.add_parser("score", help="score a run folder, or any model, on held-out rows"))
+    _convert(commands.add_parser("convert", help="rewrite adapters that are pickles (.bin) as safetensors"))
     _try(commands.add_parser("try", help="answer a prompt with base, anchor and merge side by side"))
     _show(commands.add_parser("show", help="list what can be chosen: strategies, compositions, formats, embeddings"))
     _common(commands.add_parser("doctor", help="what is installed, reachable, broken"))
@@ -204,6 +205,14 @@ def _tune(parser: argparse.ArgumentParser) -> None:
     scoring.add_argument("--no-score", action="store_true", help="leave scoring to `merge-advisor score`")
     _where(parser)
     _machine(parser)
+    _common(parser)
+
+
+def _convert(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", metavar="SOURCE",
+                        help="folder of one adapter or of several, manifest (.yaml), or hub ids")  # fmt: skip
+    parser.add_argument("--out", required=True, metavar="DIR", help="folder to make")
+    parser.add_argument("--offline", action="store_true", help="never fetch; use what is in the cache")
     _common(parser)
 
 
