@@ -15,7 +15,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 import signal
 import sys
 from pathlib import Path
@@ -91,12 +90,16 @@ def read_tensors(path: Path) -> dict[str, Any]:
 
 def _reason(error: BaseException) -> str:
     """Say in one line what is wrong, without torch's advice on how to read the file all the same."""
-    text = " ".join(str(error).split())
-    asked = re.search(r"Unsupported (?:global|class|operand|persistent id)[^,;]*?(?: was not|\. |$)", text)
-    if asked:
-        name = asked[0].removesuffix(" was not").rstrip(". ")
-        return f"it asks for more than tensors ({name[:160]})"
-    return f"torch cannot read it ({text[:160] or type(error).__name__})"
+    import pickle
+
+    if isinstance(error, pickle.UnpicklingError):
+        first = error.__context__ or error  # what torch's reader met, before the advice
+        return f"it holds more than tensors ({_line(first)})"
+    return f"torch cannot read it ({_line(error)})"
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:160].rstrip(". ") or type(error).__name__
 
 
 def _load_lazily_imported() -> None:
