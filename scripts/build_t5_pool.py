@@ -172,7 +172,7 @@ def measure(backbone: Any, published: Path, names: Sequence[str]) -> dict[str, d
         values = {}
         for label in ("", *names):
             with placed(backbone, deltas.get(label, {})):
-                scores = row_values(backbone, rows, templates.get("plain"), "exact_match")
+                scores = row_values(backbone, rows, templates.get("bare"), "exact_match")
             values[label] = sum(scores) / len(scores)
         other = max((label for label in names if label != name), key=lambda label: values[label], default="")
         found[name] = {

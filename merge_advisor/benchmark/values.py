@@ -118,6 +118,10 @@ class Setup:
     """Prompt template; empty: the pool's."""
     finetune: dict[str, float] = field(default_factory=dict)
     """Settings of the finetune of the shots that differ from `plan`'s: rank, epochs, lr, ..."""
+    exact_match: Literal["plain", "lorahub"] = "plain"
+    """When generated text is the output: as it is, or as LoraHub normalises both (see `evaluators.rules.MATCHES`)."""
+    max_new_tokens: int = 64
+    """Tokens generated at most for an answer."""
     seed: int = 0
 
 

@@ -98,7 +98,7 @@ def _plan(parser: argparse.ArgumentParser) -> None:
     rows.add_argument(
         "--heldout", metavar="N|FILE", help="rows kept for scoring, or a file of them (default: the rest)"
     )
-    rows.add_argument("--template", help="alpaca, plain or chat (default: the pool's)")
+    rows.add_argument("--template", help="alpaca, plain, bare or chat (default: the pool's)")
     lora = parser.add_argument_group("LoRA of the shots")
     lora.add_argument("--lora-rank", type=int, metavar="R")
     lora.add_argument("--lora-lr", type=float, metavar="RATE")
@@ -166,7 +166,7 @@ def _merge(parser: argparse.ArgumentParser) -> None:
 def _score(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN|MODEL", help="run folder, model folder, or adapter folder (with --base)")
     parser.add_argument("--task", action="append", default=[], metavar="FILE", help="held-out rows, one file a task")
-    parser.add_argument("--template", help="alpaca, plain or chat, for a MODEL (default alpaca)")
+    parser.add_argument("--template", help="alpaca, plain, bare or chat, for a MODEL (default alpaca)")
     group = _lm_eval(parser, "score on a task (or group) of lm-eval, with its own prompts and metric")
     group.add_argument("--limit", type=int, metavar="N", help="documents of each lm-eval task at most, the first ones")
     _judging(parser)
