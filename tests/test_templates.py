@@ -27,7 +27,10 @@ SOURCE = """{{ bos_token }}
 @pytest.mark.parametrize("name", ["alpaca", "bare", "plain"])
 def test_fixed_templates_to_the_byte(name):
     template = templates.get(name)
-    assert template.prompt("Name a colour.") == {"alpaca": ALPACA, "bare": "Name a colour.", "plain": "Name a colour.\n"}[name]
+    assert (
+        template.prompt("Name a colour.")
+        == {"alpaca": ALPACA, "bare": "Name a colour.", "plain": "Name a colour.\n"}[name]
+    )
     assert template.completion(" Blue.\n") == " Blue.\n"
 
 
@@ -108,7 +111,9 @@ def test_unreadable_files_are_one_line(tmp_path):
 
 
 def test_an_unknown_name_lists_those_there_are():
-    with pytest.raises(SpecError, match="template 'alpacca' is unknown; choose one of: alpaca, bare, chat, plain") as caught:
+    with pytest.raises(
+        SpecError, match="template 'alpacca' is unknown; choose one of: alpaca, bare, chat, plain"
+    ) as caught:
         templates.get("alpacca")
     assert caught.value.exit_code == 2
 
