@@ -29,11 +29,11 @@ from t5_rows import BASE, FAMILIES, POOL, Row, draw, rows_of
 NAME = "merge-advisor/t5-text-tasks"
 """What the adapters call their base."""
 WIDTH, HEADS, INNER, LAYERS = 128, 4, 256, 3
-BASE_STEPS, BATCH, RATE = 1400, 96, 2e-3
-POOL_SHARE = 0.25
+BASE_STEPS, BATCH, RATE = 1000, 96, 2e-3
+POOL_SHARE = 0.08
 """Share of the base's rows that ask for tasks of the pool: it has met them all and masters few."""
 RANK, ALPHA, TARGETS = 16, 32, ("q", "v")
-STEPS, LORA_BATCH, LORA_RATE = 160, 32, 4e-3
+STEPS, LORA_BATCH, LORA_RATE = 150, 32, 4e-3
 TRAIN_ROWS, TASK_ROWS = 1500, 120
 
 

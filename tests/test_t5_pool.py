@@ -50,12 +50,12 @@ def test_a_rule_nobody_knows_is_an_error():
     assert registry.build("evaluator", "fast").settings == Fast().settings != Fast(exact_match="lorahub").settings
 
 
-LEARNED = [Row("one", "Yes."), Row("two", "(A)"), Row("three", "no."), Row("four", "A. B"), Row("five", "it is")]
+LEARNED = [Row("one", "Yes."), Row("two", "(A)"), Row("three", "no."), Row("four", "Fox it"), Row("five", "it is")]
 ASKED = [
     Row("one", "yes"),
     Row("two", "(a)"),
     Row("three", "No"),
-    Row("four", "a b."),
+    Row("four", "fox it."),
     Row("five", "it"),
     Row("one", "yes, it"),
     Row("two", "(B)"),
@@ -158,7 +158,7 @@ def rows():
 def test_rows_of_the_small_pool(rows):
     """Deterministic, different, and what their definitions say."""
     pool, draw = rows["POOL"], rows["draw"]
-    assert len(pool) >= 24 and len(set(rows["FAMILIES"].values())) >= 12
+    assert len(pool) >= 24 and len(set(rows["FAMILIES"].values())) >= 10
     assert len({kind.instruction for kind in rows["KINDS"].values()}) == len(rows["KINDS"])
     for name in pool:
         first = draw(name, 30, "a")
@@ -173,5 +173,6 @@ def test_rows_of_the_small_pool(rows):
         "backwards_five": "oban", "edges": "nabo ul",
     }  # fmt: skip
     assert {name: kinds[name](words) for name in answers} == answers
-    with pytest.raises(ValueError, match="has not 20 different rows"):
-        draw("backwards_three", 20, "a", draw("backwards_three", 3000, "b"))
+    stream = rows["rows_of"]("plural", "a")
+    with pytest.raises(ValueError, match="plural: has not 1 different rows"):
+        draw("plural", 1, "a", [next(stream) for _ in range(100)])
