@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -187,7 +188,7 @@ def _child(jobs: Sequence[tuple[Path, Path]]) -> tuple[list[dict[str, Any]], str
             command, input=asked, env=environment | {"OMP_NUM_THREADS": "1"}, cwd=jobs[0][1].parent, text=True,
             capture_output=True, timeout=limit, check=False,
         )  # fmt: skip
-        output, death = done.stdout, f"the process that read it ended with {done.returncode}"
+        output, death = done.stdout, _death(done.returncode)
         if not output and done.returncode > 0:
             raise ExternalError(f"convert: the child process failed ({_line(done.stderr)}); check the installed torch")
     except subprocess.TimeoutExpired as error:
@@ -197,6 +198,14 @@ def _child(jobs: Sequence[tuple[Path, Path]]) -> tuple[list[dict[str, Any]], str
         raise ExternalError(f"convert: no child process can be started ({error.strerror}); try again") from error
     lines = [_parsed(line) for line in output.split("\n") if line.strip()]
     return lines[: len(jobs)], death
+
+
+def _death(code: int) -> str:
+    """Say what a child process died of, in the middle of a file."""
+    if code == -getattr(signal, "SIGALRM", 0):
+        return f"reading it took more than {unpickling.SECONDS} s"
+    names = {-number: number.name for number in signal.Signals}
+    return f"the process that read it died ({names.get(code, code)})"
 
 
 def _parsed(line: str) -> dict[str, Any]:
