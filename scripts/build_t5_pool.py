@@ -29,7 +29,7 @@ from t5_rows import BASE, FAMILIES, POOL, Row, draw, rows_of
 NAME = "merge-advisor/t5-text-tasks"
 """What the adapters call their base."""
 WIDTH, HEADS, INNER, LAYERS = 128, 4, 256, 3
-BASE_STEPS, BATCH, RATE = 1000, 96, 2e-3
+BASE_STEPS, BATCH, RATE = 1150, 96, 2e-3
 POOL_SHARE = 0.08
 """Share of the base's rows that ask for tasks of the pool: it has met them all and masters few."""
 RANK, ALPHA, TARGETS = 16, 32, ("q", "v")
@@ -168,7 +168,7 @@ def measure(backbone: Any, published: Path, names: Sequence[str]) -> dict[str, d
         }  # fmt: skip
     found = {}
     for name in names:
-        rows = [types.Row(*row) for row in draw(name, 60, "measure", draw(name, TRAIN_ROWS, "pool"))]
+        rows = [types.Row(*row) for row in draw(name, 40, "measure", draw(name, TRAIN_ROWS, "pool"))]
         values = {}
         for label in ("", *names):
             with placed(backbone, deltas.get(label, {})):

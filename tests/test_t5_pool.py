@@ -1,18 +1,27 @@
 """LoraHub's setup on encoder-decoders: its exact match, its BBH tasks in lm-eval, the recipe, a small T5 pool."""
 
 import json
+import os
 import runpy
+import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from hub_server import Hub
 
+import merge_advisor as ma
 from merge_advisor import registry, templates
+from merge_advisor.advisor import Machine, PlanOptions
+from merge_advisor.advisor.session import open_session
+from merge_advisor.advisor.tuning import TuneOptions
 from merge_advisor.backbone.finetune import FinetuneSettings, finetune_lora
 from merge_advisor.backbone.forward import encode
 from merge_advisor.backbone.model import load_backbone
 from merge_advisor.backbone.place import placed
 from merge_advisor.benchmark.values import Setup
+from merge_advisor.cli import main
 from merge_advisor.errors import SpecError
 from merge_advisor.evaluators.fast import Fast, row_values
 from merge_advisor.evaluators.lm_eval_harness import LmEval
@@ -20,6 +29,7 @@ from merge_advisor.evaluators.lm_eval_tasks import TaskName, ask, evaluate, load
 from merge_advisor.evaluators.rules import majority_score, same
 from merge_advisor.pool.plain_yaml import load_yaml
 from merge_advisor.pool.sources import find_models
+from merge_advisor.tasks import read_rows
 from merge_advisor.types import Row, from_json
 
 ROOT = Path(__file__).parents[1]
@@ -176,3 +186,106 @@ def test_rows_of_the_small_pool(rows):
     stream = rows["rows_of"]("plural", "a")
     with pytest.raises(ValueError, match="plural: has not 1 different rows"):
         draw("plural", 1, "a", [next(stream) for _ in range(100)])
+
+
+T5 = ROOT / "recipes" / "t5"
+CUT = ("swap_two", "no_vowels", "hyphens")
+"""Three tasks of three families."""
+
+
+def test_the_shipped_pool_does_something(tmp_path):
+    """Each adapter was measured far above the base, and three are measured again."""
+    measured = json.loads((T5 / "measured.json").read_text())
+    assert len(measured) == len(list((T5 / "tasks").iterdir())) >= 24
+    assert all(found["own"] >= found["base"] + 0.2 for found in measured.values())
+    with open_session(str(T5 / "base"), T5 / "pool", include=CUT, store=tmp_path / "s.sqlite") as session:
+        assert (session.template.name, session.encoder_decoder) == ("bare", True)
+        for candidate in session.pool.candidates:
+            rows = read_rows(T5 / "tasks" / f"{candidate.id}.jsonl").rows[:30]
+            before = np.mean(row_values(session.backbone, rows, session.template, "exact_match"))
+            with placed(session.backbone, session.weights(candidate)):
+                after = np.mean(row_values(session.backbone, rows, session.template, "exact_match"))
+            assert after > before + 0.15, candidate.id
+
+
+def publish(name, folder):
+    """Write a shipped adapter as LoraHub publishes its own: the weights in a pickle."""
+    import torch
+    from safetensors.torch import load_file
+
+    folder.mkdir(parents=True)
+    (folder / "adapter_config.json").write_bytes((T5 / "pool" / name / "adapter_config.json").read_bytes())
+    torch.save(load_file(T5 / "pool" / name / "adapter_model.safetensors"), folder / "adapter_model.bin")
+
+
+@pytest.mark.slow
+def test_from_published_pickles_to_tuned_merges(tmp_path):
+    """LoraHub's protocol end to end, each step a command: hub ids, convert, plan on five shots, tune both ways."""
+    members = sorted(json.loads((T5 / "measured.json").read_text()))[::3]
+    names = sorted({*members, *CUT})
+    with Hub() as hub:
+        for name in names:
+            publish(name, tmp_path / "published" / name)
+            hub.add(f"acme/t5-{name}", tmp_path / "published" / name)
+        listed = tmp_path / "modules.yaml"
+        text = "".join(f"- hub: acme/t5-{name}\n" for name in names)
+        listed.write_text(f"version: 1\ntemplate: bare\nmodels:\n{text}")
+        environment = os.environ | {
+            "HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hf"), "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1",
+            "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_XET": "1",
+        }  # fmt: skip
+        environment.pop("HF_HUB_CACHE", None)
+        command = [sys.executable, "-m", "merge_advisor", "convert", str(listed), "--out", str(tmp_path / "pool")]
+        subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    session = {"store": tmp_path / "store.sqlite", "machine": Machine(threads=1)}
+    for task in CUT:
+        for goal, strategy in (("lorahub", "anchor_random"), ("lorahub-clean", "rerank")):
+            out = tmp_path / f"{task}-{goal}"
+            options = PlanOptions(
+                strategy=strategy, k=6, shots=5, tuning=0, heldout=40, composition="lorahub",
+                exclude=(f"acme/t5-{task}", "shots_lora"),
+            )  # fmt: skip
+            path = T5 / "tasks" / f"{task}.jsonl"
+            run = ma.plan(
+                path, pool=tmp_path / "pool", base=str(T5 / "base"), out=out, options=options, scored=False, **session
+            )
+            assert f"acme/t5-{task}" not in {member.id for member in run.recipe.members}
+            tuned = ma.tune(
+                out, options=TuneOptions(trials=40, sampler="lorahub", goal=goal), metric="exact_match", **session
+            )
+            assert tuned.recipe.composition == "lorahub"
+            assert all(abs(member.weight) <= 1.5 for member in tuned.recipe.members)
+            (score,) = tuned.scores
+            assert score.metric == "exact_match" and len(score.row_digests) == 40
+            # the search starts at the base, so what it keeps is no worse on the shots; the rest is in the table
+            assert {"base", "majority", "uniform", "merge"} <= {model.label for model in score.models}
+
+
+@pytest.mark.slow
+def test_a_cut_of_the_pool_is_built(tmp_path):
+    """The script from nothing to the published layout, which PEFT reads as this package does."""
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForSeq2SeqLM
+
+    command = [sys.executable, str(ROOT / "scripts" / "build_t5_pool.py"), "--out", str(tmp_path), "--only", *CUT]
+    done = subprocess.run([*command, "--base-steps", "20"], capture_output=True, text=True, check=True, timeout=900)
+    assert done.stdout.count("\n") == 2 + len(CUT)
+    for name in CUT:
+        assert sorted(p.name for p in (tmp_path / "published" / name).iterdir()) == [
+            "adapter_config.json",
+            "adapter_model.bin",
+        ]
+        config = json.loads((tmp_path / "published" / name / "adapter_config.json").read_text())
+        assert (config["r"], config["target_modules"], config["task_type"]) == (16, ["q", "v"], "SEQ_2_SEQ_LM")
+    assert main(["convert", str(tmp_path / "published"), "--out", str(tmp_path / "pool")]) == 0
+    with open_session(str(tmp_path / "base"), tmp_path / "pool", store=tmp_path / "store.sqlite") as session:
+        backbone, candidate = session.backbone, session.pool.candidates[0]
+        ids = torch.tensor([backbone.tokenizer("Tie the words together: ba bo")["input_ids"]])
+        start = torch.zeros((1, 1), dtype=torch.long)
+        with placed(backbone, session.weights(candidate)), torch.no_grad():
+            ours = backbone.model(input_ids=ids, decoder_input_ids=start).logits
+        model = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "base", dtype=torch.float32)
+        with torch.no_grad():
+            theirs = PeftModel.from_pretrained(model, candidate.path)(input_ids=ids, decoder_input_ids=start).logits
+    assert torch.allclose(ours, theirs, atol=1e-4)
