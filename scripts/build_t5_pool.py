@@ -29,7 +29,7 @@ from t5_rows import BASE, FAMILIES, POOL, Row, draw, rows_of
 NAME = "merge-advisor/t5-text-tasks"
 """What the adapters call their base."""
 WIDTH, HEADS, INNER, LAYERS = 128, 4, 256, 3
-BASE_STEPS, BATCH, RATE = 1150, 96, 2e-3
+BASE_STEPS, BATCH, RATE = 1000, 96, 2e-3
 POOL_SHARE = 0.08
 """Share of the base's rows that ask for tasks of the pool: it has met them all and masters few."""
 RANK, ALPHA, TARGETS = 16, 32, ("q", "v")
