@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Build a small T5 in FLAN-T5's layout and a LoRA adapter for each of some 27 text tasks, as LoraHub publishes them.
+"""Build a small T5 in FLAN-T5's layout and a LoRA adapter for each of 27 text tasks, as LoraHub publishes them.
 
     python scripts/build_t5_pool.py --out DIR             # train base and adapters (goes on where it stopped), measure
     python scripts/build_t5_pool.py --out DIR --only swap_two no_vowels hyphens --base-steps 300   # a cut
@@ -206,6 +206,7 @@ def build(out: Path, names: Sequence[str], base_steps: int) -> None:
         if not (out / "published" / name).exists():
             train_adapter(backbone, name, out / "published" / name)
             print(f"adapter {number}/{len(names)} {name} {time.time() - began:.0f} s", file=sys.stderr)
+    (out / "published" / "pool.yaml").write_text(f"version: 1\nbase: {NAME}\ntemplate: bare\n", encoding="utf-8")
     write_tasks(out, names)
     found = measure(backbone, out / "published", names)
     (out / "measured.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
