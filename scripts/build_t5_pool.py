@@ -5,7 +5,7 @@
     python scripts/build_t5_pool.py --out DIR --only swap_two no_vowels hyphens --base-steps 300   # a cut
 
 DIR gets base/ (safetensors, tokenizer), published/<task>/ (`adapter_config.json`, `adapter_model.bin`), tasks/ (JSONL
-rows nobody was trained on), families.json and measured.json; the table of exact matches goes to stdout. Published are
+rows no adapter was trained on), families.json and measured.json; the table of exact matches goes to stdout. Published are
 pickles, as in the original; `merge-advisor convert DIR/published --out DIR/pool` makes a pool of them. What the rows
 are: t5_rows.py beside this. Everything is drawn from fixed seeds.
 """
@@ -147,7 +147,7 @@ def encoded(backbone: Any, rows: Sequence[Row]) -> list[Any]:
 
 
 def measure(backbone: Any, published: Path, names: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Exact match of base, own adapter and the best adapter of another task, on rows nobody was trained on."""
+    """Exact match of base, own adapter and the best adapter of another task, on rows no adapter was trained on."""
     import torch
 
     from merge_advisor import templates, types
@@ -183,7 +183,7 @@ def measure(backbone: Any, published: Path, names: Sequence[str]) -> dict[str, d
 
 
 def write_tasks(out: Path, names: Sequence[str]) -> None:
-    """Write rows nobody was trained on, a file for each task, and the families."""
+    """Write rows no adapter was trained on, a file for each task, and the families."""
     (out / "tasks").mkdir(parents=True, exist_ok=True)
     for name in names:
         rows = draw(name, TASK_ROWS, "task", draw(name, TRAIN_ROWS, "pool"))
