@@ -5,9 +5,9 @@
     python scripts/build_t5_pool.py --out DIR --only swap_two no_vowels hyphens --base-steps 300   # a cut
 
 DIR gets base/ (safetensors, tokenizer), published/<task>/ (`adapter_config.json`, `adapter_model.bin`), tasks/ (JSONL
-rows no adapter was trained on), families.json and measured.json; the table of exact matches goes to stdout. Published are
-pickles, as in the original; `merge-advisor convert DIR/published --out DIR/pool` makes a pool of them. What the rows
-are: t5_rows.py beside this. Everything is drawn from fixed seeds.
+rows no adapter was trained on), families.json and measured.json; the table of exact matches goes to stdout. Published
+are pickles, as in the original; `merge-advisor convert DIR/published --out DIR/pool` makes a pool of them. What the
+rows are: t5_rows.py beside this. Everything is drawn from fixed seeds.
 """
 
 from __future__ import annotations
