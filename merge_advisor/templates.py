@@ -20,12 +20,13 @@ if TYPE_CHECKING:
 
     import jinja2
 
-NAMES = ("alpaca", "chat", "plain")
+NAMES = ("alpaca", "bare", "chat", "plain")
 """Every template there is."""
 
 OPENING = "Below is an instruction that describes a task. Write a response that appropriately completes the request."
 AROUND = {
     "alpaca": (OPENING + "\n\n### Instruction:\n", "\n\n### Response:\n"),
+    "bare": ("", ""),
     "plain": ("", "\n"),
 }
 """What stands before and after the input in the templates that are fixed text."""
@@ -85,7 +86,7 @@ def get(name: str, chat_template: str | None = None, specials: Mapping[str, obje
     if name != "chat":
         return Template(name)
     if not chat_template:
-        raise SpecError("template 'chat': this base has no chat template; choose one of: alpaca, plain")
+        raise SpecError("template 'chat': this base has no chat template; choose one of: alpaca, bare, plain")
     tokens = sorted((key, token) for key, token in (specials or {}).items() if isinstance(token, str))
     template = Template(name, chat_template, tuple(tokens))
     template.prompt("")  # a broken chat template is told now, not at the first row
@@ -173,4 +174,4 @@ def _compiled(source: str) -> jinja2.Template:
 
 def _refusal(error: Exception) -> str:
     reason = " ".join(str(error).split()) or type(error).__name__
-    return f"template 'chat': the base's chat template fails ({reason}); choose one of: alpaca, plain"
+    return f"template 'chat': the base's chat template fails ({reason}); choose one of: alpaca, bare, plain"

@@ -24,14 +24,17 @@ SOURCE = """{{ bos_token }}
 """
 
 
-@pytest.mark.parametrize("name", ["alpaca", "plain"])
+@pytest.mark.parametrize("name", ["alpaca", "bare", "plain"])
 def test_fixed_templates_to_the_byte(name):
     template = templates.get(name)
-    assert template.prompt("Name a colour.") == {"alpaca": ALPACA, "plain": "Name a colour.\n"}[name]
+    assert (
+        template.prompt("Name a colour.")
+        == {"alpaca": ALPACA, "bare": "Name a colour.", "plain": "Name a colour.\n"}[name]
+    )
     assert template.completion(" Blue.\n") == " Blue.\n"
 
 
-@pytest.mark.parametrize("name", ["alpaca", "plain"])
+@pytest.mark.parametrize("name", ["alpaca", "bare", "plain"])
 @pytest.mark.parametrize("text", TRICKY)
 def test_fixed_templates_keep_the_input_as_it_is(name, text):
     empty = templates.get(name).prompt("")
@@ -92,7 +95,7 @@ def test_chat_is_read_from_the_tokenizer_configuration(tmp_path):
 
 def test_a_folder_without_a_chat_template(tmp_path):
     assert templates.read_chat(tmp_path) == (None, {})
-    with pytest.raises(SpecError, match="this base has no chat template; choose one of: alpaca, plain") as caught:
+    with pytest.raises(SpecError, match="this base has no chat template; choose one of: alpaca, bare, plain") as caught:
         templates.get("chat", *templates.read_chat(tmp_path))
     assert caught.value.exit_code == 2
 
@@ -108,7 +111,9 @@ def test_unreadable_files_are_one_line(tmp_path):
 
 
 def test_an_unknown_name_lists_those_there_are():
-    with pytest.raises(SpecError, match="template 'alpacca' is unknown; choose one of: alpaca, chat, plain") as caught:
+    with pytest.raises(
+        SpecError, match="template 'alpacca' is unknown; choose one of: alpaca, bare, chat, plain"
+    ) as caught:
         templates.get("alpacca")
     assert caught.value.exit_code == 2
 

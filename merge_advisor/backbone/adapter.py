@@ -180,7 +180,8 @@ def read_weights_header(folder: Path) -> dict[str, TensorInfo]:
     try:
         if not (folder / WEIGHTS).exists() and (folder / "adapter_model.bin").exists():
             raise PoolError(
-                f"adapter_model.bin: pickle weights are never opened; convert it to safetensors ({WEIGHTS})"
+                "adapter_model.bin: pickle weights are never opened; convert it to safetensors by "
+                "`merge-advisor convert SOURCE --out DIR`"
             )
         return read_header(folder / WEIGHTS)
     except FileError as error:

@@ -200,6 +200,20 @@ def run_embed(arguments: argparse.Namespace) -> int:
     return PARTIAL if found["refused"] else OK
 
 
+def run_convert(arguments: argparse.Namespace) -> int:
+    """`merge-advisor convert`."""
+    from merge_advisor.pool.converting import convert
+
+    progress = _progress(arguments)
+    found = convert(arguments.source, Path(arguments.out), offline=arguments.offline, progress=progress)
+    progress.finish()
+    copied = f", {len(found.copied)} of them as they were" if found.copied else ""
+    lines = [f"wrote {found.out}: {len(found.written)} adapters{copied}"]
+    lines += [f"left out {item.id}: {item.reason}" for item in found.refused]
+    _print(arguments, to_plain(found) | {"out": str(found.out)}, "\n".join(lines))
+    return PARTIAL if found.refused else OK
+
+
 def run_try(arguments: argparse.Namespace) -> int:
     """`merge-advisor try`."""
     from merge_advisor.advisor.trying import answers
@@ -321,14 +335,17 @@ def _machine(arguments: argparse.Namespace) -> Machine:
     return Machine(device=arguments.device, dtype=arguments.dtype, threads=arguments.threads)
 
 
+def _progress(arguments: argparse.Namespace) -> Progress:
+    return Progress("never" if arguments.quiet else "always" if arguments.verbose else "auto")
+
+
 def _shared(arguments: argparse.Namespace) -> dict[str, Any]:
-    mode = "never" if arguments.quiet else "always" if arguments.verbose else "auto"
     return {
         "offline": arguments.offline,
         "cache": Path(arguments.cache) if arguments.cache else None,
         "store": Path(arguments.store) if arguments.store else None,
         "machine": _machine(arguments),
-        "progress": Progress(mode),
+        "progress": _progress(arguments),
     }
 
 

@@ -13,7 +13,7 @@ PLAIN = """\
 # Read by every merge-advisor command run in this folder; an option on the command line wins.
 base = {base}      # hub id (org/name[@revision]), folder, or .gguf file
 pool = {pool}      # folder of adapters or checkpoints, manifest (.yaml), or hub ids
-# template = "alpaca"     # how the pool's prompts were made: alpaca, plain or chat
+# template = "alpaca"     # how the pool's prompts were made: alpaca, plain, bare or chat
 # k = 4                   # members of the pool at most
 """
 

@@ -34,6 +34,7 @@ def build_parser() -> argparse.ArgumentParser:
     _bench(commands.add_parser("bench", help="do the strategies beat random? arms and controls over many tasks"))
     _merge(commands.add_parser("merge", help="write the merged model of a run folder"))
     _score(commands.add_parser("score", help="score a run folder, or any model, on held-out rows"))
+    _convert(commands.add_parser("convert", help="rewrite adapters that are pickles (.bin) as safetensors"))
     _try(commands.add_parser("try", help="answer a prompt with base, anchor and merge side by side"))
     _show(commands.add_parser("show", help="list what can be chosen: strategies, compositions, formats, embeddings"))
     _common(commands.add_parser("doctor", help="what is installed, reachable, broken"))
@@ -98,7 +99,7 @@ def _plan(parser: argparse.ArgumentParser) -> None:
     rows.add_argument(
         "--heldout", metavar="N|FILE", help="rows kept for scoring, or a file of them (default: the rest)"
     )
-    rows.add_argument("--template", help="alpaca, plain or chat (default: the pool's)")
+    rows.add_argument("--template", help="alpaca, plain, bare or chat (default: the pool's)")
     lora = parser.add_argument_group("LoRA of the shots")
     lora.add_argument("--lora-rank", type=int, metavar="R")
     lora.add_argument("--lora-lr", type=float, metavar="RATE")
@@ -187,7 +188,7 @@ def _merge(parser: argparse.ArgumentParser) -> None:
 def _score(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN|MODEL", help="run folder, model folder, or adapter folder (with --base)")
     parser.add_argument("--task", action="append", default=[], metavar="FILE", help="held-out rows, one file a task")
-    parser.add_argument("--template", help="alpaca, plain or chat, for a MODEL (default alpaca)")
+    parser.add_argument("--template", help="alpaca, plain, bare or chat, for a MODEL (default alpaca)")
     group = _lm_eval(parser, "score on a task (or group) of lm-eval, with its own prompts and metric")
     group.add_argument("--limit", type=int, metavar="N", help="documents of each lm-eval task at most, the first ones")
     _judging(parser)
@@ -226,6 +227,14 @@ def _tune(parser: argparse.ArgumentParser) -> None:
     scoring.add_argument("--no-score", action="store_true", help="leave scoring to `merge-advisor score`")
     _where(parser)
     _machine(parser)
+    _common(parser)
+
+
+def _convert(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", metavar="SOURCE",
+                        help="folder of one adapter or of several, manifest (.yaml), or hub ids")  # fmt: skip
+    parser.add_argument("--out", required=True, metavar="DIR", help="folder to make")
+    parser.add_argument("--offline", action="store_true", help="never fetch; use what is in the cache")
     _common(parser)
 
 

@@ -4,7 +4,7 @@ An evaluator is a frozen dataclass (its fields are its parameters, see `registry
 
     name: ClassVar[str]          the registered name
     version: str                 name and version of what measures, for score tables and stored scores
-    settings: dict[str, int]     what changes a score besides model, rows and template, for stored scores
+    settings: dict[str, int | str]  what changes a score besides model, rows and template, for stored scores
     def score(self, model, tokenizer, rows, template, *, label, metric) -> ModelScore
 
 `rules` holds what is measured, whoever measures it. `lm_eval` gives final scores, `fast` gives the same numbers for the

@@ -23,6 +23,7 @@ from merge_advisor.evaluators.rules import (
     answer_pattern,
     backbone_of,
     check_rows,
+    check_settings,
     chosen,
     encode_rows,
     generated_tokens,
@@ -30,6 +31,7 @@ from merge_advisor.evaluators.rules import (
     loss_of,
     metric_for,
     model_score,
+    same,
     settings_of,
 )
 from merge_advisor.types import ModelScore, Row
@@ -51,15 +53,16 @@ class Fast:
 
     max_new_tokens: int = MAX_NEW_TOKENS
     """Tokens generated at most; fewer where all outputs are shorter."""
+    exact_match: str = "plain"
+    """When generated text is the output, one of `rules.MATCHES`."""
 
     def __post_init__(self) -> None:
-        if self.max_new_tokens < 1:
-            raise ValueError("max_new_tokens is at least 1")
+        check_settings(self.max_new_tokens, self.exact_match)
 
     @property
-    def settings(self) -> dict[str, int]:
+    def settings(self) -> dict[str, int | str]:
         """What changes a score besides model, rows and template, for the key of a stored one."""
-        return settings_of(self.max_new_tokens)
+        return settings_of(self.max_new_tokens, self.exact_match)
 
     def score(
         self,
@@ -85,9 +88,9 @@ class Fast:
         answers = encode_rows(backbone, rows, template)
         if metric == "loss":
             return model_score(label, {"loss": [loss_of(-loss, 1) for loss in row_losses(backbone, answers)]})
-        budget = generated_tokens(backbone, answers, self.max_new_tokens)
+        budget = generated_tokens(backbone, answers, self.max_new_tokens, self.exact_match)
         outputs, losses = _by_text(backbone, rows, template, answers, budget)
-        hits = [float(output == row.output.strip()) for row, output in zip(rows, outputs, strict=True)]
+        hits = [float(same(output, row.output, self.exact_match)) for row, output in zip(rows, outputs, strict=True)]
         return model_score(label, {"exact_match": hits, "loss": [loss_of(-loss, 1) for loss in losses]}, outputs)
 
 
@@ -98,6 +101,7 @@ def row_values(
     metric: str,
     *,
     max_new_tokens: int = MAX_NEW_TOKENS,
+    exact_match: str = "plain",
 ) -> list[float]:
     """Return one metric per row, in the order of the rows; equal to `LmEval.score`'s.
 
@@ -107,6 +111,7 @@ def row_values(
         template: the prompt around each input.
         metric: "accuracy" or "exact_match" (0 or 1 each), or "loss" (nats per token).
         max_new_tokens: as for the evaluator.
+        exact_match: as for the evaluator.
 
     Raises:
         TaskError: no rows, an unknown metric, "accuracy" on rows without choices, or an answer longer than the model's
@@ -118,9 +123,10 @@ def row_values(
     answers = encode_rows(backbone, rows, template)
     if metric == "loss":
         return [loss_of(-loss, 1) for loss in row_losses(backbone, answers)]
-    budget = generated_tokens(backbone, answers, max_new_tokens)
-    outputs, _ = _by_text(backbone, rows, template, answers, budget, needed=False)
-    return [float(output == row.output.strip()) for row, output in zip(rows, outputs, strict=True)]
+    budget = generated_tokens(backbone, answers, max_new_tokens, exact_match)
+    # whether a text that has begun otherwise is another is told by `plain` alone
+    outputs, _ = _by_text(backbone, rows, template, answers, budget, needed=exact_match != "plain")
+    return [float(same(output, row.output, exact_match)) for row, output in zip(rows, outputs, strict=True)]
 
 
 def _by_choices(backbone: Backbone, rows: Sequence[Row], template: Template, label: str) -> ModelScore:

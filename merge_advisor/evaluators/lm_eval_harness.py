@@ -32,6 +32,7 @@ from merge_advisor.evaluators.rules import (
     answer_pattern,
     backbone_of,
     check_rows,
+    check_settings,
     chosen,
     encode_rows,
     generated_tokens,
@@ -60,11 +61,14 @@ class LmEval:
     """Rows generated at once at most, fewer where they are long (likelihoods are batched by tokens)."""
     max_new_tokens: int = MAX_NEW_TOKENS
     """Tokens generated at most; fewer where all outputs are shorter. A longer output cannot be matched."""
+    exact_match: str = "plain"
+    """When generated text is the output, one of `rules.MATCHES`."""
     _prepared: dict[str, dict[str, Any]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1 or self.max_new_tokens < 1:
-            raise ValueError("batch_size and max_new_tokens are at least 1")
+        if self.batch_size < 1:
+            raise ValueError("batch_size is at least 1")
+        check_settings(self.max_new_tokens, self.exact_match)
 
     @property
     def version(self) -> str:
@@ -72,9 +76,9 @@ class LmEval:
         return f"lm-eval {metadata.version('lm_eval')}"
 
     @property
-    def settings(self) -> dict[str, int]:
+    def settings(self) -> dict[str, int | str]:
         """What changes a score besides model, rows and template, for the key of a stored one."""
-        return settings_of(self.max_new_tokens)
+        return settings_of(self.max_new_tokens, self.exact_match)
 
     def score(
         self,
@@ -107,7 +111,7 @@ class LmEval:
         try:
             with undisturbed():
                 answers = encode_rows(backbone, rows, template)
-                budget = generated_tokens(backbone, answers, self.max_new_tokens)
+                budget = generated_tokens(backbone, answers, self.max_new_tokens, self.exact_match)
                 tasks = self._prepare(backbone, rows, template, metric, budget)
                 samples = _evaluate(backbone, tasks, self.batch_size)
         except (MergeAdvisorError, MemoryError):
@@ -122,15 +126,17 @@ class LmEval:
     ) -> dict[str, Any]:
         """Return the lm-eval tasks of these rows by what they measure, built once for all models scored on them."""
         end = str(backbone.tokenizer.decode(backbone.end_id))
-        key = digest_of([[row.digest for row in rows], template.digest, metric, end, budget])
+        key = digest_of([[row.digest for row in rows], template.digest, metric, end, budget, self.exact_match])
         if key not in self._prepared:
             while len(self._prepared) >= KEPT_TASKS:
                 self._prepared.pop(next(iter(self._prepared)))
-            self._prepared[key] = _build(rows, template, metric, end, budget)
+            self._prepared[key] = _build(rows, template, metric, end, budget, self.exact_match)
         return self._prepared[key]
 
 
-def _build(rows: Sequence[Row], template: Template, metric: str, end: str, budget: int) -> dict[str, Any]:
+def _build(
+    rows: Sequence[Row], template: Template, metric: str, end: str, budget: int, exact_match: str
+) -> dict[str, Any]:
     """Write the rows as JSONL into a private folder and have lm-eval load the tasks from it; the folder goes again."""
     from lm_eval.tasks import TaskManager
 
@@ -140,7 +146,9 @@ def _build(rows: Sequence[Row], template: Template, metric: str, end: str, budge
             path = Path(folder, f"{name}.jsonl")
             lines = [json.dumps(_document(name, row, template, end)) + "\n" for row in rows]
             path.write_text("".join(lines), encoding="utf-8")
-            specs.append({"task": name, "custom_dataset": partial(_read, path), **_config(name, rows, budget)})
+            specs.append(
+                {"task": name, "custom_dataset": partial(_read, path), **_config(name, rows, budget, exact_match)}
+            )
         manager = TaskManager(include_path=folder, include_defaults=False)
         return dict(manager.load(specs)["tasks"])
 
@@ -165,7 +173,7 @@ def _document(name: str, row: Row, template: Template, end: str) -> dict[str, An
     return {"prompt": prompt, "whole": template.completion(row.output) + end}
 
 
-def _config(name: str, rows: Sequence[Row], budget: int) -> dict[str, Any]:
+def _config(name: str, rows: Sequence[Row], budget: int, exact_match: str) -> dict[str, Any]:
     """The lm-eval configuration of a task; a string that names a field of the documents is never rendered."""
     shared = {
         "test_split": "test",
@@ -182,6 +190,7 @@ def _config(name: str, rows: Sequence[Row], budget: int) -> dict[str, Any]:
     if name == "loss":
         return {**shared, "output_type": "loglikelihood", "doc_to_target": "whole", **accuracy}
     take = {"function": "regex", "regex_pattern": answer_pattern(rows), "fallback": ""}  # it strips what it found
+    rule = {"ignore_case": True, "regexes_to_ignore": [r"\."]} if exact_match == "lorahub" else {}
     greedy = {"do_sample": False, "num_beams": 1, "repetition_penalty": 1.0, "until": [], "max_gen_toks": budget}
     return {
         **shared,
@@ -189,7 +198,7 @@ def _config(name: str, rows: Sequence[Row], budget: int) -> dict[str, Any]:
         "doc_to_target": "answer",
         "generation_kwargs": greedy,
         "filter_list": [{"name": "stripped", "filter": [take, {"function": "take_first"}]}],
-        "metric_list": [{"metric": "exact_match", **mean}],
+        "metric_list": [{"metric": "exact_match", **mean, **rule}],
     }
 
 

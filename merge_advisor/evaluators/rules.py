@@ -29,6 +29,9 @@ WORST_LOSS = 1e4
 """Stands for a likelihood that is no number (overflowing weights): finite, and worse than anything real."""
 ONE_LINE, ALL_LINES = r"\S[^\n]*", r"\S[\s\S]*"
 """Regular expressions of an answer in generated text: its first line that is not blank, or all of it."""
+MATCHES = ("plain", "lorahub")
+"""When generated text is the output: `plain` once both are stripped; `lorahub` once both are also in lower case and
+without any full stop, as LoraHub's evaluation has it (arXiv 2307.13269 and its code)."""
 RULES = 1
 """Number of these rules; a stored score of other rules is not found."""
 
@@ -45,8 +48,12 @@ def metric_for(rows: Sequence[Row]) -> str:
     return "exact_match" if 10 * long <= len(rows) else "loss"
 
 
-def majority_score(rows: Sequence[Row], answer: str, metric: str, label: str = "majority") -> ModelScore:
+def majority_score(
+    rows: Sequence[Row], answer: str, metric: str, label: str = "majority", *, exact_match: str = "plain"
+) -> ModelScore:
     """Score the model that always gives one answer, e.g. the commonest of the shots; it has no loss.
+
+    Generated text is compared by `exact_match`, one of `MATCHES`.
 
     Raises:
         TaskError: no rows, or a metric an answer alone cannot be scored by.
@@ -54,8 +61,8 @@ def majority_score(rows: Sequence[Row], answer: str, metric: str, label: str = "
     if metric not in ("accuracy", "exact_match"):
         raise TaskError(f"metric '{metric}': a fixed answer has none; choose accuracy or exact_match")
     check_rows(rows, metric)
-    # a choice is picked as it is written; generated text is compared without the blanks around it
-    right = [row.output == answer if metric == "accuracy" else row.output.strip() == answer.strip() for row in rows]
+    # a choice is picked as it is written; generated text is compared by its rule
+    right = [row.output == answer if metric == "accuracy" else same(answer, row.output, exact_match) for row in rows]
     values = tuple(float(hit) for hit in right)
     return ModelScore(label, {metric: float(np.mean(values))}, {metric: values}, (answer,) * len(rows))
 
@@ -77,9 +84,22 @@ def check_rows(rows: Sequence[Row], metric: str) -> None:
                 raise TaskError(f"row {row.digest[:8]}: {what}; give choices, or use exact_match or loss")
 
 
-def settings_of(max_new_tokens: int) -> dict[str, int]:
+def check_settings(max_new_tokens: int, exact_match: str) -> None:
+    """Refuse settings of an evaluator.
+
+    Raises:
+        ValueError: no token to generate, or a rule of matching that is none of `MATCHES`.
+    """
+    if max_new_tokens < 1:
+        raise ValueError("max_new_tokens is at least 1")
+    if exact_match not in MATCHES:
+        raise ValueError(f"exact_match is one of: {', '.join(MATCHES)}")
+
+
+def settings_of(max_new_tokens: int, exact_match: str = "plain") -> dict[str, int | str]:
     """What changes a score besides model, rows and template, for the key of a stored one."""
-    return {"max_new_tokens": max_new_tokens, "max_length": MAX_LENGTH, "rules": RULES}
+    found: dict[str, int | str] = {"max_new_tokens": max_new_tokens, "max_length": MAX_LENGTH, "rules": RULES}
+    return found if exact_match == "plain" else found | {"exact_match": exact_match}
 
 
 def backbone_of(model: Any, tokenizer: Any) -> Backbone:
@@ -111,9 +131,14 @@ def encode_rows(backbone: Backbone, rows: Sequence[Row], template: Template) -> 
     return encode(backbone, texts, max_length=longest(backbone), names=names)
 
 
-def generated_tokens(backbone: Backbone, answers: Sequence[Encoded], most: int) -> int:
-    """Tokens to generate at most: what the longest answer takes and a few more, `most`, or half the context."""
-    return min(most, max(len(row.completion) for row in answers) + SPARE_TOKENS, longest(backbone) // 2)
+def generated_tokens(backbone: Backbone, answers: Sequence[Encoded], most: int, exact_match: str = "plain") -> int:
+    """Tokens to generate at most: what the longest answer takes and a few more, `most`, or half the context.
+
+    A text that goes on behind the answer is none; where full stops do not count it may look like one when cut there, so
+    by `lorahub` it is `most` or half the context.
+    """
+    needed = max(len(row.completion) for row in answers) + SPARE_TOKENS if exact_match == "plain" else most
+    return min(most, needed, longest(backbone) // 2)
 
 
 def answer_pattern(rows: Sequence[Row]) -> str:
@@ -125,6 +150,14 @@ def answer_of(text: str, pattern: str) -> str:
     """Return the answer in generated text, stripped; empty where there is none."""
     found = re.search(pattern, text)
     return found[0].strip() if found else ""
+
+
+def same(said: str, wanted: str, exact_match: str = "plain") -> bool:
+    """Tell whether generated text is the output, by one of `MATCHES`."""
+    if exact_match == "lorahub":
+        said, wanted = (text.strip().lower().replace(".", "") for text in (said, wanted))
+        return said == wanted
+    return said.strip() == wanted.strip()
 
 
 def loss_of(total: float, tokens: int) -> float:

@@ -54,6 +54,11 @@ def examine(found: Found, place: hub.Snapshot, base: LocalBase, hashes: Hashes) 
 
 def _adapter(found: Found, place: hub.Snapshot, base: LocalBase, hashes: Hashes, card: Card) -> Candidate:
     settings = read_config(place.path)
+    if found.hub is not None and not (place.path / adapter.WEIGHTS).exists():
+        raise PoolError(
+            f"the hub has no {adapter.WEIGHTS} of it; where it has adapter_model.bin, a pickle, rewrite that by "
+            "`merge-advisor convert SOURCE --out DIR`"
+        )
     header = adapter.read_weights_header(place.path)
     placed = adapter.check_and_map(settings, header, base.shapes)
     adapter.check_values(place.path, header, hashes)

@@ -1,0 +1,266 @@
+"""Adapters whose weights are a pickle, rewritten as safetensors: only when asked, and never in this process."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from merge_advisor.backbone import hub
+from merge_advisor.backbone.adapter import WEIGHTS, pair_up
+from merge_advisor.backbone.adapter_config import CONFIG, read_config
+from merge_advisor.backbone.files import FileError, file_digest, whole_folder
+from merge_advisor.backbone.tensorfile import read_header
+from merge_advisor.errors import ExternalError, InputError, MergeAdvisorError, OfflineError, PoolError
+from merge_advisor.pool import unpickling
+from merge_advisor.pool.candidate import fetch
+from merge_advisor.pool.sources import FOLDER_MANIFEST, Found, Sources, find_models, printable
+from merge_advisor.types import VERSION, Refused, to_json
+
+PICKLE = "adapter_model.bin"
+NOTE = "converted.json"
+"""Says in each converted folder what it was made of."""
+KEPT = (CONFIG, "README.md")
+"""Files that go along as they are."""
+STARTING = 120
+"""Seconds a child process gets beside its time per file: importing torch can take many."""
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Converted:
+    """What `convert` wrote."""
+
+    out: Path
+    written: tuple[str, ...]
+    """Ids of the adapters in it."""
+    copied: tuple[str, ...]
+    """Those of them that were safetensors already."""
+    refused: tuple[Refused, ...]
+    """Those left out."""
+
+
+@dataclass(slots=True)
+class _Job:
+    """One adapter on its way."""
+
+    found: Found
+    folder: Path
+    """Where its files are."""
+    revision: str
+    target: Path
+    """Where they go."""
+
+
+def convert(
+    source: str | Path,
+    out: Path,
+    *,
+    offline: bool = False,
+    progress: Progress = lambda what, done, total: None,
+) -> Converted:
+    """Rewrite adapters whose weights are a pickle as safetensors; those that are safetensors already are copied.
+
+    The pickles are read in a child process by torch's `weights_only` reader (see `unpickling`). An adapter that cannot
+    be converted is left out with its reason, the rest goes on. `out` appears whole or not at all: the adapter itself
+    where `source` is one adapter, else a folder of them with a manifest that keeps ids, descriptions and template.
+    Beside the weights of each lies `converted.json` with the sha256 of the pickle.
+
+    Args:
+        source: whatever `open_pool` takes: a folder of adapters or of one, a manifest, a list of hub ids, or hub ids.
+        out: folder to make.
+        offline: never fetch.
+        progress: called with (what, done, total).
+
+    Raises:
+        PoolError: no such source, or none of its adapters can be converted.
+        OfflineError: all of them would have to be fetched, and fetching is off.
+        InputError: `out` is there already or cannot be written.
+        ExternalError: the child process cannot be started.
+    """
+    sources = find_models(source)
+    alone = len(sources.models) == 1
+    with whole_folder(out) as partial:
+        names = {model.id: "." if alone else name for model, name in _names(sources.models)}
+        jobs, refused = _gather(sources.models, partial, names, offline, progress)
+        pickles = [job for job in jobs if not (job.folder / WEIGHTS).is_file()]
+        reasons = _rewrite(pickles, progress)
+        copied = []
+        for job in jobs:
+            reason = reasons.get(job.found.id, "")
+            try:
+                if job not in pickles:
+                    shutil.copyfile(job.folder / WEIGHTS, job.target / WEIGHTS)
+                if not reason:
+                    _complete(job, converted=job in pickles)
+            except (FileError, InputError, OSError) as error:
+                reason = " ".join(str(error).split())
+            if reason:
+                refused[job.found.id] = PoolError(reason)
+                shutil.rmtree(job.target)
+            elif job not in pickles:
+                copied.append(job.found.id)
+        written = [job for job in jobs if job.found.id not in refused]
+        if not written:
+            _refuse_all(source, refused)
+        if not alone:
+            (partial / FOLDER_MANIFEST).write_text(_manifest(sources, written, names), encoding="utf-8")
+    left_out = tuple(Refused(printable(name), _reason(name, error)) for name, error in sorted(refused.items()))
+    return Converted(out, tuple(job.found.id for job in written), tuple(copied), left_out)
+
+
+def _names(models: Sequence[Found]) -> list[tuple[Found, str]]:
+    """A folder name for each model: the last part of its id, the whole of it where two end alike."""
+    last = [model.id.rsplit("/", 1)[-1] for model in models]
+    return [
+        (model, name if last.count(name) == 1 else model.id.replace("/", "--").replace("\\", "--"))
+        for model, name in zip(models, last, strict=True)
+    ]
+
+
+def _gather(
+    models: Sequence[Found], partial: Path, names: Mapping[str, str], offline: bool, progress: Progress
+) -> tuple[list[_Job], dict[str, MergeAdvisorError]]:
+    """Fetch each model and make its target folder; those that are no adapters are refused."""
+    jobs: list[_Job] = []
+    refused: dict[str, MergeAdvisorError] = {}
+    for number, model in enumerate(models, 1):
+        try:
+            place = _place(model, offline)
+            read_config(place.path)
+            if not any((place.path / name).is_file() for name in (WEIGHTS, PICKLE)):
+                raise PoolError(f"has neither {PICKLE} nor {WEIGHTS}; fetch it again, or take another adapter")
+            target = partial / names[model.id]
+            target.mkdir(exist_ok=names[model.id] == ".")
+            for name in KEPT:
+                if (place.path / name).is_file():
+                    shutil.copyfile(place.path / name, target / name)
+            jobs.append(_Job(model, place.path, place.revision, target))
+        except (InputError, OfflineError, ExternalError) as error:
+            refused[model.id] = error
+        progress("finding adapters", number, len(models))
+    return jobs, refused
+
+
+def _place(model: Found, offline: bool) -> hub.Snapshot:
+    """Where a model is; of a hub model the pickle is fetched where there is nothing else."""
+    place = fetch(model, offline=offline, cache=None)
+    if model.hub is not None and (place.path / CONFIG).is_file() and not (place.path / WEIGHTS).is_file():
+        place = hub.fetch(hub.HubId(model.hub.repo, place.revision), (*KEPT, PICKLE), offline=offline)
+    return place
+
+
+def _rewrite(jobs: Sequence[_Job], progress: Progress) -> dict[str, str]:
+    """Have child processes rewrite the pickles; returns the reasons of those that were not, by id."""
+    reasons: dict[str, str] = {}
+    left = list(jobs)
+    while left:
+        told, death = _child([(job.folder / PICKLE, job.target / WEIGHTS) for job in left])
+        for job, line in zip(left, told, strict=False):
+            if "tensors" not in line:
+                reasons[job.found.id] = f"{PICKLE}: not converted: {_line(line.get('error'))}; take another adapter"
+        done = len(told)
+        if done < len(left):  # it died on the next one; a new one goes on behind it
+            reasons[left[done].found.id] = f"{PICKLE}: not converted: {death}; take another adapter"
+            done += 1
+        left = left[done:]
+        progress("converting", len(jobs) - len(left), len(jobs))
+    return reasons
+
+
+def _child(jobs: Sequence[tuple[Path, Path]]) -> tuple[list[dict[str, Any]], str]:
+    """Run one child process; returns what it told job by job, and what it died of."""
+    command = [sys.executable, "-I", "-B", str(Path(unpickling.__file__).resolve())]
+    # no tokens, no proxies, no paths: what a library needs to be found, and nothing else
+    environment = {name: os.environ[name] for name in ("PATH", "SYSTEMROOT", "LD_LIBRARY_PATH") if name in os.environ}
+    asked = json.dumps([[str(source.resolve()), str(target.resolve())] for source, target in jobs])
+    limit = STARTING + unpickling.SECONDS * len(jobs)
+    try:
+        done = subprocess.run(
+            command, input=asked, env=environment | {"OMP_NUM_THREADS": "1"}, cwd=jobs[0][1].parent, text=True,
+            capture_output=True, timeout=limit, check=False,
+        )  # fmt: skip
+        output, death = done.stdout, _death(done.returncode)
+        if not output and done.returncode > 0:
+            raise ExternalError(f"convert: the child process failed ({_line(done.stderr)}); check the installed torch")
+    except subprocess.TimeoutExpired as error:
+        output = error.stdout.decode() if isinstance(error.stdout, bytes) else error.stdout or ""
+        death = f"it took more than {limit} s"
+    except OSError as error:
+        raise ExternalError(f"convert: no child process can be started ({error.strerror}); try again") from error
+    lines = [_parsed(line) for line in output.split("\n") if line.strip()]
+    return lines[: len(jobs)], death
+
+
+def _death(code: int) -> str:
+    """Say what a child process died of, in the middle of a file."""
+    if code == -getattr(signal, "SIGALRM", 0):
+        return f"reading it took more than {unpickling.SECONDS} s"
+    names = {-number: number.name for number in signal.Signals}
+    return f"the process that read it died ({names.get(code, code)})"
+
+
+def _parsed(line: str) -> dict[str, Any]:
+    try:
+        found = json.loads(line)
+    except ValueError:
+        found = None
+    return found if isinstance(found, dict) else {"error": "the process that read it said nothing to be understood"}
+
+
+def _line(text: object) -> str:
+    """The last line of a text nobody vouches for, printable and short."""
+    lines = [line for line in str(text or "").splitlines() if line.strip()] or ["no reason given"]
+    return "".join(c if c.isprintable() else " " for c in lines[-1])[:240].strip()
+
+
+def _complete(job: _Job, *, converted: bool) -> None:
+    """Check names and shapes of what was written, and note what it was made of.
+
+    Raises:
+        PoolError: its tensors are no plain LoRA.
+        FileError: a file cannot be read.
+    """
+    pair_up(read_header(job.target / WEIGHTS))
+    if converted:
+        note = {
+            "version": VERSION,
+            "source": job.found.hub.repo if job.found.hub else job.folder.resolve().name,
+            "revision": job.revision or None,
+            "file": PICKLE,
+            "sha256": file_digest(job.folder / PICKLE, {}),
+        }
+        (job.target / NOTE).write_text(to_json(note), encoding="utf-8")
+
+
+def _refuse_all(source: str | Path, refused: Mapping[str, MergeAdvisorError]) -> None:
+    told = [f"{printable(name)}: {_reason(name, error)}" for name, error in sorted(refused.items())]
+    more = f"; and {len(told) - 3} more" if len(told) > 3 else ""
+    message = f"{source}: none of its {len(told)} adapters can be converted: {'; '.join(told[:3])}{more}"
+    if all(isinstance(error, OfflineError) for error in refused.values()):
+        raise OfflineError(message)
+    raise PoolError(message)
+
+
+def _reason(name: str, error: MergeAdvisorError) -> str:
+    return " ".join(str(error).split()).removeprefix(f"{name}: ")
+
+
+def _manifest(sources: Sources, written: Sequence[_Job], names: Mapping[str, str]) -> str:
+    """The manifest of a folder of converted adapters."""
+    import yaml
+
+    models = []
+    for job in written:
+        entry = {"id": job.found.id, "path": names[job.found.id], "description": job.found.description}
+        models.append({key: value for key, value in entry.items() if value})
+    head = {"template": sources.template} if sources.template else {}
+    return str(yaml.safe_dump({"version": VERSION, **head, "models": models}, sort_keys=False, allow_unicode=True))
