@@ -43,7 +43,9 @@ def _majority(draw: TaskDraw, name: str, unit: Unit, view: View, k: int) -> Resu
     """Always the commonest answer: of the rows learned from, or (an oracle) of the held-out ones."""
     oracle = name == "majority-oracle"
     answer = majority(draw.rows.heldout if oracle else (*draw.task.shots, *draw.task.tuning))
-    score = majority_score(draw.rows.heldout, answer, draw.rows.metric)
+    score = majority_score(
+        draw.rows.heldout, answer, draw.rows.metric, exact_match=draw.world.setup.exact_match
+    )  # fmt: skip
     merge = digest_of(["label", answer])
     found = answered(draw.rows, score)
     return Result(unit, name, view, k, oracle, reason=f"always {answer!r}"[:80], merge=merge, loss=None, **found)

@@ -11,6 +11,7 @@ from pathlib import Path
 from merge_advisor.benchmark.setup import HUB, Places
 from merge_advisor.benchmark.values import Setup, View
 from merge_advisor.errors import InputError, TaskError
+from merge_advisor.evaluators.rules import same
 from merge_advisor.tasks import read_rows
 from merge_advisor.types import Candidate, Row, Task, digest_of
 
@@ -31,6 +32,8 @@ class TaskRows:
     """What draws of shots are taken from; no input of it is held out or was seen by the pool."""
     labels: tuple[str, ...]
     """The outputs there are, stripped and sorted; empty where there are more than `LABELS`."""
+    exact_match: str = "plain"
+    """When an output is a label, one of `evaluators.rules.MATCHES`."""
 
     @property
     def metric(self) -> str:
@@ -44,7 +47,9 @@ class TaskRows:
 
     def valid(self, output: str) -> bool:
         """Tell whether an output is in the task's format: one of its labels, or not empty where it has none."""
-        return output.strip() in self.labels if self.labels else bool(output.strip())
+        if not self.labels:
+            return bool(output.strip())
+        return any(same(output, label, self.exact_match) for label in self.labels)
 
     def draw(self, setup: Setup, number: int) -> Task:
         """The task with the shots and tuning rows of one draw, by hash of row, seed and draw."""
@@ -152,7 +157,8 @@ def _read(name: str, path: Path, family: str, setup: Setup) -> TaskRows:
             f"shots and {wanted.tuning} tuning rows are wanted; leave the task out, or take fewer"
         )
     outputs = sorted({row.output.strip() for row in file.rows})
-    return TaskRows(name, family, heldout, learning, tuple(outputs) if len(outputs) <= LABELS else ())
+    labels = tuple(outputs) if len(outputs) <= LABELS else ()
+    return TaskRows(name, family, heldout, learning, labels, setup.exact_match)
 
 
 def _by_hash(salt: str) -> Callable[[Row], bytes]:
