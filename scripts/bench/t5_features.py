@@ -1,16 +1,18 @@
 """Which representation finds a task's own adapter, or its family, on an encoder-decoder.
 
-    python scripts/bench/t5_features.py --pool DIR [--draws 5] [--shots 5 20] [--embeddings NAME ...] --out FILE
+    python scripts/bench/t5_features.py --pool DIR [--draws 3] [--shots 5 20 20x100] --out FILE
 
 DIR is what build_t5_pool.py makes: base/, pool/ (published/ after `merge-advisor convert`), tasks/, families.json. The
-task delta is that of a LoRA finetuned on the shots as `plan` does it. A line per draw and task is appended to FILE at
-once, those that are there are skipped.
+task delta is that of a LoRA finetuned on the shots as `plan` does it, or (`20x100`) for so many steps. Each registered
+embedding asks its generic probes; `decoder, own probes` and `encoder, own probes` are the same two features on prompts
+the base was trained on. A line per draw and task is appended to FILE at once, those that are there are skipped.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,26 +21,46 @@ import numpy as np
 from merge_advisor import registry, templates
 from merge_advisor.backbone.adapter import read_adapter
 from merge_advisor.backbone.finetune import FinetuneSettings, finetune_lora
-from merge_advisor.backbone.forward import encode
-from merge_advisor.backbone.model import load_backbone
+from merge_advisor.backbone.forward import encode, encoder_hidden, probe_hidden
+from merge_advisor.backbone.model import Backbone, load_backbone
 from merge_advisor.backbone.place import placed
 
 NAMES = ("delta_activations", "delta_activations_encoder", "delta_logits", "delta_meaning")
+OWN_PROBES = (
+    "Repeat the text: nabo tig ul",
+    "Give the first word: fopi len asu",
+    "Give the last word: dem tara",
+    "Write the text in capitals: gol vibe",
+    "Spell the word: mutil",
+)
 BARE = templates.get("bare")
+
+
+@dataclass(frozen=True)
+class OwnProbes:
+    """A feature of encoder or decoder on `OWN_PROBES`, mean over them."""
+
+    decoder: bool
+
+    def features(self, backbone: Backbone) -> np.ndarray:
+        """Return (d,) float32."""
+        if self.decoder:
+            return probe_hidden(backbone, OWN_PROBES)[0].mean(axis=0)
+        return encoder_hidden(backbone, OWN_PROBES).mean(axis=0)
 
 
 def main() -> None:
     """Measure; print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pool", type=Path, required=True)
-    parser.add_argument("--draws", type=int, default=5)
-    parser.add_argument("--shots", type=int, nargs="*", default=[5, 20])
-    parser.add_argument("--embeddings", nargs="*", default=list(NAMES))
+    parser.add_argument("--draws", type=int, default=3)
+    parser.add_argument("--shots", nargs="*", default=["5", "20", "20x100"], metavar="SHOTS[xSTEPS]")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     backbone = load_backbone(options.pool / "base", threads=1)
     shapes = {name: tuple(parameter.shape) for name, parameter in backbone.parameters.items()}
-    embeddings = {name: registry.build("embedding", name) for name in options.embeddings}
+    embeddings: dict[str, Any] = {name: registry.build("embedding", name) for name in NAMES}
+    embeddings |= {"decoder, own probes": OwnProbes(True), "encoder, own probes": OwnProbes(False)}
     base = {name: embedding.features(backbone) for name, embedding in embeddings.items()}
     families = json.loads((options.pool / "families.json").read_text())
     adapters = {task: read_adapter(options.pool / "pool" / task, shapes) for task in families}
@@ -51,16 +73,17 @@ def main() -> None:
     done = {(r["embedding"], r["shots"], r["draw"], r["task"]) for r in _read(options.out)}
     for draw in range(options.draws):
         for shots in options.shots:
+            count, steps = (int(part or 0) for part in f"{shots}x".split("x")[:2])
+            settings = FinetuneSettings(steps=steps or None)
             for task in families:
                 missing = [name for name in embeddings if (name, shots, draw, task) not in done]
                 if not missing:
                     continue
                 rows = _read(options.pool / "tasks" / f"{task}.jsonl")
-                order = np.random.default_rng([draw, sorted(families).index(task)]).permutation(len(rows))[:shots]
+                order = np.random.default_rng([draw, sorted(families).index(task)]).permutation(len(rows))[:count]
                 texts = [(BARE.prompt(rows[i]["input"]), BARE.completion(rows[i]["output"])) for i in order]
-                trained = finetune_lora(
-                    backbone, encode(backbone, texts, max_length=256), targets, FinetuneSettings(), seed=draw
-                )
+                encoded = encode(backbone, texts, max_length=256)
+                trained = finetune_lora(backbone, encoded, targets, settings, seed=draw)
                 with placed(backbone, trained.delta):
                     deltas = {name: embeddings[name].features(backbone) - base[name] for name in missing}
                 with options.out.open("a") as file:
@@ -91,7 +114,7 @@ def summarise(records: list[dict[str, Any]], families: dict[str, str]) -> None:
     print("| embedding | shots | own nearest | own among 5 | family nearest | the same, centred | task deltas |")
     print("|---" * 7 + "|")
     for name in dict.fromkeys(record["embedding"] for record in records):
-        for shots in sorted({record["shots"] for record in records}):
+        for shots in dict.fromkeys(record["shots"] for record in records):
             own = [r for r in records if (r["embedding"], r["shots"]) == (name, shots)]
             if own:
                 cells = [_shares(own, suffix) for suffix in ("", "_centred")]
