@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from bench_setups import TASKS, write_world
 
+from merge_advisor.advisor import Machine
 from merge_advisor.benchmark.ledger import Key, Ledger, key_of
 from merge_advisor.benchmark.running import measure
 from merge_advisor.benchmark.units import keys_of
@@ -21,12 +22,16 @@ from merge_advisor.errors import RunError
 RUN = """
 import sys
 from pathlib import Path
+from merge_advisor.advisor.session import Machine
 from merge_advisor.benchmark.running import measure
 
 if __name__ == "__main__":
     setup, out, base, pool, cache, workers = sys.argv[1:]
-    measure(Path(setup), Path(out), base=base, pool=pool, cache=Path(cache), workers=int(workers))
+    settings = {"cache": Path(cache), "machine": Machine(threads=1)}
+    measure(Path(setup), Path(out), base=base, pool=pool, workers=int(workers), **settings)
 """
+ONE = Machine(threads=1)
+"""All processes of these tests: another number of threads adds in another order, and the last digits differ."""
 
 
 def settled(results):
@@ -38,7 +43,7 @@ def settled(results):
 def undisturbed(tiny_llama, tiny_pool, tmp_path_factory):
     folder = tmp_path_factory.mktemp("bench")
     path = write_world(folder)
-    return measure(path, folder / "out", base=str(tiny_llama), pool=str(tiny_pool), cache=folder / "cache")
+    return measure(path, folder / "out", base=str(tiny_llama), pool=str(tiny_pool), cache=folder / "cache", machine=ONE)
 
 
 def start(folder, tiny_llama, tiny_pool, workers):
@@ -74,7 +79,7 @@ def test_killed_and_started_again(workers, undisturbed, tiny_llama, tiny_pool, t
         before = ledger.results()
     assert 10 <= len(before) < undisturbed.wanted
     found = measure(tmp_path / "setup.yaml", tmp_path / "out", base=str(tiny_llama), pool=str(tiny_pool),
-                    cache=tmp_path / "cache", workers=workers)  # fmt: skip
+                    cache=tmp_path / "cache", workers=workers, machine=ONE)  # fmt: skip
     assert set(before) < set(found.results)  # what was there is as it was, its seconds too
     assert settled(found.results) == settled(undisturbed.results)
 

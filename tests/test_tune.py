@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import merge_advisor as ma
-from merge_advisor.advisor import PlanOptions, TuneOptions
+from merge_advisor.advisor import Machine, PlanOptions, TuneOptions
 from merge_advisor.advisor.runfolder import read_run
 from merge_advisor.advisor.session import open_session
 from merge_advisor.backbone.finetune import FinetuneSettings
@@ -21,6 +21,7 @@ from merge_advisor.cli import main
 from merge_advisor.errors import InputError, RunError, SpecError, TaskError
 
 FAST = FinetuneSettings(rank=4, lr=1e-2, steps=12)
+ONE = Machine(threads=1)
 
 
 def write_task(path, number=40, *, choices=False):
@@ -36,7 +37,7 @@ def write_task(path, number=40, *, choices=False):
 def place(tmp_path_factory, tiny_llama, tiny_pool):
     """A planned run with choices, and one for two tasks, in a folder with a cache."""
     folder = tmp_path_factory.mktemp("tune")
-    shared = {"pool": tiny_pool, "base": str(tiny_llama), "cache": folder / "cache", "scored": False}
+    shared = {"pool": tiny_pool, "base": str(tiny_llama), "cache": folder / "cache", "scored": False, "machine": ONE}
     options = PlanOptions(k=3, finetune=FAST, strategy="top_k")
     ma.plan(write_task(folder / "even.jsonl", choices=True), out=folder / "run", options=options, **shared)
     other = folder / "letters.jsonl"
@@ -54,7 +55,7 @@ def run(place, tmp_path):
 def tune(run, place, **options):
     scored = options.pop("scored", False)
     guard = options.pop("guard", None)
-    return ma.tune(run, options=TuneOptions(**options), scored=scored, guard=guard, cache=place / "cache")
+    return ma.tune(run, options=TuneOptions(**options), scored=scored, guard=guard, cache=place / "cache", machine=ONE)
 
 
 def test_a_tuned_run(run, place):
@@ -216,13 +217,16 @@ def test_the_command(run, place, capsys):
 
 @pytest.mark.slow
 def test_killed_with_9_it_ends_as_undisturbed(run, place, tmp_path):
-    """The command, killed at random moments of its start, its search and its end (twenty times at most)."""
+    """The command, killed at random moments of its start, its search and its end (twenty times at most).
+
+    With as many threads: another number of them adds in another order, and the last digits differ.
+    """
     other = shutil.copytree(place / "run", tmp_path / "other")
     wanted = tune(other, place, trials=120, sampler="tpe")
     rng = np.random.default_rng(0)
     command = [
         sys.executable, "-m", "merge_advisor", "tune", str(run), "--trials", "120", "--sampler", "tpe", "--no-score",
-        "--cache", str(tmp_path / "cache"), "-q",
+        "--cache", str(tmp_path / "cache"), "-q", "--threads", "1",
     ]  # fmt: skip
     kills = 0
     while kills < 20:

@@ -7,7 +7,8 @@ is a task and a seed: 20 adapters drawn from other families, 5 shots and the hel
 (the adapters saw the first 70%). Arms, all over the same 20 adapters and 5 shots:
 
     lorahub   its composition, objective (as its code has it) and search: 40 steps from weights 0, 200 forwards
-    same      its composition and objective, searched by `gradient` from equal weights, until it is at lorahub's value
+    same      its composition and objective, searched by `gradient` from equal weights, until it is at lorahub's value;
+              1/sqrt(k) each: factors are summed before they are multiplied, so 1/k each would nearly be the base
     ours      composition exact, the loss, `gradient` from equal weights for at most 200 forwards, then the winner rule
 
 A line per unit is appended at once, and units that are there are skipped. Losses are nats per token; right answers are
@@ -110,7 +111,7 @@ def unit_of(session: Session, path: Path, families: dict[str, str], seed: int, h
 def forwards_to(problem: RowLoss, value: float, k: int, seed: int) -> tuple[int, float]:
     """Forwards that `gradient` needs to reach a value of LoraHub's objective, within LoraHub's budget; and its own."""
     sampler, history, spent = registry.build("sampler", "gradient"), (), 0
-    space = SearchSpace(Point((1 / k,) * k, "lorahub"))
+    space = SearchSpace(Point((k**-0.5,) * k, "lorahub"))
     least = float("inf")
     while spent < STEPS * SHOTS:
         trials: Sequence[Trial] = search(
