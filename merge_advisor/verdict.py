@@ -31,8 +31,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from merge_advisor.errors import TaskError
+from merge_advisor.scores import Comparison, GuardScore, ModelScore, Verdict
 from merge_advisor.statistics import LEVEL, Interval, paired_interval, rows_to_decide, rows_to_rule_out
-from merge_advisor.types import SHOTS_LORA, Comparison, GuardScore, ModelScore, Verdict
+from merge_advisor.types import SHOTS_LORA
 
 BASE, MERGE, MAJORITY = "base", "merge", "majority"
 SMALLEST_GAIN = 0.05

@@ -8,7 +8,7 @@ import pytest
 import merge_advisor
 
 LEVELS = [
-    ("types", "errors"),
+    ("types", "scores", "errors"),
     ("registry", "templates", "statistics", "backbone"),
     tuple("pool tasks store embeddings select compose formats evaluators verdict report tuning".split()),
     ("advisor",),

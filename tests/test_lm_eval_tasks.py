@@ -14,7 +14,8 @@ from merge_advisor.errors import ExternalError, OfflineError, TaskError
 from merge_advisor.evaluators.lm_eval_tasks import ask, evaluate, load_tasks, primary_metric
 from merge_advisor.evaluators.task_code import read_config, reasons, sandboxed
 from merge_advisor.evaluators.task_rows import rows_of
-from merge_advisor.types import ModelScore, Row
+from merge_advisor.scores import ModelScore
+from merge_advisor.types import Row
 from merge_advisor.verdict import judge
 
 TASKS = {

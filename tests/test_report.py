@@ -6,22 +6,8 @@ import pytest
 from merge_advisor.report.markdown import ReportInput, markdown_report
 from merge_advisor.report.scores import row_changes, score_rows
 from merge_advisor.report.tables import escaped, markdown_table, shortened, text_table, width
-from merge_advisor.types import (
-    VERSION,
-    Base,
-    GuardScore,
-    Interference,
-    Member,
-    ModelScore,
-    Recipe,
-    RecipeMember,
-    Refused,
-    Row,
-    Score,
-    Selection,
-    Task,
-    Verdict,
-)
+from merge_advisor.scores import GuardScore, ModelScore, Score, Verdict
+from merge_advisor.types import VERSION, Base, Interference, Member, Recipe, RecipeMember, Refused, Row, Selection, Task
 from merge_advisor.verdict import judge
 
 NASTY = "a|b`c`<script>*x*_y_[l](u)\n# h\x1b[31m\\"

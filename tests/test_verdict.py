@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from merge_advisor.errors import TaskError
-from merge_advisor.types import GuardScore, ModelScore, Verdict
+from merge_advisor.scores import GuardScore, ModelScore, Verdict
 from merge_advisor.verdict import judge
 
 N = 70

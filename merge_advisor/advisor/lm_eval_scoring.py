@@ -18,8 +18,9 @@ from merge_advisor.evaluators.lm_eval_tasks import (
     version,
 )
 from merge_advisor.evaluators.task_rows import rows_of
+from merge_advisor.scores import GuardScore, ModelScore, Score
 from merge_advisor.tasks import split
-from merge_advisor.types import VERSION, GuardScore, ModelScore, Score, Task
+from merge_advisor.types import VERSION, Task
 from merge_advisor.verdict import judge
 
 if TYPE_CHECKING:

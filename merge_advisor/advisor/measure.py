@@ -20,12 +20,12 @@ from merge_advisor.backbone.naming import count_blocks
 from merge_advisor.backbone.weights import WeightDelta, along, digest_of_delta
 from merge_advisor.compose.layers import compose_layers
 from merge_advisor.errors import BaseModelError, InputError
+from merge_advisor.scores import ModelScore
 from merge_advisor.types import (
     SHOTS_LORA,
     STRICT,
     Candidate,
     Deltas,
-    ModelScore,
     Refused,
     Row,
     Space,

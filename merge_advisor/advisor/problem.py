@@ -23,7 +23,8 @@ from merge_advisor.errors import SpecError
 from merge_advisor.evaluators.fast import row_values
 from merge_advisor.evaluators.guard import TOLERANCE
 from merge_advisor.evaluators.rules import METRICS, metric_for
-from merge_advisor.types import Candidate, ModelScore, Row, from_json, to_json
+from merge_advisor.scores import ModelScore
+from merge_advisor.types import Candidate, Row, from_json, to_json
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

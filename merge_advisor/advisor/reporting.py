@@ -12,7 +12,8 @@ from merge_advisor.report.markdown import ReportInput, markdown_report, tuning_t
 from merge_advisor.report.scores import SCORE_HEADERS, SCORE_RIGHT, score_rows, trade_off
 from merge_advisor.report.tables import text_table
 from merge_advisor.report.values import Side, TuningReport
-from merge_advisor.types import Refused, Row, Score, Task
+from merge_advisor.scores import Score
+from merge_advisor.types import Refused, Row, Task
 
 if TYPE_CHECKING:
     from merge_advisor.advisor.runfolder import Run

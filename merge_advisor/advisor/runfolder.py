@@ -28,17 +28,16 @@ from pathlib import Path
 
 from merge_advisor.errors import RunError
 from merge_advisor.report.values import SimilarityMap, TuningReport
+from merge_advisor.scores import Score, Verdict
 from merge_advisor.types import (
     STRICT,
     VERSION,
     Base,
     Kind,
     Recipe,
-    Score,
     Selection,
     Space,
     Task,
-    Verdict,
     digest_of,
     from_json,
     to_json,

@@ -17,19 +17,9 @@ from merge_advisor.backbone.weights import WeightDelta
 from merge_advisor.errors import InputError, TaskError
 from merge_advisor.evaluators.guard import guard_score, read_guard
 from merge_advisor.evaluators.rules import METRICS, majority_score, metric_for
+from merge_advisor.scores import GuardScore, ModelScore, RowLog, Score, Verdict
 from merge_advisor.tasks import majority, read_rows
-from merge_advisor.types import (
-    SHOTS_LORA,
-    VERSION,
-    Candidate,
-    GuardScore,
-    ModelScore,
-    Row,
-    RowLog,
-    Score,
-    Task,
-    Verdict,
-)
+from merge_advisor.types import SHOTS_LORA, VERSION, Candidate, Row, Task
 from merge_advisor.verdict import judge
 
 if TYPE_CHECKING:

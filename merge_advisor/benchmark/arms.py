@@ -27,8 +27,9 @@ from merge_advisor.benchmark.setup import Places, finetune_of, scorer_of
 from merge_advisor.benchmark.tuners import at_zero, tuned
 from merge_advisor.benchmark.values import Arm, Result, Setup, Unit, View
 from merge_advisor.errors import InputError, PoolError, TaskError
+from merge_advisor.scores import ModelScore
 from merge_advisor.tuning import Point
-from merge_advisor.types import Candidate, Deltas, ModelScore, Task, digest_of, same_space
+from merge_advisor.types import Candidate, Deltas, Task, digest_of, same_space
 
 if TYPE_CHECKING:
     from merge_advisor.backbone.weights import WeightDelta

@@ -34,7 +34,8 @@ from merge_advisor.evaluators.rules import (
     same,
     settings_of,
 )
-from merge_advisor.types import ModelScore, Row
+from merge_advisor.scores import ModelScore
+from merge_advisor.types import Row
 
 if TYPE_CHECKING:
     from merge_advisor.backbone.model import Backbone

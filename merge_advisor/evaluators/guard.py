@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from merge_advisor.errors import TaskError
+from merge_advisor.scores import GuardScore
 from merge_advisor.statistics import paired_interval
-from merge_advisor.types import GuardScore
 
 MINIMUM = 2
 """Texts a guard has at least."""

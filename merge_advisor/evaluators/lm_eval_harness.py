@@ -41,7 +41,8 @@ from merge_advisor.evaluators.rules import (
     model_score,
     settings_of,
 )
-from merge_advisor.types import ModelScore, Row, digest_of
+from merge_advisor.scores import ModelScore
+from merge_advisor.types import Row, digest_of
 
 if TYPE_CHECKING:
     from merge_advisor.backbone.model import Backbone

@@ -19,7 +19,8 @@ from merge_advisor.errors import ExternalError, MergeAdvisorError, OfflineError,
 from merge_advisor.evaluators.in_memory import undisturbed
 from merge_advisor.evaluators.samples import input_of, plain_json, row_digests, row_logs, score_of
 from merge_advisor.evaluators.task_code import READERS, digest_of_code, read_config, reasons, sandboxed
-from merge_advisor.types import ModelScore, RowLog, digest_of
+from merge_advisor.scores import ModelScore, RowLog
+from merge_advisor.types import digest_of
 
 if TYPE_CHECKING:
     from merge_advisor.backbone.model import Backbone

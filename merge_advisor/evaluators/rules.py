@@ -11,7 +11,8 @@ import numpy as np
 from merge_advisor.backbone.forward import Encoded, context_length, encode
 from merge_advisor.backbone.model import Backbone
 from merge_advisor.errors import TaskError
-from merge_advisor.types import ModelScore, Row
+from merge_advisor.scores import ModelScore
+from merge_advisor.types import Row
 
 if TYPE_CHECKING:
     from merge_advisor.templates import Template

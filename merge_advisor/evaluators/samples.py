@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from merge_advisor.evaluators.rules import loss_of, model_score
-from merge_advisor.types import ModelScore, Row, RowLog, digest_of
+from merge_advisor.scores import ModelScore, RowLog
+from merge_advisor.types import Row, digest_of
 
 NAMES = {"acc": "accuracy"}
 """Metrics of lm-eval that have another name here."""

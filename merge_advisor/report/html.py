@@ -27,7 +27,8 @@ from merge_advisor.report.scores import (
 )
 from merge_advisor.report.svg import brief, element, marked
 from merge_advisor.report.tables import printable, shortened
-from merge_advisor.types import Comparison, Score, Task
+from merge_advisor.scores import Comparison, Score
+from merge_advisor.types import Task
 
 if TYPE_CHECKING:
     from jinja2 import Environment

@@ -18,7 +18,8 @@ from merge_advisor.report.scores import (
 )
 from merge_advisor.report.tables import escaped, markdown_table, printable, shortened
 from merge_advisor.report.values import Side, SimilarityMap, TuningReport
-from merge_advisor.types import GuardScore, Member, Recipe, Refused, Row, Score, Selection, Task, Verdict
+from merge_advisor.scores import GuardScore, Score, Verdict
+from merge_advisor.types import Member, Recipe, Refused, Row, Selection, Task
 
 INPUT_LENGTH = 60
 """Characters of an input, an output or a target shown in a table of rows."""

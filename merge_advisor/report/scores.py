@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from merge_advisor.types import Comparison, ModelScore, Row, Score
+from merge_advisor.scores import Comparison, ModelScore, Score
+from merge_advisor.types import Row
 
 SCORE_HEADERS = ("model", "score", "merge minus it", "95% interval", "won", "lost", "loss")
 SCORE_RIGHT = (1, 2, 3, 4, 5, 6)

@@ -1,0 +1,121 @@
+"""What scoring a run comes to: the table of its models, how the merge compares with each, and the verdict."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from merge_advisor.types import STRICT
+
+
+class Verdict(StrEnum):
+    """What to do."""
+
+    MERGE = "merge"
+    """The merge is better than base, anchor and `shots_lora`, each beyond noise."""
+    USE_ANCHOR = "use-anchor"
+    """The anchor alone is as good as anything measured."""
+    TRAIN_ON_EXAMPLES = "train-on-examples"
+    """The LoRA finetuned on the shots alone is as good as anything measured."""
+    NO_GAIN = "no-gain"
+    """The base is as good as anything measured."""
+    UNDECIDED = "undecided"
+    """Too few held-out rows to tell."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelScore:
+    """One model on the held-out rows of one task."""
+
+    __pydantic_config__ = STRICT
+
+    label: str
+    """"base", "majority", "anchor", "member <id>", "shots_lora", "uniform" or "merge"."""
+    metrics: dict[str, float]
+    """Mean over the rows: "accuracy" (choice likelihood) or "exact_match", and "loss" (nats per token)."""
+    rows: dict[str, tuple[float, ...]]
+    """The same per row, in the order of the score's `row_digests`."""
+    outputs: tuple[str, ...] = ()
+    """What the model answered, row by row (the chosen choice, or the generated text)."""
+
+
+@dataclass(frozen=True, slots=True)
+class RowLog:
+    """What models were asked on a row: enough to ask again, and to check what they answered."""
+
+    __pydantic_config__ = STRICT
+
+    prompt: str
+    """The whole text a model is given, before it is cut to the context; empty where each choice has its own."""
+    wanted: str
+    choices: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """The merge against one other model on the same rows; positive is better for the merge, whatever the metric."""
+
+    __pydantic_config__ = STRICT
+
+    against: str
+    difference: float
+    lower: float
+    """Lower end of the paired 95% interval of the difference."""
+    upper: float
+    won: tuple[str, ...]
+    """Digests of the rows on which the merge is better."""
+    lost: tuple[str, ...]
+    rows_to_decide: int | None
+    """About how many held-out rows would separate the two at this difference; None: separated, or equal."""
+
+
+@dataclass(frozen=True, slots=True)
+class GuardScore:
+    """Loss on unrelated text: what the merge costs elsewhere."""
+
+    __pydantic_config__ = STRICT
+
+    rows: int
+    base: float
+    merge: float
+    lower: float
+    """Paired 95% interval of merge - base, nats per token."""
+    upper: float
+    regressed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """All models of a run on one task's held-out rows."""
+
+    __pydantic_config__ = STRICT
+
+    version: int
+    task: str
+    task_digest: str
+    metric: str
+    """The metric the verdict rests on: "accuracy", "exact_match" or "loss"."""
+    row_digests: tuple[str, ...]
+    models: tuple[ModelScore, ...]
+    comparisons: tuple[Comparison, ...]
+    verdict: Verdict
+    reason: str
+    """The verdict in one sentence with its numbers."""
+    evaluator: str
+    """Name and version of what measured, e.g. "lm-eval 0.4.13"."""
+    guard: GuardScore | None = None
+    template: str = ""
+    """Prompt template of the rows; of an lm-eval task, its name and its few shots."""
+    logs: tuple[RowLog, ...] = ()
+    """What was asked on each row, in the order of `row_digests`."""
+
+    def model(self, label: str) -> ModelScore:
+        """Return the row of the table named `label`.
+
+        Raises:
+            KeyError: no model of that label was scored.
+        """
+        for found in self.models:
+            if found.label == label:
+                return found
+        raise KeyError(label)
