@@ -135,7 +135,9 @@ def tune_run(
         if options.objective == "delta":
             judge = make_problem(session, candidates, rows.search, rows.tasks, "loss", guard=texts)
             trials = _judged(trials, judge)
-        winner = _winner(trials, judge, rows, seed=options.seed, worst=isinstance(goal, Worst))
+        winner = winner_of(
+            trials, judge, rows.kept, rows.kept_tasks, seed=options.seed, worst=isinstance(goal, Worst)
+        )  # fmt: skip
         recipe = tuned_recipe(session, planned, winner.point, members)
         report = _report(run, planned, options, found.trials, found.stopped, winner, judge, rows)
         merged, error = merged_delta(session, recipe, members)
@@ -144,13 +146,29 @@ def tune_run(
     return read_run(folder)
 
 
-def _winner(trials: Sequence[Trial], judge: Merges, rows: TuningRows, *, seed: int, worst: bool) -> Winner:
-    """The trial to write, judged on the rows of the search and confirmed on those kept aside."""
-    every = range(len(rows.search))
-    confirming = on_rows(judge, rows.kept, rows.kept_tasks) if rows.kept else None
+def winner_of(
+    trials: Sequence[Trial],
+    judge: Merges,
+    kept: Sequence[Row],
+    kept_tasks: Sequence[int],
+    *,
+    seed: int,
+    worst: bool = False,
+) -> Winner:
+    """What a search ends in: judged on the rows of `judge`, confirmed on rows kept aside where there are any.
+
+    Args:
+        trials: of the search, with their losses on the rows of `judge`.
+        judge: measures merges on these rows.
+        kept: rows kept aside.
+        kept_tasks: the task each of them belongs to.
+        seed: of the rule for the winner.
+        worst: whether the goal is the worst task's loss.
+    """
+    confirming = on_rows(judge, kept, kept_tasks) if kept else None
     return choose(
-        trials, rows.tasks, lambda point: judge.losses(point, every), seed=seed,
-        confirm=(lambda point: confirming.losses(point, range(len(rows.kept)))) if confirming else None,
+        trials, judge.tasks, lambda point: judge.losses(point, range(len(judge.rows))), seed=seed,
+        confirm=(lambda point: confirming.losses(point, range(len(kept)))) if confirming else None,
         worst=worst, unit=judge.unit,
     )  # fmt: skip
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from merge_advisor.benchmark.families import base_values, by_arm, family_means, gains_over, mean
+from merge_advisor.benchmark.families import base_values, by_arm, family_means, gains_over, mean, value_of
 from merge_advisor.benchmark.prediction import (
     Agreement,
     CostPoint,
@@ -176,8 +176,8 @@ def measured_gain(results: Sequence[Result]) -> Callable[[Result], float | None]
     base = base_values(results, "loss")
 
     def gain(result: Result) -> float | None:
-        reached = _finite(result.loss)
-        return None if reached is None or result.unit not in base else -reached - base[result.unit]
+        reached = value_of(result, "loss")
+        return None if reached is None or result.unit not in base else reached - base[result.unit]
 
     return gain
 

@@ -6,14 +6,14 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 from merge_advisor import registry
 from merge_advisor.backbone.finetune import FinetuneSettings
 from merge_advisor.benchmark.tuners import at_zero
-from merge_advisor.benchmark.values import Arm, Question, Setup
+from merge_advisor.benchmark.values import Arm, Control, Question, Setup
 from merge_advisor.errors import InputError, SpecError
-from merge_advisor.pool.plain_yaml import YamlError, load_yaml
+from merge_advisor.pool.plain_yaml import read_mapping
 from merge_advisor.types import from_json
 
 SIZE_LIMIT = 2**20
@@ -46,7 +46,11 @@ def read_setup(
             number out of range. The message names the file and the key.
         SpecError: a strategy, composition, sampler or embedding that is unknown or wrongly parameterised.
     """
-    setup = from_json(Setup, json.dumps(_plain(path), default=str), str(path))
+    found = read_mapping(
+        path, "setup", needs="name, base, pool, tasks, arms, primary and smallest_gain",
+        remedy="give the path of a setup (YAML)", limit=SIZE_LIMIT,
+    )  # fmt: skip
+    setup = from_json(Setup, json.dumps(found, default=str), str(path))
     check_setup(setup, str(path))
     folder = path.parent
 
@@ -54,26 +58,11 @@ def read_setup(
         near = folder / Path(named).expanduser()
         return str(near) if near.exists() or named.startswith((".", "/", "~")) else named
 
-    found = tasks or (setup.tasks.path if setup.tasks.path.startswith(HUB) else str(folder / setup.tasks.path))
+    folder_of_tasks = tasks or (
+        setup.tasks.path if setup.tasks.path.startswith(HUB) else str(folder / setup.tasks.path)
+    )
     families = folder / setup.tasks.families if setup.tasks.families else None
-    return setup, Places(base or place(setup.base), pool or place(setup.pool), found, families)
-
-
-def _plain(path: Path) -> Any:
-    try:
-        if path.stat().st_size > SIZE_LIMIT:
-            raise InputError(f"{path}: larger than {SIZE_LIMIT >> 20} MiB; this is no setup")
-        found = load_yaml(path.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); give the path of a setup (YAML)") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: is no UTF-8 text; save it as UTF-8") from error
-    except YamlError as error:
-        line = f", line {error.line}" if error.line else ""
-        raise InputError(f"{path}{line}: not YAML as read here ({error}); correct it") from error
-    if not isinstance(found, dict):
-        raise InputError(f"{path}: is no setup; it needs name, base, pool, tasks, arms, primary and smallest_gain")
-    return found
+    return setup, Places(base or place(setup.base), pool or place(setup.pool), folder_of_tasks, families)
 
 
 def check_setup(setup: Setup, where: str) -> None:
@@ -186,7 +175,7 @@ def _check_question(question: Question, setup: Setup, where: str, refuse: Any) -
             raise refuse(f"{where}: a label has no loss; compare by accuracy")
 
 
-CONTROLS = ("base", "majority", "majority-oracle", "random-adapters", "shots_lora", "best-single-oracle")
+CONTROLS: tuple[str, ...] = get_args(Control)
 """Names of all controls."""
 
 

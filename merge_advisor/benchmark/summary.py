@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING
 
+from merge_advisor.benchmark.families import family_means, mean
 from merge_advisor.benchmark.values import Question, Result
 from merge_advisor.report.tables import text_table
 
@@ -47,7 +48,4 @@ def _table(results: Sequence[Result], question: Question) -> list[str]:
 
 def over_families(results: Sequence[Result], field: str) -> float:
     """Mean over families of the mean over their tasks of the mean over the task's units."""
-    nested: defaultdict[str, defaultdict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for result in results:
-        nested[result.unit.family][result.unit.task].append(getattr(result, field))
-    return fmean(fmean(fmean(units) for units in tasks.values()) for tasks in nested.values())
+    return mean([*family_means({result.unit: getattr(result, field) for result in results}).values()])

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from merge_advisor import registry
-from merge_advisor.advisor.problem import make_problem, on_rows
+from merge_advisor.advisor.problem import make_problem
+from merge_advisor.advisor.tuning import winner_of
 from merge_advisor.errors import SpecError
 from merge_advisor.tuning import Point, SearchSpace
 from merge_advisor.tuning.coordinator import RACING, Budget, search, starts
 from merge_advisor.tuning.goals import GOALS, best, named
-from merge_advisor.tuning.winner import aside, choose
+from merge_advisor.tuning.winner import aside
 
 if TYPE_CHECKING:
     from merge_advisor.advisor.session import Session
@@ -80,9 +81,5 @@ def tuned(
         if trial is None:
             raise SpecError(f"sampler {tuner.sampler}: none of {len(found.trials)} trials is fit")
         return Tuned(trial.point.weights, forwards, f"best of {len(found.trials)} trials")
-    confirming = on_rows(problem, parts[1], (0,) * len(kept)) if kept else None
-    winner = choose(
-        found.trials, problem.tasks, lambda point: problem.losses(point, range(len(parts[0]))), seed=seed,
-        confirm=(lambda point: confirming.losses(point, range(len(kept)))) if confirming else None, unit=problem.unit,
-    )  # fmt: skip
+    winner = winner_of(found.trials, problem, parts[1], (0,) * len(kept), seed=seed)
     return Tuned(winner.point.weights, forwards, winner.reason)

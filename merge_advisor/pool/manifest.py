@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from merge_advisor.errors import PoolError
-from merge_advisor.pool.plain_yaml import YamlError, load_yaml
+from merge_advisor.pool.plain_yaml import read_mapping
 from merge_advisor.types import VERSION
 
 SIZE_LIMIT = 4 * 2**20
@@ -56,19 +56,10 @@ def read_manifest(path: Path) -> Manifest:
     Raises:
         PoolError: unreadable, not YAML, another version, an unknown key, or a value of another type.
     """
-    try:
-        if path.stat().st_size > SIZE_LIMIT:
-            raise PoolError(f"{path}: larger than {SIZE_LIMIT >> 20} MiB; this is no manifest")
-        found = load_yaml(path.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise PoolError(f"{path}: cannot be read ({error.strerror}); check the path") from error
-    except UnicodeDecodeError as error:
-        raise PoolError(f"{path}: is no UTF-8 text; save it as UTF-8") from error
-    except YamlError as error:
-        line = f", line {error.line}" if error.line else ""
-        raise PoolError(f"{path}{line}: not YAML as read here ({error}); correct it") from error
-    if not isinstance(found, dict):
-        raise PoolError(f"{path}: is no manifest; it needs `version: {VERSION}` and `models:`")
+    found = read_mapping(
+        path, "manifest", needs=f"`version: {VERSION}` and `models:`", remedy="check the path", limit=SIZE_LIMIT,
+        error=PoolError,
+    )  # fmt: skip
     _check_keys(found, _TOP, f"{path}")
     if found.get("version") != VERSION:
         raise PoolError(f"{path}: version is {found.get('version')!r}, not {VERSION}; write `version: {VERSION}`")
