@@ -29,6 +29,10 @@ SHOTS_LORA = "shots_lora"
 
 Kind = Literal["adapter", "checkpoint"]
 Role = Literal["anchor", "partner"]
+Measure = Literal["loss", "choices"]
+"""A loss of a row: that of its output, nats per token, or the cross-entropy over its choices, nats."""
+ChooseBy = Literal["auto", "loss", "choices"]
+"""What members and weights are chosen by; auto takes the choices where every row has them, as the metric does."""
 T = TypeVar("T")
 
 # pydantic reads this from a dataclass when (and only when) a file is parsed: unknown keys and wrong types are errors

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from merge_advisor import registry
-from merge_advisor.advisor.measure import gains_of, losses_of
+from merge_advisor.advisor.measure import gains_of, losses_of, measure_of
 from merge_advisor.errors import SpecError
 from merge_advisor.select.evidence import Watched
 from merge_advisor.select.interference import interference, line_search, weights_direction
-from merge_advisor.types import SHOTS_LORA, Candidate, Interference, Member, Row, Selection
+from merge_advisor.types import SHOTS_LORA, Candidate, ChooseBy, Interference, Measure, Member, Row, Selection
 
 if TYPE_CHECKING:
     from merge_advisor.advisor.session import Session
@@ -29,24 +29,44 @@ SEARCH, LORA_SEARCH = 8, 6
 
 @dataclass(eq=False)
 class Losses:
-    """Loss on the choosing rows of every task, with the nominal passes it cost."""
+    """Loss on the choosing rows of every task, with the nominal passes it cost (the choices of a row count as one)."""
 
     session: Session
     parts: Sequence[Sequence[Row]]
     """The choosing rows, task by task; a task counts as much as another, however many rows it has."""
     composition: str
+    by: ChooseBy = "auto"
+    """The loss that is meant, for each task by its rows."""
     forwards: int = 0
     looked: set[str] = field(default_factory=set)
     """What the strategy looked at, of "task" (the task delta, which costs the finetune) and "rng" (chance)."""
 
     def __call__(self, members: Mapping[str, tuple[Candidate, float]], *, composition: str | None = None) -> float:
-        """Mean over tasks of the mean loss over the task's choosing rows, nats per token."""
+        """Mean over tasks of the mean loss over the task's choosing rows, nats per token (or over the choices)."""
         means = []
         for rows in self.parts:
             self.forwards += len(rows)
-            spec = composition or self.composition
-            means.append(float(np.mean(losses_of(self.session, rows, members, composition=spec))))
+            found = losses_of(
+                self.session, rows, members, composition=composition or self.composition,
+                measure=measure_of(rows, self.by),
+            )  # fmt: skip
+            means.append(float(np.mean(found)))
         return float(np.mean(means))
+
+    def gains(self, candidates: Sequence[Candidate], merge: Mapping[str, tuple[Candidate, float]]) -> FloatArray:
+        """First-order drop of the mean loss over all choosing rows, (n,), as `measure.gains_of`."""
+        self.forwards += 3 * len(self.rows)
+        found = np.zeros(len(candidates), np.float32)
+        for measure, rows in self._by_measure().items():
+            share = len(rows) / len(self.rows)
+            found += np.float32(share) * gains_of(self.session, rows, candidates, merge, measure=measure)
+        return found
+
+    def _by_measure(self) -> dict[Measure, list[Row]]:
+        found: dict[Measure, list[Row]] = {}
+        for rows in self.parts:
+            found.setdefault(measure_of(rows, self.by), []).extend(rows)
+        return found
 
     @property
     def rows(self) -> list[Row]:
@@ -136,9 +156,7 @@ def _evidence(
         return losses({ids[p]: (candidates[p], w) for p, w in weights.items()}, composition="exact")
 
     def gradient_gain(weights: Mapping[int, float]) -> FloatArray:
-        losses.forwards += 3 * len(losses.rows)
-        merge = {ids[p]: (candidates[p], w) for p, w in weights.items()}
-        return gains_of(session, losses.rows, candidates, merge)
+        return losses.gains(candidates, {ids[p]: (candidates[p], w) for p, w in weights.items()})
 
     return Watched(
         looked=losses.looked,

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from merge_advisor import registry
-from merge_advisor.advisor.planning import PlanOptions, check_composition, fitting
+from merge_advisor.advisor.planning import PlanOptions, check_choosing, check_composition, fitting
 from merge_advisor.advisor.session import open_session
 from merge_advisor.advisor.sources import read_tasks, sources_of
 from merge_advisor.backbone.finetune import CHECK_STEPS
@@ -35,6 +35,7 @@ def describe(
     check_composition(options)
     sources = sources_of(tasks, lm_eval, offline=bool(settings.get("offline")))
     parts, notes = read_tasks(sources, options)
+    check_choosing(parts, options)
     with open_session(
         base, pool, template=options.template, include=options.include, exclude=options.exclude,
         licence=options.licence, **settings,

@@ -19,13 +19,15 @@ from merge_advisor.backbone.adapter import read_adapter, write_adapter
 from merge_advisor.backbone.naming import count_blocks
 from merge_advisor.backbone.weights import WeightDelta, along, digest_of_delta
 from merge_advisor.compose.layers import compose_layers
-from merge_advisor.errors import BaseModelError, InputError
+from merge_advisor.errors import BaseModelError, InputError, TaskError
 from merge_advisor.scores import ModelScore
 from merge_advisor.types import (
     SHOTS_LORA,
     STRICT,
     Candidate,
+    ChooseBy,
     Deltas,
+    Measure,
     Refused,
     Row,
     Space,
@@ -41,8 +43,23 @@ if TYPE_CHECKING:
 
 Model = tuple[str, list[object], Callable[[], WeightDelta]]
 """Label, what it is for a store key, and its weight delta when needed."""
+_LOSS_KEYS: dict[Measure, list[object]] = {"loss": ["losses"], "choices": ["choice losses", 1]}
+_GAIN_KEYS: dict[Measure, list[object]] = {"loss": ["gain"], "choices": ["choice gain", 1]}
 OVERFLOWED = 1e9
 """Stands for a loss that is no number (weights far too large): finite, so that the order stays, and the worst."""
+
+
+def measure_of(rows: Sequence[Row], by: ChooseBy = "auto") -> Measure:
+    """Return the loss that choosing on these rows makes small.
+
+    Raises:
+        TaskError: the choices are asked for, and a row has none.
+    """
+    measured: Measure = "choices" if rows and all(row.choices for row in rows) else "loss"
+    if by == "choices" and measured != by:
+        lacking = next((f"row {row.digest[:8]}" for row in rows if not row.choices), "a task without rows")
+        raise TaskError(f"{lacking} has no choices to choose by; give every row choices, or --choose-by auto or loss")
+    return measured if by == "auto" else by
 
 
 def space_of(session: Session, spec: str) -> tuple[Embedding, Space]:
@@ -217,28 +234,31 @@ def losses_of(
     members: Mapping[str, tuple[Candidate, float]],
     *,
     composition: str = "exact",
+    measure: Measure = "loss",
 ) -> list[float]:
-    """Loss of each row under a merge, nats per token, the end token included.
+    """Loss of each row under a merge: nats per token, the end token included, or nats over the row's choices.
 
     Args:
         session: base and store.
         rows: what to measure on.
         members: by id, the candidate and its weight; empty, or all weights zero, is the base.
         composition: spec of the composition.
+        measure: "loss", or "choices" where every row has them.
     """
     active = {name: pair for name, pair in members.items() if pair[1] != 0}
     key = weights_key(((c.fingerprint, weight) for c, weight in active.values()), composition)
 
-    def measure() -> list[float]:
+    def measured() -> list[float]:
+        from merge_advisor.backbone.choice_loss import choice_losses
         from merge_advisor.backbone.forward import row_losses
         from merge_advisor.backbone.place import placed
 
-        encoded = session.encode(rows)
         with placed(session.backbone, merged_weights(session, active, composition)):
-            found = row_losses(session.backbone, encoded)
-        return finite(found)
+            if measure == "choices":
+                return finite(choice_losses(session.backbone, session.encode_choices(rows)))
+            return finite(row_losses(session.backbone, session.encode(rows)))
 
-    found = session.remember(["losses", [row.digest for row in rows], *key], measure)
+    found = session.remember([*_LOSS_KEYS[measure], [row.digest for row in rows], *key], measured)
     return [float(value) for value in found]  # type: ignore[attr-defined]
 
 
@@ -309,21 +329,25 @@ def gains_of(
     rows: Sequence[Row],
     candidates: Sequence[Candidate],
     merge: Mapping[str, tuple[Candidate, float]] | None = None,
+    *,
+    measure: Measure = "loss",
 ) -> FloatArray:
     """First-order drop of the mean loss on `rows` when a candidate is added at weight 1: -⟨∂L/∂W, ΔW⟩.
 
     One backward pass over the rows gives ∂L/∂W at the base, or at the `exact` merge given by id; each candidate then
-    costs a few small products.
+    costs a few small products. `measure` as in `losses_of`.
 
     Returns:
         (n,) float32, positive is better.
     """
     where = weights_key((c.fingerprint, weight) for c, weight in (merge or {}).values())
-    keys = [digest_of([session.key, "gain", [row.digest for row in rows], c.fingerprint, where]) for c in candidates]
+    digests = [*_GAIN_KEYS[measure], [row.digest for row in rows]]
+    keys = [digest_of([session.key, *digests, c.fingerprint, where]) for c in candidates]
     found = [session.store.measured(key) for key in keys]
     missing = [index for index, value in enumerate(found) if value is None]
     session.hits += len(found) - len(missing)
     if missing:
+        from merge_advisor.backbone.choice_loss import choice_gradient
         from merge_advisor.backbone.forward import weight_gradient
         from merge_advisor.backbone.place import placed
 
@@ -331,9 +355,11 @@ def gains_of(
         deltas = {index: session.weights(candidates[index]) for index in missing}
         names = sorted({name for delta in deltas.values() for name in delta})
         session.progress("gradient of the shot loss", 0, 1)
-        encoded = session.encode(rows)
         with placed(session.backbone, merged_weights(session, merge or {})):
-            gradient = weight_gradient(session.backbone, encoded, names)
+            if measure == "choices":
+                gradient = choice_gradient(session.backbone, session.encode_choices(rows), names)
+            else:
+                gradient = weight_gradient(session.backbone, session.encode(rows), names)
         session.progress("gradient of the shot loss", 1, 1)
         for index, delta in deltas.items():
             found[index] = -sum(along(delta[name], gradient[name]) for name in delta)

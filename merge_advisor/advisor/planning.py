@@ -9,11 +9,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from merge_advisor import registry
 from merge_advisor.advisor.choosing import Losses, choose, cosine
-from merge_advisor.advisor.measure import lora_of_shots, settings_plain, take_deltas, target_parameters
+from merge_advisor.advisor.measure import lora_of_shots, measure_of, settings_plain, take_deltas, target_parameters
 from merge_advisor.advisor.merging import merged_delta, with_rank, write_formats
 from merge_advisor.advisor.pool_map import pool_map
 from merge_advisor.advisor.reporting import html_of, report_of
@@ -40,6 +40,7 @@ from merge_advisor.types import (
     SHOTS_LORA,
     VERSION,
     Candidate,
+    ChooseBy,
     Deltas,
     Pool,
     Recipe,
@@ -72,6 +73,7 @@ class PlanOptions:
     embedding: str = "delta_activations"
     template: str | None = None
     anchor: str | None = None
+    choose_by: ChooseBy = "auto"
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     licence: tuple[str, ...] = ()
@@ -106,6 +108,22 @@ def check_composition(options: PlanOptions) -> None:
         raise SpecError(f"composition {options.composition} merges at most {most} members; give --k {most}")
 
 
+def check_choosing(tasks: Sequence[Task], options: PlanOptions) -> None:
+    """Refuse choosing by choices where there are none.
+
+    Raises:
+        SpecError: no such way to choose.
+        TaskError: a choosing row has no choices.
+    """
+    if options.choose_by not in get_args(ChooseBy):
+        raise SpecError(f"--choose-by {options.choose_by} is unknown; choose one of: {', '.join(get_args(ChooseBy))}")
+    for task in tasks:
+        try:
+            measure_of(task.choosing, options.choose_by)
+        except TaskError as error:
+            raise TaskError(f"task {task.name}: {error}") from error
+
+
 def make_plan(
     tasks: Sequence[Path],
     *,
@@ -137,6 +155,7 @@ def make_plan(
     registry.build("strategy", options.strategy)
     sources = sources_of(tasks, lm_eval, offline=offline)
     parts, notes = read_tasks(sources, options)
+    check_choosing(parts, options)
     with clock.step("open"):
         session = open_session(
             base, pool, template=options.template, include=options.include, exclude=options.exclude,
@@ -196,7 +215,7 @@ def _choose_all(session: Session, tasks: Sequence[Task], options: PlanOptions, c
     same_space(deltas.space, own.space)
     if failed:
         raise TaskError(f"the LoRA of the shots cannot be embedded: {failed[0].reason}; lower --lr")
-    losses = Losses(session, [task.choosing for task in tasks], options.composition)
+    losses = Losses(session, [task.choosing for task in tasks], options.composition, options.choose_by)
     fair = all(task.tuning for task in tasks)  # without tuning rows it would be judged on the rows it was trained on
     composition = registry.build("composition", options.composition)
     joins = fair and SHOTS_LORA not in options.exclude and composition.takes != "checkpoints"
@@ -217,6 +236,13 @@ def _choose_all(session: Session, tasks: Sequence[Task], options: PlanOptions, c
         notes.append(f"--rank {options.rank} was not applied: a member is a full checkpoint, no adapter holds that")
     if selection.scale == 0:
         notes.append("no scale of the chosen members lowers the loss on the choosing rows: the merge is the base")
+    by_choices = [t.name for t in tasks if measure_of(t.choosing, options.choose_by) == "choices"]
+    if by_choices:
+        which = "" if len(by_choices) == len(tasks) else f" of {', '.join(by_choices)}"
+        notes.append(
+            f"chosen by the likelihood of the right choice among the choices{which} (gains in nats a row), as accuracy "
+            "is; --choose-by loss takes the loss of the right answer's tokens"
+        )
     forwards = {"embed the pool": 5 * (len(candidates) + 1), "finetune on the shots": training.forwards + 5}
     if training.watched:
         least = f"{min(training.watched):.3f} nats per token"
@@ -288,6 +314,7 @@ def _plan_value(
     settings = Settings(
         strategy=options.strategy, k=options.k, composition=options.composition, rank=options.rank,
         embedding=options.embedding, shots=options.shots, seed=options.seed, anchor=options.anchor,
+        choose_by=options.choose_by,
         include=tuple(options.include), exclude=tuple(options.exclude), licence=tuple(options.licence),
         finetune=settings_plain(options.finetune),
     )  # fmt: skip

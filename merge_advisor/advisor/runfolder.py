@@ -33,6 +33,7 @@ from merge_advisor.types import (
     STRICT,
     VERSION,
     Base,
+    ChooseBy,
     Kind,
     Recipe,
     Selection,
@@ -98,6 +99,8 @@ class Settings:
     exclude: tuple[str, ...]
     licence: tuple[str, ...]
     finetune: dict[str, float | int | None]
+    choose_by: ChooseBy = "loss"
+    """Plans from before there was a choice chose by the loss."""
 
 
 @dataclass(frozen=True, slots=True)

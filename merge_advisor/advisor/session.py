@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
@@ -21,6 +21,7 @@ from merge_advisor.templates import Template
 from merge_advisor.types import Candidate, Pool, Row, digest_of
 
 if TYPE_CHECKING:
+    from merge_advisor.backbone.choice_loss import EncodedChoices
     from merge_advisor.backbone.forward import Encoded
     from merge_advisor.backbone.model import Backbone
 
@@ -138,6 +139,21 @@ class Session:
         names = [f"row {row.digest[:8]}" for row in rows]
         limit = min(max_length, context_length(self.backbone))
         return encode(self.backbone, texts, max_length=limit, names=names, cut=cut)
+
+    def encode_choices(self, rows: Sequence[Row]) -> list[EncodedChoices]:
+        """Turn rows that have choices into token ids, each choice as an answer of its own.
+
+        Raises:
+            TaskError: a choice longer than the context.
+        """
+        from merge_advisor.backbone.choice_loss import EncodedChoices
+
+        found = []
+        for row in rows:
+            choices = row.choices or ()
+            answers = self.encode([replace(row, output=choice) for choice in choices])
+            found.append(EncodedChoices(tuple(answers), choices.index(row.output)))
+        return found
 
     def remember(self, key: Sequence[object], measure: Callable[[], object]) -> object:
         """Return the stored value of `key` (with base, template and dtype), or measure and store it."""

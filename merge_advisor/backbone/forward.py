@@ -352,19 +352,30 @@ def loss_and_gradient(
 
     At the base, or at whatever is placed on it (in float32). One backward pass over the rows: by FLOPs two forwards.
     """
+    found = [0.0] * len(rows)
+
+    def parts() -> Iterator[torch.Tensor]:
+        for batch in batches(rows):
+            losses = batch_losses(backbone, [rows[position] for position in batch])
+            for position, loss in zip(batch, losses.tolist(), strict=True):
+                found[position] = loss
+            yield losses.sum() / len(rows)
+
+    gradient = gradient_of(backbone, parts(), names)
+    return found, gradient
+
+
+def gradient_of(backbone: Backbone, parts: Iterator[torch.Tensor], names: Sequence[str]) -> dict[str, Array]:
+    """Return ∂/∂W of the sum of scalars for the named parameters in their layout, float32; each part as it comes."""
     import torch
 
-    found = [0.0] * len(rows)
     wanted = [backbone.parameters[name] for name in names]
     for parameter in wanted:
         parameter.requires_grad_(True)
     try:
-        for batch in batches(rows):
-            losses = batch_losses(backbone, [rows[position] for position in batch])
-            (losses.sum() / len(rows)).backward()
-            for position, loss in zip(batch, losses.tolist(), strict=True):
-                found[position] = loss
-        return found, {
+        for part in parts:
+            part.backward()
+        return {
             name: np.zeros(tuple(parameter.shape), dtype=np.float32)
             if parameter.grad is None
             else parameter.grad.detach().to(torch.float32).cpu().numpy()

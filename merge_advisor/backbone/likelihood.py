@@ -50,7 +50,7 @@ def answer_totals(backbone: Backbone, rows: Sequence[Encoded]) -> list[float]:
         for batch in batches([rows[position] for position in alone]):
             positions = [alone[place] for place in batch]
             logits, labels = batch_logits(backbone, [rows[position] for position in positions])
-            for position, total in zip(positions, _totals(logits, labels).tolist(), strict=True):
+            for position, total in zip(positions, log_likelihoods(logits, labels).tolist(), strict=True):
                 found[position] = total
         for groups in _grouped(rows, sharing):
             positions = [position for group in groups for position in group]
@@ -75,7 +75,11 @@ def losses_and_greedy(backbone: Backbone, rows: Sequence[Encoded]) -> tuple[list
     with torch.inference_mode():
         for batch in batches(rows):
             logits, labels = batch_logits(backbone, [rows[position] for position in batch])
-            totals, best, counted = _totals(logits, labels).tolist(), logits.argmax(-1).tolist(), labels != IGNORED
+            totals, best, counted = (
+                log_likelihoods(logits, labels).tolist(),
+                logits.argmax(-1).tolist(),
+                labels != IGNORED,
+            )
             for position, total, tokens, real in zip(batch, totals, best, counted.tolist(), strict=True):
                 found[position] = tuple(token for token, is_real in zip(tokens, real, strict=True) if is_real)
                 losses[position] = -total / len(found[position])
@@ -127,7 +131,7 @@ def _after_prompts(
             past_key_values=after.cache,
             use_cache=True,
         )
-        found[places] += _totals(state.logits, later)
+        found[places] += log_likelihoods(state.logits, later)
     return found
 
 
@@ -157,7 +161,7 @@ def _after_encoder(
     logits = backbone.model(
         encoder_outputs=BaseModelOutput(last_hidden_state=state[index]), attention_mask=mask[index], labels=labels
     ).logits
-    return _totals(logits, labels)
+    return log_likelihoods(logits, labels)
 
 
 def _padded(rows: Sequence[Sequence[int]], pad: int, device: Any) -> tuple[torch.Tensor, torch.Tensor]:
@@ -170,8 +174,8 @@ def _padded(rows: Sequence[Sequence[int]], pad: int, device: Any) -> tuple[torch
     return ids, mask
 
 
-def _totals(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Σ log p, (n,), from (n, kept, vocabulary) logits and the (n, kept) tokens they should give."""
+def log_likelihoods(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Return Σ log p, (n,), from (n, kept, vocabulary) logits and the (n, kept) tokens they should give."""
     import torch
 
     nll = torch.nn.functional.cross_entropy(

@@ -241,7 +241,7 @@ def run_arm(draw: TaskDraw, arm: Arm, unit: Unit, view: View, k: int, budget: in
     """
     setup, task = draw.world.setup, draw.task
     candidates, deltas = draw.view(view, arm.composition)
-    losses = Losses(draw.world.session, [task.choosing], arm.composition)
+    losses = Losses(draw.world.session, [task.choosing], arm.composition, arm.choose_by)
     strategy, search = arm.strategy, 0 if at_zero(arm.tuner) else SEARCH
     if budget is not None:
         paid = draw.finetune_forwards if arm.shots_lora else 0

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from merge_advisor.types import STRICT, VERSION
+from merge_advisor.types import STRICT, VERSION, ChooseBy
 
 View = Literal["own-in", "own-out", "family-out"]
 """Which candidates a unit may use: all; all but the task's own; all but those of the task's family."""
@@ -74,6 +74,8 @@ class Arm:
     composition: str = "exact"
     k: tuple[int, ...] = ()
     """Sizes; empty takes the setup's."""
+    choose_by: ChooseBy = "auto"
+    """What members and weights are chosen by, as `plan --choose-by`."""
     shots_lora: bool = False
     """Whether the LoRA of the shots may join as a member, under the rule of `plan`."""
     match: str = ""

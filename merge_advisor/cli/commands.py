@@ -303,6 +303,7 @@ def _options(arguments: argparse.Namespace) -> PlanOptions:
             "embedding",
             "template",
             "anchor",
+            "choose_by",
             "seed",
         )
         if getattr(arguments, key) is not None

@@ -84,6 +84,9 @@ def _plan(parser: argparse.ArgumentParser) -> None:
     )
     choice.add_argument("--k", type=int, metavar="N", help="members of the pool at most (default 4)")
     choice.add_argument("--anchor", metavar="ID", help="make this candidate the anchor")
+    choice.add_argument("--choose-by", choices=("auto", "loss", "choices"),
+                        help="what choosing lowers: loss of the right answer's tokens, or of the right choice among "
+                             "the choices (default auto: choices where every row has them)")  # fmt: skip
     choice.add_argument("--include", action="append", default=[], metavar="GLOB", help="only candidates of these ids")
     choice.add_argument("--exclude", action="append", default=[], metavar="GLOB",
                         help="no candidates of these ids; shots_lora leaves out the LoRA of the shots")  # fmt: skip

@@ -13,7 +13,7 @@ NAME = "merge-advisor.toml"
 KEYS = {
     "base": str, "pool": str, "template": str, "cache": str, "store": str, "offline": bool, "device": str, "dtype": str,
     "threads": int, "strategy": str, "k": int, "shots": int, "composition": str, "rank": int, "seed": int,
-    "embedding": str, "guard": str,
+    "embedding": str, "guard": str, "choose_by": str,
 }  # fmt: skip
 PATHS = ("cache", "store", "guard")
 

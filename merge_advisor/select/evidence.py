@@ -41,7 +41,8 @@ class Evidence:
     anchor: int | None = None
     """Position of the anchor the user demands, or None."""
     shot_loss: Callable[[Mapping[int, float]], float] = field(repr=False, default=lambda weights: float("nan"))
-    """Mean loss (nats per token) on the choosing rows of the `exact` merge with weights by position; {} is the base."""
+    """Mean loss on the choosing rows of the `exact` merge with weights by position; {} is the base. Nats per token, or
+    of the right choice among the choices where every row has them (see `types.ChooseBy`)."""
     gradient_gain: Callable[[Mapping[int, float]], Floats] = field(repr=False, default=lambda weights: np.empty(0))
     """(n,) first-order drop of the shot loss, -⟨∂L/∂W, ΔW_i⟩, of every candidate at weight 1 beside the `exact` merge
     with weights by position ({} is the base); one backward pass."""

@@ -1,0 +1,59 @@
+"""Cross-entropy over the choices of a row: what the loss of the right answer's tokens is to text, this is to choices.
+
+-log of the share that the right choice has of the likelihood of all choices, each the product of its tokens' (end token
+included), as choices are scored. A model may put its probability where no choice is, and so have a high loss per token,
+and still know which choice is right; or give every choice the right form and know nothing. Measured in
+`eval/choosing.md`: of merges, this orders the accuracy where the loss per token does not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from merge_advisor.backbone.forward import Array, Encoded, batch_logits, gradient_of
+from merge_advisor.backbone.likelihood import answer_totals, log_likelihoods
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import torch
+
+    from merge_advisor.backbone.model import Backbone
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedChoices:
+    """A row with choices as token ids."""
+
+    answers: tuple[Encoded, ...]
+    """One a choice, in the row's order; the prompt is the same but where a long choice cut it."""
+    right: int
+    """Position of the right one."""
+
+
+def choice_losses(backbone: Backbone, rows: Sequence[EncodedChoices]) -> list[float]:
+    """Return -log(p(right choice) / Σ p(choice)) of each row, in nats; log(choices) is what guessing has."""
+    import numpy as np
+
+    totals = iter(answer_totals(backbone, [answer for row in rows for answer in row.answers]))
+    found = []
+    for row in rows:
+        own = np.array([next(totals) for _ in row.answers])
+        found.append(float(np.logaddexp.reduce(own) - own[row.right]))
+    return found
+
+
+def choice_gradient(backbone: Backbone, rows: Sequence[EncodedChoices], names: Sequence[str]) -> dict[str, Array]:
+    """Return ∂L/∂W of the mean of the rows' `choice_losses` for the named parameters, float32, as `loss_and_gradient`.
+
+    Row by row: what the choices of a row share, its prompt, runs once.
+    """
+
+    def parts() -> Iterator[torch.Tensor]:
+        for row in rows:
+            totals = log_likelihoods(*batch_logits(backbone, row.answers))
+            yield (totals.logsumexp(0) - totals[row.right]) / len(rows)
+
+    return gradient_of(backbone, parts(), names)
