@@ -21,6 +21,7 @@ ARMS = [
     *SETUP["arms"],
     {"name": "words", "strategy": "text"},
     {"name": "single", "strategy": "shot_loss", "k": [1, 2]},
+    {"name": "by the loss", "strategy": "rerank:pool=3", "choose_by": "loss"},
     {"name": "joined", "strategy": "rerank:pool=3", "shots_lora": True},
     {"name": "joined random", "strategy": "random", "match": "joined", "shots_lora": True},
     {"name": "tuned", "strategy": "top_k", "tuner": {"sampler": "gradient", "trials": 7}},
@@ -151,6 +152,11 @@ def test_predictions_are_drops_of_the_choosing_loss(ran):
     for arm in ("default", "random", "nearest", "joined", "random-adapters"):
         assert all(result.predicted >= -1e-6 for result in of(ran, arm)), arm  # the search of the scale looks at 0
     assert all(result.predicted is None for arm in ("base", "majority") for result in of(ran, arm))
+    with_choices = {name for name, labels in TASKS.items() if labels}
+    assert with_choices and with_choices != set(TASKS)
+    for result in of(ran, "default"):
+        assert (result.came is not None) == (result.unit.task in with_choices)
+    assert all(result.came is None for result in of(ran, "by the loss"))
 
 
 def test_equal_merges_are_scored_once(places, tmp_path):

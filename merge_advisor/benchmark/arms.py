@@ -17,6 +17,7 @@ from merge_advisor.advisor.measure import (
     composed,
     lora_of_shots,
     losses_of,
+    measure_of,
     take_deltas,
     target_parameters,
 )
@@ -29,7 +30,7 @@ from merge_advisor.benchmark.values import Arm, Result, Setup, Unit, View
 from merge_advisor.errors import InputError, PoolError, TaskError
 from merge_advisor.scores import ModelScore
 from merge_advisor.tuning import Point
-from merge_advisor.types import Candidate, Deltas, Task, digest_of, same_space
+from merge_advisor.types import Candidate, ChooseBy, Deltas, Measure, Row, Task, digest_of, same_space
 
 if TYPE_CHECKING:
     from merge_advisor.backbone.weights import WeightDelta
@@ -170,11 +171,14 @@ class TaskDraw:
                 self.alone[candidate.id] = metrics[self.rows.metric], metrics["loss"]
         return {candidate.id: self.alone[candidate.id] for candidate in candidates}
 
-    def drop(self, members: Sequence[tuple[Candidate, float]], composition: str = "exact") -> float:
-        """Base's loss minus the merge's on the choosing rows, nats per token."""
-        session, rows = self.world.session, self.task.choosing
+    def drop(
+        self, rows: Sequence[Row], members: Sequence[tuple[Candidate, float]], composition: str, measure: Measure
+    ) -> float:
+        """Base's loss minus the merge's on some rows, nats per token, or nats of the right choice among the choices."""
         merge = {c.id: (c, weight) for c, weight in members}
-        losses = [losses_of(session, rows, part, composition=composition) for part in ({}, merge)]
+        losses = [
+            losses_of(self.world.session, rows, part, composition=composition, measure=measure) for part in ({}, merge)
+        ]
         return float(np.mean(losses[0]) - np.mean(losses[1]))
 
     def result(
@@ -188,20 +192,30 @@ class TaskDraw:
         composition: str = "exact",
         forwards: int = 0,
         reason: str = "",
-        predicted: bool = True,
+        by: ChooseBy | None = "auto",
         oracle: bool = False,
     ) -> Result:
-        """Score a merge and put together what is kept of it."""
+        """Score a merge and put together what is kept of it; `by` is what choosing made small, None if nothing was."""
         score = self.score(members, composition)
+        predicted, came = (None, None) if by is None else self._promise(members, composition, by)
         return Result(
             unit=unit, arm=arm, view=view, k=k, oracle=oracle, reason=reason,
             members=tuple((c.id, float(weight)) for c, weight in members),
             merge=digest_of(key_of_merge(members, composition)),
             loss=score.metrics["loss"],
-            predicted=self.drop(members, composition) if predicted else None,
+            predicted=predicted,
+            came=came,
             forwards=forwards,
             **answered(self.rows, score),
         )  # fmt: skip
+
+    def _promise(
+        self, members: Sequence[tuple[Candidate, float]], composition: str, by: ChooseBy
+    ) -> tuple[float, float | None]:
+        """What choosing promised, and what came of it where the held-out loss does not tell."""
+        measure = measure_of(self.task.choosing, by)
+        predicted = self.drop(self.task.choosing, members, composition, measure)
+        return predicted, None if measure == "loss" else self.drop(self.rows.heldout, members, composition, measure)
 
 
 def key_of_merge(members: Sequence[tuple[Candidate, float]], composition: str) -> list[object]:
@@ -266,7 +280,8 @@ def run_arm(draw: TaskDraw, arm: Arm, unit: Unit, view: View, k: int, budget: in
         forwards += draw.finetune_forwards
     members = list(zip(chosen, weights, strict=True))
     return draw.result(
-        unit, arm.name, view, k, members, composition=arm.composition, forwards=forwards, reason=reason
+        unit, arm.name, view, k, members, composition=arm.composition, forwards=forwards, reason=reason,
+        by=arm.choose_by,
     )  # fmt: skip
 
 

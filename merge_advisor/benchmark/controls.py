@@ -13,7 +13,7 @@ from merge_advisor.benchmark.arms import TaskDraw, answered, seed_of
 from merge_advisor.benchmark.values import Result, Unit, View
 from merge_advisor.evaluators.rules import majority_score
 from merge_advisor.tasks import majority
-from merge_advisor.types import SHOTS_LORA, digest_of
+from merge_advisor.types import SHOTS_LORA, ChooseBy, digest_of
 
 Control = Callable[[TaskDraw, str, Unit, View, int], Result]
 
@@ -29,14 +29,13 @@ def run_control(draw: TaskDraw, name: str, unit: Unit, view: View, k: int) -> Re
 
 def _base(draw: TaskDraw, name: str, unit: Unit, view: View, k: int) -> Result:
     """The base as it is."""
-    return draw.result(unit, name, view, k, [], predicted=False)
+    return draw.result(unit, name, view, k, [], by=None)
 
 
 def _shots_lora(draw: TaskDraw, name: str, unit: Unit, view: View, k: int) -> Result:
     """The LoRA finetuned on the shots, alone; on rows it was trained on it would promise too much."""
-    return draw.result(
-        unit, name, view, k, [(draw.lora, 1.0)], forwards=draw.finetune_forwards, predicted=bool(draw.task.tuning)
-    )  # fmt: skip
+    by: ChooseBy | None = "auto" if draw.task.tuning else None
+    return draw.result(unit, name, view, k, [(draw.lora, 1.0)], forwards=draw.finetune_forwards, by=by)
 
 
 def _majority(draw: TaskDraw, name: str, unit: Unit, view: View, k: int) -> Result:

@@ -172,11 +172,13 @@ def _finite(value: float | None) -> float | None:
 
 
 def measured_gain(results: Sequence[Result]) -> Callable[[Result], float | None]:
-    """Return a function from a result to the base's held-out loss minus its own, nats per token."""
+    """Return a function from a result to what came of what it promised: base's held-out loss minus its own, nats."""
     base = base_values(results, "loss")
 
     def gain(result: Result) -> float | None:
         reached = value_of(result, "loss")
+        if result.came is not None:
+            return result.came
         return None if reached is None or result.unit not in base else reached - base[result.unit]
 
     return gain

@@ -182,8 +182,10 @@ def promises(found: Findings) -> Section | None:
         (f"{b.lowest:+.3f}", f"{b.highest:+.3f}", f"{b.predicted:+.3f}", f"{b.measured:+.3f}", str(b.count))
         for b in told.bins
     )
-    grid = Grid("Predicted and measured gain, nats per token", headers, rows, (0, 1, 2, 3, 4), folded=True)
+    grid = Grid("Predicted and measured gain, nats", headers, rows, (0, 1, 2, 3, 4), folded=True)
     text = [words.sentence(f"{found.main.view}, k = {found.main.k}: {told.reason}")]
+    if any(result.came is not None for result in found.results):
+        text.append("Where members were chosen by choices, a gain is that of the right choice among them, nats a row.")
     if told.within is not None:
         ends = (told.within_lower, told.within_upper)
         interval = "" if None in ends else f" ({ends[0]:+.2f} to {ends[1]:+.2f})"

@@ -277,7 +277,7 @@ def reliability_plot(key: str, title: str, found: Agreement) -> str:
     Args:
         key: makes the ids of this plot unique on its page.
         title: what it shows.
-        found: promises and bins, nats per token; on the slanted line a promise is kept to the letter.
+        found: promises and bins, nats; on the slanted line a promise is kept to the letter.
     """
     if not found.promises:
         return ""
@@ -294,8 +294,8 @@ def reliability_plot(key: str, title: str, found: Agreement) -> str:
     for spot, bin_ in zip(means, found.bins, strict=True):
         told = f"predicted {bin_.predicted:+.3f}, measured {bin_.measured:+.3f}, {bin_.count} merges"
         parts.append(marked("square", *spot, 4, "mark better", told))
-    parts.append(label(WIDTH, 320, "predicted gain, nats per token", anchor="end", class_="tick"))
-    turned = label(0, 0, "measured gain, nats per token", room=270, anchor="end", class_="tick")
+    parts.append(label(WIDTH, 320, "predicted gain, nats", anchor="end", class_="tick"))
+    turned = label(0, 0, "measured gain, nats", room=270, anchor="end", class_="tick")
     parts.append(element("g", turned, transform="translate(7 12) rotate(-90)"))
     outside = sum(not (x.low <= p.predicted <= x.high and y.low <= p.measured <= y.high) for p in promises)
     told = f"{len(found.promises)} promises, {len(promises)} drawn, {outside} of them at the edge that lie beyond it"

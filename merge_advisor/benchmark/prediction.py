@@ -30,7 +30,7 @@ class Promise:
     task: str
     family: str
     predicted: float
-    """Base's loss minus the merge's on the choosing rows, nats per token."""
+    """Base's loss minus the merge's on the choosing rows, nats (see `values.Result.predicted`)."""
     measured: float
     """The same on the held-out rows."""
 
@@ -42,7 +42,7 @@ class Bin:
     __pydantic_config__ = STRICT
 
     predicted: float
-    """Mean of the predicted gains, nats per token."""
+    """Mean of the predicted gains, nats."""
     measured: float
     """Mean of the measured ones."""
     lowest: float
@@ -183,7 +183,8 @@ def _pairs(results: Sequence[Result], base: Mapping[Unit, float]) -> dict[Unit, 
     for result in results:
         reached = value_of(result, "loss")
         if reached is not None and result.predicted is not None and not result.oracle and result.unit in base:
-            found[result.unit].append((result.arm, result.predicted, reached - base[result.unit]))
+            came = reached - base[result.unit] if result.came is None else result.came
+            found[result.unit].append((result.arm, result.predicted, came))
     return found
 
 

@@ -172,7 +172,10 @@ class Result:
     accuracy_valid: float | None = None
     """Accuracy on those; None where there are none."""
     predicted: float | None = None
-    """Base's loss minus the merge's on the choosing rows: what choosing promised, nats per token."""
+    """Base's loss minus the merge's on the choosing rows: what choosing promised. Nats per token, or of the right
+    choice among the choices where it chose by these."""
+    came: float | None = None
+    """The same on the held-out rows, where it chose by choices; else `loss` tells it."""
     forwards: int = 0
     """Nominal forward passes over one row spent on choosing, finetune and tuning, where this arm needs them."""
     seconds: float = 0.0
