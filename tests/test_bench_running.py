@@ -12,7 +12,7 @@ from merge_advisor.backbone.weights import Dense, LowRank, inner
 from merge_advisor.benchmark.arms import sets_within
 from merge_advisor.benchmark.controls import redrawn
 from merge_advisor.benchmark.ledger import Ledger, key_of
-from merge_advisor.benchmark.running import measure
+from merge_advisor.benchmark.running import conclude, measure
 from merge_advisor.benchmark.units import keys_of
 from merge_advisor.errors import InputError, RunError
 
@@ -272,3 +272,20 @@ def test_an_encoder_decoder_base(tiny_t5, tiny_t5_pool, tmp_path):
     found = measure(path, tmp_path / "out", base=str(tiny_t5), pool=str(tiny_t5_pool), cache=tmp_path / "cache")
     assert not found.failed and len(found.results) == found.wanted == 2 * 10
     assert {r.members[0][0] for r in of(found, "hub", task="colour")} <= {"m1", "m2"}
+
+
+def test_families_that_strategies_were_tried_on_are_in_no_contrast(ran, places, tmp_path):
+    tasks = SETUP["tasks"] | {"tried": ["words"]}
+    arms = [{"name": "one", "strategy": "top_k"}, {"name": "two", "strategy": "text"}]
+    changes = {"arms": arms, "controls": ["base"], "primary": {"better": "one", "than": "two", "k": 2}}
+    path = write_world(tmp_path, tasks=tasks, **changes)
+    found = measure(path, tmp_path / "out", **places)
+    assert {result.unit.family for result in found.results} == {"words", "numbers"}
+    assert any("tried out on words" in note for note in found.notes)
+    (contrast,) = conclude(found)
+    assert contrast.families == ("numbers",)
+    assert "Strategies were tried out on words" in (tmp_path / "out" / "report.md").read_text()
+    for tried, refusal in (["wrods"], "no task is of family 'wrods'"), (["words", "numbers"], "names every family"):
+        path = write_world(tmp_path, tasks=tasks | {"tried": tried}, **changes)
+        with pytest.raises(InputError, match=refusal):
+            measure(path, tmp_path / "other", **places)

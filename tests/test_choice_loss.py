@@ -127,6 +127,16 @@ def test_a_plan_chooses_by_the_choices_and_says_so(tiny_llama, tiny_pool, tmp_pa
     assert reached["loss", "loss"] < reached["auto", "loss"]
 
 
+@pytest.mark.parametrize(("metric", "by"), [("auto", "auto"), ("accuracy", "auto"), ("loss", "loss")])
+def test_a_plan_is_chosen_by_what_its_verdict_rests_on(metric, by, tiny_llama, tiny_pool, tmp_path):
+    run = ma.plan(
+        write_task(tmp_path / "even.jsonl"), pool=tiny_pool, base=str(tiny_llama), out=tmp_path / "run",
+        cache=tmp_path / "cache", scored=False, metric=metric,
+        options=PlanOptions(k=1, finetune=FAST, strategy="random"),
+    )  # fmt: skip
+    assert run.plan.settings.choose_by == by
+
+
 def test_an_older_plan_was_chosen_by_the_loss(tiny_llama, tiny_pool, tmp_path):
     run = ma.plan(
         write_task(tmp_path / "even.jsonl"), pool=tiny_pool, base=str(tiny_llama), out=tmp_path / "run",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,7 +45,8 @@ def plan(
         options: strategy, k, shots, composition and the rest.
         scored: score the held-out rows where there are any.
         guard: file of unrelated text that must not get worse.
-        metric: "auto", "accuracy", "exact_match" or "loss".
+        metric: "auto", "accuracy", "exact_match" or "loss"; where it is one of the last two, choices are not what is
+            chosen by unless the options say so.
         settings: `force`, `offline`, `cache`, `store`, `machine`, `progress` as in `make_plan`.
 
     Raises:
@@ -53,6 +55,9 @@ def plan(
     from merge_advisor.advisor.scoring import check_metric
 
     check_metric(metric)
+    options = options or PlanOptions()
+    if options.choose_by == "auto" and metric in ("exact_match", "loss"):
+        options = replace(options, choose_by="loss")
     paths = [Path(task)] if isinstance(task, (str, Path)) else [Path(item) for item in task]
     run = make_plan(paths, lm_eval=lm_eval, pool=pool, base=base, out=Path(out), options=options, **settings)
     if scored and all(part.heldout for part in run.tasks):

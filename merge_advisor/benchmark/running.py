@@ -74,10 +74,11 @@ def conclude(measured: Measured) -> tuple[Contrast, ...]:
     from merge_advisor.benchmark.report import write_report
 
     setup, results = measured.setup, measured.results
+    fresh = [result for result in results if result.unit.family not in setup.tasks.tried]
 
     def answer(question: Question) -> Contrast:
         comparable = question.metric == setup.primary.metric  # the smallest gain is in the primary's unit
-        return contrast(question, results, setup.smallest_gain if comparable else None, seed=setup.seed)
+        return contrast(question, fresh, setup.smallest_gain if comparable else None, seed=setup.seed)
 
     contrasts = (answer(setup.primary), *holm([answer(question) for question in setup.secondaries]))
     write_report(measured.folder, setup, results, contrasts)
@@ -121,7 +122,7 @@ def measure(
     every = list(keys_of(setup, list(rows)))
     chosen = wanted(every, only, setup)
     with open_world(setup, places, progress=progress, **settings) as world:
-        _check_views(world, rows)
+        _check_world(world, rows)
         notes = [*notes_of(setup, [task.family for task in rows.values()]), *_pool_notes(world, rows)]
         with Ledger(out) as ledger:
             ledger.claim(identity(world, rows))
@@ -157,7 +158,7 @@ def identity(world: World, rows: Mapping[str, TaskRows]) -> dict[str, str]:
     }
 
 
-def _check_views(world: World, rows: Mapping[str, TaskRows]) -> None:
+def _check_world(world: World, rows: Mapping[str, TaskRows]) -> None:
     setup = world.setup
     ids = [c.id for c in world.candidates]
     for name, candidate in setup.tasks.own.items():
@@ -165,6 +166,13 @@ def _check_views(world: World, rows: Mapping[str, TaskRows]) -> None:
             raise InputError(
                 f"setup {setup.name}: tasks.own.{name}: the pool has no candidate '{candidate}'; correct it"
             )
+    families = {task.family for task in rows.values()}
+    for family in setup.tasks.tried:
+        if family not in families:
+            known = ", ".join(sorted(families))
+            raise InputError(f"setup {setup.name}: tasks.tried: no task is of family '{family}'; there are {known}")
+    if families <= set(setup.tasks.tried):
+        raise InputError(f"setup {setup.name}: tasks.tried names every family; leave some to answer the questions on")
     for task in rows.values():
         for view in setup.views:
             in_view(world.candidates, task, view, setup.tasks.own, world.families)

@@ -119,7 +119,10 @@ def _check_numbers(setup: Setup, refuse: Any) -> None:
     for key, (value, minimum) in least.items():
         if value < minimum:
             raise refuse(f"{key}: {value} is too few; give at least {minimum}")
-    for key, items in (("views", setup.views), ("controls", setup.controls), ("k", setup.k), ("only", tasks.only)):
+    lists = {
+        "views": setup.views, "controls": setup.controls, "k": setup.k, "only": tasks.only, "tasks.tried": tasks.tried,
+    }  # fmt: skip
+    for key, items in lists.items():
         twice = next((item for item in items if items.count(item) > 1), None)
         if twice is not None:
             raise refuse(f"{key}: {twice} is there twice; keep one")
@@ -220,7 +223,10 @@ def notes_of(setup: Setup, families: Sequence[str]) -> list[str]:
         found.append("one draw of everything: how much of a difference is luck of the seed cannot be shown")
     elif draws.shots == 1:
         found.append("one draw of the shots: how much depends on which examples are given cannot be shown")
-    number = len(set(families))
+    tried = [family for family in setup.tasks.tried if family in families]
+    if tried:
+        found.append(f"strategies were tried out on {', '.join(tried)}: in the tables, in no contrast")
+    number = len(set(families) - set(tried))
     if number < 6:
         found.append(f"{number} families: a sign-flip test cannot reach p < .05 with fewer than 6")
     if not setup.tasks.tuning:

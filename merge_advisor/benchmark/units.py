@@ -20,7 +20,9 @@ LONGEST_REASON = 300
 
 
 def keys_of(setup: Setup, tasks: Sequence[str]) -> Iterator[Key]:
-    """All results there are to measure, task by task and draw by draw; an arm that matches another's cost comes after.
+    """All results there are to measure, an arm that matches another's cost after it.
+
+    Draw by draw of the shots, and in each task by task: a benchmark that is not through has some units of every task.
 
     Args:
         setup: arms, controls and draws.
@@ -28,8 +30,8 @@ def keys_of(setup: Setup, tasks: Sequence[str]) -> Iterator[Key]:
     """
     arms = sorted(setup.arms, key=lambda arm: bool(arm.match))
     sizes = [(str(name), setup.k) for name in setup.controls] + [(arm.name, ks_of(arm, setup)) for arm in arms]
-    draws = (range(setup.draws.shots), range(setup.draws.selections), range(setup.draws.tuners))
-    for task, shots, selection, tuner, view in product(tasks, *draws, setup.views):
+    draws = (range(setup.draws.selections), range(setup.draws.tuners))
+    for shots, task, selection, tuner, view in product(range(setup.draws.shots), tasks, *draws, setup.views):
         for name, ks in sizes:
             for k in ks:
                 yield Key(task, shots, selection, tuner, view, k, name)

@@ -31,6 +31,8 @@ class Tasks:
     """JSON file, task name to family; a task it lacks is a family of its own. Empty: each task is its own family."""
     only: tuple[str, ...] = ()
     """Task names; empty takes all files."""
+    tried: tuple[str, ...] = ()
+    """Families that strategies were tried out on: in the tables, but in no contrast."""
     own: dict[str, str] = field(default_factory=dict)
     """Task name to the candidate trained on it, where the ids differ."""
     seen: float = 0.0

@@ -117,6 +117,9 @@ def limits(found: Findings) -> list[str]:
             f"{plural(len(primary.families), 'family', 'families')} of tasks: no sign-flip test over so few goes below"
             f" p = {p_text(least)}; at least {ENOUGH} can reach p < .05."
         )
+    tried = [family for family in setup.tasks.tried if any(r.unit.family == family for r in found.results)]
+    if tried:
+        told.append(f"Strategies were tried out on {', '.join(tried)}: in the tables, in no contrast.")
     told += [f"One draw of {name}: how much that chance matters is not seen." for name, n in draws if n == 1]
     if tuned and setup.draws.tuners == 1:
         told.append(f"One tuner seed ({', '.join(tuned)}): how much that chance matters is not seen.")

@@ -1,0 +1,128 @@
+"""What to choose by where rows have choices: the loss of the right answer, or of the right choice among the choices?
+
+    python scripts/bench/choosing.py --base BASE --pool POOL --tasks DIR --out FILE [--only NAME ...] [--summary]
+
+For each task with choices, merges that nobody chose (the base, 16 single adapters, 24 sets of four at 1/2 each, those of
+the task's family, and apart from them its own adapter) are measured on 100 rows of the last 30% of its file. Then, over
+200 draws of 20 choosing rows: how does each loss on the choosing rows order the accuracy on the others, and how good is
+the merge it picks? A line per merge is appended at once, and merges that are there are skipped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from merge_advisor.advisor.measure import composed
+from merge_advisor.advisor.session import Machine, Session, open_session
+from merge_advisor.backbone.likelihood import answer_totals
+from merge_advisor.backbone.place import placed
+from merge_advisor.tasks import read_rows
+from merge_advisor.types import Candidate
+
+ROWS, CHOOSING, DRAWS = 100, 20, 200
+MEASURES = ("loss", "choices", "right")
+
+
+def main() -> None:
+    """Measure what is missing, print the summary."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--base", required=True)
+    parser.add_argument("--pool", type=Path, required=True)
+    parser.add_argument("--tasks", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--only", nargs="*", default=[])
+    parser.add_argument("--summary", action="store_true", help="only print what is there")
+    arguments = parser.parse_args()
+    if not arguments.summary:
+        families = json.loads((arguments.tasks / "families.json").read_text())
+        with open_session(arguments.base, arguments.pool, template="alpaca", machine=Machine(threads=1)) as session:
+            for name in arguments.only or sorted(families):
+                measure(session, arguments.tasks / f"{name}.jsonl", families, arguments.out)
+    for task, merges in _by_task(arguments.out).items():
+        summarise(task, merges)
+
+
+def measure(session: Session, path: Path, families: dict[str, str], out: Path) -> None:
+    """Append what the file lacks of one task; a task with rows without choices has nothing to measure."""
+    rng = np.random.default_rng([7, *path.stem.encode()])
+    rows = read_rows(path).rows
+    rows = rows[int(0.7 * len(rows)) :]
+    rows = tuple(rows[i] for i in rng.permutation(len(rows))[:ROWS])
+    if not all(row.choices for row in rows):
+        return
+    encoded = session.encode_choices(rows)
+    answers = [answer for row in encoded for answer in row.answers]
+    done = {json.dumps(found["members"]) for found in _by_task(out).get(path.stem, [])}
+    for merge in _merges(session, path.stem, families, rng):
+        members = [[candidate.id, weight] for candidate, weight in merge]
+        if json.dumps(members) in done:
+            continue
+        delta = composed(session, [c for c, _ in merge], [w for _, w in merge], "exact") if merge else {}
+        with placed(session.backbone, delta):
+            totals = iter(answer_totals(session.backbone, answers))
+        found: dict[str, list[float]] = {name: [] for name in MEASURES}
+        for row in encoded:
+            own = np.array([next(totals) for _ in row.answers])
+            found["loss"].append(float(-own[row.right] / len(row.answers[row.right].completion)))
+            found["choices"].append(float(np.logaddexp.reduce(own) - own[row.right]))
+            found["right"].append(float(own.argmax() == row.right))
+        with out.open("a") as file:
+            file.write(json.dumps({"task": path.stem, "members": members, **found}) + "\n")
+
+
+def _merges(
+    session: Session, task: str, families: dict[str, str], rng: np.random.Generator
+) -> list[list[tuple[Candidate, float]]]:
+    others = [c for c in session.pool.candidates if c.id != task]
+    found: list[list[tuple[Candidate, float]]] = [[]]
+    found += [[(others[i], 1.0)] for i in rng.choice(len(others), 16, replace=False)]
+    found += [[(others[i], 0.5) for i in rng.choice(len(others), 4, replace=False)] for _ in range(24)]
+    found += [[(c, 1.0)] for c in others if families.get(c.id) == families[task] and [(c, 1.0)] not in found]
+    return [*found, *([(c, 1.0)] for c in session.pool.candidates if c.id == task)]
+
+
+def summarise(task: str, merges: list[dict[str, Any]]) -> None:
+    """Print how each loss on choosing rows tells the accuracy on the others; own adapter and base are not picked."""
+    from scipy.stats import spearmanr
+
+    own = [merge for merge in merges if merge["members"] == [[task, 1.0]]]
+    base = next(merge for merge in merges if not merge["members"])
+    others = [merge for merge in merges if merge["members"] and merge not in own]
+    values = {name: np.array([merge[name] for merge in others]) for name in MEASURES}
+    values["right"] = 1 - values["right"]
+    rng, rows = np.random.default_rng(0), values["loss"].shape[1]
+    orders: dict[str, list[float]] = {name: [] for name in MEASURES}
+    picked: dict[str, list[float]] = {name: [] for name in MEASURES}
+    for _ in range(DRAWS):
+        order = rng.permutation(rows)
+        kept = 1 - values["right"][:, order[CHOOSING:]].mean(1)
+        for name in MEASURES:
+            seen = values[name][:, order[:CHOOSING]].mean(1)
+            orders[name].append(float(spearmanr(-seen, kept).statistic))
+            picked[name].append(float(kept[int(seen.argmin())]))
+    reached = 1 - values["right"].mean(1)
+    told = "; ".join(
+        f"{name}: order {np.nanmean(orders[name]):+.2f}, picks {np.mean(picked[name]):.1%}" for name in MEASURES
+    )
+    alone = f", own adapter {np.mean(own[0]['right']):.1%}" if own else ""
+    print(
+        f"{task}: {len(others)} merges, {rows} rows; base {np.mean(base['right']):.1%}{alone}, "
+        f"merges {reached.min():.1%} to {reached.max():.1%}, mean {reached.mean():.1%}; {told}"
+    )
+
+
+def _by_task(path: Path) -> dict[str, list[dict[str, Any]]]:
+    found: dict[str, list[dict[str, Any]]] = {}
+    for line in path.read_text().splitlines() if path.is_file() else ():
+        entry = json.loads(line)
+        found.setdefault(entry["task"], []).append(entry)
+    return found
+
+
+if __name__ == "__main__":
+    main()
