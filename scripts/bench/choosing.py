@@ -2,8 +2,8 @@
 
     python scripts/bench/choosing.py --base BASE --pool POOL --tasks DIR --out FILE [--only NAME ...] [--summary]
 
-For each task with choices, merges that nobody chose (the base, 16 single adapters, 24 sets of four at 1/2 each, those of
-the task's family, and apart from them its own adapter) are measured on 100 rows of the last 30% of its file. Then, over
+For each task with choices, merges that nobody chose (the base, 16 single adapters, 24 sets of four at 1/2 each, those
+of its family, and apart from them its own adapter) are measured on 100 rows of the last 30% of its file. Then, over
 200 draws of 20 choosing rows: how does each loss on the choosing rows order the accuracy on the others, and how good is
 the merge it picks? A line per merge is appended at once, and merges that are there are skipped.
 """
