@@ -12,7 +12,7 @@ from merge_advisor.advisor.choosing import Losses
 from merge_advisor.advisor.measure import gains_of, losses_of, measure_of
 from merge_advisor.advisor.runfolder import read_run
 from merge_advisor.advisor.session import open_session
-from merge_advisor.backbone.choice_loss import choice_gradient, choice_losses
+from merge_advisor.backbone.choice_loss import choice_loss_and_gradient, choice_losses
 from merge_advisor.backbone.finetune import FinetuneSettings
 from merge_advisor.backbone.place import placed
 from merge_advisor.backbone.weights import LowRank
@@ -61,7 +61,8 @@ def test_its_gradient_predicts_its_change(base, request, tmp_path):
             out, width = backbone.parameters[name].shape
             a, b = (rng.normal(0, 0.2, shape).astype(np.float32) for shape in ((3, width), (out, 3)))
             step[name] = LowRank(a, b, 1e-2)
-        gradient = choice_gradient(backbone, rows, names)
+        losses, gradient = choice_loss_and_gradient(backbone, rows, names)
+        np.testing.assert_allclose(losses, choice_losses(backbone, rows), atol=1e-4)
         predicted = sum(float((gradient[name] * step[name].dense()).sum()) for name in names)
         found = []
         for sign in (1.0, -1.0):

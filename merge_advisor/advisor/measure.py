@@ -347,7 +347,7 @@ def gains_of(
     missing = [index for index, value in enumerate(found) if value is None]
     session.hits += len(found) - len(missing)
     if missing:
-        from merge_advisor.backbone.choice_loss import choice_gradient
+        from merge_advisor.backbone.choice_loss import choice_loss_and_gradient
         from merge_advisor.backbone.forward import weight_gradient
         from merge_advisor.backbone.place import placed
 
@@ -357,7 +357,7 @@ def gains_of(
         session.progress("gradient of the shot loss", 0, 1)
         with placed(session.backbone, merged_weights(session, merge or {})):
             if measure == "choices":
-                gradient = choice_gradient(session.backbone, session.encode_choices(rows), names)
+                _, gradient = choice_loss_and_gradient(session.backbone, session.encode_choices(rows), names)
             else:
                 gradient = weight_gradient(session.backbone, session.encode(rows), names)
         session.progress("gradient of the shot loss", 1, 1)

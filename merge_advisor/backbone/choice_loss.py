@@ -45,15 +45,21 @@ def choice_losses(backbone: Backbone, rows: Sequence[EncodedChoices]) -> list[fl
     return found
 
 
-def choice_gradient(backbone: Backbone, rows: Sequence[EncodedChoices], names: Sequence[str]) -> dict[str, Array]:
-    """Return ∂L/∂W of the mean of the rows' `choice_losses` for the named parameters, float32, as `loss_and_gradient`.
+def choice_loss_and_gradient(
+    backbone: Backbone, rows: Sequence[EncodedChoices], names: Sequence[str]
+) -> tuple[list[float], dict[str, Array]]:
+    """Return `choice_losses`, and ∂L/∂W of their mean for the named parameters, as `forward.loss_and_gradient` does.
 
     Row by row: what the choices of a row share, its prompt, runs once.
     """
+    found: list[float] = []
 
     def parts() -> Iterator[torch.Tensor]:
         for row in rows:
             totals = log_likelihoods(*batch_logits(backbone, row.answers))
-            yield (totals.logsumexp(0) - totals[row.right]) / len(rows)
+            loss = totals.logsumexp(0) - totals[row.right]
+            found.append(float(loss.detach()))
+            yield loss / len(rows)
 
-    return gradient_of(backbone, parts(), names)
+    gradient = gradient_of(backbone, parts(), names)
+    return found, gradient
