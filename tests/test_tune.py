@@ -240,3 +240,30 @@ def test_killed_with_9_it_ends_as_undisturbed(run, place, tmp_path):
     assert kills > 1
     assert read_run(run).recipe == wanted.recipe
     assert [t.values for t in read_run(run).tuning.trials] == [t.values for t in wanted.tuning.trials]
+
+
+@pytest.mark.parametrize("sampler", ["gradient", "cmaes", "tpe"])
+def test_members_that_are_all_the_same(sampler, place, tmp_path, tiny_llama, tiny_pool):
+    """Three adapters equal but for rounding (equal ones count once in a pool): only the sum of the weights matters."""
+    from safetensors.numpy import load_file, save_file
+
+    for number, name in enumerate("abc"):
+        folder = shutil.copytree(tiny_pool / "a0", tmp_path / "pool" / name)
+        file = folder / "adapter_model.safetensors"
+        save_file({key: value * np.float32(1 + 1e-6 * number) for key, value in load_file(file).items()}, file)
+    planned = ma.plan(
+        place / "even.jsonl", pool=tmp_path / "pool", base=str(tiny_llama), out=tmp_path / "run",
+        cache=place / "cache", scored=False, machine=ONE,
+        options=PlanOptions(k=3, finetune=FAST, strategy="top_k", choose_by="loss", exclude=("shots_lora",)),
+    )  # fmt: skip
+    assert len(planned.recipe.members) == 3
+    found = tune(tmp_path / "run", place, trials=10, sampler=sampler, objective="loss")
+    by_sum = {}
+    for trial in found.tuning.trials:
+        if trial.whole:
+            by_sum.setdefault(round(sum(trial.weights), 3), []).append(trial.value)
+    for values in by_sum.values():
+        assert max(values) - min(values) < 5e-3
+    losses = {trial.label: trial.value for trial in found.tuning.trials[:4]}
+    assert losses["uniform"] == pytest.approx(losses["anchor"], abs=1e-4)
+    assert found.tuning.won.value <= min(losses.values()) + 1e-6
