@@ -1,11 +1,16 @@
-"""What to choose by where rows have choices: the loss of the right answer, or of the right choice among the choices?
+"""What to choose by where rows have choices, and on how many rows?
 
     python scripts/bench/choosing.py --base BASE --pool POOL --tasks DIR --out FILE [--only NAME ...] [--summary]
 
 For each task with choices, merges that nobody chose (the base, 16 single adapters, 24 sets of four at 1/2 each, those
 of its family, and apart from them its own adapter) are measured on 100 rows of the last 30% of its file. Then, over
-200 draws of 20 choosing rows: how does each loss on the choosing rows order the accuracy on the others, and how good is
-the merge it picks? A line per merge is appended at once, and merges that are there are skipped.
+200 draws of choosing rows: how does each measure on them order the accuracy on the other rows (Spearman), and how good is
+the merge it picks? A line per merge is appended at once, and merges that are there are skipped. The measures:
+
+    loss      of the right answer's tokens, nats per token
+    choices   -log of the right choice's share of the likelihood of all choices, nats
+    brier     sum of squares of the shares minus 1 for the right choice and 0 for the others (Brier 1950), 0 to 2
+    right     whether the right choice is the likeliest
 """
 
 from __future__ import annotations
@@ -24,8 +29,8 @@ from merge_advisor.backbone.place import placed
 from merge_advisor.tasks import read_rows
 from merge_advisor.types import Candidate
 
-ROWS, CHOOSING, DRAWS = 100, 20, 200
-MEASURES = ("loss", "choices", "right")
+ROWS, CHOOSING, DRAWS = 100, (5, 8, 20, 40), 200
+MEASURES = ("loss", "choices", "brier", "right")
 
 
 def main() -> None:
@@ -35,12 +40,14 @@ def main() -> None:
     parser.add_argument("--pool", type=Path, required=True)
     parser.add_argument("--tasks", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
     parser.add_argument("--only", nargs="*", default=[])
     parser.add_argument("--summary", action="store_true", help="only print what is there")
     arguments = parser.parse_args()
     if not arguments.summary:
         families = json.loads((arguments.tasks / "families.json").read_text())
-        with open_session(arguments.base, arguments.pool, template="alpaca", machine=Machine(threads=1)) as session:
+        machine = Machine(dtype=arguments.dtype, threads=1)
+        with open_session(arguments.base, arguments.pool, template="alpaca", machine=machine) as session:
             for name in arguments.only or sorted(families):
                 measure(session, arguments.tasks / f"{name}.jsonl", families, arguments.out)
     for task, merges in _by_task(arguments.out).items():
@@ -70,9 +77,12 @@ def measure(session: Session, path: Path, families: dict[str, str], out: Path) -
             own = np.array([next(totals) for _ in row.answers])
             found["loss"].append(float(-own[row.right] / len(row.answers[row.right].completion)))
             found["choices"].append(float(np.logaddexp.reduce(own) - own[row.right]))
+            shares = np.exp(own - np.logaddexp.reduce(own))
+            found["brier"].append(float(np.square(shares - np.eye(len(own))[row.right]).sum()))
             found["right"].append(float(own.argmax() == row.right))
+        rounded = {name: [round(value, 4) for value in values] for name, values in found.items()}
         with out.open("a") as file:
-            file.write(json.dumps({"task": path.stem, "members": members, **found}) + "\n")
+            file.write(json.dumps({"task": path.stem, "members": members, **rounded}) + "\n")
 
 
 def _merges(
@@ -87,7 +97,7 @@ def _merges(
 
 
 def summarise(task: str, merges: list[dict[str, Any]]) -> None:
-    """Print how each loss on choosing rows tells the accuracy on the others; own adapter and base are not picked."""
+    """Print how each measure on choosing rows tells the accuracy on the others; own adapter and base are not picked."""
     from scipy.stats import spearmanr
 
     own = [merge for merge in merges if merge["members"] == [[task, 1.0]]]
@@ -95,25 +105,26 @@ def summarise(task: str, merges: list[dict[str, Any]]) -> None:
     others = [merge for merge in merges if merge["members"] and merge not in own]
     values = {name: np.array([merge[name] for merge in others]) for name in MEASURES}
     values["right"] = 1 - values["right"]
-    rng, rows = np.random.default_rng(0), values["loss"].shape[1]
-    orders: dict[str, list[float]] = {name: [] for name in MEASURES}
-    picked: dict[str, list[float]] = {name: [] for name in MEASURES}
-    for _ in range(DRAWS):
-        order = rng.permutation(rows)
-        kept = 1 - values["right"][:, order[CHOOSING:]].mean(1)
-        for name in MEASURES:
-            seen = values[name][:, order[:CHOOSING]].mean(1)
-            orders[name].append(float(spearmanr(-seen, kept).statistic))
-            picked[name].append(float(kept[int(seen.argmin())]))
+    rows = values["loss"].shape[1]
     reached = 1 - values["right"].mean(1)
-    told = "; ".join(
-        f"{name}: order {np.nanmean(orders[name]):+.2f}, picks {np.mean(picked[name]):.1%}" for name in MEASURES
-    )
     alone = f", own adapter {np.mean(own[0]['right']):.1%}" if own else ""
     print(
         f"{task}: {len(others)} merges, {rows} rows; base {np.mean(base['right']):.1%}{alone}, "
-        f"merges {reached.min():.1%} to {reached.max():.1%}, mean {reached.mean():.1%}; {told}"
+        f"merges {reached.min():.1%} to {reached.max():.1%}, mean {reached.mean():.1%}"
     )
+    for size in CHOOSING:
+        rng = np.random.default_rng(0)
+        orders: dict[str, list[float]] = {name: [] for name in MEASURES}
+        picked: dict[str, list[float]] = {name: [] for name in MEASURES}
+        for _ in range(DRAWS):
+            order = rng.permutation(rows)
+            kept = 1 - values["right"][:, order[size:]].mean(1)
+            for name in MEASURES:
+                seen = values[name][:, order[:size]].mean(1)
+                orders[name].append(float(spearmanr(-seen, kept).statistic))
+                picked[name].append(float(kept[int(seen.argmin())]))
+        told = "; ".join(f"{n} {np.nanmean(orders[n]):+.2f} {np.mean(picked[n]):.1%}" for n in MEASURES)
+        print(f"  {size:2} rows: {told}")
 
 
 def _by_task(path: Path) -> dict[str, list[dict[str, Any]]]:
