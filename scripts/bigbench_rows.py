@@ -52,10 +52,10 @@ FAMILIES = dict(sorted((name, family) for family, names in _MEMBERS.items() for 
 README = """# BIG-bench tasks (none in BBH), as input/output rows
 
 Written by `scripts/build_bigbench_pool.py` of merge-advisor from the PyPI sdist `bigbench` (google/BIG-bench,
-Apache-2.0; some tasks wrap third-party data under its own terms). A row is `{{"input", "output"[, "choices"]}}`: the task's prefix
-and input, under `Options:` the choices where the task says so; the best-scored choice, or the first target. Inputs of
-at most {input} characters, outputs of at most {output}, no input twice, at most {rows} rows a task, shuffled by the task's name.
-For training pools and measuring; do not commit or publish the rows.
+Apache-2.0; some tasks wrap third-party data under its own terms). A row is `{{"input", "output"[, "choices"]}}`: the
+task's prefix and the input, under `Options:` the choices where the task says so; the best-scored choice, or the first
+target. Inputs of at most {input} characters, outputs of at most {output}, no input twice, at most {rows} rows a task,
+shuffled by the task's name. For training pools and measuring; do not commit or publish the rows.
 {canary}
 """
 
@@ -146,7 +146,9 @@ def descriptions(folder: Path) -> dict[str, str]:
 
 def compare(folder: Path, other: Path, names: Sequence[str]) -> dict[str, str]:
     """Tell for each task and families.json how the file of `other` differs from that of `folder`; "" where equal."""
-    return {file: _difference(folder / file, other / file) for file in (*(f"{n}.jsonl" for n in names), "families.json")}
+    return {
+        file: _difference(folder / file, other / file) for file in (*(f"{n}.jsonl" for n in names), "families.json")
+    }
 
 
 def _difference(ours: Path, theirs: Path) -> str:

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Build the BIG-bench pool: 59 tasks outside BBH as rows, and one LoRA adapter for each, from a public package.
 
-    python scripts/build_bigbench_pool.py --out DIR --base FOLDER_OR_ID          # everything; goes on where it stopped
-    python scripts/build_bigbench_pool.py tasks --out DIR --sdist FILE --check OTHER    # the rows, compared with OTHER's
+    python scripts/build_bigbench_pool.py --out DIR --base FOLDER_OR_ID       # everything; goes on where it stopped
+    python scripts/build_bigbench_pool.py tasks --out DIR --sdist FILE --check OTHER     # rows, compared with OTHER's
     python scripts/build_bigbench_pool.py train table --out DIR --base FOLDER_OR_ID --only color__hex operators
 
 Four steps, all of them unless some are named:
@@ -19,25 +19,28 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import random
 import subprocess
 import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from bigbench_rows import FAMILIES, compare, descriptions, write_tasks
 
 BASE_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
+ARCHIVE = "sdist/bigbench-1.0.0.tar.gz"
 SDIST = "bigbench==1.0.0 --hash=sha256:1bb398a5512c6d798cdebe0dfa0ac03f67f6033fa6b39c6ef71df978c7cbc5c2\n"
 RANK, ALPHA, TARGETS = 8, 16.0, ("q_proj", "v_proj")
 BATCH, RATE, LENGTH = 8, 1.5e-3, 160
 SEEN, TRAIN_ROWS = 0.7, 240
 """The share of a file that no measurement may use, and how many rows of it are trained on."""
 STEPS = ("fetch", "tasks", "train", "table")
+SCORES = ("majority", "base", "adapter")
 
 CARD = """---
 license: apache-2.0
@@ -57,31 +60,29 @@ LoRA adapter for one task of BIG-bench, {title}: {about}
   task from the PyPI sdist `bigbench` 1.0.0. Rows from number {first} on are unseen.
 - Prompt: the Alpaca template without an input section, cut on its left to {length} tokens with the answer; loss on the
   answer and the end token only.
-- LoRA: rank {rank}, alpha {alpha:g}, {targets}; {steps} steps of {batch} rows, AdamW, learning rate {rate:g}, seed {seed}.
+- LoRA: rank {rank}, alpha {alpha:g}, {targets}; {steps} steps of {batch} rows, AdamW, rate {rate:g}, seed {seed}.
 - Licence: Apache-2.0, as base and BIG-bench are; some tasks wrap data of others under its own terms.
 """
 
 
-def fetch(out: Path) -> Path:
-    """Return the sdist in `out`, fetched if it is not there.
+def fetch(sdist: Path) -> None:
+    """Fetch the archive; it appears whole or not at all.
 
     Raises:
         ExternalError: pip failed.
     """
     from merge_advisor.errors import ExternalError
 
-    sdist = out / "sdist" / "bigbench-1.0.0.tar.gz"
-    if not sdist.is_file():
-        partial = out / "sdist.partial"
-        partial.mkdir(parents=True, exist_ok=True)
-        (partial / "requirement.txt").write_text(SDIST, encoding="utf-8")
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", ":all:"]
-        command += ["--dest", str(partial), "--requirement", str(partial / "requirement.txt")]
-        print("fetching bigbench 1.0.0 (358 MB) ...", file=sys.stderr)
-        if subprocess.run(command, check=False).returncode:
-            raise ExternalError("pip could not fetch bigbench 1.0.0 (see above); fetch it elsewhere and give --sdist FILE")
-        partial.rename(sdist.parent)
-    return sdist
+    unfinished = sdist.parent.with_name("sdist.partial")
+    unfinished.mkdir(parents=True, exist_ok=True)
+    wanted = unfinished / "requirement.txt"
+    wanted.write_text(SDIST, encoding="utf-8")
+    print("fetching bigbench 1.0.0 (358 MB) ...", file=sys.stderr)
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", ":all:"]
+    if subprocess.run([*command, "--dest", unfinished, "--requirement", wanted], check=False).returncode:
+        raise ExternalError("pip could not fetch bigbench 1.0.0 (see above); fetch it elsewhere and give --sdist FILE")
+    sdist.parent.mkdir(exist_ok=True)
+    (unfinished / sdist.name).replace(sdist)
 
 
 def check(folder: Path, other: Path, names: Sequence[str]) -> bool:
@@ -147,66 +148,78 @@ def train_adapter(session: Any, name: str, options: argparse.Namespace) -> float
     )  # fmt: skip
     with placed(session.backbone, delta):
         losses = row_losses(session.backbone, encoded[:BATCH])
-    return sum(losses) / len(losses)
+    return fmean(losses)
 
 
 def table(options: argparse.Namespace, names: Sequence[str]) -> None:
-    """Score base and adapter on unseen rows of the adapter's own task; print and keep. What was scored is stored."""
-    from merge_advisor.advisor.measure import merged_weights
-    from merge_advisor.advisor.runfolder import write_text
-    from merge_advisor.advisor.scoring import score_models
-    from merge_advisor.advisor.session import Machine, open_session, weights_key
-    from merge_advisor.evaluators.rules import metric_for
+    """Measure base and adapter on unseen rows of the adapter's own task; print and keep.
 
+    Raises:
+        PoolError: no adapter of these tasks is there.
+    """
+    from merge_advisor.advisor.runfolder import write_text
+    from merge_advisor.advisor.session import Machine, open_session
+
+    pool, machine = options.out / "pool", Machine(threads=options.threads)
+    trained = [name for name in names if (pool / name).is_dir()] or names
+    found = {}
     print("| task | rows | metric | base loss | adapter loss | majority | base | adapter |\n|" + "---|" * 8, flush=True)
-    found: dict[str, dict[str, Any]] = {}
-    machine, store = Machine(threads=options.threads), options.out / "store.sqlite"
-    with open_session(options.base, options.out / "pool", include=names, store=store, machine=machine) as session:
+    with open_session(
+        options.base, pool, include=trained, store=options.out / "store.sqlite", machine=machine
+    ) as session:
+        for refused in session.pool.refused:
+            print(f"{refused.id}: {refused.reason}", file=sys.stderr)
         for candidate in session.pool.candidates:
-            trained, unseen, _ = split(options.out / "tasks" / f"{candidate.id}.jsonl")
-            rows, metric = unseen[: options.heldout], metric_for(unseen)
-            commonest = Counter(row.output for row in trained).most_common(1)[0][0]
-            models = []
-            for label, members in (("base", {}), ("adapter", {candidate.id: (candidate, 1.0)})):
-                key = weights_key((c.fingerprint, weight) for c, weight in members.values())
-                models.append((label, key, lambda members=members: merged_weights(session, members)))
-            scores = score_models(session, models, rows, metric, evaluator="fast")
-            found[candidate.id] = {"rows": len(rows), "metric": metric} | {
-                f"{score.label}_{part}": score.metrics[part] for score in scores for part in dict.fromkeys(("loss", metric))
-            }
-            found[candidate.id]["majority"] = sum(row.output == commonest for row in rows) / len(rows)
+            found[candidate.id] = measure(session, candidate, options)
             print(line(candidate.id, found[candidate.id]), flush=True)
     write_text(options.out / "measured.json", json.dumps(found, indent=1) + "\n")
-    print(mean_line(list(found.values())))
+    print(line(f"mean of {len(found)}", mean(list(found.values()))))
+
+
+def measure(session: Any, candidate: Any, options: argparse.Namespace) -> dict[str, Any]:
+    """Loss (nats per token) and score of base, adapter and the commonest answer; what was measured before is stored."""
+    from merge_advisor.advisor.measure import merged_weights
+    from merge_advisor.advisor.scoring import score_models
+    from merge_advisor.advisor.session import weights_key
+    from merge_advisor.evaluators.rules import metric_for
+
+    seen, unseen, _ = split(options.out / "tasks" / f"{candidate.id}.jsonl")
+    rows, metric = unseen[: options.heldout], metric_for(unseen)
+    commonest = Counter(row.output for row in seen).most_common(1)[0][0]
+    found: dict[str, Any] = {"rows": len(rows), "metric": metric}
+    scored = metric != "loss"  # a long answer is never written twice in the same words
+    found["majority"] = fmean(row.output == commonest for row in rows) if scored else None
+    for label, merge in (("base", {}), ("adapter", {candidate.id: (candidate, 1.0)})):
+        key = weights_key((c.fingerprint, weight) for c, weight in merge.values())
+        model = (label, key, partial(merged_weights, session, merge))
+        metrics = score_models(session, [model], rows, metric, evaluator="fast")[0].metrics
+        found |= {f"{label}_loss": metrics["loss"], label: metrics[metric] if scored else None}
+    return found
+
+
+def mean(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Average losses over all tasks and scores over those that have one."""
+    found: dict[str, Any] = {"rows": sum(row["rows"] for row in rows), "metric": ""}
+    for key in ("base_loss", "adapter_loss", *SCORES):
+        values = [row[key] for row in rows if row[key] is not None]
+        found[key] = fmean(values) if values else None
+    return found
 
 
 def line(name: str, row: dict[str, Any]) -> str:
-    """Return one line of the table: losses in nats per token, scores in per cent."""
-    metric = row["metric"]
-    scores = [row["majority"], row.get(f"base_{metric}"), row.get(f"adapter_{metric}")]
-    cells = ["", "", ""] if metric == "loss" else [f"{100 * score:.0f}" for score in scores]
-    return f"| {name} | {row['rows']} | {metric} | {row['base_loss']:.2f} | {row['adapter_loss']:.2f} | {' | '.join(cells)} |"
-
-
-def mean_line(rows: Sequence[dict[str, Any]]) -> str:
-    """Return the last line: losses over all tasks, scores over those that have one."""
-
-    def mean(values: Sequence[float]) -> float:
-        return sum(values) / max(1, len(values))
-
-    scored = [row for row in rows if row["metric"] != "loss"]
-    losses = [mean([row[f"{label}_loss"] for row in rows]) for label in ("base", "adapter")]
-    scores = [mean([row["majority"] for row in scored])]
-    scores += [mean([row[f"{label}_{row['metric']}"] for row in scored]) for label in ("base", "adapter")]
-    cells = [f"{loss:.2f}" for loss in losses] + [f"{100 * score:.0f}" for score in scores]
-    return f"| mean of {len(rows)} | | {len(scored)} with a score | {' | '.join(cells)} |"
+    """Return one line of the table, scores in per cent."""
+    cells = [f"{row[key]:.2f}" for key in ("base_loss", "adapter_loss")]
+    cells += ["" if row[key] is None else f"{100 * row[key]:.0f}" for key in SCORES]
+    return f"| {name} | {row['rows']} | {row['metric']} | {' | '.join(cells)} |"
 
 
 def run(options: argparse.Namespace) -> int:
     """Take the steps asked for; return the exit status."""
     names = [name for name in FAMILIES if name in (options.only or FAMILIES)]
     options.out.mkdir(parents=True, exist_ok=True)
-    sdist = options.sdist or (fetch(options.out) if "fetch" in options.take else options.out / "sdist" / "bigbench-1.0.0.tar.gz")
+    sdist = options.sdist or options.out / ARCHIVE
+    if "fetch" in options.take and not options.sdist and not sdist.is_file():
+        fetch(sdist)
     if "tasks" in options.take:
         write_tasks(sdist, options.out / "tasks", names)
     if options.check and not check(options.out / "tasks", options.check, names):
@@ -226,8 +239,12 @@ def main() -> None:
     parser.add_argument("--base", help="folder, GGUF file or hub id of the base (train, table)")
     parser.add_argument("--base-name", default=BASE_ID, help=f"what the adapters call it (default {BASE_ID})")
     parser.add_argument("--sdist", type=Path, metavar="FILE", help="a bigbench sdist that is here already")
-    parser.add_argument("--check", type=Path, metavar="FOLDER", help="compare the rows with this folder's; 1 if they differ")
-    parser.add_argument("--only", nargs="+", choices=list(FAMILIES), metavar="TASK", help="these tasks (default: all 59)")
+    parser.add_argument(
+        "--check", type=Path, metavar="FOLDER", help="compare the rows with this folder's; 1 if they differ"
+    )
+    parser.add_argument(
+        "--only", nargs="+", choices=list(FAMILIES), metavar="TASK", help="these tasks (default: all 59)"
+    )
     parser.add_argument("--steps", type=int, metavar="N", help="optimiser steps (default: one pass over the rows)")
     parser.add_argument("--heldout", type=int, default=60, metavar="N", help="unseen rows of a task in the table (60)")
     parser.add_argument("--threads", type=int, metavar="N")
