@@ -110,7 +110,9 @@ def read_tasks(sdist: Path, names: Sequence[str]) -> Iterator[tuple[str, dict[st
                     return
     except (OSError, EOFError, tarfile.TarError, ValueError) as error:
         raise InputError(f"{sdist}: cannot be read ({error}); fetch it again") from error
-    raise InputError(f"{sdist}: lacks {', '.join(left.values())}; take bigbench 1.0.0, or name other tasks with --only")
+    raise InputError(
+        f"{sdist}: lacks {', '.join(left.values())}; take the whole of bigbench 1.0.0, or other tasks with --only"
+    )
 
 
 def write_tasks(sdist: Path, folder: Path, names: Sequence[str]) -> None:

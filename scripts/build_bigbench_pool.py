@@ -231,8 +231,8 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def main() -> None:
-    """Run the command line."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("take", nargs="*", metavar="STEP", help=f"{', '.join(STEPS)} (default: all)")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of all that is made")
@@ -248,7 +248,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, metavar="N", help="optimiser steps (default: one pass over the rows)")
     parser.add_argument("--heldout", type=int, default=60, metavar="N", help="unseen rows of a task in the table (60)")
     parser.add_argument("--threads", type=int, metavar="N")
-    options = parser.parse_args()
+    options = parser.parse_args(argv)
     unknown = [step for step in options.take if step not in STEPS]
     if unknown:
         parser.error(f"no step '{unknown[0]}'; choose from {', '.join(STEPS)}")
@@ -258,10 +258,11 @@ def main() -> None:
     from merge_advisor.errors import MergeAdvisorError
 
     try:
-        sys.exit(run(options))
+        return run(options)
     except MergeAdvisorError as error:
-        sys.exit(f"build_bigbench_pool: {error}")
+        print(f"build_bigbench_pool: {error}", file=sys.stderr)
+        return 1
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
