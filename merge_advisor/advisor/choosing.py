@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -88,7 +88,7 @@ def choose(
     k: int,
     candidates: Sequence[Candidate],
     deltas: FloatArray,
-    task: FloatArray,
+    task: FloatArray | Callable[[], FloatArray],
     losses: Losses,
     *,
     anchor: str | None,
@@ -104,7 +104,8 @@ def choose(
         k: members of the pool at most.
         candidates: n candidates, sorted by id.
         deltas: (n, d) float32, their deltas.
-        task: (d,) float32, the task delta.
+        task: (d,) float32, the task delta; or what makes it, called where the strategy looks at it and not else (the
+            members then have no similarity).
         losses: loss on the choosing rows.
         anchor: id of the anchor the user demands; it is one of the candidates.
         lora: the `shots_lora`, or None to leave it out.
@@ -116,6 +117,7 @@ def choose(
 
     Raises:
         SpecError: unknown strategy or parameter.
+        MergeAdvisorError: whatever making the task delta raises.
     """
     chooser: Strategy = registry.build("strategy", strategy)
     evidence = _evidence(session, candidates, deltas, task, losses, anchor, seed)
@@ -136,7 +138,10 @@ def choose(
                 direction, scale, loss = best
                 picked = [*picked, lora]
                 stopped += f"; {SHOTS_LORA} lowers the loss and joins"
-    likeness = dict(zip([c.id for c in candidates], cosine(deltas, task).tolist(), strict=True)) | {SHOTS_LORA: 1.0}
+    likeness: dict[str, float] = {SHOTS_LORA: 1.0}
+    if isinstance(task, np.ndarray) or "task" in losses.looked:
+        similar = cosine(deltas, task if isinstance(task, np.ndarray) else task())
+        likeness |= dict(zip([c.id for c in candidates], similar.tolist(), strict=True))
     members = _members(session, picked, [scale * part for part in direction], gains, likeness)
     return Selection(strategy, members, scale, stopped, losses.forwards), {c.id: c for c in picked}
 
@@ -145,7 +150,7 @@ def _evidence(
     session: Session,
     candidates: Sequence[Candidate],
     deltas: FloatArray,
-    task: FloatArray,
+    task: FloatArray | Callable[[], FloatArray],
     losses: Losses,
     anchor: str | None,
     seed: int,
@@ -162,7 +167,8 @@ def _evidence(
         looked=losses.looked,
         ids=ids,
         deltas=deltas,
-        task=task,
+        task=task if isinstance(task, np.ndarray) else np.empty(0, np.float32),
+        task_of=None if isinstance(task, np.ndarray) else task,
         texts=tuple(f"{c.id} {c.description}" for c in candidates),
         query="\n".join(f"{row.input} {row.output}" for row in losses.rows),
         rng=np.random.default_rng(seed),
@@ -224,7 +230,7 @@ def _members(
             licence=c.licence,
             role="anchor" if number == 0 else "partner",
             weight=float(weights[number]),
-            similarity=float(likeness[c.id]),
+            similarity=likeness.get(c.id),
             gain=None if gains[number] is None else float(gains[number] or 0.0),
             interference=clashes[number],
         )

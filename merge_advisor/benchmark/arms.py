@@ -103,21 +103,40 @@ class TaskDraw:
         return self.rows.draw(self.world.setup, self.number)
 
     @cached_property
-    def _finetuned(self) -> tuple[Candidate, Training]:
+    def _attempt(self) -> tuple[Candidate, Training] | Exception:
+        """The LoRA of the shots, or why there is none: every arm that needs it is told, and it is not tried anew."""
         world, task = self.world, self.task
-        return lora_of_shots(
-            world.session, task.shots, target_parameters(world.session, world.candidates), finetune_of(world.setup),
-            seed_of(world.setup.seed, task.name, self.number, "finetune"), watch=task.tuning,
-        )  # fmt: skip
+        try:
+            return lora_of_shots(
+                world.session, task.shots, target_parameters(world.session, world.candidates), finetune_of(world.setup),
+                seed_of(world.setup.seed, task.name, self.number, "finetune"), watch=task.tuning,
+            )  # fmt: skip
+        except Exception as error:  # as a unit that crashes: those that do without must not be taken along
+            return error.with_traceback(None)  # its frames hold the tensors
+
+    @property
+    def _finetuned(self) -> tuple[Candidate, Training]:
+        found = self._attempt
+        if isinstance(found, Exception):
+            raise found
+        return found
 
     @property
     def lora(self) -> Candidate:
-        """The LoRA finetuned on the shots."""
+        """The LoRA finetuned on the shots.
+
+        Raises:
+            InputError: the finetune failed.
+        """
         return self._finetuned[0]
 
     @property
     def finetune_forwards(self) -> int:
-        """What the finetune cost, in forward passes over one row."""
+        """What the finetune cost, in forward passes over one row.
+
+        Raises:
+            InputError: the finetune failed.
+        """
         return self._finetuned[1].forwards
 
     @cached_property
@@ -125,6 +144,7 @@ class TaskDraw:
         """(d,) the task delta.
 
         Raises:
+            InputError: the finetune failed.
             TaskError: the LoRA of the shots cannot be embedded.
         """
         own, _, failed = take_deltas(self.world.session, self.world.setup.embedding, [self.lora])
@@ -262,7 +282,7 @@ def run_arm(draw: TaskDraw, arm: Arm, unit: Unit, view: View, k: int, budget: in
         sets, search = sets_within(budget - paid, len(task.choosing), min(k, len(candidates)), lora=arm.shots_lora)
         strategy = f"random:sets={sets}"
     selection, found = choose(
-        draw.world.session, strategy, k, candidates, deltas, draw.delta, losses, anchor=None,
+        draw.world.session, strategy, k, candidates, deltas, lambda: draw.delta, losses, anchor=None,
         lora=draw.lora if arm.shots_lora else None, search=search,
         seed=seed_of(setup.seed, task.name, unit.shot_draw, unit.selection_draw),
     )  # fmt: skip

@@ -61,8 +61,21 @@ def read_setup(
     folder_of_tasks = tasks or (
         setup.tasks.path if setup.tasks.path.startswith(HUB) else str(folder / setup.tasks.path)
     )
-    families = folder / setup.tasks.families if setup.tasks.families else None
-    return setup, Places(base or place(setup.base), pool or place(setup.pool), folder_of_tasks, families)
+    return setup, Places(
+        base or place(setup.base), pool or place(setup.pool), folder_of_tasks, _families(setup, folder, tasks)
+    )
+
+
+def _families(setup: Setup, folder: Path, tasks: str | None) -> Path | None:
+    """The file of the families; one that lies among the setup's task files is looked for among those given first."""
+    named = setup.tasks.families
+    if not named:
+        return None
+    if tasks and Path(named).is_relative_to(setup.tasks.path):
+        beside = Path(tasks) / Path(named).relative_to(setup.tasks.path)
+        if beside.is_file():
+            return beside
+    return folder / named
 
 
 def check_setup(setup: Setup, where: str) -> None:

@@ -105,8 +105,14 @@ def measured(draw: TaskDraw, key: Key, arm: Arm | None, ledger: Ledger) -> Resul
         else:
             found = run_arm(draw, arm, unit, key.view, key.k, _budget(arm, key, ledger))
     except Exception as error:  # a unit that crashes must not take the others with it
-        found = Result(unit, key.arm, key.view, key.k, key.arm in ORACLES, "failed", _reason(error))
+        found = failed(key, draw.rows.family, _reason(error))
     return replace(found, seconds=round(time.perf_counter() - start, 3))
+
+
+def failed(key: Key, family: str, reason: str) -> Result:
+    """What is kept of a result that could not be measured."""
+    unit = Unit(key.task, family, key.shot_draw, key.selection_draw, key.tuner_seed)
+    return Result(unit, key.arm, key.view, key.k, key.arm in ORACLES, "failed", reason)
 
 
 def _budget(arm: Arm, key: Key, ledger: Ledger) -> int | None:

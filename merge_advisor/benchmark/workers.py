@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import threading
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -18,12 +19,16 @@ from merge_advisor.benchmark.arms import open_world
 from merge_advisor.benchmark.ledger import Key, Ledger
 from merge_advisor.benchmark.rows import TaskRows
 from merge_advisor.benchmark.setup import Places
-from merge_advisor.benchmark.units import run_units
+from merge_advisor.benchmark.units import failed, run_units
 from merge_advisor.benchmark.values import Setup
 from merge_advisor.errors import ExternalError, MergeAdvisorError
 
 POLL = 0.5
 """Seconds between two looks at how far the workers are."""
+DEATHS = 2
+"""Workers that may die on one result before it counts as failed: the first may have died of something else."""
+STARTING, REFUSED = -1, -2
+"""Places of a worker that has not begun to measure, and of one that said why it cannot."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,43 +54,103 @@ def shares(keys: Sequence[Key], workers: int) -> list[list[Key]]:
     return [share for share in found if share]
 
 
+@dataclass(eq=False)
+class _Worker:
+    """A process, what it measures, and where in that it is: memory of its own, which a kill leaves readable."""
+
+    process: Any
+    share: list[Key]
+    place: Any
+
+    @property
+    def ending(self) -> str:
+        """How it ended, in words."""
+        code = self.process.exitcode
+        return f"signal {-code}" if code < 0 else f"exit code {code}"
+
+
 def run_workers(job: Job, keys: Sequence[Key], workers: int, tell: Callable[[], None]) -> None:
     """Measure keys in `workers` spawned processes.
 
+    A worker that dies (killed, out of memory) is replaced by a fresh one that goes on where it died; a result on which
+    `DEATHS` of them died is kept as failed.
+
     Raises:
-        ExternalError: a worker ended before its share was done.
+        ExternalError: a worker could not start, or refused to go on, before its share was done.
     """
     machine = job.settings.get("machine") or Machine()
     threads = machine.threads or max(1, (os.cpu_count() or 1) // workers)
     job = replace(job, settings={**job.settings, "machine": replace(machine, threads=threads)})
-    spawn = multiprocessing.get_context("spawn")
-    started = [spawn.Process(target=_work, args=(job, share)) for share in shares(keys, workers)]
+    dealt = shares(keys, workers)
+    died: Counter[tuple[Key, bool]] = Counter()
+    lost: list[_Worker] = []
+    running: list[_Worker] = []
     try:
-        for process in started:
-            process.start()
-        while any(process.is_alive() for process in started):
-            for process in started:
-                process.join(POLL / len(started))
+        for share in dealt:
+            running.append(_started(job, share))
+        while running:
+            for worker in running:
+                worker.process.join(POLL / len(running))
             tell()
+            for worker in [worker for worker in running if worker.process.exitcode is not None]:
+                running.remove(worker)
+                rest = _rest(job, worker, died)
+                if rest is None:
+                    lost.append(worker)
+                elif rest:
+                    running.append(_started(job, rest))
     except BaseException:
-        for process in started:
-            process.terminate()
+        for worker in running:
+            worker.process.terminate()
         raise
-    codes = [process.exitcode for process in started if process.exitcode]
-    if codes:
+    if lost:
         raise ExternalError(
-            f"{len(codes)} of {len(started)} workers ended early (exit code {codes[0]}); what they measured is kept, "
+            f"{len(lost)} of {len(dealt)} workers ended early ({lost[0].ending}); what they measured is kept, "
             "the same command goes on; with little memory take fewer --workers"
         )
 
 
-def _work(job: Job, share: Sequence[Key]) -> None:
+def _started(job: Job, share: list[Key]) -> _Worker:
+    spawn = multiprocessing.get_context("spawn")
+    place = spawn.Value("q", STARTING, lock=False)
+    process = spawn.Process(target=_work, args=(job, share, place))
+    process.start()
+    return _Worker(process, share, place)
+
+
+def _rest(job: Job, worker: _Worker, died: Counter[tuple[Key, bool]]) -> list[Key] | None:
+    """What a worker that ended leaves to a fresh one; None where a fresh one would fare no better."""
+    place = worker.place.value
+    if worker.process.exitcode == 0 or place == len(worker.share):
+        return []
+    if place == REFUSED:
+        return None
+    rest = worker.share[max(place, 0) :]
+    where = (rest[0], place == STARTING)
+    died[where] += 1
+    if died[where] < DEATHS:
+        return rest
+    if place == STARTING:
+        return None
+    reason = f"the worker died on it twice, {worker.ending}; with little memory take fewer --workers"
+    with Ledger(job.out) as ledger:
+        ledger.keep(failed(rest[0], job.tasks[rest[0].task].family, reason))
+    return rest[1:]
+
+
+def _work(job: Job, share: Sequence[Key], place: Any) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is interrupted too, and ends its workers
     threading.Thread(target=_end_with_parent, daemon=True).start()
+
+    def tell() -> None:
+        place.value += 1
+
     try:
         with open_world(job.setup, job.places, **job.settings) as world, Ledger(job.out) as ledger:
-            run_units(world, job.tasks, share, ledger)
+            tell()
+            run_units(world, job.tasks, share, ledger, tell)
     except MergeAdvisorError as error:
+        place.value = REFUSED
         sys.exit(f"merge-advisor: worker: {error}")
 
 

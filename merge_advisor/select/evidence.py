@@ -55,12 +55,15 @@ class Watched(Evidence):
     """Evidence that notes what of it is dear or chance and was looked at: "task" costs a finetune, "rng" is a draw."""
 
     looked: set[str] = field(default_factory=set, repr=False)
+    task_of: Callable[[], Floats] | None = field(default=None, repr=False)
+    """Makes the task delta when it is looked at; None: `task` is it."""
 
     def __getattribute__(self, name: str) -> Any:
         """Return the attribute as it is."""
         if name in ("task", "rng"):
             object.__getattribute__(self, "looked").add(name)
-        return object.__getattribute__(self, name)
+        make = object.__getattribute__(self, "task_of") if name == "task" else None
+        return make() if make else object.__getattribute__(self, name)
 
 
 @dataclass(frozen=True, slots=True)

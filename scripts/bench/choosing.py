@@ -3,8 +3,8 @@
     python scripts/bench/choosing.py --base BASE --pool POOL --tasks DIR --out FILE [--only NAME ...] [--summary]
 
 For each task with choices, merges that nobody chose (the base, 16 single adapters, 24 sets of four at 1/2 each, those
-of its family, and apart from them its own adapter) are measured on 100 rows of the last 30% of its file. Then, over
-200 draws of choosing rows: how does each measure on them order the accuracy on the other rows (Spearman), and how good is
+of its family, and apart from them its own adapter) are measured on 100 rows of the last 30% of its file. Then, over 200
+draws of choosing rows: how does each measure on them order the accuracy on the other rows (Spearman), and how good is
 the merge it picks? A line per merge is appended at once, and merges that are there are skipped. The measures:
 
     loss      of the right answer's tokens, nats per token
