@@ -113,6 +113,15 @@ class Row:
         return digest_of([self.input, self.output, self.choices])
 
 
+CHOOSING = 20
+"""Rows that choose members and weights, unless there are more tuning rows: more cost more than they tell."""
+
+
+def more_to_choose(tuning: int) -> int:
+    """How many of the shots choose beside so many tuning rows, at most."""
+    return max(0, CHOOSING - tuning)
+
+
 @dataclass(frozen=True, slots=True)
 class Task:
     """A task, its rows split three ways; no row is in two parts."""
@@ -123,14 +132,14 @@ class Task:
     shots: tuple[Row, ...]
     """Rows the task LoRA is finetuned on."""
     tuning: tuple[Row, ...]
-    """Rows that choose members and weights. Empty only where there are too few rows: then the shots choose."""
+    """Rows that the LoRA of the shots was not finetuned on. Empty only where there are too few rows."""
     heldout: tuple[Row, ...]
     """Rows used for scoring only."""
 
     @property
     def choosing(self) -> tuple[Row, ...]:
-        """The rows that choose: the tuning rows, or the shots where there are none."""
-        return self.tuning or self.shots
+        """The rows that choose among the pool, which has seen none: the tuning rows, and shots up to `CHOOSING`."""
+        return self.tuning + self.shots[: more_to_choose(len(self.tuning))]
 
     @property
     def digest(self) -> str:

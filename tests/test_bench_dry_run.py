@@ -13,7 +13,7 @@ from merge_advisor.benchmark.units import keys_of
 from merge_advisor.cli import main
 from merge_advisor.errors import InputError
 
-ROWS = SETUP["tasks"]["tuning"]
+ROWS = SETUP["tasks"]["tuning"] + SETUP["tasks"]["shots"]
 STRATEGIES = [*registry.names("strategy"), "shot_loss:greedy=true", "rerank:first=delta", "best_single:by=gradient",
               "random:sets=5", "gradient:distinct=true", "cluster:method=kmeans"]  # fmt: skip
 
@@ -46,7 +46,7 @@ def test_with_everything_there(tmp_path, tiny_llama, tiny_pool):
     assert found["bytes"]["pool"] == sum(file.stat().st_size for file in tiny_pool.rglob("*") if file.is_file())
     assert found["results"] == 3 * 4 * (6 + 3)
     assert found["hours"] == pytest.approx(sum(found["passes"].values()) / 36000)
-    rows, scale = SETUP["tasks"]["tuning"], 8
+    rows, scale = ROWS, 8
     assert found["passes"]["embed the pool"] == 5 * 7
     nearest = describe(path, base=str(tiny_llama), pool=str(tiny_pool), only=["nearest/*", "shots_lora/*", "base/*"])
     finetune = nearest["passes"]["finetune on the shots"] / (3 * 2)

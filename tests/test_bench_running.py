@@ -16,7 +16,8 @@ from merge_advisor.benchmark.running import conclude, measure
 from merge_advisor.benchmark.units import keys_of
 from merge_advisor.errors import InputError, RunError
 
-ROWS = SETUP["tasks"]["tuning"]
+TUNING = SETUP["tasks"]["tuning"]
+ROWS = TUNING + SETUP["tasks"]["shots"]
 ARMS = [
     *SETUP["arms"],
     {"name": "words", "strategy": "text"},
@@ -82,7 +83,7 @@ def test_what_is_charged(ran):
     joined = {(r.unit, r.view): r.forwards for r in of(ran, "joined")}
     for result in of(ran, "default"):
         extra = joined[result.unit, result.view] - result.forwards
-        assert 0 < extra - finetune[result.unit.task, result.unit.shot_draw] <= 9 * ROWS
+        assert 0 < extra - finetune[result.unit.task, result.unit.shot_draw] <= 10 * TUNING
     untuned = {(r.unit, r.view): r.forwards for r in of(ran, "nearest")}
     for result in of(ran, "tuned"):
         assert result.forwards - untuned[result.unit, result.view] >= 7 * ROWS
@@ -103,16 +104,14 @@ def test_a_match_spends_what_its_arm_spent(ran, arm, other):
 
 
 @pytest.mark.parametrize("k", [1, 2, 4, 20])
-@pytest.mark.parametrize("lora", [False, True])
 @pytest.mark.parametrize("rows", [1, 5, 8])
-def test_sets_fit_their_budget(k, lora, rows):
-    fixed = 9 if lora else 0
-    for evaluations in range(fixed + 2, 400):
-        sets, search = sets_within(evaluations * rows + rows - 1, rows, k, lora=lora)
+def test_sets_fit_their_budget(k, rows):
+    for evaluations in range(2, 400):
+        sets, search = sets_within(evaluations * rows + rows - 1, rows, k)
         a_set = 1 if k == 1 else 2
-        spent = (0 if sets == 1 else sets * a_set) + search + fixed
+        spent = (0 if sets == 1 else sets * a_set) + search
         assert spent <= evaluations
-        assert evaluations - spent < 2 * a_set or (sets == 1 and evaluations < fixed + 8 + 2 * a_set)
+        assert evaluations - spent < 2 * a_set or (sets == 1 and evaluations < 8 + 2 * a_set)
 
 
 def test_views_keep_own_and_family_out(ran):

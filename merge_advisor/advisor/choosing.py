@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -25,6 +24,8 @@ LORA_SHARES = (0.25, 0.5, 0.75)
 """Shares of the direction that `shots_lora` is offered beside the chosen members."""
 SEARCH, LORA_SEARCH = 8, 6
 """Losses measured at most for the one global scale, and for that of the members with `shots_lora`."""
+LORA_LOSSES = 1 + len(LORA_SHARES) + LORA_SEARCH
+"""Losses measured at most to say whether `shots_lora` joins: without it, at each share, at each scale."""
 
 
 @dataclass(eq=False)
@@ -95,6 +96,7 @@ def choose(
     lora: Candidate | None,
     seed: int,
     search: int = SEARCH,
+    judging: Losses | None = None,
 ) -> tuple[Selection, dict[str, Candidate]]:
     """Run a strategy, let `shots_lora` join where it lowers the loss, and set the weights.
 
@@ -111,6 +113,8 @@ def choose(
         lora: the `shots_lora`, or None to leave it out.
         seed: the strategy's randomness.
         search: losses measured at most for the global scale, 2 or more; 0: it is 1, and nothing is measured.
+        judging: loss on rows that the LoRA of the shots was not finetuned on, which say whether it joins and at which
+            scale; None: `losses` is that.
 
     Returns:
         The selection, and its members' candidates by id.
@@ -124,18 +128,20 @@ def choose(
     choice = chooser.select(evidence, min(k, len(candidates)))
     picked = [candidates[pick.position] for pick in choice.picks]
     direction = list(weights_direction(choice))
-    scale, loss = _scale(losses, picked, direction, search) if search else (1.0, math.inf)
+    scale = _scale(losses, picked, direction, search)[0] if search else 1.0
     stopped = choice.stopped
     gains = [pick.gain for pick in choice.picks]
     if lora is not None:
+        judging = judging or losses
+        alone = judging({c.id: (c, scale * part) for c, part in zip(picked, direction, strict=True)})
         try:
-            best = _with_lora(losses, picked, direction, lora)
+            best = _with_lora(judging, picked, direction, lora)
         except SpecError as error:  # another rank than the pool's, under a composition that adds factors
             stopped += f"; {SHOTS_LORA} cannot join: {error}"
         else:
-            if best[2] < loss:
-                gains = [*gains, loss - best[2]]
-                direction, scale, loss = best
+            if best[2] < alone:
+                gains = [*gains, alone - best[2]]
+                direction, scale, _ = best
                 picked = [*picked, lora]
                 stopped += f"; {SHOTS_LORA} lowers the loss and joins"
     likeness: dict[str, float] = {SHOTS_LORA: 1.0}
@@ -143,7 +149,8 @@ def choose(
         similar = cosine(deltas, task if isinstance(task, np.ndarray) else task())
         likeness |= dict(zip([c.id for c in candidates], similar.tolist(), strict=True))
     members = _members(session, picked, [scale * part for part in direction], gains, likeness)
-    return Selection(strategy, members, scale, stopped, losses.forwards), {c.id: c for c in picked}
+    forwards = losses.forwards + (judging.forwards if judging not in (None, losses) else 0)
+    return Selection(strategy, members, scale, stopped, forwards), {c.id: c for c in picked}
 
 
 def _evidence(

@@ -216,6 +216,7 @@ def _choose_all(session: Session, tasks: Sequence[Task], options: PlanOptions, c
     if failed:
         raise TaskError(f"the LoRA of the shots cannot be embedded: {failed[0].reason}; lower --lr")
     losses = Losses(session, [task.choosing for task in tasks], options.composition, options.choose_by)
+    judging = Losses(session, [task.tuning for task in tasks], options.composition, options.choose_by)
     fair = all(task.tuning for task in tasks)  # without tuning rows it would be judged on the rows it was trained on
     composition = registry.build("composition", options.composition)
     joins = fair and SHOTS_LORA not in options.exclude and composition.takes != "checkpoints"
@@ -223,7 +224,7 @@ def _choose_all(session: Session, tasks: Sequence[Task], options: PlanOptions, c
     with clock.step("choose"):
         selection, members = choose(
             session, options.strategy, options.k, candidates, deltas.array, own.array[0], losses,
-            anchor=options.anchor, lora=lora if joins else None, seed=options.seed,
+            anchor=options.anchor, lora=lora if joins else None, seed=options.seed, judging=judging,
         )  # fmt: skip
     if options.k > len(candidates):
         notes.append(f"--k {options.k} is more than the pool holds; {len(candidates)} can be chosen")

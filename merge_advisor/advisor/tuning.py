@@ -174,12 +174,17 @@ def winner_of(
 
 
 def rows_of(run: Run, seed: int) -> TuningRows:
-    """The choosing rows of all tasks, some kept aside where there are many.
+    """The choosing rows of all tasks (the tuning rows alone where `shots_lora`, finetuned on the shots, is a member).
+
+    Some are kept aside where there are many.
 
     Raises:
         TaskError: one row in all, on which nothing can be told apart.
     """
-    pairs = [(row, number) for number, task in enumerate(run.tasks) for row in task.choosing]
+    seen = any(member.id == SHOTS_LORA for member in (run.planned or run.recipe).members)
+    pairs = [
+        (row, n) for n, task in enumerate(run.tasks) for row in (task.tuning if seen and task.tuning else task.choosing)
+    ]
     if len(pairs) < 2:
         raise TaskError(f"{run.folder}: one row to tune on tells nothing; plan with more examples, or --tuning N")
     kept = aside([task for _, task in pairs], seed)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from merge_advisor import registry
-from merge_advisor.advisor.choosing import LORA_SEARCH, LORA_SHARES, SEARCH, Losses, choose
+from merge_advisor.advisor.choosing import LORA_LOSSES, SEARCH, Losses, choose
 from merge_advisor.advisor.measure import (
     Training,
     composed,
@@ -30,7 +30,7 @@ from merge_advisor.benchmark.values import Arm, Result, Setup, Unit, View
 from merge_advisor.errors import InputError, PoolError, TaskError
 from merge_advisor.scores import ModelScore
 from merge_advisor.tuning import Point
-from merge_advisor.types import Candidate, ChooseBy, Deltas, Measure, Row, Task, digest_of, same_space
+from merge_advisor.types import SHOTS_LORA, Candidate, ChooseBy, Deltas, Measure, Row, Task, digest_of, same_space
 
 if TYPE_CHECKING:
     from merge_advisor.backbone.weights import WeightDelta
@@ -229,12 +229,17 @@ class TaskDraw:
             **answered(self.rows, score),
         )  # fmt: skip
 
+    def unseen_by(self, members: Sequence[Candidate]) -> tuple[Row, ...]:
+        """The choosing rows, without the shots where the LoRA finetuned on them is a member."""
+        return self.task.tuning if any(c.id == SHOTS_LORA for c in members) else self.task.choosing
+
     def _promise(
         self, members: Sequence[tuple[Candidate, float]], composition: str, by: ChooseBy
     ) -> tuple[float, float | None]:
         """What choosing promised, and what came of it where the held-out loss does not tell."""
-        measure = measure_of(self.task.choosing, by)
-        predicted = self.drop(self.task.choosing, members, composition, measure)
+        rows = self.unseen_by([candidate for candidate, _ in members])
+        measure = measure_of(rows, by)
+        predicted = self.drop(rows, members, composition, measure)
         return predicted, None if measure == "loss" else self.drop(self.rows.heldout, members, composition, measure)
 
 
@@ -275,15 +280,17 @@ def run_arm(draw: TaskDraw, arm: Arm, unit: Unit, view: View, k: int, budget: in
     """
     setup, task = draw.world.setup, draw.task
     candidates, deltas = draw.view(view, arm.composition)
-    losses = Losses(draw.world.session, [task.choosing], arm.composition, arm.choose_by)
+    losses, judging = (
+        Losses(draw.world.session, [rows], arm.composition, arm.choose_by) for rows in (task.choosing, task.tuning)
+    )
     strategy, search = arm.strategy, 0 if at_zero(arm.tuner) else SEARCH
     if budget is not None:
-        paid = draw.finetune_forwards if arm.shots_lora else 0
-        sets, search = sets_within(budget - paid, len(task.choosing), min(k, len(candidates)), lora=arm.shots_lora)
+        paid = draw.finetune_forwards + LORA_LOSSES * len(task.tuning) if arm.shots_lora else 0
+        sets, search = sets_within(budget - paid, len(task.choosing), min(k, len(candidates)))
         strategy = f"random:sets={sets}"
     selection, found = choose(
         draw.world.session, strategy, k, candidates, deltas, lambda: draw.delta, losses, anchor=None,
-        lora=draw.lora if arm.shots_lora else None, search=search,
+        lora=draw.lora if arm.shots_lora else None, search=search, judging=judging,
         seed=seed_of(setup.seed, task.name, unit.shot_draw, unit.selection_draw),
     )  # fmt: skip
     chosen, weights = [found[member.id] for member in selection.members], [m.weight for m in selection.members]
@@ -291,7 +298,7 @@ def run_arm(draw: TaskDraw, arm: Arm, unit: Unit, view: View, k: int, budget: in
     if arm.tuner:
         seed = seed_of(setup.seed, task.name, unit.shot_draw, unit.tuner_seed, "tuner")
         start = Point(tuple(weights), arm.composition)
-        tuning = tuned(draw.world.session, chosen, start, arm.tuner, task.choosing, seed)
+        tuning = tuned(draw.world.session, chosen, start, arm.tuner, draw.unseen_by(chosen), seed)
         weights, forwards = list(tuning.weights), forwards + tuning.forwards
         reason = f"{reason}; {tuning.reason}"
     if "task" in losses.looked:
@@ -305,16 +312,15 @@ def run_arm(draw: TaskDraw, arm: Arm, unit: Unit, view: View, k: int, budget: in
     )  # fmt: skip
 
 
-def sets_within(budget: int, rows: int, k: int, *, lora: bool = False) -> tuple[int, int]:
+def sets_within(budget: int, rows: int, k: int) -> tuple[int, int]:
     """How many random sets a budget pays for, and how many losses the search of the scale may measure.
 
     Args:
         budget: forward passes over one row.
         rows: choosing rows; a loss costs one pass over each.
         k: members of a set; each set is measured twice, of one member once.
-        lora: whether `shots_lora` may join, which is tried at `LORA_SHARES` and then has its scale searched.
     """
-    left = budget // rows - (len(LORA_SHARES) + LORA_SEARCH if lora else 0)
+    left = budget // rows
     search = max(2, min(SEARCH, left))
     sets = (left - search) // (1 if k == 1 else 2)
     return (sets if sets > 1 else 1), search

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from merge_advisor import registry
-from merge_advisor.advisor.choosing import LORA_SEARCH, LORA_SHARES, SEARCH
+from merge_advisor.advisor.choosing import LORA_LOSSES, SEARCH
 from merge_advisor.backbone.finetune import CHECK_STEPS
 from merge_advisor.backbone.weights import LowRank
 from merge_advisor.benchmark.arms import PROBES, sets_within
@@ -27,6 +27,7 @@ from merge_advisor.benchmark.values import Arm, Setup
 from merge_advisor.errors import MergeAdvisorError
 from merge_advisor.pool.sources import find_models
 from merge_advisor.select.evidence import Watched
+from merge_advisor.types import more_to_choose
 
 if TYPE_CHECKING:
     from merge_advisor.select.evidence import Floats, Strategy
@@ -140,7 +141,7 @@ def _cost(name: str, arm: Arm | None, setup: Setup, models: int, k: int) -> Spen
     if arm is not None:
         return spent_by(arm, setup, models, k)
     if name == "random-adapters":
-        return Spent(SEARCH * (setup.tasks.tuning or setup.tasks.shots), False, True)
+        return Spent(SEARCH * _choosing_rows(setup), False, True)
     scored = {"base": 1, "shots_lora": 1, "best-single-oracle": models}.get(name, 0)
     return Spent(0, name == "shots_lora", False, name == "shots_lora", scored)
 
@@ -161,23 +162,27 @@ def spent_by(arm: Arm, setup: Setup, models: int, k: int) -> Spent:
         models: candidates it chooses among.
         k: members at most.
     """
-    rows = setup.tasks.tuning or setup.tasks.shots
-    lora = len(LORA_SHARES) + LORA_SEARCH if arm.shots_lora else 0
+    rows = _choosing_rows(setup)
+    lora = LORA_LOSSES * setup.tasks.tuning if arm.shots_lora else 0
     if arm.match:
         other = next(a for a in setup.arms if a.name == arm.match)
         found = spent_by(other, setup, models, k)
         budget = found.choosing + (finetune_forwards(setup) + PROBES) * (found.finetune and not arm.shots_lora)
-        sets, search = sets_within(budget, rows, min(k, models), lora=arm.shots_lora)
-        losses = (sets * (1 if k == 1 else 2) if sets > 1 else 0) + search + lora
-        return Spent(losses * rows, arm.shots_lora, True)
+        sets, search = sets_within(budget - lora, rows, min(k, models))
+        losses = (sets * (1 if k == 1 else 2) if sets > 1 else 0) + search
+        return Spent(losses * rows + lora, arm.shots_lora, True)
     asked = _Asked(rows)
     chooser: Strategy = registry.build("strategy", arm.strategy)
     evidence = asked.evidence(models)
     chooser.select(evidence, min(k, models))
     tuner = arm.tuner.trials * rows * (BACKWARD if _slopes(arm) else 1) if arm.tuner else 0
     search = 0 if at_zero(arm.tuner) else SEARCH
-    choosing = asked.forwards + (search + lora) * rows + tuner
+    choosing = asked.forwards + search * rows + lora + tuner
     return Spent(choosing, arm.shots_lora or "task" in evidence.looked, "rng" in evidence.looked)
+
+
+def _choosing_rows(setup: Setup) -> int:
+    return setup.tasks.tuning + min(setup.tasks.shots, more_to_choose(setup.tasks.tuning))
 
 
 def _slopes(arm: Arm) -> bool:
