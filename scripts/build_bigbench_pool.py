@@ -11,7 +11,8 @@ Four steps, all of them unless some are named:
     tasks  DIR/tasks: NAME.jsonl, families.json, about.json
     train  DIR/pool/NAME: an adapter in PEFT's layout with its model card; what is there stays
     table  loss and score of base and adapter on unseen rows of each task, to stdout and DIR/measured.json
-What the rows are: bigbench_rows.py beside this. Nothing of DIR belongs into a repository.
+An adapter takes half a minute (short rows) to minutes of one core. What the rows are: bigbench_rows.py beside this.
+Nothing of DIR belongs into a repository.
 """
 
 from __future__ import annotations
