@@ -154,7 +154,8 @@ def _check(space: SearchSpace) -> None:
 def _usable(trial: Trial, space: SearchSpace) -> bool:
     """Whether a trial is an observation of the function that is searched: finite, weights alone varied."""
     same = (trial.point.composition, trial.point.layers) == (space.start.composition, space.start.layers)
-    return same and all(map(math.isfinite, (*trial.values, *(trial.gradient or ()))))
+    told = len(trial.losses) == len(space.tasks)
+    return same and told and all(map(math.isfinite, (*trial.values, *(trial.gradient or ()))))
 
 
 def _asked(space: SearchSpace, weights: Vector, part: Part | None, notes: Mapping[str, float]) -> Ask:
