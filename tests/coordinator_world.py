@@ -77,7 +77,7 @@ class Listed:
     """Asks for given points, then for the last one again and again."""
 
     points: tuple
-    gradient: bool = False
+    gradient: tuple = ()
 
     name: ClassVar[str] = "listed"
     searches: ClassVar[frozenset[str]] = frozenset()

@@ -12,6 +12,7 @@ from merge_advisor.errors import InputError, SpecError
 from merge_advisor.tuning import Ask, Point
 from merge_advisor.tuning.coordinator import FLAT, STUCK, Budget, search, starts
 from merge_advisor.tuning.goals import LARGEST, best, finite, front, may_win, named, task_means, unfit
+from merge_advisor.tuning.gradient import Gradient
 
 TWO = [0] * 6 + [1] * 3
 
@@ -79,8 +80,10 @@ def test_a_trial_that_goes_over_the_forwards_is_not_begun():
     found = find(budget=Budget(forwards=119), guard=25)
     spent = sum(trial.forwards for trial in found.trials)
     assert 74 < spent <= 119, "a question to the guard has to fit as well"
-    found = find(sampler=Listed(((0.1, 0.1, 0.1),), gradient=True), budget=Budget(forwards=139))
-    assert len(found.trials) == 4, "a gradient costs three forwards a row"
+    for rows, cost in (((4,), 22), ((0, 5, 19), 26), (tuple(range(20)), 60)):
+        asked = Listed(((0.1, 0.1, 0.1),), gradient=rows)
+        assert len(find(sampler=asked, budget=Budget(forwards=79 + cost)).trials) == 4
+        assert find(sampler=asked, budget=Budget(forwards=80 + cost)).trials[4].forwards == cost
     assert find(budget=Budget(forwards=19)).trials == ()
 
 
@@ -152,19 +155,36 @@ def test_goals_that_are_none():
     with pytest.raises(SpecError, match="goal 'best' is unknown; choose one of: mean, worst, pareto"):
         named("best", [0])
     with pytest.raises(SpecError, match="no one gradient"):
-        find(Bowls(tasks=TWO), Listed(((0.1, 0.2, 0.3),), gradient=True), goal="pareto")
+        find(Bowls(tasks=TWO), Gradient(), goal="pareto")
 
 
-@pytest.mark.parametrize("goal", ["mean", "worst", "lorahub", "lorahub-clean"])
-def test_a_gradient_is_that_of_the_value(goal):
-    at, step = np.array([0.7, -0.3, 0.2]), 1e-5
-    points = [at, *(at + sign * step * np.eye(3)[i] for i in range(3) for sign in (1, -1))]
-    asked = Listed(tuple((0.0, 0.0, 0.0) for _ in STARTS) + tuple(map(tuple, points)), gradient=True)
-    found = find(Bowls(tasks=TWO), asked, goal=goal, budget=Budget(trials=11))
-    trial, *around = found.trials[4:]
-    numeric = [(up.values[0] - down.values[0]) / (2 * step) for up, down in zip(around[::2], around[1::2], strict=True)]
-    assert trial.gradient == pytest.approx(numeric, rel=1e-4) and trial.forwards == 27
-    assert found.trials[0].gradient is None
+@pytest.mark.parametrize("goal", ["mean", "worst", "lorahub", "lorahub-clean", "pareto"])
+def test_a_gradient_is_that_of_its_rows(goal):
+    problem, at = Bowls(tasks=TWO), (0.7, -0.3, 0.2)
+    found = find(problem, Listed((at,), gradient=(7, 1, 7)), goal=goal, budget=Budget(trials=5))
+    trial = found.trials[4]
+    plain = find(problem, Listed((at,)), goal=goal, budget=Budget(trials=5), racing=None).trials[4]
+    assert trial.gradient == pytest.approx(problem.gradient(trial.point, [1, 7])[1]) and trial.sloped == (1, 7)
+    assert trial.losses == plain.losses and trial.values == plain.values and trial.forwards == len(TWO) + 4
+    assert (found.trials[0].gradient, found.trials[0].sloped) == (None, ())
+
+
+@pytest.mark.parametrize("rows", [(-1,), (3, 20)])
+def test_a_gradient_on_rows_there_are_not(rows):
+    with pytest.raises(SpecError, match=r"sampler 'listed': it asks for the gradient on rows \(.*\) of 20, from 0"):
+        find(sampler=Listed(((0.1, 0.1, 0.1),), gradient=rows))
+
+
+def test_samplers_are_told_what_rows_make_a_trial_worth():
+    spaces = []
+
+    class Curious(Listed):
+        def ask(self, space, history, seed):
+            spaces.append(space)
+            return super().ask(space, history, seed)
+
+    find(Bowls(tasks=TWO), Curious(((0.1, 0.1, 0.1),)), goal="worst", budget=Budget(trials=5))
+    assert spaces[0].tasks == tuple(TWO) and spaces[0].goal == named("worst", TWO)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
@@ -175,7 +195,7 @@ def test_a_loss_that_is_not_finite_never_wins(value):
     assert unfit(broken) == "a loss is not finite" and not may_win(broken)
     assert broken.losses[3] == LARGEST and math.isfinite(broken.values[0]) and broken.values[0] > 100
     assert best(found.trials) == found.trials[5]
-    asked = find(Fragile(value), Listed(points, gradient=True), budget=Budget(trials=6)).trials[4]
+    asked = find(Fragile(value), Listed(points, gradient=(0, 3)), budget=Budget(trials=6)).trials[4]
     assert unfit(asked) and all(math.isfinite(slope) for slope in asked.gradient)
 
 
@@ -212,8 +232,8 @@ def test_a_sampler_that_asks_for_the_same_costs_nothing_and_ends():
 
 def test_a_gradient_is_measured_where_the_merge_was_tried_without():
     points = (*(point.weights for _, point in STARTS), (0.5, 0.3, 0.2))
-    found = find(sampler=Listed(points, gradient=True), budget=Budget(trials=6))
-    assert [trial.forwards for trial in found.trials[4:]] == [60, 0]
+    found = find(sampler=Listed(points, gradient=(2, 11)), budget=Budget(trials=6))
+    assert [trial.forwards for trial in found.trials[4:]] == [24, 0]
     assert found.trials[4].gradient == found.trials[5].gradient != None  # noqa: E711
     assert found.trials[4].values == found.trials[0].values
 

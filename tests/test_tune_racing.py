@@ -107,7 +107,7 @@ def test_racing_saves_forwards_and_finds_as_good_a_merge():
 
 def test_starts_gradients_and_pareto_searches_are_not_raced():
     far = ((3.0, 3.0, -3.0),)
-    assert all(trial.whole for trial in find(Bowls(rows=40), Listed(far, gradient=True), 6))
+    assert all(trial.whole for trial in find(Bowls(rows=40), Listed(far, gradient=(3,)), 6))
     two = Bowls(tasks=[0, 1] * 20)
     assert all(trial.whole for trial in find(two, Wander(), 12, goal="pareto"))
     hard = tuple(("far", replace(SPACE.start, weights=(2.0 + n, 2.0, 2.0))) for n in range(4))

@@ -20,6 +20,7 @@ from merge_advisor.tuning import Point
 from merge_advisor.tuning import lock as locks
 from merge_advisor.tuning.coordinator import Budget, search
 from merge_advisor.tuning.goals import named
+from merge_advisor.tuning.gradient import Gradient
 from merge_advisor.tuning.lock import FileLock, Heartbeat
 from merge_advisor.tuning.study import Keep, Study, read_trial, split_density
 from merge_advisor.types import to_plain
@@ -145,6 +146,28 @@ def test_a_study_of_someone_else_is_refused(keep):
     with pytest.raises(RunError, match="is not merge-advisor's"):
         find(keep)
     assert len(find(replace(keep, name="another")).trials) == 6
+
+
+def test_a_study_of_an_older_version_is_refused(keep):
+    find(keep)
+    storage = optuna.storages.RDBStorage(f"sqlite:///{keep.place}")
+    study = optuna.load_study(study_name="tune", storage=storage)
+    made_for = study.user_attrs["made_for"]
+    study.set_user_attr("made_for", {key: made_for[key] for key in made_for if not key.startswith("version")})
+    storage.remove_session()
+    storage.engine.dispose()
+    with pytest.raises(RunError, match=r"made for another version of merge-advisor's studies; .* --force") as told:
+        find(keep)
+    assert "\n" not in str(told.value)
+
+
+def test_gradients_come_back_from_a_study(keep):
+    sampler = Gradient()
+    found = find(keep, budget=7, sampler=sampler)
+    assert [len(trial.sloped) for trial in found.trials[4:]] == [4, 4, 4]
+    more = find(keep, budget=9, sampler=sampler, problem=(idle := Bowls()))
+    assert more.trials[:7] == found.trials and more == find(None, budget=9, sampler=sampler)
+    assert {point for point, _ in idle.seen} == {trial.point for trial in more.trials[7:]}
 
 
 def test_a_trial_added_by_hand_is_found(keep):

@@ -39,7 +39,9 @@ def bowl(k, seed, condition=30.0):
 
 
 def trial(number, label, point, values, notes=None, gradient=None):
-    return Trial(number, label, point, (), tuple(values), True, 1, gradient, notes or {})
+    """A trial on one row, whose loss is the value."""
+    sloped = () if gradient is None else (0,)
+    return Trial(number, label, point, tuple(values), tuple(values), True, 1, gradient, sloped, notes or {})
 
 
 def first_trials(space, losses):

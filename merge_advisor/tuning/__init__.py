@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from merge_advisor.tuning.goals import Goal
+
 __all__ = ["Ask", "Point", "Problem", "Sampler", "SearchSpace", "Trial"]
 
 
@@ -59,6 +61,10 @@ class SearchSpace:
     """Layer groups with a factor of their own; 0: none."""
     smooth: bool = True
     """Whether the problem has gradients in the weights."""
+    tasks: tuple[int, ...] = (0,)
+    """(n,), the task each row belongs to; the coordinator fills it in for the samplers."""
+    goal: Goal | None = None
+    """What losses make a trial worth, filled in too; None: their mean."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +86,9 @@ class Trial:
     forwards: int
     """Forward passes over one row that it cost; a backward pass counts as two."""
     gradient: tuple[float, ...] | None = None
-    """(k,), ∂ value / ∂ weight, where the sampler asked for it."""
+    """(k,), ∂ mean loss of the rows in `sloped` / ∂ weights, where the sampler asked for it."""
+    sloped: tuple[int, ...] = ()
+    """The rows whose mean loss `gradient` is of."""
     notes: Mapping[str, Any] = field(default_factory=dict)
     """What the sampler put beside its ask (JSON values), to be found again in the history."""
 
@@ -90,8 +98,8 @@ class Ask:
     """What a sampler wants tried next."""
 
     point: Point
-    gradient: bool = False
-    """Whether the gradient in the weights is wanted as well (three forwards a row instead of one; no racing)."""
+    gradient: tuple[int, ...] = ()
+    """Rows the gradient of whose mean loss is wanted as well: three forwards each instead of one, and no racing."""
     notes: Mapping[str, Any] = field(default_factory=dict)
 
 

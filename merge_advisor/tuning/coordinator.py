@@ -22,7 +22,7 @@ from merge_advisor.tuning import Ask, Point, Problem, Sampler, SearchSpace, Tria
 from merge_advisor.tuning.goals import UNFIT, Goal, Pareto, best, finite, front, task_means, unfit
 from merge_advisor.tuning.racing import LEVEL, Racing, row_order, standing
 from merge_advisor.tuning.space import parts, without_density
-from merge_advisor.tuning.study import Keep, Study
+from merge_advisor.tuning.study import FORMAT, Keep, Study
 from merge_advisor.types import digest_of, to_plain
 
 if TYPE_CHECKING:
@@ -139,6 +139,7 @@ def search(
         return coordinator.run(None)
     made_for = {
         **keep.made_for,
+        "version of merge-advisor's studies": FORMAT,
         "space": digest_of([space, problem.members]),
         "goal": _described(goal),
         "sampler": _described(sampler),
@@ -207,19 +208,22 @@ class _Coordinator:
         """Why a trial does not fit into the budget; "" where it does."""
         if self.budget.forwards is None:
             return ""
-        rows = len(self.problem.tasks) * self.problem.forwards
-        cost = rows * (BACKWARD if ask.gradient else 1) + (self.guard or 0)
+        cost = self._cost(len(self.problem.tasks), len(ask.gradient)) + (self.guard or 0)
         spent = sum(trial.forwards for trial in self.trials)
         if spent + cost <= self.budget.forwards:
             return ""
         return f"{spent} of {self.budget.forwards} forwards done, and a trial takes up to {cost}"
+
+    def _cost(self, rows: int, sloped: int) -> int:
+        return (rows + (BACKWARD - 1) * sloped) * self.problem.forwards
 
     def _next(self) -> tuple[str, Ask]:
         number = len(self.trials)
         if number < len(self.starts):
             label, point = self.starts[number]
             return label, self._plain(Ask(point), f"start '{label}'")
-        ask = self.sampler.ask(self.space, tuple(self.trials), self.seed)
+        told = replace(self.space, tasks=tuple(self.problem.tasks), goal=self.goal)
+        ask = self.sampler.ask(told, tuple(self.trials), self.seed)
         return self.sampler.name, self._plain(ask, f"sampler '{self.sampler.name}'")
 
     def _plain(self, ask: Ask, who: str) -> Ask:
@@ -241,27 +245,27 @@ class _Coordinator:
             )
         except (TypeError, ValueError) as error:
             raise SpecError(f"{who}: its notes cannot be kept as JSON ({error}); correct them") from error
-        return Ask(Point(weights, point.composition, layers), ask.gradient, notes)
+        sloped, rows = tuple(sorted({int(row) for row in ask.gradient})), len(self.problem.tasks)
+        if sloped and not 0 <= sloped[0] <= sloped[-1] < rows:
+            raise SpecError(f"{who}: it asks for the gradient on rows {sloped} of {rows}, from 0; correct it")
+        return Ask(Point(weights, point.composition, layers), sloped, notes)
 
     def _before(self, ask: Ask) -> Trial | None:
         """The first trial of the same merge, which need not be measured again."""
         found = (trial for trial in self.trials if trial.point == ask.point)
-        return next((trial for trial in found if trial.gradient is not None or not ask.gradient), None)
+        return next((trial for trial in found if trial.sloped == ask.gradient or not ask.gradient), None)
 
     def _again(self, label: str, ask: Ask, before: Trial) -> Trial:
         notes = {**ask.notes, UNFIT: unfit(before)} if unfit(before) else ask.notes
         return replace(before, number=len(self.trials), label=label, forwards=0, notes=notes)
 
     def _measure(self, label: str, ask: Ask, study: Study | None) -> Trial:
-        rows, gradient = len(self.problem.tasks), None
-        losses: list[float | None] = [None] * rows
+        losses: list[float | None] = [None] * len(self.problem.tasks)
+        gradient = None
         if ask.gradient:
-            measured, gradient, bad = self._gradient(ask.point)
-            losses[:] = measured
-            cost = BACKWARD * rows * self.problem.forwards
+            losses[:], gradient, bad = self._gradient(ask)
         else:
             bad = self._race(ask.point, losses, study)
-            cost = (rows - losses.count(None)) * self.problem.forwards
         trial = Trial(
             number=len(self.trials),
             label=label,
@@ -269,8 +273,9 @@ class _Coordinator:
             losses=tuple(losses),
             values=self._values(losses, ask.point),
             whole=None not in losses,
-            forwards=cost,
+            forwards=self._cost(len(losses) - losses.count(None), len(ask.gradient)),
             gradient=gradient,
+            sloped=ask.gradient,
             notes={**ask.notes, UNFIT: bad} if bad else ask.notes,
         )
         return self._guarded(trial)
@@ -316,22 +321,16 @@ class _Coordinator:
             return None
         return task_means(self.trials[0].losses, self.problem.tasks) if self.trials else means
 
-    def _gradient(self, point: Point) -> tuple[list[float], tuple[float, ...], str]:
-        """Losses, ∂ value / ∂ weights by the chain rule over the tasks, and what makes the trial unfit."""
-        tasks = np.asarray(self.problem.tasks)
-        losses = np.zeros(len(tasks))
-        slopes = []
-        good = True
-        for task in range(int(tasks.max()) + 1):
-            rows = np.flatnonzero(tasks == task)
-            measured, slope = self.problem.gradient(point, rows.tolist())
-            losses[rows], fine = finite(measured)
-            slopes.append(np.asarray(slope, dtype=np.float64))
-            good = good and fine and bool(np.isfinite(slopes[-1]).all())
-        means = task_means(losses, tasks)
-        outer = self.goal.slopes(means, self._base(means))
-        total = outer @ np.nan_to_num(np.stack(slopes), nan=0.0, posinf=0.0, neginf=0.0) + self.goal.drag(point.weights)
-        return losses.tolist(), tuple(total.tolist()), "" if good else "a loss or its gradient is not finite"
+    def _gradient(self, ask: Ask) -> tuple[list[float], tuple[float, ...], str]:
+        """Losses of all rows, the gradient on those asked for, and what makes the trial unfit."""
+        others = [row for row in range(len(self.problem.tasks)) if row not in ask.gradient]
+        steep, slope = self.problem.gradient(ask.point, ask.gradient)
+        flat = self.problem.losses(ask.point, others) if others else []
+        measured = dict(zip((*ask.gradient, *others), (*steep, *flat), strict=True))
+        losses, good = finite(measured[row] for row in range(len(measured)))
+        good = good and bool(np.isfinite(slope).all())
+        told = np.nan_to_num(np.asarray(slope, dtype=np.float64), nan=0.0, posinf=0.0, neginf=0.0)
+        return losses, tuple(told.tolist()), "" if good else "a loss or its gradient is not finite"
 
     def _guarded(self, trial: Trial) -> Trial:
         """The trial, worse than all the best ones where it would be one of them and breaks the guard."""

@@ -25,6 +25,8 @@ from merge_advisor.types import to_plain
 
 RECORD, MADE_FOR, COORDINATOR = "trial", "made_for", "coordinator"
 """Names of the attributes: of a trial, and of the study."""
+FORMAT = "2"
+"""Version of what is kept of a trial: 2 since a gradient tells its rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,6 +240,7 @@ def read_trial(record: Mapping[str, Any]) -> Trial:
         whole=bool(record["whole"]),
         forwards=int(record["forwards"]),
         gradient=None if gradient is None else _floats(gradient),
+        sloped=tuple(int(row) for row in record["sloped"]),
         notes=dict(record["notes"]),
     )
 

@@ -1,6 +1,6 @@
 """Our search against LoraHub's: forwards to the same value of its objective, and held-out rows at equal budget.
 
-    python scripts/bench/tuning.py --base BASE --pool POOL --tasks DIR --out FILE [--units 60] [--seeds 6] [--summary]
+    python scripts/bench/tuning.py --base BASE --pool POOL --tasks DIR --out FILE [--seeds 6] [--first 0] [--summary]
 
 POOL holds one adapter a task, named like the task's file in DIR; families.json there names each task's family. A unit
 is a task and a seed: 20 adapters drawn from other families, 5 shots and the held-out rows from the last 30% of the file
@@ -9,10 +9,12 @@ is a task and a seed: 20 adapters drawn from other families, 5 shots and the hel
     lorahub   its composition, objective (as its code has it) and search: 40 steps from weights 0, 200 forwards
     same      its composition and objective, searched by `gradient` from equal weights, until it is at lorahub's value;
               1/sqrt(k) each: factors are summed before they are multiplied, so 1/k each would nearly be the base
-    ours      composition exact, the loss, `gradient` from equal weights for at most 200 forwards, then the winner rule
+    ours      composition exact, the loss, as `plan` and `tune` go about it: the scale of equal weights by line search
+              (8 losses), then `gradient` from there, then the winner rule; 200 forwards in all
 
-A line per unit is appended at once, and units that are there are skipped. Losses are nats per token; right answers are
-those of the likeliest choice, or of greedy text where there are no choices.
+"start" and "trial" are the best start and the best trial of ours, between which the winner rule chooses; "share" is how
+far it went. A line per unit is appended at once, and units that are there are skipped. Losses are nats per token; right
+answers are those of the likeliest choice, or of greedy text where there are no choices.
 """
 
 from __future__ import annotations
@@ -30,15 +32,16 @@ from merge_advisor import registry
 from merge_advisor.advisor.problem import RowLoss, WrongAnswers
 from merge_advisor.advisor.session import Session, open_session
 from merge_advisor.evaluators.rules import metric_for
+from merge_advisor.select.interference import line_search
 from merge_advisor.statistics import paired_interval
 from merge_advisor.tasks import read_rows
 from merge_advisor.tuning import Point, SearchSpace, Trial
-from merge_advisor.tuning.coordinator import Budget, search, starts
+from merge_advisor.tuning.coordinator import Budget, search
 from merge_advisor.tuning.goals import LoraHub, Mean
-from merge_advisor.tuning.winner import choose
+from merge_advisor.tuning.winner import Winner, choose
 from merge_advisor.types import Row
 
-MEMBERS, SHOTS, STEPS = 20, 5, 40
+MEMBERS, SHOTS, STEPS, SCALES = 20, 5, 40, 8
 
 
 def main() -> None:
@@ -49,6 +52,7 @@ def main() -> None:
     parser.add_argument("--tasks", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=6)
+    parser.add_argument("--first", type=int, default=0, help="the first seed")
     parser.add_argument("--count", type=int, default=10, help="tasks, the first of each family in turn")
     parser.add_argument("--heldout", type=int, default=40)
     parser.add_argument("--summary", action="store_true", help="only print what is there")
@@ -58,7 +62,7 @@ def main() -> None:
         families = json.loads((arguments.tasks / "families.json").read_text())
         with open_session(arguments.base, arguments.pool, template="alpaca") as session:
             tasks = _tasks(session, families, arguments.count)
-            for seed in range(arguments.seeds):
+            for seed in range(arguments.first, arguments.first + arguments.seeds):
                 for task in tasks:
                     if not any((unit["task"], unit["seed"]) == (task, seed) for unit in done):
                         found = unit_of(session, arguments.tasks / f"{task}.jsonl", families, seed, arguments.heldout)
@@ -97,11 +101,16 @@ def unit_of(session: Session, path: Path, families: dict[str, str], seed: int, h
     ).trials  # fmt: skip
     best = min(theirs, key=lambda trial: trial.values[0])
     spent, reached = forwards_to(problem, best.values[0], k, seed)
-    ours = tuned(problem, k, seed)
-    points = {"base": zero.start, "uniform": Point((1 / k,) * k, "exact"), "lorahub": best.point, "ours": ours}
+    winner, trials = tuned(problem, k, seed)
+    points = {
+        "base": zero.start, "uniform": Point((1 / k,) * k, "exact"), "lorahub": best.point,
+        "start": next(trial.point for trial in trials if trial.label == winner.reference),
+        "trial": min(trials, key=lambda trial: trial.values[0]).point, "ours": winner.point,
+    }  # fmt: skip
     return {
         "task": path.stem, "family": families[path.stem], "seed": seed, "lorahub_value": best.values[0],
         "lorahub_forwards": sum(trial.forwards for trial in theirs), "same_value": reached, "same_forwards": spent,
+        "share": winner.share,
         "seconds": round(time.perf_counter() - start, 1), "heldout": len(kept),
         "loss": {name: _mean(RowLoss, session, members, kept, point) for name, point in points.items()},
         "accuracy": {name: 1 - _mean(WrongAnswers, session, members, kept, point) for name, point in points.items()},
@@ -126,17 +135,22 @@ def forwards_to(problem: RowLoss, value: float, k: int, seed: int) -> tuple[int,
     return spent, least
 
 
-def tuned(problem: RowLoss, k: int, seed: int) -> Point:
-    """What our search ends in over the same adapters and rows, for at most LoraHub's forwards."""
-    space = SearchSpace(Point((1 / k,) * k, "exact"))
-    known = [(label, point) for label, point in starts(space, k) if label in ("uniform", "base")]
-    budget = Budget(forwards=(STEPS - 1) * SHOTS)
-    trials = search(
-        problem, space, registry.build("sampler", "gradient"), goal=Mean(), budget=budget, seed=seed, starts=known,
-        racing=None,
-    ).trials  # fmt: skip
+def tuned(problem: RowLoss, k: int, seed: int) -> tuple[Winner, Sequence[Trial]]:
+    """What plan and tune make of equal weights over the same adapters and rows, for at most LoraHub's forwards."""
     every = range(SHOTS)
-    return choose(trials, problem.tasks, lambda point: problem.losses(point, every), seed=seed).point
+
+    def at(scale: float) -> Point:
+        return Point((scale / k,) * k, "exact")
+
+    scale, _, looked = line_search(lambda scale: float(np.mean(problem.losses(at(scale), every))), k, SCALES)
+    known = [("plan", at(scale)), ("uniform", at(1.0)), ("base", at(0.0))]  # the line search looked at all of them
+    before = len({point for _, point in known})
+    budget = Budget(forwards=(STEPS - looked + before - 1) * SHOTS)  # and one point may be measured in the end
+    trials = search(
+        problem, SearchSpace(at(scale)), registry.build("sampler", "gradient"), goal=Mean(), budget=budget, seed=seed,
+        starts=known, racing=None,
+    ).trials  # fmt: skip
+    return choose(trials, problem.tasks, lambda point: problem.losses(point, every), seed=seed), trials
 
 
 def _mean(kind: Any, session: Session, members: Sequence[Any], rows: Sequence[Row], point: Point) -> float:
