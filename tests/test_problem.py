@@ -1,12 +1,14 @@
 """The problem `tune` searches: losses of merges on rows, and their slopes in the weights."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from merge_advisor.advisor.measure import losses_of
-from merge_advisor.advisor.problem import RowLoss
+from merge_advisor.advisor.problem import RowLoss, make_problem
 from merge_advisor.advisor.session import open_session
-from merge_advisor.errors import SpecError
+from merge_advisor.errors import SpecError, TaskError
 from merge_advisor.tuning import Point
 from merge_advisor.types import Row
 
@@ -62,6 +64,28 @@ def test_slopes_are_finite_differences(session, composition, layers):
 def test_no_weight_has_a_slope_where_lorahub_starts(session):
     """0 is a stationary point of a product of sums."""
     assert problem_of(session).gradient(Point((0.0, 0.0, 0.0), "lorahub"), [0, 1])[1].tolist() == [0, 0, 0]
+
+
+def test_choices_have_losses_and_slopes_of_their_own(session):
+    choices = ("yes", "no")
+    rows = [replace(row, output=choices[place % 2], choices=choices) for place, row in enumerate(ROWS)]
+    problem = make_problem(session, session.pool.candidates[:2], rows, (0,) * len(rows), "choices")
+    point, step = Point((0.3, -0.2), "exact"), 1e-2
+    losses, slopes = problem.gradient(point, range(len(rows)))
+    np.testing.assert_allclose(losses, problem.losses(point, range(len(rows))), atol=1e-4)
+    wanted = losses_of(
+        session, rows, {c.id: (c, w) for c, w in zip(problem.candidates, point.weights, strict=True)}, measure="choices"
+    )
+    np.testing.assert_allclose(losses, wanted, atol=1e-4)
+    for place in range(2):
+        ends = []
+        for sign in (1, -1):
+            weights = list(point.weights)
+            weights[place] += sign * step
+            ends.append(np.mean(problem.losses(Point(tuple(weights), "exact"), range(len(rows)))))
+        assert slopes[place] == pytest.approx((ends[0] - ends[1]) / (2 * step), rel=0.05, abs=2e-3)
+    with pytest.raises(TaskError, match="has no choices to choose by"):
+        make_problem(session, session.pool.candidates[:2], ROWS, (0,) * len(ROWS), "choices")
 
 
 def test_a_composition_without_a_gradient_says_so(session):

@@ -116,6 +116,17 @@ def test_other_objectives(run, place, objective):
     assert all(trial.label != "gradient" for trial in found.tuning.trials)
 
 
+def test_auto_tunes_what_the_plan_was_chosen_by(run, place):
+    """The rows have choices; LoraHub's goals are of the loss whatever the rows are."""
+    for options, told in (({}, "of choices (nats a row)"), ({"goal": "lorahub"}, "of loss (nats per token)")):
+        found = tune(run, place, trials=9, force=True, **options)
+        assert told in found.tuning.goal and any(trial.label == "auto" for trial in found.tuning.trials)
+    assert "choice loss" not in (run / "report.md").read_text()
+    tune(run, place, trials=9, force=True, sampler="gradient")
+    told = (run / "report.md").read_text()
+    assert "choice loss" in told and "nats a row" in told
+
+
 @pytest.mark.parametrize("sampler", ["tpe", "cmaes", "random", "gradient", "gp"])
 def test_every_sampler_on_a_run(run, place, sampler):
     assert len(tune(run, place, trials=8, sampler=sampler).tuning.trials) >= 8

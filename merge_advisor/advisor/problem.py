@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import numpy as np
 
 from merge_advisor import registry
 from merge_advisor.advisor.choosing import cosine
-from merge_advisor.advisor.measure import composed, finite, space_of
+from merge_advisor.advisor.measure import composed, finite, measure_of, space_of
 from merge_advisor.advisor.session import Session, weights_key
 from merge_advisor.backbone.naming import count_blocks, layer_factor
 from merge_advisor.backbone.weights import WeightDelta
@@ -29,11 +29,12 @@ from merge_advisor.types import Candidate, Row, from_json, to_json
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from merge_advisor.backbone.forward import Encoded
+    from merge_advisor.backbone.choice_loss import EncodedChoices
+    from merge_advisor.backbone.forward import Array, Encoded
     from merge_advisor.tuning import Point
     from merge_advisor.types import FloatArray
 
-OBJECTIVES = ("loss", "accuracy", "delta", "lm-eval:METRIC")
+OBJECTIVES = ("loss", "choices", "accuracy", "delta", "lm-eval:METRIC")
 HARNESS_METRICS = {"acc": "accuracy", **{name: name for name in METRICS}}
 """lm-eval's name of a metric -> ours."""
 
@@ -118,21 +119,30 @@ class Merges:
 class RowLoss(Merges):
     """Mean loss of each row's answer, nats per token."""
 
+    key: ClassVar[tuple[str, ...]] = ()
+    """What sets its stored values apart from those of other losses."""
     smooth: bool = True
 
     @cached_property
     def _encoded(self) -> list[Encoded]:
         return self.session.encode(self.rows)
 
+    def _losses(self, rows: Sequence[int]) -> list[float]:
+        from merge_advisor.backbone.forward import row_losses
+
+        return row_losses(self.session.backbone, [self._encoded[row] for row in rows])
+
+    def _with_gradient(self, rows: Sequence[int], names: Sequence[str]) -> tuple[list[float], dict[str, Array]]:
+        from merge_advisor.backbone.forward import loss_and_gradient
+
+        return loss_and_gradient(self.session.backbone, [self._encoded[row] for row in rows], names)
+
     def losses(self, point: Point, rows: Sequence[int]) -> list[float]:
         """Loss of the merge on each of the rows."""
-
-        def measure() -> list[float]:
-            from merge_advisor.backbone.forward import row_losses
-
-            return finite(row_losses(self.session.backbone, [self._encoded[row] for row in rows]))
-
-        return cast("list[float]", self._with(point, ["losses", self._digests(rows)], measure))
+        return cast(
+            "list[float]",
+            self._with(point, [*self.key, "losses", self._digests(rows)], lambda: finite(self._losses(rows))),
+        )
 
     def gradient(self, point: Point, rows: Sequence[int]) -> tuple[list[float], NDArray[np.float64]]:
         """Loss on each of the rows, and ∂ mean loss / ∂ weights, (k,) float64.
@@ -150,9 +160,7 @@ class RowLoss(Merges):
         blocks = count_blocks(self.session.local.shapes)
 
         def measure() -> list[list[float]]:
-            from merge_advisor.backbone.forward import loss_and_gradient
-
-            losses, slopes = loss_and_gradient(self.session.backbone, [self._encoded[row] for row in rows], names)
+            losses, slopes = self._with_gradient(rows, names)
             total = np.zeros(len(weights))
             for name in names:
                 updates = [delta.get(name) for delta in weights]
@@ -161,8 +169,32 @@ class RowLoss(Merges):
                 total += factor * np.asarray(composition.slopes(updates, scaled, slopes[name]))
             return [finite(losses), finite(total.tolist())]
 
-        losses, slopes = cast("list[list[float]]", self._with(point, ["slopes", self._digests(rows)], measure))
+        losses, slopes = cast(
+            "list[list[float]]", self._with(point, [*self.key, "slopes", self._digests(rows)], measure)
+        )
         return losses, np.asarray(slopes, dtype=np.float64)
+
+
+@dataclass(eq=False)
+class ChoiceLoss(RowLoss):
+    """Cross-entropy over each row's choices, nats; the choices of a row count as one forward."""
+
+    key: ClassVar[tuple[str, ...]] = ("choices", "1")
+    unit: str = "nats a row"
+
+    @cached_property
+    def _choices(self) -> list[EncodedChoices]:
+        return self.session.encode_choices(self.rows)
+
+    def _losses(self, rows: Sequence[int]) -> list[float]:
+        from merge_advisor.backbone.choice_loss import choice_losses
+
+        return choice_losses(self.session.backbone, [self._choices[row] for row in rows])
+
+    def _with_gradient(self, rows: Sequence[int], names: Sequence[str]) -> tuple[list[float], dict[str, Array]]:
+        from merge_advisor.backbone.choice_loss import choice_loss_and_gradient
+
+        return choice_loss_and_gradient(self.session.backbone, [self._choices[row] for row in rows], names)
 
 
 @dataclass(eq=False)
@@ -259,11 +291,15 @@ def make_problem(
 
     Raises:
         SpecError: no such objective, or one that these rows or this session do not allow.
+        TaskError: the objective is choices, and a row has none.
     """
     shared: dict[str, Any] = {"guard_texts": tuple(guard)}
     name, _, metric = objective.partition(":")
     if objective == "loss":
         return RowLoss(session, candidates, rows, tuple(tasks), **shared)
+    if objective == "choices":
+        measure_of(rows, "choices")  # refuses rows without
+        return ChoiceLoss(session, candidates, rows, tuple(tasks), **shared)
     if objective == "delta":
         if task is None or not task.any():
             raise SpecError("objective 'delta': the run has no task delta; choose --objective loss")
@@ -277,7 +313,7 @@ def make_problem(
         kind = "exact_match" if kind == "loss" else kind
         choices = max(len(row.choices or ("",)) for row in rows)
         return WrongAnswers(session, candidates, rows, tuple(tasks), metric=kind, forwards=choices, **shared)
-    known = ", ".join((*OBJECTIVES[:3], *(f"lm-eval:{key}" for key in HARNESS_METRICS)))
+    known = ", ".join((*OBJECTIVES[:-1], *(f"lm-eval:{key}" for key in HARNESS_METRICS)))
     raise SpecError(f"objective '{objective}' is unknown; choose one of: {known}")
 
 

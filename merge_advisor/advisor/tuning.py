@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
 from merge_advisor import registry
-from merge_advisor.advisor.measure import shots_candidate, take_deltas
+from merge_advisor.advisor.measure import measure_of, shots_candidate, take_deltas
 from merge_advisor.advisor.merging import find_members, merged_delta, reopen, with_rank, write_formats
 from merge_advisor.advisor.problem import Merges, make_problem, on_rows
 from merge_advisor.advisor.runfolder import Run, read_run
@@ -47,8 +47,8 @@ class TuneOptions:
     forwards: int | None = None
     minutes: float | None = None
     sampler: str = "auto"
-    objective: str = "loss"
-    """"loss", "accuracy", "delta", or "lm-eval:METRIC"."""
+    objective: str = "auto"
+    """"auto" (what the plan was chosen by: "choices" or "loss"), these, "accuracy", "delta", or "lm-eval:METRIC"."""
     goal: str = "mean"
     """"mean", "worst", "pareto", "lorahub" or "lorahub-clean"."""
     bounds: tuple[float, float] = (-1.5, 1.5)
@@ -119,6 +119,9 @@ def tune_run(
         members = find_members(session, replace(run, recipe=planned))
         candidates = [members[member.id] for member in planned.members]
         rows = rows_of(run, options.seed)
+        chosen_by = measure_of(rows.search, run.plan.settings.choose_by)
+        if options.objective == "auto":  # LoraHub's goals are the loss and a penalty
+            options = replace(options, objective="loss" if options.goal.startswith("lorahub") else chosen_by)
         texts = read_guard(guard) if guard else ()
         problem = make_problem(
             session, candidates, rows.search, rows.tasks, options.objective, guard=texts,
@@ -133,7 +136,7 @@ def tune_run(
         )  # fmt: skip
         judge, trials = problem, list(found.trials)
         if options.objective == "delta":
-            judge = make_problem(session, candidates, rows.search, rows.tasks, "loss", guard=texts)
+            judge = make_problem(session, candidates, rows.search, rows.tasks, chosen_by, guard=texts)
             trials = _judged(trials, judge)
         winner = winner_of(
             trials, judge, rows.kept, rows.kept_tasks, seed=options.seed, worst=isinstance(goal, Worst)
@@ -323,7 +326,7 @@ def _sides(run: Run, winner: Winner, judge: Merges, rows: TuningRows) -> list[Si
             Side(
                 task.name,
                 "tuning",
-                "loss" if judge.unit == "nats" else judge.unit,
+                {"nats": "loss", "nats a row": "choice loss"}.get(judge.unit, judge.unit),
                 len(places),
                 math.fsum(before) / len(before),
                 math.fsum(after) / len(after),

@@ -20,7 +20,7 @@ SIZE_LIMIT = 2**20
 """Largest setup read, in bytes."""
 ORACLES = ("majority-oracle", "best-single-oracle")
 """Controls that read held-out answers."""
-OBJECTIVES = ("loss", "accuracy", "lorahub", "lorahub-clean")
+OBJECTIVES = ("auto", "loss", "choices", "accuracy", "lorahub", "lorahub-clean")
 """What a tuner may make small; the last two are the loss with LoraHub's penalty."""
 HUB = "hub:"
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from merge_advisor import registry
+from merge_advisor.advisor.measure import measure_of
 from merge_advisor.advisor.problem import make_problem
 from merge_advisor.advisor.tuning import winner_of
 from merge_advisor.errors import SpecError
@@ -68,6 +69,7 @@ def tuned(
     parts = [[row for place, row in enumerate(rows) if (place in kept) == late] for late in (False, True)]
     goal = tuner.objective if tuner.objective in GOALS else "mean"
     objective = "loss" if tuner.objective in GOALS else tuner.objective
+    objective = measure_of(rows) if objective == "auto" else objective
     problem = make_problem(session, candidates, parts[0], (0,) * len(parts[0]), objective)
     space = SearchSpace(start, smooth=problem.smooth)
     found = search(

@@ -61,7 +61,8 @@ class Tuner:
 
     sampler: str
     trials: int
-    objective: str = "loss"
+    objective: str = "auto"
+    """As `tune` takes it; auto is "choices" where every row has them, else "loss"."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,8 @@ SCORE_RIGHT = (1, 2, 3, 4, 5, 6)
 """Columns aligned on the right."""
 NAMES = {"accuracy": "accuracy", "exact_match": "exact match", "loss": "loss (nats per token, less is better)"}
 """The metrics in words."""
+LOSSES = ("loss", "choice loss")
+"""Metrics in nats: per token of the right answer, or of the right choice among a row's choices."""
 
 
 def score_rows(score: Score) -> list[list[str]]:
@@ -42,13 +44,13 @@ def _score_row(model: ModelScore, found: Comparison | None, metric: str) -> list
 
 
 def value_text(value: float, metric: str) -> str:
-    """Return a score in words: a percentage, or nats per token."""
-    return f"{value:.3f}" if metric == "loss" else f"{100 * value:.1f}%"
+    """Return a score in words: a percentage, or nats."""
+    return f"{value:.3f}" if metric in LOSSES else f"{100 * value:.1f}%"
 
 
 def difference_text(value: float, metric: str) -> str:
-    """Return a difference of scores with its sign: percentage points, or nats per token."""
-    return f"{value:+.3f}" if metric == "loss" else f"{100 * value:+.1f}"
+    """Return a difference of scores with its sign: percentage points, or nats."""
+    return f"{value:+.3f}" if metric in LOSSES else f"{100 * value:+.1f}"
 
 
 def hardest_rival(score: Score) -> str | None:
