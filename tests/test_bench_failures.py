@@ -89,6 +89,7 @@ def test_a_unit_two_workers_died_on_is_failed_and_the_run_goes_on(deadly, places
     assert (deadly / "lives").read_text() == "xxxx"  # two draws, each tried twice
 
 
+@pytest.mark.slow
 def test_a_unit_one_worker_died_on_is_measured_by_the_next(deadly, places, tmp_path):
     path = a_world(tmp_path, draws={"shots": 1, "selections": 1})
     (deadly / "once").touch()
