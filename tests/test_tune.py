@@ -118,7 +118,11 @@ def test_other_objectives(run, place, objective):
 
 def test_auto_tunes_what_the_plan_was_chosen_by(run, place):
     """The rows have choices; LoraHub's goals are of the loss whatever the rows are."""
-    for options, told in (({}, "of choices (nats a row)"), ({"goal": "lorahub"}, "of loss (nats per token)")):
+    for options, told in (
+        ({}, "mean over 8 tuning rows of choices (nats a row)"),
+        ({"goal": "lorahub"}, "lorahub over 8 tuning rows of loss (nats per token)"),
+        ({"objective": "lorahub-clean"}, "lorahub-clean over 8 tuning rows of loss (nats per token)"),
+    ):
         found = tune(run, place, trials=9, force=True, **options)
         assert told in found.tuning.goal and any(trial.label == "auto" for trial in found.tuning.trials)
     assert "choice loss" not in (run / "report.md").read_text()
@@ -167,6 +171,7 @@ def test_what_cannot_be_tuned(run, place, tmp_path):
         ({"minutes": -1.0}, InputError, "more than 0"),
         ({"sampler": "magic"}, SpecError, "unknown"),
         ({"objective": "beauty"}, SpecError, "unknown"),
+        ({"objective": "lorahub", "goal": "worst"}, SpecError, "a goal of its own"),
         ({"goal": "most"}, SpecError, "unknown"),
         ({"layers": 99}, SpecError, "blocks"),
         ({"sampler": "gradient", "objective": "accuracy"}, SpecError, "gradient"),

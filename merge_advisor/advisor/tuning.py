@@ -22,7 +22,7 @@ from merge_advisor.report.values import Side, TrialReport, TuningReport
 from merge_advisor.statistics import paired_interval
 from merge_advisor.tuning import Point, SearchSpace, Trial
 from merge_advisor.tuning.coordinator import Budget, search, starts
-from merge_advisor.tuning.goals import Worst, named
+from merge_advisor.tuning.goals import PENALISED, Worst, named
 from merge_advisor.tuning.study import Keep
 from merge_advisor.tuning.winner import STARTS, Winner, aside, choose
 from merge_advisor.types import SHOTS_LORA, Candidate, Recipe, RecipeMember, Row, digest_of
@@ -48,7 +48,8 @@ class TuneOptions:
     minutes: float | None = None
     sampler: str = "auto"
     objective: str = "auto"
-    """"auto" (what the plan was chosen by: "choices" or "loss"), these, "accuracy", "delta", or "lm-eval:METRIC"."""
+    """"auto" (what the plan was chosen by: "choices" or "loss"), these, "accuracy", "delta", "lm-eval:METRIC", or one
+    of LoraHub's: "lorahub", "lorahub-clean" (the loss, with that as the goal)."""
     goal: str = "mean"
     """"mean", "worst", "pareto", "lorahub" or "lorahub-clean"."""
     bounds: tuple[float, float] = (-1.5, 1.5)
@@ -120,8 +121,7 @@ def tune_run(
         candidates = [members[member.id] for member in planned.members]
         rows = rows_of(run, options.seed)
         chosen_by = measure_of(rows.search, run.plan.settings.choose_by)
-        if options.objective == "auto":  # LoraHub's goals are the loss and a penalty
-            options = replace(options, objective="loss" if options.goal.startswith("lorahub") else chosen_by)
+        options = _settled(options, chosen_by)
         texts = read_guard(guard) if guard else ()
         problem = make_problem(
             session, candidates, rows.search, rows.tasks, options.objective, guard=texts,
@@ -147,6 +147,17 @@ def tune_run(
         with tuned_folder(folder, run, recipe, error, report) as staged:
             write_formats(session, recipe, members, merged, staged, error=error)
     return read_run(folder)
+
+
+def _settled(options: TuneOptions, chosen_by: str) -> TuneOptions:
+    """The options with what "auto" and LoraHub's objectives stand for; these are the loss, with a penalty as goal."""
+    if options.objective in PENALISED:
+        if options.goal not in ("mean", options.objective):
+            raise SpecError(f"objective '{options.objective}' is a goal of its own; leave --goal {options.goal} out")
+        return replace(options, objective="loss", goal=options.objective)
+    if options.objective == "auto":
+        return replace(options, objective="loss" if options.goal in PENALISED else chosen_by)
+    return options
 
 
 def winner_of(

@@ -14,13 +14,14 @@ from merge_advisor.benchmark.tuners import at_zero
 from merge_advisor.benchmark.values import Arm, Control, Question, Setup
 from merge_advisor.errors import InputError, SpecError
 from merge_advisor.pool.plain_yaml import read_mapping
+from merge_advisor.tuning.goals import PENALISED
 from merge_advisor.types import from_json
 
 SIZE_LIMIT = 2**20
 """Largest setup read, in bytes."""
 ORACLES = ("majority-oracle", "best-single-oracle")
 """Controls that read held-out answers."""
-OBJECTIVES = ("auto", "loss", "choices", "accuracy", "lorahub", "lorahub-clean")
+OBJECTIVES = ("auto", "loss", "choices", "accuracy", *PENALISED)
 """What a tuner may make small; the last two are the loss with LoraHub's penalty."""
 HUB = "hub:"
 

@@ -13,7 +13,7 @@ from merge_advisor.advisor.tuning import winner_of
 from merge_advisor.errors import SpecError
 from merge_advisor.tuning import Point, SearchSpace
 from merge_advisor.tuning.coordinator import RACING, Budget, search, starts
-from merge_advisor.tuning.goals import GOALS, best, named
+from merge_advisor.tuning.goals import PENALISED, best, named
 from merge_advisor.tuning.winner import aside
 
 if TYPE_CHECKING:
@@ -67,8 +67,8 @@ def tuned(
     protocol = at_zero(tuner)
     kept = () if protocol else aside([0] * len(rows), seed)
     parts = [[row for place, row in enumerate(rows) if (place in kept) == late] for late in (False, True)]
-    goal = tuner.objective if tuner.objective in GOALS else "mean"
-    objective = "loss" if tuner.objective in GOALS else tuner.objective
+    goal = tuner.objective if tuner.objective in PENALISED else "mean"
+    objective = "loss" if tuner.objective in PENALISED else tuner.objective
     objective = measure_of(rows) if objective == "auto" else objective
     problem = make_problem(session, candidates, parts[0], (0,) * len(parts[0]), objective)
     space = SearchSpace(start, smooth=problem.smooth)

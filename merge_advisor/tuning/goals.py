@@ -142,7 +142,9 @@ class LoraHub(Goal):
         return PENALTY * np.sign(weights) / len(weights)
 
 
-GOALS = ("mean", "worst", "pareto", "lorahub", "lorahub-clean")
+PENALISED = ("lorahub", "lorahub-clean")
+"""LoraHub's, of the loss and the weights."""
+GOALS = ("mean", "worst", "pareto", *PENALISED)
 
 
 def named(spec: str, tasks: Sequence[int]) -> Goal:
