@@ -212,8 +212,8 @@ def _tune(parser: argparse.ArgumentParser) -> None:
         "--sampler", default="auto", help=f"default auto; one of: {_names('sampler')}; parameters as name:key=value"
     )
     search.add_argument("--objective", default="auto",
-                        help="loss, choices, accuracy, delta, lm-eval:METRIC (acc, exact_match, loss), lorahub or "
-                             "lorahub-clean (default auto: choices or loss, whichever the plan was chosen by)")  # fmt: skip
+                        help="loss, choices, accuracy, delta, lm-eval:METRIC (acc, exact_match, loss), lorahub, "
+                             "lorahub-clean (default auto: choices or loss, as the plan was chosen)")  # fmt: skip
     search.add_argument("--goal", default="mean",
                         help="mean (default), worst or pareto over several tasks, lorahub, lorahub-clean")  # fmt: skip
     search.add_argument("--seed", type=int, default=0, help="the only randomness (default 0)")
