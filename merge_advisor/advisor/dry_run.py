@@ -10,7 +10,6 @@ from merge_advisor import registry
 from merge_advisor.advisor.planning import PlanOptions, check_choosing, check_composition, fitting
 from merge_advisor.advisor.session import open_session
 from merge_advisor.advisor.sources import read_tasks, sources_of
-from merge_advisor.backbone.finetune import CHECK_STEPS
 from merge_advisor.evaluators.lm_eval_tasks import TaskName
 
 
@@ -45,12 +44,10 @@ def describe(
     choosing = sum(len(task.choosing) for task in parts)
     heldout = sum(len(task.heldout) for task in parts)
     watch = sum(len(task.tuning) for task in parts)
-    steps = options.finetune.steps_for(shots, watched=watch > 0)
-    trained = steps * min(options.finetune.batch_size, shots)
     k = min(options.k, len(found.candidates))
     passes = {
         "embed the pool": 5 * (len(found.candidates) + 1),
-        "finetune on the shots, at most": 3 * trained + watch * steps // CHECK_STEPS + 5,
+        "finetune on the shots, at most": options.finetune.forwards_for(shots, watch) + 5,
         "score": heldout * (k + 4),
     }
     lines = [

@@ -59,6 +59,14 @@ class FinetuneSettings:
         blind = max(self.blind_epochs * epoch, LEAST_STEPS)
         return self.steps or (self.epochs * epoch if watched else min(blind, self.epochs * epoch))
 
+    def forwards_for(self, rows: int, watched: int) -> int:
+        """Forward passes over one row of a finetune on so many rows, at most; a backward pass counts as two.
+
+        Watched rows are looked at at every check, and at the end.
+        """
+        steps = self.steps_for(rows, watched=watched > 0)
+        return 3 * steps * min(self.batch_size, rows) + watched * (steps // CHECK_STEPS + 1)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Finetuned:

@@ -15,7 +15,6 @@ import numpy as np
 
 from merge_advisor import registry
 from merge_advisor.advisor.choosing import LORA_LOSSES, SEARCH
-from merge_advisor.backbone.finetune import CHECK_STEPS
 from merge_advisor.backbone.weights import LowRank
 from merge_advisor.benchmark.arms import PROBES, sets_within
 from merge_advisor.benchmark.ledger import Key
@@ -148,9 +147,7 @@ def _cost(name: str, arm: Arm | None, setup: Setup, models: int, k: int) -> Spen
 
 def finetune_forwards(setup: Setup) -> int:
     """Forward passes of one finetune on the shots, at most."""
-    settings, shots, tuning = finetune_of(setup), setup.tasks.shots, setup.tasks.tuning
-    steps = settings.steps_for(shots, watched=tuning > 0)
-    return BACKWARD * steps * min(settings.batch_size, shots) + tuning * (steps // CHECK_STEPS + 1)
+    return finetune_of(setup).forwards_for(setup.tasks.shots, setup.tasks.tuning)
 
 
 def spent_by(arm: Arm, setup: Setup, models: int, k: int) -> Spent:
