@@ -305,3 +305,16 @@ def test_rows_to_keep_aside():
     kept = aside(tasks, 1)
     assert len(kept) == 30 and list(kept) == sorted(set(kept)) and kept == aside(tasks, 1) != aside(tasks, 2)
     assert [sum(tasks[row] == task for row in kept) for task in range(3)] == [15, 9, 6]
+
+
+@pytest.mark.parametrize(("members", "share"), [(2, 1.0), (4, 0.75), (20, 0.75)])
+def test_few_rows_differ_in_few_directions(members, share):
+    """t = 1 - (n-1)/(n-3) · min(d, n-1) · s²/(4g²), with n = 5 and g = 3s: 0.89 for d = 2, 0.78 from d = 4 on."""
+    gains = 0.3 + 0.1 * np.sqrt(5) * np.array([-1, 1, -1, 1, 0]) / np.std([-1, 1, -1, 1, 0], ddof=1)
+    start = [1 / members] * members
+    search = [trial(1 + i, "tpe", [*start[:i], 1.0, *start[i + 1 :]], [3.0] * 5) for i in range(members)]
+    best = trial(members + 1, "tpe", [0.5] * members, 2.0 - gains)
+    trials = [trial(0, "plan", start, [2.0] * 5), *search, best]
+    won = choose(trials, [0] * 5, lambda point: (2.0 - gains * 0.9).tolist(), seed=0)
+    assert won.gain is not None and won.gain.mean > 0
+    assert won.share == share and won.losses == pytest.approx(2.0 - gains * (1.0 if share == 1 else 0.9))

@@ -10,7 +10,8 @@ The best of many trials looks better than it is. What stands against that was ch
    were made from all rows, so a search that adapts much (`gradient`) still flatters itself there, and the next rule is
    the stronger one.
 3. The result is not the best trial but a point between the reference and it, reference + t·(best - reference). With g
-   the mean of the paired differences on the n tuning rows, s its standard error and d the dimensions searched,
+   the mean of the paired differences on the n tuning rows, s its standard error and d the dimensions searched (n - 1 at
+   most: what sets n rows apart lies in no more directions, and on real adapters in fewer, see `eval/tuning.md`),
    t = 1 - (n-1)/(n-3) · d·s²/(4g²), to the nearest quarter: where the loss is a parabola, its optimum on noise alone
    gains g² = d·s²/4, and this is the positive-part shrinkage of James and Stein (1961, "Estimation with quadratic
    loss", Proc. 4th Berkeley Symp. 1:361). At less than 1/8 the reference stays.
@@ -260,7 +261,8 @@ def _share(search: _Search, ref: int, best: int) -> float:
     if n < FEWEST or not mean > 0:
         return 0.0
     error = float(differences.var(ddof=1)) / n
-    return round(4 * max(0.0, 1 - (n - 1) / (n - 3) * _dimensions(search, ref) * error / (4 * mean**2))) / 4
+    d = min(_dimensions(search, ref), n - 1)
+    return round(4 * max(0.0, 1 - (n - 1) / (n - 3) * d * error / (4 * mean**2))) / 4
 
 
 def _dimensions(search: _Search, ref: int) -> int:
