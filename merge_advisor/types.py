@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from merge_advisor.errors import InputError, SpaceMismatchError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     import numpy as np
     from numpy.typing import NDArray
 
@@ -140,6 +142,10 @@ class Task:
     def choosing(self) -> tuple[Row, ...]:
         """The rows that choose among the pool, which has seen none: the tuning rows, and shots up to `CHOOSING`."""
         return self.tuning + self.shots[: more_to_choose(len(self.tuning))]
+
+    def choosing_among(self, members: Iterable[str]) -> tuple[Row, ...]:
+        """The choosing rows; where `shots_lora` is one of the ids, those it was not finetuned on, if there are any."""
+        return self.tuning if self.tuning and SHOTS_LORA in members else self.choosing
 
     @property
     def digest(self) -> str:

@@ -124,7 +124,8 @@ def choose(
         MergeAdvisorError: whatever making the task delta raises.
     """
     chooser: Strategy = registry.build("strategy", strategy)
-    evidence = _evidence(session, candidates, deltas, task, losses, anchor, seed)
+    task_of = task if callable(task) else lambda: task
+    evidence = _evidence(session, candidates, deltas, task_of, losses, anchor, seed)
     choice = chooser.select(evidence, min(k, len(candidates)))
     picked = [candidates[pick.position] for pick in choice.picks]
     direction = list(weights_direction(choice))
@@ -145,8 +146,8 @@ def choose(
                 picked = [*picked, lora]
                 stopped += f"; {SHOTS_LORA} lowers the loss and joins"
     likeness: dict[str, float] = {SHOTS_LORA: 1.0}
-    if isinstance(task, np.ndarray) or "task" in losses.looked:
-        similar = cosine(deltas, task if isinstance(task, np.ndarray) else task())
+    if not callable(task) or "task" in losses.looked:
+        similar = cosine(deltas, task_of())
         likeness |= dict(zip([c.id for c in candidates], similar.tolist(), strict=True))
     members = _members(session, picked, [scale * part for part in direction], gains, likeness)
     forwards = losses.forwards + (judging.forwards if judging not in (None, losses) else 0)
@@ -157,7 +158,7 @@ def _evidence(
     session: Session,
     candidates: Sequence[Candidate],
     deltas: FloatArray,
-    task: FloatArray | Callable[[], FloatArray],
+    task_of: Callable[[], FloatArray],
     losses: Losses,
     anchor: str | None,
     seed: int,
@@ -174,8 +175,8 @@ def _evidence(
         looked=losses.looked,
         ids=ids,
         deltas=deltas,
-        task=task if isinstance(task, np.ndarray) else np.empty(0, np.float32),
-        task_of=None if isinstance(task, np.ndarray) else task,
+        task=np.empty(0, np.float32),
+        task_of=task_of,
         texts=tuple(f"{c.id} {c.description}" for c in candidates),
         query="\n".join(f"{row.input} {row.output}" for row in losses.rows),
         rng=np.random.default_rng(seed),

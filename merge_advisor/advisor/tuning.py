@@ -195,10 +195,8 @@ def rows_of(run: Run, seed: int) -> TuningRows:
     Raises:
         TaskError: one row in all, on which nothing can be told apart.
     """
-    seen = any(member.id == SHOTS_LORA for member in (run.planned or run.recipe).members)
-    pairs = [
-        (row, n) for n, task in enumerate(run.tasks) for row in (task.tuning if seen and task.tuning else task.choosing)
-    ]
+    members = [member.id for member in (run.planned or run.recipe).members]
+    pairs = [(row, number) for number, task in enumerate(run.tasks) for row in task.choosing_among(members)]
     if len(pairs) < 2:
         raise TaskError(f"{run.folder}: one row to tune on tells nothing; plan with more examples, or --tuning N")
     kept = aside([task for _, task in pairs], seed)

@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from merge_advisor.backbone.forward import Array, Encoded, batch_logits, gradient_of
 from merge_advisor.backbone.likelihood import answer_totals, log_likelihoods
 
@@ -35,8 +37,6 @@ class EncodedChoices:
 
 def choice_losses(backbone: Backbone, rows: Sequence[EncodedChoices]) -> list[float]:
     """Return -log(p(right choice) / Σ p(choice)) of each row, in nats; log(choices) is what guessing has."""
-    import numpy as np
-
     totals = iter(answer_totals(backbone, [answer for row in rows for answer in row.answers]))
     found = []
     for row in rows:

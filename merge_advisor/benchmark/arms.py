@@ -30,7 +30,7 @@ from merge_advisor.benchmark.values import Arm, Result, Setup, Unit, View
 from merge_advisor.errors import InputError, PoolError, TaskError
 from merge_advisor.scores import ModelScore
 from merge_advisor.tuning import Point
-from merge_advisor.types import SHOTS_LORA, Candidate, ChooseBy, Deltas, Measure, Row, Task, digest_of, same_space
+from merge_advisor.types import Candidate, ChooseBy, Deltas, Measure, Row, Task, digest_of, same_space
 
 if TYPE_CHECKING:
     from merge_advisor.backbone.weights import WeightDelta
@@ -229,15 +229,11 @@ class TaskDraw:
             **answered(self.rows, score),
         )  # fmt: skip
 
-    def unseen_by(self, members: Sequence[Candidate]) -> tuple[Row, ...]:
-        """The choosing rows, without the shots where the LoRA finetuned on them is a member."""
-        return self.task.tuning if any(c.id == SHOTS_LORA for c in members) else self.task.choosing
-
     def _promise(
         self, members: Sequence[tuple[Candidate, float]], composition: str, by: ChooseBy
     ) -> tuple[float, float | None]:
         """What choosing promised, and what came of it where the held-out loss does not tell."""
-        rows = self.unseen_by([candidate for candidate, _ in members])
+        rows = self.task.choosing_among([candidate.id for candidate, _ in members])
         measure = measure_of(rows, by)
         predicted = self.drop(rows, members, composition, measure)
         return predicted, None if measure == "loss" else self.drop(self.rows.heldout, members, composition, measure)
@@ -298,7 +294,7 @@ def run_arm(draw: TaskDraw, arm: Arm, unit: Unit, view: View, k: int, budget: in
     if arm.tuner:
         seed = seed_of(setup.seed, task.name, unit.shot_draw, unit.tuner_seed, "tuner")
         start = Point(tuple(weights), arm.composition)
-        tuning = tuned(draw.world.session, chosen, start, arm.tuner, draw.unseen_by(chosen), seed)
+        tuning = tuned(draw.world.session, chosen, start, arm.tuner, task.choosing_among(found), seed)
         weights, forwards = list(tuning.weights), forwards + tuning.forwards
         reason = f"{reason}; {tuning.reason}"
     if "task" in losses.looked:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from merge_advisor.benchmark.families import base_values, by_arm, family_means, gains_over, mean, value_of
+from merge_advisor.benchmark.families import base_values, by_arm, family_means, gains_over, mean
 from merge_advisor.benchmark.prediction import (
     Agreement,
     CostPoint,
@@ -169,19 +169,6 @@ def _level(group: Sequence[Result]) -> Level:
 
 def _finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
-
-
-def measured_gain(results: Sequence[Result]) -> Callable[[Result], float | None]:
-    """Return a function from a result to what came of what it promised: base's held-out loss minus its own, nats."""
-    base = base_values(results, "loss")
-
-    def gain(result: Result) -> float | None:
-        reached = value_of(result, "loss")
-        if result.came is not None:
-            return result.came
-        return None if reached is None or result.unit not in base else reached - base[result.unit]
-
-    return gain
 
 
 def family_gains(results: Sequence[Result], at: Place, reference: str) -> dict[str, dict[str, float]]:

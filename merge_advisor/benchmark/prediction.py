@@ -7,7 +7,7 @@ token. Means are over families, intervals as in `resampling.interval`.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -155,7 +155,7 @@ def agreement(results: Sequence[Result], arms: Sequence[str], *, seed: int = 0) 
         seed: draws the resamples.
     """
     base = base_values(results, "loss")
-    pairs = _pairs([result for result in results if result.arm in arms], base)
+    pairs = _pairs([result for result in results if result.arm in arms and result.unit in base], measured_gain(results))
     promises = _promises(pairs, arms)
     tau, low, high = _tau_over_promises(promises, seed)
     by_unit = {unit: found for unit, drops in pairs.items() if (found := tau_b([d[1:] for d in drops])) is not None}
@@ -177,13 +177,27 @@ def agreement(results: Sequence[Result], arms: Sequence[str], *, seed: int = 0) 
     )
 
 
-def _pairs(results: Sequence[Result], base: Mapping[Unit, float]) -> dict[Unit, list[tuple[str, float, float]]]:
+def measured_gain(results: Sequence[Result]) -> Callable[[Result], float | None]:
+    """Return a function from a result to what came of what it promised: base's held-out loss minus its own, nats."""
+    base = base_values(results, "loss")
+
+    def gain(result: Result) -> float | None:
+        reached = value_of(result, "loss")
+        if result.came is not None:
+            return result.came
+        return None if reached is None or result.unit not in base else reached - base[result.unit]
+
+    return gain
+
+
+def _pairs(
+    results: Sequence[Result], gain: Callable[[Result], float | None]
+) -> dict[Unit, list[tuple[str, float, float]]]:
     """By unit: arm, predicted and measured drop of the loss of each result that has both."""
     found = defaultdict(list)
     for result in results:
-        reached = value_of(result, "loss")
-        if reached is not None and result.predicted is not None and not result.oracle and result.unit in base:
-            came = reached - base[result.unit] if result.came is None else result.came
+        came = gain(result)
+        if came is not None and result.predicted is not None and not result.oracle:
             found[result.unit].append((result.arm, result.predicted, came))
     return found
 

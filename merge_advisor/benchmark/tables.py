@@ -13,8 +13,8 @@ from pathlib import Path
 
 from merge_advisor.advisor.runfolder import write_text
 from merge_advisor.benchmark.families import by_arm, family_means
-from merge_advisor.benchmark.findings import Findings, Level, Place, family_gains, measured_gain
-from merge_advisor.benchmark.prediction import TaskTable
+from merge_advisor.benchmark.findings import Findings, Level, Place, family_gains
+from merge_advisor.benchmark.prediction import TaskTable, measured_gain
 from merge_advisor.benchmark.values import Metric, Question, Unit
 from merge_advisor.errors import RunError
 from merge_advisor.report.tables import printable

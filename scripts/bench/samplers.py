@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tuning import read_lines, tasks_of
 
 from merge_advisor import registry
 from merge_advisor.advisor.measure import lora_of_shots, take_deltas, target_parameters
@@ -56,12 +57,12 @@ def main() -> None:
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
     parser.add_argument("--summary", action="store_true", help="only print what is there")
     arguments = parser.parse_args()
-    done = _read(arguments.out)
+    done = read_lines(arguments.out)
     if not arguments.summary:
         families = json.loads((arguments.tasks / "families.json").read_text())
         machine = Machine(dtype=arguments.dtype, threads=1)
         with open_session(arguments.base, arguments.pool, template="alpaca", machine=machine) as session:
-            for task in _tasks(session, families, arguments.units):
+            for task in tasks_of(session, families, arguments.units):
                 unit = Unit(session, arguments.tasks / f"{task}.jsonl", families)
                 for arm in ARMS:
                     if not any((line["task"], line["arm"]) == (task, arm) for line in done):
@@ -70,14 +71,6 @@ def main() -> None:
                         with arguments.out.open("a") as file:
                             file.write(json.dumps(found) + "\n")
     summarise(done)
-
-
-def _tasks(session: Session, families: dict[str, str], count: int) -> list[str]:
-    """The first task of each family, by alphabet, among those with an adapter of their own."""
-    first: dict[str, str] = {}
-    for name in sorted(candidate.id for candidate in session.pool.candidates if candidate.id in families):
-        first.setdefault(families[name], name)
-    return sorted(first.values())[:count]
 
 
 class Unit:
@@ -169,10 +162,6 @@ def summarise(lines: list[dict[str, Any]]) -> None:
         ahead = sum(kept[task] < rival[task] - 1e-9 for task in whole)
         print(f"{arm:16}" + "".join(f"  {share:.2f}" for share in shares)
               + f"      {np.exp(np.mean(np.log(list(kept.values())))):.2f}  {ahead} of {len(whole)}")  # fmt: skip
-
-
-def _read(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
 
 
 if __name__ == "__main__":

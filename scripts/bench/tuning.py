@@ -57,11 +57,11 @@ def main() -> None:
     parser.add_argument("--heldout", type=int, default=40)
     parser.add_argument("--summary", action="store_true", help="only print what is there")
     arguments = parser.parse_args()
-    done = _read(arguments.out)
+    done = read_lines(arguments.out)
     if not arguments.summary:
         families = json.loads((arguments.tasks / "families.json").read_text())
         with open_session(arguments.base, arguments.pool, template="alpaca") as session:
-            tasks = _tasks(session, families, arguments.count)
+            tasks = tasks_of(session, families, arguments.count)
             for seed in range(arguments.first, arguments.first + arguments.seeds):
                 for task in tasks:
                     if not any((unit["task"], unit["seed"]) == (task, seed) for unit in done):
@@ -72,7 +72,7 @@ def main() -> None:
     summarise(done)
 
 
-def _tasks(session: Session, families: dict[str, str], count: int) -> list[str]:
+def tasks_of(session: Session, families: dict[str, str], count: int) -> list[str]:
     """Tasks with an adapter of their own, family after family in turn."""
     own = [candidate.id for candidate in session.pool.candidates if candidate.id in families]
     turns: list[tuple[int, str]] = []
@@ -186,7 +186,8 @@ def summarise(units: list[dict[str, Any]]) -> None:
         print(f"{measure}: " + ", ".join(f"{name} {value:.3f}" for name, value in means.items()))
 
 
-def _read(path: Path) -> list[dict[str, Any]]:
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """Return what the lines of a JSONL file hold; nothing where there is none yet."""
     return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
 
 
