@@ -15,6 +15,7 @@ from merge_advisor.backbone.adapter import read_adapter
 from merge_advisor.backbone.tensorfile import open_folder
 from merge_advisor.backbone.weights import Dense, LowRank
 from merge_advisor.compose.crossing import parts_of
+from merge_advisor.compose.repeatedly import Repeatedly
 from merge_advisor.compose.slerp import slerp
 from merge_advisor.compose.sparse import largest
 from merge_advisor.compose.truncate import cut, truncate
@@ -317,3 +318,40 @@ def test_linear_is_pefts(tiny_llama, tmp_path):
     shapes = {name: info.shape for name, (_, info) in open_folder(tiny_llama).items()}
     merged = compose("linear", [read_adapter(folder, shapes) for folder in folders], weights)
     assert_same_weights(state_of(model.merge_and_unload(adapter_names=["merged"])), merged_weights(tiny_llama, merged))
+
+
+class TestRepeatedly:
+    """What thins members out does it once for merges of the same members; the merges are the same to the byte."""
+
+    @pytest.mark.parametrize("name", sorted(WHOLE))
+    def test_masks_are_made_once_and_merges_are_the_same(self, name, monkeypatch):
+        rule, again = build(name), Repeatedly(build(name))
+        members = [adapter(1), adapter(2, scale=0.5), checkpoint(3)]
+        wanted = [dense(rule.compose(members, weights)) for weights in ((0.5, 1, -0.2), (2, 0.3, 1), (0, 1, 1))]
+        made, sparsify = [], type(rule).sparsify
+        monkeypatch.setattr(type(rule), "sparsify", lambda self, *told: made.append(told) or sparsify(self, *told))
+        for weights, parts in zip(((0.5, 1, -0.2), (2, 0.3, 1), (0, 1, 1)), wanted, strict=True):
+            for key, part in dense(again.compose(members, weights)).items():
+                np.testing.assert_array_equal(part, parts[key])
+        assert len(made) == len(members) * len(SHAPES)
+        assert again.bytes == sum(-(-out * width // 8) for out, width in SHAPES.values()) * len(members)
+
+    def test_densities_do_not_share_masks(self):
+        half, all_of_it = Repeatedly(build("magnitude")), Repeatedly(build("magnitude:density=1"))
+        members = [adapter(1)]
+        assert np.count_nonzero(dense(half.compose(members, [1.0]))["q.weight"]) == 15
+        assert np.count_nonzero(dense(all_of_it.compose(members, [1.0]))["q.weight"]) == 30
+        assert all_of_it.bytes == 0
+
+    def test_it_forgets_members_that_are_gone_and_keeps_no_more_than_it_may(self):
+        members = big(1, 2)
+        again, small = Repeatedly(build("ties")), Repeatedly(build("ties"), most=6_000)
+        for rule in (again, small):
+            rule.compose(members, [1.0, 1.0])["w.weight"]
+        assert again.bytes == 2 * 200 * 200 // 8 and small.bytes == 200 * 200 // 8
+        np.testing.assert_array_equal(
+            small.compose(members, [1.0, 2.0])["w.weight"].dense(),
+            build("ties").compose(members, [1.0, 2.0])["w.weight"].dense(),
+        )
+        del members
+        assert again.bytes == small.bytes == 0

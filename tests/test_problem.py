@@ -1,11 +1,12 @@
 """The problem `tune` searches: losses of merges on rows, and their slopes in the weights."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from merge_advisor.advisor.measure import losses_of
+from merge_advisor.advisor.measure import composed, losses_of
 from merge_advisor.advisor.problem import RowLoss, make_problem
 from merge_advisor.advisor.session import open_session
 from merge_advisor.errors import SpecError, TaskError
@@ -44,6 +45,20 @@ def test_what_was_measured_is_not_measured_again(session):
     problem.losses(Point((0.5, 0.1, 0.2), "exact", (1.0, 0.5)), [0, 1])
     problem.losses(Point((0.5, 0.1, 0.2), "lorahub"), [0, 1])
     assert session.misses == misses + 2
+
+
+def test_masks_of_two_compositions_are_kept_for_the_next_trial(session):
+    """A search over densities has a new composition for each trial and must not keep them all."""
+    problem = problem_of(session)
+    specs = [f"ties:density={density}" for density in (0.2, 0.4, 0.6)]
+    found = [problem.losses(Point((0.5, 0.1, weight), spec), [0, 1]) for spec in specs for weight in (0.2, 0.3)]
+    assert len({tuple(losses) for losses in found}) == 6
+    assert list(session._rules) == specs[1:]
+    updates = [update for candidate in problem.candidates for update in session.weights(candidate).values()]
+    assert session.composition(specs[2]).bytes == sum(math.prod(update.shape) for update in updates) // 8
+    alone = composed(session, problem.candidates, (0.5, 0.1, 0.3), specs[2])
+    for name, update in composed(session, problem.candidates, (0.5, 0.1, 0.3), specs[2], again=True).items():
+        np.testing.assert_array_equal(update.dense(), alone[name].dense())
 
 
 @pytest.mark.parametrize("composition", ["exact", "lorahub"])

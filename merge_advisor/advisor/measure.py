@@ -38,6 +38,7 @@ from merge_advisor.types import (
 
 if TYPE_CHECKING:
     from merge_advisor.backbone.finetune import FinetuneSettings
+    from merge_advisor.compose import Composes
     from merge_advisor.embeddings import Embedding
     from merge_advisor.types import FloatArray
 
@@ -267,7 +268,7 @@ def merged_weights(
 ) -> WeightDelta:
     """Return the weight delta of a merge given by id; that of no members is empty."""
     candidates = [candidate for candidate, _ in members.values()]
-    return composed(session, candidates, [weight for _, weight in members.values()], composition)
+    return composed(session, candidates, [weight for _, weight in members.values()], composition, again=True)
 
 
 def composed(
@@ -276,14 +277,18 @@ def composed(
     weights: Sequence[float],
     composition: str,
     layers: Sequence[float] = (),
+    *,
+    again: bool = False,
 ) -> WeightDelta:
     """Return the weight delta of candidates under a composition, weights by layer group included.
+
+    With `again` what merging the same members once more can go without is kept in memory (masks; the result is alike).
 
     Raises:
         SpecError: the composition cannot take these members.
     """
     members = [session.weights(candidate) for candidate in candidates]
-    rule = registry.build("composition", composition)
+    rule: Composes = session.composition(composition) if again else registry.build("composition", composition)
     return compose_layers(rule, members, weights, layers, count_blocks(session.local.shapes))
 
 

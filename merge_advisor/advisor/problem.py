@@ -107,7 +107,7 @@ class Merges:
 
     def _merge(self, point: Point) -> WeightDelta:
         if self._last is None or self._last[0] != point:
-            merge = composed(self.session, self.candidates, point.weights, point.composition, point.layers)
+            merge = composed(self.session, self.candidates, point.weights, point.composition, point.layers, again=True)
             self._last = point, dict(merge)
         return self._last[1]
 

@@ -9,11 +9,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
-from merge_advisor import templates
+from merge_advisor import registry, templates
 from merge_advisor.backbone.adapter import read_adapter
 from merge_advisor.backbone.base import LocalBase, resolve_base
 from merge_advisor.backbone.checkpoint import read_checkpoint_delta
 from merge_advisor.backbone.weights import WeightDelta
+from merge_advisor.compose.repeatedly import Repeatedly
+from merge_advisor.compose.sparse import Sparse
 from merge_advisor.errors import PoolError
 from merge_advisor.pool import open_pool
 from merge_advisor.store import Store
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from merge_advisor.backbone.choice_loss import EncodedChoices
     from merge_advisor.backbone.forward import Encoded
     from merge_advisor.backbone.model import Backbone
+    from merge_advisor.compose import Composes
 
 Progress = Callable[[str, int, int], None]
 """Called with (what, done, total); silence is `quiet_progress`."""
@@ -33,6 +36,8 @@ MAX_LENGTH = 1024
 
 KEPT_WEIGHTS = 64
 """Adapters kept in memory: a pool's worth for most, bounded for pools of thousands."""
+KEPT_RULES = 2
+"""Compositions whose masks are kept in memory: a search over densities has a new one for each trial."""
 
 
 def quiet_progress(what: str, done: int, total: int) -> None:
@@ -75,6 +80,7 @@ class Session:
     made: dict[str, WeightDelta] = field(default_factory=dict, repr=False)
     """Weights by fingerprint of candidates that are in no file."""
     _weights: dict[str, WeightDelta] = field(default_factory=dict, repr=False)
+    _rules: dict[str, Composes] = field(default_factory=dict, repr=False)
 
     def __enter__(self) -> Session:
         return self
@@ -124,6 +130,19 @@ class Session:
                 del self._weights[next(iter(self._weights))]
             self._weights[candidate.fingerprint] = found
         return found
+
+    def composition(self, spec: str) -> Composes:
+        """Return what a spec names, for merges of the same members again and again: masks are kept.
+
+        Raises:
+            SpecError: unknown name or parameter.
+        """
+        if spec not in self._rules:
+            rule: Composes = registry.build("composition", spec)
+            while len(self._rules) >= KEPT_RULES:
+                del self._rules[next(iter(self._rules))]
+            self._rules[spec] = Repeatedly(rule) if isinstance(rule, Sparse) else rule
+        return self._rules[spec]
 
     def encode(self, rows: Sequence[Row], max_length: int = MAX_LENGTH, *, cut: bool = False) -> list[Encoded]:
         """Turn rows into token ids under the pool's template, at most `max_length` (or the context) each.

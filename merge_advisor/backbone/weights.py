@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 Array = NDArray[np.float32]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, weakref_slot=True, eq=False)
 class LowRank:
     """ΔW = scale · b @ a, as LoRA defines it (arXiv 2106.09685, section 4.1)."""
 
@@ -51,7 +51,7 @@ class LowRank:
         return LowRank(self.a, self.b, self.scale * factor, self.transposed)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, weakref_slot=True, eq=False)
 class Dense:
     """ΔW itself, in the base's layout."""
 

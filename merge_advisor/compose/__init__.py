@@ -27,13 +27,25 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 if TYPE_CHECKING:
     from merge_advisor.backbone.weights import WeightDelta
 
-__all__ = ["Composition", "Takes"]
+__all__ = ["Composes", "Composition", "Takes"]
 
 Takes = Literal["adapters", "checkpoints", "both"]
 """Kinds of candidates a composition can merge."""
 
 
-class Composition(Protocol):
+class Composes(Protocol):
+    """What merges."""
+
+    def compose(self, members: Sequence[WeightDelta], weights: Sequence[float]) -> WeightDelta:
+        """Return the merged weight delta; member i counts with weights[i].
+
+        Raises:
+            SpecError: members this composition cannot take (a checkpoint, factors of ranks it cannot add).
+        """
+        ...
+
+
+class Composition(Composes, Protocol):
     """What the registry's compositions look like."""
 
     name: ClassVar[str]
@@ -44,11 +56,3 @@ class Composition(Protocol):
     memory: ClassVar[str]
     linear: ClassVar[bool]
     low_rank: ClassVar[bool]
-
-    def compose(self, members: Sequence[WeightDelta], weights: Sequence[float]) -> WeightDelta:
-        """Return the merged weight delta; member i counts with weights[i].
-
-        Raises:
-            SpecError: members this composition cannot take (a checkpoint, factors of ranks it cannot add).
-        """
-        ...

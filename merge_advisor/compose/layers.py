@@ -12,11 +12,11 @@ from merge_advisor.compose.lazily import Lazily, names_of
 from merge_advisor.errors import SpecError
 
 if TYPE_CHECKING:
-    from merge_advisor.compose import Composition
+    from merge_advisor.compose import Composes
 
 
 def compose_layers(
-    composition: Composition,
+    composition: Composes,
     members: Sequence[WeightDelta],
     weights: Sequence[float],
     layers: Sequence[float],
