@@ -6,6 +6,7 @@ registered strategy can be counted, and the rules are the ones the results are c
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +27,7 @@ from merge_advisor.benchmark.values import Arm, Setup
 from merge_advisor.errors import MergeAdvisorError
 from merge_advisor.pool.sources import find_models
 from merge_advisor.select.evidence import Watched
+from merge_advisor.tuning.gradient import PARTS
 from merge_advisor.types import more_to_choose
 
 if TYPE_CHECKING:
@@ -172,7 +174,8 @@ def spent_by(arm: Arm, setup: Setup, models: int, k: int) -> Spent:
     chooser: Strategy = registry.build("strategy", arm.strategy)
     evidence = asked.evidence(models)
     chooser.select(evidence, min(k, models))
-    tuner = arm.tuner.trials * rows * (BACKWARD if _slopes(arm) else 1) if arm.tuner else 0
+    slopes = (BACKWARD - 1) * math.ceil(rows / PARTS) if _slopes(arm) else 0
+    tuner = arm.tuner.trials * (rows + slopes) if arm.tuner else 0
     search = 0 if at_zero(arm.tuner) else SEARCH
     choosing = asked.forwards + search * rows + lora + tuner
     return Spent(choosing, arm.shots_lora or "task" in evidence.looked, "rng" in evidence.looked)
