@@ -11,9 +11,10 @@ is a task and a seed: 20 adapters drawn from other families, 5 shots and the hel
               1/sqrt(k) each: factors are summed before they are multiplied, so 1/k each would nearly be the base
     ours      composition exact, the loss, as `plan` and `tune` go about it: the scale of equal weights by line search
               (8 losses), then `gradient` from there, then the winner rule; 200 forwards in all
+    choices   ours where every row has choices: the same by the error over the choices, which plan and tune go by there
 
 "start" and "trial" are the best start and the best trial of ours, between which the winner rule chooses; "share" is how
-far it went. A line per unit is appended at once, and units that are there are skipped. Losses are nats per token; right
+far it went. A line per unit is kept at once, and arms that are there are skipped. Losses are nats per token; right
 answers are those of the likeliest choice, or of greedy text where there are no choices.
 """
 
@@ -29,7 +30,7 @@ from typing import Any
 import numpy as np
 
 from merge_advisor import registry
-from merge_advisor.advisor.problem import RowLoss, WrongAnswers
+from merge_advisor.advisor.problem import ChoiceLoss, RowLoss, WrongAnswers
 from merge_advisor.advisor.session import Session, open_session
 from merge_advisor.evaluators.rules import metric_for
 from merge_advisor.select.interference import line_search
@@ -39,7 +40,6 @@ from merge_advisor.tuning import Point, SearchSpace, Trial
 from merge_advisor.tuning.coordinator import Budget, search
 from merge_advisor.tuning.goals import LoraHub, Mean
 from merge_advisor.tuning.winner import Winner, choose
-from merge_advisor.types import Row
 
 MEMBERS, SHOTS, STEPS, SCALES = 20, 5, 40, 8
 
@@ -64,11 +64,15 @@ def main() -> None:
             tasks = tasks_of(session, families, arguments.count)
             for seed in range(arguments.first, arguments.first + arguments.seeds):
                 for task in tasks:
-                    if not any((unit["task"], unit["seed"]) == (task, seed) for unit in done):
-                        found = unit_of(session, arguments.tasks / f"{task}.jsonl", families, seed, arguments.heldout)
-                        done.append(found)
-                        with arguments.out.open("a") as file:
-                            file.write(json.dumps(found) + "\n")
+                    unit = Unit(session, arguments.tasks / f"{task}.jsonl", families, seed, arguments.heldout)
+                    known = next((found for found in done if (found["task"], found["seed"]) == (task, seed)), None)
+                    if known is None:
+                        done.append(known := unit.measure())
+                    elif not unit.choices or "choices" in known["loss"]:
+                        continue
+                    if unit.choices:
+                        unit.add_choices(known)
+                    arguments.out.write_text("".join(json.dumps(found) + "\n" for found in done))
     summarise(done)
 
 
@@ -81,40 +85,60 @@ def tasks_of(session: Session, families: dict[str, str], count: int) -> list[str
     return [name for _, name in sorted(turns)][:count]
 
 
-def unit_of(session: Session, path: Path, families: dict[str, str], seed: int, heldout: int) -> dict[str, Any]:
-    """Run all arms on one task and seed."""
-    rng = np.random.default_rng([seed, *path.stem.encode()])
-    others = [c for c in session.pool.candidates if families.get(c.id) != families[path.stem]]
-    members = [others[i] for i in sorted(rng.choice(len(others), MEMBERS, replace=False))]
-    rows = read_rows(path).rows
-    unseen = rows[int(0.7 * len(rows)) :]
-    order = rng.permutation(len(unseen))
-    shots = [unseen[i] for i in order[:SHOTS]]
-    kept = [unseen[i] for i in order[SHOTS : SHOTS + heldout]]
-    problem = RowLoss(session, members, shots, (0,) * SHOTS)
-    start = time.perf_counter()
-    k = len(members)
-    zero = SearchSpace(Point((0.0,) * k, "lorahub"))
-    theirs = search(
-        problem, zero, registry.build("sampler", "lorahub"), goal=LoraHub(SHOTS), budget=Budget(trials=STEPS),
-        seed=seed, racing=None,
-    ).trials  # fmt: skip
-    best = min(theirs, key=lambda trial: trial.values[0])
-    spent, reached = forwards_to(problem, best.values[0], k, seed)
-    winner, trials = tuned(problem, k, seed)
-    points = {
-        "base": zero.start, "uniform": Point((1 / k,) * k, "exact"), "lorahub": best.point,
-        "start": next(trial.point for trial in trials if trial.label == winner.reference),
-        "trial": min(trials, key=lambda trial: trial.values[0]).point, "ours": winner.point,
-    }  # fmt: skip
-    return {
-        "task": path.stem, "family": families[path.stem], "seed": seed, "lorahub_value": best.values[0],
-        "lorahub_forwards": sum(trial.forwards for trial in theirs), "same_value": reached, "same_forwards": spent,
-        "share": winner.share,
-        "seconds": round(time.perf_counter() - start, 1), "heldout": len(kept),
-        "loss": {name: _mean(RowLoss, session, members, kept, point) for name, point in points.items()},
-        "accuracy": {name: 1 - _mean(WrongAnswers, session, members, kept, point) for name, point in points.items()},
-    }  # fmt: skip
+class Unit:
+    """A task with a seed: its members, shots and held-out rows."""
+
+    def __init__(self, session: Session, path: Path, families: dict[str, str], seed: int, heldout: int) -> None:
+        rng = np.random.default_rng([seed, *path.stem.encode()])
+        others = [c for c in session.pool.candidates if families.get(c.id) != families[path.stem]]
+        self.session, self.task, self.family, self.seed = session, path.stem, families[path.stem], seed
+        self.members = [others[i] for i in sorted(rng.choice(len(others), MEMBERS, replace=False))]
+        rows = read_rows(path).rows
+        unseen = rows[int(0.7 * len(rows)) :]
+        order = rng.permutation(len(unseen))
+        self.shots = [unseen[i] for i in order[:SHOTS]]
+        self.kept = [unseen[i] for i in order[SHOTS : SHOTS + heldout]]
+        self.choices = all(row.choices for row in rows)
+
+    def measure(self) -> dict[str, Any]:
+        """Run all arms but `choices`."""
+        start, k = time.perf_counter(), MEMBERS
+        problem = RowLoss(self.session, self.members, self.shots, (0,) * SHOTS)
+        zero = SearchSpace(Point((0.0,) * k, "lorahub"))
+        theirs = search(
+            problem, zero, registry.build("sampler", "lorahub"), goal=LoraHub(SHOTS), budget=Budget(trials=STEPS),
+            seed=self.seed, racing=None,
+        ).trials  # fmt: skip
+        best = min(theirs, key=lambda trial: trial.values[0])
+        spent, reached = forwards_to(problem, best.values[0], k, self.seed)
+        winner, trials = tuned(problem, k, self.seed)
+        points = {
+            "base": zero.start, "uniform": Point((1 / k,) * k, "exact"), "lorahub": best.point,
+            "start": next(trial.point for trial in trials if trial.label == winner.reference),
+            "trial": min(trials, key=lambda trial: trial.values[0]).point, "ours": winner.point,
+        }  # fmt: skip
+        return {
+            "task": self.task, "family": self.family, "seed": self.seed, "lorahub_value": best.values[0],
+            "lorahub_forwards": sum(trial.forwards for trial in theirs), "same_value": reached, "same_forwards": spent,
+            "share": winner.share, "seconds": round(time.perf_counter() - start, 1), "heldout": len(self.kept),
+            "loss": {name: self._mean(RowLoss, point) for name, point in points.items()},
+            "accuracy": {name: 1 - self._mean(WrongAnswers, point) for name, point in points.items()},
+        }  # fmt: skip
+
+    def add_choices(self, found: dict[str, Any]) -> None:
+        """Run `choices`, and add it to what the other arms came to."""
+        problem = ChoiceLoss(self.session, self.members, self.shots, (0,) * SHOTS)
+        point = tuned(problem, MEMBERS, self.seed)[0].point
+        found["loss"]["choices"] = self._mean(RowLoss, point)
+        found["accuracy"]["choices"] = 1 - self._mean(WrongAnswers, point)
+
+    def _mean(self, kind: Any, point: Point) -> float:
+        """Mean of a problem's losses over the held-out rows; NaN where only the loss can be told."""
+        asked = {"metric": "accuracy" if self.choices else "exact_match"} if kind is WrongAnswers else {}
+        if asked and metric_for(self.kept) == "loss":
+            return float("nan")
+        problem = kind(self.session, self.members, self.kept, (0,) * len(self.kept), **asked)
+        return float(np.mean(problem.losses(point, range(len(self.kept)))))
 
 
 def forwards_to(problem: RowLoss, value: float, k: int, seed: int) -> tuple[int, float]:
@@ -153,16 +177,6 @@ def tuned(problem: RowLoss, k: int, seed: int) -> tuple[Winner, Sequence[Trial]]
     return choose(trials, problem.tasks, lambda point: problem.losses(point, every), seed=seed), trials
 
 
-def _mean(kind: Any, session: Session, members: Sequence[Any], rows: Sequence[Row], point: Point) -> float:
-    asked = {"metric": "accuracy" if all(row.choices for row in rows) else "exact_match"}
-    if kind is RowLoss:
-        asked = {}
-    elif metric_for(rows) == "loss":
-        return float("nan")
-    problem = kind(session, members, rows, (0,) * len(rows), **asked)
-    return float(np.mean(problem.losses(point, range(len(rows)))))
-
-
 def summarise(units: list[dict[str, Any]]) -> None:
     """Print both tables; intervals over tasks, seeds averaged within."""
     tasks = sorted({unit["task"] for unit in units})
@@ -171,18 +185,24 @@ def summarise(units: list[dict[str, Any]]) -> None:
     reached = np.array([unit["same_value"] <= unit["lorahub_value"] for unit in units])
     print(f"forwards to LoraHub's value: mean {shares.mean():.3f}x, median {np.median(shares):.3f}x, "
           f"90% {np.quantile(shares, 0.9):.3f}x; reached in {reached.mean():.0%}")  # fmt: skip
+    ours = {"loss": "ours", "accuracy": "choices"}  # the arm that made the measure small, where there is one
     for measure, sign in (("loss", -1), ("accuracy", 1)):
-        for rival in ("lorahub", "uniform", "base"):
-            gains = []
-            for task in tasks:
-                found = [sign * (u[measure]["ours"] - u[measure][rival]) for u in units if u["task"] == task]
-                gains.append(float(np.nanmean(found)) if np.isfinite(found).any() else float("nan"))
-            told = [gain for gain in gains if np.isfinite(gain)]
-            if len(told) > 1:
-                mean, low, high = paired_interval(told, counts=False)
-                print(f"{measure}: ours better than {rival} by {mean:+.3f} ({low:+.3f} to {high:+.3f}), "
-                      f"ahead on {sum(gain > 0 for gain in told)} of {len(told)} tasks")  # fmt: skip
-        means = {name: np.nanmean([unit[measure][name] for unit in units]) for name in units[0][measure]}
+        for arm in dict.fromkeys(("ours", ours[measure])):
+            for rival in ("lorahub", "uniform", "base"):
+                gains = []
+                for task in tasks:
+                    values = [unit[measure] for unit in units if unit["task"] == task]
+                    found = [sign * (value.get(arm, value["ours"]) - value[rival]) for value in values]
+                    gains.append(float(np.nanmean(found)) if np.isfinite(found).any() else float("nan"))
+                told = [gain for gain in gains if np.isfinite(gain)]
+                if len(told) > 1:
+                    mean, low, high = paired_interval(told, counts=False)
+                    print(f"{measure}: {arm} better than {rival} by {mean:+.3f} ({low:+.3f} to {high:+.3f}), "
+                          f"ahead on {sum(gain > 0 for gain in told)} of {len(told)} tasks")  # fmt: skip
+        means = {
+            name: np.nanmean([unit[measure].get(name, unit[measure]["ours"]) for unit in units])
+            for name in ("base", "uniform", "lorahub", "start", "trial", "ours", "choices")
+        }
         print(f"{measure}: " + ", ".join(f"{name} {value:.3f}" for name, value in means.items()))
 
 
