@@ -324,13 +324,17 @@ def test_auto_keeps_to_its_rules():
     assert auto.choose(few, two) == "nsga2"
     assert auto.choose(mixed, []) == "tpe"
     plain = Auto(steps=0)
-    assert plain.choose(few, []) == "cmaes" and plain.choose(many, []) == "tpe"
+    assert plain.choose(few, []) == "gp" and plain.choose(many, []) == "tpe"
     went = [trial(i, "auto", few.start, [1.0], {"auto": "gradient"}, (0.0,) * 3) for i in range(8)]
-    assert auto.choose(few, went) == "cmaes"
-    assert auto.choose(few, went[:7]) == "gradient"
-    assert auto.choose(dataclasses.replace(few, smooth=False), []) == "cmaes"
+    assert auto.choose(few, went) == auto.choose(few, []) == "gradient"
+    short = Auto(steps=8, fits=9)
+    assert (short.choose(few, went[:7]), short.choose(few, went)) == ("gradient", "gp")
+    assert short.choose(few, [*went, went[0]]) == "cmaes"
+    rough = dataclasses.replace(few, smooth=False)
+    assert auto.choose(rough, []) == auto.choose(rough, went * 12) == "gp"
+    assert auto.choose(rough, went * 13) == "cmaes"
     ties = dataclasses.replace(few, start=dataclasses.replace(few.start, composition="ties"))
-    assert auto.choose(ties, []) == "cmaes"
+    assert auto.choose(ties, []) == "gp"
 
 
 def test_auto_hands_the_ask_on_and_names_who_asked():

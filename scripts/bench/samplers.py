@@ -1,6 +1,6 @@
 """Samplers against each other at equal budget, `auto`'s two switch points, and `delta` as a first stage.
 
-    python scripts/bench/samplers.py --base BASE --pool POOL --tasks DIR --out FILE [--units 8] [--summary]
+    python scripts/bench/samplers.py --base BASE --pool POOL --tasks DIR --out FILE [--units 6] [--summary]
 
 POOL and DIR as for tuning.py beside it. A unit is a task (one of each family in turn): 8 adapters drawn from other
 families, 10 tuning rows and the held-out rows from the last 30% of the file. Every arm begins with the starts of `tune`
@@ -9,7 +9,7 @@ spends at most 400 forwards (a backward pass is two) and ends in the winner rule
 
     delta+gradient    half of the budget on the objective `delta` (cmaes, 5 forwards a trial and no row), then
                       `gradient` with the best three of these as further starts
-    auto:steps=S      S gradient trials, then `cmaes`
+    auto:steps=S      S gradient trials, then what `auto` asks without a gradient (`cmaes` when it was measured)
 
 Reported: the least tuning loss after 100, 200 and 400 forwards, and the winner's held-out loss, both as the share of
 the start's that is left. A line per unit and arm is appended at once, and those that are there are skipped.
@@ -53,7 +53,7 @@ def main() -> None:
     parser.add_argument("--pool", type=Path, required=True)
     parser.add_argument("--tasks", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--units", type=int, default=8)
+    parser.add_argument("--units", type=int, default=6)
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
     parser.add_argument("--summary", action="store_true", help="only print what is there")
     arguments = parser.parse_args()
