@@ -1,5 +1,7 @@
 """Milliseconds of one merge in memory, by composition: every parameter's ΔW computed once, in turns.
 
+"again" is a merge of the same members with masks kept from the one before, as a search has them.
+
     python scripts/bench/composition_speed.py --base BASE [--modules q_proj,v_proj] [--rounds 5] ADAPTER ADAPTER [...]
 
 One thread (set OMP_NUM_THREADS=1). CPU seconds of the process, so that other work on the machine counts little.
@@ -11,11 +13,17 @@ import argparse
 import datetime
 import platform
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from statistics import median
 
 from merge_advisor import registry
 from merge_advisor.backbone.adapter import read_adapter
 from merge_advisor.backbone.tensorfile import open_folder
+from merge_advisor.backbone.weights import WeightDelta
+from merge_advisor.compose import Composes
+from merge_advisor.compose.repeatedly import Repeatedly
+from merge_advisor.compose.sparse import Sparse
 
 
 def main() -> None:
@@ -35,19 +43,31 @@ def main() -> None:
     names = [
         name for name in registry.names("composition") if registry.load("composition", name).takes != "checkpoints"
     ]
-    taken: dict[str, list[float]] = {name: [] for name in names}
+    rules = {name: registry.build("composition", name) for name in names}
+    again = {name: Repeatedly(rule) for name, rule in rules.items() if isinstance(rule, Sparse)}
+    for rule in again.values():
+        milliseconds(rule, members)
+    taken: dict[str, list[list[float]]] = {name: [[], []] for name in names}
     for _ in range(arguments.rounds):
-        for name in names:
-            start = time.process_time()
-            merged = registry.build("composition", name).compose(members, [1 / len(members)] * len(members))
-            for parameter in merged:
-                merged[parameter].dense()
-            taken[name].append(1000 * (time.process_time() - start))
+        for name, rule in rules.items():
+            taken[name][0].append(milliseconds(rule, members))
+            if name in again:
+                taken[name][1].append(milliseconds(again[name], members))
     print(f"{platform.machine()}, {datetime.datetime.now(datetime.UTC):%Y-%m-%d}")
     print(f"{len(members)} adapters, {len(members[0])} parameters ({arguments.modules}), {arguments.rounds} rounds\n")
-    print("| composition | ms (least) | ms (median) |\n|---|---|---|")
-    for name, found in taken.items():
-        print(f"| `{name}` | {min(found):.0f} | {sorted(found)[len(found) // 2]:.0f} |")
+    print("| composition | ms (least) | ms (median) | again (median) |\n|---|---|---|---|")
+    for name, (first, second) in taken.items():
+        later = f"{median(second):.0f}" if second else ""
+        print(f"| `{name}` | {min(first):.0f} | {median(first):.0f} | {later} |")
+
+
+def milliseconds(rule: Composes, members: Sequence[WeightDelta]) -> float:
+    """CPU time of one merge at equal weights."""
+    start = time.process_time()
+    merged = rule.compose(members, [1 / len(members)] * len(members))
+    for parameter in merged:
+        merged[parameter].dense()
+    return 1000 * (time.process_time() - start)
 
 
 if __name__ == "__main__":

@@ -31,6 +31,9 @@ from merge_advisor.backbone.forward import row_losses
 from merge_advisor.tasks import read_rows
 from merge_advisor.tuning import Point
 
+COMPOSITIONS = (("exact", 4), ("exact", 20), ("lorahub", 20), ("ties", 4), ("della", 4))
+"""With their numbers of members."""
+
 
 def main() -> None:
     """Measure and print."""
@@ -51,7 +54,7 @@ def trials(base: str, pool: str, task: Path, rounds: int) -> None:
     print("| composition | members | rows | bare forwards, ms | trial, ms | ratio |\n|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as scratch, open_session(base, pool, cache=Path(scratch)) as session:
         rows = read_rows(task).rows[:20]
-        for composition, k in (("exact", 4), ("exact", 20), ("lorahub", 20), ("ties", 4)):
+        for composition, k in COMPOSITIONS:
             for count in (5, 20):
                 problem = RowLoss(session, session.pool.candidates[:k], rows[:count], (0,) * count)
                 encoded = session.encode(rows[:count])
