@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, TypedDict, TypeVar
 
 from merge_advisor import registry, templates
 from merge_advisor.backbone.adapter import read_adapter
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from merge_advisor.backbone.model import Backbone
     from merge_advisor.compose import Composes
 
+Kept = TypeVar("Kept")
 Progress = Callable[[str, int, int], None]
 """Called with (what, done, total); silence is `quiet_progress`."""
 
@@ -126,9 +127,7 @@ class Session:
                     found = read_checkpoint_delta(folder, self.local.path)
             except OSError as error:
                 raise PoolError(f"{candidate.id}: its files cannot be read any more ({error}); restore them") from error
-            while len(self._weights) >= KEPT_WEIGHTS:
-                del self._weights[next(iter(self._weights))]
-            self._weights[candidate.fingerprint] = found
+            _keep(self._weights, candidate.fingerprint, found, KEPT_WEIGHTS)
         return found
 
     def composition(self, spec: str) -> Composes:
@@ -139,9 +138,7 @@ class Session:
         """
         if spec not in self._rules:
             rule: Composes = registry.build("composition", spec)
-            while len(self._rules) >= KEPT_RULES:
-                del self._rules[next(iter(self._rules))]
-            self._rules[spec] = Repeatedly(rule) if isinstance(rule, Sparse) else rule
+            _keep(self._rules, spec, Repeatedly(rule) if isinstance(rule, Sparse) else rule, KEPT_RULES)
         return self._rules[spec]
 
     def encode(self, rows: Sequence[Row], max_length: int = MAX_LENGTH, *, cut: bool = False) -> list[Encoded]:
@@ -250,6 +247,13 @@ def open_session(
     except BaseException:
         opened.close()
         raise
+
+
+def _keep(kept: dict[str, Kept], key: str, value: Kept, most: int) -> None:
+    """Add a value; where there are as many as may be, those added first go."""
+    while len(kept) >= most:
+        del kept[next(iter(kept))]
+    kept[key] = value
 
 
 def weights_key(

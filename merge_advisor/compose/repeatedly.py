@@ -53,8 +53,9 @@ class Repeatedly(Sparse):
             mask = np.unpackbits(known.bits, count=math.prod(update.shape))
             return Kept(mask.view(np.bool_).reshape(update.shape), known.factor)
         found = self.rule.sparsify(name, update)
-        bits = None if found.mask is None else np.packbits(found.mask)
-        if bits is None or self.bytes + bits.nbytes <= self.most:
+        size = 0 if found.mask is None else -(-found.mask.size // 8)
+        if not size or self.bytes + size <= self.most:
+            bits = None if found.mask is None else np.packbits(found.mask)
             self._kept[update] = _Packed(name, bits, found.factor)
         return found
 

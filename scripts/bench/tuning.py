@@ -187,12 +187,13 @@ def summarise(units: list[dict[str, Any]]) -> None:
           f"90% {np.quantile(shares, 0.9):.3f}x; reached in {reached.mean():.0%}")  # fmt: skip
     ours = {"loss": "ours", "accuracy": "choices"}  # the arm that made the measure small, where there is one
     for measure, sign in (("loss", -1), ("accuracy", 1)):
+        values = [{"choices": unit[measure]["ours"], **unit[measure]} for unit in units]
         for arm in dict.fromkeys(("ours", ours[measure])):
             for rival in ("lorahub", "uniform", "base"):
                 gains = []
                 for task in tasks:
-                    values = [unit[measure] for unit in units if unit["task"] == task]
-                    found = [sign * (value.get(arm, value["ours"]) - value[rival]) for value in values]
+                    own = [value for unit, value in zip(units, values, strict=True) if unit["task"] == task]
+                    found = [sign * (value[arm] - value[rival]) for value in own]
                     gains.append(float(np.nanmean(found)) if np.isfinite(found).any() else float("nan"))
                 told = [gain for gain in gains if np.isfinite(gain)]
                 if len(told) > 1:
@@ -200,7 +201,7 @@ def summarise(units: list[dict[str, Any]]) -> None:
                     print(f"{measure}: {arm} better than {rival} by {mean:+.3f} ({low:+.3f} to {high:+.3f}), "
                           f"ahead on {sum(gain > 0 for gain in told)} of {len(told)} tasks")  # fmt: skip
         means = {
-            name: np.nanmean([unit[measure].get(name, unit[measure]["ours"]) for unit in units])
+            name: np.nanmean([value[name] for value in values])
             for name in ("base", "uniform", "lorahub", "start", "trial", "ours", "choices")
         }
         print(f"{measure}: " + ", ".join(f"{name} {value:.3f}" for name, value in means.items()))

@@ -17,7 +17,7 @@ class Auto:
     """Ask nsga2, gradient, gp, cmaes or tpe, by these rules, the first that fits.
 
     1. Trials with several values (Pareto): `nsga2`.
-    2. A problem and one composition that are differentiable in the weights: `gradient`, to the end.
+    2. A problem and one composition that are differentiable in the weights: `gradient`, for `steps` trials.
     3. Numbers alone, at most `few` of them: `gp`, and after `fits` trials `cmaes`, as the fits of `gp` get dear.
     4. Everything else: `tpe`.
 
