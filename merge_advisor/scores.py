@@ -32,7 +32,8 @@ class ModelScore:
     label: str
     """"base", "majority", "anchor", "member <id>", "shots_lora", "uniform" or "merge"."""
     metrics: dict[str, float]
-    """Mean over the rows: "accuracy" (choice likelihood) or "exact_match", and "loss" (nats per token)."""
+    """Mean over the rows: "accuracy" (choice likelihood) and "choices" (nats of the right choice among the choices), or
+    "exact_match"; and "loss" (nats per token)."""
     rows: dict[str, tuple[float, ...]]
     """The same per row, in the order of the score's `row_digests`."""
     outputs: tuple[str, ...] = ()

@@ -14,9 +14,11 @@ class Losses:
     def __init__(self, drops):
         self.drops = drops
         self.calls = []
+        self.shares = []
 
-    def __call__(self, weights):
+    def __call__(self, weights, share=1.0):
         self.calls.append(dict(weights))
+        self.shares.append(share)
         return max(1.0, 3.0 - sum(weight * self.drops[position] for position, weight in weights.items()))
 
 
@@ -38,7 +40,7 @@ def world(deltas, task, *, seed=0, **others):
         "query": "thing0 thing1 thing2",
         "rng": np.random.default_rng(seed),
         "shot_loss": Losses(likeness),
-        "gradient_gain": lambda weights: likeness,
+        "gradient_gain": lambda weights, share=1.0: likeness,
         "weights_of": lambda p: {"layer.weight": lowrank(np.random.default_rng(p))},
     }
     return Evidence(deltas=deltas, task=task, **(made | others))
@@ -65,7 +67,7 @@ def idle_world(n=5, d=4):
         np.zeros(d),
         texts=("",) * n,
         query="",
-        shot_loss=lambda weights: 2.0,
-        gradient_gain=lambda weights: np.zeros(n),
+        shot_loss=lambda weights, share=1.0: 2.0,
+        gradient_gain=lambda weights, share=1.0: np.zeros(n),
         weights_of=lambda p: nothing,
     )

@@ -94,8 +94,25 @@ def test_tasks_with_and_without_choices_each_count_by_their_own_loss(tiny_llama,
         gains += 0.4 * gains_of(session, PLAIN, candidates, merge)
         np.testing.assert_allclose(losses.gains(candidates, merge), gains, rtol=1e-5)
         assert losses.forwards == 40 and len(LLAMA_MODULES) == 4
-        hits = session.hits
-        assert losses(merge) == pytest.approx(np.mean(apart), abs=1e-6) and session.hits == hits + 2
+        assert losses(merge) == pytest.approx(np.mean(apart), abs=1e-6) and losses.forwards == 40  # known, not paid
+
+
+def test_a_larger_share_of_the_rows_costs_what_is_missing(tiny_llama, tiny_pool, tmp_path):
+    rows = [Row(f"is {number} even?", ("yes", "no")[number % 2]) for number in range(20)]
+    with opened(tmp_path, tiny_llama, tiny_pool) as session:
+        merge = {c.id: (c, 1.0) for c in session.pool.candidates[:1]}
+        losses, turned = (Losses(session, [part], "exact") for part in (rows, rows[::-1]))
+        whole = dict(zip([row.digest for row in rows], losses_of(session, rows, merge), strict=True))
+        for share, count, paid in ((0.1, 4, 4), (0.25, 5, 5), (0.25, 5, 5), (1.0, 20, 20), (0.5, 10, 20)):
+            wanted = np.mean([whole[digest] for digest in sorted(whole)[:count]])
+            assert losses(merge, share) == pytest.approx(wanted, abs=1e-5) and losses.forwards == paid
+            assert turned(merge, share) == pytest.approx(wanted, abs=1e-5)  # whatever the order in the file
+        kept = sorted(rows, key=lambda row: row.digest)[:8]
+        wanted = gains_of(session, kept, session.pool.candidates, merge)
+        np.testing.assert_allclose(losses.gains(session.pool.candidates, merge, 0.4), wanted, rtol=1e-5)
+        assert losses.forwards == 20 + 3 * 8
+        heavier = {c.id: (c, 0.5) for c in session.pool.candidates[:1]}
+        assert losses(heavier, 0.1) != losses(merge, 0.1) and losses.forwards == 20 + 24 + 4
 
 
 def write_task(path, *, choices=True):

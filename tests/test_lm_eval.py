@@ -97,12 +97,14 @@ def test_losses_are_those_of_torch_in_the_order_of_the_rows(backbone):
 
 def test_the_most_probable_whole_answer_is_the_choice(backbone):
     found = score(backbone, CHOICES)
-    expected = []
+    expected, nats = [], []
     for row in CHOICES:
         sums = [log_likelihood(backbone, ALPACA.prompt(row.input), choice)[0] for choice in row.choices]
         expected.append(row.choices[int(np.argmax(sums))])
+        nats.append(-np.log(np.exp(sums)[row.choices.index(row.output)] / np.exp(sums).sum()))
     assert found.outputs == tuple(expected)
     assert found.rows["accuracy"] == tuple(float(a == row.output) for a, row in zip(expected, CHOICES, strict=True))
+    assert found.rows["choices"] == pytest.approx(nats, abs=1e-4)
     assert found.rows["loss"] == pytest.approx(score(backbone, CHOICES, metric="loss").rows["loss"], abs=1e-4)
 
 
@@ -263,7 +265,7 @@ def test_a_model_that_computes_nothing_finite_loses(llama):
         broken = score(llama, CHOICES)
     finally:
         hook.remove()
-    assert broken.metrics == {"accuracy": 0.0, "loss": WORST_LOSS}
+    assert broken.metrics == {"accuracy": 0.0, "choices": WORST_LOSS, "loss": WORST_LOSS}
 
 
 def test_a_failure_inside_lm_eval_is_one_line(llama, capfd):

@@ -119,7 +119,9 @@ def test_it_stops_where_nothing_is_added(spec):
 )
 def test_degenerate_deltas_never_give_nan(spec, deltas, task):
     n = len(deltas)
-    evidence = world(deltas, task, shot_loss=lambda weights: 2.0, gradient_gain=lambda weights: np.zeros(n))
+    evidence = world(
+        deltas, task, shot_loss=lambda weights, share=1.0: 2.0, gradient_gain=lambda weights, share=1.0: np.zeros(n)
+    )
     for k in (1, 3, n):
         check(registry.build("strategy", spec).select(seeded(evidence), k), n, k, spec)
 
@@ -131,11 +133,15 @@ def test_measurements_that_are_no_numbers_are_survived(spec, bad):
     evidence = world(
         np.eye(4),
         np.ones(4),
-        shot_loss=lambda weights: bad if 0 in weights else 2.0,
-        gradient_gain=lambda weights: gains,
+        shot_loss=lambda weights, share=1.0: bad if 0 in weights else 2.0,
+        gradient_gain=lambda weights, share=1.0: gains,
     )
     check(registry.build("strategy", spec).select(evidence, 3), 4, 3, spec)
-    hopeless = seeded(evidence, shot_loss=lambda weights: bad, gradient_gain=lambda weights: np.full(4, -math.inf))
+    hopeless = seeded(
+        evidence,
+        shot_loss=lambda weights, share=1.0: bad,
+        gradient_gain=lambda weights, share=1.0: np.full(4, -math.inf),
+    )
     check(registry.build("strategy", spec).select(hopeless, 3), 4, 3, spec)
 
 

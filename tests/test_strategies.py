@@ -1,6 +1,7 @@
 """Each strategy where the right answer is known."""
 
 import itertools
+import math
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from merge_advisor import registry
 from merge_advisor.backbone.weights import LowRank
 from merge_advisor.select.diversity import Facility, Kdpp
 from merge_advisor.select.likeness import unit_rows
+from merge_advisor.select.sets import even_sets
 from merge_advisor.select.text import words_of
 
 
@@ -252,14 +254,14 @@ def test_text_finds_names_and_cards():
 
 def test_gradient_takes_gains_above_zero():
     gains = np.array([-0.1, 0.3, 0.0, 0.5, 0.3])
-    choice = choose("gradient", world(np.eye(5), np.ones(5), gradient_gain=lambda weights: gains), 5)
+    choice = choose("gradient", world(np.eye(5), np.ones(5), gradient_gain=lambda weights, share=1.0: gains), 5)
     assert places(choice) == [3, 1, 4]
     assert [pick.gain for pick in choice.picks] == [0.5, 0.3, 0.3]
 
 
 def test_gradient_distinct_passes_over_copies():
     gains = np.array([0.9, 0.5, 0.4, 0.3, 1.8, 0.0])  # 4 is twice 0
-    choice = choose("gradient:distinct=true", kin_world(gradient_gain=lambda weights: gains), 6)
+    choice = choose("gradient:distinct=true", kin_world(gradient_gain=lambda weights, share=1.0: gains), 6)
     assert places(choice) == [4, 2, 3, 1]
     wanted = [1.8, 0.4, 0.3 * (1 - 0.2**0.5), 0.5 * (1 - 0.5**0.5)]
     np.testing.assert_allclose([pick.gain for pick in choice.picks], wanted, atol=1e-5)
@@ -287,7 +289,7 @@ def test_shot_loss_gives_the_best_even_where_none_beats_the_base():
 class Pairs(Losses):
     """Members 0 and 2 complete each other; 1 is the best alone after 0, and of no use beside it."""
 
-    def __call__(self, weights):
+    def __call__(self, weights, share=1.0):
         self.calls.append(dict(weights))
         table = {(): 3.0, (0,): 2.0, (1,): 2.1, (2,): 2.8, (0, 2): 1.5, (0, 1): 2.0, (1, 2): 2.5}
         return table.get(tuple(sorted(weights)), 1.4999)
@@ -316,18 +318,88 @@ def test_rerank_measures_the_shortlist_alone(first):
     drops = np.zeros(n)
     drops[[3, 5, 30]] = 0.5, 0.8, 1.9  # 30 is the best, and far from the shortlist
     losses = Losses(drops)
-    evidence = world(deltas, [1.0, 0.0], shot_loss=losses, gradient_gain=lambda weights: gains)
+    evidence = world(deltas, [1.0, 0.0], shot_loss=losses, gradient_gain=lambda weights, share=1.0: gains)
     evidence = seeded(evidence, int(rng.integers(9)))
-    choice = choose(f"rerank:first={first},pool=8", evidence, 4)
+    choice = choose(f"rerank:first={first},pool=8,sets=0", evidence, 4)
     assert places(choice)[0] == 5
     assert {position for call in losses.calls for position in call} == set(range(8))
-    assert len(losses.calls) <= 1 + 8 * 4
+    assert len({tuple(call.items()) for call in losses.calls}) <= 1 + 8 * 4
     assert places(choose(f"rerank:first={first},pool=31", evidence, 1)) == [30]
+
+
+class Early(Losses):
+    """Position 7 looks best on few rows, and is the worst on all."""
+
+    def __call__(self, weights, share=1.0):
+        loss = super().__call__(weights)
+        self.shares[-1] = share
+        return 1.0 if 7 in weights and share < 1 else loss
+
+
+def test_what_falls_behind_on_few_rows_is_not_measured_on_the_others():
+    gains = np.linspace(1, 0.1, 8)
+    for spec, counts in (("rerank", {0.25: 8, 0.5: 4, 1.0: 2}), ("rerank:halving=false", {1.0: 8})):
+        losses = Early([0.1, 0.5, 0.8, 0.2, 0.7, 0.3, 0.4, 0.0])
+        evidence = world(np.eye(8), np.ones(8), shot_loss=losses, gradient_gain=lambda weights, share: gains)
+        assert places(choose(spec, evidence, 1)) == [2]
+        singles = [share for call, share in zip(losses.calls, losses.shares, strict=True) if call]
+        assert {share: singles.count(share) for share in singles} == counts
+
+
+class Crowd(Losses):
+    """No partner helps a single member, three of 2, 3, 5 and 6 together do; everybody's gradient is alike."""
+
+    def __call__(self, weights, share=1.0):
+        self.calls.append(dict(weights))
+        good = len({2, 3, 5, 6} & set(weights))
+        return 3.0 if not weights else {0: 2.9, 1: 2.0, 2: 2.2, 3: 1.2, 4: 1.0}[good] + 0.001 * len(weights)
+
+
+def test_rerank_measures_sets_where_no_step_leads_to_them():
+    losses = Crowd([])
+    evidence = world(np.eye(9), np.ones(9), shot_loss=losses, gradient_gain=lambda weights, share: np.linspace(2, 1, 9))
+    assert places(choose("rerank:sets=0", evidence, 4)) == [2]
+    choice = choose("rerank:sets=126", evidence, 4)  # all there are
+    assert places(choice) == [2, 3, 5, 6] and choice.stopped == "k reached"
+    assert all(pick.gain is None for pick in choice.picks)
+    tried = [tuple(call) for call in losses.calls if len(call) == 4 and set(call.values()) == {0.25}]
+    assert len(set(tried)) == 126
+    few = choose("rerank:sets=30", evidence, 4)
+    assert len({2, 3, 5, 6} & set(places(few))) >= 3
+    assert places(choose("rerank:sets=30", evidence, 4)) == places(few)  # no chance in it
+    assert places(choose("rerank:sets=126", seeded(evidence, anchor=8), 4))[0] == 8
+    assert places(choose("rerank", evidence, 1)) == [2]
+
+
+@pytest.mark.parametrize(
+    ("n", "k", "count"), [(16, 4, 16), (16, 3, 16), (9, 4, 200), (5, 5, 4), (40, 20, 16), (4, 2, 6)]
+)
+def test_even_sets(n, k, count):
+    positions = list(range(100, 100 + n))
+    found = even_sets(positions, k, count)
+    assert found == even_sets(positions, k, count) and len(set(found)) == len(found) == min(count, math.comb(n, k))
+    assert all(list(members) == sorted(set(members)) and len(members) == k for members in found)
+    times = [sum(position in members for members in found) for position in positions]
+    assert max(times) - min(times) <= (1 if n % k == 0 else 3)
+
+
+def test_random_takes_the_best_of_its_sets_by_all_rows():
+    drops = np.linspace(0.05, 0.4, 9)
+    found = {}
+    for halving in ("true", "false"):
+        losses = Losses(drops)
+        choice = choose(f"random:sets=8,halving={halving}", seeded(random_world(), 3, shot_loss=losses), 3)
+        drawn = {tuple(sorted(call)) for call in losses.calls}
+        assert len(drawn) == 8 and tuple(sorted(places(choice))) == max(drawn, key=lambda s: drops[list(s)].sum())
+        found[halving] = losses.shares.count(1.0)
+    assert found == {"true": 2 * 2, "false": 2 * 8}
 
 
 def test_rerank_keeps_a_demanded_anchor_and_looks_for_its_partners():
     losses = Pairs([])
-    evidence = world(np.eye(3), np.ones(3), shot_loss=losses, gradient_gain=lambda weights: np.zeros(3), anchor=2)
+    evidence = world(
+        np.eye(3), np.ones(3), shot_loss=losses, gradient_gain=lambda weights, share=1.0: np.zeros(3), anchor=2
+    )
     assert places(choose("rerank", evidence, 2)) == [2, 0]
 
 
@@ -336,7 +408,7 @@ def test_best_single(by, wanted):
     evidence = world(
         np.eye(3),
         [1.0, 0.5, 0.2],
-        gradient_gain=lambda weights: np.array([0, 1.0, 0]),
+        gradient_gain=lambda weights, share=1.0: np.array([0, 1.0, 0]),
         shot_loss=Losses([0.1, 0.2, 0.3]),
     )
     choice = choose(f"best_single:by={by}", evidence, 3)
@@ -355,14 +427,14 @@ def test_rerank_looks_for_partners_in_the_gradient_beside_the_merge():
     """Two near copies of the best lead the ranking at the base; the complement leads it only beside the first."""
     asked = []
 
-    def gains(merge):
-        asked.append(dict(merge))
+    def gains(merge, share):
+        asked.append((dict(merge), share))
         return np.array([0.0, 0.1, 0.1, 5.0] if merge else [3.0, 2.9, 2.8, 0.0])
 
-    def loss(weights):
+    def loss(weights, share):
         first = max((weights.get(position, 0) for position in (0, 1, 2)), default=0)
         return 4.0 - first - 2 * weights.get(3, 0) * (first > 0) - 0.01 * weights.get(0, 0)
 
     evidence = world(np.eye(4), np.ones(4), gradient_gain=gains, shot_loss=loss)
     choice = choose("rerank:pool=2", evidence, 2)
-    assert places(choice) == [0, 3] and asked == [{}, {0: 1.0}]
+    assert places(choice) == [0, 3] and asked == [({}, 0.4), ({0: 1.0}, 0.4)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -10,10 +11,21 @@ import numpy as np
 
 from merge_advisor import registry
 from merge_advisor.advisor.measure import gains_of, losses_of, measure_of
+from merge_advisor.advisor.session import weights_key
 from merge_advisor.errors import SpecError
 from merge_advisor.select.evidence import Watched
 from merge_advisor.select.interference import interference, line_search, weights_direction
-from merge_advisor.types import SHOTS_LORA, Candidate, ChooseBy, Interference, Measure, Member, Row, Selection
+from merge_advisor.types import (
+    SHOTS_LORA,
+    Candidate,
+    ChooseBy,
+    Interference,
+    Measure,
+    Member,
+    Row,
+    Selection,
+    digest_of,
+)
 
 if TYPE_CHECKING:
     from merge_advisor.advisor.session import Session
@@ -22,6 +34,8 @@ if TYPE_CHECKING:
 
 LORA_SHARES = (0.25, 0.5, 0.75)
 """Shares of the direction that `shots_lora` is offered beside the chosen members."""
+FEWEST_ROWS = 4
+"""Choosing rows of a task that are always looked at, however small the share (a loss of fewer is chance)."""
 SEARCH, LORA_SEARCH = 8, 6
 """Losses measured at most for the one global scale, and for that of the members with `shots_lora`."""
 LORA_LOSSES = 1 + len(LORA_SHARES) + LORA_SEARCH
@@ -41,38 +55,64 @@ class Losses:
     forwards: int = 0
     looked: set[str] = field(default_factory=set)
     """What the strategy looked at, of "task" (the task delta, which costs the finetune) and "rng" (chance)."""
+    _known: dict[str, dict[str, float]] = field(default_factory=dict, repr=False)
+    """By merge and row: what is measured once is not paid twice."""
 
-    def __call__(self, members: Mapping[str, tuple[Candidate, float]], *, composition: str | None = None) -> float:
-        """Mean over tasks of the mean loss over the task's choosing rows, nats per token (or over the choices)."""
+    def __call__(
+        self, members: Mapping[str, tuple[Candidate, float]], share: float = 1.0, *, composition: str | None = None
+    ) -> float:
+        """Mean over tasks of the mean loss over the task's choosing rows, nats per token (or over the choices).
+
+        Args:
+            members: by id, the candidate and its weight.
+            share: of each task's choosing rows that count, see `first_rows`.
+            composition: of the merge, if not the one of these losses.
+        """
+        composition = composition or self.composition
+        weights = weights_key(((c.fingerprint, weight) for c, weight in members.values()), composition)
         means = []
         for rows in self.parts:
-            self.forwards += len(rows)
-            found = losses_of(
-                self.session, rows, members, composition=composition or self.composition,
-                measure=measure_of(rows, self.by),
-            )  # fmt: skip
-            means.append(float(np.mean(found)))
+            measure = measure_of(rows, self.by)
+            known = self._known.setdefault(digest_of([measure, *weights]), {})
+            wanted = first_rows(rows, share)
+            missing = list({row.digest: row for row in wanted if row.digest not in known}.values())
+            if missing:
+                self.forwards += len(missing)
+                found = losses_of(self.session, missing, members, composition=composition, measure=measure)
+                known.update(zip([row.digest for row in missing], found, strict=True))
+            means.append(float(np.mean([known[row.digest] for row in wanted])))
         return float(np.mean(means))
 
-    def gains(self, candidates: Sequence[Candidate], merge: Mapping[str, tuple[Candidate, float]]) -> FloatArray:
-        """First-order drop of the mean loss over all choosing rows, (n,), as `measure.gains_of`."""
-        self.forwards += 3 * len(self.rows)
-        found = np.zeros(len(candidates), np.float32)
-        for measure, rows in self._by_measure().items():
-            share = len(rows) / len(self.rows)
-            found += np.float32(share) * gains_of(self.session, rows, candidates, merge, measure=measure)
-        return found
-
-    def _by_measure(self) -> dict[Measure, list[Row]]:
-        found: dict[Measure, list[Row]] = {}
+    def gains(
+        self, candidates: Sequence[Candidate], merge: Mapping[str, tuple[Candidate, float]], share: float = 1.0
+    ) -> FloatArray:
+        """First-order drop of the mean loss over a share of the choosing rows, (n,), as `measure.gains_of`."""
+        parts: dict[Measure, list[Row]] = {}
         for rows in self.parts:
-            found.setdefault(measure_of(rows, self.by), []).extend(rows)
+            parts.setdefault(measure_of(rows, self.by), []).extend(first_rows(rows, share))
+        size = sum(map(len, parts.values()))
+        self.forwards += 3 * size
+        found = np.zeros(len(candidates), np.float32)
+        for measure, rows in parts.items():
+            part = np.float32(len(rows) / size)
+            found += part * gains_of(self.session, rows, candidates, merge, measure=measure)
         return found
 
     @property
     def rows(self) -> list[Row]:
         """All choosing rows."""
         return [row for part in self.parts for row in part]
+
+
+def first_rows(rows: Sequence[Row], share: float) -> list[Row]:
+    """Return a share of some rows, FEWEST_ROWS at least: those first in the order of their digests, as if shuffled."""
+    count = rows_in(share, len(rows))
+    return list(rows) if count == len(rows) else sorted(rows, key=lambda row: row.digest)[:count]
+
+
+def rows_in(share: float, rows: int) -> int:
+    """How many of so many rows a share is, rounded up, FEWEST_ROWS at least where there are as many."""
+    return min(rows, max(FEWEST_ROWS, math.ceil(share * rows)))
 
 
 def cosine(deltas: FloatArray, task: FloatArray) -> FloatArray:
@@ -165,11 +205,11 @@ def _evidence(
 ) -> Evidence:
     ids = tuple(c.id for c in candidates)
 
-    def shot_loss(weights: Mapping[int, float]) -> float:
-        return losses({ids[p]: (candidates[p], w) for p, w in weights.items()}, composition="exact")
+    def shot_loss(weights: Mapping[int, float], share: float = 1.0) -> float:
+        return losses({ids[p]: (candidates[p], w) for p, w in weights.items()}, share, composition="exact")
 
-    def gradient_gain(weights: Mapping[int, float]) -> FloatArray:
-        return losses.gains(candidates, {ids[p]: (candidates[p], w) for p, w in weights.items()})
+    def gradient_gain(weights: Mapping[int, float], share: float = 1.0) -> FloatArray:
+        return losses.gains(candidates, {ids[p]: (candidates[p], w) for p, w in weights.items()}, share)
 
     return Watched(
         looked=losses.looked,

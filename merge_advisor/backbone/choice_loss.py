@@ -40,9 +40,14 @@ def choice_losses(backbone: Backbone, rows: Sequence[EncodedChoices]) -> list[fl
     totals = iter(answer_totals(backbone, [answer for row in rows for answer in row.answers]))
     found = []
     for row in rows:
-        own = np.array([next(totals) for _ in row.answers])
-        found.append(float(np.logaddexp.reduce(own) - own[row.right]))
+        found.append(right_loss([next(totals) for _ in row.answers], row.right))
     return found
+
+
+def right_loss(totals: Sequence[float], right: int) -> float:
+    """-log of the share that one choice has of the likelihood of all, nats, from the log-likelihoods of the choices."""
+    with np.errstate(invalid="ignore"):  # totals may be no numbers; then so is this
+        return float(np.logaddexp.reduce(totals) - totals[right])
 
 
 def choice_loss_and_gradient(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from merge_advisor import registry
-from merge_advisor.advisor.choosing import LORA_LOSSES, SEARCH, Losses, choose
+from merge_advisor.advisor.choosing import LORA_LOSSES, SEARCH, Losses, choose, rows_in
 from merge_advisor.advisor.measure import (
     Training,
     composed,
@@ -29,6 +29,8 @@ from merge_advisor.benchmark.tuners import at_zero, tuned
 from merge_advisor.benchmark.values import Arm, Result, Setup, Unit, View
 from merge_advisor.errors import InputError, PoolError, TaskError
 from merge_advisor.scores import ModelScore
+from merge_advisor.select.halving import rounds
+from merge_advisor.select.interference import first_scales
 from merge_advisor.tuning import Point
 from merge_advisor.types import Candidate, ChooseBy, Deltas, Measure, Row, Task, digest_of, same_space
 
@@ -217,7 +219,7 @@ class TaskDraw:
     ) -> Result:
         """Score a merge and put together what is kept of it; `by` is what choosing made small, None if nothing was."""
         score = self.score(members, composition)
-        predicted, came = (None, None) if by is None else self._promise(members, composition, by)
+        predicted, came = (None, None) if by is None else self._promise(members, composition, by, score)
         return Result(
             unit=unit, arm=arm, view=view, k=k, oracle=oracle, reason=reason,
             members=tuple((c.id, float(weight)) for c, weight in members),
@@ -230,13 +232,15 @@ class TaskDraw:
         )  # fmt: skip
 
     def _promise(
-        self, members: Sequence[tuple[Candidate, float]], composition: str, by: ChooseBy
+        self, members: Sequence[tuple[Candidate, float]], composition: str, by: ChooseBy, score: ModelScore
     ) -> tuple[float, float | None]:
-        """What choosing promised, and what came of it where the held-out loss does not tell."""
+        """What choosing promised, and what came of it by the merge's score where the held-out loss does not tell."""
         rows = self.task.choosing_among([candidate.id for candidate, _ in members])
         measure = measure_of(rows, by)
         predicted = self.drop(rows, members, composition, measure)
-        return predicted, None if measure == "loss" else self.drop(self.rows.heldout, members, composition, measure)
+        if measure not in score.metrics or measure == "loss":
+            return predicted, None
+        return predicted, self.score([]).metrics[measure] - score.metrics[measure]
 
 
 def key_of_merge(members: Sequence[tuple[Candidate, float]], composition: str) -> list[object]:
@@ -309,14 +313,27 @@ def run_arm(draw: TaskDraw, arm: Arm, unit: Unit, view: View, k: int, budget: in
 
 
 def sets_within(budget: int, rows: int, k: int) -> tuple[int, int]:
-    """How many random sets a budget pays for, and how many losses the search of the scale may measure.
+    """How many random sets a budget pays for, with halving, and how many losses the search of the scale may measure.
 
     Args:
         budget: forward passes over one row.
         rows: choosing rows; a loss costs one pass over each.
-        k: members of a set; each set is measured twice, of one member once.
+        k: members of a set; each set is measured at two scales, of one member at one. The search finds those of the
+            best set measured.
     """
-    left = budget // rows
-    search = max(2, min(SEARCH, left))
-    sets = (left - search) // (1 if k == 1 else 2)
-    return (sets if sets > 1 else 1), search
+    search = max(2, min(SEARCH, budget // rows))
+    scales = {1.0, float(k)}
+    left = budget - (search - len(scales.intersection(first_scales(k)[:search]))) * rows
+    sets = 1
+    while len(scales) * halving_passes(sets + 1, rows) <= left:
+        sets += 1
+    return sets, search
+
+
+def halving_passes(size: int, rows: int) -> int:
+    """Forward passes that the best of so many takes to find, each row of a loss one."""
+    spent = before = 0
+    for left, share in rounds(size):
+        now = rows_in(share, rows)
+        spent, before = spent + left * (now - before), now
+    return spent

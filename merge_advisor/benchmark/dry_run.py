@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from merge_advisor import registry
-from merge_advisor.advisor.choosing import LORA_LOSSES, SEARCH
+from merge_advisor.advisor.choosing import LORA_LOSSES, SEARCH, rows_in
 from merge_advisor.backbone.weights import LowRank
-from merge_advisor.benchmark.arms import PROBES, sets_within
+from merge_advisor.benchmark.arms import PROBES
 from merge_advisor.benchmark.ledger import Key
 from merge_advisor.benchmark.rows import read_families, task_files, task_folder
 from merge_advisor.benchmark.setup import HUB, Places, finetune_of, notes_of, read_setup
@@ -167,9 +167,7 @@ def spent_by(arm: Arm, setup: Setup, models: int, k: int) -> Spent:
         other = next(a for a in setup.arms if a.name == arm.match)
         found = spent_by(other, setup, models, k)
         budget = found.choosing + (finetune_forwards(setup) + PROBES) * (found.finetune and not arm.shots_lora)
-        sets, search = sets_within(budget - lora, rows, min(k, models))
-        losses = (sets * (1 if k == 1 else 2) if sets > 1 else 0) + search
-        return Spent(losses * rows + lora, arm.shots_lora, True)
+        return Spent(max(budget, 2 * rows + lora), arm.shots_lora, True)
     asked = _Asked(rows)
     chooser: Strategy = registry.build("strategy", arm.strategy)
     evidence = asked.evidence(models)
@@ -195,17 +193,21 @@ class _Asked:
 
     rows: int
     forwards: int = 0
+    known: dict[tuple[tuple[int, float], ...], int] = field(default_factory=dict)
+    """Rows measured, by merge."""
     rng: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0))
 
-    def loss(self, weights: Mapping[int, float]) -> float:
+    def loss(self, weights: Mapping[int, float], share: float = 1.0) -> float:
         """Fall with every member, so that nothing stops early; at full strength merges are no better than before."""
-        self.forwards += self.rows
+        merge, rows = tuple(sorted(weights.items())), rows_in(share, self.rows)
+        self.forwards += max(0, rows - self.known.get(merge, 0))
+        self.known[merge] = max(rows, self.known.get(merge, 0))
         full = len(weights) > 1 and max(weights.values()) > 1 / len(weights) + 1e-9
         return 9.0 if full else 5.0 * 0.9 ** len(weights) + 1e-6 * sum(weights)
 
-    def gains(self, weights: Mapping[int, float], models: int) -> Floats:
+    def gains(self, models: int, share: float) -> Floats:
         """Everybody gains."""
-        self.forwards += BACKWARD * self.rows
+        self.forwards += BACKWARD * rows_in(share, self.rows)
         return np.linspace(2, 1, models)
 
     def evidence(self, models: int) -> Watched:
@@ -215,7 +217,7 @@ class _Asked:
         return Watched(
             ids=tuple(f"model {number:05}" for number in range(models)), deltas=deltas, task=deltas.sum(axis=0),
             texts=("word",) * models, query="word", rng=np.random.default_rng(0), shot_loss=self.loss,
-            gradient_gain=lambda weights: self.gains(weights, models),
+            gradient_gain=lambda weights, share=1.0: self.gains(models, share),
             weights_of=lambda place: {"layer": LowRank(factors[0][place], factors[1][place].T)},
         )  # fmt: skip
 

@@ -24,6 +24,7 @@ from merge_advisor.evaluators.rules import (
     backbone_of,
     check_rows,
     check_settings,
+    choice_loss,
     chosen,
     encode_rows,
     generated_tokens,
@@ -136,15 +137,16 @@ def _by_choices(backbone: Backbone, rows: Sequence[Row], template: Template, lab
     names = [f"row {row.digest[:8]}" for row in rows for _ in row.choices or ()]
     answers = encode(backbone, pairs, max_length=longest(backbone), names=names)
     sums = iter(answer_totals(backbone, answers))
-    outputs, hits, losses = [], [], []
+    outputs, hits, nats, losses = [], [], [], []
     for row, answer in zip(rows, wanted, strict=True):
         choices = row.choices or ()
         totals = [next(sums) for _ in choices]
         output, hit = chosen(row, totals)
         outputs.append(output)
         hits.append(hit)
+        nats.append(choice_loss(row, totals))
         losses.append(loss_of(totals[choices.index(row.output)], len(answer.completion)))
-    return model_score(label, {"accuracy": hits, "loss": losses}, outputs)
+    return model_score(label, {"accuracy": hits, "choices": nats, "loss": losses}, outputs)
 
 
 def _prompts(backbone: Backbone, rows: Sequence[Row], template: Template, budget: int) -> list[Encoded]:

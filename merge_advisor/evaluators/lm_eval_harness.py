@@ -33,6 +33,7 @@ from merge_advisor.evaluators.rules import (
     backbone_of,
     check_rows,
     check_settings,
+    choice_loss,
     chosen,
     encode_rows,
     generated_tokens,
@@ -233,6 +234,7 @@ def _model_score(
             float(sample["acc"]) if np.isfinite(totals).all() else 0.0
             for sample, totals in zip(samples["accuracy"], table, strict=True)
         ]
+        values["choices"] = [choice_loss(row, totals) for row, totals in zip(rows, table, strict=True)]
         sums = [totals[sample["doc"]["gold"]] for totals, sample in zip(table, samples["accuracy"], strict=True)]
     else:
         sums = [float(sample["filtered_resps"][0][0]) for sample in samples["loss"]]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from merge_advisor.backbone.choice_loss import right_loss
 from merge_advisor.backbone.forward import Encoded, context_length, encode
 from merge_advisor.backbone.model import Backbone
 from merge_advisor.errors import TaskError
@@ -33,7 +34,7 @@ ONE_LINE, ALL_LINES = r"\S[^\n]*", r"\S[\s\S]*"
 MATCHES = ("plain", "lorahub")
 """When generated text is the output: `plain` once both are stripped; `lorahub` once both are also in lower case and
 without any full stop, as LoraHub's evaluation has it (arXiv 2307.13269 and its code)."""
-RULES = 1
+RULES = 2
 """Number of these rules; a stored score of other rules is not found."""
 
 
@@ -172,6 +173,11 @@ def chosen(row: Row, totals: Sequence[float]) -> tuple[str, float]:
     choices = row.choices or ()
     best = choices[int(np.argmax(totals))]
     return best, float(best == row.output and bool(np.isfinite(totals).all()))
+
+
+def choice_loss(row: Row, totals: Sequence[float]) -> float:
+    """Nats of the right choice among the choices; `WORST_LOSS` where they are no number."""
+    return loss_of(-right_loss(totals, (row.choices or ()).index(row.output)), 1)
 
 
 def model_score(label: str, values: Mapping[str, Sequence[float]], outputs: Sequence[str] = ()) -> ModelScore:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from math import comb
 from typing import ClassVar
 
 from merge_advisor.select.evidence import K_REACHED, Choice, Evidence, Pick
-from merge_advisor.select.forward_selection import loss_of
+from merge_advisor.select.halving import SHARES, WHOLE
 from merge_advisor.select.likeness import anchored
+from merge_advisor.select.sets import best_set
 
 
 @dataclass(frozen=True)
@@ -20,10 +21,12 @@ class Random:
 
     sets: int = 1
     """Sets drawn; of more than one, the best by measured loss is taken: random with a budget to spend."""
+    halving: bool = True
+    """Measure sets that are behind on a part of the choosing rows no further (successive halving)."""
 
     name: ClassVar[str] = "random"
     centres: ClassVar[str] = "no"
-    cost: ClassVar[str] = "nothing; with sets > 1, two forward passes a set over the choosing rows"
+    cost: ClassVar[str] = "nothing; with sets > 1, a forward pass a set over the choosing rows (2 without halving)"
     stops: ClassVar[str] = ""
 
     def __post_init__(self) -> None:
@@ -31,18 +34,16 @@ class Random:
             raise ValueError(f"sets={self.sets} is less than 1")
 
     def select(self, evidence: Evidence, k: int) -> Choice:
-        """Choose k of the n candidates, each set equally likely to be drawn; gains are not measured.
+        """Choose k of the n candidates, each set equally likely to be drawn, none twice; gains are not measured.
 
         A set is worth its lowest loss at full strength (weight 1 each) and at the average (1/k each).
         """
-        drawn = [
-            tuple(anchored((int(p) for p in evidence.rng.permutation(len(evidence.ids))), evidence.anchor)[:k])
-            for _ in range(self.sets)
-        ]
-        best = drawn[0] if self.sets == 1 else min(drawn, key=lambda members: _loss(evidence, members))
+        n, anchor = len(evidence.ids), evidence.anchor
+        there = comb(n, k) if anchor is None else comb(n - 1, k - 1)
+        found: dict[frozenset[int], tuple[int, ...]] = {}
+        while len(found) < min(self.sets, there):
+            members = tuple(anchored((int(p) for p in evidence.rng.permutation(n)), anchor)[:k])
+            found.setdefault(frozenset(members), members)
+        drawn = list(found.values())
+        best = drawn[0] if self.sets == 1 else best_set(evidence, drawn, SHARES if self.halving else WHOLE)[0]
         return Choice(tuple(Pick(position) for position in best), K_REACHED)
-
-
-def _loss(evidence: Evidence, members: Sequence[int]) -> float:
-    weights = dict.fromkeys((1.0, 1 / len(members)))
-    return min(loss_of(evidence, dict.fromkeys(members, weight)) for weight in weights)

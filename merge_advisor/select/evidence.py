@@ -19,6 +19,22 @@ NOTHING_ADDED = "another partner adds nothing"
 """The two usual values of `Choice.stopped`."""
 
 
+class ShotLoss(Protocol):
+    """Measures a merge on a share of the choosing rows; of a larger share only what is missing is measured."""
+
+    def __call__(self, weights: Mapping[int, float], share: float = 1.0, /) -> float:
+        """Return the mean loss on those of the rows."""
+        ...
+
+
+class GradientGain(Protocol):
+    """Ranks all candidates by one backward pass over a share of the choosing rows."""
+
+    def __call__(self, weights: Mapping[int, float], share: float = 1.0, /) -> Floats:
+        """Return (n,) gains."""
+        ...
+
+
 @dataclass(frozen=True, eq=False)
 class Evidence:
     """All a strategy may look at. Arrays are by position in `ids`, which is sorted: ties go to the smaller position.
@@ -40,10 +56,10 @@ class Evidence:
     """The only source of randomness."""
     anchor: int | None = None
     """Position of the anchor the user demands, or None."""
-    shot_loss: Callable[[Mapping[int, float]], float] = field(repr=False, default=lambda weights: float("nan"))
+    shot_loss: ShotLoss = field(repr=False, default=lambda weights, share=1.0: float("nan"))
     """Mean loss on the choosing rows of the `exact` merge with weights by position; {} is the base. Nats per token, or
     of the right choice among the choices where every row has them (see `types.ChooseBy`)."""
-    gradient_gain: Callable[[Mapping[int, float]], Floats] = field(repr=False, default=lambda weights: np.empty(0))
+    gradient_gain: GradientGain = field(repr=False, default=lambda weights, share=1.0: np.empty(0))
     """(n,) first-order drop of the shot loss, -⟨∂L/∂W, ΔW_i⟩, of every candidate at weight 1 beside the `exact` merge
     with weights by position ({} is the base); one backward pass."""
     weights_of: Callable[[int], WeightDelta] = field(repr=False, default=lambda position: {})

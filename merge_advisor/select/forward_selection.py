@@ -6,15 +6,16 @@ from collections.abc import Callable, Mapping, Sequence
 from math import inf, isfinite
 from typing import TYPE_CHECKING
 
-from merge_advisor.select.likeness import anchored, chosen, pick
+from merge_advisor.select.halving import WHOLE, best_of
+from merge_advisor.select.likeness import anchored, pick
 
 if TYPE_CHECKING:
-    from merge_advisor.select.evidence import Choice, Evidence
+    from merge_advisor.select.evidence import Evidence, Pick
 
 
-def loss_of(evidence: Evidence, weights: Mapping[int, float]) -> float:
+def loss_of(evidence: Evidence, weights: Mapping[int, float], share: float = 1.0) -> float:
     """Shot loss of a merge, nats per token; infinite where it is no number, so that it loses every comparison."""
-    loss = float(evidence.shot_loss(weights))
+    loss = float(evidence.shot_loss(weights, share))
     return loss if isfinite(loss) else inf
 
 
@@ -29,7 +30,8 @@ def forward_selection(
     k: int,
     least: float,
     beside: Callable[[Mapping[int, float]], Sequence[int]] | None = None,
-) -> Choice:
+    shares: Sequence[float] = WHOLE,
+) -> tuple[list[Pick], float]:
     """Take the single candidate of lowest loss, then partners while the measured loss of the merge falls.
 
     Members that know different things are best all at full strength (weight 1 each), members that know the same are
@@ -44,22 +46,30 @@ def forward_selection(
         k: most members.
         least: share of the loss a partner has to take off.
         beside: weights by position of the merge so far -> positions worth measuring as its next partner.
+        shares: of the choosing rows, that the best of several is found over (`halving.best_of`).
+
+    Returns:
+        The picks, and the loss of their merge.
     """
+
+    def best(positions: Sequence[int], members: Sequence[int] = (), weight: float = 1.0) -> tuple[int, float]:
+        def loss(position: int, share: float) -> float:
+            return loss_of(evidence, dict.fromkeys((*members, position), weight), share)
+
+        return best_of(sorted(positions), loss, shares)
+
     base = loss_of(evidence, {})
-    losses = {position: loss_of(evidence, {position: 1.0}) for position in shortlist}
-    members = by_loss(losses, evidence.anchor)[:1]
-    loss = losses[members[0]]
-    picks, merge = [pick(members[0], base - loss)], {members[0]: 1.0}
+    first, loss = best(shortlist if evidence.anchor is None else [evidence.anchor])
+    members, picks, merge = [first], [pick(first, base - loss)], {first: 1.0}
     while len(picks) < k:
         partners = [p for p in (beside(merge) if beside else shortlist) if p not in members]
-        for weight in (1.0, 1 / (len(members) + 1)):
-            losses = {p: loss_of(evidence, dict.fromkeys((*members, p), weight)) for p in partners}
-            best = min(losses, key=lambda position: (losses[position], position), default=None)
-            if best is not None and losses[best] < loss * (1 - least):
+        for weight in (1.0, 1 / (len(members) + 1)) if partners else ():
+            partner, lowest = best(partners, members, weight)
+            if lowest < loss * (1 - least):
                 break
         else:
             break
-        picks.append(pick(best, loss - losses[best]))
-        members, loss = [*members, best], losses[best]
+        picks.append(pick(partner, loss - lowest))
+        members, loss = [*members, partner], lowest
         merge = dict.fromkeys(members, weight)
-    return chosen(picks, k)
+    return picks, loss

@@ -151,8 +151,7 @@ def line_search(loss_at: Callable[[float], float], members: int, budget: int = 8
         loss = float(loss_at(scale))
         seen[scale] = loss if not math.isnan(loss) else math.inf
 
-    top = float(members) if members > 1 else 1.5
-    for scale in [0.0, 1.0, *sorted({0.5, round(math.sqrt(members), 4), top} - {1.0})][:budget]:
+    for scale in first_scales(members)[:budget]:
         look(scale)
     while len(seen) < budget:
         between = _next_scale(seen)
@@ -161,6 +160,12 @@ def line_search(loss_at: Callable[[float], float], members: int, budget: int = 8
         look(between)
     best = min(seen, key=lambda scale: (seen[scale], scale))
     return best, seen[best], len(seen)
+
+
+def first_scales(members: int) -> list[float]:
+    """The scales that `line_search` looks at whatever it finds, in their order."""
+    top = float(members) if members > 1 else 1.5
+    return [0.0, 1.0, *sorted({0.5, round(math.sqrt(members), 4), top} - {1.0})]
 
 
 def _next_scale(seen: Mapping[float, float]) -> float | None:

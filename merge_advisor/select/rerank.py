@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from merge_advisor.select.evidence import Choice, Evidence
+from merge_advisor.select.evidence import Choice, Evidence, Pick
 from merge_advisor.select.forward_selection import forward_selection
-from merge_advisor.select.likeness import anchored, likeness, ranked
+from merge_advisor.select.halving import SHARES, WHOLE
+from merge_advisor.select.likeness import anchored, chosen, likeness, ranked
+from merge_advisor.select.sets import best_set, even_sets
 
 
 @dataclass(frozen=True)
@@ -18,16 +20,24 @@ class Rerank:
     first: str = "gradient"
     """The cheap ranking: "gradient" (first-order gain) or "delta" (cosine with the task delta)."""
     pool: int = 8
-    """How many the ranking passes on for the anchor (k where k is larger); half as many for each partner."""
+    """How many the ranking passes on for the anchor (k where k is larger); half as many for each partner, twice as many
+    for the sets."""
+    sets: int = 12
+    """Whole sets of k measured beside what is built step by step; 0: none."""
     least: float = 0.005
     """Smallest share of the merge's loss a partner has to take off."""
+    screen: float = 0.4
+    """Share of the choosing rows that the gradient is taken on (four rows a task at least)."""
+    halving: bool = True
+    """Measure what is behind on a part of the choosing rows no further (successive halving)."""
     centre: bool = False
     """With first=delta: subtract the pool's mean delta from pool and task."""
 
     name: ClassVar[str] = "rerank"
     centres: ClassVar[str] = "option"
     cost: ClassVar[str] = (
-        "the ranking (a backward pass a member), at most 1 + 2·pool·k forward passes over the choosing rows"
+        "the ranking (a backward pass a member), at most 1 + pool·k + sets forward passes over the choosing rows "
+        "(twice as many without halving)"
     )
     stops: ClassVar[str] = "when no partner lowers the measured loss of the merge by the stated share"
 
@@ -36,22 +46,43 @@ class Rerank:
             raise ValueError(f"first={self.first} is unknown; choose one of: gradient, delta")
         if self.pool < 1:
             raise ValueError(f"pool={self.pool} is less than 1")
+        if self.sets < 0:
+            raise ValueError(f"sets={self.sets} is less than 0")
         if not 0 <= self.least < 1:
             raise ValueError(f"least={self.least} is not in 0..1")
+        if not 0 < self.screen <= 1:
+            raise ValueError(f"screen={self.screen} is not above 0 and at most 1")
 
     def select(self, evidence: Evidence, k: int) -> Choice:
         """Choose by measured loss; the gain of a pick is the drop of the merge's loss, nats per token.
 
-        With first=gradient the ranking is taken anew beside every member: what the base lacks most may be what the
+        Going step by step finds members that complete each other, and stops where no single partner helps; sets of
+        the well ranked, drawn blindly, get past that. The members of such a set have no gains of their own. With
+        first=gradient the ranking is taken anew beside every member: what the base lacks most may be what the
         anchor already gives, and a complement shows only in the gradient at the merge so far.
         """
-        scores = evidence.gradient_gain({}) if self.first == "gradient" else likeness(evidence, self.centre)
-        shortlist = anchored(ranked(scores), evidence.anchor)[: max(self.pool, k)]
-        if self.first == "delta":
-            return forward_selection(evidence, shortlist, k, self.least)
+        shares = SHARES if self.halving else WHOLE
+        by_gradient = self.first == "gradient"
+        scores = evidence.gradient_gain({}, self.screen) if by_gradient else likeness(evidence, self.centre)
+        order = anchored(ranked(scores), evidence.anchor)
 
         def beside(merge: Mapping[int, float]) -> list[int]:
-            found = [position for position in ranked(evidence.gradient_gain(merge)) if position not in merge]
-            return found[: (self.pool + 1) // 2]
+            gains = evidence.gradient_gain(merge, self.screen)
+            return [position for position in ranked(gains) if position not in merge][: (self.pool + 1) // 2]
 
-        return forward_selection(evidence, shortlist, k, self.least, beside)
+        picks, loss = forward_selection(
+            evidence, order[: max(self.pool, k)], k, self.least, beside if by_gradient else None, shares
+        )
+        sets = self._sets(order[: 2 * max(self.pool, k)], evidence.anchor, k)
+        if sets:
+            members, lowest = best_set(evidence, sets, shares)
+            if lowest < loss:
+                picks = [Pick(position) for position in members]
+        return chosen(picks, k)
+
+    def _sets(self, order: list[int], anchor: int | None, k: int) -> list[tuple[int, ...]]:
+        if not self.sets or k == 1:
+            return []
+        if anchor is None:
+            return even_sets(order, k, self.sets)
+        return [(anchor, *others) for others in even_sets(order[1:], k - 1, self.sets)]

@@ -9,7 +9,7 @@ import numpy as np
 
 from merge_advisor.select.evidence import Choice, Evidence
 from merge_advisor.select.forward_selection import by_loss, forward_selection, loss_of
-from merge_advisor.select.likeness import while_positive
+from merge_advisor.select.likeness import chosen, while_positive
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class ShotLoss:
         """Choose by rising loss; the gain is the drop against the base (greedy: against the merge so far)."""
         everyone = range(len(evidence.ids))
         if self.greedy:
-            return forward_selection(evidence, everyone, k, self.least)
+            return chosen(forward_selection(evidence, everyone, k, self.least)[0], k)
         base = loss_of(evidence, {})
         losses = {position: loss_of(evidence, {position: 1.0}) for position in everyone}
         drops = np.array([base - loss for loss in losses.values()])
