@@ -198,12 +198,15 @@ class _Asked:
     rng: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0))
 
     def loss(self, weights: Mapping[int, float], share: float = 1.0) -> float:
-        """Fall with every member, so that nothing stops early; at full strength merges are no better than before."""
+        """Fall with every member, so that nothing stops early; at full strength merges are no better than before.
+
+        Later positions are better by a hair: what looks at more of them takes another choice, and pays for it.
+        """
         merge, rows = tuple(sorted(weights.items())), rows_in(share, self.rows)
         self.forwards += max(0, rows - self.known.get(merge, 0))
         self.known[merge] = max(rows, self.known.get(merge, 0))
         full = len(weights) > 1 and max(weights.values()) > 1 / len(weights) + 1e-9
-        return 9.0 if full else 5.0 * 0.9 ** len(weights) + 1e-6 * sum(weights)
+        return 9.0 if full else 5.0 * 0.9 ** len(weights) - 1e-6 * sum(weights)
 
     def gains(self, models: int, share: float) -> Floats:
         """Everybody gains."""

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from merge_advisor.select.evidence import Choice, Evidence, Pick
+from merge_advisor.select.evidence import Choice, Evidence
 from merge_advisor.select.forward_selection import forward_selection
 from merge_advisor.select.halving import SHARES, WHOLE
 from merge_advisor.select.likeness import anchored, chosen, likeness, ranked
-from merge_advisor.select.sets import best_set, even_sets
+from merge_advisor.select.sets import best_set, even_sets, picks_of
 
 
 @dataclass(frozen=True)
@@ -57,9 +57,9 @@ class Rerank:
         """Choose by measured loss; the gain of a pick is the drop of the merge's loss, nats per token.
 
         Going step by step finds members that complete each other, and stops where no single partner helps; sets of
-        the well ranked, drawn blindly, get past that. The members of such a set have no gains of their own. With
-        first=gradient the ranking is taken anew beside every member: what the base lacks most may be what the
-        anchor already gives, and a complement shows only in the gradient at the merge so far.
+        the well ranked, drawn blindly, get past that. The gains of their members are measured on the rows of the
+        screen. With first=gradient the ranking is taken anew beside every member: what the base lacks most may be
+        what the anchor already gives, and a complement shows only in the gradient at the merge so far.
         """
         shares = SHARES if self.halving else WHOLE
         by_gradient = self.first == "gradient"
@@ -77,7 +77,7 @@ class Rerank:
         if sets:
             members, lowest = best_set(evidence, sets, shares)
             if lowest < loss:
-                picks = [Pick(position) for position in members]
+                picks = picks_of(evidence, members, self.screen)
         return chosen(picks, k)
 
     def _sets(self, order: list[int], anchor: int | None, k: int) -> list[tuple[int, ...]]:

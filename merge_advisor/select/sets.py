@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from merge_advisor.select.forward_selection import loss_of
+from merge_advisor.select.forward_selection import by_loss, loss_of
 from merge_advisor.select.halving import best_of
+from merge_advisor.select.likeness import pick
 
 if TYPE_CHECKING:
-    from merge_advisor.select.evidence import Evidence
+    from merge_advisor.select.evidence import Evidence, Pick
 
 
 def even_sets(positions: Sequence[int], k: int, count: int) -> list[tuple[int, ...]]:
@@ -51,3 +52,18 @@ def best_set(
         return min(loss_of(evidence, dict.fromkeys(members, weight), share) for weight in weights)
 
     return best_of(sets, loss, shares)
+
+
+def picks_of(evidence: Evidence, members: Sequence[int], share: float) -> list[Pick]:
+    """A set as picks, measured on a share of the rows: the best alone first, the gain of each as it joins those before.
+
+    The weight is the better one of full strength and the mean, as in `best_set`.
+    """
+
+    def loss(members: Sequence[int], weight: float) -> float:
+        return loss_of(evidence, dict.fromkeys(members, weight), share)
+
+    order = by_loss({position: loss([position], 1.0) for position in members}, evidence.anchor)
+    weight = min((1.0, 1 / len(order)), key=lambda weight: loss(order, weight))
+    losses = [loss(order[:count], weight) for count in range(len(order) + 1)]
+    return [pick(position, before - now) for position, before, now in zip(order, losses[:-1], losses[1:], strict=True)]
