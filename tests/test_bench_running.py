@@ -80,7 +80,7 @@ def test_what_is_charged(ran):
     for result in of(ran, "words"):
         assert 2 * ROWS <= result.forwards <= 8 * ROWS  # reads no delta
     for result in of(ran, "default"):
-        assert result.forwards >= 3 * 4 + ROWS + halving_passes(3, ROWS) + 2 * ROWS  # gradient on 4 rows, base, singles
+        assert result.forwards >= 3 * ROWS + ROWS + halving_passes(3, ROWS) + 2 * ROWS  # gradient, base, singles, scale
     joined = {(r.unit, r.view): r.forwards for r in of(ran, "joined")}
     for result in of(ran, "default"):
         extra = joined[result.unit, result.view] - result.forwards
@@ -123,11 +123,11 @@ def test_sets_fit_their_budget(k, rows):
 
 
 def test_halving_is_counted_as_it_runs():
-    """11 on 5 of 20 rows, 6 on 10, 3 on all; one alone on all at once."""
-    assert halving_passes(11, 20) == 11 * 5 + 6 * 5 + 3 * 10
-    assert halving_passes(2, 20) == 2 * 5 + 1 * 15
+    """11 on 10 of 20 rows, 6 on all; one alone on all at once."""
+    assert halving_passes(11, 20) == 11 * 10 + 6 * 10
+    assert halving_passes(2, 20) == 2 * 10 + 1 * 10
     assert halving_passes(1, 20) == 20
-    assert halving_passes(8, 5) == 8 * 4 + 2 * 1  # four rows at least
+    assert halving_passes(8, 5) == 8 * 4 + 4 * 1  # four rows at least
 
 
 def test_views_keep_own_and_family_out(ran):

@@ -26,7 +26,7 @@ class Random:
 
     name: ClassVar[str] = "random"
     centres: ClassVar[str] = "no"
-    cost: ClassVar[str] = "nothing; with sets > 1, a forward pass a set over the choosing rows (2 without halving)"
+    cost: ClassVar[str] = "nothing; with sets > 1, 1.5 forward passes a set over the choosing rows (2 without halving)"
     stops: ClassVar[str] = ""
 
     def __post_init__(self) -> None:

@@ -7,8 +7,9 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-SHARES = (0.25, 0.5, 1.0)
-"""Shares of the choosing rows that are looked at one after the other; the last is all of them."""
+SHARES = (0.5, 1.0)
+"""Shares of the choosing rows that are looked at one after the other; the last is all of them. A quarter is too few
+where a task is several things at once: the kind that a member serves may not be among them (`eval/halving.md`)."""
 WHOLE = (1.0,)
 """No halving: everybody is measured on all rows."""
 

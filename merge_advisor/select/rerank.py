@@ -22,11 +22,11 @@ class Rerank:
     pool: int = 8
     """How many the ranking passes on for the anchor (k where k is larger); half as many for each partner, twice as many
     for the sets."""
-    sets: int = 12
+    sets: int = 8
     """Whole sets of k measured beside what is built step by step; 0: none."""
     least: float = 0.005
     """Smallest share of the merge's loss a partner has to take off."""
-    screen: float = 0.4
+    screen: float = 1.0
     """Share of the choosing rows that the gradient is taken on (four rows a task at least)."""
     halving: bool = True
     """Measure what is behind on a part of the choosing rows no further (successive halving)."""
@@ -36,8 +36,8 @@ class Rerank:
     name: ClassVar[str] = "rerank"
     centres: ClassVar[str] = "option"
     cost: ClassVar[str] = (
-        "the ranking (a backward pass a member), at most 1 + pool·k + sets forward passes over the choosing rows "
-        "(twice as many without halving)"
+        "the ranking (a backward pass a member), at most 1 + 1.5·(pool·k + sets) forward passes over the choosing rows "
+        "(a third more without halving)"
     )
     stops: ClassVar[str] = "when no partner lowers the measured loss of the merge by the stated share"
 

@@ -33,7 +33,7 @@ SCREENS = (4, 8, 20)
 """Rows the gradient is taken on."""
 TOPS = (8, 16)
 """Lengths of the shortlist."""
-HALVINGS = (WHOLE, (0.5, 1.0), (0.25, 1.0), SHARES)
+HALVINGS = (WHOLE, SHARES, (0.25, 1.0), (0.25, 0.5, 1.0))
 """Shares of the rows that the rounds are run over."""
 
 
