@@ -23,7 +23,7 @@ class Rerank:
     """How many the ranking passes on for the anchor (k where k is larger); half as many for each partner, twice as many
     for the sets."""
     sets: int = 8
-    """Whole sets of k measured beside what is built step by step; 0: none."""
+    """Whole sets of k measured beside what is built step by step; 0: none. Pairs are only built: a step sees them."""
     least: float = 0.005
     """Smallest share of the merge's loss a partner has to take off."""
     screen: float = 1.0
@@ -81,7 +81,7 @@ class Rerank:
         return chosen(picks, k)
 
     def _sets(self, order: list[int], anchor: int | None, k: int) -> list[tuple[int, ...]]:
-        if not self.sets or k == 1:
+        if not self.sets or k < 3:
             return []
         if anchor is None:
             return even_sets(order, k, self.sets)
