@@ -119,6 +119,10 @@ CHOOSING = 20
 """Rows that choose members and weights, unless there are more tuning rows: more cost more than they tell."""
 
 
+BACKWARD = 3
+"""Forward passes that one with its backward pass counts as."""
+
+
 def more_to_choose(tuning: int) -> int:
     """How many of the shots choose beside so many tuning rows, at most."""
     return max(0, CHOOSING - tuning)

@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import replace
-from math import comb
 
 import numpy as np
 import pytest
@@ -96,16 +95,12 @@ def test_what_is_charged(ran):
 
 @pytest.mark.parametrize(("arm", "other"), [("random", "default"), ("joined random", "joined")])
 def test_a_match_spends_what_its_arm_spent(ran, arm, other):
-    """All of it but what pays for no further set, or no set that there is."""
+    """All of it but what pays for no further set at two scales."""
     spent = {(r.unit, r.view): r.forwards for r in of(ran, other)}
-    colour, others = ({"own-in": 6, "own-out": out, "family-out": family} for out, family in ((5, 3), (6, 5)))
     for result in of(ran, arm):
         left = spent[result.unit, result.view] - result.forwards
-        size = (colour if result.unit.task == "colour" else others)[result.view]
-        assert 0 <= left < 2 * ROWS + 8 * ROWS or sets_within(spent[result.unit, result.view], ROWS, 2)[0] > comb(
-            size, 2
-        )
-        assert left >= 0 and sum(weight != 0 for _, weight in result.members) <= 3
+        assert 0 <= left < 2 * ROWS and sum(weight != 0 for _, weight in result.members) <= 3
+        assert result.forwards > 0.9 * spent[result.unit, result.view]
 
 
 @pytest.mark.parametrize("k", [1, 2, 4, 20])

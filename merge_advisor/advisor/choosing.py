@@ -16,6 +16,7 @@ from merge_advisor.errors import SpecError
 from merge_advisor.select.evidence import Watched
 from merge_advisor.select.interference import interference, line_search, weights_direction
 from merge_advisor.types import (
+    BACKWARD,
     SHOTS_LORA,
     Candidate,
     ChooseBy,
@@ -91,7 +92,7 @@ class Losses:
         for rows in self.parts:
             parts.setdefault(measure_of(rows, self.by), []).extend(first_rows(rows, share))
         size = sum(map(len, parts.values()))
-        self.forwards += 3 * size
+        self.forwards += BACKWARD * size
         found = np.zeros(len(candidates), np.float32)
         for measure, rows in parts.items():
             part = np.float32(len(rows) / size)

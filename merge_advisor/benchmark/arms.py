@@ -29,7 +29,7 @@ from merge_advisor.benchmark.tuners import at_zero, tuned
 from merge_advisor.benchmark.values import Arm, Result, Setup, Unit, View
 from merge_advisor.errors import InputError, PoolError, TaskError
 from merge_advisor.scores import ModelScore
-from merge_advisor.select.halving import rounds
+from merge_advisor.select.halving import SHARES, rounds
 from merge_advisor.select.interference import first_scales
 from merge_advisor.tuning import Point
 from merge_advisor.types import Candidate, ChooseBy, Deltas, Measure, Row, Task, digest_of, same_space
@@ -330,10 +330,10 @@ def sets_within(budget: int, rows: int, k: int) -> tuple[int, int]:
     return sets, search
 
 
-def halving_passes(size: int, rows: int) -> int:
+def halving_passes(size: int, rows: int, shares: Sequence[float] = SHARES) -> int:
     """Forward passes that the best of so many takes to find, each row of a loss one."""
     spent = before = 0
-    for left, share in rounds(size):
+    for left, share in rounds(size, shares):
         now = rows_in(share, rows)
         spent, before = spent + left * (now - before), now
     return spent

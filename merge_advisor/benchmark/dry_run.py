@@ -28,15 +28,13 @@ from merge_advisor.errors import MergeAdvisorError
 from merge_advisor.pool.sources import find_models
 from merge_advisor.select.evidence import Watched
 from merge_advisor.tuning.gradient import PARTS
-from merge_advisor.types import more_to_choose
+from merge_advisor.types import BACKWARD, more_to_choose
 
 if TYPE_CHECKING:
     from merge_advisor.select.evidence import Floats, Strategy
 
 RATE = 12.0
 """Forward passes of one row a second unless told: SmolLM2-135M in float32 on two cores, rows of about 90 tokens."""
-BACKWARD = 3
-"""Forward passes that one with its backward pass counts as."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,13 +23,11 @@ from merge_advisor.tuning.goals import UNFIT, Goal, Pareto, best, finite, front,
 from merge_advisor.tuning.racing import LEVEL, Racing, row_order, standing
 from merge_advisor.tuning.space import parts, without_density
 from merge_advisor.tuning.study import FORMAT, Keep, Study
-from merge_advisor.types import digest_of, to_plain
+from merge_advisor.types import BACKWARD, digest_of, to_plain
 
 if TYPE_CHECKING:
     from merge_advisor.tuning.goals import Array
 
-BACKWARD = 3
-"""Forward passes that a row costs with its gradient."""
 FLAT = 20
 """Different merges of exactly one value, or unfit all of them, after which there is nothing to search."""
 STUCK = 10

@@ -15,12 +15,12 @@ the merge it picks? A line per merge is appended at once, and merges that are th
 
 from __future__ import annotations
 
-import argparse
 import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from kept import add_line, options, read_lines
 
 from merge_advisor.advisor.measure import composed
 from merge_advisor.advisor.session import Machine, Session, open_session
@@ -35,14 +35,8 @@ MEASURES = ("loss", "choices", "brier", "right")
 
 def main() -> None:
     """Measure what is missing, print the summary."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--base", required=True)
-    parser.add_argument("--pool", type=Path, required=True)
-    parser.add_argument("--tasks", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
-    parser.add_argument("--only", nargs="*", default=[])
-    parser.add_argument("--summary", action="store_true", help="only print what is there")
+    parser = options(__doc__)
+    parser.add_argument("--only", nargs="*", default=[], help="tasks")
     arguments = parser.parse_args()
     if not arguments.summary:
         families = json.loads((arguments.tasks / "families.json").read_text())
@@ -81,8 +75,7 @@ def measure(session: Session, path: Path, families: dict[str, str], out: Path) -
             found["brier"].append(float(np.square(shares - np.eye(len(own))[row.right]).sum()))
             found["right"].append(float(own.argmax() == row.right))
         rounded = {name: [round(value, 4) for value in values] for name, values in found.items()}
-        with out.open("a") as file:
-            file.write(json.dumps({"task": path.stem, "members": members, **rounded}) + "\n")
+        add_line(out, {"task": path.stem, "members": members, **rounded})
 
 
 def _merges(
@@ -129,8 +122,7 @@ def summarise(task: str, merges: list[dict[str, Any]]) -> None:
 
 def _by_task(path: Path) -> dict[str, list[dict[str, Any]]]:
     found: dict[str, list[dict[str, Any]]] = {}
-    for line in path.read_text().splitlines() if path.is_file() else ():
-        entry = json.loads(line)
+    for entry in read_lines(path):
         found.setdefault(entry["task"], []).append(entry)
     return found
 

@@ -12,6 +12,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from kept import add_line, read_lines
+
 import merge_advisor as ma
 from merge_advisor.advisor import PlanOptions
 
@@ -25,14 +27,12 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
-    lines = arguments.out.read_text().splitlines() if arguments.out.is_file() else []
-    done = {(found["task"], found["seed"]) for found in map(json.loads, lines)}
+    done = {(found["task"], found["seed"]) for found in read_lines(arguments.out)}
     for seed in range(arguments.seeds):
         for task in ("mixed", "hopeless"):
             if (task, seed) not in done:
                 found = planned(task, seed, arguments.base)
-                with arguments.out.open("a") as file:
-                    file.write(json.dumps(found) + "\n")
+                add_line(arguments.out, found)
                 print(json.dumps(found), flush=True)
 
 

@@ -12,23 +12,23 @@ are skipped.
 
 from __future__ import annotations
 
-import argparse
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from kept import add_line, options, read_lines
 
 from merge_advisor.advisor.choosing import rows_in
 from merge_advisor.advisor.measure import gains_of, losses_of, measure_of
 from merge_advisor.advisor.session import Machine, Session, open_session
+from merge_advisor.benchmark.arms import halving_passes
 from merge_advisor.benchmark.rows import read_tasks
 from merge_advisor.benchmark.setup import read_setup
-from merge_advisor.select.halving import SHARES, WHOLE, best_of, rounds
-from merge_advisor.types import Task
+from merge_advisor.select.halving import SHARES, WHOLE, best_of
+from merge_advisor.types import BACKWARD, Task
 
 SETUP = Path(__file__).parents[2] / "recipes" / "bench-bigbench-smollm2.yaml"
-ROWS, ORDERS, BACKWARD = 20, 200, 3
+ROWS, ORDERS = 20, 200
 SCREENS = (4, 8, 20)
 """Rows the gradient is taken on."""
 TOPS = (8, 16)
@@ -39,14 +39,8 @@ HALVINGS = (WHOLE, SHARES, (0.25, 1.0), (0.25, 0.5, 1.0))
 
 def main() -> None:
     """Measure what is missing, print the summary."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--base")
-    parser.add_argument("--pool")
-    parser.add_argument("--tasks")
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
-    parser.add_argument("--only", nargs="*", default=[])
-    parser.add_argument("--summary", action="store_true", help="only print what is there")
+    parser = options(__doc__)
+    parser.add_argument("--only", nargs="*", default=[], help="tasks")
     arguments = parser.parse_args()
     if not arguments.summary:
         setup, places = read_setup(SETUP, base=arguments.base, pool=arguments.pool, tasks=arguments.tasks)
@@ -54,11 +48,9 @@ def main() -> None:
         machine = Machine(dtype=arguments.dtype, threads=1)
         with open_session(places.base, places.pool, template=setup.template or None, machine=machine) as session:
             for name in arguments.only:
-                if name not in {entry["task"] for entry in _read(arguments.out)}:
-                    entry = measure(session, tasks[name].draw(setup, 0))
-                    with arguments.out.open("a") as file:
-                        file.write(json.dumps(entry) + "\n")
-    summarise(_read(arguments.out))
+                if name not in {entry["task"] for entry in read_lines(arguments.out)}:
+                    add_line(arguments.out, measure(session, tasks[name].draw(setup, 0)))
+    summarise(read_lines(arguments.out))
 
 
 def measure(session: Session, task: Task) -> dict[str, Any]:
@@ -107,20 +99,12 @@ def regret(entry: dict[str, Any], screen: int, top: int, shares: tuple[float, ..
 
 
 def cost(screen: int, top: int, shares: tuple[float, ...]) -> int:
-    """Forward passes over one row, one with its backward counted as three."""
-    spent, before = BACKWARD * screen, 0
-    for size, share in rounds(top, shares):
-        now = rows_in(share, ROWS)
-        spent, before = spent + size * (now - before), now
-    return spent
+    """Forward passes over one row, those with a backward pass counted as `BACKWARD`."""
+    return BACKWARD * screen + halving_passes(top, ROWS, shares)
 
 
 def _rounded(values: Any) -> list[float]:
     return [round(float(value), 4) for value in values]
-
-
-def _read(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
 
 
 if __name__ == "__main__":

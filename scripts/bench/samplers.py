@@ -17,7 +17,6 @@ the start's that is left. A line per unit and arm is appended at once, and those
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Sequence
 from dataclasses import replace
@@ -25,7 +24,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tuning import read_lines, tasks_of
+from kept import add_line, options, read_lines
+from tuning import tasks_of
 
 from merge_advisor import registry
 from merge_advisor.advisor.measure import lora_of_shots, take_deltas, target_parameters
@@ -48,14 +48,8 @@ ARMS = (
 
 def main() -> None:
     """Measure what is missing, print the summary."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--base", required=True)
-    parser.add_argument("--pool", type=Path, required=True)
-    parser.add_argument("--tasks", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
+    parser = options(__doc__)
     parser.add_argument("--units", type=int, default=6)
-    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
-    parser.add_argument("--summary", action="store_true", help="only print what is there")
     arguments = parser.parse_args()
     done = read_lines(arguments.out)
     if not arguments.summary:
@@ -68,8 +62,7 @@ def main() -> None:
                     if not any((line["task"], line["arm"]) == (task, arm) for line in done):
                         found = unit.measure(arm)
                         done.append(found)
-                        with arguments.out.open("a") as file:
-                            file.write(json.dumps(found) + "\n")
+                        add_line(arguments.out, found)
     summarise(done)
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from kept import add_line, read_lines
 
 from merge_advisor import registry, templates
 from merge_advisor.backbone.adapter import read_adapter
@@ -70,7 +71,7 @@ def main() -> None:
             for name, embedding in embeddings.items():
                 pool[name][task] = embedding.features(backbone) - base[name]
     targets = sorted(next(iter(adapters.values())))
-    done = {(r["embedding"], r["shots"], r["draw"], r["task"]) for r in _read(options.out)}
+    done = {(r["embedding"], r["shots"], r["draw"], r["task"]) for r in read_lines(options.out)}
     for draw in range(options.draws):
         for shots in options.shots:
             count, steps = (int(part or 0) for part in f"{shots}x".split("x")[:2])
@@ -79,18 +80,17 @@ def main() -> None:
                 missing = [name for name in embeddings if (name, shots, draw, task) not in done]
                 if not missing:
                     continue
-                rows = _read(options.pool / "tasks" / f"{task}.jsonl")
+                rows = read_lines(options.pool / "tasks" / f"{task}.jsonl")
                 order = np.random.default_rng([draw, sorted(families).index(task)]).permutation(len(rows))[:count]
                 texts = [(BARE.prompt(rows[i]["input"]), BARE.completion(rows[i]["output"])) for i in order]
                 encoded = encode(backbone, texts, max_length=256)
                 trained = finetune_lora(backbone, encoded, targets, settings, seed=draw)
                 with placed(backbone, trained.delta):
                     deltas = {name: embeddings[name].features(backbone) - base[name] for name in missing}
-                with options.out.open("a") as file:
-                    for name in missing:
-                        record = {"embedding": name, "shots": shots, "draw": draw, "task": task}
-                        file.write(json.dumps(record | _found(deltas[name], pool[name], task, families)) + "\n")
-    summarise(_read(options.out), families)
+                for name in missing:
+                    record = {"embedding": name, "shots": shots, "draw": draw, "task": task}
+                    add_line(options.out, record | _found(deltas[name], pool[name], task, families))
+    summarise(read_lines(options.out), families)
 
 
 def _found(delta: np.ndarray, pool: dict[str, np.ndarray], task: str, families: dict[str, str]) -> dict[str, Any]:
@@ -125,10 +125,6 @@ def _shares(records: list[dict[str, Any]], suffix: str) -> list[str]:
     ranks = np.array([record[f"rank{suffix}"] for record in records])
     family = np.array([record[f"family{suffix}"] for record in records])
     return [f"{100 * share:.0f}" for share in ((ranks == 1).mean(), (ranks <= 5).mean(), family.mean())]
-
-
-def _read(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().split("\n") if line] if path.is_file() else []
 
 
 def _cosine(a: np.ndarray, b: np.ndarray) -> float:

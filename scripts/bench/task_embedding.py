@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from kept import add_line, read_lines
 
 from merge_advisor import templates
 from merge_advisor.backbone.adapter import read_adapter
@@ -43,14 +44,16 @@ def main() -> None:
     shapes = {name: tuple(parameter.shape) for name, parameter in backbone.parameters.items()}
     embedding = DeltaActivations()
     base = embedding.features(backbone)
-    rows = {path.stem: _read(path)[arguments.first : arguments.to + 1] for path in arguments.domains.glob("*.jsonl")}
+    rows = {
+        path.stem: read_lines(path)[arguments.first : arguments.to + 1] for path in arguments.domains.glob("*.jsonl")
+    }
     pool = {}
     for folder in sorted(arguments.pool.iterdir()):
         if folder.name.rpartition("-")[0] in rows and folder.name.rpartition("-")[2].isdigit():
             with placed(backbone, read_adapter(folder, shapes)):
                 pool[folder.name] = embedding.features(backbone) - base
     targets = sorted(read_adapter(next(iter(arguments.pool.iterdir())), shapes))
-    done = {(r["settings"], r["shots"], r["draw"], r["domain"]) for r in _read(arguments.out)}
+    done = {(r["settings"], r["shots"], r["draw"], r["domain"]) for r in read_lines(arguments.out)}
     alpaca = templates.get("alpaca")
     for draw in range(arguments.draws):
         for text in arguments.settings:
@@ -75,9 +78,8 @@ def main() -> None:
                     "right": round(right, 4), "wrong": round(wrong, 4),
                     "seconds": round(time.perf_counter() - start, 2),
                 }  # fmt: skip
-                with arguments.out.open("a") as file:
-                    file.write(json.dumps(record) + "\n")
-    summarise(_read(arguments.out))
+                add_line(arguments.out, record)
+    summarise(read_lines(arguments.out))
 
 
 def summarise(records: list[dict[str, Any]]) -> None:
@@ -101,10 +103,6 @@ def summarise(records: list[dict[str, Any]]) -> None:
 
 def _share(records: list[dict[str, Any]]) -> str:
     return f"{sum(str(r['nearest']).startswith(str(r['domain'])) for r in records)} of {len(records)}"
-
-
-def _read(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().split("\n") if line] if path.is_file() else []
 
 
 def _cosine(a: np.ndarray, b: np.ndarray) -> float:

@@ -20,7 +20,6 @@ answers are those of the likeliest choice, or of greedy text where there are no 
 
 from __future__ import annotations
 
-import argparse
 import json
 import time
 from collections.abc import Sequence
@@ -28,10 +27,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from kept import options, read_lines
 
 from merge_advisor import registry
 from merge_advisor.advisor.problem import ChoiceLoss, RowLoss, WrongAnswers
-from merge_advisor.advisor.session import Session, open_session
+from merge_advisor.advisor.session import Machine, Session, open_session
 from merge_advisor.evaluators.rules import metric_for
 from merge_advisor.select.interference import line_search
 from merge_advisor.statistics import paired_interval
@@ -46,21 +46,17 @@ MEMBERS, SHOTS, STEPS, SCALES = 20, 5, 40, 8
 
 def main() -> None:
     """Measure what is missing, print the summary."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--base", required=True)
-    parser.add_argument("--pool", type=Path, required=True)
-    parser.add_argument("--tasks", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
+    parser = options(__doc__)
     parser.add_argument("--seeds", type=int, default=6)
     parser.add_argument("--first", type=int, default=0, help="the first seed")
     parser.add_argument("--count", type=int, default=10, help="tasks, the first of each family in turn")
     parser.add_argument("--heldout", type=int, default=40)
-    parser.add_argument("--summary", action="store_true", help="only print what is there")
     arguments = parser.parse_args()
     done = read_lines(arguments.out)
     if not arguments.summary:
         families = json.loads((arguments.tasks / "families.json").read_text())
-        with open_session(arguments.base, arguments.pool, template="alpaca") as session:
+        machine = Machine(dtype=arguments.dtype)
+        with open_session(arguments.base, arguments.pool, template="alpaca", machine=machine) as session:
             tasks = tasks_of(session, families, arguments.count)
             for seed in range(arguments.first, arguments.first + arguments.seeds):
                 for task in tasks:
@@ -205,11 +201,6 @@ def summarise(units: list[dict[str, Any]]) -> None:
             for name in ("base", "uniform", "lorahub", "start", "trial", "ours", "choices")
         }
         print(f"{measure}: " + ", ".join(f"{name} {value:.3f}" for name, value in means.items()))
-
-
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Return what the lines of a JSONL file hold; nothing where there is none yet."""
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
 
 
 if __name__ == "__main__":
