@@ -1,5 +1,6 @@
 """Running a benchmark on tiny models: every unit once, the right cost on the right arm, failures kept."""
 
+import fnmatch
 import json
 from dataclasses import replace
 
@@ -13,7 +14,8 @@ from merge_advisor.benchmark.arms import halving_passes, sets_within
 from merge_advisor.benchmark.controls import redrawn
 from merge_advisor.benchmark.ledger import Ledger, key_of
 from merge_advisor.benchmark.running import conclude, measure
-from merge_advisor.benchmark.units import keys_of
+from merge_advisor.benchmark.setup import read_setup
+from merge_advisor.benchmark.units import keys_of, wanted
 from merge_advisor.errors import InputError, RunError
 
 TUNING = SETUP["tasks"]["tuning"]
@@ -225,6 +227,23 @@ def test_what_crashes_is_kept_as_failed_and_tried_anew(places, tmp_path, monkeyp
     again = measure(path, tmp_path / "out", **places)
     assert {r.arm for r in again.failed} == {"checkpoints"}
     assert set(again.results) > {r for r in found.results if r.status == "done"}
+
+
+@pytest.mark.parametrize(
+    ("pattern", "size"),
+    [("*", 3 * 2 * 2 * 9), ("*/2", 3 * 2 * 2 * 9), ("*#0.*", 3 * 2 * 9), ("*/count/*/2#1.1", 9), ("base/*#0.1", 3)],
+)
+def test_only_by_draws(tmp_path, pattern, size):
+    """A pattern may name the draws of shots and selections by their numbers."""
+    setup, _ = read_setup(write_world(tmp_path))
+    every = list(keys_of(setup, list(TASKS)))
+    found = wanted(every, [pattern], setup)
+    assert len(found) == size
+    if "#" in pattern:
+        drawn = [f"{key.shot_draw}.{key.selection_draw}" for key in found]
+        assert drawn == fnmatch.filter(drawn, pattern.partition("#")[2])
+    with pytest.raises(InputError, match="fits nothing"):
+        wanted(every, ["*#2.0"], setup)
 
 
 def test_only_what_is_named_and_what_it_matches(places, tmp_path):

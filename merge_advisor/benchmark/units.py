@@ -38,7 +38,13 @@ def keys_of(setup: Setup, tasks: Sequence[str]) -> Iterator[Key]:
 
 
 def wanted(keys: Sequence[Key], only: Sequence[str], setup: Setup) -> list[Key]:
-    """The keys whose `arm/task/view` or `arm/task/view/k` a pattern fits, and those an arm among them has to match.
+    """The keys that a pattern fits, and those that an arm among them has to match.
+
+    Args:
+        keys: all there are.
+        only: patterns for `arm/task/view`, `arm/task/view/k` or `arm/task/view/k#shots.selection`, the last with the
+            numbers of the two draws from 0; none: all keys.
+        setup: tells who matches whom.
 
     Raises:
         InputError: a pattern that fits nothing.
@@ -50,16 +56,18 @@ def wanted(keys: Sequence[Key], only: Sequence[str], setup: Setup) -> list[Key]:
         fitting = {key for key in keys if any(fnmatchcase(path, pattern) for path in _paths(key))}
         if not fitting:
             example = _paths(keys[0])[0]
-            raise InputError(f"--only '{pattern}' fits nothing; write arm/task/view, e.g. '{example}' or '*/*/own-out'")
+            raise InputError(
+                f"--only '{pattern}' fits nothing; write arm/task/view, e.g. '{example}' or '*/*/own-out/4#0.*'"
+            )
         chosen |= fitting
     matched = {arm.name: arm.match for arm in setup.arms if arm.match}
     chosen |= {key._replace(arm=matched[key.arm]) for key in chosen if key.arm in matched}
     return [key for key in keys if key in chosen]
 
 
-def _paths(key: Key) -> tuple[str, str]:
+def _paths(key: Key) -> tuple[str, str, str]:
     path = f"{key.arm}/{key.task}/{key.view}"
-    return path, f"{path}/{key.k}"
+    return path, f"{path}/{key.k}", f"{path}/{key.k}#{key.shot_draw}.{key.selection_draw}"
 
 
 def run_units(

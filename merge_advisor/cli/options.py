@@ -165,8 +165,8 @@ def _bench(parser: argparse.ArgumentParser) -> None:
         "--workers", type=int, default=1, metavar="N", help="processes; each loads the base (default 1)"
     )
     parser.add_argument("--only", action="append", default=[], metavar="GLOB",
-                        help="only results whose arm/task/view or arm/task/view/k fits, e.g. 'default/*' or "
-                             "'*/own-out/4'")  # fmt: skip
+                        help="only results whose arm/task/view, arm/task/view/k or arm/task/view/k#shots.selection "
+                             "(numbers of the draws) fits, e.g. 'default/*', '*/own-out/4' or '*#0.*'")  # fmt: skip
     parser.add_argument("--tasks", metavar="DIR", help="folder of task files, if not where the setup says")
     _where(parser)
     _machine(parser)
