@@ -25,8 +25,8 @@ PLOTS = {
     "forest-accuracy", "forest-loss", "ranks", "heat", "sweep0", "sweep1", "cost0", "cost1", "cost2", "cost3",
     "reliability",
 }  # fmt: skip
-FILES = """arms contrasts contrast_families cost_gain failed families k_sweep rank_pairs ranks reliability
-    reliability_bins results setup tasks""".split()
+FILES = """arms chosen chosen_members contrasts contrast_families cost_gain failed families k_sweep rank_pairs ranks
+    reliability reliability_bins results setup tasks""".split()
 
 
 def answers(setup, results):
@@ -74,8 +74,9 @@ def test_the_page_has_all_parts(whole):
     assert plots(page) == PLOTS
     titles = [found[2] for found in page.all("h2")]
     assert titles == [
-        "Contrasts", "Arms and controls", "What this cannot show", "Ranks", "Tasks and families", "How many members",
-        "Cost and gain", "Does the predicted gain come true?", "Failed results", "Setup",
+        "Contrasts", "Arms and controls", "What this cannot show", "Ranks", "Tasks and families",
+        "What was chosen, and what came of it", "How many members", "Cost and gain",
+        "Does the predicted gain come true?", "Failed results", "Setup",
     ]  # fmt: skip
     found = texts(page)
     assert "default beats random" in found and re.search(r"families: \d+ won, \d+ tied, \d+ lost", found)

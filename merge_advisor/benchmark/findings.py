@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
+from merge_advisor.benchmark.chosen import Chosen, chosen
 from merge_advisor.benchmark.families import base_values, by_arm, family_means, gains_over, mean
 from merge_advisor.benchmark.prediction import (
     Agreement,
@@ -21,6 +23,7 @@ from merge_advisor.benchmark.ranks import Ranking, rank_arms
 from merge_advisor.benchmark.values import Contrast, Metric, Result, Setup, View
 
 METRICS: tuple[Metric, ...] = ("accuracy", "loss")
+NOBODY: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +80,8 @@ class Findings:
     costs: tuple[tuple[Place, tuple[CostPoint, ...]], ...]
     """As `sweeps`."""
     agreement: Agreement | None
+    chosen: tuple[Chosen, ...]
+    """What the arms chose, those without members left out."""
 
     @property
     def primary(self) -> Contrast | None:
@@ -94,8 +99,17 @@ class Findings:
         return frozenset(result.arm for result in self.results if result.oracle)
 
 
-def find(setup: Setup, results: Sequence[Result], contrasts: Sequence[Contrast]) -> Findings:
-    """Compute all tables of a report; results may be few, of one family, or failed throughout."""
+def find(
+    setup: Setup, results: Sequence[Result], contrasts: Sequence[Contrast], kin: Mapping[str, str] = NOBODY
+) -> Findings:
+    """Compute all tables of a report; results may be few, of one family, or failed throughout.
+
+    Args:
+        setup: what was asked.
+        results: those there are.
+        contrasts: answers to the setup's questions.
+        kin: family of each candidate, by id; empty: not known.
+    """
     asked = setup.primary
     main = Place(asked.metric, asked.view, asked.k)
     done = [result for result in results if result.status == "done"]
@@ -122,6 +136,7 @@ def find(setup: Setup, results: Sequence[Result], contrasts: Sequence[Contrast])
         sweeps=tuple((at, sweeps) for at in based if (sweeps := k_sweep(results, at.metric, at.view))),
         costs=tuple((at, costs) for at in based if (costs := cost_gain(results, *_place(at)))),
         agreement=agreement(_with_base(results, main), arms, seed=setup.seed) if arms else None,
+        chosen=chosen(results, kin),
     )
 
 

@@ -54,3 +54,8 @@ class Section:
 def named(arm: str, found: Findings) -> str:
     """Return an arm's name, an oracle marked as one."""
     return f"{arm} (oracle)" if arm in found.oracles else arm
+
+
+def family_named(family: str, found: Findings) -> str:
+    """Return a family's name, one that ideas were tried out on marked as such."""
+    return f"{family} (tried)" if family in found.setup.tasks.tried else family

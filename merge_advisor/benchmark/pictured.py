@@ -7,7 +7,7 @@ from dataclasses import replace
 from merge_advisor.benchmark import words
 from merge_advisor.benchmark.families import by_arm, family_means
 from merge_advisor.benchmark.findings import Findings, Place, arm_order
-from merge_advisor.benchmark.parts import BETTER, OTHERS, THAN, Grid, Picture, Section, Swatch, named
+from merge_advisor.benchmark.parts import BETTER, OTHERS, THAN, Grid, Picture, Section, Swatch, family_named, named
 from merge_advisor.benchmark.pictures import (
     cost_plot,
     heat_limit,
@@ -110,7 +110,7 @@ def _family_grid(found: Findings, at: Place, *, folded: bool) -> Grid:
     headers = ("family", "tasks", *first, *(named(arm, found) for arm in arms))
     rows = tuple(
         (
-            family,
+            family_named(family, found),
             str(list(tasks.values()).count(family)),
             *((words.amount(gaps.get(family), at.metric),) if asked else ()),
             *(shown(values[arm].get(family)) for arm in arms),

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from merge_advisor.advisor.runfolder import write_text
-from merge_advisor.benchmark.findings import Findings, find
+from merge_advisor.benchmark.findings import NOBODY, Findings, find
 from merge_advisor.benchmark.parts import Section
 from merge_advisor.benchmark.sections import sections
 from merge_advisor.benchmark.tables import frames, write_tables
@@ -20,7 +20,13 @@ CELL = 200
 """Characters of a cell, a name or a reason that are shown; the CSV has all."""
 
 
-def write_report(folder: Path, setup: Setup, results: Sequence[Result], contrasts: Sequence[Contrast]) -> None:
+def write_report(
+    folder: Path,
+    setup: Setup,
+    results: Sequence[Result],
+    contrasts: Sequence[Contrast],
+    kin: Mapping[str, str] = NOBODY,
+) -> None:
     """Write `report.md`, `report.html` and `tables/*.csv` into a folder; the same values give the same bytes.
 
     Args:
@@ -28,11 +34,12 @@ def write_report(folder: Path, setup: Setup, results: Sequence[Result], contrast
         setup: what was asked.
         results: those there are: some may have failed, all may be missing.
         contrasts: answers to the setup's questions, p values adjusted; the primary is found by its question.
+        kin: family of each candidate, by id; empty: not known.
 
     Raises:
         RunError: no permission, or no room.
     """
-    found = find(setup, results, contrasts)
+    found = find(setup, results, contrasts, kin)
     parts = [_cut(section) for section in sections(found)]
     write_tables(folder / "tables", frames(found))
     write_text(folder / "report.md", markdown_text(found, parts))

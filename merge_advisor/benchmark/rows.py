@@ -165,6 +165,23 @@ def _by_hash(salt: str) -> Callable[[Row], bytes]:
     return lambda row: hashlib.sha256(f"{salt}:{row.digest}".encode()).digest()
 
 
+def kin_of(candidates: Sequence[str], own: Mapping[str, str], families: Mapping[str, str]) -> dict[str, str]:
+    """Return the family of each candidate, by id: that of the task it was trained on; one without is its own.
+
+    Args:
+        candidates: ids.
+        own: task name to the candidate trained on it, where the ids differ.
+        families: task or candidate name to family.
+    """
+    trained = {candidate: name for name, candidate in own.items()}
+
+    def family(candidate: str) -> str:
+        name = trained.get(candidate, candidate)
+        return families.get(name, families.get(candidate, name))
+
+    return {candidate: family(candidate) for candidate in candidates}
+
+
 def in_view(
     candidates: Sequence[Candidate], task: TaskRows, view: View, own: Mapping[str, str], families: Mapping[str, str]
 ) -> tuple[int, ...]:
@@ -180,19 +197,12 @@ def in_view(
     Raises:
         InputError: nobody is left.
     """
-    trained = {candidate: name for name, candidate in own.items()}
-
-    def family(candidate: str) -> str:
-        name = trained.get(candidate, candidate)
-        return families.get(name, families.get(candidate, name))
-
+    kin = kin_of([candidate.id for candidate in candidates], own, families)
     kept = tuple(
         position
         for position, candidate in enumerate(candidates)
         if view == "own-in"
-        or (
-            candidate.id != own.get(task.name, task.name) and (view == "own-out" or family(candidate.id) != task.family)
-        )
+        or (candidate.id != own.get(task.name, task.name) and (view == "own-out" or kin[candidate.id] != task.family))
     )
     if not kept:
         raise InputError(

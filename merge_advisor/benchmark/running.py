@@ -11,7 +11,7 @@ from merge_advisor.advisor.runfolder import write_text
 from merge_advisor.advisor.session import Progress, quiet_progress
 from merge_advisor.benchmark.arms import World, open_world
 from merge_advisor.benchmark.ledger import Ledger
-from merge_advisor.benchmark.rows import TaskRows, in_view, read_tasks
+from merge_advisor.benchmark.rows import TaskRows, in_view, kin_of, read_tasks
 from merge_advisor.benchmark.setup import notes_of, read_setup
 from merge_advisor.benchmark.units import keys_of, run_units, wanted
 from merge_advisor.benchmark.values import Result, Setup
@@ -36,6 +36,8 @@ class Measured:
     """Models of the pool that were set aside, each with its reason."""
     notes: tuple[str, ...]
     """What it cannot show."""
+    kin: Mapping[str, str]
+    """Family of each candidate, by id."""
 
     @property
     def failed(self) -> tuple[Result, ...]:
@@ -81,7 +83,7 @@ def conclude(measured: Measured) -> tuple[Contrast, ...]:
         return contrast(question, fresh, setup.smallest_gain if comparable else None, seed=setup.seed)
 
     contrasts = (answer(setup.primary), *holm([answer(question) for question in setup.secondaries]))
-    write_report(measured.folder, setup, results, contrasts)
+    write_report(measured.folder, setup, results, contrasts, measured.kin)
     return contrasts
 
 
@@ -139,7 +141,8 @@ def measure(
                 run_units(world, rows, left, ledger, tell)
             if len(chosen) < len(every):
                 notes.append(f"--only took {len(chosen)} of {len(every)} results")
-            return Measured(out, setup, ledger.results(), len(every), world.refused, tuple(notes))
+            kin = kin_of([candidate.id for candidate in world.candidates], setup.tasks.own, world.families)
+            return Measured(out, setup, ledger.results(), len(every), world.refused, tuple(notes), kin)
 
 
 def identity(world: World, rows: Mapping[str, TaskRows]) -> dict[str, str]:

@@ -6,19 +6,23 @@ import re
 from collections.abc import Mapping, Sequence
 
 from merge_advisor.benchmark import words
+from merge_advisor.benchmark.chosen import Chosen
+from merge_advisor.benchmark.families import by_arm, gains_over, task_means
 from merge_advisor.benchmark.findings import Findings, Level, arm_order
-from merge_advisor.benchmark.parts import BETTER, OTHERS, THAN, Grid, Picture, Section, Swatch, named
+from merge_advisor.benchmark.parts import BETTER, OTHERS, THAN, Grid, Picture, Section, Swatch, family_named, named
 from merge_advisor.benchmark.pictured import costs, promises, ranks, sizes, tasks
 from merge_advisor.benchmark.values import Contrast, Metric, Unit, View
 from merge_advisor.report.plots import Whisker, forest
 
+MEMBERS = 4
+"""Members of a task that are named; `tables/chosen_members.csv` has all."""
 FAILED = 40
 """Failed results listed; `tables/failed.csv` has all."""
 
 
 def sections(found: Findings) -> list[Section]:
     """Return the sections that have something to tell."""
-    all_ = (_contrasts, _arms, _limits, ranks, tasks, sizes, costs, promises, _failed, _setup)
+    all_ = (_contrasts, _arms, _limits, ranks, tasks, _chosen, sizes, costs, promises, _failed, _setup)
     return [section for make in all_ if (section := make(found)) is not None]
 
 
@@ -145,6 +149,62 @@ def _views_row(arm: str, there: Mapping[View, Level], views: Sequence[View]) -> 
 
 def _loss_text(level: Level) -> str:
     return "" if level.loss is None else f"{level.loss:.3f}"
+
+
+def _chosen(found: Findings) -> Section | None:
+    """Return what the two arms of the primary question chose, task by task, and what came of it."""
+    asked, at = found.setup.primary, found.main
+    here = [c for c in found.chosen if (c.view, c.k) == (at.view, at.k) and c.arm in (asked.better, asked.than)]
+    if not here:
+        return None
+    by_task: dict[str, dict[str, Chosen]] = {}
+    for one in sorted(here, key=lambda one: (one.family, one.task)):
+        by_task.setdefault(one.task, {})[one.arm] = one
+    gaps = _task_gaps(found)
+    heads = tuple(f"{arm}: {what}" for arm in (asked.better, asked.than) for what in ("of its family", "gain"))
+    first = f"{asked.better} − {asked.than}"
+    headers = ("task", "family", first, *heads, f"{asked.better}: members")
+    rows = tuple(
+        (
+            task,
+            family_named(next(iter(arms.values())).family, found),
+            words.amount(gaps.get(task), at.metric),
+            *(cell for arm in (asked.better, asked.than) for cell in _kept_text(arms.get(arm))),
+            _members_text(arms.get(asked.better)),
+        )
+        for task, arms in by_task.items()
+    )
+    text = (
+        "Of its family: in how many units a member was trained on a task of the same family. Gain: mean promise on the"
+        " choosing rows, and what came of it on the held-out rows (see below), nats. Members: those chosen most often,"
+        " with their units; tables/chosen_members.csv has all arms, members and weights."
+    )
+    grid = Grid(f"By task, {at.view}, k = {at.k}", headers, rows, right=(2, 3, 4, 5, 6))
+    return Section("chosen", "What was chosen, and what came of it", (text,), grids=(grid,))
+
+
+def _task_gaps(found: Findings) -> dict[str, float]:
+    """Primary's difference on each task, on the units that both arms have."""
+    at, asked = found.main, found.setup.primary
+    values = by_arm(found.results, at.metric, at.view, at.k)
+    gaps = gains_over(values.get(asked.better, {}), values.get(asked.than, {}))
+    return {task: gap for (_, task), gap in task_means(gaps).items()}
+
+
+def _kept_text(one: Chosen | None) -> tuple[str, str]:
+    if one is None:
+        return "", ""
+    kin = "" if one.kin is None else f"{one.kin} of {one.units}"
+    if one.predicted is None or one.measured is None:
+        return kin, ""
+    return kin, f"{one.predicted:+.2f}, {one.measured:+.2f}"
+
+
+def _members_text(one: Chosen | None) -> str:
+    if one is None:
+        return ""
+    shown = [f"{member.id} {member.units}" for member in one.members[:MEMBERS]]
+    return ", ".join(shown + ([f"{len(one.members) - MEMBERS} more"] if len(one.members) > MEMBERS else []))
 
 
 def _failed(found: Findings) -> Section | None:

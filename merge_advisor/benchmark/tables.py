@@ -78,6 +78,7 @@ def frames(found: Findings) -> list[Frame]:
         _sweeps(found),
         _costs(found),
         *_promises(found),
+        *_chosen(found),
         _failed(found),
         Frame("setup", ("key", "value"), tuple(setup_rows(found))),
     ]
@@ -219,6 +220,23 @@ def _promises(found: Findings) -> list[Frame]:
             ("lowest", "highest", "predicted", "measured", "count", "families"),
             tuple((b.lowest, b.highest, b.predicted, b.measured, b.count, "; ".join(b.families)) for b in bins),
         ),
+    ]
+
+
+def _chosen(found: Findings) -> list[Frame]:
+    here = ("view", "k", "family", "task", "arm")
+    columns = "units sets alone kin predicted measured".split()
+    rows = tuple(
+        (c.view, c.k, c.family, c.task, c.arm, *(getattr(c, column) for column in columns)) for c in found.chosen
+    )
+    members = tuple(
+        (c.view, c.k, c.family, c.task, c.arm, m.id, m.family, m.units, c.units, m.weight)
+        for c in found.chosen
+        for m in c.members
+    )
+    return [
+        Frame("chosen", (*here, *columns), rows),
+        Frame("chosen_members", (*here, "member", "member_family", "units", "of", "weight"), members),
     ]
 
 
