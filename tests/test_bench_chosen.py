@@ -75,8 +75,8 @@ def test_the_report_says_who_was_chosen(tmp_path):
     cells = [cell.strip() for cell in row.strip("|").split("|")]
     assert cells == [
         "blue", "color (tried)", "+25.0", "2 of 2", "+0.50, +0.20", "0 of 2", "+0.40, +0.05",
-        "red 2, sum 1, tense 1",
     ]  # fmt: skip
+    assert "| blue | red 2, sum 1, tense 1 | sum 2, a 1, b 1, c 1, 2 more |" in text
     lines = (tmp_path / "tables" / "chosen_members.csv").read_text().splitlines()
     assert "own-out,4,color,blue,default,red,color,2,2,0.75" in lines and len(lines) == 1 + 3 + 6
     assert "own-out,4,color,blue,random,2,2,0,0,0.4,0.05" in (tmp_path / "tables" / "chosen.csv").read_text()

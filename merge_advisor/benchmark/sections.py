@@ -161,26 +161,31 @@ def _chosen(found: Findings) -> Section | None:
     for one in sorted(here, key=lambda one: (one.family, one.task)):
         by_task.setdefault(one.task, {})[one.arm] = one
     gaps = _task_gaps(found)
-    heads = tuple(f"{arm}: {what}" for arm in (asked.better, asked.than) for what in ("of its family", "gain"))
-    first = f"{asked.better} − {asked.than}"
-    headers = ("task", "family", first, *heads, f"{asked.better}: members")
+    heads = tuple(f"{arm}: {what}" for arm in (asked.better, asked.than) for what in ("kin", "gain"))
+    headers = ("task", "family", f"{asked.better} − {asked.than}", *heads)
     rows = tuple(
         (
             task,
             family_named(next(iter(arms.values())).family, found),
             words.amount(gaps.get(task), at.metric),
             *(cell for arm in (asked.better, asked.than) for cell in _kept_text(arms.get(arm))),
-            _members_text(arms.get(asked.better)),
         )
         for task, arms in by_task.items()
     )
-    text = (
-        "Of its family: in how many units a member was trained on a task of the same family. Gain: mean promise on the"
-        " choosing rows, and what came of it on the held-out rows (see below), nats. Members: those chosen most often,"
-        " with their units; tables/chosen_members.csv has all arms, members and weights."
+    names = tuple(
+        (task, *(_members_text(arms.get(arm)) for arm in (asked.better, asked.than))) for task, arms in by_task.items()
     )
-    grid = Grid(f"By task, {at.view}, k = {at.k}", headers, rows, right=(2, 3, 4, 5, 6))
-    return Section("chosen", "What was chosen, and what came of it", (text,), grids=(grid,))
+    text = (
+        "Kin: in how many units a member was trained on a task of the same family. Gain: what choosing promised, and"
+        " what came of it on the held-out rows, nats, means over units (see below)."
+    )
+    grids = (
+        Grid(f"By task, {at.view}, k = {at.k}", headers, rows, right=(2, 3, 4, 5, 6)),
+        Grid(
+            "Who was chosen most often, and in how many units", ("task", asked.better, asked.than), names, folded=True
+        ),
+    )
+    return Section("chosen", "What was chosen, and what came of it", (text,), grids=grids)
 
 
 def _task_gaps(found: Findings) -> dict[str, float]:
