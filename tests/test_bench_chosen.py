@@ -39,9 +39,15 @@ def test_members_are_counted_by_unit():
     assert [one.kin for one in chosen(results, {})] == [None, None]
 
 
-def test_a_member_named_shots_lora_is_nobodys_kin():
-    found = chosen([a_result(0, (("shots_lora", 1.0),))], {"shots_lora": "color"})
-    assert found[0].kin == 0
+def test_kin_that_a_view_does_not_have():
+    """Only those that could be chosen count: not the task's own where it is out, nobody where its family is."""
+    kin = {"shots_lora": "color", "blue": "color", "sum": "arithmetic"}
+    result = a_result(0, (("shots_lora", 1.0), ("blue", 1.0)))
+    assert chosen([result], kin)[0].kin is None
+    assert chosen([result], {**kin, "red": "color"})[0].kin == 0
+    assert chosen([result], kin, {"blue": "lora-7"})[0].kin == 1
+    assert chosen([replace(result, view="own-in")], kin)[0].kin == 1
+    assert chosen([replace(result, view="family-out")], {**kin, "red": "color"})[0].kin is None
 
 
 def test_what_came_is_told_by_the_loss_where_no_choices_were_asked():

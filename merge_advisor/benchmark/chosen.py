@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from merge_advisor.benchmark.families import mean
 from merge_advisor.benchmark.prediction import measured_gain
 from merge_advisor.benchmark.values import Result, View
 from merge_advisor.types import SHOTS_LORA
+
+NOBODY: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +43,7 @@ class Chosen:
     alone: int
     """Units whose merge is the base itself: no member, or every weight 0."""
     kin: int | None
-    """Units with a member of the task's family; None where nobody's family is known."""
+    """Units with a member of the task's family; None where the view has no such candidate."""
     predicted: float | None
     """Mean promise, nats; None where nothing was promised."""
     measured: float | None
@@ -49,12 +52,13 @@ class Chosen:
     """The most often chosen first."""
 
 
-def chosen(results: Sequence[Result], kin: Mapping[str, str]) -> tuple[Chosen, ...]:
+def chosen(results: Sequence[Result], kin: Mapping[str, str], own: Mapping[str, str] = NOBODY) -> tuple[Chosen, ...]:
     """Return what every arm with members chose, in the order of first results.
 
     Args:
         results: failed ones are left out.
         kin: candidate id to the family of the task it was trained on; empty: not known.
+        own: task name to the candidate trained on it, where the ids differ.
     """
     gain = measured_gain(results)
     groups: dict[tuple[str, View, int, str], list[Result]] = defaultdict(list)
@@ -64,6 +68,8 @@ def chosen(results: Sequence[Result], kin: Mapping[str, str]) -> tuple[Chosen, .
     found = []
     for (arm, view, k, task), group in groups.items():
         family = group[0].unit.family
+        kindred = {name for name, other in kin.items() if other == family and name != SHOTS_LORA}
+        kindred -= {own.get(task, task)} if view == "own-out" else kindred if view == "family-out" else set()
         weights: dict[str, list[float]] = defaultdict(list)
         sets = []
         for result in group:
@@ -86,14 +92,10 @@ def chosen(results: Sequence[Result], kin: Mapping[str, str]) -> tuple[Chosen, .
                 units=len(group),
                 sets=len(set(sets)),
                 alone=sum(not names for names in sets),
-                kin=sum(any(_of(kin, name) == family for name in names) for names in sets) if kin else None,
+                kin=sum(not names.isdisjoint(kindred) for names in sets) if kindred else None,
                 predicted=mean([promise for promise, _ in promises]) if promises else None,
                 measured=mean([came for _, came in promises]) if promises else None,
                 members=tuple(sorted(members, key=lambda member: (-member.units, member.id))),
             )
         )
     return tuple(found)
-
-
-def _of(kin: Mapping[str, str], name: str) -> str | None:
-    return None if name == SHOTS_LORA else kin.get(name)

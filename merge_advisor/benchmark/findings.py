@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 
-from merge_advisor.benchmark.chosen import Chosen, chosen
+from merge_advisor.benchmark.chosen import NOBODY, Chosen, chosen
 from merge_advisor.benchmark.families import base_values, by_arm, family_means, gains_over, mean
 from merge_advisor.benchmark.prediction import (
     Agreement,
@@ -23,7 +22,6 @@ from merge_advisor.benchmark.ranks import Ranking, rank_arms
 from merge_advisor.benchmark.values import Contrast, Metric, Result, Setup, View
 
 METRICS: tuple[Metric, ...] = ("accuracy", "loss")
-NOBODY: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +134,7 @@ def find(
         sweeps=tuple((at, sweeps) for at in based if (sweeps := k_sweep(results, at.metric, at.view))),
         costs=tuple((at, costs) for at in based if (costs := cost_gain(results, *_place(at)))),
         agreement=agreement(_with_base(results, main), arms, seed=setup.seed) if arms else None,
-        chosen=chosen(results, kin),
+        chosen=chosen(results, kin, setup.tasks.own),
     )
 
 

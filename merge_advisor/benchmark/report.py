@@ -7,7 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from merge_advisor.advisor.runfolder import write_text
-from merge_advisor.benchmark.findings import NOBODY, Findings, find
+from merge_advisor.benchmark.chosen import NOBODY
+from merge_advisor.benchmark.findings import Findings, find
 from merge_advisor.benchmark.parts import Section
 from merge_advisor.benchmark.sections import sections
 from merge_advisor.benchmark.tables import frames, write_tables

@@ -176,8 +176,8 @@ def _chosen(found: Findings) -> Section | None:
         (task, *(_members_text(arms.get(arm)) for arm in (asked.better, asked.than))) for task, arms in by_task.items()
     )
     text = (
-        "Kin: in how many units a member was trained on a task of the same family. Gain: what choosing promised, and"
-        " what came of it on the held-out rows, nats, means over units (see below)."
+        "Kin: in how many units a member was trained on a task of the same family (empty: the pool has none). Gain:"
+        " what choosing promised, and what came of it on the held-out rows, nats, means over units (see below)."
     )
     grids = (
         Grid(f"By task, {at.view}, k = {at.k}", headers, rows, right=(2, 3, 4, 5, 6)),
