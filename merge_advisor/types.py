@@ -115,12 +115,10 @@ class Row:
         return digest_of([self.input, self.output, self.choices])
 
 
-CHOOSING = 20
-"""Rows that choose members and weights, unless there are more tuning rows: more cost more than they tell."""
-
-
 BACKWARD = 3
 """Forward passes that one with its backward pass counts as."""
+CHOOSING = 20
+"""Rows that choose members and weights, unless there are more tuning rows: more cost more than they tell."""
 
 
 def more_to_choose(tuning: int) -> int:

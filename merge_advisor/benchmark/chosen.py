@@ -9,6 +9,7 @@ from types import MappingProxyType
 
 from merge_advisor.benchmark.families import mean
 from merge_advisor.benchmark.prediction import measured_gain
+from merge_advisor.benchmark.rows import may_use
 from merge_advisor.benchmark.values import Result, View
 from merge_advisor.types import SHOTS_LORA
 
@@ -68,8 +69,11 @@ def chosen(results: Sequence[Result], kin: Mapping[str, str], own: Mapping[str, 
     found = []
     for (arm, view, k, task), group in groups.items():
         family = group[0].unit.family
-        kindred = {name for name, other in kin.items() if other == family and name != SHOTS_LORA}
-        kindred -= {own.get(task, task)} if view == "own-out" else kindred if view == "family-out" else set()
+        kindred = {
+            name
+            for name, other in kin.items()
+            if other == family and name != SHOTS_LORA and may_use(name, other, task, family, view, own)
+        }
         weights: dict[str, list[float]] = defaultdict(list)
         sets = []
         for result in group:

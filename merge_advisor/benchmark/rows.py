@@ -182,6 +182,11 @@ def kin_of(candidates: Sequence[str], own: Mapping[str, str], families: Mapping[
     return {candidate: family(candidate) for candidate in candidates}
 
 
+def may_use(candidate: str, kin: str, task: str, family: str, view: View, own: Mapping[str, str]) -> bool:
+    """Whether a task of a family may use a candidate of the family `kin` in a view; `own` as in `kin_of`."""
+    return view == "own-in" or (candidate != own.get(task, task) and (view == "own-out" or kin != family))
+
+
 def in_view(
     candidates: Sequence[Candidate], task: TaskRows, view: View, own: Mapping[str, str], families: Mapping[str, str]
 ) -> tuple[int, ...]:
@@ -201,8 +206,7 @@ def in_view(
     kept = tuple(
         position
         for position, candidate in enumerate(candidates)
-        if view == "own-in"
-        or (candidate.id != own.get(task.name, task.name) and (view == "own-out" or kin[candidate.id] != task.family))
+        if may_use(candidate.id, kin[candidate.id], task.name, task.family, view, own)
     )
     if not kept:
         raise InputError(

@@ -154,36 +154,33 @@ def _loss_text(level: Level) -> str:
 def _chosen(found: Findings) -> Section | None:
     """Return what the two arms of the primary question chose, task by task, and what came of it."""
     asked, at = found.setup.primary, found.main
-    here = [c for c in found.chosen if (c.view, c.k) == (at.view, at.k) and c.arm in (asked.better, asked.than)]
+    pair = (asked.better, asked.than)
+    here = [c for c in found.chosen if (c.view, c.k) == (at.view, at.k) and c.arm in pair]
     if not here:
         return None
     by_task: dict[str, dict[str, Chosen]] = {}
     for one in sorted(here, key=lambda one: (one.family, one.task)):
         by_task.setdefault(one.task, {})[one.arm] = one
     gaps = _task_gaps(found)
-    heads = tuple(f"{arm}: {what}" for arm in (asked.better, asked.than) for what in ("kin", "gain"))
+    heads = tuple(f"{arm}: {what}" for arm in pair for what in ("kin", "gain"))
     headers = ("task", "family", f"{asked.better} − {asked.than}", *heads)
     rows = tuple(
         (
             task,
             family_named(next(iter(arms.values())).family, found),
             words.amount(gaps.get(task), at.metric),
-            *(cell for arm in (asked.better, asked.than) for cell in _kept_text(arms.get(arm))),
+            *(cell for arm in pair for cell in _kept_text(arms.get(arm))),
         )
         for task, arms in by_task.items()
     )
-    names = tuple(
-        (task, *(_members_text(arms.get(arm)) for arm in (asked.better, asked.than))) for task, arms in by_task.items()
-    )
+    names = tuple((task, *(_members_text(arms.get(arm)) for arm in pair)) for task, arms in by_task.items())
     text = (
         "Kin: in how many units a member was trained on a task of the same family (empty: the pool has none). Gain:"
         " what choosing promised, and what came of it on the held-out rows, nats, means over units (see below)."
     )
     grids = (
         Grid(f"By task, {at.view}, k = {at.k}", headers, rows, right=(2, 3, 4, 5, 6)),
-        Grid(
-            "Who was chosen most often, and in how many units", ("task", asked.better, asked.than), names, folded=True
-        ),
+        Grid("Who was chosen most often, and in how many units", ("task", *pair), names, folded=True),
     )
     return Section("chosen", "What was chosen, and what came of it", (text,), grids=grids)
 

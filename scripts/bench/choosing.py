@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from kept import add_line, options, read_lines
+from kept import add_line, options, parsed, read_lines
 
 from merge_advisor.advisor.measure import composed
 from merge_advisor.advisor.session import Machine, Session, open_session
@@ -37,7 +37,7 @@ def main() -> None:
     """Measure what is missing, print the summary."""
     parser = options(__doc__)
     parser.add_argument("--only", nargs="*", default=[], help="tasks")
-    arguments = parser.parse_args()
+    arguments = parsed(parser)
     if not arguments.summary:
         families = json.loads((arguments.tasks / "families.json").read_text())
         machine = Machine(dtype=arguments.dtype, threads=1)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from kept import add_line, options, read_lines
+from kept import add_line, options, parsed, read_lines
 
 from merge_advisor.advisor.choosing import rows_in
 from merge_advisor.advisor.measure import gains_of, losses_of, measure_of
@@ -41,9 +41,9 @@ def main() -> None:
     """Measure what is missing, print the summary."""
     parser = options(__doc__)
     parser.add_argument("--only", nargs="*", default=[], help="tasks")
-    arguments = parser.parse_args()
+    arguments = parsed(parser)
     if not arguments.summary:
-        setup, places = read_setup(SETUP, base=arguments.base, pool=arguments.pool, tasks=arguments.tasks)
+        setup, places = read_setup(SETUP, base=arguments.base, pool=str(arguments.pool), tasks=str(arguments.tasks))
         tasks = {task.name: task for task in read_tasks(setup, places)}
         machine = Machine(dtype=arguments.dtype, threads=1)
         with open_session(places.base, places.pool, template=setup.template or None, machine=machine) as session:

@@ -30,3 +30,12 @@ def options(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
     parser.add_argument("--summary", action="store_true", help="only print what is there")
     return parser
+
+
+def parsed(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """Parse the command line; all but a summary needs base, pool and tasks."""
+    arguments = parser.parse_args()
+    missing = [name for name in ("base", "pool", "tasks") if getattr(arguments, name) is None]
+    if missing and not arguments.summary:
+        parser.error("the following arguments are required: " + ", ".join(f"--{name}" for name in missing))
+    return arguments

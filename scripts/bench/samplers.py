@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from kept import add_line, options, read_lines
+from kept import add_line, options, parsed, read_lines
 from tuning import tasks_of
 
 from merge_advisor import registry
@@ -50,7 +50,7 @@ def main() -> None:
     """Measure what is missing, print the summary."""
     parser = options(__doc__)
     parser.add_argument("--units", type=int, default=6)
-    arguments = parser.parse_args()
+    arguments = parsed(parser)
     done = read_lines(arguments.out)
     if not arguments.summary:
         families = json.loads((arguments.tasks / "families.json").read_text())

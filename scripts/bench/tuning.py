@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from kept import options, read_lines
+from kept import options, parsed, read_lines
 
 from merge_advisor import registry
 from merge_advisor.advisor.problem import ChoiceLoss, RowLoss, WrongAnswers
@@ -51,7 +51,7 @@ def main() -> None:
     parser.add_argument("--first", type=int, default=0, help="the first seed")
     parser.add_argument("--count", type=int, default=10, help="tasks, the first of each family in turn")
     parser.add_argument("--heldout", type=int, default=40)
-    arguments = parser.parse_args()
+    arguments = parsed(parser)
     done = read_lines(arguments.out)
     if not arguments.summary:
         families = json.loads((arguments.tasks / "families.json").read_text())
