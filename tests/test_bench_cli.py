@@ -49,7 +49,7 @@ def test_the_command_tells_and_goes_on(world, tmp_path, capsys):
     assert main(command) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "own-out, k 2, means over families:" and lines[1].split() == [
-        "arm", "accuracy", "loss", "forwards", "units"]  # fmt: skip
+        "arm", "accuracy", "over", "base", "loss", "forwards", "units"]  # fmt: skip
     assert any(line.startswith("best-single-oracle") for line in lines) and lines[-1].startswith("wrote ")
     assert main([*command, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)

@@ -320,6 +320,25 @@ def test_what_it_cannot_show():
     assert not any(sentence.startswith(("One draw", "One tuner")) for sentence in wide)
 
 
+def test_arms_on_other_units_are_read_by_what_they_gain(tmp_path):
+    """Half of the tasks lack an arm: its mean says more about these tasks than about itself, its gain does not."""
+    setup = world.a_setup(views=("own-out",), k=(4,), secondaries=())
+    whole = world.some_results(views=("own-out",), ks=(4,), tasks=8, arms=("base", "default", "random", "text"))
+    base = {r.unit: r.accuracy for r in whole if r.arm == "base"}
+    easy = {unit.task for unit in sorted(base, key=base.__getitem__)[len(base) // 2 :]}
+    some = [r for r in whole if r.arm != "text" or r.unit.task in easy]
+    level = {one.arm: one for one in find(setup, some, []).levels}
+    units = {r.unit for r in some if r.arm == "text" and r.status == "done"}
+    gains = {r.unit: 100 * (r.accuracy - base[r.unit]) for r in some if r.arm == "text" and r.unit in units}
+    assert level["text"].over_base == pytest.approx(mean(list(family_means(gains).values())), abs=1e-8)
+    assert level["base"].over_base is None and level["text"].accuracy > level["base"].accuracy
+    assert any("Not every arm was run on every unit" in told for told in limits(find(setup, some, [])))
+    assert not any("Not every arm" in told for told in limits(find(setup, whole, [])))
+    _, text = written(tmp_path, setup, some)
+    assert re.search(rf"\| text \| 4 \| [\d.]+% \| {re.escape(amount(level['text'].over_base, 'accuracy'))} \|", text)
+    assert re.search(r"\| base \| 4 \| [\d.]+% \|  \|", text)
+
+
 def test_numbers_as_text():
     assert [p_phrase(p) for p in (0.0004, 0.013, 1.0)] == ["p < .001", "p = .013", "p = 1.000"]
     assert [amount(v, "accuracy") for v in (1.04, -0.0, None, math.nan)] == ["+1.0", "+0.0", "", ""]

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from merge_advisor.benchmark.chosen import NOBODY, Chosen, chosen
-from merge_advisor.benchmark.families import base_values, by_arm, family_means, gains_over, mean
+from merge_advisor.benchmark.families import base_values, by_arm, family_means, gains_over, mean, value_of
 from merge_advisor.benchmark.prediction import (
     Agreement,
     CostPoint,
@@ -19,7 +19,7 @@ from merge_advisor.benchmark.prediction import (
     task_table,
 )
 from merge_advisor.benchmark.ranks import Ranking, rank_arms
-from merge_advisor.benchmark.values import Contrast, Metric, Result, Setup, View
+from merge_advisor.benchmark.values import Contrast, Metric, Result, Setup, Unit, View
 
 METRICS: tuple[Metric, ...] = ("accuracy", "loss")
 
@@ -34,6 +34,9 @@ class Level:
     oracle: bool
     accuracy: float | None
     """Share of the held-out rows, 0 to 1."""
+    over_base: float | None
+    """Accuracy over the base's on the units that both have, points: arms that were not run on the same ones can be
+    read side by side."""
     loss: float | None
     """Nats per token."""
     valid: float | None
@@ -150,12 +153,12 @@ def levels(setup: Setup, results: Sequence[Result]) -> list[Level]:
     groups: dict[tuple[View, int, str], list[Result]] = {}
     for result in results:
         groups.setdefault((result.view, result.k, result.arm), []).append(result)
-    views, arms = _views(setup, results), arm_order(setup, results)
+    views, arms, base = _views(setup, results), arm_order(setup, results), base_values(results, "accuracy")
     keys = sorted(groups, key=lambda key: (views.index(key[0]), key[1], arms.index(key[2])))
-    return [_level(groups[key]) for key in keys]
+    return [_level(groups[key], base) for key in keys]
 
 
-def _level(group: Sequence[Result]) -> Level:
+def _level(group: Sequence[Result], base: Mapping[Unit, float]) -> Level:
     done = [result for result in group if result.status == "done"]
 
     def over(read: Callable[[Result], float | None]) -> float | None:
@@ -163,12 +166,15 @@ def _level(group: Sequence[Result]) -> Level:
         return mean([*family_means(values).values()]) if values else None
 
     first = group[0]
+    reached = {result.unit: value for result in done if (value := value_of(result, "accuracy")) is not None}
+    gains = gains_over(reached, base) if first.arm != "base" else {}
     return Level(
         arm=first.arm,
         view=first.view,
         k=first.k,
         oracle=any(result.oracle for result in group),
         accuracy=over(lambda result: result.accuracy),
+        over_base=mean([*family_means(gains).values()]) if gains else None,
         loss=over(lambda result: result.loss),
         valid=over(lambda result: result.valid),
         accuracy_valid=over(lambda result: result.accuracy_valid),

@@ -108,7 +108,8 @@ def _arms(found: Findings) -> Section | None:
     order = arm_order(found.setup, found.results)
     ordered = sorted(rows.items(), key=lambda row: (row[0][0] in found.oracles, order.index(row[0][0]), row[0][1]))
     there = [by_view[main] for _, by_view in ordered if main in by_view]
-    headers = ("arm", "k", "accuracy", "valid format", "accuracy if valid", "loss", "forwards", "results", "failed")
+    shares = ("accuracy", "over base", "valid format", "accuracy if valid")
+    headers = ("arm", "k", *shares, "loss", "forwards", "results", "failed")
     right = tuple(range(1, len(headers)))
     free = tuple(_level_row(level) for level in there if not level.oracle)
     oracles = tuple(_level_row(level) for level in there if level.oracle)
@@ -121,8 +122,9 @@ def _arms(found: Findings) -> Section | None:
         cells = tuple(_views_row(name, by_view, views) for name, (_, by_view) in zip(names, ordered, strict=True))
         grids.append(Grid("The views side by side", heads, cells, tuple(range(1, len(heads)))))
     text = (
-        f"Means over families, at k = {found.main.k} where an arm has it. Forwards are nominal passes over one row, a"
-        " unit; loss is in nats per token, less is better."
+        f"Means over families, at k = {found.main.k} where an arm has it. Over base: points of accuracy, on the units"
+        " that the arm and the base both have. Forwards are nominal passes over one row, a unit; loss is in nats per"
+        " token, less is better."
     )
     return Section("arms", "Arms and controls", (text,), grids=tuple(grids))
 
@@ -132,6 +134,7 @@ def _level_row(level: Level) -> tuple[str, ...]:
         level.arm,
         str(level.k),
         words.share_text(level.accuracy),
+        words.amount(level.over_base, "accuracy"),
         words.share_text(level.valid),
         words.share_text(level.accuracy_valid),
         _loss_text(level),

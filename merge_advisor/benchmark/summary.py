@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
-from statistics import fmean
 from typing import TYPE_CHECKING
 
-from merge_advisor.benchmark.families import family_means, mean
-from merge_advisor.benchmark.values import Question, Result
+from merge_advisor.benchmark import words
+from merge_advisor.benchmark.findings import levels
+from merge_advisor.benchmark.values import Result, Setup
 from merge_advisor.report.tables import text_table
 
 if TYPE_CHECKING:
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
 def summary_of(found: Benchmark) -> str:
     """Return the table, the contrasts, what cannot be shown, and the files."""
     measured, question = found.measured, found.measured.setup.primary
-    lines = [f"{question.view}, k {question.k}, means over families:", *_table(measured.results, question)]
+    lines = [f"{question.view}, k {question.k}, means over families:", *_table(measured.setup, measured.results)]
     for number, contrast in enumerate(found.contrasts):
         asked = contrast.question
         label = f"{'secondary' if number else 'primary'} ({asked.metric}, {asked.view}, k {asked.k})"
@@ -32,20 +31,17 @@ def summary_of(found: Benchmark) -> str:
     return "\n".join(lines)
 
 
-def _table(results: Sequence[Result], question: Question) -> list[str]:
-    by_arm: defaultdict[str, list[Result]] = defaultdict(list)
-    for result in results:
-        if (result.view, result.k, result.status) == (question.view, question.k, "done"):
-            by_arm[result.arm].append(result)
+def _table(setup: Setup, results: Sequence[Result]) -> list[str]:
+    """The arms where the primary question is asked, the best first."""
+    asked = setup.primary
+    here = [level for level in levels(setup, results) if (level.view, level.k) == (asked.view, asked.k) and level.done]
     rows = []
-    for arm, mine in sorted(by_arm.items(), key=lambda item: -over_families(item[1], "accuracy")):
-        loss = f"{over_families(mine, 'loss'):.3f}" if all(r.loss is not None for r in mine) else ""
-        oracle = " (oracle)" if mine[0].oracle and not arm.endswith("-oracle") else ""
-        spent = f"{fmean(r.forwards for r in mine):.0f}"
-        rows.append([arm + oracle, f"{100 * over_families(mine, 'accuracy'):.1f}", loss, spent, str(len(mine))])
-    return [text_table(["arm", "accuracy", "loss", "forwards", "units"], rows)] if rows else ["nothing is done yet"]
-
-
-def over_families(results: Sequence[Result], field: str) -> float:
-    """Mean over families of the mean over their tasks of the mean over the task's units."""
-    return mean([*family_means({result.unit: getattr(result, field) for result in results}).values()])
+    for level in sorted(here, key=lambda level: -(level.accuracy or 0.0)):
+        oracle = " (oracle)" if level.oracle and not level.arm.endswith("-oracle") else ""
+        accuracy = "" if level.accuracy is None else f"{100 * level.accuracy:.1f}"
+        loss = "" if level.loss is None else f"{level.loss:.3f}"
+        spent = "" if level.forwards is None else f"{level.forwards:.0f}"
+        gain = words.amount(level.over_base, "accuracy")
+        rows.append([level.arm + oracle, accuracy, gain, loss, spent, str(level.done)])
+    heads = ["arm", "accuracy", "over base", "loss", "forwards", "units"]
+    return [text_table(heads, rows)] if rows else ["nothing is done yet"]

@@ -129,6 +129,12 @@ def limits(found: Findings) -> list[str]:
         "Intervals are over families: they speak of tasks of other families like these, and the same held-out rows"
         " serve all draws of a task."
     )
+    done = [r for r in found.results if r.status == "done"]
+    if len({r.unit for r in done}) * len({(r.arm, r.view, r.k) for r in done}) > len(done):
+        told.append(
+            "Not every arm was run on every unit: compare contrasts, and what arms gained over the base, which take the"
+            " units that both sides have; not the other columns."
+        )
     told.append("Only the primary contrast was fixed as the one question; the tables and plots of all arms describe.")
     if found.failed:
         told.append(

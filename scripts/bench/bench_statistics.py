@@ -1,6 +1,6 @@
 """Do the benchmark's statistics keep their promises? On simulated benchmarks with known truth.
 
-python scripts/bench/bench_statistics.py [--benchmarks 1000]
+python scripts/bench/bench_statistics.py [--benchmarks 1000] [--only PART]
 
 1. Interval rules on one difference a family, true mean 0, in eight shapes: coverage, and width against Student's t; and
    how often the rule of `contrast` (interval and sign-flip test) finds a difference there.
@@ -31,6 +31,10 @@ ALL_TASKS = (7, 6, 6, 6, 5, 4, 4, 3, 3, 2, 2, 2, 2, 2, 2, 1, 1, 1)
 """Tasks of each of the 18 families of the 59 BIG-bench tasks."""
 SOME_TASKS = (2,) * 6 + (1,) * 12
 """24 tasks of the same families."""
+SHIPPED_TASKS = (3, 2, 2, 2, 2, 2, 2, 1, 1)
+"""The 17 tasks of nine families that recipes/bench-bigbench-smollm2.yaml reports on."""
+DESIGNS = ((SOME_TASKS, 40), (ALL_TASKS, 40), (SHIPPED_TASKS, 80))
+"""Tasks of each family, and held-out rows a task."""
 LEVEL, GAINS, SMALLEST = 0.45, (0.0, 1.0, 2.0, 4.0), 1.0
 QUESTION = Question("a", "b")
 
@@ -79,11 +83,11 @@ def results(sizes: tuple[int, ...], shares: np.ndarray) -> list[Result]:
 
 
 def benchmarks(
-    count: int, sizes: tuple[int, ...], gain: float, spread: Spread, seed: int = 0
+    count: int, sizes: tuple[int, ...], gain: float, spread: Spread, *, rows: int = 40, seed: int = 0
 ) -> Iterator[tuple[np.ndarray, Contrast]]:
     """Simulated benchmarks: (tasks, draws) differences in points, and what `contrast` says about them."""
     for number in range(count):
-        shares = accuracies(sizes, gain, spread, rng=np.random.default_rng([seed, number]))
+        shares = accuracies(sizes, gain, spread, rows=rows, rng=np.random.default_rng([seed, number]))
         yield 100 * (shares[..., 0] - shares[..., 1]), contrast(QUESTION, results(sizes, shares), SMALLEST)
 
 
@@ -180,10 +184,10 @@ def whole_benchmarks(count: int) -> None:
     heads = "tasks | spread | true gain | better | worse | equivalent | undecided | disagree | interval alone | "
     heads += "sign-flip alone | coverage | interval's width | p < .05 were tasks independent | were draws"
     print(f"| {heads} |\n|" + "---|" * 14)
-    for sizes in (SOME_TASKS, ALL_TASKS):
+    for sizes, rows in DESIGNS:
         for name, spread in SPREADS.items():
             for gain in GAINS:
-                found = list(benchmarks(count, sizes, gain, spread))
+                found = list(benchmarks(count, sizes, gain, spread, rows=rows))
                 said = [one for _, one in found]
                 shares = [np.mean([one.standing == s for one in said]) for s in STANDINGS]
                 shares.append(np.mean([not one.agree for one in said]))
@@ -237,14 +241,22 @@ def tau_intervals(count: int) -> None:
             )
 
 
+PARTS = {
+    "rules": interval_rules, "findings": false_findings, "benchmarks": whole_benchmarks, "tau": tau_intervals,
+}  # fmt: skip
+
+
 def main() -> None:
     """Simulate and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--benchmarks", type=int, default=1000)
-    count, start = parser.parse_args().benchmarks, time.perf_counter()
-    print(f"{datetime.date.today()}, {platform.machine()}, {count} benchmarks a row\n")
-    for part in (interval_rules, false_findings, whole_benchmarks, tau_intervals):
-        part(count)
+    parser.add_argument("--only", choices=list(PARTS), help="one of the tables (default: all)")
+    options, start = parser.parse_args(), time.perf_counter()
+    print(f"{datetime.date.today()}, {platform.machine()}, {options.benchmarks} benchmarks a row\n")
+    for name, part in PARTS.items():
+        if options.only not in (None, name):
+            continue
+        part(options.benchmarks)
         print(f"\n({time.perf_counter() - start:.0f} s)\n", flush=True)
 
 
