@@ -208,12 +208,32 @@ def test_gguf_is_dequantised_once(tiny_llama, tmp_path, capfd):
     assert resolve_base(str(found.path), cache=cache).base.digest == found.base.digest
 
 
+def test_the_header_of_a_gguf_is_read_once(tiny_llama, tmp_path, monkeypatch):
+    import gguf
+
+    read = []
+
+    class Counting(gguf.GGUFReader):
+        def __init__(self, path, *rest, **named):
+            read.append(str(path))
+            super().__init__(path, *rest, **named)
+
+    monkeypatch.setattr(gguf, "GGUFReader", Counting)
+    path = write_gguf(tiny_llama, tmp_path / "tiny.gguf")
+    resolve_base(str(path), cache=tmp_path / "cache")
+    assert read == [str(path)]
+    assert gguf.GGUFReader is Counting
+
+
 def test_a_bad_gguf_leaves_nothing_behind(tmp_path):
-    path = tmp_path / "bad.gguf"
+    import gguf
+
+    path, reader = tmp_path / "bad.gguf", gguf.GGUFReader
     path.write_bytes(b"GGUF" + bytes(100))
     with pytest.raises(BaseModelError, match="cannot be read as GGUF"):
         resolve_base(str(path), cache=tmp_path / "cache")
     assert list((tmp_path / "cache").iterdir()) == []
+    assert gguf.GGUFReader is reader
 
 
 def test_an_interrupted_dequantisation_is_not_used(tiny_llama, tmp_path, monkeypatch):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -125,9 +127,9 @@ def _dequantise(path: Path, folder: Path) -> None:
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
     place = {"pretrained_model_name_or_path": path.parent, "gguf_file": path.name}
-    with _quiet_unless_terminal():
+    with _quiet_unless_terminal(), _read_once():
         try:
-            config = AutoConfig.from_pretrained(**place)  # handed on: reading the file's header takes seconds
+            config = AutoConfig.from_pretrained(**place)
             kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
             model = kind.from_pretrained(**place, config=config, dtype=torch.float32)
             tokenizer = AutoTokenizer.from_pretrained(**place)
@@ -147,7 +149,20 @@ def _dequantise(path: Path, folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def _quiet_unless_terminal() -> Any:
+def _read_once() -> Iterator[None]:
+    """Have transformers read the header of a GGUF file once, which takes seconds, not for each part of the model."""
+    import gguf
+
+    reader = gguf.GGUFReader
+    gguf.GGUFReader = functools.cache(reader)
+    try:
+        yield
+    finally:
+        gguf.GGUFReader = reader
+
+
+@contextlib.contextmanager
+def _quiet_unless_terminal() -> Iterator[None]:
     """Keep the reader's progress bars off stderr where nobody watches; a failure still raises."""
     if sys.stderr.isatty():
         yield
