@@ -46,6 +46,7 @@ def test_the_command_tells_and_goes_on(world, tmp_path, capsys):
     assert main([*command, "--only", "random/count/*"]) == 0
     out = capsys.readouterr().out
     assert "note: --only took 8 of" in out and "undecided" in out
+    assert "not answered: No unit has results of both arms: " in out and "run them first" not in out
     assert main(command) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "own-out, k 2, means over families:" and lines[1].split() == [

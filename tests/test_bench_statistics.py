@@ -241,7 +241,7 @@ def test_one_family_has_no_interval_and_none_has_nothing():
 def test_an_arm_without_the_metric_has_nothing_to_compare():
     results = [*pairs(0.5, 0.6, metric="loss"), result("majority", "t0", accuracy=0.5)]
     found = contrast(Question("a", "majority", "loss"), results, 0.05)
-    assert found.units == 0 and found.left_out == 2 and "has a loss of both" in found.reason
+    assert found.units == 0 and found.left_out == 2 and "has the loss of both" in found.reason
 
 
 def test_an_oracle_is_compared_with_nothing():

@@ -108,7 +108,7 @@ def _reason(found: Contrast, oracles: Sequence[str]) -> str:
     if not n:
         return (
             f"{question.better} against {question.than}: no unit in view {question.view} at k = {question.k} "
-            f"has a {question.metric} of both; run them first"
+            f"has the {question.metric} of both; run them first"
         )
     said = {
         "better": f"{question.better} is better than {question.than}",

@@ -42,11 +42,13 @@ def _contrasts(found: Findings) -> Section | None:
     drawn = [(metric, [c for c in found.contrasts if c.question.metric == metric and c.families]) for metric in metrics]
     pictures = tuple(_forest(found, metric, group) for metric, group in drawn if group)
     headers = ("contrast", "metric", "difference", "95% interval", "p", "adjusted p", "Wilcoxon p", "won/tied/lost")
-    rows = tuple(_contrast_row(found, contrast) for contrast in found.contrasts)
+    told = [c for c in found.contrasts if c.families or c.question == found.setup.primary]
+    rows = tuple(_contrast_row(found, contrast) for contrast in told)
     grid = Grid("Contrasts", (*headers, "standing"), rows, right=(2, 3, 4, 5, 6, 7))
-    reasons = tuple((words.question_text(c.question), c.question.metric, c.reason) for c in found.contrasts[1:])
-    told = Grid("The secondaries in words", ("contrast", "metric", "what it says"), reasons, folded=True)
-    return Section("contrasts", "Contrasts", (text,), pictures=pictures, grids=(grid, told) if reasons else (grid,))
+    reasons = tuple((words.question_text(c.question), c.question.metric, c.reason) for c in told[1:])
+    spoken = Grid("The secondaries in words", ("contrast", "metric", "what it says"), reasons, folded=True)
+    texts = tuple(filter(None, (text, words.unanswered(found.contrasts))))
+    return Section("contrasts", "Contrasts", texts, pictures=pictures, grids=(grid, spoken) if reasons else (grid,))
 
 
 def _contrast_row(found: Findings, c: Contrast) -> tuple[str, ...]:

@@ -20,8 +20,12 @@ def summary_of(found: Benchmark) -> str:
     lines = [f"{question.view}, k {question.k}, means over families:", *_table(measured.setup, measured.results)]
     for number, contrast in enumerate(found.contrasts):
         asked = contrast.question
+        if number and not contrast.families:
+            continue
         label = f"{'secondary' if number else 'primary'} ({asked.metric}, {asked.view}, k {asked.k})"
         lines.append(f"{label}: {contrast.reason}")
+    if left := words.unanswered(found.contrasts[1:]):
+        lines.append(f"not answered: {left}")
     lines += [f"note: {note}" for note in measured.notes]
     if measured.failed:
         lines.append(

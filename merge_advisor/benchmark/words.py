@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any
 
@@ -59,6 +60,12 @@ def outcome(found: Contrast) -> str:
         "equivalent": f"{better} and {than} are equivalent",
         "undecided": f"{better} against {than}: undecided",
     }[found.standing]
+
+
+def unanswered(contrasts: Sequence[Contrast]) -> str:
+    """Return the questions that no unit answers, in one sentence; empty where there is none."""
+    asked = [f"{question_text(c.question)} ({c.question.metric})" for c in contrasts if not c.families]
+    return f"No unit has results of both arms: {'; '.join(asked)}." if asked else ""
 
 
 def tally(found: Contrast) -> str:
