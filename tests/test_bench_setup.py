@@ -236,7 +236,7 @@ def test_tasks_of_the_hub_are_fetched_once_and_pinned(tmp_path):
     assert all("/datasets/" in asked for _, asked in hub.requests) and hub.requests
 
 
-@pytest.mark.parametrize("name", ["bench-demo", "bench-bigbench-smollm2", "bench-bbh-smollm2"])
+@pytest.mark.parametrize("name", ["bench-demo", "bench-bigbench-smollm2", "bench-bigbench-again", "bench-bbh-smollm2"])
 def test_shipped_setups_are_read(name, pytestconfig):
     path = pytestconfig.rootpath / "recipes" / f"{name}.yaml"
     setup, _ = read_setup(path)
