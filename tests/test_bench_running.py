@@ -12,6 +12,7 @@ from merge_advisor.advisor.session import open_session
 from merge_advisor.backbone.weights import Dense, LowRank, inner
 from merge_advisor.benchmark.arms import halving_passes, sets_within
 from merge_advisor.benchmark.controls import redrawn
+from merge_advisor.benchmark.findings import levels
 from merge_advisor.benchmark.ledger import Ledger, key_of
 from merge_advisor.benchmark.running import conclude, measure
 from merge_advisor.benchmark.setup import read_setup
@@ -314,7 +315,12 @@ def test_families_that_strategies_were_tried_on_are_in_no_contrast(ran, places, 
     assert any("tried out on words" in note for note in found.notes)
     (contrast,) = conclude(found)
     assert contrast.families == ("numbers",)
-    assert "Strategies were tried out on words" in (tmp_path / "out" / "report.md").read_text()
+    text = (tmp_path / "out" / "report.md").read_text()
+    assert "Strategies were tried out on words" in text and "| words (tried) |" in text
+    mean = np.mean([r.accuracy for r in found.results if r.arm == "one" and r.unit.family == "numbers"])
+    assert f"| one | 2 | {100 * mean:.1f}% |" in text
+    alone = levels(found.setup, [r for r in found.results if r.unit.family == "words"])
+    assert {level.families for level in alone} == {1} and all(level.accuracy is not None for level in alone)
     for tried, refusal in (["wrods"], "no task is of family 'wrods'"), (["words", "numbers"], "names every family"):
         path = write_world(tmp_path, tasks=tasks | {"tried": tried}, **changes)
         with pytest.raises(InputError, match=refusal):

@@ -21,6 +21,11 @@ def value_of(result: Result, metric: Metric) -> float | None:
     return found if result.status == "done" and found is not None and math.isfinite(found) else None
 
 
+def judged(results: Sequence[Result], tried: Sequence[str]) -> list[Result]:
+    """Return the results that conclusions are drawn from: those of families that nothing was tried out on."""
+    return [result for result in results if result.unit.family not in tried]
+
+
 def by_arm(results: Sequence[Result], metric: Metric, view: View, k: int) -> dict[str, dict[Unit, float]]:
     """Return the values of all arms in one view at one k, unit by unit, arms in the order of their first result."""
     found: dict[str, dict[Unit, float]] = {}

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from merge_advisor.benchmark.chosen import NOBODY, Chosen, chosen
-from merge_advisor.benchmark.families import base_values, by_arm, family_means, gains_over, mean, value_of
+from merge_advisor.benchmark.families import base_values, by_arm, family_means, gains_over, judged, mean, value_of
 from merge_advisor.benchmark.prediction import (
     Agreement,
     CostPoint,
@@ -113,6 +113,7 @@ def find(
     """
     asked = setup.primary
     main = Place(asked.metric, asked.view, asked.k)
+    fresh = judged(results, setup.tasks.tried) or list(results)
     done = [result for result in results if result.status == "done"]
     views = [view for view in _views(setup, results) if any(result.view == view for result in done)]
     here = by_arm(results, *_place(main))
@@ -122,9 +123,9 @@ def find(
     if main.view in views and by_arm(results, other, main.view, main.k):
         places.append(Place(other, main.view, main.k))
     tables = [(at, task_table(results, *_place(at))) for at in places if at.metric == main.metric]
-    promised = [result for result in done if result.view == main.view and result.k == main.k and not result.oracle]
+    promised = [r for r in fresh if r.status == "done" and (r.view, r.k) == (main.view, main.k) and not r.oracle]
     arms = [arm for arm in arm_order(setup, results) if any(r.arm == arm and r.predicted is not None for r in promised)]
-    based = [at for at in places if base_values(results, at.metric)]
+    based = [at for at in places if base_values(fresh, at.metric)]
     return Findings(
         setup=setup,
         results=tuple(results),
@@ -132,11 +133,11 @@ def find(
         main=main,
         reference=next((arm for arm in (asked.than, "base") if arm in here), next(iter(here), "")),
         levels=tuple(levels(setup, results)),
-        ranking=rank_arms(results, *_place(main), seed=setup.seed) if len(here) > 1 else None,
+        ranking=rank_arms(fresh, *_place(main), seed=setup.seed) if len(by_arm(fresh, *_place(main))) > 1 else None,
         tasks=tuple((at, table) for at, table in tables if table.tasks),
-        sweeps=tuple((at, sweeps) for at in based if (sweeps := k_sweep(results, at.metric, at.view))),
-        costs=tuple((at, costs) for at in based if (costs := cost_gain(results, *_place(at)))),
-        agreement=agreement(_with_base(results, main), arms, seed=setup.seed) if arms else None,
+        sweeps=tuple((at, sweeps) for at in based if (sweeps := k_sweep(fresh, at.metric, at.view))),
+        costs=tuple((at, costs) for at in based if (costs := cost_gain(fresh, *_place(at)))),
+        agreement=agreement(_with_base(fresh, main), arms, seed=setup.seed) if arms else None,
         chosen=chosen(results, kin, setup.tasks.own),
     )
 
@@ -149,7 +150,8 @@ def arm_order(setup: Setup, results: Sequence[Result]) -> list[str]:
 
 
 def levels(setup: Setup, results: Sequence[Result]) -> list[Level]:
-    """Return what each arm reached in each view at each k."""
+    """Return what each arm reached in each view at each k; families that ideas were tried out on only if alone."""
+    results = judged(results, setup.tasks.tried) or results
     groups: dict[tuple[View, int, str], list[Result]] = {}
     for result in results:
         groups.setdefault((result.view, result.k, result.arm), []).append(result)

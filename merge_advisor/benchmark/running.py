@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from merge_advisor.advisor.runfolder import write_text
 from merge_advisor.advisor.session import Progress, quiet_progress
 from merge_advisor.benchmark.arms import World, open_world
+from merge_advisor.benchmark.families import judged
 from merge_advisor.benchmark.ledger import Ledger
 from merge_advisor.benchmark.rows import TaskRows, in_view, kin_of, read_tasks
 from merge_advisor.benchmark.setup import notes_of, read_setup
@@ -76,7 +77,7 @@ def conclude(measured: Measured) -> tuple[Contrast, ...]:
     from merge_advisor.benchmark.report import write_report
 
     setup, results = measured.setup, measured.results
-    fresh = [result for result in results if result.unit.family not in setup.tasks.tried]
+    fresh = judged(results, setup.tasks.tried)
 
     def answer(question: Question) -> Contrast:
         comparable = question.metric == setup.primary.metric  # the smallest gain is in the primary's unit

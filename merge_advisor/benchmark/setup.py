@@ -239,7 +239,9 @@ def notes_of(setup: Setup, families: Sequence[str]) -> list[str]:
         found.append("one draw of the shots: how much depends on which examples are given cannot be shown")
     tried = [family for family in setup.tasks.tried if family in families]
     if tried:
-        found.append(f"strategies were tried out on {', '.join(tried)}: in the tables, in no contrast")
+        found.append(
+            f"strategies were tried out on {', '.join(tried)}: in the tables by task, in no contrast and no mean"
+        )
     number = len(set(families) - set(tried))
     if number < 6:
         found.append(f"{number} families: a sign-flip test cannot reach p < .05 with fewer than 6")

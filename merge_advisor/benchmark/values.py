@@ -32,7 +32,7 @@ class Tasks:
     only: tuple[str, ...] = ()
     """Task names; empty takes all files."""
     tried: tuple[str, ...] = ()
-    """Families that strategies were tried out on: in the tables, but in no contrast."""
+    """Families that strategies were tried out on: in the tables by task, but in no contrast or mean over families."""
     own: dict[str, str] = field(default_factory=dict)
     """Task name to the candidate trained on it, where the ids differ."""
     seen: float = 0.0

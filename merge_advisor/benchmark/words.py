@@ -126,7 +126,9 @@ def limits(found: Findings) -> list[str]:
         )
     tried = [family for family in setup.tasks.tried if any(r.unit.family == family for r in found.results)]
     if tried:
-        told.append(f"Strategies were tried out on {', '.join(tried)}: in the tables, in no contrast.")
+        told.append(
+            f"Strategies were tried out on {', '.join(tried)}: in the tables by task, in no contrast and no mean."
+        )
     told += [f"One draw of {name}: how much that chance matters is not seen." for name, n in draws if n == 1]
     if tuned and setup.draws.tuners == 1:
         told.append(f"One tuner seed ({', '.join(tuned)}): how much that chance matters is not seen.")
