@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any
 
+from merge_advisor.benchmark.families import judged
 from merge_advisor.benchmark.findings import Findings
 from merge_advisor.benchmark.resampling import ENOUGH
 from merge_advisor.benchmark.values import Contrast, Metric, Question, Setup
@@ -138,7 +139,7 @@ def limits(found: Findings) -> list[str]:
         "Intervals are over families: they speak of tasks of other families like these, and the same held-out rows"
         " serve all draws of a task."
     )
-    done = [r for r in found.results if r.status == "done"]
+    done = [r for r in judged(found.results, setup.tasks.tried) if r.status == "done"]
     if len({r.unit for r in done}) * len({(r.arm, r.view, r.k) for r in done}) > len(done):
         told.append(
             "Not every arm was run on every unit: compare contrasts, and what arms gained over the base, which take the"
