@@ -113,7 +113,7 @@ def find(
     """
     asked = setup.primary
     main = Place(asked.metric, asked.view, asked.k)
-    fresh = judged(results, setup.tasks.tried) or list(results)
+    fresh = _averaged(setup, results)
     done = [result for result in results if result.status == "done"]
     views = [view for view in _views(setup, results) if any(result.view == view for result in done)]
     here = by_arm(results, *_place(main))
@@ -151,7 +151,7 @@ def arm_order(setup: Setup, results: Sequence[Result]) -> list[str]:
 
 def levels(setup: Setup, results: Sequence[Result]) -> list[Level]:
     """Return what each arm reached in each view at each k; families that ideas were tried out on only if alone."""
-    results = judged(results, setup.tasks.tried) or results
+    results = _averaged(setup, results)
     groups: dict[tuple[View, int, str], list[Result]] = {}
     for result in results:
         groups.setdefault((result.view, result.k, result.arm), []).append(result)
@@ -167,16 +167,18 @@ def _level(group: Sequence[Result], base: Mapping[Unit, float]) -> Level:
         values = {result.unit: value for result in done if (value := _finite(read(result))) is not None}
         return mean([*family_means(values).values()]) if values else None
 
+    def gain(result: Result) -> float | None:
+        reached = value_of(result, "accuracy")
+        return None if reached is None or result.unit not in base else reached - base[result.unit]
+
     first = group[0]
-    reached = {result.unit: value for result in done if (value := value_of(result, "accuracy")) is not None}
-    gains = gains_over(reached, base) if first.arm != "base" else {}
     return Level(
         arm=first.arm,
         view=first.view,
         k=first.k,
         oracle=any(result.oracle for result in group),
         accuracy=over(lambda result: result.accuracy),
-        over_base=mean([*family_means(gains).values()]) if gains else None,
+        over_base=over(gain) if first.arm != "base" else None,
         loss=over(lambda result: result.loss),
         valid=over(lambda result: result.valid),
         accuracy_valid=over(lambda result: result.accuracy_valid),
@@ -186,6 +188,11 @@ def _level(group: Sequence[Result], base: Mapping[Unit, float]) -> Level:
         done=len(done),
         failed=len(group) - len(done),
     )
+
+
+def _averaged(setup: Setup, results: Sequence[Result]) -> Sequence[Result]:
+    """The results that means are taken over: those of families that nothing was tried out on, all where none is."""
+    return judged(results, setup.tasks.tried) or results
 
 
 def _finite(value: float | None) -> float | None:

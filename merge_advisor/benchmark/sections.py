@@ -42,7 +42,7 @@ def _contrasts(found: Findings) -> Section | None:
     drawn = [(metric, [c for c in found.contrasts if c.question.metric == metric and c.families]) for metric in metrics]
     pictures = tuple(_forest(found, metric, group) for metric, group in drawn if group)
     headers = ("contrast", "metric", "difference", "95% interval", "p", "adjusted p", "Wilcoxon p", "won/tied/lost")
-    told = [c for c in found.contrasts if c.families or c.question == found.setup.primary]
+    told = words.shown(found.contrasts)
     rows = tuple(_contrast_row(found, contrast) for contrast in told)
     grid = Grid("Contrasts", (*headers, "standing"), rows, right=(2, 3, 4, 5, 6, 7))
     reasons = tuple((words.question_text(c.question), c.question.metric, c.reason) for c in told[1:])
@@ -139,7 +139,7 @@ def _level_row(level: Level) -> tuple[str, ...]:
         words.amount(level.over_base, "accuracy"),
         words.share_text(level.valid),
         words.share_text(level.accuracy_valid),
-        _loss_text(level),
+        words.loss_text(level.loss),
         "" if level.forwards is None else f"{level.forwards:,.0f}",
         str(level.done),
         str(level.failed),
@@ -149,11 +149,7 @@ def _level_row(level: Level) -> tuple[str, ...]:
 def _views_row(arm: str, there: Mapping[View, Level], views: Sequence[View]) -> tuple[str, ...]:
     levels = [there.get(view) for view in views]
     accuracies = ["" if level is None else words.share_text(level.accuracy) for level in levels]
-    return (arm, *accuracies, *("" if level is None else _loss_text(level) for level in levels))
-
-
-def _loss_text(level: Level) -> str:
-    return "" if level.loss is None else f"{level.loss:.3f}"
+    return (arm, *accuracies, *("" if level is None else words.loss_text(level.loss) for level in levels))
 
 
 def _chosen(found: Findings) -> Section | None:

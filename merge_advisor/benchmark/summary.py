@@ -18,10 +18,8 @@ def summary_of(found: Benchmark) -> str:
     """Return the table, the contrasts, what cannot be shown, and the files."""
     measured, question = found.measured, found.measured.setup.primary
     lines = [f"{question.view}, k {question.k}, means over families:", *_table(measured.setup, measured.results)]
-    for number, contrast in enumerate(found.contrasts):
+    for number, contrast in enumerate(words.shown(found.contrasts)):
         asked = contrast.question
-        if number and not contrast.families:
-            continue
         label = f"{'secondary' if number else 'primary'} ({asked.metric}, {asked.view}, k {asked.k})"
         lines.append(f"{label}: {contrast.reason}")
     if left := words.unanswered(found.contrasts[1:]):
@@ -43,9 +41,8 @@ def _table(setup: Setup, results: Sequence[Result]) -> list[str]:
     for level in sorted(here, key=lambda level: -(level.accuracy or 0.0)):
         oracle = " (oracle)" if level.oracle and not level.arm.endswith("-oracle") else ""
         accuracy = "" if level.accuracy is None else f"{100 * level.accuracy:.1f}"
-        loss = "" if level.loss is None else f"{level.loss:.3f}"
         spent = "" if level.forwards is None else f"{level.forwards:.0f}"
-        gain = words.amount(level.over_base, "accuracy")
+        gain, loss = words.amount(level.over_base, "accuracy"), words.loss_text(level.loss)
         rows.append([level.arm + oracle, accuracy, gain, loss, spent, str(level.done)])
     heads = ["arm", "accuracy", "over base", "loss", "forwards", "units"]
     return [text_table(heads, rows)] if rows else ["nothing is done yet"]

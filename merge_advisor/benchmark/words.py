@@ -47,6 +47,11 @@ def share_text(value: float | None) -> str:
     return "" if value is None or not math.isfinite(value) else f"{100 * value:.1f}%"
 
 
+def loss_text(value: float | None) -> str:
+    """Return a loss in nats per token; empty where there is none."""
+    return "" if value is None else f"{value:.3f}"
+
+
 def question_text(question: Question) -> str:
     """Return who is compared with whom, and where."""
     return f"{question.better} against {question.than}, {question.view}, k = {question.k}"
@@ -61,6 +66,11 @@ def outcome(found: Contrast) -> str:
         "equivalent": f"{better} and {than} are equivalent",
         "undecided": f"{better} against {than}: undecided",
     }[found.standing]
+
+
+def shown(contrasts: Sequence[Contrast]) -> list[Contrast]:
+    """Return the contrasts to show one by one, of some with the primary first: that one, and those with results."""
+    return [c for number, c in enumerate(contrasts) if not number or c.families]
 
 
 def unanswered(contrasts: Sequence[Contrast]) -> str:
