@@ -17,7 +17,7 @@ from merge_advisor.benchmark.findings import find
 from merge_advisor.benchmark.report import write_report
 from merge_advisor.benchmark.tables import Frame, frames, safe, write_tables
 from merge_advisor.benchmark.values import Arm, Draws, Question, Setup, Tasks, Tuner
-from merge_advisor.benchmark.words import amount, limits, p_phrase, question_text, setup_text
+from merge_advisor.benchmark.words import amount, limits, p_phrase, setup_text
 from merge_advisor.errors import RunError
 from merge_advisor.report.svg import WIDTH
 
@@ -223,7 +223,7 @@ def test_no_results_of_the_primary(tmp_path):
     sentence = next(line for line in text.splitlines() if line.startswith("No unit has results of both arms: "))
     assert lacking and sentence.count(" against ") == len(lacking)
     rows = text.split("## Contrasts")[1].split("## ")[0]
-    assert "(primary)" in rows and not any(f"| {question_text(q)} |" in rows for q in lacking[1:])
+    assert "(primary)" in rows and not any(f"| {q.text} |" in rows for q in lacking[1:])
     assert {"heat", "ranks", "cost0", "reliability"} <= plots(check(page))
 
 

@@ -15,7 +15,7 @@ from merge_advisor.advisor import Machine
 from merge_advisor.benchmark.ledger import Key, Ledger, key_of
 from merge_advisor.benchmark.running import measure
 from merge_advisor.benchmark.units import keys_of
-from merge_advisor.benchmark.values import Result, Unit
+from merge_advisor.benchmark.values import Added, Result, Unit
 from merge_advisor.benchmark.workers import shares
 from merge_advisor.errors import RunError
 
@@ -113,6 +113,11 @@ def test_a_ledger_keeps_what_is_done_and_replaces_what_failed(tmp_path):
         other.claim({"rows": "x", "seed": "0"})
         with pytest.raises(RunError, match="another draws, seed; give another --out"):
             other.claim({"rows": "x", "seed": "1", "draws": "y"})
+        one.claim({"seed": "0", "rows": "x"}, {"arm a": "0", "view own-in": ""})
+        assert other.added() == (Added("arm a", 1), Added("view own-in", 1))
+        with pytest.raises(RunError, match="another arm a; give another --out"):
+            other.claim({"seed": "0", "rows": "x"}, {"arm a": "1", "view own-in": "", "arm b": "0"})
+        assert other.added() == one.added() and len(one.added()) == 2
 
 
 def test_a_ledger_that_is_none_is_one_line(tmp_path):

@@ -261,8 +261,44 @@ def test_only_what_is_named_and_what_it_matches(places, tmp_path):
 
 def test_another_setup_is_refused(ran, places, tmp_path):
     path = write_world(tmp_path, arms=ARMS, views=["own-out"], seed=1)
-    with pytest.raises(RunError, match="another rows or families of the tasks, seed, views"):
+    with pytest.raises(RunError, match="another rows or families of the tasks, seed, view family-out, view own-in;"):
         measure(path, ran.folder, **places)
+
+
+def test_a_setup_may_become_more_and_what_came_late_is_said(places, tmp_path):
+    few = {"arms": SETUP["arms"][:2], "controls": ["base"], "draws": {"shots": 1, "selections": 1}}
+    first = measure(write_world(tmp_path, **few), tmp_path / "out", **places)
+    asked = {"better": "default", "than": "words", "k": 1}
+    words = {"name": "words", "strategy": "text"}
+    grown = few | {
+        "arms": [*few["arms"], words], "controls": ["base", "majority"], "views": ["own-in", "own-out"], "k": [1, 2],
+        "secondaries": [asked],
+    }  # fmt: skip
+    path = write_world(tmp_path, **grown)
+    found, fresh = measure(path, tmp_path / "out", **places), measure(path, tmp_path / "fresh", **places)
+    assert [replace(r, seconds=0) for r in found.results] == [replace(r, seconds=0) for r in fresh.results]
+    assert {key_of(r) for r in first.results} < {key_of(r) for r in found.results}
+    late = [
+        "arm words", "control majority", "k 1 of default", "k 1 of random", "k 1 of the controls", "k 1 of words",
+        "k 2 of words", "question default against words, own-out, k = 1 (accuracy)", "view own-in",
+    ]  # fmt: skip
+    assert [(part.name, part.results) for part in found.added] == [(name, len(first.results)) for name in late]
+    assert fresh.added == ()
+    for measured, said in (found, True), (fresh, False):
+        conclude(measured)
+        text = (measured.folder / "report.md").read_text()
+        assert ("Added when 9 results were there, so not fixed before them: arm words; control" in text) is said
+    for change, refusal in (
+        ({"arms": [*few["arms"], words | {"strategy": "top_k"}]}, "another arm words; give"),
+        ({"arms": few["arms"], "secondaries": []}, r"another arm words, k 1 of words, k 2 of words, question .*; give"),
+        ({"views": ["own-out"]}, "another view own-in; give"),
+        ({"smallest_gain": 2.0}, "another smallest_gain; give"),
+        ({"draws": {"shots": 2, "selections": 1}}, "another draws; give"),
+        ({"primary": asked}, "another primary; give"),
+    ):
+        with pytest.raises(RunError, match=refusal):
+            measure(write_world(tmp_path, **grown | change), tmp_path / "out", **places)
+    assert measure(write_world(tmp_path, **grown), tmp_path / "out", **places).added == found.added
 
 
 def test_nothing_left_in_a_view_is_said_at_once(places, tmp_path, tiny_pool):

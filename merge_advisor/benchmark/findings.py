@@ -19,7 +19,7 @@ from merge_advisor.benchmark.prediction import (
     task_table,
 )
 from merge_advisor.benchmark.ranks import Ranking, rank_arms
-from merge_advisor.benchmark.values import Contrast, Metric, Result, Setup, Unit, View
+from merge_advisor.benchmark.values import Added, Contrast, Metric, Result, Setup, Unit, View
 
 METRICS: tuple[Metric, ...] = ("accuracy", "loss")
 
@@ -83,6 +83,8 @@ class Findings:
     agreement: Agreement | None
     chosen: tuple[Chosen, ...]
     """What the arms chose, those without members left out."""
+    added: tuple[Added, ...] = ()
+    """Parts of the setup that came when results were there, in the order they came."""
 
     @property
     def primary(self) -> Contrast | None:
@@ -101,7 +103,11 @@ class Findings:
 
 
 def find(
-    setup: Setup, results: Sequence[Result], contrasts: Sequence[Contrast], kin: Mapping[str, str] = NOBODY
+    setup: Setup,
+    results: Sequence[Result],
+    contrasts: Sequence[Contrast],
+    kin: Mapping[str, str] = NOBODY,
+    added: Sequence[Added] = (),
 ) -> Findings:
     """Compute all tables of a report; results may be few, of one family, or failed throughout.
 
@@ -110,6 +116,7 @@ def find(
         results: those there are.
         contrasts: answers to the setup's questions.
         kin: family of each candidate, by id; empty: not known.
+        added: parts of the setup that came when results were there.
     """
     asked = setup.primary
     main = Place(asked.metric, asked.view, asked.k)
@@ -139,6 +146,7 @@ def find(
         costs=tuple((at, costs) for at in based if (costs := cost_gain(fresh, *_place(at)))),
         agreement=agreement(_with_base(fresh, main), arms, seed=setup.seed) if arms else None,
         chosen=chosen(results, kin, setup.tasks.own),
+        added=tuple(added),
     )
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from merge_advisor.benchmark.values import Result, View
+from merge_advisor.benchmark.values import Added, Result, View
 from merge_advisor.errors import RunError
 from merge_advisor.types import from_json, to_plain
 
@@ -20,6 +20,7 @@ CREATE TABLE IF NOT EXISTS results (
   value TEXT NOT NULL, PRIMARY KEY (task, shot_draw, selection_draw, tuner_seed, view, k, arm)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS singles (
   task TEXT, candidate TEXT, accuracy REAL NOT NULL, loss REAL NOT NULL, PRIMARY KEY (task, candidate)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS added (name TEXT PRIMARY KEY, results INT NOT NULL) WITHOUT ROWID;
 """
 
 
@@ -70,21 +71,38 @@ class Ledger:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def claim(self, made_for: Mapping[str, str]) -> None:
+    def claim(self, fixed: Mapping[str, str], parts: Mapping[str, str] | None = None) -> None:
         """Note what the results are made for, or see that it is the same as before.
+
+        Args:
+            fixed: what every result depends on, by name.
+            parts: what may become more but not change, as no result depends on there being others: arms, controls,
+                sizes, views and secondary questions. What comes when results are there is remembered (`added`).
 
         Raises:
             RunError: the results there were made for something else; the message says in what it differs.
         """
-        kept = dict(self._connection.execute("SELECT name, value FROM made_for"))
-        if not kept:
-            with self._connection:
-                self._connection.execute("BEGIN IMMEDIATE")
-                self._connection.executemany("INSERT OR IGNORE INTO made_for VALUES (?, ?)", made_for.items())
-            return
-        differ = [name for name in sorted({*kept, *made_for}) if kept.get(name) != made_for.get(name)]
-        if differ:
-            raise RunError(f"{self.path}: was made with another {', '.join(differ)}; give another --out")
+        parts = parts or {}
+        given = {**fixed, **parts}
+        with self._connection:
+            self._connection.execute("BEGIN IMMEDIATE")
+            kept = dict(self._connection.execute("SELECT name, value FROM made_for"))
+            differ = [
+                name
+                for name in sorted({*kept, *given})
+                if kept.get(name) != given.get(name) and (name in kept or (kept and name in fixed))
+            ]
+            if differ:
+                raise RunError(f"{self.path}: was made with another {', '.join(differ)}; give another --out")
+            done = self.count()
+            new = [(name, value) for name, value in given.items() if name not in kept]
+            self._connection.executemany("INSERT INTO made_for VALUES (?, ?)", new)
+            if kept and done:
+                self._connection.executemany("INSERT INTO added VALUES (?, ?)", [(name, done) for name, _ in new])
+
+    def added(self) -> tuple[Added, ...]:
+        """The parts of the setup that came when results were there, in the order they came, then by name."""
+        return tuple(Added(*row) for row in self._connection.execute("SELECT * FROM added ORDER BY results, name"))
 
     def done(self) -> frozenset[Key]:
         """The keys of what is done; what failed is not."""

@@ -12,7 +12,7 @@ from merge_advisor.benchmark.findings import Findings, find
 from merge_advisor.benchmark.parts import Section
 from merge_advisor.benchmark.sections import sections
 from merge_advisor.benchmark.tables import frames, write_tables
-from merge_advisor.benchmark.values import Contrast, Result, Setup
+from merge_advisor.benchmark.values import Added, Contrast, Result, Setup
 from merge_advisor.benchmark.words import facts, headline
 from merge_advisor.report.html import environment
 from merge_advisor.report.tables import escaped, markdown_table, printable, shortened
@@ -27,6 +27,7 @@ def write_report(
     results: Sequence[Result],
     contrasts: Sequence[Contrast],
     kin: Mapping[str, str] = NOBODY,
+    added: Sequence[Added] = (),
 ) -> None:
     """Write `report.md`, `report.html` and `tables/*.csv` into a folder; the same values give the same bytes.
 
@@ -36,11 +37,12 @@ def write_report(
         results: those there are: some may have failed, all may be missing.
         contrasts: answers to the setup's questions, p values adjusted; the primary is found by its question.
         kin: family of each candidate, by id; empty: not known.
+        added: parts of the setup that came when results were there.
 
     Raises:
         RunError: no permission, or no room.
     """
-    found = find(setup, results, contrasts, kin)
+    found = find(setup, results, contrasts, kin, added)
     parts = [_cut(section) for section in sections(found)]
     write_tables(folder / "tables", frames(found))
     write_text(folder / "report.md", markdown_text(found, parts))

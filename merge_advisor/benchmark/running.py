@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,9 +13,9 @@ from merge_advisor.benchmark.arms import World, open_world
 from merge_advisor.benchmark.families import judged
 from merge_advisor.benchmark.ledger import Ledger
 from merge_advisor.benchmark.rows import TaskRows, in_view, kin_of, read_tasks
-from merge_advisor.benchmark.setup import notes_of, read_setup
+from merge_advisor.benchmark.setup import ks_of, notes_of, read_setup
 from merge_advisor.benchmark.units import keys_of, run_units, wanted
-from merge_advisor.benchmark.values import Result, Setup
+from merge_advisor.benchmark.values import Added, Result, Setup
 from merge_advisor.benchmark.workers import Job, run_workers
 from merge_advisor.errors import InputError
 from merge_advisor.types import digest_of, to_json, to_plain
@@ -39,6 +39,8 @@ class Measured:
     """What it cannot show."""
     kin: Mapping[str, str]
     """Family of each candidate, by id."""
+    added: tuple[Added, ...] = ()
+    """Parts of the setup that came when results were there."""
 
     @property
     def failed(self) -> tuple[Result, ...]:
@@ -84,7 +86,7 @@ def conclude(measured: Measured) -> tuple[Contrast, ...]:
         return contrast(question, fresh, setup.smallest_gain if comparable else None, seed=setup.seed)
 
     contrasts = (answer(setup.primary), *holm([answer(question) for question in setup.secondaries]))
-    write_report(measured.folder, setup, results, contrasts, measured.kin)
+    write_report(measured.folder, setup, results, contrasts, measured.kin, measured.added)
     return contrasts
 
 
@@ -128,7 +130,7 @@ def measure(
         _check_world(world, rows)
         notes = [*notes_of(setup, [task.family for task in rows.values()]), *_pool_notes(world, rows)]
         with Ledger(out) as ledger:
-            ledger.claim(identity(world, rows))
+            ledger.claim(*identity(world, rows))
             write_text(out / "setup.json", to_json(setup))
             before = ledger.done()
             left = [key for key in chosen if key not in before]
@@ -143,23 +145,39 @@ def measure(
             if len(chosen) < len(every):
                 notes.append(f"--only took {len(chosen)} of {len(every)} results")
             kin = kin_of([candidate.id for candidate in world.candidates], setup.tasks.own, world.families)
-            return Measured(out, setup, ledger.results(), len(every), world.refused, tuple(notes), kin)
+            return Measured(out, setup, ledger.results(), len(every), world.refused, tuple(notes), kin, ledger.added())
 
 
-def identity(world: World, rows: Mapping[str, TaskRows]) -> dict[str, str]:
-    """All that results depend on, by name; where things are on this machine is no part of it."""
+def identity(world: World, rows: Mapping[str, TaskRows]) -> tuple[dict[str, str], dict[str, str]]:
+    """All that results depend on, by name, and the parts of the setup that may become more (see `Ledger.claim`).
+
+    Where things are on this machine is no part of it.
+    """
     setup = to_plain(world.setup)
+    for name in ("base", "pool", "arms", "controls", "secondaries", "views", "k"):
+        del setup[name]
     tasks = setup.pop("tasks")
-    found = {name: digest_of(value) for name, value in setup.items() if name not in ("base", "pool")}
+    found = {name: digest_of(value) for name, value in setup.items()}
     found |= {f"tasks.{name}": digest_of(value) for name, value in tasks.items() if name not in ("path", "families")}
     session = world.session
-    return found | {
+    fixed = found | {
         "base": session.local.base.digest,
         "pool": digest_of([[c.id, c.fingerprint] for c in world.candidates]),
         "prompt template": session.template.digest,
         "dtype": session.machine.dtype,
         "rows or families of the tasks": digest_of([[task.digest for task in rows.values()], world.families]),
     }
+    return fixed, parts_of(world.setup)
+
+
+def parts_of(setup: Setup) -> dict[str, str]:
+    """Arms, controls, sizes, views and secondary questions by name, each with a digest of what it is."""
+    found = {f"arm {arm.name}": digest_of(to_plain(replace(arm, k=()))) for arm in setup.arms}
+    found |= {f"control {name}": "" for name in setup.controls}
+    found |= {f"k {k} of {arm.name}": "" for arm in setup.arms for k in ks_of(arm, setup)}
+    found |= {f"k {k} of the controls": "" for k in setup.k}
+    found |= {f"view {view}": "" for view in setup.views}
+    return found | {f"question {q.text} ({q.metric})": "" for q in setup.secondaries}
 
 
 def _check_world(world: World, rows: Mapping[str, TaskRows]) -> None:

@@ -45,7 +45,7 @@ def _contrasts(found: Findings) -> Section | None:
     told = words.shown(found.contrasts)
     rows = tuple(_contrast_row(found, contrast) for contrast in told)
     grid = Grid("Contrasts", (*headers, "standing"), rows, right=(2, 3, 4, 5, 6, 7))
-    reasons = tuple((words.question_text(c.question), c.question.metric, c.reason) for c in told[1:])
+    reasons = tuple((c.question.text, c.question.metric, c.reason) for c in told[1:])
     spoken = Grid("The secondaries in words", ("contrast", "metric", "what it says"), reasons, folded=True)
     texts = tuple(filter(None, (text, words.unanswered(found.contrasts))))
     return Section("contrasts", "Contrasts", texts, pictures=pictures, grids=(grid, spoken) if reasons else (grid,))
@@ -53,7 +53,7 @@ def _contrasts(found: Findings) -> Section | None:
 
 def _contrast_row(found: Findings, c: Contrast) -> tuple[str, ...]:
     metric, first = c.question.metric, c.question == found.setup.primary
-    name = words.question_text(c.question) + (" (primary)" if first else "")
+    name = c.question.text + (" (primary)" if first else "")
     if not c.families:
         return name, metric, *[""] * 6, "no results in common"
     return (

@@ -98,6 +98,11 @@ class Question:
     view: View = "own-out"
     k: int = 4
 
+    @property
+    def text(self) -> str:
+        """Who is compared with whom, and where."""
+        return f"{self.better} against {self.than}, {self.view}, k = {self.k}"
+
 
 @dataclass(frozen=True, slots=True)
 class Setup:
@@ -182,6 +187,15 @@ class Result:
     forwards: int = 0
     """Nominal forward passes over one row spent on choosing, finetune and tuning, where this arm needs them."""
     seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Added:
+    """A part of the setup that came when results were there already: nobody can say it was fixed before them."""
+
+    name: str
+    results: int
+    """How many were done."""
 
 
 @dataclass(frozen=True, slots=True)

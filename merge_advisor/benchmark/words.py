@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
+from itertools import groupby
 from typing import Any
 
 from merge_advisor.benchmark.families import judged
 from merge_advisor.benchmark.findings import Findings
 from merge_advisor.benchmark.resampling import ENOUGH
-from merge_advisor.benchmark.values import Contrast, Metric, Question, Setup
+from merge_advisor.benchmark.values import Contrast, Metric, Setup
 from merge_advisor.types import to_plain
 
 UNIT_WORDS: dict[Metric, str] = {"accuracy": "points of accuracy", "loss": "nats per token"}
@@ -52,11 +53,6 @@ def loss_text(value: float | None) -> str:
     return "" if value is None else f"{value:.3f}"
 
 
-def question_text(question: Question) -> str:
-    """Return who is compared with whom, and where."""
-    return f"{question.better} against {question.than}, {question.view}, k = {question.k}"
-
-
 def outcome(found: Contrast) -> str:
     """Return the standing of a contrast in a few words."""
     better, than = found.question.better, found.question.than
@@ -75,7 +71,7 @@ def shown(contrasts: Sequence[Contrast]) -> list[Contrast]:
 
 def unanswered(contrasts: Sequence[Contrast]) -> str:
     """Return the questions that no unit answers, in one sentence; empty where there is none."""
-    asked = [f"{question_text(c.question)} ({c.question.metric})" for c in contrasts if not c.families]
+    asked = [f"{c.question.text} ({c.question.metric})" for c in contrasts if not c.families]
     return f"No unit has results of both arms: {'; '.join(asked)}." if asked else ""
 
 
@@ -89,7 +85,7 @@ def headline(found: Findings) -> tuple[str, str, str]:
     primary, asked = found.primary, found.setup.primary
     if primary is None or not primary.families:
         why = "its arms have no results in common" if found.results else "there is no result yet"
-        text = f"The primary question, {question_text(asked)}, has no answer: {why}"
+        text = f"The primary question, {asked.text}, has no answer: {why}"
         return "none", "No answer", text
     kind = {"better": "merge", "worse": "undecided", "undecided": "undecided"}.get(primary.standing, "none")
     text = f"{asked.view}, k = {asked.k}: {primary.reason.rstrip('.')}; families: {tally(primary)}"
@@ -108,7 +104,7 @@ def facts(found: Findings) -> list[tuple[str, str]]:
     tasks = {result.unit.task: result.unit.family for result in found.results}
     failed = f", {len(found.failed)} of them failed" if found.failed else ""
     own = f"{setup.tasks.shots} shots, {setup.tasks.tuning} tuning rows, {setup.tasks.heldout} held-out rows"
-    asked = f"{question_text(setup.primary)}; the smallest gain that matters is {smallest(setup)}"
+    asked = f"{setup.primary.text}; the smallest gain that matters is {smallest(setup)}"
     return [
         ("question", asked),
         ("base", setup.base),
@@ -156,6 +152,11 @@ def limits(found: Findings) -> list[str]:
             " units that both sides have; not the other columns."
         )
     told.append("Only the primary contrast was fixed as the one question; the tables and plots of all arms describe.")
+    for number, parts in groupby(found.added, key=lambda added: added.results):
+        names = "; ".join(added.name for added in parts)
+        told.append(
+            f"Added when {plural(number, 'result was', 'results were')} there, so not fixed before them: {names}."
+        )
     if found.failed:
         told.append(
             f"{plural(len(found.failed), 'result', 'results')} failed and are in no mean;"
