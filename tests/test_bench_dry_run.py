@@ -14,8 +14,9 @@ from merge_advisor.cli import main
 from merge_advisor.errors import InputError
 
 ROWS = SETUP["tasks"]["tuning"] + SETUP["tasks"]["shots"]
-STRATEGIES = [*registry.names("strategy"), "shot_loss:greedy=true", "rerank:first=delta", "best_single:by=gradient",
-              "random:sets=5", "gradient:distinct=true", "cluster:method=kmeans"]  # fmt: skip
+STRATEGIES = [*registry.names("strategy"), "shot_loss:greedy=true", "rerank:first=delta", "rerank:first=text",
+              "best_single:by=gradient", "random:sets=5", "gradient:distinct=true",
+              "cluster:method=kmeans"]  # fmt: skip
 
 
 def test_with_nothing_there(tmp_path):

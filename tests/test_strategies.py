@@ -309,16 +309,20 @@ def test_greedy_measures_merges_and_stops_when_the_loss_falls_no_further():
     assert places(choose("shot_loss:greedy=true,least=0", evidence, 3)) == [0, 2, 1]
 
 
-@pytest.mark.parametrize("first", ["gradient", "delta"])
+@pytest.mark.parametrize("first", ["gradient", "delta", "text"])
 def test_rerank_measures_the_shortlist_alone(first):
     n = 40
     rng = np.random.default_rng(6)
     gains = np.linspace(1, -1, n)
     deltas = np.stack([np.ones(n), np.arange(n)], axis=1)  # turning away from the task as the position grows
+    texts = tuple("sorting" + " beads" * place for place in range(n))  # likewise
     drops = np.zeros(n)
     drops[[3, 5, 30]] = 0.5, 0.8, 1.9  # 30 is the best, and far from the shortlist
     losses = Losses(drops)
-    evidence = world(deltas, [1.0, 0.0], shot_loss=losses, gradient_gain=lambda weights, share=1.0: gains)
+    evidence = world(
+        deltas, [1.0, 0.0], texts=texts, query="sorting", shot_loss=losses,
+        gradient_gain=lambda weights, share=1.0: gains,
+    )  # fmt: skip
     evidence = seeded(evidence, int(rng.integers(9)))
     choice = choose(f"rerank:first={first},pool=8,sets=0", evidence, 4)
     assert places(choice)[0] == 5

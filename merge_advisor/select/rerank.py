@@ -6,11 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from merge_advisor.select.evidence import Choice, Evidence
+from merge_advisor.select.evidence import Choice, Evidence, Floats
 from merge_advisor.select.forward_selection import forward_selection
 from merge_advisor.select.halving import SHARES, WHOLE
 from merge_advisor.select.likeness import anchored, chosen, likeness, ranked
 from merge_advisor.select.sets import best_set, even_sets, picks_of
+from merge_advisor.select.text import text_likeness
+
+FIRST = ("gradient", "delta", "text")
+"""The cheap rankings there are."""
 
 
 @dataclass(frozen=True)
@@ -18,7 +22,8 @@ class Rerank:
     """Rank the pool cheaply, then choose among the best few by the measured loss of their merges."""
 
     first: str = "gradient"
-    """The cheap ranking: "gradient" (first-order gain) or "delta" (cosine with the task delta)."""
+    """The cheap ranking: "gradient" (first-order gain), "delta" (cosine with the task delta) or "text" (names and model
+    cards against the examples)."""
     pool: int = 8
     """How many the ranking passes on for the anchor (k where k is larger); half as many for each partner, twice as many
     for the sets."""
@@ -36,14 +41,14 @@ class Rerank:
     name: ClassVar[str] = "rerank"
     centres: ClassVar[str] = "option"
     cost: ClassVar[str] = (
-        "the ranking (a backward pass a member), at most 1 + 1.5·(pool·k + sets) forward passes over the choosing rows "
-        "(a third more without halving)"
+        "the ranking (by gradient a backward pass a member), at most 1 + 1.5·(pool·k + sets) forward passes over the "
+        "choosing rows (a third more without halving)"
     )
     stops: ClassVar[str] = "when no partner lowers the measured loss of the merge by the stated share"
 
     def __post_init__(self) -> None:
-        if self.first not in ("gradient", "delta"):
-            raise ValueError(f"first={self.first} is unknown; choose one of: gradient, delta")
+        if self.first not in FIRST:
+            raise ValueError(f"first={self.first} is unknown; choose one of: {', '.join(FIRST)}")
         if self.pool < 1:
             raise ValueError(f"pool={self.pool} is less than 1")
         if self.sets < 0:
@@ -63,8 +68,7 @@ class Rerank:
         """
         shares = SHARES if self.halving else WHOLE
         by_gradient = self.first == "gradient"
-        scores = evidence.gradient_gain({}, self.screen) if by_gradient else likeness(evidence, self.centre)
-        order = anchored(ranked(scores), evidence.anchor)
+        order = anchored(ranked(self._scores(evidence)), evidence.anchor)
 
         def beside(merge: Mapping[int, float]) -> list[int]:
             gains = evidence.gradient_gain(merge, self.screen)
@@ -79,6 +83,11 @@ class Rerank:
             if lowest < loss:
                 picks = picks_of(evidence, members, self.screen)
         return chosen(picks, k)
+
+    def _scores(self, evidence: Evidence) -> Floats:
+        if self.first == "gradient":
+            return evidence.gradient_gain({}, self.screen)
+        return text_likeness(evidence) if self.first == "text" else likeness(evidence, self.centre)
 
     def _sets(self, order: list[int], anchor: int | None, k: int) -> list[tuple[int, ...]]:
         if not self.sets or k < 3:

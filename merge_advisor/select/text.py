@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -27,7 +26,7 @@ class Text:
 
     def select(self, evidence: Evidence, k: int) -> Choice:
         """Choose by falling TF-IDF cosine of text and query, which is the gain of a pick."""
-        scores = _similarity(evidence.texts, evidence.query)
+        scores = text_likeness(evidence)
         return while_positive(anchored(ranked(scores), evidence.anchor), scores, k)
 
 
@@ -36,16 +35,19 @@ def words_of(text: str) -> str:
     return CAMEL.sub(" ", text).lower()
 
 
-def _similarity(texts: Sequence[str], query: str) -> Doubles:
-    """Cosine of each text with the query, (n,) float64; word weights are those of the texts, English stop words out."""
+def text_likeness(evidence: Evidence) -> Doubles:
+    """TF-IDF cosine of each candidate's text with the query, (n,) float64.
+
+    Word weights are those of the texts, English stop words out.
+    """
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     vectorizer = TfidfVectorizer(
         preprocessor=words_of, token_pattern=WORD, stop_words="english", sublinear_tf=True, dtype=np.float64
     )
     try:
-        pool = vectorizer.fit_transform(texts)
+        pool = vectorizer.fit_transform(evidence.texts)
     except ValueError:  # no word in any text
-        return np.zeros(len(texts))
-    found: Doubles = np.round((pool @ vectorizer.transform([query]).T).toarray().ravel(), 9)
+        return np.zeros(len(evidence.texts))
+    found: Doubles = np.round((pool @ vectorizer.transform([evidence.query]).T).toarray().ravel(), 9)
     return found
