@@ -287,7 +287,10 @@ def test_a_setup_may_become_more_and_what_came_late_is_said(places, tmp_path):
     for measured, said in (found, True), (fresh, False):
         conclude(measured)
         text = (measured.folder / "report.md").read_text()
-        assert ("Added when 9 results were there, so not fixed before them: arm words; control" in text) is said
+        told = (
+            "Added when 9 results were there, so not fixed before them: arm words; control majority; k 1 of default; "
+        )
+        assert (told + "k 1 of random; k 1 of the controls; question default against words" in text) is said
     for change, refusal in (
         ({"arms": [*few["arms"], words | {"strategy": "top_k"}]}, "another arm words; give"),
         ({"arms": few["arms"], "secondaries": []}, r"another arm words, k 1 of words, k 2 of words, question .*; give"),

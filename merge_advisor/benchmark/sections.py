@@ -65,7 +65,7 @@ def _contrast_row(found: Findings, c: Contrast) -> tuple[str, ...]:
         "" if first else words.p_text(c.adjusted),
         words.p_text(c.wilcoxon),
         f"{c.wins}/{c.ties}/{c.losses}",
-        c.standing + ("" if c.agree else " (interval and test disagree)"),
+        c.standing + ("" if c.agree else " (tests disagree)"),
     )
 
 

@@ -153,7 +153,9 @@ def limits(found: Findings) -> list[str]:
         )
     told.append("Only the primary contrast was fixed as the one question; the tables and plots of all arms describe.")
     for number, parts in groupby(found.added, key=lambda added: added.results):
-        names = "; ".join(added.name for added in parts)
+        came = [added.name for added in parts]
+        arms = {name.removeprefix("arm ") for name in came if name.startswith("arm ")}
+        names = "; ".join(n for n in came if not (n.startswith("k ") and n.partition(" of ")[2] in arms))
         told.append(
             f"Added when {plural(number, 'result was', 'results were')} there, so not fixed before them: {names}."
         )
