@@ -87,15 +87,13 @@ class Ledger:
         with self._connection:
             self._connection.execute("BEGIN IMMEDIATE")
             kept = dict(self._connection.execute("SELECT name, value FROM made_for"))
-            differ = [
-                name
-                for name in sorted({*kept, *given})
-                if kept.get(name) != given.get(name) and (name in kept or (kept and name in fixed))
-            ]
-            if differ:
-                raise RunError(f"{self.path}: was made with another {', '.join(differ)}; give another --out")
-            done = self.count()
             new = [(name, value) for name, value in given.items() if name not in kept]
+            differ = {name for name, value in kept.items() if given.get(name) != value}
+            if kept:
+                differ |= {name for name, _ in new if name in fixed}
+            if differ:
+                raise RunError(f"{self.path}: was made with another {', '.join(sorted(differ))}; give another --out")
+            done = self.count()
             self._connection.executemany("INSERT INTO made_for VALUES (?, ?)", new)
             if kept and done:
                 self._connection.executemany("INSERT INTO added VALUES (?, ?)", [(name, done) for name, _ in new])
