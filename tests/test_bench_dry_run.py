@@ -69,12 +69,15 @@ def test_a_wrong_setup_is_refused_all_the_same(tmp_path):
 
 
 def test_no_arm_spends_more_than_foreseen(tmp_path, tiny_llama, tiny_pool):
+    hub = {"sampler": "lorahub", "trials": 6, "objective": "lorahub"}
     arms = [{"name": spec, "strategy": spec} for spec in STRATEGIES]
     arms += [
         {"name": "joined", "strategy": "rerank", "shots_lora": True},
         {"name": "match", "strategy": "random", "match": "joined", "shots_lora": True},
         {"name": "tuned", "strategy": "top_k", "tuner": {"sampler": "auto", "trials": 6}},
-        {"name": "hub", "strategy": "random", "tuner": {"sampler": "lorahub", "trials": 6, "objective": "lorahub"}},
+        {"name": "hub", "strategy": "random", "tuner": hub},
+        {"name": "ranked hub", "strategy": "rerank", "tuner": hub},
+        {"name": "matched hub", "strategy": "random", "tuner": hub, "match": "ranked hub"},
     ]
     path = write_world(tmp_path, arms=arms, controls=["shots_lora"], k=[3],
                        primary={"better": "joined", "than": "match", "k": 3},

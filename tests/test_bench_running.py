@@ -21,6 +21,7 @@ from merge_advisor.errors import InputError, RunError
 
 TUNING = SETUP["tasks"]["tuning"]
 ROWS = TUNING + SETUP["tasks"]["shots"]
+HUB = {"composition": "lorahub", "tuner": {"sampler": "lorahub", "trials": 6, "objective": "lorahub"}}
 ARMS = [
     *SETUP["arms"],
     {"name": "words", "strategy": "text"},
@@ -29,8 +30,9 @@ ARMS = [
     {"name": "joined", "strategy": "rerank:pool=3", "shots_lora": True},
     {"name": "joined random", "strategy": "random", "match": "joined", "shots_lora": True},
     {"name": "tuned", "strategy": "top_k", "tuner": {"sampler": "gradient", "trials": 7}},
-    {"name": "hub", "strategy": "random", "composition": "lorahub",
-     "tuner": {"sampler": "lorahub", "trials": 6, "objective": "lorahub"}},
+    {"name": "hub", "strategy": "random", **HUB},
+    {"name": "ranked hub", "strategy": "rerank:pool=3", **HUB},
+    {"name": "matched hub", "strategy": "random", "match": "ranked hub", **HUB},
 ]  # fmt: skip
 
 
@@ -96,7 +98,9 @@ def test_what_is_charged(ran):
         assert result.forwards == 0 and result.members == ()
 
 
-@pytest.mark.parametrize(("arm", "other"), [("random", "default"), ("joined random", "joined")])
+@pytest.mark.parametrize(("arm", "other"), [
+    ("random", "default"), ("joined random", "joined"), ("matched hub", "ranked hub"),
+])  # fmt: skip
 def test_a_match_spends_what_its_arm_spent(ran, arm, other):
     """All of it but what pays for no further set at two scales."""
     spent = {(r.unit, r.view): r.forwards for r in of(ran, other)}
@@ -118,6 +122,9 @@ def test_sets_fit_their_budget(k, rows):
         assert spent <= budget
         one_more = scales * halving_passes(sets + 1, rows) + (search - (1 if search < 5 else scales)) * rows
         assert one_more > budget
+        sets, search = sets_within(budget, rows, k, 0)  # a tuner does without the scale
+        assert search == 0 and (sets == 1 or scales * halving_passes(sets, rows) <= budget)
+        assert scales * halving_passes(sets + 1, rows) > budget
 
 
 def test_halving_is_counted_as_it_runs():

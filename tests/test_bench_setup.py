@@ -37,6 +37,12 @@ WRONG = {
     "an unknown parameter": ({"arms": arms({"name": "two", "strategy": "random:set=2"})}, "no parameter"),
     "a match of nobody": ({"arms": arms({"name": "two", "strategy": "random", "match": "three"})}, "no other arm"),
     "a match of a strategy": ({"arms": arms({"name": "two", "strategy": "top_k", "match": "one"})}, "strategy random"),
+    "a match without its tuner": (
+        {"arms": arms({"name": "two", "strategy": "random", "match": "one",
+                       "tuner": {"sampler": "lorahub", "trials": 9}})}, "match: give it and 'one' no tuner"),
+    "a match with trials of many costs": (
+        {"arms": [{"name": name, "strategy": "random", "tuner": {"sampler": "tpe", "trials": 9}, **match}
+                  for name, match in (("one", {}), ("two", {"match": "one"}))]}, "sampler lorahub"),
     "k beyond the composition": (
         {"arms": arms({"name": "two", "strategy": "text", "composition": "slerp", "k": [4]})}, "at most 2 members"),
     "no trials": (

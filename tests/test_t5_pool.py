@@ -135,9 +135,9 @@ def test_the_published_setup():
     setup = read_setup(ROOT / "recipes" / "flan-t5-bbh.yaml")
     assert (setup.exact_match, setup.max_new_tokens, setup.template) == ("lorahub", 256, "bare")
     arms = {arm.name: arm for arm in setup.arms}
-    assert len(arms) == len(setup.arms) == 8
+    assert len(arms) == len(setup.arms) == 11
     for question in (setup.primary, *setup.secondaries):
-        assert {question.better, question.than} <= arms.keys()
+        assert {question.better, question.than} <= arms.keys() | set(setup.controls)
         assert question.k in setup.k and question.view in setup.views
     for arm in setup.arms:
         assert registry.build("strategy", arm.strategy)

@@ -286,7 +286,8 @@ def run_arm(draw: TaskDraw, arm: Arm, unit: Unit, view: View, k: int, budget: in
     strategy, search = arm.strategy, 0 if at_zero(arm.tuner) else SEARCH
     if budget is not None:
         paid = draw.finetune_forwards + LORA_LOSSES * len(task.tuning) if arm.shots_lora else 0
-        sets, search = sets_within(budget - paid, len(task.choosing), min(k, len(candidates)))
+        paid += arm.tuner.trials * len(task.choosing) if arm.tuner else 0
+        sets, search = sets_within(budget - paid, len(task.choosing), min(k, len(candidates)), search)
         strategy = f"random:sets={sets}"
     selection, found = choose(
         draw.world.session, strategy, k, candidates, deltas, lambda: draw.delta, losses, anchor=None,
@@ -312,7 +313,7 @@ def run_arm(draw: TaskDraw, arm: Arm, unit: Unit, view: View, k: int, budget: in
     )  # fmt: skip
 
 
-def sets_within(budget: int, rows: int, k: int) -> tuple[int, int]:
+def sets_within(budget: int, rows: int, k: int, most: int = SEARCH) -> tuple[int, int]:
     """How many random sets a budget pays for, with halving, and how many losses the search of the scale may measure.
 
     Args:
@@ -320,8 +321,9 @@ def sets_within(budget: int, rows: int, k: int) -> tuple[int, int]:
         rows: choosing rows; a loss costs one pass over each.
         k: members of a set; each set is measured at two scales, of one member at one. The search finds those of the
             best set measured.
+        most: losses that the search of the scale may measure at most; 0 where a tuner does without its scale.
     """
-    search = max(2, min(SEARCH, budget // rows))
+    search = min(most, max(2, budget // rows))
     scales = {1.0, float(k)}
     left = budget - (search - len(scales.intersection(first_scales(k)[:search]))) * rows
     sets = 1

@@ -159,8 +159,11 @@ def _check_arm(arm: Arm, setup: Setup, refuse: Any) -> None:
             raise refuse(f"{where}: match: '{arm.match}' is no other arm that spends its own budget")
         if arm.strategy.strip() != "random":
             raise refuse(f"{where}: match goes with strategy random, whose sets it counts; not {arm.strategy}")
-        if arm.tuner or other.tuner:
-            raise refuse(f"{where}: match: budgets of tuners are their trials; give both arms the same tuner instead")
+        if arm.tuner != other.tuner or (arm.tuner and not at_zero(arm.tuner)):
+            raise refuse(
+                f"{where}: match: give it and '{arm.match}' no tuner, or both the same of sampler lorahub, whose "
+                "trials all cost the same"
+            )
         if not set(ks_of(arm, setup)) <= set(ks_of(other, setup)):
             raise refuse(f"{where}: match: '{arm.match}' is not run at every k of it")
     if arm.tuner:

@@ -82,7 +82,8 @@ class Arm:
     shots_lora: bool = False
     """Whether the LoRA of the shots may join as a member, under the rule of `plan`."""
     match: str = ""
-    """Name of an arm whose forwards, unit by unit, this one may spend (best of m random sets)."""
+    """Name of an arm whose forwards, unit by unit, this one may spend (best of m random sets); both have no tuner, or
+    the same of sampler lorahub."""
     tuner: Tuner | None = None
 
 
