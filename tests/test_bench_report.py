@@ -321,8 +321,13 @@ def test_what_it_cannot_show():
     told = " ".join(limits(find(setup, results, answers(setup, results))))
     for words in ("One draw of shots", "One draw of selections", "One tuner seed", "nothing here is about new tasks"):
         assert words in told
-    wide = limits(find(world.a_setup(draws=Draws(3, 2, 2)), world.some_results(), []))
-    assert not any(sentence.startswith(("One draw", "One tuner")) for sentence in wide)
+    some = world.some_results()
+    fewer = limits(find(world.a_setup(draws=Draws(3, 2, 2)), some, []))
+    assert "2 of 3 draws of shots were run." in fewer and not any(told.startswith("One tuner") for told in fewer)
+    assert any(told.startswith("One draw of selections (the setup asks for 2)") for told in fewer)
+    again = [replace(r, unit=replace(r.unit, selection_draw=1)) for r in some]
+    whole = limits(find(world.a_setup(draws=Draws(2, 2, 2)), [*some, *again], []))
+    assert not any("draw of" in told or "draws of shots" in told or told.startswith("One") for told in whole[1:])
 
 
 def test_arms_on_other_units_are_read_by_what_they_gain(tmp_path):

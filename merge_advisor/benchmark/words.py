@@ -122,7 +122,6 @@ def facts(found: Findings) -> list[tuple[str, str]]:
 def limits(found: Findings) -> list[str]:
     """Return what the benchmark cannot show, one sentence each."""
     setup, primary = found.setup, found.primary
-    draws = (("shots", setup.draws.shots), ("selections", setup.draws.selections))
     tuned = [arm.name for arm in setup.arms if arm.tuner is not None]
     told = ["One base and one pool: nothing here is about others."]
     if primary is not None and 0 < len(primary.families) < ENOUGH:
@@ -136,7 +135,7 @@ def limits(found: Findings) -> list[str]:
         told.append(
             f"Strategies were tried out on {', '.join(tried)}: in the tables by task, in no contrast and no mean."
         )
-    told += [f"One draw of {name}: how much that chance matters is not seen." for name, n in draws if n == 1]
+    told += _draws(found)
     if tuned and setup.draws.tuners == 1:
         told.append(f"One tuner seed ({', '.join(tuned)}): how much that chance matters is not seen.")
     if "own-out" not in setup.views and "family-out" not in setup.views:
@@ -164,6 +163,21 @@ def limits(found: Findings) -> list[str]:
             f"{plural(len(found.failed), 'result', 'results')} failed and are in no mean;"
             " a contrast takes the units on which both of its arms are done."
         )
+    return told
+
+
+def _draws(found: Findings) -> list[str]:
+    """What chance was drawn once, and what the setup asks for that was not run."""
+    asked, units, told = found.setup.draws, {result.unit for result in found.results}, []
+    for name, run, n in (
+        ("shots", len({unit.shot_draw for unit in units}), asked.shots),
+        ("selections", len({unit.selection_draw for unit in units}), asked.selections),
+    ):
+        if min(run or n, n) == 1:
+            of_more = f" (the setup asks for {n})" if n > 1 else ""
+            told.append(f"One draw of {name}{of_more}: how much that chance matters is not seen.")
+        elif 0 < run < n:
+            told.append(f"{run} of {n} draws of {name} were run.")
     return told
 
 
