@@ -61,6 +61,18 @@ def test_colours_of_a_heat_map():
     assert heat_map("h", "t", replace(found, tasks=(), families=()), [], points=True) == ""
 
 
+def test_tasks_are_named_under_their_families():
+    """A family is no heading over a task of its name, and its name is not said again before each of its tasks."""
+    tasks = ("navigate", "sums", "sums__two_digits", "tracking_five_objects", "tracking_three_objects")
+    found = TaskTable(("a",), tasks, ("navigate", "sums", "sums", "tracking", "tracking"), ())
+    page = check(heat_map("h", "t", found, [[1.0]] * 5, points=True))
+    named = [text for tag, a, text in page.elements if tag == "text" and not a.get("class", "").startswith("cell")]
+    assert named[1:] == ["navigate", "sums", "sums", "two_digits", "tracking", "five_objects", "three_objects"]
+    alone = replace(found, families=tasks)
+    page = check(heat_map("h", "t", alone, [[1.0]] * 5, points=True))
+    assert not any("family" in a.get("class", "") for _, a, _ in page.elements)
+
+
 def test_a_heat_map_of_many_arms_has_no_numbers():
     arms = tuple(f"arm {n}" for n in range(40))
     found = TaskTable(arms, ("x",), ("f",), ())

@@ -321,6 +321,9 @@ def test_what_it_cannot_show():
     told = " ".join(limits(find(setup, results, answers(setup, results))))
     for words in ("One draw of shots", "One draw of selections", "One tuner seed", "nothing here is about new tasks"):
         assert words in told
+    others = limits(find(setup, results, [], kin={"somebody": "else"}))
+    own = limits(find(setup, results, [], kin={results[0].unit.task: "some", "somebody": "else"}))
+    assert not any("new tasks" in told for told in others) and any("new tasks" in told for told in own)
     some = world.some_results()
     fewer = limits(find(world.a_setup(draws=Draws(3, 2, 2)), some, []))
     assert "2 of 3 draws of shots were run." in fewer and not any(told.startswith("One tuner") for told in fewer)

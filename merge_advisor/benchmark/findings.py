@@ -85,6 +85,8 @@ class Findings:
     """What the arms chose, those without members left out."""
     added: tuple[Added, ...] = ()
     """Parts of the setup that came when results were there, in the order they came."""
+    own: bool = True
+    """Whether the pool has an adapter trained on one of the tasks; True where the pool is not known."""
 
     @property
     def primary(self) -> Contrast | None:
@@ -147,6 +149,7 @@ def find(
         agreement=agreement(_with_base(fresh, main), arms, seed=setup.seed) if arms else None,
         chosen=chosen(results, kin, setup.tasks.own),
         added=tuple(added),
+        own=not kin or any(setup.tasks.own.get(task, task) in kin for task in {r.unit.task for r in results}),
     )
 
 

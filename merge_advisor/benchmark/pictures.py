@@ -107,12 +107,15 @@ def heat_map(
         turned = label(0, 0, arm, room=top - 6, class_="tick")
         x = HEAT_NAMES + (place + 0.5) * wide + 4
         parts.append(element("g", turned, transform=f"translate({coordinate(x)} {coordinate(top - 5)}) rotate(-90)"))
-    alone = all(table.families.count(family) == 1 for family in table.families)
-    for number, (task, family, row) in enumerate(zip(table.tasks, table.families, differences, strict=True)):
-        if not alone and (number == 0 or table.families[number - 1] != family):
-            y += 17
-            parts.append(label(2, y - 4, family, class_="strong family"))
-        parts.append(label(2 if alone else 10, y + 11, task, room=HEAT_NAMES - 14, class_="tick"))
+    flat = all(table.families.count(family) == 1 for family in table.families)
+    before = None
+    for task, family, row in zip(table.tasks, table.families, differences, strict=True):
+        alone = flat or (task == family and table.families.count(family) == 1)
+        if family != before and not flat:
+            y += 6 if alone else 17
+            parts += [] if alone else [label(2, y - 4, family, class_="strong family")]
+        before, name = family, task if alone else task.removeprefix(family).lstrip("_") or task
+        parts.append(label(2 if alone else 10, y + 11, name, room=HEAT_NAMES - 14, class_="tick"))
         for place, value in enumerate(row):
             told = f"{task[:120]}, {table.arms[place][:120]}: "
             parts.append(

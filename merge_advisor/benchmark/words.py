@@ -138,7 +138,7 @@ def limits(found: Findings) -> list[str]:
     told += _draws(found)
     if tuned and setup.draws.tuners == 1:
         told.append(f"One tuner seed ({', '.join(tuned)}): how much that chance matters is not seen.")
-    if "own-out" not in setup.views and "family-out" not in setup.views:
+    if found.own and "own-out" not in setup.views and "family-out" not in setup.views:
         told.append("The adapter trained on a task is in its pool: nothing here is about new tasks.")
     told.append(
         "Intervals are over families: they speak of tasks of other families like these, and the same held-out rows"
