@@ -33,7 +33,8 @@ def test_three_tasks_of_the_published_setup_on_the_small_t5(tmp_path):
     for result in results:
         assert result.unit.task not in [name for name, _ in result.members]
         if result.arm in [arm["name"] for arm in setup["arms"]]:
-            assert len(result.members) <= 6 and result.forwards >= 40 * 5
+            # where few are alike in words, trials repeat each other and cost nothing
+            assert len(result.members) <= 6 and result.forwards >= (40 if len(result.members) > 3 else 20) * 5
             assert max(abs(weight) for _, weight in result.members) <= 1.5
     losses = {(result.arm, result.unit.task): result.loss for result in results if result.loss is not None}
     # some arm comes to an adapter of the family, whose job is a part of the task's
