@@ -68,6 +68,14 @@ def test_tasks_are_named_under_their_families():
     page = check(heat_map("h", "t", found, [[1.0]] * 5, points=True))
     named = [text for tag, a, text in page.elements if tag == "text" and not a.get("class", "").startswith("cell")]
     assert named[1:] == ["navigate", "sums", "sums", "two_digits", "tracking", "five_objects", "three_objects"]
+    shared = replace(
+        found,
+        tasks=("maps__past", "maps__plural", "a__2_b", "a__2_c", "maps__x"),
+        families=("words", "words", "a", "a", "tracking"),
+    )
+    page = check(heat_map("h", "t", shared, [[1.0]] * 5, points=True))
+    named = [text for tag, a, text in page.elements if tag == "text" and not a.get("class", "").startswith("cell")]
+    assert named[1:] == ["words", "past", "plural", "a", "2_b", "2_c", "tracking", "maps__x"]
     alone = replace(found, families=tasks)
     page = check(heat_map("h", "t", alone, [[1.0]] * 5, points=True))
     assert not any("family" in a.get("class", "") for _, a, _ in page.elements)

@@ -114,7 +114,7 @@ def heat_map(
         if family != before and not flat:
             y += 6 if alone else 17
             parts += [] if alone else [label(2, y - 4, family, class_="strong family")]
-        before, name = family, task if alone else task.removeprefix(family).lstrip("_") or task
+        before, name = family, task if alone else _under(family, task, table)
         parts.append(label(2 if alone else 10, y + 11, name, room=HEAT_NAMES - 14, class_="tick"))
         for place, value in enumerate(row):
             told = f"{task[:120]}, {table.arms[place][:120]}: "
@@ -124,6 +124,14 @@ def heat_map(
         y += HEAT_HIGH
     told = f"{len(table.tasks)} tasks by {len(table.arms)} arms"
     return figure(key, title, told, y + 2, parts)
+
+
+def _under(family: str, task: str, table: TaskTable) -> str:
+    """A task's name under the heading of its family, without the part before `__` that all there begin with."""
+    there = [name for name, its in zip(table.tasks, table.families, strict=True) if its == family]
+    first = task.partition("__")[0] + "__"
+    shared = first if len(there) > 1 and all(name.startswith(first) for name in there) else family
+    return task.removeprefix(shared).lstrip("_") or task
 
 
 def _cell(x: float, y: float, wide: float, value: float | None, kind: str, told: str, *, points: bool) -> str:
