@@ -83,9 +83,12 @@ def from_json(cls: type[T], text: str, where: str) -> T:
         parsed: T = _parser(cls).validate_json(text)  # type: ignore[arg-type]  # any class is hashable
         return parsed
     except ValidationError as error:
-        first = error.errors()[0]
+        # an unknown key first: where a name is misspelt, the key that is missing for it says less
+        unknown = "unexpected_keyword_argument"
+        first = min(error.errors(), key=lambda found: found["type"] != unknown)
         place = ".".join(str(part) for part in first["loc"]) or "the whole file"
-        raise InputError(f"{where}: {place}: {first['msg']}; correct it or make the file anew") from error
+        what = "unknown key" if first["type"] == unknown else first["msg"]
+        raise InputError(f"{where}: {place}: {what}; correct it or make the file anew") from error
 
 
 @functools.cache

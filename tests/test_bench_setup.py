@@ -20,8 +20,9 @@ def arms(*changes):
 
 
 WRONG = {
-    "an unknown key": ({"armz": []}, "armz"),
-    "an unknown key of an arm": ({"arms": arms({"name": "two", "strategie": "text"})}, r"arms\.1\.strateg"),
+    "an unknown key": ({"armz": []}, "armz: unknown key;"),
+    "an unknown key of an arm": (
+        {"arms": arms({"name": "two", "strategie": "text"})}, r"arms\.1\.strategie: unknown key;"),
     "two arms of one name": ({"arms": [SETUP["arms"][2]] * 2}, "two are named 'nearest'"),
     "an arm named as a control": ({"arms": arms({"name": "base", "strategy": "text"})}, "name of a control"),
     "no arms": ({"arms": []}, "arms: there are none"),

@@ -352,8 +352,8 @@ class TestMergekitText:
     @pytest.mark.parametrize(
         ("old", "new", "why"),
         [
-            ("dtype:", "dytpe:", "dtype"),
-            ("weight:", "wieght:", "weight"),
+            ("dtype:", "dytpe:", "dytpe: unknown key"),
+            ("weight:", "wieght:", "wieght: unknown key"),
             ("normalize: false", "normalize: true", "normalize"),
             ("normalize: false", "int8_mask: true", "int8_mask"),
             ("normalize: false", "normalise: false", "normalise"),

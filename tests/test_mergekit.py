@@ -209,7 +209,7 @@ def test_what_is_in_the_way_is_kept(config, tmp_path):
 
 
 def test_a_typo_stops_it_before_it_starts(config, tmp_path):
-    with pytest.raises(InputError, match=r"mergekit\.yaml: models\.0\.parameters\.weight"):
+    with pytest.raises(InputError, match=r"mergekit\.yaml: models\.0\.parameters\.wieght: unknown key"):
         run_mergekit(config.replace("weight:", "wieght:"), tmp_path / "out")
     assert not list(tmp_path.iterdir())
 
