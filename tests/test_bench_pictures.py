@@ -61,21 +61,24 @@ def test_colours_of_a_heat_map():
     assert heat_map("h", "t", replace(found, tasks=(), families=()), [], points=True) == ""
 
 
+def names_of(page):
+    """Texts of a heat map, without the numbers of its cells."""
+    return [text for tag, a, text in page.elements if tag == "text" and not a.get("class", "").startswith("cell")]
+
+
 def test_tasks_are_named_under_their_families():
     """A family is no heading over a task of its name, and its name is not said again before each of its tasks."""
     tasks = ("navigate", "sums", "sums__two_digits", "tracking_five_objects", "tracking_three_objects")
     found = TaskTable(("a",), tasks, ("navigate", "sums", "sums", "tracking", "tracking"), ())
     page = check(heat_map("h", "t", found, [[1.0]] * 5, points=True))
-    named = [text for tag, a, text in page.elements if tag == "text" and not a.get("class", "").startswith("cell")]
-    assert named[1:] == ["navigate", "sums", "sums", "two_digits", "tracking", "five_objects", "three_objects"]
+    assert names_of(page)[1:] == ["navigate", "sums", "sums", "two_digits", "tracking", "five_objects", "three_objects"]
     shared = replace(
         found,
         tasks=("maps__past", "maps__plural", "a__2_b", "a__2_c", "maps__x"),
         families=("words", "words", "a", "a", "tracking"),
     )
     page = check(heat_map("h", "t", shared, [[1.0]] * 5, points=True))
-    named = [text for tag, a, text in page.elements if tag == "text" and not a.get("class", "").startswith("cell")]
-    assert named[1:] == ["words", "past", "plural", "a", "2_b", "2_c", "tracking", "maps__x"]
+    assert names_of(page)[1:] == ["words", "past", "plural", "a", "2_b", "2_c", "tracking", "maps__x"]
     alone = replace(found, families=tasks)
     page = check(heat_map("h", "t", alone, [[1.0]] * 5, points=True))
     assert not any("family" in a.get("class", "") for _, a, _ in page.elements)

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from itertools import groupby
+from operator import itemgetter
 
 from merge_advisor.benchmark.prediction import Agreement, CostPoint, Sweep, TaskTable
 from merge_advisor.benchmark.ranks import Ranking
@@ -107,31 +109,35 @@ def heat_map(
         turned = label(0, 0, arm, room=top - 6, class_="tick")
         x = HEAT_NAMES + (place + 0.5) * wide + 4
         parts.append(element("g", turned, transform=f"translate({coordinate(x)} {coordinate(top - 5)}) rotate(-90)"))
-    flat = all(table.families.count(family) == 1 for family in table.families)
-    before = None
-    for task, family, row in zip(table.tasks, table.families, differences, strict=True):
-        alone = flat or (task == family and table.families.count(family) == 1)
-        if family != before and not flat:
+    families = [
+        (family, list(rows))
+        for family, rows in groupby(zip(table.tasks, table.families, differences, strict=True), key=itemgetter(1))
+    ]
+    headed = len(families) < len(table.tasks)
+    for family, rows in families:
+        tasks = [task for task, _, _ in rows]
+        alone = not headed or tasks == [family]
+        if headed:
             y += 6 if alone else 17
-            parts += [] if alone else [label(2, y - 4, family, class_="strong family")]
-        before, name = family, task if alone else _under(family, task, table)
-        parts.append(label(2 if alone else 10, y + 11, name, room=HEAT_NAMES - 14, class_="tick"))
-        for place, value in enumerate(row):
-            told = f"{task[:120]}, {table.arms[place][:120]}: "
-            parts.append(
-                _cell(HEAT_NAMES + place * wide, y, wide, value, heat_class(value, limit), told, points=points)
-            )
-        y += HEAT_HIGH
+        if not alone:
+            parts.append(label(2, y - 4, family, class_="strong family"))
+        names = tasks if alone else _under(family, tasks)
+        for name, (task, _, values) in zip(names, rows, strict=True):
+            parts.append(label(2 if alone else 10, y + 11, name, room=HEAT_NAMES - 14, class_="tick"))
+            for place, value in enumerate(values):
+                told = f"{task[:120]}, {table.arms[place][:120]}: "
+                kind = heat_class(value, limit)
+                parts.append(_cell(HEAT_NAMES + place * wide, y, wide, value, kind, told, points=points))
+            y += HEAT_HIGH
     told = f"{len(table.tasks)} tasks by {len(table.arms)} arms"
     return figure(key, title, told, y + 2, parts)
 
 
-def _under(family: str, task: str, table: TaskTable) -> str:
-    """A task's name under the heading of its family, without the part before `__` that all there begin with."""
-    there = [name for name, its in zip(table.tasks, table.families, strict=True) if its == family]
-    first = task.partition("__")[0] + "__"
-    shared = first if len(there) > 1 and all(name.startswith(first) for name in there) else family
-    return task.removeprefix(shared).lstrip("_") or task
+def _under(family: str, tasks: Sequence[str]) -> list[str]:
+    """Names of tasks under the heading of their family, without the part before `__` that all begin with."""
+    first = tasks[0].partition("__")[0] + "__"
+    shared = first if len(tasks) > 1 and all(task.startswith(first) for task in tasks) else family
+    return [task.removeprefix(shared).lstrip("_") or task for task in tasks]
 
 
 def _cell(x: float, y: float, wide: float, value: float | None, kind: str, told: str, *, points: bool) -> str:
