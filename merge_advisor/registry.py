@@ -65,14 +65,14 @@ BUILTIN: dict[str, dict[str, str]] = {
         "lm_eval": "merge_advisor.evaluators.lm_eval_harness:LmEval",
     },
     "sampler": {
-        "auto": "merge_advisor.tuning.samplers.auto:Auto",
-        "cmaes": "merge_advisor.tuning.samplers.cmaes:CmaEs",
-        "gp": "merge_advisor.tuning.samplers.gp:Gp",
-        "gradient": "merge_advisor.tuning.gradient:Gradient",
-        "lorahub": "merge_advisor.tuning.samplers.lorahub:LoraHubSearch",
-        "nsga2": "merge_advisor.tuning.samplers.nsga2:Nsga2",
-        "random": "merge_advisor.tuning.samplers.at_random:Random",
-        "tpe": "merge_advisor.tuning.samplers.tpe:Tpe",
+        "auto": "merge_advisor.tuning.samplers.auto:AutoSampler",
+        "cmaes": "merge_advisor.tuning.samplers.cmaes:CmaEsSampler",
+        "gp": "merge_advisor.tuning.samplers.gp:GpSampler",
+        "gradient": "merge_advisor.tuning.samplers.gradient:GradientSampler",
+        "lorahub": "merge_advisor.tuning.samplers.lorahub:LoraHubSampler",
+        "nsga2": "merge_advisor.tuning.samplers.nsga2:Nsga2Sampler",
+        "random": "merge_advisor.tuning.samplers.at_random:RandomSampler",
+        "tpe": "merge_advisor.tuning.samplers.tpe:TpeSampler",
     },
 }
 

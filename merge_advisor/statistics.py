@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-LEVEL = 0.95
+CONFIDENCE = 0.95
 FARTHEST = 10**7
 """Rows beyond which nobody goes to decide something."""
 
@@ -31,7 +31,7 @@ class Interval(NamedTuple):
 
 
 def paired_interval(
-    differences: Sequence[float] | NDArray[np.floating], *, level: float = LEVEL, counts: bool | None = None
+    differences: Sequence[float] | NDArray[np.floating], *, level: float = CONFIDENCE, counts: bool | None = None
 ) -> Interval:
     """Return the mean of paired differences with a two-sided interval.
 
@@ -49,7 +49,7 @@ def paired_interval(
 
 
 def rows_to_decide(
-    differences: Sequence[float] | NDArray[np.floating], *, level: float = LEVEL, counts: bool | None = None
+    differences: Sequence[float] | NDArray[np.floating], *, level: float = CONFIDENCE, counts: bool | None = None
 ) -> int | None:
     """Return about how many rows in all would separate two models whose rows go on differing like these.
 
@@ -72,7 +72,7 @@ def rows_to_rule_out(
     differences: Sequence[float] | NDArray[np.floating],
     gain: float,
     *,
-    level: float = LEVEL,
+    level: float = CONFIDENCE,
     counts: bool | None = None,
 ) -> int | None:
     """Return about how many rows in all would bring the interval's upper end below `gain`; see `rows_to_decide`.

@@ -20,9 +20,9 @@ from merge_advisor.errors import RunError
 from merge_advisor.types import Space
 
 if TYPE_CHECKING:
-    from merge_advisor.types import FloatArray
+    from merge_advisor.arrays import Float32Array
 
-SCHEMA = """
+_SCHEMA = """
 CREATE TABLE IF NOT EXISTS spaces (digest TEXT PRIMARY KEY, space TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS deltas (space TEXT, fingerprint TEXT, delta BLOB NOT NULL, PRIMARY KEY (space, fingerprint));
 CREATE TABLE IF NOT EXISTS measured (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -61,7 +61,7 @@ class Store:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def delta(self, space: Space, fingerprint: str) -> FloatArray | None:
+    def delta(self, space: Space, fingerprint: str) -> Float32Array | None:
         """Return the (d,) delta kept for a model in a space, or None."""
         found = self._connection.execute(
             "SELECT delta FROM deltas WHERE space = ? AND fingerprint = ?", (space.digest, fingerprint)
@@ -71,7 +71,7 @@ class Store:
         array = np.frombuffer(found[0], dtype="<f4").astype(np.float32)
         return array if array.shape == (space.dim,) and bool(np.isfinite(array).all()) else None
 
-    def keep_delta(self, space: Space, fingerprint: str, delta: FloatArray) -> None:
+    def keep_delta(self, space: Space, fingerprint: str, delta: Float32Array) -> None:
         """Keep a (d,) float32 delta.
 
         Raises:
@@ -112,7 +112,7 @@ def _prepare(connection: sqlite3.Connection) -> None:
         try:
             connection.execute("PRAGMA journal_mode=WAL")
             connection.execute("PRAGMA synchronous=NORMAL")
-            connection.executescript(SCHEMA)
+            connection.executescript(_SCHEMA)
         except sqlite3.OperationalError as error:
             if "locked" not in str(error) or attempt == TRIES - 1:
                 raise

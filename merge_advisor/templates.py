@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     import jinja2
 
-NAMES = ("alpaca", "bare", "chat", "plain")
+TEMPLATE_NAMES = ("alpaca", "bare", "chat", "plain")
 """Every template there is."""
 
 OPENING = "Below is an instruction that describes a task. Write a response that appropriately completes the request."
@@ -37,7 +37,7 @@ class Template:
     """A prompt template; `get` makes one."""
 
     name: str
-    """One of `NAMES`."""
+    """One of `TEMPLATE_NAMES`."""
     chat_template: str | None = None
     """The base's Jinja source for `chat`, None for the others."""
     specials: tuple[tuple[str, str], ...] = ()
@@ -74,15 +74,15 @@ def get(name: str, chat_template: str | None = None, specials: Mapping[str, obje
     """Make the template `name`; `chat` needs the base's chat template (`read_chat`, or its tokenizer's attributes).
 
     Args:
-        name: one of `NAMES`.
+        name: one of `TEMPLATE_NAMES`.
         chat_template: Jinja source; ignored unless `name` is "chat".
         specials: special tokens by name (`tokenizer.special_tokens_map`); entries that are no text are ignored.
 
     Raises:
         SpecError: no such name, `chat` without a chat template, or one that cannot be rendered.
     """
-    if name not in NAMES:
-        raise SpecError(f"template '{name}' is unknown; choose one of: {', '.join(NAMES)}")
+    if name not in TEMPLATE_NAMES:
+        raise SpecError(f"template '{name}' is unknown; choose one of: {', '.join(TEMPLATE_NAMES)}")
     if name != "chat":
         return Template(name)
     if not chat_template:

@@ -18,10 +18,7 @@ from merge_advisor.errors import InputError, SpaceMismatchError
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    import numpy as np
-    from numpy.typing import NDArray
-
-    FloatArray = NDArray[np.float32]
+    from merge_advisor.arrays import Float32Array
 
 VERSION = 1
 """Version written into every file of a run folder; a file of another version is refused."""
@@ -31,11 +28,11 @@ SHOTS_LORA = "shots_lora"
 
 Kind = Literal["adapter", "checkpoint"]
 Role = Literal["anchor", "partner"]
-Measure = Literal["loss", "choices"]
+LossKind = Literal["loss", "choices"]
 """A loss of a row: that of its output, nats per token, or the cross-entropy over its choices, nats."""
 ChooseBy = Literal["auto", "loss", "choices"]
 """What members and weights are chosen by; auto takes the choices where every row has them, as the metric does."""
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 # pydantic reads this from a dataclass when (and only when) a file is parsed: unknown keys and wrong types are errors
 STRICT = {"extra": "forbid", "strict": True, "allow_inf_nan": False}
@@ -64,7 +61,7 @@ def to_json(value: Any) -> str:
     return json.dumps(to_plain(value), sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def from_json(cls: type[T], text: str, where: str) -> T:
+def from_json(cls: type[_T], text: str, where: str) -> _T:
     """Parse the strict JSON form of `cls`; `where` names the file in the message.
 
     Raises:
@@ -80,7 +77,7 @@ def from_json(cls: type[T], text: str, where: str) -> T:
     if version != VERSION:
         raise InputError(f"{where}: version {version} is not {VERSION}; use the merge-advisor release that wrote it")
     try:
-        parsed: T = _parser(cls).validate_json(text)  # type: ignore[arg-type]  # any class is hashable
+        parsed: _T = _parser(cls).validate_json(text)  # type: ignore[arg-type]  # any class is hashable
         return parsed
     except ValidationError as error:
         # an unknown key first: where a name is misspelt, the key that is missing for it says less
@@ -101,7 +98,11 @@ def _parser(cls: type[Any]) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One example of a task."""
+    """One example of a task.
+
+    >>> Row("2 + 2", "4").digest[:8]
+    'b07d0a89'
+    """
 
     __pydantic_config__ = STRICT
 
@@ -204,7 +205,7 @@ class Candidate:
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
+class RefusedModel:
     """A model that was found and set aside."""
 
     __pydantic_config__ = STRICT
@@ -218,7 +219,7 @@ class Pool:
     """Candidates sorted by id, and those set aside with the reason."""
 
     candidates: tuple[Candidate, ...]
-    refused: tuple[Refused, ...]
+    refused: tuple[RefusedModel, ...]
     template: str = "alpaca"
     """Name of the prompt template the pool was trained under."""
 
@@ -258,7 +259,7 @@ class Deltas:
 
     space: Space
     ids: tuple[str, ...]
-    array: FloatArray
+    array: Float32Array
     """(n, d) float32, one row per id, unnormalised."""
 
 

@@ -32,7 +32,7 @@ import numpy as np
 
 from merge_advisor.errors import TaskError
 from merge_advisor.scores import Comparison, GuardScore, ModelScore, Verdict
-from merge_advisor.statistics import LEVEL, Interval, paired_interval, rows_to_decide, rows_to_rule_out
+from merge_advisor.statistics import CONFIDENCE, Interval, paired_interval, rows_to_decide, rows_to_rule_out
 from merge_advisor.types import SHOTS_LORA
 
 BASE, MERGE, MAJORITY = "base", "merge", "majority"
@@ -53,7 +53,7 @@ class _Table:
     def differences(self, label: str, over: str) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
         return self.values[label] - self.values[over]
 
-    def lead(self, label: str, over: str, level: float = LEVEL) -> Interval:
+    def lead(self, label: str, over: str, level: float = CONFIDENCE) -> Interval:
         return paired_interval(self.differences(label, over), level=level, counts=self.counts)
 
     @property
@@ -164,7 +164,7 @@ def _decide(table: _Table, cheap: list[str], anchor_label: str, gain: float, *, 
 
 def _beaten_by(table: _Table, label: str, rivals: Sequence[str], others: Sequence[str]) -> list[str]:
     """Models better than `label` beyond noise: rivals at 95%, the others with the chance of any of them shared out."""
-    level = 1 - (1 - LEVEL) / max(1, len(others))
+    level = 1 - (1 - CONFIDENCE) / max(1, len(others))
     found = [rival for rival in rivals if table.lead(rival, label).lower > 0]
     return found + [other for other in others if table.lead(other, label, level).lower > 0]
 

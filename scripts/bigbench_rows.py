@@ -12,8 +12,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from merge_advisor.advisor.runfolder import write_text
 from merge_advisor.errors import InputError
+from merge_advisor.whole_files import write_text
 
 LONGEST_INPUT, LONGEST_OUTPUT, MOST_ROWS = 800, 200, 400
 """Characters of an input and of an output, rows of a task."""

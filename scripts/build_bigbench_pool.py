@@ -109,7 +109,8 @@ def train(options: argparse.Namespace, names: Sequence[str]) -> None:
     left = [name for name in names if not (options.out / "pool" / name).exists()]
     if not left:
         return
-    from merge_advisor.advisor.session import Machine, open_session
+    from merge_advisor.advisor.measuring.session import open_session
+    from merge_advisor.options import Machine
 
     machine = Machine(threads=options.threads)
     with open_session(options.base, store=options.out / "store.sqlite", machine=machine) as session:
@@ -122,10 +123,11 @@ def train(options: argparse.Namespace, names: Sequence[str]) -> None:
 
 def train_adapter(session: Any, name: str, options: argparse.Namespace) -> float:
     """Train and write one adapter with the package's own finetune; return its mean loss on the first rows it saw."""
-    from merge_advisor.backbone.adapter import write_adapter
-    from merge_advisor.backbone.finetune import FinetuneSettings, finetune_lora
+    from merge_advisor.backbone.finetune import finetune_lora
     from merge_advisor.backbone.forward import row_losses
     from merge_advisor.backbone.place import placed
+    from merge_advisor.options import FinetuneSettings
+    from merge_advisor.weights.adapter import write_adapter
 
     folder = options.out / "tasks"
     rows, unseen, cut = split(folder / f"{name}.jsonl")
@@ -158,8 +160,9 @@ def table(options: argparse.Namespace, names: Sequence[str]) -> None:
     Raises:
         PoolError: no adapter of these tasks is there.
     """
-    from merge_advisor.advisor.runfolder import write_text
-    from merge_advisor.advisor.session import Machine, open_session
+    from merge_advisor.advisor.measuring.session import open_session
+    from merge_advisor.options import Machine
+    from merge_advisor.whole_files import write_text
 
     pool, machine = options.out / "pool", Machine(threads=options.threads)
     trained = [name for name in names if (pool / name).is_dir()] or names
@@ -179,9 +182,9 @@ def table(options: argparse.Namespace, names: Sequence[str]) -> None:
 
 def measure(session: Any, candidate: Any, options: argparse.Namespace) -> dict[str, Any]:
     """Loss (nats per token) and score of base, adapter and the commonest answer; what was measured before is stored."""
-    from merge_advisor.advisor.measure import merged_weights
-    from merge_advisor.advisor.scoring import score_models
-    from merge_advisor.advisor.session import weights_key
+    from merge_advisor.advisor.measuring.measure import merged_weights
+    from merge_advisor.advisor.measuring.session import weights_key
+    from merge_advisor.advisor.scoring.score_run import score_models
     from merge_advisor.evaluators.rules import metric_for
 
     seen, unseen, _ = split(options.out / "tasks" / f"{candidate.id}.jsonl")

@@ -244,10 +244,10 @@ def check(base: str, out: Path) -> None:
     Tables: own and other families; mixed and hopeless tasks. What was measured is stored, so a second call goes on.
     """
     from merge_advisor import types
-    from merge_advisor.advisor.measure import lora_of_shots, merged_weights, target_parameters
-    from merge_advisor.advisor.scoring import score_models
-    from merge_advisor.advisor.session import open_session, weights_key
-    from merge_advisor.backbone.finetune import FinetuneSettings
+    from merge_advisor.advisor.measuring.measure import lora_of_shots, merged_weights, target_parameters
+    from merge_advisor.advisor.measuring.session import open_session, weights_key
+    from merge_advisor.advisor.scoring.score_run import score_models
+    from merge_advisor.options import FinetuneSettings
 
     with open_session(base, out / "pool.yaml") as session:
         found = {candidate.id: candidate for candidate in session.pool.candidates}

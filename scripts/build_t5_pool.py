@@ -115,7 +115,8 @@ def train_adapter(backbone: Any, name: str, folder: Path) -> None:
     """Train one adapter with the package's own finetune; write it as LoraHub's are, weights in a pickle."""
     import torch
 
-    from merge_advisor.backbone.finetune import FinetuneSettings, finetune_lora
+    from merge_advisor.backbone.finetune import finetune_lora
+    from merge_advisor.options import FinetuneSettings
 
     settings = FinetuneSettings(rank=RANK, alpha=ALPHA, lr=LORA_RATE, batch_size=LORA_BATCH, steps=STEPS)
     rows = encoded(backbone, draw(name, TRAIN_ROWS, "pool"))
@@ -152,15 +153,15 @@ def measure(backbone: Any, published: Path, names: Sequence[str]) -> dict[str, d
 
     from merge_advisor import templates, types
     from merge_advisor.backbone.place import placed
-    from merge_advisor.backbone.weights import LowRank
     from merge_advisor.evaluators.fast import row_values
+    from merge_advisor.weights.updates import LowRankUpdate
 
     deltas = {}
     for name in names:
         state = torch.load(published / name / "adapter_model.bin", weights_only=True)
         stems = [key.removesuffix(".lora_A.weight") for key in state if key.endswith(".lora_A.weight")]
         deltas[name] = {
-            stem.removeprefix("base_model.model.") + ".weight": LowRank(
+            stem.removeprefix("base_model.model.") + ".weight": LowRankUpdate(
                 state[f"{stem}.lora_A.weight"].float().numpy(), state[f"{stem}.lora_B.weight"].float().numpy(),
                 ALPHA / RANK,
             )

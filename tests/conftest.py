@@ -196,6 +196,24 @@ def real_base() -> Path:
 @pytest.fixture(scope="session")
 def real_folder(real_base, tmp_path_factory) -> Path:
     """The real base as a folder of safetensors, dequantised where it is a GGUF file."""
-    from merge_advisor.backbone.base import resolve_base
+    from merge_advisor.weights.base import resolve_base
 
     return resolve_base(str(real_base), cache=tmp_path_factory.mktemp("base")).path
+
+
+@pytest.fixture(scope="session")
+def example_world(tiny_llama, tiny_pool, tmp_path_factory) -> Path:
+    """A folder as a user has it: `base`, `adapters`, `examples.jsonl`, and `run`, an unscored plan made of them."""
+    from merge_advisor import plan
+    from merge_advisor.advisor import PlanOptions
+
+    folder = tmp_path_factory.mktemp("world")
+    (folder / "base").symlink_to(tiny_llama)
+    (folder / "adapters").symlink_to(tiny_pool)
+    rows = [{"input": f"say {n} twice", "output": f"{n} {n}"} for n in range(60)]
+    (folder / "examples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    plan(
+        folder / "examples.jsonl", pool=str(folder / "adapters"), base=str(folder / "base"), out=folder / "run",
+        options=PlanOptions(strategy="top_k", k=2), scored=False, cache=folder / "cache",
+    )  # fmt: skip
+    return folder

@@ -8,12 +8,12 @@ import pytest
 
 import merge_advisor as ma
 from merge_advisor.advisor import PlanOptions
-from merge_advisor.backbone.adapter import read_adapter
-from merge_advisor.backbone.base import resolve_base
 from merge_advisor.backbone.model import cores, load_backbone
 from merge_advisor.backbone.place import placed
 from merge_advisor.embeddings import PROBES
 from merge_advisor.embeddings.activations import DeltaActivations
+from merge_advisor.weights.adapter import read_adapter
+from merge_advisor.weights.base import resolve_base
 
 pytestmark = pytest.mark.slow
 DEMO = Path(__file__).parents[1] / "recipes" / "demo"
@@ -142,7 +142,7 @@ def test_the_demo_merge_by_us_by_peft_and_by_mergekit(mixed, local, cache, tmp_p
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
-    from merge_advisor.backbone.tensorfile import open_folder, read_tensor
+    from merge_advisor.weights.tensorfile import open_folder, read_tensor
 
     ours = open_folder(ma.merge(mixed.folder, tmp_path / "ours", cache=cache))
     by_mergekit = open_folder(ma.merge(mixed.folder, tmp_path / "mergekit", engine="mergekit", cache=cache))

@@ -7,15 +7,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from merge_advisor.advisor.measuring.session import open_session
 from merge_advisor.advisor.merging import merge_run as merge
-from merge_advisor.advisor.planning import PlanOptions, make_plan
-from merge_advisor.advisor.runfolder import Run
-from merge_advisor.advisor.session import Machine, open_session
+from merge_advisor.advisor.planning.plan import make_plan
+from merge_advisor.advisor.runs.run_folder import Run
 from merge_advisor.evaluators.lm_eval_tasks import TaskName
+from merge_advisor.options import Machine, PlanOptions
 from merge_advisor.types import Deltas
 
 if TYPE_CHECKING:
-    from merge_advisor.advisor.tuning import TuneOptions
+    from merge_advisor.options import TuneOptions
 
 __all__ = ["Machine", "PlanOptions", "TaskName", "TuneOptions", "embed", "merge", "plan", "score", "tune"]
 
@@ -52,7 +53,7 @@ def plan(
     Raises:
         MergeAdvisorError: see `merge_advisor.errors`; the message is one line.
     """
-    from merge_advisor.advisor.scoring import check_metric
+    from merge_advisor.advisor.scoring.score_run import check_metric
 
     check_metric(metric)
     options = options or PlanOptions()
@@ -72,7 +73,7 @@ def score(run: str | Path, **settings: Any) -> Run:
     Raises:
         MergeAdvisorError: see `merge_advisor.errors`.
     """
-    from merge_advisor.advisor.scoring import score_run
+    from merge_advisor.advisor.scoring.score_run import score_run
 
     return score_run(Path(run), **settings)
 
@@ -95,7 +96,7 @@ def embed(
     Raises:
         MergeAdvisorError: see `merge_advisor.errors`.
     """
-    from merge_advisor.advisor.measure import take_deltas
+    from merge_advisor.advisor.measuring.measure import take_deltas
 
     with open_session(base, pool, template=settings.pop("template", None), **settings) as session:
         return take_deltas(session, embedding, session.pool.candidates)[0]
@@ -123,9 +124,9 @@ def tune(
     Raises:
         MergeAdvisorError: see `merge_advisor.errors`; the message is one line. Finished trials are never lost.
     """
-    from merge_advisor.advisor.reporting import html_of, report_of
-    from merge_advisor.advisor.runfolder import write_text
-    from merge_advisor.advisor.tuning import tune_run
+    from merge_advisor.advisor.runs.run_report import html_of, report_of
+    from merge_advisor.advisor.searching.tune_run import tune_run
+    from merge_advisor.whole_files import write_text
 
     folder = Path(run)
     found = tune_run(folder, options, guard=guard, **settings)
@@ -138,7 +139,7 @@ def tune(
 
 def __getattr__(name: str) -> Any:
     if name == "TuneOptions":
-        from merge_advisor.advisor.tuning import TuneOptions
+        from merge_advisor.options import TuneOptions
 
         return TuneOptions
     raise AttributeError(f"module 'merge_advisor.advisor' has no attribute {name!r}")

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from merge_advisor.advisor.measure import take_deltas
-from merge_advisor.advisor.session import open_session
+from merge_advisor.advisor.measuring.measure import take_deltas
+from merge_advisor.advisor.measuring.session import open_session
 from merge_advisor.errors import PoolError, RunError
 from merge_advisor.types import to_json, to_plain
 

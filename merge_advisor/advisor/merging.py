@@ -10,17 +10,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
 from merge_advisor import registry
-from merge_advisor.advisor.measure import composed, shots_candidate
-from merge_advisor.advisor.runfolder import Run, read_run
-from merge_advisor.advisor.session import Session, Where, open_session, quiet_progress
-from merge_advisor.backbone.adapter import read_adapter, write_adapter
-from merge_advisor.backbone.weights import LowRank, WeightDelta
+from merge_advisor.advisor.measuring.measure import composed, shots_candidate
+from merge_advisor.advisor.measuring.session import Session, open_session
+from merge_advisor.advisor.runs.run_folder import Run, read_run
 from merge_advisor.compose.truncate import DEFAULT_RANK, truncate
 from merge_advisor.errors import InputError, RunError
-from merge_advisor.formats import Places
+from merge_advisor.formats import ModelPlaces
 from merge_advisor.formats.full_model import write_full_model
 from merge_advisor.formats.peft import model_card
+from merge_advisor.options import Where
+from merge_advisor.progress import quiet_progress
 from merge_advisor.types import SHOTS_LORA, Candidate, Recipe
+from merge_advisor.weights.adapter import read_adapter, write_adapter
+from merge_advisor.weights.updates import LowRankUpdate, WeightDelta
 
 if TYPE_CHECKING:
     from merge_advisor.formats import Format
@@ -40,7 +42,7 @@ def merged_delta(session: Session, recipe: Recipe, members: Mapping[str, Candida
 def rank_of(delta: WeightDelta) -> int:
     """Largest rank of the factors of a weight delta; 0 where there are none."""
     updates = (delta[name] for name in delta)
-    return max((update.rank for update in updates if isinstance(update, LowRank)), default=0)
+    return max((update.rank for update in updates if isinstance(update, LowRankUpdate)), default=0)
 
 
 def with_rank(session: Session, recipe: Recipe, members: Mapping[str, Candidate], asked: int | None) -> Recipe:
@@ -60,7 +62,7 @@ def with_rank(session: Session, recipe: Recipe, members: Mapping[str, Candidate]
 
 def places_of(
     session: Session, recipe: Recipe, members: Mapping[str, Candidate], merged: WeightDelta, error: float = 0.0
-) -> Places:
+) -> ModelPlaces:
     """Where base and members are, as a format in the run folder names them."""
     base = session.local.base
     hub = base.revision is not None
@@ -71,7 +73,7 @@ def places_of(
             where[member.id] = SHOTS_LORA
         else:
             where[member.id] = candidate.source if candidate.revision else str(Path(candidate.path).resolve())
-    return Places(
+    return ModelPlaces(
         base=base.id if hub else str(session.local.path.resolve()),
         base_revision=base.revision,
         members=where,

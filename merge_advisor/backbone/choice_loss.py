@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from merge_advisor.backbone.forward import Array, Encoded, batch_logits, gradient_of
+from merge_advisor.arrays import Float32Array
+from merge_advisor.backbone.forward import EncodedRow, batch_logits, gradient_of
 from merge_advisor.backbone.likelihood import answer_totals, log_likelihoods
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 class EncodedChoices:
     """A row with choices as token ids."""
 
-    answers: tuple[Encoded, ...]
+    answers: tuple[EncodedRow, ...]
     """One a choice, in the row's order; the prompt is the same but where a long choice cut it."""
     right: int
     """Position of the right one."""
@@ -52,7 +53,7 @@ def right_loss(totals: Sequence[float], right: int) -> float:
 
 def choice_loss_and_gradient(
     backbone: Backbone, rows: Sequence[EncodedChoices], names: Sequence[str]
-) -> tuple[list[float], dict[str, Array]]:
+) -> tuple[list[float], dict[str, Float32Array]]:
     """Return `choice_losses`, and ∂L/∂W of their mean for the named parameters, as `forward.loss_and_gradient` does.
 
     Row by row: what the choices of a row share, its prompt, runs once.

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from merge_advisor.backbone.forward import Encoded, batch_losses, batches, row_losses
+from merge_advisor.backbone.forward import EncodedRow, batch_losses, batches, row_losses
 from merge_advisor.backbone.model import release_memory
-from merge_advisor.backbone.weights import LowRank, WeightDelta
 from merge_advisor.errors import InputError
+from merge_advisor.options import CHECK_STEPS, FinetuneSettings
+from merge_advisor.weights.updates import LowRankUpdate, WeightDelta
 
 if TYPE_CHECKING:
     import torch
@@ -25,51 +26,10 @@ if TYPE_CHECKING:
 
 PATIENCE = 2
 """Checks without a better loss on the watched rows after which training stops."""
-LEAST_STEPS = 8
-"""Steps taken at least where no rows are watched."""
-CHECK_STEPS = 4
-"""Steps between two checks at least."""
-
-
-@dataclass(frozen=True, slots=True)
-class FinetuneSettings:
-    """How the LoRA of the shots is trained. The defaults were measured, see eval/task_embedding.md."""
-
-    rank: int = 8
-    alpha: float = 16.0
-    lr: float = 2e-3
-    epochs: int = 8
-    """Passes over the shots at most, where the loss on watched rows tells when to stop."""
-    blind_epochs: int = 2
-    """Passes over the shots where no rows are watched (never under `LEAST_STEPS`, never over `epochs`)."""
-    batch_size: int = 4
-    steps: int | None = None
-    """Optimiser steps, whatever the watched rows say; None: as above."""
-    max_length: int = 256
-    """Tokens of a row at most; longer prompts are cut on their left."""
-
-    def __post_init__(self) -> None:
-        counts = (self.rank, self.epochs, self.blind_epochs, self.batch_size, self.max_length, self.steps or 1)
-        if min(counts) < 1 or self.lr <= 0:
-            raise InputError(f"finetune settings {self} hold a number below 1 (or lr <= 0); give positive ones")
-
-    def steps_for(self, rows: int, *, watched: bool = False) -> int:
-        """Optimiser steps taken on so many rows (at most, where others are watched)."""
-        epoch = math.ceil(rows / self.batch_size)
-        blind = max(self.blind_epochs * epoch, LEAST_STEPS)
-        return self.steps or (self.epochs * epoch if watched else min(blind, self.epochs * epoch))
-
-    def forwards_for(self, rows: int, watched: int) -> int:
-        """Forward passes over one row of a finetune on so many rows, at most; a backward pass counts as two.
-
-        Watched rows are looked at at every check, and at the end.
-        """
-        steps = self.steps_for(rows, watched=watched > 0)
-        return 3 * steps * min(self.batch_size, rows) + watched * (steps // CHECK_STEPS + 1)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Finetuned:
+class FinetuneResult:
     """A trained LoRA and how it came about."""
 
     delta: WeightDelta
@@ -83,14 +43,14 @@ class Finetuned:
 
 def finetune_lora(
     backbone: Backbone,
-    rows: Sequence[Encoded],
+    rows: Sequence[EncodedRow],
     targets: Sequence[str],
     settings: FinetuneSettings,
     *,
     seed: int,
-    watch: Sequence[Encoded] = (),
+    watch: Sequence[EncodedRow] = (),
     progress: Callable[[int, int], None] = lambda done, total: None,
-) -> Finetuned:
+) -> FinetuneResult:
     """Train a LoRA (arXiv 2106.09685) on the completions of `rows`; the base itself is not changed.
 
     A is drawn as PEFT draws it (uniform ±1/sqrt(in), Kaiming with a = sqrt(5)), B starts at zero; AdamW without weight
@@ -144,8 +104,8 @@ def finetune_lora(
             handle.remove()
         release_memory()
     if best.delta is None:  # nothing was watched, or nothing finite
-        return Finetuned(_as_delta(factors, scale), step, step, tuple(best.losses))
-    return Finetuned(best.delta, best.step, step, tuple(best.losses))
+        return FinetuneResult(_as_delta(factors, scale), step, step, tuple(best.losses))
+    return FinetuneResult(best.delta, best.step, step, tuple(best.losses))
 
 
 @dataclass(eq=False)
@@ -172,7 +132,7 @@ class _Best:
 
 
 def _as_delta(factors: Factors, scale: float) -> WeightDelta:
-    return {name: LowRank(_numpy(a), _numpy(b), scale) for name, (a, b) in factors.items()}
+    return {name: LowRankUpdate(_numpy(a), _numpy(b), scale) for name, (a, b) in factors.items()}
 
 
 def _optimiser(factors: Factors, lr: float, total: int) -> tuple[Any, Any]:
@@ -228,7 +188,7 @@ def _attach(
     return backbone.modules[name.removesuffix(".weight")].register_forward_hook(forward)
 
 
-def _backward(backbone: Backbone, rows: Sequence[Encoded]) -> float:
+def _backward(backbone: Backbone, rows: Sequence[EncodedRow]) -> float:
     """Accumulate the gradient of the rows' mean loss, length bucket by length bucket; return the loss."""
     value = 0.0
     for batch in batches(rows):

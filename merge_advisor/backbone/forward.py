@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from merge_advisor.backbone.packing import PACKED_TOKENS, can_pack, packed_logits
 from merge_advisor.errors import TaskError
@@ -18,7 +17,8 @@ if TYPE_CHECKING:
 
     from merge_advisor.backbone.model import Backbone
 
-Array = NDArray[np.float32]
+from merge_advisor.arrays import Float32Array
+
 IGNORED = -100
 """Label of a position that does not count."""
 TOKENS_PER_BATCH = 2048
@@ -28,7 +28,7 @@ SHORTEST_PREFIX = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Encoded:
+class EncodedRow:
     """A row as token ids; the end token closes the completion."""
 
     prompt: tuple[int, ...]
@@ -46,7 +46,7 @@ def encode(
     names: Sequence[str] | None = None,
     end: bool = True,
     cut: bool = False,
-) -> list[Encoded]:
+) -> list[EncodedRow]:
     """Turn (prompt, completion) texts into ids, the prompt cut on its left to `max_length` tokens in all.
 
     Prompt and completion are tokenised apart, without special tokens (FACTS: "no special tokens before it"); the prompt
@@ -72,7 +72,7 @@ def encode(
         if room < 1 or len(completion) > max_length:
             row = names[index] if names else f"row {index + 1}"
             raise TaskError(f"{row}: its answer takes {len(completion)} tokens of {max_length}; shorten or drop it")
-        found.append(Encoded(tuple(prompt[-room:]), tuple(completion)))
+        found.append(EncodedRow(tuple(prompt[-room:]), tuple(completion)))
     return found
 
 
@@ -86,7 +86,7 @@ def context_length(backbone: Backbone) -> int:
     return 2048
 
 
-def probe_hidden(backbone: Backbone, probes: Sequence[str], *, copies: int = 1, max_length: int = 256) -> Array:
+def probe_hidden(backbone: Backbone, probes: Sequence[str], *, copies: int = 1, max_length: int = 256) -> Float32Array:
     """Last hidden state (after the final norm) at each probe's last token.
 
     One right-padded batch: padding behind the last token cannot reach it under causal attention, and rotary or absolute
@@ -118,11 +118,11 @@ def probe_hidden(backbone: Backbone, probes: Sequence[str], *, copies: int = 1, 
         else:
             state = backbone.model.base_model(input_ids=ids, attention_mask=mask, use_cache=False)
             hidden = state.last_hidden_state[torch.arange(len(ids)), mask.sum(1) - 1]
-    found: Array = hidden.float().reshape(copies, len(probes), -1).cpu().numpy()
+    found: Float32Array = hidden.float().reshape(copies, len(probes), -1).cpu().numpy()
     return found
 
 
-def encoder_hidden(backbone: Backbone, probes: Sequence[str], *, max_length: int = 256) -> Array:
+def encoder_hidden(backbone: Backbone, probes: Sequence[str], *, max_length: int = 256) -> Float32Array:
     """Mean over the tokens of the encoder's last layer, (p, d) float32; encoder-decoders only."""
     import torch
 
@@ -133,11 +133,11 @@ def encoder_hidden(backbone: Backbone, probes: Sequence[str], *, max_length: int
         state = backbone.model.get_encoder()(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
         weight = batch["attention_mask"].unsqueeze(-1).to(backbone.dtype)
         mean = (state.last_hidden_state * weight).sum(1) / weight.sum(1)
-    found: Array = mean.float().cpu().numpy()
+    found: Float32Array = mean.float().cpu().numpy()
     return found
 
 
-def last_logits(backbone: Backbone, probes: Sequence[str], *, max_length: int = 256) -> Array:
+def last_logits(backbone: Backbone, probes: Sequence[str], *, max_length: int = 256) -> Float32Array:
     """Logits of the token after each probe, (p, vocabulary) float32."""
     import torch
 
@@ -150,11 +150,11 @@ def last_logits(backbone: Backbone, probes: Sequence[str], *, max_length: int = 
                 start = torch.full((1, 1), int(backbone.model.config.decoder_start_token_id), device=backbone.device)
                 batch["decoder_input_ids"] = start
             rows.append(backbone.model(**batch).logits[0, -1].float())
-    found: Array = torch.stack(rows).cpu().numpy()
+    found: Float32Array = torch.stack(rows).cpu().numpy()
     return found
 
 
-def batches(rows: Sequence[Encoded], tokens: int = TOKENS_PER_BATCH) -> Iterator[list[int]]:
+def batches(rows: Sequence[EncodedRow], tokens: int = TOKENS_PER_BATCH) -> Iterator[list[int]]:
     """Yield positions of rows of like length together, at most `tokens` padded tokens a batch (one row at least)."""
     batch: list[int] = []
     for position in sorted(range(len(rows)), key=lambda index: (len(rows[index]), index)):
@@ -166,7 +166,7 @@ def batches(rows: Sequence[Encoded], tokens: int = TOKENS_PER_BATCH) -> Iterator
         yield batch
 
 
-def row_losses(backbone: Backbone, rows: Sequence[Encoded]) -> list[float]:
+def row_losses(backbone: Backbone, rows: Sequence[EncodedRow]) -> list[float]:
     """Mean negative log-likelihood of each row's completion, its end token included, in nats per token."""
     import torch
 
@@ -179,7 +179,7 @@ def row_losses(backbone: Backbone, rows: Sequence[Encoded]) -> list[float]:
     return found
 
 
-def batch_losses(backbone: Backbone, rows: Sequence[Encoded]) -> torch.Tensor:
+def batch_losses(backbone: Backbone, rows: Sequence[EncodedRow]) -> torch.Tensor:
     """Mean loss of each row of one batch, (n,) float32, differentiable where parameters require gradients."""
     import torch
 
@@ -191,12 +191,12 @@ def batch_losses(backbone: Backbone, rows: Sequence[Encoded]) -> torch.Tensor:
     return nll.sum(1) / counted.sum(1)
 
 
-def batch_logits(backbone: Backbone, rows: Sequence[Encoded]) -> tuple[torch.Tensor, torch.Tensor]:
+def batch_logits(backbone: Backbone, rows: Sequence[EncodedRow]) -> tuple[torch.Tensor, torch.Tensor]:
     """Logits (n, kept, vocabulary) of one batch, and the tokens they predict, (n, kept), `IGNORED` where none does."""
     return _seq2seq_logits(backbone, rows) if backbone.encoder_decoder else _causal_logits(backbone, rows)
 
 
-def _causal_logits(backbone: Backbone, rows: Sequence[Encoded]) -> tuple[torch.Tensor, torch.Tensor]:
+def _causal_logits(backbone: Backbone, rows: Sequence[EncodedRow]) -> tuple[torch.Tensor, torch.Tensor]:
     """Logits and labels, (n, kept) positions: only those that some row's completion needs.
 
     What all prompts begin with (a template's preamble) runs once: as the front of one sequence where the rows are
@@ -283,7 +283,7 @@ def continue_from(
 
 
 @dataclass(eq=False)
-class Read:
+class PromptCache:
     """Prompts that a decoder has read, n of them, to go on from."""
 
     last: torch.Tensor
@@ -295,7 +295,7 @@ class Read:
     lengths: torch.Tensor
     """(n,) tokens of each prompt, on the CPU."""
 
-    def select(self, rows: Sequence[int]) -> Read:
+    def select(self, rows: Sequence[int]) -> PromptCache:
         """Return these rows, in this order, one maybe several times, to go on from; this one stays as it is."""
         import torch
 
@@ -304,10 +304,10 @@ class Read:
         cache.layers = [copy.copy(layer) for layer in cache.layers]  # selecting gives a layer other tensors
         there = index.to(self.seen.device)
         cache.batch_select_indices(there)
-        return Read(self.last[there], cache, self.seen[there], self.lengths[index])
+        return PromptCache(self.last[there], cache, self.seen[there], self.lengths[index])
 
 
-def read_prompts(backbone: Backbone, prompts: Sequence[Sequence[int]]) -> Read:
+def read_prompts(backbone: Backbone, prompts: Sequence[Sequence[int]]) -> PromptCache:
     """Run prompts of one batch through a decoder; what all of them begin with runs once."""
     import torch
 
@@ -321,10 +321,10 @@ def read_prompts(backbone: Backbone, prompts: Sequence[Sequence[int]]) -> Read:
     logits, cache = continue_from(backbone, prompts[0][:shared], ids, mask, kept, cached=True)
     last = logits[torch.arange(len(ids)), torch.searchsorted(kept, lengths - 1)]
     seen = torch.cat([torch.ones((len(ids), shared), dtype=torch.long), mask], dim=1).to(backbone.device)
-    return Read(last, cache, seen, shared + lengths)
+    return PromptCache(last, cache, seen, shared + lengths)
 
 
-def _seq2seq_logits(backbone: Backbone, rows: Sequence[Encoded]) -> tuple[torch.Tensor, torch.Tensor]:
+def _seq2seq_logits(backbone: Backbone, rows: Sequence[EncodedRow]) -> tuple[torch.Tensor, torch.Tensor]:
     import torch
 
     pad = int(backbone.tokenizer.pad_token_id)
@@ -340,14 +340,14 @@ def _seq2seq_logits(backbone: Backbone, rows: Sequence[Encoded]) -> tuple[torch.
     return state.logits, labels.to(device)
 
 
-def weight_gradient(backbone: Backbone, rows: Sequence[Encoded], names: Sequence[str]) -> dict[str, Array]:
+def weight_gradient(backbone: Backbone, rows: Sequence[EncodedRow], names: Sequence[str]) -> dict[str, Float32Array]:
     """∂L/∂W of the mean of the rows' losses, as `loss_and_gradient` takes it."""
     return loss_and_gradient(backbone, rows, names)[1]
 
 
 def loss_and_gradient(
-    backbone: Backbone, rows: Sequence[Encoded], names: Sequence[str]
-) -> tuple[list[float], dict[str, Array]]:
+    backbone: Backbone, rows: Sequence[EncodedRow], names: Sequence[str]
+) -> tuple[list[float], dict[str, Float32Array]]:
     """Each row's loss, and ∂L/∂W of their mean for the named parameters in their layout, float32.
 
     At the base, or at whatever is placed on it (in float32). One backward pass over the rows: by FLOPs two forwards.
@@ -365,7 +365,7 @@ def loss_and_gradient(
     return found, gradient
 
 
-def gradient_of(backbone: Backbone, parts: Iterator[torch.Tensor], names: Sequence[str]) -> dict[str, Array]:
+def gradient_of(backbone: Backbone, parts: Iterator[torch.Tensor], names: Sequence[str]) -> dict[str, Float32Array]:
     """Return ∂/∂W of the sum of scalars for the named parameters in their layout, float32; each part as it comes."""
     import torch
 
@@ -394,7 +394,7 @@ def text_losses(backbone: Backbone, texts: Sequence[str], *, max_length: int = 5
         ids: Any = backbone.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"][:max_length]
         if backbone.encoder_decoder:  # the first half is read, the second half is predicted
             middle = max(1, len(ids) // 2)
-            rows.append(Encoded(tuple(ids[:middle]), tuple(ids[middle:]) or (backbone.end_id,)))
+            rows.append(EncodedRow(tuple(ids[:middle]), tuple(ids[middle:]) or (backbone.end_id,)))
         else:
-            rows.append(Encoded(tuple(ids[:1]), tuple(ids[1:]) or (backbone.end_id,)))
+            rows.append(EncodedRow(tuple(ids[:1]), tuple(ids[1:]) or (backbone.end_id,)))
     return row_losses(backbone, rows)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from merge_advisor.backbone.forward import Read, context_length, encode, read_prompts
+from merge_advisor.backbone.forward import PromptCache, context_length, encode, read_prompts
 
 if TYPE_CHECKING:
     from merge_advisor.backbone.model import Backbone
@@ -66,7 +66,7 @@ def greedy(
     return found
 
 
-def _advance(backbone: Backbone, read: Read, tokens: Sequence[int]) -> None:
+def _advance(backbone: Backbone, read: PromptCache, tokens: Sequence[int]) -> None:
     """Append one token to each row."""
     import torch
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from merge_advisor.backbone.forward import (
     IGNORED,
     TOKENS_PER_BATCH,
-    Encoded,
+    EncodedRow,
     attends_to_all,
     batch_logits,
     batches,
@@ -31,7 +31,7 @@ ENOUGH_TOKENS = 64
 """Tokens that are worth a forward of their own, without padding: about as much as reading the weights costs."""
 
 
-def answer_totals(backbone: Backbone, rows: Sequence[Encoded]) -> list[float]:
+def answer_totals(backbone: Backbone, rows: Sequence[EncodedRow]) -> list[float]:
     """Return Σ log p over each answer's tokens, the end token included; rows of one prompt share its forward.
 
     The sums are in the order of the rows, and may be no numbers where weights overflow.
@@ -63,7 +63,7 @@ def answer_totals(backbone: Backbone, rows: Sequence[Encoded]) -> list[float]:
     return found
 
 
-def losses_and_greedy(backbone: Backbone, rows: Sequence[Encoded]) -> tuple[list[float], list[tuple[int, ...]]]:
+def losses_and_greedy(backbone: Backbone, rows: Sequence[EncodedRow]) -> tuple[list[float], list[tuple[int, ...]]]:
     """Return `forward.row_losses`, and from the same forward what greedy decoding would say along each answer.
 
     The latter is, at each of the answer's tokens, the most likely one after the prompt and the answer's tokens before.
@@ -86,7 +86,7 @@ def losses_and_greedy(backbone: Backbone, rows: Sequence[Encoded]) -> tuple[list
     return losses, found
 
 
-def _grouped(rows: Sequence[Encoded], groups: Sequence[Sequence[int]]) -> Iterator[list[list[int]]]:
+def _grouped(rows: Sequence[EncodedRow], groups: Sequence[Sequence[int]]) -> Iterator[list[list[int]]]:
     """Yield batches of groups of like length; a group too large for one batch comes in pieces."""
     pieces: list[tuple[int, int, list[int]]] = []
     for group in groups:

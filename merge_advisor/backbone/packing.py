@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
-    from merge_advisor.backbone.forward import Encoded
+    from merge_advisor.backbone.forward import EncodedRow
     from merge_advisor.backbone.model import Backbone
 
 PACKED_TOKENS = 512
@@ -32,7 +32,7 @@ def can_pack(backbone: Backbone) -> bool:
 
 
 def packed_logits(
-    backbone: Backbone, rows: Sequence[Encoded], shared: int, ignored: int
+    backbone: Backbone, rows: Sequence[EncodedRow], shared: int, ignored: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Run rows as one sequence, the first `shared` tokens of their prompts (fewer than any prompt has) only once.
 

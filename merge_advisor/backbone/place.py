@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
-from merge_advisor.backbone.weights import Dense, LowRank, Update, WeightDelta
 from merge_advisor.errors import PoolError
+from merge_advisor.weights.updates import DenseUpdate, LowRankUpdate, Update, WeightDelta
 
 if TYPE_CHECKING:
     import torch
@@ -44,7 +44,7 @@ def placed(backbone: Backbone, delta: WeightDelta) -> Iterator[None]:
             if tuple(update.shape) != tuple(backbone.parameters[name].shape):
                 wanted, found = tuple(backbone.parameters[name].shape), tuple(update.shape)
                 raise PoolError(f"parameter {name}: update is {found}, base is {wanted}; another base or size")
-            if beside and isinstance(update, LowRank):
+            if beside and isinstance(update, LowRankUpdate):
                 stack.callback(_hook(backbone, name, _beside(backbone, [update])).remove)
             else:
                 stack.callback(_swap(backbone, name, update))
@@ -62,10 +62,10 @@ def placed_together(backbone: Backbone, deltas: Sequence[WeightDelta]) -> Iterat
         for name in sorted({name for delta in deltas for name in delta}):
             if name not in backbone.parameters:
                 raise PoolError(f"parameter {name} is not in the base; this candidate belongs to another base")
-            updates: list[LowRank | None] = []
+            updates: list[LowRankUpdate | None] = []
             for delta in deltas:
                 update = delta.get(name)
-                if isinstance(update, Dense):
+                if isinstance(update, DenseUpdate):
                     raise PoolError(f"parameter {name}: only adapters run together in one forward, not checkpoints")
                 updates.append(update)
             stack.callback(_hook(backbone, name, _beside(backbone, updates)).remove)
@@ -81,7 +81,7 @@ def _swap(backbone: Backbone, name: str, update: Update) -> Callable[[], None]:
     buffer = backbone.scratch.get(name)
     if buffer is None:
         buffer = backbone.scratch[name] = torch.empty_like(original)
-    if isinstance(update, LowRank):
+    if isinstance(update, LowRankUpdate):
         a, b = _tensor(update.a, original), _tensor(update.b, original)
         left, right = (a.T, b.T) if update.transposed else (b, a)
         torch.addmm(original, left, right, alpha=update.scale, out=buffer)
@@ -113,7 +113,7 @@ def _hook(backbone: Backbone, name: str, add: Callable[[torch.Tensor], torch.Ten
     return module.register_forward_hook(forward)
 
 
-def _beside(backbone: Backbone, updates: Sequence[LowRank | None]) -> Callable[[torch.Tensor], torch.Tensor]:
+def _beside(backbone: Backbone, updates: Sequence[LowRankUpdate | None]) -> Callable[[torch.Tensor], torch.Tensor]:
     """Return x -> s·B(Ax), row block i of x through update i (None adds nothing)."""
     import torch
 

@@ -9,25 +9,25 @@ from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 from merge_advisor import registry
-from merge_advisor.backbone.finetune import FinetuneSettings
-from merge_advisor.benchmark.tuners import at_zero
+from merge_advisor.benchmark.running.tuners import at_zero
 from merge_advisor.benchmark.values import Arm, Control, Question, Setup
 from merge_advisor.errors import InputError, SpecError
-from merge_advisor.pool.plain_yaml import read_mapping
+from merge_advisor.options import FinetuneSettings
+from merge_advisor.plain_yaml import read_mapping
 from merge_advisor.tuning.goals import PENALISED
 from merge_advisor.types import from_json
 
-SIZE_LIMIT = 2**20
+_SIZE_LIMIT = 2**20
 """Largest setup read, in bytes."""
 ORACLES = ("majority-oracle", "best-single-oracle")
 """Controls that read held-out answers."""
-OBJECTIVES = ("auto", "loss", "choices", "accuracy", *PENALISED)
+BENCH_OBJECTIVES = ("auto", "loss", "choices", "accuracy", *PENALISED)
 """What a tuner may make small; the last two are the loss with LoraHub's penalty."""
 HUB = "hub:"
 
 
 @dataclass(frozen=True, slots=True)
-class Places:
+class SetupPlaces:
     """Where on this machine (or on the hub) a setup's things are; no part of its identity."""
 
     base: str
@@ -39,7 +39,7 @@ class Places:
 
 def read_setup(
     path: Path, *, base: str | None = None, pool: str | None = None, tasks: str | None = None
-) -> tuple[Setup, Places]:
+) -> tuple[Setup, SetupPlaces]:
     """Read and check a setup; relative paths in it start at its own folder, those given here win.
 
     Raises:
@@ -49,7 +49,7 @@ def read_setup(
     """
     found = read_mapping(
         path, "setup", needs="name, base, pool, tasks, arms, primary and smallest_gain",
-        remedy="give the path of a setup (YAML)", limit=SIZE_LIMIT,
+        remedy="give the path of a setup (YAML)", limit=_SIZE_LIMIT,
     )  # fmt: skip
     setup = from_json(Setup, json.dumps(found, default=str), str(path))
     check_setup(setup, str(path))
@@ -62,7 +62,7 @@ def read_setup(
     folder_of_tasks = tasks or (
         setup.tasks.path if setup.tasks.path.startswith(HUB) else str(folder / setup.tasks.path)
     )
-    return setup, Places(
+    return setup, SetupPlaces(
         base or place(setup.base), pool or place(setup.pool), folder_of_tasks, _families(setup, folder, tasks)
     )
 
@@ -101,7 +101,7 @@ def check_setup(setup: Setup, where: str) -> None:
             raise refuse(f"arms: the name {name!r} is empty or cannot be printed; rename it")
         if names.count(name) > 1:
             raise refuse(f"arms: two are named '{name}'; give one another name")
-        if name in CONTROLS:
+        if name in CONTROL_NAMES:
             raise refuse(f"arms: '{name}' is the name of a control; give the arm another name")
     try:
         registry.build("embedding", setup.embedding)
@@ -170,8 +170,8 @@ def _check_arm(arm: Arm, setup: Setup, refuse: Any) -> None:
         if arm.tuner.trials < 1:
             raise refuse(f"{where}: tuner.trials: {arm.tuner.trials} is too few; give at least 1")
         registry.build("sampler", arm.tuner.sampler)
-        if arm.tuner.objective not in OBJECTIVES:
-            known = ", ".join(OBJECTIVES)
+        if arm.tuner.objective not in BENCH_OBJECTIVES:
+            known = ", ".join(BENCH_OBJECTIVES)
             raise refuse(f"{where}: tuner.objective '{arm.tuner.objective}' is unknown; choose one of: {known}")
         if arm.shots_lora and at_zero(arm.tuner):
             raise refuse(f"{where}: sampler lorahub begins at weights 0; shots_lora does not go with it")
@@ -195,7 +195,7 @@ def _check_question(question: Question, setup: Setup, where: str, refuse: Any) -
             raise refuse(f"{where}: a label has no loss; compare by accuracy")
 
 
-CONTROLS: tuple[str, ...] = get_args(Control)
+CONTROL_NAMES: tuple[str, ...] = get_args(Control)
 """Names of all controls."""
 
 

@@ -16,7 +16,7 @@ View = Literal["own-in", "own-out", "family-out"]
 Metric = Literal["accuracy", "loss"]
 """Accuracy is by choice likelihood where every row has choices, exact match otherwise; loss is nats per token."""
 Control = Literal["base", "majority", "majority-oracle", "random-adapters", "shots_lora", "best-single-oracle"]
-Standing = Literal["better", "worse", "equivalent", "undecided"]
+ContrastStanding = Literal["better", "worse", "equivalent", "undecided"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +191,7 @@ class Result:
 
 
 @dataclass(frozen=True, slots=True)
-class Added:
+class LateAddition:
     """A part of the setup that came when results were there already: nobody can say it was fixed before them."""
 
     name: str
@@ -226,7 +226,7 @@ class Contrast:
     """Families in which the difference is above, at and below 0."""
     agree: bool
     """Whether interval and sign-flip test say the same about 0."""
-    standing: Standing
+    standing: ContrastStanding
     reason: str
     """The standing in one sentence with its numbers, what it cannot show included."""
     tasks: tuple[int, int, int] = (0, 0, 0)

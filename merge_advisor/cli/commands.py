@@ -10,16 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 from merge_advisor import registry
 from merge_advisor.cli.options import KINDS
-from merge_advisor.cli.progress import Progress
+from merge_advisor.cli.progress import ProgressLine
 from merge_advisor.cli.settings import fill, need
 from merge_advisor.errors import InputError
 from merge_advisor.types import to_plain
 
 if TYPE_CHECKING:
     from merge_advisor.advisor import TaskName
-    from merge_advisor.advisor.planning import PlanOptions
-    from merge_advisor.advisor.runfolder import Run
-    from merge_advisor.advisor.session import Machine
+    from merge_advisor.advisor.runs.run_folder import Run
+    from merge_advisor.options import Machine, PlanOptions
 
 OK, PARTIAL = 0, 3
 
@@ -35,9 +34,11 @@ def run_plan(arguments: argparse.Namespace) -> int:
     options = _options(arguments)
     shared = _shared(arguments)
     if arguments.dry_run:
-        from merge_advisor.advisor.dry_run import describe
+        from merge_advisor.advisor.planning.dry_run import describe_plan
 
-        found = describe(tasks, lm_eval=lm_eval, pool=arguments.pool, base=arguments.base, options=options, **shared)
+        found = describe_plan(
+            tasks, lm_eval=lm_eval, pool=arguments.pool, base=arguments.base, options=options, **shared
+        )
         _print(arguments, found, "\n".join(found["lines"]))
         return OK
     named = [*(task.stem for task in tasks), *(task.name for task in lm_eval)]
@@ -71,7 +72,7 @@ def run_score(arguments: argparse.Namespace) -> int:
         )  # fmt: skip
         shared["progress"].finish()
         return _tell(arguments, run)
-    from merge_advisor.advisor.scoring import score_model
+    from merge_advisor.advisor.scoring.score_run import score_model
     from merge_advisor.report.tables import text_table
 
     if not paths and not lm_eval:
@@ -100,7 +101,7 @@ def run_score(arguments: argparse.Namespace) -> int:
 def run_tune(arguments: argparse.Namespace) -> int:
     """`merge-advisor tune`."""
     from merge_advisor import advisor
-    from merge_advisor.advisor.tuning import TuneOptions
+    from merge_advisor.options import TuneOptions
 
     ranges = {key: _range(getattr(arguments, key), key) for key in ("bounds", "scale", "density")}
     options = TuneOptions(
@@ -123,15 +124,17 @@ def run_bench(arguments: argparse.Namespace) -> int:
     setup = Path(arguments.setup)
     places = {key: getattr(arguments, key) for key in ("base", "pool", "tasks")}
     if arguments.dry_run:
-        from merge_advisor.benchmark.dry_run import RATE, describe
+        from merge_advisor.benchmark.running.dry_run import RATE, describe_bench
 
-        found = describe(setup, **places, only=arguments.only, rate=RATE if arguments.rate is None else arguments.rate)
+        found = describe_bench(
+            setup, **places, only=arguments.only, rate=RATE if arguments.rate is None else arguments.rate
+        )
         _print(arguments, found, "\n".join(found["lines"]))
         return OK
     if arguments.out is None:
         raise InputError("bench: no folder for the results; give --out DIR, or --dry-run")
-    from merge_advisor.benchmark.running import bench
-    from merge_advisor.benchmark.summary import summary_of
+    from merge_advisor.benchmark.report.summary import bench_summary
+    from merge_advisor.benchmark.running.bench import bench
 
     shared = _shared(arguments)
     done = bench(setup, Path(arguments.out), **places, only=arguments.only, workers=arguments.workers, **shared)
@@ -143,7 +146,7 @@ def run_bench(arguments: argparse.Namespace) -> int:
             "arm": r.arm, "view": r.view, "k": r.k, "reason": r.reason} for r in measured.failed],
         "refused": list(measured.refused), "notes": list(measured.notes),
     }  # fmt: skip
-    _print(arguments, plain, summary_of(done))
+    _print(arguments, plain, bench_summary(done))
     for reason in measured.refused[:10]:
         print(f"merge-advisor: set aside {reason}", file=sys.stderr)
     return PARTIAL if measured.failed or measured.refused else OK
@@ -216,7 +219,7 @@ def run_convert(arguments: argparse.Namespace) -> int:
 
 def run_try(arguments: argparse.Namespace) -> int:
     """`merge-advisor try`."""
-    from merge_advisor.advisor.trying import answers
+    from merge_advisor.advisor.scoring.trying import answers
 
     shared = _shared(arguments)
     found = answers(
@@ -274,17 +277,16 @@ def run_init(arguments: argparse.Namespace) -> int:
 
 def run_doctor(arguments: argparse.Namespace) -> int:
     """`merge-advisor doctor`."""
-    from merge_advisor.cli.doctor import examine
+    from merge_advisor.cli.doctor import diagnose
 
-    findings = examine(Path.cwd())
+    findings = diagnose(Path.cwd())
     lines = [f"{'ok     ' if item['ok'] else 'BROKEN '} {item['what']}: {item['says']}" for item in findings]
     _print(arguments, {"findings": findings}, "\n".join(lines))
     return OK if all(item["ok"] for item in findings) else 1
 
 
 def _options(arguments: argparse.Namespace) -> PlanOptions:
-    from merge_advisor.advisor.planning import PlanOptions
-    from merge_advisor.backbone.finetune import FinetuneSettings
+    from merge_advisor.options import FinetuneSettings, PlanOptions
 
     named = {
         key: getattr(arguments, f"lora_{key}")
@@ -329,15 +331,15 @@ def _lm_eval(arguments: argparse.Namespace) -> list[TaskName]:
 
 
 def _machine(arguments: argparse.Namespace) -> Machine:
-    from merge_advisor.advisor.session import Machine
+    from merge_advisor.options import Machine
 
     if arguments.threads is not None and arguments.threads < 1:
         raise InputError(f"--threads {arguments.threads}: give 1 or more")
     return Machine(device=arguments.device, dtype=arguments.dtype, threads=arguments.threads)
 
 
-def _progress(arguments: argparse.Namespace) -> Progress:
-    return Progress("never" if arguments.quiet else "always" if arguments.verbose else "auto")
+def _progress(arguments: argparse.Namespace) -> ProgressLine:
+    return ProgressLine("never" if arguments.quiet else "always" if arguments.verbose else "auto")
 
 
 def _shared(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -357,9 +359,9 @@ def _tell(arguments: argparse.Namespace, run: Run) -> int:
     if arguments.json:
         _print(arguments, plain, "")
     else:
-        from merge_advisor.advisor.reporting import summary_of
+        from merge_advisor.advisor.runs.run_report import run_summary
 
-        print(summary_of(run))
+        print(run_summary(run))
     refused = [item for item in run.plan.candidates if item.status == "refused"]
     for item in refused[:10]:
         print(f"merge-advisor: set aside {item.id}: {item.reason}", file=sys.stderr)

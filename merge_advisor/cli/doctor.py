@@ -9,7 +9,7 @@ import sqlite3
 from pathlib import Path
 from typing import Any
 
-from merge_advisor.cli.settings import NAME, read_settings
+from merge_advisor.cli.settings import SETTINGS_FILE, read_settings
 from merge_advisor.errors import MergeAdvisorError
 
 PACKAGES = {
@@ -19,7 +19,7 @@ PACKAGES = {
 }  # fmt: skip
 
 
-def examine(folder: Path) -> list[dict[str, Any]]:
+def diagnose(folder: Path) -> list[dict[str, Any]]:
     """Look at packages, compute, cache, hub and settings; a finding is {what, ok, says}."""
     findings = [_finding("python", True, f"{platform.python_version()} on {platform.system()} {platform.machine()}")]
     findings += [_package(name, use) for name, use in PACKAGES.items()]
@@ -53,7 +53,7 @@ def _compute() -> dict[str, Any]:
 
 
 def _cache() -> dict[str, Any]:
-    from merge_advisor.advisor.session import default_cache
+    from merge_advisor.advisor.measuring.session import default_cache
 
     cache = default_cache()
     try:
@@ -93,8 +93,10 @@ def _settings(folder: Path) -> dict[str, Any]:
     except MergeAdvisorError as error:
         return _finding("settings", False, str(error))
     if not found:
-        return _finding("settings", True, f"no {NAME} here; `merge-advisor init` writes one")
+        return _finding("settings", True, f"no {SETTINGS_FILE} here; `merge-advisor init` writes one")
     missing = [f"{key} {found[key]}" for key in ("pool",) if key in found and not Path(found[key]).exists()]
     if missing:
-        return _finding("settings", True, f"{NAME}: {', '.join(missing)} is no path here, taken as a hub id")
-    return _finding("settings", True, f"{NAME}: " + ", ".join(f"{key} = {value}" for key, value in found.items()))
+        return _finding("settings", True, f"{SETTINGS_FILE}: {', '.join(missing)} is no path here, taken as a hub id")
+    return _finding(
+        "settings", True, f"{SETTINGS_FILE}: " + ", ".join(f"{key} = {value}" for key, value in found.items())
+    )

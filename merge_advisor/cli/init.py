@@ -6,7 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
-from merge_advisor.cli.settings import NAME
+from merge_advisor.cli.settings import SETTINGS_FILE
 from merge_advisor.errors import InputError, RunError
 
 PLAIN = """\
@@ -44,7 +44,7 @@ def write_settings(folder: Path, *, demo: bool, force: bool, pool: str | None, b
         pool = pool or str(place / "pool.yaml")
         base = base or "HuggingFaceTB/SmolLM2-135M-Instruct"
         sources = sorted((place / "tasks").glob("*.jsonl"), key=lambda path: (path.stem != "mixed", path.stem))
-    wanted = [folder / NAME, *(folder / source.name for source in sources)]
+    wanted = [folder / SETTINGS_FILE, *(folder / source.name for source in sources)]
     for path in wanted:
         if path.exists() and not force:
             raise RunError(f"{path}: is there already; --force replaces it")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from merge_advisor import __version__
 from merge_advisor.registry import BUILTIN
+from merge_advisor.version import __version__
 
 EPILOG = "Settings may stand in ./merge-advisor.toml (see `merge-advisor init`); options win over it."
 KINDS = {

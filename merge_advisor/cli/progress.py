@@ -6,7 +6,7 @@ import sys
 import time
 
 
-class Progress:
+class ProgressLine:
     """Say what is going on and how far it is; a new step starts a new line.
 
     Args:

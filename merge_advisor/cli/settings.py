@@ -9,7 +9,7 @@ from typing import Any
 
 from merge_advisor.errors import InputError
 
-NAME = "merge-advisor.toml"
+SETTINGS_FILE = "merge-advisor.toml"
 KEYS = {
     "base": str, "pool": str, "template": str, "cache": str, "store": str, "offline": bool, "device": str, "dtype": str,
     "threads": int, "strategy": str, "k": int, "shots": int, "composition": str, "rank": int, "seed": int,
@@ -24,7 +24,7 @@ def read_settings(folder: Path) -> dict[str, Any]:
     Raises:
         InputError: not TOML, an unknown key, or a value of another type.
     """
-    path = folder / NAME
+    path = folder / SETTINGS_FILE
     if not path.is_file():
         return {}
     try:
@@ -66,4 +66,6 @@ def need(arguments: argparse.Namespace, *names: str) -> None:
     """
     for name in names:
         if getattr(arguments, name) is None:
-            raise InputError(f"no {name} named: give --{name}, or write one into {NAME} (`merge-advisor init`)")
+            raise InputError(
+                f"no {name} named: give --{name}, or write one into {SETTINGS_FILE} (`merge-advisor init`)"
+            )

@@ -25,15 +25,15 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 
 if TYPE_CHECKING:
-    from merge_advisor.backbone.weights import WeightDelta
+    from merge_advisor.weights.updates import WeightDelta
 
-__all__ = ["Composes", "Composition", "Takes"]
+__all__ = ["Composition", "MergeRule", "Takes"]
 
 Takes = Literal["adapters", "checkpoints", "both"]
 """Kinds of candidates a composition can merge."""
 
 
-class Composes(Protocol):
+class MergeRule(Protocol):
     """What merges."""
 
     def compose(self, members: Sequence[WeightDelta], weights: Sequence[float]) -> WeightDelta:
@@ -45,7 +45,7 @@ class Composes(Protocol):
         ...
 
 
-class Composition(Composes, Protocol):
+class Composition(MergeRule, Protocol):
     """What the registry's compositions look like."""
 
     name: ClassVar[str]

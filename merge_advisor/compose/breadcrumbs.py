@@ -5,13 +5,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from merge_advisor.backbone.weights import Update
 from merge_advisor.compose import Takes
-from merge_advisor.compose.sparse import KEEP_ALL, MEMORY, Kept, Sparse, check_choice, check_density, largest, sizes_of
+from merge_advisor.compose.sparse import (
+    KEEP_ALL,
+    MEMORY,
+    KeptEntries,
+    SparseComposition,
+    check_choice,
+    check_density,
+    largest,
+    sizes_of,
+)
+from merge_advisor.weights.updates import Update
 
 
 @dataclass(frozen=True)
-class Breadcrumbs(Sparse):
+class Breadcrumbs(SparseComposition):
     """Leave out each member's few largest entries and its many smallest, and add what is left weighted.
 
     As in mergekit: `density` is what stays, `gamma` the share of outliers left out at the top (fewer where both
@@ -41,7 +50,7 @@ class Breadcrumbs(Sparse):
         if not 0 <= self.gamma < 1:
             raise ValueError(f"gamma={self.gamma:g} is no share of entries; give 0 or more, less than 1")
 
-    def sparsify(self, name: str, update: Update) -> Kept:
+    def sparsify(self, name: str, update: Update) -> KeptEntries:
         """Keep the middle."""
         if self.density >= 1:
             return KEEP_ALL
@@ -51,7 +60,7 @@ class Breadcrumbs(Sparse):
         mask = largest(sizes, kept + outliers)
         if outliers:
             mask &= ~largest(sizes, outliers)
-        return Kept(mask.reshape(update.shape))
+        return KeptEntries(mask.reshape(update.shape))
 
     def vote(self) -> str:
         """The election of the spec."""

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from merge_advisor.backbone.weights import Update, WeightDelta
-from merge_advisor.compose.lazily import Lazily
+from merge_advisor.compose.lazy_delta import LazyDelta
 from merge_advisor.errors import SpecError
+from merge_advisor.weights.updates import Update, WeightDelta
 
 if TYPE_CHECKING:
     from merge_advisor.compose import Composition
@@ -50,7 +50,7 @@ def _times(member: WeightDelta, weight: float) -> WeightDelta:
     def read(name: str) -> Update:
         return member[name].times(weight)
 
-    return Lazily(list(member), read)
+    return LazyDelta(list(member), read)
 
 
 def crossing(parts: Sequence[WeightDelta]) -> Crossing:

@@ -7,22 +7,22 @@ from typing import ClassVar
 
 import numpy as np
 
-from merge_advisor.backbone.weights import Update
 from merge_advisor.compose import Takes
 from merge_advisor.compose.sparse import (
     KEEP_ALL,
     MEMORY,
-    Kept,
-    Sparse,
+    KeptEntries,
+    SparseComposition,
     check_choice,
     check_density,
     drawn,
     generator_of,
 )
+from merge_advisor.weights.updates import Update
 
 
 @dataclass(frozen=True)
-class DareLinear(Sparse):
+class DareLinear(SparseComposition):
     """Keep random entries of each member, rescale what is left, and add it weighted (DARE).
 
     The paper divides by the density; mergekit 0.1.5 rescales so that Σ|ΔW| of the parameter stays (`rescale=l1`, the
@@ -51,7 +51,7 @@ class DareLinear(Sparse):
         check_density(self.density)
         check_choice("rescale", self.rescale, ("l1", "density", "none"))
 
-    def sparsify(self, name: str, update: Update) -> Kept:
+    def sparsify(self, name: str, update: Update) -> KeptEntries:
         """Keep at random."""
         if self.density >= 1:
             return KEEP_ALL

@@ -8,23 +8,23 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from merge_advisor.backbone.weights import Update
 from merge_advisor.compose import Takes
 from merge_advisor.compose.sparse import (
     KEEP_ALL,
     MEMORY,
-    Kept,
-    Sparse,
+    KeptEntries,
+    SparseComposition,
     check_choice,
     check_density,
     drawn,
     generator_of,
     sizes_of,
 )
+from merge_advisor.weights.updates import Update
 
 
 @dataclass(frozen=True)
-class Della(Sparse):
+class Della(SparseComposition):
     """Keep random entries, large ones more likely, rescale, and average the members that agree in sign (DELLA).
 
     Within each row an entry's chance rises with the rank of its size from density - ε to density + ε (as in mergekit,
@@ -67,7 +67,7 @@ class Della(Sparse):
                 f"epsilon={self.epsilon:g} takes density={self.density:g} out of 0 to 1; give a smaller one"
             )
 
-    def sparsify(self, name: str, update: Update) -> Kept:
+    def sparsify(self, name: str, update: Update) -> KeptEntries:
         """Keep at random, by rank within the row."""
         if self.density >= 1:
             return KEEP_ALL

@@ -8,9 +8,10 @@ from typing import ClassVar
 
 import numpy as np
 
-from merge_advisor.backbone.weights import Array, Dense, LowRank, Update, WeightDelta, along
+from merge_advisor.arrays import Float32Array
 from merge_advisor.compose import Takes
-from merge_advisor.compose.lazily import Lazily, active, names_of, same_shape
+from merge_advisor.compose.lazy_delta import LazyDelta, active, names_of, same_shape
+from merge_advisor.weights.updates import DenseUpdate, LowRankUpdate, Update, WeightDelta, along
 
 
 @dataclass(frozen=True)
@@ -39,23 +40,23 @@ class Exact:
             same_shape(self.name, name, parts)
             return total(parts)
 
-        return Lazily(names_of(pairs), merged)
+        return LazyDelta(names_of(pairs), merged)
 
-    def slopes(self, updates: Sequence[Update | None], weights: Sequence[float], gradient: Array) -> list[float]:
+    def slopes(self, updates: Sequence[Update | None], weights: Sequence[float], gradient: Float32Array) -> list[float]:
         """∂L/∂wᵢ from ∂L/∂W of one parameter, for the members' updates of it (None: it leaves it alone): ⟨G, ΔWᵢ⟩."""
         return [0.0 if update is None else along(update, gradient) for update in updates]
 
 
 def total(parts: Sequence[Update]) -> Update:
     """Sum of updates: low-rank ones as factors side by side (a lone one untouched), densely where one is dense."""
-    low_rank = [part for part in parts if isinstance(part, LowRank)]
+    low_rank = [part for part in parts if isinstance(part, LowRankUpdate)]
     if len(low_rank) == len(parts) == 1:
         return low_rank[0]
     if len(low_rank) == len(parts):
         a = np.concatenate([part.a for part in low_rank])
         b = np.concatenate([part.b * np.float32(part.scale) for part in low_rank], axis=1)
-        return LowRank(a, b, 1.0, low_rank[0].transposed)
+        return LowRankUpdate(a, b, 1.0, low_rank[0].transposed)
     found = np.zeros(parts[0].shape, dtype=np.float32)
     for part in parts:
         found += part.dense()
-    return Dense(found)
+    return DenseUpdate(found)

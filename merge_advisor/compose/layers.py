@@ -6,17 +6,17 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from merge_advisor.backbone.naming import layer_factor
-from merge_advisor.backbone.weights import Update, WeightDelta
-from merge_advisor.compose.lazily import Lazily, names_of
+from merge_advisor.compose.lazy_delta import LazyDelta, names_of
 from merge_advisor.errors import SpecError
+from merge_advisor.weights.naming import layer_factor
+from merge_advisor.weights.updates import Update, WeightDelta
 
 if TYPE_CHECKING:
-    from merge_advisor.compose import Composes
+    from merge_advisor.compose import MergeRule
 
 
 def compose_layers(
-    composition: Composes,
+    composition: MergeRule,
     members: Sequence[WeightDelta],
     weights: Sequence[float],
     layers: Sequence[float],
@@ -48,4 +48,4 @@ def compose_layers(
     def read(name: str) -> Update:
         return merged[layer_factor(name, layers, count)][name]
 
-    return Lazily([name for name in names if layer_factor(name, layers, count)], read)
+    return LazyDelta([name for name in names if layer_factor(name, layers, count)], read)

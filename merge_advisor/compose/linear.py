@@ -9,9 +9,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from merge_advisor.backbone.weights import LowRank, Update, WeightDelta
 from merge_advisor.compose import Takes
-from merge_advisor.compose.lazily import Lazily, active, factors_of, names_of, one_rank
+from merge_advisor.compose.lazy_delta import LazyDelta, active, factors_of, names_of, one_rank
+from merge_advisor.weights.updates import LowRankUpdate, Update, WeightDelta
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,6 @@ class Linear:
                 root = math.sqrt(abs(w) * part.scale)
                 a += np.float32(math.copysign(root, w)) * part.a
                 b += np.float32(root) * part.b
-            return LowRank(a, b, 1.0, first.transposed)
+            return LowRankUpdate(a, b, 1.0, first.transposed)
 
-        return Lazily(names, merged)
+        return LazyDelta(names, merged)

@@ -9,9 +9,10 @@ from typing import ClassVar
 
 import numpy as np
 
-from merge_advisor.backbone.weights import Array, LowRank, Update, WeightDelta
+from merge_advisor.arrays import Float32Array
 from merge_advisor.compose import Takes
-from merge_advisor.compose.lazily import Lazily, active, factors_of, names_of, one_rank
+from merge_advisor.compose.lazy_delta import LazyDelta, active, factors_of, names_of, one_rank
+from merge_advisor.weights.updates import LowRankUpdate, Update, WeightDelta
 
 
 @dataclass(frozen=True)
@@ -47,9 +48,9 @@ class LoraHub:
             roots, scale = _shared_scale([part for part, _ in parts])
             return _product([(part, w * root) for (part, w), root in zip(parts, roots, strict=True)], scale)
 
-        return Lazily(names, merged)
+        return LazyDelta(names, merged)
 
-    def slopes(self, updates: Sequence[Update | None], weights: Sequence[float], gradient: Array) -> list[float]:
+    def slopes(self, updates: Sequence[Update | None], weights: Sequence[float], gradient: Float32Array) -> list[float]:
         """∂L/∂wᵢ from ∂L/∂W of one parameter: s·(⟨G, Bᵢ·Σ wA⟩ + ⟨G, Σ wB·Aᵢ⟩); 0 where all weights are.
 
         Scales are shared as in `compose`, over the members whose weight is not 0 and, for the others, as if they
@@ -70,17 +71,17 @@ class LoraHub:
         return found
 
 
-def _shared_scale(parts: Sequence[LowRank]) -> tuple[list[float], float]:
+def _shared_scale(parts: Sequence[LowRankUpdate]) -> tuple[list[float], float]:
     """Factors for each part's A and B, and the scale of their product."""
     if all(part.scale == parts[0].scale for part in parts):
         return [1.0] * len(parts), parts[0].scale
     return [math.sqrt(part.scale) for part in parts], 1.0
 
 
-def _product(parts: Sequence[tuple[LowRank, float]], scale: float) -> LowRank:
+def _product(parts: Sequence[tuple[LowRankUpdate, float]], scale: float) -> LowRankUpdate:
     first = parts[0][0]
     a, b = np.zeros_like(first.a), np.zeros_like(first.b)
     for part, w in parts:
         a += np.float32(w) * part.a
         b += np.float32(w) * part.b
-    return LowRank(a, b, scale, first.transposed)
+    return LowRankUpdate(a, b, scale, first.transposed)

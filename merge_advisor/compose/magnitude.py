@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from merge_advisor.backbone.weights import Update
 from merge_advisor.compose import Takes
-from merge_advisor.compose.sparse import MEMORY, Kept, Sparse, check_density
+from merge_advisor.compose.sparse import MEMORY, KeptEntries, SparseComposition, check_density
 from merge_advisor.compose.ties import keep_largest
+from merge_advisor.weights.updates import Update
 
 
 @dataclass(frozen=True)
-class Magnitude(Sparse):
+class Magnitude(SparseComposition):
     """Keep each member's largest entries and add them weighted: TIES without its election."""
 
     name: ClassVar[str] = "magnitude"
@@ -30,6 +30,6 @@ class Magnitude(Sparse):
     def __post_init__(self) -> None:
         check_density(self.density)
 
-    def sparsify(self, name: str, update: Update) -> Kept:
+    def sparsify(self, name: str, update: Update) -> KeptEntries:
         """Keep the largest."""
         return keep_largest(update, self.density)

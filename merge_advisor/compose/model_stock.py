@@ -10,12 +10,12 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from merge_advisor.backbone.weights import Dense, LowRank, Update, WeightDelta, inner
 from merge_advisor.compose import Takes
 from merge_advisor.compose.exact import total
-from merge_advisor.compose.lazily import Lazily, active, names_of, same_shape
+from merge_advisor.compose.lazy_delta import LazyDelta, active, names_of, same_shape
+from merge_advisor.weights.updates import DenseUpdate, LowRankUpdate, Update, WeightDelta, inner
 
-SMALLEST = 1e-6
+_SMALLEST = 1e-6
 """Least product of norms, and least denominator, as in mergekit."""
 
 
@@ -58,18 +58,18 @@ class ModelStock:
             signed = [update.times(float(np.sign(w))) for update, w in updates]
             cosine = _rows_cosine(signed, len(pairs)) if self.filter_wise else _cosine(signed, len(pairs))
             below = 1 + (len(pairs) - 1) * cosine
-            alone = np.abs(below) < SMALLEST
+            alone = np.abs(below) < _SMALLEST
             ratio = np.where(alone, 0, len(pairs) * cosine / np.where(alone, 1, below))
             return _shrunk(total(parts), ratio)
 
-        return Lazily(names_of(pairs), merged)
+        return LazyDelta(names_of(pairs), merged)
 
 
 def _cosine(updates: Sequence[Update], members: int) -> NDArray[np.float64]:
     """Mean cosine over all pairs of `members`, those absent counting 0; shape ()."""
     norms = [np.sqrt(inner(update, update)) for update in updates]
     found = sum(
-        float(np.clip(inner(updates[i], updates[j]) / max(norms[i] * norms[j], SMALLEST), -1, 1))
+        float(np.clip(inner(updates[i], updates[j]) / max(norms[i] * norms[j], _SMALLEST), -1, 1))
         for i, j in combinations(range(len(updates)), 2)
     )
     return np.asarray(found / (members * (members - 1) / 2))
@@ -82,7 +82,7 @@ def _rows_cosine(updates: Sequence[Update], members: int) -> NDArray[np.float64]
     norms = [np.linalg.norm(array, axis=1) for array in rows]
     found = np.zeros(len(rows[0]))
     for i, j in combinations(range(len(rows)), 2):
-        found += np.clip(np.sum(rows[i] * rows[j], axis=1) / np.maximum(norms[i] * norms[j], SMALLEST), -1, 1)
+        found += np.clip(np.sum(rows[i] * rows[j], axis=1) / np.maximum(norms[i] * norms[j], _SMALLEST), -1, 1)
     return found / (members * (members - 1) / 2)
 
 
@@ -91,8 +91,8 @@ def _shrunk(update: Update, ratio: NDArray[np.float64]) -> Update:
     if not ratio.ndim or len(ratio) == 1:
         return update.times(float(ratio.reshape(())))
     rows = ratio.astype(np.float32)
-    if not isinstance(update, LowRank):
-        return Dense(update.dense() * rows.reshape(-1, *(1,) * (len(update.shape) - 1)))
+    if not isinstance(update, LowRankUpdate):
+        return DenseUpdate(update.dense() * rows.reshape(-1, *(1,) * (len(update.shape) - 1)))
     if update.transposed:
-        return LowRank(update.a * rows, update.b, update.scale, True)
-    return LowRank(update.a, update.b * rows[:, None], update.scale)
+        return LowRankUpdate(update.a * rows, update.b, update.scale, True)
+    return LowRankUpdate(update.a, update.b * rows[:, None], update.scale)

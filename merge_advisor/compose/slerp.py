@@ -8,15 +8,16 @@ from typing import ClassVar
 
 import numpy as np
 
-from merge_advisor.backbone.checkpoint import CheckpointDelta
-from merge_advisor.backbone.weights import Array, Dense, Update, WeightDelta
+from merge_advisor.arrays import Float32Array
 from merge_advisor.compose import Takes
-from merge_advisor.compose.lazily import Lazily, active, names_of
+from merge_advisor.compose.lazy_delta import LazyDelta, active, names_of
 from merge_advisor.errors import SpecError
+from merge_advisor.weights.checkpoint import CheckpointDelta
+from merge_advisor.weights.updates import DenseUpdate, Update, WeightDelta
 
 PARALLEL = 0.9995
 """From this cosine on the way is a straight line, as in mergekit."""
-SMALLEST = 1e-8
+_SMALLEST = 1e-8
 
 
 @dataclass(frozen=True)
@@ -61,19 +62,19 @@ class Slerp:
             (one, w), (other, v) = turned
             before = one.base_weight(name)
             tuned = [before + member[name].dense() for member in (one, other)]
-            return Dense((slerp(tuned[0], tuned[1], v / (w + v)) - before) * np.float32(w + v))
+            return DenseUpdate((slerp(tuned[0], tuned[1], v / (w + v)) - before) * np.float32(w + v))
 
-        return Lazily(names_of(pairs), merged)
+        return LazyDelta(names_of(pairs), merged)
 
 
-def slerp(one: Array, other: Array, t: float) -> Array:
+def slerp(one: Float32Array, other: Float32Array, t: float) -> Float32Array:
     """The point at t (0 to 1) of the way from one array to another, as if both were vectors; float32.
 
     sin((1 - t)·θ)/sin θ · one + sin(t·θ)/sin θ · other, θ the angle between them; 1 - t and t where they are parallel.
     """
     left, right = one.astype(np.float64).reshape(-1), other.astype(np.float64).reshape(-1)
     norms = [float(np.linalg.norm(array)) for array in (left, right)]
-    norms = [norm if norm > SMALLEST else 1.0 for norm in norms]
+    norms = [norm if norm > _SMALLEST else 1.0 for norm in norms]
     cosine = float(np.clip(left @ right / (norms[0] * norms[1]), -1, 1))
     if abs(cosine) > PARALLEL:
         parts = 1 - t, t

@@ -17,33 +17,34 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from merge_advisor.backbone.weights import Array, Dense, LowRank, Update, WeightDelta
-from merge_advisor.compose.lazily import Lazily, active, names_of, same_shape
+from merge_advisor.arrays import Float32Array
+from merge_advisor.compose.lazy_delta import LazyDelta, active, names_of, same_shape
+from merge_advisor.weights.updates import DenseUpdate, LowRankUpdate, Update, WeightDelta
 
 MEMORY = "one parameter twice, and for each member a byte an entry of it"
 BLOCK = 1 << 16
 """Entries of a block: those of a few members stay in the processor's cache."""
-TINY = 1e-7
+_TINY = 1e-7
 """Below this sum of magnitudes nothing is rescaled, as in mergekit."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Kept:
+class KeptEntries:
     """What is left of one update: entries where `mask` is True (None: all), times `factor`."""
 
     mask: NDArray[np.bool_] | None
     factor: float = 1.0
 
 
-KEEP_ALL = Kept(None)
+KEEP_ALL = KeptEntries(None)
 
 
-class Sparse:
+class SparseComposition:
     """Base of the compositions that thin updates out; `vote` and `share` are the consensus and the normalising."""
 
     name: ClassVar[str]
 
-    def sparsify(self, name: str, update: Update) -> Kept:
+    def sparsify(self, name: str, update: Update) -> KeptEntries:
         """Say which entries of one member's update of a parameter are kept."""
         raise NotImplementedError
 
@@ -68,9 +69,9 @@ class Sparse:
             for rows, parts in self._blocks(name, pairs):
                 for part in parts:
                     np.atleast_1d(found)[rows] += part
-            return Dense(found)
+            return DenseUpdate(found)
 
-        return Lazily(names_of(pairs), merged)
+        return LazyDelta(names_of(pairs), merged)
 
     def parts(self, members: Sequence[WeightDelta], weights: Sequence[float]) -> list[WeightDelta]:
         """What the composition leaves of each member: updates that add up to `compose`'s (weight 0: an empty one)."""
@@ -83,16 +84,18 @@ class Sparse:
                 place = [i for i, (member, _) in enumerate(pairs) if name in member].index(index)
                 for rows, parts in self._blocks(name, pairs):
                     np.atleast_1d(found)[rows] = parts[place]
-                return Dense(found)
+                return DenseUpdate(found)
 
             return read
 
         found: list[WeightDelta] = [{} for _ in members]
         for index, position in enumerate(kept):
-            found[position] = Lazily(sorted(members[position]), left(index))
+            found[position] = LazyDelta(sorted(members[position]), left(index))
         return found
 
-    def _blocks(self, name: str, pairs: Sequence[tuple[WeightDelta, float]]) -> Iterator[tuple[slice, list[Array]]]:
+    def _blocks(
+        self, name: str, pairs: Sequence[tuple[WeightDelta, float]]
+    ) -> Iterator[tuple[slice, list[Float32Array]]]:
         """Rows of one parameter, and there what is left of each member that changes it."""
         total = sum(abs(weight) for _, weight in pairs)
         updates = [(member[name], weight) for member, weight in pairs if name in member]
@@ -104,7 +107,7 @@ class Sparse:
             rows = slice(start, start + step)
             yield rows, self._agreed([part(rows) for part in read], weights, total)
 
-    def _agreed(self, parts: list[Array], weights: Sequence[float], total: float) -> list[Array]:
+    def _agreed(self, parts: list[Float32Array], weights: Sequence[float], total: float) -> list[Float32Array]:
         """Zero, in place, what opposes the elected sign (+ where there is none), and normalise what is left."""
         vote = self.vote()
         if vote == "none":
@@ -133,18 +136,18 @@ def _shape(composition: str, name: str, pairs: Sequence[tuple[WeightDelta, float
     return tuple(updates[0].shape)
 
 
-def _rows_of(update: Update, kept: Kept, weight: float) -> Callable[[slice], Array]:
+def _rows_of(update: Update, kept: KeptEntries, weight: float) -> Callable[[slice], Float32Array]:
     """Return rows -> what is kept of the weighted update there, in memory of its own."""
     factor = np.float32(weight * kept.factor)
-    if isinstance(update, LowRank):
+    if isinstance(update, LowRankUpdate):
         left, right = np.asarray(update.b * np.float32(update.scale), dtype=np.float32), update.a
         if update.transposed:
             left, right = right.T, left.T
     else:
         whole = np.atleast_1d(update.dense())
 
-    def read(rows: slice) -> Array:
-        part: Array = left[rows] @ right if isinstance(update, LowRank) else whole[rows].copy()
+    def read(rows: slice) -> Float32Array:
+        part: Float32Array = left[rows] @ right if isinstance(update, LowRankUpdate) else whole[rows].copy()
         part *= factor
         if kept.mask is not None:
             part *= kept.mask[rows]
@@ -173,7 +176,7 @@ def check_choice(key: str, value: str, choices: Sequence[str]) -> None:
         raise ValueError(f"{key}={value} is unknown; choose one of: {', '.join(choices)}")
 
 
-def largest(sizes: Array, keep: int) -> NDArray[np.bool_]:
+def largest(sizes: Float32Array, keep: int) -> NDArray[np.bool_]:
     """Mask of the `keep` largest of (n,) magnitudes; of equal ones those that come first."""
     if keep <= 0:
         return np.zeros(sizes.size, dtype=np.bool_)
@@ -187,7 +190,7 @@ def largest(sizes: Array, keep: int) -> NDArray[np.bool_]:
     return mask
 
 
-def _kth_largest(sizes: Array, keep: int) -> np.float32:
+def _kth_largest(sizes: Float32Array, keep: int) -> np.float32:
     """The keep-th largest value, exactly: a sorted sample brackets it, and only what lies between is partitioned."""
     sample = np.sort(sizes[:: sizes.size // 4096 + 1])
     middle, apart = len(sample) * (1 - keep / sizes.size), 2 * math.sqrt(len(sample))
@@ -202,7 +205,7 @@ def _kth_largest(sizes: Array, keep: int) -> np.float32:
     return found
 
 
-def sizes_of(update: Update) -> Array:
+def sizes_of(update: Update) -> Float32Array:
     """|ΔW|, (n,) float32, in the order of the base's layout, in memory of its own."""
     sizes = _rows_of(update, KEEP_ALL, 1.0)(slice(None))
     return np.abs(sizes, out=sizes).reshape(-1)
@@ -211,19 +214,19 @@ def sizes_of(update: Update) -> Array:
 def generator_of(seed: int, name: str, update: Update) -> np.random.Generator:
     """Random numbers that depend on the seed, the parameter's name and the update's own bytes, and on nothing else."""
     state = hashlib.sha256(f"{seed}|{name}|".encode())
-    for array in (update.a, update.b) if isinstance(update, LowRank) else (update.dense(),):
+    for array in (update.a, update.b) if isinstance(update, LowRankUpdate) else (update.dense(),):
         state.update(np.ascontiguousarray(array).tobytes())
     return np.random.default_rng(int.from_bytes(state.digest()[:16], "little"))
 
 
-def drawn(mask: NDArray[np.bool_], update: Update, rescale: str, density: float) -> Kept:
+def drawn(mask: NDArray[np.bool_], update: Update, rescale: str, density: float) -> KeptEntries:
     """What a random mask keeps, rescaled: "l1" keeps Σ|ΔW| (mergekit), "density" divides by it (the paper)."""
     if rescale == "none":
-        return Kept(mask)
+        return KeptEntries(mask)
     if rescale == "density":
-        return Kept(mask, 1 / density)
+        return KeptEntries(mask, 1 / density)
     sizes = sizes_of(update).reshape(mask.shape)
     before = float(sizes.sum(dtype=np.float64))
     sizes *= mask
     after = float(sizes.sum(dtype=np.float64))
-    return Kept(mask, before / after if min(before, after) >= TINY else 1.0)
+    return KeptEntries(mask, before / after if min(before, after) >= _TINY else 1.0)

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from merge_advisor.backbone.weights import LowRank, Update, WeightDelta
 from merge_advisor.compose import Takes
 from merge_advisor.compose.exact import total
-from merge_advisor.compose.lazily import Lazily, active, names_of, same_shape
+from merge_advisor.compose.lazy_delta import LazyDelta, active, names_of, same_shape
 from merge_advisor.compose.truncate import cut
 from merge_advisor.errors import SpecError
+from merge_advisor.weights.updates import LowRankUpdate, Update, WeightDelta
 
 
 @dataclass(frozen=True)
@@ -45,9 +45,9 @@ class Svd:
         def merged(name: str) -> Update:
             parts = [member[name].times(w) for member, w in pairs if name in member]
             same_shape(self.name, name, parts)
-            rank = self.rank or max((part.rank for part in parts if isinstance(part, LowRank)), default=0)
+            rank = self.rank or max((part.rank for part in parts if isinstance(part, LowRankUpdate)), default=0)
             if not rank:
                 raise SpecError(f"composition svd: {name} comes from checkpoints, which have no rank; give svd:rank=R")
             return cut(total(parts), rank)[0]
 
-        return Lazily(names_of(pairs), merged)
+        return LazyDelta(names_of(pairs), merged)

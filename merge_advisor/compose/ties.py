@@ -5,13 +5,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from merge_advisor.backbone.weights import Update
 from merge_advisor.compose import Takes
-from merge_advisor.compose.sparse import KEEP_ALL, MEMORY, Kept, Sparse, check_choice, check_density, largest, sizes_of
+from merge_advisor.compose.sparse import (
+    KEEP_ALL,
+    MEMORY,
+    KeptEntries,
+    SparseComposition,
+    check_choice,
+    check_density,
+    largest,
+    sizes_of,
+)
+from merge_advisor.weights.updates import Update
 
 
 @dataclass(frozen=True)
-class Ties(Sparse):
+class Ties(SparseComposition):
     """Keep each member's largest entries, elect a sign for each entry, and average the members that agree (TIES).
 
     The sign is elected on the weighted sum, as mergekit does (the paper's sum has no weights); `sign=count` counts
@@ -39,7 +48,7 @@ class Ties(Sparse):
         check_density(self.density)
         check_choice("sign", self.sign, ("sum", "count"))
 
-    def sparsify(self, name: str, update: Update) -> Kept:
+    def sparsify(self, name: str, update: Update) -> KeptEntries:
         """Keep the largest."""
         return keep_largest(update, self.density, least=1)
 
@@ -52,9 +61,9 @@ class Ties(Sparse):
         return self.normalize
 
 
-def keep_largest(update: Update, density: float, least: int = 0) -> Kept:
+def keep_largest(update: Update, density: float, least: int = 0) -> KeptEntries:
     """Keep the int(density·n) largest of n entries, `least` at least; of equal ones those that come first."""
     if density >= 1:
         return KEEP_ALL
     sizes = sizes_of(update)
-    return Kept(largest(sizes, max(least, int(density * sizes.size))).reshape(update.shape))
+    return KeptEntries(largest(sizes, max(least, int(density * sizes.size))).reshape(update.shape))

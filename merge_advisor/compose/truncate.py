@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from merge_advisor.backbone.weights import LowRank, Update, WeightDelta
 from merge_advisor.errors import InputError
+from merge_advisor.weights.updates import LowRankUpdate, Update, WeightDelta
 
 SERVER_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """What vLLM accepts as `max_lora_rank` (1 is also taken there)."""
@@ -38,7 +38,7 @@ def cut(update: Update, rank: int) -> tuple[Update, float, float]:
     Of factors the matrix is never formed: B = Q·R, Aᵀ = P·S, and only the (r, r) core R·Sᵀ is decomposed. Of a matrix
     the smaller side's Gram matrix is (in float64): its leading eigenvectors span the best subspace. A vector is kept.
     """
-    if isinstance(update, LowRank):
+    if isinstance(update, LowRankUpdate):
         return _cut_factors(update, rank)
     matrix = update.dense()
     energy = float(np.sum(np.square(matrix, dtype=np.float64)))
@@ -53,10 +53,10 @@ def cut(update: Update, rank: int) -> tuple[Update, float, float]:
     small = np.asarray(leading * balance, dtype=np.float32)
     large = np.asarray(rest / balance[:, None], dtype=np.float32)
     a, b = (np.ascontiguousarray(small.T), np.ascontiguousarray(large.T)) if tall else (large, small)
-    return LowRank(a, b), float(np.sum(np.maximum(values[: max(0, len(values) - rank)], 0))), energy
+    return LowRankUpdate(a, b), float(np.sum(np.maximum(values[: max(0, len(values) - rank)], 0))), energy
 
 
-def _cut_factors(update: LowRank, rank: int) -> tuple[Update, float, float]:
+def _cut_factors(update: LowRankUpdate, rank: int) -> tuple[Update, float, float]:
     left, upper = np.linalg.qr(update.b.astype(np.float64))
     right, lower = np.linalg.qr(update.a.T.astype(np.float64))
     u, values, v = np.linalg.svd(update.scale * (upper @ lower.T), full_matrices=False)
@@ -66,4 +66,4 @@ def _cut_factors(update: LowRank, rank: int) -> tuple[Update, float, float]:
     root = np.sqrt(values[:rank])
     b = np.asarray(left @ (u[:, :rank] * root), dtype=np.float32)
     a = np.asarray((root[:, None] * v[:rank]) @ right.T, dtype=np.float32)
-    return LowRank(a, b, 1.0, update.transposed), float(np.sum(values[rank:] ** 2)), energy
+    return LowRankUpdate(a, b, 1.0, update.transposed), float(np.sum(values[rank:] ** 2)), energy

@@ -18,8 +18,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 if TYPE_CHECKING:
+    from merge_advisor.arrays import Float32Array
     from merge_advisor.backbone.model import Backbone
-    from merge_advisor.types import FloatArray
 
 __all__ = ["PROBES", "Embedding"]
 
@@ -58,6 +58,6 @@ class Embedding(Protocol):
         """Return why it is not defined for such a base, or an empty string."""
         ...
 
-    def features(self, backbone: Backbone) -> FloatArray:
+    def features(self, backbone: Backbone) -> Float32Array:
         """Return (d,) float32 features of the model as it stands in memory."""
         ...

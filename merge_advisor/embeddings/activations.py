@@ -11,8 +11,8 @@ import numpy as np
 from merge_advisor.embeddings import PROBES
 
 if TYPE_CHECKING:
+    from merge_advisor.arrays import Float32Array
     from merge_advisor.backbone.model import Backbone
-    from merge_advisor.types import FloatArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +40,12 @@ class DeltaActivations:
         """Defined for every base."""
         return ""
 
-    def features(self, backbone: Backbone) -> FloatArray:
+    def features(self, backbone: Backbone) -> Float32Array:
         """Return (d,) float32, d the hidden size."""
-        found: FloatArray = self.features_together(backbone, 1)[0]
+        found: Float32Array = self.features_together(backbone, 1)[0]
         return found
 
-    def features_together(self, backbone: Backbone, copies: int) -> FloatArray:
+    def features_together(self, backbone: Backbone, copies: int) -> Float32Array:
         """Return (copies, d) float32 of so many adapters placed together, in one forward."""
         from merge_advisor.backbone.forward import probe_hidden
 
@@ -73,7 +73,7 @@ class DeltaActivationsEncoder:
         """Needs an encoder."""
         return "" if encoder_decoder else "the base has no encoder; use delta_activations"
 
-    def features(self, backbone: Backbone) -> FloatArray:
+    def features(self, backbone: Backbone) -> Float32Array:
         """Return (d,) float32, d the hidden size."""
         from merge_advisor.backbone.forward import encoder_hidden
 

@@ -11,8 +11,8 @@ import numpy as np
 from merge_advisor.embeddings import PROBES
 
 if TYPE_CHECKING:
+    from merge_advisor.arrays import Float32Array
     from merge_advisor.backbone.model import Backbone
-    from merge_advisor.types import FloatArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class DeltaLogits:
         """Defined for every base."""
         return ""
 
-    def features(self, backbone: Backbone) -> FloatArray:
+    def features(self, backbone: Backbone) -> Float32Array:
         """Return (vocabulary,) float32."""
         from merge_advisor.backbone.forward import last_logits
 

@@ -13,8 +13,8 @@ import numpy as np
 from merge_advisor.embeddings import PROBES
 
 if TYPE_CHECKING:
+    from merge_advisor.arrays import Float32Array
     from merge_advisor.backbone.model import Backbone
-    from merge_advisor.types import FloatArray
 
 
 def continuations() -> tuple[tuple[str, ...], ...]:
@@ -47,7 +47,7 @@ class DeltaMeaning:
         """Defined for every base."""
         return ""
 
-    def features(self, backbone: Backbone) -> FloatArray:
+    def features(self, backbone: Backbone) -> Float32Array:
         """Return (continuations,) float32: mean log-likelihood per token, nats."""
         from merge_advisor.backbone.forward import encode, row_losses
 

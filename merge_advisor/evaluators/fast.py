@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from merge_advisor.backbone.forward import Encoded, batches, encode, row_losses
+from merge_advisor.backbone.forward import EncodedRow, batches, encode, row_losses
 from merge_advisor.backbone.generate import greedy
 from merge_advisor.backbone.likelihood import answer_totals, losses_and_greedy
 from merge_advisor.evaluators.rules import (
@@ -25,11 +25,11 @@ from merge_advisor.evaluators.rules import (
     check_rows,
     check_settings,
     choice_loss,
-    chosen,
     encode_rows,
     generated_tokens,
+    likeliest_choice,
     longest,
-    loss_of,
+    loss_per_token,
     metric_for,
     model_score,
     same,
@@ -89,11 +89,11 @@ class Fast:
             return _by_choices(backbone, rows, template, label)
         answers = encode_rows(backbone, rows, template)
         if metric == "loss":
-            return model_score(label, {"loss": [loss_of(-loss, 1) for loss in row_losses(backbone, answers)]})
+            return model_score(label, {"loss": [loss_per_token(-loss, 1) for loss in row_losses(backbone, answers)]})
         budget = generated_tokens(backbone, answers, self.max_new_tokens, self.exact_match)
         outputs, losses = _by_text(backbone, rows, template, answers, budget)
         hits = [float(same(output, row.output, self.exact_match)) for row, output in zip(rows, outputs, strict=True)]
-        return model_score(label, {"exact_match": hits, "loss": [loss_of(-loss, 1) for loss in losses]}, outputs)
+        return model_score(label, {"exact_match": hits, "loss": [loss_per_token(-loss, 1) for loss in losses]}, outputs)
 
 
 def row_values(
@@ -124,7 +124,7 @@ def row_values(
         return list(_by_choices(backbone, rows, template, "").rows[metric])
     answers = encode_rows(backbone, rows, template)
     if metric == "loss":
-        return [loss_of(-loss, 1) for loss in row_losses(backbone, answers)]
+        return [loss_per_token(-loss, 1) for loss in row_losses(backbone, answers)]
     budget = generated_tokens(backbone, answers, max_new_tokens, exact_match)
     # whether a text that has begun otherwise is another is told by `plain` alone
     outputs, _ = _by_text(backbone, rows, template, answers, budget, needed=exact_match != "plain")
@@ -141,21 +141,21 @@ def _by_choices(backbone: Backbone, rows: Sequence[Row], template: Template, lab
     for row, answer in zip(rows, wanted, strict=True):
         choices = row.choices or ()
         totals = [next(sums) for _ in choices]
-        output, hit = chosen(row, totals)
+        output, hit = likeliest_choice(row, totals)
         outputs.append(output)
         hits.append(hit)
         nats.append(choice_loss(row, totals))
-        losses.append(loss_of(totals[choices.index(row.output)], len(answer.completion)))
+        losses.append(loss_per_token(totals[choices.index(row.output)], len(answer.completion)))
     return model_score(label, {"accuracy": hits, "choices": nats, "loss": losses}, outputs)
 
 
-def _prompts(backbone: Backbone, rows: Sequence[Row], template: Template, budget: int) -> list[Encoded]:
+def _prompts(backbone: Backbone, rows: Sequence[Row], template: Template, budget: int) -> list[EncodedRow]:
     """The prompts, cut to leave room for `budget` tokens."""
     room = longest(backbone) - (0 if backbone.encoder_decoder else budget)
     return encode(backbone, [(template.prompt(row.input), "") for row in rows], max_length=room, end=False)
 
 
-def _generated(backbone: Backbone, prompts: Sequence[Encoded], pattern: str, budget: int) -> list[str]:
+def _generated(backbone: Backbone, prompts: Sequence[EncodedRow], pattern: str, budget: int) -> list[str]:
     """The greedy answer to each prompt."""
 
     def finished(tokens: Sequence[int]) -> bool:
@@ -177,7 +177,7 @@ def _by_text(
     backbone: Backbone,
     rows: Sequence[Row],
     template: Template,
-    answers: Sequence[Encoded],
+    answers: Sequence[EncodedRow],
     budget: int,
     *,
     needed: bool = True,

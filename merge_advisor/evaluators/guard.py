@@ -12,7 +12,7 @@ from merge_advisor.errors import TaskError
 from merge_advisor.scores import GuardScore
 from merge_advisor.statistics import paired_interval
 
-MINIMUM = 2
+GUARD_MINIMUM = 2
 """Texts a guard has at least."""
 TOLERANCE = 0.05
 """Nats per token a merge may lose on unrelated text."""
@@ -34,7 +34,7 @@ def read_guard(path: Path) -> tuple[str, ...]:
 
     Raises:
         TaskError: the file cannot be read, a line is not such an object or its text is blank, or there are fewer than
-            `MINIMUM` texts; the message names the line.
+            `GUARD_MINIMUM` texts; the message names the line.
     """
     try:
         lines = path.read_bytes().decode("utf-8-sig").split("\n")
@@ -44,8 +44,10 @@ def read_guard(path: Path) -> tuple[str, ...]:
         raise TaskError(f"{path}: not UTF-8 (byte {error.start}); save it as UTF-8") from error
     texts = [_text(line, f"{path}:{number}") for number, line in enumerate(lines, start=1) if line.strip()]
     found = tuple(dict.fromkeys(texts))
-    if len(found) < MINIMUM:
-        raise TaskError(f"{path}: {len(found)} different texts, the minimum is {MINIMUM}; add lines of unrelated text")
+    if len(found) < GUARD_MINIMUM:
+        raise TaskError(
+            f"{path}: {len(found)} different texts, the minimum is {GUARD_MINIMUM}; add lines of unrelated text"
+        )
     return found
 
 

@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from merge_advisor.backbone.forward import Encoded, batches, continue_from, encode, shared_prefix
+from merge_advisor.backbone.forward import EncodedRow, batches, continue_from, encode, shared_prefix
 from merge_advisor.backbone.generate import greedy
 from merge_advisor.backbone.likelihood import HELD_TOKENS
 from merge_advisor.evaluators.rules import longest
@@ -92,7 +92,7 @@ def in_memory(backbone: Backbone, batch_size: int) -> Any:
     )
 
 
-def _padded(rows: Sequence[Encoded], pad: int, *, left: bool) -> tuple[Any, Any]:
+def _padded(rows: Sequence[EncodedRow], pad: int, *, left: bool) -> tuple[Any, Any]:
     """Prompts as a padded batch: ids and mask, both (n, longest)."""
     import torch
 

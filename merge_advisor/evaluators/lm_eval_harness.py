@@ -34,10 +34,10 @@ from merge_advisor.evaluators.rules import (
     check_rows,
     check_settings,
     choice_loss,
-    chosen,
     encode_rows,
     generated_tokens,
-    loss_of,
+    likeliest_choice,
+    loss_per_token,
     metric_for,
     model_score,
     settings_of,
@@ -228,7 +228,7 @@ def _model_score(
     outputs: list[str] = []
     if "accuracy" in samples:
         table = [[float(answer[0]) for answer in sample["filtered_resps"]] for sample in samples["accuracy"]]
-        outputs = [chosen(row, totals)[0] for row, totals in zip(rows, table, strict=True)]
+        outputs = [likeliest_choice(row, totals)[0] for row, totals in zip(rows, table, strict=True)]
         # the argmax of something that is no number says nothing
         values["accuracy"] = [
             float(sample["acc"]) if np.isfinite(totals).all() else 0.0
@@ -241,5 +241,5 @@ def _model_score(
     if "exact_match" in samples:
         values["exact_match"] = [float(sample["exact_match"]) for sample in samples["exact_match"]]
         outputs = [str(sample["filtered_resps"][0]) for sample in samples["exact_match"]]
-    values["loss"] = [loss_of(total, count) for total, count in zip(sums, tokens, strict=True)]
+    values["loss"] = [loss_per_token(total, count) for total, count in zip(sums, tokens, strict=True)]
     return model_score(label, values, outputs)

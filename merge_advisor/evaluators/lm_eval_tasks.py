@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from merge_advisor.errors import ExternalError, MergeAdvisorError, OfflineError, TaskError
 from merge_advisor.evaluators.in_memory import undisturbed
-from merge_advisor.evaluators.samples import input_of, plain_json, row_digests, row_logs, score_of
-from merge_advisor.evaluators.task_code import READERS, digest_of_code, read_config, reasons, sandboxed
+from merge_advisor.evaluators.samples import plain_json, prompt_of, row_digests, row_logs, score_of
+from merge_advisor.evaluators.task_code import READERS, digest_of_code, read_task_yaml, reasons, sandboxed
 from merge_advisor.scores import ModelScore, RowLog
 from merge_advisor.types import digest_of
 
@@ -150,7 +150,7 @@ def _complete(name: str, index: dict[str, Any]) -> bool:
         return False
     if index[name].kind.name != "GROUP":
         return True
-    children = read_config(index[name].yaml_path).get("task") or []
+    children = read_task_yaml(index[name].yaml_path).get("task") or []
     return all(not isinstance(child, str) or (child != name and _complete(child, index)) for child in children)
 
 
@@ -162,7 +162,7 @@ def _leaves(name: str, index: dict[str, Any], above: tuple[str, ...] = ()) -> It
     elif entry.kind.name != "GROUP":
         yield entry
     else:
-        for child in read_config(entry.yaml_path).get("task") or []:
+        for child in read_task_yaml(entry.yaml_path).get("task") or []:
             if not isinstance(child, str) or child not in index:
                 said = child if isinstance(child, str) else "a task written out in it"
                 raise TaskError(f"lm-eval:{name}: a group that holds {said}; name tasks by --lm-eval-task one by one")
@@ -181,7 +181,7 @@ def _refuse_code(entry: Any) -> None:
 
 
 def _load(entry: Any, named: TaskName, manager: Any, offline: bool) -> LmEvalTask:
-    config = read_config(entry.yaml_path)
+    config = read_task_yaml(entry.yaml_path)
     data = str(config.get("dataset_path") or "its data")
     label = f"lm-eval:{entry.name}"
     try:
@@ -197,7 +197,7 @@ def _load(entry: Any, named: TaskName, manager: Any, offline: bool) -> LmEvalTas
 
 
 def _unfetched(label: str, data: str, offline: bool, error: Exception) -> MergeAdvisorError:
-    from merge_advisor.backbone.hub import switched_off
+    from merge_advisor.weights.hub import switched_off
 
     if offline or switched_off():
         return OfflineError(f"{label}: data set {data} is not in the cache, and fetching is off; run once online")
@@ -224,7 +224,7 @@ def _fetching(offline: bool) -> Iterator[None]:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Asked:
+class LmEvalRequests:
     """The requests of a task, before any model is asked."""
 
     found: LmEvalTask
@@ -244,7 +244,7 @@ class Asked:
         return {"samples": {self.found.key: _kept(self.found.task, self.skipped, self.limit)}}
 
 
-def ask(found: LmEvalTask, *, limit: int | None = None, seen: Sequence[str] = ()) -> Asked:
+def ask(found: LmEvalTask, *, limit: int | None = None, seen: Sequence[str] = ()) -> LmEvalRequests:
     """Build the requests of a task.
 
     Args:
@@ -260,7 +260,7 @@ def ask(found: LmEvalTask, *, limit: int | None = None, seen: Sequence[str] = ()
     with running(found.trusted, found.name):
         task.set_fewshot_seed(FEWSHOT_SEED)
         known = set(seen)
-        skipped = tuple(at for at, doc in enumerate(task.eval_docs) if input_of(task, doc) in known) if known else ()
+        skipped = tuple(at for at, doc in enumerate(task.eval_docs) if prompt_of(task, doc) in known) if known else ()
         kept = _kept(task, skipped, limit) if skipped else None
         if kept == [] or len(task.eval_docs) == 0:
             raise TaskError(f"{found.name}: every document of it was used in the plan; score another task")
@@ -274,7 +274,7 @@ def ask(found: LmEvalTask, *, limit: int | None = None, seen: Sequence[str] = ()
         digests = row_digests(logs)
         asked = [[plain_json(one.arguments) for one in group] for group in requests]
         config = {k: v for k, v in task.dump_config().items() if k != "metadata" and not k.startswith("dataset_")}
-        return Asked(
+        return LmEvalRequests(
             found=found,
             limit=limit,
             skipped=skipped,
@@ -289,7 +289,7 @@ def _kept(task: Any, skipped: Sequence[int], limit: int | None) -> list[int]:
     return [at for at in range(len(task.eval_docs)) if at not in left_out][:limit]
 
 
-def evaluate(asked: Asked, backbone: Backbone, label: str) -> ModelScore:
+def evaluate(asked: LmEvalRequests, backbone: Backbone, label: str) -> ModelScore:
     """Ask one model; values per row in the order of `asked.row_digests`, lm-eval's "acc" under the name "accuracy".
 
     The loss (nats per token of the right answer) is there where the task takes likelihoods.
@@ -326,7 +326,7 @@ def evaluate(asked: Asked, backbone: Backbone, label: str) -> ModelScore:
         return score_of(label, task, model, [sample for sample in samples if sample["filter"] == first])
 
 
-def primary_metric(asked: Asked, score: ModelScore, wanted: str = "auto") -> str:
+def primary_metric(asked: LmEvalRequests, score: ModelScore, wanted: str = "auto") -> str:
     """The metric a verdict rests on: accuracy, exact_match, the first other one from 0 to 1 that grows, or the loss.
 
     Args:

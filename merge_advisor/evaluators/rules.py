@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from merge_advisor.backbone.choice_loss import right_loss
-from merge_advisor.backbone.forward import Encoded, context_length, encode
+from merge_advisor.backbone.forward import EncodedRow, context_length, encode
 from merge_advisor.backbone.model import Backbone
 from merge_advisor.errors import TaskError
 from merge_advisor.scores import ModelScore
@@ -122,7 +122,7 @@ def longest(backbone: Backbone) -> int:
     return min(MAX_LENGTH, context_length(backbone))
 
 
-def encode_rows(backbone: Backbone, rows: Sequence[Row], template: Template) -> list[Encoded]:
+def encode_rows(backbone: Backbone, rows: Sequence[Row], template: Template) -> list[EncodedRow]:
     """Turn rows into prompt and answer.
 
     Raises:
@@ -133,7 +133,7 @@ def encode_rows(backbone: Backbone, rows: Sequence[Row], template: Template) -> 
     return encode(backbone, texts, max_length=longest(backbone), names=names)
 
 
-def generated_tokens(backbone: Backbone, answers: Sequence[Encoded], most: int, exact_match: str = "plain") -> int:
+def generated_tokens(backbone: Backbone, answers: Sequence[EncodedRow], most: int, exact_match: str = "plain") -> int:
     """Tokens to generate at most: what the longest answer takes and a few more, `most`, or half the context.
 
     A text that goes on behind the answer is none; where full stops do not count it may look like one when cut there, so
@@ -162,13 +162,13 @@ def same(said: str, wanted: str, exact_match: str = "plain") -> bool:
     return said.strip() == wanted.strip()
 
 
-def loss_of(total: float, tokens: int) -> float:
+def loss_per_token(total: float, tokens: int) -> float:
     """Nats per token of an answer's log-likelihood; `WORST_LOSS` where it is no number."""
     loss = -total / tokens
     return min(loss, WORST_LOSS) if np.isfinite(loss) else WORST_LOSS
 
 
-def chosen(row: Row, totals: Sequence[float]) -> tuple[str, float]:
+def likeliest_choice(row: Row, totals: Sequence[float]) -> tuple[str, float]:
     """The choice of the highest log-likelihood, and whether it is right; never, where one is no number."""
     choices = row.choices or ()
     best = choices[int(np.argmax(totals))]
@@ -177,7 +177,7 @@ def chosen(row: Row, totals: Sequence[float]) -> tuple[str, float]:
 
 def choice_loss(row: Row, totals: Sequence[float]) -> float:
     """Nats of the right choice among the choices; `WORST_LOSS` where they are no number."""
-    return loss_of(-right_loss(totals, (row.choices or ()).index(row.output)), 1)
+    return loss_per_token(-right_loss(totals, (row.choices or ()).index(row.output)), 1)
 
 
 def model_score(label: str, values: Mapping[str, Sequence[float]], outputs: Sequence[str] = ()) -> ModelScore:

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from merge_advisor.evaluators.rules import loss_of, model_score
+from merge_advisor.evaluators.rules import loss_per_token, model_score
 from merge_advisor.scores import ModelScore, RowLog
 from merge_advisor.types import Row, digest_of
 
-NAMES = {"acc": "accuracy"}
+METRIC_ALIASES = {"acc": "accuracy"}
 """Metrics of lm-eval that have another name here."""
 
 
@@ -29,7 +29,7 @@ def plain_json(value: Any) -> Any:
     return json.loads(json.dumps(value, default=told, sort_keys=True), parse_constant=str)
 
 
-def input_of(task: Any, doc: Any) -> str:
+def prompt_of(task: Any, doc: Any) -> str:
     """What a model is asked without few shots."""
     return str(task.fewshot_context(doc, 0, gen_prefix=task.doc_to_prefix(doc)))
 
@@ -82,7 +82,7 @@ def score_of(label: str, task: Any, model: Any, samples: Sequence[dict[str, Any]
     for name in samples[0]["metrics"]:
         column = [sample[name] for sample in samples]
         if name != "perplexity" and all(isinstance(value, (bool, int, float, np.number)) for value in column):
-            values[NAMES.get(name, name)] = [float(value) if np.isfinite(value) else 0.0 for value in column]
+            values[METRIC_ALIASES.get(name, name)] = [float(value) if np.isfinite(value) else 0.0 for value in column]
     losses = [_loss(task, model, sample) for sample in samples]
     if all(loss is not None for loss in losses):
         values["loss"] = [float(loss or 0.0) for loss in losses]
@@ -105,7 +105,7 @@ def _loss(task: Any, model: Any, sample: dict[str, Any]) -> float | None:
     """Nats per token of the right answer, where its likelihood was taken."""
     asked, told = sample["arguments"], sample["filtered_resps"]
     if task.OUTPUT_TYPE == "loglikelihood_rolling":
-        return loss_of(float(told[0]), max(1, len(model.tok_encode(asked[0][0]))))
+        return loss_per_token(float(told[0]), max(1, len(model.tok_encode(asked[0][0]))))
     at: Any = 0
     if task.OUTPUT_TYPE == "multiple_choice":
         choices, at = _choices(task, sample["doc"]), _gold(task, sample["doc"])
@@ -116,7 +116,7 @@ def _loss(task: Any, model: Any, sample: dict[str, Any]) -> float | None:
         return None
     prompt, answer = asked[at]
     tokens = model._encode_pair(prompt, answer)[1] if prompt else model.tok_encode(answer)
-    return loss_of(float(told[at][0]), max(1, len(tokens)))
+    return loss_per_token(float(told[at][0]), max(1, len(tokens)))
 
 
 def _output(task: Any, sample: dict[str, Any]) -> str:

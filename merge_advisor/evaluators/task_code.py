@@ -23,10 +23,10 @@ def reasons(path: Path) -> list[str]:
     """Say what in a task's YAML, or in what it includes, runs code of its own; empty where nothing does.
 
     Raises:
-        ValueError, OSError: as `read_config`.
+        ValueError, OSError: as `read_task_yaml`.
     """
     functions: list[str] = []
-    config = read_config(path, functions)
+    config = read_task_yaml(path, functions)
     found = [f"!function {name}" for name in functions]
     found += [f"{key}: {config[key]}" for key in ("class", "use_prompt", "unsafe_code") if config.get(key)]
     if config.get("process_results") is None:
@@ -39,7 +39,7 @@ def reasons(path: Path) -> list[str]:
     return found
 
 
-def read_config(path: Path, functions: list[str] | None = None, above: tuple[Path, ...] = ()) -> dict[str, Any]:
+def read_task_yaml(path: Path, functions: list[str] | None = None, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     """Read a task's YAML with what it includes, its own keys winning; a `!function` stays a name.
 
     Args:
@@ -75,7 +75,7 @@ def read_config(path: Path, functions: list[str] | None = None, above: tuple[Pat
     included = own.pop("include", [])
     found: dict[str, Any] = {}
     for name in included if isinstance(included, list) else [included]:
-        found |= read_config(path.parent / str(name), functions, (*above, path))
+        found |= read_task_yaml(path.parent / str(name), functions, (*above, path))
     return found | own
 
 

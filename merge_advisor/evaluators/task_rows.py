@@ -8,7 +8,7 @@ from typing import Any
 
 from merge_advisor.errors import TaskError
 from merge_advisor.evaluators.lm_eval_tasks import LmEvalTask, running
-from merge_advisor.evaluators.samples import input_of
+from merge_advisor.evaluators.samples import prompt_of
 from merge_advisor.types import Row
 
 LEARNING_DOCUMENTS = 1000
@@ -18,7 +18,7 @@ HELDOUT_DOCUMENTS = 200
 
 
 @dataclass(frozen=True, slots=True)
-class TaskRows:
+class LmEvalRows:
     """Documents of a task as rows of ours."""
 
     name: str
@@ -27,7 +27,7 @@ class TaskRows:
     notes: tuple[str, ...]
 
 
-def rows_of(found: LmEvalTask, *, heldout: int | None = None) -> TaskRows:
+def lm_eval_rows(found: LmEvalTask, *, heldout: int | None = None) -> LmEvalRows:
     """Turn a task's documents into rows: prompt, right answer, choices where it has them.
 
     What lm-eval scores on (the test split, or validation where there is none) is held out; its training, validation or
@@ -65,7 +65,7 @@ def rows_of(found: LmEvalTask, *, heldout: int | None = None) -> TaskRows:
         scored = _rows(task, _spread(list(task.eval_docs), count), "held-out", notes)
     if len(task.eval_docs) > count:
         notes.append(f"{count} of {len(task.eval_docs)} documents are held out, spread evenly; --heldout N for others")
-    return TaskRows(found.name, learning, scored, tuple(f"{found.name}: {note}" for note in notes))
+    return LmEvalRows(found.name, learning, scored, tuple(f"{found.name}: {note}" for note in notes))
 
 
 def _learning_documents(task: Any) -> list[Any]:
@@ -103,7 +103,7 @@ def _rows(task: Any, docs: Sequence[Any], what: str, notes: list[str]) -> tuple[
 
 def _row(task: Any, doc: Any) -> Row | None:
     """One document as a row; None where it has no input or no right answer. Of several right answers, the first."""
-    text, target = input_of(task, doc), task.doc_to_target(doc)
+    text, target = prompt_of(task, doc), task.doc_to_target(doc)
     target = target[0] if isinstance(target, list) and target else target
     choices: tuple[str, ...] | None = None
     if task.config.doc_to_choice is not None:

@@ -22,13 +22,13 @@ from merge_advisor import registry
 from merge_advisor.types import Base, Kind, Recipe, RecipeMember
 
 if TYPE_CHECKING:
-    from merge_advisor.backbone.weights import WeightDelta
+    from merge_advisor.weights.updates import WeightDelta
 
-__all__ = ["Format", "Places", "formats_of"]
+__all__ = ["Format", "ModelPlaces", "formats_of"]
 
 
 @dataclass(frozen=True, eq=False)
-class Places:
+class ModelPlaces:
     """Where the models of a recipe are on this machine, and the merged weights."""
 
     base: str
@@ -57,7 +57,7 @@ class Format(Protocol):
         """Return why this format cannot reproduce the recipe, or an empty string."""
         ...
 
-    def write(self, recipe: Recipe, places: Places, folder: Path) -> None:
+    def write(self, recipe: Recipe, places: ModelPlaces, folder: Path) -> None:
         """Write the rendering into `folder`.
 
         Raises:

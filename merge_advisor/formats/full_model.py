@@ -12,11 +12,12 @@ from typing import Any, BinaryIO, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from merge_advisor.backbone.base import TOKENIZER_FILES
-from merge_advisor.backbone.files import FileError, read_json, whole_folder
-from merge_advisor.backbone.tensorfile import SIZES, Located, TensorInfo, open_folder, read_tensor
-from merge_advisor.backbone.weights import Update, WeightDelta
 from merge_advisor.errors import BaseModelError, InputError, RunError, SpecError
+from merge_advisor.weights.base import TOKENIZER_FILES
+from merge_advisor.weights.files import FileError, read_json
+from merge_advisor.weights.tensorfile import SIZES, Located, TensorInfo, open_folder, read_tensor
+from merge_advisor.weights.updates import Update, WeightDelta
+from merge_advisor.whole_files import whole_folder
 
 Dtype = Literal["float32", "float16", "bfloat16"]
 

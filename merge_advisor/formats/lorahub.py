@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import ClassVar
 
 from merge_advisor.errors import InputError
-from merge_advisor.formats import Places
+from merge_advisor.formats import ModelPlaces
 from merge_advisor.types import STRICT, VERSION, Recipe, from_json, to_json
 
-FILE = "lorahub.json"
+LORAHUB_FILE = "lorahub.json"
 
 USAGE = (
     "modules and weights are what LoraHub's get_final_weights(weights, modules, cache) takes.",
@@ -49,7 +49,7 @@ class LoraHubFormat:
     """Modules and weights as LoraHub takes them, with the lines of PEFT that merge them."""
 
     name: ClassVar[str] = "lorahub"
-    writes: ClassVar[str] = FILE
+    writes: ClassVar[str] = LORAHUB_FILE
     runs_with: ClassVar[str] = "LoraHub's get_final_weights, or the lines under its key `usage`"
 
     def refusal(self, recipe: Recipe) -> str:
@@ -63,14 +63,14 @@ class LoraHubFormat:
         checkpoints = [member.id for member in recipe.members if member.kind != "adapter"]
         return f"{checkpoints[0]} is a checkpoint, LoraHub adds the factors of adapters" if checkpoints else ""
 
-    def write(self, recipe: Recipe, places: Places, folder: Path) -> None:
+    def write(self, recipe: Recipe, places: ModelPlaces, folder: Path) -> None:
         """Write `lorahub.json` into `folder`.
 
         Raises:
             InputError: `refusal` is not empty.
         """
         if why := self.refusal(recipe):
-            raise InputError(f"{folder / FILE}: {why}; write another format")
+            raise InputError(f"{folder / LORAHUB_FILE}: {why}; write another format")
         text = to_json(
             LoraHubRecipe(
                 version=VERSION,
@@ -82,8 +82,8 @@ class LoraHubFormat:
                 usage=USAGE,
             )
         )
-        parse_lorahub(text, FILE)
-        (folder / FILE).write_text(text, encoding="utf-8")
+        parse_lorahub(text, LORAHUB_FILE)
+        (folder / LORAHUB_FILE).write_text(text, encoding="utf-8")
 
 
 def parse_lorahub(text: str, where: str) -> LoraHubRecipe:

@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, cast
 
 from merge_advisor import registry
-from merge_advisor.backbone.naming import block_of, count_blocks, layer_factor
 from merge_advisor.errors import InputError
-from merge_advisor.formats import Places
+from merge_advisor.formats import ModelPlaces
 from merge_advisor.types import STRICT, Recipe, from_json
+from merge_advisor.weights.naming import block_of, count_blocks, layer_factor
 
-FILE = "mergekit.yaml"
+MERGEKIT_FILE = "mergekit.yaml"
 
 # what mergekit's string form would take apart, or read as something else
 _UNSAFE = re.compile(r"[+@\"\s]|^$")
@@ -68,7 +68,7 @@ class MemberParameters:
 
 
 @dataclass(frozen=True, slots=True)
-class Member:
+class MergekitMember:
     """One entry of `models`."""
 
     __pydantic_config__ = STRICT
@@ -99,7 +99,7 @@ class MergekitRecipe:
 
     merge_method: Literal["task_arithmetic", "ties", "breadcrumbs", "breadcrumbs_ties", "model_stock", "slerp"]
     base_model: str | ModelReference
-    models: tuple[Member, ...]
+    models: tuple[MergekitMember, ...]
     parameters: MergeParameters
     dtype: Literal["float32"]
 
@@ -129,7 +129,7 @@ class MergekitFormat:
     """
 
     name: ClassVar[str] = "mergekit"
-    writes: ClassVar[str] = FILE
+    writes: ClassVar[str] = MERGEKIT_FILE
     runs_with: ClassVar[str] = "mergekit-yaml mergekit.yaml OUT --lora-merge-dtype float32  (in the run folder)"
 
     def refusal(self, recipe: Recipe) -> str:
@@ -143,17 +143,17 @@ class MergekitFormat:
             return f"weights differ by layer group, mergekit's {found.method} takes none"
         return ""
 
-    def write(self, recipe: Recipe, places: Places, folder: Path) -> None:
+    def write(self, recipe: Recipe, places: ModelPlaces, folder: Path) -> None:
         """Write `mergekit.yaml` into `folder`.
 
         Raises:
             InputError: `refusal` is not empty.
         """
         if why := self.refusal(recipe):
-            raise InputError(f"{folder / FILE}: {why}; write another format")
+            raise InputError(f"{folder / MERGEKIT_FILE}: {why}; write another format")
         text = render(mergekit_recipe(recipe, places))
-        parse_mergekit(text, FILE)
-        (folder / FILE).write_text(text, encoding="utf-8")
+        parse_mergekit(text, MERGEKIT_FILE)
+        (folder / MERGEKIT_FILE).write_text(text, encoding="utf-8")
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,7 +219,7 @@ def _slerp(weights: Sequence[float]) -> _Settings | str:
     return _Settings("slerp", MergeParameters(t=weights[1] / math.fsum(weights)))
 
 
-def mergekit_recipe(recipe: Recipe, places: Places) -> MergekitRecipe:
+def mergekit_recipe(recipe: Recipe, places: ModelPlaces) -> MergekitRecipe:
     """Render a recipe that is not refused with the places of its models."""
     settings = _settings(recipe)
     assert not isinstance(settings, str)
@@ -231,7 +231,7 @@ def mergekit_recipe(recipe: Recipe, places: Places) -> MergekitRecipe:
         place = ModelPath(places.members[member.id], places.revisions.get(member.id))
         reference = ModelReference(base, place) if member.kind == "adapter" else ModelReference(place)
         own = None if settings.member is None else MemberParameters(member.weight, **settings.member)
-        members.append(Member(_shortest(reference), own))
+        members.append(MergekitMember(_shortest(reference), own))
     first = members[0].model if settings.method == "slerp" else _shortest(ModelReference(base))
     merge = settings.merge
     if recipe.layers:
@@ -245,7 +245,7 @@ def mergekit_recipe(recipe: Recipe, places: Places) -> MergekitRecipe:
     )
 
 
-def _by_block(layers: Sequence[float], places: Places, total: float | None) -> tuple[Filtered, ...]:
+def _by_block(layers: Sequence[float], places: ModelPlaces, total: float | None) -> tuple[Filtered, ...]:
     """`lambda` block by block, found by the beginning of the names that end with the block's number."""
     scale = 1.0 if total is None else total
     count = count_blocks(places.names)

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import ClassVar
 
 from merge_advisor import registry
-from merge_advisor.backbone.adapter import write_adapter
 from merge_advisor.errors import InputError
-from merge_advisor.formats import Places
+from merge_advisor.formats import ModelPlaces
 from merge_advisor.types import Recipe
+from merge_advisor.weights.adapter import write_adapter
 
 FOLDER = "adapter"
 
@@ -48,7 +48,7 @@ class PeftFormat:
             return "all weights are 0, the merge is the base"
         return ""
 
-    def write(self, recipe: Recipe, places: Places, folder: Path) -> None:
+    def write(self, recipe: Recipe, places: ModelPlaces, folder: Path) -> None:
         """Write `adapter/` into `folder`.
 
         Raises:
@@ -72,7 +72,7 @@ def task_type(architecture: str) -> str:
     return "SEQ_2_SEQ_LM" if _SEQ2SEQ.fullmatch(architecture) else "CAUSAL_LM"
 
 
-def model_card(recipe: Recipe, places: Places) -> str:
+def model_card(recipe: Recipe, places: ModelPlaces) -> str:
     """Return README.md of the merged adapter; names from elsewhere are escaped as text."""
     import yaml
 

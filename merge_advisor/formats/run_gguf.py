@@ -12,7 +12,7 @@ from merge_advisor.formats.run_mergekit import run_child
 
 CONVERTER = "convert_hf_to_gguf.py"
 """llama.cpp's script; it stands in the root of its checkout, and on PATH where a package installed it."""
-PLACE = "LLAMA_CPP"
+CONVERTER_VARIABLE = "LLAMA_CPP"
 """Variable that names llama.cpp's checkout."""
 
 
@@ -22,12 +22,13 @@ def find_converter() -> Path:
     Raises:
         ExternalError: it is in neither.
     """
-    named = os.environ.get(PLACE)
+    named = os.environ.get(CONVERTER_VARIABLE)
     found = str(Path(named) / CONVERTER) if named else shutil.which(CONVERTER)
     if found is None or not Path(found).is_file():
         where = f"in {named}" if named else "on PATH"
         raise ExternalError(
-            f"{CONVERTER} is not {where}; clone llama.cpp and set {PLACE} to its folder, or merge without --gguf"
+            f"{CONVERTER} is not {where}; clone llama.cpp and set {CONVERTER_VARIABLE} to its folder, "
+            "or merge without --gguf"
         )
     return Path(found)
 

@@ -13,10 +13,11 @@ from pathlib import Path
 
 import numpy as np
 
-from merge_advisor.backbone.files import FileError, whole_folder
-from merge_advisor.backbone.tensorfile import open_folder, read_tensor
 from merge_advisor.errors import ExternalError, InputError, RunError
 from merge_advisor.formats.mergekit import local_only, parse_mergekit
+from merge_advisor.weights.files import FileError
+from merge_advisor.weights.tensorfile import open_folder, read_tensor
+from merge_advisor.whole_files import whole_folder
 
 GRACE = 5.0
 """Seconds between asking the child to stop and killing it."""

@@ -5,6 +5,6 @@ from __future__ import annotations
 from merge_advisor.pool.licences import licence_conflicts
 from merge_advisor.pool.manifest import Manifest, read_manifest
 from merge_advisor.pool.opening import open_pool
-from merge_advisor.pool.sources import Found, check_id
+from merge_advisor.pool.sources import FoundModel, check_id
 
-__all__ = ["Found", "Manifest", "check_id", "licence_conflicts", "open_pool", "read_manifest"]
+__all__ = ["FoundModel", "Manifest", "check_id", "licence_conflicts", "open_pool", "read_manifest"]

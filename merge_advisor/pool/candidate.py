@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from merge_advisor.backbone import adapter, checkpoint, hub
-from merge_advisor.backbone.adapter_config import CONFIG, read_config
-from merge_advisor.backbone.base import HUB_PATTERNS, LocalBase
-from merge_advisor.backbone.files import Hashes, read_json
 from merge_advisor.errors import PoolError
 from merge_advisor.pool.licences import Card, read_card
-from merge_advisor.pool.sources import Found, check_id, printable
+from merge_advisor.pool.sources import FoundModel, check_id, printable_id
 from merge_advisor.types import Candidate
+from merge_advisor.weights import adapter, checkpoint, hub
+from merge_advisor.weights.adapter_config import CONFIG, read_adapter_config
+from merge_advisor.weights.base import HUB_PATTERNS, LocalBase
+from merge_advisor.weights.files import Hashes, read_json
 
 _CARD = ("README.md", "config.json", CONFIG, adapter.WEIGHTS)
 
 
-def fetch(found: Found, *, offline: bool, cache: Path | None) -> hub.Snapshot:
+def fetch_model(found: FoundModel, *, offline: bool, cache: Path | None) -> hub.Snapshot:
     """Return where a model is, fetched from the hub where it comes from there; `revision` is "" for a folder.
 
     Raises:
@@ -27,14 +27,14 @@ def fetch(found: Found, *, offline: bool, cache: Path | None) -> hub.Snapshot:
     """
     if found.hub is None:
         return hub.Snapshot((found.folder or Path()).absolute(), "")
-    snapshot = hub.fetch(found.hub, _CARD, offline=offline, cache=cache)
+    snapshot = hub.fetch_snapshot(found.hub, _CARD, offline=offline, cache=cache)
     if not (snapshot.path / CONFIG).exists():
         pinned = hub.HubId(found.hub.repo, snapshot.revision)
-        snapshot = hub.fetch(pinned, ("README.md", *HUB_PATTERNS), offline=offline, cache=cache)
+        snapshot = hub.fetch_snapshot(pinned, ("README.md", *HUB_PATTERNS), offline=offline, cache=cache)
     return snapshot
 
 
-def examine(found: Found, place: hub.Snapshot, base: LocalBase, hashes: Hashes) -> Candidate:
+def examine_candidate(found: FoundModel, place: hub.Snapshot, base: LocalBase, hashes: Hashes) -> Candidate:
     """Open a model, check it against the base by keys, shapes and values, and describe it.
 
     Raises:
@@ -43,7 +43,7 @@ def examine(found: Found, place: hub.Snapshot, base: LocalBase, hashes: Hashes) 
     check_id(found.id)
     folder = place.path
     if not folder.is_dir():
-        raise PoolError(f"{printable(folder.name)}: no such folder; correct its path in the manifest")
+        raise PoolError(f"{printable_id(folder.name)}: no such folder; correct its path in the manifest")
     card = read_card(folder)
     if (folder / CONFIG).exists():
         return _adapter(found, place, base, hashes, card)
@@ -52,8 +52,8 @@ def examine(found: Found, place: hub.Snapshot, base: LocalBase, hashes: Hashes) 
     raise PoolError("has neither adapter_config.json nor config.json; restore it, or save the model again")
 
 
-def _adapter(found: Found, place: hub.Snapshot, base: LocalBase, hashes: Hashes, card: Card) -> Candidate:
-    settings = read_config(place.path)
+def _adapter(found: FoundModel, place: hub.Snapshot, base: LocalBase, hashes: Hashes, card: Card) -> Candidate:
+    settings = read_adapter_config(place.path)
     if found.hub is not None and not (place.path / adapter.WEIGHTS).exists():
         raise PoolError(
             f"the hub has no {adapter.WEIGHTS} of it; where it has adapter_model.bin, a pickle, rewrite that by "
@@ -66,7 +66,7 @@ def _adapter(found: Found, place: hub.Snapshot, base: LocalBase, hashes: Hashes,
         id=found.id,
         kind="adapter",
         path=str(place.path),
-        fingerprint=adapter.fingerprint(place.path, settings, header, hashes),
+        fingerprint=adapter.adapter_fingerprint(place.path, settings, header, hashes),
         source=_source(found, place),
         revision=place.revision or None,
         rank=max(part.rank for part in placed.values()),
@@ -77,7 +77,7 @@ def _adapter(found: Found, place: hub.Snapshot, base: LocalBase, hashes: Hashes,
     )
 
 
-def _checkpoint(found: Found, place: hub.Snapshot, base: LocalBase, hashes: Hashes, card: Card) -> Candidate:
+def _checkpoint(found: FoundModel, place: hub.Snapshot, base: LocalBase, hashes: Hashes, card: Card) -> Candidate:
     located = checkpoint.check_checkpoint(place.path, base.config, base.shapes)
     checkpoint.check_checkpoint_values(place.path, located, base.path, base.base.digest, hashes)
     config = read_json(place.path / "config.json")
@@ -86,7 +86,7 @@ def _checkpoint(found: Found, place: hub.Snapshot, base: LocalBase, hashes: Hash
         id=found.id,
         kind="checkpoint",
         path=str(place.path),
-        fingerprint=checkpoint.fingerprint(place.path, located, hashes),
+        fingerprint=checkpoint.checkpoint_fingerprint(place.path, located, hashes),
         source=_source(found, place),
         revision=place.revision or None,
         modules=_kinds(name.removesuffix(".weight") for name in located if name.endswith(".weight")),
@@ -96,7 +96,7 @@ def _checkpoint(found: Found, place: hub.Snapshot, base: LocalBase, hashes: Hash
     )
 
 
-def _source(found: Found, place: hub.Snapshot) -> str:
+def _source(found: FoundModel, place: hub.Snapshot) -> str:
     return found.hub.repo if found.hub else place.path.name
 
 
@@ -109,4 +109,4 @@ def _base_note(named: str, base: LocalBase) -> tuple[str, ...]:
     own = named.rstrip("/\\").replace("\\", "/").rsplit("/", 1)[-1].lower()
     if not named or own == base.base.id.rsplit("/", 1)[-1].lower():
         return ()
-    return (f"its configuration names the base '{printable(named)}'; keys and shapes fit {base.base.id}",)
+    return (f"its configuration names the base '{printable_id(named)}'; keys and shapes fit {base.base.id}",)

@@ -8,21 +8,23 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from merge_advisor.backbone import hub
-from merge_advisor.backbone.adapter import WEIGHTS, pair_up
-from merge_advisor.backbone.adapter_config import CONFIG, read_config
-from merge_advisor.backbone.files import FileError, file_digest, whole_folder
-from merge_advisor.backbone.tensorfile import read_header
 from merge_advisor.errors import ExternalError, InputError, MergeAdvisorError, OfflineError, PoolError
 from merge_advisor.pool import unpickling
-from merge_advisor.pool.candidate import fetch
-from merge_advisor.pool.sources import FOLDER_MANIFEST, Found, Sources, find_models, printable
-from merge_advisor.types import VERSION, Refused, to_json
+from merge_advisor.pool.candidate import fetch_model
+from merge_advisor.pool.sources import FOLDER_MANIFEST, FoundModel, Sources, find_models, printable_id
+from merge_advisor.progress import Progress, quiet_progress
+from merge_advisor.types import VERSION, RefusedModel, to_json
+from merge_advisor.weights import hub
+from merge_advisor.weights.adapter import WEIGHTS, pair_up
+from merge_advisor.weights.adapter_config import CONFIG, read_adapter_config
+from merge_advisor.weights.files import FileError, file_digest
+from merge_advisor.weights.tensorfile import read_header
+from merge_advisor.whole_files import whole_folder
 
 PICKLE = "adapter_model.bin"
 NOTE = "converted.json"
@@ -32,11 +34,9 @@ KEPT = (CONFIG, "README.md")
 STARTING = 120
 """Seconds a child process gets beside its time per file: importing torch can take many."""
 
-Progress = Callable[[str, int, int], None]
-
 
 @dataclass(frozen=True, slots=True)
-class Converted:
+class ConversionReport:
     """What `convert` wrote."""
 
     out: Path
@@ -44,7 +44,7 @@ class Converted:
     """Ids of the adapters in it."""
     copied: tuple[str, ...]
     """Those of them that were safetensors already."""
-    refused: tuple[Refused, ...]
+    refused: tuple[RefusedModel, ...]
     """Those left out."""
 
 
@@ -52,7 +52,7 @@ class Converted:
 class _Job:
     """One adapter on its way."""
 
-    found: Found
+    found: FoundModel
     folder: Path
     """Where its files are."""
     revision: str
@@ -65,8 +65,8 @@ def convert(
     out: Path,
     *,
     offline: bool = False,
-    progress: Progress = lambda what, done, total: None,
-) -> Converted:
+    progress: Progress = quiet_progress,
+) -> ConversionReport:
     """Rewrite adapters whose weights are a pickle as safetensors; those that are safetensors already are copied.
 
     The pickles are read in a child process by torch's `weights_only` reader (see `unpickling`). An adapter that cannot
@@ -113,11 +113,11 @@ def convert(
             _refuse_all(source, refused)
         if not alone:
             (partial / FOLDER_MANIFEST).write_text(_manifest(sources, written, names), encoding="utf-8")
-    left_out = tuple(Refused(printable(name), _reason(name, error)) for name, error in sorted(refused.items()))
-    return Converted(out, tuple(job.found.id for job in written), tuple(copied), left_out)
+    left_out = tuple(RefusedModel(printable_id(name), _reason(name, error)) for name, error in sorted(refused.items()))
+    return ConversionReport(out, tuple(job.found.id for job in written), tuple(copied), left_out)
 
 
-def _names(models: Sequence[Found]) -> list[tuple[Found, str]]:
+def _names(models: Sequence[FoundModel]) -> list[tuple[FoundModel, str]]:
     """A folder name for each model: the last part of its id, the whole of it where two end alike."""
     last = [model.id.rsplit("/", 1)[-1] for model in models]
     return [
@@ -127,7 +127,7 @@ def _names(models: Sequence[Found]) -> list[tuple[Found, str]]:
 
 
 def _gather(
-    models: Sequence[Found], partial: Path, names: Mapping[str, str], offline: bool, progress: Progress
+    models: Sequence[FoundModel], partial: Path, names: Mapping[str, str], offline: bool, progress: Progress
 ) -> tuple[list[_Job], dict[str, MergeAdvisorError]]:
     """Fetch each model and make its target folder; those that are no adapters are refused."""
     jobs: list[_Job] = []
@@ -135,7 +135,7 @@ def _gather(
     for number, model in enumerate(models, 1):
         try:
             place = _place(model, offline)
-            read_config(place.path)
+            read_adapter_config(place.path)
             if not any((place.path / name).is_file() for name in (WEIGHTS, PICKLE)):
                 raise PoolError(f"has neither {PICKLE} nor {WEIGHTS}; fetch it again, or take another adapter")
             target = partial / names[model.id]
@@ -150,11 +150,11 @@ def _gather(
     return jobs, refused
 
 
-def _place(model: Found, offline: bool) -> hub.Snapshot:
+def _place(model: FoundModel, offline: bool) -> hub.Snapshot:
     """Where a model is; of a hub model the pickle is fetched where there is nothing else."""
-    place = fetch(model, offline=offline, cache=None)
+    place = fetch_model(model, offline=offline, cache=None)
     if model.hub is not None and (place.path / CONFIG).is_file() and not (place.path / WEIGHTS).is_file():
-        place = hub.fetch(hub.HubId(model.hub.repo, place.revision), (*KEPT, PICKLE), offline=offline)
+        place = hub.fetch_snapshot(hub.HubId(model.hub.repo, place.revision), (*KEPT, PICKLE), offline=offline)
     return place
 
 
@@ -242,7 +242,7 @@ def _complete(job: _Job, *, converted: bool) -> None:
 
 
 def _refuse_all(source: str | Path, refused: Mapping[str, MergeAdvisorError]) -> None:
-    told = [f"{printable(name)}: {_reason(name, error)}" for name, error in sorted(refused.items())]
+    told = [f"{printable_id(name)}: {_reason(name, error)}" for name, error in sorted(refused.items())]
     more = f"; and {len(told) - 3} more" if len(told) > 3 else ""
     message = f"{source}: none of its {len(told)} adapters can be converted: {'; '.join(told[:3])}{more}"
     if all(isinstance(error, OfflineError) for error in refused.values()):

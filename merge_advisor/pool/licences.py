@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from merge_advisor.pool.plain_yaml import YamlError, load_yaml
+from merge_advisor.plain_yaml import YamlError, load_yaml
 
 CARD_LIMIT = 2**16
 """Bytes of a README.md that are read."""

@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from merge_advisor.errors import PoolError
-from merge_advisor.pool.plain_yaml import read_mapping
+from merge_advisor.plain_yaml import read_mapping
 from merge_advisor.types import VERSION
 
-SIZE_LIMIT = 4 * 2**20
+_SIZE_LIMIT = 4 * 2**20
 """Largest manifest read, in bytes."""
 
 _TOP = {"version", "base", "template", "models", "descriptions"}
@@ -29,7 +29,7 @@ _MODEL = {"id", "path", "hub", "revision", "description"}
 
 
 @dataclass(frozen=True, slots=True)
-class Listed:
+class ManifestEntry:
     """One model of a manifest, as written."""
 
     id: str | None
@@ -45,7 +45,7 @@ class Manifest:
 
     base: str | None
     template: str | None
-    models: tuple[Listed, ...] | None
+    models: tuple[ManifestEntry, ...] | None
     """None where it lists none: the folders beside it are the models."""
     descriptions: dict[str, str]
 
@@ -57,7 +57,7 @@ def read_manifest(path: Path) -> Manifest:
         PoolError: unreadable, not YAML, another version, an unknown key, or a value of another type.
     """
     found = read_mapping(
-        path, "manifest", needs=f"`version: {VERSION}` and `models:`", remedy="check the path", limit=SIZE_LIMIT,
+        path, "manifest", needs=f"`version: {VERSION}` and `models:`", remedy="check the path", limit=_SIZE_LIMIT,
         error=PoolError,
     )  # fmt: skip
     _check_keys(found, _TOP, f"{path}")
@@ -78,7 +78,7 @@ def read_manifest(path: Path) -> Manifest:
     )
 
 
-def _model(item: Any, where: str) -> Listed:
+def _model(item: Any, where: str) -> ManifestEntry:
     if not isinstance(item, dict):
         raise PoolError(f"{where}: is no mapping; write `path: folder` or `hub: org/name`")
     _check_keys(item, _MODEL, where)
@@ -87,7 +87,7 @@ def _model(item: Any, where: str) -> Listed:
         raise PoolError(f"{where}: needs either path or hub; write one of them")
     if found["revision"] is not None and found["hub"] is None:
         raise PoolError(f"{where}: revision belongs to hub; leave it out beside path")
-    return Listed(found["id"], found["path"], found["hub"], found["revision"], found["description"] or "")
+    return ManifestEntry(found["id"], found["path"], found["hub"], found["revision"], found["description"] or "")
 
 
 def _check_keys(found: dict[Any, Any], known: set[str], where: str) -> None:

@@ -8,18 +8,18 @@ from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from merge_advisor.backbone.base import LocalBase
-from merge_advisor.backbone.files import FileError, Hashes
-from merge_advisor.backbone.hub import Snapshot
 from merge_advisor.errors import ExternalError, InputError, MergeAdvisorError, OfflineError, PoolError
-from merge_advisor.pool.candidate import examine, fetch
-from merge_advisor.pool.sources import Found, find_models, printable
-from merge_advisor.types import SHOTS_LORA, Candidate, Pool, Refused
+from merge_advisor.pool.candidate import examine_candidate, fetch_model
+from merge_advisor.pool.sources import FoundModel, find_models, printable_id
+from merge_advisor.types import SHOTS_LORA, Candidate, Pool, RefusedModel
+from merge_advisor.weights.base import LocalBase
+from merge_advisor.weights.files import FileError, Hashes
+from merge_advisor.weights.hub import Snapshot
 
 DOWNLOADS = 8
 """Hub models fetched at a time."""
 
-Place = Snapshot | MergeAdvisorError
+SnapshotOrError = Snapshot | MergeAdvisorError
 
 
 def open_pool(
@@ -49,21 +49,23 @@ def open_pool(
     models = _filter(sources.models, include, exclude, f"pool {ref}")
     places = _fetch_all(models, offline=offline, cache=cache)
     candidates: list[Candidate] = []
-    refused: list[Refused] = []
+    refused: list[RefusedModel] = []
     for model, place in sorted(zip(models, places, strict=True), key=lambda pair: pair[0].id):
         try:
             if isinstance(place, MergeAdvisorError):
                 raise place
-            found = examine(model, place, base, hashes)
+            found = examine_candidate(model, place, base, hashes)
             same = next((c.id for c in candidates if c.fingerprint == found.fingerprint), None)
             if same is not None:
                 raise PoolError(f"same weights as {same}; remove one of the two")
             candidates.append(found)
         except (InputError, OfflineError, ExternalError, FileError) as error:
             reason = " ".join(str(error).split()).removeprefix(f"{model.id}: ")
-            refused.append(Refused(printable(model.id), reason))
+            refused.append(RefusedModel(printable_id(model.id), reason))
         except OSError as error:
-            refused.append(Refused(printable(model.id), f"cannot be read ({error.strerror}); check its permissions"))
+            refused.append(
+                RefusedModel(printable_id(model.id), f"cannot be read ({error.strerror}); check its permissions")
+            )
     if not candidates:
         _nothing_left(f"pool {ref}", refused, places)
     kept = _by_licence(candidates, licence, f"pool {ref}")
@@ -71,10 +73,10 @@ def open_pool(
     return replace(pool, template=sources.template) if sources.template else pool
 
 
-def _fetch_all(models: Sequence[Found], *, offline: bool, cache: Path | None) -> list[Place]:
-    def one(model: Found) -> Place:
+def _fetch_all(models: Sequence[FoundModel], *, offline: bool, cache: Path | None) -> list[SnapshotOrError]:
+    def one(model: FoundModel) -> SnapshotOrError:
         try:
-            return fetch(model, offline=offline, cache=cache)
+            return fetch_model(model, offline=offline, cache=cache)
         except MergeAdvisorError as error:
             return error
 
@@ -84,7 +86,7 @@ def _fetch_all(models: Sequence[Found], *, offline: bool, cache: Path | None) ->
         return list(workers.map(one, models))
 
 
-def _nothing_left(where: str, refused: Sequence[Refused], places: Sequence[Place]) -> None:
+def _nothing_left(where: str, refused: Sequence[RefusedModel], places: Sequence[SnapshotOrError]) -> None:
     first = "; ".join(f"{item.id}: {item.reason}" for item in refused[:3])
     more = f"; and {len(refused) - 3} more" if len(refused) > 3 else ""
     if all(isinstance(place, OfflineError) for place in places):
@@ -92,7 +94,9 @@ def _nothing_left(where: str, refused: Sequence[Refused], places: Sequence[Place
     raise PoolError(f"{where}: none of its {len(refused)} models can be used: {first}{more}")
 
 
-def _filter(models: Sequence[Found], include: Sequence[str], exclude: Sequence[str], where: str) -> list[Found]:
+def _filter(
+    models: Sequence[FoundModel], include: Sequence[str], exclude: Sequence[str], where: str
+) -> list[FoundModel]:
     ids = [*(model.id for model in models), SHOTS_LORA]
     for option, patterns in (("include", include), ("exclude", exclude)):
         for pattern in patterns:

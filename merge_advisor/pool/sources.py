@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path, PurePath, PureWindowsPath
 
-from merge_advisor.backbone.hub import HubId, parse_id
 from merge_advisor.errors import PoolError
-from merge_advisor.pool.manifest import Listed, read_manifest
+from merge_advisor.pool.manifest import ManifestEntry, read_manifest
 from merge_advisor.types import SHOTS_LORA
+from merge_advisor.weights.hub import HubId, parse_id
 
 LONGEST_ID = 200
 FOLDER_MANIFEST = "pool.yaml"
@@ -18,7 +18,7 @@ _WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "*.bin", "*.pt", "*.pth
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class FoundModel:
     """One model of a pool, not opened yet."""
 
     id: str
@@ -33,7 +33,7 @@ class Found:
 class Sources:
     """All models of a pool, in the order they are named, and what the manifest says of the whole."""
 
-    models: tuple[Found, ...]
+    models: tuple[FoundModel, ...]
     template: str | None = None
 
 
@@ -43,7 +43,7 @@ def check_id(name: str) -> None:
     Raises:
         PoolError: it is none; the message says why, with the id made printable.
     """
-    shown = printable(name)
+    shown = printable_id(name)
     if not name or name != name.strip():
         raise PoolError(f"id '{shown}': is empty or begins or ends with space; rename it")
     if not name.isprintable():
@@ -56,7 +56,7 @@ def check_id(name: str) -> None:
         raise PoolError(f"id '{name}': is kept for the adapter finetuned on the examples; rename it")
 
 
-def printable(name: str) -> str:
+def printable_id(name: str) -> str:
     """An id in one line of printable characters, at most 80."""
     return (name if name.isprintable() else ascii(name)[1:-1])[:80]
 
@@ -85,7 +85,7 @@ def find_models(ref: str | Path) -> Sources:
     seen: set[str] = set()
     for model in sources.models:
         if model.id in seen:
-            raise PoolError(f"pool {ref}: the id '{printable(model.id)}' is there twice; give one another id")
+            raise PoolError(f"pool {ref}: the id '{printable_id(model.id)}' is there twice; give one another id")
         seen.add(model.id)
     return sources
 
@@ -119,8 +119,8 @@ def _in_folder(path: Path) -> Sources:
         raise PoolError(f"pool {path}: has no models; each is a folder with adapter_config.json or config.json")
     for name in texts:
         if name not in named:
-            raise PoolError(f"{where}: describes '{printable(name)}', which is not there; correct the name")
-    models = tuple(Found(name, folder, None, texts.get(name, "")) for name, folder in named.items())
+            raise PoolError(f"{where}: describes '{printable_id(name)}', which is not there; correct the name")
+    models = tuple(FoundModel(name, folder, None, texts.get(name, "")) for name, folder in named.items())
     return Sources(models, manifest.template if manifest else None)
 
 
@@ -136,29 +136,32 @@ def _in_manifest(path: Path) -> Sources:
     texts = manifest.descriptions
     for name in texts:
         if name not in {model.id for model in models}:
-            raise PoolError(f"{path}: describes '{printable(name)}', which is not listed; correct the name")
+            raise PoolError(f"{path}: describes '{printable_id(name)}', which is not listed; correct the name")
     return Sources(
-        tuple(Found(m.id, m.folder, m.hub, m.description or texts.get(m.id, "")) for m in models), manifest.template
+        tuple(FoundModel(m.id, m.folder, m.hub, m.description or texts.get(m.id, "")) for m in models),
+        manifest.template,
     )
 
 
-def _listed(item: Listed, manifest: Path, where: str) -> Found:
+def _listed(item: ManifestEntry, manifest: Path, where: str) -> FoundModel:
     if item.hub is not None:
         model = parse_id(item.hub)
         if model is None:
-            raise PoolError(f"{where}: '{printable(item.hub)}' is no hub id; write organisation/name")
+            raise PoolError(f"{where}: '{printable_id(item.hub)}' is no hub id; write organisation/name")
         if item.revision and model.revision not in (None, item.revision):
             raise PoolError(f"{where}: names two revisions, {model.revision} and {item.revision}; leave one out")
         model = HubId(model.repo, item.revision or model.revision)
-        return Found(item.id or model.repo, None, model, item.description)
+        return FoundModel(item.id or model.repo, None, model, item.description)
     text = item.path or ""
     if not text or "\0" in text or ".." in (*PurePath(text).parts, *PureWindowsPath(text).parts):
-        raise PoolError(f"{where}: the path '{printable(text)}' leads out of the manifest's folder; write it absolute")
+        raise PoolError(
+            f"{where}: the path '{printable_id(text)}' leads out of the manifest's folder; write it absolute"
+        )
     folder = manifest.parent / Path(text).expanduser()
-    return Found(item.id or _own_name(folder), folder, None, item.description)
+    return FoundModel(item.id or _own_name(folder), folder, None, item.description)
 
 
-def _in_list(path: Path) -> list[Found]:
+def _in_list(path: Path) -> list[FoundModel]:
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -169,15 +172,15 @@ def _in_list(path: Path) -> list[Found]:
         if text:
             model = parse_id(text)
             if model is None:
-                raise PoolError(f"{path}, line {number}: '{printable(text)}' is no hub id; write organisation/name")
-            found.append(Found(model.repo, None, model))
+                raise PoolError(f"{path}, line {number}: '{printable_id(text)}' is no hub id; write organisation/name")
+            found.append(FoundModel(model.repo, None, model))
     if not found:
         raise PoolError(f"pool {path}: lists no hub ids; write one organisation/name a line")
     return found
 
 
-def _by_ids(text: str) -> list[Found]:
+def _by_ids(text: str) -> list[FoundModel]:
     models = [parse_id(part.strip()) for part in text.split(",")]
     if not all(models):
-        raise PoolError(f"pool {printable(text)}: not there; name a folder, a manifest, or hub ids like org/name")
-    return [Found(model.repo, None, model) for model in models if model]
+        raise PoolError(f"pool {printable_id(text)}: not there; name a folder, a manifest, or hub ids like org/name")
+    return [FoundModel(model.repo, None, model) for model in models if model]

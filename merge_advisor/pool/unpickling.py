@@ -22,7 +22,7 @@ from typing import Any
 
 SECONDS = 120
 """Time for one file."""
-ROOM = 2**30
+MEMORY_ROOM = 2**30
 """Bytes of memory beyond what four times the file takes."""
 FORBIDDEN = ("socket.", "subprocess.", "os.exec", "os.fork", "os.posix_spawn", "os.spawn", "os.startfile", "os.system",
              "pty.", "ctypes.", "os.remove", "os.rename", "os.rmdir", "os.truncate", "os.link", "os.symlink",
@@ -136,7 +136,7 @@ def _limit(largest: int) -> None:
     limits = {"RLIMIT_CORE": 0, "RLIMIT_FSIZE": 2 * largest + 2**20}
     with contextlib.suppress(OSError, ValueError, IndexError):
         mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-        limits["RLIMIT_AS"] = mapped + 4 * largest + ROOM
+        limits["RLIMIT_AS"] = mapped + 4 * largest + MEMORY_ROOM
     for name, most in limits.items():
         with contextlib.suppress(OSError, ValueError, AttributeError):
             resource.setrlimit(getattr(resource, name), (most, most))

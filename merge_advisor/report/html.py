@@ -15,7 +15,7 @@ from merge_advisor.report import markdown as words
 from merge_advisor.report.maps import similarity_map
 from merge_advisor.report.plots import NAMED_AXES, Bar, Whisker, axes_of, bars, forest, history, parallel, pareto
 from merge_advisor.report.scores import (
-    NAMES,
+    METRIC_TITLES,
     SCORE_HEADERS,
     SCORE_RIGHT,
     difference_text,
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from merge_advisor.report.values import TrialReport, TuningReport
 
 TEMPLATES = Path(__file__).with_name("templates")
-CELL = 200
+_CELL = 200
 """Characters of a name shown in a table, a heading or a note."""
 ROW_TEXT = 300
 """Characters of an input, an output or a target shown in the rows won and lost."""
@@ -60,7 +60,7 @@ def html_report(report: ReportInput) -> str:
     page = environment().get_template("report.html.j2")
     return page.render(
         names=", ".join(task.name for task in report.tasks),
-        facts=words.facts(report),
+        facts=words.run_facts(report),
         verdict=report.verdict,
         advice="" if report.verdict is None else words.ADVICE[report.verdict],
         reason=report.reason,
@@ -106,13 +106,13 @@ def environment() -> Environment:
         keep_trailing_newline=True,
     )
     found.filters["block"] = block
-    found.filters["short"] = lambda value: shortened(str(value), CELL)
+    found.filters["short"] = lambda value: shortened(str(value), _CELL)
     found.filters["plot"] = Markup  # SVG of plots.py and maps.py, which escape what they are given
     return found
 
 
 def _table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()) -> Table:
-    cells = [[shortened(cell, CELL) for cell in row] for row in rows]
+    cells = [[shortened(cell, _CELL) for cell in row] for row in rows]
     return {"headers": headers, "rows": cells, "right": tuple(right)}
 
 
@@ -139,7 +139,7 @@ def _score_bars(key: str, score: Score) -> str:
         value = model.metrics.get(score.metric)
         shown = "" if value is None else value_text(value, score.metric)
         rows.append(Bar(model.label, value, shown, strong=model.label == "merge"))
-    title = f"Score of each model: {NAMES.get(score.metric, score.metric)}"
+    title = f"Score of each model: {METRIC_TITLES.get(score.metric, score.metric)}"
     return bars(key, title, rows, percent=score.metric != "loss")
 
 

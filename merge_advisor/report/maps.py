@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from merge_advisor.report.labels import ROOM, Labels, Point
+from merge_advisor.report.labels import LABEL_ROOM, Labels, PlotPoint
 from merge_advisor.report.svg import WIDTH, brief, dots, figure, fitted, marked
 from merge_advisor.report.values import SimilarityMap
 from merge_advisor.types import SHOTS_LORA, Selection
@@ -52,7 +52,7 @@ def similarity_map(
     crowd = points.values() if len(points) < 200 else (points[member.id] for member in chosen)
     labels = Labels([task, *crowd], HEIGHT)
     labels.put(task, word, "strong", needed=True)
-    short = brief([*found.candidates], ROOM)
+    short = brief([*found.candidates], LABEL_ROOM)
     for member in chosen:
         needed = member.role == "anchor" or len(chosen) <= NAMED
         labels.put(points[member.id], short[member.id], "strong", needed=needed)
@@ -62,7 +62,7 @@ def similarity_map(
     return figure(key, "Where the task lies among the pool", told, HEIGHT, [*parts, *labels.parts])
 
 
-def _nearness(similarity: float | None, place: Point, task: Point) -> float:
+def _nearness(similarity: float | None, place: PlotPoint, task: PlotPoint) -> float:
     """What candidates are ordered by: the cosine, or the distance on the map below every cosine."""
     if similarity is not None:
         return similarity
@@ -73,7 +73,7 @@ def _told(name: str, similarity: float | None) -> str:
     return name[:120] + ("" if similarity is None else f", similarity {similarity:.3f}")
 
 
-def _laid(points: Sequence[Point]) -> list[Point]:
+def _laid(points: Sequence[PlotPoint]) -> list[PlotPoint]:
     """Places on the plot: one scale for both axes, the middle of the points in the middle."""
     (left, right), (low, high) = ((min(values), max(values)) for values in zip(*points, strict=True))
     units = min((WIDTH - 2 * EDGE) / max(right - left, 1e-6), (HEIGHT - 2 * EDGE) / max(high - low, 1e-6))

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from merge_advisor.report.scores import (
-    NAMES,
+    METRIC_TITLES,
     SCORE_HEADERS,
     SCORE_RIGHT,
     difference_text,
@@ -19,7 +19,7 @@ from merge_advisor.report.scores import (
 from merge_advisor.report.tables import escaped, markdown_table, printable, shortened
 from merge_advisor.report.values import Side, SimilarityMap, TuningReport
 from merge_advisor.scores import GuardScore, Score, Verdict
-from merge_advisor.types import Member, Recipe, Refused, Row, Selection, Task
+from merge_advisor.types import Member, Recipe, RefusedModel, Row, Selection, Task
 
 INPUT_LENGTH = 60
 """Characters of an input, an output or a target shown in a table of rows."""
@@ -56,7 +56,7 @@ class ReportInput:
     verdict: Verdict | None = None
     """Over all tasks; None where nothing was scored."""
     reason: str = ""
-    refused: tuple[Refused, ...] = ()
+    refused: tuple[RefusedModel, ...] = ()
     conflicts: tuple[str, ...] = ()
     """Licences of the members that do not go together, one sentence each."""
     rank_error: float = 0.0
@@ -104,7 +104,7 @@ def _bullets(items: Sequence[str]) -> str:
     return "\n".join(f"- {escaped(item)}" for item in items)
 
 
-def facts(report: ReportInput) -> list[tuple[str, str]]:
+def run_facts(report: ReportInput) -> list[tuple[str, str]]:
     """Return what was merged and how, as pairs of a word and its value."""
     recipe = report.recipe
     revision = f" at {recipe.base.revision}" if recipe.base.revision else ""
@@ -121,7 +121,7 @@ def facts(report: ReportInput) -> list[tuple[str, str]]:
 
 def _head(report: ReportInput) -> str:
     names = ", ".join(task.name for task in report.tasks)
-    lines = [f"- {name}: {escaped(value)}" for name, value in facts(report)]
+    lines = [f"- {name}: {escaped(value)}" for name, value in run_facts(report)]
     return "\n".join([f"# Merge plan for {escaped(names)}", "", *lines])
 
 
@@ -146,7 +146,8 @@ def _scored(score: Score, task: Task, *, alone: bool) -> str:
 def measured_text(score: Score) -> str:
     """Return what a score's numbers are, in two sentences."""
     measured = (
-        f"{NAMES.get(score.metric, score.metric)} on {len(score.row_digests)} held-out rows, by {score.evaluator}"
+        f"{METRIC_TITLES.get(score.metric, score.metric)} on {len(score.row_digests)} held-out rows, "
+        f"by {score.evaluator}"
     )
     return f"{measured[0].upper()}{measured[1:]}. Positive differences favour the merge; loss is in nats per token."
 
@@ -268,7 +269,7 @@ def _licences(report: ReportInput) -> str:
     return _section("Licences", f"{table}\n\n{conflicts or 'No conflict found among them.'}")
 
 
-def _refused(refused: Sequence[Refused]) -> str:
+def _refused(refused: Sequence[RefusedModel]) -> str:
     if not refused:
         return ""
     return _section("Set aside", markdown_table(("model", "why"), [[found.id, found.reason] for found in refused]))

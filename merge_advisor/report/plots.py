@@ -20,7 +20,7 @@ from merge_advisor.report.svg import (
     coordinate,
     element,
     figure,
-    finite,
+    finite_numbers,
     fitted,
     label,
     line,
@@ -32,7 +32,7 @@ from merge_advisor.report.svg import (
 )
 from merge_advisor.report.values import TrialReport, TuningReport, best_so_far
 
-LEFT = 46
+_LEFT = 46
 """Units kept free for the numbers of an upright axis."""
 AXES = 16
 """Members that get an axis in the parallel plot: those of the largest weights."""
@@ -170,10 +170,10 @@ def history(key: str, tuning: TuningReport) -> str:
     for number, trial in enumerate(trials):
         spent += trial.forwards
         places.append(float(spent if tuning.forwards else number + 1))
-    values = finite(trial.value for trial in trials)
+    values = finite_numbers(trial.value for trial in trials)
     scale = scale_over(_bulk(values), 228, 12, margin=0.04)
-    x = scale_over([0.0, *places], LEFT, WIDTH - 8)
-    parts = [*upright(scale, LEFT, WIDTH), *across(x, 230, 230)]
+    x = scale_over([0.0, *places], _LEFT, WIDTH - 8)
+    parts = [*upright(scale, _LEFT, WIDTH), *across(x, 230, 230)]
     parts.append(label(WIDTH, 262, "forward passes" if tuning.forwards else "trials", anchor="end", class_="tick"))
     steps: list[tuple[float, float]] = []
     for place, best in zip(places, best_so_far(trials), strict=True):
@@ -182,7 +182,7 @@ def history(key: str, tuning: TuningReport) -> str:
             steps.append((x(place), scale(best)))
     reference = next((t.value for t in trials if t.label == tuning.reference and t.value is not None), None)
     if reference is not None:
-        parts.append(line(LEFT, scale(reference), WIDTH, scale(reference), "reference"))
+        parts.append(line(_LEFT, scale(reference), WIDTH, scale(reference), "reference"))
     parts += [_trial(scale, x(place), trial) for place, trial in zip(places, trials, strict=True)]
     parts.append(polyline(steps, "best"))
     won = next(((p, t.value) for p, t in zip(places, trials, strict=True) if t.number == tuning.winner), None)
@@ -219,11 +219,11 @@ def parallel(key: str, tuning: TuningReport) -> str:
     ranked = sorted((t for t in tuning.trials if t.value is not None), key=lambda t: (t.value, t.number))[:LINES]
     shown = axes_of(tuning)
     floor, top = 222, 14
-    places = [LEFT + (WIDTH - LEFT - 30) * n / max(len(shown), 1) for n in range(len(shown) + 1)]
+    places = [_LEFT + (WIDTH - _LEFT - 30) * n / max(len(shown), 1) for n in range(len(shown) + 1)]
     weights = [t.weights[m] for t in ranked for m in shown] + [tuning.planned[m] for m in shown]
     scale = scale_over([0.0, *weights], floor, top)
     worth = scale_over(_bulk([t.value for t in ranked if t.value is not None]), floor, top)
-    parts = upright(scale, LEFT, places[-2] if shown else LEFT)
+    parts = upright(scale, _LEFT, places[-2] if shown else _LEFT)
     parts += [line(x, top, x, floor, "axis") for x in places]
     winner = ""
     for rank, trial in reversed(list(enumerate(ranked))):
@@ -267,11 +267,13 @@ def _axis_names(tuning: TuningReport, shown: Sequence[int], places: Sequence[flo
 
 def pareto(key: str, tuning: TuningReport) -> str:
     """Draw the trials by their values on two tasks, with the front that no trial beats on both."""
-    trials = [t for t in tuning.trials[:TOOLTIPS] if len(t.values) >= 2 and len(finite(t.values)) == len(t.values)]
-    points = [(t, finite(t.values)) for t in trials]
-    x = scale_over(_bulk([v[0] for _, v in points]), LEFT, WIDTH - 8, margin=0.05)
+    trials = [
+        t for t in tuning.trials[:TOOLTIPS] if len(t.values) >= 2 and len(finite_numbers(t.values)) == len(t.values)
+    ]
+    points = [(t, finite_numbers(t.values)) for t in trials]
+    x = scale_over(_bulk([v[0] for _, v in points]), _LEFT, WIDTH - 8, margin=0.05)
     y = scale_over(_bulk([v[1] for _, v in points]), 288, 10, margin=0.05)
-    parts = [*upright(y, LEFT, WIDTH), *across(x, 10, 288)]
+    parts = [*upright(y, _LEFT, WIDTH), *across(x, 10, 288)]
     front = _front([(v[0], v[1]) for t, v in points if t.whole])
     winner = ""
     for trial, values in points:
@@ -283,7 +285,7 @@ def pareto(key: str, tuning: TuningReport) -> str:
             winner = marked("diamond", x(values[0]), y(values[1]), 5, "winner", f"the winner, {told}")
     parts += [polyline(_stairs([(x(a), y(b)) for a, b in front]), "best"), winner]
     names = (*tuning.tasks, "first task", "second task")[:2] if len(tuning.tasks) < 2 else tuning.tasks[:2]
-    parts.append(label(WIDTH, 320, names[0], room=WIDTH - LEFT, anchor="end", class_="tick"))
+    parts.append(label(WIDTH, 320, names[0], room=WIDTH - _LEFT, anchor="end", class_="tick"))
     turned = element(
         "g", label(0, 0, names[1], room=260, anchor="end", class_="tick"), transform="translate(9 10) rotate(-90)"
     )

@@ -10,7 +10,7 @@ from merge_advisor.types import Row
 SCORE_HEADERS = ("model", "score", "merge minus it", "95% interval", "won", "lost", "loss")
 SCORE_RIGHT = (1, 2, 3, 4, 5, 6)
 """Columns aligned on the right."""
-NAMES = {"accuracy": "accuracy", "exact_match": "exact match", "loss": "loss (nats per token, less is better)"}
+METRIC_TITLES = {"accuracy": "accuracy", "exact_match": "exact match", "loss": "loss (nats per token, less is better)"}
 """The metrics in words."""
 LOSSES = ("loss", "choice loss")
 """Metrics in nats: per token of the right answer, or of the right choice among a row's choices."""

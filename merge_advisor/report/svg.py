@@ -20,7 +20,7 @@ EM = 12
 """Units of a letter's size."""
 BOLD = 1.13
 """How much wider bold letters are."""
-LARGEST = 1e100
+LARGEST_NUMBER = 1e100
 """Values beyond are drawn there: differences of such values are still finite."""
 
 Label = Callable[[float], str]
@@ -167,9 +167,9 @@ class Scale:
         return f"{value + 0.0:,.{decimals}f}"
 
 
-def finite(values: Iterable[float | None]) -> list[float]:
-    """Return the values that are finite numbers, none beyond `LARGEST`."""
-    return [min(max(v, -LARGEST), LARGEST) for v in values if v is not None and math.isfinite(v)]
+def finite_numbers(values: Iterable[float | None]) -> list[float]:
+    """Return the values that are finite numbers, none beyond `LARGEST_NUMBER`."""
+    return [min(max(v, -LARGEST_NUMBER), LARGEST_NUMBER) for v in values if v is not None and math.isfinite(v)]
 
 
 def scale_over(values: Iterable[float | None], start: float, end: float, *, margin: float = 0.0) -> Scale:
@@ -181,7 +181,7 @@ def scale_over(values: Iterable[float | None], start: float, end: float, *, marg
         end: unit of the greatest.
         margin: room left free on both sides, as a share of the range.
     """
-    found = finite(values) or [0.0, 1.0]
+    found = finite_numbers(values) or [0.0, 1.0]
     low, high = min(found), max(found)
     largest = max(abs(low), abs(high))
     if high - low <= max(1e-9 * largest, 1e-12):

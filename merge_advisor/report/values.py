@@ -8,7 +8,7 @@ from typing import Literal
 
 from merge_advisor.types import STRICT
 
-Part = Literal["tuning", "confirmation", "held-out"]
+RowsPart = Literal["tuning", "confirmation", "held-out"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ class Side:
     __pydantic_config__ = STRICT
 
     task: str
-    part: Part
+    part: RowsPart
     metric: str
     """"loss" (nats per token), "accuracy" or "exact_match" (0..1), or another metric's name."""
     rows: int

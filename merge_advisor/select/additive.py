@@ -7,8 +7,9 @@ from typing import ClassVar
 
 import numpy as np
 
+from merge_advisor.arrays import Float64Array
 from merge_advisor.select.evidence import Choice, Evidence
-from merge_advisor.select.likeness import Doubles, anchored, chosen, compared, cosines, pick, ranked, unit_rows
+from merge_advisor.select.likeness import anchored, compared, cosines, make_choice, make_pick, ranked, unit_rows
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Additive:
         deltas, task = compared(evidence, self.centre)
         size = float(task @ task)
         gains: dict[int, float] = {}
-        weights: Doubles = np.empty(0)
+        weights: Float64Array = np.empty(0)
         left, explained = task, 0.0
         forced = [] if evidence.anchor is None else [evidence.anchor]
         while len(gains) < k and size > 0:
@@ -63,19 +64,19 @@ class Additive:
             gains = {p: gains[p] for p in kept}
             left, explained = rest, now
         if not weights.any():
-            return chosen([pick(anchored(ranked(cosines(deltas, task)), evidence.anchor)[0], 0.0)], k)
+            return make_choice([make_pick(anchored(ranked(cosines(deltas, task)), evidence.anchor)[0], 0.0)], k)
         if weights[0] == 0:  # only a demanded anchor is kept at 0
             weights[0] = weights.sum() / (len(weights) - 1)
         direction = tuple(float(weight) for weight in weights / weights.sum())
-        return chosen([pick(p, gain) for p, gain in gains.items()], k, direction)
+        return make_choice([make_pick(p, gain) for p, gain in gains.items()], k, direction)
 
 
-def _fit(deltas: Doubles, task: Doubles) -> Doubles:
+def _fit(deltas: Float64Array, task: Float64Array) -> Float64Array:
     """Coefficients c >= 0 that minimise |task - Σ cᵢ·deltasᵢ|, (m,) float64."""
     from scipy.optimize import nnls
 
     # on unit rows: deltas of very different lengths would make the fit lose digits
     lengths = np.linalg.norm(deltas, axis=1)
-    found: Doubles = nnls(unit_rows(deltas).T, task)[0]
-    coefficients: Doubles = np.divide(found, lengths, out=np.zeros_like(found), where=lengths > 0)
+    found: Float64Array = nnls(unit_rows(deltas).T, task)[0]
+    coefficients: Float64Array = np.divide(found, lengths, out=np.zeros_like(found), where=lengths > 0)
     return coefficients

@@ -7,9 +7,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from merge_advisor.select.diversity import OBJECTIVES
+from merge_advisor.select.diversity import DIVERSITY_OBJECTIVES
 from merge_advisor.select.evidence import Choice, Evidence
-from merge_advisor.select.likeness import anchored, chosen, compared, cosines, pick, ranked, unit_rows
+from merge_advisor.select.likeness import anchored, compared, cosines, make_choice, make_pick, ranked, unit_rows
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,8 @@ class AnchorDiverse:
     stops: ClassVar[str] = "when the objective rises by less than the stated share of the anchor's part"
 
     def __post_init__(self) -> None:
-        if self.objective not in OBJECTIVES:
-            raise ValueError(f"objective={self.objective} is unknown; choose one of: {', '.join(OBJECTIVES)}")
+        if self.objective not in DIVERSITY_OBJECTIVES:
+            raise ValueError(f"objective={self.objective} is unknown; choose one of: {', '.join(DIVERSITY_OBJECTIVES)}")
         if not 0.01 <= self.diversity <= 0.99:
             raise ValueError(f"diversity={self.diversity} is not in 0.01..0.99")
         if not 0 <= self.least < 1:
@@ -42,11 +42,11 @@ class AnchorDiverse:
         """Choose greedily; the gain of a pick is the rise of the objective, in the objective's unit."""
         deltas, task = compared(evidence, self.centre)
         relevance = cosines(deltas, task)
-        objective = OBJECTIVES[self.objective](unit_rows(deltas), relevance, self.diversity)
+        objective = DIVERSITY_OBJECTIVES[self.objective](unit_rows(deltas), relevance, self.diversity)
         position = anchored(ranked(relevance), evidence.anchor)[0]
         gain = float(objective.gains()[position])
         enough = max(0.0, self.least * gain if np.isfinite(gain) else 0.0)
-        taken, picks = np.zeros(len(deltas), bool), [pick(position, gain)]
+        taken, picks = np.zeros(len(deltas), bool), [make_pick(position, gain)]
         while len(picks) < k:
             objective.add(position)
             taken[position] = True
@@ -54,5 +54,5 @@ class AnchorDiverse:
             position = ranked(gains)[0]
             if not gains[position] > enough:
                 break
-            picks.append(pick(position, float(gains[position])))
-        return chosen(picks, k)
+            picks.append(make_pick(position, float(gains[position])))
+        return make_choice(picks, k)

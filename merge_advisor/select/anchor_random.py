@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from merge_advisor.select.evidence import K_REACHED, Choice, Evidence, Pick
-from merge_advisor.select.likeness import anchored, likeness, pick, ranked
+from merge_advisor.select.likeness import anchored, likeness, make_pick, ranked
 
 
 @dataclass(frozen=True)
@@ -26,4 +26,4 @@ class AnchorRandom:
         scores = likeness(evidence, self.centre)
         anchor = anchored(ranked(scores), evidence.anchor)[0]
         others = [int(p) for p in evidence.rng.permutation(len(evidence.ids)) if p != anchor]
-        return Choice((pick(anchor, scores[anchor]), *(Pick(position) for position in others[: k - 1])), K_REACHED)
+        return Choice((make_pick(anchor, scores[anchor]), *(Pick(position) for position in others[: k - 1])), K_REACHED)

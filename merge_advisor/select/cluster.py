@@ -7,8 +7,9 @@ from typing import ClassVar
 
 import numpy as np
 
+from merge_advisor.arrays import Float64Array
 from merge_advisor.select.evidence import Choice, Evidence
-from merge_advisor.select.likeness import Doubles, anchored, compared, cosines, ranked, unit_rows, while_positive
+from merge_advisor.select.likeness import anchored, compared, cosines, ranked, unit_rows, while_positive
 
 METHODS = ("agglomerative", "kmeans")
 
@@ -41,7 +42,9 @@ class Cluster:
             first.setdefault(int(labels[position]), position)
         return while_positive(list(first.values()), scores, k)
 
-    def _labels(self, rows: Doubles, k: int, rng: np.random.Generator) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    def _labels(
+        self, rows: Float64Array, k: int, rng: np.random.Generator
+    ) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
         clusters = min(k, len(np.unique(np.round(rows, 6), axis=0)))
         if clusters == 1:  # also what a pool of one needs: clustering asks for two rows
             return np.zeros(len(rows), np.int64)

@@ -12,7 +12,7 @@ from typing import Protocol
 
 import numpy as np
 
-from merge_advisor.select.likeness import Doubles
+from merge_advisor.arrays import Float64Array
 
 ROUND_OFF = 1e-10
 """Squared length under which what is left of a unit row is rounding."""
@@ -21,7 +21,7 @@ ROUND_OFF = 1e-10
 class Objective(Protocol):
     """A set function and the set it has been grown to."""
 
-    def gains(self) -> Doubles:
+    def gains(self) -> Float64Array:
         """What adding each candidate would gain now, (n,) float64; -inf where nothing is left of it."""
         ...
 
@@ -36,11 +36,11 @@ class Mmr:
     gain(i) = (1 - diversity)·cos(i, task) - diversity·max over chosen j of cos(i, j).
     """
 
-    def __init__(self, rows: Doubles, relevance: Doubles, diversity: float) -> None:
+    def __init__(self, rows: Float64Array, relevance: Float64Array, diversity: float) -> None:
         self.rows, self.relevance, self.diversity = rows, relevance, diversity
         self.redundancy = np.zeros(len(rows))
 
-    def gains(self) -> Doubles:
+    def gains(self) -> Float64Array:
         """Return (n,) gains by the formula above."""
         return (1 - self.diversity) * self.relevance - self.diversity * self.redundancy
 
@@ -57,7 +57,7 @@ class Facility:
     Holds an (n, n) float32 matrix.
     """
 
-    def __init__(self, rows: Doubles, relevance: Doubles, diversity: float) -> None:
+    def __init__(self, rows: Float64Array, relevance: Float64Array, diversity: float) -> None:
         kept = relevance > 0
         weights = np.where(kept, relevance, 0.0) ** (1 / diversity - 1) * kept
         self.weights = weights[kept] / max(weights.sum(), np.finfo(float).tiny)
@@ -65,9 +65,9 @@ class Facility:
         self.alike = np.maximum(single @ single[kept].T, 0)  # (n, candidates like the task)
         self.covered = np.zeros(self.alike.shape[1], np.float32)
 
-    def gains(self) -> Doubles:
+    def gains(self) -> Float64Array:
         """Return (n,) rises of f."""
-        rises: Doubles = np.maximum(self.alike - self.covered, 0).astype(np.float64) @ self.weights
+        rises: Float64Array = np.maximum(self.alike - self.covered, 0).astype(np.float64) @ self.weights
         return rises
 
     def add(self, position: int) -> None:
@@ -82,13 +82,13 @@ class Kdpp:
     and the gain of i the rise of log det L_S: log of the squared length that qᵢ·rowᵢ has outside the span of the set.
     """
 
-    def __init__(self, rows: Doubles, relevance: Doubles, diversity: float) -> None:
+    def __init__(self, rows: Float64Array, relevance: Float64Array, diversity: float) -> None:
         self.rows = rows
         self.quality = relevance * (1 - diversity) / diversity  # log qᵢ²
         self.outside = np.einsum("ij,ij->i", rows, rows)
         self.factors = np.empty((0, len(rows)))  # rows of the incremental Cholesky factor
 
-    def gains(self) -> Doubles:
+    def gains(self) -> Float64Array:
         """Return (n,) rises of log det L_S, -inf inside the span of the set."""
         left = self.outside > ROUND_OFF
         return np.where(left, self.quality + np.log(np.where(left, self.outside, 1.0)), -np.inf)
@@ -104,7 +104,7 @@ class Kdpp:
         self.outside = self.outside - self.factors[-1] ** 2
 
 
-OBJECTIVES: dict[str, Callable[[Doubles, Doubles, float], Objective]] = {
+DIVERSITY_OBJECTIVES: dict[str, Callable[[Float64Array, Float64Array, float], Objective]] = {
     "facility": Facility,
     "kdpp": Kdpp,
     "mmr": Mmr,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from merge_advisor.select.evidence import Choice, Evidence
-from merge_advisor.select.likeness import anchored, likeness, pick, ranked
+from merge_advisor.select.likeness import anchored, likeness, make_pick, ranked
 
 
 @dataclass(frozen=True)
@@ -25,4 +25,4 @@ class All:
         """Choose all n candidates by falling cosine with the task delta (the gain); k is not asked."""
         scores = likeness(evidence, self.centre)
         order = anchored(ranked(scores), evidence.anchor)
-        return Choice(tuple(pick(position, scores[position]) for position in order), "the whole pool")
+        return Choice(tuple(make_pick(position, scores[position]) for position in order), "the whole pool")

@@ -7,19 +7,18 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from merge_advisor.backbone.weights import WeightDelta
+    from merge_advisor.weights.updates import WeightDelta
 
-Floats = NDArray[np.floating]
+from merge_advisor.arrays import FloatingArray
 
 K_REACHED = "k reached"
 NOTHING_ADDED = "another partner adds nothing"
 """The two usual values of `Choice.stopped`."""
 
 
-class ShotLoss(Protocol):
+class ShotLossFunction(Protocol):
     """Measures a merge on a share of the choosing rows; of a larger share only what is missing is measured."""
 
     def __call__(self, weights: Mapping[int, float], share: float = 1.0, /) -> float:
@@ -27,10 +26,10 @@ class ShotLoss(Protocol):
         ...
 
 
-class GradientGain(Protocol):
+class GradientGainFunction(Protocol):
     """Ranks all candidates by one backward pass over a share of the choosing rows."""
 
-    def __call__(self, weights: Mapping[int, float], share: float = 1.0, /) -> Floats:
+    def __call__(self, weights: Mapping[int, float], share: float = 1.0, /) -> FloatingArray:
         """Return (n,) gains."""
         ...
 
@@ -44,9 +43,9 @@ class Evidence:
 
     ids: tuple[str, ...]
     """n candidate ids, sorted."""
-    deltas: Floats
+    deltas: FloatingArray
     """(n, d) float32, unnormalised."""
-    task: Floats
+    task: FloatingArray
     """(d,) float32: the task delta (of the LoRA finetuned on the shots)."""
     texts: tuple[str, ...]
     """Name and model card text of each candidate."""
@@ -56,10 +55,10 @@ class Evidence:
     """The only source of randomness."""
     anchor: int | None = None
     """Position of the anchor the user demands, or None."""
-    shot_loss: ShotLoss = field(repr=False, default=lambda weights, share=1.0: float("nan"))
+    shot_loss: ShotLossFunction = field(repr=False, default=lambda weights, share=1.0: float("nan"))
     """Mean loss on the choosing rows of the `exact` merge with weights by position; {} is the base. Nats per token, or
     of the right choice among the choices where every row has them (see `types.ChooseBy`)."""
-    gradient_gain: GradientGain = field(repr=False, default=lambda weights, share=1.0: np.empty(0))
+    gradient_gain: GradientGainFunction = field(repr=False, default=lambda weights, share=1.0: np.empty(0))
     """(n,) first-order drop of the shot loss, -⟨∂L/∂W, ΔW_i⟩, of every candidate at weight 1 beside the `exact` merge
     with weights by position ({} is the base); one backward pass."""
     weights_of: Callable[[int], WeightDelta] = field(repr=False, default=lambda position: {})
@@ -71,7 +70,7 @@ class Watched(Evidence):
     """Evidence that notes what of it is dear or chance and was looked at: "task" costs a finetune, "rng" is a draw."""
 
     looked: set[str] = field(default_factory=set, repr=False)
-    task_of: Callable[[], Floats] | None = field(default=None, repr=False)
+    task_of: Callable[[], FloatingArray] | None = field(default=None, repr=False)
     """Makes the task delta when it is looked at; None: `task` is it."""
 
     def __getattribute__(self, name: str) -> Any:

@@ -7,13 +7,13 @@ from math import inf, isfinite
 from typing import TYPE_CHECKING
 
 from merge_advisor.select.halving import WHOLE, best_of
-from merge_advisor.select.likeness import anchored, pick
+from merge_advisor.select.likeness import anchored, make_pick
 
 if TYPE_CHECKING:
     from merge_advisor.select.evidence import Evidence, Pick
 
 
-def loss_of(evidence: Evidence, weights: Mapping[int, float], share: float = 1.0) -> float:
+def finite_shot_loss(evidence: Evidence, weights: Mapping[int, float], share: float = 1.0) -> float:
     """Shot loss of a merge, nats per token; infinite where it is no number, so that it loses every comparison."""
     loss = float(evidence.shot_loss(weights, share))
     return loss if isfinite(loss) else inf
@@ -54,13 +54,13 @@ def forward_selection(
 
     def best(positions: Sequence[int], members: Sequence[int] = (), weight: float = 1.0) -> tuple[int, float]:
         def loss(position: int, share: float) -> float:
-            return loss_of(evidence, dict.fromkeys((*members, position), weight), share)
+            return finite_shot_loss(evidence, dict.fromkeys((*members, position), weight), share)
 
         return best_of(sorted(positions), loss, shares)
 
-    base = loss_of(evidence, {})
+    base = finite_shot_loss(evidence, {})
     first, loss = best(shortlist if evidence.anchor is None else [evidence.anchor])
-    members, picks, merge = [first], [pick(first, base - loss)], {first: 1.0}
+    members, picks, merge = [first], [make_pick(first, base - loss)], {first: 1.0}
     while len(picks) < k:
         partners = [p for p in (beside(merge) if beside else shortlist) if p not in members]
         for weight in (1.0, 1 / (len(members) + 1)) if partners else ():
@@ -69,7 +69,7 @@ def forward_selection(
                 break
         else:
             break
-        picks.append(pick(partner, loss - lowest))
+        picks.append(make_pick(partner, loss - lowest))
         members, loss = [*members, partner], lowest
         merge = dict.fromkeys(members, weight)
     return picks, loss

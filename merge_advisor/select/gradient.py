@@ -8,9 +8,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from merge_advisor.backbone.weights import WeightDelta, inner_all
 from merge_advisor.select.evidence import Choice, Evidence
-from merge_advisor.select.likeness import anchored, chosen, pick, ranked, while_positive
+from merge_advisor.select.likeness import anchored, make_choice, make_pick, ranked, while_positive
+from merge_advisor.weights.updates import WeightDelta, inner_all
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Gradient:
         if not self.distinct:
             return while_positive(order, gains, k)
         position, gain = order[0], float(gains[order[0]])
-        picks = [pick(position, gain)]
+        picks = [make_pick(position, gain)]
         kept = {p: evidence.weights_of(p) for p in ranked(gains) if gains[p] > 0 or p == position}
         alike = np.zeros(len(gains))
         while len(picks) < k:
@@ -43,8 +43,8 @@ class Gradient:
             position = max(left, key=lambda p: left[p], default=position)
             if not left.get(position, 0) > 0:
                 break
-            picks.append(pick(position, left[position]))
-        return chosen(picks, k)
+            picks.append(make_pick(position, left[position]))
+        return make_choice(picks, k)
 
 
 def _cosine(left: WeightDelta, right: WeightDelta) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 SHARES = (0.5, 1.0)
 """Shares of the choosing rows that are looked at one after the other; the last is all of them. A quarter is too few
@@ -27,7 +27,9 @@ def rounds(size: int, shares: Sequence[float] = SHARES) -> list[tuple[int, float
     return found
 
 
-def best_of(items: Sequence[T], loss: Callable[[T, float], float], shares: Sequence[float] = SHARES) -> tuple[T, float]:
+def best_of(
+    items: Sequence[_T], loss: Callable[[_T, float], float], shares: Sequence[float] = SHARES
+) -> tuple[_T, float]:
     """The one of lowest loss, and its loss on all rows; ties go to the earlier one.
 
     Jamieson and Talwalkar 2016, "Non-stochastic best arm identification": what is far behind on a few rows is not

@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from merge_advisor.backbone.weights import LowRank, is_low_rank
 from merge_advisor.types import Interference
+from merge_advisor.weights.updates import LowRankUpdate, is_low_rank
 
 if TYPE_CHECKING:
-    from merge_advisor.backbone.weights import WeightDelta
     from merge_advisor.select.evidence import Choice
+    from merge_advisor.weights.updates import WeightDelta
 
-Array = NDArray[np.float32]
+from merge_advisor.arrays import Float32Array
 
 ENTRIES = 1 << 14
 """Entries of one parameter the sign conflict looks at; a larger parameter is sampled by rows (fixed seed)."""
-FLAT = 1e-5
+ROUNDING_SHARE = 1e-5
 """Singular values under this share of the largest are float32 rounding, not directions."""
 
 
@@ -50,7 +50,7 @@ def interference(members: Sequence[WeightDelta], weights: Sequence[float] | None
     tally = np.zeros((adapters, 4))  # opposed mass, mass, overlap·energy, energy
     for name in sorted({name for member in members[:adapters] for name in member}):
         updates = {i: members[i][name] for i in range(adapters) if name in members[i]}
-        low_rank = {i: update for i, update in updates.items() if isinstance(update, LowRank)}
+        low_rank = {i: update for i, update in updates.items() if isinstance(update, LowRankUpdate)}
         _count_conflicts(low_rank, factors, tally)
         _count_overlaps(low_rank, tally)
     found: list[Interference | None] = [None] * len(members)
@@ -63,13 +63,15 @@ def interference(members: Sequence[WeightDelta], weights: Sequence[float] | None
     return found
 
 
-def _sides(update: LowRank) -> tuple[Array, Array]:
+def _sides(update: LowRankUpdate) -> tuple[Float32Array, Float32Array]:
     """ΔW = left (out, r) @ right (r, in) in the base's layout."""
     left, right = update.b * np.float32(update.scale), update.a
     return (right.T, left.T) if update.transposed else (left, right)
 
 
-def _count_conflicts(updates: Mapping[int, LowRank], factors: Sequence[float], tally: NDArray[np.float64]) -> None:
+def _count_conflicts(
+    updates: Mapping[int, LowRankUpdate], factors: Sequence[float], tally: NDArray[np.float64]
+) -> None:
     """Add one parameter's opposed mass and mass to columns 0 and 1."""
     out, width = next(iter(updates.values())).shape
     rows = np.arange(out)
@@ -87,7 +89,7 @@ def _count_conflicts(updates: Mapping[int, LowRank], factors: Sequence[float], t
         earlier += own
 
 
-def _count_overlaps(updates: Mapping[int, LowRank], tally: NDArray[np.float64]) -> None:
+def _count_overlaps(updates: Mapping[int, LowRankUpdate], tally: NDArray[np.float64]) -> None:
     """Add one parameter's overlap times energy, and its energy, to columns 2 and 3."""
     joint: list[NDArray[np.float64] | None] = [None, None]
     last = max(updates)
@@ -108,20 +110,20 @@ def _count_overlaps(updates: Mapping[int, LowRank], tally: NDArray[np.float64]) 
                 joint[side] = _joined(known, span, cosines)
 
 
-def _spans(update: LowRank) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+def _spans(update: LowRankUpdate) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
     """Orthonormal bases of ΔW's column and row space, (out, r) and (in, r), and its r singular values."""
     left, right = _sides(update)
     basis_left, core_left = np.linalg.qr(left.astype(np.float64))
     basis_right, core_right = np.linalg.qr(right.T.astype(np.float64))
     turn_left, values, turn_right = np.linalg.svd(core_left @ core_right.T)
-    rank = int(np.sum(values > FLAT * values[0])) if len(values) and values[0] > 0 else 0
+    rank = int(np.sum(values > ROUNDING_SHARE * values[0])) if len(values) and values[0] > 0 else 0
     return basis_left @ turn_left[:, :rank], basis_right @ turn_right[:rank].T, values[:rank]
 
 
 def _joined(known: NDArray[np.float64], span: NDArray[np.float64], cosines: NDArray[np.float64]) -> NDArray[np.float64]:
     """Orthonormal basis of the sum of two spans."""
     basis, values, _ = np.linalg.svd(span - known @ cosines, full_matrices=False)
-    return np.hstack([known, basis[:, values > FLAT]])
+    return np.hstack([known, basis[:, values > ROUNDING_SHARE]])
 
 
 def weights_direction(choice: Choice) -> tuple[float, ...]:

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from merge_advisor.select.evidence import Choice, Evidence, Floats
+from merge_advisor.arrays import FloatingArray
+from merge_advisor.select.evidence import Choice, Evidence
 from merge_advisor.select.forward_selection import forward_selection
 from merge_advisor.select.halving import SHARES, WHOLE
-from merge_advisor.select.likeness import anchored, chosen, likeness, ranked
+from merge_advisor.select.likeness import anchored, likeness, make_choice, ranked
 from merge_advisor.select.sets import best_set, even_sets, picks_of
 from merge_advisor.select.text import text_likeness
 
@@ -82,9 +83,9 @@ class Rerank:
             members, lowest = best_set(evidence, sets, shares)
             if lowest < loss:
                 picks = picks_of(evidence, members, self.screen)
-        return chosen(picks, k)
+        return make_choice(picks, k)
 
-    def _scores(self, evidence: Evidence) -> Floats:
+    def _scores(self, evidence: Evidence) -> FloatingArray:
         if self.first == "gradient":
             return evidence.gradient_gain({}, self.screen)
         return text_likeness(evidence) if self.first == "text" else likeness(evidence, self.centre)

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from merge_advisor.select.forward_selection import by_loss, loss_of
+from merge_advisor.select.forward_selection import by_loss, finite_shot_loss
 from merge_advisor.select.halving import best_of
-from merge_advisor.select.likeness import pick
+from merge_advisor.select.likeness import make_pick
 
 if TYPE_CHECKING:
     from merge_advisor.select.evidence import Evidence, Pick
@@ -49,7 +49,7 @@ def best_set(
 
     def loss(members: tuple[int, ...], share: float) -> float:
         weights = dict.fromkeys((1.0, 1 / len(members)))
-        return min(loss_of(evidence, dict.fromkeys(members, weight), share) for weight in weights)
+        return min(finite_shot_loss(evidence, dict.fromkeys(members, weight), share) for weight in weights)
 
     return best_of(sets, loss, shares)
 
@@ -61,9 +61,11 @@ def picks_of(evidence: Evidence, members: Sequence[int], share: float) -> list[P
     """
 
     def loss(members: Sequence[int], weight: float) -> float:
-        return loss_of(evidence, dict.fromkeys(members, weight), share)
+        return finite_shot_loss(evidence, dict.fromkeys(members, weight), share)
 
     order = by_loss({position: loss([position], 1.0) for position in members}, evidence.anchor)
     weight = min((1.0, 1 / len(order)), key=lambda weight: loss(order, weight))
     losses = [loss(order[:count], weight) for count in range(len(order) + 1)]
-    return [pick(position, before - now) for position, before, now in zip(order, losses[:-1], losses[1:], strict=True)]
+    return [
+        make_pick(position, before - now) for position, before, now in zip(order, losses[:-1], losses[1:], strict=True)
+    ]

@@ -8,8 +8,8 @@ from typing import ClassVar
 import numpy as np
 
 from merge_advisor.select.evidence import Choice, Evidence
-from merge_advisor.select.forward_selection import by_loss, forward_selection, loss_of
-from merge_advisor.select.likeness import chosen, while_positive
+from merge_advisor.select.forward_selection import by_loss, finite_shot_loss, forward_selection
+from merge_advisor.select.likeness import make_choice, while_positive
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,8 @@ class ShotLoss:
         """Choose by rising loss; the gain is the drop against the base (greedy: against the merge so far)."""
         everyone = range(len(evidence.ids))
         if self.greedy:
-            return chosen(forward_selection(evidence, everyone, k, self.least)[0], k)
-        base = loss_of(evidence, {})
-        losses = {position: loss_of(evidence, {position: 1.0}) for position in everyone}
+            return make_choice(forward_selection(evidence, everyone, k, self.least)[0], k)
+        base = finite_shot_loss(evidence, {})
+        losses = {position: finite_shot_loss(evidence, {position: 1.0}) for position in everyone}
         drops = np.array([base - loss for loss in losses.values()])
         return while_positive(by_loss(losses, evidence.anchor), drops, k)

@@ -8,8 +8,9 @@ from typing import ClassVar
 
 import numpy as np
 
+from merge_advisor.arrays import Float64Array
 from merge_advisor.select.evidence import Choice, Evidence
-from merge_advisor.select.likeness import Doubles, anchored, ranked, while_positive
+from merge_advisor.select.likeness import anchored, ranked, while_positive
 
 CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 WORD = r"[^\W_]{2,}"
@@ -35,7 +36,7 @@ def words_of(text: str) -> str:
     return CAMEL.sub(" ", text).lower()
 
 
-def text_likeness(evidence: Evidence) -> Doubles:
+def text_likeness(evidence: Evidence) -> Float64Array:
     """TF-IDF cosine of each candidate's text with the query, (n,) float64.
 
     Word weights are those of the texts, English stop words out.
@@ -49,5 +50,5 @@ def text_likeness(evidence: Evidence) -> Doubles:
         pool = vectorizer.fit_transform(evidence.texts)
     except ValueError:  # no word in any text
         return np.zeros(len(evidence.texts))
-    found: Doubles = np.round((pool @ vectorizer.transform([evidence.query]).T).toarray().ravel(), 9)
+    found: Float64Array = np.round((pool @ vectorizer.transform([evidence.query]).T).toarray().ravel(), 9)
     return found

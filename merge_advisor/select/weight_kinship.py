@@ -8,9 +8,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from merge_advisor.backbone.weights import WeightDelta, inner_all
 from merge_advisor.select.evidence import Choice, Evidence, Pick
-from merge_advisor.select.likeness import anchored, chosen, likeness, pick, ranked
+from merge_advisor.select.likeness import anchored, likeness, make_choice, make_pick, ranked
+from merge_advisor.weights.updates import WeightDelta, inner_all
 
 COPY = 1 - 1e-6
 """Cosine of weights from which a candidate is a multiple of the anchor."""
@@ -42,7 +42,7 @@ class WeightKinship:
         """Choose by cosine of weights with the anchor; the gain of a partner is 1 - cosine (low) or cosine (high)."""
         scores = likeness(evidence, self.centre)
         first = anchored(ranked(scores), evidence.anchor)[0]
-        picks = [pick(first, float(scores[first]))]
+        picks = [make_pick(first, float(scores[first]))]
         if k > 1:
             anchor = evidence.weights_of(first)
             kin = np.array([_kinship(anchor, evidence.weights_of(p)) for p in range(len(evidence.ids))])
@@ -51,7 +51,7 @@ class WeightKinship:
             order = ranked(np.where(useful, gains, -np.inf))
             partners = [p for p in order if useful[p] and p != first]
             picks += [Pick(p, float(gains[p])) for p in partners[: k - 1]]
-        return chosen(picks, k)
+        return make_choice(picks, k)
 
 
 def _kinship(left: WeightDelta, right: WeightDelta) -> float:

@@ -17,7 +17,7 @@ from typing import Any
 from merge_advisor.errors import TaskError
 from merge_advisor.types import Row
 
-MINIMUM = 2
+MINIMUM_ROWS = 2
 """Rows a task must have, and shots a split leaves at least."""
 
 MAPPINGS = (
@@ -45,7 +45,7 @@ class TaskFile:
     name: str
     """The file's name without its ending."""
     rows: tuple[Row, ...]
-    """At least `MINIMUM`, none twice, in the order of the file."""
+    """At least `MINIMUM_ROWS`, none twice, in the order of the file."""
     notes: tuple[str, ...]
     """One line for each thing worth telling."""
     mapping: str
@@ -65,7 +65,7 @@ class _Noticed:
     numbers: int = 0
 
 
-def read_rows(path: Path, *, minimum: int = MINIMUM) -> TaskFile:
+def read_rows(path: Path, *, minimum: int = MINIMUM_ROWS) -> TaskFile:
     """Read a task file.
 
     Args:

@@ -7,10 +7,10 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from merge_advisor.errors import TaskError
-from merge_advisor.tasks.files import MINIMUM
+from merge_advisor.tasks.files import MINIMUM_ROWS
 from merge_advisor.types import Row, Task
 
-ENOUGH = 12
+ENOUGH_ROWS = 12
 """Rows from which some are held out unasked."""
 
 TUNING = 20
@@ -48,7 +48,7 @@ def split(
         TaskError: fewer than 2 rows to learn from, or a number out of range.
     """
     asked = heldout if isinstance(heldout, int) else None
-    for option, value, least in (("shots", shots, MINIMUM), ("heldout", asked, 0), ("tuning", tuning, 0)):
+    for option, value, least in (("shots", shots, MINIMUM_ROWS), ("heldout", asked, 0), ("tuning", tuning, 0)):
         if value is not None and value < least:
             raise TaskError(f"{name}: {option} {value} is too few; give at least {least}")
     notes: list[str] = []
@@ -97,23 +97,25 @@ def _learning(ordered: tuple[Row, ...], given: tuple[Row, ...], name: str, notes
     removed = len(ordered) - len(kept)
     if removed:
         notes.append(f"rows not learned from, as they are among the held-out rows: {removed}")
-    if len(kept) < MINIMUM:
+    if len(kept) < MINIMUM_ROWS:
         without = f" ({removed} more are held-out rows too)" if removed else ""
-        raise TaskError(f"{name}: rows to learn from: {len(kept)}{without}, the minimum is {MINIMUM}; add examples")
+        raise TaskError(
+            f"{name}: rows to learn from: {len(kept)}{without}, the minimum is {MINIMUM_ROWS}; add examples"
+        )
     return kept
 
 
 def _counts(n: int, shots: int, asked: int | None, tuning: int | None, *, unasked: bool) -> tuple[int, int, int]:
     """Return how many of n rows are shots, tuning rows and held out; at least MINIMUM shots."""
-    held = min(asked or 0, n - MINIMUM)
+    held = min(asked or 0, n - MINIMUM_ROWS)
     learning = n - held
-    takes_rest = unasked and n >= ENOUGH
+    takes_rest = unasked and n >= ENOUGH_ROWS
     if takes_rest:
         shots, usual = min(shots, round(0.4 * n)), round(0.2 * n)
     else:
         usual = 0 if unasked or learning < 6 else learning // 3
     wanted = min(TUNING, usual) if tuning is None else tuning
-    tuned = min(wanted, learning - (shots if takes_rest else MINIMUM))
+    tuned = min(wanted, learning - (shots if takes_rest else MINIMUM_ROWS))
     taken = min(shots, learning - tuned)
     return taken, tuned, (n - taken - tuned if takes_rest else held)
 
@@ -130,5 +132,7 @@ def _notes(task: Task, n: int, shots: int, asked: int | None, tuning: int | None
         if number is not None and len(part) < number
     ]
     if not task.heldout:
-        notes.append(f"no held-out rows, so nothing can be scored; give some with --heldout, or at least {ENOUGH} rows")
+        notes.append(
+            f"no held-out rows, so nothing can be scored; give some with --heldout, or at least {ENOUGH_ROWS} rows"
+        )
     return notes

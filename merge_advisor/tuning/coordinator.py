@@ -19,16 +19,16 @@ import numpy as np
 
 from merge_advisor.errors import InputError, SpecError
 from merge_advisor.tuning import Ask, Point, Problem, Sampler, SearchSpace, Trial
-from merge_advisor.tuning.goals import UNFIT, Goal, Pareto, best, finite, front, task_means, unfit
-from merge_advisor.tuning.racing import LEVEL, Racing, row_order, standing
+from merge_advisor.tuning.goals import UNFIT, Goal, ParetoGoal, best, clipped_losses, front, mean_losses, unfit
+from merge_advisor.tuning.racing import RACING_LEVEL, Racing, row_order, standing
 from merge_advisor.tuning.space import parts, without_density
 from merge_advisor.tuning.study import FORMAT, Keep, Study
 from merge_advisor.types import BACKWARD, digest_of, to_plain
 
 if TYPE_CHECKING:
-    from merge_advisor.tuning.goals import Array
+    from merge_advisor.arrays import Float64Array
 
-FLAT = 20
+FLAT_TRIALS = 20
 """Different merges of exactly one value, or unfit all of them, after which there is nothing to search."""
 STUCK = 10
 """Asks in a row for merges that were tried before, after which the sampler has nothing new."""
@@ -36,7 +36,7 @@ STUCK = 10
 RACING = Racing()
 """When trials stop early unless told otherwise."""
 
-Progress = Callable[[int, int | None, float | None, float | None], None]
+SearchProgress = Callable[[int, int | None, float | None, float | None], None]
 """Called with the trials done, their total (None: not known), the least value so far (None: none, or several values)
 and the seconds left (None: not known)."""
 
@@ -66,7 +66,7 @@ class Budget:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class SearchResult:
     """What a search found."""
 
     trials: tuple[Trial, ...]
@@ -103,8 +103,8 @@ def search(
     keep: Keep | None = None,
     racing: Racing | None = RACING,
     guard: int | None = None,
-    progress: Progress | None = None,
-) -> Found:
+    progress: SearchProgress | None = None,
+) -> SearchResult:
     """Try merges until the budget is spent.
 
     A loss that is not finite makes its trial unfit. So does a broken guard, which is asked about for trials that would
@@ -146,7 +146,7 @@ def search(
         "racing": digest_of(racing),
         "guard": str(guard is not None),
     }
-    width = len(set(problem.tasks)) if isinstance(goal, Pareto) else 1
+    width = len(set(problem.tasks)) if isinstance(goal, ParetoGoal) else 1
     with Study(keep, made_for, space, problem.members, width) as study:
         return coordinator.run(study)
 
@@ -164,10 +164,10 @@ class _Coordinator:
     starts: tuple[tuple[str, Point], ...]
     racing: Racing | None
     guard: int | None
-    progress: Progress | None
+    progress: SearchProgress | None
     trials: list[Trial] = field(default_factory=list)
 
-    def run(self, study: Study | None) -> Found:
+    def run(self, study: Study | None) -> SearchResult:
         """Go on from the study's trials until something ends the search."""
         self.trials = list(study.history) if study else []
         self._clock, self._old = time.monotonic(), len(self.trials)
@@ -183,7 +183,7 @@ class _Coordinator:
                     study.finish(trial)
             self.trials.append(trial)
             self._tell()
-        return Found(tuple(self.trials), stopped)
+        return SearchResult(tuple(self.trials), stopped)
 
     def _over(self) -> str:
         """Why the search ends here; "" where it goes on."""
@@ -192,11 +192,11 @@ class _Coordinator:
             return f"{budget.trials} trials done"
         if budget.seconds is not None and time.monotonic() - self._clock >= budget.seconds:
             return f"{budget.seconds:g} seconds are over"
-        if len({trial.point for trial in self.trials}) >= FLAT:
+        if len({trial.point for trial in self.trials}) >= FLAT_TRIALS:
             if all(map(unfit, self.trials)):
-                return f"{FLAT} merges and none is fit: {unfit(self.trials[0])}"
+                return f"{FLAT_TRIALS} merges and none is fit: {unfit(self.trials[0])}"
             if len({trial.values for trial in self.trials}) == 1:
-                return f"the objective is constant: {FLAT} merges of value {self.trials[0].values[0]:g}"
+                return f"the objective is constant: {FLAT_TRIALS} merges of value {self.trials[0].values[0]:g}"
         searched = self.trials[len(self.starts) :]
         if len(searched) >= STUCK and not any(trial.forwards for trial in searched[-STUCK:]):
             return "the sampler asks for nothing new"
@@ -285,7 +285,7 @@ class _Coordinator:
         seen = 0
         for look in looks:
             rows = self._order[seen:look]
-            measured, good = finite(self.problem.losses(point, rows))
+            measured, good = clipped_losses(self.problem.losses(point, rows))
             for row, loss in zip(rows, measured, strict=True):
                 losses[row] = loss
             seen = look
@@ -302,22 +302,22 @@ class _Coordinator:
         return ""
 
     def _raced(self) -> bool:
-        return len(self.trials) >= len(self.starts) and not isinstance(self.goal, Pareto)
+        return len(self.trials) >= len(self.starts) and not isinstance(self.goal, ParetoGoal)
 
     def _values(self, losses: Sequence[float | None], point: Point) -> tuple[float, ...]:
         """A trial's values: of its losses, or estimated from the best trial where it did not see all rows."""
         ahead = best(self.trials)
         if None in losses and ahead is not None:
             tasks = self.problem.tasks
-            return (standing(self.goal, losses, ahead, tasks, point.weights, self._base(), LEVEL).value,)
-        means = task_means(losses, self.problem.tasks)
+            return (standing(self.goal, losses, ahead, tasks, point.weights, self._base(), RACING_LEVEL).value,)
+        means = mean_losses(losses, self.problem.tasks)
         return self.goal.values(means, point.weights, self._base(means))
 
-    def _base(self, means: Array | None = None) -> Array | None:
+    def _base(self, means: Float64Array | None = None) -> Float64Array | None:
         """The base's mean losses, where the goal needs them: the first trial's, `means` while that is measured."""
         if not self.goal.relative:
             return None
-        return task_means(self.trials[0].losses, self.problem.tasks) if self.trials else means
+        return mean_losses(self.trials[0].losses, self.problem.tasks) if self.trials else means
 
     def _gradient(self, ask: Ask) -> tuple[list[float], tuple[float, ...], str]:
         """Losses of all rows, the gradient on those asked for, and what makes the trial unfit."""
@@ -325,7 +325,7 @@ class _Coordinator:
         steep, slope = self.problem.gradient(ask.point, ask.gradient)
         flat = self.problem.losses(ask.point, others) if others else []
         measured = dict(zip((*ask.gradient, *others), (*steep, *flat), strict=True))
-        losses, good = finite(measured[row] for row in range(len(measured)))
+        losses, good = clipped_losses(measured[row] for row in range(len(measured)))
         good = good and bool(np.isfinite(slope).all())
         told = np.nan_to_num(np.asarray(slope, dtype=np.float64), nan=0.0, posinf=0.0, neginf=0.0)
         return losses, tuple(told.tolist()), "" if good else "a loss or its gradient is not finite"
@@ -337,7 +337,7 @@ class _Coordinator:
         ahead = front(self.trials)
         if trial not in front([*ahead, trial]):
             return trial
-        excess, good = finite([self.problem.guard(trial.point)])
+        excess, good = clipped_losses([self.problem.guard(trial.point)])
         trial = replace(trial, forwards=trial.forwards + self.guard)
         if good and excess[0] <= 0:
             return trial
@@ -352,7 +352,7 @@ class _Coordinator:
         if self.progress is None:
             return
         done, budget = len(self.trials), self.budget
-        ahead = None if isinstance(self.goal, Pareto) else best(self.trials)
+        ahead = None if isinstance(self.goal, ParetoGoal) else best(self.trials)
         spent = time.monotonic() - self._clock
         here = self.trials[self._old :]
         forwards, left = sum(trial.forwards for trial in here), []

@@ -27,11 +27,10 @@ from merge_advisor.errors import SpecError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from merge_advisor.arrays import Float64Array
     from merge_advisor.tuning import Trial
 
-    Array = NDArray[np.float64]
-
-LARGEST = 1e4
+LARGEST_LOSS = 1e4
 """What a loss that is not finite becomes; larger ones are cut to it."""
 FLOOR = 0.05
 """Smallest loss of the base that a ratio is taken to: the smallest gain that matters in a verdict."""
@@ -42,13 +41,13 @@ UNFIT = "unfit"
 
 
 class Goal:
-    """What trials are judged by; `Mean`, `Worst`, `Pareto` and `LoraHub` are the ones there are."""
+    """What trials are judged by; `MeanGoal`, `WorstGoal`, `ParetoGoal` and `LoraHubGoal` are the ones there are."""
 
     name: ClassVar[str]
     relative: ClassVar[bool] = False
     """Whether it needs the base's losses: the base is tried first then."""
 
-    def values(self, means: Array, weights: Sequence[float], base: Array | None) -> tuple[float, ...]:
+    def values(self, means: Float64Array, weights: Sequence[float], base: Float64Array | None) -> tuple[float, ...]:
         """Return a trial's values.
 
         Args:
@@ -58,7 +57,7 @@ class Goal:
         """
         raise NotImplementedError
 
-    def slopes(self, means: Array, base: Array | None) -> Array:
+    def slopes(self, means: Float64Array, base: Float64Array | None) -> Float64Array:
         """Return ∂ value / ∂ means, (t,).
 
         Raises:
@@ -66,38 +65,38 @@ class Goal:
         """
         raise NotImplementedError
 
-    def drag(self, weights: Sequence[float]) -> Array:
+    def drag(self, weights: Sequence[float]) -> Float64Array:
         """Return ∂ value / ∂ weights at fixed losses, (k,)."""
         return np.zeros(len(weights))
 
 
 @dataclass(frozen=True, slots=True)
-class Mean(Goal):
+class MeanGoal(Goal):
     """Mean over the tasks of their mean losses."""
 
     name: ClassVar[str] = "mean"
 
-    def values(self, means: Array, weights: Sequence[float], base: Array | None) -> tuple[float, ...]:
+    def values(self, means: Float64Array, weights: Sequence[float], base: Float64Array | None) -> tuple[float, ...]:
         """See `Goal.values`."""
         return (float(means.mean()),)
 
-    def slopes(self, means: Array, base: Array | None) -> Array:
+    def slopes(self, means: Float64Array, base: Float64Array | None) -> Float64Array:
         """See `Goal.slopes`."""
         return np.full(len(means), 1 / len(means))
 
 
 @dataclass(frozen=True, slots=True)
-class Worst(Goal):
+class WorstGoal(Goal):
     """Largest share of the base's loss that is left on any task."""
 
     name: ClassVar[str] = "worst"
     relative: ClassVar[bool] = True
 
-    def values(self, means: Array, weights: Sequence[float], base: Array | None) -> tuple[float, ...]:
+    def values(self, means: Float64Array, weights: Sequence[float], base: Float64Array | None) -> tuple[float, ...]:
         """See `Goal.values`."""
         return (float((means / _scales(base)).max()),)
 
-    def slopes(self, means: Array, base: Array | None) -> Array:
+    def slopes(self, means: Float64Array, base: Float64Array | None) -> Float64Array:
         """See `Goal.slopes`; that of the worst task, the first of equals."""
         scales, slopes = _scales(base), np.zeros(len(means))
         worst = int(np.argmax(means / scales))
@@ -106,22 +105,22 @@ class Worst(Goal):
 
 
 @dataclass(frozen=True, slots=True)
-class Pareto(Goal):
+class ParetoGoal(Goal):
     """One value for each task."""
 
     name: ClassVar[str] = "pareto"
 
-    def values(self, means: Array, weights: Sequence[float], base: Array | None) -> tuple[float, ...]:
+    def values(self, means: Float64Array, weights: Sequence[float], base: Float64Array | None) -> tuple[float, ...]:
         """See `Goal.values`."""
         return tuple(float(mean) for mean in means)
 
-    def slopes(self, means: Array, base: Array | None) -> Array:
+    def slopes(self, means: Float64Array, base: Float64Array | None) -> Float64Array:
         """Refuse; see `Goal.slopes`."""
         raise SpecError("goal 'pareto' has a value for each task and so no one gradient; choose the goal mean or worst")
 
 
 @dataclass(frozen=True, slots=True)
-class LoraHub(Goal):
+class LoraHubGoal(Goal):
     """LoraHub's objective: mean loss / `divisor` + 0.05 × mean |w|."""
 
     divisor: int
@@ -129,15 +128,15 @@ class LoraHub(Goal):
 
     name: ClassVar[str] = "lorahub"
 
-    def values(self, means: Array, weights: Sequence[float], base: Array | None) -> tuple[float, ...]:
+    def values(self, means: Float64Array, weights: Sequence[float], base: Float64Array | None) -> tuple[float, ...]:
         """See `Goal.values`."""
         return (float(means.mean() / self.divisor + PENALTY * np.abs(weights).mean()),)
 
-    def slopes(self, means: Array, base: Array | None) -> Array:
+    def slopes(self, means: Float64Array, base: Float64Array | None) -> Float64Array:
         """See `Goal.slopes`."""
         return np.full(len(means), 1 / len(means) / self.divisor)
 
-    def drag(self, weights: Sequence[float]) -> Array:
+    def drag(self, weights: Sequence[float]) -> Float64Array:
         """See `Goal.drag`."""
         return PENALTY * np.sign(weights) / len(weights)
 
@@ -147,7 +146,7 @@ PENALISED = ("lorahub", "lorahub-clean")
 GOALS = ("mean", "worst", "pareto", *PENALISED)
 
 
-def named(spec: str, tasks: Sequence[int]) -> Goal:
+def goal_named(spec: str, tasks: Sequence[int]) -> Goal:
     """Return the goal of a name for rows that belong to `tasks` (n,).
 
     Raises:
@@ -156,28 +155,30 @@ def named(spec: str, tasks: Sequence[int]) -> Goal:
     if spec == "pareto" and len(set(tasks)) < 2:
         raise SpecError("goal 'pareto' weighs tasks against each other and there is one; choose the goal mean")
     goals = {
-        "mean": Mean(),
-        "worst": Worst(),
-        "pareto": Pareto(),
-        "lorahub": LoraHub(len(tasks)),
-        "lorahub-clean": LoraHub(1),
+        "mean": MeanGoal(),
+        "worst": WorstGoal(),
+        "pareto": ParetoGoal(),
+        "lorahub": LoraHubGoal(len(tasks)),
+        "lorahub-clean": LoraHubGoal(1),
     }
     if spec not in goals:
         raise SpecError(f"goal '{spec}' is unknown; choose one of: {', '.join(GOALS)}")
     return goals[spec]
 
 
-def task_means(losses: Sequence[float | None] | Array, tasks: Sequence[int] | NDArray[np.int64]) -> Array:
+def mean_losses(
+    losses: Sequence[float | None] | Float64Array, tasks: Sequence[int] | NDArray[np.int64]
+) -> Float64Array:
     """Return the mean loss of each task, (t,), tasks numbered from 0; NaN where a loss is None."""
     counts = np.bincount(tasks)
     return np.bincount(tasks, np.asarray(losses, dtype=np.float64)) / np.maximum(counts, 1)
 
 
-def finite(losses: Iterable[float]) -> tuple[list[float], bool]:
-    """Return the losses, none above `LARGEST` or below its negative, and whether all were finite."""
+def clipped_losses(losses: Iterable[float]) -> tuple[list[float], bool]:
+    """Return the losses, none above `LARGEST_LOSS` or below its negative, and whether all were finite."""
     array = np.asarray(list(losses), dtype=np.float64)
     good = np.isfinite(array)
-    cut = np.where(good, np.clip(np.where(good, array, 0.0), -LARGEST, LARGEST), LARGEST)
+    cut = np.where(good, np.clip(np.where(good, array, 0.0), -LARGEST_LOSS, LARGEST_LOSS), LARGEST_LOSS)
     return [float(loss) for loss in cut], bool(good.all())
 
 
@@ -207,7 +208,7 @@ def dominates(one: Sequence[float], other: Sequence[float]) -> bool:
     return all(a <= b for a, b in zip(one, other, strict=True)) and tuple(one) != tuple(other)
 
 
-def _scales(base: Array | None) -> Array:
+def _scales(base: Float64Array | None) -> Float64Array:
     if base is None:
         raise ValueError("the goal 'worst' needs the base's losses")
     return np.maximum(base, FLOOR)

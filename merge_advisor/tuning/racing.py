@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from merge_advisor.statistics import paired_interval
-from merge_advisor.tuning.goals import task_means
+from merge_advisor.tuning.goals import mean_losses
 
 if TYPE_CHECKING:
+    from merge_advisor.arrays import Float64Array
     from merge_advisor.tuning import Trial
-    from merge_advisor.tuning.goals import Array, Goal
+    from merge_advisor.tuning.goals import Goal
 
-LEVEL = 0.95
+RACING_LEVEL = 0.95
 """With looks after 5, 10, 20 rows a search of 40 trials saves 24% of its row losses at 10 rows, 41% at 20, 53% at 40,
 and stops the trial that would have been the best in 2, 3 and 3 of 100 searches (scripts/bench/racing.py; at 0.8: 34, 53
 and 65%, and 12, 9 and 10 of 100)."""
@@ -34,7 +35,7 @@ class Racing:
 
     first: int = 5
     """Rows before the first look; doubled for each next one."""
-    level: float = LEVEL
+    level: float = RACING_LEVEL
     """Confidence of the two-sided paired interval."""
 
     def rungs(self, rows: int) -> list[int]:
@@ -46,7 +47,7 @@ class Racing:
         return [*looks, rows]
 
 
-class Standing(NamedTuple):
+class RaceStanding(NamedTuple):
     """Where a trial stands after some of its rows."""
 
     value: float
@@ -79,9 +80,9 @@ def standing(
     best: Trial,
     tasks: Sequence[int],
     weights: Sequence[float],
-    base: Array | None,
+    base: Float64Array | None,
     level: float,
-) -> Standing:
+) -> RaceStanding:
     """Compare a trial with the best finished one.
 
     Args:
@@ -98,14 +99,14 @@ def standing(
     own, other = (np.array(part, dtype=np.float64) for part in (losses, best.losses))  # None becomes NaN
     differences, counts = (own - other)[rows], np.bincount(task[rows], minlength=int(task.max()) + 1)
     shifts = np.bincount(task[rows], differences, minlength=len(counts)) / np.maximum(counts, 1)
-    means = task_means(other, task) + shifts
+    means = mean_losses(other, task) + shifts
     value = goal.values(means, weights, base)[0]
     slopes = goal.slopes(means, base)  # the value moves with the rows of tasks that have a slope, to first order
     counting = slopes[task[rows]] != 0
     seen, everything = int(counting.sum()), int((slopes[task] != 0).sum())
     if seen < 2:
-        return Standing(value, False)
+        return RaceStanding(value, False)
     moves = (slopes[task[rows]] * differences / counts[task[rows]])[counting] * seen
     interval = paired_interval(moves, level=level, counts=False)
     half = (interval.mean - interval.lower) * math.sqrt(1 - seen / everything)
-    return Standing(value, value - best.values[0] - half > 0)
+    return RaceStanding(value, value - best.values[0] - half > 0)

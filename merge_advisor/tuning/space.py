@@ -32,12 +32,12 @@ from merge_advisor.tuning import Point, Sampler, SearchSpace
 LAYER = (0.0, 2.0)
 """Range of a layer group's factor: from off to twice as strong."""
 
-Value = float | str | bool
-Numbers = dict[str, Value]
+ParameterValue = float | str | bool
+Numbers = dict[str, ParameterValue]
 
 
 @dataclass(frozen=True, slots=True)
-class Box:
+class NumberParameter:
     """A parameter that is a number within limits."""
 
     name: str
@@ -65,14 +65,14 @@ class Box:
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class ChoiceParameter:
     """A parameter that is one of a few values."""
 
     name: str
     values: tuple[str, ...] | tuple[bool, ...]
 
 
-Parameter = Box | Choice
+Parameter = NumberParameter | ChoiceParameter
 
 
 def check(space: SearchSpace) -> None:
@@ -139,25 +139,25 @@ def parameters(space: SearchSpace) -> Mapping[str, Parameter]:
     """Return all parameters the space can have, by name; which of them a merge has is for `walk` to say."""
     found: list[Parameter] = []
     if len(_specs(space)) > 1:
-        found.append(Choice("composition", _specs(space)))
+        found.append(ChoiceParameter("composition", _specs(space)))
     if space.density is not None:
-        found.append(Box("density", *space.density))
+        found.append(NumberParameter("density", *space.density))
     if space.scale is not None:
-        found.append(Box("scale", *space.scale, log=True))
+        found.append(NumberParameter("scale", *space.scale, log=True))
     for i in range(len(space.start.weights)):
         if space.members:
-            found.append(Choice(f"use{i}", (False, True)))
-        found.append(Box(f"w{i}", *space.bounds))
-    found += [Box(f"layer{i}", *LAYER) for i in range(space.layers)]
+            found.append(ChoiceParameter(f"use{i}", (False, True)))
+        found.append(NumberParameter(f"w{i}", *space.bounds))
+    found += [NumberParameter(f"layer{i}", *LAYER) for i in range(space.layers)]
     return MappingProxyType({parameter.name: parameter for parameter in found})
 
 
-def boxes(space: SearchSpace) -> tuple[Box, ...]:
+def boxes(space: SearchSpace) -> tuple[NumberParameter, ...]:
     """List the parameters that are numbers: all there are, where the space holds no composition and no members."""
-    return tuple(parameter for parameter in parameters(space).values() if isinstance(parameter, Box))
+    return tuple(parameter for parameter in parameters(space).values() if isinstance(parameter, NumberParameter))
 
 
-def walk(space: SearchSpace, suggest: Callable[[Parameter], Value]) -> Numbers:
+def walk(space: SearchSpace, suggest: Callable[[Parameter], ParameterValue]) -> Numbers:
     """Draw the numbers of one merge: `suggest` is called for each parameter that the earlier answers leave there."""
     known = parameters(space)
     found: Numbers = {}
@@ -183,7 +183,7 @@ def walk(space: SearchSpace, suggest: Callable[[Parameter], Value]) -> Numbers:
     return found
 
 
-def to_point(space: SearchSpace, numbers: Mapping[str, Value]) -> Point:
+def to_point(space: SearchSpace, numbers: Mapping[str, ParameterValue]) -> Point:
     """Return the merge that `numbers` mean; names that are missing are as in the start."""
     k = len(space.start.weights)
     scale = float(numbers.get("scale", 1.0))
@@ -218,7 +218,7 @@ def to_numbers(space: SearchSpace, point: Point, notes: Mapping[str, Any] | None
     scale = _scale(space, point, notes or {})
     used = [weight != 0 for weight in point.weights]
 
-    def read(parameter: Parameter) -> Value:
+    def read(parameter: Parameter) -> ParameterValue:
         name = parameter.name
         if name == "composition":
             return spec
@@ -237,12 +237,12 @@ def to_numbers(space: SearchSpace, point: Point, notes: Mapping[str, Any] | None
     return found
 
 
-def inside(known: Mapping[str, Parameter], numbers: Mapping[str, Value]) -> Numbers:
+def inside(known: Mapping[str, Parameter], numbers: Mapping[str, ParameterValue]) -> Numbers:
     """Return the numbers, each moved to the nearest value inside the range of its parameter."""
     moved: Numbers = {}
     for name, value in numbers.items():
         parameter = known[name]
-        moved[name] = parameter.clip(float(value)) if isinstance(parameter, Box) else value
+        moved[name] = parameter.clip(float(value)) if isinstance(parameter, NumberParameter) else value
     return moved
 
 

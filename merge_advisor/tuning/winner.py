@@ -28,6 +28,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from merge_advisor.arrays import Float64Array
 from merge_advisor.errors import TaskError
 from merge_advisor.statistics import Interval, paired_interval
 from merge_advisor.tuning import Point, Trial
@@ -42,8 +43,8 @@ ASIDE, ROWS_FOR_ASIDE = 0.3, 80
 MIRRORED = "lorahub"
 """The composition in which w and -w are one model."""
 
-Array = NDArray[np.float64]
-Measure = Callable[[Point], Sequence[float]]
+
+RowLosses = Callable[[Point], Sequence[float]]
 """Loss of a point on each row, asked for few points; infinite where the point is not allowed."""
 
 
@@ -75,14 +76,14 @@ class _Search:
     """The trials that count, by position: the starts first."""
 
     trials: list[Trial]
-    losses: Array
+    losses: Float64Array
     """(trials, n)."""
     starts: int
     tasks: NDArray[np.int64]
     """(n,)."""
     worst: bool
 
-    def judged(self, losses: Array, rows: NDArray[np.bool_] | None = None) -> Array:
+    def judged(self, losses: Float64Array, rows: NDArray[np.bool_] | None = None) -> Float64Array:
         """What trials are compared by, (trials,): the mean over rows, or that of the task where it is largest."""
         rows = np.ones(len(self.tasks), dtype=bool) if rows is None else rows
         if not self.worst:
@@ -110,13 +111,13 @@ def aside(tasks: Sequence[int], seed: int) -> tuple[int, ...]:
     return tuple(sorted(int(row) for row, take in zip(order, taken, strict=True) if take))
 
 
-def choose(
+def choose_winner(
     trials: Sequence[Trial],
     tasks: Sequence[int],
-    measure: Measure,
+    measure: RowLosses,
     *,
     seed: int,
-    confirm: Measure | None = None,
+    confirm: RowLosses | None = None,
     worst: bool = False,
     unit: str = "nats",
 ) -> Winner:
@@ -171,7 +172,7 @@ def _because(stays: Winner, reason: str) -> Winner:
     return replace(stays, reason=stays.reason + reason)
 
 
-def _confirmed(stays: Winner, won: Winner, seen: str, confirm: Measure, unit: str) -> Winner:
+def _confirmed(stays: Winner, won: Winner, seen: str, confirm: RowLosses, unit: str) -> Winner:
     """The winner, or the reference where the winner is no better on the rows kept aside."""
     differences = np.subtract(confirm(stays.point), confirm(won.point))
     mean = float(differences.mean())
@@ -183,8 +184,8 @@ def _confirmed(stays: Winner, won: Winner, seen: str, confirm: Measure, unit: st
 
 
 def _toward(
-    search: _Search, ref: int, best: int, share: float, measure: Measure, *, sure: bool
-) -> tuple[Point, float, Array]:
+    search: _Search, ref: int, best: int, share: float, measure: RowLosses, *, sure: bool
+) -> tuple[Point, float, Float64Array]:
     """The point at `share` of the way, its share and its losses; the end of the way, or its start, where it is none."""
     start, end = search.trials[ref].point, search.trials[best].point
     if start.composition == end.composition:
@@ -197,7 +198,7 @@ def _toward(
     return (end, 1.0, search.losses[best]) if sure else (start, 0.0, search.losses[ref])
 
 
-def _plain(losses: Array) -> tuple[float, ...]:
+def _plain(losses: Float64Array) -> tuple[float, ...]:
     return tuple(losses.tolist())
 
 
@@ -222,7 +223,7 @@ def _dealt(tasks: Sequence[int], seed: int) -> list[int]:
     return sorted((int(row) for row in shuffled), key=lambda row: tasks[row])
 
 
-def _counting(search: _Search, losses: Array) -> NDArray[np.bool_]:
+def _counting(search: _Search, losses: Float64Array) -> NDArray[np.bool_]:
     """The rows a gain is told on: all; judged by the worst task, that one's, where it is not more than the gain."""
     if not search.worst:
         return np.ones(len(search.tasks), dtype=bool)
@@ -231,7 +232,7 @@ def _counting(search: _Search, losses: Array) -> NDArray[np.bool_]:
     return np.asarray(search.tasks == most)
 
 
-def _differences(search: _Search, ref: int, losses: Array) -> Array:
+def _differences(search: _Search, ref: int, losses: Float64Array) -> Float64Array:
     """What a point gains over the reference, row by row of those that count."""
     return np.asarray((search.losses[ref] - losses)[_counting(search, losses)])
 
@@ -248,7 +249,7 @@ def _cross_validated(search: _Search, seed: int) -> Interval | None:
     return _interval(differences[_counting(search, search.losses[search.best()[1]])])
 
 
-def _interval(differences: Array) -> Interval | None:
+def _interval(differences: Float64Array) -> Interval | None:
     if len(differences) < 2:
         return None
     return paired_interval(differences, counts=None if differences.any() else False)
@@ -288,13 +289,13 @@ def _between(ref: Point, best: Point, share: float) -> Point:
     return replace(best, weights=weights, layers=tuple(a + share * (b - a) for a, b in pairs))
 
 
-def _known(search: _Search, point: Point) -> Array | None:
+def _known(search: _Search, point: Point) -> Float64Array | None:
     return next(
         (losses for trial, losses in zip(search.trials, search.losses, strict=True) if trial.point == point), None
     )
 
 
-def _hurt(search: _Search, ref: int, losses: Array) -> tuple[int, Interval] | None:
+def _hurt(search: _Search, ref: int, losses: Float64Array) -> tuple[int, Interval] | None:
     """The first task that is worse than under the reference beyond noise, and what it gains (less than 0)."""
     for task in np.unique(search.tasks):
         rows = search.tasks == task

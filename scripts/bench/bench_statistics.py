@@ -22,9 +22,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from merge_advisor.benchmark import resampling
-from merge_advisor.benchmark.contrasts import contrast
-from merge_advisor.benchmark.prediction import agreement
+from merge_advisor.benchmark.analysis import resampling
+from merge_advisor.benchmark.analysis.contrasts import contrast
+from merge_advisor.benchmark.analysis.prediction import agreement
 from merge_advisor.benchmark.values import Contrast, Question, Result, Unit
 
 ALL_TASKS = (7, 6, 6, 6, 5, 4, 4, 3, 3, 2, 2, 2, 2, 2, 2, 1, 1, 1)

@@ -22,10 +22,11 @@ from typing import Any
 import numpy as np
 from kept import add_line, options, parsed, read_lines
 
-from merge_advisor.advisor.measure import composed
-from merge_advisor.advisor.session import Machine, Session, open_session
+from merge_advisor.advisor.measuring.measure import composed
+from merge_advisor.advisor.measuring.session import Session, open_session
 from merge_advisor.backbone.likelihood import answer_totals
 from merge_advisor.backbone.place import placed
+from merge_advisor.options import Machine
 from merge_advisor.tasks import read_rows
 from merge_advisor.types import Candidate
 

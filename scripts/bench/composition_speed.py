@@ -18,12 +18,12 @@ from pathlib import Path
 from statistics import median
 
 from merge_advisor import registry
-from merge_advisor.backbone.adapter import read_adapter
-from merge_advisor.backbone.tensorfile import open_folder
-from merge_advisor.backbone.weights import WeightDelta
-from merge_advisor.compose import Composes
-from merge_advisor.compose.repeatedly import Repeatedly
-from merge_advisor.compose.sparse import Sparse
+from merge_advisor.compose import MergeRule
+from merge_advisor.compose.mask_cache import MaskCache
+from merge_advisor.compose.sparse import SparseComposition
+from merge_advisor.weights.adapter import read_adapter
+from merge_advisor.weights.tensorfile import open_folder
+from merge_advisor.weights.updates import WeightDelta
 
 
 def main() -> None:
@@ -44,7 +44,7 @@ def main() -> None:
         name for name in registry.names("composition") if registry.load("composition", name).takes != "checkpoints"
     ]
     rules = {name: registry.build("composition", name) for name in names}
-    again = {name: Repeatedly(rule) for name, rule in rules.items() if isinstance(rule, Sparse)}
+    again = {name: MaskCache(rule) for name, rule in rules.items() if isinstance(rule, SparseComposition)}
     for rule in again.values():
         milliseconds(rule, members)
     taken: dict[str, list[list[float]]] = {name: [[], []] for name in names}
@@ -61,7 +61,7 @@ def main() -> None:
         print(f"| `{name}` | {min(first):.0f} | {median(first):.0f} | {later} |")
 
 
-def milliseconds(rule: Composes, members: Sequence[WeightDelta]) -> float:
+def milliseconds(rule: MergeRule, members: Sequence[WeightDelta]) -> float:
     """CPU time of one merge at equal weights."""
     start = time.process_time()
     merged = rule.compose(members, [1 / len(members)] * len(members))

@@ -19,11 +19,11 @@ from pathlib import Path
 
 import numpy as np
 
-from merge_advisor.backbone.adapter import read_adapter
 from merge_advisor.backbone.model import Backbone, load_backbone
 from merge_advisor.backbone.place import placed
 from merge_advisor.embeddings import PROBES
 from merge_advisor.embeddings.activations import DeltaActivations
+from merge_advisor.weights.adapter import read_adapter
 
 
 def by_peft(backbone: Backbone, folder: Path) -> np.ndarray:

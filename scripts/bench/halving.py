@@ -18,12 +18,13 @@ from typing import Any
 import numpy as np
 from kept import add_line, options, parsed, read_lines
 
-from merge_advisor.advisor.choosing import rows_in
-from merge_advisor.advisor.measure import gains_of, losses_of, measure_of
-from merge_advisor.advisor.session import Machine, Session, open_session
-from merge_advisor.benchmark.arms import halving_passes
-from merge_advisor.benchmark.rows import read_tasks
+from merge_advisor.advisor.measuring.measure import gains_of, loss_kind_of, losses_of
+from merge_advisor.advisor.measuring.session import Session, open_session
+from merge_advisor.advisor.planning.choosing import rows_in
+from merge_advisor.benchmark.running.arms import halving_passes
+from merge_advisor.benchmark.running.rows import read_bench_tasks
 from merge_advisor.benchmark.setup import read_setup
+from merge_advisor.options import Machine
 from merge_advisor.select.halving import SHARES, WHOLE, best_of
 from merge_advisor.types import BACKWARD, Task
 
@@ -44,7 +45,7 @@ def main() -> None:
     arguments = parsed(parser)
     if not arguments.summary:
         setup, places = read_setup(SETUP, base=arguments.base, pool=str(arguments.pool), tasks=str(arguments.tasks))
-        tasks = {task.name: task for task in read_tasks(setup, places)}
+        tasks = {task.name: task for task in read_bench_tasks(setup, places)}
         machine = Machine(dtype=arguments.dtype, threads=1)
         with open_session(places.base, places.pool, template=setup.template or None, machine=machine) as session:
             for name in arguments.only:
@@ -56,7 +57,7 @@ def main() -> None:
 def measure(session: Session, task: Task) -> dict[str, Any]:
     """Losses and first-order gains of every adapter but the task's own, row by row."""
     rows = task.choosing
-    by = measure_of(rows)
+    by = loss_kind_of(rows)
     others = [c for c in session.pool.candidates if c.id != task.name]
     gains = [gains_of(session, [row], others, measure=by).tolist() for row in rows]
     base = losses_of(session, rows, {}, measure=by)

@@ -14,9 +14,9 @@ import platform
 from pathlib import Path
 
 from merge_advisor import registry
-from merge_advisor.backbone.adapter import read_adapter
-from merge_advisor.backbone.tensorfile import open_folder
 from merge_advisor.compose.crossing import crossing, parts_of
+from merge_advisor.weights.adapter import read_adapter
+from merge_advisor.weights.tensorfile import open_folder
 
 SPECS = (
     "exact", "magnitude:density=0.2", "ties:density=0.2", "ties:density=0.4", "ties:density=1", "breadcrumbs",

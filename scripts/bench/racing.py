@@ -37,7 +37,7 @@ import platform
 import numpy as np
 
 from merge_advisor.tuning import Point, Trial
-from merge_advisor.tuning.goals import Mean
+from merge_advisor.tuning.goals import MeanGoal
 from merge_advisor.tuning.racing import Racing, row_order, standing
 
 MEMBERS, STARTS, TRIALS = 4, 4, 40
@@ -60,7 +60,7 @@ def world(rows: int, spread: float, local: bool, rng: np.random.Generator) -> np
 def race(losses: np.ndarray, racing: Racing, seed: int) -> tuple[float, bool, float]:
     """Share of row losses saved over the trials, whether the best was stopped, share of the gain lost."""
     rows = losses.shape[1]
-    tasks, order, goal = [0] * rows, row_order([0] * rows, seed), Mean()
+    tasks, order, goal = [0] * rows, row_order([0] * rows, seed), MeanGoal()
     means = losses.mean(axis=1)
     best, seen, stopped = int(np.argmin(means[:STARTS])), 0, set()
     first = means[best]

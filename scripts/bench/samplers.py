@@ -28,16 +28,16 @@ from kept import add_line, options, parsed, read_lines
 from tuning import tasks_of
 
 from merge_advisor import registry
-from merge_advisor.advisor.measure import lora_of_shots, take_deltas, target_parameters
-from merge_advisor.advisor.problem import DeltaDistance, RowLoss
-from merge_advisor.advisor.session import Machine, Session, open_session
-from merge_advisor.backbone.finetune import FinetuneSettings
+from merge_advisor.advisor.measuring.measure import lora_of_shots, take_deltas, target_parameters
+from merge_advisor.advisor.measuring.session import Session, open_session
+from merge_advisor.advisor.searching.problem import DeltaProblem, RowLossProblem
+from merge_advisor.options import FinetuneSettings, Machine
 from merge_advisor.select.interference import line_search
 from merge_advisor.tasks import read_rows
 from merge_advisor.tuning import Point, SearchSpace, Trial
 from merge_advisor.tuning.coordinator import RACING, Budget, search, starts
-from merge_advisor.tuning.goals import Mean
-from merge_advisor.tuning.winner import choose
+from merge_advisor.tuning.goals import MeanGoal
+from merge_advisor.tuning.winner import choose_winner
 
 MEMBERS, TUNING, HELDOUT, FORWARDS = 8, 10, 40, 400
 LOOKS = (100, 200, 400)
@@ -77,7 +77,7 @@ class Unit:
         rows = read_rows(path).rows
         unseen = [rows[i] for i in int(0.7 * len(rows)) + rng.permutation(len(rows) - int(0.7 * len(rows)))]
         self.rows, self.kept = unseen[:TUNING], unseen[TUNING : TUNING + HELDOUT]
-        self.problem = RowLoss(session, self.members, self.rows, (0,) * TUNING)
+        self.problem = RowLossProblem(session, self.members, self.rows, (0,) * TUNING)
         self.start = Point((self._scale() / MEMBERS,) * MEMBERS, "exact")
 
     def _scale(self) -> float:
@@ -96,12 +96,13 @@ class Unit:
             known += [(f"delta {number}", point) for number, point in enumerate(best)]
         name = arm.partition("+")[2] or arm
         trials = search(
-            self.problem, space, registry.build("sampler", name), goal=Mean(), budget=Budget(forwards=FORWARDS - spent),
+            self.problem, space, registry.build("sampler", name), goal=MeanGoal(),
+            budget=Budget(forwards=FORWARDS - spent),
             seed=0, starts=known, racing=RACING,
         ).trials  # fmt: skip
         every = range(TUNING)
-        won = choose(trials, self.problem.tasks, lambda point: self.problem.losses(point, every), seed=0)
-        heldout = RowLoss(self.session, self.members, self.kept, (0,) * len(self.kept))
+        won = choose_winner(trials, self.problem.tasks, lambda point: self.problem.losses(point, every), seed=0)
+        heldout = RowLossProblem(self.session, self.members, self.kept, (0,) * len(self.kept))
         losses = {name: float(np.mean(heldout.losses(p, range(len(self.kept))))) for name, p in
                   (("start", self.start), ("won", won.point))}  # fmt: skip
         return {
@@ -116,9 +117,9 @@ class Unit:
             session, self.rows, target_parameters(session, self.members), FinetuneSettings(), 0
         )  # fmt: skip
         delta = take_deltas(session, "delta_activations", [lora])[0].array[0]
-        problem = DeltaDistance(session, self.members, self.rows[:1], (0,), task=delta)
+        problem = DeltaProblem(session, self.members, self.rows[:1], (0,), task=delta)
         found = search(
-            problem, replace(space, smooth=False), registry.build("sampler", "cmaes"), goal=Mean(),
+            problem, replace(space, smooth=False), registry.build("sampler", "cmaes"), goal=MeanGoal(),
             budget=Budget(forwards=FORWARDS // 2), seed=0, starts=starts(space, MEMBERS), racing=None,
         ).trials  # fmt: skip
         ranked = sorted(found, key=lambda trial: (trial.values[0], trial.number))

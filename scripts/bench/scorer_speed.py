@@ -22,13 +22,13 @@ from pathlib import Path
 from typing import Any
 
 from merge_advisor import templates
-from merge_advisor.backbone.adapter import read_adapter
 from merge_advisor.backbone.model import Backbone, load_backbone
 from merge_advisor.backbone.place import placed
 from merge_advisor.evaluators.fast import Fast, row_values
 from merge_advisor.evaluators.lm_eval_harness import LmEval
 from merge_advisor.tasks import read_rows
 from merge_advisor.types import Row
+from merge_advisor.weights.adapter import read_adapter
 
 TASK = Path(__file__).parents[2] / "recipes" / "demo" / "tasks" / "mixed.jsonl"
 

@@ -23,10 +23,10 @@ from pathlib import Path
 
 import numpy as np
 
+from merge_advisor.advisor.measuring.session import open_session
 from merge_advisor.advisor.merging import find_members, reopen
-from merge_advisor.advisor.problem import RowLoss
-from merge_advisor.advisor.runfolder import read_run
-from merge_advisor.advisor.session import open_session
+from merge_advisor.advisor.runs.run_folder import read_run
+from merge_advisor.advisor.searching.problem import RowLossProblem
 from merge_advisor.backbone.forward import row_losses
 from merge_advisor.tasks import read_rows
 from merge_advisor.tuning import Point
@@ -56,13 +56,15 @@ def trials(base: str, pool: str, task: Path, rounds: int) -> None:
         rows = read_rows(task).rows[:20]
         for composition, k in COMPOSITIONS:
             for count in (5, 20):
-                problem = RowLoss(session, session.pool.candidates[:k], rows[:count], (0,) * count)
+                problem = RowLossProblem(session, session.pool.candidates[:k], rows[:count], (0,) * count)
                 encoded = session.encode(rows[:count])
 
                 def bare(encoded: object = encoded) -> None:
                     row_losses(session.backbone, encoded)  # type: ignore[arg-type]
 
-                def whole(problem: RowLoss = problem, k: int = k, count: int = count, spec: str = composition) -> None:
+                def whole(
+                    problem: RowLossProblem = problem, k: int = k, count: int = count, spec: str = composition
+                ) -> None:
                     problem.losses(Point(tuple(rng.uniform(0, 2 / k, k)), spec), range(count))
 
                 forwards, trial = in_turn((bare, whole), rounds)
@@ -89,7 +91,7 @@ def against_disk(base: str, run: Path, rounds: int) -> None:
     rng = np.random.default_rng(0)
     with reopen(run, base=base)[1] as session:
         members = find_members(session, found)
-        problem = RowLoss(session, [members[m.id] for m in found.recipe.members], rows, (0,) * len(rows))
+        problem = RowLossProblem(session, [members[m.id] for m in found.recipe.members], rows, (0,) * len(rows))
         encoded = session.encode(rows)
 
         def merged() -> None:

@@ -30,16 +30,17 @@ import numpy as np
 from kept import options, parsed, read_lines
 
 from merge_advisor import registry
-from merge_advisor.advisor.problem import ChoiceLoss, RowLoss, WrongAnswers
-from merge_advisor.advisor.session import Machine, Session, open_session
+from merge_advisor.advisor.measuring.session import Session, open_session
+from merge_advisor.advisor.searching.problem import ChoiceLossProblem, ErrorProblem, RowLossProblem
 from merge_advisor.evaluators.rules import metric_for
+from merge_advisor.options import Machine
 from merge_advisor.select.interference import line_search
 from merge_advisor.statistics import paired_interval
 from merge_advisor.tasks import read_rows
 from merge_advisor.tuning import Point, SearchSpace, Trial
 from merge_advisor.tuning.coordinator import Budget, search
-from merge_advisor.tuning.goals import LoraHub, Mean
-from merge_advisor.tuning.winner import Winner, choose
+from merge_advisor.tuning.goals import LoraHubGoal, MeanGoal
+from merge_advisor.tuning.winner import Winner, choose_winner
 
 MEMBERS, SHOTS, STEPS, SCALES = 20, 5, 40, 8
 
@@ -99,10 +100,10 @@ class Unit:
     def measure(self) -> dict[str, Any]:
         """Run all arms but `choices`."""
         start, k = time.perf_counter(), MEMBERS
-        problem = RowLoss(self.session, self.members, self.shots, (0,) * SHOTS)
+        problem = RowLossProblem(self.session, self.members, self.shots, (0,) * SHOTS)
         zero = SearchSpace(Point((0.0,) * k, "lorahub"))
         theirs = search(
-            problem, zero, registry.build("sampler", "lorahub"), goal=LoraHub(SHOTS), budget=Budget(trials=STEPS),
+            problem, zero, registry.build("sampler", "lorahub"), goal=LoraHubGoal(SHOTS), budget=Budget(trials=STEPS),
             seed=self.seed, racing=None,
         ).trials  # fmt: skip
         best = min(theirs, key=lambda trial: trial.values[0])
@@ -117,34 +118,34 @@ class Unit:
             "task": self.task, "family": self.family, "seed": self.seed, "lorahub_value": best.values[0],
             "lorahub_forwards": sum(trial.forwards for trial in theirs), "same_value": reached, "same_forwards": spent,
             "share": winner.share, "seconds": round(time.perf_counter() - start, 1), "heldout": len(self.kept),
-            "loss": {name: self._mean(RowLoss, point) for name, point in points.items()},
-            "accuracy": {name: 1 - self._mean(WrongAnswers, point) for name, point in points.items()},
+            "loss": {name: self._mean(RowLossProblem, point) for name, point in points.items()},
+            "accuracy": {name: 1 - self._mean(ErrorProblem, point) for name, point in points.items()},
         }  # fmt: skip
 
     def add_choices(self, found: dict[str, Any]) -> None:
         """Run `choices`, and add it to what the other arms came to."""
-        problem = ChoiceLoss(self.session, self.members, self.shots, (0,) * SHOTS)
+        problem = ChoiceLossProblem(self.session, self.members, self.shots, (0,) * SHOTS)
         point = tuned(problem, MEMBERS, self.seed)[0].point
-        found["loss"]["choices"] = self._mean(RowLoss, point)
-        found["accuracy"]["choices"] = 1 - self._mean(WrongAnswers, point)
+        found["loss"]["choices"] = self._mean(RowLossProblem, point)
+        found["accuracy"]["choices"] = 1 - self._mean(ErrorProblem, point)
 
     def _mean(self, kind: Any, point: Point) -> float:
         """Mean of a problem's losses over the held-out rows; NaN where only the loss can be told."""
-        asked = {"metric": "accuracy" if self.choices else "exact_match"} if kind is WrongAnswers else {}
+        asked = {"metric": "accuracy" if self.choices else "exact_match"} if kind is ErrorProblem else {}
         if asked and metric_for(self.kept) == "loss":
             return float("nan")
         problem = kind(self.session, self.members, self.kept, (0,) * len(self.kept), **asked)
         return float(np.mean(problem.losses(point, range(len(self.kept)))))
 
 
-def forwards_to(problem: RowLoss, value: float, k: int, seed: int) -> tuple[int, float]:
+def forwards_to(problem: RowLossProblem, value: float, k: int, seed: int) -> tuple[int, float]:
     """Forwards that `gradient` needs to reach a value of LoraHub's objective, within LoraHub's budget; and its own."""
     sampler, history, spent = registry.build("sampler", "gradient"), (), 0
     space = SearchSpace(Point((k**-0.5,) * k, "lorahub"))
     least = float("inf")
     while spent < STEPS * SHOTS:
         trials: Sequence[Trial] = search(
-            problem, space, sampler, goal=LoraHub(SHOTS), budget=Budget(trials=len(history) + 1), seed=seed,
+            problem, space, sampler, goal=LoraHubGoal(SHOTS), budget=Budget(trials=len(history) + 1), seed=seed,
             racing=None,
         ).trials  # fmt: skip
         history = tuple(trials)
@@ -155,7 +156,7 @@ def forwards_to(problem: RowLoss, value: float, k: int, seed: int) -> tuple[int,
     return spent, least
 
 
-def tuned(problem: RowLoss, k: int, seed: int) -> tuple[Winner, Sequence[Trial]]:
+def tuned(problem: RowLossProblem, k: int, seed: int) -> tuple[Winner, Sequence[Trial]]:
     """What plan and tune make of equal weights over the same adapters and rows, for at most LoraHub's forwards."""
     every = range(SHOTS)
 
@@ -167,10 +168,11 @@ def tuned(problem: RowLoss, k: int, seed: int) -> tuple[Winner, Sequence[Trial]]
     before = len({point for _, point in known})
     budget = Budget(forwards=(STEPS - looked + before - 1) * SHOTS)  # and one point may be measured in the end
     trials = search(
-        problem, SearchSpace(at(scale)), registry.build("sampler", "gradient"), goal=Mean(), budget=budget, seed=seed,
+        problem, SearchSpace(at(scale)), registry.build("sampler", "gradient"), goal=MeanGoal(), budget=budget,
+        seed=seed,
         starts=known, racing=None,
     ).trials  # fmt: skip
-    return choose(trials, problem.tasks, lambda point: problem.losses(point, every), seed=seed), trials
+    return choose_winner(trials, problem.tasks, lambda point: problem.losses(point, every), seed=seed), trials
 
 
 def summarise(units: list[dict[str, Any]]) -> None:

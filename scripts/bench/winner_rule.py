@@ -24,7 +24,7 @@ import numpy as np
 
 from merge_advisor.statistics import paired_interval
 from merge_advisor.tuning import Point, Trial
-from merge_advisor.tuning.winner import STARTS, choose
+from merge_advisor.tuning.winner import STARTS, choose_winner
 
 DIMENSIONS, GAINS, SPREADS, ROWS = (3, 4, 20), (0.0, 0.05, 0.15, 0.5), (0.2, 0.5), (5, 10, 20, 40, 80)
 TEXTURES = {"smooth": 0.0, "rough": 1.0}
@@ -160,7 +160,9 @@ def shipped(world: World, found: Found, rows: np.ndarray, aside: np.ndarray | No
     def confirm(point: Point) -> list[float]:
         return world.rows(np.array(point.weights), aside).tolist()
 
-    winner = choose(trials, [0] * len(rows), measure, seed=world.seed, confirm=None if aside is None else confirm)
+    winner = choose_winner(
+        trials, [0] * len(rows), measure, seed=world.seed, confirm=None if aside is None else confirm
+    )
     return np.array(winner.point.weights)
 
 

@@ -8,11 +8,11 @@ from typing import ClassVar
 
 from merge_advisor.tuning import Ask, SearchSpace, Trial
 from merge_advisor.tuning.samplers.history import ask_for, generator
-from merge_advisor.tuning.space import Choice, Parameter, Value, demand, walk
+from merge_advisor.tuning.space import ChoiceParameter, Parameter, ParameterValue, demand, walk
 
 
 @dataclass(frozen=True)
-class Random:
+class RandomSampler:
     """Draw uniformly in the space, whatever was tried before."""
 
     name: ClassVar[str] = "random"
@@ -28,8 +28,8 @@ class Random:
         demand(self, space)
         rng = generator(seed, len(history))
 
-        def suggest(parameter: Parameter) -> Value:
-            if isinstance(parameter, Choice):
+        def suggest(parameter: Parameter) -> ParameterValue:
+            if isinstance(parameter, ChoiceParameter):
                 return parameter.values[int(rng.integers(len(parameter.values)))]
             return parameter.at(rng.random())
 

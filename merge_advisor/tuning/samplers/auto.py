@@ -13,7 +13,7 @@ from merge_advisor.tuning.space import boxes, check, parts
 
 
 @dataclass(frozen=True)
-class Auto:
+class AutoSampler:
     """Ask nsga2, gradient, gp, cmaes or tpe, by these rules, the first that fits.
 
     1. Trials with several values (Pareto): `nsga2`.

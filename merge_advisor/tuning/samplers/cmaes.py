@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
+from merge_advisor.arrays import Float64Array
 from merge_advisor.tuning import Ask, SearchSpace, Trial
 from merge_advisor.tuning.samplers.history import (
     SPREAD,
@@ -24,11 +24,9 @@ from merge_advisor.tuning.samplers.history import (
 )
 from merge_advisor.tuning.space import boxes, demand, to_point
 
-Array = NDArray[np.float64]
-
 
 @dataclass(frozen=True)
-class CmaEs:
+class CmaEsSampler:
     """Draw from a normal distribution that moves and bends towards the better half of what it drew.
 
     The (μ/μ_w, λ)-CMA-ES of Hansen's tutorial (arXiv 1604.00772, its default constants, without active updates), in
@@ -76,22 +74,22 @@ class CmaEs:
 
 @dataclass(frozen=True, slots=True)
 class _State:
-    mean: Array
+    mean: Float64Array
     sigma: float
-    path_sigma: Array
-    path_c: Array
-    c: Array
+    path_sigma: Float64Array
+    path_c: Float64Array
+    c: Float64Array
     """(d, d) covariance of the draws in units of sigma²."""
 
 
-def _root(c: Array, power: float = 0.5) -> Array:
+def _root(c: Float64Array, power: float = 0.5) -> Float64Array:
     """Symmetric c^power; eigenvalues are kept above 0."""
     values, vectors_ = np.linalg.eigh(c)
-    root: Array = (vectors_ * np.maximum(values, 1e-14) ** power) @ vectors_.T
+    root: Float64Array = (vectors_ * np.maximum(values, 1e-14) ** power) @ vectors_.T
     return root
 
 
-def _updated(state: _State, drawn: Array, number: int) -> _State:
+def _updated(state: _State, drawn: Float64Array, number: int) -> _State:
     """The state after generation `number` (from 1); `drawn` is (λ, d), best first. Names as in the tutorial."""
     size, d = drawn.shape
     mu = size // 2

@@ -13,7 +13,7 @@ from merge_advisor.tuning.space import demand
 
 
 @dataclass(frozen=True)
-class Gp:
+class GpSampler:
     """Take the greatest expected improvement under a Gaussian process (Optuna's, Matérn 5/2, a length per number)."""
 
     startup: int = 8

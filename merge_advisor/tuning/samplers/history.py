@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from merge_advisor.errors import SpecError
 from merge_advisor.tuning import Ask, Sampler, SearchSpace, Trial
 from merge_advisor.tuning.space import (
-    Box,
-    Choice,
+    ChoiceParameter,
+    NumberParameter,
     Numbers,
     Parameter,
-    Value,
+    ParameterValue,
     boxes,
     inside,
     parameters,
@@ -34,7 +34,7 @@ def generator(seed: int, step: int) -> np.random.Generator:
     return np.random.default_rng([seed % 2**64, step])
 
 
-def ask_for(space: SearchSpace, sampler: Sampler, numbers: Mapping[str, Value]) -> Ask:
+def ask_for(space: SearchSpace, sampler: Sampler, numbers: Mapping[str, ParameterValue]) -> Ask:
     """Return the ask for the merge of `numbers`; its notes keep the sampler's name and the scale."""
     notes: dict[str, Any] = {"sampler": sampler.name}
     if "scale" in numbers:
@@ -64,7 +64,7 @@ def from_vector(space: SearchSpace, shares: NDArray[np.float64]) -> Numbers:
     return {box.name: box.at(float(share)) for box, share in zip(boxes(space), shares, strict=True)}
 
 
-def losses_of(history: Sequence[Trial]) -> NDArray[np.float64]:
+def trial_losses(history: Sequence[Trial]) -> NDArray[np.float64]:
     """Return the values, (n, m) float64, less is better; what is not finite becomes worse than all that is.
 
     Raises:
@@ -80,14 +80,14 @@ def losses_of(history: Sequence[Trial]) -> NDArray[np.float64]:
 
 
 def one_loss(sampler: Sampler, history: Sequence[Trial]) -> NDArray[np.float64]:
-    """Return the values of trials that have one each, (n,) float64, as `losses_of`.
+    """Return the values of trials that have one each, (n,) float64, as `trial_losses`.
 
     Raises:
         SpecError: the search is for a Pareto front, which this sampler does not know.
     """
     if not history:
         return np.zeros(0)
-    found = losses_of(history)
+    found = trial_losses(history)
     if found.shape[1] != 1:
         raise SpecError(f"sampler {sampler.name}: searches for one value, not {found.shape[1]}; use --sampler nsga2")
     return found[:, 0]
@@ -97,7 +97,7 @@ def best_numbers(space: SearchSpace, history: Sequence[Trial]) -> Numbers:
     """Return the numbers of the trial with the least (mean) value, the first on ties; the start's if there is none."""
     if not history:
         return inside(parameters(space), to_numbers(space, space.start))
-    return numbers_of(space, [history[int(np.argmin(losses_of(history).mean(axis=1)))]])[0]
+    return numbers_of(space, [history[int(np.argmin(trial_losses(history).mean(axis=1)))]])[0]
 
 
 def near(space: SearchSpace, centre: Numbers, rng: np.random.Generator) -> Numbers:
@@ -107,8 +107,8 @@ def near(space: SearchSpace, centre: Numbers, rng: np.random.Generator) -> Numbe
     """
     spread = SPREAD / math.sqrt(len(boxes(space)))
 
-    def suggest(parameter: Parameter) -> Value:
-        if isinstance(parameter, Choice):
+    def suggest(parameter: Parameter) -> ParameterValue:
+        if isinstance(parameter, ChoiceParameter):
             kept = parameter.name in centre and rng.random() < 0.75
             return centre[parameter.name] if kept else parameter.values[int(rng.integers(len(parameter.values)))]
         middle = centre.get(parameter.name)
@@ -124,6 +124,6 @@ def bounced(shares: NDArray[np.float64]) -> NDArray[np.float64]:
     return found
 
 
-def bounce(box: Box, share: float) -> float:
+def bounce(box: NumberParameter, share: float) -> float:
     """Return the value at a share of the range, reflected where it lies outside."""
     return box.at(float(bounced(np.array(share))))

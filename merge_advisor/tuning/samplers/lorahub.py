@@ -10,22 +10,20 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
+from merge_advisor.arrays import Float64Array
 from merge_advisor.errors import SpecError
 from merge_advisor.tuning import Ask, SearchSpace, Trial
 from merge_advisor.tuning.samplers.history import ask_for, asked_by, one_loss
-from merge_advisor.tuning.space import Box, boxes, demand
+from merge_advisor.tuning.space import NumberParameter, boxes, demand
 
 ENGINES = ("cobyla", "nevergrad")
 BAD = 5e20
 """What a value that is not finite counts as; nevergrad's number."""
 
-Array = NDArray[np.float64]
-
 
 @dataclass(frozen=True)
-class LoraHubSearch:
+class LoraHubSampler:
     """Search as LoraHub does: from weights 0, without gradients, 40 steps by convention (arXiv 2307.13269).
 
     Its code leaves the search to nevergrad's NGOpt, which picks by size: for weights within bounds, one worker and
@@ -69,7 +67,7 @@ class LoraHubSearch:
 class _Axis:
     """One number as the engines see it: the scale in its logarithm, from weight 0 or scale 1 on."""
 
-    def __init__(self, box: Box) -> None:
+    def __init__(self, box: NumberParameter) -> None:
         self.name, self.log, self.box = box.name, box.log, box
         self.low, self.high = (math.log(box.low), math.log(box.high)) if box.log else (box.low, box.high)
         self.start = min(max(0.0, self.low), self.high)
@@ -81,25 +79,25 @@ class _Axis:
 class _AskedError(Exception):
     """Carries the first point nobody has a value for out of SciPy."""
 
-    def __init__(self, point: Array) -> None:
+    def __init__(self, point: Float64Array) -> None:
         super().__init__("a point to try")
         self.point = point
 
 
-def _cobyla(axes: Sequence[_Axis], losses: Sequence[float], budget: int) -> Array:
+def _cobyla(axes: Sequence[_Axis], losses: Sequence[float], budget: int) -> Float64Array:
     """The point after `losses`: COBYLA is run anew, fed with them, and stopped where it asks for more."""
     from scipy.optimize import minimize
 
     low, high, start = (np.array([getattr(axis, name) for axis in axes]) for name in ("low", "high", "start"))
     told = 0
 
-    def reflected(z: Array) -> Array:
+    def reflected(z: Float64Array) -> Float64Array:
         values = start + z * ((high - low) / 6)
         within = np.clip(values, low, high)
-        point: Array = np.clip(2 * within - values, low, high)
+        point: Float64Array = np.clip(2 * within - values, low, high)
         return point
 
-    def loss(z: Array) -> float:
+    def loss(z: Float64Array) -> float:
         nonlocal told
         if told == len(losses):
             raise _AskedError(reflected(z))
@@ -119,7 +117,7 @@ def _cobyla(axes: Sequence[_Axis], losses: Sequence[float], budget: int) -> Arra
                 best, least = found.x, found.fun
 
 
-def _nevergrad(axes: Sequence[_Axis], losses: Sequence[float], budget: int, seed: int) -> Array:
+def _nevergrad(axes: Sequence[_Axis], losses: Sequence[float], budget: int, seed: int) -> Float64Array:
     """The point NGOpt asks for after `losses`: it is asked and told anew for each of them."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -136,5 +134,5 @@ def _nevergrad(axes: Sequence[_Axis], losses: Sequence[float], budget: int, seed
         search = nevergrad.optimizers.NGOpt(parametrization=weights, budget=budget)
         for loss in losses:
             search.tell(search.ask(), loss)
-        found: Array = np.asarray(search.ask().value, dtype=np.float64)
+        found: Float64Array = np.asarray(search.ask().value, dtype=np.float64)
         return found

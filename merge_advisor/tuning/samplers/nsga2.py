@@ -9,6 +9,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from merge_advisor.arrays import Float64Array
 from merge_advisor.tuning import Ask, SearchSpace, Trial
 from merge_advisor.tuning.samplers.history import (
     SPREAD,
@@ -16,17 +17,24 @@ from merge_advisor.tuning.samplers.history import (
     best_numbers,
     bounce,
     generator,
-    losses_of,
     near,
     numbers_of,
+    trial_losses,
 )
-from merge_advisor.tuning.space import Choice, Numbers, Parameter, Value, demand, parameters, to_point, walk
-
-Array = NDArray[np.float64]
+from merge_advisor.tuning.space import (
+    ChoiceParameter,
+    Numbers,
+    Parameter,
+    ParameterValue,
+    demand,
+    parameters,
+    to_point,
+    walk,
+)
 
 
 @dataclass(frozen=True)
-class Nsga2:
+class Nsga2Sampler:
     """Breed the merges that no other beats on all tasks, the rarer the likelier (NSGA-II, Deb et al. 2002).
 
     One child an ask instead of a generation at a time: the parents are always the best of all trials, so that nothing
@@ -56,7 +64,7 @@ class Nsga2:
         rng = generator(seed, len(history))
         if len(history) < self.startup:
             return ask_for(space, self, near(space, best_numbers(space, history), rng))
-        losses = losses_of(history)
+        losses = trial_losses(history)
         ranks = fronts(losses)
         distances = crowding(losses, ranks)
         order = np.lexsort((np.arange(len(history)), -distances, ranks))[: self.population]
@@ -74,7 +82,7 @@ class Nsga2:
         return ask_for(space, self, child)
 
 
-def fronts(losses: Array) -> NDArray[np.int64]:
+def fronts(losses: Float64Array) -> NDArray[np.int64]:
     """Return the front each row of (n, m) losses is on, (n,): 0 where no row dominates it, 1 where only such do.
 
     A row dominates another where it is nowhere more and somewhere less.
@@ -90,7 +98,7 @@ def fronts(losses: Array) -> NDArray[np.int64]:
     return ranks
 
 
-def crowding(losses: Array, ranks: NDArray[np.int64]) -> Array:
+def crowding(losses: Float64Array, ranks: NDArray[np.int64]) -> Float64Array:
     """Return how far each row's neighbours on its front are apart, summed over the losses; infinite at its ends."""
     found = np.zeros(len(losses))
     for front in range(int(ranks.max()) + 1):
@@ -109,10 +117,10 @@ def _child(space: SearchSpace, one: Numbers, other: Numbers, rng: np.random.Gene
     """Numbers on the line between the parents and a quarter beyond, one in d of them moved by SPREAD of its range."""
     rate = 1 / len(parameters(space))
 
-    def suggest(parameter: Parameter) -> Value:
+    def suggest(parameter: Parameter) -> ParameterValue:
         moved = rng.random() < rate
         both = [numbers[parameter.name] for numbers in (one, other) if parameter.name in numbers]
-        if isinstance(parameter, Choice):
+        if isinstance(parameter, ChoiceParameter):
             pick = parameter.values if moved or not both else both
             return pick[int(rng.integers(len(pick)))]
         if not both:

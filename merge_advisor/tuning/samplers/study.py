@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from merge_advisor.tuning import SearchSpace
-from merge_advisor.tuning.space import Box, Numbers, Parameter, Value, parameters, walk
+from merge_advisor.tuning.space import NumberParameter, Numbers, Parameter, ParameterValue, parameters, walk
 
 
 def distributions(known: Mapping[str, Parameter]) -> dict[str, Any]:
@@ -20,7 +20,7 @@ def distributions(known: Mapping[str, Parameter]) -> dict[str, Any]:
 
     found: dict[str, Any] = {}
     for name, parameter in known.items():
-        if isinstance(parameter, Box):
+        if isinstance(parameter, NumberParameter):
             found[name] = FloatDistribution(parameter.low, parameter.high, log=parameter.log)
         else:
             found[name] = CategoricalDistribution(parameter.values)
@@ -42,11 +42,15 @@ def focus(space: SearchSpace, numbers: Sequence[Numbers], losses: NDArray[np.flo
     found: dict[str, Parameter] = {}
     for name, parameter in parameters(space).items():
         found[name] = parameter
-        shares = [parameter.unit(float(trial[name])) for trial in best if isinstance(parameter, Box) and name in trial]
-        if isinstance(parameter, Box) and len(shares) > 1:
+        shares = [
+            parameter.unit(float(trial[name]))
+            for trial in best
+            if isinstance(parameter, NumberParameter) and name in trial
+        ]
+        if isinstance(parameter, NumberParameter) and len(shares) > 1:
             margin = max(max(shares) - min(shares), 0.02) / 2
             low, high = parameter.at(min(shares) - margin), parameter.at(max(shares) + margin)
-            found[name] = Box(name, low, high, parameter.log)
+            found[name] = NumberParameter(name, low, high, parameter.log)
     return found
 
 
@@ -83,9 +87,9 @@ def suggest(
         study = optuna.create_study(storage=Finished(), sampler=sampler, study_name="ask", directions=directions)
         trial = study.ask()
 
-        def draw(parameter: Parameter) -> Value:
+        def draw(parameter: Parameter) -> ParameterValue:
             narrowed = known[parameter.name]
-            if isinstance(narrowed, Box):
+            if isinstance(narrowed, NumberParameter):
                 return float(trial.suggest_float(narrowed.name, narrowed.low, narrowed.high, log=narrowed.log))
             chosen: str | bool = trial.suggest_categorical(narrowed.name, narrowed.values)
             return chosen

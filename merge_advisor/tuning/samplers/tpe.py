@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from merge_advisor.tuning import Ask, SearchSpace, Trial
-from merge_advisor.tuning.samplers.history import ask_for, best_numbers, generator, losses_of, near, numbers_of
+from merge_advisor.tuning.samplers.history import ask_for, best_numbers, generator, near, numbers_of, trial_losses
 from merge_advisor.tuning.samplers.study import focus, suggest
 from merge_advisor.tuning.space import demand, inside, parameters
 
 
 @dataclass(frozen=True)
-class Tpe:
+class TpeSampler:
     """Draw where good trials are denser than bad ones (Optuna's TPE, arXiv 2304.11127).
 
     Parameters that every trial has are modelled together, those that only some have (the weight of a member that may be
@@ -44,7 +44,7 @@ class Tpe:
             return ask_for(space, self, near(space, best_numbers(space, history), rng))
         from optuna.samplers import TPESampler
 
-        losses, numbers = losses_of(history), numbers_of(space, history)
+        losses, numbers = trial_losses(history), numbers_of(space, history)
         known = parameters(space)
         if losses.shape[1] == 1:  # the ends of a Pareto front are far apart
             known = focus(space, numbers, losses[:, 0])

@@ -1,0 +1,1 @@
+"""`plan`: from a task file and a pool to a run folder."""

@@ -1,0 +1,299 @@
+"""The run folder: everything one plan made, whole or not at all, readable by someone else.
+
+plan.json       what was found, chosen and why; verdict; one `environment` block for what differs between machines
+recipe.json     the merge itself; every other format is a rendering of it
+mergekit.yaml, lorahub.json, adapter/      renderings, each only where it gives the same model
+shots_lora/     the LoRA finetuned on the shots
+tasks/          each task's rows, split
+score/          each task's score table, row by row, and what was asked; tasks of lm-eval under their names
+report.md       the same in words
+report.html     the same with plots, one page that needs nothing else
+
+Once tuned (see `tuned_folder`):
+study.sqlite    the trials, as an Optuna study
+tune.json       what they were and which won; recipe.json and its renderings are the winner's
+plan/           the plan's own recipe and renderings
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from merge_advisor.errors import RunError
+from merge_advisor.report.values import SimilarityMap, TuningReport
+from merge_advisor.scores import Score, Verdict
+from merge_advisor.types import (
+    STRICT,
+    VERSION,
+    Base,
+    ChooseBy,
+    Kind,
+    Recipe,
+    Selection,
+    Space,
+    Task,
+    digest_of,
+    from_json,
+    to_json,
+)
+from merge_advisor.whole_files import write_text
+
+PLANNED, TUNING = "plan", "tune.json"
+"""Folder of the plan's own recipe, and file of what was tried, in a tuned run."""
+
+
+@dataclass(frozen=True, slots=True)
+class CandidateReport:
+    """What became of one model of the pool."""
+
+    __pydantic_config__ = STRICT
+
+    id: str
+    status: str
+    """"member", "candidate" or "refused"."""
+    reason: str
+    """Why it was refused; empty otherwise."""
+    kind: Kind | None
+    fingerprint: str
+    similarity: float | None
+    """Cosine of its delta with the task's."""
+    licence: str | None
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TaskReport:
+    """A task's rows by digest, and what the file was like."""
+
+    __pydantic_config__ = STRICT
+
+    name: str
+    digest: str
+    shots: tuple[str, ...]
+    tuning: tuple[str, ...]
+    heldout: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PlanSettings:
+    """What was asked for."""
+
+    __pydantic_config__ = STRICT
+
+    strategy: str
+    k: int
+    composition: str
+    rank: int | None
+    embedding: str
+    shots: int
+    seed: int
+    anchor: str | None
+    include: tuple[str, ...]
+    exclude: tuple[str, ...]
+    licence: tuple[str, ...]
+    finetune: dict[str, float | int | None]
+    choose_by: ChooseBy = "loss"
+    """Plans from before there was a choice chose by the loss."""
+
+
+@dataclass(frozen=True, slots=True)
+class Environment:
+    """All that may differ between two machines or two runs; the rest of plan.json does not."""
+
+    __pydantic_config__ = STRICT
+
+    created: str
+    """UTC, ISO 8601."""
+    machine: str
+    versions: dict[str, str]
+    seconds: dict[str, float]
+    store_hits: int
+    store_misses: int
+    paths: dict[str, str]
+    """Where base, pool, store and task files were."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """plan.json."""
+
+    __pydantic_config__ = STRICT
+
+    version: int
+    base: Base
+    template: str
+    template_digest: str
+    pool_digest: str
+    space: Space
+    settings: PlanSettings
+    tasks: tuple[TaskReport, ...]
+    candidates: tuple[CandidateReport, ...]
+    selection: Selection
+    recipe_digest: str
+    rank_error: float
+    """Relative Frobenius error of cutting the merge to `rank`; 0 where nothing was cut."""
+    forwards: dict[str, int]
+    """Nominal cost in forward passes over one row, by step."""
+    notes: tuple[str, ...]
+    conflicts: tuple[str, ...]
+    """Licences of the members that do not go together."""
+    verdict: Verdict | None
+    """Over all tasks; None until scored."""
+    reason: str
+    environment: Environment
+    map: SimilarityMap | None = None
+    """Where the pool's deltas and the task's lie; None in plans made before it was kept."""
+    planned_digest: str = ""
+    """Digest of the recipe under `plan/`, once the run was tuned."""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run folder, read."""
+
+    folder: Path
+    plan: Plan
+    recipe: Recipe
+    tasks: tuple[Task, ...]
+    scores: tuple[Score, ...]
+    planned: Recipe | None = None
+    """The plan's own recipe, where `recipe` is a tuned one."""
+    tuning: TuningReport | None = None
+
+
+def check_out(out: Path, *, force: bool) -> None:
+    """Refuse early what could not be written in the end.
+
+    Raises:
+        RunError: the folder is there (and `force` is not), is no run folder, or its parent cannot be written.
+    """
+    if out.exists():
+        if not force:
+            raise RunError(f"{out}: is there already; give another --out, or --force to replace it")
+        if not (out / "plan.json").is_file():
+            raise RunError(f"{out}: is no run folder, so --force does not replace it; give another --out")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"{out.parent}: cannot be made ({error.strerror}); give another --out") from error
+    if not os.access(out.parent, os.W_OK):
+        raise RunError(f"{out.parent}: cannot be written; give another --out")
+
+
+@contextmanager
+def new_folder(out: Path, *, force: bool = False) -> Iterator[Path]:
+    """Give a folder to fill, which becomes `out` when the block ends well and vanishes otherwise.
+
+    Raises:
+        RunError: as `check_out`.
+    """
+    check_out(out, force=force)
+    partial = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}.", suffix=".partial"))
+    try:
+        yield partial
+        partial.chmod(0o755)
+        if out.exists():
+            old = partial.with_suffix(".old")
+            out.rename(old)
+            partial.rename(out)
+            shutil.rmtree(old)
+        else:
+            partial.rename(out)
+    except OSError as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise RunError(f"{out}: cannot be written ({error.strerror}); check permissions and free space") from error
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def write_values(folder: Path, plan: Plan, recipe: Recipe, tasks: tuple[Task, ...]) -> None:
+    """Write plan.json, recipe.json and the tasks into a new run folder."""
+    write_text(folder / "plan.json", to_json(plan))
+    write_text(folder / "recipe.json", to_json(recipe))
+    (folder / "tasks").mkdir(exist_ok=True)
+    for number, task in enumerate(tasks):
+        write_text(folder / "tasks" / f"{number}.json", to_json(task))
+
+
+def write_scores(folder: Path, plan: Plan, scores: tuple[Score, ...], report: str, page: str) -> None:
+    """Add scores, report.md (`report`) and report.html (`page`) to a run folder, the verdict in plan.json last."""
+    (folder / "score").mkdir(exist_ok=True)
+    own = [task.name for task in plan.tasks]
+    for score in scores:
+        name = str(own.index(score.task)) if score.task in own else _file_of(score.task)
+        write_text(folder / "score" / f"{name}.json", to_json(score))
+    write_text(folder / "report.md", report)
+    write_text(folder / "report.html", page)
+    write_text(folder / "plan.json", to_json(plan))
+
+
+def read_run(folder: Path) -> Run:
+    """Read a run folder.
+
+    Raises:
+        RunError: no such folder, or no plan in it.
+        InputError: a file of it is altered, cut short or of another version.
+    """
+    if not (folder / "plan.json").is_file():
+        raise RunError(f"{folder}: is no run folder (no plan.json); make one with `merge-advisor plan`")
+    plan = from_json(Plan, _read(folder / "plan.json"), str(folder / "plan.json"))
+    recipe = _recipe_in(folder)
+    planned = _recipe_in(folder / PLANNED) if (folder / PLANNED / "recipe.json").is_file() else None
+    if planned is not None and planned.digest not in (plan.planned_digest, plan.recipe_digest):
+        raise RunError(f"{folder / PLANNED / 'recipe.json'}: was changed after the plan; make the plan anew")
+    tasks = [folder / "tasks" / f"{number}.json" for number in range(len(plan.tasks))]
+    run = Run(folder, plan, recipe, tuple(from_json(Task, _read(path), str(path)) for path in tasks), (), planned)
+    if recipe.digest != plan.recipe_digest:
+        if planned is None:
+            raise RunError(f"{folder / 'recipe.json'}: was changed after the plan; make the plan anew")
+        return replace(run, recipe=planned)  # `tune` was killed while it wrote
+    scores = [folder / "score" / f"{number}.json" for number in range(len(plan.tasks))]
+    scores += sorted((folder / "score").glob("lm-eval-*.json"))
+    tuning = folder / TUNING
+    return replace(
+        run,
+        scores=tuple(from_json(Score, _read(path), str(path)) for path in scores if path.is_file()),
+        tuning=from_json(TuningReport, _read(tuning), str(tuning)) if plan.planned_digest else None,
+    )
+
+
+def _recipe_in(folder: Path) -> Recipe:
+    return from_json(Recipe, _read(folder / "recipe.json"), str(folder / "recipe.json"))
+
+
+def _file_of(task: str) -> str:
+    """A file's name for a task of lm-eval; other names never become the same."""
+    plain = re.sub(r"[^A-Za-z0-9_.-]", "-", task)
+    return plain if plain == task.replace(":", "-", 1) else f"{plain}-{digest_of(task)[:8]}"
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="surrogatepass")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RunError(f"{path}: cannot be read ({error}); copy the whole run folder") from error
+
+
+__all__ = [
+    "VERSION",
+    "CandidateReport",
+    "Environment",
+    "Plan",
+    "PlanSettings",
+    "Run",
+    "TaskReport",
+    "check_out",
+    "new_folder",
+    "read_run",
+    "write_scores",
+    "write_values",
+]

@@ -1,0 +1,79 @@
+"""Putting a tuned recipe in the place of the plan's, so that a kill at any moment leaves a run that can be read."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from merge_advisor import registry
+from merge_advisor.advisor.runs.run_folder import PLANNED, TUNING, Run
+from merge_advisor.errors import RunError
+from merge_advisor.report.values import TuningReport
+from merge_advisor.types import Recipe, to_json
+from merge_advisor.whole_files import write_text
+
+
+@contextmanager
+def tuned_folder(folder: Path, run: Run, recipe: Recipe, rank_error: float, tuning: TuningReport) -> Iterator[Path]:
+    """Give a folder for the renderings of a tuned recipe; they take the place of the plan's when the block ends well.
+
+    plan.json is written last and names the recipe by its digest: killed before that, the run is read as the plan made
+    it, and tuning it again writes everything anew. Scores of another recipe are taken away.
+
+    Raises:
+        RunError: no permission, or no room.
+    """
+    staged = Path(tempfile.mkdtemp(dir=folder, prefix=".tuned."))
+    try:
+        yield staged
+        _set_plan_aside(folder)
+        for name in _renderings():
+            _remove(folder / name)
+            if (staged / name).exists():
+                (staged / name).rename(folder / name)
+        write_text(folder / "recipe.json", to_json(recipe))
+        write_text(folder / TUNING, to_json(tuning))
+        plan = replace(
+            run.plan,
+            recipe_digest=recipe.digest,
+            rank_error=rank_error,
+            planned_digest=(run.planned or run.recipe).digest,
+        )
+        if recipe.digest != run.recipe.digest:
+            plan = replace(plan, verdict=None, reason="")
+            _remove(folder / "score")
+        write_text(folder / "plan.json", to_json(plan))
+    except OSError as error:
+        raise RunError(f"{folder}: cannot be written ({error.strerror}); check permissions and free space") from error
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
+
+
+def _set_plan_aside(folder: Path) -> None:
+    """Copy the plan's own recipe and renderings to `plan/`, whole or not at all, unless they are there."""
+    if (folder / PLANNED).is_dir():
+        return
+    partial = Path(tempfile.mkdtemp(dir=folder, prefix=f".{PLANNED}."))
+    for name in ("recipe.json", *_renderings()):
+        if (folder / name).is_dir():
+            shutil.copytree(folder / name, partial / name)
+        elif (folder / name).exists():
+            shutil.copyfile(folder / name, partial / name)
+    partial.chmod(0o755)
+    partial.rename(folder / PLANNED)
+
+
+def _renderings() -> list[str]:
+    """Files and folders that formats write."""
+    return [str(registry.load("format", name).writes).rstrip("/") for name in registry.names("format")]
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

@@ -1,0 +1,1 @@
+"""`tune`: the search over merges of a run's members."""

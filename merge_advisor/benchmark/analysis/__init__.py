@@ -1,0 +1,1 @@
+"""What the results say: means over families, contrasts, ranks, promises and what came of them."""

@@ -1,0 +1,147 @@
+"""Mean ranks of all arms over families, and which arms cannot be told apart: a critical-difference picture's numbers.
+
+Whether any two arms differ is asked pair by pair with the sign-flip test over families, Holm-adjusted over all pairs.
+Nemenyi's test on mean ranks is not used: whether two arms differ there depends on which other arms are in the table
+(Benavoli, Corani and Mangili 2016, "Should we really use post-hoc tests based on mean-ranks?", JMLR 17(5)), and ranks
+throw away by how much one is better.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+
+from merge_advisor.arrays import Float64Array
+from merge_advisor.benchmark.analysis import resampling
+from merge_advisor.benchmark.analysis.families import by_arm, gains_by_family, mean
+from merge_advisor.benchmark.analysis.resampling import ALPHA
+from merge_advisor.benchmark.values import Metric, Result, View
+from merge_advisor.types import STRICT
+
+
+@dataclass(frozen=True, slots=True)
+class PairTest:
+    """Two arms over families."""
+
+    __pydantic_config__ = STRICT
+
+    better: str
+    """The one with the lower mean rank; of equals, the first by name."""
+    than: str
+    mean: float
+    """Mean difference over families, points or nats."""
+    sign_flip: float
+    adjusted: float
+    """Holm-adjusted over all pairs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """Arms by mean rank over families; oracles are left out."""
+
+    __pydantic_config__ = STRICT
+
+    arms: tuple[str, ...]
+    """Best first; equal ranks by name."""
+    mean_ranks: tuple[float, ...]
+    """1 is best; ties share the mean of their ranks."""
+    families: tuple[str, ...]
+    """Families in which all arms have results, on the units that all arms have."""
+    friedman: float
+    """p of no difference among the arms, ranks permuted within families; 1.0 where nothing can be compared."""
+    pairs: tuple[PairTest, ...]
+    cliques: tuple[tuple[str, ...], ...]
+    """Longest runs of two or more neighbours in `arms` of which no two differ at adjusted p < .05."""
+    reason: str
+    """What the ranking rests on, and what it cannot show."""
+
+
+def rank_arms(results: Sequence[Result], metric: Metric, view: View, k: int, *, seed: int = 0) -> Ranking:
+    """Rank the arms and controls that have results in a view at one k, oracles apart, within every family.
+
+    Only units on which all of them have a result count, so that all are ranked on the same.
+
+    Args:
+        results: of all arms.
+        metric: what they are ranked by.
+        view: which results.
+        k: which results.
+        seed: draws the permutations of the Friedman test.
+    """
+    oracles = {result.arm for result in results if result.oracle}
+    found = {arm: values for arm, values in by_arm(results, metric, view, k).items() if arm not in oracles}
+    units = [unit for unit in next(iter(found.values()), {}) if all(unit in values for values in found.values())]
+    means = {arm: gains_by_family({unit: values[unit] for unit in units}) for arm, values in found.items()}
+    families = tuple(next(iter(means.values()), {}))
+    arms = sorted(means)
+    if not families or len(arms) < 2:
+        few = f"{len(arms)} arms with results on the same units in view {view} at k = {k}: nothing to rank"
+        return Ranking((), (), (), 1.0, (), (), few)
+    table = np.array([[means[arm][family] for arm in arms] for family in families])
+    ranks = resampling.midranks(-table)
+    order = sorted(range(len(arms)), key=lambda index: (ranks[:, index].mean(), arms[index]))
+    arms, table, ranks = [arms[index] for index in order], table[:, order], ranks[:, order]
+    pairs = _pair_tests(arms, table, seed)
+    left_out = len({unit for values in found.values() for unit in values}) - len(units)
+    return Ranking(
+        arms=tuple(arms),
+        mean_ranks=tuple(mean(column.tolist()) for column in ranks.T),
+        families=families,
+        friedman=friedman(ranks, seed=seed),
+        pairs=pairs,
+        cliques=_cliques(arms, pairs),
+        reason=_told(len(arms), len(families), len(units), left_out),
+    )
+
+
+def friedman(ranks: Float64Array, *, seed: int = 0) -> float:
+    """Return p of Friedman's test: the share of permutations within rows whose rank sums spread as much.
+
+    Args:
+        ranks: (families, arms) mid-ranks of each family.
+        seed: draws `resampling.RESAMPLES` permutations.
+    """
+    centred = ranks - ranks.mean()
+    reached = (centred.sum(0) ** 2).sum() * (1 - 1e-9)
+    rng, spreads = np.random.default_rng(seed), np.zeros((resampling.RESAMPLES, ranks.shape[1]))
+    for row in centred:
+        spreads += rng.permuted(np.tile(row, (resampling.RESAMPLES, 1)), axis=1)
+    return float(1 + ((spreads**2).sum(1) >= reached).sum()) / (1 + resampling.RESAMPLES)
+
+
+def _pair_tests(arms: Sequence[str], table: Float64Array, seed: int) -> tuple[PairTest, ...]:
+    chosen = list(combinations(range(len(arms)), 2))
+    differences = [np.round(table[:, first] - table[:, second], 9) for first, second in chosen]
+    p_values = [resampling.sign_flip(values, seed=seed) for values in differences]
+    return tuple(
+        PairTest(arms[first], arms[second], mean(values.tolist()), p, adjusted)
+        for (first, second), values, p, adjusted in zip(
+            chosen, differences, p_values, resampling.holm(p_values), strict=True
+        )
+    )
+
+
+def _cliques(arms: Sequence[str], pairs: Sequence[PairTest]) -> tuple[tuple[str, ...], ...]:
+    apart = {(pair.better, pair.than) for pair in pairs if pair.adjusted < ALPHA}
+    found: list[tuple[str, ...]] = []
+    reached = 0
+    for first in range(len(arms)):
+        last = first + 1
+        while last < len(arms) and not any((arms[one], arms[last]) in apart for one in range(first, last)):
+            last += 1
+        if last - first > 1 and last > reached:
+            found.append(tuple(arms[first:last]))
+            reached = last
+    return tuple(found)
+
+
+def _told(arms: int, families: int, units: int, left_out: int) -> str:
+    pairs = arms * (arms - 1) // 2
+    told = f"{arms} arms on {units} units of {families} {'family' if families == 1 else 'families'}"
+    least = 2.0 ** (1 - families) * pairs
+    if least >= ALPHA:
+        told += f"; too few families for any of {pairs} pairs to differ (least adjusted p {min(1.0, least):.3g})"
+    return told + (f"; {left_out} units left out, not done in all arms" if left_out else "")

@@ -1,0 +1,329 @@
+"""The pictures of a benchmark's report, each from frozen values to one SVG element as text.
+
+What has no number is left out; nothing to draw gives an empty string.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from itertools import groupby
+from operator import itemgetter
+
+from merge_advisor.benchmark.analysis.prediction import Agreement, CostPoint, Sweep, TaskTable
+from merge_advisor.benchmark.analysis.ranks import Ranking
+from merge_advisor.report.labels import Labels, PlotPoint
+from merge_advisor.report.svg import (
+    EM,
+    WIDTH,
+    Scale,
+    across,
+    breadth,
+    coordinate,
+    dots,
+    element,
+    figure,
+    finite_numbers,
+    fitted,
+    label,
+    line,
+    marked,
+    polyline,
+    scale_over,
+    tooltip,
+    upright,
+)
+
+_LEFT = 40
+"""Units kept free for the numbers of an upright axis."""
+_NAMES = 128
+"""Units kept free for names beside rows or lines."""
+STEPS = 4
+"""Classes of colour on each side of zero."""
+HEAT_NAMES = 160
+"""Units kept free for the names of tasks."""
+HEAT_HIGH = 15
+"""Units of a row of tasks."""
+NUMBERED, SMALL = 24, 17
+"""Least width of a cell that its number fits into, and fits into in small letters."""
+PROMISES = 2000
+"""Merges drawn in the reliability plot at most, evenly spaced by their place."""
+
+
+def rank_picture(key: str, title: str, ranking: Ranking, marks: Mapping[str, str]) -> str:
+    """Draw each arm's mean rank, best on top, with a bar beside those that cannot be told apart.
+
+    Args:
+        key: makes the ids of this plot unique on its page.
+        title: what it shows.
+        ranking: arms by mean rank.
+        marks: class of an arm's mark, for the arms that stand out.
+    """
+    if len(ranking.arms) < 2:
+        return ""
+    high, step = 22, 9
+    bottom = high * len(ranking.arms) + 4
+    right = WIDTH - 14 - step * len(ranking.cliques)
+    scale = scale_over([1.0, *ranking.mean_ranks, float(len(ranking.arms))], _NAMES + 8, right)
+    parts = across(scale, 0, bottom)
+    rows = {arm: number * high + high / 2 + 2 for number, arm in enumerate(ranking.arms)}
+    for arm, rank in zip(ranking.arms, ranking.mean_ranks, strict=True):
+        y, kind = rows[arm], marks.get(arm, "even")
+        parts.append(label(2, y + 4, arm, room=_NAMES - 4, class_="strong" if arm in marks else ""))
+        parts.append(line(_NAMES, y, scale(rank), y, "stem"))
+        parts.append(marked("circle", scale(rank), y, 4, f"mark {kind}", f"{arm}: mean rank {rank:.2f}"))
+    for number, clique in enumerate(ranking.cliques):
+        x = right + 12 + step * number
+        told = tooltip("not told apart: " + ", ".join(fitted(arm, 400) for arm in clique))
+        path = f"M{coordinate(x)} {coordinate(rows[clique[0]] - 5)}L{coordinate(x)} {coordinate(rows[clique[-1]] + 5)}"
+        parts.append(element("path", told, d=path, class_="clique"))
+    parts.append(label(right, bottom + 30, "mean rank, 1 is best", anchor="end", class_="tick"))
+    told = "; ".join(f"{arm} {rank:.2f}" for arm, rank in zip(ranking.arms, ranking.mean_ranks, strict=True))
+    return figure(key, title, fitted(told, 4000), bottom + 36, parts)
+
+
+def heat_limit(differences: Sequence[Sequence[float | None]]) -> float:
+    """Return the difference at which the colours end: nine in ten lie within; 0.0 where there is none but zero."""
+    found = sorted(abs(value) for row in differences for value in finite_numbers(row) if value)
+    return found[min(len(found) - 1, int(0.9 * len(found)))] if found else 0.0
+
+
+def heat_map(
+    key: str, title: str, table: TaskTable, differences: Sequence[Sequence[float | None]], *, points: bool
+) -> str:
+    """Draw tasks, by family, times arms; the colour of a cell is the arm's difference to the reference.
+
+    Args:
+        key: makes the ids of this plot unique on its page.
+        title: what it shows.
+        table: tasks, families and arms.
+        differences: (tasks, arms), up is better; None where there is no result.
+        points: whether they are points of accuracy, or nats.
+    """
+    if not table.tasks or not table.arms:
+        return ""
+    wide = (WIDTH - HEAT_NAMES) / len(table.arms)
+    limit, top = heat_limit(differences), min(max(breadth(arm) for arm in table.arms) * EM + 8, 120.0)
+    parts, y = [], top
+    for place, arm in enumerate(table.arms):
+        turned = label(0, 0, arm, room=top - 6, class_="tick")
+        x = HEAT_NAMES + (place + 0.5) * wide + 4
+        parts.append(element("g", turned, transform=f"translate({coordinate(x)} {coordinate(top - 5)}) rotate(-90)"))
+    families = [
+        (family, list(rows))
+        for family, rows in groupby(zip(table.tasks, table.families, differences, strict=True), key=itemgetter(1))
+    ]
+    headed = len(families) < len(table.tasks)
+    for family, rows in families:
+        tasks = [task for task, _, _ in rows]
+        alone = not headed or tasks == [family]
+        if headed:
+            y += 6 if alone else 17
+        if not alone:
+            parts.append(label(2, y - 4, family, class_="strong family"))
+        names = tasks if alone else _under(family, tasks)
+        for name, (task, _, values) in zip(names, rows, strict=True):
+            parts.append(label(2 if alone else 10, y + 11, name, room=HEAT_NAMES - 14, class_="tick"))
+            for place, value in enumerate(values):
+                told = f"{task[:120]}, {table.arms[place][:120]}: "
+                kind = heat_class(value, limit)
+                parts.append(_cell(HEAT_NAMES + place * wide, y, wide, value, kind, told, points=points))
+            y += HEAT_HIGH
+    told = f"{len(table.tasks)} tasks by {len(table.arms)} arms"
+    return figure(key, title, told, y + 2, parts)
+
+
+def _under(family: str, tasks: Sequence[str]) -> list[str]:
+    """Names of tasks under the heading of their family, without the part before `__` that all begin with."""
+    first = tasks[0].partition("__")[0] + "__"
+    shared = first if len(tasks) > 1 and all(task.startswith(first) for task in tasks) else family
+    return [task.removeprefix(shared).lstrip("_") or task for task in tasks]
+
+
+def _cell(x: float, y: float, wide: float, value: float | None, kind: str, told: str, *, points: bool) -> str:
+    """A cell with its number, where that fits."""
+    shown = signed_text(value, points=points)
+    title = tooltip(told + (shown or "no result"))
+    cell = element("rect", title, x=x, y=y, width=wide - 1, height=HEAT_HIGH - 1, class_=f"heat {kind}")
+    if wide < SMALL or value is None or not shown:
+        return cell
+    short = f"{round(value):+d}" if points else f"{value:+.2f}".replace("0.", ".")
+    short = short if short.strip("+-.0") else "0"
+    size = "cell" if wide >= NUMBERED else "cell small"
+    return cell + element("text", short, x=x + wide / 2 - 0.5, y=y + 10.5, text_anchor="middle", class_=size)
+
+
+def heat_class(value: float | None, limit: float) -> str:
+    """Return the class of colour of a difference: "up1".."up4", "down1".."down4", "same" or "none"."""
+    if value is None or not math.isfinite(value):
+        return "none"
+    share = abs(value) / limit if limit else 0.0
+    step = min(STEPS, math.ceil(share * STEPS - 1e-9))
+    if step <= 0:
+        return "same"
+    return f"{'up' if value > 0 else 'down'}{step}"
+
+
+def signed_text(value: float | None, *, points: bool) -> str:
+    """Return a difference with its sign, in points or nats; empty where there is none."""
+    if value is None or not math.isfinite(value):
+        return ""
+    return f"{value + 0.0:+.1f}" if points else f"{value + 0.0:+.3f}"
+
+
+def sweep_plot(key: str, title: str, sweeps: Sequence[Sweep], marks: Mapping[str, str]) -> str:
+    """Draw each arm's gain over the base against the number of members.
+
+    Args:
+        key: makes the ids of this plot unique on its page.
+        title: what it shows.
+        sweeps: one an arm; those of one size are points.
+        marks: class of an arm's line, for the arms that stand out: these have their intervals drawn.
+    """
+    sizes = sorted({point.k for sweep in sweeps for point in sweep.points})
+    if not sizes:
+        return ""
+    right = WIDTH - _NAMES - 6
+    step = (right - _LEFT - 30) / max(len(sizes) - 1, 1)
+    places = {k: _LEFT + 15 + step * number for number, k in enumerate(sizes)}
+    told = [sweep for sweep in sweeps if sweep.arm in marks]
+    ends = [v for sweep in told for point in sweep.points for v in (point.lower, point.upper)]
+    y = scale_over([0.0, *(p.mean for sweep in sweeps for p in sweep.points), *ends], 228, 12, margin=0.04)
+    parts = upright(y, _LEFT, right)
+    parts += [label(x, 244, str(k), anchor="middle", class_="tick") for k, x in places.items()]
+    parts.append(label(right, 260, "members (k)", anchor="end", class_="tick"))
+    last = []
+    for number, sweep in enumerate(sorted(sweeps, key=lambda sweep: sweep.arm in marks)):
+        kind = marks.get(sweep.arm, "even")
+        path = [(places[point.k], y(point.mean)) for point in sweep.points]
+        if sweep.arm in marks:
+            parts += [_interval(x, y, p.lower, p.upper, kind) for (x, _), p in zip(path, sweep.points, strict=True)]
+        parts.append(polyline(path, f"course {kind}" + (" oracle" if sweep.oracle else "")) if len(path) > 1 else "")
+        parts += [
+            marked("circle", *spot, 2.8, f"mark {kind}", f"{sweep.arm[:120]}, k = {p.k}: {p.mean:+.4g}")
+            for spot, p in zip(path, sweep.points, strict=True)
+        ]
+        last.append((path[-1][1], number, sweep.arm, path[-1][0], kind))
+    parts += _named(last, right)
+    return figure(key, title, f"{len(sweeps)} arms at k = {', '.join(map(str, sizes))}", 266, parts)
+
+
+def _interval(x: float, y: Scale, lower: float | None, upper: float | None, kind: str) -> str:
+    ends = finite_numbers((lower, upper))
+    return line(x, y(ends[0]), x, y(ends[1]), f"whisker {kind}") if len(ends) == 2 else ""
+
+
+def _named(ends: Sequence[tuple[float, int, str, float, str]], right: float) -> list[str]:
+    """Names at the ends of lines, from top to bottom, none on another, with a leader where they had to move."""
+    high, found = 13.0, []
+    ordered = sorted(ends)
+    places = [max(8.0, end[0]) for end in ordered]
+    for number in range(1, len(places)):
+        places[number] = max(places[number], places[number - 1] + high)
+    floor = 258.0
+    for number in reversed(range(len(places))):
+        places[number] = min(places[number], floor)
+        floor = places[number] - high
+    for place, (y, _, arm, x, kind) in zip(places, ordered, strict=True):
+        found.append(line(x + 4, y, right + 4, place, "leader"))
+        weight = "tick" if kind == "even" else "strong"
+        found.append(label(right + 8, place + 4, arm, room=_NAMES - 4, class_=weight))
+    return found
+
+
+def cost_plot(key: str, title: str, costs: Sequence[CostPoint], marks: Mapping[str, str]) -> str:
+    """Draw each arm's gain over the base against its forward passes, on a logarithmic axis that begins with none.
+
+    Args:
+        key: makes the ids of this plot unique on its page.
+        title: what it shows.
+        costs: one an arm; oracles are drawn hollow and keep off the front.
+        marks: class of an arm's mark, for the arms that stand out.
+    """
+    if not costs:
+        return ""
+    x, axis = _passes([point.forwards for point in costs])
+    ends = [v for point in costs for v in (point.lower, point.upper)]
+    y = scale_over([0.0, *(point.mean for point in costs), *ends], 258, 12, margin=0.04)
+    parts = [*upright(y, _LEFT, WIDTH), *axis]
+    parts.append(label(WIDTH, 292, "forward passes over one row, a unit", anchor="end", class_="tick"))
+    spots = {point.arm: (x(point.forwards), y(point.mean)) for point in costs}
+    parts.append(polyline(_front([spots[point.arm] for point in costs if not point.oracle]), "front"))
+    for point in costs:
+        kind = "oracle" if point.oracle else marks.get(point.arm, "even")
+        parts.append(_interval(spots[point.arm][0], y, point.lower, point.upper, "faint " + kind))
+    labels = Labels([*spots.values()], 300)
+    for point in sorted(costs, key=lambda point: point.arm not in marks):
+        kind = "oracle" if point.oracle else marks.get(point.arm, "even")
+        told = f"{point.arm[:120]}: {point.mean:+.4g} for {point.forwards:,.0f} passes"
+        parts.append(marked("circle", *spots[point.arm], 4, f"mark {kind}", told))
+        labels.put(spots[point.arm], point.arm, "strong" if point.arm in marks else "tick", needed=True)
+    return figure(key, title, f"{len(costs)} arms by cost and gain", 300, [*parts, *labels.parts])
+
+
+def _passes(forwards: Sequence[float]) -> tuple[Callable[[float], float], list[str]]:
+    """The place of a number of forward passes, and the axis with its lines and numbers; none has a place of its own."""
+    spent = [value for value in finite_numbers(forwards) if value > 0] or [1.0]
+    free = min(finite_numbers(forwards), default=0.0) <= 0
+    powers = range(math.floor(math.log10(min(spent))), math.ceil(math.log10(max(spent))) + 1)
+    steps = (1, 2, 5) if len(powers) <= 3 else (1,)
+    round_ = [step * 10.0**power for power in powers for step in steps]
+    low = max((value for value in round_ if value <= min(spent)), default=round_[0])
+    high = min((value for value in round_ if value >= max(spent) and value > low), default=10 * low)
+    scale = Scale(math.log10(low), math.log10(high), _LEFT + (50 if free else 16), WIDTH - 20)
+    ticks = [(scale(math.log10(value)), f"{value:,.0f}") for value in round_ if low <= value <= high]
+    ticks += [(_LEFT + 14.0, "0")] if free else []
+    parts = [line(x, 12, x, 258, "grid") for x, _ in ticks]
+    parts += [label(x, 274, text, anchor="middle", class_="tick") for x, text in ticks]
+    return lambda value: scale(math.log10(value)) if value > 0 else _LEFT + 14.0, parts
+
+
+def _front(places: Sequence[PlotPoint]) -> list[PlotPoint]:
+    """The stairs through the places that none other is left of or above: cheaper, or better."""
+    found: list[PlotPoint] = []
+    for x, y in sorted(places):
+        if not found or y < found[-1][1]:
+            found += [(x, found[-1][1])] if found else []
+            found.append((x, y))
+    return found
+
+
+def reliability_plot(key: str, title: str, found: Agreement) -> str:
+    """Draw measured against predicted gain: each arm on each task as a dot, the means of equal counts as squares.
+
+    Args:
+        key: makes the ids of this plot unique on its page.
+        title: what it shows.
+        found: promises and bins, nats; on the slanted line a promise is kept to the letter.
+    """
+    if not found.promises:
+        return ""
+    promises = found.promises[:: max(1, math.ceil(len(found.promises) / PROMISES))]
+    x = scale_over(_bulk([p.predicted for p in promises]), _LEFT + 8, WIDTH - 8, margin=0.04)
+    y = scale_over(_bulk([0.0, *(p.measured for p in promises)]), 288, 12, margin=0.04)
+    parts = [*upright(y, _LEFT, WIDTH), *across(x, 12, 288)]
+    low, high = max(x.low, y.low), min(x.high, y.high)
+    if low < high:
+        parts.append(line(x(low), y(low), x(high), y(high), "reference"))
+    parts.append(dots([(x(p.predicted), y(p.measured)) for p in promises], "promises"))
+    means = [(x(bin_.predicted), y(bin_.measured)) for bin_ in found.bins]
+    parts.append(polyline(means, "best") if len(means) > 1 else "")
+    for spot, bin_ in zip(means, found.bins, strict=True):
+        told = f"predicted {bin_.predicted:+.3f}, measured {bin_.measured:+.3f}, {bin_.count} merges"
+        parts.append(marked("square", *spot, 4, "mark better", told))
+    parts.append(label(WIDTH, 320, "predicted gain, nats", anchor="end", class_="tick"))
+    turned = label(0, 0, "measured gain, nats", room=270, anchor="end", class_="tick")
+    parts.append(element("g", turned, transform="translate(7 12) rotate(-90)"))
+    outside = sum(not (x.low <= p.predicted <= x.high and y.low <= p.measured <= y.high) for p in promises)
+    told = f"{len(found.promises)} promises, {len(promises)} drawn, {outside} of them at the edge that lie beyond it"
+    return figure(key, title, told, 326, parts)
+
+
+def _bulk(values: Sequence[float]) -> list[float]:
+    """The values without far tails on either side: one broken merge would flatten all others."""
+    ordered = sorted(finite_numbers(values))
+    if len(ordered) < 10:
+        return ordered
+    low, high = ordered[int(0.05 * (len(ordered) - 1))], ordered[int(0.95 * (len(ordered) - 1))]
+    free = 0.5 * (high - low)
+    return [value for value in ordered if low - free <= value <= high + free]

@@ -1,0 +1,48 @@
+"""A benchmark in a terminal: the table of the primary question, what it says, and where the rest is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from merge_advisor.benchmark.analysis.findings import levels
+from merge_advisor.benchmark.report import words
+from merge_advisor.benchmark.values import Result, Setup
+from merge_advisor.report.tables import text_table
+
+if TYPE_CHECKING:
+    from merge_advisor.benchmark.running.bench import Benchmark
+
+
+def bench_summary(found: Benchmark) -> str:
+    """Return the table, the contrasts, what cannot be shown, and the files."""
+    measured, question = found.measured, found.measured.setup.primary
+    lines = [f"{question.view}, k {question.k}, means over families:", *_table(measured.setup, measured.results)]
+    for number, contrast in enumerate(words.shown(found.contrasts)):
+        asked = contrast.question
+        label = f"{'secondary' if number else 'primary'} ({asked.metric}, {asked.view}, k {asked.k})"
+        lines.append(f"{label}: {contrast.reason}")
+    if left := words.unanswered(found.contrasts[1:]):
+        lines.append(f"not answered: {left}")
+    lines += [f"note: {note}" for note in measured.notes]
+    if measured.failed:
+        lines.append(
+            f"failed: {len(measured.failed)} of {measured.wanted} results, the first: {measured.failed[0].reason}"
+        )
+    lines.append(f"wrote {measured.folder}: report.html, report.md, tables/, results.sqlite")
+    return "\n".join(lines)
+
+
+def _table(setup: Setup, results: Sequence[Result]) -> list[str]:
+    """The arms where the primary question is asked, the best first."""
+    asked = setup.primary
+    here = [level for level in levels(setup, results) if (level.view, level.k) == (asked.view, asked.k) and level.done]
+    rows = []
+    for level in sorted(here, key=lambda level: -(level.accuracy or 0.0)):
+        oracle = " (oracle)" if level.oracle and not level.arm.endswith("-oracle") else ""
+        accuracy = "" if level.accuracy is None else f"{100 * level.accuracy:.1f}"
+        spent = "" if level.forwards is None else f"{level.forwards:.0f}"
+        gain, loss = words.amount(level.over_base, "accuracy"), words.loss_text(level.loss)
+        rows.append([level.arm + oracle, accuracy, gain, loss, spent, str(level.done)])
+    heads = ["arm", "accuracy", "over base", "loss", "forwards", "units"]
+    return [text_table(heads, rows)] if rows else ["nothing is done yet"]

@@ -1,0 +1,1 @@
+"""Measuring a benchmark: units, arms, controls, workers and the ledger of results."""

@@ -1,0 +1,272 @@
+"""`bench --dry-run`: models, bytes, forward passes and hours, from the setup alone where nothing else is there.
+
+What an arm spends on choosing is found by running its strategy on invented evidence that counts what it is asked: any
+registered strategy can be counted, and the rules are the ones the results are charged by.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from merge_advisor import registry
+from merge_advisor.advisor.planning.choosing import LORA_LOSSES, SEARCH, rows_in
+from merge_advisor.benchmark.running.arms import PROBES
+from merge_advisor.benchmark.running.ledger import Key
+from merge_advisor.benchmark.running.rows import read_families, task_files, task_folder
+from merge_advisor.benchmark.running.tuners import at_zero
+from merge_advisor.benchmark.running.units import keys_of, wanted
+from merge_advisor.benchmark.setup import HUB, SetupPlaces, finetune_of, notes_of, read_setup
+from merge_advisor.benchmark.values import Arm, Setup
+from merge_advisor.errors import MergeAdvisorError
+from merge_advisor.pool.sources import find_models
+from merge_advisor.select.evidence import Watched
+from merge_advisor.tuning.samplers.gradient import PARTS
+from merge_advisor.types import BACKWARD, more_to_choose
+from merge_advisor.weights.updates import LowRankUpdate
+
+if TYPE_CHECKING:
+    from merge_advisor.arrays import FloatingArray
+    from merge_advisor.select.evidence import Strategy
+
+RATE = 12.0
+"""Forward passes of one row a second unless told: SmolLM2-135M in float32 on two cores, rows of about 90 tokens."""
+
+
+@dataclass(frozen=True, slots=True)
+class ArmCost:
+    """What one arm spends on one unit, at most, in forward passes over one row."""
+
+    choosing: int
+    """Choosing, the search of the scale and the tuner."""
+    finetune: bool
+    """Whether it needs the LoRA of the shots."""
+    by_chance: bool
+    """Whether every selection draw is another choice."""
+    by_shots: bool = True
+    """Whether every draw of the shots is."""
+    models: int = 1
+    """Models it has scored on the held-out rows."""
+
+
+def describe_bench(
+    path: Path,
+    *,
+    base: str | None = None,
+    pool: str | None = None,
+    tasks: str | None = None,
+    only: Sequence[str] = (),
+    rate: float = RATE,
+) -> dict[str, Any]:
+    """Say what `bench` would do and cost; nothing is loaded, fetched or written.
+
+    Args:
+        path: the setup.
+        base: as in `running.measure`.
+        pool: as in `running.measure`.
+        tasks: as in `running.measure`.
+        only: as in `running.measure`.
+        rate: forward passes of one row a second.
+
+    Returns:
+        models, bytes, results, passes by step, hours, what is not here, and the same as `lines` of text.
+
+    Raises:
+        InputError: the setup, or a pattern, cannot be used.
+    """
+    setup, places = read_setup(path, base=base, pool=pool, tasks=tasks)
+    absent: list[str] = []
+    names = _tasks(setup, places, absent)
+    models, pool_bytes = _pool(setup, places, len(names), absent)
+    base_bytes = _bytes(Path(places.base)) if Path(places.base).exists() else None
+    if base_bytes is None:
+        absent.append(f"base {setup.base}: not a folder or file here; its size is not known")
+    every = list(keys_of(setup, names))
+    keys = wanted(every, only, setup)
+    passes = passes_of(setup, keys, models)
+    total = sum(passes.values())
+    draws = setup.draws.shots * setup.draws.selections * setup.draws.tuners
+    families = _families(setup, places, names, absent)
+    lines = [
+        f"setup {setup.name}: {len(names)} tasks of {len(set(families))} families, {draws} units a task",
+        f"{len(setup.views)} views, {len(setup.arms)} arms, {len(setup.controls)} controls: {len(every)} results"
+        + ("" if len(keys) == len(every) else f", {len(keys)} of them by --only"),
+        f"base {setup.base}: {_size(base_bytes)}; pool {setup.pool}: {models} models, {_size(pool_bytes)}",
+        *(f"{step}: {count} forward passes of one row" for step, count in passes.items()),
+        f"{total} forward passes of one row in all, at most; {total / rate / 3600:.1f} hours at {rate:g} a second",
+        *(f"not here: {what}" for what in absent),
+        *(f"note: {note}" for note in notes_of(setup, families)),
+        "dry run: nothing was loaded or written",
+    ]
+    return {
+        "tasks": len(names), "models": models, "bytes": {"base": base_bytes, "pool": pool_bytes}, "results": len(keys),
+        "passes": passes, "hours": total / rate / 3600, "rate": rate, "absent": absent, "lines": lines,
+    }  # fmt: skip
+
+
+def passes_of(setup: Setup, keys: Sequence[Key], models: int) -> dict[str, int]:
+    """Forward passes by step, at most; what is equal in several units counts once, as it is measured once.
+
+    Args:
+        setup: what is asked.
+        keys: the results wanted.
+        models: candidates of the pool.
+    """
+    arms = {arm.name: arm for arm in setup.arms}
+    costs = {(key.arm, key.k): _cost(key.arm, arms.get(key.arm), setup, models, key.k) for key in keys}
+    finetunes, works = set(), dict[tuple[object, ...], ArmCost]()
+    for key in keys:
+        cost = costs[key.arm, key.k]
+        draws = (key.shot_draw if cost.by_shots else 0, key.selection_draw if cost.by_chance else 0)
+        tuner = key.tuner_seed if key.arm in arms and arms[key.arm].tuner else 0
+        place = (key.view, key.k) if key.arm in arms or key.arm == "random-adapters" else ()
+        works[(key.arm, key.task, *draws, tuner, *place)] = cost
+        if cost.finetune:
+            finetunes.add((key.task, key.shot_draw))
+    return {
+        "embed the pool": PROBES * (models + 1),
+        "finetune on the shots": len(finetunes) * (finetune_forwards(setup) + PROBES),
+        "choose and tune": sum(cost.choosing for cost in works.values()),
+        "score": sum(cost.models for cost in works.values()) * setup.tasks.heldout,
+    }
+
+
+def _cost(name: str, arm: Arm | None, setup: Setup, models: int, k: int) -> ArmCost:
+    """What an arm or a control spends on one unit."""
+    if arm is not None:
+        return spent_by(arm, setup, models, k)
+    if name == "random-adapters":
+        return ArmCost(SEARCH * _choosing_rows(setup), False, True)
+    scored = {"base": 1, "shots_lora": 1, "best-single-oracle": models}.get(name, 0)
+    return ArmCost(0, name == "shots_lora", False, name == "shots_lora", scored)
+
+
+def finetune_forwards(setup: Setup) -> int:
+    """Forward passes of one finetune on the shots, at most."""
+    return finetune_of(setup).forwards_for(setup.tasks.shots, setup.tasks.tuning)
+
+
+def spent_by(arm: Arm, setup: Setup, models: int, k: int) -> ArmCost:
+    """What an arm spends on one unit, at most, without the finetune.
+
+    Args:
+        arm: what chooses.
+        setup: rows and other arms.
+        models: candidates it chooses among.
+        k: members at most.
+    """
+    rows = _choosing_rows(setup)
+    lora = LORA_LOSSES * setup.tasks.tuning if arm.shots_lora else 0
+    if arm.match:
+        other = next(a for a in setup.arms if a.name == arm.match)
+        found = spent_by(other, setup, models, k)
+        budget = found.choosing + (finetune_forwards(setup) + PROBES) * (found.finetune and not arm.shots_lora)
+        return ArmCost(max(budget, 2 * rows + lora), arm.shots_lora, True)
+    asked = _Asked(rows)
+    chooser: Strategy = registry.build("strategy", arm.strategy)
+    evidence = asked.evidence(models)
+    chooser.select(evidence, min(k, models))
+    slopes = (BACKWARD - 1) * math.ceil(rows / PARTS) if _slopes(arm) else 0
+    tuner = arm.tuner.trials * (rows + slopes) if arm.tuner else 0
+    search = 0 if at_zero(arm.tuner) else SEARCH
+    choosing = asked.forwards + search * rows + lora + tuner
+    return ArmCost(choosing, arm.shots_lora or "task" in evidence.looked, "rng" in evidence.looked)
+
+
+def _choosing_rows(setup: Setup) -> int:
+    return setup.tasks.tuning + min(setup.tasks.shots, more_to_choose(setup.tasks.tuning))
+
+
+def _slopes(arm: Arm) -> bool:
+    return arm.tuner is not None and arm.tuner.sampler.partition(":")[0].strip() in ("gradient", "auto")
+
+
+@dataclass(eq=False)
+class _Asked:
+    """Counts what a strategy asks of invented evidence, in which every partner helps, but only at the average."""
+
+    rows: int
+    forwards: int = 0
+    known: dict[tuple[tuple[int, float], ...], int] = field(default_factory=dict)
+    """Rows measured, by merge."""
+    rng: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0))
+
+    def loss(self, weights: Mapping[int, float], share: float = 1.0) -> float:
+        """Fall with every member, so that nothing stops early; at full strength merges are no better than before.
+
+        Later positions are better by a hair: what looks at more of them takes another choice, and pays for it.
+        """
+        merge, rows = tuple(sorted(weights.items())), rows_in(share, self.rows)
+        self.forwards += max(0, rows - self.known.get(merge, 0))
+        self.known[merge] = max(rows, self.known.get(merge, 0))
+        full = len(weights) > 1 and max(weights.values()) > 1 / len(weights) + 1e-9
+        return 9.0 if full else 5.0 * 0.9 ** len(weights) - 1e-6 * sum(weights)
+
+    def gains(self, models: int, share: float) -> FloatingArray:
+        """Everybody gains."""
+        self.forwards += BACKWARD * rows_in(share, self.rows)
+        return np.linspace(2, 1, models)
+
+    def evidence(self, models: int) -> Watched:
+        """Invented deltas, texts and weights of so many candidates."""
+        deltas = self.rng.normal(size=(models, 2 * models)) + 1
+        factors = [self.rng.normal(size=(models, 2, 3)).astype(np.float32) for _ in range(2)]
+        return Watched(
+            ids=tuple(f"model {number:05}" for number in range(models)), deltas=deltas, task=deltas.sum(axis=0),
+            texts=("word",) * models, query="word", rng=np.random.default_rng(0), shot_loss=self.loss,
+            gradient_gain=lambda weights, share=1.0: self.gains(models, share),
+            weights_of=lambda place: {"layer": LowRankUpdate(factors[0][place], factors[1][place].T)},
+        )  # fmt: skip
+
+
+def _tasks(setup: Setup, places: SetupPlaces, absent: list[str]) -> list[str]:
+    """Names of the tasks; without the data those that the setup or its families name."""
+    try:
+        if not places.tasks.startswith(HUB):
+            return list(task_files(setup, task_folder(places)))
+        absent.append(f"tasks {setup.tasks.path}: nothing is fetched in a dry run")
+    except MergeAdvisorError as error:
+        absent.append(str(error))
+    named = sorted(setup.tasks.only)
+    try:
+        named = named or sorted(read_families(places.families))
+    except MergeAdvisorError:
+        named = []
+    absent.append(f"estimated for the {len(named)} tasks that the setup names" if named else "estimated for 1 task")
+    return named or ["task"]
+
+
+def _families(setup: Setup, places: SetupPlaces, names: Sequence[str], absent: list[str]) -> list[str]:
+    try:
+        families = read_families(places.families)
+    except MergeAdvisorError as error:
+        absent.append(str(error))
+        families = {}
+    return [families.get(name, name) for name in names]
+
+
+def _pool(setup: Setup, places: SetupPlaces, tasks: int, absent: list[str]) -> tuple[int, int | None]:
+    """Models and bytes of the pool; without it one model a task."""
+    try:
+        models = find_models(places.pool).models
+    except MergeAdvisorError as error:
+        absent.append(f"{error}; estimated with one model a task")
+        return max(tasks, *setup.k), None
+    folders = [model.folder for model in models if model.folder is not None and model.folder.is_dir()]
+    if len(folders) < len(models):
+        absent.append(f"{len(models) - len(folders)} of {len(models)} models of the pool; their size is not known")
+    return len(models), sum(_bytes(folder) for folder in folders) if folders else None
+
+
+def _bytes(place: Path) -> int:
+    files = [place] if place.is_file() else [file for file in place.rglob("*") if file.is_file()]
+    return sum(file.stat().st_size for file in files)
+
+
+def _size(count: int | None) -> str:
+    return "size not known" if count is None else f"{count / 1e6:,.1f} MB"

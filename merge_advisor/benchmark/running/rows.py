@@ -1,0 +1,215 @@
+"""The rows of a benchmark: what is held out of a task, what each draw of shots learns from, and who may be merged."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from merge_advisor.benchmark.setup import HUB, SetupPlaces
+from merge_advisor.benchmark.values import Setup, View
+from merge_advisor.errors import InputError, TaskError
+from merge_advisor.evaluators.rules import same
+from merge_advisor.tasks import read_rows
+from merge_advisor.types import Candidate, Row, Task, digest_of
+
+LABELS = 20
+"""Distinct outputs a task has at most for them to be its labels."""
+ENDINGS = (".jsonl", ".json")
+
+
+@dataclass(frozen=True, slots=True)
+class BenchTask:
+    """One task of a benchmark."""
+
+    name: str
+    family: str
+    heldout: tuple[Row, ...]
+    """Scored on in every draw, so that a model is scored once."""
+    learning: tuple[Row, ...]
+    """What draws of shots are taken from; no input of it is held out or was seen by the pool."""
+    labels: tuple[str, ...]
+    """The outputs there are, stripped and sorted; empty where there are more than `LABELS`."""
+    exact_match: str = "plain"
+    """When an output is a label, one of `evaluators.rules.MATCHES`."""
+
+    @property
+    def metric(self) -> str:
+        """Choice likelihood where every row has choices, exact match otherwise."""
+        return "accuracy" if all(row.choices for row in self.heldout) else "exact_match"
+
+    @property
+    def digest(self) -> str:
+        """Sha256 over name, family and rows."""
+        return digest_of([self.name, self.family, [[row.digest for row in p] for p in (self.heldout, self.learning)]])
+
+    def valid(self, output: str) -> bool:
+        """Tell whether an output is in the task's format: one of its labels, or not empty where it has none."""
+        if not self.labels:
+            return bool(output.strip())
+        return any(same(output, label, self.exact_match) for label in self.labels)
+
+    def draw(self, setup: Setup, number: int) -> Task:
+        """The task with the shots and tuning rows of one draw, by hash of row, seed and draw."""
+        ordered = sorted(self.learning, key=_by_hash(f"{setup.seed}:{number}"))
+        shots, tuning = setup.tasks.shots, setup.tasks.tuning
+        return Task(self.name, tuple(ordered[:shots]), tuple(ordered[shots : shots + tuning]), self.heldout)
+
+
+def read_bench_tasks(setup: Setup, places: SetupPlaces, *, offline: bool = False) -> tuple[BenchTask, ...]:
+    """Read the setup's tasks, in the order of their names.
+
+    Raises:
+        TaskError: no such folder, a task that is not there, a file that cannot be used, or one with too few rows.
+        InputError: the families cannot be read, or a mapping names a task that is not there.
+        OfflineError, ExternalError: the tasks have to be fetched and are not.
+    """
+    families = read_families(places.families)
+    files = task_files(setup, task_folder(places, offline=offline))
+    strange = next((name for name in setup.tasks.own if name not in files), None)
+    if strange is not None:
+        raise InputError(f"setup {setup.name}: tasks.own names '{strange}', which is none of the tasks; correct it")
+    return tuple(_read(name, path, families.get(name, name), setup) for name, path in files.items())
+
+
+def task_folder(places: SetupPlaces, *, offline: bool = False) -> Path:
+    """The folder of task files, fetched from the hub where it is a data set there.
+
+    Raises:
+        TaskError: no such folder, or no data set's id.
+        OfflineError, ExternalError: as `backbone.hub.fetch`.
+    """
+    if not places.tasks.startswith(HUB):
+        folder = Path(places.tasks)
+        if not folder.is_dir():
+            raise TaskError(f"tasks {folder}: no such folder; give --tasks DIR, or correct tasks.path in the setup")
+        return folder
+    from merge_advisor.weights.hub import fetch_snapshot, parse_id
+
+    named = parse_id(places.tasks.removeprefix(HUB))
+    if named is None:
+        raise TaskError(f"tasks {places.tasks}: is no data set of the hub; write hub:org/name@revision")
+    return fetch_snapshot(named, [f"*{ending}" for ending in ENDINGS], offline=offline, kind="dataset").path
+
+
+def task_files(setup: Setup, folder: Path) -> dict[str, Path]:
+    """The setup's task files by name, sorted.
+
+    Raises:
+        TaskError: none at all, a task that is not there, or two files of one name.
+    """
+    families = Path(setup.tasks.families).name
+    found: dict[str, Path] = {}
+    for path in sorted(folder.rglob("*")):
+        if path.suffix not in ENDINGS or path.name == families or not path.is_file():
+            continue
+        if path.stem in found:
+            raise TaskError(
+                f"tasks {folder}: {found[path.stem].name} and {path.name} are both '{path.stem}'; rename one"
+            )
+        found[path.stem] = path
+    for name in setup.tasks.only:
+        if name not in found:
+            there = ", ".join(list(found)[:8]) or "no task files"
+            raise TaskError(f"tasks {folder}: no file for the task '{name}'; there are {there}")
+    wanted = sorted(setup.tasks.only) or sorted(found)
+    if not wanted:
+        raise TaskError(f"tasks {folder}: holds no task files ({' or '.join(ENDINGS)}); name another folder")
+    return {name: found[name] for name in wanted}
+
+
+def read_families(path: Path | None) -> dict[str, str]:
+    """Task (or candidate) name to family; empty where no file is named.
+
+    Raises:
+        InputError: the file is absent or is no JSON object of names.
+    """
+    if path is None:
+        return {}
+    try:
+        found = json.loads(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); correct tasks.families") from error
+    except ValueError as error:
+        raise InputError(f"{path}: not JSON ({error}); write one object, task name to family") from error
+    if not isinstance(found, dict) or not all(isinstance(name, str) for name in found.values()):
+        raise InputError(f"{path}: is no object of task names and families; correct it")
+    return found
+
+
+def _read(name: str, path: Path, family: str, setup: Setup) -> BenchTask:
+    """Cut off what the pool saw, hold rows out, leave the rest to the draws; an input is on one side only."""
+    file, wanted = read_rows(path), setup.tasks
+    # by the number of rows in the file: where repeated ones were dropped this cuts off too many, never too few
+    cut = -int(-file.read * wanted.seen // 1)
+    seen = {row.input for row in file.rows[:cut]}
+    rows = sorted((row for row in file.rows[cut:] if row.input not in seen), key=_by_hash(f"{setup.seed}:heldout"))
+    heldout = tuple({row.input: row for row in rows}.values())[: wanted.heldout]
+    scored = {row.input for row in heldout}
+    learning = tuple(row for row in rows if row.input not in scored)
+    need = wanted.shots + wanted.tuning
+    lacks = wanted.heldout - len(heldout) + max(0, need - len(learning))
+    if lacks > 0:
+        raise TaskError(
+            f"{path}: lacks {lacks} rows: {len(rows)} are unseen, and {wanted.heldout} held-out rows, {wanted.shots} "
+            f"shots and {wanted.tuning} tuning rows are wanted; leave the task out, or take fewer"
+        )
+    outputs = sorted({row.output.strip() for row in file.rows})
+    labels = tuple(outputs) if len(outputs) <= LABELS else ()
+    return BenchTask(name, family, heldout, learning, labels, setup.exact_match)
+
+
+def _by_hash(salt: str) -> Callable[[Row], bytes]:
+    return lambda row: hashlib.sha256(f"{salt}:{row.digest}".encode()).digest()
+
+
+def kin_of(candidates: Sequence[str], own: Mapping[str, str], families: Mapping[str, str]) -> dict[str, str]:
+    """Return the family of each candidate, by id: that of the task it was trained on; one without is its own.
+
+    Args:
+        candidates: ids.
+        own: task name to the candidate trained on it, where the ids differ.
+        families: task or candidate name to family.
+    """
+    trained = {candidate: name for name, candidate in own.items()}
+
+    def family(candidate: str) -> str:
+        name = trained.get(candidate, candidate)
+        return families.get(name, families.get(candidate, name))
+
+    return {candidate: family(candidate) for candidate in candidates}
+
+
+def may_use(candidate: str, kin: str, task: str, family: str, view: View, own: Mapping[str, str]) -> bool:
+    """Whether a task of a family may use a candidate of the family `kin` in a view; `own` as in `kin_of`."""
+    return view == "own-in" or (candidate != own.get(task, task) and (view == "own-out" or kin != family))
+
+
+def in_view(
+    candidates: Sequence[Candidate], task: BenchTask, view: View, own: Mapping[str, str], families: Mapping[str, str]
+) -> tuple[int, ...]:
+    """Positions of the candidates a task may use in a view.
+
+    Args:
+        candidates: the pool.
+        task: whose view it is.
+        view: "own-in": all; "own-out": all but the task's own; "family-out": all but its family's.
+        own: task name to the candidate trained on it, where the ids differ.
+        families: task or candidate name to family; a name it lacks is a family of its own.
+
+    Raises:
+        InputError: nobody is left.
+    """
+    kin = kin_of([candidate.id for candidate in candidates], own, families)
+    kept = tuple(
+        position
+        for position, candidate in enumerate(candidates)
+        if may_use(candidate.id, kin[candidate.id], task.name, task.family, view, own)
+    )
+    if not kept:
+        raise InputError(
+            f"task {task.name}: no candidate is left in the view {view}; give another --pool, or leave it out"
+        )
+    return kept

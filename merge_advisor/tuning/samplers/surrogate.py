@@ -1,0 +1,121 @@
+"""A Gaussian process of several outputs, known by values and derivatives.
+
+The covariance of output a at x with output b at y is (ρ + (1 - ρ)·[a = b]) · exp(-|x - y|²/2s²): a share ρ of how the
+outputs vary is common to them (the intrinsic model of coregionalisation: Bonilla, Chai and Williams, "Multi-task
+Gaussian process prediction", NIPS 2007), so that what a derivative of one output teaches counts for the others. Each
+output has a constant mean; means and variance by generalised least squares, length scale s and share ρ by the
+likelihood. Derivative observations: Solak et al., "Derivative observations in Gaussian process models of dynamic
+systems", NIPS 2002.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from merge_advisor.arrays import Float64Array
+
+Surface = Callable[[Float64Array], tuple[Float64Array, Float64Array]]
+"""From (k,) to the m outputs there, (m,), and their gradients, (m, k)."""
+
+SMOOTHNESS = (0.5, 1.0, 2.0, 4.0, 8.0)
+"""Length scales tried, in units of an input. On the longest the process is nearly a parabola."""
+COMMON = (0.0, 0.5, 0.8, 0.95)
+"""Shares of the variance tried that are common to the outputs."""
+NUGGET = 1e-6
+"""Share of the variance that is rounding."""
+
+
+class Slope(NamedTuple):
+    """A known gradient."""
+
+    at: int
+    """Position of its point."""
+    output: int
+    gradient: Float64Array
+    """(k,)."""
+
+
+def fit(points: Float64Array, values: Float64Array, slopes: Sequence[Slope]) -> Surface:
+    """Return the mean of the process, at the smoothness of greatest likelihood, then at the common share of greatest.
+
+    Args:
+        points: (t, k) inputs.
+        values: (t, m) outputs there, NaN where not known; every output is known somewhere.
+        slopes: gradients known.
+    """
+    (t, k), m = points.shape, values.shape[1]
+    at, output = np.nonzero(np.isfinite(values))
+    entries = np.concatenate([at, *(np.arange(t + s.at * k, t + (s.at + 1) * k) for s in slopes)])
+    outputs = np.concatenate([output, np.repeat([s.output for s in slopes], k)]).astype(np.int64)
+    told = np.concatenate([values[at, output], *(s.gradient for s in slopes)])
+    shared = _Known(points, entries, outputs, told, len(at), m)
+    grams = {scale: _covariances(points / scale) for scale in SMOOTHNESS}
+    fits = {scale: _fit(shared, grams[scale], scale, COMMON[len(COMMON) // 2]) for scale in SMOOTHNESS}
+    scale = max(fits, key=lambda scale: fits[scale][0])
+    found = max((_fit(shared, grams[scale], scale, share) for share in COMMON), key=lambda one: one[0])
+    return found[1]
+
+
+class _Known(NamedTuple):
+    """What is known, one number after another: values, then derivatives."""
+
+    points: Float64Array
+    entries: NDArray[np.int64]
+    """(N,) rows of `_covariances`."""
+    outputs: NDArray[np.int64]
+    told: Float64Array
+    values: int
+    """How many of the N are values."""
+    width: int
+    """m."""
+
+
+def _covariances(x: Float64Array) -> Float64Array:
+    """exp(-r²/2) between values, then derivatives point by point, at (t, k) points: (t + t·k) squared."""
+    t, k = x.shape
+    away = x[:, None] - x
+    near = np.exp(-0.5 * (away**2).sum(-1))
+    mixed = (near[..., None] * away).reshape(t, t * k)
+    inner = near[..., None, None] * (np.eye(k) - away[..., :, None] * away[..., None, :])
+    return np.block([[near, mixed], [mixed.T, inner.transpose(0, 2, 1, 3).reshape(t * k, t * k)]])
+
+
+def _fit(known: _Known, gram: Float64Array, scale: float, share: float) -> tuple[float, Surface]:
+    """Log-likelihood, and mean of the process."""
+    from scipy.linalg import cho_factor, cho_solve
+
+    (t, k), size = known.points.shape, len(known.told)
+    alike = share + (1 - share) * np.eye(known.width)
+    covariance = gram[np.ix_(known.entries, known.entries)] * alike[np.ix_(known.outputs, known.outputs)]
+    covariance[np.diag_indices(size)] += NUGGET
+    factor = cho_factor(covariance, lower=True, overwrite_a=True, check_finite=False)
+    told = known.told.copy()
+    told[known.values :] *= scale
+    level = np.zeros((size, known.width))
+    level[np.arange(known.values), known.outputs[: known.values]] = 1.0
+    lifted = cho_solve(factor, level)
+    means = np.linalg.solve(level.T @ lifted, lifted.T @ told)
+    rest = told - level @ means
+    weight = cho_solve(factor, rest)
+    variance = max(float(rest @ weight) / size, 1e-300)
+    likelihood = -0.5 * size * math.log(variance) - float(np.log(np.diag(factor[0])).sum())
+    likelihood += (size - known.values) * math.log(scale)  # of the derivatives as told, not as scaled
+    spread = np.zeros((len(gram), known.width))
+    np.add.at(spread, known.entries, alike[known.outputs] * weight[:, None])
+    of_values, of_slopes = spread[:t], spread[t:].reshape(t, k, -1)
+    x = known.points / scale
+
+    def surface(point: Float64Array) -> tuple[Float64Array, Float64Array]:
+        away = point / scale - x
+        near = np.exp(-0.5 * (away**2).sum(-1))
+        along = near[:, None] * np.einsum("tk,tkm->tm", away, of_slopes)
+        straight = near[:, None] * of_values
+        gradient = np.einsum("t,tkm->mk", near, of_slopes) - (along + straight).T @ away
+        return means + (along + straight).sum(0), gradient / scale
+
+    return likelihood, surface

@@ -1,0 +1,148 @@
+"""What `adapter_config.json` says about the tensors beside it, and which of its settings are more than plain LoRA."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from merge_advisor.errors import PoolError
+from merge_advisor.weights.files import FileError, read_json
+
+CONFIG = "adapter_config.json"
+
+RETRAIN = "take another adapter, or train it as plain LoRA"
+MERGE = "merge it into its base and list it as a checkpoint"
+
+_T = TypeVar("_T")
+
+_REFUSED = {
+    "use_dora": ("DoRA (use_dora)", MERGE),
+    "modules_to_save": ("whole modules saved beside the LoRA (modules_to_save)", MERGE),
+    "lora_bias": ("a bias on B (lora_bias)", RETRAIN),
+    "layer_replication": ("repeated layers (layer_replication)", RETRAIN),
+    "target_parameters": ("LoRA on bare parameters (target_parameters)", RETRAIN),
+    "trainable_token_indices": ("trained token embeddings (trainable_token_indices)", MERGE),
+    "use_qalora": ("QA-LoRA (use_qalora)", RETRAIN),
+    "alora_invocation_tokens": ("activated LoRA (alora_invocation_tokens)", RETRAIN),
+    "use_bdlora": ("block-diagonal LoRA (use_bdlora)", RETRAIN),
+    "arrow_config": ("a router over adapters (arrow_config)", RETRAIN),
+    "kasa_config": ("KaSA, which also changes the base (kasa_config)", MERGE),
+    "monteclora_config": ("sampled weights (monteclora_config)", RETRAIN),
+    "enable_lora": ("parts of a fused layer only (enable_lora)", MERGE),
+}
+_HARMLESS_INIT = {"True", "False", "None", "gaussian", "eva", "orthogonal", "mica"}
+_BASE_CHANGING_INIT = ("pissa", "olora", "corda", "loftq", "lora_ga")
+_KNOWN = _REFUSED.keys() | {
+    "alpha_pattern", "auto_mapping", "base_model_name_or_path", "bias", "corda_config", "ensure_weight_tying",
+    "eva_config", "exclude_modules", "fan_in_fan_out", "inference_mode", "init_lora_weights", "layers_pattern",
+    "layers_to_transform", "loftq_config", "lora_alpha", "lora_dropout", "lora_ga_config", "megatron_config",
+    "megatron_core", "merge_weights", "peft_type", "peft_version", "qalora_group_size", "r", "rank_pattern",
+    "revision", "runtime_config", "target_modules", "task_type", "use_rslora", "velora_config",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterConfig:
+    """What an adapter's configuration says about the meaning of its tensors."""
+
+    rank: int
+    alpha: float
+    rslora: bool
+    """Scale alpha / sqrt(r) (arXiv 2312.03732) in place of alpha / r."""
+    rank_pattern: tuple[tuple[str, int], ...]
+    """(pattern, rank) in the order of the file: the first that matches counts."""
+    alpha_pattern: tuple[tuple[str, float], ...]
+    base_name: str
+    """`base_model_name_or_path`: evidence, not proof."""
+    notes: tuple[str, ...] = ()
+    """Settings nobody here knows: named, not refused."""
+
+    def rank_of(self, module: str) -> int:
+        """Rank the configuration gives a module, e.g. `model.layers.0.self_attn.q_proj`."""
+        return _by_pattern(self.rank_pattern, module, self.rank)
+
+    def scale_of(self, module: str, rank: int) -> float:
+        """Scale of a module whose tensors have this rank."""
+        alpha = _by_pattern(self.alpha_pattern, module, self.alpha)
+        return alpha / (math.sqrt(rank) if self.rslora else rank)
+
+
+def read_adapter_config(folder: Path) -> AdapterConfig:
+    """Read `adapter_config.json`.
+
+    Raises:
+        PoolError: absent, not JSON, not LoRA, or a setting that makes it more than plain LoRA, named.
+    """
+    try:
+        found = read_json(folder / CONFIG)
+    except FileError as error:
+        raise PoolError(str(error)) from error
+    _refuse_variants(found)
+    rank, alpha = _number(found, "r", 8), _number(found, "lora_alpha", 8)
+    rank_pattern = _pattern(found, "rank_pattern")
+    if not all(float(r).is_integer() and r > 0 for r in (rank, *dict(rank_pattern).values())):
+        raise PoolError(f"{CONFIG}: a rank is no whole number above 0; correct r and rank_pattern")
+    unknown = sorted(key for key, value in found.items() if key not in _KNOWN and value)
+    return AdapterConfig(
+        rank=int(rank),
+        alpha=alpha,
+        rslora=bool(found.get("use_rslora")),
+        rank_pattern=tuple((key, int(value)) for key, value in rank_pattern),
+        alpha_pattern=_pattern(found, "alpha_pattern"),
+        base_name=str(found.get("base_model_name_or_path") or ""),
+        notes=tuple(f"{CONFIG}: {key[:60]!r} is no setting known here; it was left aside" for key in unknown),
+    )
+
+
+def _refuse_variants(found: dict[str, Any]) -> None:
+    kind = found.get("peft_type")
+    if kind != "LORA":
+        raise PoolError(f"{CONFIG}: peft_type is {str(kind)[:40]!r}; only LORA adapters can be merged, take another")
+    for key, (name, remedy) in _REFUSED.items():
+        if found.get(key):
+            raise PoolError(f"{CONFIG}: uses {name}, which is more than plain LoRA; {remedy}")
+    bias = found.get("bias", "none")
+    if bias not in ("none", None):
+        raise PoolError(f"{CONFIG}: trained biases as well (bias={str(bias)[:20]!r}); {MERGE}")
+    init = str(found.get("init_lora_weights"))
+    if init.startswith(_BASE_CHANGING_INIT):
+        raise PoolError(
+            f"{CONFIG}: init_lora_weights={init[:40]!r} changed the base it was trained on; save it as plain LoRA "
+            "(PEFT: save_pretrained with path_initial_model_for_weight_conversion)"
+        )
+    if init not in _HARMLESS_INIT:
+        raise PoolError(f"{CONFIG}: init_lora_weights={init[:40]!r} may have changed the base; {RETRAIN}")
+
+
+def _number(found: dict[str, Any], key: str, default: float) -> float:
+    value = found.get(key, default)
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise PoolError(f"{CONFIG}: {key} is {str(value)[:40]!r}, not a number; correct it")
+    return value
+
+
+def _pattern(found: dict[str, Any], key: str) -> tuple[tuple[str, float], ...]:
+    """Read and vet rank_pattern or alpha_pattern: their keys are regular expressions from a file nobody vouches for."""
+    value = found.get(key) or {}
+    if not isinstance(value, dict):
+        raise PoolError(f"{CONFIG}: {key} is no object of module patterns; correct it")
+    for pattern in value:
+        # a repeated group or many repeats can take exponential time to fail
+        if len(pattern) > 300 or len(re.findall(r"(?<!\\)[*+{]", pattern)) > 4 or re.search(r"\)[*+{]", pattern):
+            raise PoolError(f"{CONFIG}: the pattern {pattern[:60]!r} in {key} is too costly; write plain module names")
+        try:
+            re.compile(pattern)
+        except (re.error, RecursionError) as error:
+            raise PoolError(f"{CONFIG}: {pattern[:60]!r} in {key} is no regular expression; correct it") from error
+    return tuple((pattern, _number(value, pattern, 0)) for pattern in value)
+
+
+def _by_pattern(patterns: tuple[tuple[str, _T], ...], module: str, default: _T) -> _T:
+    """PEFT's rule: the first pattern that matches the whole name, or a tail of it that begins after a dot."""
+    for pattern, value in patterns:
+        if re.match(rf"(.*\.)?({pattern})$", module):
+            return value
+    return default

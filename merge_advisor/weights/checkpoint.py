@@ -1,0 +1,177 @@
+"""Full finetuned checkpoints as candidates: finetuned minus base, parameter by parameter."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from merge_advisor.arrays import Float32Array
+from merge_advisor.errors import PoolError
+from merge_advisor.types import digest_of
+from merge_advisor.weights.files import FileError, Hashes, file_digest, read_json
+from merge_advisor.weights.naming import Shapes, find_parameter, short
+from merge_advisor.weights.tensorfile import Located, open_folder, read_tensor
+from merge_advisor.weights.updates import DenseUpdate, WeightDelta
+
+_BUFFERS = (".inv_freq", ".masked_bias", ".attn.bias", ".position_ids")
+_TIED = ("lm_head.weight", "encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
+_VOLATILE = ("_name_or_path", "_model_name_or_path", "transformers_version", "torch_dtype", "dtype", "use_cache")
+
+
+def config_meaning(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a model's configuration without what differs between saves of the same model: versions, paths, dtype."""
+    return {key: value for key, value in config.items() if key not in _VOLATILE}
+
+
+def check_checkpoint(folder: Path, base_config: Mapping[str, Any], base_shapes: Shapes) -> Located:
+    """Check by configuration, names and shapes that a checkpoint is a finetuned form of the base; read no weights.
+
+    Raises:
+        PoolError: unreadable, another architecture, a resized vocabulary, other sizes, or weights more or fewer.
+    """
+    try:
+        config = read_json(folder / "config.json")
+        located = open_folder(folder)
+    except FileError as error:
+        raise PoolError(str(error)) from error
+    for key in ("architectures", "model_type", "tie_word_embeddings"):
+        if None not in (config.get(key), base_config.get(key)) and config[key] != base_config[key]:
+            theirs, ours = short(str(config[key])), short(str(base_config[key]))
+            raise PoolError(f"config.json: {key} {theirs} is not the base's {ours}; name the base it was trained on")
+    if config.get("quantization_config"):
+        raise PoolError(
+            "config.json: quantised weights cannot be subtracted from the base; save it as float16 or float32"
+        )
+    _match(located, base_shapes)
+    return located
+
+
+def _match(located: Located, base_shapes: Shapes) -> dict[str, str]:
+    """Map the base's names to the checkpoint's, or raise PoolError."""
+    found: dict[str, str] = {}
+    for name, (file, info) in located.items():
+        if name.endswith(_BUFFERS):
+            continue
+        base_name = find_parameter(name, base_shapes)
+        if base_name is None:
+            if name.endswith(_TIED):
+                continue  # a copy of the embedding: values are compared when the delta is read
+            raise PoolError(f"{file.name}: {short(name)} is not in the base; name the base it was trained on")
+        if info.shape != base_shapes[base_name]:
+            raise PoolError(f"{file.name}: {_size_differs(name, info.shape, base_shapes[base_name])}")
+        if not info.is_float:
+            raise PoolError(f"{file.name}: {short(name)} is {info.dtype}; save it as float16 or float32")
+        found[base_name] = name
+    missing = [name for name in base_shapes if name not in found and not name.endswith((*_BUFFERS, *_TIED))]
+    if missing:
+        raise PoolError(f"lacks {len(missing)} of the base's weights, e.g. {missing[0]}; fetch it again")
+    return found
+
+
+def _size_differs(name: str, shape: tuple[int, ...], base_shape: tuple[int, ...]) -> str:
+    if len(shape) == len(base_shape) == 2 and shape[1] == base_shape[1] and ("embed" in name or "lm_head" in name):
+        return (
+            f"the vocabulary was resized from {base_shape[0]} to {shape[0]}; take a checkpoint of the base's vocabulary"
+        )
+    return f"{short(name)} is {shape}, the base's is {base_shape}; name the base it was trained on"
+
+
+class CheckpointDelta(Mapping[str, DenseUpdate]):
+    """Finetuned minus base, read from both at each access; `dict(delta)` keeps it in memory."""
+
+    def __init__(self, tuned: Located, base: Located, names: Mapping[str, str]) -> None:
+        self._tuned = tuned
+        self._base = base
+        self._names = names
+
+    def __getitem__(self, name: str) -> DenseUpdate:
+        tuned, base = self._tuned[self._names[name]], self._base[name]
+        try:
+            return DenseUpdate(read_tensor(*tuned) - read_tensor(*base))
+        except FileError as error:  # one of them changed since it was opened
+            raise PoolError(f"{tuned[0].parent.name}: {error}") from error
+
+    def base_weight(self, name: str) -> Float32Array:
+        """The base's own weight of a parameter, float32."""
+        return read_tensor(*self._base[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+def read_checkpoint_delta(folder: Path, base_path: Path) -> WeightDelta:
+    """Open a checkpoint as a lazy mapping of the base's parameter names to `Dense`, float32.
+
+    Parameters the finetuning left alone are there as zeros: telling them apart would read both models whole.
+
+    Raises:
+        PoolError: it cannot be read or does not fit the base; the message names the folder.
+    """
+    try:
+        tuned, base = open_folder(folder), open_folder(base_path)
+        names = _match(tuned, {name: info.shape for name, (_, info) in base.items() if info.is_float})
+    except (FileError, PoolError) as error:
+        raise PoolError(f"{folder.name}: {error}") from error
+    return CheckpointDelta(tuned, base, dict(sorted(names.items())))
+
+
+def check_checkpoint_values(folder: Path, located: Located, base_path: Path, base_digest: str, hashes: Hashes) -> None:
+    """Refuse a checkpoint with NaN or infinity, an untied head, or no change at all; kept in `hashes` by content.
+
+    Raises:
+        PoolError: such values, with the parameter named.
+    """
+    try:
+        key = f"values|{digest_of(weights_digests(located, hashes))}|{base_digest}"
+        if key not in hashes:
+            hashes[key] = _bad_values(read_checkpoint_delta(folder, base_path), located)
+    except FileError as error:
+        raise PoolError(str(error)) from error
+    if hashes[key]:
+        raise PoolError(hashes[key])
+
+
+def _bad_values(delta: WeightDelta, located: Located) -> str:
+    changes = False
+    for name in delta:
+        update = delta[name].dense()
+        if not np.isfinite(update).all():
+            return f"{name} holds NaN or infinity; its training failed, take another checkpoint"
+        changes = changes or bool(update.any())
+    copies = [
+        name for name in located if name.endswith(_TIED) and find_parameter(name, dict.fromkeys(delta, ())) is None
+    ]
+    embeddings = [name for name in located if name.endswith(("embed_tokens.weight", "wte.weight", "shared.weight"))]
+    embeddings = [name for name in embeddings if name not in copies]
+    for name in copies:
+        copy = read_tensor(*located[name])
+        if not any(np.array_equal(copy, read_tensor(*located[other])) for other in embeddings):
+            return f"{short(name)} differs from the embedding, the base ties them; it cannot be merged into this base"
+    return "" if changes else "its weights are the base's, it changes nothing; take another checkpoint"
+
+
+def weights_digests(located: Located, hashes: Hashes) -> list[str]:
+    """Sha256 of each weight file of a model, in the order of the file names.
+
+    Raises:
+        FileError: a file cannot be read.
+    """
+    return [file_digest(path, hashes) for path in sorted({path for path, _ in located.values()})]
+
+
+def checkpoint_fingerprint(folder: Path, located: Located, hashes: Hashes) -> str:
+    """Sha256 over the bytes of the weights and the configuration, save versions and paths.
+
+    Raises:
+        PoolError: a file cannot be read.
+    """
+    try:
+        return digest_of([weights_digests(located, hashes), config_meaning(read_json(folder / "config.json"))])
+    except FileError as error:
+        raise PoolError(str(error)) from error

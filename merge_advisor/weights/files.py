@@ -1,0 +1,58 @@
+"""Files of models: bounded JSON, hashes that are not taken twice."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import MutableMapping
+from pathlib import Path
+from typing import Any
+
+Hashes = MutableMapping[str, str]
+"""A memo of what is costly to learn about a file; keep it between runs to open a known pool without reading weights."""
+
+JSON_LIMIT = 64 * 2**20
+"""Largest JSON file read, in bytes: the index of a thousand shards fits many times over."""
+
+
+class FileError(ValueError):
+    """A file of a model cannot be used; the message is one line, names the file and says what to do."""
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        FileError: absent, larger than `JSON_LIMIT`, not UTF-8, not JSON, or no object.
+    """
+    try:
+        if path.stat().st_size > JSON_LIMIT:
+            raise FileError(f"{path.name}: larger than {JSON_LIMIT >> 20} MiB; this is no configuration file")
+        found = json.loads(path.read_bytes())
+    except OSError as error:
+        raise FileError(f"{path.name}: cannot be read ({error.strerror}); check the folder") from error
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, FileError):
+            raise
+        raise FileError(f"{path.name}: not JSON; it was altered or cut short, fetch it again") from error
+    if not isinstance(found, dict):
+        raise FileError(f"{path.name}: holds no JSON object; fetch it again")
+    return found
+
+
+def file_digest(path: Path, hashes: Hashes) -> str:
+    """Return the sha256 (hex) of a file's bytes, from `hashes` where path, size and times are unchanged.
+
+    Raises:
+        FileError: the file cannot be read.
+    """
+    try:
+        stat = path.stat()
+        # ctime as well: tools that copy a file over another one may carry size and mtime along
+        key = f"{path.absolute()}|{stat.st_size}|{stat.st_mtime_ns}|{stat.st_ctime_ns}"
+        if key not in hashes:
+            with path.open("rb") as stream:
+                hashes[key] = hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise FileError(f"{path.name}: cannot be read ({error.strerror}); check its permissions") from error
+    return hashes[key]

@@ -1,0 +1,113 @@
+"""Snapshots from the Hugging Face hub: pinned to a commit, without pickles, offline when asked."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from merge_advisor.errors import ExternalError, InputError, OfflineError
+
+_NAME = r"[A-Za-z0-9_](?:[A-Za-z0-9._-]*[A-Za-z0-9_])?"
+_REFERENCE = re.compile(rf"(?P<repo>{_NAME}/{_NAME})(?:@(?P<revision>[A-Za-z0-9][\w./-]*))?")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+@dataclass(frozen=True, slots=True)
+class HubId:
+    """A repository of the hub."""
+
+    repo: str
+    """`organisation/name`."""
+    revision: str | None = None
+    """Commit, tag or branch; None: the newest of the main branch."""
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Files of a repository at one commit."""
+
+    path: Path
+    revision: str
+    """The commit."""
+
+
+def parse_id(text: str) -> HubId | None:
+    """Read `organisation/name` or `organisation/name@revision`; None where it is neither."""
+    match = _REFERENCE.fullmatch(text)
+    if match is None or ".." in text or "--" in match["repo"]:
+        return None
+    return HubId(match["repo"], match["revision"])
+
+
+def switched_off() -> bool:
+    """Tell whether HF_HUB_OFFLINE forbids fetching."""
+    return os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
+
+
+def fetch_snapshot(
+    model: HubId, patterns: Sequence[str], *, offline: bool = False, cache: Path | None = None, kind: str = "model"
+) -> Snapshot:
+    """Fetch the files of `patterns` at `model.revision` into the hub's own cache (or `cache`); what is there stays.
+
+    A commit that is in the cache whole is taken without asking the hub. `kind` is "model" or "dataset".
+
+    Raises:
+        OfflineError: not in the cache, and `offline` or HF_HUB_OFFLINE forbids fetching.
+        InputError: the hub has no such repository or revision, or does not give it to this user.
+        ExternalError: the hub cannot be reached or failed.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    offline = offline or switched_off()
+    named = f"{model.repo}@{model.revision}" if model.revision else model.repo
+    tries = [True] if offline else [True, False] if _COMMIT.fullmatch(model.revision or "") else [False]
+    for local in tries:
+        try:
+            folder = snapshot_download(
+                model.repo, revision=model.revision, allow_patterns=list(patterns), local_files_only=local,
+                cache_dir=cache, tqdm_class=_progress_class(), repo_type=kind,
+            )  # fmt: skip
+            return Snapshot(Path(folder), Path(folder).name)
+        except LocalEntryNotFoundError as error:
+            if local and not offline:
+                continue
+            if offline:
+                message = "not in the hub's cache, and fetching is off; run once online, or name a local folder"
+                raise OfflineError(f"{named}: {message}") from error
+            raise ExternalError(f"{named}: the hub cannot be reached; check the network, or use --offline") from error
+        except GatedRepoError as error:
+            raise InputError(f"{named}: access has to be asked for; ask on its page, then set HF_TOKEN") from error
+        except RevisionNotFoundError as error:
+            raise InputError(f"{named}: the hub has no such revision; correct it") from error
+        except (RepositoryNotFoundError, HFValidationError) as error:
+            raise InputError(f"{named}: no such folder here and no such {kind} on the hub; correct the name") from error
+        except (HfHubHTTPError, OSError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise ExternalError(f"{named}: the hub failed ({reason}); try again later") from error
+    raise AssertionError("the last try returns or raises")
+
+
+def _progress_class() -> type:
+    """The hub's progress bars, drawn only where stderr is a terminal."""
+    from huggingface_hub.utils import tqdm
+
+    if sys.stderr.isatty():
+        return tqdm  # type: ignore[no-any-return]
+
+    class Silent(tqdm):  # type: ignore[misc]
+        def __init__(self, *args: object, **kwargs: object) -> None:
+            super().__init__(*args, **{**kwargs, "disable": True})
+
+    return Silent

@@ -1,0 +1,178 @@
+"""Safetensors files without torch: strict headers, one tensor at a time as float32.
+
+Layout (https://github.com/huggingface/safetensors#format): 8 bytes little-endian header length, a JSON header of
+`{name: {"dtype", "shape", "data_offsets"}}`, then the data, without holes. Never a pickle.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from merge_advisor.weights.files import FileError, read_json
+
+HEADER_LIMIT = 100_000_000
+"""Largest header the format allows, in bytes."""
+
+SIZES = {
+    "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1, "C64": 8,
+    "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U64": 8, "U32": 4, "U16": 2, "U8": 1, "BOOL": 1,
+}  # fmt: skip
+READABLE = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
+
+
+class TensorFileError(FileError):
+    """A safetensors file cannot be used; the message is one line, names the file and says what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class TensorInfo:
+    """Where one tensor lies in its file."""
+
+    dtype: str
+    """As the format writes it: "F32", "BF16", …"""
+    shape: tuple[int, ...]
+    start: int
+    """First byte, counted from the beginning of the file."""
+    end: int
+    """One past the last byte."""
+
+    @property
+    def is_float(self) -> bool:
+        """True where `read_tensor` can read it."""
+        return self.dtype in READABLE
+
+
+_SHARD = re.compile(r"[\w][\w.+ -]*\.safetensors")
+
+Located = dict[str, tuple[Path, TensorInfo]]
+"""Tensor name -> (file, place in it)."""
+
+
+def read_header(path: Path) -> dict[str, TensorInfo]:
+    """Read and check the header of a safetensors file; no weights are read.
+
+    Raises:
+        TensorFileError: absent, cut short, not this format, or offsets that do not cover the data exactly.
+    """
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as stream:
+            prefix = stream.read(8)
+            length = int.from_bytes(prefix, "little")
+            if len(prefix) < 8 or length > min(size - 8, HEADER_LIMIT):
+                raise TensorFileError(f"{path.name}: cut short or no safetensors file ({size} bytes); fetch it again")
+            text = stream.read(length)
+    except OSError as error:
+        raise TensorFileError(f"{path.name}: cannot be read ({error.strerror}); check the folder") from error
+    try:
+        found = json.loads(text.decode("utf-8"), object_pairs_hook=_no_repeats)
+        if not isinstance(found, dict):
+            raise ValueError("no object")
+        found.pop("__metadata__", None)
+        infos = {name: _info(name, entry, 8 + length) for name, entry in found.items()}
+        _check_cover(infos.values(), 8 + length, size)
+    except (ValueError, RecursionError) as error:
+        reason = "nested too deep" if isinstance(error, RecursionError) else " ".join(str(error).split())[:200]
+        raise TensorFileError(f"{path.name}: bad safetensors header ({reason}); fetch it again") from error
+    return infos
+
+
+def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a name is there twice")
+    return found
+
+
+def _info(name: str, entry: Any, data: int) -> TensorInfo:
+    if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
+        raise ValueError(f"{name[:80]!r} is not described by dtype, shape and data_offsets")
+    dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if not isinstance(dtype, str) or dtype not in SIZES:
+        raise ValueError(f"{name[:80]!r} has the unknown dtype {str(dtype)[:20]!r}")
+    for numbers in (shape, offsets):
+        if not isinstance(numbers, list) or not all(type(n) is int and 0 <= n < 2**63 for n in numbers):
+            raise ValueError(f"{name[:80]!r} has a shape or offsets that are no lists of whole numbers")
+    if len(offsets) != 2 or offsets[1] - offsets[0] != math.prod(shape) * SIZES[dtype]:
+        raise ValueError(f"{name[:80]!r} has offsets that do not match its shape")
+    return TensorInfo(dtype, tuple(shape), data + offsets[0], data + offsets[1])
+
+
+def _check_cover(infos: Iterable[TensorInfo], data: int, size: int) -> None:
+    place = data
+    for info in sorted(infos, key=lambda info: (info.start, info.end)):
+        if info.start != place:
+            raise ValueError("offsets overlap or leave a hole")
+        place = info.end
+    if place != size:
+        raise ValueError(f"the file has {size} bytes where the header says {place}: cut short or grown")
+
+
+def read_tensor(path: Path, info: TensorInfo) -> NDArray[np.float32]:
+    """Read one tensor as a new float32 array of `info.shape`; F64, F32, F16 and BF16 are read.
+
+    Raises:
+        TensorFileError: whole numbers or 8-bit floats, or the file changed since its header was read.
+    """
+    if info.dtype not in READABLE:
+        raise TensorFileError(
+            f"{path.name}: {info.dtype} weights are not read; save them as float32, float16 or bfloat16"
+        )
+    count = math.prod(info.shape)
+    try:
+        raw = np.fromfile(path, dtype=READABLE[info.dtype], count=count, offset=info.start)
+    except OSError as error:
+        raise TensorFileError(f"{path.name}: cannot be read ({error.strerror}); check the folder") from error
+    if raw.size != count:
+        raise TensorFileError(f"{path.name}: cut short while it was read; fetch it again")
+    if info.dtype == "BF16":  # the upper half of a float32
+        raw = (raw.astype(np.uint32) << 16).view(np.float32)
+    with np.errstate(over="ignore"):  # a float64 beyond float32 becomes inf, which the checks of values name
+        return raw.astype(np.float32, copy=False).reshape(info.shape)
+
+
+def open_folder(folder: Path, stem: str = "model") -> Located:
+    """Locate every tensor of `<stem>.safetensors`, or of the shards that `<stem>.safetensors.index.json` lists.
+
+    Raises:
+        TensorFileError: neither is there, a shard is bad or lies outside the folder, or index and shards disagree.
+    """
+    single = folder / f"{stem}.safetensors"
+    index = folder / f"{stem}.safetensors.index.json"
+    if single.exists() or not index.exists():
+        if not single.exists():
+            raise TensorFileError(_no_weights(folder, single.name))
+        return {name: (single, info) for name, info in read_header(single).items()}
+    try:
+        listed = read_json(index).get("weight_map")
+    except FileError as error:
+        raise TensorFileError(str(error)) from error
+    if not isinstance(listed, dict) or not listed or not all(isinstance(shard, str) for shard in listed.values()):
+        raise TensorFileError(f"{index.name}: has no weight_map of names to files; fetch it again")
+    headers = {}
+    for shard in sorted(set(listed.values())):
+        if not _SHARD.fullmatch(shard):
+            raise TensorFileError(
+                f"{index.name}: names the shard {shard[:80]!r}, not a file of this folder; fetch it again"
+            )
+        headers[shard] = read_header(folder / shard)
+    missing = [name for name, shard in listed.items() if name not in headers[shard]]
+    if missing:
+        raise TensorFileError(f"{index.name}: {missing[0][:80]!r} is not in the shard it names; fetch it again")
+    return {name: (folder / shard, headers[shard][name]) for name, shard in listed.items()}
+
+
+def _no_weights(folder: Path, wanted: str) -> str:
+    pickles = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt") for path in folder.glob(pattern))
+    if pickles:
+        return f"{pickles[0]}: pickle weights are never opened; convert it to safetensors ({wanted})"
+    return f"{wanted}: not there; fetch the model again, or save it as safetensors"

@@ -1,0 +1,198 @@
+"""Scores are kept by all they depend on: asked again nothing runs, and nothing else ever gets them."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from merge_advisor import registry
+from merge_advisor.advisor.measuring.session import open_session, weights_key
+from merge_advisor.advisor.scoring.lm_eval_scoring import ask_models
+from merge_advisor.advisor.scoring.score_run import score_models
+from merge_advisor.evaluators.lm_eval_tasks import TaskName, ask, load_tasks
+from merge_advisor.options import Machine
+from merge_advisor.types import Row
+from merge_advisor.weights.updates import LowRankUpdate
+
+ROWS = [Row("one", "yes", ("yes", "no")), Row("two", "no", ("yes", "no"))]
+COUNTING = '''
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+from merge_advisor.evaluators.fast import Fast
+CALLS = Path(__file__).with_name("calls")
+
+@dataclass(frozen=True)
+class Counting(Fast):
+    """Counts its calls."""
+    name: ClassVar[str] = "counting"
+    version: ClassVar[str] = "counting VERSION"
+
+    def score(self, *arguments, **named):
+        with CALLS.open("a") as file:
+            file.write(named["label"] + "\\\\n")
+        return super().score(*arguments, **named)
+'''
+
+
+def install(place, module, version):
+    """A package with an evaluator of another maker, found by its entry point."""
+    (place / f"{module}.py").write_text(COUNTING.replace("VERSION", version).replace("\\\\", "\\"))
+    info = place / f"{module}-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {module}\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(f"[merge_advisor.evaluator]\n{module} = {module}:Counting\n")
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    place = tmp_path_factory.mktemp("site")
+    install(place, "counting", "1")
+    install(place, "counting_later", "2")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(place))
+        yield place
+
+
+@pytest.fixture
+def calls(site):
+    """The labels scored since it was last called."""
+    assert "counting" in registry.names("evaluator")
+    file = site / "calls"
+    file.unlink(missing_ok=True)
+
+    def since():
+        found = file.read_text().split() if file.exists() else []
+        file.unlink(missing_ok=True)
+        return found
+
+    return since
+
+
+@pytest.fixture(scope="module")
+def bases(tiny_llama, tmp_path_factory):
+    """The tiny base, and another whose weights differ in one number."""
+    from safetensors.numpy import load_file, save_file
+
+    other = tmp_path_factory.mktemp("bases") / "other"
+    shutil.copytree(tiny_llama, other)
+    weights = load_file(other / "model.safetensors")
+    name = sorted(weights)[0]
+    weights[name] = weights[name].copy()
+    weights[name].flat[0] += 1
+    save_file(weights, other / "model.safetensors", metadata={"format": "pt"})
+    return {"base": tiny_llama, "other": other}
+
+
+def models(scale=1.0, composition="exact", rank=None, layers=()):
+    def delta():
+        rng = np.random.default_rng(0)
+        a, b = rng.normal(0, 0.3, (2, 32)), rng.normal(0, 0.3, (32, 2))
+        low = LowRankUpdate(a.astype(np.float32), b.astype(np.float32), scale)
+        return {"model.layers.0.self_attn.q_proj.weight": low}
+
+    return [("it", weights_key([("print", scale)], composition, rank, layers), delta)]
+
+
+def opened(base, store, template=None, dtype="float32"):
+    machine = Machine(dtype=dtype, threads=1)
+    return open_session(str(base), store=store, cache=store.parent, template=template, machine=machine)
+
+
+def asked(session, rows=ROWS, metric="accuracy", evaluator="counting", **what):
+    return score_models(session, models(**what), rows, metric, evaluator=evaluator)[0]
+
+
+def test_asked_again_nothing_runs(bases, calls, tmp_path):
+    with opened(bases["base"], tmp_path / "s.sqlite") as session:
+        first = asked(session)
+        assert calls() == ["it"]
+        assert asked(session) == first and calls() == []
+    with opened(bases["base"], tmp_path / "s.sqlite") as session:  # another process, as far as the store knows
+        assert asked(session) == first and calls() == []
+        assert (session.hits, session.misses) == (1, 0) and "backbone" not in vars(session)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"scale": 2.0},
+        {"composition": "lorahub"},
+        {"rank": 1},
+        {"layers": (1.0, 0.5)},
+        {"metric": "exact_match"},
+        {"metric": "loss"},
+        {"evaluator": "counting:max_new_tokens=5"},
+        {"evaluator": "counting_later"},
+        {"rows": ROWS[::-1]},
+        {"rows": ROWS[:1]},
+        {"rows": [Row("one", "yes", ("no", "yes")), ROWS[1]]},
+        {"rows": [Row("one", "yes", ("yes", "no", "perhaps")), ROWS[1]]},
+    ],
+    ids=str,
+)
+def test_anything_else_runs(bases, calls, tmp_path, changed):
+    with opened(bases["base"], tmp_path / "s.sqlite") as session:
+        asked(session)
+        calls()
+        asked(session, **changed)
+        assert calls() == ["it"]
+        asked(session, **changed)
+        asked(session)
+        assert calls() == []
+
+
+@pytest.mark.parametrize("changed", [{"base": "other"}, {"template": "plain"}, {"dtype": "bfloat16"}], ids=str)
+def test_another_base_template_or_dtype_runs(bases, calls, tmp_path, changed):
+    store = tmp_path / "s.sqlite"
+    with opened(bases["base"], store) as session:
+        first = asked(session)
+    calls()
+    with opened(
+        bases[changed.get("base", "base")], store, changed.get("template"), changed.get("dtype", "float32")
+    ) as session:
+        assert asked(session).rows["loss"] != first.rows["loss"]
+    assert calls() == ["it"]
+
+
+def test_the_final_score_is_never_taken_from_another_evaluator(bases, tmp_path):
+    with opened(bases["base"], tmp_path / "s.sqlite") as session:
+        fast = score_models(session, models(), ROWS, "accuracy", evaluator="fast")
+        final = score_models(session, models(), ROWS, "accuracy")
+        assert session.misses == 2 and fast[0].rows["accuracy"] == final[0].rows["accuracy"]
+
+
+def test_one_adapter_under_two_ids_is_not_another_merge():
+    twice = weights_key([("a", 0.7), ("a", 0.3)])
+    assert twice != weights_key([("a", 0.3)]) and twice == weights_key([("a", 0.3), ("a", 0.7)])
+    assert weights_key([("a", 0.0)], "lorahub", 4, (2.0,)) == weights_key({}) == weights_key([])
+    assert weights_key({"a": 1.0}) == weights_key([("a", 1.0), ("b", 0.0)])
+
+
+def test_tasks_of_lm_eval_are_kept_by_what_is_asked(bases, tmp_path):
+    folder = tmp_path / "tasks"
+    folder.mkdir()
+    text = (
+        "task: t\noutput_type: loglikelihood\ntest_split: test\ndoc_to_text: !function code.ask\n"
+        "doc_to_target: '{{a}}'\n"
+        f"dataset_path: json\ndataset_kwargs: {{data_files: {{test: {folder}/d.jsonl}}, cache_dir: {folder}/hf}}\n"
+        "metric_list: [{metric: acc}]\n"
+    )
+    (folder / "t.yaml").write_text(text)
+    (folder / "code.py").write_text("def ask(doc):\n    return doc['q']\n")
+    rows = [json.dumps({"q": f"is {n}", "a": " yes"}) for n in range(6)]
+
+    def scored(session, lines=6, limit=None):
+        (folder / "d.jsonl").write_text("\n".join(rows[:lines]))
+        task = load_tasks(TaskName("t", folder, trusted=True))[0]
+        return ask_models(session, models(), ask(task, limit=limit))[0]
+
+    with opened(bases["base"], tmp_path / "s.sqlite") as session:
+        first = scored(session)
+        assert scored(session) == first and (session.hits, session.misses) == (1, 1)
+        scored(session, limit=3)
+        scored(session, lines=5)
+        (folder / "code.py").write_text("def ask(doc):\n    return doc['q'] + '?'\n")
+        assert scored(session).rows["loss"] != first.rows["loss"]
+        assert (session.hits, session.misses) == (1, 4)

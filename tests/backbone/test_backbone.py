@@ -1,0 +1,369 @@
+"""Candidates on the base and off, hidden states, losses, gradients, the LoRA of the shots."""
+
+import copy
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from merge_advisor.backbone.finetune import finetune_lora
+from merge_advisor.backbone.forward import (
+    EncodedRow,
+    batches,
+    encode,
+    probe_hidden,
+    row_losses,
+    text_losses,
+    weight_gradient,
+)
+from merge_advisor.backbone.generate import generate
+from merge_advisor.backbone.model import load_backbone
+from merge_advisor.backbone.place import placed, placed_together
+from merge_advisor.embeddings import PROBES
+from merge_advisor.errors import BaseModelError, InputError, PoolError, TaskError
+from merge_advisor.options import FinetuneSettings
+from merge_advisor.weights.adapter import read_adapter
+from merge_advisor.weights.updates import DenseUpdate, LowRankUpdate, digest_of_delta, inner, inner_all
+from tests.conftest import END
+
+ROWS = [
+    ("### Instruction: say yes\n", "yes"),
+    ("the cat\n", "sat on the mat"),
+    ("a longer prompt than this, no?\n", "no"),
+]
+
+
+@pytest.fixture(scope="module")
+def llama(tiny_llama):
+    return load_backbone(tiny_llama, threads=1)
+
+
+@pytest.fixture(scope="module")
+def t5(tiny_t5):
+    return load_backbone(tiny_t5, threads=1)
+
+
+def shapes(backbone):
+    return {name: tuple(parameter.shape) for name, parameter in backbone.parameters.items()}
+
+
+def random_delta(backbone, seed, names=("q_proj", "v_proj"), rank=3, scale=0.5):
+    rng = np.random.default_rng(seed)
+    return {
+        name: LowRankUpdate(
+            rng.normal(0, 0.2, (rank, shape[1])).astype(np.float32),
+            rng.normal(0, 0.2, (shape[0], rank)).astype(np.float32),
+            scale,
+        )
+        for name, shape in shapes(backbone).items()
+        if name.removesuffix(".weight").endswith(names)
+    }
+
+
+def test_a_b_a_is_bit_equal_and_leaves_no_trace(llama, tiny_pool):
+    a, b = (read_adapter(tiny_pool / name, shapes(llama)) for name in ("a0", "b0"))
+    before = {name: parameter.data.clone() for name, parameter in llama.parameters.items()}
+    base = probe_hidden(llama, PROBES)
+    seen = []
+    for delta in (a, b, a):
+        with placed(llama, delta):
+            seen.append(probe_hidden(llama, PROBES))
+    assert np.array_equal(seen[0], seen[2])
+    assert np.abs(seen[0] - seen[1]).max() > 1e-2
+    assert np.array_equal(base, probe_hidden(llama, PROBES))
+    assert all((parameter.data == before[name]).all() for name, parameter in llama.parameters.items())
+
+
+def test_an_error_inside_the_block_takes_the_candidate_off(llama):
+    base = probe_hidden(llama, PROBES[:1])
+    with pytest.raises(ZeroDivisionError), placed(llama, random_delta(llama, 1)):
+        raise ZeroDivisionError
+    assert np.array_equal(base, probe_hidden(llama, PROBES[:1]))
+
+
+def test_probes_in_one_batch_equal_single_forwards(llama):
+    """The paper takes each probe alone, without padding."""
+    import torch
+
+    together = probe_hidden(llama, PROBES)[0]
+    for row, probe in zip(together, PROBES, strict=True):
+        ids = llama.tokenizer(probe, return_tensors="pt").input_ids
+        with torch.no_grad():
+            alone = llama.model(ids, output_hidden_states=True).hidden_states[-1][0, -1].numpy()
+        np.testing.assert_allclose(row, alone, atol=2e-6)
+
+
+def test_half_precision_runs_the_factors_beside_the_weight(tiny_llama):
+    full, half = load_backbone(tiny_llama), load_backbone(tiny_llama, dtype="bfloat16")
+    delta = random_delta(full, 3)
+    features = []
+    for backbone in (full, half):
+        base = probe_hidden(backbone, PROBES).mean(1)[0]
+        originals = {name: parameter.data_ptr() for name, parameter in backbone.parameters.items()}
+        with placed(backbone, delta):
+            features.append(probe_hidden(backbone, PROBES).mean(1)[0] - base)
+            same = all(backbone.parameters[name].data_ptr() == place for name, place in originals.items())
+        assert same == (backbone is half)  # float32 swaps weights, bfloat16 never touches them
+    cosine = features[0] @ features[1] / np.linalg.norm(features[0]) / np.linalg.norm(features[1])
+    assert cosine > 0.99
+
+
+def test_several_adapters_in_one_forward(llama):
+    deltas = [random_delta(llama, 1), random_delta(llama, 2, names=("v_proj",), rank=5), random_delta(llama, 3)]
+    with placed_together(llama, deltas):
+        together = probe_hidden(llama, PROBES, copies=3)
+    for delta, rows in zip(deltas, together, strict=True):
+        with placed(llama, delta):
+            np.testing.assert_allclose(rows, probe_hidden(llama, PROBES)[0], atol=5e-6)
+
+
+def test_dense_updates_and_wrong_shapes(llama):
+    name = "model.layers.0.mlp.up_proj.weight"
+    shape = shapes(llama)[name]
+    update = DenseUpdate(np.full(shape, 0.01, np.float32))
+    base = probe_hidden(llama, PROBES[:1])
+    with placed(llama, {name: update}):
+        assert np.abs(probe_hidden(llama, PROBES[:1]) - base).max() > 1e-3
+    with (
+        pytest.raises(PoolError, match="another base or size"),
+        placed(llama, {name: DenseUpdate(np.zeros((2, 2), np.float32))}),
+    ):
+        pass
+    with pytest.raises(PoolError, match="belongs to another base"), placed(llama, {"nothing.weight": update}):
+        pass
+
+
+def test_transposed_updates_are_laid_as_the_base_stores_them(llama):
+    name = "model.layers.0.self_attn.v_proj.weight"
+    rng = np.random.default_rng(0)
+    out, width = shapes(llama)[name]
+    update = LowRankUpdate(
+        rng.normal(size=(2, out)).astype(np.float32), rng.normal(size=(width, 2)).astype(np.float32), 0.3, True
+    )
+    assert update.shape == (out, width)
+    with placed(llama, {name: update}):
+        seen = llama.parameters[name].data.numpy().copy()
+    np.testing.assert_allclose(seen - llama.parameters[name].data.numpy(), update.dense(), atol=1e-5)
+
+
+def test_row_losses_equal_the_models_own(llama):
+    import torch
+
+    rows = encode(llama, ROWS, max_length=128)
+    found = row_losses(llama, rows)
+    for row, loss in zip(rows, found, strict=True):
+        ids = torch.tensor([row.prompt + row.completion])
+        labels = ids.clone()
+        labels[0, : len(row.prompt)] = -100
+        with torch.no_grad():
+            expected = float(llama.model(ids, labels=labels).loss)
+        assert loss == pytest.approx(expected, abs=1e-5)
+
+
+PREAMBLE = "Below is an instruction that describes a task.\n### Instruction: "
+
+
+def test_a_shared_preamble_changes_no_loss_no_gradient_and_no_answer(llama):
+    import torch
+
+    from merge_advisor.backbone.forward import shared_prefix
+    from merge_advisor.backbone.generate import greedy
+
+    rows = encode(llama, [(PREAMBLE + prompt, answer) for prompt, answer in ROWS], max_length=128)
+    prompts = [row.prompt for row in rows]
+    assert shared_prefix(llama, prompts) >= len(llama.tokenizer(PREAMBLE[:-1])["input_ids"]) - 1 > 8
+    assert shared_prefix(llama, prompts[:1]) == 0 and shared_prefix(llama, [(1, 2, 3), (1, 2, 4)]) == 0
+    assert shared_prefix(llama, [prompts[0], prompts[0]]) == len(prompts[0]) - 1
+    alone = [row_losses(llama, [row])[0] for row in rows]
+    np.testing.assert_allclose(row_losses(llama, rows), alone, atol=2e-6)
+    name = "model.layers.0.self_attn.v_proj.weight"
+    together = weight_gradient(llama, rows, [name])[name]
+    apart = np.mean([weight_gradient(llama, [row], [name])[name] for row in rows], axis=0)
+    np.testing.assert_allclose(together, apart, atol=1e-6)
+    for prompt, answer in zip(prompts, greedy(llama, prompts, max_new_tokens=6), strict=True):
+        with torch.no_grad():
+            ids = llama.model.generate(torch.tensor([prompt]), do_sample=False, max_new_tokens=6)[
+                0, len(prompt) :
+            ].tolist()
+        assert answer == (ids[: ids.index(llama.end_id)] if llama.end_id in ids else ids)
+
+
+def test_row_losses_of_an_encoder_decoder(t5):
+    import torch
+
+    rows = encode(t5, ROWS, max_length=128)
+    for row, loss in zip(rows, row_losses(t5, rows), strict=True):
+        with torch.no_grad():
+            out = t5.model(input_ids=torch.tensor([row.prompt]), labels=torch.tensor([row.completion]))
+        assert loss == pytest.approx(float(out.loss), abs=1e-5)
+
+
+def test_encoder_decoder_features_move(t5):
+    base = probe_hidden(t5, PROBES)
+    assert base.shape == (1, 5, 32)
+    rng = np.random.default_rng(0)
+    name = "decoder.block.0.layer.1.EncDecAttention.v.weight"
+    delta = {
+        name: LowRankUpdate(rng.normal(size=(2, 32)).astype(np.float32), rng.normal(size=(32, 2)).astype(np.float32))
+    }
+    with placed(t5, delta):
+        assert np.abs(probe_hidden(t5, PROBES) - base).max() > 1e-3
+    assert np.array_equal(base, probe_hidden(t5, PROBES))
+
+
+def test_gradient_predicts_the_change_of_the_loss(llama):
+    rows = encode(llama, ROWS, max_length=128)
+    delta = {name: update.times(1e-3) for name, update in random_delta(llama, 5).items()}
+    gradient = weight_gradient(llama, rows, sorted(delta))
+    predicted = sum(float((gradient[name] * update.dense()).sum()) for name, update in delta.items())
+    before = float(np.mean(row_losses(llama, rows)))
+    with placed(llama, delta):
+        after = float(np.mean(row_losses(llama, rows)))
+    assert after - before == pytest.approx(predicted, rel=0.1)
+    assert not any(parameter.requires_grad for parameter in llama.parameters.values())
+
+
+@pytest.mark.parametrize("which", ["llama", "t5"])
+def test_finetuning_lowers_the_loss_and_repeats_bit_for_bit(which, request):
+    backbone = request.getfixturevalue(which)
+    rows = encode(backbone, ROWS, max_length=128)
+    targets = [
+        name for name in backbone.parameters if name.removesuffix(".weight").endswith(("q_proj", "v_proj", ".q", ".v"))
+    ]
+    settings = FinetuneSettings(rank=4, lr=2e-2, steps=40, batch_size=2)
+    deltas = [finetune_lora(backbone, rows, targets, settings, seed=7).delta for _ in range(2)]
+    assert digest_of_delta(deltas[0]) == digest_of_delta(deltas[1])
+    before = np.mean(row_losses(backbone, rows))
+    with placed(backbone, deltas[0]):
+        assert np.mean(row_losses(backbone, rows)) < 0.7 * before
+    assert np.mean(row_losses(backbone, rows)) == before
+
+
+@pytest.mark.parametrize("which", ["llama", "t5"])
+def test_watched_rows_tell_when_to_stop(which, request):
+    """Rows learnt by heart make others worse: the LoRA that is kept is the one of the least watched loss."""
+    backbone = request.getfixturevalue(which)
+    rows = encode(backbone, ROWS, max_length=128)
+    watch = encode(backbone, [("the cat\n", "ran away from the dog"), ("a dog, no?\n", "cat")], max_length=128)
+    targets = [
+        name for name in backbone.parameters if name.removesuffix(".weight").endswith(("q_proj", "v_proj", ".q", ".v"))
+    ]
+    settings = FinetuneSettings(rank=4, lr=5e-2, epochs=60)
+    found = finetune_lora(backbone, rows, targets, settings, seed=1, watch=watch)
+    assert found.steps < found.taken < settings.steps_for(len(rows), watched=True) == 60
+    with placed(backbone, found.delta):
+        assert np.mean(row_losses(backbone, watch)) == pytest.approx(min(found.watched), rel=1e-4)
+    assert found.watched[-1] > min(found.watched) == found.watched[-3]
+    exact = finetune_lora(backbone, rows, targets, replace(settings, steps=7), seed=1, watch=watch)
+    assert (exact.steps, exact.taken, exact.watched) == (7, 7, ())
+
+
+def test_steps_of_a_finetune():
+    settings = FinetuneSettings()
+    assert settings.steps_for(20) == 10 and settings.steps_for(20, watched=True) == 40
+    assert settings.steps_for(5) == 8 and settings.steps_for(2) == 8
+    assert FinetuneSettings(epochs=1).steps_for(20) == 5
+    assert FinetuneSettings(steps=3).steps_for(20, watched=True) == 3
+
+
+def test_a_finetune_that_diverges_says_so(llama):
+    rows = encode(llama, ROWS, max_length=128)
+    targets = ["model.layers.0.self_attn.q_proj.weight"]
+    with pytest.raises(InputError, match="lower --l"):
+        finetune_lora(llama, rows, targets, FinetuneSettings(lr=1e30, steps=5), seed=0)
+    with pytest.raises(InputError, match="below 1"):
+        FinetuneSettings(epochs=0)
+
+
+def test_encoding_cuts_the_prompt_on_the_left_and_refuses_long_answers(llama):
+    long = "x " * 500
+    row = encode(llama, [(long + "end\n", "yes")], max_length=32)[0]
+    whole = llama.tokenizer(long + "end\n", add_special_tokens=False)["input_ids"]
+    assert len(row) == 32 and list(row.prompt) == whole[-len(row.prompt) :]
+    assert row.completion[-1] == llama.end_id
+    with pytest.raises(TaskError, match="row 7f: its answer takes"):
+        encode(llama, [("a", long)], max_length=32, names=["row 7f"])
+
+
+@pytest.mark.parametrize("written", ["", END])
+def test_a_begin_token_comes_once_whoever_writes_it(llama, written):
+    """Gemma wants one before every prompt, and its chat template writes it as text."""
+    tokenizer = copy.deepcopy(llama.tokenizer)
+    tokenizer.bos_token = END
+    gemma = SimpleNamespace(tokenizer=tokenizer, begins=True, encoder_decoder=False, end_id=llama.end_id)
+    row = encode(gemma, [(f"{written}the cat", "sat")], max_length=64)[0]
+    assert row.prompt[0] == tokenizer.bos_token_id and tokenizer.bos_token_id not in row.prompt[1:]
+
+
+def test_batches_hold_like_lengths_and_every_row_once():
+    rows = [EncodedRow((1,) * length, (2,)) for length in (5, 90, 7, 40, 300, 6)]
+    found = list(batches(rows, tokens=100))
+    assert sorted(index for batch in found for index in batch) == list(range(6))
+    assert all(max(len(rows[i]) for i in batch) * len(batch) <= 100 or len(batch) == 1 for batch in found)
+
+
+def test_text_losses_and_generation(llama, t5):
+    assert all(np.isfinite(text_losses(llama, ["the cat sat on the mat", "a"])))
+    assert all(np.isfinite(text_losses(t5, ["the cat sat on the mat"])))
+    assert isinstance(generate(llama, "the cat", max_new_tokens=4), str)
+    assert isinstance(generate(t5, "the cat", max_new_tokens=4), str)
+
+
+def test_inner_products_without_the_dense_matrices(llama):
+    a, b = random_delta(llama, 1), random_delta(llama, 2, rank=5)
+    name = next(iter(a))
+    assert inner(a[name], b[name]) == pytest.approx(float((a[name].dense() * b[name].dense()).sum()), rel=1e-4)
+    assert inner_all(a, a) == pytest.approx(sum(float((u.dense() ** 2).sum()) for u in a.values()), rel=1e-4)
+
+
+def test_what_cannot_be_loaded(tmp_path, tiny_llama):
+    with pytest.raises(BaseModelError, match="dtype 'int8' is unknown"):
+        load_backbone(tiny_llama, dtype="int8")
+    with pytest.raises(BaseModelError, match="cannot be loaded"):
+        load_backbone(tmp_path)
+
+
+SMALL = {
+    "vocab_size": 99, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
+    "intermediate_size": 48, "max_position_embeddings": 64, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("kind", "packs"),
+    [("gpt2", True), ("qwen3", True), ("phi3", True), ("falcon", True), ("gptj", True), ("bloom", False)],
+)
+def test_short_rows_in_one_sequence_have_the_losses_they_have_alone(kind, packs):
+    import torch
+    from transformers import AutoModelForCausalLM
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    from merge_advisor.backbone.forward import attends_to_all, batch_losses
+    from merge_advisor.backbone.packing import can_pack
+
+    torch.manual_seed(0)
+    extra = {"rotary_dim": 4} if kind == "gptj" else {"head_dim": 8} if kind == "qwen3" else {}
+    model = AutoModelForCausalLM.from_config(CONFIG_MAPPING[kind](**SMALL, **extra)).eval().requires_grad_(False)
+    for parameter in model.parameters():
+        parameter.data.normal_(0, 0.3)
+    backbone = SimpleNamespace(
+        model=model, tokenizer=SimpleNamespace(pad_token_id=0), device=torch.device("cpu"), dtype=torch.float32,
+        encoder_decoder=False,
+    )  # fmt: skip
+    assert attends_to_all(backbone) and can_pack(backbone) == packs
+    rng = np.random.default_rng(0)
+    front = tuple(rng.integers(3, 99, 9).tolist())
+    rows = [
+        EncodedRow(front + tuple(rng.integers(3, 99, one).tolist()), tuple(rng.integers(3, 99, two).tolist()))
+        for one, two in ((3, 2), (6, 4), (1, 1), (6, 3))
+    ]
+    widths = []
+    hook = model.register_forward_pre_hook(
+        lambda module, args, kwargs: widths.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
+    )
+    with torch.inference_mode():
+        together = batch_losses(backbone, rows)
+    hook.remove()
+    assert widths == ([(1, 9 + sum(len(row) - 9 for row in rows))] if packs else [(1, 9), (4, 10)])
+    np.testing.assert_allclose(together.numpy(), [float(batch_losses(backbone, [row])) for row in rows], atol=5e-6)

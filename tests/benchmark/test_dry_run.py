@@ -1,0 +1,117 @@
+"""`--dry-run` counts with the rules that results are charged by, and needs nothing but the setup."""
+
+import json
+
+import pytest
+
+from merge_advisor import registry
+from merge_advisor.benchmark.running.bench import measure_setup
+from merge_advisor.benchmark.running.dry_run import describe_bench, passes_of, spent_by
+from merge_advisor.benchmark.running.units import keys_of
+from merge_advisor.benchmark.setup import read_setup
+from merge_advisor.cli import main
+from merge_advisor.errors import InputError
+from tests.support.bench_setups import SETUP, TASKS, write_world
+
+ROWS = SETUP["tasks"]["tuning"] + SETUP["tasks"]["shots"]
+STRATEGIES = [*registry.names("strategy"), "shot_loss:greedy=true", "rerank:first=delta", "rerank:first=text",
+              "best_single:by=gradient", "random:sets=5", "gradient:distinct=true",
+              "cluster:method=kmeans"]  # fmt: skip
+
+
+def test_with_nothing_there(tmp_path):
+    path = write_world(tmp_path)
+    for file in (tmp_path / "tasks").iterdir():
+        file.unlink()
+    (tmp_path / "tasks").rmdir()
+    found = describe_bench(path)
+    assert (found["tasks"], found["models"]) == (5, 5)  # the names in families.json; one model a task
+    assert found["bytes"] == {"base": None, "pool": None} and found["hours"] > 0
+    text = "\n".join(found["lines"])
+    for absent in (
+        "tasks: no such folder",
+        "estimated for the 5 tasks",
+        "base tiny-llama: not a folder",
+        "pool: not there",
+    ):
+        assert absent in text
+    (tmp_path / "families.json").unlink()
+    assert describe_bench(path)["tasks"] == 1
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["setup.yaml"]  # nothing was written
+
+
+def test_with_everything_there(tmp_path, tiny_llama, tiny_pool):
+    path = write_world(tmp_path)
+    found = describe_bench(path, base=str(tiny_llama), pool=str(tiny_pool), rate=10.0)
+    assert (found["tasks"], found["models"], found["absent"]) == (3, 6, [])
+    assert found["bytes"]["pool"] == sum(file.stat().st_size for file in tiny_pool.rglob("*") if file.is_file())
+    assert found["results"] == 3 * 4 * (6 + 3)
+    assert found["hours"] == pytest.approx(sum(found["passes"].values()) / 36000)
+    rows, scale = ROWS, 8
+    assert found["passes"]["embed the pool"] == 5 * 7
+    nearest = describe_bench(
+        path, base=str(tiny_llama), pool=str(tiny_pool), only=["nearest/*", "shots_lora/*", "base/*"]
+    )
+    finetune = nearest["passes"]["finetune on the shots"] / (3 * 2)
+    assert nearest["passes"] == {  # both selection draws are one choice; the base is one model in all draws
+        "embed the pool": 35, "finetune on the shots": 6 * finetune, "choose and tune": 3 * 2 * scale * rows,
+        "score": 5 * 3 * (2 + 2 + 1),
+    }  # fmt: skip
+    chance = describe_bench(
+        path, base=str(tiny_llama), pool=str(tiny_pool), only=["random-adapters/*", "best-single-oracle/*"]
+    )
+    assert (
+        chance["passes"]["score"] == 5 * 3 * (2 * 2 + 6) and chance["passes"]["choose and tune"] == 3 * 4 * scale * rows
+    )
+
+
+def test_a_wrong_setup_is_refused_all_the_same(tmp_path):
+    with pytest.raises(InputError, match="no arm or control"):
+        describe_bench(write_world(tmp_path, primary={"better": "x", "than": "random", "k": 2}))
+
+
+def test_no_arm_spends_more_than_foreseen(tmp_path, tiny_llama, tiny_pool):
+    hub = {"sampler": "lorahub", "trials": 6, "objective": "lorahub"}
+    arms = [{"name": spec, "strategy": spec} for spec in STRATEGIES]
+    arms += [
+        {"name": "joined", "strategy": "rerank", "shots_lora": True},
+        {"name": "match", "strategy": "random", "match": "joined", "shots_lora": True},
+        {"name": "tuned", "strategy": "top_k", "tuner": {"sampler": "auto", "trials": 6}},
+        {"name": "hub", "strategy": "random", "tuner": hub},
+        {"name": "ranked hub", "strategy": "rerank", "tuner": hub},
+        {"name": "matched hub", "strategy": "random", "tuner": hub, "match": "ranked hub"},
+    ]
+    path = write_world(tmp_path, arms=arms, controls=["shots_lora"], k=[3],
+                       primary={"better": "joined", "than": "match", "k": 3},
+                       draws={"shots": 1, "selections": 2}, views=["own-in", "own-out"])  # fmt: skip
+    found = measure_setup(path, tmp_path / "out", base=str(tiny_llama), pool=str(tiny_pool), cache=tmp_path / "cache")
+    assert not found.failed, found.failed[0].reason
+    setup, _ = read_setup(path)
+    finetune = {r.unit.task: r.forwards for r in found.results if r.arm == "shots_lora"}
+    by_name = {arm.name: arm for arm in setup.arms}
+    most = passes_of(setup, list(keys_of(setup, list(TASKS))), 6)["finetune on the shots"] // len(TASKS)
+    assert max(finetune.values()) <= most
+    merges = {}
+    for result in found.results:
+        if result.arm == "shots_lora":
+            continue
+        foreseen = spent_by(by_name[result.arm], setup, 6, 3)
+        assert result.forwards <= foreseen.choosing + most * foreseen.finetune, result.arm
+        paid = finetune[result.unit.task] if foreseen.finetune else 0
+        assert foreseen.choosing > 0 and result.forwards > paid, result.arm
+        merges.setdefault((result.arm, result.unit.task, result.view), set()).add(result.merge)
+    for (arm, _, _), different in merges.items():
+        assert len(different) == 1 or spent_by(by_name[arm], setup, 6, 3).by_chance, arm
+
+
+def test_the_command(tmp_path, capsys):
+    path = write_world(tmp_path)
+    assert main(["bench", str(path), "--dry-run", "--rate", "100"]) == 0
+    out = capsys.readouterr().out
+    assert "hours at 100 a second" in out and out.endswith("dry run: nothing was loaded or written\n")
+    assert main(["bench", str(path), "--dry-run", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["tasks"] == 3
+    assert main(["bench", str(path)]) == 2
+    assert "give --out DIR, or --dry-run" in capsys.readouterr().err
+    assert main(["bench", str(tmp_path / "none.yaml"), "--out", str(tmp_path / "out")]) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1

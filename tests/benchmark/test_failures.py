@@ -1,0 +1,153 @@
+"""Units that fail: a worker killed on one, a finetune that comes to nothing; whatever does without is measured."""
+
+import os
+from collections import Counter
+
+import pytest
+
+from merge_advisor.advisor import Machine
+from merge_advisor.benchmark.running.arms import TaskDraw, open_context
+from merge_advisor.benchmark.running.bench import measure_setup
+from merge_advisor.benchmark.running.ledger import Ledger, key_of
+from merge_advisor.benchmark.running.rows import read_bench_tasks
+from merge_advisor.benchmark.running.units import keys_of
+from merge_advisor.benchmark.running.workers import Job, run_workers
+from merge_advisor.benchmark.setup import read_setup
+from merge_advisor.cli import main
+from merge_advisor.errors import ExternalError, InputError
+from tests.support.bench_setups import SETUP, write_world
+
+ONE = Machine(threads=1)
+DEADLY = """
+import os, signal
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+from merge_advisor.select import Choice, Pick
+
+HERE = Path(__file__).parent
+
+@dataclass(frozen=True)
+class Deadly:
+    name: ClassVar[str] = "deadly"
+    centres: ClassVar[str] = "no"
+    cost: ClassVar[str] = "a life"
+    stops: ClassVar[str] = ""
+
+    def select(self, evidence, k):
+        with (HERE / "lives").open("a") as file:
+            file.write("x")
+        if (HERE / "always").exists():
+            os.kill(os.getpid(), signal.SIGKILL)
+        for once in HERE.glob("once"):
+            once.unlink()
+            os._exit(9)
+        return Choice((Pick(0),), "first")
+"""
+
+
+@pytest.fixture(scope="module")
+def places(tiny_llama, tiny_pool, tmp_path_factory):
+    return {"base": str(tiny_llama), "pool": str(tiny_pool), "cache": tmp_path_factory.mktemp("cache"), "machine": ONE}
+
+
+@pytest.fixture
+def deadly(tmp_path, monkeypatch):
+    """A folder with a strategy that ends its process while it holds a file `always` or `once`."""
+    info = tmp_path / "site" / "deadly-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: deadly\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[merge_advisor.strategy]\ndeadly = deadly:Deadly\n")
+    (info.parent / "deadly.py").write_text(DEADLY)
+    monkeypatch.syspath_prepend(info.parent)
+    return info.parent
+
+
+def a_world(folder, **changes):
+    """Two arms, of which the second only asks what the first one cost, and a control; none of it needs the weights."""
+    arms = [{"name": "deadly", "strategy": "deadly"}, {"name": "after", "strategy": "random", "match": "deadly"}]
+    primary = {"better": "deadly", "than": "majority", "k": 2}
+    return write_world(folder, arms=arms, controls=["majority"], primary=primary, **changes)
+
+
+def test_a_unit_two_workers_died_on_is_failed_and_the_run_goes_on(deadly, places, tmp_path, capsys):
+    path = a_world(tmp_path, draws={"shots": 2, "selections": 1})
+    (deadly / "always").touch()
+    where = ["--base", places["base"], "--pool", places["pool"], "--cache", str(places["cache"]), "--threads", "1"]
+    command = ["bench", str(path), "--out", str(tmp_path / "out"), *where, "--workers", "2", "--only", "*/count/*"]
+    assert main(command) == 3
+    assert "failed: 4 of 18 results, the first: " in capsys.readouterr().out
+    with Ledger(tmp_path / "out") as ledger:
+        found = ledger.results()
+    assert Counter((r.arm, r.status) for r in found) == {
+        ("majority", "done"): 2, ("deadly", "failed"): 2, ("after", "failed"): 2,
+    }  # fmt: skip
+    reasons = {r.arm: r.reason for r in found if r.status == "failed"}
+    assert reasons["deadly"] == "the worker died on it twice, signal 9; with little memory take fewer --workers"
+    assert reasons["after"] == "arm 'deadly', whose cost it matches, has no result here"
+    assert {r.unit.family for r in found} == {"numbers"}
+    assert (deadly / "lives").read_text() == "xxxx"  # two draws, each tried twice
+
+
+@pytest.mark.slow
+def test_a_unit_one_worker_died_on_is_measured_by_the_next(deadly, places, tmp_path):
+    path = a_world(tmp_path, draws={"shots": 1, "selections": 1})
+    (deadly / "once").touch()
+    found = measure_setup(path, tmp_path / "out", only=["deadly/count/*"], workers=2, **places)
+    assert [(r.arm, r.status) for r in found.results] == [("deadly", "done")]
+    assert (deadly / "lives").read_text() == "xx"
+
+
+def job_of(path, out, places, **others):
+    given = places | others
+    setup, where = read_setup(path, base=given.pop("base"), pool=given.pop("pool"))
+    return Job(setup, where, {task.name: task for task in read_bench_tasks(setup, where)}, out, given)
+
+
+def test_workers_that_cannot_start_or_refuse_end_the_run(places, tmp_path, monkeypatch):
+    path = write_world(tmp_path)
+    refusing = job_of(path, tmp_path / "out", places, base=str(tmp_path / "no base"))
+    keys = list(keys_of(refusing.setup, ["count"]))
+    with pytest.raises(ExternalError, match=r"2 of 2 workers ended early \(exit code 1\); what they measured is kept"):
+        run_workers(refusing, keys, 2, lambda: None)
+    # a child that is killed before it has begun: no unit is to blame
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, sys\nif '--multiprocessing-fork' in sys.orig_argv:\n"
+        f"    open({str(tmp_path / 'starts')!r}, 'a').write('x')\n    os.kill(os.getpid(), 9)\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
+    with pytest.raises(ExternalError, match=r"2 of 2 workers ended early \(signal 9\)"):
+        run_workers(job_of(path, tmp_path / "out", places), keys, 2, lambda: None)
+    assert (tmp_path / "starts").read_text() == "xxxx"
+    with Ledger(tmp_path / "out") as ledger:
+        assert ledger.results() == ()
+
+
+def test_without_the_lora_of_the_shots_the_rest_is_measured(places, tmp_path):
+    arms = [
+        *SETUP["arms"],
+        {"name": "text", "strategy": "text"},
+        {"name": "joined", "strategy": "text", "shots_lora": True},
+    ]
+    path = write_world(tmp_path, arms=arms, draws={"shots": 1}, finetune={"lr": 1.5e30})
+    found = measure_setup(path, tmp_path / "out", only=["*/count/*"], **places)
+    why = {r.arm: r.reason for r in found.failed}
+    assert sorted(why) == ["joined", "nearest", "shots_lora"]
+    assert len(set(why.values())) == 1 and "finetuning on the shots: loss is " in why["joined"]
+    done = {r.arm for r in found.results if r.status == "done"}
+    assert done == {"default", "random", "text", *SETUP["controls"]} - {"shots_lora"}
+    assert {key_of(r).task for r in found.results} == {"count"}
+
+
+def test_a_finetune_that_failed_is_not_tried_anew(places, tmp_path):
+    path = write_world(tmp_path, finetune={"lr": 1.5e30})
+    setup, where = read_setup(path, base=places["base"], pool=places["pool"])
+    rows = next(task for task in read_bench_tasks(setup, where) if task.name == "count")
+    with open_context(setup, where, cache=places["cache"], machine=ONE) as world:
+        draw = TaskDraw(world, rows, 0)
+        raised = []
+        for look in (lambda: draw.lora, lambda: draw.finetune_forwards, lambda: draw.delta):
+            with pytest.raises(InputError) as error:
+                look()
+            raised.append(error.value)
+    assert raised[0] is raised[1] is raised[2]

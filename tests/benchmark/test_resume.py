@@ -1,0 +1,131 @@
+"""A benchmark that was killed goes on, and ends as one that was not; several workers end as one."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from merge_advisor.advisor import Machine
+from merge_advisor.benchmark.running.bench import measure_setup
+from merge_advisor.benchmark.running.ledger import Key, Ledger, key_of
+from merge_advisor.benchmark.running.units import keys_of
+from merge_advisor.benchmark.running.workers import shares
+from merge_advisor.benchmark.values import LateAddition, Result, Unit
+from merge_advisor.errors import RunError
+from tests.support.bench_setups import TASKS, write_world
+
+RUN = """
+import sys
+from pathlib import Path
+from merge_advisor.options import Machine
+from merge_advisor.benchmark.running.bench import measure_setup
+
+if __name__ == "__main__":
+    setup, out, base, pool, cache, workers = sys.argv[1:]
+    settings = {"cache": Path(cache), "machine": Machine(threads=1)}
+    measure_setup(Path(setup), Path(out), base=base, pool=pool, workers=int(workers), **settings)
+"""
+ONE = Machine(threads=1)
+"""All processes of these tests: another number of threads adds in another order, and the last digits differ."""
+
+
+def settled(results):
+    """Results without their times."""
+    return [replace(result, seconds=0.0) for result in results]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tiny_llama, tiny_pool, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("bench")
+    path = write_world(folder)
+    return measure_setup(
+        path, folder / "out", base=str(tiny_llama), pool=str(tiny_pool), cache=folder / "cache", machine=ONE
+    )
+
+
+def start(folder, tiny_llama, tiny_pool, workers):
+    script = folder / "run.py"
+    script.write_text(RUN)
+    places = [folder / "setup.yaml", folder / "out", tiny_llama, tiny_pool, folder / "cache", workers]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), *sys.path])}
+    return subprocess.Popen([sys.executable, str(script), *map(str, places)], env=environment)
+
+
+def count_of(folder):
+    if not (folder / "out" / "results.sqlite").is_file():
+        return 0
+    try:
+        with Ledger(folder / "out") as ledger:
+            return ledger.count()
+    except RunError:  # the other process is making the file
+        return 0
+
+
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_killed_and_started_again(workers, undisturbed, tiny_llama, tiny_pool, tmp_path):
+    write_world(tmp_path)
+    running = start(tmp_path, tiny_llama, tiny_pool, workers)
+    while count_of(tmp_path) < 10 and running.poll() is None:
+        time.sleep(0.02)
+    os.kill(running.pid, signal.SIGKILL)
+    assert running.wait() == -signal.SIGKILL
+    if workers > 1:
+        time.sleep(1.0)  # its workers see that it is gone
+        assert count_of(tmp_path) == (time.sleep(1.0), count_of(tmp_path))[1]
+    with Ledger(tmp_path / "out") as ledger:
+        before = ledger.results()
+    assert 10 <= len(before) < undisturbed.wanted
+    found = measure_setup(tmp_path / "setup.yaml", tmp_path / "out", base=str(tiny_llama), pool=str(tiny_pool),
+                    cache=tmp_path / "cache", workers=workers, machine=ONE)  # fmt: skip
+    assert set(before) < set(found.results)  # what was there is as it was, its seconds too
+    assert settled(found.results) == settled(undisturbed.results)
+
+
+def test_keys_are_dealt_by_task_then_by_draw(undisturbed):
+    keys = list(keys_of(undisturbed.setup, list(TASKS)))
+    for workers in (1, 2, 3, 5, 9):
+        dealt = shares(keys, workers)
+        assert sorted(key for share in dealt for key in share) == sorted(keys)
+        assert len(dealt) == min(workers, 6)  # 3 tasks of 2 draws
+        whole = {
+            (key.task, key.shot_draw): [number for number, share in enumerate(dealt) if key in share] for key in keys
+        }
+        assert all(len(places) == 1 for places in whole.values())
+        if workers <= 3:
+            assert all(whole[task, 0] == whole[task, 1] for task in TASKS)
+
+
+def test_a_ledger_keeps_what_is_done_and_replaces_what_failed(tmp_path):
+    unit = Unit("t", "f", 1, 2, 3)
+    failed = Result(unit, "arm", "own-out", 4, status="failed", reason="no")
+    done = Result(unit, "arm", "own-out", 4, rows=2, accuracy=0.5, loss=1.0, valid=1.0, accuracy_valid=0.5)
+    with Ledger(tmp_path / "a") as one, Ledger(tmp_path / "a") as other:
+        one.keep(failed)
+        assert other.find(key_of(failed)).status == "failed" and other.done() == frozenset()
+        other.keep(done)
+        one.keep(failed)
+        one.keep(replace(done, accuracy=0.9))
+        assert one.results() == (done,) and one.done() == {Key("t", 1, 2, 3, "own-out", 4, "arm")}
+        one.claim({"seed": "0", "rows": "x"})
+        other.claim({"rows": "x", "seed": "0"})
+        with pytest.raises(RunError, match="another draws, seed; give another --out"):
+            other.claim({"rows": "x", "seed": "1", "draws": "y"})
+        one.claim({"seed": "0", "rows": "x"}, {"arm a": "0", "view own-in": ""})
+        assert other.added() == (LateAddition("arm a", 1), LateAddition("view own-in", 1))
+        with pytest.raises(RunError, match="another arm a; give another --out"):
+            other.claim({"seed": "0", "rows": "x"}, {"arm a": "1", "view own-in": "", "arm b": "0"})
+        assert other.added() == one.added() and len(one.added()) == 2
+
+
+def test_a_ledger_that_is_none_is_one_line(tmp_path):
+    (tmp_path / "results.sqlite").write_text("no database " * 100)
+    with pytest.raises(RunError, match=r"results\.sqlite: cannot be opened"):
+        Ledger(tmp_path)
+    (tmp_path / "file").touch()
+    with pytest.raises(RunError, match="give another --out"):
+        Ledger(tmp_path / "file" / "out")

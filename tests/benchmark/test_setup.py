@@ -1,0 +1,250 @@
+"""Reading a setup and its rows: what is wrong is one line, what is held out is seen by nobody."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from merge_advisor.benchmark.running.rows import in_view, read_bench_tasks
+from merge_advisor.benchmark.setup import finetune_of, notes_of, read_setup
+from merge_advisor.errors import InputError, MergeAdvisorError, TaskError
+from merge_advisor.types import Candidate
+from tests.support.bench_setups import SETUP, TASKS, rows_of, write_world
+from tests.support.hub_server import Hub
+
+
+def arms(*changes):
+    return [{"name": "one", "strategy": "text"}, *changes]
+
+
+WRONG = {
+    "an unknown key": ({"armz": []}, "armz: unknown key;"),
+    "an unknown key of an arm": (
+        {"arms": arms({"name": "two", "strategie": "text"})}, r"arms\.1\.strategie: unknown key;"),
+    "two arms of one name": ({"arms": [SETUP["arms"][2]] * 2}, "two are named 'nearest'"),
+    "an arm named as a control": ({"arms": arms({"name": "base", "strategy": "text"})}, "name of a control"),
+    "no arms": ({"arms": []}, "arms: there are none"),
+    "a question that names no arm": ({"primary": {"better": "defualt", "than": "random"}}, "no arm or control"),
+    "a question on an oracle": ({"primary": {"better": "default", "than": "majority-oracle", "k": 2}}, "has read"),
+    "a question at another k": ({"primary": {"better": "default", "than": "random", "k": 9}}, "not run at k 9"),
+    "a question in another view": (
+        {"primary": {"better": "default", "than": "random", "k": 2, "view": "own-in"}}, "view own-in is none"),
+    "an arm against itself": ({"primary": {"better": "random", "than": "random", "k": 2}}, "with itself"),
+    "a label's loss": (
+        {"primary": {"better": "default", "than": "majority", "k": 2, "metric": "loss"}}, "label has no loss"),
+    "an unknown strategy": ({"arms": arms({"name": "two", "strategy": "bset"})}, "'bset' is unknown"),
+    "an unknown parameter": ({"arms": arms({"name": "two", "strategy": "random:set=2"})}, "no parameter"),
+    "a match of nobody": ({"arms": arms({"name": "two", "strategy": "random", "match": "three"})}, "no other arm"),
+    "a match of a strategy": ({"arms": arms({"name": "two", "strategy": "top_k", "match": "one"})}, "strategy random"),
+    "a match without its tuner": (
+        {"arms": arms({"name": "two", "strategy": "random", "match": "one",
+                       "tuner": {"sampler": "lorahub", "trials": 9}})}, "match: give it and 'one' no tuner"),
+    "a match with trials of many costs": (
+        {"arms": [{"name": name, "strategy": "random", "tuner": {"sampler": "tpe", "trials": 9}, **match}
+                  for name, match in (("one", {}), ("two", {"match": "one"}))]}, "sampler lorahub"),
+    "k beyond the composition": (
+        {"arms": arms({"name": "two", "strategy": "text", "composition": "slerp", "k": [4]})}, "at most 2 members"),
+    "no trials": (
+        {"arms": arms({"name": "two", "strategy": "text", "tuner": {"sampler": "tpe", "trials": 0}})}, "trials"),
+    "an unknown sampler": (
+        {"arms": arms({"name": "two", "strategy": "text", "tuner": {"sampler": "tp", "trials": 9}})}, "'tp' is"),
+    "an unknown objective": (
+        {"arms": arms({"name": "two", "strategy": "text", "tuner": {"sampler": "tpe", "trials": 9, "objective": "x"}})},
+        "objective 'x' is unknown"),
+    "a seen share of all": ({"tasks": SETUP["tasks"] | {"seen": 1.0}}, "tasks.seen"),
+    "one shot": ({"tasks": SETUP["tasks"] | {"shots": 1}}, "tasks.shots: 1"),
+    "no draws": ({"draws": {"shots": 0}}, "draws.shots: 0"),
+    "a gain of nothing": ({"smallest_gain": 0.0}, "smallest_gain"),
+    "a finetune setting": ({"finetune": {"learning_rate": 1.0}}, "finetune.learning_rate is unknown"),
+    "half an epoch": ({"finetune": {"epochs": 1.5}}, "whole number"),
+    "no tokens": ({"max_new_tokens": 0}, "max_new_tokens is at least 1"),
+    "another version": ({"version": 2}, "version 2"),
+    "a control twice": ({"controls": ["base", "base"]}, "controls: base is there twice"),
+    "an unknown control": ({"controls": ["bass"]}, "controls"),
+    "text for a number": ({"smallest_gain": "1"}, "smallest_gain"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", WRONG, ids=str)
+def test_a_wrong_setup_is_one_line(case, tmp_path):
+    changes, says = WRONG[case]
+    with pytest.raises(InputError, match=says) as found:
+        read_setup(write_world(tmp_path, **changes))
+    assert "\n" not in str(found.value)
+
+
+def test_shots_lora_needs_rows_it_was_not_trained_on(tmp_path):
+    changed = {
+        "tasks": SETUP["tasks"] | {"tuning": 0},
+        "arms": arms({"name": "two", "strategy": "text", "shots_lora": True}),
+    }
+    with pytest.raises(InputError, match=r"give tasks\.tuning rows"):
+        read_setup(write_world(tmp_path, **changed))
+
+
+@pytest.mark.parametrize("text", ["[1, 2]", "a: &x 1\nb: *x", "a: [", "\0", ""])
+def test_what_is_no_setup_is_one_line(text, tmp_path):
+    path = tmp_path / "setup.yaml"
+    path.write_text(text)
+    with pytest.raises(InputError, match=r"setup\.yaml") as found:
+        read_setup(path)
+    assert "\n" not in str(found.value)
+    with pytest.raises(InputError, match="cannot be read"):
+        read_setup(tmp_path / "other.yaml")
+
+
+def test_places_start_at_the_setup_and_options_win(tmp_path):
+    path = write_world(tmp_path)
+    (tmp_path / "pool").mkdir()
+    setup, places = read_setup(path)
+    assert (places.base, places.pool) == ("tiny-llama", str(tmp_path / "pool"))  # a hub id stays one
+    assert (places.tasks, places.families) == (str(tmp_path / "tasks"), tmp_path / "families.json")
+    assert setup.pool == "pool"
+    assert read_setup(path, base="b", pool="p", tasks="t")[1].tasks == "t"
+
+
+def test_finetune_settings_are_those_of_plan_but_for_the_named(tmp_path):
+    settings = finetune_of(read_setup(write_world(tmp_path))[0])
+    assert (settings.epochs, settings.rank, settings.batch_size) == (2, 4, 4)
+    assert isinstance(settings.epochs, int)
+
+
+def test_what_a_setup_cannot_show_is_said(tmp_path):
+    setup, _ = read_setup(write_world(tmp_path, draws={"shots": 1, "selections": 1}))
+    said = notes_of(setup, ["a", "a", "b"])
+    assert "luck of the seed" in said[0] and said[1].startswith("2 families")
+    setup, _ = read_setup(write_world(tmp_path))
+    assert notes_of(setup, list("abcdef")) == []
+
+
+def tasks_of(tmp_path, **changes):
+    setup, places = read_setup(write_world(tmp_path, **changes))
+    return setup, {task.name: task for task in read_bench_tasks(setup, places)}
+
+
+def test_no_row_is_on_two_sides(tmp_path):
+    setup, tasks = tasks_of(tmp_path)
+    assert list(tasks) == sorted(TASKS)
+    for name, task in tasks.items():
+        seen = {row["input"] for row in rows_of(name)[:6]}
+        drawn = [task.draw(setup, number) for number in range(3)]
+        assert len({draw.digest for draw in drawn}) == 3
+        for draw in drawn:
+            assert (len(draw.shots), len(draw.tuning), len(draw.heldout)) == (3, 2, 5)
+            parts = [{row.input for row in part} for part in (draw.shots, draw.tuning, draw.heldout)]
+            assert len(set.union(seen, *parts)) == 6 + 10
+            assert draw.heldout == task.heldout
+
+
+def test_rows_follow_from_the_seed_alone(tmp_path):
+    _, tasks = tasks_of(tmp_path)
+    again, others = tasks_of(tmp_path, seed=1)
+    assert tasks == tasks_of(tmp_path)[1]
+    assert tasks["count"].heldout != others["count"].heldout
+    text = (tmp_path / "tasks" / "count.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "tasks" / "count.jsonl").write_text("".join(text[:6] + text[:5:-1]))
+    found = {task.name: task for task in read_bench_tasks(again, read_setup(tmp_path / "setup.yaml")[1])}
+    assert found["count"].draw(again, 0) == others["count"].draw(again, 0)
+
+
+def test_repeated_rows_cut_off_too_many_and_never_too_few(tmp_path):
+    setup, places = read_setup(write_world(tmp_path))
+    rows = rows_of("count")
+    double = [*rows, *rows[12:]]  # 36 rows: training saw 9 of them
+    (tmp_path / "tasks" / "count.jsonl").write_text("".join(json.dumps(row) + "\n" for row in double))
+    found = {task.name: task for task in read_bench_tasks(setup, places)}["count"]
+    assert {row.input for row in (*found.heldout, *found.learning)} == {row["input"] for row in rows[9:]}
+
+
+def test_metric_and_labels(tmp_path):
+    _, tasks = tasks_of(tmp_path)
+    assert (tasks["colour"].metric, tasks["count"].metric) == ("accuracy", "exact_match")
+    assert tasks["colour"].labels == ("blue", "green", "red") and tasks["count"].labels == ()
+    assert tasks["colour"].valid(" red\n") and not tasks["colour"].valid("reddish")
+    assert tasks["count"].valid("anything") and not tasks["count"].valid("  ")
+
+
+def test_a_task_with_too_few_rows_says_how_many_it_lacks(tmp_path):
+    with pytest.raises(TaskError, match=r"colour\.jsonl: lacks 3 rows: 18 are unseen"):
+        tasks_of(tmp_path, tasks=SETUP["tasks"] | {"heldout": 16})
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"path": "nowhere"}, "nowhere: no such folder"),
+        ({"only": ["colour", "taste"]}, "no file for the task 'taste'"),
+        ({"families": "kin.json"}, r"kin\.json: cannot be read"),
+        ({"own": {"taste": "a0"}}, "'taste', which is none of the tasks"),
+        ({"path": "hub:nonsense"}, "is no data set of the hub"),
+    ],
+)
+def test_what_is_not_there_is_named(changes, says, tmp_path):
+    with pytest.raises(MergeAdvisorError, match=says):
+        tasks_of(tmp_path, tasks=SETUP["tasks"] | changes)
+
+
+def test_bbh_files_are_read(tmp_path):
+    path = write_world(tmp_path)
+    examples = [{"input": f"not {n}", "target": "True"} for n in range(20)]
+    (tmp_path / "tasks" / "boolean.json").write_text(json.dumps({"canary": "x", "examples": examples}))
+    setup, places = read_setup(path)
+    assert [task.name for task in read_bench_tasks(setup, places)] == ["boolean", *sorted(TASKS)]
+
+
+def test_views(tmp_path):
+    _, tasks = tasks_of(tmp_path)
+    pool = [Candidate(name, "adapter", "") for name in ("a0", "a1", "b0", "colour")]
+    families = json.loads((tmp_path / "families.json").read_text())
+    own = {"colour": "a0"}
+
+    def view(task, name):
+        return [pool[place].id for place in in_view(pool, tasks[task], name, own, families)]
+
+    assert view("colour", "own-in") == ["a0", "a1", "b0", "colour"]
+    assert view("colour", "own-out") == ["a1", "b0", "colour"]
+    assert view("colour", "family-out") == ["a1", "b0"]
+    assert view("parity", "own-out") == ["a0", "a1", "b0", "colour"]
+    assert view("parity", "family-out") == ["a0", "a1", "colour"]
+    with pytest.raises(InputError, match="no candidate is left"):
+        in_view(pool[:1], tasks["colour"], "own-out", own, families)
+
+
+FETCH = """
+import sys
+from pathlib import Path
+from merge_advisor.benchmark.running.rows import read_bench_tasks
+from merge_advisor.benchmark.setup import read_setup
+
+setup, places = read_setup(Path(sys.argv[1]))
+for task in read_bench_tasks(setup, places, offline=len(sys.argv) > 2):
+    print(task.name, len(task.heldout), task.digest)
+"""
+
+
+def test_tasks_of_the_hub_are_fetched_once_and_pinned(tmp_path):
+    path = write_world(tmp_path)
+    with Hub() as hub:
+        commit = hub.add("acme/tasks", tmp_path / "tasks")
+        write_world(tmp_path, tasks=SETUP["tasks"] | {"path": f"hub:acme/tasks@{commit}"})
+        environment = os.environ | {
+            "HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hf"), "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1",
+            "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_XET": "1",
+        }  # fmt: skip
+        environment.pop("HF_HUB_CACHE", None)
+        told = [
+            subprocess.run([sys.executable, "-c", FETCH, str(path), *more], env=environment, capture_output=True,
+                           text=True, timeout=60, check=True).stdout
+            for more in ([], ["offline"])
+        ]  # fmt: skip
+    assert told[0] == told[1] and [line.split()[0] for line in told[0].splitlines()] == sorted(TASKS)
+    assert all("/datasets/" in asked for _, asked in hub.requests) and hub.requests
+
+
+@pytest.mark.parametrize("name", ["bench-demo", "bench-bigbench-smollm2", "bench-bigbench-again", "bench-bbh-smollm2"])
+def test_shipped_setups_are_read(name, pytestconfig):
+    path = pytestconfig.rootpath / "recipes" / f"{name}.yaml"
+    setup, _ = read_setup(path)
+    assert setup.name == name

@@ -1,0 +1,243 @@
+"""The command line: instant help, one line for bad input, the right exit code, nothing lost."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from merge_advisor import registry
+from merge_advisor.cli import main
+from merge_advisor.cli.options import KINDS, build_parser
+from merge_advisor.cli.progress import ProgressLine
+from merge_advisor.cli.settings import read_settings
+from merge_advisor.errors import InputError
+
+HEAVY = ("numpy", "torch", "transformers", "peft", "mergekit", "lm_eval", "optuna", "pandas", "sklearn", "scipy",
+         "pydantic", "huggingface_hub", "datasets", "yaml")  # fmt: skip
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["plan", "--help"], ["--version"]])
+def test_help_loads_nothing_heavy(arguments):
+    code = (
+        "import sys\nfrom merge_advisor.cli import main\ntry:\n    main(sys.argv[1:])\nexcept SystemExit as stop:\n"
+        f"    assert stop.code == 0\nprint('loaded', sorted(set(sys.modules) & set({HEAVY!r})))"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert found.stdout.splitlines()[-1] == "loaded []"
+
+
+def commands():
+    return next(action for action in build_parser()._actions if action.dest == "command").choices
+
+
+@pytest.mark.parametrize("command", sorted(commands()))
+def test_every_command_has_json_and_help(command):
+    text = commands()[command].format_help()
+    assert "--json" in text and "--debug" in text and "-q" in text
+
+
+def error_of(capsys, *arguments, code=2):
+    assert main([str(argument) for argument in arguments]) == code
+    out, err = capsys.readouterr()
+    lines = [line for line in err.splitlines() if line.startswith("merge-advisor: error:")]
+    assert out == "" and len(lines) == 1 and "Traceback" not in err
+    return lines[0]
+
+
+@pytest.fixture
+def task(tmp_path):
+    path = tmp_path / "task.jsonl"
+    path.write_text("\n".join(json.dumps({"input": f"{n}?", "output": str(n)}) for n in range(20)))
+    return path
+
+
+def test_what_is_missing_is_named(capsys, task, tmp_path, monkeypatch, tiny_llama, tiny_pool):
+    monkeypatch.chdir(tmp_path)
+    assert "give --pool" in error_of(capsys, "plan", "--task", task)
+    assert "give --base" in error_of(capsys, "plan", "--task", task, "--pool", tiny_pool)
+    here = ("--pool", tiny_pool, "--base", tiny_llama, "--cache", tmp_path / "cache")
+    assert "absent.jsonl" in error_of(capsys, "plan", "--task", tmp_path / "absent.jsonl", *here)
+    assert "strategy 'best' is unknown; choose one of" in error_of(
+        capsys, "plan", "--task", task, *here, "--strategy", "best"
+    )
+    assert "'size=3' is no parameter" in error_of(capsys, "plan", "--task", task, *here, "--strategy", "rerank:size=3")
+    assert "composition 'sum'" in error_of(capsys, "plan", "--task", task, *here, "--composition", "sum")
+    assert "embedding 'x'" in error_of(capsys, "plan", "--task", task, *here, "--embedding", "x")
+    assert "--k 0" in error_of(capsys, "plan", "--task", task, *here, "--k", "0")
+    assert "--threads 0" in error_of(capsys, "plan", "--task", task, *here, "--threads", "0")
+    assert "no such candidate" in error_of(capsys, "plan", "--task", task, *here, "--anchor", "zz", "--lora-steps", "1")
+    assert "has no encoder" in error_of(
+        capsys, "plan", "--task", task, *here, "--embedding", "delta_activations_encoder"
+    )
+    assert "no CUDA" in error_of(capsys, "plan", "--task", task, *here, "--device", "cuda")
+    assert "no run folder" in error_of(capsys, "merge", tmp_path, "--out", tmp_path / "m")
+    assert not (tmp_path / "runs" / "task").exists()
+
+
+def test_a_run_folder_in_the_way(capsys, task, tmp_path, tiny_llama, tiny_pool):
+    here = ["--pool", str(tiny_pool), "--base", str(tiny_llama), "--cache", str(tmp_path / "cache"), "--no-score",
+            "--lora-steps", "2", "--strategy", "random", "--out", str(tmp_path / "run")]  # fmt: skip
+    assert main(["plan", "--task", str(task), *here]) == 0
+    capsys.readouterr()
+    assert "--force" in error_of(capsys, "plan", "--task", task, *here)
+    assert main(["plan", "--task", str(task), *here, "--force", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["plan"]["selection"]["strategy"] == "random"
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "precious.txt").write_text("mine")
+    here[-1] = str(tmp_path / "other")
+    assert "no run folder" in error_of(capsys, "plan", "--task", task, *here, "--force")
+    assert (tmp_path / "other" / "precious.txt").read_text() == "mine"
+    assert not [path for path in tmp_path.iterdir() if "partial" in path.name]
+
+
+def test_a_bad_model_is_set_aside_and_the_code_says_so(capsys, task, tmp_path, tiny_llama, tiny_pool):
+    import shutil
+
+    shutil.copytree(tiny_pool, tmp_path / "pool")
+    (tmp_path / "pool" / "a1" / "adapter_model.safetensors").write_bytes(b"short")
+    code = main(["plan", "--task", str(task), "--pool", str(tmp_path / "pool"), "--base", str(tiny_llama), "--cache",
+                 str(tmp_path / "cache"), "--no-score", "--lora-steps", "2", "--strategy", "random", "--k", "99",
+                 "--out", str(tmp_path / "run")])  # fmt: skip
+    assert code == 3
+    assert "set aside a1" in capsys.readouterr().err
+    plan = json.loads((tmp_path / "run" / "plan.json").read_text())
+    assert {c["id"]: c["status"] for c in plan["candidates"]}["a1"] == "refused"
+    assert any("--k 99" in note for note in plan["notes"])
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_no_permission(capsys, task, tmp_path, tiny_llama, tiny_pool):
+    (tmp_path / "closed").mkdir(mode=0o500)
+    here = ("--pool", tiny_pool, "--base", tiny_llama, "--cache", tmp_path / "cache")
+    assert "cannot be written" in error_of(capsys, "plan", "--task", task, *here, "--out", tmp_path / "closed" / "run")
+
+
+def test_a_file_where_a_folder_is_needed(capsys, task, tmp_path, tiny_llama, tiny_pool):
+    (tmp_path / "file").write_text("")
+    here = ("--pool", tiny_pool, "--base", tiny_llama)
+    assert "cannot be" in error_of(capsys, "plan", "--task", task, *here, "--cache", tmp_path / "file" / "x")
+    assert "cannot be made" in error_of(
+        capsys, "plan", "--task", task, *here, "--cache", tmp_path / "c", "--out", tmp_path / "file" / "run"
+    )
+
+
+def test_interrupting_keeps_what_was_measured(tmp_path, task, tiny_llama, tiny_pool, monkeypatch, capsys):
+    """Ctrl-C while the pool is embedded: no run folder, no leftovers, and the deltas so far are stored."""
+    from merge_advisor.advisor.measuring import embedding as module
+    from merge_advisor.store import Store
+
+    real = module.placed
+    seen = []
+
+    def placed(backbone, delta):
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+        seen.append(delta)
+        return real(backbone, delta)
+
+    arguments = ["plan", "--task", str(task), "--pool", str(tiny_pool), "--base", str(tiny_llama), "--cache",
+                 str(tmp_path / "cache"), "--out", str(tmp_path / "run"), "--no-score", "--lora-steps", "2",
+                 "--strategy", "random"]  # fmt: skip
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "placed", placed)
+        assert main(arguments) == 130
+    assert "interrupted" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists() and not list(tmp_path.glob(".run*"))
+    with Store(tmp_path / "cache" / "store.sqlite") as store:
+        kept = store._connection.execute("SELECT COUNT(*) FROM deltas WHERE fingerprint != 'base'").fetchone()[0]
+    assert kept == 3
+    assert main(arguments) == 0
+
+
+def test_embed_writes_ids_deltas_and_space(tmp_path, tiny_llama, tiny_pool, capsys):
+    out = tmp_path / "deltas.npz"
+    arguments = ["embed", "--pool", str(tiny_pool), "--base", str(tiny_llama), "--out", str(out), "--cache",
+                 str(tmp_path / "cache")]  # fmt: skip
+    assert main(arguments) == 0
+    assert "6 deltas of 32 dimensions" in capsys.readouterr().out
+    found = np.load(out, allow_pickle=False)
+    assert found["ids"].tolist() == ["a0", "a1", "a2", "b0", "b1", "b2"]
+    assert found["deltas"].shape == (6, 32) and found["deltas"].dtype == np.float32
+    assert json.loads(str(found["space"]))["embedding"] == "delta_activations"
+    assert "must end in .npz" in error_of(capsys, *arguments[:-4], "--out", tmp_path / "deltas.txt")
+
+
+@pytest.mark.parametrize("what", sorted(KINDS))
+def test_show_lists_all_that_is_registered(what, capsys):
+    assert main(["show", what, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)[what]
+    assert [item["name"] for item in found] == registry.names(KINDS[what])
+    assert all(text.strip() for item in found for text in item.values())
+    assert main(["show", what]) == 0
+    assert found[0]["name"] in capsys.readouterr().out
+
+
+def test_show_compositions_says_what_carries_each_out(capsys):
+    assert main(["show", "compositions", "--json"]) == 0
+    found = {row["name"]: row for row in json.loads(capsys.readouterr().out)["compositions"]}
+    assert found["exact"]["formats"] == "mergekit, peft" and found["ties"]["formats"] == "mergekit"
+    assert found["dare_ties"]["formats"] == "full model only" and found["dare_ties"]["deterministic"] == "no, by seed"
+    assert all(row["weight means"] and row["memory"] and row["takes"] for row in found.values())
+
+
+def test_init_and_settings(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["init", "--demo"]) == 0
+    assert "merge-advisor plan --task mixed.jsonl" in capsys.readouterr().out
+    found = read_settings(tmp_path)
+    assert Path(found["pool"]).name == "pool.yaml" and found["base"].startswith("HuggingFaceTB/")
+    assert "is there already" in error_of(capsys, "init")
+    assert main(["init", "--force", "--pool", "adapters", "--base", "org/name"]) == 0
+    assert read_settings(tmp_path) == {"pool": "adapters", "base": "org/name"}
+    for text, said in (("k = 'x'", "is no int"), ("size = 3", "unknown key 'size'"), ("= 3", "not TOML")):
+        (tmp_path / "merge-advisor.toml").write_text(text)
+        with pytest.raises(InputError, match=said):
+            read_settings(tmp_path)
+
+
+def test_settings_fill_what_options_leave_out(tmp_path, monkeypatch, capsys, task, tiny_llama, tiny_pool):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "merge-advisor.toml").write_text(
+        f"base = {json.dumps(str(tiny_llama))}\npool = {json.dumps(str(tiny_pool))}\ncache = 'cache'\nk = 1\n"
+        "strategy = 'top_k'\n"
+    )
+    assert main(["plan", "--task", "task.jsonl", "--no-score", "--lora-steps", "2", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["run"] == "runs/task" and found["plan"]["settings"]["k"] == 1
+    assert found["plan"]["settings"]["strategy"] == "top_k" and (tmp_path / "cache" / "store.sqlite").is_file()
+
+
+def test_dry_run_writes_nothing(tmp_path, monkeypatch, capsys, task, tiny_llama, tiny_pool):
+    monkeypatch.chdir(tmp_path)
+    here = ["--pool", str(tiny_pool), "--base", str(tiny_llama), "--cache", str(tmp_path / "cache")]
+    assert main(["plan", "--task", str(task), *here, "--dry-run"]) == 0
+    out = capsys.readouterr().out
+    assert "pool of 6 candidates" in out and "forward passes" in out
+    assert not (tmp_path / "runs").exists()
+
+
+def test_doctor(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("MERGE_ADVISOR_CACHE", str(tmp_path / "cache"))
+    assert main(["doctor"]) == 0
+    assert "torch" in capsys.readouterr().out
+    (tmp_path / "merge-advisor.toml").write_text("nonsense = 1\n")
+    assert main(["doctor"]) == 1
+    assert "BROKEN  settings" in capsys.readouterr().out
+
+
+def test_progress_is_silent_where_nobody_looks(capsys):
+    progress = ProgressLine("auto")
+    progress("embedding", 1, 2)
+    progress.finish()
+    assert capsys.readouterr().err == ""
+    progress = ProgressLine("always")
+    progress("embedding", 2, 2)
+    assert "embedding 2/2" in capsys.readouterr().err

@@ -1,0 +1,267 @@
+"""Our own scorer against lm-eval, row by row, on rows whose texts are odd on purpose."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from merge_advisor import registry, templates
+from merge_advisor.backbone.finetune import finetune_lora
+from merge_advisor.backbone.forward import EncodedRow, encode, row_losses
+from merge_advisor.backbone.generate import greedy
+from merge_advisor.backbone.likelihood import answer_totals, losses_and_greedy
+from merge_advisor.backbone.model import cores, load_backbone
+from merge_advisor.backbone.place import placed
+from merge_advisor.errors import TaskError
+from merge_advisor.evaluators.fast import Fast, row_values
+from merge_advisor.evaluators.lm_eval_harness import LmEval
+from merge_advisor.evaluators.rules import WORST_LOSS
+from merge_advisor.options import FinetuneSettings
+from merge_advisor.tasks import read_rows
+from merge_advisor.types import Row
+from merge_advisor.weights.adapter import read_adapter
+
+ALPACA = templates.get("alpaca")
+PLAIN = templates.get("plain")
+ODD = ["[1,2]", "{{ x }}", "", " a b ", "a\nb", "é漢", "<|pad|>", "the quick brown fox, and a cat", "0123456789 yes"]
+FREE = [Row(f"{'{{ prompt }} ' * (at % 3)}question {at}", answer) for at, answer in enumerate(ODD)]
+CHOICES = [
+    Row("first? {{ wholes }}", "[1,2]", ("[1,2]", "[1,2", "{{ x }}")),
+    Row("second?", "", ("", "yes", "007")),
+    Row("a much longer third question, longer than the others by far?", "1", ("10", "1")),
+    Row("fourth?", "b", ("a", "b", "c", "d", "the quick brown fox jumps over the lazy dog")),
+    Row("x" * 2000, "no", ("yes", "no", "perhaps, perhaps not")),  # each choice cuts the prompt elsewhere
+]
+
+
+@pytest.fixture(scope="module", params=["tiny_llama", "tiny_t5"])
+def backbone(request):
+    return load_backbone(request.getfixturevalue(request.param), threads=1)
+
+
+@pytest.fixture(scope="module")
+def llama(tiny_llama):
+    return load_backbone(tiny_llama, threads=1)
+
+
+def score(evaluator, backbone, rows, metric="auto", template=ALPACA):
+    return evaluator.score(backbone.model, backbone.tokenizer, rows, template, label="it", metric=metric)
+
+
+def assert_equal(backbone, rows, metric, template=ALPACA, max_new_tokens=64):
+    """Fast and lm-eval agree on every row; returns what lm-eval says."""
+    theirs = score(LmEval(max_new_tokens=max_new_tokens), backbone, rows, metric, template)
+    ours = score(Fast(max_new_tokens=max_new_tokens), backbone, rows, metric, template)
+    assert ours.outputs == theirs.outputs
+    assert ours.rows.keys() == theirs.rows.keys() == ours.metrics.keys()
+    for name, values in theirs.rows.items():
+        if name in ("loss", "choices"):
+            assert ours.rows[name] == pytest.approx(values, rel=1e-4, abs=1e-5)
+        else:
+            assert ours.rows[name] == values
+        if name != "choices":
+            found = row_values(backbone, rows, template, name, max_new_tokens=max_new_tokens)
+            assert found == pytest.approx(values, rel=1e-4, abs=1e-5)
+    return theirs
+
+
+@pytest.mark.parametrize("template", [ALPACA, PLAIN], ids=["alpaca", "plain"])
+def test_losses_are_lm_evals(backbone, template):
+    assert_equal(backbone, FREE, "loss", template)
+
+
+@pytest.mark.parametrize("template", [ALPACA, PLAIN], ids=["alpaca", "plain"])
+def test_choices_are_lm_evals(backbone, template):
+    found = assert_equal(backbone, CHOICES, "accuracy", template)
+    # whatever is picked is found right when it is the output
+    rows = [Row(row.input, answer, row.choices) for row, answer in zip(CHOICES, found.outputs, strict=True)]
+    assert row_values(backbone, rows, template, "accuracy") == [1.0] * len(rows)
+
+
+def test_generated_answers_are_lm_evals(backbone):
+    found = assert_equal(backbone, FREE, "exact_match", max_new_tokens=5)
+    assert len(set(found.outputs)) > 1
+
+
+def test_matches_and_near_misses_are_lm_evals(backbone):
+    """Rows whose outputs are what the model says, a beginning of it, or more than it."""
+    inputs = [f"{'word ' * (at % 3)}go {at}" for at in range(8)]
+    said = score(Fast(max_new_tokens=6), backbone, [Row(text, "0123456789 yes") for text in inputs], "exact_match")
+    ends = ["", " ", "x", None, "\n", ".", None, ""]
+    outputs = [text[:3] if end is None else text + end for text, end in zip(said.outputs, ends, strict=True)]
+    rows = [Row(a, b) for a, b in zip(inputs, outputs, strict=True)]
+    found = assert_equal(backbone, rows, "exact_match", max_new_tokens=6)
+    assert 0 < found.metrics["exact_match"] < 1
+
+
+@pytest.fixture(scope="module")
+def learned(llama):
+    """A LoRA of the tiny base that knows a few answers by heart."""
+    texts = [(ALPACA.prompt(row.input), row.output) for row in LEARNED]
+    names = [name for name in llama.parameters if name.endswith(("proj.weight",))]
+    settings = FinetuneSettings(rank=8, lr=2e-2, steps=120)
+    return finetune_lora(llama, encode(llama, texts, max_length=512), names, settings, seed=0).delta
+
+
+LEARNED = [Row("one", "yes"), Row("two", "a cat"), Row("three", "\nthe fox"), Row("four", "0\n1"), Row("five", "é漢")]
+
+
+def test_answers_known_by_heart_match_as_in_lm_eval(llama, learned):
+    """Right ones, right but for case, a beginning, more than was said, several lines, blanks around."""
+    with placed(llama, learned):
+        whole = assert_equal(llama, LEARNED, "exact_match")
+        assert whole.metrics["exact_match"] == 1.0
+        for change in (str.upper, lambda text: text[:2], lambda text: text + " and", lambda text: f" {text}\n"):
+            rows = [Row(row.input, change(row.output)) for row in LEARNED]
+            assert_equal(llama, rows, "exact_match")
+            assert_equal(llama, rows[:3], "exact_match")  # the first line counts where all outputs are one line
+
+
+def told_one_by_one(backbone, rows):
+    found = []
+    with torch.no_grad():
+        for row in rows:
+            if backbone.encoder_decoder:
+                start = torch.tensor([[backbone.model.config.decoder_start_token_id, *row.completion[:-1]]])
+                logits = backbone.model(torch.tensor([row.prompt]), decoder_input_ids=start).logits[0]
+            else:
+                logits = backbone.model(torch.tensor([row.prompt + row.completion])).logits[0, len(row.prompt) - 1 : -1]
+            total = logits.log_softmax(-1)[range(len(row.completion)), row.completion].sum()
+            found.append((float(total), tuple(logits.argmax(-1).tolist())))
+    return found
+
+
+def test_answers_that_share_prompts_in_any_mixture(backbone):
+    """Prompts of every length, some alone, some with many answers, one with more than a batch holds."""
+    rng = torch.Generator().manual_seed(0)
+    rows = []
+    for prompt in range(12):
+        ids = torch.randint(3, 300, (5 + 20 * (prompt % 4),), generator=rng).tolist()
+        for answer in range({0: 1, 1: 200}.get(prompt, prompt % 5)):
+            length = 1 + (answer + prompt) % 4
+            rows.append(EncodedRow(tuple(ids), (*torch.randint(3, 300, (length,), generator=rng).tolist(), 1)))
+    order = torch.randperm(len(rows), generator=rng).tolist()
+    rows = [rows[place] for place in order]
+    expected = told_one_by_one(backbone, rows)
+    assert answer_totals(backbone, rows) == pytest.approx([total for total, _ in expected], rel=1e-4, abs=1e-4)
+    losses, best = losses_and_greedy(backbone, rows)
+    assert best == [tokens for _, tokens in expected]
+    assert losses == pytest.approx(row_losses(backbone, rows), rel=1e-5, abs=1e-6)
+
+
+def test_a_prompt_runs_once_for_all_its_choices(llama):
+    """Positions the model sees: fewer than a third of prompt times choices."""
+    seen = []
+    hook = llama.model.model.embed_tokens.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
+    row = Row("which of these many words?", "c", ("a", "b", "c", "d"))
+    try:
+        score(Fast(), llama, [row], "accuracy")
+    finally:
+        hook.remove()
+    prompt = len(llama.tokenizer(ALPACA.prompt(row.input))["input_ids"])
+    assert [tuple(ids.shape) for ids in seen] == [(1, prompt), (4, 1)]
+
+
+def test_one_forward_tells_most_matches(llama, learned):
+    """Rows that match, and rows that plainly do not, cost one forward; nothing is generated."""
+    rows = [LEARNED[0], LEARNED[1], Row("four", "1\n0")]
+    calls = []
+    hook = llama.model.register_forward_hook(lambda *_: calls.append(1))
+    try:
+        with placed(llama, learned):
+            assert row_values(llama, rows, ALPACA, "exact_match") == [1.0, 1.0, 0.0]
+    finally:
+        hook.remove()
+    assert len(calls) == 1  # short rows are one sequence, the preamble at its front
+
+
+def test_rows_that_are_done_leave_the_batch(llama, learned):
+    prompts = [llama.tokenizer(ALPACA.prompt(row.input))["input_ids"] for row in LEARNED]
+    widths = []
+    hook = llama.model.register_forward_pre_hook(
+        lambda module, arguments, named: widths.append(len(named["input_ids"])), with_kwargs=True
+    )
+    with placed(llama, learned):
+        alone = [greedy(llama, [prompt], max_new_tokens=12)[0] for prompt in prompts]
+        widths.clear()
+        try:
+            assert greedy(llama, prompts, max_new_tokens=12) == alone
+        finally:
+            hook.remove()
+        two = greedy(llama, prompts, max_new_tokens=12, finished=lambda tokens: len(tokens) == 2)
+    lengths = sorted(map(len, alone))
+    assert lengths[0] < lengths[-2] and widths[1] == 5 and widths[-1] <= 2
+    assert two == [tokens[:2] for tokens in alone]
+
+
+def test_a_model_that_computes_nothing_finite_loses(llama):
+    hook = llama.model.lm_head.register_forward_hook(lambda module, inputs, output: output * float("nan"))
+    try:
+        broken = score(Fast(), llama, CHOICES[:2])
+        lost = row_values(llama, FREE[:2], ALPACA, "loss")
+    finally:
+        hook.remove()
+    assert broken.metrics == {"accuracy": 0.0, "choices": WORST_LOSS, "loss": WORST_LOSS} and lost == [WORST_LOSS] * 2
+
+
+@pytest.mark.parametrize(
+    ("rows", "metric", "message"),
+    [
+        ([], "auto", "no rows"),
+        (FREE, "bleu", "'bleu' is unknown"),
+        (FREE, "accuracy", "it has no choices"),
+        ([Row("q", "y " * 600)], "loss", "shorten"),
+        ([Row("q", "a", ("a", "y " * 600))], "accuracy", "shorten"),
+    ],
+)
+def test_what_cannot_be_scored(llama, rows, metric, message):
+    with pytest.raises(TaskError, match=message):
+        score(Fast(), llama, rows, metric)
+    if metric != "auto":
+        with pytest.raises(TaskError, match=message):
+            row_values(llama, rows, ALPACA, metric)
+
+
+def test_it_is_registered():
+    built = registry.build("evaluator", "fast:max_new_tokens=9")
+    assert built == Fast(9) and built.settings != Fast().settings and built.version == Fast.version
+    with pytest.raises(ValueError, match="at least 1"):
+        Fast(max_new_tokens=0)
+
+
+DEMO = Path(__file__).parents[2] / "recipes" / "demo"
+
+
+@pytest.fixture(scope="module")
+def real(real_folder):
+    return load_backbone(real_folder, threads=cores())
+
+
+def demo_rows(number):
+    """Rows of the demo's task, and the same with four choices: outputs of other rows."""
+    rows = read_rows(DEMO / "tasks" / "mixed.jsonl").rows[:number]
+    answers = list(dict.fromkeys(row.output for row in rows))
+    at = answers.index
+    choices = [tuple(answers[(at(row.output) + step) % len(answers)] for step in range(4)) for row in rows]
+    return rows, [Row(row.input, row.output, found) for row, found in zip(rows, choices, strict=True)]
+
+
+def adapter(backbone, folder):
+    return read_adapter(folder, {name: tuple(parameter.shape) for name, parameter in backbone.parameters.items()})
+
+
+@pytest.mark.slow
+def test_the_real_base_with_and_without_an_adapter(real):
+    free, choices = demo_rows(12)
+    for delta in ({}, adapter(real, DEMO / "pool" / "dates-0")):
+        with placed(real, delta):
+            assert_equal(real, free, "exact_match")
+            assert_equal(real, choices, "accuracy")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["anachronisms", "fantasy_reasoning", "goal_step_wikihow__step_inference", "tense"])
+def test_rows_of_bigbench_on_the_real_base(real, shared, task):
+    rows = read_rows(shared / "data" / "bigbench" / f"{task}.jsonl").rows[:10]
+    with placed(real, adapter(real, shared / "pool-bigbench" / task)):
+        assert_equal(real, rows, "accuracy" if rows[0].choices else "exact_match")

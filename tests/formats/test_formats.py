@@ -1,0 +1,534 @@
+"""Renderings of a recipe give the same model as our own merge, or are refused."""
+
+import json
+import os
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import yaml
+
+from merge_advisor import registry
+from merge_advisor.compose.layers import compose_layers
+from merge_advisor.compose.truncate import truncate
+from merge_advisor.errors import BaseModelError, InputError, RunError, SpecError
+from merge_advisor.formats import ModelPlaces, formats_of
+from merge_advisor.formats.full_model import to_dtype, write_full_model
+from merge_advisor.formats.lorahub import parse_lorahub
+from merge_advisor.formats.mergekit import MergekitFormat, local_only, mergekit_recipe, parse_mergekit
+from merge_advisor.formats.peft import PeftFormat, task_type
+from merge_advisor.types import Base, Recipe, RecipeMember
+from merge_advisor.weights.adapter import read_adapter
+from merge_advisor.weights.base import resolve_base
+from merge_advisor.weights.checkpoint import read_checkpoint_delta
+from merge_advisor.weights.naming import count_blocks
+from merge_advisor.weights.tensorfile import open_folder, read_tensor
+from merge_advisor.weights.updates import DenseUpdate, LowRankUpdate
+from tests.conftest import LLAMA_MODULES, write_lora
+
+FORMATS = registry.names("format")
+
+
+def merge_of(base, folders, weights, composition="exact", layers=()):
+    """A recipe of adapters and checkpoints lying in folders, and where they are."""
+    shapes = {name: info.shape for name, (_, info) in open_folder(base).items()}
+    deltas, members = [], []
+    for folder, weight in zip(folders, weights, strict=True):
+        is_adapter = (folder / "adapter_config.json").exists()
+        kind = "adapter" if is_adapter else "checkpoint"
+        deltas.append(read_adapter(folder, shapes) if is_adapter else read_checkpoint_delta(folder, base))
+        members.append(RecipeMember(folder.name, "0" * 64, kind, folder.name, None, weight))
+    config = json.loads((base / "config.json").read_text())
+    about = Base(base.name, None, "1" * 64, config["architectures"][0])
+    recipe = Recipe(1, about, "alpaca", composition, None, tuple(members), layers)
+    rule = registry.build("composition", composition)
+    merged = compose_layers(rule, deltas, weights, layers, count_blocks(shapes))
+    where = {folder.name: str(folder) for folder in folders}
+    return recipe, ModelPlaces(str(base), None, where, dict.fromkeys(where), merged, names=tuple(shapes))
+
+
+def folders_for(composition, tiny_pool, tuned):
+    """Two models the composition takes."""
+    takes = registry.load("composition", composition.partition(":")[0]).takes
+    return [tuned, tuned.with_name("tuned-2")] if takes == "checkpoints" else [tiny_pool / "a0", tiny_pool / "b0"]
+
+
+def weights_of(folder):
+    return {name: read_tensor(path, info) for name, (path, info) in open_folder(folder).items() if info.is_float}
+
+
+def merged_weights(base, delta):
+    return {n: w + delta[n].dense() if n in delta else w for n, w in weights_of(base).items()}
+
+
+def assert_same_weights(found, wanted, atol=1e-5):
+    assert wanted.keys() <= found.keys()
+    for name, array in wanted.items():
+        np.testing.assert_allclose(found[name], array, atol=atol, err_msg=name)
+
+
+def state_of(model):
+    return {name: tensor.detach().float().numpy() for name, tensor in model.state_dict().items()}
+
+
+def by_plain_peft(base, adapter):
+    """The weights of base + adapter as PEFT alone loads and merges them."""
+    from peft import PeftConfig, PeftModel
+    from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
+
+    seq2seq = PeftConfig.from_pretrained(adapter).task_type == "SEQ_2_SEQ_LM"
+    model = (AutoModelForSeq2SeqLM if seq2seq else AutoModelForCausalLM).from_pretrained(base)
+    return state_of(PeftModel.from_pretrained(model, adapter).merge_and_unload())
+
+
+@pytest.fixture(scope="module")
+def four(tiny_pool, tmp_path_factory):
+    """Adapters of mixed rank, scale and targets."""
+    other = tmp_path_factory.mktemp("other")
+    write_lora(other / "rs", {n: s for n, s in LLAMA_MODULES.items() if "q_proj" in n}, rank=3, use_rslora=True, seed=7)
+    write_lora(other / "mlp", {"model.layers.1.mlp.down_proj": (32, 64)}, rank=2, alpha=2, seed=8)
+    return [tiny_pool / "a0", tiny_pool / "b1", other / "rs", other / "mlp"]
+
+
+@pytest.fixture(scope="module")
+def tuned(tiny_llama, tmp_path_factory):
+    """A checkpoint: the base with small noise on everything."""
+    rng = np.random.default_rng(5)
+    noise = {
+        name: DenseUpdate(rng.normal(0, 0.01, w.shape).astype(np.float32)) for name, w in weights_of(tiny_llama).items()
+    }
+    folder = tmp_path_factory.mktemp("models") / "tuned"
+    write_full_model(tiny_llama, noise, folder)
+    other = {name: DenseUpdate(update.array[::-1].copy()) for name, update in noise.items()}
+    write_full_model(tiny_llama, other, folder.with_name("tuned-2"))
+    return folder
+
+
+class TestEveryFormat:
+    @pytest.mark.parametrize("composition", registry.names("composition"))
+    @pytest.mark.parametrize("name", FORMATS)
+    def test_writes_what_it_says_or_refuses(self, name, composition, tiny_llama, tiny_pool, tuned, tmp_path):
+        folders = folders_for(composition, tiny_pool, tuned)
+        recipe, places = merge_of(tiny_llama, folders, [0.5, 0.5], composition)
+        rendering = registry.build("format", name)
+        assert rendering.name == name and rendering.runs_with
+        if why := rendering.refusal(recipe):
+            with pytest.raises(InputError, match="write another format"):
+                rendering.write(recipe, places, tmp_path)
+            assert "\n" not in why and not list(tmp_path.iterdir())
+        else:
+            rendering.write(recipe, places, tmp_path)
+            assert [path.name for path in tmp_path.iterdir()] == [rendering.writes.rstrip("/")]
+
+    @pytest.mark.parametrize("name", FORMATS)
+    def test_the_same_recipe_gives_the_same_bytes(self, name, tiny_llama, tiny_pool, tmp_path):
+        composition = "lorahub" if name == "lorahub" else "exact"
+        recipe, places = merge_of(tiny_llama, [tiny_pool / "a0", tiny_pool / "b0"], [0.1, 1e-7], composition)
+        found = []
+        for folder in (tmp_path / "one", tmp_path / "two"):
+            folder.mkdir()
+            registry.build("format", name).write(recipe, places, folder)
+            found.append({str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()})
+        assert found[0] == found[1] and found[0]
+
+    def test_what_shows_for_a_composition_is_what_is_written(self, tiny_llama, tiny_pool, tuned):
+        for composition in registry.names("composition"):
+            recipe, _ = merge_of(tiny_llama, folders_for(composition, tiny_pool, tuned), [0.5, 0.5], composition)
+            found = [name for name in FORMATS if not registry.build("format", name).refusal(recipe)]
+            assert formats_of(composition) == found
+            # what draws at random is written as a full model alone: no other tool draws the same numbers
+            assert bool(found) == registry.load("composition", composition).deterministic
+
+    def test_weights_by_layer_group(self, tiny_llama, tiny_pool, tuned):
+        for composition, fit in (("exact", {"mergekit", "peft"}), ("lorahub", {"peft"}), ("ties", {"mergekit"}),
+                                 ("model_stock", {"peft"}), ("slerp", set()), ("linear", {"peft"})):  # fmt: skip
+            folders = folders_for(composition, tiny_pool, tuned)
+            recipe, _ = merge_of(tiny_llama, folders, [0.5, 0.5], composition, layers=(0.5, 2.0))
+            assert {name for name in FORMATS if not registry.build("format", name).refusal(recipe)} == fit
+
+    def test_what_each_cannot_reproduce(self, tiny_llama, tiny_pool, tuned):
+        recipe, _ = merge_of(tiny_llama, [tiny_pool / "a0", tuned], [0.5, 0.5])
+        refusal = registry.build("format", "mergekit").refusal
+        for composition, weights, reason in (
+            ("ties:sign=count", (0.5, 0.5), "counts members"), ("breadcrumbs:consensus=count", (1, 1), "counts"),
+            ("ties", (0.5, -0.5), "negative"), ("model_stock", (0.6, 0.4), "1/2 each"),
+            ("model_stock", (1.0, 0.0), "two models"), ("slerp", (0.5, 0.6), "sum to 1"), ("slerp", (1.0, 0.0), "two"),
+            ("dare_ties", (0.5, 0.5), "draws at random"), ("svd", (0.5, 0.5), "svd"), ("linear", (1, 1), "linear"),
+        ):  # fmt: skip
+            members = tuple(replace(m, weight=float(w)) for m, w in zip(recipe.members, weights, strict=True))
+            assert reason in refusal(replace(recipe, composition=composition, members=members))
+        why = {name: registry.build("format", name).refusal(recipe) for name in FORMATS}
+        assert why["mergekit"] == "" and "tuned is a checkpoint" in why["peft"] and "exact" in why["lorahub"]
+        cut = replace(recipe, rank=2, members=recipe.members[:1])
+        assert "rank 2" in registry.build("format", "mergekit").refusal(cut)
+        assert registry.build("format", "peft").refusal(cut) == ""
+        hub = replace(cut, composition="lorahub")
+        assert "rank 2" in registry.build("format", "lorahub").refusal(hub)
+        assert "lorahub" in registry.build("format", "mergekit").refusal(hub)
+        nothing = replace(cut, members=(replace(recipe.members[0], weight=0.0),))
+        assert "base" in registry.build("format", "peft").refusal(nothing)
+
+
+class TestPeft:
+    def test_plain_peft_loads_our_merge(self, tiny_llama, four, tmp_path):
+        recipe, places = merge_of(tiny_llama, four, [0.6, -0.3, 0.5, 1.2])
+        PeftFormat().write(recipe, places, tmp_path)
+        assert_same_weights(by_plain_peft(tiny_llama, tmp_path / "adapter"), merged_weights(tiny_llama, places.merged))
+
+    def test_a_merge_cut_to_a_rank_says_what_is_lost(self, tiny_llama, tiny_pool, tmp_path):
+        recipe, places = merge_of(tiny_llama, [tiny_pool / "a0", tiny_pool / "b1"], [0.5, 0.5], "ties:density=0.5")
+        assert "no LoRA factors" in PeftFormat().refusal(recipe)
+        cut, error = truncate(places.merged, 6)
+        recipe, places = replace(recipe, rank=6), replace(places, merged=cut, rank_error=error)
+        PeftFormat().write(recipe, places, tmp_path)
+        assert_same_weights(by_plain_peft(tiny_llama, tmp_path / "adapter"), merged_weights(tiny_llama, cut))
+        card = (tmp_path / "adapter" / "README.md").read_text()
+        assert f"cut to rank 6 by truncated SVD (relative error {error:.3g}" in card and 0.01 < error < 1
+
+    def test_lorahub_merges_are_adapters_too(self, tiny_llama, tiny_pool, tmp_path):
+        recipe, places = merge_of(tiny_llama, [tiny_pool / "a0", tiny_pool / "b1"], [0.6, -0.3], "lorahub")
+        PeftFormat().write(recipe, places, tmp_path)
+        assert_same_weights(by_plain_peft(tiny_llama, tmp_path / "adapter"), merged_weights(tiny_llama, places.merged))
+
+    def test_encoder_decoder(self, tiny_t5, tmp_path):
+        modules = {
+            f"{side}.block.1.layer.0.SelfAttention.{n}": (32, 32) for side in ("encoder", "decoder") for n in "qv"
+        }
+        folders = [write_lora(tmp_path / n, modules, seed=i, task_type="SEQ_2_SEQ_LM") for i, n in enumerate("xy")]
+        recipe, places = merge_of(tiny_t5, folders, [0.5, 0.7])
+        PeftFormat().write(recipe, places, tmp_path)
+        assert_same_weights(by_plain_peft(tiny_t5, tmp_path / "adapter"), merged_weights(tiny_t5, places.merged))
+
+    @pytest.mark.parametrize("inner", [False, True])
+    def test_gpt2_saved_from_the_inner_model_or_the_outer(self, inner, tmp_path):
+        import torch
+        from transformers import GPT2Config, GPT2LMHeadModel
+
+        torch.manual_seed(0)
+        config = GPT2Config(n_layer=2, n_embd=16, n_head=2, vocab_size=32, n_positions=16)
+        model = GPT2LMHeadModel(config)
+        base = tmp_path / "gpt2"
+        (model.transformer if inner else model).save_pretrained(base)
+        config.architectures = ["GPT2LMHeadModel"]
+        config.save_pretrained(base)
+        modules = {f"transformer.h.{i}.attn.c_attn": (48, 16) for i in range(2)}
+        folders = [write_lora(tmp_path / n, modules, seed=i, fan_in_fan_out=True) for i, n in enumerate("xy")]
+        recipe, places = merge_of(base, folders, [0.5, 0.7])
+        PeftFormat().write(recipe, places, tmp_path)
+        wanted = merged_weights(base, places.merged)
+        wanted = {f"transformer.{name}": array for name, array in wanted.items()} if inner else wanted
+        assert_same_weights(by_plain_peft(base, tmp_path / "adapter"), wanted)
+
+    def test_the_card_says_what_it_is_and_names_are_text(self, tiny_llama, tmp_path):
+        evil = "<script>x</script> | [a](b) `c`"
+        card = "---\nlicense: cc-by-4.0\n---\n"
+        folder = write_lora(tmp_path / "odd", LLAMA_MODULES, card=card)
+        recipe, places = merge_of(tiny_llama, [folder], [0.25])
+        recipe = replace(recipe, members=(replace(recipe.members[0], source=evil),))
+        PeftFormat().write(recipe, places, tmp_path)
+        text = (tmp_path / "adapter" / "README.md").read_text()
+        assert "<script>" not in text and "[a](b)" not in text and r"\[a\]" in text
+        assert "cc-by-4.0" in text and "0.25" in text and "`exact`" in text and "tiny-llama" in text
+        front = yaml.safe_load(text.split("---")[1])
+        assert front["base_model"] == "tiny-llama" and front["library_name"] == "peft"
+        assert str(tmp_path) not in text  # nothing of this machine
+
+    def test_a_hub_id_is_not_looked_up_in_this_folder(self, tiny_llama, tmp_path, monkeypatch):
+        folder = write_lora(tmp_path / "org" / "x", LLAMA_MODULES, card="---\nlicense: wrong\n---\n")
+        recipe, places = merge_of(tiny_llama, [folder], [0.25])
+        monkeypatch.chdir(tmp_path)
+        PeftFormat().write(recipe, replace(places, members={"x": "org/x"}), tmp_path)
+        assert "wrong" not in (tmp_path / "adapter" / "README.md").read_text()
+
+    def test_task_type_by_architecture(self):
+        for name in ("T5ForConditionalGeneration", "MT5ForConditionalGeneration", "BartForConditionalGeneration",
+                     "MBartForConditionalGeneration", "MarianMTModel", "LEDForConditionalGeneration"):  # fmt: skip
+            assert task_type(name) == "SEQ_2_SEQ_LM"
+        for name in ("LlamaForCausalLM", "Gemma3ForConditionalGeneration", "GPT2LMHeadModel", "BartForCausalLM",
+                     "Qwen2VLForConditionalGeneration", "Mistral3ForConditionalGeneration"):  # fmt: skip
+            assert task_type(name) == "CAUSAL_LM"
+
+
+class TestLoraHub:
+    def written(self, tiny_llama, folders, weights, place):
+        recipe, places = merge_of(tiny_llama, folders, weights, "lorahub")
+        registry.build("format", "lorahub").write(recipe, places, place)
+        return places, (place / "lorahub.json").read_text()
+
+    def test_the_lines_it_carries_give_our_model(self, tiny_llama, tiny_pool, tmp_path):
+        from transformers import AutoModelForCausalLM
+
+        other = write_lora(tmp_path / "o", {n: s for n, s in LLAMA_MODULES.items() if "q" in n}, alpha=2, seed=3)
+        folders, weights = [tiny_pool / "a0", tiny_pool / "b1", other], [0.6, -0.3, 0.9]
+        places, text = self.written(tiny_llama, folders, weights, tmp_path)
+        found = parse_lorahub(text, "lorahub.json")
+        names = {"base": AutoModelForCausalLM.from_pretrained(tiny_llama), "modules": list(found.modules)}
+        names |= {"weights": list(found.weights), "revisions": list(found.revisions)}
+        exec("\n".join(line[4:] for line in found.usage if line.startswith("    ")), names)
+        assert_same_weights(state_of(names["merged"]), merged_weights(tiny_llama, places.merged))
+
+    @pytest.mark.parametrize(
+        ("change", "why"),
+        [({"wieghts": [1.0]}, "wieghts"), ({"weights": [0.5]}, "one weight"), ({"version": 9}, "version 9"),
+         ({"weights": ["a", "b"]}, "weights"), ({"modules": []}, "one weight")],
+    )  # fmt: skip
+    def test_strict(self, tiny_llama, tiny_pool, tmp_path, change, why):
+        _, text = self.written(tiny_llama, [tiny_pool / "a0", tiny_pool / "b1"], [0.6, -0.3], tmp_path)
+        with pytest.raises(InputError, match=f"some.json.*{why}"):
+            parse_lorahub(json.dumps(json.loads(text) | change), "some.json")
+
+
+class TestMergekitText:
+    def text(self, model, folders, weights, place, **changes):
+        recipe, places = merge_of(model, folders, weights)
+        MergekitFormat().write(recipe, replace(places, **changes), place)
+        return (place / "mergekit.yaml").read_text()
+
+    def test_is_what_people_know(self, tiny_llama, tiny_pool, tuned, tmp_path):
+        text = self.text(tiny_llama, [tiny_pool / "a0", tuned], [0.6, -0.3], tmp_path)
+        assert yaml.safe_load(text) == {
+            "merge_method": "task_arithmetic",
+            "base_model": str(tiny_llama),
+            "models": [
+                {"model": f"{tiny_llama}+{tiny_pool / 'a0'}", "parameters": {"weight": 0.6}},
+                {"model": str(tuned), "parameters": {"weight": -0.3}},
+            ],
+            "parameters": {"normalize": False},
+            "dtype": "float32",
+        }
+        assert text.startswith("# mergekit-yaml ") and local_only(parse_mergekit(text, "x"))
+
+    def test_ties(self, tiny_llama, tiny_pool, tmp_path):
+        folders = [tiny_pool / "a0", tiny_pool / "b0"]
+        recipe, places = merge_of(tiny_llama, folders, [0.5, 1.0], "ties:density=0.4", (0.5, 2.0))
+        MergekitFormat().write(recipe, places, tmp_path)
+        found = yaml.safe_load((tmp_path / "mergekit.yaml").read_text())
+        assert found["merge_method"] == "ties"
+        assert found["models"][1]["parameters"] == {"weight": 1.0, "density": 0.4}
+        assert found["parameters"]["normalize"] is True
+        assert found["parameters"]["lambda"] == [
+            {"value": 0.75, "filter": "model.layers.0."}, {"value": 3.0, "filter": "model.layers.1."}, {"value": 1.5},
+        ]  # fmt: skip
+
+    def test_slerp_and_model_stock(self, tiny_llama, tiny_pool, tuned, tmp_path):
+        folders = [tuned, tuned.with_name("tuned-2")]
+        recipe, places = merge_of(tiny_llama, folders, [0.75, 0.25], "slerp")
+        MergekitFormat().write(recipe, places, tmp_path)
+        found = yaml.safe_load((tmp_path / "mergekit.yaml").read_text())
+        assert (found["base_model"], found["parameters"]) == (str(tuned), {"t": 0.25})
+        assert found["models"] == [{"model": str(folder)} for folder in folders]
+        folders = [tiny_pool / name for name in ("a0", "b0", "b1")]
+        recipe, places = merge_of(tiny_llama, folders, [0.5, 0.0, 0.5], "model_stock")
+        found = mergekit_recipe(recipe, places)  # one of weight 0 would count where there are no weights
+        assert len(found.models) == 2 and found.parameters.filter_wise is False
+
+    def test_hub_models_are_pinned(self, tiny_llama, tiny_pool, tmp_path):
+        text = self.text(
+            tiny_llama, [tiny_pool / "a0"], [1.0], tmp_path, base="org/base", base_revision="c0ffee",
+            members={"a0": "you/lora"}, revisions={"a0": "beef"},
+        )  # fmt: skip
+        found = yaml.safe_load(text)
+        assert found["base_model"] == "org/base@c0ffee"
+        assert found["models"][0]["model"] == "org/base@c0ffee+you/lora@beef"
+        assert not local_only(parse_mergekit(text, "x"))
+
+    @pytest.mark.parametrize("name", ["a+b", "a@b", "a b", 'a"b', "a\nb", "a\tb"])
+    def test_odd_names_take_the_mapping_form(self, name, tiny_llama, tiny_pool, tmp_path):
+        place = f"/models/{name}"
+        text = self.text(tiny_llama, [tiny_pool / "a0"], [1.0], tmp_path, members={"a0": place})
+        model = yaml.safe_load(text)["models"][0]["model"]
+        assert model == {"model": {"path": str(tiny_llama)}, "lora": {"path": place}}
+        assert yaml.safe_load(text)["base_model"] == str(tiny_llama)
+
+    @pytest.mark.parametrize("name", ["é: #x", "- a", "null", "a'b", "{x}", "*a", "0123"])
+    def test_yaml_reads_back_every_name(self, name, tiny_llama, tiny_pool, tmp_path):
+        text = self.text(tiny_llama, [tiny_pool / "a0"], [1.0], tmp_path, base=name)
+        base = yaml.safe_load(text)["base_model"]
+        assert base in (name, {"model": {"path": name}})
+
+    @pytest.mark.parametrize("weight", [0.1, 1e-7, -1.5, 1 / 3, 1e20, 0.0])
+    def test_weights_are_read_back_to_the_bit(self, weight, tiny_llama, tiny_pool, tmp_path):
+        text = self.text(tiny_llama, [tiny_pool / "a0"], [weight], tmp_path)
+        assert parse_mergekit(text, "x").models[0].parameters.weight == weight
+
+    @pytest.mark.parametrize(
+        ("old", "new", "why"),
+        [
+            ("dtype:", "dytpe:", "dytpe: unknown key"),
+            ("weight:", "wieght:", "wieght: unknown key"),
+            ("normalize: false", "normalize: true", "normalize"),
+            ("normalize: false", "int8_mask: true", "int8_mask"),
+            ("normalize: false", "normalise: false", "normalise"),
+            ("normalize: false", "filter_wise: false", "task_arithmetic needs normalize"),
+            ("normalize: false", "normalize: false\n  t: 0.5", "task_arithmetic has no t"),
+            ("normalize: false", "normalize: false\n  lambda: x", "lambda"),
+            ("weight: 0.6", "weight: 0.6\n    density: 0.5", "task_arithmetic has no density"),
+            ("task_arithmetic", "ties", "ties needs density"),
+            ("task_arithmetic", "dare_ties", "merge_method"),
+            ("float32", "bfloat16", "dtype"),
+            ("weight: 0.6", "weight: .nan", "float values"),
+            ("weight: 0.6", "weight: '0.6'", "weight"),
+            ("weight: 0.6", "weight: 2020-01-01", "date"),
+            ("base_model", "density: 1\nbase_model", "density"),
+            ("models:", "models: [", "not a mergekit configuration"),
+            ("merge_method", "!!python/object:os.x merge_method", "not a mergekit configuration"),
+        ],
+    )
+    def test_strict(self, tiny_llama, tiny_pool, tmp_path, old, new, why):
+        text = self.text(tiny_llama, [tiny_pool / "a0"], [0.6], tmp_path)
+        parse_mergekit(text, "x")
+        changed = text.split("\n", 1)[1].replace(old, new, 1)
+        with pytest.raises(InputError, match=rf"some.yaml: .*({why})") as caught:
+            parse_mergekit(changed, "some.yaml")
+        assert "\n" not in str(caught.value)
+
+    def test_no_models(self):
+        text = (
+            "{merge_method: task_arithmetic, base_model: a, models: [], parameters: {normalize: false}, dtype: float32}"
+        )
+        with pytest.raises(InputError, match="models"):
+            parse_mergekit(text, "x.yaml")
+
+
+class TestFullModel:
+    def test_is_base_plus_delta_and_loads(self, tiny_llama, four, tmp_path):
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        _, places = merge_of(tiny_llama, four, [0.6, -0.3, 0.5, 1.2])
+        write_full_model(tiny_llama, places.merged, tmp_path / "out")
+        wanted = merged_weights(tiny_llama, places.merged)
+        assert_same_weights(weights_of(tmp_path / "out"), wanted, atol=0)
+        assert_same_weights(state_of(AutoModelForCausalLM.from_pretrained(tmp_path / "out")), wanted, atol=0)
+        text = "### Response:\nyes"
+        both = [AutoTokenizer.from_pretrained(folder)(text).input_ids for folder in (tiny_llama, tmp_path / "out")]
+        assert both[0] == both[1]
+        assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+    def test_checkpoints_and_adapters(self, tiny_llama, tiny_pool, tuned, tmp_path):
+        _, places = merge_of(tiny_llama, [tiny_pool / "a0", tuned], [0.5, 0.5])
+        write_full_model(tiny_llama, places.merged, tmp_path / "out")
+        assert_same_weights(weights_of(tmp_path / "out"), merged_weights(tiny_llama, places.merged), atol=1e-6)
+
+    def test_an_empty_delta_is_the_base_to_the_bit(self, tiny_llama, tmp_path):
+        write_full_model(tiny_llama, {}, tmp_path / "out")
+        assert_same_weights(weights_of(tmp_path / "out"), weights_of(tiny_llama), atol=0)
+
+    def test_shards_stay_shards(self, tiny_llama, tiny_pool, tmp_path):
+        from transformers import AutoModelForCausalLM
+
+        model = AutoModelForCausalLM.from_pretrained(tiny_llama)
+        model.save_pretrained(tmp_path / "base", max_shard_size="30KB")
+        shards = sorted(path.name for path in (tmp_path / "base").glob("*.safetensors"))
+        assert len(shards) > 1
+        _, places = merge_of(tmp_path / "base", [tiny_pool / "a0"], [1.0])
+        write_full_model(tmp_path / "base", places.merged, tmp_path / "out")
+        assert sorted(path.name for path in (tmp_path / "out").glob("*.safetensors")) == shards
+        found = state_of(AutoModelForCausalLM.from_pretrained(tmp_path / "out"))
+        assert_same_weights(found, merged_weights(tiny_llama, places.merged), atol=0)
+
+    @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
+    def test_half_precision_in_and_out(self, tiny_llama, tiny_pool, tmp_path, dtype):
+        import torch
+        from transformers import AutoModelForCausalLM
+
+        AutoModelForCausalLM.from_pretrained(tiny_llama, dtype=torch.bfloat16).save_pretrained(tmp_path / "base")
+        _, places = merge_of(tmp_path / "base", [tiny_pool / "a0"], [1.0])
+        write_full_model(tmp_path / "base", places.merged, tmp_path / "out", dtype)
+        assert {info.dtype for _, info in open_folder(tmp_path / "out").values()} == {
+            {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}[dtype]
+        }
+        for name, wanted in merged_weights(tmp_path / "base", places.merged).items():
+            rounded = torch.from_numpy(wanted).to(getattr(torch, dtype)).float().numpy()
+            np.testing.assert_array_equal(weights_of(tmp_path / "out")[name], rounded)
+        loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+        assert next(loaded.parameters()).dtype == getattr(torch, dtype)
+
+    def test_bfloat16_rounds_as_torch_does(self):
+        import torch
+
+        rng = np.random.default_rng(0)
+        values = rng.integers(0, 2**32, 50_000, dtype=np.uint32).view(np.float32)
+        values = np.concatenate([values[np.isfinite(values)], np.float32([0, -0.0, 1.00390625, 3.39e38, np.inf])])
+        wanted = torch.from_numpy(values).to(torch.bfloat16).view(torch.int16).numpy().view(np.uint16)
+        np.testing.assert_array_equal(to_dtype(values, "bfloat16"), wanted)
+
+    @pytest.mark.parametrize(("tie", "follows"), [(True, True), (None, True), (False, False)])
+    def test_a_stored_copy_of_the_embedding_follows_it(self, tiny_llama, tmp_path, tie, follows):
+        from safetensors.numpy import save_file
+
+        base = tmp_path / "base"
+        base.mkdir()
+        config = json.loads((tiny_llama / "config.json").read_text()) | {"tie_word_embeddings": tie}
+        (base / "config.json").write_text(json.dumps({k: v for k, v in config.items() if v is not None}))
+        weights = weights_of(tiny_llama)
+        embedding = weights["model.embed_tokens.weight"]
+        save_file(weights | {"lm_head.weight": embedding.copy()}, base / "model.safetensors")
+        write_full_model(base, {"model.embed_tokens.weight": DenseUpdate(np.ones_like(embedding))}, tmp_path / "out")
+        found = weights_of(tmp_path / "out")
+        np.testing.assert_array_equal(found["model.embed_tokens.weight"], embedding + 1)
+        np.testing.assert_array_equal(found["lm_head.weight"], embedding + 1 if follows else embedding)
+
+    def test_a_head_of_its_own_does_not(self, tiny_llama, tmp_path):
+        from safetensors.numpy import save_file
+
+        (tmp_path / "base").mkdir()
+        (tmp_path / "base" / "config.json").write_text("{}")
+        weights = weights_of(tiny_llama)
+        embedding = weights["model.embed_tokens.weight"]
+        save_file(weights | {"lm_head.weight": embedding * 2}, tmp_path / "base" / "model.safetensors")
+        delta = {"model.embed_tokens.weight": DenseUpdate(np.ones_like(embedding))}
+        write_full_model(tmp_path / "base", delta, tmp_path / "out")
+        np.testing.assert_array_equal(weights_of(tmp_path / "out")["lm_head.weight"], embedding * 2)
+
+    def test_whole_numbers_are_copied(self, tmp_path):
+        from safetensors.numpy import load_file, save_file
+
+        (tmp_path / "base").mkdir()
+        (tmp_path / "base" / "config.json").write_text("{}")
+        tensors = {"ids": np.arange(7), "w.weight": np.ones((2, 3), np.float16), "flag": np.array([True, False])}
+        save_file(tensors, tmp_path / "base" / "model.safetensors")
+        write_full_model(tmp_path / "base", {}, tmp_path / "out")
+        found = load_file(tmp_path / "out" / "model.safetensors")
+        assert found["w.weight"].dtype == np.float32
+        np.testing.assert_array_equal(found["ids"], np.arange(7))
+        np.testing.assert_array_equal(found["flag"], [True, False])
+
+    def test_bad_input_leaves_nothing(self, tiny_llama, tmp_path):
+        name, shape = "model.layers.0.self_attn.q_proj.weight", (32, 32)
+        huge = np.full(shape, 1e5, np.float32)
+        bad = [
+            ({"nothing.weight": DenseUpdate(huge)}, "float32", InputError, "nothing.weight is not in the base"),
+            ({name: DenseUpdate(huge[:4])}, "float32", InputError, r"\(4, 32\), base is \(32, 32\)"),
+            ({name: DenseUpdate(huge * np.nan)}, "float32", InputError, "not finite"),
+            ({name: DenseUpdate(huge)}, "float16", InputError, "not finite in float16"),
+            ({name: DenseUpdate(huge * np.float32(3.4e33))}, "bfloat16", InputError, "not finite in bfloat16"),
+            ({name: LowRankUpdate(huge[:1], huge[:, :1], np.inf)}, "float32", InputError, "not finite"),
+            ({}, "int8", SpecError, "int8"),
+        ]
+        for delta, dtype, error, why in bad:
+            with pytest.raises(error, match=why), np.errstate(all="ignore"):
+                write_full_model(tiny_llama, delta, tmp_path / "out", dtype)
+            assert not list(tmp_path.iterdir())
+
+    def test_a_folder_in_the_way_is_kept(self, tiny_llama, tmp_path):
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out" / "mine").write_text("x")
+        with pytest.raises(RunError, match="already"):
+            write_full_model(tiny_llama, {}, tmp_path / "out")
+        assert [path.name for path in tmp_path.rglob("*")] == ["out", "mine"]
+
+    def test_no_base_and_no_permission(self, tiny_llama, tmp_path):
+        with pytest.raises(BaseModelError, match=r"model\.safetensors"):
+            write_full_model(tmp_path, {}, tmp_path / "out")
+        (tmp_path / "file").write_text("")
+        with pytest.raises(InputError, match="cannot be written"):
+            write_full_model(tiny_llama, {}, tmp_path / "file" / "out")
+        if os.geteuid():
+            (tmp_path / "closed").mkdir(mode=0o500)
+            with pytest.raises(InputError, match="cannot be written"):
+                write_full_model(tiny_llama, {}, tmp_path / "closed" / "out")
+
+    def test_what_it_writes_is_a_base(self, tiny_llama, tmp_path):
+        write_full_model(tiny_llama, {}, tmp_path / "out")
+        local = resolve_base(str(tmp_path / "out"), cache=tmp_path / "cache")
+        assert local.shapes == resolve_base(str(tiny_llama), cache=tmp_path / "cache").shapes

@@ -1,0 +1,311 @@
+"""mergekit in a child process gives our model; whatever goes wrong leaves nothing half done."""
+
+import os
+import shutil
+import signal
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from merge_advisor.errors import ExternalError, InputError, RunError
+from merge_advisor.formats.full_model import write_full_model
+from merge_advisor.formats.mergekit import MergekitFormat, mergekit_recipe, parse_mergekit, render
+from merge_advisor.formats.peft import PeftFormat
+from merge_advisor.formats.run_mergekit import last_line, run_child, run_mergekit
+from merge_advisor.weights.updates import DenseUpdate
+from tests.conftest import write_lora
+from tests.formats.test_formats import assert_same_weights, by_plain_peft, merge_of, merged_weights, weights_of
+
+
+def text_of(recipe, places):
+    return render(mergekit_recipe(recipe, places))
+
+
+def all_agree(base, folders, weights, place, *, adapter=True, composition="exact", layers=()):
+    """Our full model, mergekit on our YAML and (for adapters) PEFT on our folder, against base + merged ΔW."""
+    recipe, places = merge_of(base, folders, weights, composition, layers)
+    assert MergekitFormat().refusal(recipe) == ""
+    wanted = merged_weights(base, places.merged)
+    run_mergekit(text_of(recipe, places), place / "mergekit", threads=1)
+    write_full_model(base, places.merged, place / "ours")
+    assert_same_weights(weights_of(place / "mergekit"), wanted)
+    assert_same_weights(weights_of(place / "ours"), wanted)
+    if adapter:
+        PeftFormat().write(recipe, places, place)
+        assert_same_weights(by_plain_peft(base, place / "adapter"), wanted)
+    moved = max(float(np.abs(places.merged[name].dense()).max()) for name in places.merged)
+    assert moved > 1e-3  # else agreement would mean nothing
+    return wanted
+
+
+def test_ours_peft_and_mergekit_give_the_same_weights(tiny_llama, tiny_pool, tmp_path):
+    other = write_lora(tmp_path / "pool" / "other", {"model.layers.1.mlp.down_proj": (32, 64)}, rank=2, use_rslora=True)
+    place = tmp_path / "run"
+    place.mkdir()
+    all_agree(tiny_llama, [tiny_pool / "a0", tiny_pool / "b1", other], [0.6, -0.3, 1.1], place)
+    assert sorted(path.name for path in place.iterdir()) == ["adapter", "mergekit", "ours"]  # no cache, no log
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("composition", "weights", "layers"),
+    [
+        ("ties:density=0.4", [0.5, 0.25, 0.25], ()),
+        ("ties:density=0.3", [0.6, 0.5, 0.4], (0.5, 2.0)),  # lambda, block by block
+        ("ties:density=0.5,normalize=false", [0.5, -0.25, 1.0], ()),
+        ("breadcrumbs:density=0.6,gamma=0.05", [0.5, -0.25, 1.0], ()),
+        ("breadcrumbs:density=0.7,gamma=0.1,consensus=sum", [0.5, 0.5, 1.0], (2.0, 0.0)),
+        ("magnitude:density=0.3", [0.5, -0.25, 1.0], ()),
+        ("model_stock", [1 / 3] * 3, ()),
+        ("model_stock:filter_wise=true", [1 / 3] * 3, ()),
+        ("task_arithmetic", [0.5, -0.25, 1.0], (0.5, -1.0)),
+    ],
+)
+def test_the_same_method_gives_the_same_weights(composition, weights, layers, tiny_llama, tiny_pool, tmp_path):
+    other = write_lora(tmp_path / "pool" / "other", {"model.layers.1.mlp.down_proj": (32, 64)}, rank=2, use_rslora=True)
+    folders = [tiny_pool / "a0", tiny_pool / "b1", other]
+    all_agree(tiny_llama, folders, weights, tmp_path, adapter=False, composition=composition, layers=layers)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("composition", ["slerp", "ties", "model_stock"])
+def test_checkpoints(composition, tiny_llama, tmp_path):
+    rng = np.random.default_rng(5)
+    folders = [tmp_path / "one", tmp_path / "two"]
+    for folder in folders:  # far from the base and each other, so that an arc is no line
+        noise = {
+            n: DenseUpdate(rng.normal(0, 0.1, w.shape).astype(np.float32)) for n, w in weights_of(tiny_llama).items()
+        }
+        write_full_model(tiny_llama, noise, folder)
+    weights = [0.5, 0.5] if composition == "model_stock" else [0.7, 0.3]
+    all_agree(tiny_llama, folders, weights, tmp_path, adapter=False, composition=composition)
+
+
+@pytest.mark.slow
+def test_layer_groups_of_an_encoder_decoder(tiny_t5, tiny_t5_pool, tmp_path):
+    folders = [tiny_t5_pool / "m0", tiny_t5_pool / "m1"]
+    all_agree(tiny_t5, folders, [0.5, 0.7], tmp_path, composition="exact", layers=(0.5, 2.0))
+
+
+@pytest.mark.slow
+def test_ties_on_the_real_base_and_two_adapters(real_folder, tmp_path):
+    """Equal to 1e-5 but for entries that tie a threshold or a vote within the rounding of (base + ΔW) - base."""
+    pool = Path(__file__).parents[2] / "recipes" / "demo" / "pool"
+    folders, density = [pool / "shelves-0", pool / "dates-1"], 0.4
+    recipe, places = merge_of(real_folder, folders, [0.5, 0.5], f"ties:density={density}")
+    run_mergekit(text_of(recipe, places), tmp_path / "out", threads=1)
+    found, base = weights_of(tmp_path / "out"), weights_of(real_folder)
+    members = [merge_of(real_folder, [folder], [1.0])[1].merged for folder in folders]
+    entries = 0
+    for name, wanted in merged_weights(real_folder, places.merged).items():
+        apart = np.abs(found[name] - wanted) > 1e-5
+        if name not in places.merged:
+            assert not apart.any()
+            continue
+        entries += int(apart.sum())
+        updates = [member[name].dense() for member in members]
+        rounding = 2 * np.spacing(np.abs(base[name]).max() + np.abs(updates).max())  # a threshold is rounded as well
+        kept = int(density * apart.size)
+        margins = [np.abs(np.abs(u) - np.partition(np.abs(u), -kept, axis=None)[-kept]) for u in updates]
+        assert (np.min([*margins, np.abs(sum(updates))], axis=0)[apart] <= rounding).all()
+    assert entries < 1000  # of 13 million
+
+
+@pytest.mark.slow
+def test_odd_names(tiny_llama, tiny_pool, tmp_path):
+    base = shutil.copytree(tiny_llama, tmp_path / "tiny base+x@y")
+    names = ["a+b", "c@d", "e f", 'g"h', "é: #"]
+    folders = [
+        shutil.copytree(tiny_pool / name, tmp_path / new)
+        for name, new in zip(("a0", "a1", "b0", "b1", "b2"), names, strict=True)
+    ]
+    all_agree(base, folders, [0.5, -0.2, 0.3, 0.7, 0.1], tmp_path)
+
+
+@pytest.mark.slow
+def test_encoder_decoder(tiny_t5, tmp_path):
+    modules = {f"{side}.block.1.layer.0.SelfAttention.{n}": (32, 32) for side in ("encoder", "decoder") for n in "qv"}
+    folders = [write_lora(tmp_path / n, modules, seed=i, task_type="SEQ_2_SEQ_LM") for i, n in enumerate("xy")]
+    all_agree(tiny_t5, folders, [0.5, 0.7], tmp_path)
+
+
+@pytest.mark.slow
+def test_checkpoints_beside_adapters(tiny_llama, tiny_pool, tmp_path):
+    rng = np.random.default_rng(5)
+    noise = {n: DenseUpdate(rng.normal(0, 0.01, w.shape).astype(np.float32)) for n, w in weights_of(tiny_llama).items()}
+    write_full_model(tiny_llama, noise, tmp_path / "tuned")
+    all_agree(tiny_llama, [tiny_pool / "a0", tmp_path / "tuned"], [0.5, 0.7], tmp_path, adapter=False)
+
+
+@pytest.mark.slow
+def test_a_base_in_bfloat16(tiny_llama, tiny_pool, tmp_path):
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    AutoModelForCausalLM.from_pretrained(tiny_llama, dtype=torch.bfloat16).save_pretrained(tmp_path / "base")
+    all_agree(tmp_path / "base", [tiny_pool / "a0", tiny_pool / "b0"], [0.5, 0.7], tmp_path, adapter=False)
+
+
+@pytest.mark.slow
+def test_shards_and_a_vocabulary_larger_than_the_tokenizer(tiny_llama, tiny_pool, tmp_path):
+    """Rows beyond the tokenizer's tokens are kept, as many bases have them."""
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(tiny_llama)
+    model.resize_token_embeddings(model.config.vocab_size + 24, mean_resizing=False)
+    model.save_pretrained(tmp_path / "base", max_shard_size="30KB")
+    for path in tiny_llama.glob("tokenizer*"):
+        shutil.copyfile(path, tmp_path / "base" / path.name)
+    wanted = all_agree(tmp_path / "base", [tiny_pool / "a0"], [0.5], tmp_path)
+    found = weights_of(tmp_path / "mergekit")["model.embed_tokens.weight"]
+    assert len(found) == len(wanted["model.embed_tokens.weight"]) == model.config.vocab_size
+
+
+@pytest.mark.slow
+def test_the_real_base_and_two_adapters(real_base, shared, tmp_path):
+    if not real_base.is_dir():
+        pytest.skip("the real base is a GGUF file; set MERGE_ADVISOR_BASE to its float32 folder")
+    pool = shared / "pool-smollm2"
+    all_agree(real_base, [pool / "math-0", pool / "medical-0"], [0.6, 0.4], tmp_path)
+
+
+@pytest.mark.slow
+def test_a_failing_merge_says_why_and_leaves_only_its_log(tiny_llama, tiny_pool, tmp_path):
+    recipe, places = merge_of(tiny_llama, [tiny_pool / "a0"], [1.0])
+    broken = write_lora(tmp_path / "pool" / "broken", {"model.layers.0.self_attn.q_proj": (48, 48)})
+    text = text_of(recipe, replace(places, members={"a0": str(broken)}))
+    with pytest.raises(ExternalError, match=r"mergekit failed: .*size mismatch.*; its log: .*out\.mergekit\.log"):
+        run_mergekit(text, tmp_path / "run" / "out", threads=1)
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["out.mergekit.log"]
+    assert "Traceback" in (tmp_path / "run" / "out.mergekit.log").read_text()
+
+
+@pytest.mark.slow
+def test_weights_that_are_not_finite_are_refused(tiny_llama, tiny_pool, tmp_path):
+    bad = shutil.copytree(tiny_pool / "a0", tmp_path / "bad")
+    tensors = load_file(bad / "adapter_model.safetensors")
+    next(iter(tensors.values()))[0, 0] = np.nan
+    save_file(tensors, bad / "adapter_model.safetensors")
+    recipe, places = merge_of(tiny_llama, [tiny_pool / "a0"], [1.0])
+    text = text_of(recipe, replace(places, members={"a0": str(bad)}))
+    with pytest.raises(ExternalError, match=r"NaN or infinity into model\.layers"):
+        run_mergekit(text, tmp_path / "run" / "out", threads=1)
+    assert not (tmp_path / "run" / "out").exists()
+
+
+@pytest.fixture
+def config(tiny_llama, tiny_pool):
+    return text_of(*merge_of(tiny_llama, [tiny_pool / "a0"], [1.0]))
+
+
+def test_what_is_in_the_way_is_kept(config, tmp_path):
+    (tmp_path / "out").mkdir()
+    with pytest.raises(RunError, match="already"):
+        run_mergekit(config, tmp_path / "out")
+    assert [path.name for path in tmp_path.rglob("*")] == ["out"]
+
+
+def test_a_typo_stops_it_before_it_starts(config, tmp_path):
+    with pytest.raises(InputError, match=r"mergekit\.yaml: models\.0\.parameters\.wieght: unknown key"):
+        run_mergekit(config.replace("weight:", "wieght:"), tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
+def test_without_mergekit_it_says_what_to_do(config, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "mergekit", None)
+    with pytest.raises(ExternalError, match="pip install mergekit"):
+        run_mergekit(config, tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_cache_that_cannot_be_made(config, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot be written"):
+        run_mergekit(config, tmp_path / "run" / "out", cache=tmp_path / "file")
+    assert not list((tmp_path / "run").iterdir())
+
+
+def test_ctrl_c_leaves_nothing(config, tmp_path, interrupt):
+    interrupt(1.0)
+    with pytest.raises(KeyboardInterrupt):
+        run_mergekit(config, tmp_path / "run" / "out", cache=tmp_path / "cache")
+    assert not list((tmp_path / "run").iterdir()) and not list((tmp_path / "cache").iterdir())
+
+
+@pytest.fixture
+def interrupt():
+    """Raise KeyboardInterrupt after some seconds, as Ctrl-C does."""
+    before = signal.getsignal(signal.SIGALRM)
+    signal.signal(signal.SIGALRM, signal.default_int_handler)
+    yield lambda seconds: signal.setitimer(signal.ITIMER_REAL, seconds)
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, before)
+
+
+class TestChild:
+    def run(self, code, log, timeout=None, offline=False):
+        run_child([sys.executable, "-c", code], log, timeout, offline=offline)
+
+    def test_its_last_words_are_in_the_message(self, tmp_path):
+        code = "import sys; print('50%|#### | 1/2', file=sys.stderr); raise RuntimeError('no such tensor')"
+        with pytest.raises(ExternalError, match="mergekit failed: RuntimeError: no such tensor; its log: "):
+            self.run(code, tmp_path / "log")
+
+    def test_silence_is_said(self, tmp_path):
+        with pytest.raises(ExternalError, match="it said nothing"):
+            self.run("import sys; sys.exit(3)", tmp_path / "log")
+
+    def test_progress_bars_are_no_words(self, tmp_path):
+        (tmp_path / "log").write_bytes(b"ValueError: bad \xff\n\r 10%|# | 1/9 [00:01, 2.0it/s]\r100%|##| 9/9\n\n")
+        assert last_line(tmp_path / "log").startswith("ValueError: bad")
+
+    def test_folders_alone_need_no_hub(self, tmp_path):
+        for offline in (True, False):
+            wanted = "1" if offline else ""
+            self.run(
+                f"import os; assert os.environ.get('HF_HUB_OFFLINE', '') == '{wanted}'", tmp_path / "log",
+                offline=offline,
+            )  # fmt: skip
+
+    def test_it_is_stopped_in_time_with_all_it_started(self, tmp_path):
+        code = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {SLEEPER!r}, {str(tmp_path / 'pid')!r}])"
+        with pytest.raises(ExternalError, match="more than 2 s and was stopped"):
+            self.run(code, tmp_path / "log", timeout=2)
+        assert_gone(tmp_path / "pid")
+
+    def test_ctrl_c_stops_it(self, tmp_path, interrupt):
+        code = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {SLEEPER!r}, {str(tmp_path / 'pid')!r}])"
+        interrupt(2.0)
+        with pytest.raises(KeyboardInterrupt):
+            self.run(code, tmp_path / "log")
+        assert_gone(tmp_path / "pid")
+        assert not (tmp_path / "log").exists()
+
+
+SLEEPER = "import os, sys, time; open(sys.argv[1], 'w').write(str(os.getpid())); time.sleep(60)"
+
+
+def assert_gone(place):
+    """The process whose id is in the file has ended."""
+    number = int(place.read_text())
+    for _ in range(50):
+        try:
+            os.kill(number, 0)
+        except ProcessLookupError:
+            return
+        stat = Path(f"/proc/{number}/stat")
+        if stat.exists() and stat.read_text().rpartition(")")[2].split()[0] == "Z":  # ended, nobody asked yet
+            return
+        time.sleep(0.1)
+    raise AssertionError("still running")
+
+
+def test_what_is_written_is_what_is_run(tiny_llama, tiny_pool, tmp_path):
+    recipe, places = merge_of(tiny_llama, [tiny_pool / "a0"], [1.0])
+    MergekitFormat().write(recipe, places, tmp_path)
+    assert parse_mergekit((tmp_path / "mergekit.yaml").read_text(), "x") == mergekit_recipe(recipe, places)

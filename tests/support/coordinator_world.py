@@ -1,0 +1,126 @@
+"""A problem and a sampler small enough to search in milliseconds, and a search that is killed again and again.
+
+python tests/coordinator_world.py FOLDER BUDGET KILLS SEED   # search in children, each killed at a random moment
+"""
+
+import os
+import signal
+import sys
+import time
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+
+from merge_advisor.tuning import Ask, Point, SearchSpace
+from merge_advisor.tuning.coordinator import Budget, search, starts
+from merge_advisor.tuning.goals import goal_named
+from merge_advisor.tuning.study import Keep
+
+MEMBERS = ("math", "law", "code")
+SPACE = SearchSpace(Point((0.5, 0.3, 0.2), "exact"))
+STARTS = starts(SPACE, len(MEMBERS))
+
+
+class Bowls:
+    """Each row is a bowl with a bottom of its own; the base of all of them is `floor`."""
+
+    members = MEMBERS
+    forwards = 1
+
+    def __init__(self, rows=20, tasks=None, seed=0, floor=0.2, log=None, pause=0.0):
+        self.tasks = (0,) * rows if tasks is None else tuple(tasks)
+        rng = np.random.default_rng(seed)
+        self.bottoms = np.array([0.9, -0.2, 0.4]) + rng.normal(0, 0.3, (len(self.tasks), len(MEMBERS)))
+        self.floor, self.log, self.pause = floor, log, pause
+        self.seen = []
+
+    def losses(self, point, rows):
+        self.seen.append((point, tuple(rows)))
+        if self.log:
+            with self.log.open("a") as file:
+                file.write(f"{os.getpid()} {point.weights[0]!r}\n")
+        time.sleep(self.pause)
+        gaps = np.array(point.weights) - self.bottoms[list(rows)]
+        return [float(loss) for loss in (gaps**2).sum(axis=1) + self.floor]
+
+    def gradient(self, point, rows):
+        gaps = np.array(point.weights) - self.bottoms[list(rows)]
+        return self.losses(point, rows), 2 * gaps.mean(axis=0)
+
+    def guard(self, point):
+        return max(point.weights) - 1.0
+
+
+@dataclass(frozen=True)
+class Wander:
+    """Steps from the best so far, by random numbers that hang on every bit of the history."""
+
+    step: float = 0.4
+
+    name: ClassVar[str] = "wander"
+    searches: ClassVar[frozenset[str]] = frozenset()
+    cost: ClassVar[str] = "a forward pass a row"
+
+    def ask(self, space, history, seed):
+        told = repr([(trial.values, trial.losses, trial.notes) for trial in history])
+        rng = np.random.default_rng([seed, zlib.crc32(told.encode())])
+        best = min(history, key=lambda trial: trial.values[0], default=None)
+        centre = np.array((best.point if best else space.start).weights)
+        return Ask(Point(tuple(centre + rng.normal(0, self.step, len(centre))), "exact"), notes={"step": self.step})
+
+
+@dataclass(frozen=True)
+class Listed:
+    """Asks for given points, then for the last one again and again."""
+
+    points: tuple
+    gradient: tuple = ()
+
+    name: ClassVar[str] = "listed"
+    searches: ClassVar[frozenset[str]] = frozenset()
+    cost: ClassVar[str] = "a forward pass a row"
+
+    def ask(self, space, history, seed):
+        number = min(max(len(history), 0), len(self.points) - 1)
+        return Ask(Point(self.points[number], "exact"), gradient=self.gradient)
+
+
+BUDGETS = {"trials": Budget(trials=90), "forwards": Budget(forwards=900)}
+
+
+def run(folder, budget, log=None, pause=0.0, keep=True, **more):
+    """One search of the world, kept in `folder`."""
+    problem = Bowls(log=log, pause=pause)
+    kept = Keep(folder / "study.sqlite", {"task rows": "bowls"}) if keep else None
+    return search(
+        problem, SPACE, Wander(), goal=goal_named("mean", problem.tasks), budget=BUDGETS[budget], seed=3, starts=STARTS,
+        keep=kept, guard=2, **more,
+    )  # fmt: skip
+
+
+def kill_often(folder, budget, kills, seed):
+    """Start the search in a child process, kill it after a random number of measurements and a random while; repeat."""
+    rng, log = np.random.default_rng(seed), folder / "log"
+    log.touch()
+    for _ in range(kills):
+        lines = len(log.read_text().splitlines()) + int(rng.integers(0, 8))
+        child = os.fork()
+        if child == 0:
+            run(folder, budget, log=log, pause=0.004)
+            os._exit(0)
+        while len(log.read_text().splitlines()) < lines:
+            if os.waitpid(child, os.WNOHANG) != (0, 0):
+                raise RuntimeError("a search ended before it was killed")
+            time.sleep(0.005)
+        time.sleep(rng.uniform(0, 0.08))
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+
+
+if __name__ == "__main__":
+    import optuna.storages._rdb.models  # noqa: F401  imported once here and not in every child
+
+    kill_often(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))

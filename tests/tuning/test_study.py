@@ -1,0 +1,369 @@
+"""The study: killed at any moment and gone on from, read back to the last bit, one line for whatever is wrong."""
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from merge_advisor.errors import RunError
+from merge_advisor.tuning import Point
+from merge_advisor.tuning import lock as locks
+from merge_advisor.tuning.coordinator import Budget, search
+from merge_advisor.tuning.goals import goal_named
+from merge_advisor.tuning.lock import FileLock, Heartbeat
+from merge_advisor.tuning.samplers.gradient import GradientSampler
+from merge_advisor.tuning.study import Keep, Study, read_trial, split_density
+from merge_advisor.types import to_plain
+from tests.support.coordinator_world import MEMBERS, SPACE, STARTS, Bowls, Listed, Wander, run
+
+ROOT = Path(__file__).parents[2]
+
+
+def find(keep, *, budget=6, seed=0, goal="mean", sampler=None, problem=None, **more):
+    problem = problem or Bowls()
+    return search(
+        problem, SPACE, sampler or Wander(), goal=goal_named(goal, problem.tasks), budget=Budget(trials=budget),
+        seed=seed,
+        starts=STARTS, keep=keep, **more,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def keep(tmp_path):
+    return Keep(tmp_path / "study.sqlite", {"task rows": "bowls"}, patience=0.2)
+
+
+def opened(place, name="tune"):
+    storage = optuna.storages.RDBStorage(f"sqlite:///{place}")
+    study = optuna.load_study(study_name=name, storage=storage)
+    trials, attributes = study.trials, study.user_attrs
+    storage.remove_session()
+    storage.engine.dispose()
+    return trials, attributes
+
+
+@pytest.mark.parametrize("budget", ["trials", pytest.param("forwards", marks=pytest.mark.slow)])
+def test_killed_twenty_times_ends_like_an_undisturbed_search(tmp_path, budget):
+    script = [
+        sys.executable,
+        str(ROOT / "tests" / "support" / "coordinator_world.py"),
+        str(tmp_path),
+        budget,
+        "20",
+        "1",
+    ]
+    subprocess.run(script, check=True, timeout=300, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    kept = [t for t in opened(tmp_path / "study.sqlite")[0] if t.state in (TrialState.COMPLETE, TrialState.PRUNED)]
+    resumed = run(tmp_path, budget, log=tmp_path / "log")
+    assert resumed == run(tmp_path, budget, keep=False)
+    assert 10 < len(kept) < len(resumed.trials), "the kills were to leave a part of the search"
+    trials, _ = opened(tmp_path / "study.sqlite")
+    failed = Counter(repr(t.params["weight math"]) for t in trials if t.state == TrialState.FAIL)
+    assert 5 <= failed.total() <= 20
+    sessions = Counter(
+        weight for _, weight in {tuple(line.split()) for line in (tmp_path / "log").read_text().splitlines()}
+    )
+    again = [weight for weight, count in sessions.items() if count > 1 + failed[weight]]
+    assert not again, "a finished trial was measured again"
+
+
+def test_a_search_goes_on_with_a_larger_budget(keep):
+    first = find(keep, budget=9)
+    problem = Bowls()
+    more = find(keep, budget=15, problem=problem)
+    assert more.trials[:9] == first.trials and more == find(None, budget=15)
+    assert not {point for point, _ in problem.seen} & {trial.point for trial in first.trials}
+    assert find(keep, budget=15, problem=(idle := Bowls())) == more and not idle.seen
+
+
+def test_what_optuna_sees(keep):
+    found = find(keep, budget=30)
+    trials, attributes = opened(keep.place)
+    assert attributes["made_for"]["task rows"] == "bowls" and attributes["made_for"]["sampler"] == "wander:step=0.4"
+    assert [read_trial(trial.user_attrs["trial"]) for trial in trials] == list(found.trials)
+    for seen, trial in zip(trials, found.trials, strict=True):
+        assert seen.values == list(trial.values)
+        assert seen.params == {f"weight {m}": w for m, w in zip(MEMBERS, trial.point.weights, strict=True)}
+        assert seen.state == (TrialState.COMPLETE if trial.whole else TrialState.PRUNED)
+        if not trial.whole:
+            assert max(seen.intermediate_values) == 20 - trial.losses.count(None)
+            assert seen.intermediate_values[max(seen.intermediate_values)] == trial.values[0]
+    assert any(not trial.whole for trial in found.trials)
+
+
+def test_compositions_density_and_layers_are_parameters(keep):
+    ties = Point((5.0, 0.1, 0.2), "ties:density=0.37,sign=mass", (0.5, 3.0))
+    space = replace(SPACE, start=ties, compositions=("exact", "ties:sign=mass,density=0.2"), layers=2)
+    with Study(keep, {}, space, MEMBERS, 1) as study, study.trial(ties):
+        pass
+    (seen,), _ = opened(keep.place)
+    assert seen.state == TrialState.FAIL
+    assert seen.params == {
+        "weight math": 5.0, "weight law": 0.1, "weight code": 0.2, "layers 1": 0.5, "layers 2": 3.0, "density": 0.37,
+        "composition": "ties:sign=mass",
+    }  # fmt: skip
+    assert split_density("exact") == ("exact", None) and split_density("dare:density=1,seed=2") == ("dare:seed=2", 1.0)
+
+
+def test_a_pareto_study_has_a_value_for_each_task(keep):
+    found = find(keep, goal="pareto", problem=Bowls(tasks=[0] * 6 + [1] * 6))
+    trials, _ = opened(keep.place)
+    assert [tuple(trial.values) for trial in trials] == [trial.values for trial in found.trials]
+    assert all(len(trial.values) == 2 for trial in found.trials)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"seed": 1}, r"another seed \(0, now 1\); name another --storage or --out, or begin anew with --force"),
+        ({"sampler": Wander(0.1)}, r"sampler \(wander:step=0.4, now wander:step=0.1\)"),
+        ({"goal": "lorahub"}, r"goal \(mean, now lorahub:divisor=20\)"),
+        ({"racing": None}, "another racing;"),
+        ({"guard": 2}, "guard"),
+    ],
+)
+def test_a_study_of_something_else_is_refused(keep, change, told):
+    find(keep)
+    with pytest.raises(RunError, match=told):
+        find(keep, **change)
+    with pytest.raises(RunError, match=r"task rows \(bowls, now hills\)"):
+        find(replace(keep, made_for={"task rows": "hills"}))
+
+
+def test_force_begins_anew(keep):
+    find(keep)
+    anew = find(replace(keep, force=True), seed=1)
+    assert anew == find(None, seed=1) == find(keep, seed=1)
+
+
+def test_a_study_of_someone_else_is_refused(keep):
+    storage = optuna.storages.RDBStorage(f"sqlite:///{keep.place}")
+    study = optuna.create_study(study_name="tune", storage=storage)
+    study.tell(study.ask(), 1.0)
+    storage.remove_session()
+    storage.engine.dispose()
+    with pytest.raises(RunError, match="is not merge-advisor's"):
+        find(keep)
+    assert len(find(replace(keep, name="another")).trials) == 6
+
+
+def test_a_study_of_an_older_version_is_refused(keep):
+    find(keep)
+    storage = optuna.storages.RDBStorage(f"sqlite:///{keep.place}")
+    study = optuna.load_study(study_name="tune", storage=storage)
+    made_for = study.user_attrs["made_for"]
+    study.set_user_attr("made_for", {key: made_for[key] for key in made_for if not key.startswith("version")})
+    storage.remove_session()
+    storage.engine.dispose()
+    with pytest.raises(RunError, match=r"made for another version of merge-advisor's studies; .* --force") as told:
+        find(keep)
+    assert "\n" not in str(told.value)
+
+
+def test_gradients_come_back_from_a_study(keep):
+    sampler = GradientSampler()
+    found = find(keep, budget=7, sampler=sampler)
+    assert [len(trial.sloped) for trial in found.trials[4:]] == [4, 4, 4]
+    more = find(keep, budget=9, sampler=sampler, problem=(idle := Bowls()))
+    assert more.trials[:7] == found.trials and more == find(None, budget=9, sampler=sampler)
+    assert {point for point, _ in idle.seen} == {trial.point for trial in more.trials[7:]}
+
+
+def test_a_trial_added_by_hand_is_found(keep):
+    find(keep)
+    storage = optuna.storages.RDBStorage(f"sqlite:///{keep.place}")
+    optuna.load_study(study_name="tune", storage=storage).add_trial(optuna.create_trial(value=0.0))
+    storage.remove_session()
+    storage.engine.dispose()
+    with pytest.raises(RunError, match=r"study\.sqlite: trial 6 was altered or added by hand; begin anew with --force"):
+        find(keep)
+
+
+def test_damaged_locked_and_unwritable(keep, tmp_path):
+    find(keep)
+    blocker = sqlite3.connect(keep.place, isolation_level=None)
+    blocker.execute("BEGIN IMMEDIATE")
+    with pytest.raises(RunError, match=r"study\.sqlite: locked by another program") as told:
+        find(keep, budget=8)
+    assert "\n" not in str(told.value)
+    blocker.close()
+    keep.place.write_bytes(b"this is text, long enough to be read as a header of something else" * 20)
+    with pytest.raises(RunError, match=r"study\.sqlite: is damaged \(file is not a database\); delete it") as told:
+        find(keep)
+    assert "\n" not in str(told.value)
+    with pytest.raises(RunError, match=r"study\.lock: cannot be written \(.*\); check permissions"):
+        find(replace(keep, place=keep.place / "study"))
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(RunError, match=r"unable to open database file.*check the place, permissions and free space"):
+        find(replace(keep, place=tmp_path / "folder"))
+
+
+FULL = """
+import resource, signal, sys
+from pathlib import Path
+sys.path.insert(0, {here!r})
+from tests.support.coordinator_world import run
+from merge_advisor.errors import RunError
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, resource.RLIM_INFINITY))
+try:
+    run(Path({folder!r}), "trials")
+except RunError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize("limit", [20_000, 400_000])
+def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path, limit):
+    script = FULL.format(here=str(ROOT), limit=limit, folder=str(tmp_path))
+    told = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True, timeout=60).stdout
+    assert told.count("\n") == 1 and "check the place, permissions and free space" in told, told
+    assert run(tmp_path, "trials") == run(tmp_path, "trials", keep=False)
+
+
+@pytest.mark.parametrize(
+    ("url", "told"),
+    [
+        ("sqlite://", "keeps nothing once the process ends"),
+        ("nothing://host/base", "nothing://host/base: .*nothing"),
+        ("no url", "no url: "),
+    ],
+)
+def test_urls_that_are_no_storage(url, told):
+    with pytest.raises(RunError, match=told):
+        find(Keep(url, {}))
+
+
+def test_odd_paths(tmp_path):
+    odd = Keep(tmp_path / "a {b} %c?d#e" / "study é.sqlite", {})
+    assert find(odd) == find(odd) == find(None) and odd.place.is_file()
+
+
+def test_a_url_of_a_file_is_that_file(keep):
+    find(keep)
+    assert find(replace(keep, place=f"sqlite:///{keep.place}"), problem=(idle := Bowls())) == find(keep)
+    assert not idle.seen
+
+
+HOLD = """
+import sys, time
+sys.path.insert(0, {here!r})
+from pathlib import Path
+from merge_advisor.tuning.lock import FileLock
+held = FileLock(Path({path!r}))
+print("held", flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_second_coordinator_is_refused_until_the_first_is_dead(keep):
+    lock = Path(f"{keep.place}.lock")
+    script = HOLD.format(here=str(ROOT), path=str(lock))
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as first:
+        assert first.stdout.readline() == "held\n"
+        with pytest.raises(
+            RunError, match=rf"is being tuned by process {first.pid} on .* since .*; wait for it to end"
+        ):
+            find(keep)
+        first.send_signal(signal.SIGKILL)
+    assert len(find(keep).trials) == 6
+    assert lock.read_text() == ""
+
+
+def test_a_lock_is_let_go_of(tmp_path):
+    held = FileLock(tmp_path / "lock")
+    with pytest.raises(RunError, match=f"process {os.getpid()} "):
+        FileLock(tmp_path / "lock")
+    held.check()
+    held.release()
+    held.release()
+    FileLock(tmp_path / "lock").release()
+
+
+class Attribute:
+    """An attribute of a study, with every value it ever had."""
+
+    def __init__(self):
+        self.values = [None]
+
+    def read(self):
+        return self.values[-1]
+
+    def beat(self, **more):
+        return Heartbeat("db: study 'tune'", self.read, self.values.append, **{"settle": 0, **more})
+
+
+def test_heartbeat_of_a_remote_study():
+    there = Attribute()
+    first = there.beat()
+    with pytest.raises(RunError, match=rf"db: study 'tune': is being tuned by process {os.getpid()} on "):
+        there.beat()
+    first.check()
+    first.renew()
+    first.release()
+    assert there.read() is None
+    there.values.append({"who": "process 1 on dead", "beat": time.time() - locks.STALE - 1})
+    second = there.beat()
+    there.values.append({"who": "process 2 on host", "beat": time.time()})
+    second.renew()
+    with pytest.raises(RunError, match="was taken over by process 2 on host"):
+        second.check()
+    second.release()
+    assert there.read()["who"] == "process 2 on host"
+
+
+def test_of_two_claims_at_once_the_last_holds():
+    there = Attribute()
+
+    def overtaken(value):
+        there.values.append(value)
+        there.values.append({"who": "process 2 on host", "beat": time.time()})
+
+    with pytest.raises(RunError, match="is being tuned by process 2 on host"):
+        Heartbeat("db", there.read, overtaken, settle=0)
+    assert there.read()["who"] == "process 2 on host"
+
+
+def test_a_storage_without_a_plain_file_is_held_by_heartbeat(keep):
+    remote = replace(keep, place=f"sqlite:///file:{keep.place}?uri=true")
+    found = find(remote)
+    with Study(replace(remote, force=True), {}, SPACE, MEMBERS, 1) as study:
+        with pytest.raises(RunError, match=r"study 'tune': is being tuned by process"):
+            find(remote)
+        assert study.history == ()
+        assert opened(keep.place)[1]["coordinator"]["who"].startswith(f"process {os.getpid()} on")
+    assert opened(keep.place)[1]["coordinator"] is None
+    assert not Path(f"{keep.place}.lock").exists()
+    assert find(replace(remote, force=True)) == found
+
+
+def test_an_interrupt_leaves_what_is_finished(keep):
+    class Interrupted(Bowls):
+        def losses(self, point, rows):
+            if len(self.seen) == 7:
+                raise KeyboardInterrupt
+            return super().losses(point, rows)
+
+    with pytest.raises(KeyboardInterrupt):
+        find(keep, budget=12, problem=Interrupted())
+    trials, _ = opened(keep.place)
+    assert [trial.state for trial in trials].count(TrialState.FAIL) == 1 and len(trials) > 5
+    assert find(keep, budget=12) == find(None, budget=12)
+
+
+def test_floats_come_back_exactly(keep):
+    points = tuple((0.1 + 0.2, 1e-300 * number, 1 / 3 + number) for number in range(12))
+    found = find(keep, sampler=Listed(points), budget=12, racing=None)
+    assert [read_trial(to_plain(trial)) for trial in found.trials] == list(found.trials)
+    assert (
+        find(keep, sampler=Listed(points), budget=12, racing=None, problem=(idle := Bowls())) == found and not idle.seen
+    )
