@@ -35,13 +35,9 @@ class Machine:
     threads: int | None = None
 
 
-class Where(TypedDict, total=False):
-    """Where the parts of a run are and where to compute; what is left out is as the plan had it, or the default."""
+class SessionOptions(TypedDict, total=False):
+    """Where models, stores and fetched files are kept, and how to compute; what is left out has its default."""
 
-    pool: str | Path | None
-    """Where the members are, if not where the plan found them."""
-    base: str | None
-    """Where the base is, if not where the plan found it."""
     offline: bool
     """Never fetch."""
     cache: Path | None
@@ -51,6 +47,15 @@ class Where(TypedDict, total=False):
     machine: Machine | None
     progress: Progress
     """Called as work goes on."""
+
+
+class Where(SessionOptions, total=False):
+    """Where the parts of a run are; what is left out is where the plan found it."""
+
+    pool: str | Path | None
+    """Where the members are, if not where the plan found them."""
+    base: str | None
+    """Where the base is, if not where the plan found it."""
 
 
 @dataclass(frozen=True, slots=True)
