@@ -5,6 +5,7 @@ An embedding is a frozen dataclass (its fields are its parameters, see `registry
     name, layer, pooling: ClassVar[str]   registered name; what is read and how it is pooled (part of the space)
     source: ClassVar[str]                 paper and section the definition comes from
     def probes(self) -> tuple[str, ...]                              the texts it asks (they are part of the space)
+    forwards: int                                                    forward passes over one row that it costs
     def dim(self, config) -> int                                     d, from the base's config.json alone
     def features(self, backbone) -> (d,) float32                      of the model as it stands in memory
     def features_together(self, backbone, copies) -> (copies, d)      optional: several adapters in one forward
@@ -48,6 +49,11 @@ class Embedding(Protocol):
 
     def probes(self) -> tuple[str, ...]:
         """Return the texts it asks."""
+        ...
+
+    @property
+    def forwards(self) -> int:
+        """Return the forward passes over one row that embedding one model takes; budgets count in them."""
         ...
 
     def dim(self, config: Mapping[str, Any]) -> int:

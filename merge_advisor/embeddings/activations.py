@@ -32,6 +32,11 @@ class DeltaActivations:
         """The five generic probes."""
         return PROBES
 
+    @property
+    def forwards(self) -> int:
+        """Return 5: each probe runs once."""
+        return len(self.probes())
+
     def dim(self, config: Mapping[str, Any]) -> int:
         """The hidden size."""
         return hidden_size(config)
@@ -64,6 +69,11 @@ class DeltaActivationsEncoder:
     def probes(self) -> tuple[str, ...]:
         """The five generic probes."""
         return PROBES
+
+    @property
+    def forwards(self) -> int:
+        """Return 5: each probe runs once."""
+        return len(self.probes())
 
     def dim(self, config: Mapping[str, Any]) -> int:
         """The hidden size."""

@@ -28,6 +28,11 @@ class DeltaLogits:
         """The five generic probes."""
         return PROBES
 
+    @property
+    def forwards(self) -> int:
+        """Return 5: each probe runs once."""
+        return len(self.probes())
+
     def dim(self, config: Mapping[str, Any]) -> int:
         """The size of the vocabulary."""
         return int(config["vocab_size"])

@@ -39,6 +39,11 @@ class DeltaMeaning:
         """The probes with each of their continuations."""
         return tuple(probe + text for probe, group in zip(PROBES, continuations(), strict=True) for text in group)
 
+    @property
+    def forwards(self) -> int:
+        """Return 40: each probe runs once with each of its continuations."""
+        return len(self.probes())
+
     def dim(self, config: Mapping[str, Any]) -> int:
         """The number of continuations over all probes."""
         return len(self.probes())

@@ -1,11 +1,14 @@
 """Deltas: every registered embedding keeps the contract, and Delta Activations equal the plain PEFT loop."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
 import merge_advisor as ma
 from merge_advisor import registry
-from merge_advisor.backbone.model import load_backbone
+from merge_advisor.backbone import forward
+from merge_advisor.backbone.model import Backbone, load_backbone
 from merge_advisor.backbone.place import placed
 from merge_advisor.embeddings import PROBES
 from merge_advisor.embeddings.activations import DeltaActivations
@@ -89,6 +92,32 @@ def test_every_embedding(name, kind, bases, adapters):
     assert np.linalg.norm(seen[0]) > 1e-3 and not np.allclose(seen[0], seen[1])
     assert np.array_equal(base, embedding.features(backbone))
     assert embedding.probes() and embedding.source and embedding.layer and embedding.pooling
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_an_embedding_costs_is_the_rows_that_go_through_the_model(
+    name: str, bases: dict[str, Backbone], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # rows packed into one sequence, or sharing a prefix, could not be counted one by one
+    monkeypatch.setattr(forward, "PACKED_TOKENS", 0)
+    monkeypatch.setattr(forward, "SHORTEST_PREFIX", 10**9)
+    embedding = registry.build("embedding", name)
+    assert embedding.forwards == (40 if name == "delta_meaning" else 5)
+    for backbone in bases.values():
+        if embedding.refusal(backbone.encoder_decoder):
+            continue
+        rows: list[int] = []
+
+        def count(module: object, args: tuple[Any, ...], kwargs: dict[str, Any], rows: list[int] = rows) -> None:
+            rows.append(len(kwargs["input_ids"]))
+
+        reader = backbone.model.get_encoder() if backbone.encoder_decoder else backbone.model.base_model
+        handle = reader.register_forward_pre_hook(count, with_kwargs=True)
+        try:
+            embedding.features(backbone)
+        finally:
+            handle.remove()
+        assert sum(rows) == embedding.forwards
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "delta_activations_encoder"])
