@@ -64,11 +64,13 @@ class Additive:
             gains = {p: gains[p] for p in kept}
             left, explained = rest, now
         if not weights.any():
-            return make_choice([make_pick(anchored(ranked(cosines(deltas, task)), evidence.anchor)[0], 0.0)], k)
+            return make_choice(
+                [make_pick(anchored(ranked(cosines(deltas, task)), evidence.anchor)[0], 0.0)], k, used=("task_delta",)
+            )
         if weights[0] == 0:  # only a demanded anchor is kept at 0
             weights[0] = weights.sum() / (len(weights) - 1)
         direction = tuple(float(weight) for weight in weights / weights.sum())
-        return make_choice([make_pick(p, gain) for p, gain in gains.items()], k, direction)
+        return make_choice([make_pick(p, gain) for p, gain in gains.items()], k, direction, ("task_delta",))
 
 
 def _fit(deltas: Float64Array, task: Float64Array) -> Float64Array:

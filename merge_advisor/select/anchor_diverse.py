@@ -55,4 +55,4 @@ class AnchorDiverse:
             if not gains[position] > enough:
                 break
             picks.append(make_pick(position, float(gains[position])))
-        return make_choice(picks, k)
+        return make_choice(picks, k, used=("task_delta",))

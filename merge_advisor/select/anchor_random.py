@@ -26,4 +26,5 @@ class AnchorRandom:
         scores = likeness(evidence, self.centre)
         anchor = anchored(ranked(scores), evidence.anchor)[0]
         others = [int(p) for p in evidence.rng.permutation(len(evidence.ids)) if p != anchor]
-        return Choice((make_pick(anchor, scores[anchor]), *(Pick(position) for position in others[: k - 1])), K_REACHED)
+        picks = (make_pick(anchor, scores[anchor]), *(Pick(position) for position in others[: k - 1]))
+        return Choice(picks, K_REACHED, used=frozenset({"task_delta", "rng"}))

@@ -46,4 +46,4 @@ class Random:
             found.setdefault(frozenset(members), members)
         drawn = list(found.values())
         best = drawn[0] if self.sets == 1 else best_set(evidence, drawn, SHARES if self.halving else WHOLE)[0]
-        return Choice(tuple(Pick(position) for position in best), K_REACHED)
+        return Choice(tuple(Pick(position) for position in best), K_REACHED, used=frozenset({"rng"}))

@@ -32,4 +32,5 @@ class BestSingle:
     def select(self, evidence: Evidence, k: int) -> Choice:
         """Choose one, whatever k is; its gain is in the unit of the ranking."""
         rankings: dict[str, Strategy] = {"delta": TopK(self.centre), "shot_loss": ShotLoss(), "gradient": Gradient()}
-        return Choice(rankings[self.by].select(evidence, 1).picks, "one member is all it takes")
+        best = rankings[self.by].select(evidence, 1)
+        return Choice(best.picks, "one member is all it takes", used=best.used)

@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from merge_advisor.arrays import Float64Array
-from merge_advisor.select.evidence import Choice, Evidence
+from merge_advisor.select.evidence import Choice, Evidence, Resource
 from merge_advisor.select.likeness import anchored, compared, cosines, ranked, unit_rows, while_positive
 
 METHODS = ("agglomerative", "kmeans")
@@ -40,7 +40,8 @@ class Cluster:
         first: dict[int, int] = {}
         for position in anchored(ranked(scores), evidence.anchor):
             first.setdefault(int(labels[position]), position)
-        return while_positive(list(first.values()), scores, k)
+        used: tuple[Resource, ...] = ("task_delta", "rng") if self.method == "kmeans" else ("task_delta",)
+        return while_positive(list(first.values()), scores, k, used)
 
     def _labels(
         self, rows: Float64Array, k: int, rng: np.random.Generator

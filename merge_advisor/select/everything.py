@@ -25,4 +25,5 @@ class All:
         """Choose all n candidates by falling cosine with the task delta (the gain); k is not asked."""
         scores = likeness(evidence, self.centre)
         order = anchored(ranked(scores), evidence.anchor)
-        return Choice(tuple(make_pick(position, scores[position]) for position in order), "the whole pool")
+        picks = tuple(make_pick(position, scores[position]) for position in order)
+        return Choice(picks, "the whole pool", used=frozenset({"task_delta"}))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 
@@ -16,6 +16,9 @@ from merge_advisor.arrays import FloatingArray
 K_REACHED = "k reached"
 NOTHING_ADDED = "another partner adds nothing"
 """The two usual values of `Choice.stopped`."""
+
+Resource = Literal["task_delta", "rng"]
+"""What of the evidence a strategy has to say that it used: the task delta costs a finetune, `rng` makes it chance."""
 
 
 class ShotLossFunction(Protocol):
@@ -45,8 +48,9 @@ class Evidence:
     """n candidate ids, sorted."""
     deltas: FloatingArray
     """(n, d) float32, unnormalised."""
-    task: FloatingArray
-    """(d,) float32: the task delta (of the LoRA finetuned on the shots)."""
+    task_delta: Callable[[], FloatingArray]
+    """Return the task delta, (d,) float32: that of the LoRA finetuned on the shots. It is computed once, in the first
+    call, which may cost a finetune."""
     texts: tuple[str, ...]
     """Name and model card text of each candidate."""
     query: str
@@ -63,22 +67,6 @@ class Evidence:
     with weights by position ({} is the base); one backward pass."""
     weights_of: Callable[[int], WeightDelta] = field(repr=False, default=lambda position: {})
     """The weight delta of one candidate."""
-
-
-@dataclass(frozen=True, eq=False)
-class Watched(Evidence):
-    """Evidence that notes what of it is dear or chance and was looked at: "task" costs a finetune, "rng" is a draw."""
-
-    looked: set[str] = field(default_factory=set, repr=False)
-    task_of: Callable[[], FloatingArray] | None = field(default=None, repr=False)
-    """Makes the task delta when it is looked at; None: `task` is it."""
-
-    def __getattribute__(self, name: str) -> Any:
-        """Return the attribute as it is."""
-        if name in ("task", "rng"):
-            object.__getattribute__(self, "looked").add(name)
-        make = object.__getattribute__(self, "task_of") if name == "task" else None
-        return make() if make else object.__getattribute__(self, name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +87,9 @@ class Choice:
     """Why it stopped: "k reached" or "another partner adds nothing" or another short phrase."""
     direction: tuple[float, ...] | None = None
     """Weights by pick, summing to 1, where the strategy finds them itself; None: uniform."""
+    used: frozenset[Resource] = frozenset()
+    """What the strategy used: "task_delta" where it called it (the finetune is then charged), "rng" where it drew from
+    it (another seed may then choose otherwise)."""
 
 
 class Strategy(Protocol):

@@ -11,7 +11,7 @@ from merge_advisor.select.evidence import K_REACHED, NOTHING_ADDED, Choice, Pick
 
 if TYPE_CHECKING:
     from merge_advisor.arrays import FloatingArray
-    from merge_advisor.select.evidence import Evidence
+    from merge_advisor.select.evidence import Evidence, Resource
 
 from merge_advisor.arrays import Float64Array
 
@@ -22,7 +22,7 @@ _TINY = 1e-6
 def compared(evidence: Evidence, centre: bool) -> tuple[Float64Array, Float64Array]:
     """Return deltas (n, d) and task delta (d,) in float64, less the pool's mean delta where `centre`."""
     deltas = np.asarray(evidence.deltas, np.float64)
-    task = np.asarray(evidence.task, np.float64)
+    task = np.asarray(evidence.task_delta(), np.float64)
     if not centre:
         return deltas, task
     mean = deltas.mean(axis=0)
@@ -64,14 +64,21 @@ def anchored(order: Iterable[int], anchor: int | None) -> list[int]:
     return order if anchor is None else [anchor, *(p for p in order if p != anchor)]
 
 
-def while_positive(order: Sequence[int], scores: FloatingArray, k: int) -> Choice:
-    """Take positions in order, the first in any case, the next ones while their score (the gain) is above 0."""
+def while_positive(order: Sequence[int], scores: FloatingArray, k: int, used: Iterable[Resource] = ()) -> Choice:
+    """Take positions in order, the first in any case, the next ones while their score (the gain) is above 0.
+
+    Args:
+        order: positions, the best first.
+        scores: (n,) by position.
+        k: most positions taken.
+        used: see `Choice.used`.
+    """
     kept = list(order[:1])
     for position in order[1:k]:
         if not scores[position] > 0:
             break
         kept.append(position)
-    return make_choice([make_pick(position, scores[position]) for position in kept], k)
+    return make_choice([make_pick(position, scores[position]) for position in kept], k, used=used)
 
 
 def make_pick(position: int, gain: float) -> Pick:
@@ -79,9 +86,21 @@ def make_pick(position: int, gain: float) -> Pick:
     return Pick(int(position), float(gain) if np.isfinite(gain) else None)
 
 
-def make_choice(picks: Sequence[Pick], k: int, direction: tuple[float, ...] | None = None) -> Choice:
-    """Make the answer: it stopped at k, or before because nothing more was gained."""
-    return Choice(tuple(picks), K_REACHED if len(picks) >= k else NOTHING_ADDED, direction)
+def make_choice(
+    picks: Sequence[Pick],
+    k: int,
+    direction: tuple[float, ...] | None = None,
+    used: Iterable[Resource] = (),
+) -> Choice:
+    """Make the answer: it stopped at k, or before because nothing more was gained.
+
+    Args:
+        picks: in the order of choosing, the anchor first.
+        k: most picks there could be.
+        direction: see `Choice.direction`.
+        used: see `Choice.used`.
+    """
+    return Choice(tuple(picks), K_REACHED if len(picks) >= k else NOTHING_ADDED, direction, frozenset(used))
 
 
 def _lengths(rows: Float64Array) -> Float64Array:

@@ -83,7 +83,7 @@ class Rerank:
             members, lowest = best_set(evidence, sets, shares)
             if lowest < loss:
                 picks = picks_of(evidence, members, self.screen)
-        return make_choice(picks, k)
+        return make_choice(picks, k, used=("task_delta",) if self.first == "delta" else ())
 
     def _scores(self, evidence: Evidence) -> FloatingArray:
         if self.first == "gradient":

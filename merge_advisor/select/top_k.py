@@ -24,4 +24,4 @@ class TopK:
     def select(self, evidence: Evidence, k: int) -> Choice:
         """Choose by falling cosine with the task delta; the gain of a pick is its cosine."""
         scores = likeness(evidence, self.centre)
-        return while_positive(anchored(ranked(scores), evidence.anchor), scores, k)
+        return while_positive(anchored(ranked(scores), evidence.anchor), scores, k, used=("task_delta",))

@@ -51,7 +51,7 @@ class WeightKinship:
             order = ranked(np.where(useful, gains, -np.inf))
             partners = [p for p in order if useful[p] and p != first]
             picks += [Pick(p, float(gains[p])) for p in partners[: k - 1]]
-        return make_choice(picks, k)
+        return make_choice(picks, k, used=("task_delta",))
 
 
 def _kinship(left: WeightDelta, right: WeightDelta) -> float:

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from merge_advisor import registry
+from merge_advisor.arrays import FloatingArray
 from merge_advisor.errors import SpecError
 from tests.support.select_world import idle_world, random_world, seeded, world
 
@@ -73,7 +74,9 @@ def test_a_choice_is_well_formed(spec, n, k):
 def test_a_demanded_anchor_comes_first(spec, anchor, k):
     strategy = registry.build("strategy", spec)
     evidence = random_world(7)
-    opposed = seeded(evidence, anchor=anchor, task=-evidence.task)  # also where nothing speaks for it
+    opposed = seeded(
+        evidence, anchor=anchor, task_delta=lambda: -evidence.task_delta()
+    )  # also where nothing speaks for it
     for case in (seeded(evidence, anchor=anchor), opposed):
         choice = strategy.select(case, k)
         check(choice, 7, k, spec)
@@ -85,10 +88,26 @@ def test_a_demanded_anchor_comes_first(spec, anchor, k):
 def test_same_evidence_and_seed_same_choice(spec):
     strategy = registry.build("strategy", spec)
     evidence = random_world(12, seed=3)
-    before = evidence.deltas.copy(), evidence.task.copy()
+    before = evidence.deltas.copy(), evidence.task_delta().copy()
     assert strategy.select(seeded(evidence, 5), 5) == strategy.select(seeded(evidence, 5), 5)
     np.testing.assert_array_equal(evidence.deltas, before[0])
-    np.testing.assert_array_equal(evidence.task, before[1])
+    np.testing.assert_array_equal(evidence.task_delta(), before[1])
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_it_says_what_it_used(spec: str) -> None:
+    evidence = random_world(9)
+    calls: list[str] = []
+
+    def task_delta() -> FloatingArray:
+        calls.append("task_delta")
+        return evidence.task_delta()
+
+    rng = np.random.default_rng(0)
+    before = rng.bit_generator.state
+    choice = registry.build("strategy", spec).select(seeded(evidence, task_delta=task_delta, rng=rng), 4)
+    drawn = {"rng"} if rng.bit_generator.state != before else set()
+    assert choice.used == {*calls, *drawn}
 
 
 @pytest.mark.parametrize("spec", SPECS)

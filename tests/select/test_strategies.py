@@ -198,7 +198,7 @@ def test_additive_stops_at_the_stated_share():
 @pytest.mark.parametrize("method", ["agglomerative", "kmeans"])
 def test_cluster_takes_the_nearest_of_each_kind(method):
     evidence = two_clusters()
-    scores = unit_rows(evidence.deltas.astype(float)) @ evidence.task
+    scores = unit_rows(evidence.deltas.astype(float)) @ evidence.task_delta()
     choice = choose(f"cluster:method={method}", evidence, 3)
     near_x, near_y = int(np.argmax(scores[:4])), 4 + int(np.argmax(scores[4:8]))
     assert places(choice) == [near_x, near_y]  # and not 8, which is against the task

@@ -43,12 +43,12 @@ def world(deltas, task, *, seed=0, **others):
         "gradient_gain": lambda weights, share=1.0: likeness,
         "weights_of": lambda p: {"layer.weight": lowrank(np.random.default_rng(p))},
     }
-    return Evidence(deltas=deltas, task=task, **(made | others))
+    return Evidence(deltas=deltas, task_delta=lambda: task, **(made | others))
 
 
 def seeded(evidence, seed=0, **changes):
     """The same evidence with fresh randomness."""
-    return dataclasses.replace(evidence, rng=np.random.default_rng(seed), **changes)
+    return dataclasses.replace(evidence, **({"rng": np.random.default_rng(seed)} | changes))
 
 
 def random_world(n=9, d=7, seed=0):

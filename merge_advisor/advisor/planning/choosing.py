@@ -5,16 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from merge_advisor import registry
 from merge_advisor.advisor.measuring.measure import gains_of, loss_kind_of, losses_of
 from merge_advisor.advisor.measuring.session import weights_key
 from merge_advisor.errors import SpecError
-from merge_advisor.select.evidence import Watched
+from merge_advisor.select.evidence import Evidence
 from merge_advisor.select.interference import interference, line_search, weights_direction
+from merge_advisor.select.run_strategy import run_strategy
 from merge_advisor.types import (
     BACKWARD,
     SHOTS_LORA,
@@ -31,7 +32,7 @@ from merge_advisor.types import (
 if TYPE_CHECKING:
     from merge_advisor.advisor.measuring.session import Session
     from merge_advisor.arrays import Float32Array
-    from merge_advisor.select.evidence import Evidence, Strategy
+    from merge_advisor.select.evidence import Resource
 
 LORA_SHARES = (0.25, 0.5, 0.75)
 """Shares of the direction that `shots_lora` is offered beside the chosen members."""
@@ -54,8 +55,6 @@ class ChoosingLosses:
     by: ChooseBy = "auto"
     """The loss that is meant, for each task by its rows."""
     forwards: int = 0
-    looked: set[str] = field(default_factory=set)
-    """What the strategy looked at, of "task" (the task delta, which costs the finetune) and "rng" (chance)."""
     _known: dict[str, dict[str, float]] = field(default_factory=dict, repr=False)
     """By merge and row: what is measured once is not paid twice."""
 
@@ -124,6 +123,17 @@ def cosine(deltas: Float32Array, task: Float32Array) -> Float32Array:
     return found
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class ChosenMerge:
+    """What `choose_merge` returns."""
+
+    selection: Selection
+    members: dict[str, Candidate]
+    """The members' candidates, by id."""
+    used: frozenset[Resource]
+    """What the strategy used, see `Choice.used`."""
+
+
 def choose_merge(
     session: Session,
     strategy: str,
@@ -138,7 +148,7 @@ def choose_merge(
     seed: int,
     search: int = SEARCH,
     judging: ChoosingLosses | None = None,
-) -> tuple[Selection, dict[str, Candidate]]:
+) -> ChosenMerge:
     """Run a strategy, let `shots_lora` join where it lowers the loss, and set the weights.
 
     Args:
@@ -147,7 +157,7 @@ def choose_merge(
         k: members of the pool at most.
         candidates: n candidates, sorted by id.
         deltas: (n, d) float32, their deltas.
-        task: (d,) float32, the task delta; or what makes it, called where the strategy looks at it and not else (the
+        task: (d,) float32, the task delta; or what makes it, called once where the strategy uses it, else never (the
             members then have no similarity).
         losses: loss on the choosing rows.
         anchor: id of the anchor the user demands; it is one of the candidates.
@@ -158,16 +168,14 @@ def choose_merge(
             scale; None: `losses` is that.
 
     Returns:
-        The selection, and its members' candidates by id.
+        The selection, its members' candidates, and what the strategy used.
 
     Raises:
-        SpecError: unknown strategy or parameter.
+        SpecError: unknown strategy or parameter, or a strategy that does not say what it used.
         MergeAdvisorError: whatever making the task delta raises.
     """
-    chooser: Strategy = registry.build("strategy", strategy)
-    task_of = task if callable(task) else lambda: task
-    evidence = _evidence(session, candidates, deltas, task_of, losses, anchor, seed)
-    choice = chooser.select(evidence, min(k, len(candidates)))
+    task_delta = cache(task if callable(task) else lambda: task)
+    choice = run_strategy(strategy, _evidence(session, candidates, deltas, task_delta, losses, anchor, seed), k)
     picked = [candidates[pick.position] for pick in choice.picks]
     direction = list(weights_direction(choice))
     scale = _scale(losses, picked, direction, search)[0] if search else 1.0
@@ -187,19 +195,20 @@ def choose_merge(
                 picked = [*picked, lora]
                 stopped += f"; {SHOTS_LORA} lowers the loss and joins"
     likeness: dict[str, float] = {SHOTS_LORA: 1.0}
-    if not callable(task) or "task" in losses.looked:
-        similar = cosine(deltas, task_of())
+    if not callable(task) or "task_delta" in choice.used:
+        similar = cosine(deltas, task_delta())
         likeness |= dict(zip([c.id for c in candidates], similar.tolist(), strict=True))
     members = _members(session, picked, [scale * part for part in direction], gains, likeness)
     forwards = losses.forwards + (judging.forwards if judging not in (None, losses) else 0)
-    return Selection(strategy, members, scale, stopped, forwards), {c.id: c for c in picked}
+    selection = Selection(strategy, members, scale, stopped, forwards)
+    return ChosenMerge(selection, {c.id: c for c in picked}, choice.used)
 
 
 def _evidence(
     session: Session,
     candidates: Sequence[Candidate],
     deltas: Float32Array,
-    task_of: Callable[[], Float32Array],
+    task_delta: Callable[[], Float32Array],
     losses: ChoosingLosses,
     anchor: str | None,
     seed: int,
@@ -212,12 +221,10 @@ def _evidence(
     def gradient_gain(weights: Mapping[int, float], share: float = 1.0) -> Float32Array:
         return losses.gains(candidates, {ids[p]: (candidates[p], w) for p, w in weights.items()}, share)
 
-    return Watched(
-        looked=losses.looked,
+    return Evidence(
         ids=ids,
         deltas=deltas,
-        task=np.empty(0, np.float32),
-        task_of=task_of,
+        task_delta=task_delta,
         texts=tuple(f"{c.id} {c.description}" for c in candidates),
         query="\n".join(f"{row.input} {row.output}" for row in losses.rows),
         rng=np.random.default_rng(seed),

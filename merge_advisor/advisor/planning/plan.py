@@ -203,10 +203,11 @@ def _choose_all(session: Session, tasks: Sequence[Task], options: PlanOptions, c
     joins = fair and SHOTS_LORA not in options.exclude and composition.takes != "checkpoints"
     notes = [] if fair else ["no tuning rows: shots_lora was not considered as a member; give more examples"]
     with clock.step("choose"):
-        selection, members = choose_merge(
+        chosen = choose_merge(
             session, options.strategy, options.k, candidates, deltas.array, own.array[0], losses,
             anchor=options.anchor, lora=lora if joins else None, seed=options.seed, judging=judging,
         )  # fmt: skip
+    selection, members = chosen.selection, chosen.members
     if options.k > len(candidates):
         notes.append(f"--k {options.k} is more than the pool holds; {len(candidates)} can be chosen")
     if options.rank is None and not composition.low_rank:

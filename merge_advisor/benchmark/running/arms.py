@@ -291,20 +291,21 @@ def run_arm(draw: TaskDraw, arm: Arm, unit: Unit, view: View, k: int, budget: in
         paid += arm.tuner.trials * len(task.choosing) if arm.tuner else 0
         sets, search = sets_within(budget - paid, len(task.choosing), min(k, len(candidates)), search)
         strategy = f"random:sets={sets}"
-    selection, found = choose_merge(
+    choice = choose_merge(
         draw.world.session, strategy, k, candidates, deltas, lambda: draw.delta, losses, anchor=None,
         lora=draw.lora if arm.shots_lora else None, search=search, judging=judging,
         seed=seed_of(setup.seed, task.name, unit.shot_draw, unit.selection_draw),
     )  # fmt: skip
-    chosen, weights = [found[member.id] for member in selection.members], [m.weight for m in selection.members]
+    selection = choice.selection
+    chosen, weights = [choice.members[m.id] for m in selection.members], [m.weight for m in selection.members]
     forwards, reason = selection.forwards, selection.stopped
     if arm.tuner:
         seed = seed_of(setup.seed, task.name, unit.shot_draw, unit.tuner_seed, "tuner")
         start = Point(tuple(weights), arm.composition)
-        tuning = tune_weights(draw.world.session, chosen, start, arm.tuner, task.choosing_among(found), seed)
+        tuning = tune_weights(draw.world.session, chosen, start, arm.tuner, task.choosing_among(choice.members), seed)
         weights, forwards = list(tuning.weights), forwards + tuning.forwards
         reason = f"{reason}; {tuning.reason}"
-    if "task" in losses.looked:
+    if "task_delta" in choice.used:
         forwards += draw.finetune_forwards + PROBES
     elif arm.shots_lora:
         forwards += draw.finetune_forwards

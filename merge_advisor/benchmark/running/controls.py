@@ -73,12 +73,12 @@ def _random_adapters(draw: TaskDraw, name: str, unit: Unit, view: View, k: int) 
     try:
         losses = ChoosingLosses(session, [draw.task.choosing], "exact")
         nothing = np.zeros_like(deltas[: len(twins)])  # they have no deltas, and random looks at none
-        selection, found = choose_merge(
+        chosen = choose_merge(
             session, "random", len(twins), twins, nothing, nothing[0], losses,
             anchor=None, lora=None, seed=unit.selection_draw,
         )  # fmt: skip
-        members = [(found[member.id], member.weight) for member in selection.members]
-        return draw.result(unit, name, view, k, members, forwards=selection.forwards)
+        members = [(chosen.members[member.id], member.weight) for member in chosen.selection.members]
+        return draw.result(unit, name, view, k, members, forwards=chosen.selection.forwards)
     finally:
         for twin in twins:
             session.made.pop(twin.fingerprint, None)

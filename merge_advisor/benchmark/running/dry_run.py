@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from merge_advisor import registry
 from merge_advisor.advisor.planning.choosing import LORA_LOSSES, SEARCH, rows_in
 from merge_advisor.benchmark.running.arms import PROBES
 from merge_advisor.benchmark.running.ledger import Key
@@ -25,14 +24,14 @@ from merge_advisor.benchmark.setup import HUB, SetupPlaces, finetune_of, notes_o
 from merge_advisor.benchmark.values import Arm, Setup
 from merge_advisor.errors import MergeAdvisorError
 from merge_advisor.pool.sources import find_models
-from merge_advisor.select.evidence import Watched
+from merge_advisor.select.evidence import Evidence
+from merge_advisor.select.run_strategy import run_strategy
 from merge_advisor.tuning.samplers.gradient import PARTS
 from merge_advisor.types import BACKWARD, more_to_choose
 from merge_advisor.weights.updates import LowRankUpdate
 
 if TYPE_CHECKING:
     from merge_advisor.arrays import FloatingArray
-    from merge_advisor.select.evidence import Strategy
 
 RATE = 12.0
 """Forward passes of one row a second unless told: SmolLM2-135M in float32 on two cores, rows of about 90 tokens."""
@@ -168,14 +167,12 @@ def spent_by(arm: Arm, setup: Setup, models: int, k: int) -> ArmCost:
         budget = found.choosing + (finetune_forwards(setup) + PROBES) * (found.finetune and not arm.shots_lora)
         return ArmCost(max(budget, 2 * rows + lora), arm.shots_lora, True)
     asked = _Asked(rows)
-    chooser: Strategy = registry.build("strategy", arm.strategy)
-    evidence = asked.evidence(models)
-    chooser.select(evidence, min(k, models))
+    choice = run_strategy(arm.strategy, asked.evidence(models), k)
     slopes = (BACKWARD - 1) * math.ceil(rows / PARTS) if _slopes(arm) else 0
     tuner = arm.tuner.trials * (rows + slopes) if arm.tuner else 0
     search = 0 if at_zero(arm.tuner) else SEARCH
     choosing = asked.forwards + search * rows + lora + tuner
-    return ArmCost(choosing, arm.shots_lora or "task" in evidence.looked, "rng" in evidence.looked)
+    return ArmCost(choosing, arm.shots_lora or "task_delta" in choice.used, "rng" in choice.used)
 
 
 def _choosing_rows(setup: Setup) -> int:
@@ -212,13 +209,14 @@ class _Asked:
         self.forwards += BACKWARD * rows_in(share, self.rows)
         return np.linspace(2, 1, models)
 
-    def evidence(self, models: int) -> Watched:
+    def evidence(self, models: int) -> Evidence:
         """Invented deltas, texts and weights of so many candidates."""
         deltas = self.rng.normal(size=(models, 2 * models)) + 1
         factors = [self.rng.normal(size=(models, 2, 3)).astype(np.float32) for _ in range(2)]
-        return Watched(
-            ids=tuple(f"model {number:05}" for number in range(models)), deltas=deltas, task=deltas.sum(axis=0),
-            texts=("word",) * models, query="word", rng=np.random.default_rng(0), shot_loss=self.loss,
+        return Evidence(
+            ids=tuple(f"model {number:05}" for number in range(models)), deltas=deltas,
+            task_delta=lambda: deltas.sum(axis=0), texts=("word",) * models, query="word",
+            rng=np.random.default_rng(0), shot_loss=self.loss,
             gradient_gain=lambda weights, share=1.0: self.gains(models, share),
             weights_of=lambda place: {"layer": LowRankUpdate(factors[0][place], factors[1][place].T)},
         )  # fmt: skip
