@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from merge_advisor.errors import InputError, SpecError
-from merge_advisor.tuning import Ask, Point, Problem, Sampler, SearchSpace, Trial
-from merge_advisor.tuning.goals import UNFIT, Goal, ParetoGoal, best, clipped_losses, front, mean_losses, unfit
+from merge_advisor.tuning.goals import UNFIT, ParetoGoal, best, clipped_losses, front, mean_losses, unfit
 from merge_advisor.tuning.racing import RACING_LEVEL, Racing, row_order, standing
 from merge_advisor.tuning.space import parts, without_density
 from merge_advisor.tuning.study import FORMAT, Keep, Study
+from merge_advisor.tuning.values import Ask, Goal, Point, Problem, Sampler, SearchSpace, Trial
 from merge_advisor.types import BACKWARD, digest_of, to_plain
 
 if TYPE_CHECKING:

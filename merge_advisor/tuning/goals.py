@@ -23,12 +23,12 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from merge_advisor.errors import SpecError
+from merge_advisor.tuning.values import Goal, Trial
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from merge_advisor.arrays import Float64Array
-    from merge_advisor.tuning import Trial
 
 LARGEST_LOSS = 1e4
 """What a loss that is not finite becomes; larger ones are cut to it."""
@@ -40,53 +40,34 @@ UNFIT = "unfit"
 """Key of a trial's notes: why it may not win."""
 
 
-class Goal:
-    """What trials are judged by; `MeanGoal`, `WorstGoal`, `ParetoGoal` and `LoraHubGoal` are the ones there are."""
+class _NoPenalty:
+    """Base of the goals that the weights enter through the losses alone."""
 
-    name: ClassVar[str]
-    relative: ClassVar[bool] = False
-    """Whether it needs the base's losses: the base is tried first then."""
+    __slots__ = ()
 
-    def values(self, means: Float64Array, weights: Sequence[float], base: Float64Array | None) -> tuple[float, ...]:
-        """Return a trial's values.
-
-        Args:
-            means: (t,) mean loss of each task.
-            weights: (k,) of the merge.
-            base: (t,) the base's, where the goal is `relative`.
-        """
-        raise NotImplementedError
-
-    def slopes(self, means: Float64Array, base: Float64Array | None) -> Float64Array:
-        """Return ∂ value / ∂ means, (t,).
-
-        Raises:
-            SpecError: there is more than one value.
-        """
-        raise NotImplementedError
-
-    def drag(self, weights: Sequence[float]) -> Float64Array:
-        """Return ∂ value / ∂ weights at fixed losses, (k,)."""
+    def weight_gradient(self, weights: Sequence[float]) -> Float64Array:
+        """See `Goal.weight_gradient`."""
         return np.zeros(len(weights))
 
 
 @dataclass(frozen=True, slots=True)
-class MeanGoal(Goal):
+class MeanGoal(_NoPenalty):
     """Mean over the tasks of their mean losses."""
 
     name: ClassVar[str] = "mean"
+    relative: ClassVar[bool] = False
 
     def values(self, means: Float64Array, weights: Sequence[float], base: Float64Array | None) -> tuple[float, ...]:
         """See `Goal.values`."""
         return (float(means.mean()),)
 
-    def slopes(self, means: Float64Array, base: Float64Array | None) -> Float64Array:
-        """See `Goal.slopes`."""
+    def loss_gradient(self, means: Float64Array, base: Float64Array | None) -> Float64Array:
+        """See `Goal.loss_gradient`."""
         return np.full(len(means), 1 / len(means))
 
 
 @dataclass(frozen=True, slots=True)
-class WorstGoal(Goal):
+class WorstGoal(_NoPenalty):
     """Largest share of the base's loss that is left on any task."""
 
     name: ClassVar[str] = "worst"
@@ -96,8 +77,8 @@ class WorstGoal(Goal):
         """See `Goal.values`."""
         return (float((means / _scales(base)).max()),)
 
-    def slopes(self, means: Float64Array, base: Float64Array | None) -> Float64Array:
-        """See `Goal.slopes`; that of the worst task, the first of equals."""
+    def loss_gradient(self, means: Float64Array, base: Float64Array | None) -> Float64Array:
+        """See `Goal.loss_gradient`; that of the worst task, the first of equals."""
         scales, slopes = _scales(base), np.zeros(len(means))
         worst = int(np.argmax(means / scales))
         slopes[worst] = 1 / scales[worst]
@@ -105,39 +86,41 @@ class WorstGoal(Goal):
 
 
 @dataclass(frozen=True, slots=True)
-class ParetoGoal(Goal):
+class ParetoGoal(_NoPenalty):
     """One value for each task."""
 
     name: ClassVar[str] = "pareto"
+    relative: ClassVar[bool] = False
 
     def values(self, means: Float64Array, weights: Sequence[float], base: Float64Array | None) -> tuple[float, ...]:
         """See `Goal.values`."""
         return tuple(float(mean) for mean in means)
 
-    def slopes(self, means: Float64Array, base: Float64Array | None) -> Float64Array:
-        """Refuse; see `Goal.slopes`."""
+    def loss_gradient(self, means: Float64Array, base: Float64Array | None) -> Float64Array:
+        """Refuse; see `Goal.loss_gradient`."""
         raise SpecError("goal 'pareto' has a value for each task and so no one gradient; choose the goal mean or worst")
 
 
 @dataclass(frozen=True, slots=True)
-class LoraHubGoal(Goal):
+class LoraHubGoal:
     """LoraHub's objective: mean loss / `divisor` + 0.05 × mean |w|."""
 
     divisor: int
     """Number of rows in `lorahub`, 1 in `lorahub-clean`."""
 
     name: ClassVar[str] = "lorahub"
+    relative: ClassVar[bool] = False
 
     def values(self, means: Float64Array, weights: Sequence[float], base: Float64Array | None) -> tuple[float, ...]:
         """See `Goal.values`."""
         return (float(means.mean() / self.divisor + PENALTY * np.abs(weights).mean()),)
 
-    def slopes(self, means: Float64Array, base: Float64Array | None) -> Float64Array:
-        """See `Goal.slopes`."""
+    def loss_gradient(self, means: Float64Array, base: Float64Array | None) -> Float64Array:
+        """See `Goal.loss_gradient`."""
         return np.full(len(means), 1 / len(means) / self.divisor)
 
-    def drag(self, weights: Sequence[float]) -> Float64Array:
-        """See `Goal.drag`."""
+    def weight_gradient(self, weights: Sequence[float]) -> Float64Array:
+        """See `Goal.weight_gradient`."""
         return PENALTY * np.sign(weights) / len(weights)
 
 
@@ -154,7 +137,7 @@ def goal_named(spec: str, tasks: Sequence[int]) -> Goal:
     """
     if spec == "pareto" and len(set(tasks)) < 2:
         raise SpecError("goal 'pareto' weighs tasks against each other and there is one; choose the goal mean")
-    goals = {
+    goals: dict[str, Goal] = {
         "mean": MeanGoal(),
         "worst": WorstGoal(),
         "pareto": ParetoGoal(),

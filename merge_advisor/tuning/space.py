@@ -27,7 +27,7 @@ from typing import Any
 
 from merge_advisor import registry
 from merge_advisor.errors import SpecError
-from merge_advisor.tuning import Point, Sampler, SearchSpace
+from merge_advisor.tuning.values import Point, Sampler, SearchSpace
 
 LAYER = (0.0, 2.0)
 """Range of a layer group's factor: from off to twice as strong."""

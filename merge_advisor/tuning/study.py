@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from merge_advisor.errors import RunError
-from merge_advisor.tuning import Point, SearchSpace, Trial
 from merge_advisor.tuning.lock import FileLock, Heartbeat
 from merge_advisor.tuning.space import without_density
+from merge_advisor.tuning.values import Point, SearchSpace, Trial
 from merge_advisor.types import to_plain
 
 RECORD, MADE_FOR, COORDINATOR = "trial", "made_for", "coordinator"

@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from merge_advisor.arrays import Float64Array
 from merge_advisor.errors import TaskError
 from merge_advisor.statistics import Interval, paired_interval
-from merge_advisor.tuning import Point, Trial
+from merge_advisor.tuning.values import Point, Trial
 
 STARTS = ("base", "anchor", "uniform", "plan")
 """Labels of the points that are known without a search, the cheapest first."""

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from merge_advisor.tuning import Ask, SearchSpace, Trial
 from merge_advisor.tuning.samplers.history import ask_for, generator
 from merge_advisor.tuning.space import ChoiceParameter, Parameter, ParameterValue, demand, walk
+from merge_advisor.tuning.values import Ask, SearchSpace, Trial
 
 
 @dataclass(frozen=True)

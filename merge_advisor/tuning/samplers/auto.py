@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from merge_advisor import registry
-from merge_advisor.tuning import Ask, Sampler, SearchSpace, Trial
 from merge_advisor.tuning.space import boxes, check, parts
+from merge_advisor.tuning.values import Ask, Sampler, SearchSpace, Trial
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,6 @@ from typing import ClassVar
 import numpy as np
 
 from merge_advisor.arrays import Float64Array
-from merge_advisor.tuning import Ask, SearchSpace, Trial
 from merge_advisor.tuning.samplers.history import (
     SPREAD,
     ask_for,
@@ -23,6 +22,7 @@ from merge_advisor.tuning.samplers.history import (
     vectors,
 )
 from merge_advisor.tuning.space import boxes, demand, to_point
+from merge_advisor.tuning.values import Ask, SearchSpace, Trial
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from merge_advisor.tuning import Ask, SearchSpace, Trial
 from merge_advisor.tuning.samplers.history import ask_for, best_numbers, generator, near, numbers_of, one_loss
 from merge_advisor.tuning.samplers.study import focus, suggest
 from merge_advisor.tuning.space import demand
+from merge_advisor.tuning.values import Ask, SearchSpace, Trial
 
 
 @dataclass(frozen=True)

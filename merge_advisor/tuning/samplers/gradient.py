@@ -24,9 +24,9 @@ import numpy as np
 
 from merge_advisor.arrays import Float64Array
 from merge_advisor.errors import SpecError
-from merge_advisor.tuning import Ask, Point, SearchSpace, Trial
 from merge_advisor.tuning.goals import LARGEST_LOSS, MeanGoal, mean_losses
 from merge_advisor.tuning.samplers.surrogate import Slope, fit
+from merge_advisor.tuning.values import Ask, Point, SearchSpace, Trial
 
 GoalValue = Callable[[Float64Array], tuple[float, Float64Array]]
 """The goal's value at weights (k,), with its gradient (k,)."""
@@ -147,7 +147,7 @@ def _check(space: SearchSpace) -> None:
     if found := ", ".join(name for name, asked in varied.items() if asked):
         raise SpecError(f"sampler gradient: it searches weights only, not {found}; use another sampler or fix these")
     ones = np.ones(max(space.tasks) + 1)
-    (space.goal or MeanGoal()).slopes(ones, ones)  # several values have no one gradient, and say so
+    (space.goal or MeanGoal()).loss_gradient(ones, ones)  # several values have no one gradient, and say so
 
 
 def _usable(trial: Trial, space: SearchSpace) -> bool:
@@ -226,8 +226,8 @@ def _surrogate(
         logs, gradients = surface(weights)
         found = np.exp(np.minimum(logs, math.log(LARGEST_LOSS)))
         means = np.bincount(of, shares * (found - SOFT)).astype(np.float64)
-        outer = goal.slopes(means, base)[of] * shares * found
-        told: Float64Array = outer @ gradients + goal.drag(weights.tolist())
+        outer = goal.loss_gradient(means, base)[of] * shares * found
+        told: Float64Array = outer @ gradients + goal.weight_gradient(weights.tolist())
         return goal.values(means, weights.tolist(), base)[0], told
 
     return value

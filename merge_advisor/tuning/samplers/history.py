@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from merge_advisor.errors import SpecError
-from merge_advisor.tuning import Ask, Sampler, SearchSpace, Trial
 from merge_advisor.tuning.space import (
     ChoiceParameter,
     NumberParameter,
@@ -24,6 +23,7 @@ from merge_advisor.tuning.space import (
     to_point,
     walk,
 )
+from merge_advisor.tuning.values import Ask, Sampler, SearchSpace, Trial
 
 SPREAD = 0.2
 """How far first draws lie from the best trial: in units of the ranges, root of the mean square of their distance."""

@@ -13,9 +13,9 @@ import numpy as np
 
 from merge_advisor.arrays import Float64Array
 from merge_advisor.errors import SpecError
-from merge_advisor.tuning import Ask, SearchSpace, Trial
 from merge_advisor.tuning.samplers.history import ask_for, asked_by, one_loss
 from merge_advisor.tuning.space import NumberParameter, boxes, demand
+from merge_advisor.tuning.values import Ask, SearchSpace, Trial
 
 ENGINES = ("cobyla", "nevergrad")
 BAD = 5e20

@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from merge_advisor.arrays import Float64Array
-from merge_advisor.tuning import Ask, SearchSpace, Trial
 from merge_advisor.tuning.samplers.history import (
     SPREAD,
     ask_for,
@@ -31,6 +30,7 @@ from merge_advisor.tuning.space import (
     to_point,
     walk,
 )
+from merge_advisor.tuning.values import Ask, SearchSpace, Trial
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from merge_advisor.tuning import SearchSpace
 from merge_advisor.tuning.space import NumberParameter, Numbers, Parameter, ParameterValue, parameters, walk
+from merge_advisor.tuning.values import SearchSpace
 
 
 def distributions(known: Mapping[str, Parameter]) -> dict[str, Any]:
