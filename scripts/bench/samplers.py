@@ -32,7 +32,7 @@ from merge_advisor.advisor.measuring.measure import lora_of_shots, take_deltas, 
 from merge_advisor.advisor.measuring.session import Session, open_session
 from merge_advisor.advisor.searching.problem import DeltaProblem, RowLossProblem
 from merge_advisor.options import FinetuneSettings, Machine
-from merge_advisor.select.interference import line_search
+from merge_advisor.select.weight_rule import line_search
 from merge_advisor.tasks import read_rows
 from merge_advisor.tuning import Point, SearchSpace, Trial
 from merge_advisor.tuning.coordinator import RACING, Budget, search, starts

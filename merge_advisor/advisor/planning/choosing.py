@@ -14,8 +14,9 @@ from merge_advisor.advisor.measuring.measure import gains_of, loss_kind_of, loss
 from merge_advisor.advisor.measuring.session import weights_key
 from merge_advisor.errors import SpecError
 from merge_advisor.select.evidence import Evidence
-from merge_advisor.select.interference import interference, line_search, weights_direction
+from merge_advisor.select.interference import interference
 from merge_advisor.select.run_strategy import run_strategy
+from merge_advisor.select.weight_rule import line_search, weights_direction
 from merge_advisor.types import (
     BACKWARD,
     SHOTS_LORA,

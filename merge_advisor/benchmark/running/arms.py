@@ -31,7 +31,7 @@ from merge_advisor.errors import InputError, PoolError, TaskError
 from merge_advisor.progress import Progress, quiet_progress
 from merge_advisor.scores import ModelScore
 from merge_advisor.select.halving import SHARES, rounds
-from merge_advisor.select.interference import first_scales
+from merge_advisor.select.weight_rule import first_scales
 from merge_advisor.tuning import Point
 from merge_advisor.types import Candidate, ChooseBy, Deltas, LossKind, Row, Task, digest_of, same_space
 
