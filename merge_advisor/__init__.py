@@ -14,7 +14,7 @@ from merge_advisor.version import __version__
 
 if TYPE_CHECKING:
     from merge_advisor.advisor import embed, merge, plan, score, tune
-    from merge_advisor.benchmark.running.bench import bench
+    from merge_advisor.benchmark.bench import bench
 
 __all__ = ["__version__", "bench", "embed", "merge", "plan", "score", "tune"]
 
@@ -25,7 +25,7 @@ def __getattr__(name: str) -> Any:
 
         return getattr(advisor, name)
     if name == "bench":
-        from merge_advisor.benchmark.running.bench import bench
+        from merge_advisor.benchmark.bench import bench
 
         return bench
     raise AttributeError(f"module 'merge_advisor' has no attribute {name!r}")

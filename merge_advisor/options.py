@@ -58,6 +58,17 @@ class Where(SessionOptions, total=False):
     """Where the base is, if not where the plan found it."""
 
 
+class BenchWhere(SessionOptions, total=False):
+    """Where the parts of a benchmark are; what is left out is where the setup says."""
+
+    pool: str | None
+    """Where the pool is, if not where the setup says."""
+    base: str | None
+    """Where the base is, if not where the setup says."""
+    tasks: str | None
+    """Where the task files are, if not where the setup says: a folder, or `hub:org/dataset[@revision]`."""
+
+
 @dataclass(frozen=True, slots=True)
 class FinetuneSettings:
     """How the LoRA of the shots is trained. The defaults were measured, see eval/task_embedding.md."""

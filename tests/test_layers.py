@@ -20,9 +20,11 @@ LEVELS = [
     ("advisor.runs",),
     ("advisor.planning", "advisor.scoring", "advisor.searching"),
     ("advisor",),
-    ("benchmark",),
+    ("benchmark.values",),
+    ("benchmark.setup", "benchmark.views"),
     ("benchmark.running", "benchmark.analysis"),
     ("benchmark.report",),
+    ("benchmark",),
     ("cli",),
     ("__main__",),
 ]

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 from merge_advisor import registry
-from merge_advisor.benchmark.running.tuners import at_zero
 from merge_advisor.benchmark.values import Arm, Control, Question, Setup
 from merge_advisor.errors import InputError, SpecError
 from merge_advisor.options import FinetuneSettings
@@ -159,7 +158,7 @@ def _check_arm(arm: Arm, setup: Setup, refuse: Any) -> None:
             raise refuse(f"{where}: match: '{arm.match}' is no other arm that spends its own budget")
         if arm.strategy.strip() != "random":
             raise refuse(f"{where}: match goes with strategy random, whose sets it counts; not {arm.strategy}")
-        if arm.tuner != other.tuner or (arm.tuner and not at_zero(arm.tuner)):
+        if arm.tuner != other.tuner or (arm.tuner and not arm.tuner.begins_at_zero):
             raise refuse(
                 f"{where}: match: give it and '{arm.match}' no tuner, or both the same of sampler lorahub, whose "
                 "trials all cost the same"
@@ -173,7 +172,7 @@ def _check_arm(arm: Arm, setup: Setup, refuse: Any) -> None:
         if arm.tuner.objective not in BENCH_OBJECTIVES:
             known = ", ".join(BENCH_OBJECTIVES)
             raise refuse(f"{where}: tuner.objective '{arm.tuner.objective}' is unknown; choose one of: {known}")
-        if arm.shots_lora and at_zero(arm.tuner):
+        if arm.shots_lora and arm.tuner.begins_at_zero:
             raise refuse(f"{where}: sampler lorahub begins at weights 0; shots_lora does not go with it")
 
 

@@ -6,7 +6,9 @@ nested in tasks and tasks in families: the family is what generalises.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 from merge_advisor.types import STRICT, VERSION, ChooseBy
@@ -16,6 +18,7 @@ View = Literal["own-in", "own-out", "family-out"]
 Metric = Literal["accuracy", "loss"]
 """Accuracy is by choice likelihood where every row has choices, exact match otherwise; loss is nats per token."""
 Control = Literal["base", "majority", "majority-oracle", "random-adapters", "shots_lora", "best-single-oracle"]
+LORAHUB_SAMPLER = "lorahub"
 ContrastStanding = Literal["better", "worse", "equivalent", "undecided"]
 
 
@@ -63,6 +66,14 @@ class Tuner:
     trials: int
     objective: str = "auto"
     """As `tune` takes it; auto is "choices" where every row has them, else "loss"."""
+
+    @property
+    def begins_at_zero(self) -> bool:
+        """Whether the search begins at weights 0 and so makes no use of the weights a selection came with.
+
+        LoraHub's sampler does (arXiv 2307.13269); every other one begins with the selection's weights.
+        """
+        return self.sampler.partition(":")[0].strip() == LORAHUB_SAMPLER
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,3 +248,36 @@ class Contrast:
     """Units on which only one of them is."""
     smallest_gain: float | None = None
     """What `standing` was judged by, in the question's metric; None: equivalence was not asked."""
+
+
+@dataclass(frozen=True, slots=True)
+class BenchResults:
+    """A benchmark's results so far."""
+
+    folder: Path
+    setup: Setup
+    results: tuple[Result, ...]
+    wanted: int
+    """Results the setup asks for."""
+    refused: tuple[str, ...]
+    """Models of the pool that were set aside, each with its reason."""
+    notes: tuple[str, ...]
+    """What it cannot show."""
+    kin: Mapping[str, str]
+    """Family of each candidate, by id."""
+    added: tuple[LateAddition, ...] = ()
+    """Parts of the setup that came when results were there."""
+
+    @property
+    def failed(self) -> tuple[Result, ...]:
+        """The results that failed."""
+        return tuple(result for result in self.results if result.status == "failed")
+
+
+@dataclass(frozen=True, slots=True)
+class Benchmark:
+    """What `bench` found."""
+
+    measured: BenchResults
+    contrasts: tuple[Contrast, ...]
+    """The primary one first."""

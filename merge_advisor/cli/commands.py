@@ -133,8 +133,8 @@ def run_bench(arguments: argparse.Namespace) -> int:
         return OK
     if arguments.out is None:
         raise InputError("bench: no folder for the results; give --out DIR, or --dry-run")
+    from merge_advisor.benchmark.bench import bench
     from merge_advisor.benchmark.report.summary import bench_summary
-    from merge_advisor.benchmark.running.bench import bench
 
     shared = _shared(arguments)
     done = bench(setup, Path(arguments.out), **places, only=arguments.only, workers=arguments.workers, **shared)

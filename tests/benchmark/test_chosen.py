@@ -6,8 +6,8 @@ import pytest
 
 from merge_advisor.benchmark.analysis.chosen import PickCount, choices_by_task
 from merge_advisor.benchmark.report.report import write_report
-from merge_advisor.benchmark.running.rows import kin_of
 from merge_advisor.benchmark.values import Question, Result, Unit
+from merge_advisor.benchmark.views import kin_of
 from tests.support import bench_world as world
 
 KIN = {"red": "color", "sum": "arithmetic", "tense": "grammar"}

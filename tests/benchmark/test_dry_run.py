@@ -5,7 +5,7 @@ import json
 import pytest
 
 from merge_advisor import registry
-from merge_advisor.benchmark.running.bench import measure_setup
+from merge_advisor.benchmark.running.bench_run import measure_setup
 from merge_advisor.benchmark.running.dry_run import describe_bench, passes_of, spent_by
 from merge_advisor.benchmark.running.units import keys_of
 from merge_advisor.benchmark.setup import read_setup

@@ -7,7 +7,7 @@ import pytest
 
 from merge_advisor.advisor import Machine
 from merge_advisor.benchmark.running.arms import TaskDraw, open_context
-from merge_advisor.benchmark.running.bench import measure_setup
+from merge_advisor.benchmark.running.bench_run import measure_setup
 from merge_advisor.benchmark.running.ledger import Ledger, key_of
 from merge_advisor.benchmark.running.rows import read_bench_tasks
 from merge_advisor.benchmark.running.units import keys_of

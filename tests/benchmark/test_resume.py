@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from merge_advisor.advisor import Machine
-from merge_advisor.benchmark.running.bench import measure_setup
+from merge_advisor.benchmark.running.bench_run import measure_setup
 from merge_advisor.benchmark.running.ledger import Key, Ledger, key_of
 from merge_advisor.benchmark.running.units import keys_of
 from merge_advisor.benchmark.running.workers import shares
@@ -23,7 +23,7 @@ RUN = """
 import sys
 from pathlib import Path
 from merge_advisor.options import Machine
-from merge_advisor.benchmark.running.bench import measure_setup
+from merge_advisor.benchmark.running.bench_run import measure_setup
 
 if __name__ == "__main__":
     setup, out, base, pool, cache, workers = sys.argv[1:]

@@ -9,8 +9,9 @@ import pytest
 
 from merge_advisor.advisor.measuring.session import open_session
 from merge_advisor.benchmark.analysis.findings import levels
+from merge_advisor.benchmark.bench import conclude
 from merge_advisor.benchmark.running.arms import halving_passes, sets_within
-from merge_advisor.benchmark.running.bench import conclude, measure_setup
+from merge_advisor.benchmark.running.bench_run import measure_setup
 from merge_advisor.benchmark.running.controls import redrawn
 from merge_advisor.benchmark.running.ledger import Ledger, key_of
 from merge_advisor.benchmark.running.units import keys_of, wanted

@@ -9,8 +9,8 @@ from types import MappingProxyType
 
 from merge_advisor.benchmark.analysis.families import mean
 from merge_advisor.benchmark.analysis.prediction import measured_gain
-from merge_advisor.benchmark.running.rows import may_use
 from merge_advisor.benchmark.values import Result, View
+from merge_advisor.benchmark.views import may_use
 from merge_advisor.types import SHOTS_LORA
 
 NOBODY: Mapping[str, str] = MappingProxyType({})

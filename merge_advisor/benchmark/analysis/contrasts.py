@@ -16,9 +16,30 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from merge_advisor.benchmark.analysis import resampling
-from merge_advisor.benchmark.analysis.families import by_arm, gains_by_family, gains_by_task, gains_over, mean
+from merge_advisor.benchmark.analysis.families import by_arm, gains_by_family, gains_by_task, gains_over, judged, mean
 from merge_advisor.benchmark.analysis.resampling import ALPHA, ENOUGH_FAMILIES
-from merge_advisor.benchmark.values import Contrast, ContrastStanding, Question, Result
+from merge_advisor.benchmark.values import Contrast, ContrastStanding, Question, Result, Setup
+
+
+def answer_questions(setup: Setup, results: Sequence[Result]) -> tuple[Contrast, ...]:
+    """Return the answers to a setup's questions, the primary first.
+
+    Args:
+        setup: holds the questions, the smallest gain that matters and the seed of the resamples.
+        results: those there are; families that strategies were tried out on are left out.
+
+    Returns:
+        One contrast a question. The p values of the secondaries are adjusted for their number, the primary's is not.
+    """
+    untried = judged(results, setup.tasks.tried)
+
+    def answer(question: Question) -> Contrast:
+        # the smallest gain is a number in the primary's unit (points or nats); it says nothing about the other metric
+        comparable = question.metric == setup.primary.metric
+        return contrast(question, untried, setup.smallest_gain if comparable else None, seed=setup.seed)
+
+    # the primary question was fixed before the results and pays for no other: only the secondaries share their alpha
+    return answer(setup.primary), *holm_adjusted([answer(question) for question in setup.secondaries])
 
 
 def contrast(question: Question, results: Sequence[Result], smallest_gain: float | None, *, seed: int = 0) -> Contrast:

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from merge_advisor.benchmark.analysis.findings import levels
 from merge_advisor.benchmark.report import words
-from merge_advisor.benchmark.values import Result, Setup
+from merge_advisor.benchmark.values import Benchmark, Result, Setup
 from merge_advisor.report.tables import text_table
-
-if TYPE_CHECKING:
-    from merge_advisor.benchmark.running.bench import Benchmark
 
 
 def bench_summary(found: Benchmark) -> str:

@@ -24,7 +24,7 @@ from merge_advisor.advisor.measuring.session import Session, open_session, weigh
 from merge_advisor.advisor.planning.choosing import LORA_LOSSES, SEARCH, ChoosingLosses, choose_merge, rows_in
 from merge_advisor.advisor.scoring.score_run import score_models
 from merge_advisor.benchmark.running.rows import BenchTask, in_view, read_families
-from merge_advisor.benchmark.running.tuners import at_zero, tune_weights
+from merge_advisor.benchmark.running.tuners import tune_weights
 from merge_advisor.benchmark.setup import SetupPlaces, finetune_of, scorer_of
 from merge_advisor.benchmark.values import Arm, Result, Setup, Unit, View
 from merge_advisor.errors import InputError, PoolError, TaskError
@@ -285,7 +285,7 @@ def run_arm(draw: TaskDraw, arm: Arm, unit: Unit, view: View, k: int, budget: in
         ChoosingLosses(draw.world.session, [rows], arm.composition, arm.choose_by)
         for rows in (task.choosing, task.tuning)
     )
-    strategy, search = arm.strategy, 0 if at_zero(arm.tuner) else SEARCH
+    strategy, search = arm.strategy, 0 if arm.tuner and arm.tuner.begins_at_zero else SEARCH
     if budget is not None:
         paid = draw.finetune_forwards + LORA_LOSSES * len(task.tuning) if arm.shots_lora else 0
         paid += arm.tuner.trials * len(task.choosing) if arm.tuner else 0

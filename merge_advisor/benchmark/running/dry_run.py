@@ -18,7 +18,6 @@ from merge_advisor.advisor.planning.choosing import LORA_LOSSES, SEARCH, rows_in
 from merge_advisor.benchmark.running.arms import PROBES
 from merge_advisor.benchmark.running.ledger import Key
 from merge_advisor.benchmark.running.rows import read_families, task_files, task_folder
-from merge_advisor.benchmark.running.tuners import at_zero
 from merge_advisor.benchmark.running.units import keys_of, wanted
 from merge_advisor.benchmark.setup import HUB, SetupPlaces, finetune_of, notes_of, read_setup
 from merge_advisor.benchmark.values import Arm, Setup
@@ -66,10 +65,10 @@ def describe_bench(
 
     Args:
         path: the setup.
-        base: as in `running.measure`.
-        pool: as in `running.measure`.
-        tasks: as in `running.measure`.
-        only: as in `running.measure`.
+        base: as in `measure_setup`.
+        pool: as in `measure_setup`.
+        tasks: as in `measure_setup`.
+        only: as in `measure_setup`.
         rate: forward passes of one row a second.
 
     Returns:
@@ -170,7 +169,7 @@ def spent_by(arm: Arm, setup: Setup, models: int, k: int) -> ArmCost:
     choice = run_strategy(arm.strategy, asked.evidence(models), k)
     slopes = (BACKWARD - 1) * math.ceil(rows / PARTS) if _slopes(arm) else 0
     tuner = arm.tuner.trials * (rows + slopes) if arm.tuner else 0
-    search = 0 if at_zero(arm.tuner) else SEARCH
+    search = 0 if arm.tuner and arm.tuner.begins_at_zero else SEARCH
     choosing = asked.forwards + search * rows + lora + tuner
     return ArmCost(choosing, arm.shots_lora or "task_delta" in choice.used, "rng" in choice.used)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from merge_advisor.benchmark.setup import HUB, SetupPlaces
 from merge_advisor.benchmark.values import Setup, View
+from merge_advisor.benchmark.views import kin_of, may_use
 from merge_advisor.errors import InputError, TaskError
 from merge_advisor.evaluators.rules import same
 from merge_advisor.tasks import read_rows
@@ -163,28 +164,6 @@ def _read(name: str, path: Path, family: str, setup: Setup) -> BenchTask:
 
 def _by_hash(salt: str) -> Callable[[Row], bytes]:
     return lambda row: hashlib.sha256(f"{salt}:{row.digest}".encode()).digest()
-
-
-def kin_of(candidates: Sequence[str], own: Mapping[str, str], families: Mapping[str, str]) -> dict[str, str]:
-    """Return the family of each candidate, by id: that of the task it was trained on; one without is its own.
-
-    Args:
-        candidates: ids.
-        own: task name to the candidate trained on it, where the ids differ.
-        families: task or candidate name to family.
-    """
-    trained = {candidate: name for name, candidate in own.items()}
-
-    def family(candidate: str) -> str:
-        name = trained.get(candidate, candidate)
-        return families.get(name, families.get(candidate, name))
-
-    return {candidate: family(candidate) for candidate in candidates}
-
-
-def may_use(candidate: str, kin: str, task: str, family: str, view: View, own: Mapping[str, str]) -> bool:
-    """Whether a task of a family may use a candidate of the family `kin` in a view; `own` as in `kin_of`."""
-    return view == "own-in" or (candidate != own.get(task, task) and (view == "own-out" or kin != family))
 
 
 def in_view(

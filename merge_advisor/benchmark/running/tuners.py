@@ -21,9 +21,6 @@ if TYPE_CHECKING:
     from merge_advisor.benchmark.values import Tuner
     from merge_advisor.types import Candidate, Row
 
-PROTOCOL = "lorahub"
-"""The sampler that begins at weights 0 and so makes no use of the weights a selection came with."""
-
 
 @dataclass(frozen=True, slots=True)
 class TunedWeights:
@@ -32,11 +29,6 @@ class TunedWeights:
     weights: tuple[float, ...]
     forwards: int
     reason: str
-
-
-def at_zero(tuner: Tuner | None) -> bool:
-    """Tell whether a tuner begins at weights 0, whatever the selection's weights are."""
-    return tuner is not None and tuner.sampler.partition(":")[0].strip() == PROTOCOL
 
 
 def tune_weights(
@@ -64,7 +56,7 @@ def tune_weights(
     Raises:
         SpecError: a sampler or objective that this composition or these rows do not allow, or no trial that is fit.
     """
-    protocol = at_zero(tuner)
+    protocol = tuner.begins_at_zero
     kept = () if protocol else aside([0] * len(rows), seed)
     parts = [[row for place, row in enumerate(rows) if (place in kept) == late] for late in (False, True)]
     goal = tuner.objective if tuner.objective in PENALISED else "mean"

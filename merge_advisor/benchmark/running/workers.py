@@ -21,7 +21,7 @@ from merge_advisor.benchmark.running.units import failed, run_units
 from merge_advisor.benchmark.setup import SetupPlaces
 from merge_advisor.benchmark.values import Setup
 from merge_advisor.errors import ExternalError, MergeAdvisorError
-from merge_advisor.options import Machine
+from merge_advisor.options import Machine, SessionOptions
 
 POLL = 0.5
 """Seconds between two looks at how far the workers are."""
@@ -39,8 +39,8 @@ class Job:
     places: SetupPlaces
     tasks: Mapping[str, BenchTask]
     out: Path
-    settings: Mapping[str, Any]
-    """As `open_session` takes them."""
+    session_options: SessionOptions
+    """As `open_session` takes them, without `progress`."""
 
 
 def shares(keys: Sequence[Key], workers: int) -> list[list[Key]]:
@@ -78,9 +78,10 @@ def run_workers(job: Job, keys: Sequence[Key], workers: int, tell: Callable[[], 
     Raises:
         ExternalError: a worker could not start, or refused to go on, before its share was done.
     """
-    machine = job.settings.get("machine") or Machine()
+    machine = job.session_options.get("machine") or Machine()
+    # torch takes all cores in every process unless told: workers would wait for each other
     threads = machine.threads or max(1, (os.cpu_count() or 1) // workers)
-    job = replace(job, settings={**job.settings, "machine": replace(machine, threads=threads)})
+    job = replace(job, session_options={**job.session_options, "machine": replace(machine, threads=threads)})
     dealt = shares(keys, workers)
     died: Counter[tuple[Key, bool]] = Counter()
     lost: list[_Worker] = []
@@ -146,7 +147,7 @@ def _work(job: Job, share: Sequence[Key], place: Any) -> None:
         place.value += 1
 
     try:
-        with open_context(job.setup, job.places, **job.settings) as world, Ledger(job.out) as ledger:
+        with open_context(job.setup, job.places, **job.session_options) as world, Ledger(job.out) as ledger:
             tell()
             run_units(world, job.tasks, share, ledger, tell)
     except MergeAdvisorError as error:
