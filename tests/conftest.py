@@ -1,4 +1,4 @@
-"""Fixtures: tiny models of real architectures built from random weights, a tiny pool, and what a machine may lack."""
+"""Fixtures of all tests: tiny models with random weights, a tiny pool, and what a machine may lack."""
 
 import json
 import os
@@ -7,19 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.support.models import LLAMA_MODULES, T5_MODULES, build_tokenizer, write_lora
+
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-
-END = "<|end|>"
-TEXT = [
-    "Below is an instruction that describes a task. Write a response that appropriately completes the request.",
-    "### Instruction: ### Response: Please provide a response. Input: the task described below requires",
-    "the quick brown fox jumps over the lazy dog 0123456789 and a cat sat on the mat, yes or no?",
-]
-CHAT_TEMPLATE = (
-    "{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}" + END + "\n{% endfor %}"
-    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
-)
 
 
 def pytest_addoption(parser):
@@ -33,24 +24,6 @@ def pytest_collection_modifyitems(config, items):
     for item in items:
         if "slow" in item.keywords:
             item.add_marker(skip)
-
-
-def build_tokenizer():
-    """A byte-level BPE of about 300 tokens: every text round-trips."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast
-
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(
-        vocab_size=320, special_tokens=["<pad>", END], initial_alphabet=alphabet, show_progress=False
-    )
-    tokenizer.train_from_iterator(TEXT, trainer)
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END, pad_token="<pad>")
-    fast.chat_template = CHAT_TEMPLATE
-    return fast
 
 
 @pytest.fixture(scope="session")
@@ -95,52 +68,6 @@ def tiny_t5(tmp_path_factory) -> Path:
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
-
-
-def write_lora(folder, modules, *, rank=4, alpha=8, seed=0, base="tiny-llama", task_type="CAUSAL_LM", std=0.3, card="",
-               dtype=np.float32, **settings):  # fmt: skip
-    """Write a random LoRA in PEFT's layout. `modules`: name -> (out, in), or name -> (A, B)."""
-    from safetensors.numpy import save_file
-
-    rng = np.random.default_rng(seed)
-    tensors = {}
-    for name, shape in modules.items():
-        if isinstance(shape[0], np.ndarray):
-            a, b = shape
-        else:
-            out, width = shape
-            a, b = rng.normal(0, std, (rank, width)), rng.normal(0, std, (out, rank))
-        tensors[f"base_model.model.{name}.lora_A.weight"] = np.ascontiguousarray(a, dtype=dtype)
-        tensors[f"base_model.model.{name}.lora_B.weight"] = np.ascontiguousarray(b, dtype=dtype)
-    config = {
-        "peft_type": "LORA", "task_type": task_type, "base_model_name_or_path": base, "r": rank, "lora_alpha": alpha,
-        "target_modules": sorted({name.rsplit(".", 1)[-1] for name in modules}), "bias": "none", "lora_dropout": 0.0,
-        "fan_in_fan_out": False, "inference_mode": True, "use_rslora": False, "use_dora": False,
-        "modules_to_save": None, "rank_pattern": {}, "alpha_pattern": {}, "init_lora_weights": True,
-    } | settings  # fmt: skip
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, folder / "adapter_model.safetensors")
-    (folder / "adapter_config.json").write_text(json.dumps(config, indent=1))
-    if card:
-        (folder / "README.md").write_text(card)
-    return folder
-
-
-LLAMA_MODULES = {
-    f"model.layers.{layer}.self_attn.{name}": shape
-    for layer in range(2)
-    for name, shape in (("q_proj", (32, 32)), ("v_proj", (16, 32)))
-}
-
-
-T5_MODULES = {
-    f"{stack}.block.{layer}.layer.{place}.{block}.{kind}": (32, 32)
-    for stack, place, block in (
-        ("encoder", 0, "SelfAttention"), ("decoder", 0, "SelfAttention"), ("decoder", 1, "EncDecAttention"),
-    )
-    for layer in range(2)
-    for kind in ("q", "v")
-}  # fmt: skip
 
 
 @pytest.fixture(scope="session")

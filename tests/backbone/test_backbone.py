@@ -25,7 +25,7 @@ from merge_advisor.errors import BaseModelError, InputError, PoolError, TaskErro
 from merge_advisor.options import FinetuneSettings
 from merge_advisor.weights.adapter import read_adapter
 from merge_advisor.weights.updates import DenseUpdate, LowRankUpdate, digest_of_delta, inner, inner_all
-from tests.conftest import END
+from tests.support.models import END
 
 ROWS = [
     ("### Instruction: say yes\n", "yes"),

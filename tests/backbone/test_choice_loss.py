@@ -18,7 +18,7 @@ from merge_advisor.errors import SpecError, TaskError
 from merge_advisor.options import FinetuneSettings
 from merge_advisor.types import Row
 from merge_advisor.weights.updates import LowRankUpdate
-from tests.conftest import LLAMA_MODULES
+from tests.support.models import LLAMA_MODULES
 
 FAST = FinetuneSettings(rank=4, lr=1e-2, steps=12)
 CHOICES = ("yes", "no", "the mat and the dog")

@@ -16,7 +16,7 @@ from merge_advisor.weights.tensorfile import open_folder
 from merge_advisor.weights.updates import DenseUpdate, LowRankUpdate
 from tests.compose.test_compose import NAMES, ON_ADAPTERS, SHAPES, WHOLE, adapter, assert_same, compose, dense
 from tests.compose.test_compositions import build, matrix
-from tests.conftest import LLAMA_MODULES, write_lora
+from tests.support.models import LLAMA_MODULES, write_lora
 
 
 class TestStoredAdapters:

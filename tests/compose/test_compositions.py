@@ -19,7 +19,7 @@ from merge_advisor.weights.tensorfile import open_folder
 from merge_advisor.weights.updates import DenseUpdate, LowRankUpdate
 from tests.compose.test_compose import RANDOM, SHAPES, WHOLE, adapter, assert_same, checkpoint, compose, dense
 from tests.compose.test_compose import stored_checkpoint as stored
-from tests.conftest import LLAMA_MODULES, write_lora
+from tests.support.models import LLAMA_MODULES, write_lora
 
 BIG = 40_000
 """Entries enough for shares and means to be told from chance."""

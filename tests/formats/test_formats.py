@@ -24,7 +24,7 @@ from merge_advisor.weights.checkpoint import read_checkpoint_delta
 from merge_advisor.weights.naming import count_blocks
 from merge_advisor.weights.tensorfile import open_folder, read_tensor
 from merge_advisor.weights.updates import DenseUpdate, LowRankUpdate
-from tests.conftest import LLAMA_MODULES, write_lora
+from tests.support.models import LLAMA_MODULES, write_lora
 
 FORMATS = registry.names("format")
 

@@ -18,8 +18,8 @@ from merge_advisor.formats.mergekit import MergekitFormat, mergekit_recipe, pars
 from merge_advisor.formats.peft import PeftFormat
 from merge_advisor.formats.run_mergekit import last_line, run_child, run_mergekit
 from merge_advisor.weights.updates import DenseUpdate
-from tests.conftest import write_lora
 from tests.formats.test_formats import assert_same_weights, by_plain_peft, merge_of, merged_weights, weights_of
+from tests.support.models import write_lora
 
 
 def text_of(recipe, places):

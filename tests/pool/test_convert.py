@@ -17,8 +17,8 @@ from merge_advisor.errors import InputError, OfflineError, PoolError
 from merge_advisor.pool import open_pool, unpickling
 from merge_advisor.pool.converting import convert
 from merge_advisor.weights.base import resolve_base
-from tests.conftest import T5_MODULES, write_lora
 from tests.support.hub_server import Hub
+from tests.support.models import T5_MODULES, write_lora
 
 
 def publish(folder, seed=0, *, zipped=True):

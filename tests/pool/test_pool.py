@@ -11,7 +11,7 @@ from safetensors.numpy import load_file, save_file
 from merge_advisor.errors import OfflineError, PoolError
 from merge_advisor.pool import check_id, licence_conflicts, open_pool, read_manifest
 from merge_advisor.weights.base import resolve_base
-from tests.conftest import LLAMA_MODULES, write_lora
+from tests.support.models import LLAMA_MODULES, write_lora
 
 
 def ids_of(items):

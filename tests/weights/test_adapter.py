@@ -21,7 +21,7 @@ from merge_advisor.weights.base import resolve_base
 from merge_advisor.weights.naming import find_parameter
 from merge_advisor.weights.tensorfile import open_folder, read_tensor
 from merge_advisor.weights.updates import DenseUpdate, LowRankUpdate
-from tests.conftest import LLAMA_MODULES, write_lora
+from tests.support.models import LLAMA_MODULES, write_lora
 
 T5_MODULES = {
     f"{stack}.block.{block}.layer.{layer}.{kind}.{name}": (32, 32)
@@ -44,7 +44,7 @@ def tiny_gpt2(tmp_path_factory):
     import torch
     from transformers import GPT2Config, GPT2LMHeadModel
 
-    from tests.conftest import build_tokenizer
+    from tests.support.models import build_tokenizer
 
     torch.manual_seed(0)
     tokenizer = build_tokenizer()
