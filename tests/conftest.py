@@ -12,6 +12,8 @@ from tests.support.models import LLAMA_MODULES, T5_MODULES, build_tokenizer, wri
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
+pytest.register_assert_rewrite("tests.support.strategy_contract")
+
 
 def pytest_addoption(parser):
     parser.addoption("--slow", action="store_true", help="also run the tests marked slow")

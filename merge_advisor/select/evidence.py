@@ -51,11 +51,11 @@ class Evidence:
     task_delta: Callable[[], FloatingArray]
     """Return the task delta, (d,) float32: that of the LoRA finetuned on the shots. It is computed once, in the first
     call, which may cost a finetune."""
-    texts: tuple[str, ...]
+    texts: tuple[str, ...] = ()
     """Name and model card text of each candidate."""
-    query: str
+    query: str = ""
     """The choosing rows as text, for retrieval by description."""
-    rng: np.random.Generator
+    rng: np.random.Generator = field(repr=False, default_factory=lambda: np.random.default_rng(0))
     """The only source of randomness."""
     anchor: int | None = None
     """Position of the anchor the user demands, or None."""
