@@ -13,8 +13,8 @@ from merge_advisor.compose.sparse import (
     SparseComposition,
     check_choice,
     check_density,
-    largest,
-    sizes_of,
+    largest_mask,
+    magnitudes_of,
 )
 from merge_advisor.weights.updates import Update
 
@@ -26,6 +26,12 @@ class Breadcrumbs(SparseComposition):
     As in mergekit: `density` is what stays, `gamma` the share of outliers left out at the top (fewer where both
     together are more than all), the rest goes at the bottom; `density=1` keeps the outliers too. The paper names the
     two shares that go, β and γ. `consensus=sum` elects signs as well (mergekit's breadcrumbs_ties).
+
+    >>> import numpy as np
+    >>> from merge_advisor.weights.updates import DenseUpdate
+    >>> member = {"w": DenseUpdate(np.float32([9, -4, 3, 1]))}
+    >>> Breadcrumbs(density=0.5, gamma=0.25).compose([member], [1.0])["w"].dense()
+    array([ 0., -4.,  3.,  0.], dtype=float32)
     """
 
     name: ClassVar[str] = "breadcrumbs"
@@ -51,17 +57,17 @@ class Breadcrumbs(SparseComposition):
             raise ValueError(f"gamma={self.gamma:g} is no share of entries; give 0 or more, less than 1")
 
     def sparsify(self, name: str, update: Update) -> KeptEntries:
-        """Keep the middle."""
+        """See `SparseComposition.sparsify`; the middle is kept, as in mergekit's `magnitude_outliers`."""
         if self.density >= 1:
             return KEEP_ALL
-        sizes = sizes_of(update)
-        kept = int(self.density * sizes.size)
-        outliers = min(int(self.gamma * sizes.size), sizes.size - kept)
-        mask = largest(sizes, kept + outliers)
+        magnitudes = magnitudes_of(update)
+        kept = int(self.density * magnitudes.size)
+        outliers = min(int(self.gamma * magnitudes.size), magnitudes.size - kept)
+        mask = largest_mask(magnitudes, kept + outliers)
         if outliers:
-            mask &= ~largest(sizes, outliers)
+            mask &= ~largest_mask(magnitudes, outliers)
         return KeptEntries(mask.reshape(update.shape))
 
-    def vote(self) -> str:
-        """The election of the spec."""
+    def consensus_method(self) -> str:
+        """See `SparseComposition.consensus_method`; the parameter `consensus`."""
         return self.consensus

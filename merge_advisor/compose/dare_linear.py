@@ -15,8 +15,8 @@ from merge_advisor.compose.sparse import (
     SparseComposition,
     check_choice,
     check_density,
-    drawn,
-    generator_of,
+    mask_generator,
+    rescaled,
 )
 from merge_advisor.weights.updates import Update
 
@@ -27,6 +27,12 @@ class DareLinear(SparseComposition):
 
     The paper divides by the density; mergekit 0.1.5 rescales so that Σ|ΔW| of the parameter stays (`rescale=l1`, the
     default here; `rescale=density` is the paper's, `none` neither).
+
+    >>> from merge_advisor.weights.updates import DenseUpdate
+    >>> member = {"w": DenseUpdate(np.ones(8, dtype=np.float32))}
+    >>> merged = DareLinear(density=0.5, seed=1).compose([member], [1.0])["w"].dense()
+    >>> float(merged.sum()), bool((merged == 0).any())  # some entries are gone, Σ|ΔW| is that of the member
+    (8.0, True)
     """
 
     name: ClassVar[str] = "dare_linear"
@@ -52,8 +58,8 @@ class DareLinear(SparseComposition):
         check_choice("rescale", self.rescale, ("l1", "density", "none"))
 
     def sparsify(self, name: str, update: Update) -> KeptEntries:
-        """Keep at random."""
+        """See `SparseComposition.sparsify`; each entry is kept with the chance `density`."""
         if self.density >= 1:
             return KEEP_ALL
-        numbers = generator_of(self.seed, name, update).random(update.shape, dtype=np.float32)
-        return drawn(numbers < np.float32(self.density), update, self.rescale, self.density)
+        numbers = mask_generator(self.seed, name, update).random(update.shape, dtype=np.float32)
+        return rescaled(numbers < np.float32(self.density), update, self.rescale, self.density)

@@ -15,6 +15,12 @@ class DareTies(DareLinear):
 
     As in mergekit 0.1.5 those that agree are added, not averaged as TIES does; `normalize=true` averages them, the sum
     of all weights being λ as in `ties`.
+
+    >>> import numpy as np
+    >>> from merge_advisor.weights.updates import DenseUpdate
+    >>> members = [{"w": DenseUpdate(np.float32(values))} for values in ([4, 3], [2, -5])]
+    >>> DareTies(density=1).compose(members, [0.5, 0.5])["w"].dense()
+    array([ 3. , -2.5], dtype=float32)
     """
 
     name: ClassVar[str] = "dare_ties"
@@ -24,15 +30,16 @@ class DareTies(DareLinear):
     sign: str = "sum"
     """"sum": the sign with more weight in total; "count": the sign of more members."""
     normalize: bool = False
+    """Whether the members that agree are averaged; False adds them."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_choice("sign", self.sign, ("sum", "count"))
 
-    def vote(self) -> str:
-        """The election of the spec."""
+    def consensus_method(self) -> str:
+        """See `SparseComposition.consensus_method`; the parameter `sign`."""
         return self.sign
 
-    def share(self) -> bool:
-        """As the spec says."""
+    def is_normalized(self) -> bool:
+        """See `SparseComposition.is_normalized`; the parameter `normalize`."""
         return self.normalize

@@ -16,9 +16,9 @@ from merge_advisor.compose.sparse import (
     SparseComposition,
     check_choice,
     check_density,
-    drawn,
-    generator_of,
-    sizes_of,
+    magnitudes_of,
+    mask_generator,
+    rescaled,
 )
 from merge_advisor.weights.updates import Update
 
@@ -31,6 +31,12 @@ class Della(SparseComposition):
     where `epsilon` is half of the paper's). The paper divides each entry by its own chance; mergekit 0.1.5 rescales so
     that Σ|ΔW| of the parameter stays (`rescale=l1`, the default here). `consensus=none` adds all, which is mergekit's
     della_linear.
+
+    >>> from merge_advisor.weights.updates import DenseUpdate
+    >>> member = {"w": DenseUpdate(np.arange(8, dtype=np.float32))}
+    >>> merged = Della(density=0.5, epsilon=0.4, seed=3).compose([member], [1.0])["w"].dense()
+    >>> round(float(merged.sum()), 4), bool((merged == 0).any())  # some entries are gone, Σ|ΔW| is that of the member
+    (28.0, True)
     """
 
     name: ClassVar[str] = "della"
@@ -55,6 +61,7 @@ class Della(SparseComposition):
     rescale: str = "l1"
     """"l1" or "none"."""
     normalize: bool = True
+    """Whether the members that agree are averaged; False adds them."""
 
     def __post_init__(self) -> None:
         check_density(self.density)
@@ -68,29 +75,30 @@ class Della(SparseComposition):
             )
 
     def sparsify(self, name: str, update: Update) -> KeptEntries:
-        """Keep at random, by rank within the row."""
+        """See `SparseComposition.sparsify`; kept at random, large entries of a row with a higher chance."""
         if self.density >= 1:
             return KEEP_ALL
-        numbers = generator_of(self.seed, name, update).random(update.shape, dtype=np.float32)
-        return drawn(numbers < self._chances(update), update, self.rescale, self.density)
+        numbers = mask_generator(self.seed, name, update).random(update.shape, dtype=np.float32)
+        return rescaled(numbers < self._chances(update), update, self.rescale, self.density)
 
-    def vote(self) -> str:
-        """The election of the spec."""
+    def consensus_method(self) -> str:
+        """See `SparseComposition.consensus_method`; the parameter `consensus`."""
         return self.consensus
 
-    def share(self) -> bool:
-        """As the spec says; without an election there is nothing to divide by."""
+    def is_normalized(self) -> bool:
+        """See `SparseComposition.is_normalized`; the parameter `normalize`, which counts only with an election."""
         return self.normalize
 
     def _chances(self, update: Update) -> NDArray[np.float32]:
-        """The chance of each entry, in the shape of the update; a vector is one row."""
+        """Return the chance of each entry, in the shape of the update; a vector is one row."""
         height = update.shape[0] if len(update.shape) > 1 else 1
-        rows = sizes_of(update).reshape(height, -1)
+        rows = magnitudes_of(update).reshape(height, -1)
         width = rows.shape[1]
         rise = np.linspace(self.density - self.epsilon, self.density + self.epsilon, width, dtype=np.float32)
-        if width == 1:
+        if width == 1:  # linspace would give its start, the lowest chance
             rise[:] = self.density
-        # floats above 0 order as their bits do: with the column below them equal ones keep their order on any machine
+        # A stable sort of each row in place of argsort, whose ties may fall another way on another machine. Floats of 0
+        # or more order as their bits do, so magnitude and column fit in one uint64: the bits above, the column below.
         keys = rows.view(np.uint32).astype(np.uint64)
         keys <<= np.uint64(32)
         keys |= np.arange(width, dtype=np.uint64)

@@ -10,13 +10,20 @@ import numpy as np
 
 from merge_advisor.arrays import Float32Array
 from merge_advisor.compose import Takes
-from merge_advisor.compose.lazy_delta import LazyDelta, active, names_of, same_shape
+from merge_advisor.compose.lazy_delta import LazyDelta, check_shapes, parameter_names, weighted_members
 from merge_advisor.weights.updates import DenseUpdate, LowRankUpdate, Update, WeightDelta, along
 
 
 @dataclass(frozen=True)
 class Exact:
-    """Add the updates: ΔW = Σ wᵢ·ΔWᵢ, for adapters Σ wᵢ·sᵢ·BᵢAᵢ without any rounding to a lower rank."""
+    """Add the updates: ΔW = Σ wᵢ·ΔWᵢ, for adapters Σ wᵢ·sᵢ·BᵢAᵢ without any rounding to a lower rank.
+
+    >>> one = {"w": LowRankUpdate(np.float32([[1, 2]]), np.float32([[1]]))}
+    >>> other = {"w": LowRankUpdate(np.float32([[4, 0]]), np.float32([[1]]))}
+    >>> merged = Exact().compose([one, other], [1.0, 0.5])["w"]
+    >>> merged.dense(), merged.rank
+    (array([[3., 2.]], dtype=float32), 2)
+    """
 
     name: ClassVar[str] = "exact"
     weight_means: ClassVar[str] = "how strongly a member's whole update is applied; 1 is the member as it was trained"
@@ -28,35 +35,45 @@ class Exact:
     low_rank: ClassVar[bool] = True
 
     def compose(self, members: Sequence[WeightDelta], weights: Sequence[float]) -> WeightDelta:
-        """Concatenate the factors (rank Σ r); a parameter that any member changes densely is summed densely.
-
-        Raises:
-            SpecError: members of different bases, or a weight that is no number.
-        """
-        pairs = active(self.name, members, weights)
+        """See `MergeRule.compose`; the rank of a sum of adapters is the sum of their ranks."""
+        pairs = weighted_members(self.name, members, weights)
 
         def merged(name: str) -> Update:
-            parts = [member[name].times(w) for member, w in pairs if name in member]
-            same_shape(self.name, name, parts)
-            return total(parts)
+            parts = [member[name].times(weight) for member, weight in pairs if name in member]
+            check_shapes(self.name, name, parts)
+            return sum_updates(parts)
 
-        return LazyDelta(names_of(pairs), merged)
+        return LazyDelta(parameter_names(pairs), merged)
 
     def slopes(self, updates: Sequence[Update | None], weights: Sequence[float], gradient: Float32Array) -> list[float]:
-        """∂L/∂wᵢ from ∂L/∂W of one parameter, for the members' updates of it (None: it leaves it alone): ⟨G, ΔWᵢ⟩."""
+        """Return ∂L/∂wᵢ from ∂L/∂W of one parameter: ⟨G, ΔWᵢ⟩, whatever the weights.
+
+        Args:
+            updates: (k,) the members' updates of the parameter; None: it leaves it alone, and its slope is 0.
+            weights: (k,).
+            gradient: ∂L/∂W at the merge, float32, in the base's layout.
+        """
         return [0.0 if update is None else along(update, gradient) for update in updates]
 
 
-def total(parts: Sequence[Update]) -> Update:
-    """Sum of updates: low-rank ones as factors side by side (a lone one untouched), densely where one is dense."""
+def sum_updates(parts: Sequence[Update]) -> Update:
+    """Return the sum of updates of one parameter, as factors where all are low-rank.
+
+    Args:
+        parts: one update or more, all of one shape.
+
+    Returns:
+        A `LowRankUpdate` of the factors side by side (a lone one untouched), or a `DenseUpdate` where one is dense.
+    """
     low_rank = [part for part in parts if isinstance(part, LowRankUpdate)]
     if len(low_rank) == len(parts) == 1:
         return low_rank[0]
     if len(low_rank) == len(parts):
+        # each B carries its own scale, as one product has only one
         a = np.concatenate([part.a for part in low_rank])
         b = np.concatenate([part.b * np.float32(part.scale) for part in low_rank], axis=1)
         return LowRankUpdate(a, b, 1.0, low_rank[0].transposed)
-    found = np.zeros(parts[0].shape, dtype=np.float32)
+    total = np.zeros(parts[0].shape, dtype=np.float32)
     for part in parts:
-        found += part.dense()
-    return DenseUpdate(found)
+        total += part.dense()
+    return DenseUpdate(total)

@@ -1,4 +1,4 @@
-"""A weight delta computed parameter by parameter when it is read, so that a merge needs one parameter's scratch."""
+"""Weight deltas computed when they are read, and the checks that all compositions share."""
 
 from __future__ import annotations
 
@@ -10,10 +10,19 @@ from merge_advisor.weights.updates import LowRankUpdate, Update, WeightDelta
 
 
 class LazyDelta(Mapping[str, Update]):
-    """Maps each of `names` to what `compute` makes of it, anew at every reading."""
+    """A weight delta computed parameter by parameter when it is read, anew each time.
+
+    A merge of any size so needs scratch for one parameter only.
+
+    >>> import numpy as np
+    >>> from merge_advisor.weights.updates import DenseUpdate
+    >>> delta = LazyDelta(["norm.weight"], lambda name: DenseUpdate(np.ones(2, dtype=np.float32)))
+    >>> delta["norm.weight"].dense()
+    array([1., 1.], dtype=float32)
+    """
 
     def __init__(self, names: Sequence[str], compute: Callable[[str], Update]) -> None:
-        self._names = dict.fromkeys(names)
+        self._names = dict.fromkeys(names)  # a set that keeps the order of the names
         self._compute = compute
 
     def __getitem__(self, name: str) -> Update:
@@ -21,6 +30,7 @@ class LazyDelta(Mapping[str, Update]):
             raise KeyError(name)
         return self._compute(name)
 
+    # Mapping's own `in` reads the item: that would merge a parameter to say whether it is there
     def __contains__(self, name: object) -> bool:
         return name in self._names
 
@@ -31,15 +41,24 @@ class LazyDelta(Mapping[str, Update]):
         return len(self._names)
 
 
-def names_of(pairs: Sequence[tuple[WeightDelta, float]]) -> list[str]:
-    """Parameters any member changes, sorted."""
+def parameter_names(pairs: Sequence[tuple[WeightDelta, float]]) -> list[str]:
+    """Return the names of the parameters that any member changes, sorted.
+
+    Args:
+        pairs: members with their weights.
+    """
     return sorted({name for member, _ in pairs for name in member})
 
 
-def active(
+def weighted_members(
     composition: str, members: Sequence[WeightDelta], weights: Sequence[float]
 ) -> list[tuple[WeightDelta, float]]:
-    """Pair members with weights, those of weight 0 left out (they would only add to the rank).
+    """Return the members with their weights, without those of weight 0 (they would only add to the rank).
+
+    Args:
+        composition: name of the composition, for messages.
+        members: k weight deltas.
+        weights: (k,).
 
     Raises:
         SpecError: not as many weights as members, or one that is no finite number.
@@ -52,20 +71,32 @@ def active(
     return [(member, float(weight)) for member, weight in zip(members, weights, strict=True) if weight != 0]
 
 
-def same_shape(composition: str, name: str, parts: Sequence[Update]) -> None:
+def check_shapes(composition: str, name: str, updates: Sequence[Update]) -> None:
     """Refuse updates of one parameter whose shapes differ.
+
+    Args:
+        composition: name of the composition, for messages.
+        name: name of the parameter.
+        updates: of the members that change it.
 
     Raises:
         SpecError: the members belong to different bases.
     """
-    shapes = sorted({tuple(part.shape) for part in parts})
+    shapes = sorted({tuple(update.shape) for update in updates})
     if len(shapes) > 1:
-        found = " and ".join(str(shape) for shape in shapes)
-        raise SpecError(f"composition {composition}: {name} has shapes {found}; the members are of different bases")
+        listed = " and ".join(str(shape) for shape in shapes)
+        raise SpecError(f"composition {composition}: {name} has shapes {listed}; the members are of different bases")
 
 
-def factors_of(composition: str, name: str, update: Update) -> LowRankUpdate:
-    """The update as factors whose scale has a root: a negative sign moves into B.
+def lora_factors(composition: str, name: str, update: Update) -> LowRankUpdate:
+    """Return an update as LoRA factors with a scale of 0 or more.
+
+    A negative sign moves into B, because compositions that add factors take the root of the scale.
+
+    Args:
+        composition: name of the composition, for messages.
+        name: name of the parameter.
+        update: of one member.
 
     Raises:
         SpecError: it comes from a checkpoint.
@@ -79,18 +110,23 @@ def factors_of(composition: str, name: str, update: Update) -> LowRankUpdate:
     return update
 
 
-def one_rank(composition: str, names: Sequence[str], pairs: Sequence[tuple[WeightDelta, float]]) -> None:
+def check_ranks(composition: str, names: Sequence[str], pairs: Sequence[tuple[WeightDelta, float]]) -> None:
     """Refuse members whose factors of one parameter cannot be added.
 
+    Args:
+        composition: name of the composition, for messages.
+        names: parameters to look at.
+        pairs: members with their weights.
+
     Raises:
-        SpecError: a checkpoint, other shapes, or other ranks.
+        SpecError: a checkpoint, shapes that differ, or ranks that differ.
     """
     for name in names:
-        parts = [factors_of(composition, name, member[name]) for member, _ in pairs if name in member]
-        same_shape(composition, name, parts)
-        ranks = sorted({part.rank for part in parts})
+        factors = [lora_factors(composition, name, member[name]) for member, _ in pairs if name in member]
+        check_shapes(composition, name, factors)
+        ranks = sorted({part.rank for part in factors})
         if len(ranks) > 1:
-            found = ", ".join(str(rank) for rank in ranks)
+            listed = ", ".join(str(rank) for rank in ranks)
             raise SpecError(
-                f"composition {composition}: {name} has ranks {found}; it adds factors of one rank, use exact"
+                f"composition {composition}: {name} has ranks {listed}; it adds factors of one rank, use exact"
             )

@@ -10,7 +10,7 @@ from typing import ClassVar
 import numpy as np
 
 from merge_advisor.compose import Takes
-from merge_advisor.compose.lazy_delta import LazyDelta, active, factors_of, names_of, one_rank
+from merge_advisor.compose.lazy_delta import LazyDelta, check_ranks, lora_factors, parameter_names, weighted_members
 from merge_advisor.weights.updates import LowRankUpdate, Update, WeightDelta
 
 
@@ -19,7 +19,13 @@ class Linear:
     """Average A and B apart: ΔW = (Σ √|wᵢsᵢ|·Bᵢ)(Σ ±√|wᵢsᵢ|·Aᵢ), as PEFT's add_weighted_adapter "linear" does it.
 
     The root of weight times scale goes on either factor, its sign on A alone (PEFT 0.21). The result's own scale is 1:
-    PEFT sets alpha = r, which is that scale unless the first member is rsLoRA, where it is off by √r.
+    PEFT sets alpha = r, which is that scale unless the first member is rsLoRA, where it is off by √r. A member that
+    leaves a parameter alone adds zero to both sums there.
+
+    >>> one = {"w": LowRankUpdate(np.float32([[1, 2]]), np.float32([[1]]))}
+    >>> other = {"w": LowRankUpdate(np.float32([[4, 0]]), np.float32([[1]]))}
+    >>> Linear().compose([one, other], [1.0, 0.25])["w"].dense()
+    array([[4.5, 3. ]], dtype=float32)
     """
 
     name: ClassVar[str] = "linear"
@@ -34,17 +40,13 @@ class Linear:
     low_rank: ClassVar[bool] = True
 
     def compose(self, members: Sequence[WeightDelta], weights: Sequence[float]) -> WeightDelta:
-        """Add factors times roots; a member that does not change a parameter adds zero to it.
-
-        Raises:
-            SpecError: a checkpoint, or members of different ranks.
-        """
-        pairs = active(self.name, members, weights)
-        names = names_of(pairs)
-        one_rank(self.name, names, pairs)
+        """See `MergeRule.compose`; checkpoints and members of different ranks are refused at once."""
+        pairs = weighted_members(self.name, members, weights)
+        names = parameter_names(pairs)
+        check_ranks(self.name, names, pairs)
 
         def merged(name: str) -> Update:
-            parts = [(factors_of(self.name, name, member[name]), w) for member, w in pairs if name in member]
+            parts = [(lora_factors(self.name, name, member[name]), w) for member, w in pairs if name in member]
             first = parts[0][0]
             a, b = np.zeros_like(first.a), np.zeros_like(first.b)
             for part, w in parts:

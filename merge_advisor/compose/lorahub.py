@@ -11,13 +11,23 @@ import numpy as np
 
 from merge_advisor.arrays import Float32Array
 from merge_advisor.compose import Takes
-from merge_advisor.compose.lazy_delta import LazyDelta, active, factors_of, names_of, one_rank
+from merge_advisor.compose.lazy_delta import LazyDelta, check_ranks, lora_factors, parameter_names, weighted_members
 from merge_advisor.weights.updates import LowRankUpdate, Update, WeightDelta
 
 
 @dataclass(frozen=True)
 class LoraHub:
-    """Average the factors: ΔW = s·(Σ wᵢBᵢ)(Σ wᵢAᵢ), as LoraHub's code does it."""
+    """Average the factors: ΔW = s·(Σ wᵢBᵢ)(Σ wᵢAᵢ), as LoraHub's code does it.
+
+    LoraHub adds state dicts and keeps the first module's scale s. Where scales differ, each member's factors carry the
+    square root of its own here, so that one member at weight 1 is that member. A member that leaves a parameter alone
+    adds zero to both sums there.
+
+    >>> one = {"w": LowRankUpdate(np.float32([[1, 2]]), np.float32([[1]]))}
+    >>> other = {"w": LowRankUpdate(np.float32([[4, 0]]), np.float32([[1]]))}
+    >>> LoraHub().compose([one, other], [1.0, 0.5])["w"].dense()
+    array([[4.5, 3. ]], dtype=float32)
+    """
 
     name: ClassVar[str] = "lorahub"
     weight_means: ClassVar[str] = (
@@ -31,48 +41,46 @@ class LoraHub:
     low_rank: ClassVar[bool] = True
 
     def compose(self, members: Sequence[WeightDelta], weights: Sequence[float]) -> WeightDelta:
-        """Add factors weighted, then multiply; a member that does not change a parameter adds zero to it.
-
-        LoraHub adds state dicts and keeps the first module's scale s; where scales differ each member's factors carry
-        the square root of its own, so that one member at weight 1 is that member.
-
-        Raises:
-            SpecError: a checkpoint, or members of different ranks.
-        """
-        pairs = active(self.name, members, weights)
-        names = names_of(pairs)
-        one_rank(self.name, names, pairs)
+        """See `MergeRule.compose`; checkpoints and members of different ranks are refused at once."""
+        pairs = weighted_members(self.name, members, weights)
+        names = parameter_names(pairs)
+        check_ranks(self.name, names, pairs)
 
         def merged(name: str) -> Update:
-            parts = [(factors_of(self.name, name, member[name]), w) for member, w in pairs if name in member]
+            parts = [(lora_factors(self.name, name, member[name]), w) for member, w in pairs if name in member]
             roots, scale = _shared_scale([part for part, _ in parts])
             return _product([(part, w * root) for (part, w), root in zip(parts, roots, strict=True)], scale)
 
         return LazyDelta(names, merged)
 
     def slopes(self, updates: Sequence[Update | None], weights: Sequence[float], gradient: Float32Array) -> list[float]:
-        """∂L/∂wᵢ from ∂L/∂W of one parameter: s·(⟨G, Bᵢ·Σ wA⟩ + ⟨G, Σ wB·Aᵢ⟩); 0 where all weights are.
+        """Return ∂L/∂wᵢ from ∂L/∂W of one parameter: s·(⟨G, Bᵢ·Σ wA⟩ + ⟨G, Σ wB·Aᵢ⟩); 0 where all weights are.
 
-        Scales are shared as in `compose`, over the members whose weight is not 0 and, for the others, as if they
-        joined with the least weight there is.
+        Args:
+            updates: (k,) the members' updates of the parameter; None: it leaves it alone, and its slope is 0.
+            weights: (k,).
+            gradient: ∂L/∂W at the merge, float32, in the base's layout.
         """
-        parts = {i: factors_of(self.name, "", update) for i, update in enumerate(updates) if update is not None}
-        active = [i for i in parts if weights[i] != 0]
-        found = [0.0] * len(updates)
-        if not active:
-            return found
+        # a member of weight 0 shares the scale too, as if it joined with the least weight there is: the slope says
+        # what happens when its weight leaves 0
+        parts = {i: lora_factors(self.name, "", update) for i, update in enumerate(updates) if update is not None}
+        weighted = [i for i in parts if weights[i] != 0]
+        slopes = [0.0] * len(updates)
+        if not weighted:
+            return slopes
         roots, scale = _shared_scale(list(parts.values()))
         root = dict(zip(parts, roots, strict=True))
-        total = _product([(parts[i], weights[i] * root[i]) for i in active], scale)
-        laid = gradient.T if total.transposed else gradient
-        left, right = laid @ total.a.T, total.b.T @ laid  # (out, r), (r, in)
+        merged = _product([(parts[i], weights[i] * root[i]) for i in weighted], scale)
+        laid = gradient.T if merged.transposed else gradient
+        left, right = laid @ merged.a.T, merged.b.T @ laid  # (out, r), (r, in)
         for i, part in parts.items():
-            found[i] = float(scale * root[i] * (np.vdot(part.b, left) + np.vdot(part.a, right)))
-        return found
+            slopes[i] = float(scale * root[i] * (np.vdot(part.b, left) + np.vdot(part.a, right)))
+        return slopes
 
 
 def _shared_scale(parts: Sequence[LowRankUpdate]) -> tuple[list[float], float]:
-    """Factors for each part's A and B, and the scale of their product."""
+    """Return factors for each part's A and B, and the scale of their product."""
+    # equal scales stay outside, as in LoraHub: a root on either factor would round twice for nothing
     if all(part.scale == parts[0].scale for part in parts):
         return [1.0] * len(parts), parts[0].scale
     return [math.sqrt(part.scale) for part in parts], 1.0

@@ -13,7 +13,14 @@ from merge_advisor.weights.updates import Update
 
 @dataclass(frozen=True)
 class Magnitude(SparseComposition):
-    """Keep each member's largest entries and add them weighted: TIES without its election."""
+    """Keep each member's largest entries and add them weighted: TIES without its election.
+
+    >>> import numpy as np
+    >>> from merge_advisor.weights.updates import DenseUpdate
+    >>> members = [{"w": DenseUpdate(np.float32(values))} for values in ([4, 3, 1, 0], [2, -5, 0, 1])]
+    >>> Magnitude(density=0.5).compose(members, [0.5, 0.5])["w"].dense()
+    array([ 3., -1.,  0.,  0.], dtype=float32)
+    """
 
     name: ClassVar[str] = "magnitude"
     weight_means: ClassVar[str] = "how strongly what is kept of a member is applied"
@@ -31,5 +38,6 @@ class Magnitude(SparseComposition):
         check_density(self.density)
 
     def sparsify(self, name: str, update: Update) -> KeptEntries:
-        """Keep the largest."""
+        """See `SparseComposition.sparsify`; the largest are kept."""
+        # none at least, other than TIES: mergekit's magnitude_outliers, which this reproduces, may keep nothing
         return keep_largest(update, self.density)

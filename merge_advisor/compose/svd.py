@@ -7,16 +7,24 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from merge_advisor.compose import Takes
-from merge_advisor.compose.exact import total
-from merge_advisor.compose.lazy_delta import LazyDelta, active, names_of, same_shape
-from merge_advisor.compose.truncate import cut
+from merge_advisor.compose.exact import sum_updates
+from merge_advisor.compose.lazy_delta import LazyDelta, check_shapes, parameter_names, weighted_members
+from merge_advisor.compose.truncate import truncated_svd
 from merge_advisor.errors import SpecError
 from merge_advisor.weights.updates import LowRankUpdate, Update, WeightDelta
 
 
 @dataclass(frozen=True)
 class Svd:
-    """Add the updates as `exact` does and cut the sum to a rank by SVD, each parameter for itself."""
+    """Add the updates as `exact` does and cut the sum to a rank by SVD, each parameter for itself.
+
+    >>> import numpy as np
+    >>> one = {"w": LowRankUpdate(np.float32([[3, 0]]), np.float32([[1], [0]]))}
+    >>> other = {"w": LowRankUpdate(np.float32([[0, 1]]), np.float32([[0], [1]]))}
+    >>> Svd(rank=1).compose([one, other], [1.0, 1.0])["w"].dense()  # the sum is diag(3, 1)
+    array([[3., 0.],
+           [0., 0.]], dtype=float32)
+    """
 
     name: ClassVar[str] = "svd"
     weight_means: ClassVar[str] = "how strongly a member's update is applied before the cut"
@@ -35,19 +43,15 @@ class Svd:
             raise ValueError(f"rank={self.rank} is no rank; give 1 or more, or 0 for the largest of the members'")
 
     def compose(self, members: Sequence[WeightDelta], weights: Sequence[float]) -> WeightDelta:
-        """Add, then cut.
-
-        Raises:
-            SpecError: members of different bases, or checkpoints where no rank is given.
-        """
-        pairs = active(self.name, members, weights)
+        """See `MergeRule.compose`; checkpoints have no rank, so with them `rank` must be given."""
+        pairs = weighted_members(self.name, members, weights)
 
         def merged(name: str) -> Update:
             parts = [member[name].times(w) for member, w in pairs if name in member]
-            same_shape(self.name, name, parts)
+            check_shapes(self.name, name, parts)
             rank = self.rank or max((part.rank for part in parts if isinstance(part, LowRankUpdate)), default=0)
             if not rank:
                 raise SpecError(f"composition svd: {name} comes from checkpoints, which have no rank; give svd:rank=R")
-            return cut(total(parts), rank)[0]
+            return truncated_svd(sum_updates(parts), rank)[0]
 
-        return LazyDelta(names_of(pairs), merged)
+        return LazyDelta(parameter_names(pairs), merged)

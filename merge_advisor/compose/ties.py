@@ -13,8 +13,8 @@ from merge_advisor.compose.sparse import (
     SparseComposition,
     check_choice,
     check_density,
-    largest,
-    sizes_of,
+    largest_mask,
+    magnitudes_of,
 )
 from merge_advisor.weights.updates import Update
 
@@ -25,6 +25,12 @@ class Ties(SparseComposition):
 
     The sign is elected on the weighted sum, as mergekit does (the paper's sum has no weights); `sign=count` counts
     members instead. With `normalize=false` the agreeing members are added, not averaged.
+
+    >>> import numpy as np
+    >>> from merge_advisor.weights.updates import DenseUpdate
+    >>> members = [{"w": DenseUpdate(np.float32(values))} for values in ([4, 3, 1, 0], [2, -5, 0, 1])]
+    >>> Ties(density=0.5).compose(members, [0.5, 0.5])["w"].dense()
+    array([ 3., -5.,  0.,  0.], dtype=float32)
     """
 
     name: ClassVar[str] = "ties"
@@ -43,27 +49,34 @@ class Ties(SparseComposition):
     sign: str = "sum"
     """"sum": the sign with more weight in total; "count": the sign of more members."""
     normalize: bool = True
+    """Whether the members that agree are averaged; False adds them."""
 
     def __post_init__(self) -> None:
         check_density(self.density)
         check_choice("sign", self.sign, ("sum", "count"))
 
     def sparsify(self, name: str, update: Update) -> KeptEntries:
-        """Keep the largest."""
+        """See `SparseComposition.sparsify`; the largest are kept, one at least, as in mergekit's `magnitude`."""
         return keep_largest(update, self.density, least=1)
 
-    def vote(self) -> str:
-        """The election of the spec."""
+    def consensus_method(self) -> str:
+        """See `SparseComposition.consensus_method`; the parameter `sign`."""
         return self.sign
 
-    def share(self) -> bool:
-        """As the spec says."""
+    def is_normalized(self) -> bool:
+        """See `SparseComposition.is_normalized`; the parameter `normalize`."""
         return self.normalize
 
 
 def keep_largest(update: Update, density: float, least: int = 0) -> KeptEntries:
-    """Keep the int(density·n) largest of n entries, `least` at least; of equal ones those that come first."""
+    """Return the largest entries of an update; of equal ones those that come first.
+
+    Args:
+        update: of n entries.
+        density: int(density·n) entries are kept.
+        least: how many are kept at least.
+    """
     if density >= 1:
         return KEEP_ALL
-    sizes = sizes_of(update)
-    return KeptEntries(largest(sizes, max(least, int(density * sizes.size))).reshape(update.shape))
+    magnitudes = magnitudes_of(update)
+    return KeptEntries(largest_mask(magnitudes, max(least, int(density * magnitudes.size))).reshape(update.shape))

@@ -1,94 +1,29 @@
 """What every registered composition keeps, the law of each, and cutting to a rank."""
 
-import tempfile
-from functools import cache
-from pathlib import Path
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.numpy import save_file
 
 from merge_advisor import registry
-from merge_advisor.compose.truncate import DEFAULT_RANK, SERVER_RANKS, truncate
+from merge_advisor.compose.truncate import truncate
 from merge_advisor.errors import InputError, SpecError
-from merge_advisor.weights.checkpoint import read_checkpoint_delta
 from merge_advisor.weights.updates import DenseUpdate, LowRankUpdate, digest_of_delta, is_low_rank
-
-NAMES = registry.names("composition")
-SHAPES = {"q.weight": (6, 5), "v.weight": (4, 5)}
-
-WHOLE = {
-    name: f"{name}:density=1" for name in ("breadcrumbs", "dare_linear", "dare_ties", "della", "magnitude", "ties")
-}
-"""Specs under which one member at weight 1 is that member; the other compositions promise it as they are."""
-DEGREE = {"lorahub": 2}
-"""Times s the weights is s to this power times the update; 1 for the others."""
-ALONE = {"ties": 1.0, "della": 1.0, "lorahub": 0.25, "model_stock": 0.0}
-"""How much of a member is left at weight 0.5 of 1 where no other changes a parameter; 0.5 under the others. TIES and
-DELLA give all of λ to those that agree, LoraHub multiplies, to Model Stock the members are at right angles."""
-RANDOM = [name for name in NAMES if not registry.load("composition", name).deterministic]
-ON_ADAPTERS = [name for name in NAMES if registry.load("composition", name).takes != "checkpoints"]
-WEIGHT_SPACE = [name for name in NAMES if registry.load("composition", name).takes == "both" and name not in RANDOM]
-"""What is computed on ΔW alone; a random draw depends on the bytes it is stored as."""
-
-
-def adapter(seed, rank=2, *, names=tuple(SHAPES), scale=2.0, transposed=False):
-    rng = np.random.default_rng(seed)
-    found = {}
-    for name in names:
-        out, width = SHAPES[name][::-1] if transposed else SHAPES[name]
-        a, b = rng.normal(size=(rank, width)), rng.normal(size=(out, rank))
-        found[name] = LowRankUpdate(a.astype(np.float32), b.astype(np.float32), scale, transposed)
-    return found
-
-
-def checkpoint(seed):
-    rng = np.random.default_rng(seed)
-    return {name: DenseUpdate(rng.normal(size=shape).astype(np.float32)) for name, shape in SHAPES.items()}
-
-
-@cache
-def stored():
-    """A folder that is gone when the tests are."""
-    return tempfile.TemporaryDirectory()
-
-
-@cache
-def stored_checkpoint(seed):
-    """A checkpoint as it is read from files: it knows its base's weights."""
-    base, folder = (Path(stored().name) / name for name in ("base", str(seed)))
-    whole = {name: update.array for name, update in checkpoint(1000).items()}
-    tuned = {name: whole[name] + update.array for name, update in checkpoint(seed).items()}
-    for place, tensors in ((base, whole), (folder, tuned)):
-        place.mkdir(exist_ok=True)
-        save_file(tensors, place / "model.safetensors")
-        (place / "config.json").write_text("{}")
-    return read_checkpoint_delta(folder, base)
-
-
-def member_of(name, seed, **settings):
-    """A member the composition takes."""
-    takes = registry.load("composition", name).takes
-    return stored_checkpoint(seed) if takes == "checkpoints" else adapter(seed, **settings)
-
-
-def dense(delta):
-    """name -> ΔW, float64, zeros for what the delta leaves alone."""
-    return {
-        name: delta[name].dense().astype(np.float64) if name in delta else np.zeros(shape)
-        for name, shape in SHAPES.items()
-    }
-
-
-def assert_same(left, right, atol=1e-4):
-    for name in SHAPES:
-        np.testing.assert_allclose(left[name], right[name], atol=atol, rtol=1e-4)
-
-
-def compose(spec, members, weights):
-    return registry.build("composition", spec).compose(members, weights)
+from tests.support.compositions import (
+    ALONE,
+    DEGREE,
+    NAMES,
+    ON_ADAPTERS,
+    SHAPES,
+    WEIGHT_SPACE,
+    WHOLE,
+    adapter,
+    assert_same,
+    checkpoint,
+    compose,
+    dense,
+    member_of,
+)
 
 
 def drawn(data, name):
@@ -369,8 +304,5 @@ class TestTruncate:
         assert error == 0.0 and not cut["q.weight"].dense().any()
 
     def test_rank_below_one_is_refused(self):
-        with pytest.raises(InputError, match="rank 0"):
+        with pytest.raises(InputError, match="rank=0: an adapter has at least rank 1"):
             truncate(adapter(0), 0)
-
-    def test_the_default_is_a_rank_servers_take(self):
-        assert DEFAULT_RANK in SERVER_RANKS and sorted(SERVER_RANKS) == list(SERVER_RANKS)

@@ -1,4 +1,4 @@
-"""Compositions on adapters as they are stored, by layer group, measured for interference, and in memory."""
+"""Compositions on adapters as they are stored, by layer group, and in memory."""
 
 import subprocess
 import sys
@@ -7,15 +7,13 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from merge_advisor.compose.crossing import crossing, parts_of
 from merge_advisor.compose.layers import compose_layers
 from merge_advisor.errors import PoolError, SpecError
 from merge_advisor.weights.adapter import read_adapter
 from merge_advisor.weights.naming import block_of, count_blocks, layer_factor
 from merge_advisor.weights.tensorfile import open_folder
-from merge_advisor.weights.updates import DenseUpdate, LowRankUpdate
-from tests.compose.test_compose import NAMES, ON_ADAPTERS, SHAPES, WHOLE, adapter, assert_same, compose, dense
-from tests.compose.test_compositions import build, matrix
+from merge_advisor.weights.updates import LowRankUpdate
+from tests.support.compositions import ON_ADAPTERS, WHOLE, build, compose, matrix
 from tests.support.models import LLAMA_MODULES, write_lora
 
 
@@ -122,36 +120,6 @@ class TestLayers:
         ):
             with pytest.raises(SpecError, match=why):
                 compose_layers(build("exact"), self.members(1), [1.0], layers, 4)
-
-
-class TestCrossing:
-    def test_parts_add_up_to_the_merge(self):
-        members, weights = [adapter(0), adapter(1, names=("q.weight",)), adapter(2)], [0.5, 0.0, -0.75]
-        for name in NAMES:
-            if hasattr(build(name), "parts") or build(name).linear:
-                parts = parts_of(build(name), members, weights)
-                found = {key: sum(dense(part)[key] for part in parts) for key in SHAPES}
-                assert_same(found, dense(compose(name, members, weights)), atol=1e-5)
-        for name in ("lorahub", "svd"):
-            with pytest.raises(SpecError, match="no sum over the members"):
-                parts_of(build(name), members, weights)
-
-    def test_by_hand(self):
-        one, other = ({"w": DenseUpdate(np.float32([values]))} for values in ([2, 1, 0, -1], [1, -2, 0, 0]))
-        found = crossing([one, other])
-        assert found.norm**2 == pytest.approx(9 + 1 + 1)
-        assert found.cross_terms == pytest.approx(2 * (2 - 2) / 11)
-        assert found.sign_conflict == pytest.approx(1 / 7) and found.overlap == pytest.approx(6 / 7)
-
-    def test_alone_or_empty(self):
-        for parts in ([adapter(0)], [{}], []):
-            found = crossing(parts)
-            assert (found.sign_conflict, found.overlap) == (0, 0) and found.cross_terms == pytest.approx(0, abs=1e-6)
-
-    def test_an_election_leaves_no_conflict_and_trimming_less_overlap(self):
-        members = [adapter(0), adapter(1)]
-        before, after = (crossing(parts_of(build(spec), members, [0.5, 0.5])) for spec in ("exact", "ties:density=0.4"))
-        assert before.sign_conflict > 0.05 and after.sign_conflict == 0 and after.overlap < before.overlap == 1.0
 
 
 class Large(dict):

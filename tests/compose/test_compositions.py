@@ -7,35 +7,36 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from merge_advisor import registry
-from merge_advisor.compose.crossing import parts_of
 from merge_advisor.compose.mask_cache import MaskCache
 from merge_advisor.compose.slerp import slerp
-from merge_advisor.compose.sparse import largest
-from merge_advisor.compose.truncate import cut, truncate
+from merge_advisor.compose.sparse import largest_mask
+from merge_advisor.compose.truncate import truncate, truncated_svd
 from merge_advisor.errors import SpecError
 from merge_advisor.weights.adapter import read_adapter
 from merge_advisor.weights.tensorfile import open_folder
 from merge_advisor.weights.updates import DenseUpdate, LowRankUpdate
-from tests.compose.test_compose import RANDOM, SHAPES, WHOLE, adapter, assert_same, checkpoint, compose, dense
-from tests.compose.test_compose import stored_checkpoint as stored
+from tests.support.compositions import (
+    RANDOM,
+    SHAPES,
+    WHOLE,
+    adapter,
+    assert_same,
+    build,
+    checkpoint,
+    compose,
+    dense,
+    matrix,
+)
+from tests.support.compositions import stored_checkpoint as stored
 from tests.support.models import LLAMA_MODULES, write_lora
 
 BIG = 40_000
 """Entries enough for shares and means to be told from chance."""
 
 
-def matrix(seed, shape=(200, 200)):
-    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
-
-
 def big(*seeds):
     """Members of one parameter of 200 x 200."""
     return [{"w.weight": DenseUpdate(matrix(seed))} for seed in seeds]
-
-
-def build(spec):
-    return registry.build("composition", spec)
 
 
 class TestParameters:
@@ -66,13 +67,13 @@ class TestLargest:
         keep = int(share * size)
         wanted = np.zeros(size, bool)
         wanted[np.argsort(-sizes, kind="stable")[:keep]] = True
-        np.testing.assert_array_equal(largest(sizes, keep), wanted)
+        np.testing.assert_array_equal(largest_mask(sizes, keep), wanted)
 
     def test_sorted_arrays_do_not_fool_the_sample(self):
         for sizes in (np.arange(50_000), np.arange(50_000)[::-1], np.tile([0, 1], 25_000), np.zeros(50_000)):
             found = np.asarray(sizes, np.float32)
             for keep in (1, 100, 25_000, 49_999, 50_000, 0):
-                mask = largest(found, keep)
+                mask = largest_mask(found, keep)
                 assert mask.sum() == keep and (
                     not keep or keep == len(found) or found[mask].min() >= found[~mask].max()
                 )
@@ -164,13 +165,15 @@ class TestRandom:
         assert one.tobytes() == two.tobytes() and one.tobytes() != other.tobytes()
 
     def test_a_members_mask_is_its_own(self, name):
+        """Whatever the weights and the other members: the merge is the sum of what each gives alone."""
         rule = build(f"{name}:density=0.5,{'consensus=none' if name == 'della' else 'seed=0'}")
         if name == "dare_ties":
             rule = build("dare_linear:density=0.5")  # without the election
-        alone = parts_of(rule, big(0), [1.0])[0]["w.weight"].dense()
-        for members, weights, place in ((big(0, 1, 2), [0.5, 1, 2], 0), (big(2, 1, 0), [-1, 0, 0.5], 2)):
-            part = parts_of(rule, members, weights)[place]["w.weight"].dense()
-            np.testing.assert_allclose(part, alone * weights[place], rtol=1e-6)
+        alone = [rule.compose([member], [1.0])["w.weight"].dense() for member in big(0, 1, 2)]
+        for order, weights in (((0, 1, 2), [0.5, 1, 2]), ((2, 1, 0), [-1, 0, 0.5])):
+            merged = rule.compose(big(*order), weights)["w.weight"].dense()
+            wanted = sum(np.float64(weight) * alone[seed] for seed, weight in zip(order, weights, strict=True))
+            np.testing.assert_allclose(merged, wanted, rtol=1e-5, atol=1e-6)
 
     def test_another_parameter_or_member_draws_anew(self, name):
         rule = build(name)
@@ -260,7 +263,7 @@ class TestSlerp:
         np.testing.assert_allclose(slerp(0 * one, other, 0.5), [0, np.sin(np.pi / 4)], atol=1e-6)
 
     def test_two_at_most_and_of_one_sign(self):
-        with pytest.raises(SpecError, match="two checkpoints, not 3; give --k 2"):
+        with pytest.raises(SpecError, match="two checkpoints, not 3; give k=2"):
             compose("slerp", [stored(0), stored(1), stored(2)], [1, 1, 1])
         with pytest.raises(SpecError, match="same sign"):
             compose("slerp", [stored(0), stored(1)], [1, -0.5])
@@ -286,7 +289,7 @@ class TestSvd:
         array = matrix(0, shape)
         values = np.linalg.svd(array.astype(np.float64), compute_uv=False)
         for rank in (1, 5, 40):
-            found, lost, whole = cut(DenseUpdate(array), rank)
+            found, lost, whole = truncated_svd(DenseUpdate(array), rank)
             assert isinstance(found, LowRankUpdate) and found.rank == min(rank, 20)
             np.testing.assert_allclose(lost, np.sum(values[rank:] ** 2), atol=1e-6 * whole)
             np.testing.assert_allclose(np.sum((found.dense() - array) ** 2), lost, atol=1e-5 * whole)
@@ -321,7 +324,7 @@ def test_linear_is_pefts(tiny_llama, tmp_path):
     assert_same_weights(state_of(model.merge_and_unload(adapter_names=["merged"])), merged_weights(tiny_llama, merged))
 
 
-class TestRepeatedly:
+class TestMaskCache:
     """What thins members out does it once for merges of the same members; the merges are the same to the byte."""
 
     @pytest.mark.parametrize("name", sorted(WHOLE))
