@@ -19,12 +19,15 @@ PAGES = [
     *sorted((ROOT / "recipes").rglob("*.md")),
 ]
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
-PENDING = {"docs/cli.md", "docs/catalogue.md"}
+PENDING = {"docs/cli.md", "docs/catalogue.md", "./scripts/docs"}
+"""On their way; to be emptied."""
 FENCE = re.compile(r"^(?P<indent> *)```(?P<kind>\w*)\n(?P<body>.*?)^(?P=indent)```$", re.DOTALL | re.MULTILINE)
 SPAN = re.compile(r"`([^`\n]+(?:\n[^`\n]+)?)`")
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 HEADING = re.compile(r"^#+ +(.*?) *$", re.MULTILINE)
 REPOSITORY_PATH = re.compile(r"^(?:\./)?(?:merge_advisor|scripts|eval|recipes|tests|docs)/[\w./{},*-]+$")
+TO_BE_WRITTEN = {"merge_advisor/select/projection.py"}
+"""By the reader, who follows CONTRIBUTING."""
 MOST_WORDS = 900
 """Of README, as `wc -w` counts: a person decides in a minute."""
 
@@ -79,7 +82,7 @@ def test_paths_named_are_there(name: str) -> None:
         return  # it tells of what was
     words = [word for code in code_of(ROOT / name) for word in code.split()]
     for word in words:
-        if REPOSITORY_PATH.match(word) and not Path(word).stem.endswith("mine"):  # the reader's own
+        if REPOSITORY_PATH.match(word) and word not in TO_BE_WRITTEN | PENDING:
             for path in expanded(word):
                 assert list(ROOT.glob(path.removeprefix("./").rstrip("/."))), f"{name}: {word}"
 
