@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 from merge_advisor.benchmark.values import View
 
 
-def kin_of(candidates: Sequence[str], own: Mapping[str, str], families: Mapping[str, str]) -> dict[str, str]:
+def candidate_families(
+    candidates: Sequence[str], own: Mapping[str, str], families: Mapping[str, str]
+) -> dict[str, str]:
     """Return the family of each candidate, by id: that of the task it was trained on; one without is its own.
 
     Args:
@@ -24,6 +26,15 @@ def kin_of(candidates: Sequence[str], own: Mapping[str, str], families: Mapping[
     return {candidate: family(candidate) for candidate in candidates}
 
 
-def may_use(candidate: str, kin: str, task: str, family: str, view: View, own: Mapping[str, str]) -> bool:
-    """Whether a task of a family may use a candidate of the family `kin` in a view; `own` as in `kin_of`."""
+def is_allowed(candidate: str, kin: str, task: str, family: str, view: View, own: Mapping[str, str]) -> bool:
+    """Return whether a task of a family may use a candidate in a view.
+
+    Args:
+        candidate: its id.
+        kin: its family, see `candidate_families`.
+        task: name of the task.
+        family: the task's family.
+        view: "own-in": all candidates; "own-out": all but the task's own; "family-out": all but its family's.
+        own: task name to the candidate trained on it, where the ids differ.
+    """
     return view == "own-in" or (candidate != own.get(task, task) and (view == "own-out" or kin != family))

@@ -119,7 +119,7 @@ def rules(values: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:
 
     n = values.shape[1]
     mean, error = values.mean(1), values.std(1, ddof=1) / np.sqrt(n)
-    away, shares = (values - mean[:, None]).T, resampling.counts(n, 0)[:1999] / n
+    away, shares = (values - mean[:, None]).T, resampling.bootstrap_counts(n, 0)[:1999] / n
     shift = shares @ away
     spread = np.sqrt(np.maximum(shares @ away**2 - shift**2, 0) / (n - 1))
     spread[spread < 1e-7 * error] = 0
@@ -135,7 +135,7 @@ def rules(values: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         found["equal-tailed"] = (mean - high * error, mean - low * error)
     for name, ends in found.items():
         found[name] = (np.where(error == 0, mean, ends[0]), np.where(error == 0, mean, ends[1]))
-    shipped = np.array([resampling.interval(row) for row in values])
+    shipped = np.array([resampling.bootstrap_interval(row) for row in values])
     return {**found, "as shipped": (shipped[:, 0], shipped[:, 1])}
 
 
@@ -172,8 +172,8 @@ def false_findings(samples: int) -> None:
         for draw in SHAPES.values():
             wrong = [0, 0]
             for values in draw(np.random.default_rng([n, 1]), (samples, n)):
-                low, high = resampling.interval(values) or (0.0, 0.0)
-                if not low <= 0 <= high and resampling.sign_flip(values) < resampling.ALPHA:
+                low, high = resampling.bootstrap_interval(values) or (0.0, 0.0)
+                if not low <= 0 <= high and resampling.sign_flip_test(values) < resampling.ALPHA:
                     wrong[int(low > 0)] += 1
             shown.append(f"{100 * wrong[1] / samples:.1f} + {100 * wrong[0] / samples:.1f}%")
         print(f"| {n} | " + " | ".join(shown) + " |")

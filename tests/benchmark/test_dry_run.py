@@ -7,7 +7,7 @@ import pytest
 from merge_advisor import registry
 from merge_advisor.benchmark.running.bench_run import measure_setup
 from merge_advisor.benchmark.running.dry_run import describe_bench, passes_of, spent_by
-from merge_advisor.benchmark.running.units import keys_of
+from merge_advisor.benchmark.running.units import result_keys
 from merge_advisor.benchmark.setup import read_setup
 from merge_advisor.cli import main
 from merge_advisor.errors import InputError
@@ -89,7 +89,7 @@ def test_no_arm_spends_more_than_foreseen(tmp_path, tiny_llama, tiny_pool):
     setup, _ = read_setup(path)
     finetune = {r.unit.task: r.forwards for r in found.results if r.arm == "shots_lora"}
     by_name = {arm.name: arm for arm in setup.arms}
-    most = passes_of(setup, list(keys_of(setup, list(TASKS))), 6)["finetune on the shots"] // len(TASKS)
+    most = passes_of(setup, list(result_keys(setup, list(TASKS))), 6)["finetune on the shots"] // len(TASKS)
     assert max(finetune.values()) <= most
     merges = {}
     for result in found.results:

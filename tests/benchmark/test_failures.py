@@ -10,7 +10,7 @@ from merge_advisor.benchmark.running.arms import TaskDraw, open_context
 from merge_advisor.benchmark.running.bench_run import measure_setup
 from merge_advisor.benchmark.running.ledger import Ledger, key_of
 from merge_advisor.benchmark.running.rows import read_bench_tasks
-from merge_advisor.benchmark.running.units import keys_of
+from merge_advisor.benchmark.running.units import result_keys
 from merge_advisor.benchmark.running.workers import Job, run_workers
 from merge_advisor.benchmark.setup import read_setup
 from merge_advisor.cli import main
@@ -107,7 +107,7 @@ def job_of(path, out, places, **others):
 def test_workers_that_cannot_start_or_refuse_end_the_run(places, tmp_path, monkeypatch):
     path = write_world(tmp_path)
     refusing = job_of(path, tmp_path / "out", places, base=str(tmp_path / "no base"))
-    keys = list(keys_of(refusing.setup, ["count"]))
+    keys = list(result_keys(refusing.setup, ["count"]))
     with pytest.raises(ExternalError, match=r"2 of 2 workers ended early \(exit code 1\); what they measured is kept"):
         run_workers(refusing, keys, 2, lambda: None)
     # a child that is killed before it has begun: no unit is to blame

@@ -6,7 +6,15 @@ from itertools import pairwise
 
 import pytest
 
-from merge_advisor.benchmark.analysis.prediction import Agreement, Bin, CostPoint, Promise, Sweep, SweepPoint, TaskTable
+from merge_advisor.benchmark.analysis.prediction import (
+    Agreement,
+    CostPoint,
+    Promise,
+    ReliabilityBin,
+    Sweep,
+    SweepPoint,
+    TaskTable,
+)
 from merge_advisor.benchmark.analysis.ranks import Ranking
 from merge_advisor.benchmark.report.pictures import (
     cost_plot,
@@ -125,7 +133,7 @@ def test_the_front_of_cost_and_gain():
 def test_promises_far_off_do_not_flatten_the_others():
     promises = tuple(Promise("a", f"t{n}", "f", n / 100, n / 100) for n in range(50))
     broken = (*promises, Promise("a", "broken", "f", -900.0, -800.0))
-    bins = (Bin(0.1, 0.1, 0.0, 0.2, 25, ("f",)), Bin(0.4, 0.4, 0.2, 0.5, 25, ("f",)))
+    bins = (ReliabilityBin(0.1, 0.1, 0.0, 0.2, 25, ("f",)), ReliabilityBin(0.4, 0.4, 0.2, 0.5, 25, ("f",)))
     found = Agreement(("a",), 1.0, None, None, None, None, None, broken, bins, 1, "")
     page = check(reliability_plot("r", "t", found))
     description = page.all("desc")[0][2]

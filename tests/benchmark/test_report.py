@@ -10,8 +10,8 @@ import yaml
 from pydantic import TypeAdapter
 
 from merge_advisor.benchmark.analysis.contrasts import contrast, holm_adjusted
-from merge_advisor.benchmark.analysis.families import by_arm, gains_by_family, mean
-from merge_advisor.benchmark.analysis.findings import find
+from merge_advisor.benchmark.analysis.findings import make_findings
+from merge_advisor.benchmark.analysis.means import family_means, mean, values_by_arm
 from merge_advisor.benchmark.report.report import write_report
 from merge_advisor.benchmark.report.tables import Frame, frames, safe, write_tables
 from merge_advisor.benchmark.report.words import amount, limits, p_phrase, setup_text
@@ -122,8 +122,8 @@ def test_every_number_of_the_tables_is_what_the_results_say(whole):
     rows = table(folder, "arms")
     assert len(rows) == 14 * 7  # arms by (5 sizes in own-out, 1 in the other views)
     for row in rows[::9]:
-        values = by_arm(results, "accuracy", row["view"], int(row["k"]))[row["arm"]]
-        expected = mean(list(gains_by_family(values).values())) / 100
+        values = values_by_arm(results, "accuracy", row["view"], int(row["k"]))[row["arm"]]
+        expected = mean(list(family_means(values).values())) / 100
         assert float(row["accuracy"]) == pytest.approx(expected, abs=1e-8)
         assert int(row["done"]) == len(values) and int(row["done"]) + int(row["failed"]) == 60
     main = next(row for row in rows if (row["arm"], row["view"], row["k"]) == ("default", "own-out", "4"))
@@ -233,7 +233,7 @@ def test_no_base_and_no_rival(tmp_path):
     results = world.some_results(views=("own-out",), ks=(4,), tasks=9, arms=("text", "top_k"))
     page, _ = written(tmp_path, setup, results)
     assert {"heat", "ranks"} == plots(check(page))
-    assert find(setup, results, []).reference == "text"
+    assert make_findings(setup, results, []).reference == "text"
     one, _ = written(tmp_path, setup, [result for result in results if result.arm == "text"])
     assert plots(check(one)) == set()
 
@@ -244,7 +244,7 @@ def test_a_loss_as_the_question(tmp_path):
     )
     results = world.some_results(views=("own-out",), ks=(4,), tasks=12)
     page, text = written(tmp_path, setup, results)
-    found = find(setup, results, answers(setup, results))
+    found = make_findings(setup, results, answers(setup, results))
     assert found.costs[0][0].metric == "loss" and "majority" not in found.tasks[0][1].arms
     assert "0.05 nats per token" in text and "### Loss by family, own-out" in text
     assert "forest-loss" in plots(check(page)) and 'class="band"' in page
@@ -311,25 +311,25 @@ def test_a_file_in_the_way_of_the_tables(tmp_path):
 def test_frames_have_as_many_cells_as_columns():
     setup, results = world.a_setup(), world.some_results(tasks=7)
     results[5] = failing(results[5])
-    for frame in frames(find(setup, results, answers(setup, results))):
+    for frame in frames(make_findings(setup, results, answers(setup, results))):
         assert frame.rows and len(set(frame.columns)) == len(frame.columns), frame.name
         assert {len(row) for row in frame.rows} == {len(frame.columns)}
 
 
 def test_what_it_cannot_show():
     setup, results = world.a_setup(draws=Draws(1, 1), views=("own-in",)), world.some_results(tasks=6, draws=1)
-    told = " ".join(limits(find(setup, results, answers(setup, results))))
+    told = " ".join(limits(make_findings(setup, results, answers(setup, results))))
     for words in ("One draw of shots", "One draw of selections", "One tuner seed", "nothing here is about new tasks"):
         assert words in told
-    others = limits(find(setup, results, [], kin={"somebody": "else"}))
-    own = limits(find(setup, results, [], kin={results[0].unit.task: "some", "somebody": "else"}))
+    others = limits(make_findings(setup, results, [], kin={"somebody": "else"}))
+    own = limits(make_findings(setup, results, [], kin={results[0].unit.task: "some", "somebody": "else"}))
     assert not any("new tasks" in told for told in others) and any("new tasks" in told for told in own)
     some = world.some_results()
-    fewer = limits(find(world.a_setup(draws=Draws(3, 2, 2)), some, []))
+    fewer = limits(make_findings(world.a_setup(draws=Draws(3, 2, 2)), some, []))
     assert "2 of 3 draws of shots were run." in fewer and not any(told.startswith("One tuner") for told in fewer)
     assert any(told.startswith("One draw of selections (the setup asks for 2)") for told in fewer)
     again = [replace(r, unit=replace(r.unit, selection_draw=1)) for r in some]
-    whole = limits(find(world.a_setup(draws=Draws(2, 2, 2)), [*some, *again], []))
+    whole = limits(make_findings(world.a_setup(draws=Draws(2, 2, 2)), [*some, *again], []))
     assert not any("draw of" in told or "draws of shots" in told or told.startswith("One") for told in whole[1:])
 
 
@@ -340,13 +340,13 @@ def test_arms_on_other_units_are_read_by_what_they_gain(tmp_path):
     base = {r.unit: r.accuracy for r in whole if r.arm == "base"}
     easy = {unit.task for unit in sorted(base, key=base.__getitem__)[len(base) // 2 :]}
     some = [r for r in whole if r.arm != "text" or r.unit.task in easy]
-    level = {one.arm: one for one in find(setup, some, []).levels}
+    level = {one.arm: one for one in make_findings(setup, some, []).summaries}
     units = {r.unit for r in some if r.arm == "text" and r.status == "done"}
     gains = {r.unit: 100 * (r.accuracy - base[r.unit]) for r in some if r.arm == "text" and r.unit in units}
-    assert level["text"].over_base == pytest.approx(mean(list(gains_by_family(gains).values())), abs=1e-8)
+    assert level["text"].over_base == pytest.approx(mean(list(family_means(gains).values())), abs=1e-8)
     assert level["base"].over_base is None and level["text"].accuracy > level["base"].accuracy
-    assert any("Not every arm was run on every unit" in told for told in limits(find(setup, some, [])))
-    assert not any("Not every arm" in told for told in limits(find(setup, whole, [])))
+    assert any("Not every arm was run on every unit" in told for told in limits(make_findings(setup, some, [])))
+    assert not any("Not every arm" in told for told in limits(make_findings(setup, whole, [])))
     _, text = written(tmp_path, setup, some)
     assert re.search(rf"\| text \| 4 \| [\d.]+% \| {re.escape(amount(level['text'].over_base, 'accuracy'))} \|", text)
     assert re.search(r"\| base \| 4 \| [\d.]+% \|  \|", text)

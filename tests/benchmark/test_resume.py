@@ -12,9 +12,9 @@ import pytest
 
 from merge_advisor.advisor import Machine
 from merge_advisor.benchmark.running.bench_run import measure_setup
-from merge_advisor.benchmark.running.ledger import Key, Ledger, key_of
-from merge_advisor.benchmark.running.units import keys_of
-from merge_advisor.benchmark.running.workers import shares
+from merge_advisor.benchmark.running.ledger import Ledger, ResultKey, key_of
+from merge_advisor.benchmark.running.units import result_keys
+from merge_advisor.benchmark.running.workers import deal_keys
 from merge_advisor.benchmark.values import LateAddition, Result, Unit
 from merge_advisor.errors import RunError
 from tests.support.bench_setups import TASKS, write_world
@@ -87,9 +87,9 @@ def test_killed_and_started_again(workers, undisturbed, tiny_llama, tiny_pool, t
 
 
 def test_keys_are_dealt_by_task_then_by_draw(undisturbed):
-    keys = list(keys_of(undisturbed.setup, list(TASKS)))
+    keys = list(result_keys(undisturbed.setup, list(TASKS)))
     for workers in (1, 2, 3, 5, 9):
-        dealt = shares(keys, workers)
+        dealt = deal_keys(keys, workers)
         assert sorted(key for share in dealt for key in share) == sorted(keys)
         assert len(dealt) == min(workers, 6)  # 3 tasks of 2 draws
         whole = {
@@ -110,7 +110,7 @@ def test_a_ledger_keeps_what_is_done_and_replaces_what_failed(tmp_path):
         other.keep(done)
         one.keep(failed)
         one.keep(replace(done, accuracy=0.9))
-        assert one.results() == (done,) and one.done() == {Key("t", 1, 2, 3, "own-out", 4, "arm")}
+        assert one.results() == (done,) and one.done() == {ResultKey("t", 1, 2, 3, "own-out", 4, "arm")}
         one.claim({"seed": "0", "rows": "x"})
         other.claim({"rows": "x", "seed": "0"})
         with pytest.raises(RunError, match="another draws, seed; give another --out"):

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from merge_advisor.advisor.measuring.session import open_session
-from merge_advisor.benchmark.analysis.findings import levels
+from merge_advisor.benchmark.analysis.findings import arm_summaries
 from merge_advisor.benchmark.bench import conclude
 from merge_advisor.benchmark.running.arms import halving_passes, sets_within
 from merge_advisor.benchmark.running.bench_run import measure_setup
 from merge_advisor.benchmark.running.controls import redrawn
 from merge_advisor.benchmark.running.ledger import Ledger, key_of
-from merge_advisor.benchmark.running.units import keys_of, wanted
+from merge_advisor.benchmark.running.units import result_keys, select_keys
 from merge_advisor.benchmark.setup import read_setup
 from merge_advisor.errors import InputError, RunError
 from merge_advisor.weights.updates import DenseUpdate, LowRankUpdate, inner
@@ -59,7 +59,7 @@ def of(measured, arm, **wanted):
 
 
 def test_every_result_is_there_once(ran):
-    assert [key_of(result) for result in ran.results] == sorted(keys_of(ran.setup, list(TASKS)))
+    assert [key_of(result) for result in ran.results] == sorted(result_keys(ran.setup, list(TASKS)))
     assert ran.wanted == len(ran.results) == 3 * 2 * 2 * 3 * (6 + len(ARMS) + 1)
     assert not ran.failed, ran.failed[:3]
     for result in ran.results:
@@ -245,14 +245,14 @@ def test_what_crashes_is_kept_as_failed_and_tried_anew(places, tmp_path, monkeyp
 def test_only_by_draws(tmp_path, pattern, size):
     """A pattern may name the draws of shots and selections by their numbers."""
     setup, _ = read_setup(write_world(tmp_path))
-    every = list(keys_of(setup, list(TASKS)))
-    found = wanted(every, [pattern], setup)
+    every = list(result_keys(setup, list(TASKS)))
+    found = select_keys(every, [pattern], setup)
     assert len(found) == size
     if "#" in pattern:
         drawn = [f"{key.shot_draw}.{key.selection_draw}" for key in found]
         assert drawn == fnmatch.filter(drawn, pattern.partition("#")[2])
     with pytest.raises(InputError, match="fits nothing"):
-        wanted(every, ["*#2.0"], setup)
+        select_keys(every, ["*#2.0"], setup)
 
 
 def test_only_what_is_named_and_what_it_matches(places, tmp_path):
@@ -368,7 +368,7 @@ def test_families_that_strategies_were_tried_on_are_in_no_contrast(ran, places, 
     assert "Strategies were tried out on words" in text and "| words (tried) |" in text
     mean = np.mean([r.accuracy for r in found.results if r.arm == "one" and r.unit.family == "numbers"])
     assert f"| one | 2 | {100 * mean:.1f}% |" in text
-    alone = levels(found.setup, [r for r in found.results if r.unit.family == "words"])
+    alone = arm_summaries(found.setup, [r for r in found.results if r.unit.family == "words"])
     assert {level.families for level in alone} == {1} and all(level.accuracy is not None for level in alone)
     for tried, refusal in (["wrods"], "no task is of family 'wrods'"), (["words", "numbers"], "names every family"):
         path = write_world(tmp_path, tasks=tasks | {"tried": tried}, **changes)

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from merge_advisor.benchmark.analysis import resampling
 from merge_advisor.benchmark.analysis.contrasts import contrast, holm_adjusted
-from merge_advisor.benchmark.analysis.prediction import agreement, cost_gain, k_sweep, task_table, tau_b
-from merge_advisor.benchmark.analysis.ranks import friedman, rank_arms
+from merge_advisor.benchmark.analysis.prediction import agreement, cost_gain, k_sweep, kendall_tau_b, task_table
+from merge_advisor.benchmark.analysis.ranks import friedman_test, rank_arms
 from merge_advisor.benchmark.values import Contrast, Question, Result, Unit
 from merge_advisor.types import from_json, to_json
 
@@ -76,7 +76,7 @@ def test_a_real_gain_is_found_and_its_size_covered(world):
 @pytest.mark.parametrize("n", [6, 12, 24])
 def test_the_interval_covers_the_truth_in_many_shapes(world, shape, n):
     drawn = world.SHAPES[shape](np.random.default_rng([n, 5]), (300, n))
-    covered = np.mean([low <= 0 <= high for low, high in map(resampling.interval, drawn)])
+    covered = np.mean([low <= 0 <= high for low, high in map(resampling.bootstrap_interval, drawn)])
     assert covered > 0.88 if "skewed" in shape else covered > 0.92
 
 
@@ -98,58 +98,60 @@ def test_sign_flips_are_those_of_the_definition(values):
         abs(sum(s * v for s, v in zip(signs, values, strict=True)))
         for signs in itertools.product([-1, 1], repeat=len(values))
     ]
-    assert resampling.sign_flip(values) == pytest.approx(np.mean([total >= reached - 1e-9 for total in sums]))
+    assert resampling.sign_flip_test(values) == pytest.approx(np.mean([total >= reached - 1e-9 for total in sums]))
 
 
 def test_many_families_are_flipped_by_chance_to_the_same_p():
     values = np.random.default_rng(4).normal(0.3, 1, resampling.EXACT)
-    exact = resampling.sign_flip(values)
-    drawn = resampling.sign_flip([*values, 0.0])  # a zero changes no sum, but makes one too many to count
+    exact = resampling.sign_flip_test(values)
+    drawn = resampling.sign_flip_test([*values, 0.0])  # a zero changes no sum, but makes one too many to count
     assert 0.01 < exact < 0.5 and drawn != exact
     assert drawn == pytest.approx(exact, abs=4 * math.sqrt(exact / resampling.FLIPS))
-    assert resampling.sign_flip([*values, 0.0], seed=1) != drawn
+    assert resampling.sign_flip_test([*values, 0.0], seed=1) != drawn
 
 
 def test_signed_rank_is_wilcoxons():
     from scipy.stats import wilcoxon
 
     values = np.random.default_rng(6).normal(0.4, 1, 12)
-    assert resampling.signed_rank(values) == pytest.approx(wilcoxon(values, method="exact").pvalue)
-    assert resampling.signed_rank([*values, 0.0, 0.0]) == resampling.signed_rank(values)
-    assert resampling.signed_rank([0.0, 0.0]) == 1.0
+    assert resampling.signed_rank_test(values) == pytest.approx(wilcoxon(values, method="exact").pvalue)
+    assert resampling.signed_rank_test([*values, 0.0, 0.0]) == resampling.signed_rank_test(values)
+    assert resampling.signed_rank_test([0.0, 0.0]) == 1.0
 
 
 def test_holm_is_the_step_down_rule():
-    assert resampling.holm([0.01, 0.04, 0.03, 0.5]) == pytest.approx([0.04, 0.09, 0.09, 0.5])
-    assert resampling.holm([0.6, 0.6]) == [1.0, 1.0]
-    assert resampling.holm([]) == []
+    assert resampling.holm_p_values([0.01, 0.04, 0.03, 0.5]) == pytest.approx([0.04, 0.09, 0.09, 0.5])
+    assert resampling.holm_p_values([0.6, 0.6]) == [1.0, 1.0]
+    assert resampling.holm_p_values([]) == []
 
 
 @settings(max_examples=25, deadline=None)
 @given(DIFFERENCES.filter(lambda values: len(values) > 1))
 def test_the_interval_is_finite_holds_the_mean_and_mirrors(values):
-    low, high = resampling.interval(values)
+    low, high = resampling.bootstrap_interval(values)
     assert math.isfinite(high - low) and low <= np.mean(values) + 1e-12 and high >= np.mean(values) - 1e-12
-    assert resampling.interval([-value for value in values]) == pytest.approx((-high, -low))
-    shifted = resampling.interval([value + 64 for value in values])
+    assert resampling.bootstrap_interval([-value for value in values]) == pytest.approx((-high, -low))
+    shifted = resampling.bootstrap_interval([value + 64 for value in values])
     assert shifted == pytest.approx((low + 64, high + 64))
 
 
 def test_intervals_without_spread_or_without_families():
-    assert resampling.interval([0.0] * 7) == (0.0, 0.0)
-    assert resampling.interval([1.1] * 7) == (1.1, 1.1)
-    assert resampling.interval([1.1]) is None and resampling.interval([]) is None
+    assert resampling.bootstrap_interval([0.0] * 7) == (0.0, 0.0)
+    assert resampling.bootstrap_interval([1.1] * 7) == (1.1, 1.1)
+    assert resampling.bootstrap_interval([1.1]) is None and resampling.bootstrap_interval([]) is None
     # resamples of two families know three ratios: Student's quantile, 12.7, is the honest one
-    assert resampling.interval([1.0, 2.0]) == pytest.approx((1.5 - 12.7062 / 2, 1.5 + 12.7062 / 2), rel=1e-4)
-    low, high = resampling.interval([0.0] * 11 + [3.0])  # a third of the resamples have no spread at all
+    assert resampling.bootstrap_interval([1.0, 2.0]) == pytest.approx((1.5 - 12.7062 / 2, 1.5 + 12.7062 / 2), rel=1e-4)
+    low, high = resampling.bootstrap_interval([0.0] * 11 + [3.0])  # a third of the resamples have no spread at all
     assert low < 0 < high < 3
 
 
 def test_the_interval_is_studentised():
     lopsided = [0.1, 0.2, 0.15, 0.1, 0.3, 0.2, 0.1, 4.0]
     student = 2 * 2.364624 * np.std(lopsided, ddof=1) / math.sqrt(8)
-    assert np.subtract(*reversed(resampling.interval(lopsided))) > 1.2 * student
-    assert resampling.interval(lopsided, seed=1) == pytest.approx(resampling.interval(lopsided), rel=0.2)
+    assert np.subtract(*reversed(resampling.bootstrap_interval(lopsided))) > 1.2 * student
+    assert resampling.bootstrap_interval(lopsided, seed=1) == pytest.approx(
+        resampling.bootstrap_interval(lopsided), rel=0.2
+    )
 
 
 # --- contrasts ----------------------------------------------------------------------------------------------------
@@ -293,7 +295,7 @@ def test_tau_b_is_scipys(points):
     from scipy.stats import kendalltau
 
     expected = kendalltau(*zip(*points, strict=True), variant="b", nan_policy="propagate").statistic
-    found = tau_b(points)
+    found = kendall_tau_b(points)
     assert (found is None and math.isnan(expected)) or found == pytest.approx(expected)
 
 
@@ -432,6 +434,6 @@ def test_friedman_is_the_known_test():
 
     table = np.random.default_rng(8).normal(size=(20, 5)) + np.arange(5) * 0.25
     expected = friedmanchisquare(*table.T).pvalue
-    assert friedman(resampling.midranks(-table)) == pytest.approx(expected, abs=0.015)
-    flat = [friedman(resampling.midranks(np.random.default_rng(i).normal(size=(7, 3)))) < 0.05 for i in range(100)]
+    assert friedman_test(resampling.midranks(-table)) == pytest.approx(expected, abs=0.015)
+    flat = [friedman_test(resampling.midranks(np.random.default_rng(i).normal(size=(7, 3)))) < 0.05 for i in range(100)]
     assert np.mean(flat) < 0.12

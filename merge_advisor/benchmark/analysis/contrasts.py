@@ -16,7 +16,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from merge_advisor.benchmark.analysis import resampling
-from merge_advisor.benchmark.analysis.families import by_arm, gains_by_family, gains_by_task, gains_over, judged, mean
+from merge_advisor.benchmark.analysis.means import (
+    family_means,
+    mean,
+    paired_differences,
+    task_means,
+    values_by_arm,
+    without_tried,
+)
 from merge_advisor.benchmark.analysis.resampling import ALPHA, ENOUGH_FAMILIES
 from merge_advisor.benchmark.values import Contrast, ContrastStanding, Question, Result, Setup
 
@@ -31,7 +38,7 @@ def answer_questions(setup: Setup, results: Sequence[Result]) -> tuple[Contrast,
     Returns:
         One contrast a question. The p values of the secondaries are adjusted for their number, the primary's is not.
     """
-    untried = judged(results, setup.tasks.tried)
+    untried = without_tried(results, setup.tasks.tried)
 
     def answer(question: Question) -> Contrast:
         # the smallest gain is a number in the primary's unit (points or nats); it says nothing about the other metric
@@ -52,17 +59,17 @@ def contrast(question: Question, results: Sequence[Result], smallest_gain: float
             equivalence is not asked.
         seed: draws the resamples.
     """
-    arms = by_arm(results, question.metric, question.view, question.k)
-    pairs = gains_over(arms.get(question.better, {}), arms.get(question.than, {}))
+    arms = values_by_arm(results, question.metric, question.view, question.k)
+    pairs = paired_differences(arms.get(question.better, {}), arms.get(question.than, {}))
     asked = [
         result
         for result in results
         if (result.view, result.k) == (question.view, question.k) and result.arm in (question.better, question.than)
     ]
-    by_family = gains_by_family(pairs)
+    by_family = family_means(pairs)
     values = tuple(by_family.values())
-    ends = resampling.interval(values, seed=seed) or (None, None)
-    p = resampling.sign_flip(values, seed=seed)
+    ends = resampling.bootstrap_interval(values, seed=seed) or (None, None)
+    p = resampling.sign_flip_test(values, seed=seed)
     wins, ties, losses = _signs(values)
     found = Contrast(
         question=question,
@@ -72,7 +79,7 @@ def contrast(question: Question, results: Sequence[Result], smallest_gain: float
         lower=ends[0],
         upper=ends[1],
         sign_flip=p,
-        wilcoxon=resampling.signed_rank(values, seed=seed),
+        wilcoxon=resampling.signed_rank_test(values, seed=seed),
         adjusted=p,
         wins=wins,
         ties=ties,
@@ -80,7 +87,7 @@ def contrast(question: Question, results: Sequence[Result], smallest_gain: float
         agree=_apart(*ends) == (p < ALPHA),
         standing="undecided",
         reason="",
-        tasks=_signs(gains_by_task(pairs).values()),
+        tasks=_signs(task_means(pairs).values()),
         units=len(pairs),
         left_out=len({result.unit for result in asked}) - len(pairs),
         smallest_gain=smallest_gain,
@@ -93,7 +100,7 @@ def contrast(question: Question, results: Sequence[Result], smallest_gain: float
 def holm_adjusted(contrasts: Sequence[Contrast]) -> list[Contrast]:
     """Adjust the p of contrasts for their number; one that was better or worse stands only if it does after it."""
     found = []
-    for one, p in zip(contrasts, resampling.holm([one.sign_flip for one in contrasts]), strict=True):
+    for one, p in zip(contrasts, resampling.holm_p_values([one.sign_flip for one in contrasts]), strict=True):
         adjusted = replace(one, adjusted=p)
         if one.standing in ("better", "worse") and p >= ALPHA:
             adjusted = replace(adjusted, standing=_standing(adjusted))

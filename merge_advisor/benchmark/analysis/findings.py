@@ -6,15 +6,15 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from merge_advisor.benchmark.analysis.chosen import NOBODY, TaskChoices, choices_by_task
-from merge_advisor.benchmark.analysis.families import (
+from merge_advisor.benchmark.analysis.choices import NO_KIN, TaskChoices, choices_by_task
+from merge_advisor.benchmark.analysis.means import (
     base_values,
-    by_arm,
-    gains_by_family,
-    gains_over,
-    judged,
+    family_means,
     mean,
-    value_of,
+    metric_value,
+    paired_differences,
+    values_by_arm,
+    without_tried,
 )
 from merge_advisor.benchmark.analysis.prediction import (
     Agreement,
@@ -33,7 +33,7 @@ REPORTED_METRICS: tuple[Metric, ...] = ("accuracy", "loss")
 
 
 @dataclass(frozen=True, slots=True)
-class Level:
+class ArmSummary:
     """What one arm reached in one view at one k: means over families; None where nothing was measured."""
 
     arm: str
@@ -69,7 +69,7 @@ class ResultSlice:
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """A benchmark, found out; `find` makes it."""
+    """A benchmark, found out; `make_findings` makes it."""
 
     setup: Setup
     results: tuple[Result, ...]
@@ -79,7 +79,7 @@ class Findings:
     """Where the primary question is asked."""
     reference: str
     """Arm that the tables of tasks and families are told against; empty: no arm is there."""
-    levels: tuple[Level, ...]
+    summaries: tuple[ArmSummary, ...]
     """By view, k and arm, arms in the order of `arm_order`."""
     ranking: Ranking | None
     tasks: tuple[tuple[ResultSlice, TaskTable], ...]
@@ -112,11 +112,11 @@ class Findings:
         return frozenset(result.arm for result in self.results if result.oracle)
 
 
-def find(
+def make_findings(
     setup: Setup,
     results: Sequence[Result],
     contrasts: Sequence[Contrast],
-    kin: Mapping[str, str] = NOBODY,
+    kin: Mapping[str, str] = NO_KIN,
     added: Sequence[LateAddition] = (),
 ) -> Findings:
     """Compute all tables of a report; results may be few, of one family, or failed throughout.
@@ -133,11 +133,12 @@ def find(
     fresh = _averaged(setup, results)
     done = [result for result in results if result.status == "done"]
     views = [view for view in _views(setup, results) if any(result.view == view for result in done)]
-    here = by_arm(results, *_place(main))
+    place = _place(main)
+    here = values_by_arm(results, *place)
     views.sort(key=lambda view: view != main.view)
     places = [ResultSlice(main.metric, view, main.k) for view in views]
     other = next(metric for metric in REPORTED_METRICS if metric != main.metric)
-    if main.view in views and by_arm(results, other, main.view, main.k):
+    if main.view in views and values_by_arm(results, other, main.view, main.k):
         places.append(ResultSlice(other, main.view, main.k))
     tables = [(at, task_table(results, *_place(at))) for at in places if at.metric == main.metric]
     promised = [r for r in fresh if r.status == "done" and (r.view, r.k) == (main.view, main.k) and not r.oracle]
@@ -149,8 +150,10 @@ def find(
         contrasts=tuple(sorted(contrasts, key=lambda found: found.question != asked)),
         main=main,
         reference=next((arm for arm in (asked.than, "base") if arm in here), next(iter(here), "")),
-        levels=tuple(levels(setup, results)),
-        ranking=rank_arms(fresh, *_place(main), seed=setup.seed) if len(by_arm(fresh, *_place(main))) > 1 else None,
+        summaries=tuple(arm_summaries(setup, results)),
+        ranking=rank_arms(fresh, *_place(main), seed=setup.seed)
+        if len(values_by_arm(fresh, *_place(main))) > 1
+        else None,
         tasks=tuple((at, table) for at, table in tables if table.tasks),
         sweeps=tuple((at, sweeps) for at in based if (sweeps := k_sweep(fresh, at.metric, at.view))),
         costs=tuple((at, costs) for at in based if (costs := cost_gain(fresh, *_place(at)))),
@@ -168,7 +171,7 @@ def arm_order(setup: Setup, results: Sequence[Result]) -> list[str]:
     return [arm for arm in known if arm in there] + sorted(there - known.keys())
 
 
-def levels(setup: Setup, results: Sequence[Result]) -> list[Level]:
+def arm_summaries(setup: Setup, results: Sequence[Result]) -> list[ArmSummary]:
     """Return what each arm reached in each view at each k; families that ideas were tried out on only if alone."""
     results = _averaged(setup, results)
     groups: dict[tuple[View, int, str], list[Result]] = {}
@@ -179,19 +182,19 @@ def levels(setup: Setup, results: Sequence[Result]) -> list[Level]:
     return [_level(groups[key], base) for key in keys]
 
 
-def _level(group: Sequence[Result], base: Mapping[Unit, float]) -> Level:
+def _level(group: Sequence[Result], base: Mapping[Unit, float]) -> ArmSummary:
     done = [result for result in group if result.status == "done"]
 
     def over(read: Callable[[Result], float | None]) -> float | None:
         values = {result.unit: value for result in done if (value := _finite(read(result))) is not None}
-        return mean([*gains_by_family(values).values()]) if values else None
+        return mean([*family_means(values).values()]) if values else None
 
     def gain(result: Result) -> float | None:
-        reached = value_of(result, "accuracy")
+        reached = metric_value(result, "accuracy")
         return None if reached is None or result.unit not in base else reached - base[result.unit]
 
     first = group[0]
-    return Level(
+    return ArmSummary(
         arm=first.arm,
         view=first.view,
         k=first.k,
@@ -211,19 +214,19 @@ def _level(group: Sequence[Result], base: Mapping[Unit, float]) -> Level:
 
 def _averaged(setup: Setup, results: Sequence[Result]) -> Sequence[Result]:
     """The results that means are taken over: those of families that nothing was tried out on, all where none is."""
-    return judged(results, setup.tasks.tried) or results
+    return without_tried(results, setup.tasks.tried) or results
 
 
 def _finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
 
-def family_gains(results: Sequence[Result], at: ResultSlice, reference: str) -> dict[str, dict[str, float]]:
+def family_differences(results: Sequence[Result], at: ResultSlice, reference: str) -> dict[str, dict[str, float]]:
     """Return for every arm the difference to the reference, family by family, on the units both have."""
-    values = by_arm(results, at.metric, at.view, at.k)
+    values = values_by_arm(results, at.metric, at.view, at.k)
     if reference not in values:
         return {}
-    return {arm: gains_by_family(gains_over(found, values[reference])) for arm, found in values.items()}
+    return {arm: family_means(paired_differences(found, values[reference])) for arm, found in values.items()}
 
 
 def _with_base(results: Sequence[Result], at: ResultSlice) -> list[Result]:

@@ -1,7 +1,7 @@
 """What a plan promised against what was measured, gain against k, cost against gain, and the table by task.
 
 Values for the report to draw. Gains are over the base on the same unit, more is better: points of accuracy, or nats per
-token. Means are over families, intervals as in `resampling.interval`.
+token. Means are over families, intervals as in `resampling.bootstrap_interval`.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ import numpy as np
 
 from merge_advisor.arrays import Float64Array
 from merge_advisor.benchmark.analysis import resampling
-from merge_advisor.benchmark.analysis.families import (
+from merge_advisor.benchmark.analysis.means import (
     base_values,
-    by_arm,
-    gains_by_family,
-    gains_by_task,
-    gains_over,
+    family_means,
     mean,
-    value_of,
+    metric_value,
+    paired_differences,
+    task_means,
+    values_by_arm,
 )
 from merge_advisor.benchmark.values import Metric, Result, Unit, View
 from merge_advisor.types import STRICT
@@ -44,7 +44,7 @@ class Promise:
 
 
 @dataclass(frozen=True, slots=True)
-class Bin:
+class ReliabilityBin:
     """Promises that predict about the same."""
 
     __pydantic_config__ = STRICT
@@ -82,7 +82,7 @@ class Agreement:
     within_upper: float | None
     promises: tuple[Promise, ...]
     """By arm, family, task."""
-    bins: tuple[Bin, ...]
+    bins: tuple[ReliabilityBin, ...]
     """By predicted gain; empty where there is no promise."""
     families: int
     reason: str
@@ -166,9 +166,11 @@ def agreement(results: Sequence[Result], arms: Sequence[str], *, seed: int = 0) 
     pairs = _pairs([result for result in results if result.arm in arms and result.unit in base], measured_gain(results))
     promises = _promises(pairs, arms)
     tau, low, high = _tau_over_promises(promises, seed)
-    by_unit = {unit: found for unit, drops in pairs.items() if (found := tau_b([d[1:] for d in drops])) is not None}
-    inner = list(gains_by_family(by_unit).values())
-    ends = resampling.interval(inner, seed=seed) or (None, None)
+    by_unit = {
+        unit: found for unit, drops in pairs.items() if (found := kendall_tau_b([d[1:] for d in drops])) is not None
+    }
+    inner = list(family_means(by_unit).values())
+    ends = resampling.bootstrap_interval(inner, seed=seed) or (None, None)
     families = len({promise.family for promise in promises})
     return Agreement(
         arms=tuple(arm for arm in arms if any(promise.arm == arm for promise in promises)),
@@ -190,7 +192,7 @@ def measured_gain(results: Sequence[Result]) -> Callable[[Result], float | None]
     base = base_values(results, "loss")
 
     def gain(result: Result) -> float | None:
-        reached = value_of(result, "loss")
+        reached = metric_value(result, "loss")
         if result.came is not None:
             return result.came
         return None if reached is None or result.unit not in base else reached - base[result.unit]
@@ -221,7 +223,7 @@ def _promises(pairs: Mapping[Unit, Sequence[tuple[str, float, float]]], arms: Se
     )
 
 
-def tau_b(pairs: Sequence[Sequence[float]] | Float64Array) -> float | None:
+def kendall_tau_b(pairs: Sequence[Sequence[float]] | Float64Array) -> float | None:
     """Return Kendall's tau-b, its tie-corrected form (Kendall 1945, Biometrika 33:239); None where a side is all ties.
 
     Args:
@@ -241,12 +243,12 @@ def _concordance(points: Float64Array) -> tuple[Float64Array, Float64Array, Floa
 def _tau_over_promises(promises: Sequence[Promise], seed: int) -> tuple[float | None, float | None, float | None]:
     """Tau-b over promises with its percentile interval, whole families resampled."""
     points = np.array([(promise.predicted, promise.measured) for promise in promises]).reshape(-1, 2)
-    tau = tau_b(points)
+    tau = kendall_tau_b(points)
     families = sorted({promise.family for promise in promises})
     if tau is None or len(families) < 2:
         return tau, None, None
     member = np.array([[promise.family == family for promise in promises] for family in families], dtype=np.float64)
-    drawn = resampling.counts(len(families), seed)
+    drawn = resampling.bootstrap_counts(len(families), seed)
     # a family drawn twice pairs with its copy as with itself: sums by pair of families are all that is needed
     same, one, other = (
         np.einsum("bf,fg,bg->b", drawn, member @ table @ member.T, drawn, optimize=True)
@@ -258,12 +260,12 @@ def _tau_over_promises(promises: Sequence[Promise], seed: int) -> tuple[float | 
     return tau, float(low), float(high)
 
 
-def _bins(promises: Sequence[Promise]) -> tuple[Bin, ...]:
+def _bins(promises: Sequence[Promise]) -> tuple[ReliabilityBin, ...]:
     order = sorted(promises, key=lambda promise: promise.predicted)
     number = max(1, min(BINS, len(order) // 2))
     cuts = [round(len(order) * place / number) for place in range(number + 1)]
     return tuple(
-        Bin(
+        ReliabilityBin(
             predicted=mean([promise.predicted for promise in part]),
             measured=mean([promise.measured for promise in part]),
             lowest=part[0].predicted,
@@ -293,10 +295,10 @@ def k_sweep(results: Sequence[Result], metric: Metric, view: View) -> tuple[Swee
     Units that one of the arm's k lacks are left out of all of them. Without results of the base there is nothing.
     """
     base, sizes = base_values(results, metric), sorted({result.k for result in results if result.view == view})
-    tables = {k: by_arm(results, metric, view, k) for k in sizes}
+    tables = {k: values_by_arm(results, metric, view, k) for k in sizes}
     sweeps = []
     for arm, oracle in _oracles(results).items():
-        gains = {k: gains_over(table[arm], base) for k, table in tables.items() if arm in table}
+        gains = {k: paired_differences(table[arm], base) for k, table in tables.items() if arm in table}
         shared = [unit for unit in next(iter(gains.values()), {}) if all(unit in found for found in gains.values())]
         if arm != "base" and len(gains) > 1 and shared:
             points = tuple(
@@ -308,21 +310,21 @@ def k_sweep(results: Sequence[Result], metric: Metric, view: View) -> tuple[Swee
 
 def cost_gain(results: Sequence[Result], metric: Metric, view: View, k: int) -> tuple[CostPoint, ...]:
     """Return cost and gain over the base of every other arm, in the order of their first result."""
-    base, table, oracles = base_values(results, metric), by_arm(results, metric, view, k), _oracles(results)
+    base, table, oracles = base_values(results, metric), values_by_arm(results, metric, view, k), _oracles(results)
     spent = {(r.arm, r.unit): float(r.forwards) for r in results if (r.view, r.k) == (view, k)}
     points = []
     for arm, values in table.items():
-        gains = gains_over(values, base)
+        gains = paired_differences(values, base)
         if arm != "base" and gains:
-            forwards = mean(list(gains_by_family({unit: spent[arm, unit] for unit in gains}).values()))
+            forwards = mean(list(family_means({unit: spent[arm, unit] for unit in gains}).values()))
             points.append(CostPoint(arm, forwards, *_over_families(gains), oracle=oracles[arm]))
     return tuple(points)
 
 
 def _over_families(values: Mapping[Unit, float]) -> tuple[float, float | None, float | None, int, int]:
     """Mean, interval, families, units."""
-    found = list(gains_by_family(values).values())
-    return mean(found), *(resampling.interval(found) or (None, None)), len(found), len(values)
+    found = list(family_means(values).values())
+    return mean(found), *(resampling.bootstrap_interval(found) or (None, None)), len(found), len(values)
 
 
 def _oracles(results: Sequence[Result]) -> dict[str, bool]:
@@ -335,7 +337,7 @@ def _oracles(results: Sequence[Result]) -> dict[str, bool]:
 
 def task_table(results: Sequence[Result], metric: Metric, view: View, k: int) -> TaskTable:
     """Return the mean of every arm and control on every task."""
-    means = {arm: gains_by_task(values) for arm, values in by_arm(results, metric, view, k).items()}
+    means = {arm: task_means(values) for arm, values in values_by_arm(results, metric, view, k).items()}
     names = sorted({name for found in means.values() for name in found})
     return TaskTable(
         arms=tuple(means),

@@ -16,7 +16,7 @@ import numpy as np
 
 from merge_advisor.arrays import Float64Array
 from merge_advisor.benchmark.analysis import resampling
-from merge_advisor.benchmark.analysis.families import by_arm, gains_by_family, mean
+from merge_advisor.benchmark.analysis.means import family_means, mean, values_by_arm
 from merge_advisor.benchmark.analysis.resampling import ALPHA
 from merge_advisor.benchmark.values import Metric, Result, View
 from merge_advisor.types import STRICT
@@ -72,9 +72,9 @@ def rank_arms(results: Sequence[Result], metric: Metric, view: View, k: int, *, 
         seed: draws the permutations of the Friedman test.
     """
     oracles = {result.arm for result in results if result.oracle}
-    found = {arm: values for arm, values in by_arm(results, metric, view, k).items() if arm not in oracles}
+    found = {arm: values for arm, values in values_by_arm(results, metric, view, k).items() if arm not in oracles}
     units = [unit for unit in next(iter(found.values()), {}) if all(unit in values for values in found.values())]
-    means = {arm: gains_by_family({unit: values[unit] for unit in units}) for arm, values in found.items()}
+    means = {arm: family_means({unit: values[unit] for unit in units}) for arm, values in found.items()}
     families = tuple(next(iter(means.values()), {}))
     arms = sorted(means)
     if not families or len(arms) < 2:
@@ -90,14 +90,14 @@ def rank_arms(results: Sequence[Result], metric: Metric, view: View, k: int, *, 
         arms=tuple(arms),
         mean_ranks=tuple(mean(column.tolist()) for column in ranks.T),
         families=families,
-        friedman=friedman(ranks, seed=seed),
+        friedman=friedman_test(ranks, seed=seed),
         pairs=pairs,
         cliques=_cliques(arms, pairs),
         reason=_told(len(arms), len(families), len(units), left_out),
     )
 
 
-def friedman(ranks: Float64Array, *, seed: int = 0) -> float:
+def friedman_test(ranks: Float64Array, *, seed: int = 0) -> float:
     """Return p of Friedman's test: the share of permutations within rows whose rank sums spread as much.
 
     Args:
@@ -115,11 +115,11 @@ def friedman(ranks: Float64Array, *, seed: int = 0) -> float:
 def _pair_tests(arms: Sequence[str], table: Float64Array, seed: int) -> tuple[PairTest, ...]:
     chosen = list(combinations(range(len(arms)), 2))
     differences = [np.round(table[:, first] - table[:, second], 9) for first, second in chosen]
-    p_values = [resampling.sign_flip(values, seed=seed) for values in differences]
+    p_values = [resampling.sign_flip_test(values, seed=seed) for values in differences]
     return tuple(
         PairTest(arms[first], arms[second], mean(values.tolist()), p, adjusted)
         for (first, second), values, p, adjusted in zip(
-            chosen, differences, p_values, resampling.holm(p_values), strict=True
+            chosen, differences, p_values, resampling.holm_p_values(p_values), strict=True
         )
     )
 

@@ -28,14 +28,14 @@ ENOUGH_FAMILIES = 6
 
 
 @lru_cache(maxsize=8)
-def counts(n: int, seed: int) -> Float64Array:
+def bootstrap_counts(n: int, seed: int) -> Float64Array:
     """How often each of n families is in each resample: (RESAMPLES, n), rows sum to n."""
     drawn = np.random.default_rng([seed, n]).multinomial(n, np.full(n, 1 / n), size=RESAMPLES).astype(np.float64)
     drawn.flags.writeable = False
     return drawn
 
 
-def interval(differences: Sequence[float] | Float64Array, *, seed: int = 0) -> tuple[float, float] | None:
+def bootstrap_interval(differences: Sequence[float] | Float64Array, *, seed: int = 0) -> tuple[float, float] | None:
     """Return the 95% interval of the mean of families' differences.
 
     Args:
@@ -55,7 +55,7 @@ def interval(differences: Sequence[float] | Float64Array, *, seed: int = 0) -> t
     mean, error = float(values.mean()), float(values.std(ddof=1)) / np.sqrt(n)
     if np.ptp(values) == 0:
         return float(values[0]), float(values[0])
-    away, shares = values - mean, counts(n, seed) / n
+    away, shares = values - mean, bootstrap_counts(n, seed) / n
     shift = shares @ away
     spread = np.sqrt(np.maximum(shares @ away**2 - shift**2, 0) / (n - 1))
     ratios = np.abs(shift) / np.maximum(spread, LEAST_SPREAD * error)
@@ -63,7 +63,7 @@ def interval(differences: Sequence[float] | Float64Array, *, seed: int = 0) -> t
     return float(mean - half), float(mean + half)
 
 
-def sign_flip(differences: Sequence[float] | Float64Array, *, seed: int = 0) -> float:
+def sign_flip_test(differences: Sequence[float] | Float64Array, *, seed: int = 0) -> float:
     """Return the two-sided p of the sign-flip test of a mean of 0: the share of sign patterns with as large a sum.
 
     Exact up to `EXACT` differences; beyond, (1 + hits) / (1 + `FLIPS`) of patterns drawn from `seed`. 1.0 for none.
@@ -89,14 +89,14 @@ def _all_sums(values: Float64Array) -> Float64Array:
     return sums
 
 
-def signed_rank(differences: Sequence[float] | Float64Array, *, seed: int = 0) -> float:
+def signed_rank_test(differences: Sequence[float] | Float64Array, *, seed: int = 0) -> float:
     """Return the two-sided p of Wilcoxon's signed-rank test: the sign-flip test on mid-ranks, zeros dropped.
 
     Exact with ties as well, up to `EXACT` differences that are not 0.
     """
     values = np.asarray(differences, dtype=np.float64)
     values = values[values != 0]
-    return sign_flip(np.sign(values) * midranks(np.abs(values)), seed=seed)
+    return sign_flip_test(np.sign(values) * midranks(np.abs(values)), seed=seed)
 
 
 def midranks(values: Float64Array) -> Float64Array:
@@ -106,7 +106,7 @@ def midranks(values: Float64Array) -> Float64Array:
     return below + (equal + 1) / 2
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
+def holm_p_values(p_values: Sequence[float]) -> list[float]:
     """Adjust p values by Holm's step-down rule (1979, Scand. J. Statist. 6:65), in the order given."""
     order = sorted(range(len(p_values)), key=lambda index: p_values[index])
     adjusted, so_far = [0.0] * len(p_values), 0.0

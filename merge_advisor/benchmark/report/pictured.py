@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from merge_advisor.benchmark.analysis.families import by_arm, gains_by_family
 from merge_advisor.benchmark.analysis.findings import Findings, ResultSlice, arm_order
+from merge_advisor.benchmark.analysis.means import family_means, values_by_arm
 from merge_advisor.benchmark.analysis.prediction import TaskTable
 from merge_advisor.benchmark.report import words
 from merge_advisor.benchmark.report.parts import (
@@ -105,7 +105,7 @@ def _ordered(table: TaskTable, found: Findings) -> TaskTable:
 
 
 def _family_grid(found: Findings, at: ResultSlice, *, folded: bool) -> Grid:
-    values = {arm: gains_by_family(units) for arm, units in by_arm(found.results, at.metric, at.view, at.k).items()}
+    values = {arm: family_means(units) for arm, units in values_by_arm(found.results, at.metric, at.view, at.k).items()}
     arms = [arm for arm in arm_order(found.setup, found.results) if arm in values]
     arms.sort(key=lambda arm: arm in found.oracles)
     tasks = {result.unit.task: result.unit.family for result in found.results}

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from merge_advisor.benchmark.analysis.chosen import NOBODY
-from merge_advisor.benchmark.analysis.findings import Findings, find
+from merge_advisor.benchmark.analysis.choices import NO_KIN
+from merge_advisor.benchmark.analysis.findings import Findings, make_findings
 from merge_advisor.benchmark.report.parts import Section
 from merge_advisor.benchmark.report.sections import sections
 from merge_advisor.benchmark.report.tables import frames, write_tables
@@ -26,7 +26,7 @@ def write_report(
     setup: Setup,
     results: Sequence[Result],
     contrasts: Sequence[Contrast],
-    kin: Mapping[str, str] = NOBODY,
+    kin: Mapping[str, str] = NO_KIN,
     added: Sequence[LateAddition] = (),
 ) -> None:
     """Write `report.md`, `report.html` and `tables/*.csv` into a folder; the same values give the same bytes.
@@ -42,7 +42,7 @@ def write_report(
     Raises:
         RunError: no permission, or no room.
     """
-    found = find(setup, results, contrasts, kin, added)
+    found = make_findings(setup, results, contrasts, kin, added)
     parts = [_cut(section) for section in sections(found)]
     write_tables(folder / "tables", frames(found))
     write_text(folder / "report.md", markdown_text(found, parts))

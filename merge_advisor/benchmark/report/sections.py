@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-from merge_advisor.benchmark.analysis.chosen import TaskChoices
-from merge_advisor.benchmark.analysis.families import by_arm, gains_by_task, gains_over
-from merge_advisor.benchmark.analysis.findings import Findings, Level, arm_order
+from merge_advisor.benchmark.analysis.choices import TaskChoices
+from merge_advisor.benchmark.analysis.findings import ArmSummary, Findings, arm_order
+from merge_advisor.benchmark.analysis.means import paired_differences, task_means, values_by_arm
 from merge_advisor.benchmark.report import words
 from merge_advisor.benchmark.report.parts import (
     BETTER,
@@ -108,13 +108,13 @@ def _whisker(found: Findings, c: Contrast) -> Whisker:
 
 
 def _arms(found: Findings) -> Section | None:
-    if not found.levels:
+    if not found.summaries:
         return None
-    views = tuple(dict.fromkeys(level.view for level in found.levels))
+    views = tuple(dict.fromkeys(level.view for level in found.summaries))
     main = found.main.view if found.main.view in views else views[0]
-    sizes = {level.arm for level in found.levels if level.k == found.main.k}
-    rows: dict[tuple[str, int], dict[View, Level]] = {}
-    for level in found.levels:
+    sizes = {level.arm for level in found.summaries if level.k == found.main.k}
+    rows: dict[tuple[str, int], dict[View, ArmSummary]] = {}
+    for level in found.summaries:
         if level.k == found.main.k or level.arm not in sizes:
             rows.setdefault((level.arm, level.k), {})[level.view] = level
     order = arm_order(found.setup, found.results)
@@ -141,7 +141,7 @@ def _arms(found: Findings) -> Section | None:
     return Section("arms", "Arms and controls", (text,), grids=tuple(grids))
 
 
-def _level_row(level: Level) -> tuple[str, ...]:
+def _level_row(level: ArmSummary) -> tuple[str, ...]:
     return (
         level.arm,
         str(level.k),
@@ -156,7 +156,7 @@ def _level_row(level: Level) -> tuple[str, ...]:
     )
 
 
-def _views_row(arm: str, there: Mapping[View, Level], views: Sequence[View]) -> tuple[str, ...]:
+def _views_row(arm: str, there: Mapping[View, ArmSummary], views: Sequence[View]) -> tuple[str, ...]:
     levels = [there.get(view) for view in views]
     accuracies = ["" if level is None else words.share_text(level.accuracy) for level in levels]
     return (arm, *accuracies, *("" if level is None else words.loss_text(level.loss) for level in levels))
@@ -199,9 +199,9 @@ def _chosen(found: Findings) -> Section | None:
 def _task_gaps(found: Findings) -> dict[str, float]:
     """Primary's difference on each task, on the units that both arms have."""
     at, asked = found.main, found.setup.primary
-    values = by_arm(found.results, at.metric, at.view, at.k)
-    gaps = gains_over(values.get(asked.better, {}), values.get(asked.than, {}))
-    return {task: gap for (_, task), gap in gains_by_task(gaps).items()}
+    values = values_by_arm(found.results, at.metric, at.view, at.k)
+    gaps = paired_differences(values.get(asked.better, {}), values.get(asked.than, {}))
+    return {task: gap for (_, task), gap in task_means(gaps).items()}
 
 
 def _kept_text(one: TaskChoices | None) -> tuple[str, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from merge_advisor.benchmark.analysis.findings import levels
+from merge_advisor.benchmark.analysis.findings import arm_summaries
 from merge_advisor.benchmark.report import words
 from merge_advisor.benchmark.values import Benchmark, Result, Setup
 from merge_advisor.report.tables import text_table
@@ -32,7 +32,11 @@ def bench_summary(found: Benchmark) -> str:
 def _table(setup: Setup, results: Sequence[Result]) -> list[str]:
     """The arms where the primary question is asked, the best first."""
     asked = setup.primary
-    here = [level for level in levels(setup, results) if (level.view, level.k) == (asked.view, asked.k) and level.done]
+    here = [
+        level
+        for level in arm_summaries(setup, results)
+        if (level.view, level.k) == (asked.view, asked.k) and level.done
+    ]
     rows = []
     for level in sorted(here, key=lambda level: -(level.accuracy or 0.0)):
         oracle = " (oracle)" if level.oracle and not level.arm.endswith("-oracle") else ""

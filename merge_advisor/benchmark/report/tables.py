@@ -11,8 +11,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 
-from merge_advisor.benchmark.analysis.families import by_arm, gains_by_family
-from merge_advisor.benchmark.analysis.findings import Findings, Level, ResultSlice, family_gains
+from merge_advisor.benchmark.analysis.findings import ArmSummary, Findings, ResultSlice, family_differences
+from merge_advisor.benchmark.analysis.means import family_means, values_by_arm
 from merge_advisor.benchmark.analysis.prediction import TaskTable, measured_gain
 from merge_advisor.benchmark.values import Metric, Question, Unit
 from merge_advisor.errors import RunError
@@ -70,7 +70,11 @@ def frames(found: Findings) -> list[Frame]:
     """Return all tables of a report; one without rows keeps its columns."""
     return [
         _results(found),
-        Frame("arms", tuple(field.name for field in fields(Level)), tuple(astuple(level) for level in found.levels)),
+        Frame(
+            "arms",
+            tuple(field.name for field in fields(ArmSummary)),
+            tuple(astuple(level) for level in found.summaries),
+        ),
         *_contrasts(found),
         *_ranks(found),
         _tasks(found),
@@ -175,11 +179,11 @@ def _tasks(found: Findings) -> Frame:
 def _families(found: Findings) -> Frame:
     rows: list[tuple[Cell, ...]] = []
     for at, _ in found.tasks:
-        gains = family_gains(found.results, at, found.reference)
-        for arm, values in by_arm(found.results, at.metric, at.view, at.k).items():
+        gains = family_differences(found.results, at, found.reference)
+        for arm, values in values_by_arm(found.results, at.metric, at.view, at.k).items():
             rows += [
                 (*_place(at), family, arm, value, found.reference, gains.get(arm, {}).get(family))
-                for family, value in gains_by_family(values).items()
+                for family, value in family_means(values).items()
             ]
     return Frame("families", (*SLICE_COLUMNS, "family", "arm", "value", "reference", "difference"), tuple(rows))
 

@@ -8,8 +8,8 @@ from dataclasses import fields, is_dataclass
 from itertools import groupby
 from typing import Any
 
-from merge_advisor.benchmark.analysis.families import judged
 from merge_advisor.benchmark.analysis.findings import Findings
+from merge_advisor.benchmark.analysis.means import without_tried
 from merge_advisor.benchmark.analysis.resampling import ENOUGH_FAMILIES
 from merge_advisor.benchmark.values import Contrast, Metric, Setup
 from merge_advisor.types import to_plain
@@ -144,7 +144,7 @@ def limits(found: Findings) -> list[str]:
         "Intervals are over families: they speak of tasks of other families like these, and the same held-out rows"
         " serve all draws of a task."
     )
-    done = [r for r in judged(found.results, setup.tasks.tried) if r.status == "done"]
+    done = [r for r in without_tried(found.results, setup.tasks.tried) if r.status == "done"]
     if len({r.unit for r in done}) * len({(r.arm, r.view, r.k) for r in done}) > len(done):
         told.append(
             "Not every arm was run on every unit: compare contrasts, and what arms gained over the base, which take the"

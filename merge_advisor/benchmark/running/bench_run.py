@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, cast
 from merge_advisor.benchmark.running.arms import BenchContext, open_context
 from merge_advisor.benchmark.running.ledger import Ledger
 from merge_advisor.benchmark.running.rows import BenchTask, in_view, read_bench_tasks
-from merge_advisor.benchmark.running.units import keys_of, run_units, wanted
+from merge_advisor.benchmark.running.units import result_keys, run_units, select_keys
 from merge_advisor.benchmark.running.workers import Job, run_workers
 from merge_advisor.benchmark.setup import ks_of, notes_of, read_setup
 from merge_advisor.benchmark.values import BenchResults, Setup
-from merge_advisor.benchmark.views import kin_of
+from merge_advisor.benchmark.views import candidate_families
 from merge_advisor.errors import InputError
 from merge_advisor.options import SessionOptions
 from merge_advisor.progress import quiet_progress
@@ -54,8 +54,8 @@ def measure_setup(
     session_options = _session_options(where)
     progress = session_options.get("progress", quiet_progress)
     tasks = {task.name: task for task in read_bench_tasks(setup, places, offline=where.get("offline", False))}
-    every = list(keys_of(setup, list(tasks)))
-    chosen = wanted(every, only, setup)
+    every = list(result_keys(setup, list(tasks)))
+    chosen = select_keys(every, only, setup)
     with open_context(setup, places, **session_options) as world:
         _check_world(world, tasks)
         notes = [*notes_of(setup, [task.family for task in tasks.values()]), *_pool_notes(world, tasks)]
@@ -76,7 +76,7 @@ def measure_setup(
                 run_workers(Job(setup, places, tasks, out, session_options), left, workers, tell)
             else:
                 run_units(world, tasks, left, ledger, tell)
-            kin = kin_of([candidate.id for candidate in world.candidates], setup.tasks.own, world.families)
+            kin = candidate_families([candidate.id for candidate in world.candidates], setup.tasks.own, world.families)
             return BenchResults(
                 out, setup, ledger.results(), len(every), world.refused, tuple(notes), kin, ledger.added()
             )

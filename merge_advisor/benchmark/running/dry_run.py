@@ -16,9 +16,9 @@ import numpy as np
 
 from merge_advisor.advisor.planning.choosing import LORA_LOSSES, SEARCH, rows_in
 from merge_advisor.benchmark.running.arms import PROBES
-from merge_advisor.benchmark.running.ledger import Key
+from merge_advisor.benchmark.running.ledger import ResultKey
 from merge_advisor.benchmark.running.rows import read_families, task_files, task_folder
-from merge_advisor.benchmark.running.units import keys_of, wanted
+from merge_advisor.benchmark.running.units import result_keys, select_keys
 from merge_advisor.benchmark.setup import HUB, SetupPlaces, finetune_of, notes_of, read_setup
 from merge_advisor.benchmark.values import Arm, Setup
 from merge_advisor.errors import MergeAdvisorError
@@ -84,8 +84,8 @@ def describe_bench(
     base_bytes = _bytes(Path(places.base)) if Path(places.base).exists() else None
     if base_bytes is None:
         absent.append(f"base {setup.base}: not a folder or file here; its size is not known")
-    every = list(keys_of(setup, names))
-    keys = wanted(every, only, setup)
+    every = list(result_keys(setup, names))
+    keys = select_keys(every, only, setup)
     passes = passes_of(setup, keys, models)
     total = sum(passes.values())
     draws = setup.draws.shots * setup.draws.selections * setup.draws.tuners
@@ -107,7 +107,7 @@ def describe_bench(
     }  # fmt: skip
 
 
-def passes_of(setup: Setup, keys: Sequence[Key], models: int) -> dict[str, int]:
+def passes_of(setup: Setup, keys: Sequence[ResultKey], models: int) -> dict[str, int]:
     """Forward passes by step, at most; what is equal in several units counts once, as it is measured once.
 
     Args:

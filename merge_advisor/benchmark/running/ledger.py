@@ -24,7 +24,7 @@ CREATE TABLE IF NOT EXISTS added (name TEXT PRIMARY KEY, results INT NOT NULL) W
 """
 
 
-class Key(NamedTuple):
+class ResultKey(NamedTuple):
     """What one result is the result of."""
 
     task: str
@@ -36,10 +36,10 @@ class Key(NamedTuple):
     arm: str
 
 
-def key_of(result: Result) -> Key:
+def key_of(result: Result) -> ResultKey:
     """The key of a result."""
     unit = result.unit
-    return Key(
+    return ResultKey(
         unit.task, unit.shot_draw, unit.selection_draw, unit.tuner_seed, result.view, result.k, result.arm
     )  # fmt: skip
 
@@ -104,11 +104,11 @@ class Ledger:
             LateAddition(*row) for row in self._connection.execute("SELECT * FROM added ORDER BY results, name")
         )
 
-    def done(self) -> frozenset[Key]:
+    def done(self) -> frozenset[ResultKey]:
         """The keys of what is done; what failed is not."""
-        columns = ", ".join(Key._fields)
+        columns = ", ".join(ResultKey._fields)
         return frozenset(
-            Key(*row) for row in self._connection.execute(f"SELECT {columns} FROM results WHERE status = 'done'")
+            ResultKey(*row) for row in self._connection.execute(f"SELECT {columns} FROM results WHERE status = 'done'")
         )
 
     def count(self) -> int:
@@ -135,12 +135,12 @@ class Ledger:
 
     def results(self) -> tuple[Result, ...]:
         """All results, ordered by task, draws, view, k and arm."""
-        found = self._connection.execute(f"SELECT value FROM results ORDER BY {', '.join(Key._fields)}")
+        found = self._connection.execute(f"SELECT value FROM results ORDER BY {', '.join(ResultKey._fields)}")
         return tuple(from_json(Result, row[0], str(self.path)) for row in found)
 
-    def find(self, key: Key) -> Result | None:
+    def find(self, key: ResultKey) -> Result | None:
         """One result, or None."""
-        where = " AND ".join(f"{name} = ?" for name in Key._fields)
+        where = " AND ".join(f"{name} = ?" for name in ResultKey._fields)
         found = self._connection.execute(f"SELECT value FROM results WHERE {where}", key).fetchone()
         return None if found is None else from_json(Result, found[0], str(self.path))
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from merge_advisor.benchmark.setup import HUB, SetupPlaces
 from merge_advisor.benchmark.values import Setup, View
-from merge_advisor.benchmark.views import kin_of, may_use
+from merge_advisor.benchmark.views import candidate_families, is_allowed
 from merge_advisor.errors import InputError, TaskError
 from merge_advisor.evaluators.rules import same
 from merge_advisor.tasks import read_rows
@@ -181,11 +181,11 @@ def in_view(
     Raises:
         InputError: nobody is left.
     """
-    kin = kin_of([candidate.id for candidate in candidates], own, families)
+    kin = candidate_families([candidate.id for candidate in candidates], own, families)
     kept = tuple(
         position
         for position, candidate in enumerate(candidates)
-        if may_use(candidate.id, kin[candidate.id], task.name, task.family, view, own)
+        if is_allowed(candidate.id, kin[candidate.id], task.name, task.family, view, own)
     )
     if not kept:
         raise InputError(

@@ -10,7 +10,7 @@ from itertools import groupby, product
 
 from merge_advisor.benchmark.running.arms import BenchContext, TaskDraw, run_arm
 from merge_advisor.benchmark.running.controls import run_control
-from merge_advisor.benchmark.running.ledger import Key, Ledger
+from merge_advisor.benchmark.running.ledger import Ledger, ResultKey
 from merge_advisor.benchmark.running.rows import BenchTask
 from merge_advisor.benchmark.setup import ORACLES, ks_of
 from merge_advisor.benchmark.values import Arm, Result, Setup, Unit
@@ -19,7 +19,7 @@ from merge_advisor.errors import InputError, MergeAdvisorError
 LONGEST_REASON = 300
 
 
-def keys_of(setup: Setup, tasks: Sequence[str]) -> Iterator[Key]:
+def result_keys(setup: Setup, tasks: Sequence[str]) -> Iterator[ResultKey]:
     """All results there are to measure, an arm that matches another's cost after it.
 
     Draw by draw of the shots, and in each task by task: a benchmark that is not through has some units of every task.
@@ -34,10 +34,10 @@ def keys_of(setup: Setup, tasks: Sequence[str]) -> Iterator[Key]:
     for shots, task, selection, tuner, view in product(range(setup.draws.shots), tasks, *draws, setup.views):
         for name, ks in sizes:
             for k in ks:
-                yield Key(task, shots, selection, tuner, view, k, name)
+                yield ResultKey(task, shots, selection, tuner, view, k, name)
 
 
-def wanted(keys: Sequence[Key], only: Sequence[str], setup: Setup) -> list[Key]:
+def select_keys(keys: Sequence[ResultKey], only: Sequence[str], setup: Setup) -> list[ResultKey]:
     """The keys that a pattern fits, and those that an arm among them has to match.
 
     Args:
@@ -51,7 +51,7 @@ def wanted(keys: Sequence[Key], only: Sequence[str], setup: Setup) -> list[Key]:
     """
     if not only:
         return list(keys)
-    chosen: set[Key] = set()
+    chosen: set[ResultKey] = set()
     for pattern in only:
         fitting = {key for key in keys if any(fnmatchcase(path, pattern) for path in _paths(key))}
         if not fitting:
@@ -65,7 +65,7 @@ def wanted(keys: Sequence[Key], only: Sequence[str], setup: Setup) -> list[Key]:
     return [key for key in keys if key in chosen]
 
 
-def _paths(key: Key) -> tuple[str, str, str]:
+def _paths(key: ResultKey) -> tuple[str, str, str]:
     path = f"{key.arm}/{key.task}/{key.view}"
     return path, f"{path}/{key.k}", f"{path}/{key.k}#{key.shot_draw}.{key.selection_draw}"
 
@@ -73,7 +73,7 @@ def _paths(key: Key) -> tuple[str, str, str]:
 def run_units(
     world: BenchContext,
     tasks: Mapping[str, BenchTask],
-    keys: Sequence[Key],
+    keys: Sequence[ResultKey],
     ledger: Ledger,
     tell: Callable[[], None] = lambda: None,
 ) -> None:
@@ -90,13 +90,13 @@ def run_units(
     for (task, number), group in groupby(keys, key=lambda key: (key.task, key.shot_draw)):
         draw = TaskDraw(world, tasks[task], number)
         for key in group:
-            ledger.keep(measured(draw, key, arms.get(key.arm), ledger))
+            ledger.keep(measure_result(draw, key, arms.get(key.arm), ledger))
             if key.arm == "best-single-oracle":
                 ledger.keep_singles(task, ((name, *score) for name, score in draw.alone.items()))
             tell()
 
 
-def measured(draw: TaskDraw, key: Key, arm: Arm | None, ledger: Ledger) -> Result:
+def measure_result(draw: TaskDraw, key: ResultKey, arm: Arm | None, ledger: Ledger) -> Result:
     """One result; whatever is raised on the way makes it a failed one with the reason.
 
     Args:
@@ -113,17 +113,17 @@ def measured(draw: TaskDraw, key: Key, arm: Arm | None, ledger: Ledger) -> Resul
         else:
             found = run_arm(draw, arm, unit, key.view, key.k, _budget(arm, key, ledger))
     except Exception as error:  # a unit that crashes must not take the others with it
-        found = failed(key, draw.rows.family, _reason(error))
+        found = failed_result(key, draw.rows.family, _reason(error))
     return replace(found, seconds=round(time.perf_counter() - start, 3))
 
 
-def failed(key: Key, family: str, reason: str) -> Result:
+def failed_result(key: ResultKey, family: str, reason: str) -> Result:
     """What is kept of a result that could not be measured."""
     unit = Unit(key.task, family, key.shot_draw, key.selection_draw, key.tuner_seed)
     return Result(unit, key.arm, key.view, key.k, key.arm in ORACLES, "failed", reason)
 
 
-def _budget(arm: Arm, key: Key, ledger: Ledger) -> int | None:
+def _budget(arm: Arm, key: ResultKey, ledger: Ledger) -> int | None:
     if not arm.match:
         return None
     other = ledger.find(key._replace(arm=arm.match))

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from merge_advisor.benchmark.running.arms import open_context
-from merge_advisor.benchmark.running.ledger import Key, Ledger
+from merge_advisor.benchmark.running.ledger import Ledger, ResultKey
 from merge_advisor.benchmark.running.rows import BenchTask
-from merge_advisor.benchmark.running.units import failed, run_units
+from merge_advisor.benchmark.running.units import failed_result, run_units
 from merge_advisor.benchmark.setup import SetupPlaces
 from merge_advisor.benchmark.values import Setup
 from merge_advisor.errors import ExternalError, MergeAdvisorError
@@ -43,11 +43,11 @@ class Job:
     """As `open_session` takes them, without `progress`."""
 
 
-def shares(keys: Sequence[Key], workers: int) -> list[list[Key]]:
+def deal_keys(keys: Sequence[ResultKey], workers: int) -> list[list[ResultKey]]:
     """Deal keys out: all of a task to one worker, since its held-out scores are shared, or else all of a draw."""
     groups = [list(group) for _, group in groupby(keys, key=lambda key: (key.task, key.shot_draw))]
     tasks = list(dict.fromkeys(key.task for key in keys))
-    found: list[list[Key]] = [[] for _ in range(workers)]
+    found: list[list[ResultKey]] = [[] for _ in range(workers)]
     for number, group in enumerate(groups):
         place = tasks.index(group[0].task) if len(tasks) >= workers else number
         found[place % workers] += group
@@ -59,7 +59,7 @@ class _Worker:
     """A process, what it measures, and where in that it is: memory of its own, which a kill leaves readable."""
 
     process: Any
-    share: list[Key]
+    share: list[ResultKey]
     place: Any
 
     @property
@@ -69,7 +69,7 @@ class _Worker:
         return f"signal {-code}" if code < 0 else f"exit code {code}"
 
 
-def run_workers(job: Job, keys: Sequence[Key], workers: int, tell: Callable[[], None]) -> None:
+def run_workers(job: Job, keys: Sequence[ResultKey], workers: int, tell: Callable[[], None]) -> None:
     """Measure keys in `workers` spawned processes.
 
     A worker that dies (killed, out of memory) is replaced by a fresh one that goes on where it died; a result on which
@@ -82,8 +82,8 @@ def run_workers(job: Job, keys: Sequence[Key], workers: int, tell: Callable[[], 
     # torch takes all cores in every process unless told: workers would wait for each other
     threads = machine.threads or max(1, (os.cpu_count() or 1) // workers)
     job = replace(job, session_options={**job.session_options, "machine": replace(machine, threads=threads)})
-    dealt = shares(keys, workers)
-    died: Counter[tuple[Key, bool]] = Counter()
+    dealt = deal_keys(keys, workers)
+    died: Counter[tuple[ResultKey, bool]] = Counter()
     lost: list[_Worker] = []
     running: list[_Worker] = []
     try:
@@ -111,7 +111,7 @@ def run_workers(job: Job, keys: Sequence[Key], workers: int, tell: Callable[[], 
         )
 
 
-def _started(job: Job, share: list[Key]) -> _Worker:
+def _started(job: Job, share: list[ResultKey]) -> _Worker:
     spawn = multiprocessing.get_context("spawn")
     place = spawn.Value("q", STARTING, lock=False)
     process = spawn.Process(target=_work, args=(job, share, place))
@@ -119,7 +119,7 @@ def _started(job: Job, share: list[Key]) -> _Worker:
     return _Worker(process, share, place)
 
 
-def _rest(job: Job, worker: _Worker, died: Counter[tuple[Key, bool]]) -> list[Key] | None:
+def _rest(job: Job, worker: _Worker, died: Counter[tuple[ResultKey, bool]]) -> list[ResultKey] | None:
     """What a worker that ended leaves to a fresh one; None where a fresh one would fare no better."""
     place = worker.place.value
     if worker.process.exitcode == 0 or place == len(worker.share):
@@ -135,11 +135,11 @@ def _rest(job: Job, worker: _Worker, died: Counter[tuple[Key, bool]]) -> list[Ke
         return None
     reason = f"the worker died on it twice, {worker.ending}; with little memory take fewer --workers"
     with Ledger(job.out) as ledger:
-        ledger.keep(failed(rest[0], job.tasks[rest[0].task].family, reason))
+        ledger.keep(failed_result(rest[0], job.tasks[rest[0].task].family, reason))
     return rest[1:]
 
 
-def _work(job: Job, share: Sequence[Key], place: Any) -> None:
+def _work(job: Job, share: Sequence[ResultKey], place: Any) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is interrupted too, and ends its workers
     threading.Thread(target=_end_with_parent, daemon=True).start()
 

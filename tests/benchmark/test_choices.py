@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import pytest
 
-from merge_advisor.benchmark.analysis.chosen import PickCount, choices_by_task
+from merge_advisor.benchmark.analysis.choices import MemberCount, choices_by_task
 from merge_advisor.benchmark.report.report import write_report
 from merge_advisor.benchmark.values import Question, Result, Unit
-from merge_advisor.benchmark.views import kin_of
+from merge_advisor.benchmark.views import candidate_families
 from tests.support import bench_world as world
 
 KIN = {"red": "color", "sum": "arithmetic", "tense": "grammar"}
@@ -33,9 +33,9 @@ def test_members_are_counted_by_unit():
         "default", "blue", "color", 3, 3, 1,
     )  # fmt: skip
     assert first.kin == 2 and joined.kin == 0
-    assert first.members == (PickCount("red", "color", 2, 0.75), PickCount("sum", "arithmetic", 1, 1.0))
+    assert first.members == (MemberCount("red", "color", 2, 0.75), MemberCount("sum", "arithmetic", 1, 1.0))
     assert first.predicted == pytest.approx(1 / 3) and first.measured == pytest.approx(-0.2 / 3)
-    assert joined.members == (PickCount("shots_lora", "", 1, 1.0), PickCount("tense", "grammar", 1, 0.3))
+    assert joined.members == (MemberCount("shots_lora", "", 1, 1.0), MemberCount("tense", "grammar", 1, 0.3))
     assert [one.kin for one in choices_by_task(results, {})] == [None, None]
 
 
@@ -61,7 +61,7 @@ def test_what_came_is_told_by_the_loss_where_no_choices_were_asked():
 
 def test_kin_by_the_names_of_tasks_and_candidates():
     own, families = {"blue": "lora-7"}, {"blue": "color", "x": "letters"}
-    assert kin_of(["lora-7", "x", "stranger"], own, families) == {
+    assert candidate_families(["lora-7", "x", "stranger"], own, families) == {
         "lora-7": "color", "x": "letters", "stranger": "stranger",
     }  # fmt: skip
 

@@ -7,17 +7,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from merge_advisor.benchmark.analysis.families import mean
+from merge_advisor.benchmark.analysis.means import mean
 from merge_advisor.benchmark.analysis.prediction import measured_gain
 from merge_advisor.benchmark.values import Result, View
-from merge_advisor.benchmark.views import may_use
+from merge_advisor.benchmark.views import is_allowed
 from merge_advisor.types import SHOTS_LORA
 
-NOBODY: Mapping[str, str] = MappingProxyType({})
+NO_KIN: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
-class PickCount:
+class MemberCount:
     """A member in the merges of one arm for one task."""
 
     id: str
@@ -49,12 +49,12 @@ class TaskChoices:
     """Mean promise, nats; None where nothing was promised."""
     measured: float | None
     """Mean of what came of the promises, nats."""
-    members: tuple[PickCount, ...]
+    members: tuple[MemberCount, ...]
     """The most often chosen first."""
 
 
 def choices_by_task(
-    results: Sequence[Result], kin: Mapping[str, str], own: Mapping[str, str] = NOBODY
+    results: Sequence[Result], kin: Mapping[str, str], own: Mapping[str, str] = NO_KIN
 ) -> tuple[TaskChoices, ...]:
     """Return what every arm with members chose, in the order of first results.
 
@@ -74,7 +74,7 @@ def choices_by_task(
         kindred = {
             name
             for name, other in kin.items()
-            if other == family and name != SHOTS_LORA and may_use(name, other, task, family, view, own)
+            if other == family and name != SHOTS_LORA and is_allowed(name, other, task, family, view, own)
         }
         weights: dict[str, list[float]] = defaultdict(list)
         sets = []
@@ -84,7 +84,7 @@ def choices_by_task(
             for name, weight in applied.items():
                 weights[name].append(weight)
         members = [
-            PickCount(name, "" if name == SHOTS_LORA else kin.get(name, ""), len(ws), mean(ws))
+            MemberCount(name, "" if name == SHOTS_LORA else kin.get(name, ""), len(ws), mean(ws))
             for name, ws in weights.items()
         ]
         promises = [(r.predicted, came) for r in group if r.predicted is not None and (came := gain(r)) is not None]
