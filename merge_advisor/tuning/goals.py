@@ -165,22 +165,22 @@ def clipped_losses(losses: Iterable[float]) -> tuple[list[float], bool]:
     return [float(loss) for loss in cut], bool(good.all())
 
 
-def unfit(trial: Trial) -> str:
+def unfit_reason(trial: Trial) -> str:
     """Return why a trial may not win, "" where it may: a loss was not finite, or the guard is broken."""
     return str(trial.notes.get(UNFIT, ""))
 
 
 def may_win(trial: Trial) -> bool:
     """Tell whether a trial saw all rows and is fit."""
-    return trial.whole and not unfit(trial)
+    return trial.whole and not unfit_reason(trial)
 
 
-def best(trials: Iterable[Trial]) -> Trial | None:
+def best_trial(trials: Iterable[Trial]) -> Trial | None:
     """Return the trial of least first value among those that may win, the earliest of equals."""
     return min(filter(may_win, trials), key=lambda trial: (trial.values[0], trial.number), default=None)
 
 
-def front(trials: Iterable[Trial]) -> list[Trial]:
+def pareto_front(trials: Iterable[Trial]) -> list[Trial]:
     """Return those that may win and that no other beats in one value without losing in another, in their order."""
     able = [trial for trial in trials if may_win(trial)]
     return [one for one in able if not any(dominates(other.values, one.values) for other in able)]

@@ -30,10 +30,10 @@ FORMAT = "2"
 
 
 @dataclass(frozen=True, slots=True)
-class Keep:
+class StudyPlace:
     """Where a search is kept."""
 
-    place: Path | str
+    storage: Path | str
     """An SQLite file, or an Optuna storage URL."""
     made_for: Mapping[str, str]
     """What the problem depends on, in words or digests: "task rows", "pool", …; else the study is refused."""
@@ -41,7 +41,7 @@ class Keep:
     """Name of the study; a storage shared by several runs needs one for each."""
     force: bool = False
     """Begin anew, deleting the study of that name."""
-    patience: float = 5.0
+    timeout: float = 5.0
     """Seconds to wait for a locked SQLite file, up to five times."""
 
 
@@ -49,7 +49,7 @@ class Study:
     """The study of one search, held by this process until `close`.
 
     Args:
-        keep: where it is.
+        place: where it is.
         made_for: all that the search depends on, in words or digests.
         space: gives the parameters their ranges.
         members: (k,) ids, for the names of the weights.
@@ -63,10 +63,10 @@ class Study:
     """The finished trials found on opening, by number."""
 
     def __init__(
-        self, keep: Keep, made_for: Mapping[str, str], space: SearchSpace, members: Sequence[str], values: int
+        self, place: StudyPlace, made_for: Mapping[str, str], space: SearchSpace, members: Sequence[str], values: int
     ) -> None:
-        self._keep, self._space, self._members = keep, space, tuple(members)
-        self._where = str(keep.place)
+        self._place, self._space, self._members = place, space, tuple(members)
+        self._where = str(place.storage)
         self._lock: FileLock | Heartbeat | None = None
         self._storage: Any = None
         self._trial: int | None = None
@@ -138,15 +138,15 @@ class Study:
 
     def _open(self, values: int) -> None:
         """Take the lock, open the storage, find or make the study."""
-        file = _file_of(self._keep.place)
+        file = _file_of(self._place.storage)
         if file is not None:
             self._lock = FileLock(file.with_name(f"{file.name}.lock"))
-        self._storage = _storage(self._keep, file)
+        self._storage = _storage(self._place, file)
         fresh = self._find(values)
         if self._lock is None:
-            where = f"{self._where}: study '{self._keep.name}'"
+            where = f"{self._where}: study '{self._place.name}'"
             self._lock = Heartbeat(where, lambda: self._attributes().get(COORDINATOR), self._set_claim)
-        if self._keep.force and not fresh:
+        if self._place.force and not fresh:
             self._storage.delete_study(self._id)
             self._find(values)
             if isinstance(self._lock, Heartbeat):
@@ -157,10 +157,10 @@ class Study:
         from optuna.study import StudyDirection
 
         try:
-            self._id = self._storage.get_study_id_from_name(self._keep.name)
+            self._id = self._storage.get_study_id_from_name(self._place.name)
         except KeyError:
             directions = [StudyDirection.MINIMIZE] * values
-            self._id = self._storage.create_new_study(directions, self._keep.name)
+            self._id = self._storage.create_new_study(directions, self._place.name)
             return True
         return False
 
@@ -178,7 +178,7 @@ class Study:
             self._storage.set_study_user_attr(self._id, MADE_FOR, made_for)
         elif not isinstance(found, dict):
             raise RunError(
-                f"{self._where}: study '{self._keep.name}' is not merge-advisor's; name another --storage or --out"
+                f"{self._where}: study '{self._place.name}' is not merge-advisor's; name another --storage or --out"
             )
         elif changed := [key for key in sorted({*found, *made_for}) if found.get(key) != made_for.get(key)]:
             told = ", ".join(_change(key, found.get(key), made_for.get(key)) for key in changed)
@@ -249,30 +249,30 @@ def _floats(values: Sequence[Any]) -> tuple[float, ...]:
     return tuple(float(value) for value in values)
 
 
-def _file_of(place: Path | str) -> Path | None:
+def _file_of(storage: Path | str) -> Path | None:
     """The SQLite file a place is, None for a server or a file in the form of a URI."""
-    if isinstance(place, Path):
-        return place
-    if not place.startswith("sqlite"):
+    if isinstance(storage, Path):
+        return storage
+    if not storage.startswith("sqlite"):
         return None
     import sqlalchemy.engine
 
-    name = sqlalchemy.engine.make_url(place).database
+    name = sqlalchemy.engine.make_url(storage).database
     if not name or name == ":memory:":
-        raise RunError(f"{place}: keeps nothing once the process ends; name a file, sqlite:///study.sqlite")
+        raise RunError(f"{storage}: keeps nothing once the process ends; name a file, sqlite:///study.sqlite")
     return None if name.startswith("file:") else Path(name)
 
 
-def _storage(keep: Keep, file: Path | None) -> Any:
+def _storage(place: StudyPlace, file: Path | None) -> Any:
     """Open the storage; SQLite writes ahead and syncs at checkpoints, so that only a power cut may lose a trial."""
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     if file is None:
-        return optuna.storages.RDBStorage(str(keep.place))
+        return optuna.storages.RDBStorage(str(place.storage))
 
     def connect() -> sqlite3.Connection:
-        connection = sqlite3.connect(file, timeout=keep.patience, check_same_thread=False)
+        connection = sqlite3.connect(file, timeout=place.timeout, check_same_thread=False)
         try:
             connection.execute("PRAGMA journal_mode=WAL")
             connection.execute("PRAGMA synchronous=NORMAL")

@@ -33,7 +33,7 @@ from merge_advisor.errors import TaskError
 from merge_advisor.statistics import Interval, paired_interval
 from merge_advisor.tuning.values import Point, Trial
 
-STARTS = ("base", "anchor", "uniform", "plan")
+START_LABELS = ("base", "anchor", "uniform", "plan")
 """Labels of the points that are known without a search, the cheapest first."""
 FOLDS = 5
 FEWEST = 4
@@ -97,7 +97,7 @@ class _Search:
         return int(np.argmin(values[: self.starts])), int(np.argmin(values))
 
 
-def aside(tasks: Sequence[int], seed: int) -> tuple[int, ...]:
+def confirmation_rows(tasks: Sequence[int], seed: int) -> tuple[int, ...]:
     """Return the rows to keep from the search for the confirmation: 30%, of each task alike; none of fewer than 80.
 
     Args:
@@ -207,12 +207,13 @@ def _read(trials: Sequence[Trial], tasks: Sequence[int], worst: bool) -> _Search
     if any(len(trial.losses) != len(tasks) for trial in whole):
         raise ValueError("a trial that saw all rows has a loss for each of them")
     finite = [t for t in whole if np.isfinite(np.array(t.losses, dtype=np.float64)).all()]
-    starts = [trial for name in STARTS for trial in finite if trial.label == name]
+    starts = [trial for name in START_LABELS for trial in finite if trial.label == name]
     if not starts or not tasks:
         raise TaskError(
-            f"none of {', '.join(STARTS)} has a finite loss on all {_rows(len(tasks))}; look for broken members or rows"
+            f"none of {', '.join(START_LABELS)} has a finite loss on all {_rows(len(tasks))}; "
+            "look for broken members or rows"
         )
-    ordered = starts + [trial for trial in finite if trial.label not in STARTS]
+    ordered = starts + [trial for trial in finite if trial.label not in START_LABELS]
     losses = np.array([trial.losses for trial in ordered], dtype=np.float64)
     return _Search(ordered, losses, len(starts), np.asarray(tasks, dtype=np.int64), worst)
 

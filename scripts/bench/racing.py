@@ -38,7 +38,7 @@ import numpy as np
 
 from merge_advisor.tuning import Point, Trial
 from merge_advisor.tuning.goals import MeanGoal
-from merge_advisor.tuning.racing import Racing, row_order, standing
+from merge_advisor.tuning.racing import Race, Racing, row_order
 
 MEMBERS, STARTS, TRIALS = 4, 4, 40
 
@@ -70,7 +70,7 @@ def race(losses: np.ndarray, racing: Racing, seed: int) -> tuple[float, bool, fl
             known: list[float | None] = [None] * rows
             for row in order[:look]:
                 known[row] = float(losses[number, row])
-            if look < rows and standing(goal, known, ahead, tasks, (), None, racing.level).lost:
+            if look < rows and Race(goal, tasks, ahead).standing(known, (), racing.level).lost:
                 stopped.add(number)
                 break
         else:

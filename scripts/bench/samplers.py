@@ -35,8 +35,9 @@ from merge_advisor.options import FinetuneSettings, Machine
 from merge_advisor.select.weight_rule import line_search
 from merge_advisor.tasks import read_rows
 from merge_advisor.tuning import Point, SearchSpace, Trial
-from merge_advisor.tuning.coordinator import RACING, Budget, search, starts
+from merge_advisor.tuning.coordinator import search
 from merge_advisor.tuning.goals import MeanGoal
+from merge_advisor.tuning.settings import Budget, SearchSettings, start_points
 from merge_advisor.tuning.winner import choose_winner
 
 MEMBERS, TUNING, HELDOUT, FORWARDS = 8, 10, 40, 400
@@ -89,16 +90,15 @@ class Unit:
     def measure(self, arm: str) -> dict[str, Any]:
         """Run an arm."""
         space = SearchSpace(self.start)
-        known = list(starts(space, MEMBERS))
+        known = list(start_points(space, MEMBERS))
         spent = 0
         if arm == "delta+gradient":
             best, spent = self._by_delta(space)
             known += [(f"delta {number}", point) for number, point in enumerate(best)]
         name = arm.partition("+")[2] or arm
         trials = search(
-            self.problem, space, registry.build("sampler", name), goal=MeanGoal(),
-            budget=Budget(forwards=FORWARDS - spent),
-            seed=0, starts=known, racing=RACING,
+            self.problem, space, registry.build("sampler", name),
+            SearchSettings(MeanGoal(), Budget(forwards=FORWARDS - spent), seed=0, starts=known),
         ).trials  # fmt: skip
         every = range(TUNING)
         won = choose_winner(trials, self.problem.tasks, lambda point: self.problem.losses(point, every), seed=0)
@@ -119,8 +119,10 @@ class Unit:
         delta = take_deltas(session, "delta_activations", [lora])[0].array[0]
         problem = DeltaProblem(session, self.members, self.rows[:1], (0,), task=delta)
         found = search(
-            problem, replace(space, smooth=False), registry.build("sampler", "cmaes"), goal=MeanGoal(),
-            budget=Budget(forwards=FORWARDS // 2), seed=0, starts=starts(space, MEMBERS), racing=None,
+            problem, replace(space, smooth=False), registry.build("sampler", "cmaes"),
+            SearchSettings(
+                MeanGoal(), Budget(forwards=FORWARDS // 2), 0, starts=start_points(space, MEMBERS), racing=None
+            ),
         ).trials  # fmt: skip
         ranked = sorted(found, key=lambda trial: (trial.values[0], trial.number))
         return [trial.point for trial in ranked[:3]], sum(trial.forwards for trial in found)

@@ -30,13 +30,13 @@ def recorded(folder: Path, members: int, trials: int) -> tuple[float, float, lis
     import optuna
 
     imported = time.process_time()
-    from merge_advisor.tuning.study import Keep, Study
+    from merge_advisor.tuning.study import Study, StudyPlace
 
     ids = [f"member-{number}" for number in range(members)]
     point = Point(tuple(0.1 * number - 0.9 for number in range(members)), "exact")
     ours, theirs = [], []
     before = time.process_time()
-    with Study(Keep(folder / "study.sqlite", {}), {}, SearchSpace(point), ids, 1) as study:
+    with Study(StudyPlace(folder / "study.sqlite", {}), {}, SearchSpace(point), ids, 1) as study:
         opened = time.process_time()
         for number in range(trials):
             trial = Trial(number, "tpe", point, tuple(0.1 * row for row in range(20)), (1.0,), True, 20)

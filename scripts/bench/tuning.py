@@ -38,8 +38,9 @@ from merge_advisor.select.weight_rule import line_search
 from merge_advisor.statistics import paired_interval
 from merge_advisor.tasks import read_rows
 from merge_advisor.tuning import Point, SearchSpace, Trial
-from merge_advisor.tuning.coordinator import Budget, search
+from merge_advisor.tuning.coordinator import search
 from merge_advisor.tuning.goals import LoraHubGoal, MeanGoal
+from merge_advisor.tuning.settings import Budget, SearchSettings
 from merge_advisor.tuning.winner import Winner, choose_winner
 
 MEMBERS, SHOTS, STEPS, SCALES = 20, 5, 40, 8
@@ -103,8 +104,8 @@ class Unit:
         problem = RowLossProblem(self.session, self.members, self.shots, (0,) * SHOTS)
         zero = SearchSpace(Point((0.0,) * k, "lorahub"))
         theirs = search(
-            problem, zero, registry.build("sampler", "lorahub"), goal=LoraHubGoal(SHOTS), budget=Budget(trials=STEPS),
-            seed=self.seed, racing=None,
+            problem, zero, registry.build("sampler", "lorahub"),
+            SearchSettings(LoraHubGoal(SHOTS), Budget(trials=STEPS), self.seed, racing=None),
         ).trials  # fmt: skip
         best = min(theirs, key=lambda trial: trial.values[0])
         spent, reached = forwards_to(problem, best.values[0], k, self.seed)
@@ -145,8 +146,8 @@ def forwards_to(problem: RowLossProblem, value: float, k: int, seed: int) -> tup
     least = float("inf")
     while spent < STEPS * SHOTS:
         trials: Sequence[Trial] = search(
-            problem, space, sampler, goal=LoraHubGoal(SHOTS), budget=Budget(trials=len(history) + 1), seed=seed,
-            racing=None,
+            problem, space, sampler,
+            SearchSettings(LoraHubGoal(SHOTS), Budget(trials=len(history) + 1), seed, racing=None),
         ).trials  # fmt: skip
         history = tuple(trials)
         spent = sum(trial.forwards for trial in history)
@@ -168,9 +169,8 @@ def tuned(problem: RowLossProblem, k: int, seed: int) -> tuple[Winner, Sequence[
     before = len({point for _, point in known})
     budget = Budget(forwards=(STEPS - looked + before - 1) * SHOTS)  # and one point may be measured in the end
     trials = search(
-        problem, SearchSpace(at(scale)), registry.build("sampler", "gradient"), goal=MeanGoal(), budget=budget,
-        seed=seed,
-        starts=known, racing=None,
+        problem, SearchSpace(at(scale)), registry.build("sampler", "gradient"),
+        SearchSettings(MeanGoal(), budget, seed, starts=known, racing=None),
     ).trials  # fmt: skip
     return choose_winner(trials, problem.tasks, lambda point: problem.losses(point, every), seed=seed), trials
 

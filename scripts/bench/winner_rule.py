@@ -24,7 +24,7 @@ import numpy as np
 
 from merge_advisor.statistics import paired_interval
 from merge_advisor.tuning import Point, Trial
-from merge_advisor.tuning.winner import STARTS, choose_winner
+from merge_advisor.tuning.winner import START_LABELS, choose_winner
 
 DIMENSIONS, GAINS, SPREADS, ROWS = (3, 4, 20), (0.0, 0.05, 0.15, 0.5), (0.2, 0.5), (5, 10, 20, 40, 80)
 TEXTURES = {"smooth": 0.0, "rough": 1.0}
@@ -147,8 +147,8 @@ class Found:
 
 
 def shipped(world: World, found: Found, rows: np.ndarray, aside: np.ndarray | None = None) -> np.ndarray:
-    """What `merge_advisor.tuning.winner.choose` returns."""
-    labels = [*STARTS, *["search"] * (len(found.points) - 4)]
+    """What `merge_advisor.tuning.winner.choose_winner` returns."""
+    labels = [*START_LABELS, *["search"] * (len(found.points) - 4)]
     trials = [
         Trial(i, label, Point(tuple(w.tolist()), "exact"), tuple(told.tolist()), (float(told.mean()),), True, len(told))
         for i, (label, w, told) in enumerate(zip(labels, found.points, found.losses, strict=True))

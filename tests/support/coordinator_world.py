@@ -1,6 +1,6 @@
 """A problem and a sampler small enough to search in milliseconds, and a search that is killed again and again.
 
-python tests/coordinator_world.py FOLDER BUDGET KILLS SEED   # search in children, each killed at a random moment
+python tests/support/coordinator_world.py FOLDER BUDGET KILLS SEED   # search in children, each killed at random
 """
 
 import os
@@ -15,13 +15,14 @@ from typing import ClassVar
 import numpy as np
 
 from merge_advisor.tuning import Ask, Point, SearchSpace
-from merge_advisor.tuning.coordinator import Budget, search, starts
+from merge_advisor.tuning.coordinator import search
 from merge_advisor.tuning.goals import goal_named
-from merge_advisor.tuning.study import Keep
+from merge_advisor.tuning.settings import Budget, SearchSettings, start_points
+from merge_advisor.tuning.study import StudyPlace
 
 MEMBERS = ("math", "law", "code")
 SPACE = SearchSpace(Point((0.5, 0.3, 0.2), "exact"))
-STARTS = starts(SPACE, len(MEMBERS))
+STARTS = start_points(SPACE, len(MEMBERS))
 
 
 class Bowls:
@@ -91,14 +92,12 @@ class Listed:
 BUDGETS = {"trials": Budget(trials=90), "forwards": Budget(forwards=900)}
 
 
-def run(folder, budget, log=None, pause=0.0, keep=True, **more):
+def run(folder, budget, log=None, pause=0.0, keep=True):
     """One search of the world, kept in `folder`."""
     problem = Bowls(log=log, pause=pause)
-    kept = Keep(folder / "study.sqlite", {"task rows": "bowls"}) if keep else None
-    return search(
-        problem, SPACE, Wander(), goal=goal_named("mean", problem.tasks), budget=BUDGETS[budget], seed=3, starts=STARTS,
-        keep=kept, guard=2, **more,
-    )  # fmt: skip
+    place = StudyPlace(folder / "study.sqlite", {"task rows": "bowls"}) if keep else None
+    settings = SearchSettings(goal_named("mean", problem.tasks), BUDGETS[budget], seed=3, starts=STARTS, guard=2)
+    return search(problem, SPACE, Wander(), settings, study=place)
 
 
 def kill_often(folder, budget, kills, seed):

@@ -9,29 +9,29 @@ import pytest
 
 from merge_advisor.errors import InputError, SpecError
 from merge_advisor.tuning import Ask, Point
-from merge_advisor.tuning.coordinator import FLAT_TRIALS, STUCK, Budget, search, starts
+from merge_advisor.tuning.coordinator import FLAT_TRIALS, STUCK, search
 from merge_advisor.tuning.goals import (
     LARGEST_LOSS,
-    best,
+    best_trial,
     clipped_losses,
-    front,
     goal_named,
     may_win,
     mean_losses,
-    unfit,
+    pareto_front,
+    unfit_reason,
 )
 from merge_advisor.tuning.samplers.gradient import GradientSampler
+from merge_advisor.tuning.settings import Budget, SearchSettings, start_points
 from tests.support.coordinator_world import MEMBERS, SPACE, STARTS, Bowls, Listed, Wander
 
 TWO = [0] * 6 + [1] * 3
 
 
-def find(problem=None, sampler=None, *, goal="mean", budget=None, seed=0, **more):
+def find(problem=None, sampler=None, *, space=SPACE, goal="mean", budget=None, seed=0, progress=None, **more):
     problem = problem or Bowls()
-    return search(
-        problem, more.pop("space", SPACE), sampler or Wander(), goal=goal_named(goal, problem.tasks),
-        budget=budget or Budget(trials=10), seed=seed, **{"starts": STARTS, **more},
-    )  # fmt: skip
+    goal = goal_named(goal, problem.tasks)
+    settings = SearchSettings(goal, budget or Budget(trials=10), seed, **{"starts": STARTS, **more})
+    return search(problem, space, sampler or Wander(), settings, progress=progress)
 
 
 class Fragile(Bowls):
@@ -62,7 +62,7 @@ def test_equal_starts_cost_once():
     alone = replace(SPACE, start=Point((1.0,), "exact"))
     problem = Bowls()
     problem.members, problem.bottoms = ("math",), problem.bottoms[:, :1]
-    found = find(problem, space=alone, starts=starts(alone, 1), budget=Budget(trials=4))
+    found = find(problem, space=alone, starts=start_points(alone, 1), budget=Budget(trials=4))
     assert [trial.forwards for trial in found.trials] == [20, 0, 0, 20]
     assert len({trial.values for trial in found.trials[:3]}) == 1
 
@@ -152,7 +152,7 @@ def test_pareto_has_a_value_for_each_task_and_a_front():
     found = find(Bowls(tasks=TWO), goal="pareto", budget=Budget(trials=30))
     for trial in found.trials:
         assert trial.values == (pytest.approx(np.mean(trial.losses[:6])), pytest.approx(np.mean(trial.losses[6:])))
-    able = front(found.trials)
+    able = pareto_front(found.trials)
     for one in able:
         assert not any(a.values[0] < one.values[0] and a.values[1] < one.values[1] for a in found.trials)
     assert min(found.trials, key=lambda t: t.values[0]) in able and min(found.trials, key=lambda t: t.values[1]) in able
@@ -201,17 +201,17 @@ def test_a_loss_that_is_not_finite_never_wins(value):
     points = (*(point.weights for _, point in STARTS), (1.1, 0.0, 0.0), (0.9, -0.2, 0.4))
     found = find(Fragile(value), Listed(points), budget=Budget(trials=6), racing=None)
     broken = found.trials[4]
-    assert unfit(broken) == "a loss is not finite" and not may_win(broken)
+    assert unfit_reason(broken) == "a loss is not finite" and not may_win(broken)
     assert broken.losses[3] == LARGEST_LOSS and math.isfinite(broken.values[0]) and broken.values[0] > 100
-    assert best(found.trials) == found.trials[5]
+    assert best_trial(found.trials) == found.trials[5]
     asked = find(Fragile(value), Listed(points, gradient=(0, 3)), budget=Budget(trials=6)).trials[4]
-    assert unfit(asked) and all(math.isfinite(slope) for slope in asked.gradient)
+    assert unfit_reason(asked) and all(math.isfinite(slope) for slope in asked.gradient)
 
 
 def test_a_trial_that_is_not_finite_stops_at_once():
     points = (*(point.weights for _, point in STARTS), (1.1, 0.0, 0.0))
     trial = find(Fragile(math.nan), Listed(points), budget=Budget(trials=5), seed=4).trials[4]
-    assert not trial.whole and trial.forwards < 20 and unfit(trial) and math.isfinite(trial.values[0])
+    assert not trial.whole and trial.forwards < 20 and unfit_reason(trial) and math.isfinite(trial.values[0])
 
 
 def test_finite():
@@ -221,7 +221,10 @@ def test_finite():
 
 def test_nothing_is_finite():
     found = find(Fragile(math.nan, always=True), budget=Budget(trials=40))
-    assert found.stopped == f"{FLAT_TRIALS} merges and none is fit: a loss is not finite" and best(found.trials) is None
+    assert (
+        found.stopped == f"{FLAT_TRIALS} merges and none is fit: a loss is not finite"
+        and best_trial(found.trials) is None
+    )
 
 
 def test_a_constant_objective_ends_early():
@@ -267,31 +270,33 @@ def test_the_guard_is_asked_for_the_best_so_far_only():
     asked = [trial for trial, seen in zip(found.trials, rows, strict=True) if trial.forwards > seen]
     assert [trial.point for trial in asked] == problem.asked and 1 < len(asked) < 20
     assert all(trial.forwards == seen + 7 for trial, seen in zip(found.trials, rows, strict=True) if trial in asked)
-    broken = [trial for trial in found.trials if unfit(trial)]
+    broken = [trial for trial in found.trials if unfit_reason(trial)]
     assert broken and all(trial.point.weights[0] > 0.6 for trial in broken)
     for trial in broken:
-        ahead = best(found.trials[: trial.number])
+        ahead = best_trial(found.trials[: trial.number])
         assert trial.values[0] == pytest.approx(ahead.values[0] + trial.point.weights[0] - 0.6)
-        assert unfit(trial).startswith("the guard is broken by 0.")
-    assert best(found.trials).point.weights[0] <= 0.6
+        assert unfit_reason(trial).startswith("the guard is broken by 0.")
+    assert best_trial(found.trials).point.weights[0] <= 0.6
     assert find(problem, budget=Budget(trials=40)).trials[4].forwards <= 20
 
 
 def test_a_plan_that_breaks_the_guard_and_the_base_that_cannot():
     problem = Guarded(-1.0)
     found = find(problem, guard=7, budget=Budget(trials=30))
-    assert unfit(found.trials[0]) and found.trials[0].values[0] == pytest.approx(np.mean(found.trials[0].losses) + 1.5)
-    assert best(found.trials) == found.trials[3] or best(found.trials).point.weights[0] <= -1
+    assert unfit_reason(found.trials[0]) and found.trials[0].values[0] == pytest.approx(
+        np.mean(found.trials[0].losses) + 1.5
+    )
+    assert best_trial(found.trials) == found.trials[3] or best_trial(found.trials).point.weights[0] <= -1
     assert found.trials[3].point not in problem.asked
 
 
 def test_the_guard_on_a_front():
     problem = Guarded(0.4, tasks=TWO)
     found = find(problem, goal="pareto", guard=7, budget=Budget(trials=40))
-    broken = [trial for trial in found.trials if unfit(trial)]
-    assert broken and all(trial.point.weights[0] <= 0.4 for trial in front(found.trials))
+    broken = [trial for trial in found.trials if unfit_reason(trial)]
+    assert broken and all(trial.point.weights[0] <= 0.4 for trial in pareto_front(found.trials))
     for trial in broken[1:]:
-        worst = np.max([other.values for other in front(found.trials[: trial.number])] or [trial.values], axis=0)
+        worst = np.max([other.values for other in pareto_front(found.trials[: trial.number])] or [trial.values], axis=0)
         assert (np.array(trial.values) >= worst).all()
 
 
@@ -360,4 +365,4 @@ def test_members_that_are_all_the_same():
             return [gap * gap + 0.1 * row for row in rows]
 
     found = find(Same(), budget=Budget(trials=40))
-    assert best(found.trials).values[0] < found.trials[0].values[0] and len(MEMBERS) == 3
+    assert best_trial(found.trials).values[0] < found.trials[0].values[0] and len(MEMBERS) == 3

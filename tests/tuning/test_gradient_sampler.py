@@ -10,9 +10,10 @@ from scipy.optimize import minimize
 from merge_advisor import registry
 from merge_advisor.errors import SpecError
 from merge_advisor.tuning import Point, SearchSpace, Trial
-from merge_advisor.tuning.coordinator import Budget, search, starts
+from merge_advisor.tuning.coordinator import search
 from merge_advisor.tuning.goals import goal_named, mean_losses
 from merge_advisor.tuning.samplers.gradient import GradientSampler, deal
+from merge_advisor.tuning.settings import Budget, SearchSettings, start_points
 
 ES_TRIALS = 40
 
@@ -232,11 +233,9 @@ def least(problem, goal):
 def test_every_goal_of_one_value_is_met(goal):
     problem = Slanted((0, 1, 0, 1, 0))
     space = SearchSpace(Point((0.2, 0.2, 0.2), "exact"))
-    found = search(
-        problem, space, GradientSampler(), goal=goal_named(goal, problem.tasks), budget=Budget(trials=24),
-        seed=0, racing=None,
-        starts=starts(space, 3),
-    )  # fmt: skip
+    start = start_points(space, 3)
+    settings = SearchSettings(goal_named(goal, problem.tasks), Budget(trials=24), seed=0, starts=start, racing=None)
+    found = search(problem, space, GradientSampler(), settings)
     assert min(trial.values[0] for trial in found.trials) == pytest.approx(least(problem, goal), abs=2e-3)
 
 

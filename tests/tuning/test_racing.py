@@ -8,19 +8,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as some
 
 from merge_advisor.tuning import Point, Trial
-from merge_advisor.tuning.coordinator import Budget, search
-from merge_advisor.tuning.goals import best, goal_named, may_win, mean_losses
-from merge_advisor.tuning.racing import Racing, row_order, standing
+from merge_advisor.tuning.coordinator import search
+from merge_advisor.tuning.goals import best_trial, goal_named, may_win, mean_losses
+from merge_advisor.tuning.racing import Race, Racing, row_order
+from merge_advisor.tuning.settings import Budget, SearchSettings
 from tests.support.coordinator_world import SPACE, STARTS, Bowls, Listed, Wander
 
 LEVEL = Racing().level
 
 
 def find(problem, sampler, trials, goal="mean", **more):
-    goal = goal_named(goal, problem.tasks)
-    return search(
-        problem, SPACE, sampler, goal=goal, budget=Budget(trials=trials), seed=0, starts=STARTS, **more
-    ).trials
+    settings = SearchSettings(goal_named(goal, problem.tasks), Budget(trials=trials), 0, starts=STARTS, **more)
+    return search(problem, SPACE, sampler, settings).trials
 
 
 def whole(losses, values, weights=(1.0, 0.0)):
@@ -58,7 +57,7 @@ def test_an_estimate_from_all_rows_is_the_value(goal, seed):
     base, other, own = rng.uniform(0.1, 3, (3, 6))
     base = mean_losses(base, tasks)
     ahead = whole(other, goal.values(mean_losses(other, tasks), (1, 0), base))
-    shown = standing(goal, own.tolist(), ahead, tasks, (0.5, 0.5), base, LEVEL)
+    shown = Race(goal, tasks, ahead, base).standing(own.tolist(), (0.5, 0.5), LEVEL)
     assert shown.value == pytest.approx(goal.values(mean_losses(own, tasks), (0.5, 0.5), base)[0])
     assert shown.lost == (shown.value > ahead.values[0])
 
@@ -67,18 +66,20 @@ def test_an_estimate_is_the_best_one_plus_the_paired_difference():
     other = np.array([1.0, 5.0, 2.0, 7.0, 3.0, 0.0])
     ahead = whole(other, [other.mean()])
     losses = [1.4, None, 2.6, None, 3.5, None]
-    shown = standing(goal_named("mean", [0] * 6), losses, ahead, [0] * 6, (0, 1), None, LEVEL)
+    shown = Race(goal_named("mean", [0] * 6), [0] * 6, ahead).standing(losses, (0, 1), LEVEL)
     assert shown.value == pytest.approx(3.0 + 0.5) and shown.lost
-    assert not standing(
-        goal_named("mean", [0] * 6), [0.4, None, 2.6, None, 3.5, None], ahead, [0] * 6, (0, 1), None, LEVEL
-    ).lost
+    assert (
+        not Race(goal_named("mean", [0] * 6), [0] * 6, ahead)
+        .standing([0.4, None, 2.6, None, 3.5, None], (0, 1), LEVEL)
+        .lost
+    )
 
 
 def test_tasks_weigh_the_same_however_many_rows_they_have():
     tasks = [0] * 8 + [1] * 2
     ahead = whole(np.ones(10), [1.0])
     losses = [1.1, 1.1, 1.1, 1.1, None, None, None, None, 3.0, None]
-    shown = standing(goal_named("mean", tasks), losses, ahead, tasks, (0, 1), None, LEVEL)
+    shown = Race(goal_named("mean", tasks), tasks, ahead).standing(losses, (0, 1), LEVEL)
     assert shown.value == pytest.approx(1 + (0.1 + 2.0) / 2)
 
 
@@ -90,19 +91,19 @@ def test_a_hopeless_trial_stops_early_and_a_better_one_does_not():
     assert [trial.whole for trial in trials] == [True, True, True, True, False, True]
     lost = trials[4]
     assert lost.forwards == 40 - lost.losses.count(None) == 5
-    ahead = best(trials[:4])
+    ahead = best_trial(trials[:4])
     seen = [row for row, loss in enumerate(lost.losses) if loss is not None]
     assert seen == sorted(row_order(problem.tasks, 0)[:5])
     paired = np.mean([lost.losses[row] - ahead.losses[row] for row in seen])
     assert lost.values[0] == pytest.approx(ahead.values[0] + paired)
-    assert not may_win(lost) and best(trials) == trials[5]
+    assert not may_win(lost) and best_trial(trials) == trials[5]
     assert lost.values[0] == pytest.approx(np.mean(Bowls(rows=40).losses(lost.point, range(40))), rel=0.2)
 
 
 def test_racing_saves_forwards_and_finds_as_good_a_merge():
     raced, run_out = find(Bowls(rows=40), Wander(), 40), find(Bowls(rows=40), Wander(), 40, racing=None)
     assert sum(trial.forwards for trial in raced) < 0.6 * sum(trial.forwards for trial in run_out) == 0.6 * 40 * 40
-    assert best(raced).values[0] < min(trial.values[0] for trial in raced[:4])
+    assert best_trial(raced).values[0] < min(trial.values[0] for trial in raced[:4])
 
 
 def test_starts_gradients_and_pareto_searches_are_not_raced():
@@ -111,9 +112,8 @@ def test_starts_gradients_and_pareto_searches_are_not_raced():
     two = Bowls(tasks=[0, 1] * 20)
     assert all(trial.whole for trial in find(two, Wander(), 12, goal="pareto"))
     hard = tuple(("far", replace(SPACE.start, weights=(2.0 + n, 2.0, 2.0))) for n in range(4))
-    found = search(
-        Bowls(rows=40), SPACE, Wander(), goal=goal_named("mean", [0] * 40), budget=Budget(trials=4), seed=0, starts=hard
-    )
+    settings = SearchSettings(goal_named("mean", [0] * 40), Budget(trials=4), seed=0, starts=hard)
+    found = search(Bowls(rows=40), SPACE, Wander(), settings)
     assert all(trial.whole for trial in found.trials)
 
 
@@ -128,4 +128,4 @@ def test_few_rows_are_not_raced(rows):
 def test_other_goals_are_raced(goal):
     trials = find(Bowls(tasks=[0] * 20 + [1] * 10), Wander(), 30, goal=goal)
     assert any(not trial.whole for trial in trials)
-    assert all(trial.values[0] > best(trials).values[0] for trial in trials if not trial.whole)
+    assert all(trial.values[0] > best_trial(trials).values[0] for trial in trials if not trial.whole)

@@ -17,29 +17,27 @@ from optuna.trial import TrialState
 from merge_advisor.errors import RunError
 from merge_advisor.tuning import Point
 from merge_advisor.tuning import lock as locks
-from merge_advisor.tuning.coordinator import Budget, search
+from merge_advisor.tuning.coordinator import search
 from merge_advisor.tuning.goals import goal_named
 from merge_advisor.tuning.lock import FileLock, Heartbeat
 from merge_advisor.tuning.samplers.gradient import GradientSampler
-from merge_advisor.tuning.study import Keep, Study, read_trial, split_density
+from merge_advisor.tuning.settings import Budget, SearchSettings
+from merge_advisor.tuning.study import Study, StudyPlace, read_trial, split_density
 from merge_advisor.types import to_plain
 from tests.support.coordinator_world import MEMBERS, SPACE, STARTS, Bowls, Listed, Wander, run
 
 ROOT = Path(__file__).parents[2]
 
 
-def find(keep, *, budget=6, seed=0, goal="mean", sampler=None, problem=None, **more):
+def find(place, *, budget=6, seed=0, goal="mean", sampler=None, problem=None, **more):
     problem = problem or Bowls()
-    return search(
-        problem, SPACE, sampler or Wander(), goal=goal_named(goal, problem.tasks), budget=Budget(trials=budget),
-        seed=seed,
-        starts=STARTS, keep=keep, **more,
-    )  # fmt: skip
+    settings = SearchSettings(goal_named(goal, problem.tasks), Budget(trials=budget), seed, starts=STARTS, **more)
+    return search(problem, SPACE, sampler or Wander(), settings, study=place)
 
 
 @pytest.fixture
-def keep(tmp_path):
-    return Keep(tmp_path / "study.sqlite", {"task rows": "bowls"}, patience=0.2)
+def place(tmp_path):
+    return StudyPlace(tmp_path / "study.sqlite", {"task rows": "bowls"}, timeout=0.2)
 
 
 def opened(place, name="tune"):
@@ -76,18 +74,18 @@ def test_killed_twenty_times_ends_like_an_undisturbed_search(tmp_path, budget):
     assert not again, "a finished trial was measured again"
 
 
-def test_a_search_goes_on_with_a_larger_budget(keep):
-    first = find(keep, budget=9)
+def test_a_search_goes_on_with_a_larger_budget(place):
+    first = find(place, budget=9)
     problem = Bowls()
-    more = find(keep, budget=15, problem=problem)
+    more = find(place, budget=15, problem=problem)
     assert more.trials[:9] == first.trials and more == find(None, budget=15)
     assert not {point for point, _ in problem.seen} & {trial.point for trial in first.trials}
-    assert find(keep, budget=15, problem=(idle := Bowls())) == more and not idle.seen
+    assert find(place, budget=15, problem=(idle := Bowls())) == more and not idle.seen
 
 
-def test_what_optuna_sees(keep):
-    found = find(keep, budget=30)
-    trials, attributes = opened(keep.place)
+def test_what_optuna_sees(place):
+    found = find(place, budget=30)
+    trials, attributes = opened(place.storage)
     assert attributes["made_for"]["task rows"] == "bowls" and attributes["made_for"]["sampler"] == "wander:step=0.4"
     assert [read_trial(trial.user_attrs["trial"]) for trial in trials] == list(found.trials)
     for seen, trial in zip(trials, found.trials, strict=True):
@@ -100,12 +98,12 @@ def test_what_optuna_sees(keep):
     assert any(not trial.whole for trial in found.trials)
 
 
-def test_compositions_density_and_layers_are_parameters(keep):
+def test_compositions_density_and_layers_are_parameters(place):
     ties = Point((5.0, 0.1, 0.2), "ties:density=0.37,sign=mass", (0.5, 3.0))
     space = replace(SPACE, start=ties, compositions=("exact", "ties:sign=mass,density=0.2"), layers=2)
-    with Study(keep, {}, space, MEMBERS, 1) as study, study.trial(ties):
+    with Study(place, {}, space, MEMBERS, 1) as study, study.trial(ties):
         pass
-    (seen,), _ = opened(keep.place)
+    (seen,), _ = opened(place.storage)
     assert seen.state == TrialState.FAIL
     assert seen.params == {
         "weight math": 5.0, "weight law": 0.1, "weight code": 0.2, "layers 1": 0.5, "layers 2": 3.0, "density": 0.37,
@@ -114,9 +112,9 @@ def test_compositions_density_and_layers_are_parameters(keep):
     assert split_density("exact") == ("exact", None) and split_density("dare:density=1,seed=2") == ("dare:seed=2", 1.0)
 
 
-def test_a_pareto_study_has_a_value_for_each_task(keep):
-    found = find(keep, goal="pareto", problem=Bowls(tasks=[0] * 6 + [1] * 6))
-    trials, _ = opened(keep.place)
+def test_a_pareto_study_has_a_value_for_each_task(place):
+    found = find(place, goal="pareto", problem=Bowls(tasks=[0] * 6 + [1] * 6))
+    trials, _ = opened(place.storage)
     assert [tuple(trial.values) for trial in trials] == [trial.values for trial in found.trials]
     assert all(len(trial.values) == 2 for trial in found.trials)
 
@@ -131,80 +129,80 @@ def test_a_pareto_study_has_a_value_for_each_task(keep):
         ({"guard": 2}, "guard"),
     ],
 )
-def test_a_study_of_something_else_is_refused(keep, change, told):
-    find(keep)
+def test_a_study_of_something_else_is_refused(place, change, told):
+    find(place)
     with pytest.raises(RunError, match=told):
-        find(keep, **change)
+        find(place, **change)
     with pytest.raises(RunError, match=r"task rows \(bowls, now hills\)"):
-        find(replace(keep, made_for={"task rows": "hills"}))
+        find(replace(place, made_for={"task rows": "hills"}))
 
 
-def test_force_begins_anew(keep):
-    find(keep)
-    anew = find(replace(keep, force=True), seed=1)
-    assert anew == find(None, seed=1) == find(keep, seed=1)
+def test_force_begins_anew(place):
+    find(place)
+    anew = find(replace(place, force=True), seed=1)
+    assert anew == find(None, seed=1) == find(place, seed=1)
 
 
-def test_a_study_of_someone_else_is_refused(keep):
-    storage = optuna.storages.RDBStorage(f"sqlite:///{keep.place}")
+def test_a_study_of_someone_else_is_refused(place):
+    storage = optuna.storages.RDBStorage(f"sqlite:///{place.storage}")
     study = optuna.create_study(study_name="tune", storage=storage)
     study.tell(study.ask(), 1.0)
     storage.remove_session()
     storage.engine.dispose()
     with pytest.raises(RunError, match="is not merge-advisor's"):
-        find(keep)
-    assert len(find(replace(keep, name="another")).trials) == 6
+        find(place)
+    assert len(find(replace(place, name="another")).trials) == 6
 
 
-def test_a_study_of_an_older_version_is_refused(keep):
-    find(keep)
-    storage = optuna.storages.RDBStorage(f"sqlite:///{keep.place}")
+def test_a_study_of_an_older_version_is_refused(place):
+    find(place)
+    storage = optuna.storages.RDBStorage(f"sqlite:///{place.storage}")
     study = optuna.load_study(study_name="tune", storage=storage)
     made_for = study.user_attrs["made_for"]
     study.set_user_attr("made_for", {key: made_for[key] for key in made_for if not key.startswith("version")})
     storage.remove_session()
     storage.engine.dispose()
     with pytest.raises(RunError, match=r"made for another version of merge-advisor's studies; .* --force") as told:
-        find(keep)
+        find(place)
     assert "\n" not in str(told.value)
 
 
-def test_gradients_come_back_from_a_study(keep):
+def test_gradients_come_back_from_a_study(place):
     sampler = GradientSampler()
-    found = find(keep, budget=7, sampler=sampler)
+    found = find(place, budget=7, sampler=sampler)
     assert [len(trial.sloped) for trial in found.trials[4:]] == [4, 4, 4]
-    more = find(keep, budget=9, sampler=sampler, problem=(idle := Bowls()))
+    more = find(place, budget=9, sampler=sampler, problem=(idle := Bowls()))
     assert more.trials[:7] == found.trials and more == find(None, budget=9, sampler=sampler)
     assert {point for point, _ in idle.seen} == {trial.point for trial in more.trials[7:]}
 
 
-def test_a_trial_added_by_hand_is_found(keep):
-    find(keep)
-    storage = optuna.storages.RDBStorage(f"sqlite:///{keep.place}")
+def test_a_trial_added_by_hand_is_found(place):
+    find(place)
+    storage = optuna.storages.RDBStorage(f"sqlite:///{place.storage}")
     optuna.load_study(study_name="tune", storage=storage).add_trial(optuna.create_trial(value=0.0))
     storage.remove_session()
     storage.engine.dispose()
     with pytest.raises(RunError, match=r"study\.sqlite: trial 6 was altered or added by hand; begin anew with --force"):
-        find(keep)
+        find(place)
 
 
-def test_damaged_locked_and_unwritable(keep, tmp_path):
-    find(keep)
-    blocker = sqlite3.connect(keep.place, isolation_level=None)
+def test_damaged_locked_and_unwritable(place, tmp_path):
+    find(place)
+    blocker = sqlite3.connect(place.storage, isolation_level=None)
     blocker.execute("BEGIN IMMEDIATE")
     with pytest.raises(RunError, match=r"study\.sqlite: locked by another program") as told:
-        find(keep, budget=8)
+        find(place, budget=8)
     assert "\n" not in str(told.value)
     blocker.close()
-    keep.place.write_bytes(b"this is text, long enough to be read as a header of something else" * 20)
+    place.storage.write_bytes(b"this is text, long enough to be read as a header of something else" * 20)
     with pytest.raises(RunError, match=r"study\.sqlite: is damaged \(file is not a database\); delete it") as told:
-        find(keep)
+        find(place)
     assert "\n" not in str(told.value)
     with pytest.raises(RunError, match=r"study\.lock: cannot be written \(.*\); check permissions"):
-        find(replace(keep, place=keep.place / "study"))
+        find(replace(place, storage=place.storage / "study"))
     (tmp_path / "folder").mkdir()
     with pytest.raises(RunError, match=r"unable to open database file.*check the place, permissions and free space"):
-        find(replace(keep, place=tmp_path / "folder"))
+        find(replace(place, storage=tmp_path / "folder"))
 
 
 FULL = """
@@ -240,17 +238,17 @@ def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path, limit):
 )
 def test_urls_that_are_no_storage(url, told):
     with pytest.raises(RunError, match=told):
-        find(Keep(url, {}))
+        find(StudyPlace(url, {}))
 
 
 def test_odd_paths(tmp_path):
-    odd = Keep(tmp_path / "a {b} %c?d#e" / "study é.sqlite", {})
-    assert find(odd) == find(odd) == find(None) and odd.place.is_file()
+    odd = StudyPlace(tmp_path / "a {b} %c?d#e" / "study é.sqlite", {})
+    assert find(odd) == find(odd) == find(None) and odd.storage.is_file()
 
 
-def test_a_url_of_a_file_is_that_file(keep):
-    find(keep)
-    assert find(replace(keep, place=f"sqlite:///{keep.place}"), problem=(idle := Bowls())) == find(keep)
+def test_a_url_of_a_file_is_that_file(place):
+    find(place)
+    assert find(replace(place, storage=f"sqlite:///{place.storage}"), problem=(idle := Bowls())) == find(place)
     assert not idle.seen
 
 
@@ -265,17 +263,17 @@ time.sleep(60)
 """
 
 
-def test_a_second_coordinator_is_refused_until_the_first_is_dead(keep):
-    lock = Path(f"{keep.place}.lock")
+def test_a_second_coordinator_is_refused_until_the_first_is_dead(place):
+    lock = Path(f"{place.storage}.lock")
     script = HOLD.format(here=str(ROOT), path=str(lock))
     with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as first:
         assert first.stdout.readline() == "held\n"
         with pytest.raises(
             RunError, match=rf"is being tuned by process {first.pid} on .* since .*; wait for it to end"
         ):
-            find(keep)
+            find(place)
         first.send_signal(signal.SIGKILL)
-    assert len(find(keep).trials) == 6
+    assert len(find(place).trials) == 6
     assert lock.read_text() == ""
 
 
@@ -333,20 +331,20 @@ def test_of_two_claims_at_once_the_last_holds():
     assert there.read()["who"] == "process 2 on host"
 
 
-def test_a_storage_without_a_plain_file_is_held_by_heartbeat(keep):
-    remote = replace(keep, place=f"sqlite:///file:{keep.place}?uri=true")
+def test_a_storage_without_a_plain_file_is_held_by_heartbeat(place):
+    remote = replace(place, storage=f"sqlite:///file:{place.storage}?uri=true")
     found = find(remote)
     with Study(replace(remote, force=True), {}, SPACE, MEMBERS, 1) as study:
         with pytest.raises(RunError, match=r"study 'tune': is being tuned by process"):
             find(remote)
         assert study.history == ()
-        assert opened(keep.place)[1]["coordinator"]["who"].startswith(f"process {os.getpid()} on")
-    assert opened(keep.place)[1]["coordinator"] is None
-    assert not Path(f"{keep.place}.lock").exists()
+        assert opened(place.storage)[1]["coordinator"]["who"].startswith(f"process {os.getpid()} on")
+    assert opened(place.storage)[1]["coordinator"] is None
+    assert not Path(f"{place.storage}.lock").exists()
     assert find(replace(remote, force=True)) == found
 
 
-def test_an_interrupt_leaves_what_is_finished(keep):
+def test_an_interrupt_leaves_what_is_finished(place):
     class Interrupted(Bowls):
         def losses(self, point, rows):
             if len(self.seen) == 7:
@@ -354,16 +352,17 @@ def test_an_interrupt_leaves_what_is_finished(keep):
             return super().losses(point, rows)
 
     with pytest.raises(KeyboardInterrupt):
-        find(keep, budget=12, problem=Interrupted())
-    trials, _ = opened(keep.place)
+        find(place, budget=12, problem=Interrupted())
+    trials, _ = opened(place.storage)
     assert [trial.state for trial in trials].count(TrialState.FAIL) == 1 and len(trials) > 5
-    assert find(keep, budget=12) == find(None, budget=12)
+    assert find(place, budget=12) == find(None, budget=12)
 
 
-def test_floats_come_back_exactly(keep):
+def test_floats_come_back_exactly(place):
     points = tuple((0.1 + 0.2, 1e-300 * number, 1 / 3 + number) for number in range(12))
-    found = find(keep, sampler=Listed(points), budget=12, racing=None)
+    found = find(place, sampler=Listed(points), budget=12, racing=None)
     assert [read_trial(to_plain(trial)) for trial in found.trials] == list(found.trials)
     assert (
-        find(keep, sampler=Listed(points), budget=12, racing=None, problem=(idle := Bowls())) == found and not idle.seen
+        find(place, sampler=Listed(points), budget=12, racing=None, problem=(idle := Bowls())) == found
+        and not idle.seen
     )

@@ -5,7 +5,7 @@ import pytest
 
 from merge_advisor.errors import TaskError
 from merge_advisor.tuning import Point, Trial
-from merge_advisor.tuning.winner import aside, choose_winner
+from merge_advisor.tuning.winner import choose_winner, confirmation_rows
 
 LEAST = np.array([1.0, -0.5])
 PLAN = (0.5, 0.5)
@@ -305,10 +305,14 @@ def test_what_cannot_be_judged():
 
 
 def test_rows_to_keep_aside():
-    assert aside([0] * 79, 0) == ()
+    assert confirmation_rows([0] * 79, 0) == ()
     tasks = [0] * 50 + [1] * 30 + [2] * 20
-    kept = aside(tasks, 1)
-    assert len(kept) == 30 and list(kept) == sorted(set(kept)) and kept == aside(tasks, 1) != aside(tasks, 2)
+    kept = confirmation_rows(tasks, 1)
+    assert (
+        len(kept) == 30
+        and list(kept) == sorted(set(kept))
+        and kept == confirmation_rows(tasks, 1) != confirmation_rows(tasks, 2)
+    )
     assert [sum(tasks[row] == task for row in kept) for task in range(3)] == [15, 9, 6]
 
 

@@ -22,17 +22,18 @@ from merge_advisor.progress import Progress
 from merge_advisor.report.values import Side, TrialReport, TuningReport
 from merge_advisor.statistics import paired_interval
 from merge_advisor.tuning import Point, SearchSpace, Trial
-from merge_advisor.tuning.coordinator import Budget, search, starts
+from merge_advisor.tuning.coordinator import search
 from merge_advisor.tuning.goals import PENALISED, WorstGoal, goal_named
-from merge_advisor.tuning.study import Keep
-from merge_advisor.tuning.winner import STARTS, Winner, aside, choose_winner
+from merge_advisor.tuning.settings import Budget, SearchSettings, start_points
+from merge_advisor.tuning.study import StudyPlace
+from merge_advisor.tuning.winner import START_LABELS, Winner, choose_winner, confirmation_rows
 from merge_advisor.types import SHOTS_LORA, Candidate, Recipe, RecipeMember, Row, digest_of
 from merge_advisor.weights.adapter import read_adapter
 
 if TYPE_CHECKING:
     from merge_advisor.arrays import Float32Array
     from merge_advisor.tuning import Sampler
-    from merge_advisor.tuning.coordinator import SearchProgress
+    from merge_advisor.tuning.settings import SearchProgress
 
 STUDY = "study.sqlite"
 JUDGED = 3
@@ -103,9 +104,11 @@ def tune_run(
         goal = goal_named(options.goal, problem.tasks)
         space = search_space(planned, options, smooth=problem.smooth)
         found = search(
-            problem, space, sampler, goal=goal, budget=budget, seed=options.seed,
-            starts=starts(space, len(candidates)), keep=_keep(folder, session, planned, options, rows, texts),
-            guard=len(texts) or None, progress=_telling(session.progress),
+            problem, space, sampler,
+            SearchSettings(
+                goal, budget, options.seed, starts=start_points(space, len(candidates)), guard=len(texts) or None
+            ),
+            study=_study_place(folder, session, planned, options, rows, texts), progress=_telling(session.progress),
         )  # fmt: skip
         judge, trials = problem, list(found.trials)
         if options.objective == "delta":
@@ -172,7 +175,7 @@ def tuning_rows(run: Run, seed: int) -> TuningRows:
     pairs = [(row, number) for number, task in enumerate(run.tasks) for row in task.choosing_among(members)]
     if len(pairs) < 2:
         raise TaskError(f"{run.folder}: one row to tune on tells nothing; plan with more examples, or --tuning N")
-    kept = aside([task for _, task in pairs], seed)
+    kept = confirmation_rows([task for _, task in pairs], seed)
     used = [place for place in range(len(pairs)) if place not in kept]
     return TuningRows(
         search=tuple(pairs[place][0] for place in used),
@@ -218,9 +221,9 @@ def _task_delta(session: Session, run: Run) -> Float32Array:
     return delta
 
 
-def _keep(
+def _study_place(
     folder: Path, session: Session, planned: Recipe, options: TuneOptions, rows: TuningRows, texts: Sequence[str]
-) -> Keep:
+) -> StudyPlace:
     """Where the study is, and what it must have been made for."""
     made_for = {
         "task rows": digest_of([[row.digest for row in part] for part in (rows.search, rows.kept)]),
@@ -230,7 +233,7 @@ def _keep(
         "guard file": digest_of(list(texts)),
     }
     name = f"merge-advisor {planned.digest[:12]}" if options.storage else "tune"
-    return Keep(options.storage or folder / STUDY, made_for, name=name, force=options.force)
+    return StudyPlace(options.storage or folder / STUDY, made_for, name=name, force=options.force)
 
 
 def _telling(progress: Progress) -> SearchProgress:
@@ -247,8 +250,8 @@ def _telling(progress: Progress) -> SearchProgress:
 def _judged(trials: Sequence[Trial], judge: MergeProblem) -> list[Trial]:
     """The starts and the best few trials of a search without rows, with their losses on the rows."""
     able = [trial for trial in trials if trial.whole and math.isfinite(trial.values[0])]
-    best = sorted((t for t in able if t.label not in STARTS), key=lambda t: (t.values[0], t.number))[:JUDGED]
-    chosen = [trial for trial in trials if trial.label in STARTS or trial in best]
+    best = sorted((t for t in able if t.label not in START_LABELS), key=lambda t: (t.values[0], t.number))[:JUDGED]
+    chosen = [trial for trial in trials if trial.label in START_LABELS or trial in best]
     return [replace(t, losses=tuple(judge.losses(t.point, range(len(judge.rows))))) for t in chosen]
 
 

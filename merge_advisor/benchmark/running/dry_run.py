@@ -25,7 +25,7 @@ from merge_advisor.errors import MergeAdvisorError
 from merge_advisor.pool.sources import find_models
 from merge_advisor.select.evidence import Evidence
 from merge_advisor.select.run_strategy import run_strategy
-from merge_advisor.tuning.samplers.gradient import PARTS
+from merge_advisor.tuning.samplers.gradient import GRADIENT_PARTS
 from merge_advisor.types import BACKWARD, more_to_choose
 from merge_advisor.weights.updates import LowRankUpdate
 
@@ -167,7 +167,7 @@ def spent_by(arm: Arm, setup: Setup, models: int, k: int) -> ArmCost:
         return ArmCost(max(budget, 2 * rows + lora), arm.shots_lora, True)
     asked = _Asked(rows)
     choice = run_strategy(arm.strategy, asked.evidence(models), k)
-    slopes = (BACKWARD - 1) * math.ceil(rows / PARTS) if _slopes(arm) else 0
+    slopes = (BACKWARD - 1) * math.ceil(rows / GRADIENT_PARTS) if _slopes(arm) else 0
     tuner = arm.tuner.trials * (rows + slopes) if arm.tuner else 0
     search = 0 if arm.tuner and arm.tuner.begins_at_zero else SEARCH
     choosing = asked.forwards + search * rows + lora + tuner

@@ -12,9 +12,11 @@ from merge_advisor.advisor.searching.problem import make_problem
 from merge_advisor.advisor.searching.tune_run import winner_of
 from merge_advisor.errors import SpecError
 from merge_advisor.tuning import Point, SearchSpace
-from merge_advisor.tuning.coordinator import RACING, Budget, search, starts
-from merge_advisor.tuning.goals import PENALISED, best, goal_named
-from merge_advisor.tuning.winner import aside
+from merge_advisor.tuning.coordinator import search
+from merge_advisor.tuning.goals import PENALISED, best_trial, goal_named
+from merge_advisor.tuning.racing import RACING
+from merge_advisor.tuning.settings import Budget, SearchSettings, start_points
+from merge_advisor.tuning.winner import confirmation_rows
 
 if TYPE_CHECKING:
     from merge_advisor.advisor.measuring.session import Session
@@ -57,21 +59,21 @@ def tune_weights(
         SpecError: a sampler or objective that this composition or these rows do not allow, or no trial that is fit.
     """
     protocol = tuner.begins_at_zero
-    kept = () if protocol else aside([0] * len(rows), seed)
+    kept = () if protocol else confirmation_rows([0] * len(rows), seed)
     parts = [[row for place, row in enumerate(rows) if (place in kept) == late] for late in (False, True)]
     goal = tuner.objective if tuner.objective in PENALISED else "mean"
     objective = "loss" if tuner.objective in PENALISED else tuner.objective
     objective = loss_kind_of(rows) if objective == "auto" else objective
     problem = make_problem(session, candidates, parts[0], (0,) * len(parts[0]), objective)
     space = SearchSpace(start, smooth=problem.smooth)
-    found = search(
-        problem, space, registry.build("sampler", tuner.sampler), goal=goal_named(goal, problem.tasks),
-        budget=Budget(trials=tuner.trials), seed=seed, starts=() if protocol else starts(space, len(candidates)),
-        racing=None if protocol else RACING,
+    settings = SearchSettings(
+        goal_named(goal, problem.tasks), Budget(trials=tuner.trials), seed,
+        starts=() if protocol else start_points(space, len(candidates)), racing=None if protocol else RACING,
     )  # fmt: skip
+    found = search(problem, space, registry.build("sampler", tuner.sampler), settings)
     forwards = sum(trial.forwards for trial in found.trials)
     if protocol:
-        trial = best(found.trials)
+        trial = best_trial(found.trials)
         if trial is None:
             raise SpecError(f"sampler {tuner.sampler}: none of {len(found.trials)} trials is fit")
         return TunedWeights(trial.point.weights, forwards, f"best of {len(found.trials)} trials")

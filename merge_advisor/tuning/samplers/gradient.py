@@ -1,15 +1,16 @@
-"""`gradient`: descent on a surrogate that knows rows and slopes.
+"""`gradient`: descent on a surrogate that is fitted to losses of rows and to their gradients.
 
-The loss is differentiable in the k weights, and a row with its gradient (three forwards) tells k + 1 numbers where one
-without (one forward) tells one. The rows are dealt into `PARTS` parts. A trial measures the loss of all rows and the
-gradient of one part's mean, of each part in turn; the logarithms of the parts' losses go into one Gaussian process
-(`surrogate`), in which parts are much alike, so that one part's gradient teaches something about all. Its mean gives
-every part's loss anywhere, and the goal's value follows by the chain rule. The next trial is where that is least
-inside a box around the best point so far; the box grows and shrinks with how well the last trial was foretold.
+The loss is differentiable in the k weights. A row with its gradient costs `types.BACKWARD` forwards and gives k + 1
+numbers; a row without costs one forward and gives one. The rows are dealt into `GRADIENT_PARTS` parts. A trial measures
+the loss of all rows and the gradient of one part's mean, of each part in turn. The logarithms of the parts' losses go
+into one Gaussian process (`surrogate`) in which the parts are strongly correlated, so that the gradient of one part
+teaches something about all. The mean of the process gives every part's loss anywhere, and the goal's value follows by
+the chain rule. The next trial is the minimum of that value inside a box around the best point so far; the box grows and
+shrinks with how well the last trial was predicted.
 
-Losses fall by factors as a merge comes to fit a task, and their logarithms are nearer to what a process of one
-smoothness can follow. The search needs no line search, no curvature to start with, and no state: it is a function of
-the history. (Quasi-Newton methods are such regressions on less data: Hennig and Kiefel, "Quasi-Newton methods: a new
+Losses fall by factors as a merge comes to fit a task, so their logarithms are nearer to what a process of one
+smoothness can follow. The search needs no line search, no initial curvature and no state: it is a function of the
+history. (Quasi-Newton methods are such regressions on less data: Hennig and Kiefel, "Quasi-Newton methods: a new
 direction", JMLR 14, 2013.)
 """
 
@@ -31,7 +32,7 @@ from merge_advisor.tuning.values import Ask, Point, SearchSpace, Trial
 GoalValue = Callable[[Float64Array], tuple[float, Float64Array]]
 """The goal's value at weights (k,), with its gradient (k,)."""
 
-PARTS = 5
+GRADIENT_PARTS = 5
 """Parts that the rows are dealt into: one a row where there are fewer, one a task where there are more tasks."""
 OBSERVED = 400
 """Numbers a surrogate is fitted to at most, about: the fit takes their cube."""
@@ -128,7 +129,7 @@ def deal(tasks: Sequence[int], seed: int) -> tuple[RowPart, ...]:
     parts = []
     for task in names:
         rows = rng.permutation([row for row, of in enumerate(tasks) if of == task])
-        for piece in np.array_split(rows, min(len(rows), -(-PARTS // len(names)))):
+        for piece in np.array_split(rows, min(len(rows), -(-GRADIENT_PARTS // len(names)))):
             parts.append(RowPart(tuple(sorted(piece.tolist())), task, len(piece) / len(rows)))
     return tuple(parts[place] for place in rng.permutation(len(parts)))
 
