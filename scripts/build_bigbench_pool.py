@@ -124,7 +124,7 @@ def train(options: argparse.Namespace, names: Sequence[str]) -> None:
 def train_adapter(session: Any, name: str, options: argparse.Namespace) -> float:
     """Train and write one adapter with the package's own finetune; return its mean loss on the first rows it saw."""
     from merge_advisor.backbone.finetune import finetune_lora
-    from merge_advisor.backbone.forward import row_losses
+    from merge_advisor.backbone.losses import row_losses
     from merge_advisor.backbone.place import placed
     from merge_advisor.options import FinetuneSettings
     from merge_advisor.weights.adapter import write_adapter

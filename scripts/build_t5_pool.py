@@ -142,7 +142,7 @@ def train_adapter(backbone: Any, name: str, folder: Path) -> None:
 
 def encoded(backbone: Any, rows: Sequence[Row]) -> list[Any]:
     """Turn rows into ids under the template of the input alone."""
-    from merge_advisor.backbone.forward import encode
+    from merge_advisor.backbone.encoding import encode
 
     return encode(backbone, rows, max_length=256)
 

@@ -1,5 +1,6 @@
 """Models in memory: the only room that knows the insides of transformers and peft.
 
-`weights`, `tensorfile`, `adapter`, `checkpoint` and `base` need numpy alone, so that a plan whose measurements are all
-stored never imports torch; `model`, `place`, `forward` and `finetune` are the torch side.
+From the bottom: `model` (load a base), `place` (a candidate on it and off again), `encoding` (rows as token ids),
+`prefix` and `packing` (what rows share runs once), `forward` (logits of one batch), `losses`, `likelihood`,
+`choice_loss`, `gradients`, `probes`, `generate` (what is asked of a model), `finetune` (a LoRA of a few rows).
 """

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from merge_advisor.backbone.forward import EncodedRow, batch_losses, batches, row_losses
+from merge_advisor.backbone.encoding import EncodedRow, batches
+from merge_advisor.backbone.losses import batch_losses, row_losses
 from merge_advisor.backbone.model import release_memory
 from merge_advisor.errors import InputError
 from merge_advisor.options import CHECK_STEPS, FinetuneSettings

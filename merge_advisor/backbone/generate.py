@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from merge_advisor.backbone.forward import PromptCache, context_length, encode, read_prompts
+from merge_advisor.backbone.encoding import context_length, encode, padded
+from merge_advisor.backbone.prefix import PromptCache, read_prompts
 
 if TYPE_CHECKING:
     from merge_advisor.backbone.model import Backbone
@@ -28,7 +29,7 @@ def greedy(
 ) -> list[list[int]]:
     """Return the most likely next token again and again, until the end token (left out) or `max_new_tokens`.
 
-    Prompts of one batch share what they begin with, as in `forward.row_losses`, and rows that are done leave it; an
+    Prompts of one batch share what they begin with, as in `losses.row_losses`, and rows that are done leave it; an
     encoder-decoder goes through transformers' own `generate`.
 
     Args:
@@ -84,10 +85,8 @@ def _advance(backbone: Backbone, read: PromptCache, tokens: Sequence[int]) -> No
 def _by_transformers(backbone: Backbone, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> list[list[int]]:
     import torch
 
-    width = max(map(len, prompts))
     pad = int(backbone.tokenizer.pad_token_id)
-    ids = torch.tensor([[*prompt, *[pad] * (width - len(prompt))] for prompt in prompts], device=backbone.device)
-    mask = torch.tensor([[1] * len(prompt) + [0] * (width - len(prompt)) for prompt in prompts], device=ids.device)
+    ids, mask = padded(prompts, pad, backbone.device)
     with torch.inference_mode():
         answers = backbone.model.generate(
             input_ids=ids, attention_mask=mask, do_sample=False, num_beams=1, repetition_penalty=1.0,

@@ -1,4 +1,4 @@
-"""Log-likelihoods of answers, each prompt run once for all the answers it has.
+"""Log-likelihoods of answers; a prompt with several answers runs once for all of them.
 
 A prompt with one answer runs with it in one forward. A prompt with several (choices) runs alone, and its keys and
 values (of an encoder-decoder: what the encoder read) serve every answer. The end token is part of an answer, so even
@@ -8,17 +8,11 @@ choices of one token take a second forward, of one position each: what follows a
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from merge_advisor.backbone.forward import (
-    IGNORED,
-    TOKENS_PER_BATCH,
-    EncodedRow,
-    attends_to_all,
-    batch_logits,
-    batches,
-    read_prompts,
-)
+from merge_advisor.backbone.encoding import IGNORE_INDEX, TOKENS_PER_BATCH, EncodedRow, batches, padded
+from merge_advisor.backbone.forward import batch_logits, log_likelihoods
+from merge_advisor.backbone.prefix import attends_to_all, read_prompts
 
 if TYPE_CHECKING:
     import torch
@@ -26,15 +20,20 @@ if TYPE_CHECKING:
     from merge_advisor.backbone.model import Backbone
 
 HELD_TOKENS = 4 * TOKENS_PER_BATCH
-"""Positions of keys and values in one batch at most, those of a prompt counted once for each of its answers."""
+"""Positions of keys and values in one batch at most; those of a prompt count once for each of its answers."""
 ENOUGH_TOKENS = 64
 """Tokens that are worth a forward of their own, without padding: about as much as reading the weights costs."""
 
 
 def answer_totals(backbone: Backbone, rows: Sequence[EncodedRow]) -> list[float]:
-    """Return Σ log p over each answer's tokens, the end token included; rows of one prompt share its forward.
+    """Return Σ log p over each answer's tokens, the end token included, in nats; rows of one prompt share its forward.
 
-    The sums are in the order of the rows, and may be no numbers where weights overflow.
+    Args:
+        backbone: base, with or without a candidate placed.
+        rows: prompts with answers.
+
+    Returns:
+        The sums in the order of the rows; NaN or infinite where weights overflow.
     """
     import torch
 
@@ -45,13 +44,13 @@ def answer_totals(backbone: Backbone, rows: Sequence[EncodedRow]) -> list[float]
     sharing = [group for group in by_prompt.values() if len(group) > 1 and shares]
     held = {position for group in sharing for position in group}
     alone = [position for position in range(len(rows)) if position not in held]
-    found = [0.0] * len(rows)
+    sums = [0.0] * len(rows)
     with torch.inference_mode():
         for batch in batches([rows[position] for position in alone]):
             positions = [alone[place] for place in batch]
             logits, labels = batch_logits(backbone, [rows[position] for position in positions])
             for position, total in zip(positions, log_likelihoods(logits, labels).tolist(), strict=True):
-                found[position] = total
+                sums[position] = total
         for groups in _grouped(rows, sharing):
             positions = [position for group in groups for position in group]
             prompts = [rows[group[0]].prompt for group in groups]
@@ -59,31 +58,35 @@ def answer_totals(backbone: Backbone, rows: Sequence[EncodedRow]) -> list[float]
             answers = [rows[position].completion for position in positions]
             together = _after_encoder if backbone.encoder_decoder else _after_prompts
             for position, total in zip(positions, together(backbone, prompts, which, answers).tolist(), strict=True):
-                found[position] = total
-    return found
+                sums[position] = total
+    return sums
 
 
 def losses_and_greedy(backbone: Backbone, rows: Sequence[EncodedRow]) -> tuple[list[float], list[tuple[int, ...]]]:
-    """Return `forward.row_losses`, and from the same forward what greedy decoding would say along each answer.
+    """Return each row's loss, and from the same forward what greedy decoding would say along its answer.
 
-    The latter is, at each of the answer's tokens, the most likely one after the prompt and the answer's tokens before.
+    Args:
+        backbone: base, with or without a candidate placed.
+        rows: prompts with answers.
+
+    Returns:
+        Losses as of `losses.row_losses`; and at each of the answer's tokens the id of the token that is most likely
+        after the prompt and the answer's tokens before it.
     """
     import torch
 
     losses = [0.0] * len(rows)
-    found: list[tuple[int, ...]] = [()] * len(rows)
+    likeliest: list[tuple[int, ...]] = [()] * len(rows)
     with torch.inference_mode():
         for batch in batches(rows):
             logits, labels = batch_logits(backbone, [rows[position] for position in batch])
-            totals, best, counted = (
-                log_likelihoods(logits, labels).tolist(),
-                logits.argmax(-1).tolist(),
-                labels != IGNORED,
-            )
-            for position, total, tokens, real in zip(batch, totals, best, counted.tolist(), strict=True):
-                found[position] = tuple(token for token, is_real in zip(tokens, real, strict=True) if is_real)
-                losses[position] = -total / len(found[position])
-    return losses, found
+            totals = log_likelihoods(logits, labels).tolist()
+            best = logits.argmax(-1).tolist()
+            counted = (labels != IGNORE_INDEX).tolist()
+            for position, total, tokens, counts in zip(batch, totals, best, counted, strict=True):
+                likeliest[position] = tuple(token for token, one in zip(tokens, counts, strict=True) if one)
+                losses[position] = -total / len(likeliest[position])
+    return losses, likeliest
 
 
 def _grouped(rows: Sequence[EncodedRow], groups: Sequence[Sequence[int]]) -> Iterator[list[list[int]]]:
@@ -113,17 +116,17 @@ def _after_prompts(
     import torch
 
     read = read_prompts(backbone, prompts)
-    found = read.last.float().log_softmax(-1)[list(which), [answer[0] for answer in answers]]
+    sums = read.last.float().log_softmax(-1)[list(which), [answer[0] for answer in answers]]
     read.last = read.last[:, :0]  # used; what goes on needs no copy of it
     for places in _by_length(answers):
         width = max(len(answers[place]) for place in places) - 1
         if not width:
             continue
         after = read.select([which[place] for place in places])
-        ids, mask = _padded(
+        ids, mask = padded(
             [answers[place][:-1] for place in places], int(backbone.tokenizer.pad_token_id), backbone.device
         )
-        later, _ = _padded([answers[place][1:] for place in places], IGNORED, backbone.device)
+        later, _ = padded([answers[place][1:] for place in places], IGNORE_INDEX, backbone.device)
         state = backbone.model(
             input_ids=ids,
             attention_mask=torch.cat([after.seen, mask], dim=1),
@@ -131,8 +134,8 @@ def _after_prompts(
             past_key_values=after.cache,
             use_cache=True,
         )
-        found[places] += log_likelihoods(state.logits, later)
-    return found
+        sums[places] += log_likelihoods(state.logits, later)
+    return sums
 
 
 def _by_length(answers: Sequence[Sequence[int]]) -> Iterator[list[int]]:
@@ -154,31 +157,11 @@ def _after_encoder(
     import torch
     from transformers.modeling_outputs import BaseModelOutput
 
-    ids, mask = _padded(prompts, int(backbone.tokenizer.pad_token_id), backbone.device)
+    ids, mask = padded(prompts, int(backbone.tokenizer.pad_token_id), backbone.device)
     state = backbone.model.get_encoder()(input_ids=ids, attention_mask=mask).last_hidden_state
     index = torch.tensor(which, device=backbone.device)
-    labels, _ = _padded(answers, IGNORED, backbone.device)
+    labels, _ = padded(answers, IGNORE_INDEX, backbone.device)
     logits = backbone.model(
         encoder_outputs=BaseModelOutput(last_hidden_state=state[index]), attention_mask=mask[index], labels=labels
     ).logits
     return log_likelihoods(logits, labels)
-
-
-def _padded(rows: Sequence[Sequence[int]], pad: int, device: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    """Right-padded ids and their mask, both (n, longest)."""
-    import torch
-
-    width = max(map(len, rows))
-    ids = torch.tensor([[*row, *[pad] * (width - len(row))] for row in rows], device=device)
-    mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows], device=device)
-    return ids, mask
-
-
-def log_likelihoods(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Return Σ log p, (n,), from (n, kept, vocabulary) logits and the (n, kept) tokens they should give."""
-    import torch
-
-    nll = torch.nn.functional.cross_entropy(
-        logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="none"
-    )
-    return -nll.view_as(labels).sum(1)

@@ -3,7 +3,7 @@
 The first tokens that all rows share stand at the front; each row goes on from there. A mask lets a token see that front
 and what stands before it in its own row, and its position is the one it would have alone, so the logits are those of
 rows run apart. Every pass reads all weights once, and for a few hundred tokens that reading is what it costs: a pass
-of its own for the preamble, as `forward.continue_from` takes, is then half of the work.
+of its own for the preamble, as `prefix.continue_from` takes, is then half of the work.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ import inspect
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from merge_advisor.backbone.encoding import IGNORE_INDEX, EncodedRow
+
 if TYPE_CHECKING:
     import torch
 
-    from merge_advisor.backbone.forward import EncodedRow
     from merge_advisor.backbone.model import Backbone
 
 PACKED_TOKENS = 512
@@ -23,22 +24,30 @@ PACKED_TOKENS = 512
 
 
 def can_pack(backbone: Backbone) -> bool:
-    """Whether the base, one of `forward.attends_to_all`, takes positions and a mask for every pair of tokens."""
+    """Return whether the base takes a position for each token and a mask for each pair of tokens.
+
+    Args:
+        backbone: a decoder, one of `prefix.attends_to_all`.
+    """
     config = backbone.model.config
+    # alibi (Bloom, some Falcon) derives positions from the mask; flash attention takes no mask of pairs
     takes = "position_ids" in inspect.signature(backbone.model.forward).parameters and not getattr(
         config, "alibi", False
     )
     return takes and getattr(config, "_attn_implementation", "") in ("sdpa", "eager")
 
 
-def packed_logits(
-    backbone: Backbone, rows: Sequence[EncodedRow], shared: int, ignored: int
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Run rows as one sequence, the first `shared` tokens of their prompts (fewer than any prompt has) only once.
+def packed_logits(backbone: Backbone, rows: Sequence[EncodedRow], shared: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Run rows as one sequence.
+
+    Args:
+        backbone: a decoder, one of `can_pack`, with or without a candidate placed.
+        rows: n rows.
+        shared: how many first tokens all prompts have in common, fewer than any prompt has; they run once.
 
     Returns:
         Logits (n, longest completion, vocabulary) of each completion's tokens in order, and these tokens, (n, longest
-        completion), `ignored` behind a shorter completion.
+        completion) int64, `IGNORE_INDEX` behind a shorter completion.
     """
     import torch
 
@@ -53,7 +62,7 @@ def packed_logits(
 
     kept: list[int] = []  # the position before each token of a completion: its logits predict that token
     where = torch.zeros((len(rows), max(len(row.completion) for row in rows)), dtype=torch.long)
-    labels = torch.full_like(where, ignored)
+    labels = torch.full_like(where, IGNORE_INDEX)
     end = shared
     for n, (row, tail) in enumerate(zip(rows, tails, strict=True)):
         end += len(tail)

@@ -52,7 +52,7 @@ class DeltaActivations:
 
     def features_together(self, backbone: Backbone, copies: int) -> Float32Array:
         """Return (copies, d) float32 of so many adapters placed together, in one forward."""
-        from merge_advisor.backbone.forward import probe_hidden
+        from merge_advisor.backbone.probes import probe_hidden
 
         return np.asarray(probe_hidden(backbone, PROBES, copies=copies).mean(axis=1), dtype=np.float32)
 
@@ -85,7 +85,7 @@ class DeltaActivationsEncoder:
 
     def features(self, backbone: Backbone) -> Float32Array:
         """Return (d,) float32, d the hidden size."""
-        from merge_advisor.backbone.forward import encoder_hidden
+        from merge_advisor.backbone.probes import encoder_hidden
 
         return np.asarray(encoder_hidden(backbone, PROBES).mean(axis=0), dtype=np.float32)
 

@@ -43,6 +43,6 @@ class DeltaLogits:
 
     def features(self, backbone: Backbone) -> Float32Array:
         """Return (vocabulary,) float32."""
-        from merge_advisor.backbone.forward import last_logits
+        from merge_advisor.backbone.probes import last_logits
 
         return np.asarray(last_logits(backbone, PROBES).mean(axis=0), dtype=np.float32)

@@ -54,7 +54,8 @@ class DeltaMeaning:
 
     def features(self, backbone: Backbone) -> Float32Array:
         """Return (continuations,) float32: mean log-likelihood per token, nats."""
-        from merge_advisor.backbone.forward import encode, row_losses
+        from merge_advisor.backbone.encoding import encode
+        from merge_advisor.backbone.losses import row_losses
 
         pairs = [(probe, text) for probe, group in zip(PROBES, continuations(), strict=True) for text in group]
         return -np.asarray(row_losses(backbone, encode(backbone, pairs, max_length=512, end=False)), dtype=np.float32)

@@ -13,9 +13,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from merge_advisor.backbone.forward import EncodedRow, batches, encode, row_losses
+from merge_advisor.backbone.encoding import EncodedRow, batches, encode
 from merge_advisor.backbone.generate import greedy
 from merge_advisor.backbone.likelihood import answer_totals, losses_and_greedy
+from merge_advisor.backbone.losses import row_losses
 from merge_advisor.evaluators.rules import (
     MAX_NEW_TOKENS,
     ONE_LINE,

@@ -11,9 +11,10 @@ import warnings
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from merge_advisor.backbone.forward import EncodedRow, batches, continue_from, encode, shared_prefix
+from merge_advisor.backbone.encoding import EncodedRow, batches, encode
 from merge_advisor.backbone.generate import greedy
 from merge_advisor.backbone.likelihood import HELD_TOKENS
+from merge_advisor.backbone.prefix import continue_from, shared_prefix
 from merge_advisor.evaluators.rules import longest
 
 if TYPE_CHECKING:

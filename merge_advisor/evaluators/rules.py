@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from merge_advisor.backbone.choice_loss import right_loss
-from merge_advisor.backbone.forward import EncodedRow, context_length, encode
+from merge_advisor.backbone.encoding import ROW_TOKENS, EncodedRow, context_length, encode
 from merge_advisor.backbone.model import Backbone
 from merge_advisor.errors import TaskError
 from merge_advisor.scores import ModelScore
@@ -23,8 +23,6 @@ SHORT_ANSWER = 80
 """Characters of an output that a model can be expected to reproduce exactly."""
 SPARE_TOKENS = 4
 """Tokens generated beyond the longest output: a leading blank line, another cut into tokens."""
-MAX_LENGTH = 1024
-"""Tokens of prompt and answer at most (or the model's context, if shorter); prompts are cut on their left."""
 MAX_NEW_TOKENS = 64
 """Tokens generated at most; fewer where all outputs are shorter. A longer output cannot be matched."""
 WORST_LOSS = 1e4
@@ -100,7 +98,7 @@ def check_settings(max_new_tokens: int, exact_match: str) -> None:
 
 def settings_of(max_new_tokens: int, exact_match: str = "plain") -> dict[str, int | str]:
     """What changes a score besides model, rows and template, for the key of a stored one."""
-    found: dict[str, int | str] = {"max_new_tokens": max_new_tokens, "max_length": MAX_LENGTH, "rules": RULES}
+    found: dict[str, int | str] = {"max_new_tokens": max_new_tokens, "max_length": ROW_TOKENS, "rules": RULES}
     return found if exact_match == "plain" else found | {"exact_match": exact_match}
 
 
@@ -119,7 +117,7 @@ def backbone_of(model: Any, tokenizer: Any) -> Backbone:
 
 def longest(backbone: Backbone) -> int:
     """Tokens of prompt and answer together, at most."""
-    return min(MAX_LENGTH, context_length(backbone))
+    return min(ROW_TOKENS, context_length(backbone))
 
 
 def encode_rows(backbone: Backbone, rows: Sequence[Row], template: Template) -> list[EncodedRow]:

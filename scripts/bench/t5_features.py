@@ -20,10 +20,11 @@ import numpy as np
 from kept import add_line, read_lines
 
 from merge_advisor import registry, templates
+from merge_advisor.backbone.encoding import encode
 from merge_advisor.backbone.finetune import finetune_lora
-from merge_advisor.backbone.forward import encode, encoder_hidden, probe_hidden
 from merge_advisor.backbone.model import Backbone, load_backbone
 from merge_advisor.backbone.place import placed
+from merge_advisor.backbone.probes import encoder_hidden, probe_hidden
 from merge_advisor.options import FinetuneSettings
 from merge_advisor.weights.adapter import read_adapter
 

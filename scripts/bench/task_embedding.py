@@ -18,8 +18,8 @@ import numpy as np
 from kept import add_line, read_lines
 
 from merge_advisor import templates
+from merge_advisor.backbone.encoding import encode
 from merge_advisor.backbone.finetune import finetune_lora
-from merge_advisor.backbone.forward import encode
 from merge_advisor.backbone.model import load_backbone
 from merge_advisor.backbone.place import placed
 from merge_advisor.embeddings.activations import DeltaActivations

@@ -27,7 +27,7 @@ from merge_advisor.advisor.measuring.session import open_session
 from merge_advisor.advisor.merging import find_members, reopen
 from merge_advisor.advisor.runs.run_folder import read_run
 from merge_advisor.advisor.searching.problem import RowLossProblem
-from merge_advisor.backbone.forward import row_losses
+from merge_advisor.backbone.losses import row_losses
 from merge_advisor.tasks import read_rows
 from merge_advisor.tuning import Point
 

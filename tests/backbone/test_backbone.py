@@ -7,19 +7,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from merge_advisor.backbone.encoding import EncodedRow, batches, encode
 from merge_advisor.backbone.finetune import finetune_lora
-from merge_advisor.backbone.forward import (
-    EncodedRow,
-    batches,
-    encode,
-    probe_hidden,
-    row_losses,
-    text_losses,
-    weight_gradient,
-)
 from merge_advisor.backbone.generate import generate
+from merge_advisor.backbone.gradients import loss_and_gradient
+from merge_advisor.backbone.losses import row_losses, text_losses
 from merge_advisor.backbone.model import load_backbone
 from merge_advisor.backbone.place import placed, placed_together
+from merge_advisor.backbone.probes import probe_hidden
 from merge_advisor.embeddings import PROBES
 from merge_advisor.errors import BaseModelError, InputError, PoolError, TaskError
 from merge_advisor.options import FinetuneSettings
@@ -167,8 +162,8 @@ PREAMBLE = "Below is an instruction that describes a task.\n### Instruction: "
 def test_a_shared_preamble_changes_no_loss_no_gradient_and_no_answer(llama):
     import torch
 
-    from merge_advisor.backbone.forward import shared_prefix
     from merge_advisor.backbone.generate import greedy
+    from merge_advisor.backbone.prefix import shared_prefix
 
     rows = encode(llama, [(PREAMBLE + prompt, answer) for prompt, answer in ROWS], max_length=128)
     prompts = [row.prompt for row in rows]
@@ -178,8 +173,8 @@ def test_a_shared_preamble_changes_no_loss_no_gradient_and_no_answer(llama):
     alone = [row_losses(llama, [row])[0] for row in rows]
     np.testing.assert_allclose(row_losses(llama, rows), alone, atol=2e-6)
     name = "model.layers.0.self_attn.v_proj.weight"
-    together = weight_gradient(llama, rows, [name])[name]
-    apart = np.mean([weight_gradient(llama, [row], [name])[name] for row in rows], axis=0)
+    together = loss_and_gradient(llama, rows, [name])[1][name]
+    apart = np.mean([loss_and_gradient(llama, [row], [name])[1][name] for row in rows], axis=0)
     np.testing.assert_allclose(together, apart, atol=1e-6)
     for prompt, answer in zip(prompts, greedy(llama, prompts, max_new_tokens=6), strict=True):
         with torch.no_grad():
@@ -215,7 +210,7 @@ def test_encoder_decoder_features_move(t5):
 def test_gradient_predicts_the_change_of_the_loss(llama):
     rows = encode(llama, ROWS, max_length=128)
     delta = {name: update.times(1e-3) for name, update in random_delta(llama, 5).items()}
-    gradient = weight_gradient(llama, rows, sorted(delta))
+    gradient = loss_and_gradient(llama, rows, sorted(delta))[1]
     predicted = sum(float((gradient[name] * update.dense()).sum()) for name, update in delta.items())
     before = float(np.mean(row_losses(llama, rows)))
     with placed(llama, delta):
@@ -339,8 +334,9 @@ def test_short_rows_in_one_sequence_have_the_losses_they_have_alone(kind, packs)
     from transformers import AutoModelForCausalLM
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-    from merge_advisor.backbone.forward import attends_to_all, batch_losses
+    from merge_advisor.backbone.losses import batch_losses
     from merge_advisor.backbone.packing import can_pack
+    from merge_advisor.backbone.prefix import attends_to_all
 
     torch.manual_seed(0)
     extra = {"rotary_dim": 4} if kind == "gptj" else {"head_dim": 8} if kind == "qwen3" else {}

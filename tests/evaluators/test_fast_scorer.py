@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from merge_advisor import registry, templates
+from merge_advisor.backbone.encoding import EncodedRow, encode
 from merge_advisor.backbone.finetune import finetune_lora
-from merge_advisor.backbone.forward import EncodedRow, encode, row_losses
 from merge_advisor.backbone.generate import greedy
 from merge_advisor.backbone.likelihood import answer_totals, losses_and_greedy
+from merge_advisor.backbone.losses import row_losses
 from merge_advisor.backbone.model import cores, load_backbone
 from merge_advisor.backbone.place import placed
 from merge_advisor.errors import TaskError

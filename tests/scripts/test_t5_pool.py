@@ -14,8 +14,8 @@ import merge_advisor as ma
 from merge_advisor import registry, templates
 from merge_advisor.advisor import Machine, PlanOptions
 from merge_advisor.advisor.measuring.session import open_session
+from merge_advisor.backbone.encoding import encode
 from merge_advisor.backbone.finetune import finetune_lora
-from merge_advisor.backbone.forward import encode
 from merge_advisor.backbone.model import load_backbone
 from merge_advisor.backbone.place import placed
 from merge_advisor.benchmark.values import Setup

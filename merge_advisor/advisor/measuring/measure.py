@@ -251,7 +251,7 @@ def losses_of(
 
     def measured() -> list[float]:
         from merge_advisor.backbone.choice_loss import choice_losses
-        from merge_advisor.backbone.forward import row_losses
+        from merge_advisor.backbone.losses import row_losses
         from merge_advisor.backbone.place import placed
 
         with placed(session.backbone, merged_weights(session, active, composition)):
@@ -353,7 +353,7 @@ def gains_of(
     session.hits += len(found) - len(missing)
     if missing:
         from merge_advisor.backbone.choice_loss import choice_loss_and_gradient
-        from merge_advisor.backbone.forward import weight_gradient
+        from merge_advisor.backbone.gradients import loss_and_gradient
         from merge_advisor.backbone.place import placed
 
         session.misses += len(missing)
@@ -364,7 +364,7 @@ def gains_of(
             if measure == "choices":
                 _, gradient = choice_loss_and_gradient(session.backbone, session.encode_choices(rows), names)
             else:
-                gradient = weight_gradient(session.backbone, session.encode(rows), names)
+                gradient = loss_and_gradient(session.backbone, session.encode(rows), names)[1]
         session.progress("gradient of the shot loss", 1, 1)
         for index, delta in deltas.items():
             found[index] = -sum(along(delta[name], gradient[name]) for name in delta)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from merge_advisor import registry, templates
+from merge_advisor.backbone.encoding import ROW_TOKENS
 from merge_advisor.compose.mask_cache import MaskCache
 from merge_advisor.compose.sparse import SparseComposition
 from merge_advisor.errors import PoolError
@@ -25,15 +26,11 @@ from merge_advisor.weights.checkpoint import read_checkpoint_delta
 from merge_advisor.weights.updates import WeightDelta
 
 if TYPE_CHECKING:
-    from merge_advisor.backbone.choice_loss import EncodedChoices
-    from merge_advisor.backbone.forward import EncodedRow
+    from merge_advisor.backbone.encoding import EncodedChoices, EncodedRow
     from merge_advisor.backbone.model import Backbone
     from merge_advisor.compose import MergeRule
 
 _Kept = TypeVar("_Kept")
-
-ROW_TOKENS = 1024
-"""Tokens of a row at most (or the base's context, if shorter); longer prompts are cut on their left."""
 
 KEPT_WEIGHTS = 64
 """Adapters kept in memory: a pool's worth for most, bounded for pools of thousands."""
@@ -136,7 +133,7 @@ class Session:
         Raises:
             TaskError: an answer longer than the context.
         """
-        from merge_advisor.backbone.forward import context_length, encode
+        from merge_advisor.backbone.encoding import context_length, encode
 
         texts = [(self.template.prompt(row.input), self.template.completion(row.output)) for row in rows]
         names = [f"row {row.digest[:8]}" for row in rows]
@@ -149,7 +146,7 @@ class Session:
         Raises:
             TaskError: a choice longer than the context.
         """
-        from merge_advisor.backbone.choice_loss import EncodedChoices
+        from merge_advisor.backbone.encoding import EncodedChoices
 
         found = []
         for row in rows:

@@ -98,7 +98,7 @@ def guard_of(session: Session, models: Sequence[Model], path: Path) -> GuardScor
     Raises:
         TaskError: the guard file cannot be used.
     """
-    from merge_advisor.backbone.forward import text_losses
+    from merge_advisor.backbone.losses import text_losses
     from merge_advisor.backbone.place import placed
 
     texts = read_guard(path)

@@ -30,8 +30,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from merge_advisor.arrays import Float32Array
-    from merge_advisor.backbone.choice_loss import EncodedChoices
-    from merge_advisor.backbone.forward import EncodedRow
+    from merge_advisor.backbone.encoding import EncodedChoices, EncodedRow
     from merge_advisor.tuning import Point
 
 TUNE_OBJECTIVES = ("loss", "choices", "accuracy", "delta", "lm-eval:METRIC")
@@ -88,7 +87,7 @@ class MergeProblem:
 
     def _guard_loss(self, point: Point) -> float:
         def measure() -> list[float]:
-            from merge_advisor.backbone.forward import text_losses
+            from merge_advisor.backbone.losses import text_losses
 
             return finite_or_worst(text_losses(self.session.backbone, self.guard_texts))
 
@@ -128,12 +127,12 @@ class RowLossProblem(MergeProblem):
         return self.session.encode(self.rows)
 
     def _losses(self, rows: Sequence[int]) -> list[float]:
-        from merge_advisor.backbone.forward import row_losses
+        from merge_advisor.backbone.losses import row_losses
 
         return row_losses(self.session.backbone, [self._encoded[row] for row in rows])
 
     def _with_gradient(self, rows: Sequence[int], names: Sequence[str]) -> tuple[list[float], dict[str, Float32Array]]:
-        from merge_advisor.backbone.forward import loss_and_gradient
+        from merge_advisor.backbone.gradients import loss_and_gradient
 
         return loss_and_gradient(self.session.backbone, [self._encoded[row] for row in rows], names)
 

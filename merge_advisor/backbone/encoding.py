@@ -1,0 +1,150 @@
+"""Rows as token ids: how texts become them, and which rows run together in one batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from merge_advisor.errors import TaskError
+
+if TYPE_CHECKING:
+    import torch
+
+    from merge_advisor.backbone.model import Backbone
+
+ROW_TOKENS = 1024
+"""Tokens of a row at most, or the base's context if shorter: prompts are cut on their left to fit."""
+TOKENS_PER_BATCH = 2048
+"""Padded tokens in one batch of losses: past about this size two cores gain nothing."""
+IGNORE_INDEX = -100
+"""Label of a position that does not count: what transformers and torch's cross-entropy take for it."""
+_UNKNOWN_CONTEXT = 2048
+"""Context of a base whose configuration names none."""
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedRow:
+    """A row as token ids; the end token closes the completion.
+
+    >>> len(EncodedRow(prompt=(5, 6, 7), completion=(8, 1)))
+    5
+    """
+
+    prompt: tuple[int, ...]
+    completion: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.prompt) + len(self.completion)
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedChoices:
+    """A row with choices as token ids.
+
+    >>> yes, no = EncodedRow((5, 6), (8, 1)), EncodedRow((5, 6), (9, 1))
+    >>> EncodedChoices((yes, no), right=0).right
+    0
+    """
+
+    answers: tuple[EncodedRow, ...]
+    """One per choice, in the row's order; all have the same prompt, except where a long choice cut it."""
+    right: int
+    """Position of the right choice."""
+
+
+def encode(
+    backbone: Backbone,
+    texts: Sequence[tuple[str, str]],
+    *,
+    max_length: int,
+    names: Sequence[str] | None = None,
+    end: bool = True,
+    cut: bool = False,
+) -> list[EncodedRow]:
+    """Turn (prompt, completion) texts into token ids, the prompt cut on its left to `max_length` tokens in all.
+
+    Prompt and completion are tokenised apart, so that the prompt's ids do not depend on the answer, and without special
+    tokens. The prompt of an encoder-decoder gets those that its tokenizer adds, as in its pretraining.
+
+    Args:
+        backbone: gives the tokenizer.
+        texts: (prompt, completion) of each row.
+        max_length: tokens of prompt and completion together at most; of each alone for an encoder-decoder.
+        names: what to call each row in an error; its number if None.
+        end: whether the end token closes the completion.
+        cut: whether to cut a completion over three quarters of `max_length` on its right.
+
+    Returns:
+        The rows, in order.
+
+    Raises:
+        TaskError: a completion that alone fills `max_length`; the message names the row.
+    """
+    tokenizer = backbone.tokenizer
+    rows = []
+    for index, (prompt_text, completion_text) in enumerate(texts):
+        special = backbone.encoder_decoder
+        # verbose=False: a text longer than the context is cut below, so the tokenizer's warning about it is noise
+        prompt = list(tokenizer(prompt_text, add_special_tokens=special, verbose=False)["input_ids"])
+        if backbone.begins and prompt[:1] != [tokenizer.bos_token_id]:  # a chat template writes it itself
+            prompt = [tokenizer.bos_token_id, *prompt]
+        completion = list(tokenizer(completion_text, add_special_tokens=False, verbose=False)["input_ids"])
+        if end:
+            completion.append(backbone.end_id)
+        if cut:
+            completion = completion[: max(1, max_length * 3 // 4)]
+        room = max_length if backbone.encoder_decoder else max_length - len(completion)
+        if room < 1 or len(completion) > max_length:
+            name = names[index] if names else f"row {index + 1}"
+            raise TaskError(f"{name}: its answer takes {len(completion)} tokens of {max_length}; shorten or drop it")
+        rows.append(EncodedRow(tuple(prompt[-room:]), tuple(completion)))
+    return rows
+
+
+def context_length(backbone: Backbone) -> int:
+    """Return the number of tokens the base was made for; 2048 where its configuration names none.
+
+    Args:
+        backbone: gives the configuration.
+    """
+    config = backbone.model.config
+    for key in ("max_position_embeddings", "n_positions"):  # the second is GPT-2's name for it
+        value = getattr(config, key, None)
+        if isinstance(value, int) and value > 0:
+            return value
+    return _UNKNOWN_CONTEXT
+
+
+def batches(rows: Sequence[EncodedRow], tokens: int = TOKENS_PER_BATCH) -> Iterator[list[int]]:
+    """Yield positions of rows of similar length together.
+
+    Args:
+        rows: the rows.
+        tokens: padded tokens of a batch at most; a single row may have more.
+    """
+    batch: list[int] = []
+    # lengths grow, so that the newest row is the widest of its batch; equal lengths keep their order
+    for position in sorted(range(len(rows)), key=lambda index: (len(rows[index]), index)):
+        if batch and len(rows[position]) * (len(batch) + 1) > tokens:
+            yield batch
+            batch = []
+        batch.append(position)
+    if batch:
+        yield batch
+
+
+def padded(rows: Sequence[Sequence[int]], pad: int, device: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return token ids padded on the right, and their mask, 1 where a token is; both (n, longest) int64.
+
+    Args:
+        rows: n sequences of token ids.
+        pad: id that fills up.
+        device: where the tensors go.
+    """
+    import torch
+
+    width = max(map(len, rows))
+    ids = torch.tensor([[*row, *[pad] * (width - len(row))] for row in rows], device=device)
+    mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows], device=device)
+    return ids, mask

@@ -1,0 +1,66 @@
+"""Losses of rows and of plain texts: the mean negative log-likelihood of their tokens, in nats."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from merge_advisor.backbone.encoding import IGNORE_INDEX, EncodedRow, batches
+from merge_advisor.backbone.forward import batch_logits, log_likelihoods
+
+if TYPE_CHECKING:
+    import torch
+
+    from merge_advisor.backbone.model import Backbone
+
+_TEXT_TOKENS = 512
+"""Tokens of a plain text at most."""
+
+
+def row_losses(backbone: Backbone, rows: Sequence[EncodedRow]) -> list[float]:
+    """Return the mean loss of each row's completion, its end token included, in nats per token.
+
+    Args:
+        backbone: base, with or without a candidate placed.
+        rows: the rows, of any lengths.
+    """
+    import torch
+
+    by_row = [0.0] * len(rows)
+    with torch.inference_mode():
+        for batch in batches(rows):
+            losses = batch_losses(backbone, [rows[position] for position in batch])
+            for position, loss in zip(batch, losses.tolist(), strict=True):
+                by_row[position] = loss
+    return by_row
+
+
+def batch_losses(backbone: Backbone, rows: Sequence[EncodedRow]) -> torch.Tensor:
+    """Return the mean loss of each row of one batch, (n,) float32, in nats per token.
+
+    Differentiable where parameters require gradients.
+
+    Args:
+        backbone: base, with or without a candidate placed.
+        rows: n rows, as in `forward.batch_logits`.
+    """
+    logits, labels = batch_logits(backbone, rows)
+    return -log_likelihoods(logits, labels) / (labels != IGNORE_INDEX).sum(1)
+
+
+def text_losses(backbone: Backbone, texts: Sequence[str]) -> list[float]:
+    """Return the mean loss of each plain text, all its tokens but the first, in nats per token.
+
+    No template and no end token: it shows what a merge does to text that no task is about.
+
+    Args:
+        backbone: base, with or without a candidate placed. An encoder-decoder reads the first half of a text and
+            predicts the second.
+        texts: the texts; only the first 512 tokens of each count.
+    """
+    rows = []
+    for text in texts:
+        ids = list(backbone.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])[:_TEXT_TOKENS]
+        given = max(1, len(ids) // 2) if backbone.encoder_decoder else 1
+        rows.append(EncodedRow(tuple(ids[:given]), tuple(ids[given:]) or (backbone.end_id,)))
+    return row_losses(backbone, rows)
