@@ -15,7 +15,8 @@ def body_of(name: str) -> str:
     """What belongs into a block: `plan-help`, or a table of `strategies`, `compositions`, `formats`, `embeddings`."""
     os.environ["COLUMNS"] = "100"
     from merge_advisor import registry
-    from merge_advisor.cli.options import KINDS, build_parser
+    from merge_advisor.cli.options import KINDS
+    from merge_advisor.cli.parser import build_parser
 
     if name.endswith("-help"):
         action = next(action for action in build_parser()._actions if action.dest == "command")

@@ -8,38 +8,60 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from merge_advisor.cli.options import build_parser
+from merge_advisor.cli.parser import Arguments, parse
 from merge_advisor.errors import MergeAdvisorError
 
 INTERRUPTED = 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code; the only place that turns errors into lines."""
-    arguments = build_parser().parse_args(argv)
+    """Run one command; the only place that turns errors into lines.
+
+    Args:
+        argv: the words after the program's name; None: those of the process.
+
+    Returns:
+        the exit code, see above.
+
+    >>> main(["plan", "--task", "examples.jsonl", "--base", "base", "--pool", "adapters", "--k", "2", "--dry-run"])
+    base tiny-llama, template alpaca, pool of 6 candidates, 0 set aside
+    ...
+    dry run: nothing was written
+    0
+    """
+    arguments = parse(argv)
     try:
         from merge_advisor.cli import commands
 
-        code: int = getattr(commands, f"run_{arguments.command}")(arguments)
+        code = commands.run(arguments)
         sys.stdout.flush()
         return code
     except MergeAdvisorError as error:
-        if arguments.debug:
+        if "debug" in arguments.given:
             raise
-        print(f"merge-advisor: error: {error}", file=sys.stderr)
-        return error.exit_code
+        return _failed(_message(error, arguments), error.exit_code)
     except KeyboardInterrupt:
-        if arguments.debug:
+        if "debug" in arguments.given:
             raise
         print("merge-advisor: interrupted; all that was measured is stored, the same command goes on", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
-        sys.stderr.close()  # the reader (head, less) went away: nobody is left to tell
+        sys.stderr.close()  # the reader (head, less) went away: a last message would fail as well
         return 0
     except OSError as error:
-        if arguments.debug:
+        if "debug" in arguments.given:
             raise
         where = f"{error.filename}: " if error.filename else ""
         reason = error.strerror or str(error)
-        print(f"merge-advisor: error: {where}{reason}; check the path, permissions and free space", file=sys.stderr)
-        return 2
+        return _failed(f"{where}{reason}; check the path, permissions and free space", 2)
+
+
+def _message(error: MergeAdvisorError, arguments: Arguments) -> str:
+    from merge_advisor.cli.messages import with_flags
+
+    return with_flags(str(error), arguments.command)
+
+
+def _failed(message: str, code: int) -> int:
+    print(f"merge-advisor: error: {message}", file=sys.stderr)
+    return code

@@ -2,143 +2,173 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from merge_advisor import registry
-from merge_advisor.cli.options import KINDS
+from merge_advisor.cli.messages import with_flags
+from merge_advisor.cli.options import (
+    COMMANDS,
+    KINDS,
+    BenchCommand,
+    ConvertCommand,
+    EmbedCommand,
+    InitCommand,
+    MergeCommand,
+    OutputOptions,
+    PlanCommand,
+    ScoreCommand,
+    ShowCommand,
+    TryCommand,
+    TuneCommand,
+)
+from merge_advisor.cli.parser import Arguments
 from merge_advisor.cli.progress import ProgressLine
-from merge_advisor.cli.settings import fill, need
+from merge_advisor.cli.settings import SETTINGS_FILE, read_settings, setting_options
 from merge_advisor.errors import InputError
+from merge_advisor.options import (
+    BenchOptions,
+    EmbedOptions,
+    LmEvalOptions,
+    LmEvalScoreOptions,
+    Machine,
+    MayScoreOptions,
+    MergeOptions,
+    Places,
+    PlanOptions,
+    ScoringOptions,
+    SessionOptions,
+    TuneOptions,
+    Where,
+)
 from merge_advisor.types import to_plain
 
 if TYPE_CHECKING:
     from merge_advisor.advisor import TaskName
     from merge_advisor.advisor.runs.run_folder import Run
-    from merge_advisor.options import Machine, PlanOptions
 
-OK, PARTIAL = 0, 3
+OK, FAILED, PARTIAL = 0, 1, 3
+_REFUSED_SHOWN = 10
+"""Models set aside that are listed on stderr; the report has all."""
 
 
-def run_plan(arguments: argparse.Namespace) -> int:
+def run(arguments: Arguments) -> int:
+    """Read the settings where the command has an option that may stand there, and run it.
+
+    Args:
+        arguments: what the command line gives.
+
+    Returns:
+        the exit code.
+
+    Raises:
+        MergeAdvisorError: see `merge_advisor.errors`.
+    """
+    if setting_options(COMMANDS[arguments.command].parts):
+        arguments = replace(arguments, settings=read_settings(Path.cwd()))
+    code: int = globals()[f"run_{arguments.command}"](arguments)
+    return code
+
+
+def run_plan(arguments: Arguments) -> int:
     """`merge-advisor plan`."""
-    fill(arguments, Path.cwd())
-    need(arguments, "pool", "base")
     from merge_advisor import advisor
 
-    tasks = [Path(name) for name in arguments.task]
-    lm_eval = _lm_eval(arguments)
-    options = _options(arguments)
-    shared = _shared(arguments)
-    if arguments.dry_run:
-        from merge_advisor.advisor.planning.dry_run import describe_plan
+    command, options, places = arguments.part(PlanCommand), arguments.part(PlanOptions), arguments.part(Places)
+    scoring = arguments.part(MayScoreOptions)
+    pool, base = _named("pool", places.pool), _named("base", places.base)
+    lm_eval = _lm_eval(arguments.part(LmEvalOptions))
+    with _session(arguments, places) as session:
+        if command.dry_run:
+            from merge_advisor.advisor.planning.dry_run import describe_plan
 
-        found = describe_plan(
-            tasks, lm_eval=lm_eval, pool=arguments.pool, base=arguments.base, options=options, **shared
-        )
-        _print(arguments, found, "\n".join(found["lines"]))
-        return OK
-    named = [*(task.stem for task in tasks), *(task.name for task in lm_eval)]
-    if not named:
-        raise InputError("no task named; give --task FILE or --lm-eval-task NAME")
-    out = Path(arguments.out or Path("runs") / named[0])
-    progress = shared["progress"]
-    run = advisor.plan(
-        tasks, lm_eval=lm_eval, pool=arguments.pool, base=arguments.base, out=out, options=options,
-        scored=not arguments.no_score, guard=Path(arguments.guard) if arguments.guard else None,
-        metric=arguments.metric, force=arguments.force, **shared,
-    )  # fmt: skip
-    progress.finish()
-    return _tell(arguments, run)
-
-
-def run_score(arguments: argparse.Namespace) -> int:
-    """`merge-advisor score`."""
-    folder = Path(arguments.run)
-    shared = _shared(arguments)
-    guard = Path(arguments.guard) if arguments.guard else None
-    paths = [Path(name) for name in arguments.task]
-    lm_eval = _lm_eval(arguments)
-    if (folder / "plan.json").is_file():
-        from merge_advisor import advisor
-
-        run = advisor.score(
-            folder, heldout=paths, lm_eval=lm_eval, limit=arguments.limit, guard=guard, metric=arguments.metric,
-            pool=arguments.pool, base=arguments.base,
-            **shared,
+            told = describe_plan(command.task, lm_eval=lm_eval, pool=pool, base=base, options=options, **session)
+            _print(arguments, told, with_flags("\n".join(told["lines"]), arguments.command))
+            return OK
+        names = [*(task.stem for task in command.task), *(task.name for task in lm_eval)]
+        if not names:
+            raise InputError("no task named; give `task=FILE` or `lm_eval=NAME`")
+        planned = advisor.plan(
+            command.task, lm_eval=lm_eval, pool=pool, base=base, out=command.out or Path("runs") / names[0],
+            options=options, **asdict(scoring), force=command.force, **session,
         )  # fmt: skip
-        shared["progress"].finish()
-        return _tell(arguments, run)
+    return _print_run(arguments, planned)
+
+
+def run_score(arguments: Arguments) -> int:
+    """`merge-advisor score`."""
+    from merge_advisor import advisor
+
+    command, scoring = arguments.part(ScoreCommand), arguments.part(ScoringOptions)
+    options = arguments.part(LmEvalScoreOptions)
+    if not (command.run / "plan.json").is_file():
+        return _score_model(arguments, command, options, scoring.metric)
+    with _run_session(arguments, command.run) as where:
+        scored = advisor.score(
+            command.run, heldout=command.heldout, lm_eval=_lm_eval(options), limit=options.limit, **asdict(scoring),
+            **where,
+        )  # fmt: skip
+    return _print_run(arguments, scored)
+
+
+def _score_model(arguments: Arguments, command: ScoreCommand, options: LmEvalScoreOptions, metric: str) -> int:
+    """Score a folder that is no run: an adapter or a full model."""
     from merge_advisor.advisor.scoring.score_run import score_model
     from merge_advisor.report.tables import text_table
 
-    if not paths and not lm_eval:
-        raise InputError(f"{folder}: is no run folder, so the rows to score it on are needed; give --task FILE")
-    fill(arguments, Path.cwd())
-    found = score_model(
-        folder,
-        paths,
-        lm_eval=lm_eval,
-        limit=arguments.limit,
-        base=arguments.base,
-        template=arguments.template,
-        metric=arguments.metric,
-        **shared,
-    )
-    shared["progress"].finish()
-    names = sorted({name for score in found.values() for model in score for name in model.metrics})
+    lm_eval = _lm_eval(options)
+    if not command.heldout and not lm_eval:
+        raise InputError(f"{command.run}: is no run folder, so it needs rows to be scored on; give `heldout=FILE`")
+    places = arguments.part(Places)
+    with _session(arguments, places) as session:
+        scores = score_model(
+            command.run, command.heldout, lm_eval=lm_eval, limit=options.limit, base=places.base,
+            template=command.template, metric=metric, **session,
+        )  # fmt: skip
+    names = sorted({name for models in scores.values() for model in models for name in model.metrics})
     lines = []
-    for task, models in found.items():
+    for task, models in scores.items():
         rows = [[m.label, *(f"{m.metrics[name]:.3f}" if name in m.metrics else "" for name in names)] for m in models]
         lines.append(f"{task}\n" + text_table(["model", *names], rows))
-    _print(arguments, {task: to_plain(models) for task, models in found.items()}, "\n\n".join(lines))
+    _print(arguments, {task: to_plain(models) for task, models in scores.items()}, "\n\n".join(lines))
     return OK
 
 
-def run_tune(arguments: argparse.Namespace) -> int:
+def run_tune(arguments: Arguments) -> int:
     """`merge-advisor tune`."""
     from merge_advisor import advisor
-    from merge_advisor.options import TuneOptions
 
-    ranges = {key: _range(getattr(arguments, key), key) for key in ("bounds", "scale", "density")}
-    options = TuneOptions(
-        trials=arguments.trials, forwards=arguments.forward_budget, minutes=arguments.minutes,
-        sampler=arguments.sampler, objective=arguments.objective, goal=arguments.goal, seed=arguments.seed,
-        storage=arguments.storage, force=arguments.force, compositions=tuple(arguments.composition),
-        drop=arguments.drop, layers=arguments.layers, **{key: found for key, found in ranges.items() if found},
-    )  # fmt: skip
-    shared = _shared(arguments)
-    run = advisor.tune(
-        Path(arguments.run), options=options, scored=not arguments.no_score, metric=arguments.metric,
-        guard=Path(arguments.guard) if arguments.guard else None, pool=arguments.pool, base=arguments.base, **shared,
-    )  # fmt: skip
-    shared["progress"].finish()
-    return _tell(arguments, run)
+    folder, options = arguments.part(TuneCommand).run, arguments.part(TuneOptions)
+    scoring = arguments.part(MayScoreOptions)
+    with _run_session(arguments, folder) as where:
+        tuned = advisor.tune(folder, options=options, **asdict(scoring), **where)
+    return _print_run(arguments, tuned)
 
 
-def run_bench(arguments: argparse.Namespace) -> int:
+def run_bench(arguments: Arguments) -> int:
     """`merge-advisor bench`."""
-    setup = Path(arguments.setup)
-    places = {key: getattr(arguments, key) for key in ("base", "pool", "tasks")}
-    if arguments.dry_run:
+    command, options = arguments.part(BenchCommand), arguments.part(BenchOptions)
+    # the setup names its base and pool: a benchmark that changed with the folder it is called from measures another
+    # thing, so only options overrule it, no settings
+    own = {name: arguments.given.get(name) for name in ("base", "pool")} | {"tasks": options.tasks}
+    if command.dry_run:
         from merge_advisor.benchmark.running.dry_run import RATE, describe_bench
 
-        found = describe_bench(
-            setup, **places, only=arguments.only, rate=RATE if arguments.rate is None else arguments.rate
-        )
-        _print(arguments, found, "\n".join(found["lines"]))
+        told = describe_bench(command.setup, **own, only=options.only, rate=command.rate or RATE)
+        _print(arguments, told, with_flags("\n".join(told["lines"]), arguments.command))
         return OK
-    if arguments.out is None:
-        raise InputError("bench: no folder for the results; give --out DIR, or --dry-run")
+    if command.out is None:
+        raise InputError("bench: no folder for the results; give `out=DIR`, or `dry_run`")
     from merge_advisor.benchmark.bench import bench
     from merge_advisor.benchmark.report.summary import bench_summary
 
-    shared = _shared(arguments)
-    done = bench(setup, Path(arguments.out), **places, only=arguments.only, workers=arguments.workers, **shared)
-    shared["progress"].finish()
+    with _session(arguments, arguments.part(Places)) as session:
+        done = bench(command.setup, command.out, **own, only=options.only, workers=options.workers, **session)
     measured = done.measured
     plain = {
         "out": str(measured.folder), "contrasts": [to_plain(contrast) for contrast in done.contrasts],
@@ -146,96 +176,72 @@ def run_bench(arguments: argparse.Namespace) -> int:
             "arm": r.arm, "view": r.view, "k": r.k, "reason": r.reason} for r in measured.failed],
         "refused": list(measured.refused), "notes": list(measured.notes),
     }  # fmt: skip
-    _print(arguments, plain, bench_summary(done))
-    for reason in measured.refused[:10]:
-        print(f"merge-advisor: set aside {reason}", file=sys.stderr)
+    _print(arguments, plain, with_flags(bench_summary(done), "bench"))
+    _print_refused(list(measured.refused), "")
     return PARTIAL if measured.failed or measured.refused else OK
 
 
-def _range(text: str | None, option: str) -> tuple[float, float] | None:
-    """Read LOW:HIGH.
-
-    Raises:
-        InputError: no two numbers.
-    """
-    if text is None:
-        return None
-    try:
-        low, high = (float(part) for part in text.split(":"))
-    except ValueError as error:
-        raise InputError(f"--{option} {text}: is no range; write LOW:HIGH, e.g. 0.2:1") from error
-    return low, high
-
-
-def run_merge(arguments: argparse.Namespace) -> int:
+def run_merge(arguments: Arguments) -> int:
     """`merge-advisor merge`."""
     from merge_advisor import advisor
 
-    shared = _shared(arguments)
-    del shared["store"]
+    command, options = arguments.part(MergeCommand), arguments.part(MergeOptions)
     notes: list[str] = []
-    out = advisor.merge(
-        Path(arguments.run), Path(arguments.out), engine=arguments.engine, adapter=arguments.adapter,
-        gguf=arguments.gguf,
-        rank=arguments.rank, said=notes.append, pool=arguments.pool, base=arguments.base, **shared,
-    )  # fmt: skip
-    shared["progress"].finish()
-    _print(arguments, {"model": str(out), "notes": notes}, "\n".join([f"wrote {out}", *notes]))
+    with _run_session(arguments, command.run) as where:
+        out = advisor.merge(command.run, command.out, **asdict(options), said=notes.append, **where)
+    _print(
+        arguments,
+        {"model": str(out), "notes": notes},
+        "\n".join([f"wrote {out}", *(with_flags(note, "merge") for note in notes)]),
+    )
     return OK
 
 
-def run_embed(arguments: argparse.Namespace) -> int:
+def run_embed(arguments: Arguments) -> int:
     """`merge-advisor embed`."""
-    fill(arguments, Path.cwd())
-    need(arguments, "pool", "base")
     from merge_advisor.advisor.embedding_file import embed_to_file
 
-    shared = _shared(arguments)
-    found = embed_to_file(
-        Path(arguments.out), pool=arguments.pool, base=arguments.base,
-        embedding=arguments.embedding or "delta_activations", include=tuple(arguments.include),
-        exclude=tuple(arguments.exclude), **shared,
-    )  # fmt: skip
-    shared["progress"].finish()
-    lines = [f"wrote {arguments.out}: {found['models']} deltas of {found['dim']} dimensions"]
-    lines += [f"set aside: {item['id']}: {item['reason']}" for item in found["refused"]]
-    _print(arguments, found, "\n".join(lines))
-    return PARTIAL if found["refused"] else OK
+    out, places = arguments.part(EmbedCommand).out, arguments.part(Places)
+    pool, base = _named("pool", places.pool), _named("base", places.base)
+    with _session(arguments, places) as session:
+        told = embed_to_file(out, pool=pool, base=base, **asdict(arguments.part(EmbedOptions)), **session)
+    lines = [f"wrote {out}: {told['models']} deltas of {told['dim']} dimensions"]
+    lines += [f"set aside: {item['id']}: {item['reason']}" for item in told["refused"]]
+    _print(arguments, told, "\n".join(lines))
+    return PARTIAL if told["refused"] else OK
 
 
-def run_convert(arguments: argparse.Namespace) -> int:
+def run_convert(arguments: Arguments) -> int:
     """`merge-advisor convert`."""
     from merge_advisor.pool.converting import convert
 
-    progress = _progress(arguments)
-    found = convert(arguments.source, Path(arguments.out), offline=arguments.offline, progress=progress)
-    progress.finish()
-    copied = f", {len(found.copied)} of them as they were" if found.copied else ""
-    lines = [f"wrote {found.out}: {len(found.written)} adapters{copied}"]
-    lines += [f"left out {item.id}: {item.reason}" for item in found.refused]
-    _print(arguments, to_plain(found) | {"out": str(found.out)}, "\n".join(lines))
-    return PARTIAL if found.refused else OK
+    command = arguments.part(ConvertCommand)
+    with _progress(arguments) as progress:
+        report = convert(command.source, command.out, offline=command.offline, progress=progress)
+    copied = f", {len(report.copied)} of them as they were" if report.copied else ""
+    lines = [f"wrote {report.out}: {len(report.written)} adapters{copied}"]
+    lines += [f"left out {item.id}: {item.reason}" for item in report.refused]
+    _print(arguments, to_plain(report) | {"out": str(report.out)}, "\n".join(lines))
+    return PARTIAL if report.refused else OK
 
 
-def run_try(arguments: argparse.Namespace) -> int:
+def run_try(arguments: Arguments) -> int:
     """`merge-advisor try`."""
     from merge_advisor.advisor.scoring.trying import answers
 
-    shared = _shared(arguments)
-    found = answers(
-        Path(arguments.run), arguments.prompt, max_new_tokens=arguments.max_new_tokens, pool=arguments.pool,
-        base=arguments.base, **shared,
-    )  # fmt: skip
-    shared["progress"].finish()
-    _print(arguments, found, "\n\n".join(f"{label}:\n{text}" for label, text in found.items()))
+    command = arguments.part(TryCommand)
+    with _run_session(arguments, command.run) as where:
+        texts = answers(command.run, command.prompt, max_new_tokens=command.max_new_tokens, **where)
+    _print(arguments, texts, "\n\n".join(f"{label}:\n{text}" for label, text in texts.items()))
     return OK
 
 
-def run_show(arguments: argparse.Namespace) -> int:
+def run_show(arguments: Arguments) -> int:
     """`merge-advisor show`."""
     from merge_advisor.report.tables import text_table
 
-    kind = KINDS[arguments.what]
+    what = arguments.part(ShowCommand).what
+    kind = KINDS[what]
     columns = {
         "strategy": ("centres", "cost"),
         "composition": ("weight_means", "takes", "deterministic", "memory", "formats", "source"),
@@ -245,14 +251,14 @@ def run_show(arguments: argparse.Namespace) -> int:
     rows = []
     for name in registry.names(kind):
         loaded = registry.load(kind, name)
-        rows.append([name, registry.summary(kind, name), *(_told(loaded, column) for column in columns)])
+        rows.append([name, registry.summary(kind, name), *(_cell(loaded, column) for column in columns)])
     heads = ["name", "what", *(column.replace("_", " ") for column in columns)]
     plain = [dict(zip(heads, row, strict=True)) for row in rows]
-    _print(arguments, {arguments.what: plain}, text_table(heads, rows))
+    _print(arguments, {what: plain}, text_table(heads, rows))
     return OK
 
 
-def _told(loaded: type[Any], column: str) -> str:
+def _cell(loaded: type[Any], column: str) -> str:
     """One cell of `show`: an attribute in words, or the formats that can carry a composition out."""
     if column == "formats":
         from merge_advisor.formats import formats_of
@@ -262,113 +268,105 @@ def _told(loaded: type[Any], column: str) -> str:
     return str(value) if not isinstance(value, bool) else "yes" if value else "no, by seed"
 
 
-def run_init(arguments: argparse.Namespace) -> int:
+def run_init(arguments: Arguments) -> int:
     """`merge-advisor init`."""
     from merge_advisor.cli.init import write_settings
 
-    written = write_settings(
-        Path.cwd(), demo=arguments.demo, force=arguments.force, pool=arguments.pool, base=arguments.base
-    )
+    written = write_settings(Path.cwd(), **asdict(arguments.part(InitCommand)))
     task = next((str(path.name) for path in written if path.suffix == ".jsonl"), "examples.jsonl")
     text = "\n".join([*(f"wrote {path.name}" for path in written), f"next: merge-advisor plan --task {task}"])
     _print(arguments, {"written": [str(path) for path in written]}, text)
     return OK
 
 
-def run_doctor(arguments: argparse.Namespace) -> int:
+def run_doctor(arguments: Arguments) -> int:
     """`merge-advisor doctor`."""
     from merge_advisor.cli.doctor import diagnose
 
     findings = diagnose(Path.cwd())
     lines = [f"{'ok     ' if item['ok'] else 'BROKEN '} {item['what']}: {item['says']}" for item in findings]
     _print(arguments, {"findings": findings}, "\n".join(lines))
-    return OK if all(item["ok"] for item in findings) else 1
+    return OK if all(item["ok"] for item in findings) else FAILED
 
 
-def _options(arguments: argparse.Namespace) -> PlanOptions:
-    from merge_advisor.options import FinetuneSettings, PlanOptions
-
-    named = {
-        key: getattr(arguments, f"lora_{key}")
-        for key in ("rank", "lr", "epochs", "steps")
-        if getattr(arguments, f"lora_{key}") is not None
-    }
-    given: dict[str, Any] = {
-        key: getattr(arguments, key)
-        for key in (
-            "strategy",
-            "k",
-            "shots",
-            "tuning",
-            "composition",
-            "rank",
-            "embedding",
-            "template",
-            "anchor",
-            "choose_by",
-            "seed",
-        )
-        if getattr(arguments, key) is not None
-    }
-    if arguments.heldout is not None:
-        text = arguments.heldout
-        given["heldout"] = int(text) if text.isdigit() else Path(text)
-    for key in ("include", "exclude", "licence"):
-        given[key] = tuple(getattr(arguments, key))
-    return PlanOptions(finetune=FinetuneSettings(**named), **given)
+def _named(name: str, value: str | None) -> str:
+    """Return a place that was named; refuse a command whose base or pool is named nowhere."""
+    if value is None:
+        raise InputError(f"no {name} named: give `{name}`, or write one into {SETTINGS_FILE} (`merge-advisor init`)")
+    return value
 
 
-def _lm_eval(arguments: argparse.Namespace) -> list[TaskName]:
-    """The tasks of lm-eval that were named."""
-    if not arguments.lm_eval_task:
-        if arguments.lm_eval_include or arguments.trust_task_code:
-            raise InputError("--lm-eval-include and --trust-task-code go with --lm-eval-task; name a task")
+def _lm_eval(options: LmEvalOptions) -> list[TaskName]:
+    """Return the tasks of lm-eval that were named."""
+    if not options.lm_eval:
         return []
     from merge_advisor.advisor import TaskName
 
-    include = Path(arguments.lm_eval_include) if arguments.lm_eval_include else None
-    return [TaskName(name, include, arguments.trust_task_code) for name in arguments.lm_eval_task]
+    return [TaskName(name, options.lm_eval_include, options.trusted) for name in options.lm_eval]
 
 
-def _machine(arguments: argparse.Namespace) -> Machine:
-    from merge_advisor.options import Machine
-
-    if arguments.threads is not None and arguments.threads < 1:
-        raise InputError(f"--threads {arguments.threads}: give 1 or more")
-    return Machine(device=arguments.device, dtype=arguments.dtype, threads=arguments.threads)
-
-
-def _progress(arguments: argparse.Namespace) -> ProgressLine:
-    return ProgressLine("never" if arguments.quiet else "always" if arguments.verbose else "auto")
-
-
-def _shared(arguments: argparse.Namespace) -> dict[str, Any]:
-    return {
-        "offline": arguments.offline,
-        "cache": Path(arguments.cache) if arguments.cache else None,
-        "store": Path(arguments.store) if arguments.store else None,
-        "machine": _machine(arguments),
-        "progress": _progress(arguments),
-    }
+@contextmanager
+def _progress(arguments: Arguments) -> Iterator[ProgressLine]:
+    """Report progress on stderr as long as the block runs, as the options want it."""
+    output = arguments.part(OutputOptions)
+    progress = ProgressLine("never" if output.quiet else "always" if output.verbose else "auto")
+    try:
+        yield progress
+    finally:
+        progress.finish()
 
 
-def _tell(arguments: argparse.Namespace, run: Run) -> int:
+@contextmanager
+def _session(arguments: Arguments, places: Places) -> Iterator[SessionOptions]:
+    """Give what every function of the API that opens a base takes."""
+    with _progress(arguments) as progress:
+        yield SessionOptions(
+            offline=places.offline, cache=places.cache, store=places.store, machine=arguments.part(Machine),
+            progress=progress,
+        )  # fmt: skip
+
+
+@contextmanager
+def _run_session(arguments: Arguments, folder: Path) -> Iterator[Where]:
+    """Give the same for a run folder, whose plan knows its pool and base.
+
+    merge-advisor.toml names those of the folder one works in, perhaps others: they stand in only for what is no longer
+    where the plan found it.
+    """
+    from merge_advisor.advisor.runs.run_folder import read_run
+
+    recorded, places = read_run(folder).plan.environment.paths, arguments.part(Places)
+    pool, base = (
+        given if name in arguments.given or not Path(recorded[name]).exists() else None
+        for name, given in (("pool", places.pool), ("base", places.base))
+    )
+    with _session(arguments, places) as session:
+        yield Where(**session, pool=pool, base=base)
+
+
+def _print_run(arguments: Arguments, run: Run) -> int:
     """Print a run: members, score table, verdict, files, next commands."""
+    from merge_advisor.advisor.runs.run_report import run_summary
+
     plain = {"run": str(run.folder), "plan": to_plain(run.plan), "recipe": to_plain(run.recipe)}
     plain["scores"] = [to_plain(score) for score in run.scores]
-    if arguments.json:
-        _print(arguments, plain, "")
-    else:
-        from merge_advisor.advisor.runs.run_report import run_summary
-
-        print(run_summary(run))
-    refused = [item for item in run.plan.candidates if item.status == "refused"]
-    for item in refused[:10]:
-        print(f"merge-advisor: set aside {item.id}: {item.reason}", file=sys.stderr)
-    if len(refused) > 10:
-        print(f"merge-advisor: and {len(refused) - 10} more, see {run.folder / 'report.md'}", file=sys.stderr)
+    _print(arguments, plain, with_flags(run_summary(run), arguments.command))
+    refused = [f"{item.id}: {item.reason}" for item in run.plan.candidates if item.status == "refused"]
+    _print_refused(refused, f", see {run.folder / 'report.md'}")
     return PARTIAL if refused else OK
 
 
-def _print(arguments: argparse.Namespace, value: Any, text: str) -> None:
-    print(json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) if arguments.json else text)
+def _print_refused(refused: list[str], rest: str) -> None:
+    """Print on stderr which models of the pool were set aside."""
+    for reason in refused[:_REFUSED_SHOWN]:
+        print(f"merge-advisor: set aside {reason}", file=sys.stderr)
+    if len(refused) > _REFUSED_SHOWN:
+        print(f"merge-advisor: and {len(refused) - _REFUSED_SHOWN} more{rest}", file=sys.stderr)
+
+
+def _print(arguments: Arguments, value: Any, text: str) -> None:
+    """Print one JSON object or text on stdout, as the options want it."""
+    if "json" in arguments.given:
+        print(json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False))
+    else:
+        print(text)

@@ -23,7 +23,7 @@ def diagnose(folder: Path) -> list[dict[str, Any]]:
     """Look at packages, compute, cache, hub and settings; a finding is {what, ok, says}."""
     findings = [_finding("python", True, f"{platform.python_version()} on {platform.system()} {platform.machine()}")]
     findings += [_package(name, use) for name, use in PACKAGES.items()]
-    findings += [_compute(), _cache(), _hub(), _settings(folder)]
+    findings += [_compute(), _cache(folder), _hub(), _settings(folder)]
     return findings
 
 
@@ -52,10 +52,13 @@ def _compute() -> dict[str, Any]:
     )
 
 
-def _cache() -> dict[str, Any]:
+def _cache(folder: Path) -> dict[str, Any]:
     from merge_advisor.advisor.measuring.session import default_cache
 
-    cache = default_cache()
+    try:
+        cache = Path(read_settings(folder).get("cache") or default_cache())
+    except MergeAdvisorError:
+        cache = default_cache()  # what is wrong with the settings is a finding of its own
     try:
         cache.mkdir(parents=True, exist_ok=True)
         probe = cache / f".doctor-{os.getpid()}"

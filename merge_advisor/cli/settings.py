@@ -2,24 +2,46 @@
 
 from __future__ import annotations
 
-import argparse
 import tomllib
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin
 
+from merge_advisor.cli.options import COMMANDS
 from merge_advisor.errors import InputError
+from merge_advisor.option_fields import Option, options_of
 
 SETTINGS_FILE = "merge-advisor.toml"
-KEYS = {
-    "base": str, "pool": str, "template": str, "cache": str, "store": str, "offline": bool, "device": str, "dtype": str,
-    "threads": int, "strategy": str, "k": int, "shots": int, "composition": str, "rank": int, "seed": int,
-    "embedding": str, "guard": str, "choose_by": str,
-}  # fmt: skip
-PATHS = ("cache", "store", "guard")
 
 
-def read_settings(folder: Path) -> dict[str, Any]:
-    """Read ./merge-advisor.toml; an empty mapping where there is none. Relative paths are made absolute.
+def setting_options(parts: Iterable[type[Any]]) -> dict[str, Option]:
+    """Return the options that merge-advisor.toml may hold.
+
+    Args:
+        parts: option dataclasses.
+
+    Returns:
+        the options by their key.
+    """
+    return {item.name: item for part in parts for item in options_of(part) if item.text.settings}
+
+
+def all_parts() -> list[type[Any]]:
+    """Return the option dataclasses of all commands."""
+    return [part for command in COMMANDS.values() for part in command.parts]
+
+
+def read_settings(folder: Path, parts: Iterable[type[Any]] | None = None) -> dict[str, Any]:
+    """Return what ./merge-advisor.toml holds; an empty mapping where there is none. Relative paths are made absolute.
+
+    A key that the command at hand does not have is no error: one file serves all commands.
+
+    Args:
+        folder: where the file is.
+        parts: option dataclasses that define the keys; None: those of all commands.
+
+    Returns:
+        values by key.
 
     Raises:
         InputError: not TOML, an unknown key, or a value of another type.
@@ -28,44 +50,34 @@ def read_settings(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        found = tomllib.loads(path.read_text(encoding="utf-8"))
+        settings = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(
             f"{path}: not TOML ({error}); correct it, or make it anew with `merge-advisor init`"
         ) from error
-    for key, value in found.items():
-        if key not in KEYS:
-            raise InputError(f"{path}: unknown key '{key}'; known: {', '.join(KEYS)}")
-        if type(value) is not KEYS[key]:
-            raise InputError(f"{path}: {key} = {value!r} is no {KEYS[key].__name__}; correct it")
-    for key in ("base", "pool", *PATHS):
-        if key in found and (key in PATHS or (folder / found[key]).exists()):
-            found[key] = str(folder / found[key])
-    return found
-
-
-def fill(arguments: argparse.Namespace, folder: Path) -> argparse.Namespace:
-    """Fill options that were not given from merge-advisor.toml (an option given always wins).
-
-    Raises:
-        InputError: the file is wrong, or neither it nor the options name a base and a pool.
-    """
-    settings = read_settings(folder)
-    defaults = {"device": "cpu", "dtype": "float32", "offline": False}
+    known = setting_options(all_parts() if parts is None else parts)
     for key, value in settings.items():
-        if hasattr(arguments, key) and getattr(arguments, key) == defaults.get(key):
-            setattr(arguments, key, value)
-    return arguments
+        if key not in known:
+            raise InputError(f"{path}: unknown key '{key}'; known: {', '.join(known)}")
+        wanted = _type_of(known[key])
+        if type(value) is not wanted and not (wanted is float and type(value) is int):
+            raise InputError(f"{path}: {key} = {value!r} is no {wanted.__name__}; correct it")
+        if known[key].choices and value not in known[key].choices:
+            raise InputError(f"{path}: {key} = {value!r} is none of {', '.join(known[key].choices)}; correct it")
+        settings[key] = _absolute(folder, known[key], value)
+    return settings
 
 
-def need(arguments: argparse.Namespace, *names: str) -> None:
-    """Refuse a command whose base or pool is named nowhere.
+def _type_of(item: Option) -> type[Any]:
+    """Return the type that a value of this option has in TOML."""
+    if item.repeated:
+        return list
+    return item.kind if item.kind in (bool, int, float) else str
 
-    Raises:
-        InputError: with the option to give.
-    """
-    for name in names:
-        if getattr(arguments, name) is None:
-            raise InputError(
-                f"no {name} named: give --{name}, or write one into {SETTINGS_FILE} (`merge-advisor init`)"
-            )
+
+def _absolute(folder: Path, item: Option, value: Any) -> Any:
+    if item.text.place:  # a hub id looks like a relative path: it is one where nothing of that name is there
+        return str(folder / value) if (folder / value).exists() else value
+    if get_origin(item.item) is None and Path in (item.item, *get_args(item.item)):
+        return [str(folder / part) for part in value] if item.repeated else str(folder / value)
+    return value

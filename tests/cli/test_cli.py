@@ -11,7 +11,8 @@ import pytest
 
 from merge_advisor import registry
 from merge_advisor.cli import main
-from merge_advisor.cli.options import KINDS, build_parser
+from merge_advisor.cli.options import KINDS
+from merge_advisor.cli.parser import build_parser
 from merge_advisor.cli.progress import ProgressLine
 from merge_advisor.cli.settings import read_settings
 from merge_advisor.errors import InputError

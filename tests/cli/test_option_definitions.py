@@ -1,0 +1,162 @@
+"""An option is defined once: parser, settings file, built value, kept settings and API defaults follow its field."""
+
+import argparse
+import dataclasses
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+
+from merge_advisor.cli.options import COMMANDS
+from merge_advisor.cli.parser import Arguments, add_options, parse
+from merge_advisor.cli.settings import all_parts, read_settings, setting_options
+from merge_advisor.errors import InputError
+from merge_advisor.option_fields import build_options, option, options_of
+from merge_advisor.options import (
+    BenchOptions,
+    EmbedOptions,
+    FinetuneSettings,
+    Machine,
+    MayScoreOptions,
+    MergeOptions,
+    Places,
+    PlanOptions,
+    ScoringOptions,
+    Where,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Inner:
+    """Options within options."""
+
+    rate: float = option(0.5, help="a rate", flags=("--inner-rate",))
+    hidden: int = 3
+
+
+@dataclass(frozen=True, slots=True)
+class MoreOptions:
+    """The throw-away class: one option of each sort."""
+
+    depth: int = option(2, help="so deep (default {default})", group="new", settings=True, metavar="N")
+    kind: Literal["flat", "round"] = option("flat", help="its form", settings=True)
+    keep: tuple[Path, ...] = option((), help="files kept", settings=True)
+    scale: tuple[float, float] | None = option(None, help="a range")
+    spot: Path | int | None = option(None, help="a number or a file")
+    fast: bool = option(False, help="hurry", settings=True)
+    checked: bool = option(True, flags=("--no-check",), help="leave the check out")
+    inner: Inner = field(default_factory=Inner)
+
+
+def given_by(*words: str) -> dict[str, Any]:
+    parser = argparse.ArgumentParser()
+    add_options(parser, options_of(MoreOptions))
+    return vars(parser.parse_args(words))
+
+
+def test_one_field_makes_an_option_of_parser_settings_and_value(tmp_path: Path) -> None:
+    parser = argparse.ArgumentParser()
+    add_options(parser, options_of(MoreOptions))
+    text = parser.format_help()
+    assert "new:" in text and "--depth N" in text and "so deep (default 2)" in text and "{flat,round}" in text
+    assert given_by() == {}
+    assert build_options(MoreOptions, given_by()) == MoreOptions()
+    given = given_by(
+        *"--depth 5 --kind round --keep a --keep b --scale 0.5:2 --spot 7 --fast --no-check --inner-rate 2".split()
+    )
+    assert build_options(MoreOptions, given) == MoreOptions(
+        depth=5, kind="round", keep=(Path("a"), Path("b")), scale=(0.5, 2.0), spot=7, fast=True, checked=False,
+        inner=Inner(rate=2.0),
+    )  # fmt: skip
+    assert build_options(MoreOptions, given_by("--spot", "rows.jsonl")).spot == Path("rows.jsonl")
+    (tmp_path / "merge-advisor.toml").write_text("depth = 9\nfast = true\nkeep = ['a']\n")
+    settings = read_settings(tmp_path, [MoreOptions])
+    assert Arguments("new", {"depth": 1}, settings).part(MoreOptions) == MoreOptions(
+        depth=1, fast=True, keep=(tmp_path / "a",)
+    )
+    for text, said in (("kind = 'x'", "none of flat, round"), ("spot = 3", "unknown key"), ("keep = 'a'", "no list")):
+        (tmp_path / "merge-advisor.toml").write_text(text)
+        with pytest.raises(InputError, match=said):
+            read_settings(tmp_path, [MoreOptions])
+
+
+def test_a_range_that_is_none_is_refused() -> None:
+    with pytest.raises(InputError, match="`scale=3`: is no range; write LOW:HIGH"):
+        build_options(MoreOptions, given_by("--scale", "3"))
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_an_option_means_one_thing_in_a_command(command: str) -> None:
+    names = [item.name for part in COMMANDS[command].parts for item in options_of(part)]
+    assert len(names) == len(set(names))
+    for part in COMMANDS[command].parts:
+        for item in options_of(part):
+            assert item.text.help, f"{item.path} of {command} has no help"
+
+
+def test_a_key_of_the_settings_has_one_type() -> None:
+    known = setting_options(all_parts())
+    assert set(known) == {
+        "base", "pool", "template", "cache", "store", "offline", "device", "dtype", "threads", "strategy", "k", "shots",
+        "composition", "rank", "seed", "embedding", "guard", "choose_by",
+    }  # fmt: skip
+    for part in all_parts():
+        for item in options_of(part):
+            if item.text.settings:
+                assert item.kind == known[item.name].kind, item.name
+
+
+def test_where_says_what_places_and_machine_do() -> None:
+    assert set(Where.__annotations__) == {item.path for item in options_of(Places)} | {"machine", "progress"}
+
+
+NOT_KEPT = {
+    "tuning": "the rows themselves are kept in tasks/",
+    "heldout": "the rows themselves are kept in tasks/",
+    "template": "kept beside the settings, as the name and digest of what was used",
+}
+"""Fields of PlanOptions that plan.json's settings leave out, with the reason."""
+
+
+def test_what_changes_a_plan_is_kept_in_its_run_folder() -> None:
+    from merge_advisor.advisor.runs.run_folder import Plan, PlanSettings
+
+    kept = {item.name for item in dataclasses.fields(PlanSettings)}
+    asked = {item.name for item in dataclasses.fields(PlanOptions)}
+    assert asked - kept == set(NOT_KEPT)
+    assert kept <= asked
+    assert "template" in {item.name for item in dataclasses.fields(Plan)}
+
+
+def test_the_defaults_of_the_api_are_those_of_the_options() -> None:
+    from merge_advisor import advisor
+    from merge_advisor.advisor.embedding_file import embed_to_file
+    from merge_advisor.advisor.scoring.trying import answers
+    from merge_advisor.benchmark.bench import bench
+    from merge_advisor.cli.options import TryCommand
+
+    pairs: list[tuple[Callable[..., Any], type[Any]]] = [
+        (advisor.plan, MayScoreOptions), (advisor.tune, MayScoreOptions), (advisor.score, ScoringOptions),
+        (advisor.merge, MergeOptions), (bench, BenchOptions), (answers, TryCommand), (embed_to_file, EmbedOptions),
+    ]  # fmt: skip
+    for function, cls in pairs:
+        defaults = {item.path: item.default for item in options_of(cls) if item.default is not dataclasses.MISSING}
+        shared = {
+            name: parameter.default
+            for name, parameter in inspect.signature(function).parameters.items()
+            if name in defaults and parameter.default is not inspect.Parameter.empty
+        }
+        assert shared == {name: defaults[name] for name in shared}, function
+
+
+def test_what_the_command_line_gives_is_what_the_library_gets() -> None:
+    words = "plan --task a.jsonl --k 3 --heldout 7 --licence mit --license gpl --lora-lr 0.1 --threads 2 --no-score"
+    arguments = parse(words.split())
+    assert arguments.part(PlanOptions) == PlanOptions(
+        k=3, heldout=7, licence=("mit", "gpl"), finetune=FinetuneSettings(lr=0.1)
+    )
+    assert arguments.part(Machine) == Machine(threads=2)
+    assert arguments.part(MayScoreOptions) == MayScoreOptions(scored=False)

@@ -1,0 +1,118 @@
+"""merge-advisor.toml: an option given wins over it, it wins over the default, and every command reads it."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from merge_advisor.cli import main
+from merge_advisor.errors import InputError
+from merge_advisor.options import Machine
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, example_world: Path) -> Path:
+    """A folder to work in, with a run of its own."""
+    for name in ("base", "adapters", "examples.jsonl"):
+        (tmp_path / name).symlink_to(example_world / name)
+    shutil.copytree(example_world / "run", tmp_path / "run")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MERGE_ADVISOR_CACHE", str(tmp_path / "cache"))
+    return tmp_path
+
+
+def write(folder: Path, **settings: object) -> None:
+    lines = [f"{key} = {json.dumps(value)}" for key, value in settings.items()]
+    (folder / "merge-advisor.toml").write_text("\n".join(lines))
+
+
+PLAN = "plan --task examples.jsonl --base base --pool adapters --strategy random --lora-steps 1 --no-score --force"
+
+
+def test_an_option_given_wins_though_it_is_the_default(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(folder, device="cuda", k=1, strategy="top_k")
+    assert main([*PLAN.split(), "--out", "new"]) == 2
+    assert "no CUDA" in capsys.readouterr().err
+    assert main([*PLAN.split(), "--out", "new", "--device", "cpu", "--k", "4", "--json"]) == 0
+    settings = json.loads(capsys.readouterr().out)["plan"]["settings"]
+    assert settings["k"] == 4 and settings["strategy"] == "random"
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["tune run --trials 1 --no-score", "merge run --out model", "score run", "try run hello",
+     "score adapters/a0 --base base --task examples.jsonl", "embed --base base --pool adapters --out deltas.npz"],
+)  # fmt: skip
+def test_every_command_that_computes_reads_the_device(
+    command: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if command.startswith("merge"):
+        write(folder, store=str(folder / "adapters"))  # merging needs no device; the store must be a file
+        assert main(command.split()) == 2
+        assert "cannot be opened" in capsys.readouterr().err
+        return
+    write(folder, device="cuda")
+    assert main(command.split()) == 2
+    assert "no CUDA" in capsys.readouterr().err
+
+
+def test_merge_uses_the_store_it_is_given(folder: Path) -> None:
+    assert main("merge run --out model --store kept/own.sqlite".split()) == 0
+    assert (folder / "kept" / "own.sqlite").is_file() and not (folder / "cache" / "store.sqlite").exists()
+
+
+def test_a_run_keeps_its_pool_and_base_unless_they_are_gone(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(folder, pool="elsewhere", base="org/elsewhere")
+    assert main("merge run --out model".split()) == 0
+    path = folder / "run" / "plan.json"
+    plan = json.loads(path.read_text())
+    plan["environment"]["paths"]["pool"] = str(folder / "gone")
+    path.write_text(json.dumps(plan))
+    write(folder, pool="adapters", base="org/elsewhere")
+    assert main("merge run --out other".split()) == 0
+    (folder / "empty").mkdir()
+    assert main("merge run --out third --pool empty".split()) == 2
+    assert "empty" in capsys.readouterr().err
+
+
+def test_keys_that_a_command_lacks_are_ignored_there(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(folder, rank=3, k=1, seed=5, template="alpaca", guard="absent.jsonl", offline=True, strategy="top_k")
+    assert main("merge run --out model".split()) == 0
+    assert main("convert adapters/a0 --out copied".split()) == 0
+    assert main(["doctor"]) == 0
+    capsys.readouterr()
+    assert main("tune run --trials 1".split()) == 2
+    assert "absent.jsonl" in capsys.readouterr().err
+
+
+def test_a_benchmark_reads_where_and_how_to_compute_but_keeps_what_its_setup_names(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: dict[str, object] = {}
+
+    def bench(setup: Path, out: Path, **where: object) -> None:
+        asked.update(where)
+        raise InputError("seen")
+
+    monkeypatch.setattr("merge_advisor.benchmark.bench.bench", bench)
+    write(folder, pool="adapters", base="base", threads=1, store="own.sqlite", offline=True)
+    assert main("bench setup.yaml --out results --base other".split()) == 2
+    assert (asked["pool"], asked["base"]) == (None, "other")
+    assert asked["machine"] == Machine(threads=1) and asked["offline"] is True
+    assert asked["store"] == folder / "own.sqlite"
+
+
+def test_doctor_looks_into_the_cache_of_the_settings(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(folder, cache="mine")
+    assert main(["doctor"]) == 0
+    assert f"cache: {folder / 'mine'}" in capsys.readouterr().out
+
+
+def test_a_flag_is_named_where_the_library_names_a_parameter(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*PLAN.split(), "--threads", "0"]) == 2
+    assert "error: --threads 0: give 1 or more" in capsys.readouterr().err
+    assert main(["plan", "--task", "examples.jsonl"]) == 2
+    assert "no pool named: give --pool, or write one into merge-advisor.toml (`merge-advisor init`)" in (
+        capsys.readouterr().err
+    )
