@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from merge_advisor.cli.options import build_parser
+from merge_advisor.cli.parser import build_parser
 
 ROOT = Path(__file__).parents[1]
 PAGES = [
