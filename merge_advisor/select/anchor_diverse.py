@@ -1,4 +1,4 @@
-"""One near candidate, then partners that are near and unlike each other."""
+"""The nearest candidate, then partners that are near the task and unlike those chosen."""
 
 from __future__ import annotations
 
@@ -9,12 +9,19 @@ import numpy as np
 
 from merge_advisor.select.diversity import DIVERSITY_OBJECTIVES
 from merge_advisor.select.evidence import Choice, Evidence
-from merge_advisor.select.likeness import anchored, compared, cosines, make_choice, make_pick, ranked, unit_rows
+from merge_advisor.select.ranking import anchored, make_choice, make_pick, ranked
+from merge_advisor.select.similarity import comparable_deltas, cosines, unit_rows
 
 
 @dataclass(frozen=True)
 class AnchorDiverse:
-    """Take the candidate most similar to the task, then partners trading likeness to it against redundancy."""
+    """Take the candidate most similar to the task, then partners trading likeness to it against redundancy.
+
+    >>> deltas = np.array([[1, 0], [1, 0.1], [0.2, 1]])
+    >>> evidence = Evidence(("a", "b", "c"), deltas, lambda: np.array([3, 1]))
+    >>> [evidence.ids[pick.position] for pick in AnchorDiverse(diversity=0.4).select(evidence, 2).picks]
+    ['b', 'c']
+    """
 
     objective: str = "mmr"
     """"mmr", "facility" or "kdpp": see `diversity`."""
@@ -39,12 +46,13 @@ class AnchorDiverse:
             raise ValueError(f"least={self.least} is not in 0..1")
 
     def select(self, evidence: Evidence, k: int) -> Choice:
-        """Choose greedily; the gain of a pick is the rise of the objective, in the objective's unit."""
-        deltas, task = compared(evidence, self.centre)
-        relevance = cosines(deltas, task)
+        """See `Strategy.select`; the gain of a pick is the rise of the objective, in the objective's unit."""
+        deltas, task_delta = comparable_deltas(evidence, self.centre)
+        relevance = cosines(deltas, task_delta)
         objective = DIVERSITY_OBJECTIVES[self.objective](unit_rows(deltas), relevance, self.diversity)
         position = anchored(ranked(relevance), evidence.anchor)[0]
         gain = float(objective.gains()[position])
+        # the gain of a demanded anchor without a delta is -inf under kdpp: a share of it would mean nothing
         enough = max(0.0, self.least * gain if np.isfinite(gain) else 0.0)
         taken, picks = np.zeros(len(deltas), bool), [make_pick(position, gain)]
         while len(picks) < k:

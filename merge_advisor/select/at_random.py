@@ -1,4 +1,4 @@
-"""Choosing blindly: the control every other strategy has to beat."""
+"""Candidates at random: the control that every other strategy has to beat."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from math import comb
 from typing import ClassVar
 
 from merge_advisor.select.evidence import K_REACHED, Choice, Evidence, Pick
-from merge_advisor.select.halving import SHARES, WHOLE
-from merge_advisor.select.likeness import anchored
+from merge_advisor.select.halving import HALVING_SHARES, NO_HALVING
+from merge_advisor.select.ranking import anchored
 from merge_advisor.select.sets import best_set
 
 
@@ -17,6 +17,12 @@ class Random:
     """Take k candidates at random, or the best of several random sets.
 
     One seed's smaller choices are the beginnings of its larger ones where sets is 1.
+
+    >>> import numpy as np
+    >>> evidence = Evidence(("a", "b", "c"), np.eye(3), lambda: np.ones(3), rng=np.random.default_rng(7))
+    >>> choice = Random().select(evidence, 3)
+    >>> sorted(pick.position for pick in choice.picks), choice.used
+    ([0, 1, 2], frozenset({'rng'}))
     """
 
     sets: int = 1
@@ -34,16 +40,18 @@ class Random:
             raise ValueError(f"sets={self.sets} is less than 1")
 
     def select(self, evidence: Evidence, k: int) -> Choice:
-        """Choose k of the n candidates, each set equally likely to be drawn, none twice; gains are not measured.
+        """See `Strategy.select`; each set of k is equally likely to be drawn, none twice, and gains are not measured.
 
         A set is worth its lowest loss at full strength (weight 1 each) and at the average (1/k each).
         """
         n, anchor = len(evidence.ids), evidence.anchor
-        there = comb(n, k) if anchor is None else comb(n - 1, k - 1)
-        found: dict[frozenset[int], tuple[int, ...]] = {}
-        while len(found) < min(self.sets, there):
+        possible = comb(n, k) if anchor is None else comb(n - 1, k - 1)
+        sets: dict[frozenset[int], tuple[int, ...]] = {}
+        while len(sets) < min(self.sets, possible):
+            # the beginning of a permutation, not a draw of k: a larger k then adds members and replaces none
             members = tuple(anchored((int(p) for p in evidence.rng.permutation(n)), anchor)[:k])
-            found.setdefault(frozenset(members), members)
-        drawn = list(found.values())
-        best = drawn[0] if self.sets == 1 else best_set(evidence, drawn, SHARES if self.halving else WHOLE)[0]
+            sets.setdefault(frozenset(members), members)
+        drawn = list(sets.values())
+        shares = HALVING_SHARES if self.halving else NO_HALVING
+        best = drawn[0] if self.sets == 1 else best_set(evidence, drawn, shares)[0]
         return Choice(tuple(Pick(position) for position in best), K_REACHED, used=frozenset({"rng"}))

@@ -13,7 +13,13 @@ from merge_advisor.select.top_k import TopK
 
 @dataclass(frozen=True)
 class BestSingle:
-    """Take the one best candidate, by delta, by shot loss or by gradient."""
+    """Take the one best candidate, by delta, by shot loss or by gradient.
+
+    >>> import numpy as np
+    >>> evidence = Evidence(("a", "b", "c"), np.array([[1, 0], [0, 1], [1, 1]]), lambda: np.array([1, 3]))
+    >>> BestSingle().select(evidence, 2).picks
+    (Pick(position=1, gain=0.948683298),)
+    """
 
     by: str = "delta"
     """"delta" (cosine with the task delta), "shot_loss" or "gradient"."""
@@ -30,7 +36,7 @@ class BestSingle:
             raise ValueError(f"by={self.by} is unknown; choose one of: delta, shot_loss, gradient")
 
     def select(self, evidence: Evidence, k: int) -> Choice:
-        """Choose one, whatever k is; its gain is in the unit of the ranking."""
+        """See `Strategy.select`; it chooses one, whatever k is, with the gain of `top_k`, `shot_loss` or `gradient`."""
         rankings: dict[str, Strategy] = {"delta": TopK(self.centre), "shot_loss": ShotLoss(), "gradient": Gradient()}
         best = rankings[self.by].select(evidence, 1)
         return Choice(best.picks, "one member is all it takes", used=best.used)

@@ -4,36 +4,46 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 
 import numpy as np
 
+from merge_advisor.arrays import FloatingArray
+
 if TYPE_CHECKING:
     from merge_advisor.weights.updates import WeightDelta
-
-from merge_advisor.arrays import FloatingArray
 
 K_REACHED = "k reached"
 NOTHING_ADDED = "another partner adds nothing"
 """The two usual values of `Choice.stopped`."""
 
 Resource = Literal["task_delta", "rng"]
-"""What of the evidence a strategy has to say that it used: the task delta costs a finetune, `rng` makes it chance."""
+"""What a strategy has to state when it uses it: the task delta costs a finetune, `rng` makes the choice random."""
 
 
 class ShotLossFunction(Protocol):
-    """Measures a merge on a share of the choosing rows; of a larger share only what is missing is measured."""
+    """Measure a merge on a share of the choosing rows; for a larger share only the missing rows are measured.
+
+    >>> shot_loss: ShotLossFunction = lambda weights, share=1.0: 3.0 - sum(weights.values())
+    >>> shot_loss({0: 0.5, 2: 0.5})
+    2.0
+    """
 
     def __call__(self, weights: Mapping[int, float], share: float = 1.0, /) -> float:
-        """Return the mean loss on those of the rows."""
+        """Return the mean loss of the `exact` merge with weights by position ({}: the base) on a share of the rows."""
         ...
 
 
 class GradientGainFunction(Protocol):
-    """Ranks all candidates by one backward pass over a share of the choosing rows."""
+    """Rank all candidates by one backward pass over a share of the choosing rows.
+
+    >>> gradient_gain: GradientGainFunction = lambda weights, share=1.0: np.array([0.1, 0.3])
+    >>> gradient_gain({})
+    array([0.1, 0.3])
+    """
 
     def __call__(self, weights: Mapping[int, float], share: float = 1.0, /) -> FloatingArray:
-        """Return (n,) gains."""
+        """Return (n,) gains of the candidates beside the `exact` merge with weights by position ({}: the base)."""
         ...
 
 
@@ -41,7 +51,19 @@ class GradientGainFunction(Protocol):
 class Evidence:
     """All a strategy may look at. Arrays are by position in `ids`, which is sorted: ties go to the smaller position.
 
-    The callables measure on demand; what they measure is stored between runs, so a strategy may simply call them.
+    The callables measure on demand, and results are stored between runs, so a strategy may simply call them. What a
+    strategy does not use may be left out, as in tests and examples:
+
+    >>> evidence = Evidence(
+    ...     ids=("a", "b", "c"),
+    ...     deltas=np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]]),
+    ...     task_delta=lambda: np.array([2.0, 1.0]),
+    ...     shot_loss=lambda weights, share=1.0: 3.0 - sum(weights.values()),
+    ... )
+    >>> evidence.deltas @ evidence.task_delta()
+    array([2., 1., 3.])
+    >>> evidence.shot_loss({}), evidence.shot_loss({2: 0.5})
+    (3.0, 2.5)
     """
 
     ids: tuple[str, ...]
@@ -71,7 +93,11 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True)
 class Pick:
-    """One chosen candidate."""
+    """One chosen candidate.
+
+    >>> Pick(position=4, gain=0.25)
+    Pick(position=4, gain=0.25)
+    """
 
     position: int
     gain: float | None = None
@@ -80,7 +106,12 @@ class Pick:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What a strategy answers: picks in the order of choosing, the anchor first; at least one, no position twice."""
+    """What a strategy answers: picks in the order of choosing, the anchor first; at least one, no position twice.
+
+    >>> choice = Choice((Pick(4), Pick(0)), K_REACHED, used=frozenset({"rng"}))
+    >>> [pick.position for pick in choice.picks]
+    [4, 0]
+    """
 
     picks: tuple[Pick, ...]
     stopped: str
@@ -93,8 +124,27 @@ class Choice:
 
 
 class Strategy(Protocol):
-    """What the registry's strategies look like; see the package docstring for the class attributes."""
+    """What the registry's strategies look like; the package docstring is the contract.
+
+    >>> from merge_advisor import registry
+    >>> strategy: Strategy = registry.build("strategy", "top_k:centre=true")
+    >>> strategy.name, strategy.centres, strategy.stops
+    ('top_k', 'option', 'at a similarity of 0 or less')
+    """
+
+    name: ClassVar[str]
+    centres: ClassVar[str]
+    cost: ClassVar[str]
+    stops: ClassVar[str]
 
     def select(self, evidence: Evidence, k: int) -> Choice:
-        """Choose at most k candidates (1 <= k <= n); `all` alone takes the pool, whatever k is."""
+        """Choose the candidates to merge.
+
+        Args:
+            evidence: what the strategy may look at, of n candidates.
+            k: how many to choose at most, 1 to n; `all` alone takes the pool, whatever k is.
+
+        Returns:
+            The picks with their gains, why it stopped, and what it used.
+        """
         ...

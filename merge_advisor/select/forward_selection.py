@@ -6,21 +6,35 @@ from collections.abc import Callable, Mapping, Sequence
 from math import inf, isfinite
 from typing import TYPE_CHECKING
 
-from merge_advisor.select.halving import WHOLE, best_of
-from merge_advisor.select.likeness import anchored, make_pick
+from merge_advisor.select.halving import NO_HALVING, best_of
+from merge_advisor.select.ranking import anchored, make_pick
 
 if TYPE_CHECKING:
     from merge_advisor.select.evidence import Evidence, Pick
 
 
 def finite_shot_loss(evidence: Evidence, weights: Mapping[int, float], share: float = 1.0) -> float:
-    """Shot loss of a merge, nats per token; infinite where it is no number, so that it loses every comparison."""
+    """Return the shot loss of a merge, nats per token; infinite where it is NaN, so that it loses every comparison.
+
+    Args:
+        evidence: what the strategy was given.
+        weights: of the `exact` merge, by position; {} is the base.
+        share: of the choosing rows that are measured.
+    """
     loss = float(evidence.shot_loss(weights, share))
     return loss if isfinite(loss) else inf
 
 
 def by_loss(losses: Mapping[int, float], anchor: int | None) -> list[int]:
-    """Positions by rising loss, the demanded anchor first, ties to the smaller position."""
+    """Return the positions by rising loss, the demanded anchor first, ties to the smaller position.
+
+    >>> by_loss({0: 2.0, 1: 1.0, 2: 1.0}, None), by_loss({0: 2.0, 1: 1.0, 2: 1.0}, 0)
+    ([1, 2, 0], [0, 1, 2])
+
+    Args:
+        losses: by position.
+        anchor: `Evidence.anchor`.
+    """
     return anchored(sorted(losses, key=lambda position: (losses[position], position)), anchor)
 
 
@@ -30,7 +44,7 @@ def forward_selection(
     k: int,
     least: float,
     beside: Callable[[Mapping[int, float]], Sequence[int]] | None = None,
-    shares: Sequence[float] = WHOLE,
+    shares: Sequence[float] = NO_HALVING,
 ) -> tuple[list[Pick], float]:
     """Take the single candidate of lowest loss, then partners while the measured loss of the merge falls.
 
@@ -41,7 +55,7 @@ def forward_selection(
     that of the first against the base.
 
     Args:
-        evidence: what to look at.
+        evidence: what the strategy was given.
         shortlist: positions among which the first is chosen, and the partners too where `beside` is None.
         k: most members.
         least: share of the loss a partner has to take off.
@@ -56,6 +70,7 @@ def forward_selection(
         def loss(position: int, share: float) -> float:
             return finite_shot_loss(evidence, dict.fromkeys((*members, position), weight), share)
 
+        # sorted, since `best_of` gives ties to the earlier one and the shortlist has the order of its ranking
         return best_of(sorted(positions), loss, shares)
 
     base = finite_shot_loss(evidence, {})
@@ -67,7 +82,7 @@ def forward_selection(
             partner, lowest = best(partners, members, weight)
             if lowest < loss * (1 - least):
                 break
-        else:
+        else:  # no partner helps, at full strength or averaged
             break
         picks.append(make_pick(partner, loss - lowest))
         members, loss = [*members, partner], lowest

@@ -9,13 +9,21 @@ from typing import ClassVar
 import numpy as np
 
 from merge_advisor.select.evidence import Choice, Evidence
-from merge_advisor.select.likeness import anchored, make_choice, make_pick, ranked, while_positive
+from merge_advisor.select.ranking import anchored, make_choice, make_pick, ranked, while_positive
 from merge_advisor.weights.updates import WeightDelta, inner_all
 
 
 @dataclass(frozen=True)
 class Gradient:
-    """Take the k candidates along which the shot loss falls most steeply: -⟨∂L/∂W, ΔW⟩."""
+    """Take the k candidates along which the shot loss falls most steeply: -⟨∂L/∂W, ΔW⟩.
+
+    >>> evidence = Evidence(
+    ...     ("a", "b", "c"), np.eye(3), lambda: np.ones(3),
+    ...     gradient_gain=lambda weights, share=1.0: np.array([0.2, -0.1, 0.3]),
+    ... )
+    >>> Gradient().select(evidence, 3).picks
+    (Pick(position=2, gain=0.3), Pick(position=0, gain=0.2))
+    """
 
     distinct: bool = False
     """Discount a candidate's gain by its likeness in weights to the nearest one chosen: gain·(1 - max(0, cosine))."""
@@ -26,13 +34,14 @@ class Gradient:
     stops: ClassVar[str] = "at a gain of 0 or less"
 
     def select(self, evidence: Evidence, k: int) -> Choice:
-        """Choose by falling gain, in nats per token to first order."""
+        """See `Strategy.select`; gains are in nats per token, to first order."""
         gains = np.asarray(evidence.gradient_gain({}), np.float64)
         order = anchored(ranked(gains), evidence.anchor)
         if not self.distinct:
             return while_positive(order, gains, k)
         position, gain = order[0], float(gains[order[0]])
         picks = [make_pick(position, gain)]
+        # reading weights is the expensive part: of candidates that cannot be chosen they are not read
         kept = {p: evidence.weights_of(p) for p in ranked(gains) if gains[p] > 0 or p == position}
         alike = np.zeros(len(gains))
         while len(picks) < k:
@@ -48,6 +57,6 @@ class Gradient:
 
 
 def _cosine(left: WeightDelta, right: WeightDelta) -> float:
-    """Cosine of two weight deltas, 0 where either is zero, rounded so that a copy is exactly 1."""
+    """Return the cosine of two weight deltas, 0 where either is zero, rounded so that a copy is exactly 1."""
     scale = sqrt(max(inner_all(left, left), 0.0)) * sqrt(max(inner_all(right, right), 0.0))
     return round(inner_all(left, right) / scale, 6) if scale > 0 else 0.0

@@ -9,18 +9,29 @@ from typing import ClassVar
 from merge_advisor.arrays import FloatingArray
 from merge_advisor.select.evidence import Choice, Evidence
 from merge_advisor.select.forward_selection import forward_selection
-from merge_advisor.select.halving import SHARES, WHOLE
-from merge_advisor.select.likeness import anchored, likeness, make_choice, ranked
+from merge_advisor.select.halving import HALVING_SHARES, NO_HALVING
+from merge_advisor.select.ranking import anchored, make_choice, ranked
 from merge_advisor.select.sets import best_set, even_sets, picks_of
-from merge_advisor.select.text import text_likeness
+from merge_advisor.select.similarity import task_similarity
+from merge_advisor.select.text import text_similarity
 
-FIRST = ("gradient", "delta", "text")
-"""The cheap rankings there are."""
+_FIRST = ("gradient", "delta", "text")
+"""The cheap rankings."""
 
 
 @dataclass(frozen=True)
 class Rerank:
-    """Rank the pool cheaply, then choose among the best few by the measured loss of their merges."""
+    """Rank the pool cheaply, then choose among the best few by the measured loss of their merges.
+
+    >>> import numpy as np
+    >>> evidence = Evidence(
+    ...     ("a", "b", "c"), np.eye(3), lambda: np.ones(3),
+    ...     gradient_gain=lambda weights, share: np.array([0.3, 0.2, 0.1]),
+    ...     shot_loss=lambda weights, share: 3.0 - 0.5 * weights.get(0, 0) - weights.get(2, 0),
+    ... )
+    >>> [evidence.ids[pick.position] for pick in Rerank().select(evidence, 3).picks]
+    ['c', 'a']
+    """
 
     first: str = "gradient"
     """The cheap ranking: "gradient" (first-order gain), "delta" (cosine with the task delta) or "text" (names and model
@@ -48,8 +59,8 @@ class Rerank:
     stops: ClassVar[str] = "when no partner lowers the measured loss of the merge by the stated share"
 
     def __post_init__(self) -> None:
-        if self.first not in FIRST:
-            raise ValueError(f"first={self.first} is unknown; choose one of: {', '.join(FIRST)}")
+        if self.first not in _FIRST:
+            raise ValueError(f"first={self.first} is unknown; choose one of: {', '.join(_FIRST)}")
         if self.pool < 1:
             raise ValueError(f"pool={self.pool} is less than 1")
         if self.sets < 0:
@@ -60,18 +71,19 @@ class Rerank:
             raise ValueError(f"screen={self.screen} is not above 0 and at most 1")
 
     def select(self, evidence: Evidence, k: int) -> Choice:
-        """Choose by measured loss; the gain of a pick is the drop of the merge's loss, nats per token.
+        """See `Strategy.select`; the gain of a pick is the drop of the merge's measured loss, nats per token.
 
-        Going step by step finds members that complete each other, and stops where no single partner helps; sets of
-        the well ranked, drawn blindly, get past that. The gains of their members are measured on the rows of the
-        screen. With first=gradient the ranking is taken anew beside every member: what the base lacks most may be
-        what the anchor already gives, and a complement shows only in the gradient at the merge so far.
+        Going step by step finds members that complete each other, and stops where no single partner helps; whole sets
+        of the best ranked get past that. The gains of their members are measured on the rows of the screen. With
+        first=gradient the ranking is computed again beside every merge so far: what the base lacks most may be what
+        the anchor already gives, and a complement shows only in the gradient at the merge so far.
         """
-        shares = SHARES if self.halving else WHOLE
+        shares = HALVING_SHARES if self.halving else NO_HALVING
         by_gradient = self.first == "gradient"
         order = anchored(ranked(self._scores(evidence)), evidence.anchor)
 
         def beside(merge: Mapping[int, float]) -> list[int]:
+            # half as many as for the anchor: there is one round of them for every member
             gains = evidence.gradient_gain(merge, self.screen)
             return [position for position in ranked(gains) if position not in merge][: (self.pool + 1) // 2]
 
@@ -88,10 +100,10 @@ class Rerank:
     def _scores(self, evidence: Evidence) -> FloatingArray:
         if self.first == "gradient":
             return evidence.gradient_gain({}, self.screen)
-        return text_likeness(evidence) if self.first == "text" else likeness(evidence, self.centre)
+        return text_similarity(evidence) if self.first == "text" else task_similarity(evidence, self.centre)
 
     def _sets(self, order: list[int], anchor: int | None, k: int) -> list[tuple[int, ...]]:
-        if not self.sets or k < 3:
+        if not self.sets or k < 3:  # a step of the forward selection measures every pair with the first
             return []
         if anchor is None:
             return even_sets(order, k, self.sets)

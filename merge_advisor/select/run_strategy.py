@@ -16,6 +16,12 @@ if TYPE_CHECKING:
 def run_strategy(spec: str, evidence: Evidence, k: int) -> Choice:
     """Build a strategy from its spec and let it choose.
 
+    >>> import numpy as np
+    >>> from merge_advisor.select import Evidence
+    >>> evidence = Evidence(("a", "b", "c"), np.array([[1, 0], [0, 1], [1, 1]]), lambda: np.array([3, 1]))
+    >>> [pick.position for pick in run_strategy("top_k", evidence, k=2).picks]
+    [0, 2]
+
     Args:
         spec: name and parameters, e.g. "anchor_diverse:diversity=0.5".
         evidence: what it may look at.

@@ -9,10 +9,11 @@ from typing import ClassVar
 import numpy as np
 
 from merge_advisor.select.evidence import Choice, Evidence, Pick
-from merge_advisor.select.likeness import anchored, likeness, make_choice, make_pick, ranked
+from merge_advisor.select.ranking import anchored, make_choice, make_pick, ranked
+from merge_advisor.select.similarity import task_similarity
 from merge_advisor.weights.updates import WeightDelta, inner_all
 
-COPY = 1 - 1e-6
+_COPY = 1 - 1e-6
 """Cosine of weights from which a candidate is a multiple of the anchor."""
 
 
@@ -22,6 +23,12 @@ class WeightKinship:
 
     Model kinship (arXiv 2410.12613): the cosine of two weight deltas. There less related partners led repeated merging
     out of its local optima, hence the default.
+
+    >>> from merge_advisor.weights.updates import DenseUpdate
+    >>> weights = [{"w": DenseUpdate(np.array([row], np.float32))} for row in ([1, 0], [1, 1], [0, 1])]
+    >>> evidence = Evidence(("a", "b", "c"), np.eye(3), lambda: np.array([1, 0, 0]), weights_of=weights.__getitem__)
+    >>> [evidence.ids[pick.position] for pick in WeightKinship().select(evidence, 3).picks]
+    ['a', 'c', 'b']
     """
 
     kinship: str = "low"
@@ -39,15 +46,18 @@ class WeightKinship:
             raise ValueError(f"kinship={self.kinship} is unknown; choose one of: low, high")
 
     def select(self, evidence: Evidence, k: int) -> Choice:
-        """Choose by cosine of weights with the anchor; the gain of a partner is 1 - cosine (low) or cosine (high)."""
-        scores = likeness(evidence, self.centre)
+        """See `Strategy.select`; the gain of a partner is 1 - cosine of weights with the anchor, or the cosine (high).
+
+        The gain of the anchor is the cosine of its delta with the task delta.
+        """
+        scores = task_similarity(evidence, self.centre)
         first = anchored(ranked(scores), evidence.anchor)[0]
         picks = [make_pick(first, float(scores[first]))]
         if k > 1:
             anchor = evidence.weights_of(first)
             kin = np.array([_kinship(anchor, evidence.weights_of(p)) for p in range(len(evidence.ids))])
             gains = kin if self.kinship == "high" else 1 - kin
-            useful = (kin < COPY) & (gains > 0)
+            useful = (kin < _COPY) & (gains > 0)
             order = ranked(np.where(useful, gains, -np.inf))
             partners = [p for p in order if useful[p] and p != first]
             picks += [Pick(p, float(gains[p])) for p in partners[: k - 1]]
@@ -55,7 +65,7 @@ class WeightKinship:
 
 
 def _kinship(left: WeightDelta, right: WeightDelta) -> float:
-    """Cosine of two weight deltas, rounded so that equal ones tie; NaN where the right one changes nothing."""
+    """Return the cosine of two weight deltas, rounded so that equal ones tie; NaN where the right one is zero."""
     size = inner_all(right, right)
     if not size > 0:
         return float("nan")

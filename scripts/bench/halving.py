@@ -25,7 +25,7 @@ from merge_advisor.benchmark.running.arms import halving_passes
 from merge_advisor.benchmark.running.rows import read_bench_tasks
 from merge_advisor.benchmark.setup import read_setup
 from merge_advisor.options import Machine
-from merge_advisor.select.halving import SHARES, WHOLE, best_of
+from merge_advisor.select.halving import HALVING_SHARES, NO_HALVING, best_of
 from merge_advisor.types import BACKWARD, Task
 
 SETUP = Path(__file__).parents[2] / "recipes" / "bench-bigbench-smollm2.yaml"
@@ -34,7 +34,7 @@ SCREENS = (4, 8, 20)
 """Rows the gradient is taken on."""
 TOPS = (8, 16)
 """Lengths of the shortlist."""
-HALVINGS = (WHOLE, SHARES, (0.25, 1.0), (0.25, 0.5, 1.0))
+HALVINGS = (NO_HALVING, HALVING_SHARES, (0.25, 1.0), (0.25, 0.5, 1.0))
 """Shares of the rows that the rounds are run over."""
 
 

@@ -116,9 +116,9 @@ def test_checkpoints_have_none_nor_have_those_after_them():
 def test_large_parameters_are_sampled_by_rows_and_come_close(monkeypatch):
     rng = np.random.default_rng(3)
     members = [{"w": lowrank(rng, out=600, width=80, rank=4), "v": lowrank(rng, 10, 20)} for _ in range(3)]
-    monkeypatch.setattr(interference, "ENTRIES", 80 * 600)
+    monkeypatch.setattr(interference, "_ENTRIES", 80 * 600)
     exact = interference.interference(members)
-    monkeypatch.setattr(interference, "ENTRIES", 80 * 150)
+    monkeypatch.setattr(interference, "_ENTRIES", 80 * 150)
     sampled = interference.interference(members)
     assert sampled == interference.interference(members)
     for left, right in list(zip(exact, sampled, strict=True))[1:]:

@@ -8,8 +8,8 @@ import pytest
 
 from merge_advisor import registry
 from merge_advisor.select.diversity import Facility, Kdpp
-from merge_advisor.select.likeness import unit_rows
 from merge_advisor.select.sets import even_sets
+from merge_advisor.select.similarity import unit_rows
 from merge_advisor.select.text import words_of
 from merge_advisor.weights.updates import LowRankUpdate
 from tests.support.select_world import Losses, lowrank, random_world, seeded, world

@@ -30,7 +30,7 @@ from merge_advisor.benchmark.values import Arm, Result, Setup, Unit, View
 from merge_advisor.errors import InputError, PoolError, TaskError
 from merge_advisor.progress import Progress, quiet_progress
 from merge_advisor.scores import ModelScore
-from merge_advisor.select.halving import SHARES, rounds
+from merge_advisor.select.halving import HALVING_SHARES, halving_rounds
 from merge_advisor.select.weight_rule import first_scales
 from merge_advisor.tuning import Point
 from merge_advisor.types import Candidate, ChooseBy, Deltas, LossKind, Row, Task, digest_of, same_space
@@ -335,10 +335,10 @@ def sets_within(budget: int, rows: int, k: int, most: int = SEARCH) -> tuple[int
     return sets, search
 
 
-def halving_passes(size: int, rows: int, shares: Sequence[float] = SHARES) -> int:
+def halving_passes(size: int, rows: int, shares: Sequence[float] = HALVING_SHARES) -> int:
     """Forward passes that the best of so many takes to find, each row of a loss one."""
     spent = before = 0
-    for left, share in rounds(size, shares):
+    for left, share in halving_rounds(size, shares):
         now = rows_in(share, rows)
         spent, before = spent + left * (now - before), now
     return spent
