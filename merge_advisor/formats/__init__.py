@@ -6,9 +6,10 @@ A format is a frozen dataclass with class attributes and two methods:
     writes: ClassVar[str]      what appears in the run folder: "mergekit.yaml", "lorahub.json", "adapter/"
     runs_with: ClassVar[str]   the command or call that carries it out
     def refusal(self, recipe: Recipe) -> str    "" where it reproduces the recipe, else why it cannot
-    def write(self, recipe: Recipe, places: Places, folder: Path) -> None
+    def write(self, recipe: Recipe, places: ModelPlaces, folder: Path) -> None
 
-A format that cannot reproduce a recipe is not written.
+A format that cannot reproduce a recipe is not written. `full_model` writes the merged model itself; `run_mergekit` and
+`run_gguf` carry out what other programs do, through `child_process`.
 """
 
 from __future__ import annotations
@@ -29,7 +30,12 @@ __all__ = ["Format", "ModelPlaces", "formats_of"]
 
 @dataclass(frozen=True, eq=False)
 class ModelPlaces:
-    """Where the models of a recipe are on this machine, and the merged weights."""
+    """Where the models of a recipe are on this machine, and the merged weights.
+
+    >>> places = ModelPlaces("/models/base", None, {"a0": "/pool/a0"}, {"a0": None}, merged={})
+    >>> places.members["a0"]
+    '/pool/a0'
+    """
 
     base: str
     """Hub id (where the base came from the hub) or absolute folder."""
@@ -47,18 +53,32 @@ class ModelPlaces:
 
 
 class Format(Protocol):
-    """What the registry's formats look like."""
+    """What the registry's formats look like.
+
+    >>> rendering: Format = registry.build("format", "mergekit")
+    >>> rendering.writes
+    'mergekit.yaml'
+    """
 
     name: ClassVar[str]
     writes: ClassVar[str]
     runs_with: ClassVar[str]
 
     def refusal(self, recipe: Recipe) -> str:
-        """Return why this format cannot reproduce the recipe, or an empty string."""
+        """Return why this format cannot reproduce the recipe, or an empty string.
+
+        Args:
+            recipe: any.
+        """
         ...
 
     def write(self, recipe: Recipe, places: ModelPlaces, folder: Path) -> None:
         """Write the rendering into `folder`.
+
+        Args:
+            recipe: one that `refusal` accepts.
+            places: where its models are.
+            folder: the run folder, or another one that is there.
 
         Raises:
             InputError: `refusal` is not empty.
@@ -69,8 +89,14 @@ class Format(Protocol):
 def formats_of(composition: str) -> list[str]:
     """Return the formats that can carry a composition out: two members of a kind it takes, at half weight each.
 
+    Args:
+        composition: a spec, e.g. "ties:density=0.4".
+
     Raises:
         SpecError: no such composition.
+
+    >>> formats_of("ties"), formats_of("lorahub")
+    (['mergekit'], ['lorahub', 'peft'])
     """
     takes = registry.load("composition", composition.partition(":")[0].strip()).takes
     kind: Kind = "checkpoint" if takes == "checkpoints" else "adapter"

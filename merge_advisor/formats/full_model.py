@@ -7,50 +7,50 @@ import math
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, get_args
+from typing import Any, BinaryIO
 
 import numpy as np
-from numpy.typing import NDArray
 
-from merge_advisor.errors import BaseModelError, InputError, RunError, SpecError
+from merge_advisor.arrays import Float32Array
+from merge_advisor.errors import BaseModelError, InputError, RunError
 from merge_advisor.weights.base import TOKENIZER_FILES
 from merge_advisor.weights.files import FileError, read_json
 from merge_advisor.weights.tensorfile import SIZES, Located, TensorInfo, open_folder, read_tensor
 from merge_advisor.weights.updates import Update, WeightDelta
 from merge_advisor.whole_files import whole_folder
 
-Dtype = Literal["float32", "float16", "bfloat16"]
-
-_CODES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 _EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "shared.weight", "word_embeddings.weight", "embed_in.weight")
 _HEADS = ("lm_head.weight", "embed_out.weight")
 _STACKS = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
+"""Ends of the names of embeddings, output heads and T5's two stacks in the architectures we know."""
 _INDEX = "model.safetensors.index.json"
 _BLOCK = 1 << 24
+"""Bytes copied at once of a tensor that stays as it is."""
 
 
-def write_full_model(base_path: Path, delta: WeightDelta, out: Path, dtype: Dtype = "float32") -> None:
+def write_full_model(base_path: Path, delta: WeightDelta, out: Path) -> None:
     """Write base + ΔW as a model folder that transformers loads, whole or not at all.
 
     Shards, names and order are the base's; configuration, generation settings and tokenizer are copied. All float
-    weights are written as `dtype`: rounding to half precision can be as large as ΔW, so float32 is the default. Copies
-    of the embedding that the base ties (an output head, T5's two stacks) move with it.
+    weights are written as float32: rounding to half precision can be as large as ΔW. Copies of the embedding that the
+    base ties (an output head, T5's two stacks) move with it.
 
     Args:
         base_path: folder of the base (config.json and safetensors).
         delta: parameter name, as in the base's files, -> update; empty writes the base itself.
         out: a folder that is not there yet.
-        dtype: "float32", "float16" or "bfloat16" (rounded to nearest, ties to even).
 
     Raises:
         RunError: `out` is there already.
-        SpecError: another dtype.
         BaseModelError: the base cannot be read.
-        InputError: the delta does not fit the base, a merged weight is not finite in `dtype`, or `out` cannot be
-            written.
+        InputError: the delta does not fit the base, a merged weight is not finite, or `out` cannot be written.
+
+    >>> import tempfile
+    >>> out = Path(tempfile.mkdtemp()) / "model"
+    >>> write_full_model(Path("base"), {}, out)
+    >>> sorted(path.name for path in out.iterdir() if path.suffix in (".safetensors", ".json"))[0]
+    'config.json'
     """
-    if dtype not in get_args(Dtype):
-        raise SpecError(f"dtype {dtype}: a model is written as float32, float16 or bfloat16; choose one of them")
     if out.exists() or out.is_symlink():
         raise RunError(f"{out}: is there already; name another folder, or remove it first")
     try:
@@ -58,8 +58,8 @@ def write_full_model(base_path: Path, delta: WeightDelta, out: Path, dtype: Dtyp
         check_fits(delta, located)
         tied = tied_copies(located, config)
         with whole_folder(out) as partial:
-            _write_shards(partial, located, delta, tied, dtype)
-            _write_config(partial, config, dtype)
+            _write_shards(partial, located, delta, tied)
+            _write_config(partial, config)
             for name in ("generation_config.json", *TOKENIZER_FILES):
                 if (base_path / name).is_file():
                     shutil.copyfile(base_path / name, partial / name)
@@ -71,6 +71,10 @@ def write_full_model(base_path: Path, delta: WeightDelta, out: Path, dtype: Dtyp
 
 def check_fits(delta: WeightDelta, located: Located) -> None:
     """Refuse a delta that names parameters the base does not have; shapes are checked when they are added.
+
+    Args:
+        delta: parameter name -> update.
+        located: the base's tensors.
 
     Raises:
         InputError: a name that the base's files lack, or that holds whole numbers there.
@@ -87,40 +91,46 @@ def tied_copies(located: Located, config: Mapping[str, Any]) -> dict[str, str]:
 
     A head counts as tied unless the configuration says otherwise, T5's stacks always; both only where the values are
     equal, as a head that was trained apart is not.
+
+    Args:
+        located: the base's tensors.
+        config: its config.json.
     """
+    # transformers ties by default: only an explicit false frees the head
     tails = _STACKS if config.get("tie_word_embeddings") is False else (*_HEADS, *_STACKS)
     copies = [name for name in located if name.endswith(tails)]
     sources = [name for name in located if name.endswith(_EMBEDDINGS) and name not in copies]
-    found: dict[str, str] = {}
+    tied: dict[str, str] = {}
     for copy in copies:
         for source in sources:
             if located[copy][1].shape == located[source][1].shape and np.array_equal(
                 read_tensor(*located[copy]), read_tensor(*located[source])
             ):
-                found[copy] = source
+                tied[copy] = source
                 break
-    return found
+    return tied
 
 
 def _updates_of(name: str, delta: WeightDelta, tied: Mapping[str, str]) -> list[Update]:
-    """The updates of a parameter and of every other one that is tied to it."""
+    """Return the updates of a parameter and of every other one that is tied to it."""
     source = tied.get(name, name)
     group = {source, *(copy for copy, other in tied.items() if other == source)}
     return [delta[member] for member in sorted(group) if member in delta]
 
 
-def _write_shards(folder: Path, located: Located, delta: WeightDelta, tied: Mapping[str, str], dtype: Dtype) -> None:
+def _write_shards(folder: Path, located: Located, delta: WeightDelta, tied: Mapping[str, str]) -> None:
     shards: dict[Path, dict[str, TensorInfo]] = {}
     for name, (path, info) in located.items():
         shards.setdefault(path, {})[name] = info
     size = 0
     for path, infos in sorted(shards.items()):
+        # one tensor after the other, in the order of the base's file: both files are read and written from end to end
         in_order = dict(sorted(infos.items(), key=lambda item: item[1].start))
         with (folder / path.name).open("wb") as stream:
-            size += _write_header(stream, in_order, dtype)
+            size += _write_header(stream, in_order)
             for name, info in in_order.items():
                 if info.is_float:
-                    stream.write(_merged(name, path, info, _updates_of(name, delta, tied), dtype).tobytes())
+                    stream.write(_merged(name, path, info, _updates_of(name, delta, tied)).tobytes())
                 else:
                     _copy(path, info, stream)
     if [path.name for path in shards] != ["model.safetensors"]:
@@ -129,12 +139,12 @@ def _write_shards(folder: Path, located: Located, delta: WeightDelta, tied: Mapp
         (folder / _INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
 
-def _write_header(stream: BinaryIO, infos: Mapping[str, TensorInfo], dtype: Dtype) -> int:
+def _write_header(stream: BinaryIO, infos: Mapping[str, TensorInfo]) -> int:
     """Write the safetensors header of one shard; returns the bytes of its data."""
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     place = 0
     for name, info in infos.items():
-        code = _CODES[dtype] if info.is_float else info.dtype
+        code = "F32" if info.is_float else info.dtype
         end = place + math.prod(info.shape) * SIZES[code]
         header[name] = {"dtype": code, "shape": list(info.shape), "data_offsets": [place, end]}
         place = end
@@ -144,29 +154,16 @@ def _write_header(stream: BinaryIO, infos: Mapping[str, TensorInfo], dtype: Dtyp
     return place
 
 
-def _merged(name: str, path: Path, info: TensorInfo, updates: list[Update], dtype: Dtype) -> NDArray[Any]:
-    """Base + ΔW of one parameter in the layout of the file."""
+def _merged(name: str, path: Path, info: TensorInfo, updates: list[Update]) -> Float32Array:
+    """Return base + ΔW of one parameter in the layout of the file, little-endian."""
     weight = read_tensor(path, info)
     for update in updates:
         if update.shape != info.shape:
             raise InputError(f"parameter {name}: update is {update.shape}, base is {info.shape}; another base or size")
         weight += update.dense()
-    stored = to_dtype(weight, dtype)
-    # bfloat16 comes as bits: with all exponent bits set it is infinity or NaN
-    finite = (stored & 0x7F80) != 0x7F80 if dtype == "bfloat16" else np.isfinite(stored)
-    if not finite.all():
-        raise InputError(f"parameter {name}: base + merge is not finite in {dtype}; use smaller weights or float32")
-    return stored
-
-
-def to_dtype(array: NDArray[np.float32], dtype: Dtype) -> NDArray[Any]:
-    """Round float32 to what the file holds, little-endian; bfloat16 comes as its 16 bits, uint16."""
-    if dtype == "bfloat16":  # the upper half of a float32, rounded to nearest, ties to even
-        bits = np.ascontiguousarray(array, dtype="<f4").view("<u4")
-        rounded = (bits + (((bits >> 16) & 1) + np.uint32(0x7FFF))) >> 16
-        return np.where(np.isnan(array), np.uint32(0x7FC0), rounded).astype("<u2")
-    with np.errstate(over="ignore"):  # too large for float16 becomes inf, which is refused by name
-        return array.astype("<f4" if dtype == "float32" else "<f2")
+    if not np.isfinite(weight).all():
+        raise InputError(f"parameter {name}: base + merge is not finite; use smaller weights")
+    return weight.astype("<f4")
 
 
 def _copy(path: Path, info: TensorInfo, stream: BinaryIO) -> None:
@@ -182,7 +179,7 @@ def _copy(path: Path, info: TensorInfo, stream: BinaryIO) -> None:
             left -= len(block)
 
 
-def _write_config(folder: Path, config: Mapping[str, Any], dtype: Dtype) -> None:
+def _write_config(folder: Path, config: Mapping[str, Any]) -> None:
     """Copy config.json, saying what dtype the weights have now."""
-    kept = {key: value for key, value in config.items() if key != "torch_dtype"} | {"dtype": dtype}
+    kept = {key: value for key, value in config.items() if key != "torch_dtype"} | {"dtype": "float32"}
     (folder / "config.json").write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")

@@ -10,9 +10,9 @@ from merge_advisor.errors import InputError
 from merge_advisor.formats import ModelPlaces
 from merge_advisor.types import STRICT, VERSION, Recipe, from_json, to_json
 
-LORAHUB_FILE = "lorahub.json"
+_FILE = "lorahub.json"
 
-USAGE = (
+_USAGE = (
     "modules and weights are what LoraHub's get_final_weights(weights, modules, cache) takes.",
     "LoraHub itself needs modules of one rank, one alpha and the same target modules; the lines below need one rank:",
     "    from peft import PeftModel",
@@ -30,7 +30,13 @@ USAGE = (
 
 @dataclass(frozen=True, slots=True)
 class LoraHubRecipe:
-    """What lorahub.json holds; unknown keys are errors."""
+    """What lorahub.json holds; unknown keys are errors.
+
+    >>> text = '{"version": 1, "base_model": "b", "base_revision": null, "modules": [], "usage": [], "weight": []}'
+    >>> parse_lorahub(text, "lorahub.json")
+    Traceback (most recent call last):
+    merge_advisor.errors.InputError: lorahub.json: weight: unknown key; correct it or make the file anew
+    """
 
     __pydantic_config__ = STRICT
 
@@ -46,14 +52,21 @@ class LoraHubRecipe:
 
 @dataclass(frozen=True, slots=True)
 class LoraHubFormat:
-    """Modules and weights as LoraHub takes them, with the lines of PEFT that merge them."""
+    """Modules and weights as LoraHub takes them, with the lines of PEFT that merge them.
+
+    >>> from merge_advisor.types import Base, RecipeMember
+    >>> member = RecipeMember("a0", "0" * 64, "adapter", "a0", None, 0.5)
+    >>> recipe = Recipe(1, Base("base", None, "", "LlamaForCausalLM"), "plain", "exact", None, (member,))
+    >>> LoraHubFormat().refusal(recipe)
+    'LoraHub adds factors, the composition is exact'
+    """
 
     name: ClassVar[str] = "lorahub"
-    writes: ClassVar[str] = LORAHUB_FILE
+    writes: ClassVar[str] = _FILE
     runs_with: ClassVar[str] = "LoraHub's get_final_weights, or the lines under its key `usage`"
 
     def refusal(self, recipe: Recipe) -> str:
-        """Return why LoraHub cannot reproduce the recipe, or an empty string."""
+        """See `Format.refusal`; LoraHub knows one composition, and one weight a module."""
         if recipe.composition != "lorahub":
             return f"LoraHub adds factors, the composition is {recipe.composition}"
         if recipe.layers:
@@ -64,13 +77,9 @@ class LoraHubFormat:
         return f"{checkpoints[0]} is a checkpoint, LoraHub adds the factors of adapters" if checkpoints else ""
 
     def write(self, recipe: Recipe, places: ModelPlaces, folder: Path) -> None:
-        """Write `lorahub.json` into `folder`.
-
-        Raises:
-            InputError: `refusal` is not empty.
-        """
+        """See `Format.write`."""
         if why := self.refusal(recipe):
-            raise InputError(f"{folder / LORAHUB_FILE}: {why}; write another format")
+            raise InputError(f"{folder / _FILE}: {why}; write another format")
         text = to_json(
             LoraHubRecipe(
                 version=VERSION,
@@ -79,20 +88,24 @@ class LoraHubFormat:
                 modules=tuple(places.members[member.id] for member in recipe.members),
                 revisions=tuple(places.revisions.get(member.id) for member in recipe.members),
                 weights=tuple(member.weight for member in recipe.members),
-                usage=USAGE,
+                usage=_USAGE,
             )
         )
-        parse_lorahub(text, LORAHUB_FILE)
-        (folder / LORAHUB_FILE).write_text(text, encoding="utf-8")
+        parse_lorahub(text, _FILE)  # what is written can be read again, or nothing is written
+        (folder / _FILE).write_text(text, encoding="utf-8")
 
 
 def parse_lorahub(text: str, where: str) -> LoraHubRecipe:
-    """Parse lorahub.json, strictly; `where` names the file in messages.
+    """Return what a lorahub.json holds, checked strictly.
+
+    Args:
+        text: of the file.
+        where: its name, for messages.
 
     Raises:
         InputError: not JSON, an unknown key, or not one weight and one revision a module.
     """
-    found = from_json(LoraHubRecipe, text, where)
-    if not found.modules or not len(found.modules) == len(found.weights) == len(found.revisions):
+    recipe = from_json(LoraHubRecipe, text, where)
+    if not recipe.modules or not len(recipe.modules) == len(recipe.weights) == len(recipe.revisions):
         raise InputError(f"{where}: not one weight and one revision a module; make it anew")
-    return found
+    return recipe

@@ -1,7 +1,7 @@
 """The recipe as a mergekit configuration (`mergekit-yaml`), with a strict schema of its own.
 
 mergekit's models accept unknown keys silently, so that a typo would merge something else: what is written or run here
-has passed `MergekitRecipe` first.
+has passed `MergekitConfig` first.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from merge_advisor.formats import ModelPlaces
 from merge_advisor.types import STRICT, Recipe, from_json
 from merge_advisor.weights.naming import block_of, count_blocks, layer_factor
 
-MERGEKIT_FILE = "mergekit.yaml"
+_FILE = "mergekit.yaml"
 
 # what mergekit's string form would take apart, or read as something else
 _UNSAFE = re.compile(r"[+@\"\s]|^$")
@@ -28,7 +28,11 @@ _UNSAFE = re.compile(r"[+@\"\s]|^$")
 
 @dataclass(frozen=True, slots=True)
 class ModelPath:
-    """A folder or hub id, as mergekit names it."""
+    """A folder or hub id, as mergekit names it.
+
+    >>> ModelPath("org/model", "main")
+    ModelPath(path='org/model', revision='main')
+    """
 
     __pydantic_config__ = STRICT
 
@@ -38,7 +42,11 @@ class ModelPath:
 
 @dataclass(frozen=True, slots=True)
 class ModelReference:
-    """A model, optionally with a LoRA adapter on it: the mapping form, which takes any name."""
+    """A model, optionally with a LoRA adapter on it: the mapping form, which takes any name.
+
+    >>> ModelReference(ModelPath("base"), ModelPath("my adapters/a+b")).lora.path
+    'my adapters/a+b'
+    """
 
     __pydantic_config__ = STRICT
 
@@ -47,8 +55,12 @@ class ModelReference:
 
 
 @dataclass(frozen=True, slots=True)
-class Filtered:
-    """A value for the parameters whose names contain `filter`; without one, for all others."""
+class ConditionalParameter:
+    """A value for the parameters whose names contain `filter`; without one, for all others.
+
+    >>> ConditionalParameter(0.5, "model.layers.0.")
+    ConditionalParameter(value=0.5, filter='model.layers.0.')
+    """
 
     __pydantic_config__ = STRICT
 
@@ -58,7 +70,11 @@ class Filtered:
 
 @dataclass(frozen=True, slots=True)
 class MemberParameters:
-    """What mergekit is told about one model; which of them are needed depends on the method."""
+    """The parameters of one model; which of them are needed depends on the method.
+
+    >>> MemberParameters(weight=0.5, density=0.2).gamma is None
+    True
+    """
 
     __pydantic_config__ = STRICT
 
@@ -69,7 +85,11 @@ class MemberParameters:
 
 @dataclass(frozen=True, slots=True)
 class MergekitMember:
-    """One entry of `models`."""
+    """One entry of `models`.
+
+    >>> MergekitMember("base+adapter", MemberParameters(0.5)).parameters.weight
+    0.5
+    """
 
     __pydantic_config__ = STRICT
 
@@ -79,21 +99,31 @@ class MergekitMember:
 
 @dataclass(frozen=True, slots=True)
 class MergeParameters:
-    """What mergekit is told about the merge; which of them are needed depends on the method. `int8_mask` never."""
+    """The parameters of the merge; which of them are needed depends on the method. `int8_mask` never.
+
+    >>> MergeParameters(normalize=True, lambda_=1.5).t is None
+    True
+    """
 
     __pydantic_config__ = STRICT
 
     normalize: bool | None = None
     """Whether the sum is divided by the weights of the models that agree."""
-    lambda_: float | tuple[Filtered, ...] | None = None
+    lambda_: float | tuple[ConditionalParameter, ...] | None = None
     """Factor on the whole change, `lambda` in the file."""
     filter_wise: bool | None = None
     t: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class MergekitRecipe:
-    """A mergekit configuration of the kinds written here, in float32."""
+class MergekitConfig:
+    """A mergekit configuration of the kinds written here, in float32.
+
+    >>> member = MergekitMember("base+adapter", MemberParameters(0.5))
+    >>> config = MergekitConfig("task_arithmetic", "base", (member,), MergeParameters(normalize=False), "float32")
+    >>> parse_mergekit(to_yaml(config), "mergekit.yaml") == config
+    True
+    """
 
     __pydantic_config__ = STRICT
 
@@ -104,7 +134,7 @@ class MergekitRecipe:
     dtype: Literal["float32"]
 
 
-NEEDS: dict[str, tuple[frozenset[str], frozenset[str]]] = {
+_REQUIRED: dict[str, tuple[frozenset[str], frozenset[str]]] = {
     "task_arithmetic": (frozenset({"weight"}), frozenset({"normalize"})),
     "ties": (frozenset({"weight", "density"}), frozenset({"normalize"})),
     "breadcrumbs": (frozenset({"weight", "density", "gamma"}), frozenset({"normalize"})),
@@ -112,8 +142,9 @@ NEEDS: dict[str, tuple[frozenset[str], frozenset[str]]] = {
     "model_stock": (frozenset(), frozenset({"filter_wise"})),
     "slerp": (frozenset(), frozenset({"t"})),
 }
-"""Method -> what each of its models and the merge itself must say, nothing left to mergekit's defaults."""
-SCALED = frozenset({"task_arithmetic", "ties", "breadcrumbs", "breadcrumbs_ties"})
+"""Method -> parameters of each of its models and of the merge that must be there: nothing is left to mergekit's
+defaults, which may change."""
+_TAKE_LAMBDA = frozenset({"task_arithmetic", "ties", "breadcrumbs", "breadcrumbs_ties"})
 """Methods that take `lambda`."""
 
 
@@ -126,34 +157,36 @@ class MergekitFormat:
 
     Where entries are trimmed or voted on, mergekit sees (base + ΔW) - base, rounded to float32: an entry that ties the
     threshold or a vote within that rounding may fall the other way.
+
+    >>> from merge_advisor.types import Base, RecipeMember
+    >>> member = RecipeMember("a0", "0" * 64, "adapter", "a0", None, 0.5)
+    >>> recipe = Recipe(1, Base("base", None, "", "LlamaForCausalLM"), "plain", "dare_ties", None, (member,))
+    >>> MergekitFormat().refusal(recipe)
+    'dare_ties draws at random, mergekit would draw other numbers'
     """
 
     name: ClassVar[str] = "mergekit"
-    writes: ClassVar[str] = MERGEKIT_FILE
+    writes: ClassVar[str] = _FILE
     runs_with: ClassVar[str] = "mergekit-yaml mergekit.yaml OUT --lora-merge-dtype float32  (in the run folder)"
 
     def refusal(self, recipe: Recipe) -> str:
-        """Return why mergekit cannot reproduce the recipe, or an empty string."""
-        found = _settings(recipe)
-        if isinstance(found, str):
-            return found
+        """See `Format.refusal`; mergekit has no random draws, factor sums or ranks that equal ours."""
+        settings = _settings(recipe)
+        if isinstance(settings, str):
+            return settings
         if recipe.rank is not None:
             return f"the merged adapter is cut to rank {recipe.rank}, mergekit keeps every rank"
-        if recipe.layers and found.method not in SCALED:
-            return f"weights differ by layer group, mergekit's {found.method} takes none"
+        if recipe.layers and settings.method not in _TAKE_LAMBDA:
+            return f"weights differ by layer group, mergekit's {settings.method} takes none"
         return ""
 
     def write(self, recipe: Recipe, places: ModelPlaces, folder: Path) -> None:
-        """Write `mergekit.yaml` into `folder`.
-
-        Raises:
-            InputError: `refusal` is not empty.
-        """
+        """See `Format.write`."""
         if why := self.refusal(recipe):
-            raise InputError(f"{folder / MERGEKIT_FILE}: {why}; write another format")
-        text = render(mergekit_recipe(recipe, places))
-        parse_mergekit(text, MERGEKIT_FILE)
-        (folder / MERGEKIT_FILE).write_text(text, encoding="utf-8")
+            raise InputError(f"{folder / _FILE}: {why}; write another format")
+        text = to_yaml(mergekit_config(recipe, places))
+        parse_mergekit(text, _FILE)  # what is written can be read again, or nothing is written
+        (folder / _FILE).write_text(text, encoding="utf-8")
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +200,7 @@ class _Settings:
 
 
 def _settings(recipe: Recipe) -> _Settings | str:
-    """The composition in mergekit's words, or why there are none."""
+    """Return the composition in mergekit's words, or why there are none."""
     rule: Any = registry.build("composition", recipe.composition)
     weights = [member.weight for member in recipe.members if member.weight]
     if rule.name in ("exact", "task_arithmetic"):
@@ -219,15 +252,20 @@ def _slerp(weights: Sequence[float]) -> _Settings | str:
     return _Settings("slerp", MergeParameters(t=weights[1] / math.fsum(weights)))
 
 
-def mergekit_recipe(recipe: Recipe, places: ModelPlaces) -> MergekitRecipe:
-    """Render a recipe that is not refused with the places of its models."""
+def mergekit_config(recipe: Recipe, places: ModelPlaces) -> MergekitConfig:
+    """Return a recipe as mergekit's configuration.
+
+    Args:
+        recipe: one that `MergekitFormat.refusal` accepts.
+        places: where its models are.
+    """
     settings = _settings(recipe)
     assert not isinstance(settings, str)
     base = ModelPath(places.base, places.base_revision)
     members = []
     for member in recipe.members:
         if settings.member is None and not member.weight:
-            continue  # it would count where there are no weights
+            continue  # a method without weights would count it like the others
         place = ModelPath(places.members[member.id], places.revisions.get(member.id))
         reference = ModelReference(base, place) if member.kind == "adapter" else ModelReference(place)
         own = None if settings.member is None else MemberParameters(member.weight, **settings.member)
@@ -236,7 +274,7 @@ def mergekit_recipe(recipe: Recipe, places: ModelPlaces) -> MergekitRecipe:
     merge = settings.merge
     if recipe.layers:
         merge = replace(merge, lambda_=_by_block(recipe.layers, places, cast("float | None", merge.lambda_)))
-    return MergekitRecipe(
+    return MergekitConfig(
         merge_method=cast("Any", settings.method),
         base_model=first,
         models=tuple(members),
@@ -245,17 +283,20 @@ def mergekit_recipe(recipe: Recipe, places: ModelPlaces) -> MergekitRecipe:
     )
 
 
-def _by_block(layers: Sequence[float], places: ModelPlaces, total: float | None) -> tuple[Filtered, ...]:
-    """`lambda` block by block, found by the beginning of the names that end with the block's number."""
+def _by_block(layers: Sequence[float], places: ModelPlaces, total: float | None) -> tuple[ConditionalParameter, ...]:
+    """Return `lambda` block by block, found by the beginning of the names that end with the block's number."""
     scale = 1.0 if total is None else total
     count = count_blocks(places.names)
     blocks = {block: layer_factor(block[0], layers, count) for name in places.names if (block := block_of(name))}
     ordered = sorted(blocks.items(), key=lambda item: (item[0][0].rstrip("0123456789."), item[0][1]))
-    return (*(Filtered(scale * factor, prefix) for (prefix, _), factor in ordered), Filtered(scale))
+    return (
+        *(ConditionalParameter(scale * factor, prefix) for (prefix, _), factor in ordered),
+        ConditionalParameter(scale),
+    )
 
 
 def _shortest(reference: ModelReference) -> str | ModelReference:
-    """The string form people know, `base@revision+adapter@revision`, where mergekit reads it back as it was."""
+    """Return the string form people know, `base@revision+adapter@revision`, where mergekit reads it back as it was."""
     parts = [part for part in (reference.model, reference.lora) if part is not None]
     names = [text for part in parts for text in (part.path, part.revision) if text is not None]
     if any(_UNSAFE.search(name) for name in names):
@@ -263,26 +304,35 @@ def _shortest(reference: ModelReference) -> str | ModelReference:
     return "+".join(part.path if part.revision is None else f"{part.path}@{part.revision}" for part in parts)
 
 
-def render(recipe: MergekitRecipe) -> str:
-    """Write YAML: the same recipe gives the same bytes."""
+def to_yaml(config: MergekitConfig) -> str:
+    """Return the YAML of a configuration; equal ones give the same bytes.
+
+    Args:
+        config: any.
+    """
     import yaml
 
-    text: str = yaml.safe_dump(_plain(recipe), sort_keys=False, allow_unicode=True, width=2**20)
+    # the longest line there is: a folded one would break paths in two
+    text: str = yaml.safe_dump(_plain(config), sort_keys=False, allow_unicode=True, width=2**20)
     return f"# {MergekitFormat.runs_with}\n{text}"
 
 
 def _plain(value: Any) -> Any:
-    """Turn the schema's values into what YAML holds, leaving out what is None."""
+    """Return the schema's values as what YAML holds, without those that are None."""
     if isinstance(value, tuple):
         return [_plain(item) for item in value]
     if hasattr(value, "__dataclass_fields__"):
-        found = {key: _plain(getattr(value, key)) for key in value.__dataclass_fields__}
-        return {key.rstrip("_"): item for key, item in found.items() if item is not None}
+        items = {key: _plain(getattr(value, key)) for key in value.__dataclass_fields__}
+        return {key.rstrip("_"): item for key, item in items.items() if item is not None}  # lambda_ is lambda
     return value
 
 
-def parse_mergekit(text: str, where: str) -> MergekitRecipe:
-    """Parse a configuration, strictly; `where` names the file in messages.
+def parse_mergekit(text: str, where: str) -> MergekitConfig:
+    """Return what a configuration holds, checked strictly.
+
+    Args:
+        text: YAML.
+        where: name of the file, for messages.
 
     Raises:
         InputError: not YAML, or not this kind of merge: an unknown key, another method or dtype, a weight that is no
@@ -294,48 +344,51 @@ def parse_mergekit(text: str, where: str) -> MergekitRecipe:
         read = yaml.safe_load(text)
         if isinstance(read, dict) and isinstance(read.get("parameters"), dict) and "lambda" in read["parameters"]:
             read["parameters"]["lambda_"] = read["parameters"].pop("lambda")  # no name for a field of Python
-        found = json.dumps(read, allow_nan=False)
+        as_json = json.dumps(read, allow_nan=False)  # the strict reader of all our files reads JSON
     except (yaml.YAMLError, TypeError, ValueError, RecursionError) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"{where}: not a mergekit configuration ({reason}); make it anew") from error
-    recipe = from_json(MergekitRecipe, found, where)
-    if not recipe.models:
+    config = from_json(MergekitConfig, as_json, where)
+    if not config.models:
         raise InputError(f"{where}: models: there are none; make it anew")
-    _check_parameters(recipe, where)
-    return recipe
+    _check_parameters(config, where)
+    return config
 
 
-def _check_parameters(recipe: MergekitRecipe, where: str) -> None:
+def _check_parameters(config: MergekitConfig, where: str) -> None:
     """Refuse parameters that the method lacks, or that it does not know."""
-    of_model, of_merge = NEEDS[recipe.merge_method]
-    if recipe.parameters.normalize and recipe.merge_method != "ties":
-        raise InputError(f"{where}: parameters.normalize: {recipe.merge_method} is written without; make it anew")
-    given: list[tuple[str, Any, frozenset[str]]] = [("parameters", recipe.parameters, of_merge)]
-    given += [(f"models.{i}.parameters", member.parameters, of_model) for i, member in enumerate(recipe.models)]
-    for place, values, needed in given:
-        found = {key.rstrip("_") for key, value in _fields(values) if value is not None}
-        extra = (
-            found - needed - ({"lambda"} if values is recipe.parameters and recipe.merge_method in SCALED else set())
-        )
-        for what, names in (("needs", needed - found), ("has no", extra)):
+    of_model, of_merge = _REQUIRED[config.merge_method]
+    if config.parameters.normalize and config.merge_method != "ties":
+        raise InputError(f"{where}: parameters.normalize: {config.merge_method} is written without; make it anew")
+    groups: list[tuple[str, Any, frozenset[str]]] = [("parameters", config.parameters, of_merge)]
+    groups += [(f"models.{i}.parameters", member.parameters, of_model) for i, member in enumerate(config.models)]
+    for place, values, required in groups:
+        given = {key.rstrip("_") for key, value in _fields(values) if value is not None}
+        takes_lambda = values is config.parameters and config.merge_method in _TAKE_LAMBDA
+        extra = given - required - ({"lambda"} if takes_lambda else set())
+        for what, names in (("needs", required - given), ("has no", extra)):
             if names:
-                raise InputError(f"{where}: {place}: {recipe.merge_method} {what} {min(names)}; make it anew")
+                raise InputError(f"{where}: {place}: {config.merge_method} {what} {min(names)}; make it anew")
 
 
 def _fields(values: Any) -> list[tuple[str, Any]]:
     return [] if values is None else [(key, getattr(values, key)) for key in values.__dataclass_fields__]
 
 
-def local_only(recipe: MergekitRecipe) -> bool:
-    """True where every model of the configuration is a folder on this machine."""
-    return all(Path(path).is_dir() for path in _paths(recipe))
+def names_folders_only(config: MergekitConfig) -> bool:
+    """Tell whether every model of a configuration is a folder on this machine.
+
+    Args:
+        config: any.
+    """
+    return all(Path(path).is_dir() for path in _paths(config))
 
 
-def _paths(recipe: MergekitRecipe) -> list[str]:
-    found: list[str] = []
-    for reference in (recipe.base_model, *(member.model for member in recipe.models)):
+def _paths(config: MergekitConfig) -> list[str]:
+    paths: list[str] = []
+    for reference in (config.base_model, *(member.model for member in config.models)):
         if isinstance(reference, str):
-            found += [part.partition("@")[0] for part in reference.split("+")]
+            paths += [part.partition("@")[0] for part in reference.split("+")]
         else:
-            found += [part.path for part in (reference.model, reference.lora) if part is not None]
-    return found
+            paths += [part.path for part in (reference.model, reference.lora) if part is not None]
+    return paths

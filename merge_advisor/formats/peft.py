@@ -14,7 +14,7 @@ from merge_advisor.formats import ModelPlaces
 from merge_advisor.types import Recipe
 from merge_advisor.weights.adapter import write_adapter
 
-FOLDER = "adapter"
+_FOLDER = "adapter"
 
 _SEQ2SEQ = re.compile(
     r"(?!T5Gemma)(MT5|UMT5|LongT5|Switch|T5|MBart|PLBart|Bart|BigBirdPegasus|PegasusX?|LED|Marian|M2M100|NllbMoe|FSMT|"
@@ -23,6 +23,7 @@ _SEQ2SEQ = re.compile(
 """Architectures of encoder-decoder language models; multimodal decoders are called ForConditionalGeneration as well."""
 
 _CARD_HEAD = 1 << 16
+"""Characters read of a model card: its front matter comes first."""
 
 _BARE = ("h.", "blocks.")
 """How names begin in checkpoints saved from the inner model (GPT-2, BLOOM, MPT); PEFT names from the outer one."""
@@ -30,14 +31,21 @@ _BARE = ("h.", "blocks.")
 
 @dataclass(frozen=True, slots=True)
 class PeftFormat:
-    """The merged LoRA as an adapter folder in float32, for PEFT and servers of adapters."""
+    """The merged LoRA as an adapter folder in float32, for PEFT and servers of adapters.
+
+    >>> from merge_advisor.types import Base, RecipeMember
+    >>> member = RecipeMember("a0", "0" * 64, "adapter", "a0", None, 0.5)
+    >>> recipe = Recipe(1, Base("base", None, "", "LlamaForCausalLM"), "plain", "exact", None, (member,))
+    >>> PeftFormat().refusal(recipe)
+    ''
+    """
 
     name: ClassVar[str] = "peft"
-    writes: ClassVar[str] = f"{FOLDER}/"
+    writes: ClassVar[str] = f"{_FOLDER}/"
     runs_with: ClassVar[str] = "PeftModel.from_pretrained(base, 'adapter')"
 
     def refusal(self, recipe: Recipe) -> str:
-        """Return why an adapter cannot hold the merge, or an empty string."""
+        """See `Format.refusal`; an adapter holds factors, so the merge must have them or be cut to a rank."""
         name = recipe.composition.partition(":")[0].strip()
         if not registry.load("composition", name).low_rank and recipe.rank is None:
             return f"the composition {name} gives no LoRA factors; `merge --adapter` writes an approximation"
@@ -49,15 +57,15 @@ class PeftFormat:
         return ""
 
     def write(self, recipe: Recipe, places: ModelPlaces, folder: Path) -> None:
-        """Write `adapter/` into `folder`.
+        """See `Format.write`.
 
         Raises:
             InputError: `refusal` is not empty, `adapter/` is there already, or the merge changes nothing.
         """
         if why := self.refusal(recipe):
-            raise InputError(f"{folder / FOLDER}: {why}; write another format")
+            raise InputError(f"{folder / _FOLDER}: {why}; write another format")
         write_adapter(
-            folder / FOLDER,
+            folder / _FOLDER,
             places.merged,
             base_name=recipe.base.id,
             task_type=task_type(recipe.base.architecture),
@@ -68,12 +76,24 @@ class PeftFormat:
 
 
 def task_type(architecture: str) -> str:
-    """Return PEFT's task type of a language model by the name of its architecture."""
+    """Return PEFT's task type of a language model by the name of its architecture.
+
+    Args:
+        architecture: first entry of `architectures` in config.json.
+
+    >>> task_type("T5ForConditionalGeneration"), task_type("LlamaForCausalLM")
+    ('SEQ_2_SEQ_LM', 'CAUSAL_LM')
+    """
     return "SEQ_2_SEQ_LM" if _SEQ2SEQ.fullmatch(architecture) else "CAUSAL_LM"
 
 
 def model_card(recipe: Recipe, places: ModelPlaces) -> str:
-    """Return README.md of the merged adapter; names from elsewhere are escaped as text."""
+    """Return README.md of the merged adapter; names from elsewhere are escaped as text.
+
+    Args:
+        recipe: of the merge.
+        places: where its members are, for their licences.
+    """
     import yaml
 
     front = {"base_model": recipe.base.id, "library_name": "peft", "tags": ["merge-advisor", "lora", "merge"]}
@@ -89,7 +109,8 @@ def model_card(recipe: Recipe, places: ModelPlaces) -> str:
     groups = f" By layer group, first to last, all weights are times {factors}." if factors else ""
     kind = "AutoModelForSeq2SeqLM" if task_type(recipe.base.architecture) == "SEQ_2_SEQ_LM" else "AutoModelForCausalLM"
     names = [recipe.base.id] if recipe.base.revision is None else [recipe.base.id, recipe.base.revision]
-    found = ", revision=".join(repr(name).replace("`", "\\x60") for name in names)
+    # a backtick in a name would end the code block
+    base = ", revision=".join(repr(name).replace("`", "\\x60") for name in names)
     return "\n".join([
         "---", yaml.safe_dump(front, allow_unicode=True).strip(), "---",
         "# A merge of LoRA adapters", "",
@@ -100,14 +121,18 @@ def model_card(recipe: Recipe, places: ModelPlaces) -> str:
         "```python",
         "from peft import PeftModel",
         f"from transformers import {kind}", "",
-        f"base = {kind}.from_pretrained({found})",
+        f"base = {kind}.from_pretrained({base})",
         'model = PeftModel.from_pretrained(base, "adapter")  # this folder',
         "```", "",
     ])  # fmt: skip
 
 
 def licence_of(place: str) -> str:
-    """Return `license` from the head of a folder's model card; "" for a hub id, or where the card names none."""
+    """Return `license` from the head of a folder's model card; "" for a hub id, or where the card names none.
+
+    Args:
+        place: hub id or absolute folder.
+    """
     if not Path(place).is_absolute():  # a hub id: a folder that happens to lie here under that name is another model
         return ""
     try:
@@ -115,11 +140,19 @@ def licence_of(place: str) -> str:
             head = stream.read(_CARD_HEAD)
     except OSError:
         return ""
+    # the first such line of the front matter, without parsing YAML of unknown origin
     match = re.match(r"---\r?\n(?:(?!---).*\n)*?license:[ \t]*([^\r\n]{1,80})", head)
     return match[1].strip().strip("'\"") if match else ""
 
 
 def escape(text: str) -> str:
-    """Make text of unknown origin harmless in Markdown and HTML: one line, nothing of it is markup."""
+    r"""Return text of unknown origin as one line in which nothing is Markdown or HTML markup.
+
+    Args:
+        text: any.
+
+    >>> escape("<b>*a*</b>")
+    '&lt;b&gt;\\\\*a\\\\*&lt;/b&gt;'
+    """
     line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
     return re.sub(r"([\\`*_{}\[\]()#+!|~])", r"\\\1", html.escape(line))

@@ -8,12 +8,12 @@ import sys
 from pathlib import Path
 
 from merge_advisor.errors import ExternalError, RunError
-from merge_advisor.formats.run_mergekit import run_child
+from merge_advisor.formats.child_process import run_child
 
 CONVERTER = "convert_hf_to_gguf.py"
-"""llama.cpp's script; it stands in the root of its checkout, and on PATH where a package installed it."""
-CONVERTER_VARIABLE = "LLAMA_CPP"
-"""Variable that names llama.cpp's checkout."""
+"""llama.cpp's script; it lies in the root of its checkout, and on PATH where a package installed it."""
+_CONVERTER_VARIABLE = "LLAMA_CPP"
+"""Environment variable that names llama.cpp's checkout."""
 
 
 def find_converter() -> Path:
@@ -22,28 +22,27 @@ def find_converter() -> Path:
     Raises:
         ExternalError: it is in neither.
     """
-    named = os.environ.get(CONVERTER_VARIABLE)
-    found = str(Path(named) / CONVERTER) if named else shutil.which(CONVERTER)
-    if found is None or not Path(found).is_file():
-        where = f"in {named}" if named else "on PATH"
+    checkout = os.environ.get(_CONVERTER_VARIABLE)
+    place = str(Path(checkout) / CONVERTER) if checkout else shutil.which(CONVERTER)
+    if place is None or not Path(place).is_file():
+        where = f"in {checkout}" if checkout else "on PATH"
         raise ExternalError(
-            f"{CONVERTER} is not {where}; clone llama.cpp and set {CONVERTER_VARIABLE} to its folder, "
-            "or merge without --gguf"
+            f"{CONVERTER} is not {where}; clone llama.cpp and set {_CONVERTER_VARIABLE} to its folder, "
+            "or merge without GGUF"
         )
-    return Path(found)
+    return Path(place)
 
 
-def run_gguf(model: Path, out: Path, *, timeout: float | None = None) -> None:
+def run_gguf(model: Path, out: Path) -> None:
     """Convert a model folder into the GGUF file `out`, in float16, whole or not at all.
 
     Args:
         model: folder of a full model, safetensors.
         out: a file that is not there yet.
-        timeout: seconds after which the child is stopped; None waits.
 
     Raises:
         RunError: `out` is there already.
-        ExternalError: the converter is not there, failed or took too long; its log is kept beside `out`.
+        ExternalError: the converter is not there, or failed; its log is kept beside `out`.
     """
     if out.exists() or out.is_symlink():
         raise RunError(f"{out}: is there already; name another file, or remove it first")
@@ -51,10 +50,16 @@ def run_gguf(model: Path, out: Path, *, timeout: float | None = None) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     partial, log = (out.with_name(f".{out.name}.{end}").absolute() for end in ("partial", "log"))
     try:
-        run_child([*command, str(partial)], log, timeout, offline=True, name=CONVERTER)
-        if not partial.is_file() or partial.read_bytes()[:4] != b"GGUF":
+        run_child([*command, str(partial)], log, offline=True, name=CONVERTER)
+        # an exit code of 0 alone does not say that a usable file was written
+        if not partial.is_file() or not _is_gguf(partial):
             raise ExternalError(f"{CONVERTER} wrote no GGUF file; its log: {log}")
         partial.rename(out)
     finally:
         partial.unlink(missing_ok=True)
     log.unlink(missing_ok=True)
+
+
+def _is_gguf(path: Path) -> bool:
+    with path.open("rb") as stream:
+        return stream.read(4) == b"GGUF"

@@ -249,7 +249,7 @@ def ties(run, place, tiny_llama, tiny_pool):
 
 
 def test_a_nonlinear_composition_end_to_end(ties, place, tmp_path, capsys):
-    from tests.formats.test_formats import by_plain_peft
+    from tests.support.merges import by_plain_peft
 
     assert ties.recipe.composition == "ties:density=0.5" and ties.recipe.rank is None and ties.plan.rank_error == 0
     names = {path.name for path in ties.folder.iterdir()}
@@ -286,7 +286,7 @@ def weights_in(folder):
 
 
 def test_a_nonlinear_composition_with_a_rank_is_the_cut_one(place, tiny_llama, tiny_pool, tmp_path):
-    from tests.formats.test_formats import by_plain_peft
+    from tests.support.merges import by_plain_peft
 
     run = ma.plan(
         place / "even.jsonl", pool=tiny_pool, base=str(tiny_llama), out=tmp_path / "run", cache=place / "cache",

@@ -305,7 +305,7 @@ def test_linear_is_pefts(tiny_llama, tmp_path):
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
-    from tests.formats.test_formats import assert_same_weights, merged_weights, state_of
+    from tests.support.merges import assert_same_weights, merged_weights, state_of
 
     only_q = {name: shape for name, shape in LLAMA_MODULES.items() if "q_proj" in name}
     folders = [

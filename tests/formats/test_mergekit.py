@@ -1,10 +1,7 @@
 """mergekit in a child process gives our model; whatever goes wrong leaves nothing half done."""
 
-import os
 import shutil
-import signal
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,16 +11,16 @@ from safetensors.numpy import load_file, save_file
 
 from merge_advisor.errors import ExternalError, InputError, RunError
 from merge_advisor.formats.full_model import write_full_model
-from merge_advisor.formats.mergekit import MergekitFormat, mergekit_recipe, parse_mergekit, render
+from merge_advisor.formats.mergekit import MergekitFormat, mergekit_config, parse_mergekit, to_yaml
 from merge_advisor.formats.peft import PeftFormat
-from merge_advisor.formats.run_mergekit import last_line, run_child, run_mergekit
+from merge_advisor.formats.run_mergekit import run_mergekit
 from merge_advisor.weights.updates import DenseUpdate
-from tests.formats.test_formats import assert_same_weights, by_plain_peft, merge_of, merged_weights, weights_of
+from tests.support.merges import assert_same_weights, by_plain_peft, merge_of, merged_weights, weights_of
 from tests.support.models import write_lora
 
 
 def text_of(recipe, places):
-    return render(mergekit_recipe(recipe, places))
+    return to_yaml(mergekit_config(recipe, places))
 
 
 def all_agree(base, folders, weights, place, *, adapter=True, composition="exact", layers=()):
@@ -206,106 +203,38 @@ def config(tiny_llama, tiny_pool):
 def test_what_is_in_the_way_is_kept(config, tmp_path):
     (tmp_path / "out").mkdir()
     with pytest.raises(RunError, match="already"):
-        run_mergekit(config, tmp_path / "out")
+        run_mergekit(config, tmp_path / "out", threads=1)
     assert [path.name for path in tmp_path.rglob("*")] == ["out"]
 
 
 def test_a_typo_stops_it_before_it_starts(config, tmp_path):
     with pytest.raises(InputError, match=r"mergekit\.yaml: models\.0\.parameters\.wieght: unknown key"):
-        run_mergekit(config.replace("weight:", "wieght:"), tmp_path / "out")
+        run_mergekit(config.replace("weight:", "wieght:"), tmp_path / "out", threads=1)
     assert not list(tmp_path.iterdir())
 
 
 def test_without_mergekit_it_says_what_to_do(config, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "mergekit", None)
     with pytest.raises(ExternalError, match="pip install mergekit"):
-        run_mergekit(config, tmp_path / "out")
+        run_mergekit(config, tmp_path / "out", threads=1)
     assert not list(tmp_path.iterdir())
 
 
-def test_a_cache_that_cannot_be_made(config, tmp_path):
+def test_a_place_that_cannot_be_written(config, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot be written"):
-        run_mergekit(config, tmp_path / "run" / "out", cache=tmp_path / "file")
-    assert not list((tmp_path / "run").iterdir())
+        run_mergekit(config, tmp_path / "file" / "out", threads=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_ctrl_c_leaves_nothing(config, tmp_path, interrupt):
     interrupt(1.0)
     with pytest.raises(KeyboardInterrupt):
-        run_mergekit(config, tmp_path / "run" / "out", cache=tmp_path / "cache")
-    assert not list((tmp_path / "run").iterdir()) and not list((tmp_path / "cache").iterdir())
-
-
-@pytest.fixture
-def interrupt():
-    """Raise KeyboardInterrupt after some seconds, as Ctrl-C does."""
-    before = signal.getsignal(signal.SIGALRM)
-    signal.signal(signal.SIGALRM, signal.default_int_handler)
-    yield lambda seconds: signal.setitimer(signal.ITIMER_REAL, seconds)
-    signal.setitimer(signal.ITIMER_REAL, 0)
-    signal.signal(signal.SIGALRM, before)
-
-
-class TestChild:
-    def run(self, code, log, timeout=None, offline=False):
-        run_child([sys.executable, "-c", code], log, timeout, offline=offline)
-
-    def test_its_last_words_are_in_the_message(self, tmp_path):
-        code = "import sys; print('50%|#### | 1/2', file=sys.stderr); raise RuntimeError('no such tensor')"
-        with pytest.raises(ExternalError, match="mergekit failed: RuntimeError: no such tensor; its log: "):
-            self.run(code, tmp_path / "log")
-
-    def test_silence_is_said(self, tmp_path):
-        with pytest.raises(ExternalError, match="it said nothing"):
-            self.run("import sys; sys.exit(3)", tmp_path / "log")
-
-    def test_progress_bars_are_no_words(self, tmp_path):
-        (tmp_path / "log").write_bytes(b"ValueError: bad \xff\n\r 10%|# | 1/9 [00:01, 2.0it/s]\r100%|##| 9/9\n\n")
-        assert last_line(tmp_path / "log").startswith("ValueError: bad")
-
-    def test_folders_alone_need_no_hub(self, tmp_path):
-        for offline in (True, False):
-            wanted = "1" if offline else ""
-            self.run(
-                f"import os; assert os.environ.get('HF_HUB_OFFLINE', '') == '{wanted}'", tmp_path / "log",
-                offline=offline,
-            )  # fmt: skip
-
-    def test_it_is_stopped_in_time_with_all_it_started(self, tmp_path):
-        code = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {SLEEPER!r}, {str(tmp_path / 'pid')!r}])"
-        with pytest.raises(ExternalError, match="more than 2 s and was stopped"):
-            self.run(code, tmp_path / "log", timeout=2)
-        assert_gone(tmp_path / "pid")
-
-    def test_ctrl_c_stops_it(self, tmp_path, interrupt):
-        code = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {SLEEPER!r}, {str(tmp_path / 'pid')!r}])"
-        interrupt(2.0)
-        with pytest.raises(KeyboardInterrupt):
-            self.run(code, tmp_path / "log")
-        assert_gone(tmp_path / "pid")
-        assert not (tmp_path / "log").exists()
-
-
-SLEEPER = "import os, sys, time; open(sys.argv[1], 'w').write(str(os.getpid())); time.sleep(60)"
-
-
-def assert_gone(place):
-    """The process whose id is in the file has ended."""
-    number = int(place.read_text())
-    for _ in range(50):
-        try:
-            os.kill(number, 0)
-        except ProcessLookupError:
-            return
-        stat = Path(f"/proc/{number}/stat")
-        if stat.exists() and stat.read_text().rpartition(")")[2].split()[0] == "Z":  # ended, nobody asked yet
-            return
-        time.sleep(0.1)
-    raise AssertionError("still running")
+        run_mergekit(config, tmp_path / "run" / "out", threads=1)
+    assert not list((tmp_path / "run").iterdir())
 
 
 def test_what_is_written_is_what_is_run(tiny_llama, tiny_pool, tmp_path):
     recipe, places = merge_of(tiny_llama, [tiny_pool / "a0"], [1.0])
     MergekitFormat().write(recipe, places, tmp_path)
-    assert parse_mergekit((tmp_path / "mergekit.yaml").read_text(), "x") == mergekit_recipe(recipe, places)
+    assert parse_mergekit((tmp_path / "mergekit.yaml").read_text(), "x") == mergekit_config(recipe, places)
