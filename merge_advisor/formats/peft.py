@@ -152,7 +152,7 @@ def escape(text: str) -> str:
         text: any.
 
     >>> escape("<b>*a*</b>")
-    '&lt;b&gt;\\\\*a\\\\*&lt;/b&gt;'
+    '&lt;b&gt;\\*a\\*&lt;/b&gt;'
     """
     line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
     return re.sub(r"([\\`*_{}\[\]()#+!|~])", r"\\\1", html.escape(line))
