@@ -12,7 +12,7 @@ import merge_advisor
 
 LEVELS = [
     ("version", "arrays", "types", "scores", "errors", "progress", "option_fields"),
-    ("registry", "templates", "statistics", "plain_yaml", "whole_files", "options"),
+    ("registry", "templates", "statistics", "plain_text", "plain_yaml", "whole_files", "options"),
     ("weights",),
     ("backbone",),
     tuple("pool tasks store embeddings select compose formats evaluators verdict report tuning".split()),

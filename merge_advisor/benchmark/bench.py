@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from merge_advisor.benchmark.analysis.contrasts import answer_questions
-from merge_advisor.benchmark.report.report import write_report
+from merge_advisor.benchmark.report.write import write_report
 from merge_advisor.benchmark.running.bench_run import measure_setup
 from merge_advisor.benchmark.values import Benchmark, BenchResults, Contrast
 

@@ -119,7 +119,7 @@ def run_score(arguments: Arguments) -> int:
 def _score_model(arguments: Arguments, command: ScoreCommand, options: LmEvalScoreOptions, metric: str) -> int:
     """Score a folder that is no run: an adapter or a full model."""
     from merge_advisor.advisor.scoring.score_run import score_model
-    from merge_advisor.report.tables import text_table
+    from merge_advisor.report.terminal import text_table
 
     lm_eval = _lm_eval(options)
     if not command.heldout and not lm_eval:
@@ -165,7 +165,7 @@ def run_bench(arguments: Arguments) -> int:
     if command.out is None:
         raise InputError("bench: no folder for the results; give `out=DIR`, or `dry_run`")
     from merge_advisor.benchmark.bench import bench
-    from merge_advisor.benchmark.report.summary import bench_summary
+    from merge_advisor.benchmark.report.terminal_summary import bench_summary
 
     with _session(arguments, arguments.part(Places)) as session:
         done = bench(command.setup, command.out, **own, only=options.only, workers=options.workers, **session)
@@ -238,7 +238,7 @@ def run_try(arguments: Arguments) -> int:
 
 def run_show(arguments: Arguments) -> int:
     """`merge-advisor show`."""
-    from merge_advisor.report.tables import text_table
+    from merge_advisor.report.terminal import text_table
 
     what = arguments.part(ShowCommand).what
     kind = KINDS[what]

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from merge_advisor.report.svg import BOLD, EM, WIDTH, breadth, fitted, label, line
+from merge_advisor.report.svg import BOLD, EM, WIDTH, PlotPoint, breadth, fitted, label, line
 
 LABEL_ROOM = 130
 """Units a name may take."""
 
-PlotPoint = tuple[float, float]
 LabelBox = tuple[float, float, float, float]
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from merge_advisor.report.labels import LABEL_ROOM, Labels, PlotPoint
-from merge_advisor.report.svg import WIDTH, brief, dots, figure, fitted, marked
+from merge_advisor.report.labels import LABEL_ROOM, Labels
+from merge_advisor.report.svg import WIDTH, PlotPoint, brief, dots, figure, fitted, marked
 from merge_advisor.report.values import SimilarityMap
 from merge_advisor.types import SHOTS_LORA, Selection
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
 
-from merge_advisor.report.tables import printable
+from merge_advisor.plain_text import printable
 
 WIDTH = 400
 """Units of a plot's width."""
@@ -23,7 +23,7 @@ BOLD = 1.13
 LARGEST_NUMBER = 1e100
 """Values beyond are drawn there: differences of such values are still finite."""
 
-Label = Callable[[float], str]
+PlotPoint = tuple[float, float]
 
 
 def coordinate(value: float) -> str:
@@ -191,7 +191,7 @@ def scale_over(values: Iterable[float | None], start: float, end: float, *, marg
     return Scale(low - free, high + free, start, end)
 
 
-def across(scale: Scale, top: float, bottom: float, *, written: Label | None = None) -> list[str]:
+def across(scale: Scale, top: float, bottom: float, *, written: Callable[[float], str] | None = None) -> list[str]:
     """Return the lines and numbers of a lying axis, numbers under `bottom`; crowded numbers are left out."""
     parts, taken = [], -math.inf
     for value in scale.ticks:
@@ -205,12 +205,12 @@ def across(scale: Scale, top: float, bottom: float, *, written: Label | None = N
     return parts
 
 
-def upright(scale: Scale, left: float, right: float, *, written: Label | None = None) -> list[str]:
+def upright(scale: Scale, left: float, right: float) -> list[str]:
     """Return the lines and numbers of an upright axis, numbers left of `left`."""
     parts: list[str] = []
     for value in scale.ticks:
         y = scale(value)
-        text = escape((written or scale.written)(value))
+        text = escape(scale.written(value))
         parts.append(line(left, y, right, y, "zero" if value == 0 else "grid"))
         parts.append(element("text", text, x=left - 5, y=y + 4, text_anchor="end", class_="tick"))
     return parts

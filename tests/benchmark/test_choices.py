@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from merge_advisor.benchmark.analysis.choices import MemberCount, choices_by_task
-from merge_advisor.benchmark.report.report import write_report
+from merge_advisor.benchmark.report.write import write_report
 from merge_advisor.benchmark.values import Question, Result, Unit
 from merge_advisor.benchmark.views import candidate_families
 from tests.support import bench_world as world

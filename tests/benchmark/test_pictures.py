@@ -16,15 +16,8 @@ from merge_advisor.benchmark.analysis.prediction import (
     TaskTable,
 )
 from merge_advisor.benchmark.analysis.ranks import Ranking
-from merge_advisor.benchmark.report.pictures import (
-    cost_plot,
-    heat_class,
-    heat_limit,
-    heat_map,
-    rank_picture,
-    reliability_plot,
-    sweep_plot,
-)
+from merge_advisor.benchmark.report.drawing import cost_plot, rank_picture, reliability_plot, sweep_plot
+from merge_advisor.benchmark.report.heat_map import heat_class, heat_limit, heat_map
 from merge_advisor.report.plots import Whisker, forest
 from merge_advisor.report.svg import WIDTH
 from tests.report.test_html import check, texts

@@ -12,9 +12,9 @@ from pydantic import TypeAdapter
 from merge_advisor.benchmark.analysis.contrasts import contrast, holm_adjusted
 from merge_advisor.benchmark.analysis.findings import make_findings
 from merge_advisor.benchmark.analysis.means import family_means, mean, values_by_arm
-from merge_advisor.benchmark.report.report import write_report
-from merge_advisor.benchmark.report.tables import Frame, frames, safe, write_tables
-from merge_advisor.benchmark.report.words import amount, limits, p_phrase, setup_text
+from merge_advisor.benchmark.report.csv_tables import CsvTable, csv_tables, safe_cell, write_tables
+from merge_advisor.benchmark.report.wording import amount, limits, p_phrase, setup_text
+from merge_advisor.benchmark.report.write import write_report
 from merge_advisor.benchmark.values import Arm, Draws, Question, Setup, Tasks, Tuner
 from merge_advisor.errors import RunError
 from merge_advisor.report.svg import WIDTH
@@ -289,15 +289,15 @@ def test_names_are_text(tmp_path):
 
 
 def test_cells_of_a_spreadsheet():
-    assert [safe(cell) for cell in ("=1", "+a", "-b", "@c", "d=", "", 3, True, None)] == [
+    assert [safe_cell(cell) for cell in ("=1", "+a", "-b", "@c", "d=", "", 3, True, None)] == [
         "'=1", "'+a", "'-b", "'@c", "d=", "", 3, True, None,
     ]  # fmt: skip
-    assert safe(-0.25) == -0.25 and safe(math.nan) is None and safe(math.inf) is None
-    assert safe(0.1 + 0.2) == 0.3 and safe("a\r\n\t=b") == "a\\r\\n\\t=b"
+    assert safe_cell(-0.25) == -0.25 and safe_cell(math.nan) is None and safe_cell(math.inf) is None
+    assert safe_cell(0.1 + 0.2) == 0.3 and safe_cell("a\r\n\t=b") == "a\\r\\n\\t=b"
 
 
 def test_a_table_keeps_its_numbers(tmp_path):
-    write_tables(tmp_path / "t", [Frame("x", ("a", "b"), ((1, 2.5), (None, True))), Frame("empty", ("a",), ())])
+    write_tables(tmp_path / "t", [CsvTable("x", ("a", "b"), ((1, 2.5), (None, True))), CsvTable("empty", ("a",), ())])
     assert (tmp_path / "t" / "x.csv").read_text() == "a,b\n1,2.5\n,True\n"
     assert (tmp_path / "t" / "empty.csv").read_text() == "a\n"
 
@@ -311,7 +311,7 @@ def test_a_file_in_the_way_of_the_tables(tmp_path):
 def test_frames_have_as_many_cells_as_columns():
     setup, results = world.a_setup(), world.some_results(tasks=7)
     results[5] = failing(results[5])
-    for frame in frames(make_findings(setup, results, answers(setup, results))):
+    for frame in csv_tables(make_findings(setup, results, answers(setup, results))):
         assert frame.rows and len(set(frame.columns)) == len(frame.columns), frame.name
         assert {len(row) for row in frame.rows} == {len(frame.columns)}
 

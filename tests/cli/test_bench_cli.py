@@ -11,7 +11,7 @@ from tests.support.bench_setups import SETUP, write_world
 pytest.importorskip(
     "merge_advisor.benchmark.analysis.contrasts", reason="the statistics come with another part of this issue"
 )
-pytest.importorskip("merge_advisor.benchmark.report.report", reason="the report comes with another part of this issue")
+pytest.importorskip("merge_advisor.benchmark.report.write", reason="the report comes with another part of this issue")
 
 SECONDARIES = [
     {"better": "default", "than": "random", "k": 2, "metric": "loss"},

@@ -11,11 +11,14 @@ import numpy as np
 import pytest
 
 from merge_advisor.advisor.planning.pool_map import FITTED, pool_map
-from merge_advisor.report.html import BARS, SET_ASIDE, html_report
+from merge_advisor.report.html import to_html
 from merge_advisor.report.maps import HEIGHT, TOLD, similarity_map
-from merge_advisor.report.markdown import markdown_report
-from merge_advisor.report.plots import Bar, Whisker, bars, forest, history, parallel, pareto
+from merge_advisor.report.markdown import to_markdown
+from merge_advisor.report.plots import Bar, Whisker, bars, forest
+from merge_advisor.report.run_document import SET_ASIDE, ReportInput, run_document
 from merge_advisor.report.svg import EM, WIDTH, breadth, brief, coordinate, fitted, scale_over
+from merge_advisor.report.tuning_plots import history, parallel, pareto
+from merge_advisor.report.tuning_section import WEIGHT_BARS
 from merge_advisor.report.values import Side, SimilarityMap, TrialReport, TuningReport, best_so_far
 from merge_advisor.types import SHOTS_LORA, Deltas, RefusedModel, Row, Selection, Space, from_json, to_json
 from merge_advisor.verdict import judge
@@ -25,6 +28,16 @@ HOSTILE = (
     "</style></title></svg><script>alert('1')</script>\"'&amp; "
     "\u202eabc\x1b[31m\x00\n<img src=x onerror=y> {{ 7*7 }} 😀"
 )
+
+
+def html_report(report: ReportInput) -> str:
+    return to_html(run_document(report))
+
+
+def markdown_report(report: ReportInput) -> str:
+    return to_markdown(run_document(report))
+
+
 VOID = {"meta", "link", "br", "path", "circle", "rect"}
 
 
@@ -334,7 +347,7 @@ def test_many_members_are_numbered_and_the_heaviest_drawn():
     page = check(html_report(full(tuning=told)))
     listed = [item for item in page.all("li") if "value" in item[1]]
     assert len(listed) == 16 and listed[0][2] == members[int(listed[0][1]["value"]) - 1]
-    assert len(page.all("rect")) >= 2 * BARS
+    assert len(page.all("rect")) >= 2 * WEIGHT_BARS
 
 
 def test_a_report_of_tuning_in_words():

@@ -3,9 +3,12 @@ from dataclasses import replace
 
 import pytest
 
-from merge_advisor.report.markdown import ReportInput, markdown_report
-from merge_advisor.report.scores import row_changes, score_rows
-from merge_advisor.report.tables import escaped, markdown_table, shortened, text_table, width
+from merge_advisor.plain_text import shortened
+from merge_advisor.report.document import RowChange
+from merge_advisor.report.markdown import escaped, markdown_table, to_markdown
+from merge_advisor.report.run_document import ReportInput, run_document
+from merge_advisor.report.score_table import row_changes, score_rows
+from merge_advisor.report.terminal import text_table, width
 from merge_advisor.scores import GuardScore, ModelScore, Score, Verdict
 from merge_advisor.types import (
     VERSION,
@@ -79,6 +82,10 @@ def report(**changes) -> ReportInput:
     return replace(whole, **changes)
 
 
+def markdown_report(report: ReportInput) -> str:
+    return to_markdown(run_document(report))
+
+
 def section(text: str, title: str) -> str:
     return text.split(f"\n## {title}", 1)[1].split("\n## ", 1)[0]
 
@@ -108,14 +115,14 @@ def test_a_report_tells_all_of_a_run():
 def test_the_score_table_and_its_rows():
     rows = {row[0]: row for row in score_rows(score_of("first"))}
     assert list(rows) == [model.label for model in MODELS]
-    assert rows["merge"] == ["merge", "90.0%", "", "", "", "", "1.500"]
+    assert rows["merge"] == ("merge", "90.0%", "", "", "", "", "1.500")
     anchor = rows["anchor"]
-    assert anchor[1:3] == ["37.5%", "+52.5"] and anchor[4:6] == ["22", "1"]
+    assert anchor[1:3] == ("37.5%", "+52.5") and anchor[4:6] == ("22", "1")
     assert re.fullmatch(r"\+\d+\.\d to \+\d+\.\d", anchor[3])
     assert rows["majority"][1] == "50.0%" and rows["majority"][6] == ""
     won, lost = row_changes(score_of("first"), "anchor", {row.digest: row for row in ROWS})
-    assert [entry[1] for entry in won] == [f"question {index}" for index in range(16, 38)]
-    assert lost == [[DIGESTS[1][:8], "question 1", "yes", "yes", "neither"]]
+    assert [change.input for change in won] == [f"question {index}" for index in range(16, 38)]
+    assert lost == (RowChange(DIGESTS[1][:8], "question 1", "yes", "yes", "neither"),)
     with pytest.raises(KeyError):
         row_changes(score_of("first"), "uniform", {})
 
@@ -137,7 +144,7 @@ def test_losses_are_shown_as_nats():
     models = [ModelScore(m, {"loss": v}, {"loss": (v, v + 0.1) * 20}) for m, v in (("base", 2.0), ("merge", 1.5))]
     verdict, reason, comparisons = judge(models, "loss", DIGESTS)
     score = Score(VERSION, "first", "t", "loss", DIGESTS, tuple(models), comparisons, verdict, reason, "lm-eval")
-    assert score_rows(score)[0][:3] == ["base", "2.000", "+0.500"]
+    assert score_rows(score)[0][:3] == ("base", "2.000", "+0.500")
     assert "### Rows won against base: 40" in markdown_report(report(scores=(score,)))
 
 

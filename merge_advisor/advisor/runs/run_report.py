@@ -1,4 +1,4 @@
-"""A run in words and plots: report.md, report.html, and what the terminal shows."""
+"""A run as a report: report.md, report.html, and the summary that a terminal shows."""
 
 from __future__ import annotations
 
@@ -8,18 +8,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from merge_advisor import registry
-from merge_advisor.report.markdown import ReportInput, markdown_report, tuning_text
-from merge_advisor.report.scores import SCORE_HEADERS, SCORE_RIGHT, score_rows, trade_off
-from merge_advisor.report.tables import text_table
+from merge_advisor.report.document import Code, Paragraph, Table, TextBlock
+from merge_advisor.report.run_wording import tuning_text
+from merge_advisor.report.score_table import SCORE_HEADERS, SCORE_RIGHT, score_rows, trade_off
 from merge_advisor.report.values import Side, TuningReport
 from merge_advisor.scores import Score
-from merge_advisor.types import RefusedModel, Row, Task
+from merge_advisor.types import Member, RefusedModel, Row, Task
 
 if TYPE_CHECKING:
     from merge_advisor.advisor.runs.run_folder import Run
     from merge_advisor.formats import Format
+    from merge_advisor.report.document import Document
+    from merge_advisor.report.run_document import ReportInput
 
-FILES = {
+_FILES = {
     "recipe.json": "the merge, independent of any tool",
     "shots_lora": "the LoRA finetuned on the shots",
     "report.md": "this result in full",
@@ -27,24 +29,135 @@ FILES = {
     "tune.json": "the trials of `tune` and which won",
     "study.sqlite": "the same as an Optuna study, for optuna-dashboard",
 }
-REPORTS = ("report.md", "report.html")
+_REPORTS = ("report.md", "report.html")
 """Listed before they are there: they list themselves."""
 
 
+def report_of(run: Run, shown: Path | None = None) -> str:
+    """Return report.md.
+
+    Args:
+        run: the run.
+        shown: folder that the commands name, where `run` is still written elsewhere; None: the run's own.
+    """
+    from merge_advisor.report.markdown import to_markdown
+
+    return to_markdown(_document(run, shown))
+
+
+def html_of(run: Run, shown: Path | None = None) -> str:
+    """Return report.html.
+
+    Args:
+        run: the run.
+        shown: as in `report_of`.
+    """
+    from merge_advisor.report.html import to_html
+
+    return to_html(_document(run, shown))
+
+
+def _document(run: Run, shown: Path | None) -> Document:
+    from merge_advisor.report.run_document import run_document
+
+    return run_document(report_input(run, shown))
+
+
+def run_summary(run: Run) -> str:
+    """Return what a terminal shows as plain text: members, score tables, verdict, files, next commands.
+
+    Args:
+        run: the run.
+    """
+    from merge_advisor.report.terminal import to_text
+
+    return to_text(summary_blocks(run))
+
+
+def summary_blocks(run: Run) -> tuple[TextBlock, ...]:
+    """Return what a terminal shows, as blocks: `report.terminal.to_text` writes them as plain text.
+
+    Args:
+        run: the run.
+    """
+    plan = run.plan
+    blocks: list[TextBlock] = [
+        Paragraph(f"strategy {plan.selection.strategy}: {plan.selection.stopped}"),
+        _member_table(plan.selection.members),
+    ]
+    if run.tuning is not None:
+        blocks += _tuning_blocks(run.tuning)
+    blocks += _score_blocks(run.scores)
+    if plan.verdict is not None:
+        blocks.append(Paragraph(f"verdict: {plan.verdict}\n{plan.reason}"))
+    else:
+        blocks.append(Paragraph("verdict: none yet, nothing was scored"))
+    if notes := _notes(run):
+        blocks.append(Paragraph("\n".join(f"note: {note}" for note in notes)))
+    files = tuple(files_of(run))
+    blocks.append(Table(f"files in {run.folder}", ("file", "what it is, or runs it"), files))
+    blocks.append(Code(tuple(commands_of(run, run.folder)), title="next"))
+    return tuple(blocks)
+
+
+def _member_table(members: tuple[Member, ...]) -> Table:
+    rows = []
+    for member in members:
+        clash = member.interference
+        rows.append((
+            member.role, member.id, f"{member.weight:.3f}",
+            "" if member.similarity is None else f"{member.similarity:.3f}",
+            "" if member.gain is None else f"{member.gain:.3f}",
+            "" if clash is None else f"{clash.sign_conflict:.2f} / {clash.overlap:.2f}",
+        ))  # fmt: skip
+    headers = ("role", "member", "weight", "similarity", "gain", "sign conflict / overlap")
+    return Table("", headers, tuple(rows), right=(2, 3, 4))
+
+
+def _tuning_blocks(tuning: TuningReport) -> list[TextBlock]:
+    final = tuning.won.weights if tuning.won else tuning.planned
+    pairs = zip(tuning.members, tuning.planned, final, strict=True)
+    rows = tuple((name, f"{planned:.3f}", f"{tuned:.3f}") for name, planned, tuned in pairs)
+    words = Paragraph("\n".join(["tuning: " + tuning_text(tuning), *tuning.notes]))
+    return [words, Table("", ("member", "planned", "tuned"), rows, right=(1, 2))]
+
+
+def _score_blocks(scores: tuple[Score, ...]) -> list[TextBlock]:
+    blocks: list[TextBlock] = []
+    for score in scores:
+        rows = f"{len(score.row_digests)} held-out rows"
+        blocks.append(Paragraph(f"{score.task}: {score.metric} on {rows}, {score.evaluator}"))
+        blocks.append(Table("", SCORE_HEADERS, score_rows(score), SCORE_RIGHT))
+    if len(scores) > 1:
+        headers, cells = trade_off(scores)
+        blocks.append(Paragraph("one merge for all tasks"))
+        blocks.append(Table("", headers, cells, tuple(range(1, len(headers) - 1))))
+    return blocks
+
+
 def files_of(run: Run) -> list[tuple[str, str]]:
-    """Files a person will use, with what each is; a format that could not be written, with the reason."""
-    found = [(name, text) for name, text in FILES.items() if name in REPORTS or (run.folder / name).exists()]
+    """Return the files a person will use, with what each is; a format that could not be written, with the reason.
+
+    Args:
+        run: the run.
+    """
+    files = [(name, text) for name, text in _FILES.items() if name in _REPORTS or (run.folder / name).exists()]
     for name in registry.names("format"):
         rendering: Format = registry.build("format", name)
         if (run.folder / rendering.writes).exists():
-            found.append((rendering.writes, rendering.runs_with))
+            files.append((rendering.writes, rendering.runs_with))
         else:
-            found.append((rendering.writes, f"not written: {rendering.refusal(run.recipe)}"))
-    return found
+            files.append((rendering.writes, f"not written: {rendering.refusal(run.recipe)}"))
+    return files
 
 
 def commands_of(run: Run, folder: Path) -> list[str]:
-    """What to type next, for a run in `folder`."""
+    """Return what to type next.
+
+    Args:
+        run: the run.
+        folder: where it is, or will be.
+    """
     name = shlex.quote(str(folder))
     scored = [] if run.scores else [f"merge-advisor score {name} --task held_out.jsonl"]
     tune = [] if run.tuning else [f"merge-advisor tune {name}"]
@@ -52,12 +165,19 @@ def commands_of(run: Run, folder: Path) -> list[str]:
 
 
 def report_input(run: Run, shown: Path | None = None) -> ReportInput:
-    """Return what a report tells of a run; its commands name `shown`, where `run` is still written elsewhere."""
+    """Return all that the report of a run says.
+
+    Args:
+        run: the run.
+        shown: as in `report_of`.
+    """
+    from merge_advisor.report.run_document import ReportInput
+
     plan = run.plan
     return ReportInput(
         recipe=run.recipe,
         selection=plan.selection,
-        tasks=(*run.tasks, *_asked(run)),
+        tasks=(*run.tasks, *_lm_eval_tasks(run)),
         pool_size=sum(candidate.status != "refused" for candidate in plan.candidates),
         scores=run.scores,
         verdict=plan.verdict,
@@ -65,7 +185,7 @@ def report_input(run: Run, shown: Path | None = None) -> ReportInput:
         refused=tuple(RefusedModel(c.id, c.reason) for c in plan.candidates if c.status == "refused"),
         conflicts=plan.conflicts,
         rank_error=plan.rank_error,
-        notes=(*plan.notes, *(f"{task.name}: {note}" for task in plan.tasks for note in task.notes)),
+        notes=tuple(_notes(run)),
         forwards=plan.forwards,
         files=tuple(files_of(run)),
         commands=tuple(commands_of(run, shown or run.folder)),
@@ -75,86 +195,36 @@ def report_input(run: Run, shown: Path | None = None) -> ReportInput:
     )
 
 
+def _notes(run: Run) -> list[str]:
+    return [*run.plan.notes, *(f"{task.name}: {note}" for task in run.plan.tasks for note in task.notes)]
+
+
 def _tuning_of(run: Run) -> TuningReport | None:
     """How the run was tuned, its reference and winner compared on the held-out rows as well."""
     if run.tuning is None:
         return None
-    return replace(
-        run.tuning, sides=(*run.tuning.sides, *(_heldout(score, run.tuning.reference) for score in run.scores))
-    )
+    heldout = (_heldout(score, run.tuning.reference) for score in run.scores)
+    return replace(run.tuning, sides=(*run.tuning.sides, *heldout))
 
 
 def _heldout(score: Score, reference: str) -> Side:
     if reference == "plan" and not any(model.label == "plan" for model in score.models):
-        reference = "merge"  # the plan stayed
-    found = {comparison.against: comparison for comparison in score.comparisons}.get(reference)
+        reference = "merge"  # the plan won, so the merge that was scored is the plan
+    comparison = next((c for c in score.comparisons if c.against == reference), None)
     before, after = (
         next((model.metrics.get(score.metric) for model in score.models if model.label == label), None)
         for label in (reference, "merge")
     )
-    lower, upper = (None, None) if found is None else (found.lower, found.upper)
+    lower, upper = (None, None) if comparison is None else (comparison.lower, comparison.upper)
     return Side(score.task, "held-out", score.metric, len(score.row_digests), before, after, lower, upper)
 
 
-def report_of(run: Run, shown: Path | None = None) -> str:
-    """Return report.md; `shown` as in `report_input`."""
-    return markdown_report(report_input(run, shown))
-
-
-def html_of(run: Run, shown: Path | None = None) -> str:
-    """Return report.html; `shown` as in `report_input`."""
-    from merge_advisor.report.html import html_report
-
-    return html_report(report_input(run, shown))
-
-
-def _asked(run: Run) -> list[Task]:
-    """The tasks of lm-eval a run was scored on, their documents as held-out rows."""
+def _lm_eval_tasks(run: Run) -> list[Task]:
+    """The tasks of lm-eval that a run was scored on, their documents as held-out rows."""
     own = [task.name for task in run.tasks]
-    found = []
+    tasks = []
     for score in run.scores:
         if score.task not in own:
             rows = (Row(log.prompt, log.wanted, log.choices) for log in score.logs)
-            found.append(Task(score.task, (), (), tuple(rows)))
-    return found
-
-
-def run_summary(run: Run) -> str:
-    """Return what the terminal shows: members, score tables, verdict, files, next commands."""
-    plan = run.plan
-    rows = []
-    for member in plan.selection.members:
-        clash = member.interference
-        rows.append([
-            member.role, member.id, f"{member.weight:.3f}",
-            "" if member.similarity is None else f"{member.similarity:.3f}",
-            "" if member.gain is None else f"{member.gain:.3f}",
-            "" if clash is None else f"{clash.sign_conflict:.2f} / {clash.overlap:.2f}",
-        ])  # fmt: skip
-    heads = ["role", "member", "weight", "similarity", "gain", "sign conflict / overlap"]
-    parts = [f"strategy {plan.selection.strategy}: {plan.selection.stopped}", text_table(heads, rows, right=(2, 3, 4))]
-    if run.tuning is not None:
-        final = run.tuning.won.weights if run.tuning.won else run.tuning.planned
-        pairs = zip(run.tuning.members, run.tuning.planned, final, strict=True)
-        weights = [[name, f"{planned:.3f}", f"{tuned:.3f}"] for name, planned, tuned in pairs]
-        told = text_table(["member", "planned", "tuned"], weights, right=(1, 2))
-        parts.append("\n".join(["tuning: " + tuning_text(run.tuning), *run.tuning.notes, "", told]))
-    for score in run.scores:
-        parts.append(
-            f"{score.task}: {score.metric} on {len(score.row_digests)} held-out rows, {score.evaluator}\n\n"
-            + text_table(list(SCORE_HEADERS), score_rows(score), right=SCORE_RIGHT)
-        )
-    if len(run.scores) > 1:
-        headers, found = trade_off(run.scores)
-        parts.append("one merge for all tasks\n\n" + text_table(headers, found, right=range(1, len(headers) - 1)))
-    if plan.verdict is not None:
-        parts.append(f"verdict: {plan.verdict}\n{plan.reason}")
-    else:
-        parts.append("verdict: none yet, nothing was scored")
-    notes = [*plan.notes, *(f"{task.name}: {note}" for task in plan.tasks for note in task.notes)]
-    if notes:
-        parts.append("\n".join(f"note: {note}" for note in notes))
-    files = [[name, text] for name, text in files_of(run)]
-    parts.append(f"files in {run.folder}\n" + text_table(["file", "what it is, or runs it"], files))
-    parts.append("next\n" + "\n".join(f"  {command}" for command in commands_of(run, run.folder)))
-    return "\n\n".join(parts)
+            tasks.append(Task(score.task, (), (), tuple(rows)))
+    return tasks

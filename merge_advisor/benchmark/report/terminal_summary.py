@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from merge_advisor.benchmark.analysis.findings import arm_summaries
-from merge_advisor.benchmark.report import words
+from merge_advisor.benchmark.report import wording as words
 from merge_advisor.benchmark.values import Benchmark, Result, Setup
-from merge_advisor.report.tables import text_table
+from merge_advisor.report.terminal import text_table
 
 
 def bench_summary(found: Benchmark) -> str:

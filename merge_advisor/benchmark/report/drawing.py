@@ -1,24 +1,21 @@
-"""The pictures of a benchmark's report, each from frozen values to one SVG element as text.
+"""A benchmark's figures as SVG: ranks, gain by size and by cost, promises against measurements.
 
-What has no number is left out; nothing to draw gives an empty string.
+Each takes frozen values. What has no number is left out; where there is nothing to draw, the SVG is an empty string.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from itertools import groupby
-from operator import itemgetter
 
-from merge_advisor.benchmark.analysis.prediction import Agreement, CostPoint, Sweep, TaskTable
+from merge_advisor.benchmark.analysis.prediction import Agreement, CostPoint, Sweep
 from merge_advisor.benchmark.analysis.ranks import Ranking
-from merge_advisor.report.labels import Labels, PlotPoint
+from merge_advisor.report.labels import Labels
+from merge_advisor.report.plots import pareto_front, stairs
 from merge_advisor.report.svg import (
-    EM,
     WIDTH,
     Scale,
     across,
-    breadth,
     coordinate,
     dots,
     element,
@@ -38,15 +35,7 @@ _LEFT = 40
 """Units kept free for the numbers of an upright axis."""
 _NAMES = 128
 """Units kept free for names beside rows or lines."""
-STEPS = 4
-"""Classes of colour on each side of zero."""
-HEAT_NAMES = 160
-"""Units kept free for the names of tasks."""
-HEAT_HIGH = 15
-"""Units of a row of tasks."""
-NUMBERED, SMALL = 24, 17
-"""Least width of a cell that its number fits into, and fits into in small letters."""
-PROMISES = 2000
+_PROMISES = 2000
 """Merges drawn in the reliability plot at most, evenly spaced by their place."""
 
 
@@ -80,95 +69,6 @@ def rank_picture(key: str, title: str, ranking: Ranking, marks: Mapping[str, str
     parts.append(label(right, bottom + 30, "mean rank, 1 is best", anchor="end", class_="tick"))
     told = "; ".join(f"{arm} {rank:.2f}" for arm, rank in zip(ranking.arms, ranking.mean_ranks, strict=True))
     return figure(key, title, fitted(told, 4000), bottom + 36, parts)
-
-
-def heat_limit(differences: Sequence[Sequence[float | None]]) -> float:
-    """Return the difference at which the colours end: nine in ten lie within; 0.0 where there is none but zero."""
-    found = sorted(abs(value) for row in differences for value in finite_numbers(row) if value)
-    return found[min(len(found) - 1, int(0.9 * len(found)))] if found else 0.0
-
-
-def heat_map(
-    key: str, title: str, table: TaskTable, differences: Sequence[Sequence[float | None]], *, points: bool
-) -> str:
-    """Draw tasks, by family, times arms; the colour of a cell is the arm's difference to the reference.
-
-    Args:
-        key: makes the ids of this plot unique on its page.
-        title: what it shows.
-        table: tasks, families and arms.
-        differences: (tasks, arms), up is better; None where there is no result.
-        points: whether they are points of accuracy, or nats.
-    """
-    if not table.tasks or not table.arms:
-        return ""
-    wide = (WIDTH - HEAT_NAMES) / len(table.arms)
-    limit, top = heat_limit(differences), min(max(breadth(arm) for arm in table.arms) * EM + 8, 120.0)
-    parts, y = [], top
-    for place, arm in enumerate(table.arms):
-        turned = label(0, 0, arm, room=top - 6, class_="tick")
-        x = HEAT_NAMES + (place + 0.5) * wide + 4
-        parts.append(element("g", turned, transform=f"translate({coordinate(x)} {coordinate(top - 5)}) rotate(-90)"))
-    families = [
-        (family, list(rows))
-        for family, rows in groupby(zip(table.tasks, table.families, differences, strict=True), key=itemgetter(1))
-    ]
-    headed = len(families) < len(table.tasks)
-    for family, rows in families:
-        tasks = [task for task, _, _ in rows]
-        alone = not headed or tasks == [family]
-        if headed:
-            y += 6 if alone else 17
-        if not alone:
-            parts.append(label(2, y - 4, family, class_="strong family"))
-        names = tasks if alone else _under(family, tasks)
-        for name, (task, _, values) in zip(names, rows, strict=True):
-            parts.append(label(2 if alone else 10, y + 11, name, room=HEAT_NAMES - 14, class_="tick"))
-            for place, value in enumerate(values):
-                told = f"{task[:120]}, {table.arms[place][:120]}: "
-                kind = heat_class(value, limit)
-                parts.append(_cell(HEAT_NAMES + place * wide, y, wide, value, kind, told, points=points))
-            y += HEAT_HIGH
-    told = f"{len(table.tasks)} tasks by {len(table.arms)} arms"
-    return figure(key, title, told, y + 2, parts)
-
-
-def _under(family: str, tasks: Sequence[str]) -> list[str]:
-    """Names of tasks under the heading of their family, without the part before `__` that all begin with."""
-    first = tasks[0].partition("__")[0] + "__"
-    shared = first if len(tasks) > 1 and all(task.startswith(first) for task in tasks) else family
-    return [task.removeprefix(shared).lstrip("_") or task for task in tasks]
-
-
-def _cell(x: float, y: float, wide: float, value: float | None, kind: str, told: str, *, points: bool) -> str:
-    """A cell with its number, where that fits."""
-    shown = signed_text(value, points=points)
-    title = tooltip(told + (shown or "no result"))
-    cell = element("rect", title, x=x, y=y, width=wide - 1, height=HEAT_HIGH - 1, class_=f"heat {kind}")
-    if wide < SMALL or value is None or not shown:
-        return cell
-    short = f"{round(value):+d}" if points else f"{value:+.2f}".replace("0.", ".")
-    short = short if short.strip("+-.0") else "0"
-    size = "cell" if wide >= NUMBERED else "cell small"
-    return cell + element("text", short, x=x + wide / 2 - 0.5, y=y + 10.5, text_anchor="middle", class_=size)
-
-
-def heat_class(value: float | None, limit: float) -> str:
-    """Return the class of colour of a difference: "up1".."up4", "down1".."down4", "same" or "none"."""
-    if value is None or not math.isfinite(value):
-        return "none"
-    share = abs(value) / limit if limit else 0.0
-    step = min(STEPS, math.ceil(share * STEPS - 1e-9))
-    if step <= 0:
-        return "same"
-    return f"{'up' if value > 0 else 'down'}{step}"
-
-
-def signed_text(value: float | None, *, points: bool) -> str:
-    """Return a difference with its sign, in points or nats; empty where there is none."""
-    if value is None or not math.isfinite(value):
-        return ""
-    return f"{value + 0.0:+.1f}" if points else f"{value + 0.0:+.3f}"
 
 
 def sweep_plot(key: str, title: str, sweeps: Sequence[Sweep], marks: Mapping[str, str]) -> str:
@@ -248,7 +148,7 @@ def cost_plot(key: str, title: str, costs: Sequence[CostPoint], marks: Mapping[s
     parts = [*upright(y, _LEFT, WIDTH), *axis]
     parts.append(label(WIDTH, 292, "forward passes over one row, a unit", anchor="end", class_="tick"))
     spots = {point.arm: (x(point.forwards), y(point.mean)) for point in costs}
-    parts.append(polyline(_front([spots[point.arm] for point in costs if not point.oracle]), "front"))
+    parts.append(polyline(stairs(pareto_front([spots[point.arm] for point in costs if not point.oracle])), "front"))
     for point in costs:
         kind = "oracle" if point.oracle else marks.get(point.arm, "even")
         parts.append(_interval(spots[point.arm][0], y, point.lower, point.upper, "faint " + kind))
@@ -278,16 +178,6 @@ def _passes(forwards: Sequence[float]) -> tuple[Callable[[float], float], list[s
     return lambda value: scale(math.log10(value)) if value > 0 else _LEFT + 14.0, parts
 
 
-def _front(places: Sequence[PlotPoint]) -> list[PlotPoint]:
-    """The stairs through the places that none other is left of or above: cheaper, or better."""
-    found: list[PlotPoint] = []
-    for x, y in sorted(places):
-        if not found or y < found[-1][1]:
-            found += [(x, found[-1][1])] if found else []
-            found.append((x, y))
-    return found
-
-
 def reliability_plot(key: str, title: str, found: Agreement) -> str:
     """Draw measured against predicted gain: each arm on each task as a dot, the means of equal counts as squares.
 
@@ -298,7 +188,7 @@ def reliability_plot(key: str, title: str, found: Agreement) -> str:
     """
     if not found.promises:
         return ""
-    promises = found.promises[:: max(1, math.ceil(len(found.promises) / PROMISES))]
+    promises = found.promises[:: max(1, math.ceil(len(found.promises) / _PROMISES))]
     x = scale_over(_bulk([p.predicted for p in promises]), _LEFT + 8, WIDTH - 8, margin=0.04)
     y = scale_over(_bulk([0.0, *(p.measured for p in promises)]), 288, 12, margin=0.04)
     parts = [*upright(y, _LEFT, WIDTH), *across(x, 12, 288)]

@@ -16,7 +16,7 @@ from merge_advisor.benchmark.analysis.means import family_means, values_by_arm
 from merge_advisor.benchmark.analysis.prediction import TaskTable, measured_gain
 from merge_advisor.benchmark.values import Metric, Question, Unit
 from merge_advisor.errors import RunError
-from merge_advisor.report.tables import printable
+from merge_advisor.plain_text import printable
 from merge_advisor.types import to_plain
 from merge_advisor.whole_files import write_text
 
@@ -29,7 +29,7 @@ SLICE_COLUMNS = ("metric", "view", "k")
 
 
 @dataclass(frozen=True, slots=True)
-class Frame:
+class CsvTable:
     """One table."""
 
     name: str
@@ -38,7 +38,7 @@ class Frame:
     rows: tuple[tuple[Cell, ...], ...]
 
 
-def write_tables(folder: Path, frames: Iterable[Frame]) -> None:
+def write_tables(folder: Path, tables: Iterable[CsvTable]) -> None:
     """Write each table as CSV into a folder, which is made; the same values give the same bytes.
 
     Raises:
@@ -50,13 +50,13 @@ def write_tables(folder: Path, frames: Iterable[Frame]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RunError(f"{folder}: cannot be made ({error.strerror}); remove what is there") from error
-    for frame in frames:
-        rows = [[safe(cell) for cell in row] for row in frame.rows]
-        table = pd.DataFrame(rows, columns=list(frame.columns), dtype=object)
-        write_text(folder / f"{frame.name}.csv", table.to_csv(index=False, lineterminator="\n"))
+    for table in tables:
+        rows = [[safe_cell(cell) for cell in row] for row in table.rows]
+        frame = pd.DataFrame(rows, columns=list(table.columns), dtype=object)
+        write_text(folder / f"{table.name}.csv", frame.to_csv(index=False, lineterminator="\n"))
 
 
-def safe(cell: Cell) -> Cell:
+def safe_cell(cell: Cell) -> Cell:
     """Return a cell no spreadsheet acts on: text that looks like a formula gets an apostrophe, numbers ten digits."""
     if isinstance(cell, str):
         text = printable(cell)
@@ -66,11 +66,11 @@ def safe(cell: Cell) -> Cell:
     return cell
 
 
-def frames(found: Findings) -> list[Frame]:
+def csv_tables(found: Findings) -> list[CsvTable]:
     """Return all tables of a report; one without rows keeps its columns."""
     return [
         _results(found),
-        Frame(
+        CsvTable(
             "arms",
             tuple(field.name for field in fields(ArmSummary)),
             tuple(astuple(level) for level in found.summaries),
@@ -84,11 +84,16 @@ def frames(found: Findings) -> list[Frame]:
         *_promises(found),
         *_chosen(found),
         _failed(found),
-        Frame("setup", ("key", "value"), tuple(setup_rows(found))),
+        CsvTable("setup", ("key", "value"), tuple(setup_rows(found))),
     ]
 
 
-def _results(found: Findings) -> Frame:
+def _arms(found: Findings) -> CsvTable:
+    columns = tuple(field.name for field in fields(ArmSummary))
+    return CsvTable("arms", columns, tuple(astuple(summary) for summary in found.summaries))
+
+
+def _results(found: Findings) -> CsvTable:
     gain = measured_gain(found.results)
     columns = (
         *(field.name for field in fields(Unit)),
@@ -103,7 +108,7 @@ def _results(found: Findings) -> Frame:
         )
         for r in found.results
     )
-    return Frame("results", columns, rows)
+    return CsvTable("results", columns, rows)
 
 
 def members_text(members: Sequence[tuple[str, float]]) -> str:
@@ -119,7 +124,7 @@ def _place(at: ResultSlice) -> tuple[Cell, ...]:
     return at.metric, at.view, at.k
 
 
-def _contrasts(found: Findings) -> list[Frame]:
+def _contrasts(found: Findings) -> list[CsvTable]:
     columns = "mean lower upper sign_flip adjusted wilcoxon wins ties losses agree standing reason".split()
     rows = tuple(
         (
@@ -137,19 +142,19 @@ def _contrasts(found: Findings) -> list[Frame]:
         for family, difference in zip(c.families, c.differences, strict=True)
     )
     return [
-        Frame("contrasts", ("role", *QUESTION, "unit", "families", *columns), rows),
-        Frame("contrast_families", (*QUESTION, "unit", "family", "difference"), single),
+        CsvTable("contrasts", ("role", *QUESTION, "unit", "families", *columns), rows),
+        CsvTable("contrast_families", (*QUESTION, "unit", "family", "difference"), single),
     ]
 
 
-def _ranks(found: Findings) -> list[Frame]:
+def _ranks(found: Findings) -> list[CsvTable]:
     ranking = found.ranking
     arms = () if ranking is None else tuple(zip(ranking.arms, ranking.mean_ranks, strict=True))
     pairs = () if ranking is None else ranking.pairs
     tests = tuple((p.better, p.than, UNITS[found.main.metric], p.mean, p.sign_flip, p.adjusted) for p in pairs)
     return [
-        Frame("ranks", (*SLICE_COLUMNS, "arm", "mean_rank"), tuple((*_place(found.main), *row) for row in arms)),
-        Frame("rank_pairs", ("better", "than", "unit", "mean", "sign_flip", "adjusted"), tests),
+        CsvTable("ranks", (*SLICE_COLUMNS, "arm", "mean_rank"), tuple((*_place(found.main), *row) for row in arms)),
+        CsvTable("rank_pairs", ("better", "than", "unit", "mean", "sign_flip", "adjusted"), tests),
     ]
 
 
@@ -164,7 +169,7 @@ def task_differences(table: TaskTable, reference: str) -> list[list[float | None
     return [[difference(row, value) for value in row] for row in table.values]
 
 
-def _tasks(found: Findings) -> Frame:
+def _tasks(found: Findings) -> CsvTable:
     rows = tuple(
         (*_place(at), family, task, arm, value, found.reference, difference)
         for at, table in found.tasks
@@ -173,10 +178,10 @@ def _tasks(found: Findings) -> Frame:
         )
         for arm, value, difference in zip(table.arms, values, differences, strict=True)
     )
-    return Frame("tasks", (*SLICE_COLUMNS, "family", "task", "arm", "value", "reference", "difference"), rows)
+    return CsvTable("tasks", (*SLICE_COLUMNS, "family", "task", "arm", "value", "reference", "difference"), rows)
 
 
-def _families(found: Findings) -> Frame:
+def _families(found: Findings) -> CsvTable:
     rows: list[tuple[Cell, ...]] = []
     for at, _ in found.tasks:
         gains = family_differences(found.results, at, found.reference)
@@ -185,10 +190,10 @@ def _families(found: Findings) -> Frame:
                 (*_place(at), family, arm, value, found.reference, gains.get(arm, {}).get(family))
                 for family, value in family_means(values).items()
             ]
-    return Frame("families", (*SLICE_COLUMNS, "family", "arm", "value", "reference", "difference"), tuple(rows))
+    return CsvTable("families", (*SLICE_COLUMNS, "family", "arm", "value", "reference", "difference"), tuple(rows))
 
 
-def _sweeps(found: Findings) -> Frame:
+def _sweeps(found: Findings) -> CsvTable:
     rows = tuple(
         (at.metric, at.view, s.arm, s.oracle, p.k, p.mean, p.lower, p.upper, UNITS[at.metric], p.families, p.units)
         for at, sweeps in found.sweeps
@@ -196,30 +201,30 @@ def _sweeps(found: Findings) -> Frame:
         for p in s.points
     )
     columns = ("metric", "view", "arm", "oracle", "k", "gain", "lower", "upper", "unit", "families", "units")
-    return Frame("k_sweep", columns, rows)
+    return CsvTable("k_sweep", columns, rows)
 
 
-def _costs(found: Findings) -> Frame:
+def _costs(found: Findings) -> CsvTable:
     rows = tuple(
         (*_place(at), c.arm, c.oracle, c.forwards, c.mean, c.lower, c.upper, UNITS[at.metric], c.families, c.units)
         for at, costs in found.costs
         for c in costs
     )
     columns = (*SLICE_COLUMNS, "arm", "oracle", "forwards", "gain", "lower", "upper", "unit", "families", "units")
-    return Frame("cost_gain", columns, rows)
+    return CsvTable("cost_gain", columns, rows)
 
 
-def _promises(found: Findings) -> list[Frame]:
+def _promises(found: Findings) -> list[CsvTable]:
     told = found.agreement
     promises = () if told is None else told.promises
     bins = () if told is None else told.bins
     return [
-        Frame(
+        CsvTable(
             "reliability",
             ("arm", "family", "task", "predicted", "measured"),
             tuple((p.arm, p.family, p.task, p.predicted, p.measured) for p in promises),
         ),
-        Frame(
+        CsvTable(
             "reliability_bins",
             ("lowest", "highest", "predicted", "measured", "count", "families"),
             tuple((b.lowest, b.highest, b.predicted, b.measured, b.count, "; ".join(b.families)) for b in bins),
@@ -227,7 +232,7 @@ def _promises(found: Findings) -> list[Frame]:
     ]
 
 
-def _chosen(found: Findings) -> list[Frame]:
+def _chosen(found: Findings) -> list[CsvTable]:
     here = ("view", "k", "family", "task", "arm")
     columns = "units sets alone kin predicted measured".split()
     rows = tuple(
@@ -239,14 +244,14 @@ def _chosen(found: Findings) -> list[Frame]:
         for m in c.members
     )
     return [
-        Frame("chosen", (*here, *columns), rows),
-        Frame("chosen_members", (*here, "member", "member_family", "units", "of", "weight"), members),
+        CsvTable("chosen", (*here, *columns), rows),
+        CsvTable("chosen_members", (*here, "member", "member_family", "units", "of", "weight"), members),
     ]
 
 
-def _failed(found: Findings) -> Frame:
+def _failed(found: Findings) -> CsvTable:
     columns = (*(field.name for field in fields(Unit)), "arm", "view", "k", "reason")
-    return Frame("failed", columns, tuple((*astuple(r.unit), r.arm, r.view, r.k, r.reason) for r in found.failed))
+    return CsvTable("failed", columns, tuple((*astuple(r.unit), r.arm, r.view, r.k, r.reason) for r in found.failed))
 
 
 def setup_rows(found: Findings) -> list[tuple[str, str]]:

@@ -1,0 +1,28 @@
+"""Text from anywhere made safe to show: on one line, without control characters, no longer than there is room."""
+
+from __future__ import annotations
+
+
+def printable(text: str) -> str:
+    r"""Return a text on one line, with everything that a terminal or a browser acts on written as an escape.
+
+    Args:
+        text: any text, e.g. the name of a model that someone else published.
+
+    >>> printable("two\nlines, \x1b[31mred")
+    'two\\nlines, \\x1b[31mred'
+    """
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def shortened(text: str, length: int) -> str:
+    """Return the beginning of a text, the last character "…" where something was cut off.
+
+    Args:
+        text: any text.
+        length: number of characters to keep, the "…" included.
+
+    >>> shortened("abcdef", 4)
+    'abc…'
+    """
+    return text if len(text) <= length else text[: length - 1] + "…"
