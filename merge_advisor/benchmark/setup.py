@@ -1,4 +1,4 @@
-"""Reading a setup: strict YAML, checked whole before anything is computed."""
+"""Read a setup: strict YAML, checked whole before anything is computed."""
 
 from __future__ import annotations
 
@@ -17,23 +17,31 @@ from merge_advisor.tuning.goals import PENALISED
 from merge_advisor.types import from_json
 
 _SIZE_LIMIT = 2**20
-"""Largest setup read, in bytes."""
+"""Largest setup read, in bytes; a longer file is not a setup (a data set given by mistake, say)."""
+CONTROL_NAMES: tuple[str, ...] = get_args(Control)
+"""Names of all controls."""
 ORACLES = ("majority-oracle", "best-single-oracle")
 """Controls that read held-out answers."""
 BENCH_OBJECTIVES = ("auto", "loss", "choices", "accuracy", *PENALISED)
-"""What a tuner may make small; the last two are the loss with LoraHub's penalty."""
+"""What a tuner may minimise; the last two are the loss with LoraHub's penalty."""
 HUB = "hub:"
+"""What the place of tasks begins with where they are a data set of the Hugging Face Hub."""
 
 
 @dataclass(frozen=True, slots=True)
 class SetupPlaces:
-    """Where on this machine (or on the hub) a setup's things are; no part of its identity."""
+    """Where base, pool, task files and families are on this machine or on the hub; no part of a setup's identity.
+
+    >>> SetupPlaces("base", "adapters", "hub:org/tasks@main", families=None).tasks.startswith(HUB)
+    True
+    """
 
     base: str
     pool: str
     tasks: str
     """A folder, or `hub:org/dataset[@revision]`."""
     families: Path | None
+    """JSON file, task name to family; None: every task is a family of its own."""
 
 
 def read_setup(
@@ -41,20 +49,31 @@ def read_setup(
 ) -> tuple[Setup, SetupPlaces]:
     """Read and check a setup; relative paths in it start at its own folder, those given here win.
 
+    Args:
+        path: the YAML file.
+        base: where the base is, if not where the setup says.
+        pool: where the pool is, if not where the setup says.
+        tasks: where the task files are, if not where the setup says.
+
+    Returns:
+        The setup as it is written, and where its parts are.
+
     Raises:
         InputError: not there, not YAML, an unknown key, a value of another type, names that do not fit together, or a
             number out of range. The message names the file and the key.
         SpecError: a strategy, composition, sampler or embedding that is unknown or wrongly parameterised.
     """
-    found = read_mapping(
+    mapping = read_mapping(
         path, "setup", needs="name, base, pool, tasks, arms, primary and smallest_gain",
         remedy="give the path of a setup (YAML)", limit=_SIZE_LIMIT,
     )  # fmt: skip
-    setup = from_json(Setup, json.dumps(found, default=str), str(path))
+    # YAML has dates: as text they are a value of the wrong type, which is refused with its key
+    setup = from_json(Setup, json.dumps(mapping, default=str), str(path))
     check_setup(setup, str(path))
     folder = path.parent
 
     def place(named: str) -> str:
+        # a hub id looks like a relative path: what is not there and not clearly a path is left to whoever resolves it
         near = folder / Path(named).expanduser()
         return str(near) if near.exists() or named.startswith((".", "/", "~")) else named
 
@@ -67,7 +86,11 @@ def read_setup(
 
 
 def _families(setup: Setup, folder: Path, tasks: str | None) -> Path | None:
-    """The file of the families; one that lies among the setup's task files is looked for among those given first."""
+    """Return the file of the families.
+
+    A file that lies among the setup's task files is looked for among the given task files first: they may be a copy
+    with families of its own.
+    """
     named = setup.tasks.families
     if not named:
         return None
@@ -83,7 +106,7 @@ def check_setup(setup: Setup, where: str) -> None:
 
     Args:
         setup: what to check.
-        where: names it in the message.
+        where: names the setup in messages.
 
     Raises:
         InputError: see `read_setup`.
@@ -194,23 +217,31 @@ def _check_question(question: Question, setup: Setup, where: str, refuse: Any) -
             raise refuse(f"{where}: a label has no loss; compare by accuracy")
 
 
-CONTROL_NAMES: tuple[str, ...] = get_args(Control)
-"""Names of all controls."""
-
-
 def ks_of(arm: Arm, setup: Setup) -> tuple[int, ...]:
-    """The sizes an arm is run at."""
+    """Return the sizes that an arm is run at: its own, or else the setup's.
+
+    Args:
+        arm: one of the setup's.
+        setup: holds the sizes of arms without their own.
+    """
     return arm.k or setup.k
 
 
 def scorer_of(setup: Setup) -> str:
-    """Spec of the evaluator that scores held-out rows."""
+    """Return the spec of the evaluator that scores held-out rows.
+
+    Args:
+        setup: holds the number of tokens and the rule of a match.
+    """
     matched = "" if setup.exact_match == "plain" else f",exact_match={setup.exact_match}"
     return f"fast:max_new_tokens={setup.max_new_tokens}{matched}"
 
 
 def finetune_of(setup: Setup) -> FinetuneSettings:
-    """Settings of the finetune on the shots: `plan`'s with what the setup changes.
+    """Return the settings of the finetune on the shots: the defaults of `plan` with what the setup changes.
+
+    Args:
+        setup: holds the changes.
 
     Raises:
         InputError: an unknown setting, or a value it cannot have.
@@ -221,6 +252,7 @@ def finetune_of(setup: Setup) -> FinetuneSettings:
     for name, value in setup.finetune.items():
         if name not in known:
             raise InputError(f"setup {setup.name}: finetune.{name} is unknown; choose one of: {', '.join(known)}")
+        # YAML gives 3 and 3.0 alike as numbers of a `dict[str, float]`
         if hints[name] is not float and value != int(value):
             raise InputError(f"setup {setup.name}: finetune.{name} is {value:g}; give a whole number")
         changes[name] = value if hints[name] is float else int(value)
@@ -228,25 +260,25 @@ def finetune_of(setup: Setup) -> FinetuneSettings:
 
 
 def notes_of(setup: Setup, families: Sequence[str]) -> list[str]:
-    """What the setup cannot show, one line each.
+    """Return what the setup cannot show, one line each.
 
     Args:
         setup: what is asked.
         families: the family of each task.
     """
-    draws, found = setup.draws, []
+    draws, notes = setup.draws, []
     if draws.shots * draws.selections * draws.tuners == 1:
-        found.append("one draw of everything: how much of a difference is luck of the seed cannot be shown")
+        notes.append("one draw of everything: how much of a difference is luck of the seed cannot be shown")
     elif draws.shots == 1:
-        found.append("one draw of the shots: how much depends on which examples are given cannot be shown")
+        notes.append("one draw of the shots: how much depends on which examples are given cannot be shown")
     tried = [family for family in setup.tasks.tried if family in families]
     if tried:
-        found.append(
+        notes.append(
             f"strategies were tried out on {', '.join(tried)}: in the tables by task, in no contrast and no mean"
         )
     number = len(set(families) - set(tried))
     if number < 6:
-        found.append(f"{number} families: a sign-flip test cannot reach p < .05 with fewer than 6")
+        notes.append(f"{number} families: a sign-flip test cannot reach p < .05 with fewer than 6")
     if not setup.tasks.tuning:
-        found.append("no tuning rows: members and weights are chosen on the shots themselves")
-    return found
+        notes.append("no tuning rows: members and weights are chosen on the shots themselves")
+    return notes

@@ -10,12 +10,15 @@ from merge_advisor.benchmark.values import View
 def candidate_families(
     candidates: Sequence[str], own: Mapping[str, str], families: Mapping[str, str]
 ) -> dict[str, str]:
-    """Return the family of each candidate, by id: that of the task it was trained on; one without is its own.
+    """Return the family of each candidate, by id: that of the task it was trained on, or else its own name.
 
     Args:
         candidates: ids.
         own: task name to the candidate trained on it, where the ids differ.
         families: task or candidate name to family.
+
+    >>> candidate_families(["lora-7", "stranger"], own={"dates": "lora-7"}, families={"dates": "time"})
+    {'lora-7': 'time', 'stranger': 'stranger'}
     """
     trained = {candidate: name for name, candidate in own.items()}
 
@@ -36,5 +39,8 @@ def is_allowed(candidate: str, kin: str, task: str, family: str, view: View, own
         family: the task's family.
         view: "own-in": all candidates; "own-out": all but the task's own; "family-out": all but its family's.
         own: task name to the candidate trained on it, where the ids differ.
+
+    >>> [is_allowed("dates-2", "time", "dates", "time", view, {}) for view in ("own-in", "own-out", "family-out")]
+    [True, True, False]
     """
     return view == "own-in" or (candidate != own.get(task, task) and (view == "own-out" or kin != family))

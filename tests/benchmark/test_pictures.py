@@ -6,15 +6,8 @@ from itertools import pairwise
 
 import pytest
 
-from merge_advisor.benchmark.analysis.prediction import (
-    Agreement,
-    CostPoint,
-    Promise,
-    ReliabilityBin,
-    Sweep,
-    SweepPoint,
-    TaskTable,
-)
+from merge_advisor.benchmark.analysis.curves import CostPoint, Sweep, SweepPoint, TaskTable
+from merge_advisor.benchmark.analysis.prediction import Agreement, Promise, ReliabilityBin
 from merge_advisor.benchmark.analysis.ranks import Ranking
 from merge_advisor.benchmark.report.drawing import cost_plot, rank_picture, reliability_plot, sweep_plot
 from merge_advisor.benchmark.report.heat_map import heat_class, heat_limit, heat_map

@@ -1,1 +1,1 @@
-"""What the results say: means over families, contrasts, ranks, promises and what came of them."""
+"""What the results say: means over families, contrasts, ranks, predicted against measured gains, choices by task."""

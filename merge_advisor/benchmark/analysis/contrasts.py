@@ -1,4 +1,4 @@
-"""One arm against another: paired by unit, averaged within task, within family; the families are the sample.
+"""One arm against another: paired by unit, averaged within task, then within family; the families are the sample.
 
 Draws and rows are nested in tasks and tasks in families, so that counting them as independent would find a difference
 where there is none (`eval/bench_statistics.md`). The standing, with g the smallest gain that matters:
@@ -50,14 +50,23 @@ def answer_questions(setup: Setup, results: Sequence[Result]) -> tuple[Contrast,
 
 
 def contrast(question: Question, results: Sequence[Result], smallest_gain: float | None, *, seed: int = 0) -> Contrast:
-    """Say what results tell about a question; those of another view or k are ignored.
+    """Return what the results say on a question; those of another view or k are ignored.
 
     Args:
-        question: which arm against which, by what.
+        question: which arm against which, by which metric.
         results: of all arms and controls; only units on which both are done count.
         smallest_gain: the g of this module's docstring, in the question's metric: points of accuracy, or nats. None:
             equivalence is not asked.
         seed: draws the resamples.
+
+    >>> from merge_advisor.benchmark.values import Unit
+    >>> gains = [0.03, 0.01, 0.04, 0.02, 0.05, 0.01, 0.03, 0.02]
+    >>> units = [Unit(f"task {number}", f"family {number}") for number in range(len(gains))]
+    >>> results = [Result(unit, "a", "own-out", 4, accuracy=0.5 + gain) for unit, gain in zip(units, gains)]
+    >>> results += [Result(unit, "b", "own-out", 4, accuracy=0.5) for unit in units]
+    >>> answer = contrast(Question("a", "b"), results, smallest_gain=1.0)
+    >>> answer.mean, answer.sign_flip, answer.standing
+    (2.625, 0.0078125, 'better')
     """
     arms = values_by_arm(results, question.metric, question.view, question.k)
     pairs = paired_differences(arms.get(question.better, {}), arms.get(question.than, {}))
@@ -71,7 +80,7 @@ def contrast(question: Question, results: Sequence[Result], smallest_gain: float
     ends = resampling.bootstrap_interval(values, seed=seed) or (None, None)
     p = resampling.sign_flip_test(values, seed=seed)
     wins, ties, losses = _signs(values)
-    found = Contrast(
+    undecided = Contrast(
         question=question,
         families=tuple(by_family),
         differences=values,
@@ -93,46 +102,52 @@ def contrast(question: Question, results: Sequence[Result], smallest_gain: float
         smallest_gain=smallest_gain,
     )
     oracles = tuple(sorted({result.arm for result in asked if result.oracle}))
-    standing: ContrastStanding = "undecided" if oracles else _standing(found)
-    return replace(found, standing=standing, reason=_reason(replace(found, standing=standing), oracles))
+    # an oracle has read the answers it is scored by: its numbers are shown, but nothing is concluded from them
+    standing: ContrastStanding = "undecided" if oracles else _standing(undecided)
+    decided = replace(undecided, standing=standing)
+    return replace(decided, reason=_reason(decided, oracles))
 
 
 def holm_adjusted(contrasts: Sequence[Contrast]) -> list[Contrast]:
-    """Adjust the p of contrasts for their number; one that was better or worse stands only if it does after it."""
-    found = []
+    """Return contrasts with their p adjusted for their number; "better" or "worse" has to stand after that.
+
+    Args:
+        contrasts: of questions asked together.
+    """
+    judged = []
     for one, p in zip(contrasts, resampling.holm_p_values([one.sign_flip for one in contrasts]), strict=True):
         adjusted = replace(one, adjusted=p)
         if one.standing in ("better", "worse") and p >= ALPHA:
             adjusted = replace(adjusted, standing=_standing(adjusted))
             lost = f"; not {one.standing} after Holm's adjustment for {len(contrasts)} contrasts, p = {p:.3g}"
             adjusted = replace(adjusted, reason=_reason(adjusted, ()) + lost)
-        found.append(adjusted)
-    return found
+        judged.append(adjusted)
+    return judged
 
 
 def _signs(values: Iterable[float]) -> tuple[int, int, int]:
-    """How many are above, at and below 0."""
-    found = list(values)
-    return sum(v > 0 for v in found), sum(v == 0 for v in found), sum(v < 0 for v in found)
+    """Return how many are above, at and below 0."""
+    numbers = list(values)
+    return sum(v > 0 for v in numbers), sum(v == 0 for v in numbers), sum(v < 0 for v in numbers)
 
 
 def _apart(lower: float | None, upper: float | None) -> bool:
-    """Whether the interval leaves 0 out."""
+    """Return whether the interval leaves 0 out."""
     return lower is not None and upper is not None and (lower > 0 or upper < 0)
 
 
-def _standing(found: Contrast) -> ContrastStanding:
-    if found.lower is None or found.upper is None or len(found.families) < ENOUGH_FAMILIES:
+def _standing(answer: Contrast) -> ContrastStanding:
+    if answer.lower is None or answer.upper is None or len(answer.families) < ENOUGH_FAMILIES:
         return "undecided"
-    if _apart(found.lower, found.upper) and found.adjusted < ALPHA:
-        return "better" if found.lower > 0 else "worse"
-    gain = found.smallest_gain
-    return "equivalent" if gain is not None and -gain < found.lower and found.upper < gain else "undecided"
+    if _apart(answer.lower, answer.upper) and answer.adjusted < ALPHA:
+        return "better" if answer.lower > 0 else "worse"
+    gain = answer.smallest_gain
+    return "equivalent" if gain is not None and -gain < answer.lower and answer.upper < gain else "undecided"
 
 
-def _reason(found: Contrast, oracles: Sequence[str]) -> str:
-    """The standing in a sentence, and what it cannot show."""
-    question, n = found.question, len(found.families)
+def _reason(answer: Contrast, oracles: Sequence[str]) -> str:
+    """Return the standing in a sentence, and what it cannot show."""
+    question, n = answer.question, len(answer.families)
     if not n:
         return (
             f"{question.better} against {question.than}: no unit in view {question.view} at k = {question.k} "
@@ -143,37 +158,37 @@ def _reason(found: Contrast, oracles: Sequence[str]) -> str:
         "worse": f"{question.better} is worse than {question.than}",
         "equivalent": f"{question.better} and {question.than} are equivalent",
         "undecided": f"{question.better} against {question.than} is undecided",
-    }[found.standing]
-    told = [f"{said}: {_numbers(found)}"]
-    told += [f"{name} reads held-out answers and is compared with nothing" for name in oracles]
-    told += [part for part in (_size(found), _doubt(found)) if part]
-    if found.left_out:
-        told.append(f"{found.left_out} of {found.units + found.left_out} units left out, not done in both")
-    return "; ".join(told)
+    }[answer.standing]
+    parts = [f"{said}: {_numbers(answer)}"]
+    parts += [f"{name} reads held-out answers and is compared with nothing" for name in oracles]
+    parts += [part for part in (_size(answer), _doubt(answer)) if part]
+    if answer.left_out:
+        parts.append(f"{answer.left_out} of {answer.units + answer.left_out} units left out, not done in both")
+    return "; ".join(parts)
 
 
-def _numbers(found: Contrast) -> str:
-    n, tasks = len(found.families), sum(found.tasks)
+def _numbers(answer: Contrast) -> str:
+    n, tasks = len(answer.families), sum(answer.tasks)
     over = f"{n} {'family' if n == 1 else 'families'} of {tasks} {'task' if tasks == 1 else 'tasks'}"
-    if found.lower is None or found.upper is None:
-        return f"{_amount(found, found.mean)} in {over}"
-    ends = f"{_amount(found, found.lower, unit=False)} to {_amount(found, found.upper, unit=False)}"
-    return f"{_amount(found, found.mean)} (95% interval {ends}; {over}; sign-flip p = {found.sign_flip:.3g})"
+    if answer.lower is None or answer.upper is None:
+        return f"{_amount(answer, answer.mean)} in {over}"
+    ends = f"{_amount(answer, answer.lower, unit=False)} to {_amount(answer, answer.upper, unit=False)}"
+    return f"{_amount(answer, answer.mean)} (95% interval {ends}; {over}; sign-flip p = {answer.sign_flip:.3g})"
 
 
-def _amount(found: Contrast, value: float, *, unit: bool = True) -> str:
-    points = found.question.metric == "accuracy"
+def _amount(answer: Contrast, value: float, *, unit: bool = True) -> str:
+    points = answer.question.metric == "accuracy"
     text = f"{value:+.2f}" if points else f"{value:+.3f}"
     return f"{text} {'points' if points else 'nats'}" if unit else text
 
 
-def _size(found: Contrast) -> str:
-    """How the interval lies to the smallest gain, where a difference was found."""
-    gain = found.smallest_gain
-    if gain is None or found.lower is None or found.upper is None or found.standing not in ("better", "worse"):
+def _size(answer: Contrast) -> str:
+    """Return how the interval lies to the smallest gain, where a difference was found."""
+    gain = answer.smallest_gain
+    if gain is None or answer.lower is None or answer.upper is None or answer.standing not in ("better", "worse"):
         return ""
-    ends = (found.lower, found.upper) if found.standing == "better" else (-found.upper, -found.lower)
-    amount = _amount(found, gain)[1:]
+    ends = (answer.lower, answer.upper) if answer.standing == "better" else (-answer.upper, -answer.lower)
+    amount = _amount(answer, gain)[1:]
     if ends[0] > gain:
         return f"the whole interval is beyond the {amount} that matter"
     return (
@@ -181,8 +196,8 @@ def _size(found: Contrast) -> str:
     )
 
 
-def _doubt(found: Contrast) -> str:
-    n = len(found.families)
+def _doubt(answer: Contrast) -> str:
+    n = len(answer.families)
     if n == 1:
         return "one family says nothing about others, and has no interval"
     if n < ENOUGH_FAMILIES:
@@ -190,4 +205,4 @@ def _doubt(found: Contrast) -> str:
             f"with {n} families the sign-flip test cannot fall below p = {2.0 ** (1 - n):.3g}, "
             f"{ENOUGH_FAMILIES} are the least"
         )
-    return "" if found.agree else "interval and sign-flip test disagree about 0"
+    return "" if answer.agree else "interval and sign-flip test disagree about 0"

@@ -1,4 +1,4 @@
-"""All that a benchmark's report tells, as values: what each arm reached, and what the statistics make of it."""
+"""All that a benchmark's report shows, as values: what each arm reached, and what the statistics make of it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from merge_advisor.benchmark.analysis.choices import NO_KIN, TaskChoices, choices_by_task
+from merge_advisor.benchmark.analysis.curves import CostPoint, Sweep, TaskTable, cost_gain, k_sweep, task_table
 from merge_advisor.benchmark.analysis.means import (
     base_values,
     family_means,
@@ -16,25 +17,24 @@ from merge_advisor.benchmark.analysis.means import (
     values_by_arm,
     without_tried,
 )
-from merge_advisor.benchmark.analysis.prediction import (
-    Agreement,
-    CostPoint,
-    Sweep,
-    TaskTable,
-    agreement,
-    cost_gain,
-    k_sweep,
-    task_table,
-)
+from merge_advisor.benchmark.analysis.prediction import Agreement, agreement
 from merge_advisor.benchmark.analysis.ranks import Ranking, rank_arms
 from merge_advisor.benchmark.values import Contrast, LateAddition, Metric, Result, Setup, Unit, View
 
 REPORTED_METRICS: tuple[Metric, ...] = ("accuracy", "loss")
+"""Metrics that sweeps and costs are shown by."""
 
 
 @dataclass(frozen=True, slots=True)
 class ArmSummary:
-    """What one arm reached in one view at one k: means over families; None where nothing was measured."""
+    """What one arm reached in one view at one k: means over families; None where nothing was measured.
+
+    >>> from merge_advisor.benchmark.values import Arm, Question, Tasks
+    >>> setup = Setup("mine", "base", "adapters", Tasks("bench"), (Arm("a", "top_k"),), Question("a", "base"), 1.0)
+    >>> (summary,) = arm_summaries(setup, [Result(Unit("dates", "time"), "a", "own-out", 4, accuracy=0.5, loss=1.0)])
+    >>> summary.accuracy, summary.over_base, summary.done
+    (0.5, None, 1)
+    """
 
     arm: str
     view: View
@@ -50,17 +50,24 @@ class ArmSummary:
     valid: float | None
     """Share of outputs in a valid format."""
     accuracy_valid: float | None
+    """Accuracy on the rows with such an output."""
     forwards: float | None
+    """Nominal forward passes over one row."""
     families: int
     tasks: int
     done: int
-    """Results."""
+    """Results that are done."""
     failed: int
+    """Results that failed."""
 
 
 @dataclass(frozen=True, slots=True)
 class ResultSlice:
-    """Where a table or a plot is taken: one metric in one view at one k."""
+    """Which results a table or a plot shows: one metric in one view at one k.
+
+    >>> ResultSlice("accuracy", "own-out", 4).view
+    'own-out'
+    """
 
     metric: Metric
     view: View
@@ -69,28 +76,36 @@ class ResultSlice:
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """A benchmark, found out; `make_findings` makes it."""
+    """All that a report shows; `make_findings` computes it.
+
+    >>> from merge_advisor.benchmark.values import Arm, Question, Tasks
+    >>> setup = Setup("mine", "base", "adapters", Tasks("bench"), (Arm("a", "top_k"),), Question("a", "base"), 1.0)
+    >>> results = [Result(Unit("dates", "time"), arm, "own-out", 4, accuracy=0.5) for arm in ("a", "base")]
+    >>> findings = make_findings(setup, results, contrasts=())
+    >>> [summary.arm for summary in findings.summaries], findings.reference
+    (['a', 'base'], 'base')
+    """
 
     setup: Setup
     results: tuple[Result, ...]
     contrasts: tuple[Contrast, ...]
     """The primary first."""
     main: ResultSlice
-    """Where the primary question is asked."""
+    """The slice that the primary question is about."""
     reference: str
-    """Arm that the tables of tasks and families are told against; empty: no arm is there."""
+    """Arm that the tables of tasks and families show differences to; empty: no arm has results."""
     summaries: tuple[ArmSummary, ...]
     """By view, k and arm, arms in the order of `arm_order`."""
     ranking: Ranking | None
     tasks: tuple[tuple[ResultSlice, TaskTable], ...]
-    """One a view, the main one first, at the main metric and k."""
+    """One table a view, the main one first, at the main metric and k."""
     sweeps: tuple[tuple[ResultSlice, tuple[Sweep, ...]], ...]
     """The main metric in every view, then the other one in the main view; of arms with several k."""
     costs: tuple[tuple[ResultSlice, tuple[CostPoint, ...]], ...]
-    """As `sweeps`."""
+    """In the order of `sweeps`."""
     agreement: Agreement | None
     chosen: tuple[TaskChoices, ...]
-    """What the arms chose, those without members left out."""
+    """What the arms chose; arms without members are left out."""
     added: tuple[LateAddition, ...] = ()
     """Parts of the setup that came when results were there, in the order they came."""
     own: bool = True
@@ -99,7 +114,7 @@ class Findings:
     @property
     def primary(self) -> Contrast | None:
         """The answer to the primary question; None where its arms have no results."""
-        return next((found for found in self.contrasts if found.question == self.setup.primary), None)
+        return next((contrast for contrast in self.contrasts if contrast.question == self.setup.primary), None)
 
     @property
     def failed(self) -> tuple[Result, ...]:
@@ -127,52 +142,77 @@ def make_findings(
         contrasts: answers to the setup's questions.
         kin: family of each candidate, by id; empty: not known.
         added: parts of the setup that came when results were there.
+
+    Returns:
+        Tables that nothing is there for are empty or None.
     """
     asked = setup.primary
     main = ResultSlice(asked.metric, asked.view, asked.k)
     fresh = _averaged(setup, results)
-    done = [result for result in results if result.status == "done"]
-    views = [view for view in _views(setup, results) if any(result.view == view for result in done)]
-    place = _place(main)
-    here = values_by_arm(results, *place)
-    views.sort(key=lambda view: view != main.view)
-    places = [ResultSlice(main.metric, view, main.k) for view in views]
-    other = next(metric for metric in REPORTED_METRICS if metric != main.metric)
-    if main.view in views and values_by_arm(results, other, main.view, main.k):
-        places.append(ResultSlice(other, main.view, main.k))
-    tables = [(at, task_table(results, *_place(at))) for at in places if at.metric == main.metric]
-    promised = [r for r in fresh if r.status == "done" and (r.view, r.k) == (main.view, main.k) and not r.oracle]
-    arms = [arm for arm in arm_order(setup, results) if any(r.arm == arm and r.predicted is not None for r in promised)]
-    based = [at for at in places if base_values(fresh, at.metric)]
+    slices = _slices(setup, results, main)
+    with_base = [at for at in slices if base_values(fresh, at.metric)]
+    tables = [(at, task_table(results, *_place(at))) for at in slices if at.metric == main.metric]
+    reached = values_by_arm(results, *_place(main))
+    promising = _promising_arms(setup, results, fresh, main)
+    comparable = len(values_by_arm(fresh, *_place(main))) > 1
     return Findings(
         setup=setup,
         results=tuple(results),
-        contrasts=tuple(sorted(contrasts, key=lambda found: found.question != asked)),
+        contrasts=tuple(sorted(contrasts, key=lambda contrast: contrast.question != asked)),
         main=main,
-        reference=next((arm for arm in (asked.than, "base") if arm in here), next(iter(here), "")),
+        reference=next((arm for arm in (asked.than, "base") if arm in reached), next(iter(reached), "")),
         summaries=tuple(arm_summaries(setup, results)),
-        ranking=rank_arms(fresh, *_place(main), seed=setup.seed)
-        if len(values_by_arm(fresh, *_place(main))) > 1
-        else None,
+        ranking=rank_arms(fresh, *_place(main), seed=setup.seed) if comparable else None,
         tasks=tuple((at, table) for at, table in tables if table.tasks),
-        sweeps=tuple((at, sweeps) for at in based if (sweeps := k_sweep(fresh, at.metric, at.view))),
-        costs=tuple((at, costs) for at in based if (costs := cost_gain(fresh, *_place(at)))),
-        agreement=agreement(_with_base(fresh, main), arms, seed=setup.seed) if arms else None,
+        sweeps=tuple((at, sweeps) for at in with_base if (sweeps := k_sweep(fresh, at.metric, at.view))),
+        costs=tuple((at, costs) for at in with_base if (costs := cost_gain(fresh, *_place(at)))),
+        agreement=agreement(_with_base(fresh, main), promising, seed=setup.seed) if promising else None,
         chosen=choices_by_task(results, kin, setup.tasks.own),
         added=tuple(added),
         own=not kin or any(setup.tasks.own.get(task, task) in kin for task in {r.unit.task for r in results}),
     )
 
 
+def _slices(setup: Setup, results: Sequence[Result], main: ResultSlice) -> list[ResultSlice]:
+    """Return the slices to show: the main metric in every view, the main view first, then the other metric there."""
+    done = [result for result in results if result.status == "done"]
+    views = [view for view in _views(setup, results) if any(result.view == view for result in done)]
+    views.sort(key=lambda view: view != main.view)
+    slices = [ResultSlice(main.metric, view, main.k) for view in views]
+    other = next(metric for metric in REPORTED_METRICS if metric != main.metric)
+    if main.view in views and values_by_arm(results, other, main.view, main.k):
+        slices.append(ResultSlice(other, main.view, main.k))
+    return slices
+
+
+def _promising_arms(setup: Setup, results: Sequence[Result], fresh: Sequence[Result], main: ResultSlice) -> list[str]:
+    """Return the arms with a predicted gain in the main slice; what an oracle predicts is no prediction."""
+    here = [r for r in fresh if r.status == "done" and (r.view, r.k) == (main.view, main.k) and not r.oracle]
+    arms = {result.arm for result in here if result.predicted is not None}
+    return [arm for arm in arm_order(setup, results) if arm in arms]
+
+
 def arm_order(setup: Setup, results: Sequence[Result]) -> list[str]:
-    """Return the arms that have results: the setup's, then its controls, then others by name."""
+    """Return the arms that have results: the setup's, then its controls, then others by name.
+
+    Args:
+        setup: holds the order of arms and controls.
+        results: those there are.
+    """
     known = dict.fromkeys([*(arm.name for arm in setup.arms), *setup.controls])
     there = {result.arm for result in results}
     return [arm for arm in known if arm in there] + sorted(there - known.keys())
 
 
 def arm_summaries(setup: Setup, results: Sequence[Result]) -> list[ArmSummary]:
-    """Return what each arm reached in each view at each k; families that ideas were tried out on only if alone."""
+    """Return what each arm reached in each view at each k.
+
+    Families that strategies were tried out on count only where there are no others.
+
+    Args:
+        setup: holds those families and the order of views and arms.
+        results: those there are.
+    """
     results = _averaged(setup, results)
     groups: dict[tuple[View, int, str], list[Result]] = {}
     for result in results:
@@ -213,7 +253,7 @@ def _level(group: Sequence[Result], base: Mapping[Unit, float]) -> ArmSummary:
 
 
 def _averaged(setup: Setup, results: Sequence[Result]) -> Sequence[Result]:
-    """The results that means are taken over: those of families that nothing was tried out on, all where none is."""
+    """Return the results that means are taken over: of families that nothing was tried out on; all where none is."""
     return without_tried(results, setup.tasks.tried) or results
 
 
@@ -222,15 +262,21 @@ def _finite(value: float | None) -> float | None:
 
 
 def family_differences(results: Sequence[Result], at: ResultSlice, reference: str) -> dict[str, dict[str, float]]:
-    """Return for every arm the difference to the reference, family by family, on the units both have."""
+    """Return for every arm the difference to the reference, family by family, on the units that both have.
+
+    Args:
+        results: of all arms.
+        at: which results, and by which metric.
+        reference: name of an arm; nothing is returned where it has no results.
+    """
     values = values_by_arm(results, at.metric, at.view, at.k)
     if reference not in values:
         return {}
-    return {arm: family_means(paired_differences(found, values[reference])) for arm, found in values.items()}
+    return {arm: family_means(paired_differences(mine, values[reference])) for arm, mine in values.items()}
 
 
 def _with_base(results: Sequence[Result], at: ResultSlice) -> list[Result]:
-    """The results of one place, and the base's, which gains are measured from."""
+    """Return the results of one slice, and the base's, which gains are measured from."""
     return [r for r in results if (r.view == at.view and r.k == at.k) or r.arm == "base"]
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from merge_advisor.benchmark.analysis.curves import TaskTable
 from merge_advisor.benchmark.analysis.findings import ArmSummary, Findings, ResultSlice, arm_order
 from merge_advisor.benchmark.analysis.means import family_means, values_by_arm
-from merge_advisor.benchmark.analysis.prediction import TaskTable
 from merge_advisor.benchmark.report.common_blocks import (
     arm_classes,
     arm_label,

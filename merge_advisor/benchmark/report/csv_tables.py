@@ -11,9 +11,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 
+from merge_advisor.benchmark.analysis.curves import TaskTable
 from merge_advisor.benchmark.analysis.findings import ArmSummary, Findings, ResultSlice, family_differences
 from merge_advisor.benchmark.analysis.means import family_means, values_by_arm
-from merge_advisor.benchmark.analysis.prediction import TaskTable, measured_gain
+from merge_advisor.benchmark.analysis.prediction import measured_gain
 from merge_advisor.benchmark.values import Metric, Question, Unit
 from merge_advisor.errors import RunError
 from merge_advisor.plain_text import printable

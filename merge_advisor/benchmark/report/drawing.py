@@ -8,7 +8,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 
-from merge_advisor.benchmark.analysis.prediction import Agreement, CostPoint, Sweep
+from merge_advisor.benchmark.analysis.curves import CostPoint, Sweep
+from merge_advisor.benchmark.analysis.prediction import Agreement
 from merge_advisor.benchmark.analysis.ranks import Ranking
 from merge_advisor.report.labels import Labels
 from merge_advisor.report.plots import pareto_front, stairs

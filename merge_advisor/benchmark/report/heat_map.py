@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from itertools import groupby
 from operator import itemgetter
 
-from merge_advisor.benchmark.analysis.prediction import TaskTable
+from merge_advisor.benchmark.analysis.curves import TaskTable
 from merge_advisor.report.svg import EM, WIDTH, breadth, coordinate, element, figure, finite_numbers, label, tooltip
 
 _STEPS = 4

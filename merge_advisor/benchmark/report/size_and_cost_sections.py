@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from merge_advisor.benchmark.analysis.curves import CostPoint, Sweep
 from merge_advisor.benchmark.analysis.findings import Findings, ResultSlice
-from merge_advisor.benchmark.analysis.prediction import CostPoint, Sweep
 from merge_advisor.benchmark.report.common_blocks import (
     arm_classes,
     arm_label,
