@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +11,7 @@ from merge_advisor.advisor.measuring.measure import take_deltas
 from merge_advisor.advisor.measuring.session import open_session
 from merge_advisor.errors import PoolError, RunError
 from merge_advisor.types import to_json, to_plain
+from merge_advisor.whole_files import whole_file
 
 
 def embed_to_file(
@@ -34,15 +33,8 @@ def embed_to_file(
         refused = (*session.pool.refused, *broken)
     if not deltas.ids:
         raise PoolError(f"{pool}: no model of it can be embedded; see `merge-advisor doctor`, or give another --pool")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=out.parent, prefix=f".{out.name}.", suffix=".npz")
-        with os.fdopen(handle, "wb") as file:
-            np.savez(file, ids=np.array(deltas.ids), deltas=deltas.array, space=np.array(to_json(deltas.space)))
-        Path(name).chmod(0o644)
-        Path(name).replace(out)
-    except OSError as error:
-        raise RunError(f"{out}: cannot be written ({error.strerror}); check permissions and free space") from error
+    with whole_file(out) as partial:
+        np.savez(partial, ids=np.array(deltas.ids), deltas=deltas.array, space=np.array(to_json(deltas.space)))
     return {
         "models": len(deltas.ids),
         "dim": deltas.space.dim,

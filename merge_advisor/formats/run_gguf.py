@@ -9,6 +9,7 @@ from pathlib import Path
 
 from merge_advisor.errors import ExternalError, RunError
 from merge_advisor.formats.child_process import run_child
+from merge_advisor.whole_files import whole_file
 
 CONVERTER = "convert_hf_to_gguf.py"
 """llama.cpp's script; it lies in the root of its checkout, and on PATH where a package installed it."""
@@ -41,22 +42,18 @@ def run_gguf(model: Path, out: Path) -> None:
         out: a file that is not there yet.
 
     Raises:
-        RunError: `out` is there already.
+        RunError: `out` is there already, or cannot be written.
         ExternalError: the converter is not there, or failed; its log is kept beside `out`.
     """
     if out.exists() or out.is_symlink():
         raise RunError(f"{out}: is there already; name another file, or remove it first")
     command = [sys.executable, str(find_converter()), str(model), "--outtype", "f16", "--outfile"]
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial, log = (out.with_name(f".{out.name}.{end}").absolute() for end in ("partial", "log"))
-    try:
+    log = out.with_name(f".{out.name}.log").absolute()
+    with whole_file(out.absolute()) as partial:
         run_child([*command, str(partial)], log, offline=True, name=CONVERTER)
         # an exit code of 0 alone does not say that a usable file was written
-        if not partial.is_file() or not _is_gguf(partial):
+        if not _is_gguf(partial):
             raise ExternalError(f"{CONVERTER} wrote no GGUF file; its log: {log}")
-        partial.rename(out)
-    finally:
-        partial.unlink(missing_ok=True)
     log.unlink(missing_ok=True)
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from merge_advisor.errors import BaseModelError, InputError, OfflineError
+from merge_advisor.errors import BaseModelError, InputError, OfflineError, RunError
 from merge_advisor.types import Base, digest_of
 from merge_advisor.weights import hub
 from merge_advisor.weights.checkpoint import config_meaning, weights_digests
@@ -117,7 +117,7 @@ def _dequantised(path: Path, cache: Path, hashes: Hashes) -> Path:
         try:
             with whole_folder(folder) as partial:
                 _dequantise(path, partial)
-        except OSError:
+        except RunError:
             if not folder.exists():  # else another process was first with the same
                 raise
     return folder

@@ -133,7 +133,7 @@ def test_one_adapter_becomes_one_adapter(tmp_path):
     found = convert(tmp_path / "a", tmp_path / "out")
     assert (found.written, found.refused) == (("a",), ())
     assert (tmp_path / "out" / "adapter_model.safetensors").is_file()
-    with pytest.raises(InputError, match="already there"):
+    with pytest.raises(InputError, match="is there already"):
         convert(tmp_path / "a", tmp_path / "out")
 
 

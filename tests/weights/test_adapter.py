@@ -396,7 +396,7 @@ def test_a_folder_in_the_way_is_left_alone(tmp_path):
     (tmp_path / "x").mkdir()
     (tmp_path / "x" / "mine").write_text("mine")
     update = low_rank(np.random.default_rng(0), 2)
-    with pytest.raises(InputError, match="already there"):
+    with pytest.raises(InputError, match="is there already"):
         write_adapter(tmp_path / "x", {"w.weight": update}, base_name="x", task_type="CAUSAL_LM")
     assert [path.name for path in tmp_path.rglob("*")] == ["x", "mine"]
 

@@ -35,6 +35,7 @@ from merge_advisor.types import (
 from merge_advisor.weights.adapter import read_adapter, write_adapter
 from merge_advisor.weights.naming import count_blocks
 from merge_advisor.weights.updates import WeightDelta, along, digest_of_delta
+from merge_advisor.whole_files import write_text
 
 if TYPE_CHECKING:
     from merge_advisor.arrays import Float32Array
@@ -174,7 +175,7 @@ def lora_of_shots(
         if folder.exists():  # a folder without its configuration: cut short by a full disk or a kill
             shutil.rmtree(folder)
         folder.parent.mkdir(parents=True, exist_ok=True)
-        notes.write_text(to_json(FinetuneRecord(found.steps, found.taken, found.watched, forwards)), encoding="utf-8")
+        write_text(notes, to_json(FinetuneRecord(found.steps, found.taken, found.watched, forwards)))
         write_adapter(
             folder,
             found.delta,

@@ -19,8 +19,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -43,7 +41,7 @@ from merge_advisor.types import (
     from_json,
     to_json,
 )
-from merge_advisor.whole_files import write_text
+from merge_advisor.whole_files import replaced_folder, write_text
 
 PLANNED, TUNING = "plan", "tune.json"
 """Folder of the plan's own recipe, and file of what was tried, in a tuned run."""
@@ -196,23 +194,8 @@ def new_folder(out: Path, *, force: bool = False) -> Iterator[Path]:
         RunError: as `check_out`.
     """
     check_out(out, force=force)
-    partial = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}.", suffix=".partial"))
-    try:
+    with replaced_folder(out) as partial:
         yield partial
-        partial.chmod(0o755)
-        if out.exists():
-            old = partial.with_suffix(".old")
-            out.rename(old)
-            partial.rename(out)
-            shutil.rmtree(old)
-        else:
-            partial.rename(out)
-    except OSError as error:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise RunError(f"{out}: cannot be written ({error.strerror}); check permissions and free space") from error
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
 
 
 def write_values(folder: Path, plan: Plan, recipe: Recipe, tasks: tuple[Task, ...]) -> None:

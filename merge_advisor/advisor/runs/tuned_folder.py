@@ -14,7 +14,7 @@ from merge_advisor.advisor.runs.run_folder import PLANNED, TUNING, Run
 from merge_advisor.errors import RunError
 from merge_advisor.report.values import TuningReport
 from merge_advisor.types import Recipe, to_json
-from merge_advisor.whole_files import write_text
+from merge_advisor.whole_files import whole_folder, write_text
 
 
 @contextmanager
@@ -57,14 +57,12 @@ def _set_plan_aside(folder: Path) -> None:
     """Copy the plan's own recipe and renderings to `plan/`, whole or not at all, unless they are there."""
     if (folder / PLANNED).is_dir():
         return
-    partial = Path(tempfile.mkdtemp(dir=folder, prefix=f".{PLANNED}."))
-    for name in ("recipe.json", *_renderings()):
-        if (folder / name).is_dir():
-            shutil.copytree(folder / name, partial / name)
-        elif (folder / name).exists():
-            shutil.copyfile(folder / name, partial / name)
-    partial.chmod(0o755)
-    partial.rename(folder / PLANNED)
+    with whole_folder(folder / PLANNED) as partial:
+        for name in ("recipe.json", *_renderings()):
+            if (folder / name).is_dir():
+                shutil.copytree(folder / name, partial / name)
+            elif (folder / name).exists():
+                shutil.copyfile(folder / name, partial / name)
 
 
 def _renderings() -> list[str]:
