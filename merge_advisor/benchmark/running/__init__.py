@@ -1,1 +1,1 @@
-"""Measuring a benchmark: units, arms, controls, workers and the ledger of results."""
+"""Measuring a setup: rows, units, arms, controls and tuners; workers over one ledger; the dry run."""

@@ -67,15 +67,15 @@ def measure_setup(
             before = ledger.done()
             left = [key for key in chosen if key not in before]
 
-            def tell() -> None:
+            def show() -> None:
                 progress("benchmark", ledger.count() - len(before), len(left))
 
             if left and workers > 1:
                 # progress is a function of this process and cannot be sent to another
                 session_options.pop("progress", None)
-                run_workers(Job(setup, places, tasks, out, session_options), left, workers, tell)
+                run_workers(Job(setup, places, tasks, out, session_options), left, workers, show)
             else:
-                run_units(world, tasks, left, ledger, tell)
+                run_units(world, tasks, left, ledger, show)
             kin = candidate_families([candidate.id for candidate in world.candidates], setup.tasks.own, world.families)
             return BenchResults(
                 out, setup, ledger.results(), len(every), world.refused, tuple(notes), kin, ledger.added()

@@ -1,4 +1,4 @@
-"""What was measured, kept from the moment it was: one SQLite file, safe to kill and to share between workers."""
+"""Results kept as soon as they are measured: one SQLite file, safe to kill and to share between workers."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from merge_advisor.errors import RunError
 from merge_advisor.types import from_json, to_plain
 
 LEDGER_FILE = "results.sqlite"
+"""Name of the file in a benchmark's folder."""
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS made_for (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS results (
@@ -25,7 +26,12 @@ CREATE TABLE IF NOT EXISTS added (name TEXT PRIMARY KEY, results INT NOT NULL) W
 
 
 class ResultKey(NamedTuple):
-    """What one result is the result of."""
+    """Which result one is: the unit without its family, view, k and arm; the primary key of the table.
+
+    >>> key = ResultKey("dates", 0, 1, 0, "own-out", 4, "random")
+    >>> key._replace(arm="default").arm
+    'default'
+    """
 
     task: str
     shot_draw: int
@@ -37,7 +43,11 @@ class ResultKey(NamedTuple):
 
 
 def key_of(result: Result) -> ResultKey:
-    """The key of a result."""
+    """Return the key of a result.
+
+    Args:
+        result: done or failed.
+    """
     unit = result.unit
     return ResultKey(
         unit.task, unit.shot_draw, unit.selection_draw, unit.tuner_seed, result.view, result.k, result.arm
@@ -45,17 +55,29 @@ def key_of(result: Result) -> ResultKey:
 
 
 class Ledger:
-    """The results of one benchmark, in the folder `out`.
+    """The results of one benchmark, in the folder `out`; a context manager that closes the file.
 
     Raises:
-        RunError: the folder cannot be written, or its file is none of ours.
+        RunError: the folder cannot be written, or its file is not a ledger.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> from merge_advisor.benchmark.values import Unit
+    >>> result = Result(Unit("dates", "time"), "nearest", "own-out", 4, accuracy=0.5, loss=1.0)
+    >>> with TemporaryDirectory() as folder, Ledger(Path(folder)) as ledger:
+    ...     ledger.claim({"seed": "0"})
+    ...     ledger.keep(result)
+    ...     ledger.count(), ledger.find(key_of(result)).loss
+    (1, 1.0)
     """
 
     def __init__(self, out: Path) -> None:
         self.path = out / LEDGER_FILE
         try:
             out.mkdir(parents=True, exist_ok=True)
+            # no isolation level: every statement is kept at once, so that a kill loses the result under way at most;
+            # the timeout is for workers that wait while another one writes
             self._connection = sqlite3.connect(self.path, timeout=60, isolation_level=None)
+            # with a write-ahead log the parent counts results while workers write, and a kill leaves the file whole
             self._connection.execute("PRAGMA journal_mode=WAL")
             self._connection.executescript(_SCHEMA)
         except (OSError, sqlite3.Error) as error:
@@ -72,7 +94,7 @@ class Ledger:
         self.close()
 
     def claim(self, fixed: Mapping[str, str], parts: Mapping[str, str] | None = None) -> None:
-        """Note what the results are made for, or see that it is the same as before.
+        """Note what the results are made for, or check that it is the same as before.
 
         Args:
             fixed: what every result depends on, by name.
@@ -85,6 +107,7 @@ class Ledger:
         parts = parts or {}
         given = {**fixed, **parts}
         with self._connection:
+            # the lock is taken before the reading: two runs that begin at once must not both find an empty ledger
             self._connection.execute("BEGIN IMMEDIATE")
             kept = dict(self._connection.execute("SELECT name, value FROM made_for"))
             new = [(name, value) for name, value in given.items() if name not in kept]
@@ -99,24 +122,27 @@ class Ledger:
                 self._connection.executemany("INSERT INTO added VALUES (?, ?)", [(name, done) for name, _ in new])
 
     def added(self) -> tuple[LateAddition, ...]:
-        """The parts of the setup that came when results were there, in the order they came, then by name."""
+        """Return the parts of the setup that came when results were there, in the order they came, then by name."""
         return tuple(
             LateAddition(*row) for row in self._connection.execute("SELECT * FROM added ORDER BY results, name")
         )
 
     def done(self) -> frozenset[ResultKey]:
-        """The keys of what is done; what failed is not."""
+        """Return the keys of the results that are done; a failed one is not."""
         columns = ", ".join(ResultKey._fields)
         return frozenset(
             ResultKey(*row) for row in self._connection.execute(f"SELECT {columns} FROM results WHERE status = 'done'")
         )
 
     def count(self) -> int:
-        """How many results are done."""
+        """Return how many results are done."""
         return int(self._connection.execute("SELECT COUNT(*) FROM results WHERE status = 'done'").fetchone()[0])
 
     def keep(self, result: Result) -> None:
         """Keep a result; one that is done stays as it is, one that failed is replaced.
+
+        Args:
+            result: done or failed.
 
         Raises:
             RunError: no room, or no permission.
@@ -134,18 +160,27 @@ class Ledger:
             raise RunError(f"{self.path}: cannot be written ({error}); check permissions and free space") from error
 
     def results(self) -> tuple[Result, ...]:
-        """All results, ordered by task, draws, view, k and arm."""
-        found = self._connection.execute(f"SELECT value FROM results ORDER BY {', '.join(ResultKey._fields)}")
-        return tuple(from_json(Result, row[0], str(self.path)) for row in found)
+        """Return all results, ordered by task, draws, view, k and arm."""
+        rows = self._connection.execute(f"SELECT value FROM results ORDER BY {', '.join(ResultKey._fields)}")
+        return tuple(from_json(Result, row[0], str(self.path)) for row in rows)
 
     def find(self, key: ResultKey) -> Result | None:
-        """One result, or None."""
+        """Return one result, done or failed, or None.
+
+        Args:
+            key: which one.
+        """
         where = " AND ".join(f"{name} = ?" for name in ResultKey._fields)
-        found = self._connection.execute(f"SELECT value FROM results WHERE {where}", key).fetchone()
-        return None if found is None else from_json(Result, found[0], str(self.path))
+        row = self._connection.execute(f"SELECT value FROM results WHERE {where}", key).fetchone()
+        return None if row is None else from_json(Result, row[0], str(self.path))
 
     def keep_singles(self, task: str, scores: Iterable[tuple[str, float, float]]) -> None:
-        """Keep accuracy and loss of each candidate alone on a task's held-out rows: (id, accuracy, loss)."""
+        """Keep accuracy and loss of each candidate alone on a task's held-out rows.
+
+        Args:
+            task: its name.
+            scores: (id, accuracy, loss) of each candidate.
+        """
         with self._connection:
             self._connection.execute("BEGIN IMMEDIATE")
             self._connection.executemany(
@@ -153,5 +188,5 @@ class Ledger:
             )
 
     def singles(self) -> tuple[tuple[str, str, float, float], ...]:
-        """Task, candidate, accuracy and loss of each candidate that was scored alone, by task and candidate."""
+        """Return task, candidate, accuracy and loss of each candidate scored alone, by task and candidate."""
         return tuple(self._connection.execute("SELECT * FROM singles ORDER BY task, candidate"))

@@ -1,4 +1,4 @@
-"""The rows of a benchmark: what is held out of a task, what each draw of shots learns from, and who may be merged."""
+"""The rows of a benchmark: what is held out of a task, what shots are drawn from, and which candidates it may use."""
 
 from __future__ import annotations
 
@@ -16,29 +16,36 @@ from merge_advisor.evaluators.rules import same
 from merge_advisor.tasks import read_rows
 from merge_advisor.types import Candidate, Row, Task, digest_of
 
-LABELS = 20
-"""Distinct outputs a task has at most for them to be its labels."""
-ENDINGS = (".jsonl", ".json")
+_LABELS = 20
+"""Most distinct outputs of a task for which they count as its labels."""
+_ENDINGS = (".jsonl", ".json")
+"""Endings of task files."""
 
 
 @dataclass(frozen=True, slots=True)
 class BenchTask:
-    """One task of a benchmark."""
+    """One task of a benchmark: its held-out rows, and the rows that shots are drawn from.
+
+    >>> rows = tuple(Row(f"{n} + 1 =", f"{n + 1}") for n in range(4))
+    >>> task = BenchTask("sums", "numbers", heldout=rows[:2], learning=rows[2:], labels=())
+    >>> task.metric, task.valid(" "), task.valid("7")
+    ('exact_match', False, True)
+    """
 
     name: str
     family: str
     heldout: tuple[Row, ...]
-    """Scored on in every draw, so that a model is scored once."""
+    """Scored on in every draw, so that a model is scored once a task."""
     learning: tuple[Row, ...]
     """What draws of shots are taken from; no input of it is held out or was seen by the pool."""
     labels: tuple[str, ...]
-    """The outputs there are, stripped and sorted; empty where there are more than `LABELS`."""
+    """The outputs there are, stripped and sorted; empty where there are more than 20."""
     exact_match: str = "plain"
     """When an output is a label, one of `evaluators.rules.MATCHES`."""
 
     @property
     def metric(self) -> str:
-        """Choice likelihood where every row has choices, exact match otherwise."""
+        """The metric of its score: "accuracy" by choice likelihood where every row has choices, else "exact_match"."""
         return "accuracy" if all(row.choices for row in self.heldout) else "exact_match"
 
     @property
@@ -47,20 +54,31 @@ class BenchTask:
         return digest_of([self.name, self.family, [[row.digest for row in p] for p in (self.heldout, self.learning)]])
 
     def valid(self, output: str) -> bool:
-        """Tell whether an output is in the task's format: one of its labels, or not empty where it has none."""
+        """Return whether an output is in the task's format: one of its labels, or not empty where it has none."""
         if not self.labels:
             return bool(output.strip())
         return any(same(output, label, self.exact_match) for label in self.labels)
 
     def draw(self, setup: Setup, number: int) -> Task:
-        """The task with the shots and tuning rows of one draw, by hash of row, seed and draw."""
+        """Return the task with the shots and tuning rows of one draw.
+
+        Args:
+            setup: holds the seed and the numbers of rows.
+            number: which draw, from 0.
+        """
+        # by hash, not by a generator: the draw of a row does not depend on the order of the file
         ordered = sorted(self.learning, key=_by_hash(f"{setup.seed}:{number}"))
         shots, tuning = setup.tasks.shots, setup.tasks.tuning
         return Task(self.name, tuple(ordered[:shots]), tuple(ordered[shots : shots + tuning]), self.heldout)
 
 
 def read_bench_tasks(setup: Setup, places: SetupPlaces, *, offline: bool = False) -> tuple[BenchTask, ...]:
-    """Read the setup's tasks, in the order of their names.
+    """Return the setup's tasks, in the order of their names.
+
+    Args:
+        setup: says which tasks, and how their rows are divided.
+        places: where task files and families are.
+        offline: never fetch.
 
     Raises:
         TaskError: no such folder, a task that is not there, a file that cannot be used, or one with too few rows.
@@ -76,11 +94,15 @@ def read_bench_tasks(setup: Setup, places: SetupPlaces, *, offline: bool = False
 
 
 def task_folder(places: SetupPlaces, *, offline: bool = False) -> Path:
-    """The folder of task files, fetched from the hub where it is a data set there.
+    """Return the folder of task files, fetched from the hub where it is a data set there.
+
+    Args:
+        places: where task files are.
+        offline: never fetch.
 
     Raises:
-        TaskError: no such folder, or no data set's id.
-        OfflineError, ExternalError: as `backbone.hub.fetch`.
+        TaskError: no such folder, or not the id of a data set.
+        OfflineError, ExternalError: as `weights.hub.fetch_snapshot`.
     """
     if not places.tasks.startswith(HUB):
         folder = Path(places.tasks)
@@ -92,37 +114,45 @@ def task_folder(places: SetupPlaces, *, offline: bool = False) -> Path:
     named = parse_id(places.tasks.removeprefix(HUB))
     if named is None:
         raise TaskError(f"tasks {places.tasks}: is no data set of the hub; write hub:org/name@revision")
-    return fetch_snapshot(named, [f"*{ending}" for ending in ENDINGS], offline=offline, kind="dataset").path
+    return fetch_snapshot(named, [f"*{ending}" for ending in _ENDINGS], offline=offline, kind="dataset").path
 
 
 def task_files(setup: Setup, folder: Path) -> dict[str, Path]:
-    """The setup's task files by name, sorted.
+    """Return the setup's task files by name, sorted.
+
+    Args:
+        setup: says which tasks.
+        folder: holds their files, in folders below it as well.
 
     Raises:
         TaskError: none at all, a task that is not there, or two files of one name.
     """
+    # the families may lie among the task files, and are JSON too
     families = Path(setup.tasks.families).name
-    found: dict[str, Path] = {}
+    files: dict[str, Path] = {}
     for path in sorted(folder.rglob("*")):
-        if path.suffix not in ENDINGS or path.name == families or not path.is_file():
+        if path.suffix not in _ENDINGS or path.name == families or not path.is_file():
             continue
-        if path.stem in found:
+        if path.stem in files:
             raise TaskError(
-                f"tasks {folder}: {found[path.stem].name} and {path.name} are both '{path.stem}'; rename one"
+                f"tasks {folder}: {files[path.stem].name} and {path.name} are both '{path.stem}'; rename one"
             )
-        found[path.stem] = path
+        files[path.stem] = path
     for name in setup.tasks.only:
-        if name not in found:
-            there = ", ".join(list(found)[:8]) or "no task files"
+        if name not in files:
+            there = ", ".join(list(files)[:8]) or "no task files"
             raise TaskError(f"tasks {folder}: no file for the task '{name}'; there are {there}")
-    wanted = sorted(setup.tasks.only) or sorted(found)
+    wanted = sorted(setup.tasks.only) or sorted(files)
     if not wanted:
-        raise TaskError(f"tasks {folder}: holds no task files ({' or '.join(ENDINGS)}); name another folder")
-    return {name: found[name] for name in wanted}
+        raise TaskError(f"tasks {folder}: holds no task files ({' or '.join(_ENDINGS)}); name another folder")
+    return {name: files[name] for name in wanted}
 
 
 def read_families(path: Path | None) -> dict[str, str]:
-    """Task (or candidate) name to family; empty where no file is named.
+    """Return task (or candidate) name to family; empty where no file is named.
+
+    Args:
+        path: a JSON object of names.
 
     Raises:
         InputError: the file is absent or is no JSON object of names.
@@ -130,14 +160,14 @@ def read_families(path: Path | None) -> dict[str, str]:
     if path is None:
         return {}
     try:
-        found = json.loads(path.read_text(encoding="utf-8-sig"))
+        families = json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); correct tasks.families") from error
     except ValueError as error:
         raise InputError(f"{path}: not JSON ({error}); write one object, task name to family") from error
-    if not isinstance(found, dict) or not all(isinstance(name, str) for name in found.values()):
+    if not isinstance(families, dict) or not all(isinstance(name, str) for name in families.values()):
         raise InputError(f"{path}: is no object of task names and families; correct it")
-    return found
+    return families
 
 
 def _read(name: str, path: Path, family: str, setup: Setup) -> BenchTask:
@@ -147,6 +177,7 @@ def _read(name: str, path: Path, family: str, setup: Setup) -> BenchTask:
     cut = -int(-file.read * wanted.seen // 1)
     seen = {row.input for row in file.rows[:cut]}
     rows = sorted((row for row in file.rows[cut:] if row.input not in seen), key=_by_hash(f"{setup.seed}:heldout"))
+    # an input is held out once, or it would count twice in every score
     heldout = tuple({row.input: row for row in rows}.values())[: wanted.heldout]
     scored = {row.input for row in heldout}
     learning = tuple(row for row in rows if row.input not in scored)
@@ -158,7 +189,7 @@ def _read(name: str, path: Path, family: str, setup: Setup) -> BenchTask:
             f"shots and {wanted.tuning} tuning rows are wanted; leave the task out, or take fewer"
         )
     outputs = sorted({row.output.strip() for row in file.rows})
-    labels = tuple(outputs) if len(outputs) <= LABELS else ()
+    labels = tuple(outputs) if len(outputs) <= _LABELS else ()
     return BenchTask(name, family, heldout, learning, labels, setup.exact_match)
 
 
@@ -169,17 +200,17 @@ def _by_hash(salt: str) -> Callable[[Row], bytes]:
 def in_view(
     candidates: Sequence[Candidate], task: BenchTask, view: View, own: Mapping[str, str], families: Mapping[str, str]
 ) -> tuple[int, ...]:
-    """Positions of the candidates a task may use in a view.
+    """Return the positions of the candidates that a task may use in a view.
 
     Args:
         candidates: the pool.
-        task: whose view it is.
+        task: the task whose view it is.
         view: "own-in": all; "own-out": all but the task's own; "family-out": all but its family's.
         own: task name to the candidate trained on it, where the ids differ.
         families: task or candidate name to family; a name it lacks is a family of its own.
 
     Raises:
-        InputError: nobody is left.
+        InputError: no candidate is left.
     """
     kin = candidate_families([candidate.id for candidate in candidates], own, families)
     kept = tuple(

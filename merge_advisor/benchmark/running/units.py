@@ -1,4 +1,4 @@
-"""The units of a benchmark, one after the other: each result is kept as soon as it is there, a failure as well."""
+"""Measure units one after the other: each result is kept as soon as it is there, a failure as well."""
 
 from __future__ import annotations
 
@@ -16,18 +16,27 @@ from merge_advisor.benchmark.setup import ORACLES, ks_of
 from merge_advisor.benchmark.values import Arm, Result, Setup, Unit
 from merge_advisor.errors import InputError, MergeAdvisorError
 
-LONGEST_REASON = 300
+_LONGEST_REASON = 300
+"""Characters of an error that are kept."""
 
 
 def result_keys(setup: Setup, tasks: Sequence[str]) -> Iterator[ResultKey]:
-    """All results there are to measure, an arm that matches another's cost after it.
+    """Yield the keys of all results there are to measure.
 
-    Draw by draw of the shots, and in each task by task: a benchmark that is not through has some units of every task.
+    Draw by draw of the shots, within a draw task by task: a benchmark that is stopped early has units of every task.
 
     Args:
         setup: arms, controls and draws.
         tasks: names, in order.
+
+    >>> from merge_advisor.benchmark.values import Draws, Question, Tasks
+    >>> arms = (Arm("random", "random", match="a"), Arm("a", "top_k"))
+    >>> question = Question("a", "random")
+    >>> setup = Setup("mine", "b", "pool", Tasks("bench"), arms, question, 1.0, controls=("base",), draws=Draws(2, 1))
+    >>> [(key.shot_draw, key.arm) for key in result_keys(setup, ["dates"])]
+    [(0, 'base'), (0, 'a'), (0, 'random'), (1, 'base'), (1, 'a'), (1, 'random')]
     """
+    # an arm that matches another's cost comes after it, since it has to know what the other spent
     arms = sorted(setup.arms, key=lambda arm: bool(arm.match))
     sizes = [(str(name), setup.k) for name in setup.controls] + [(arm.name, ks_of(arm, setup)) for arm in arms]
     draws = (range(setup.draws.selections), range(setup.draws.tuners))
@@ -38,13 +47,13 @@ def result_keys(setup: Setup, tasks: Sequence[str]) -> Iterator[ResultKey]:
 
 
 def select_keys(keys: Sequence[ResultKey], only: Sequence[str], setup: Setup) -> list[ResultKey]:
-    """The keys that a pattern fits, and those that an arm among them has to match.
+    """Return the keys that a pattern fits, and those whose cost an arm among them has to match.
 
     Args:
         keys: all there are.
         only: patterns for `arm/task/view`, `arm/task/view/k` or `arm/task/view/k#shots.selection`, the last with the
             numbers of the two draws from 0; none: all keys.
-        setup: tells who matches whom.
+        setup: says which arm matches which.
 
     Raises:
         InputError: a pattern that fits nothing.
@@ -75,16 +84,16 @@ def run_units(
     tasks: Mapping[str, BenchTask],
     keys: Sequence[ResultKey],
     ledger: Ledger,
-    tell: Callable[[], None] = lambda: None,
+    on_result: Callable[[], None] = lambda: None,
 ) -> None:
     """Measure results in the order of their keys and keep each.
 
     Args:
         world: what the units share.
-        tasks: rows by task name.
+        tasks: the rows by task name.
         keys: what to measure; keys of one task and draw stand together.
         ledger: where results go.
-        tell: called after each.
+        on_result: called after each.
     """
     arms = {arm.name: arm for arm in world.setup.arms}
     for (task, number), group in groupby(keys, key=lambda key: (key.task, key.shot_draw)):
@@ -93,11 +102,11 @@ def run_units(
             ledger.keep(measure_result(draw, key, arms.get(key.arm), ledger))
             if key.arm == "best-single-oracle":
                 ledger.keep_singles(task, ((name, *score) for name, score in draw.alone.items()))
-            tell()
+            on_result()
 
 
 def measure_result(draw: TaskDraw, key: ResultKey, arm: Arm | None, ledger: Ledger) -> Result:
-    """One result; whatever is raised on the way makes it a failed one with the reason.
+    """Return one result; whatever is raised on the way makes it a failed one with the reason.
 
     Args:
         draw: the task and its shots.
@@ -109,16 +118,25 @@ def measure_result(draw: TaskDraw, key: ResultKey, arm: Arm | None, ledger: Ledg
     start = time.perf_counter()
     try:
         if arm is None:
-            found = run_control(draw, key.arm, unit, key.view, key.k)
+            result = run_control(draw, key.arm, unit, key.view, key.k)
         else:
-            found = run_arm(draw, arm, unit, key.view, key.k, _budget(arm, key, ledger))
+            result = run_arm(draw, arm, unit, key.view, key.k, _budget(arm, key, ledger))
     except Exception as error:  # a unit that crashes must not take the others with it
-        found = failed_result(key, draw.rows.family, _reason(error))
-    return replace(found, seconds=round(time.perf_counter() - start, 3))
+        result = failed_result(key, draw.rows.family, _reason(error))
+    return replace(result, seconds=round(time.perf_counter() - start, 3))
 
 
 def failed_result(key: ResultKey, family: str, reason: str) -> Result:
-    """What is kept of a result that could not be measured."""
+    """Return what is kept of a result that could not be measured.
+
+    Args:
+        key: what was to be measured.
+        family: the task's.
+        reason: one line.
+
+    >>> failed_result(ResultKey("dates", 0, 0, 0, "own-out", 4, "nearest"), "time", "MemoryError").status
+    'failed'
+    """
     unit = Unit(key.task, family, key.shot_draw, key.selection_draw, key.tuner_seed)
     return Result(unit, key.arm, key.view, key.k, key.arm in ORACLES, "failed", reason)
 
@@ -133,7 +151,7 @@ def _budget(arm: Arm, key: ResultKey, ledger: Ledger) -> int | None:
 
 
 def _reason(error: Exception) -> str:
-    """One line: our own errors as they are, others with their type."""
+    """Return an error in one line: the package's own as they are, others with their type."""
     text = " ".join(str(error).split())
-    told = text if isinstance(error, MergeAdvisorError) else f"{type(error).__name__}: {text}"
-    return told[:LONGEST_REASON]
+    line = text if isinstance(error, MergeAdvisorError) else f"{type(error).__name__}: {text}"
+    return line[:_LONGEST_REASON]
