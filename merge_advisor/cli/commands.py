@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from merge_advisor import registry
-from merge_advisor.cli.messages import with_flags
 from merge_advisor.cli.options import (
     COMMANDS,
     KINDS,
@@ -28,7 +25,8 @@ from merge_advisor.cli.options import (
     TuneCommand,
 )
 from merge_advisor.cli.parser import Arguments
-from merge_advisor.cli.progress import ProgressLine
+from merge_advisor.cli.printing import flagged, print_blocks, print_json
+from merge_advisor.cli.progress import ProgressReporter, progress_reporter
 from merge_advisor.cli.settings import SETTINGS_FILE, read_settings, setting_options
 from merge_advisor.errors import InputError
 from merge_advisor.options import (
@@ -46,6 +44,7 @@ from merge_advisor.options import (
     TuneOptions,
     Where,
 )
+from merge_advisor.report.document import Paragraph, Table, TextBlock
 from merge_advisor.types import to_plain
 
 if TYPE_CHECKING:
@@ -88,8 +87,7 @@ def run_plan(arguments: Arguments) -> int:
             from merge_advisor.advisor.planning.dry_run import describe_plan
 
             told = describe_plan(command.task, lm_eval=lm_eval, pool=pool, base=base, options=options, **session)
-            _print(arguments, told, with_flags("\n".join(told["lines"]), arguments.command))
-            return OK
+            return _print(arguments, told, flagged([Paragraph("\n".join(told["lines"]))], "plan"))
         names = [*(task.stem for task in command.task), *(task.name for task in lm_eval)]
         if not names:
             raise InputError("no task named; give `task=FILE` or `lm_eval=NAME`")
@@ -119,7 +117,6 @@ def run_score(arguments: Arguments) -> int:
 def _score_model(arguments: Arguments, command: ScoreCommand, options: LmEvalScoreOptions, metric: str) -> int:
     """Score a folder that is no run: an adapter or a full model."""
     from merge_advisor.advisor.scoring.score_run import score_model
-    from merge_advisor.report.terminal import text_table
 
     lm_eval = _lm_eval(options)
     if not command.heldout and not lm_eval:
@@ -131,12 +128,11 @@ def _score_model(arguments: Arguments, command: ScoreCommand, options: LmEvalSco
             template=command.template, metric=metric, **session,
         )  # fmt: skip
     names = sorted({name for models in scores.values() for model in models for name in model.metrics})
-    lines = []
+    tables = []
     for task, models in scores.items():
-        rows = [[m.label, *(f"{m.metrics[name]:.3f}" if name in m.metrics else "" for name in names)] for m in models]
-        lines.append(f"{task}\n" + text_table(["model", *names], rows))
-    _print(arguments, {task: to_plain(models) for task, models in scores.items()}, "\n\n".join(lines))
-    return OK
+        rows = ((m.label, *(f"{m.metrics[name]:.3f}" if name in m.metrics else "" for name in names)) for m in models)
+        tables.append(Table(task, ("model", *names), tuple(rows)))
+    return _print(arguments, {task: to_plain(models) for task, models in scores.items()}, tables)
 
 
 def run_tune(arguments: Arguments) -> int:
@@ -160,12 +156,11 @@ def run_bench(arguments: Arguments) -> int:
         from merge_advisor.benchmark.running.dry_run import RATE, describe_bench
 
         told = describe_bench(command.setup, **own, only=options.only, rate=command.rate or RATE)
-        _print(arguments, told, with_flags("\n".join(told["lines"]), arguments.command))
-        return OK
+        return _print(arguments, told, flagged([Paragraph("\n".join(told["lines"]))], "bench"))
     if command.out is None:
         raise InputError("bench: no folder for the results; give `out=DIR`, or `dry_run`")
     from merge_advisor.benchmark.bench import bench
-    from merge_advisor.benchmark.report.terminal_summary import bench_summary
+    from merge_advisor.benchmark.report.terminal_summary import bench_blocks
 
     with _session(arguments, arguments.part(Places)) as session:
         done = bench(command.setup, command.out, **own, only=options.only, workers=options.workers, **session)
@@ -176,7 +171,7 @@ def run_bench(arguments: Arguments) -> int:
             "arm": r.arm, "view": r.view, "k": r.k, "reason": r.reason} for r in measured.failed],
         "refused": list(measured.refused), "notes": list(measured.notes),
     }  # fmt: skip
-    _print(arguments, plain, with_flags(bench_summary(done), "bench"))
+    _print(arguments, plain, flagged(bench_blocks(done), "bench"), gap="\n")
     _print_refused(list(measured.refused), "")
     return PARTIAL if measured.failed or measured.refused else OK
 
@@ -189,12 +184,8 @@ def run_merge(arguments: Arguments) -> int:
     notes: list[str] = []
     with _run_session(arguments, command.run) as where:
         out = advisor.merge(command.run, command.out, **asdict(options), said=notes.append, **where)
-    _print(
-        arguments,
-        {"model": str(out), "notes": notes},
-        "\n".join([f"wrote {out}", *(with_flags(note, "merge") for note in notes)]),
-    )
-    return OK
+    told = flagged([Paragraph(note) for note in notes], "merge")
+    return _print(arguments, {"model": str(out), "notes": notes}, [Paragraph(f"wrote {out}"), *told], gap="\n")
 
 
 def run_embed(arguments: Arguments) -> int:
@@ -207,7 +198,7 @@ def run_embed(arguments: Arguments) -> int:
         told = embed_to_file(out, pool=pool, base=base, **asdict(arguments.part(EmbedOptions)), **session)
     lines = [f"wrote {out}: {told['models']} deltas of {told['dim']} dimensions"]
     lines += [f"set aside: {item['id']}: {item['reason']}" for item in told["refused"]]
-    _print(arguments, told, "\n".join(lines))
+    _print(arguments, told, [Paragraph("\n".join(lines))])
     return PARTIAL if told["refused"] else OK
 
 
@@ -221,7 +212,7 @@ def run_convert(arguments: Arguments) -> int:
     copied = f", {len(report.copied)} of them as they were" if report.copied else ""
     lines = [f"wrote {report.out}: {len(report.written)} adapters{copied}"]
     lines += [f"left out {item.id}: {item.reason}" for item in report.refused]
-    _print(arguments, to_plain(report) | {"out": str(report.out)}, "\n".join(lines))
+    _print(arguments, to_plain(report) | {"out": str(report.out)}, [Paragraph("\n".join(lines))])
     return PARTIAL if report.refused else OK
 
 
@@ -232,40 +223,17 @@ def run_try(arguments: Arguments) -> int:
     command = arguments.part(TryCommand)
     with _run_session(arguments, command.run) as where:
         texts = answers(command.run, command.prompt, max_new_tokens=command.max_new_tokens, **where)
-    _print(arguments, texts, "\n\n".join(f"{label}:\n{text}" for label, text in texts.items()))
-    return OK
+    return _print(arguments, texts, [Paragraph(f"{label}:\n{text}") for label, text in texts.items()])
 
 
 def run_show(arguments: Arguments) -> int:
     """`merge-advisor show`."""
-    from merge_advisor.report.terminal import text_table
+    from merge_advisor.cli.catalogue import SHOWN, catalogue
 
     what = arguments.part(ShowCommand).what
-    kind = KINDS[what]
-    columns = {
-        "strategy": ("centres", "cost"),
-        "composition": ("weight_means", "takes", "deterministic", "memory", "formats", "source"),
-        "format": ("writes", "runs_with"), "embedding": ("pooling", "source"),
-        "sampler": ("searches", "cost"),
-    }[kind]  # fmt: skip
-    rows = []
-    for name in registry.names(kind):
-        loaded = registry.load(kind, name)
-        rows.append([name, registry.summary(kind, name), *(_cell(loaded, column) for column in columns)])
-    heads = ["name", "what", *(column.replace("_", " ") for column in columns)]
-    plain = [dict(zip(heads, row, strict=True)) for row in rows]
-    _print(arguments, {what: plain}, text_table(heads, rows))
-    return OK
-
-
-def _cell(loaded: type[Any], column: str) -> str:
-    """One cell of `show`: an attribute in words, or the formats that can carry a composition out."""
-    if column == "formats":
-        from merge_advisor.formats import formats_of
-
-        return ", ".join(formats_of(loaded.name)) or "full model only"
-    value = getattr(loaded, column)
-    return str(value) if not isinstance(value, bool) else "yes" if value else "no, by seed"
+    headers, rows = catalogue(KINDS[what], SHOWN[KINDS[what]])
+    plain = [dict(zip(headers, row, strict=True)) for row in rows]
+    return _print(arguments, {what: plain}, [Table("", headers, rows)])
 
 
 def run_init(arguments: Arguments) -> int:
@@ -275,8 +243,7 @@ def run_init(arguments: Arguments) -> int:
     written = write_settings(Path.cwd(), **asdict(arguments.part(InitCommand)))
     task = next((str(path.name) for path in written if path.suffix == ".jsonl"), "examples.jsonl")
     text = "\n".join([*(f"wrote {path.name}" for path in written), f"next: merge-advisor plan --task {task}"])
-    _print(arguments, {"written": [str(path) for path in written]}, text)
-    return OK
+    return _print(arguments, {"written": [str(path) for path in written]}, [Paragraph(text)])
 
 
 def run_doctor(arguments: Arguments) -> int:
@@ -285,7 +252,7 @@ def run_doctor(arguments: Arguments) -> int:
 
     findings = diagnose(Path.cwd())
     lines = [f"{'ok     ' if item['ok'] else 'BROKEN '} {item['what']}: {item['says']}" for item in findings]
-    _print(arguments, {"findings": findings}, "\n".join(lines))
+    _print(arguments, {"findings": findings}, [Paragraph("\n".join(lines))])
     return OK if all(item["ok"] for item in findings) else FAILED
 
 
@@ -306,10 +273,10 @@ def _lm_eval(options: LmEvalOptions) -> list[TaskName]:
 
 
 @contextmanager
-def _progress(arguments: Arguments) -> Iterator[ProgressLine]:
+def _progress(arguments: Arguments) -> Iterator[ProgressReporter]:
     """Report progress on stderr as long as the block runs, as the options want it."""
     output = arguments.part(OutputOptions)
-    progress = ProgressLine("never" if output.quiet else "always" if output.verbose else "auto")
+    progress = progress_reporter("never" if output.quiet else "always" if output.verbose else "auto")
     try:
         yield progress
     finally:
@@ -346,11 +313,11 @@ def _run_session(arguments: Arguments, folder: Path) -> Iterator[Where]:
 
 def _print_run(arguments: Arguments, run: Run) -> int:
     """Print a run: members, score table, verdict, files, next commands."""
-    from merge_advisor.advisor.runs.run_report import run_summary
+    from merge_advisor.advisor.runs.run_report import summary_blocks
 
     plain = {"run": str(run.folder), "plan": to_plain(run.plan), "recipe": to_plain(run.recipe)}
     plain["scores"] = [to_plain(score) for score in run.scores]
-    _print(arguments, plain, with_flags(run_summary(run), arguments.command))
+    _print(arguments, plain, flagged(summary_blocks(run), arguments.command))
     refused = [f"{item.id}: {item.reason}" for item in run.plan.candidates if item.status == "refused"]
     _print_refused(refused, f", see {run.folder / 'report.md'}")
     return PARTIAL if refused else OK
@@ -364,9 +331,10 @@ def _print_refused(refused: list[str], rest: str) -> None:
         print(f"merge-advisor: and {len(refused) - _REFUSED_SHOWN} more{rest}", file=sys.stderr)
 
 
-def _print(arguments: Arguments, value: Any, text: str) -> None:
-    """Print one JSON object or text on stdout, as the options want it."""
-    if "json" in arguments.given:
-        print(json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False))
+def _print(arguments: Arguments, value: Any, blocks: Sequence[TextBlock], *, gap: str = "\n\n") -> int:
+    """Print one JSON object or text on stdout, as the options want it; return the exit code of success."""
+    if arguments.part(OutputOptions).json:
+        print_json(value)
     else:
-        print(text)
+        print_blocks(blocks, gap=gap)
+    return OK

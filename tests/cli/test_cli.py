@@ -13,7 +13,7 @@ from merge_advisor import registry
 from merge_advisor.cli import main
 from merge_advisor.cli.options import KINDS
 from merge_advisor.cli.parser import build_parser
-from merge_advisor.cli.progress import ProgressLine
+from merge_advisor.cli.progress import progress_reporter
 from merge_advisor.cli.settings import read_settings
 from merge_advisor.errors import InputError
 
@@ -235,10 +235,10 @@ def test_doctor(capsys, tmp_path, monkeypatch):
 
 
 def test_progress_is_silent_where_nobody_looks(capsys):
-    progress = ProgressLine("auto")
+    progress = progress_reporter("auto")
     progress("embedding", 1, 2)
     progress.finish()
     assert capsys.readouterr().err == ""
-    progress = ProgressLine("always")
+    progress = progress_reporter("always")
     progress("embedding", 2, 2)
     assert "embedding 2/2" in capsys.readouterr().err

@@ -7,13 +7,18 @@ from collections.abc import Sequence
 from merge_advisor.benchmark.analysis.findings import arm_summaries
 from merge_advisor.benchmark.report import wording as words
 from merge_advisor.benchmark.values import Benchmark, Result, Setup
-from merge_advisor.report.terminal import text_table
+from merge_advisor.report.document import Paragraph, Table, TextBlock
 
 
-def bench_summary(found: Benchmark) -> str:
-    """Return the table, the contrasts, what cannot be shown, and the files."""
+def bench_blocks(found: Benchmark) -> list[TextBlock]:
+    """Return the table, the contrasts, what cannot be shown, and the files; a line each, with no line between them.
+
+    Args:
+        found: the benchmark.
+    """
     measured, question = found.measured, found.measured.setup.primary
-    lines = [f"{question.view}, k {question.k}, means over families:", *_table(measured.setup, measured.results)]
+    heading = Paragraph(f"{question.view}, k {question.k}, means over families:")
+    lines: list[str] = []
     for number, contrast in enumerate(words.shown(found.contrasts)):
         asked = contrast.question
         label = f"{'secondary' if number else 'primary'} ({asked.metric}, {asked.view}, k {asked.k})"
@@ -26,10 +31,10 @@ def bench_summary(found: Benchmark) -> str:
             f"failed: {len(measured.failed)} of {measured.wanted} results, the first: {measured.failed[0].reason}"
         )
     lines.append(f"wrote {measured.folder}: report.html, report.md, tables/, results.sqlite")
-    return "\n".join(lines)
+    return [heading, _table(measured.setup, measured.results), *map(Paragraph, lines)]
 
 
-def _table(setup: Setup, results: Sequence[Result]) -> list[str]:
+def _table(setup: Setup, results: Sequence[Result]) -> TextBlock:
     """The arms where the primary question is asked, the best first."""
     asked = setup.primary
     here = [
@@ -43,6 +48,6 @@ def _table(setup: Setup, results: Sequence[Result]) -> list[str]:
         accuracy = "" if level.accuracy is None else f"{100 * level.accuracy:.1f}"
         spent = "" if level.forwards is None else f"{level.forwards:.0f}"
         gain, loss = words.amount(level.over_base, "accuracy"), words.loss_text(level.loss)
-        rows.append([level.arm + oracle, accuracy, gain, loss, spent, str(level.done)])
-    heads = ["arm", "accuracy", "over base", "loss", "forwards", "units"]
-    return [text_table(heads, rows)] if rows else ["nothing is done yet"]
+        rows.append((level.arm + oracle, accuracy, gain, loss, spent, str(level.done)))
+    headers = ("arm", "accuracy", "over base", "loss", "forwards", "units")
+    return Table("", headers, tuple(rows)) if rows else Paragraph("nothing is done yet")
