@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from merge_advisor.cli.parser import build_parser
+from merge_advisor.cli.settings import all_parts, setting_options
 
 ROOT = Path(__file__).parents[1]
 PAGES = [
@@ -40,6 +41,12 @@ def prose(page: Path) -> str:
 def anchors(page: Path) -> set[str]:
     """The anchors of a page's headings, as GitHub makes them."""
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in HEADING.findall(prose(page))}
+
+
+def section(title: str) -> str:
+    """A section of docs/architecture.md."""
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    return text.split(f"\n## {title}\n")[1].split("\n## ")[0]
 
 
 def code_of(page: Path) -> list[str]:
@@ -88,9 +95,7 @@ def test_paths_named_are_there(name: str) -> None:
 
 
 def test_words_of_the_vocabulary_stand_once() -> None:
-    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
-    table = text.split("## Vocabulary")[1].split("\n## ")[0]
-    words = re.findall(r"^\| ([^|]+?) \|", table, re.MULTILINE)[1:]
+    words = re.findall(r"^\| ([^|]+?) \|", section("Vocabulary"), re.MULTILINE)[1:]
     assert len(words) > 40
     assert sorted(set(words)) == sorted(words)
 
@@ -145,3 +150,9 @@ def test_nothing_names_a_machine() -> None:
         text = path.read_text(encoding="utf-8", errors="replace")
         for place in ("/" + "work/", "/" + "root/", "/" + "home/"):
             assert place not in text, f"{name} names {place}"
+
+
+def test_the_guide_names_every_key_of_the_settings_file() -> None:
+    text = " ".join((ROOT / "docs" / "guide.md").read_text(encoding="utf-8").split())
+    listed = text.split("Keys are the names of options")[1].split("A command takes")[0]
+    assert set(re.findall(r"`(\w\w+|k)`", listed)) == set(setting_options(all_parts()))
