@@ -5,7 +5,7 @@ import importlib
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import dedent
@@ -16,6 +16,7 @@ import pytest
 
 from merge_advisor import registry, select
 from merge_advisor.cli import main
+from merge_advisor.errors import SpecError
 from merge_advisor.select import Choice, Evidence, Pick
 from tests.support.strategy_contract import StrategyContract
 
@@ -30,6 +31,7 @@ def block(language: str) -> str:
 
 
 def file_of_the_block() -> str:
+    name: str
     (name,) = re.findall(r"Write `(merge_advisor/select/\w+\.py)`", PAGE)
     return name
 
@@ -116,10 +118,11 @@ def test_the_contract_notices_what_a_first_try_forgets(monkeypatch: pytest.Monke
     monkeypatch.setattr(registry, "load", lambda kind, name: Careless)
     contract = StrategyContract()
     contract.test_it_says_what_it_is("careless")
-    for broken in (
+    broken: list[Callable[[], None]] = [
         lambda: contract.test_a_demanded_anchor_comes_first("careless", 6, 3),
         lambda: contract.test_it_stops_where_nothing_is_added("careless"),
         lambda: contract.test_it_says_what_it_used("careless"),
-    ):
-        with pytest.raises((AssertionError, registry.SpecError)):
-            broken()
+    ]
+    for promise in broken:
+        with pytest.raises((AssertionError, SpecError)):
+            promise()

@@ -7,7 +7,7 @@ import pytest
 
 from merge_advisor import registry
 from merge_advisor.errors import SpecError
-from merge_advisor.select import Choice, Evidence, Pick
+from merge_advisor.select import Choice, Evidence, Pick, Resource
 from merge_advisor.select.run_strategy import run_strategy
 from tests.support.select_world import random_world, seeded
 
@@ -27,7 +27,8 @@ class Secretive:
         if self.draws:
             evidence.rng.random()
         self.seen.append(k)
-        return Choice((Pick(0),), "first", used=frozenset(filter(None, [self.states])))  # type: ignore[arg-type]
+        stated: dict[str, frozenset[Resource]] = {"task_delta": frozenset({"task_delta"}), "rng": frozenset({"rng"})}
+        return Choice((Pick(0),), "first", used=stated.get(self.states, frozenset()))
 
 
 @pytest.fixture(autouse=True)
