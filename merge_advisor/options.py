@@ -90,11 +90,30 @@ class Places:
     )  # fmt: skip
 
 
+@dataclass(frozen=True, slots=True)
+class BenchPlaces(Places):
+    """The same for a benchmark, whose setup names its pool and base.
+
+    >>> BenchPlaces().pool
+    """
+
+    # not from merge-advisor.toml: called from another folder, the same setup would measure another pool
+    pool: str | None = option(
+        None, group=_MODELS, metavar="POOL", help="folder, manifest (.yaml) or hub ids, if not what the setup names"
+    )
+    base: str | None = option(
+        None, group=_MODELS, metavar="BASE", help="hub id, folder or .gguf file, if not what the setup names"
+    )
+
+
 class SessionOptions(TypedDict, total=False):
     """Where models, stores and fetched files are kept, and how to compute; what is left out has its default.
 
     The keyword arguments of the API's functions. Python cannot make a TypedDict from a dataclass, so a test compares
     `Where` with `Places`.
+
+    >>> SessionOptions(offline=True, machine=Machine(threads=2))["offline"]
+    True
     """
 
     offline: bool
@@ -109,7 +128,11 @@ class SessionOptions(TypedDict, total=False):
 
 
 class Where(SessionOptions, total=False):
-    """Where the parts of a run are; what is left out is where the plan found it."""
+    """Where the parts of a run are; what is left out is where the plan found it.
+
+    >>> Where(pool="adapters", offline=True)
+    {'pool': 'adapters', 'offline': True}
+    """
 
     pool: str | Path | None
     """Where the members are, if not where the plan found them."""
@@ -118,7 +141,11 @@ class Where(SessionOptions, total=False):
 
 
 class BenchWhere(SessionOptions, total=False):
-    """Where the parts of a benchmark are; what is left out is where the setup says."""
+    """Where the parts of a benchmark are; what is left out is where the setup says.
+
+    >>> BenchWhere(tasks="rows")
+    {'tasks': 'rows'}
+    """
 
     pool: str | None
     """Where the pool is, if not where the setup says."""

@@ -22,7 +22,7 @@ def catalogue(kind: str, columns: Sequence[str]) -> tuple[tuple[str, ...], tuple
 
     Args:
         kind: "strategy", "composition", "format", "embedding" or "sampler".
-        columns: class attributes; "formats" stands for the formats that can carry a composition out.
+        columns: attributes; "formats" stands for the formats that can carry a composition out.
 
     Returns:
         headers, and a row for each name.
@@ -33,15 +33,17 @@ def catalogue(kind: str, columns: Sequence[str]) -> tuple[tuple[str, ...], tuple
     """
     rows = []
     for name in registry.names(kind):
-        loaded = registry.load(kind, name)
-        rows.append((name, registry.summary(kind, name), *(_cell(loaded, column) for column in columns)))
+        built = registry.build(kind, name)  # not the class: some attributes follow from the parameters
+        rows.append((name, registry.summary(kind, name), *(_cell(built, column) for column in columns)))
     return ("name", "what", *(column.replace("_", " ") for column in columns)), tuple(rows)
 
 
-def _cell(loaded: type[Any], column: str) -> str:
+def _cell(built: Any, column: str) -> str:
     if column == "formats":
         from merge_advisor.formats import formats_of
 
-        return ", ".join(formats_of(loaded.name)) or "full model only"
-    value = getattr(loaded, column)
+        return ", ".join(formats_of(built.name)) or "full model only"
+    value = getattr(built, column)
+    if isinstance(value, frozenset):  # what a sampler can search beside the weights, which all can
+        return ", ".join(["weights", *sorted(value)])
     return str(value) if not isinstance(value, bool) else "yes" if value else "no, by seed"

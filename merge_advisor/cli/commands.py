@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -31,6 +31,7 @@ from merge_advisor.cli.settings import SETTINGS_FILE, read_settings, setting_opt
 from merge_advisor.errors import InputError
 from merge_advisor.options import (
     BenchOptions,
+    BenchPlaces,
     EmbedOptions,
     LmEvalOptions,
     LmEvalScoreOptions,
@@ -56,25 +57,7 @@ _REFUSED_SHOWN = 10
 """Models set aside that are listed on stderr; the report has all."""
 
 
-def run(arguments: Arguments) -> int:
-    """Read the settings where the command has an option that may stand there, and run it.
-
-    Args:
-        arguments: what the command line gives.
-
-    Returns:
-        the exit code.
-
-    Raises:
-        MergeAdvisorError: see `merge_advisor.errors`.
-    """
-    if setting_options(COMMANDS[arguments.command].parts):
-        arguments = replace(arguments, settings=read_settings(Path.cwd()))
-    code: int = globals()[f"run_{arguments.command}"](arguments)
-    return code
-
-
-def run_plan(arguments: Arguments) -> int:
+def _plan(arguments: Arguments) -> int:
     """`merge-advisor plan`."""
     from merge_advisor import advisor
 
@@ -98,7 +81,7 @@ def run_plan(arguments: Arguments) -> int:
     return _print_run(arguments, planned)
 
 
-def run_score(arguments: Arguments) -> int:
+def _score(arguments: Arguments) -> int:
     """`merge-advisor score`."""
     from merge_advisor import advisor
 
@@ -135,7 +118,7 @@ def _score_model(arguments: Arguments, command: ScoreCommand, options: LmEvalSco
     return _print(arguments, {task: to_plain(models) for task, models in scores.items()}, tables)
 
 
-def run_tune(arguments: Arguments) -> int:
+def _tune(arguments: Arguments) -> int:
     """`merge-advisor tune`."""
     from merge_advisor import advisor
 
@@ -146,12 +129,11 @@ def run_tune(arguments: Arguments) -> int:
     return _print_run(arguments, tuned)
 
 
-def run_bench(arguments: Arguments) -> int:
+def _bench(arguments: Arguments) -> int:
     """`merge-advisor bench`."""
     command, options = arguments.part(BenchCommand), arguments.part(BenchOptions)
-    # the setup names its base and pool: a benchmark that changed with the folder it is called from measures another
-    # thing, so only options overrule it, no settings
-    own = {name: arguments.given.get(name) for name in ("base", "pool")} | {"tasks": options.tasks}
+    places = arguments.part(BenchPlaces)
+    own = {"base": places.base, "pool": places.pool, "tasks": options.tasks}
     if command.dry_run:
         from merge_advisor.benchmark.running.dry_run import RATE, describe_bench
 
@@ -162,7 +144,7 @@ def run_bench(arguments: Arguments) -> int:
     from merge_advisor.benchmark.bench import bench
     from merge_advisor.benchmark.report.terminal_summary import bench_blocks
 
-    with _session(arguments, arguments.part(Places)) as session:
+    with _session(arguments, places) as session:
         done = bench(command.setup, command.out, **own, only=options.only, workers=options.workers, **session)
     measured = done.measured
     plain = {
@@ -176,7 +158,7 @@ def run_bench(arguments: Arguments) -> int:
     return PARTIAL if measured.failed or measured.refused else OK
 
 
-def run_merge(arguments: Arguments) -> int:
+def _merge(arguments: Arguments) -> int:
     """`merge-advisor merge`."""
     from merge_advisor import advisor
 
@@ -188,7 +170,7 @@ def run_merge(arguments: Arguments) -> int:
     return _print(arguments, {"model": str(out), "notes": notes}, [Paragraph(f"wrote {out}"), *told], gap="\n")
 
 
-def run_embed(arguments: Arguments) -> int:
+def _embed(arguments: Arguments) -> int:
     """`merge-advisor embed`."""
     from merge_advisor.advisor.embedding_file import embed_to_file
 
@@ -202,7 +184,7 @@ def run_embed(arguments: Arguments) -> int:
     return PARTIAL if told["refused"] else OK
 
 
-def run_convert(arguments: Arguments) -> int:
+def _convert(arguments: Arguments) -> int:
     """`merge-advisor convert`."""
     from merge_advisor.pool.converting import convert
 
@@ -216,7 +198,7 @@ def run_convert(arguments: Arguments) -> int:
     return PARTIAL if report.refused else OK
 
 
-def run_try(arguments: Arguments) -> int:
+def _try(arguments: Arguments) -> int:
     """`merge-advisor try`."""
     from merge_advisor.advisor.scoring.trying import answers
 
@@ -226,7 +208,7 @@ def run_try(arguments: Arguments) -> int:
     return _print(arguments, texts, [Paragraph(f"{label}:\n{text}") for label, text in texts.items()])
 
 
-def run_show(arguments: Arguments) -> int:
+def _show(arguments: Arguments) -> int:
     """`merge-advisor show`."""
     from merge_advisor.cli.catalogue import SHOWN, catalogue
 
@@ -236,7 +218,7 @@ def run_show(arguments: Arguments) -> int:
     return _print(arguments, {what: plain}, [Table("", headers, rows)])
 
 
-def run_init(arguments: Arguments) -> int:
+def _init(arguments: Arguments) -> int:
     """`merge-advisor init`."""
     from merge_advisor.cli.init import write_settings
 
@@ -246,7 +228,7 @@ def run_init(arguments: Arguments) -> int:
     return _print(arguments, {"written": [str(path) for path in written]}, [Paragraph(text)])
 
 
-def run_doctor(arguments: Arguments) -> int:
+def _doctor(arguments: Arguments) -> int:
     """`merge-advisor doctor`."""
     from merge_advisor.cli.doctor import diagnose
 
@@ -254,6 +236,29 @@ def run_doctor(arguments: Arguments) -> int:
     lines = [f"{'ok     ' if item['ok'] else 'BROKEN '} {item['what']}: {item['says']}" for item in findings]
     _print(arguments, {"findings": findings}, [Paragraph("\n".join(lines))])
     return OK if all(item["ok"] for item in findings) else FAILED
+
+
+_RUNNERS: dict[str, Callable[[Arguments], int]] = {
+    "plan": _plan, "init": _init, "embed": _embed, "tune": _tune, "bench": _bench, "merge": _merge, "score": _score,
+    "convert": _convert, "try": _try, "show": _show, "doctor": _doctor,
+}  # fmt: skip
+
+
+def run(arguments: Arguments) -> int:
+    """Read the settings where the command has an option that may stand there, and run it.
+
+    Args:
+        arguments: what the command line gives.
+
+    Returns:
+        the exit code.
+
+    Raises:
+        MergeAdvisorError: see `merge_advisor.errors`.
+    """
+    if setting_options(COMMANDS[arguments.command].parts):
+        arguments = replace(arguments, settings=read_settings(Path.cwd()))
+    return _RUNNERS[arguments.command](arguments)
 
 
 def _named(name: str, value: str | None) -> str:

@@ -20,7 +20,17 @@ PACKAGES = {
 
 
 def diagnose(folder: Path) -> list[dict[str, Any]]:
-    """Look at packages, compute, cache, hub and settings; a finding is {what, ok, says}."""
+    """Return findings about packages, compute, cache, hub and settings.
+
+    Args:
+        folder: the folder whose merge-advisor.toml is read.
+
+    Returns:
+        findings of the form {what, ok, says}; `ok` is False where something is broken.
+
+    >>> diagnose(Path())[0]["what"]
+    'python'
+    """
     findings = [_finding("python", True, f"{platform.python_version()} on {platform.system()} {platform.machine()}")]
     findings += [_package(name, use) for name, use in PACKAGES.items()]
     findings += [_compute(), _cache(folder), _hub(), _settings(folder)]
@@ -61,6 +71,7 @@ def _cache(folder: Path) -> dict[str, Any]:
         cache = default_cache()  # what is wrong with the settings is a finding of its own
     try:
         cache.mkdir(parents=True, exist_ok=True)
+        # permission bits do not tell on network file systems and in containers: only writing does
         probe = cache / f".doctor-{os.getpid()}"
         probe.write_text("x")
         probe.unlink()
@@ -68,6 +79,7 @@ def _cache(folder: Path) -> dict[str, Any]:
         store = cache / "store.sqlite"
         kept = 0
         if store.is_file():
+            # read only: looking must neither create a store nor lock that of a run under way
             connection = sqlite3.connect(f"file:{store}?mode=ro", uri=True)
             kept = connection.execute("SELECT COUNT(*) FROM deltas").fetchone()[0]
             connection.close()
@@ -84,6 +96,7 @@ def _hub() -> dict[str, Any]:
 
     endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
     try:
+        # the standard library, not huggingface_hub: importing that takes longer than the answer
         with urllib.request.urlopen(f"{endpoint}/api/models?limit=1", timeout=3):
             return _finding("hub", True, f"{endpoint} answers")
     except (OSError, ValueError, urllib.error.URLError) as error:
@@ -92,14 +105,14 @@ def _hub() -> dict[str, Any]:
 
 def _settings(folder: Path) -> dict[str, Any]:
     try:
-        found = read_settings(folder)
+        settings = read_settings(folder)
     except MergeAdvisorError as error:
         return _finding("settings", False, str(error))
-    if not found:
+    if not settings:
         return _finding("settings", True, f"no {SETTINGS_FILE} here; `merge-advisor init` writes one")
-    missing = [f"{key} {found[key]}" for key in ("pool",) if key in found and not Path(found[key]).exists()]
-    if missing:
-        return _finding("settings", True, f"{SETTINGS_FILE}: {', '.join(missing)} is no path here, taken as a hub id")
+    pool = settings.get("pool")
+    if pool is not None and not Path(pool).exists():
+        return _finding("settings", True, f"{SETTINGS_FILE}: pool {pool} is no path here, taken as a hub id")
     return _finding(
-        "settings", True, f"{SETTINGS_FILE}: " + ", ".join(f"{key} = {value}" for key, value in found.items())
+        "settings", True, f"{SETTINGS_FILE}: " + ", ".join(f"{key} = {value}" for key, value in settings.items())
     )

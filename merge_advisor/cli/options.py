@@ -13,6 +13,7 @@ from typing import Any
 from merge_advisor.option_fields import option
 from merge_advisor.options import (
     BenchOptions,
+    BenchPlaces,
     EmbedOptions,
     LmEvalOptions,
     LmEvalScoreOptions,
@@ -209,7 +210,8 @@ COMMANDS = {
         (TuneCommand, TuneOptions, MayScoreOptions, *_SESSION),
     ),
     "bench": Command(
-        "do the strategies beat random? arms and controls over many tasks", (BenchCommand, BenchOptions, *_SESSION)
+        "do the strategies beat random? arms and controls over many tasks",
+        (BenchCommand, BenchOptions, BenchPlaces, Machine, OutputOptions),
     ),
     "merge": Command("write the merged model of a run folder", (MergeCommand, MergeOptions, *_SESSION)),
     "score": Command(

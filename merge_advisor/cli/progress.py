@@ -17,7 +17,10 @@ _EVERY = 1.0
 
 
 class ProgressReporter(Protocol):
-    """Says what is going on and how far it is, for instance `PlainProgress()`."""
+    """Says what is going on and how far it is.
+
+    >>> reporter: ProgressReporter = SilentProgress()
+    """
 
     def __call__(self, what: str, done: int, total: int) -> None:
         """Report a step.
@@ -65,8 +68,9 @@ class SilentProgress:
 class PlainProgress:
     """Writes a line a second, and one when a step is done.
 
-    >>> sys.stderr = sys.stdout  # doctest looks at stdout
-    >>> PlainProgress()("embedding", 2, 2)
+    >>> import contextlib
+    >>> with contextlib.redirect_stderr(sys.stdout):
+    ...     PlainProgress()("embedding", 2, 2)
     embedding 2/2, 0 s
     """
 
