@@ -15,7 +15,7 @@ from merge_advisor.select.similarity import comparable_deltas, cosines, unit_row
 
 @dataclass(frozen=True)
 class AnchorDiverse:
-    """Take the candidate most similar to the task, then partners trading likeness to it against redundancy.
+    """Take the candidate most similar to the task, then partners similar to the task and unlike those chosen.
 
     >>> deltas = np.array([[1, 0], [1, 0.1], [0.2, 1]])
     >>> evidence = Evidence(("a", "b", "c"), deltas, lambda: np.array([3, 1]))
@@ -26,7 +26,7 @@ class AnchorDiverse:
     objective: str = "mmr"
     """"mmr", "facility" or "kdpp": see `diversity`."""
     diversity: float = 0.3
-    """0.01..0.99: how much unlikeness among the members counts against likeness to the task."""
+    """0.01..0.99: how much difference among the members counts against similarity to the task."""
     least: float = 0.01
     """Smallest gain of a partner that counts, as a share of the anchor's."""
     centre: bool = False

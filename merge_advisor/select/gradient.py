@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import sqrt
 from typing import ClassVar
 
 import numpy as np
 
 from merge_advisor.select.evidence import Choice, Evidence
 from merge_advisor.select.ranking import anchored, make_choice, make_pick, ranked, while_positive
-from merge_advisor.weights.updates import WeightDelta, inner_all
+from merge_advisor.select.similarity import weight_cosine
 
 
 @dataclass(frozen=True)
@@ -26,7 +25,7 @@ class Gradient:
     """
 
     distinct: bool = False
-    """Discount a candidate's gain by its likeness in weights to the nearest one chosen: gain·(1 - max(0, cosine))."""
+    """Discount gains by the cosine of the weights with the nearest chosen ones: gain·(1 - max(0, cosine))."""
 
     name: ClassVar[str] = "gradient"
     centres: ClassVar[str] = "no"
@@ -47,16 +46,11 @@ class Gradient:
         while len(picks) < k:
             member = kept.pop(position)
             for other, weights in kept.items():
-                alike[other] = max(alike[other], _cosine(member, weights))
+                # six digits: a copy of a chosen one has exactly 1 and gains nothing; fmax ignores an empty update's NaN
+                alike[other] = np.fmax(alike[other], weight_cosine(member, weights, digits=6))
             left = {p: gains[p] * (1 - alike[p]) for p in sorted(kept)}
             position = max(left, key=lambda p: left[p], default=position)
             if not left.get(position, 0) > 0:
                 break
             picks.append(make_pick(position, left[position]))
         return make_choice(picks, k)
-
-
-def _cosine(left: WeightDelta, right: WeightDelta) -> float:
-    """Return the cosine of two weight deltas, 0 where either is zero, rounded so that a copy is exactly 1."""
-    scale = sqrt(max(inner_all(left, left), 0.0)) * sqrt(max(inner_all(right, right), 0.0))
-    return round(inner_all(left, right) / scale, 6) if scale > 0 else 0.0

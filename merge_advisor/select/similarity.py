@@ -1,15 +1,18 @@
-"""Comparing deltas: float64 copies, unit rows and cosines, so that equal deltas have equal similarities."""
+"""Comparing deltas, and weight deltas: cosines rounded so that equal ones have equal similarities."""
 
 from __future__ import annotations
 
+from math import nan, sqrt
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from merge_advisor.arrays import Float64Array
+from merge_advisor.weights.updates import inner_all
 
 if TYPE_CHECKING:
     from merge_advisor.select.evidence import Evidence
+    from merge_advisor.weights.updates import WeightDelta
 
 _TINY = 1e-6
 """Relative length under which what centring left of a delta is rounding (deltas are float32)."""
@@ -83,6 +86,26 @@ def task_similarity(evidence: Evidence, centre: bool = False) -> Float64Array:
         centre: whether to subtract the pool's mean delta from both first.
     """
     return cosines(*comparable_deltas(evidence, centre))
+
+
+def weight_cosine(left: WeightDelta, right: WeightDelta, digits: int) -> float:
+    """Return the cosine of two weight deltas; 0 where the left one is zero, NaN where the right one is.
+
+    >>> from merge_advisor.weights.updates import DenseUpdate
+    >>> one, other = ({"w": DenseUpdate(np.array([row], np.float32))} for row in ([1, 0], [1, 1]))
+    >>> weight_cosine(one, other, digits=6), weight_cosine(one, {}, digits=6)
+    (0.707107, nan)
+
+    Args:
+        left: a chosen candidate's.
+        right: that of a candidate compared with it.
+        digits: decimals of the result, so that equal ones tie.
+    """
+    size = inner_all(right, right)
+    if not size > 0:
+        return nan
+    scale = sqrt(size) * sqrt(max(inner_all(left, left), 0.0))
+    return round(inner_all(left, right) / scale, digits) if scale > 0 else 0.0
 
 
 def _lengths(rows: Float64Array) -> Float64Array:

@@ -1,17 +1,15 @@
-"""Partners by how alike their weights are to the anchor's."""
+"""The nearest candidate, and partners by the similarity of their weights to its own."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import sqrt
 from typing import ClassVar
 
 import numpy as np
 
 from merge_advisor.select.evidence import Choice, Evidence, Pick
 from merge_advisor.select.ranking import anchored, make_choice, make_pick, ranked
-from merge_advisor.select.similarity import task_similarity
-from merge_advisor.weights.updates import WeightDelta, inner_all
+from merge_advisor.select.similarity import task_similarity, weight_cosine
 
 _COPY = 1 - 1e-6
 """Cosine of weights from which a candidate is a multiple of the anchor."""
@@ -19,7 +17,7 @@ _COPY = 1 - 1e-6
 
 @dataclass(frozen=True)
 class WeightKinship:
-    """Take the candidate nearest by delta, then partners least (or most) alike to it in their weights.
+    """Take the candidate nearest by delta, then partners whose weights are least (or most) similar to its own.
 
     Model kinship (arXiv 2410.12613): the cosine of two weight deltas. There less related partners led repeated merging
     out of its local optima, hence the default.
@@ -32,7 +30,7 @@ class WeightKinship:
     """
 
     kinship: str = "low"
-    """"low": partners least alike to the anchor first; "high": most alike first."""
+    """"low": partners least similar to the anchor first; "high": most similar first."""
     centre: bool = False
     """Subtract the pool's mean delta from pool and task before the anchor is sought; weights are never centred."""
 
@@ -55,19 +53,12 @@ class WeightKinship:
         picks = [make_pick(first, float(scores[first]))]
         if k > 1:
             anchor = evidence.weights_of(first)
-            kin = np.array([_kinship(anchor, evidence.weights_of(p)) for p in range(len(evidence.ids))])
+            weights = map(evidence.weights_of, range(len(evidence.ids)))
+            kin = np.array([weight_cosine(anchor, delta, digits=9) for delta in weights])
             gains = kin if self.kinship == "high" else 1 - kin
+            # an empty update has NaN, which compares as false
             useful = (kin < _COPY) & (gains > 0)
             order = ranked(np.where(useful, gains, -np.inf))
             partners = [p for p in order if useful[p] and p != first]
             picks += [Pick(p, float(gains[p])) for p in partners[: k - 1]]
         return make_choice(picks, k, used=("task_delta",))
-
-
-def _kinship(left: WeightDelta, right: WeightDelta) -> float:
-    """Return the cosine of two weight deltas, rounded so that equal ones tie; NaN where the right one is zero."""
-    size = inner_all(right, right)
-    if not size > 0:
-        return float("nan")
-    scale = sqrt(size) * sqrt(max(inner_all(left, left), 0.0))
-    return round(inner_all(left, right) / scale, 9) if scale > 0 else 0.0
