@@ -10,18 +10,28 @@ from merge_advisor.report.svg import BOLD, EM, WIDTH, PlotPoint, breadth, fitted
 LABEL_ROOM = 130
 """Units a name may take."""
 
-LabelBox = tuple[float, float, float, float]
+_Box = tuple[float, float, float, float]
+"""Left, top, right, bottom."""
 
 
 @dataclass(eq=False)
 class Labels:
-    """Places labels one after another where they cover neither one another nor a point."""
+    """Labels placed one after another where they cover neither one another nor a point.
+
+    >>> labels = Labels([(50.0, 50.0), (60.0, 50.0)], height=100)
+    >>> labels.put((50.0, 50.0), "anchor", "strong", needed=True)
+    >>> len(labels.taken)
+    1
+    """
 
     points: Sequence[PlotPoint]
+    """All that is drawn and should stay visible."""
     height: float
     """Units of the plot's height."""
     parts: list[str] = field(default_factory=list)
-    taken: list[LabelBox] = field(default_factory=list)
+    """Markup of the labels placed so far."""
+    taken: list[_Box] = field(default_factory=list)
+    """Where these are."""
 
     def put(self, point: PlotPoint, text: str, class_: str, *, needed: bool) -> None:
         """Add a label beside a point, with a line to it where it had to move away; leave it out where nothing is free.
@@ -33,6 +43,7 @@ class Labels:
             needed: place it even if it must cover something.
         """
         wide = min(breadth(fitted(text, LABEL_ROOM)) * EM * (BOLD if class_ == "strong" else 1.0), LABEL_ROOM)
+        # near places before far ones; the slanted four only where a line leads back to the point
         spots = [_spot(point, wide, away, side) for away in (0, 14, 28, 44, 62) for side in range(8 if away else 4)]
         inside = [spot for spot in spots if _inside(spot.box, self.height)]
         best = min(inside, key=lambda spot: (self._covered(spot.box), spot.away), default=None)
@@ -44,7 +55,7 @@ class Labels:
         x = {"": best.box[0], "middle": (best.box[0] + best.box[2]) / 2, "end": best.box[2]}[best.anchor]
         self.parts.append(label(x, best.box[3] - 3, text, room=LABEL_ROOM, anchor=best.anchor, class_=class_))
 
-    def _covered(self, box: LabelBox) -> int:
+    def _covered(self, box: _Box) -> int:
         """How much a box covers; names weigh more than points."""
         return 10 * sum(_meet(box, other) for other in self.taken) + sum(
             box[0] - 2 < x < box[2] + 2 and box[1] - 2 < y < box[3] + 2 for x, y in self.points
@@ -57,7 +68,7 @@ class _Spot:
 
     away: float
     """How much farther from the point than it need be."""
-    box: LabelBox
+    box: _Box
     tip: PlotPoint
     """Where a line from the point meets the label."""
     anchor: str
@@ -73,9 +84,9 @@ def _spot(point: PlotPoint, wide: float, away: float, side: int) -> _Spot:
     return _Spot(away, (left, top, left + wide, top + 14), (x, y), "" if dx > 0 else "end" if dx < 0 else "middle")
 
 
-def _inside(box: LabelBox, height: float) -> bool:
+def _inside(box: _Box, height: float) -> bool:
     return box[0] >= 0 and box[1] >= 0 and box[2] <= WIDTH and box[3] <= height
 
 
-def _meet(one: LabelBox, other: LabelBox) -> bool:
+def _meet(one: _Box, other: _Box) -> bool:
     return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]

@@ -14,12 +14,12 @@ from merge_advisor.report.svg import (
     WIDTH,
     PlotPoint,
     Scale,
-    across,
     breadth,
     coordinate,
     element,
     figure,
     fitted,
+    horizontal_axis,
     label,
     marked,
     scale_over,
@@ -29,32 +29,42 @@ from merge_advisor.report.svg import (
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """One row of a bar plot."""
+    """One row of a bar plot.
+
+    >>> Bar("merge", 0.9, "90.0%", strong=True).shown
+    '90.0%'
+    """
 
     label: str
     value: float | None
     shown: str
-    """The value in words, at the right."""
+    """The value as text, at the right."""
     other: float | None = None
     """A second value to compare with, drawn thinner below."""
     strong: bool = False
 
 
-def bars(key: str, title: str, rows: Sequence[Bar], *, percent: bool = False) -> str:
-    """Draw values as bars from zero, one row each with its label above it.
+def bar_plot(key: str, title: str, rows: Sequence[Bar], *, percent: bool = False) -> str:
+    """Return values as bars from zero, one row each with its label above it.
 
     Args:
         key: makes the ids of this plot unique on its page.
         title: what it shows.
         rows: from top to bottom.
         percent: values are shares: the axis goes from 0 to 100%.
+
+    Returns:
+        One SVG element.
+
+    >>> bar_plot("scores", "Scores", [Bar("merge", 0.9, "90.0%")], percent=True)[:38]
+    '<svg role="img" aria-labelledby="score'
     """
     twin = any(row.other is not None for row in rows)
     high = 38 if twin else 32
     bottom = high * len(rows) + 2
     values = [0.0, *(row.value for row in rows), *(row.other for row in rows)]
     scale = Scale(0, 1, 2, WIDTH - 4) if percent else scale_over(values, 2, WIDTH - 4)
-    parts = across(scale, 0, bottom, written=(lambda v: f"{100 * v:.0f}%") if percent else None)
+    parts = horizontal_axis(scale, 0, bottom, tick_text=(lambda v: f"{100 * v:.0f}%") if percent else None)
     for number, row in enumerate(rows):
         top = number * high
         room = breadth(row.shown) * EM + 10
@@ -63,8 +73,8 @@ def bars(key: str, title: str, rows: Sequence[Bar], *, percent: bool = False) ->
         parts.append(_bar(scale, row.value, top + 18, 8, "bar merge" if row.strong else "bar", row.shown))
         if row.other is not None:
             parts.append(_bar(scale, row.other, top + 28, 4, "bar plan", ""))
-    told = f"{len(rows)} bars, from {rows[0].label} to {rows[-1].label}" if rows else "nothing to show"
-    return figure(key, title, fitted(told, 2000), bottom + 20, parts)
+    words = f"{len(rows)} bars, from {rows[0].label} to {rows[-1].label}" if rows else "nothing to show"
+    return figure(key, title, fitted(words, 2000), bottom + 20, parts)
 
 
 def _bar(scale: Scale, value: float | None, top: float, high: float, class_: str, title: str) -> str:
@@ -77,14 +87,18 @@ def _bar(scale: Scale, value: float | None, top: float, high: float, class_: str
 
 @dataclass(frozen=True, slots=True)
 class Whisker:
-    """A difference with its interval; positive is better."""
+    """A difference with its interval; positive is better.
+
+    >>> Whisker("base", 1.5, 0.5, 2.5, "+1.5 (+0.5 to +2.5)").lower
+    0.5
+    """
 
     label: str
     value: float | None
     lower: float | None
     upper: float | None
     shown: str
-    """The numbers in words, at the right."""
+    """The numbers as text, at the right."""
     note: str = ""
     """A second line in words, where there is more to say than fits beside the label."""
     strong: bool = False
@@ -92,8 +106,8 @@ class Whisker:
     """"better", "worse" or "even", where the interval alone does not decide it."""
 
 
-def forest(key: str, title: str, rows: Sequence[Whisker], *, ends: tuple[str, str], band: float = 0.0) -> str:
-    """Draw differences with their intervals around a line at zero.
+def forest_plot(key: str, title: str, rows: Sequence[Whisker], *, ends: tuple[str, str], band: float = 0.0) -> str:
+    """Return differences with their intervals around a line at zero.
 
     Args:
         key: makes the ids of this plot unique on its page.
@@ -101,13 +115,16 @@ def forest(key: str, title: str, rows: Sequence[Whisker], *, ends: tuple[str, st
         rows: from top to bottom.
         ends: what lies left and right of zero, in words.
         band: half the width of a band around zero, for differences too small to matter; 0 draws none.
+
+    Returns:
+        One SVG element.
     """
     noted = 15 if any(row.note for row in rows) else 0
     high = 32 + noted
     bottom = high * len(rows) + 2
     every = [0.0, band, -band, *(v for row in rows for v in (row.value, row.lower, row.upper))]
     scale = scale_over(every, 8, WIDTH - 8, margin=0.03)
-    parts = across(scale, 0, bottom)
+    parts = horizontal_axis(scale, 0, bottom)
     small = scale(band) - scale(-band)
     for number, row in enumerate(rows):
         top = number * high
@@ -118,15 +135,19 @@ def forest(key: str, title: str, rows: Sequence[Whisker], *, ends: tuple[str, st
         parts.append(label(WIDTH - 2, top + 13, row.shown, anchor="end", class_="value"))
         parts.append(label(2, top + 28, row.note, class_="tick") if row.note else "")
         parts.append(_whisker(scale, row, y))
-    x = scale(0.0)
-    words = (("← " + ends[0], x - 8, x - 8, "end"), (ends[1] + " →", x + 8, WIDTH - x - 8, ""))
-    parts += [
-        label(place, bottom + 30, text, anchor=anchor, class_="tick")
-        for text, place, room, anchor in words
+    parts += _ends(scale(0.0), bottom + 30, ends)
+    words = "; ".join(f"{row.label}: {row.shown}" for row in rows) or "nothing to show"
+    return figure(key, title, fitted(words, 4000), bottom + 36, parts)
+
+
+def _ends(x: float, y: float, ends: tuple[str, str]) -> list[str]:
+    """What lies left and right of zero, each where there is room for it."""
+    sides = (("← " + ends[0], x - 8, x - 8, "end"), (ends[1] + " →", x + 8, WIDTH - x - 8, ""))
+    return [
+        label(place, y, text, anchor=anchor, class_="tick")
+        for text, place, room, anchor in sides
         if breadth(text) * EM <= room
     ]
-    told = "; ".join(f"{row.label}: {row.shown}" for row in rows) or "nothing to show"
-    return figure(key, title, fitted(told, 4000), bottom + 36, parts)
 
 
 def _whisker(scale: Scale, row: Whisker, y: float) -> str:

@@ -23,7 +23,7 @@ from merge_advisor.report.document import (
     Table,
 )
 from merge_advisor.report.maps import similarity_map
-from merge_advisor.report.plots import Bar, bars
+from merge_advisor.report.plots import Bar, bar_plot
 from merge_advisor.report.run_wording import (
     ADVICE,
     MEMBER_HEADERS,
@@ -170,7 +170,7 @@ def _members(report: ReportInput) -> Section:
     if members and report.tuning is None:  # the section about tuning draws planned and tuned weights in one figure
         short = brief([member.id for member in members], 200)
         drawn = [Bar(short[member.id], member.weight, f"{member.weight:.3f}") for member in _heaviest(members)]
-        blocks.append(Figure("Weights", bars("weights", "Weights of the plan", drawn)))
+        blocks.append(Figure("Weights", bar_plot("weights", "Weights of the plan", drawn)))
     return Section("members", Heading("Members"), tuple(blocks), "Members")
 
 

@@ -16,7 +16,7 @@ from merge_advisor.report.document import (
     Section,
     Table,
 )
-from merge_advisor.report.plots import Bar, Whisker, bars, forest
+from merge_advisor.report.plots import Bar, Whisker, bar_plot, forest_plot
 from merge_advisor.report.run_wording import guard_text, measured_text
 from merge_advisor.report.score_table import (
     METRIC_TITLES,
@@ -69,7 +69,7 @@ def _score_bars(place: int, score: Score) -> Figure:
         shown = "" if value is None else value_text(value, score.metric)
         rows.append(Bar(model.label, value, shown, strong=model.label == "merge"))
     title = f"Score of each model: {METRIC_TITLES.get(score.metric, score.metric)}"
-    return Figure("Score of each model", bars(f"bars{place}", title, rows, percent=score.metric != "loss"))
+    return Figure("Score of each model", bar_plot(f"bars{place}", title, rows, percent=score.metric != "loss"))
 
 
 def _differences(place: int, score: Score) -> Figure:
@@ -88,7 +88,7 @@ def _differences(place: int, score: Score) -> Figure:
         LegendEntry("worse beyond noise", colour="--orange"),
         LegendEntry("the rows do not tell", colour="--grey"),
     )
-    svg = forest(f"forest{place}", title, rows, ends=("merge is worse", "merge is better"))
+    svg = forest_plot(f"forest{place}", title, rows, ends=("merge is worse", "merge is better"))
     return Figure(title, svg, legend, run_on=True)
 
 

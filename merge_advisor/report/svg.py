@@ -1,5 +1,8 @@
 """The parts plots are made of: elements, text that fits, axes. All text is escaped, all coordinates are finite.
 
+The SVG is made by hand because a report must open offline, without script or fonts, with every name as escaped text and
+the same bytes on every machine; a plotting library is a large dependency that gives none of these.
+
 A plot is 400 units wide whatever it shows, so that its letters stay readable on a telephone and on a wide screen. It
 names classes and no colours: the page's style sheet has them, once for light and once for dark.
 """
@@ -20,17 +23,23 @@ EM = 12
 """Units of a letter's size."""
 BOLD = 1.13
 """How much wider bold letters are."""
-LARGEST_NUMBER = 1e100
-"""Values beyond are drawn there: differences of such values are still finite."""
+_LARGEST = 1e100
 
 PlotPoint = tuple[float, float]
+_TickText = Callable[[float], str]
 
 
 def coordinate(value: float) -> str:
-    """Return a coordinate with at most one decimal.
+    """Return a coordinate as text, with at most one decimal.
+
+    Args:
+        value: in units.
 
     Raises:
         ValueError: not a finite number; a browser would drop the whole element without a word.
+
+    >>> coordinate(2.25), coordinate(-0.04)
+    ('2.2', '0')
     """
     if not math.isfinite(value):
         raise ValueError(f"{value} is no coordinate")
@@ -39,7 +48,17 @@ def coordinate(value: float) -> str:
 
 
 def element(name: str, content: str = "", **attributes: str | float) -> str:
-    """Return an element. `content` is markup already; an attribute `class_` is written `class`, `_` as `-`."""
+    """Return an element as markup.
+
+    Args:
+        name: of the element.
+        content: markup already.
+        attributes: text, which is escaped, or coordinates; `class_` is written `class`, `text_anchor` `text-anchor`;
+            one of empty text is left out.
+
+    >>> element("text", "a", x=1.0, text_anchor="end", class_="tick")
+    '<text x="1" text-anchor="end" class="tick">a</text>'
+    """
     written = "".join(
         f' {key.rstrip("_").replace("_", "-")}="{escape(value) if isinstance(value, str) else coordinate(value)}"'
         for key, value in attributes.items()
@@ -49,12 +68,23 @@ def element(name: str, content: str = "", **attributes: str | float) -> str:
 
 
 def tooltip(text: str) -> str:
-    """Return a title, which browsers show where the pointer rests."""
+    """Return a title element, which browsers show where the pointer rests.
+
+    Args:
+        text: any text.
+    """
     return element("title", escape(printable(text)))
 
 
 def breadth(text: str) -> float:
-    """Estimate how wide a text is in units of its letters' size; fonts differ, so the estimate is generous."""
+    """Return an estimate of a text's width in units of its letters' size; fonts differ, so the estimate is generous.
+
+    Args:
+        text: one line.
+
+    >>> breadth("ill") < breadth("mmm")
+    True
+    """
     return sum(_breadth(letter) for letter in text)
 
 
@@ -69,7 +99,16 @@ def _breadth(letter: str) -> float:
 
 
 def fitted(text: str, room: float) -> str:
-    """Return a text made printable and cut in its middle to what fits into `room` units."""
+    """Return a text made printable and cut in its middle, since names of one hub often differ at their end only.
+
+    Args:
+        text: any text.
+        room: units there are.
+
+    >>> fitted("owner/flan_t5_large-wiki_qa", 100)
+    'owner/f…iki_qa'
+    """
+    # the middle of a very long text is not needed, and measuring it letter by letter is slow
     text = printable(text if len(text) <= 1000 else text[:500] + text[-500:])
     if breadth(text) * EM <= room:
         return text
@@ -83,6 +122,16 @@ def brief(names: Sequence[str], room: float) -> dict[str, str]:
     """Return what to write for each of some ids where room is scarce: all of it, or what does not begin alike in all.
 
     Ids of one hub often differ at their end only ("owner/model-task"); cut in their middle they would all read alike.
+
+    Args:
+        names: the ids.
+        room: units there are for each.
+
+    Returns:
+        What to write, by id.
+
+    >>> list(brief(["owner/flan_t5_large-anli", "owner/flan_t5_large-wiki"], 60).values())
+    ['anli', 'wiki']
     """
     if len(names) < 2 or all(breadth(name) * EM <= room for name in names):
         return {name: name for name in names}
@@ -98,31 +147,67 @@ def _cut(text: str, kept: int) -> str:
 
 
 def label(x: float, y: float, text: str, *, room: float = WIDTH, anchor: str = "", class_: str = "") -> str:
-    """Return a line of text that takes no more than `room`; what was cut is in its tooltip."""
+    """Return a line of text that takes no more than `room`; what was cut is in its tooltip.
+
+    Args:
+        x: where its anchor is.
+        y: of the line that letters stand on.
+        text: any text.
+        room: units there are.
+        anchor: the end of the text that `x` is at: "" (its start), "middle" or "end".
+        class_: "strong" (bold), "tick", "value", …; see the style sheet.
+    """
     shown = fitted(text, room / BOLD if class_ == "strong" else room)
     whole = "" if shown == printable(text) else tooltip(text[:300])
     return element("text", escape(shown) + whole, x=x, y=y, text_anchor=anchor, class_=class_)
 
 
 def line(x1: float, y1: float, x2: float, y2: float, class_: str) -> str:
-    """Return a straight line."""
+    """Return a straight line.
+
+    Args:
+        x1: where it starts.
+        y1: where it starts.
+        x2: where it ends.
+        y2: where it ends.
+        class_: see the style sheet.
+    """
     return element("path", d=f"M{coordinate(x1)} {coordinate(y1)}L{coordinate(x2)} {coordinate(y2)}", class_=class_)
 
 
 def polyline(points: Iterable[tuple[float, float]], class_: str, title: str = "") -> str:
-    """Return a line through points; nothing where there are none."""
+    """Return a line through points; empty where there are none.
+
+    Args:
+        points: in units.
+        class_: see the style sheet.
+        title: its tooltip; empty: none.
+    """
     path = "L".join(f"{coordinate(x)} {coordinate(y)}" for x, y in points)
     return element("path", tooltip(title) if title else "", d="M" + path, class_=class_) if path else ""
 
 
 def dots(points: Iterable[tuple[float, float]], class_: str) -> str:
-    """Return many points as one element without tooltips, each place once; nothing where there are none."""
+    """Return many points as one element without tooltips, each place once; empty where there are none.
+
+    Args:
+        points: in units.
+        class_: see the style sheet.
+    """
     places = dict.fromkeys(f"M{coordinate(x)} {coordinate(y)}h0" for x, y in points)
     return element("path", d="".join(places), class_=class_) if places else ""
 
 
 def figure(key: str, title: str, description: str, height: float, parts: Iterable[str]) -> str:
-    """Return a whole plot; `key` makes its ids unique on the page."""
+    """Return a whole plot.
+
+    Args:
+        key: makes its ids unique on the page.
+        title: read aloud.
+        description: read aloud after it.
+        height: in units; the width is `WIDTH`.
+        parts: markup.
+    """
     words = element("title", escape(printable(title)), id=f"{key}-t")
     words += element("desc", escape(printable(description)), id=f"{key}-d")
     size = f"0 0 {WIDTH} {coordinate(height)}"
@@ -131,7 +216,12 @@ def figure(key: str, title: str, description: str, height: float, parts: Iterabl
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """A range of values laid over a range of units; values outside are put on its ends."""
+    """A range of values laid over a range of units; values outside are put on its ends.
+
+    >>> scale = Scale(0.0, 1.0, 0.0, 100.0)
+    >>> scale(0.25), scale(7.0), [scale.tick_text(tick) for tick in scale.ticks]
+    (25.0, 100.0, ['0.0', '0.2', '0.4', '0.6', '0.8', '1.0'])
+    """
 
     low: float
     high: float
@@ -159,8 +249,12 @@ class Scale:
         power: float = 10.0 ** math.floor(math.log10(least))
         return power * next(factor for factor in (1, 2, 5, 10) if power * factor >= least * 0.999)
 
-    def written(self, value: float) -> str:
-        """Return a tick's number, with as many decimals as the ticks need to differ."""
+    def tick_text(self, value: float) -> str:
+        """Return a tick's number, with as many decimals as the ticks need to differ.
+
+        Args:
+            value: one of `ticks`.
+        """
         decimals = max(0, -math.floor(math.log10(self.step) + 1e-9))
         if decimals > 6 or abs(value) >= 1e7:
             return f"{value:.3g}"
@@ -168,12 +262,19 @@ class Scale:
 
 
 def finite_numbers(values: Iterable[float | None]) -> list[float]:
-    """Return the values that are finite numbers, none beyond `LARGEST_NUMBER`."""
-    return [min(max(v, -LARGEST_NUMBER), LARGEST_NUMBER) for v in values if v is not None and math.isfinite(v)]
+    """Return the values that are finite numbers, none beyond 1e100: differences of such values are still finite.
+
+    Args:
+        values: any numbers, or None.
+
+    >>> finite_numbers([1.0, None, float("nan")])
+    [1.0]
+    """
+    return [min(max(v, -_LARGEST), _LARGEST) for v in values if v is not None and math.isfinite(v)]
 
 
 def scale_over(values: Iterable[float | None], start: float, end: float, *, margin: float = 0.0) -> Scale:
-    """Return a scale that holds all finite values, and is no point where there are none, or equal ones.
+    """Return a scale that holds all finite values; where they are equal, or there are none, it has a range still.
 
     Args:
         values: what must fit.
@@ -181,8 +282,8 @@ def scale_over(values: Iterable[float | None], start: float, end: float, *, marg
         end: unit of the greatest.
         margin: room left free on both sides, as a share of the range.
     """
-    found = finite_numbers(values) or [0.0, 1.0]
-    low, high = min(found), max(found)
+    numbers = finite_numbers(values) or [0.0, 1.0]
+    low, high = min(numbers), max(numbers)
     largest = max(abs(low), abs(high))
     if high - low <= max(1e-9 * largest, 1e-12):
         around = largest * 0.1 if largest > 1e-9 else 1.0
@@ -191,11 +292,18 @@ def scale_over(values: Iterable[float | None], start: float, end: float, *, marg
     return Scale(low - free, high + free, start, end)
 
 
-def across(scale: Scale, top: float, bottom: float, *, written: Callable[[float], str] | None = None) -> list[str]:
-    """Return the lines and numbers of a lying axis, numbers under `bottom`; crowded numbers are left out."""
+def horizontal_axis(scale: Scale, top: float, bottom: float, *, tick_text: _TickText | None = None) -> list[str]:
+    """Return the lines and numbers of a horizontal axis; crowded numbers are left out.
+
+    Args:
+        scale: from values to x.
+        top: where the lines start.
+        bottom: where they end; the numbers stand under it.
+        tick_text: a tick's number as text; None: as the scale writes it.
+    """
     parts, taken = [], -math.inf
     for value in scale.ticks:
-        x, text = scale(value), (written or scale.written)(value)
+        x, text = scale(value), (tick_text or scale.tick_text)(value)
         half = breadth(text) * EM / 2
         parts.append(line(x, top, x, bottom, "zero" if value == 0 else "grid"))
         middle = min(max(x, half), WIDTH - half)
@@ -205,19 +313,34 @@ def across(scale: Scale, top: float, bottom: float, *, written: Callable[[float]
     return parts
 
 
-def upright(scale: Scale, left: float, right: float) -> list[str]:
-    """Return the lines and numbers of an upright axis, numbers left of `left`."""
+def vertical_axis(scale: Scale, left: float, right: float) -> list[str]:
+    """Return the lines and numbers of a vertical axis.
+
+    Args:
+        scale: from values to y.
+        left: where the lines start; the numbers stand left of it.
+        right: where they end.
+    """
     parts: list[str] = []
     for value in scale.ticks:
         y = scale(value)
-        text = escape(scale.written(value))
+        text = escape(scale.tick_text(value))
         parts.append(line(left, y, right, y, "zero" if value == 0 else "grid"))
         parts.append(element("text", text, x=left - 5, y=y + 4, text_anchor="end", class_="tick"))
     return parts
 
 
 def marked(shape: str, x: float, y: float, size: float, class_: str, title: str = "") -> str:
-    """Return a mark: "circle", "square", "diamond", "cross" or "up" (a triangle), `size` units to each side."""
+    """Return a mark.
+
+    Args:
+        shape: "circle", "square", "diamond", "cross" or "up" (a triangle).
+        x: its middle.
+        y: its middle.
+        size: units to each side.
+        class_: see the style sheet.
+        title: its tooltip; empty: none.
+    """
     content = tooltip(title) if title else ""
     if shape == "circle":
         return element("circle", content, cx=x, cy=y, r=size, class_=class_)

@@ -15,10 +15,10 @@ from merge_advisor.report.document import (
     Section,
     Table,
 )
-from merge_advisor.report.plots import Bar, bars
+from merge_advisor.report.plots import Bar, bar_plot
 from merge_advisor.report.run_wording import SIDE_HEADERS, SIDE_RIGHT, side_cells, tuning_text
 from merge_advisor.report.svg import brief
-from merge_advisor.report.tuning_plots import NAMED_AXES, axes_of, history, parallel, pareto
+from merge_advisor.report.tuning_plots import NAMED_AXES, axes_of, history_plot, parallel_coordinate_plot, pareto_plot
 from merge_advisor.report.values import TrialReport, TuningReport
 
 WEIGHT_BARS = 30
@@ -76,7 +76,7 @@ def _history(tuning: TuningReport) -> Figure | None:
         LegendEntry(trial, colour="--grey"),
         LegendEntry("the winner", colour="--orange"),
     )
-    return Figure("Value by trial, less is better", history("history", tuning), legend, run_on=True)
+    return Figure("Value by trial, less is better", history_plot("history", tuning), legend, run_on=True)
 
 
 def _weights(tuning: TuningReport, final: tuple[float, ...]) -> Figure | None:
@@ -91,7 +91,7 @@ def _weights(tuning: TuningReport, final: tuple[float, ...]) -> Figure | None:
     ]
     title = "Weights of the final recipe"
     legend = (LegendEntry("tuned", colour="--blue"), LegendEntry("plan", colour="--grey"))
-    return Figure(title, bars("tuned", title, rows), legend, run_on=True)
+    return Figure(title, bar_plot("tuned", title, rows), legend, run_on=True)
 
 
 def _parallel(tuning: TuningReport) -> Figure | None:
@@ -104,9 +104,8 @@ def _parallel(tuning: TuningReport) -> Figure | None:
         LegendEntry(winner, "line", "--orange"),
     )
     numbered = () if len(axes) <= NAMED_AXES else tuple((place + 1, tuning.members[place]) for place in axes)
-    return Figure(
-        "Weights and value of the trials", parallel("parallel", tuning), legend, run_on=True, axes=numbered
-    )  # fmt: skip
+    svg = parallel_coordinate_plot("parallel", tuning)
+    return Figure("Weights and value of the trials", svg, legend, run_on=True, axes=numbered)
 
 
 def _pareto(tuning: TuningReport) -> Figure | None:
@@ -118,9 +117,8 @@ def _pareto(tuning: TuningReport) -> Figure | None:
         LegendEntry(f"a trial{hollow}, a triangle where off the axes", colour="--grey"),
         LegendEntry("the winner", colour="--orange"),
     )
-    return Figure(
-        "The two tasks against each other, less is better", pareto("pareto", tuning), legend, run_on=True
-    )  # fmt: skip
+    title = "The two tasks against each other, less is better"
+    return Figure(title, pareto_plot("pareto", tuning), legend, run_on=True)
 
 
 def _best(tuning: TuningReport) -> Table:

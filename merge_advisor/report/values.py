@@ -1,4 +1,4 @@
-"""What a report tells beside the values of `merge_advisor.types`: the map of a pool, and how a merge was tuned."""
+"""What a report says beside the values of `merge_advisor.types`: the map of a pool, and how a merge was tuned."""
 
 from __future__ import annotations
 
@@ -13,7 +13,11 @@ RowsPart = Literal["tuning", "confirmation", "held-out"]
 
 @dataclass(frozen=True, slots=True)
 class SimilarityMap:
-    """A pool's deltas and the task's, at unit length, on their first two principal axes."""
+    """A pool's deltas and the task's, at unit length, on their first two principal axes.
+
+    >>> SimilarityMap(task=(0.1, 0.2), candidates={"a": (0.1, 0.3)}, shares=(0.4, 0.2)).candidates["a"]
+    (0.1, 0.3)
+    """
 
     __pydantic_config__ = STRICT
 
@@ -26,7 +30,11 @@ class SimilarityMap:
 
 @dataclass(frozen=True, slots=True)
 class TrialReport:
-    """One merge that was tried."""
+    """One merge that was tried.
+
+    >>> TrialReport(3, "tpe", (0.5, 0.7), weights=(1.0,), composition="exact", whole=True, forwards=20).value
+    0.6
+    """
 
     __pydantic_config__ = STRICT
 
@@ -47,13 +55,17 @@ class TrialReport:
     @property
     def value(self) -> float | None:
         """The mean of its values; None where one of them is no finite number."""
-        found = [value for value in self.values if value is not None and math.isfinite(value)]
-        return math.fsum(found) / len(found) if found and len(found) == len(self.values) else None
+        numbers = [value for value in self.values if value is not None and math.isfinite(value)]
+        return math.fsum(numbers) / len(numbers) if numbers and len(numbers) == len(self.values) else None
 
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """Reference and winner on one part of a task's rows."""
+    """Reference and winner on one part of a task's rows.
+
+    >>> Side("my task", "held-out", "accuracy", 40, reference=0.5, winner=0.75).gain
+    0.25
+    """
 
     __pydantic_config__ = STRICT
 
@@ -78,13 +90,20 @@ class Side:
 
 @dataclass(frozen=True, slots=True)
 class TuningReport:
-    """How the weights of a run were tuned, and what came of it."""
+    """How the weights of a run were tuned, and what came of it.
+
+    >>> first = TrialReport(0, "plan", (0.5,), (1.0,), "exact", True, 10)
+    >>> better = TrialReport(1, "tpe", (0.4,), (0.8,), "exact", True, 10)
+    >>> tuning = TuningReport("tpe", "mean loss", ("a",), (1.0,), (first, better), winner=1, reference="plan")
+    >>> tuning.won.label, tuning.forwards
+    ('tpe', 20)
+    """
 
     __pydantic_config__ = STRICT
 
     sampler: str
     goal: str
-    """What is made small, in words: "mean loss of the tuning rows (nats per token), 5 folds"."""
+    """What is minimised, in words: "mean loss of the tuning rows (nats per token), 5 folds"."""
     members: tuple[str, ...]
     """(k,) ids, the anchor first."""
     planned: tuple[float, ...]
@@ -113,12 +132,21 @@ class TuningReport:
 
 
 def best_so_far(trials: tuple[TrialReport, ...]) -> list[float | None]:
-    """Return after each trial the least value of a whole trial up to it; None as long as there is none."""
-    found: list[float | None] = []
+    """Return after each trial the least value of a whole trial up to it; None as long as there is none.
+
+    Args:
+        trials: in the order they finished.
+
+    >>> values = (0.9, 0.5, 0.7)
+    >>> best_so_far(tuple(TrialReport(n, "tpe", (v,), (1.0,), "exact", True, 1) for n, v in enumerate(values)))
+    [0.9, 0.5, 0.5]
+    """
+    least: list[float | None] = []
     best: float | None = None
     for trial in trials:
+        # a trial that was stopped early has only an estimate, which may lie below what it would have reached
         value = trial.value if trial.whole else None
         if value is not None and (best is None or value < best):
             best = value
-        found.append(best)
-    return found
+        least.append(best)
+    return least

@@ -9,35 +9,35 @@ import pytest
 from merge_advisor.benchmark.analysis.curves import CostPoint, Sweep, SweepPoint, TaskTable
 from merge_advisor.benchmark.analysis.prediction import Agreement, Promise, ReliabilityBin
 from merge_advisor.benchmark.analysis.ranks import Ranking
-from merge_advisor.benchmark.report.drawing import cost_plot, rank_picture, reliability_plot, sweep_plot
+from merge_advisor.benchmark.report.drawing import cost_plot, rank_plot, reliability_plot, sweep_plot
 from merge_advisor.benchmark.report.heat_map import heat_class, heat_limit, heat_map
-from merge_advisor.report.plots import Whisker, forest
+from merge_advisor.report.plots import Whisker, forest_plot
 from merge_advisor.report.svg import WIDTH
 from tests.report.test_html import check, texts
 
 
 def test_the_band_and_second_lines_of_a_forest():
     row = Whisker("a", 1.0, 0.5, 1.5, "+1.0", "own-out", side="even")
-    page = check(forest("f", "t", [row, replace(row, lower=None)], ends=("worse", "better"), band=2.0))
+    page = check(forest_plot("f", "t", [row, replace(row, lower=None)], ends=("worse", "better"), band=2.0))
     bands = [a for tag, a, _ in page.elements if tag == "rect"]
     assert len(bands) == 2 and {a["class"] for a in bands} == {"band"}
     middle = float(bands[0]["x"]) + float(bands[0]["width"]) / 2
     zero = next(a["d"] for _, a, _ in page.elements if a.get("class") == "zero")
     assert middle == pytest.approx(float(zero[1:].split()[0]), abs=0.1) and "own-out" in texts(page)
     assert {a["class"] for _, a, _ in page.elements if "mark" in a.get("class", "")} == {"mark even"}
-    assert 'class="band"' not in forest("f", "t", [row], ends=("worse", "better"))
+    assert 'class="band"' not in forest_plot("f", "t", [row], ends=("worse", "better"))
 
 
 RANKING = Ranking(("b", "a", "c"), (1.2, 2.0, 2.8), ("f", "g"), 0.5, (), (("b", "a"), ("a", "c")), "")
 
 
 def test_ranks_are_drawn_in_order():
-    page = check(rank_picture("r", "t", RANKING, {"a": "better"}))
+    page = check(rank_plot("r", "t", RANKING, {"a": "better"}))
     marks = [a for tag, a, _ in page.elements if tag == "circle"]
     places = [float(a["cx"]) for a in marks]
     assert places == sorted(places) and marks[1]["class"] == "mark better"
     assert sum(a.get("class") == "clique" for _, a, _ in page.elements) == 2
-    assert rank_picture("r", "t", replace(RANKING, arms=("a",), mean_ranks=(1.0,), cliques=()), {}) == ""
+    assert rank_plot("r", "t", replace(RANKING, arms=("a",), mean_ranks=(1.0,), cliques=()), {}) == ""
 
 
 def test_colours_of_a_heat_map():

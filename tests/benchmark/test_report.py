@@ -12,8 +12,11 @@ from pydantic import TypeAdapter
 from merge_advisor.benchmark.analysis.contrasts import contrast, holm_adjusted
 from merge_advisor.benchmark.analysis.findings import make_findings
 from merge_advisor.benchmark.analysis.means import family_means, mean, values_by_arm
-from merge_advisor.benchmark.report.csv_tables import CsvTable, csv_tables, safe_cell, write_tables
-from merge_advisor.benchmark.report.wording import amount, limits, p_phrase, setup_text
+from merge_advisor.benchmark.report.csv_files import CsvTable, safe_cell, write_tables
+from merge_advisor.benchmark.report.csv_tables import csv_tables
+from merge_advisor.benchmark.report.limits import limits
+from merge_advisor.benchmark.report.setup_yaml import setup_text
+from merge_advisor.benchmark.report.wording import amount, p_phrase
 from merge_advisor.benchmark.report.write import write_report
 from merge_advisor.benchmark.values import Arm, Draws, Question, Setup, Tasks, Tuner
 from merge_advisor.errors import RunError

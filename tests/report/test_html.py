@@ -12,12 +12,12 @@ import pytest
 
 from merge_advisor.advisor.planning.pool_map import FITTED, pool_map
 from merge_advisor.report.html import to_html
-from merge_advisor.report.maps import HEIGHT, TOLD, similarity_map
+from merge_advisor.report.maps import HEIGHT, TOOLTIPS, similarity_map
 from merge_advisor.report.markdown import to_markdown
-from merge_advisor.report.plots import Bar, Whisker, bars, forest
+from merge_advisor.report.plots import Bar, Whisker, bar_plot, forest_plot
 from merge_advisor.report.run_document import SET_ASIDE, ReportInput, run_document
 from merge_advisor.report.svg import EM, WIDTH, breadth, brief, coordinate, fitted, scale_over
-from merge_advisor.report.tuning_plots import history, parallel, pareto
+from merge_advisor.report.tuning_plots import history_plot, parallel_coordinate_plot, pareto_plot
 from merge_advisor.report.tuning_section import WEIGHT_BARS
 from merge_advisor.report.values import Side, SimilarityMap, TrialReport, TuningReport, best_so_far
 from merge_advisor.types import SHOTS_LORA, Deltas, RefusedModel, Row, Selection, Space, from_json, to_json
@@ -279,23 +279,23 @@ def test_plots_of_any_values(values):
     usable = [v for v in values if v is not None and math.isfinite(v)]
     rows = [Bar(f"bar {n}", v, f"{v}", other=1.0 if n % 2 else None, strong=n == 0) for n, v in enumerate(values)]
     for percent in (True, False):
-        page = check(bars("k", "Bars", rows, percent=percent))
+        page = check(bar_plot("k", "Bars", rows, percent=percent))
         assert len(page.all("rect")) == len(usable) + len(values) // 2
     ends = [(v, None if v is None else v - 1, None if v is None else v + 1) for v in values]
     whiskers = [Whisker(f"row {n}", v, low, high, f"{v}") for n, (v, low, high) in enumerate(ends)]
-    page = check(forest("k", "Forest", whiskers, ends=("worse", "better")))
+    page = check(forest_plot("k", "Forest", whiskers, ends=("worse", "better")))
     assert sum("mark" in found[1].get("class", "") for found in page.all("path")) == len(usable)
     told = tuning(values)
-    page = check(history("k", told))
+    page = check(history_plot("k", told))
     kinds = [found[1]["class"].split()[0] for found in page.all("path") + page.all("circle")]
     assert sum(kind in ("trial", "off", "lost") for kind in kinds) == len(told.trials)
-    assert len([p for p in check(parallel("k", told)).all("path") if p[1]["class"].startswith("along")]) == sum(
-        trial.value is not None for trial in told.trials
-    )
-    check(pareto("k", tuning([(v, 1.0) for v in values] + [(1.0, v) for v in values])))
+    assert len(
+        [p for p in check(parallel_coordinate_plot("k", told)).all("path") if p[1]["class"].startswith("along")]
+    ) == sum(trial.value is not None for trial in told.trials)
+    check(pareto_plot("k", tuning([(v, 1.0) for v in values] + [(1.0, v) for v in values])))
 
 
-@pytest.mark.parametrize("number", [0, 1, 2, 5, TOLD + 30])
+@pytest.mark.parametrize("number", [0, 1, 2, 5, TOOLTIPS + 30])
 @pytest.mark.parametrize("members", [0, 1, 20])
 def test_maps_of_any_size(number, members):
     found = a_map(number)
@@ -303,7 +303,7 @@ def test_maps_of_any_size(number, members):
     chosen = tuple(replace(world.MEMBERS[min(n, 1)], id=name) for n, name in enumerate(names))
     page = check(similarity_map("k", found, Selection("s", chosen, 1.0, "", 0)))
     assert sum(found[1]["class"] == "member" for found in page.all("path") + page.all("circle")) == len(chosen)
-    assert len(page.all("circle")) <= TOLD + 20
+    assert len(page.all("circle")) <= TOOLTIPS + 20
     for _, attributes, _ in page.all("circle"):
         assert 0 <= float(attributes["cx"]) <= WIDTH and 0 <= float(attributes["cy"]) <= HEIGHT
     shown = [text for _, _, text in page.all("text")]
@@ -333,11 +333,11 @@ def test_labels_of_a_map_do_not_cover_one_another():
 
 def test_the_winner_is_bold_and_outliers_leave_the_axis():
     told = tuning([0.9, 0.5, None, 0.7, 1e6, 0.6, 0.8], winner=2)
-    page = check(history("k", told))
+    page = check(history_plot("k", told))
     classes = [found[1]["class"] for found in page.all("path") + page.all("circle")]
     assert classes.count("winner") == classes.count("off") == classes.count("lost") == classes.count("best") == 1
     assert "1 above the axis" in page.all("desc")[0][2] and "1 of them without a number" in page.all("desc")[0][2]
-    assert sum("winning" in found[1]["class"] for found in check(parallel("k", told)).all("path")) == 1
+    assert sum("winning" in found[1]["class"] for found in check(parallel_coordinate_plot("k", told)).all("path")) == 1
     assert best_so_far(told.trials) == [1.0, 0.9, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5]
 
 
@@ -397,7 +397,7 @@ def test_ids_that_begin_alike_lose_their_beginning_where_room_is_scarce():
 @pytest.mark.parametrize("ends", [(0, 1), (0.2, 1.35), (-3, 12345), (1e-7, 3e-7), (-1e90, 1e95), (5, 5)])
 def test_axes_have_round_ticks_that_differ(ends):
     scale = scale_over(ends, 0, 100)
-    assert 3 <= len(scale.ticks) <= 7 and len({scale.written(tick) for tick in scale.ticks}) == len(scale.ticks)
+    assert 3 <= len(scale.ticks) <= 7 and len({scale.tick_text(tick) for tick in scale.ticks}) == len(scale.ticks)
     assert all(scale.low - scale.step * 1e-6 <= tick <= scale.high + scale.step * 1e-6 for tick in scale.ticks)
     assert scale(scale.low) == 0 and scale(scale.high) == 100 and scale(scale.high * 2 + 1) == 100
 

@@ -63,17 +63,6 @@ def _document(run: Run, shown: Path | None) -> Document:
     return run_document(report_input(run, shown))
 
 
-def run_summary(run: Run) -> str:
-    """Return what a terminal shows as plain text: members, score tables, verdict, files, next commands.
-
-    Args:
-        run: the run.
-    """
-    from merge_advisor.report.terminal import to_text
-
-    return to_text(summary_blocks(run))
-
-
 def summary_blocks(run: Run) -> tuple[TextBlock, ...]:
     """Return what a terminal shows, as blocks: `report.terminal.to_text` writes them as plain text.
 

@@ -21,7 +21,7 @@ from merge_advisor.benchmark.report.common_blocks import (
     titled,
 )
 from merge_advisor.benchmark.report.csv_tables import task_differences
-from merge_advisor.benchmark.report.drawing import rank_picture
+from merge_advisor.benchmark.report.drawing import rank_plot
 from merge_advisor.benchmark.report.heat_map import heat_limit, heat_map
 from merge_advisor.benchmark.report.wording import amount, loss_text, p_phrase, sentence, share_text
 from merge_advisor.benchmark.values import View
@@ -111,7 +111,7 @@ def ranks_section(findings: Findings) -> Section | None:
     if ranking is None or len(ranking.arms) < 2:
         return None
     title = f"Mean rank over families: {main.metric}, {main.view}, k = {main.k}"
-    svg = rank_picture("ranks", title, ranking, arm_classes(findings))
+    svg = rank_plot("ranks", title, ranking, arm_classes(findings))
     legend = arm_legend(findings, LegendEntry("not told apart", "upright", "--ink"))
     bars = ranking.cliques
     rows = [

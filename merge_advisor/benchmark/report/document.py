@@ -8,9 +8,11 @@ from merge_advisor.benchmark.analysis.findings import Findings
 from merge_advisor.benchmark.report.arm_sections import arms_section, ranks_section, tasks_section
 from merge_advisor.benchmark.report.choice_sections import chosen_section, promises_section
 from merge_advisor.benchmark.report.common_blocks import bench_section, cut_table, titled
+from merge_advisor.benchmark.report.limits import limits
 from merge_advisor.benchmark.report.question_section import contrasts_section
+from merge_advisor.benchmark.report.setup_yaml import setup_text
 from merge_advisor.benchmark.report.size_and_cost_sections import costs_section, sizes_section
-from merge_advisor.benchmark.report.wording import bench_facts, headline, limits, plural, setup_text
+from merge_advisor.benchmark.report.wording import bench_facts, headline_words, plural
 from merge_advisor.benchmark.values import Unit
 from merge_advisor.report.document import BulletList, Code, Document, Facts, Heading, Headline, Paragraph, Section
 
@@ -24,7 +26,7 @@ def bench_document(findings: Findings) -> Document:
     Args:
         findings: all that the report says.
     """
-    kind, word, sentence = headline(findings)
+    kind, word, sentence = headline_words(findings)
     facts = Facts(tuple(bench_facts(findings)))
     builders = (
         contrasts_section,

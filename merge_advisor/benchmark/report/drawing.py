@@ -16,20 +16,20 @@ from merge_advisor.report.plots import pareto_front, stairs
 from merge_advisor.report.svg import (
     WIDTH,
     Scale,
-    across,
     coordinate,
     dots,
     element,
     figure,
     finite_numbers,
     fitted,
+    horizontal_axis,
     label,
     line,
     marked,
     polyline,
     scale_over,
     tooltip,
-    upright,
+    vertical_axis,
 )
 
 _LEFT = 40
@@ -40,14 +40,17 @@ _PROMISES = 2000
 """Merges drawn in the reliability plot at most, evenly spaced by their place."""
 
 
-def rank_picture(key: str, title: str, ranking: Ranking, marks: Mapping[str, str]) -> str:
-    """Draw each arm's mean rank, best on top, with a bar beside those that cannot be told apart.
+def rank_plot(key: str, title: str, ranking: Ranking, marks: Mapping[str, str]) -> str:
+    """Return each arm's mean rank, best on top, with a bar beside those that cannot be told apart.
 
     Args:
         key: makes the ids of this plot unique on its page.
         title: what it shows.
         ranking: arms by mean rank.
         marks: class of an arm's mark, for the arms that stand out.
+
+    Returns:
+        One SVG element; empty with fewer than two arms.
     """
     if len(ranking.arms) < 2:
         return ""
@@ -55,7 +58,7 @@ def rank_picture(key: str, title: str, ranking: Ranking, marks: Mapping[str, str
     bottom = high * len(ranking.arms) + 4
     right = WIDTH - 14 - step * len(ranking.cliques)
     scale = scale_over([1.0, *ranking.mean_ranks, float(len(ranking.arms))], _NAMES + 8, right)
-    parts = across(scale, 0, bottom)
+    parts = horizontal_axis(scale, 0, bottom)
     rows = {arm: number * high + high / 2 + 2 for number, arm in enumerate(ranking.arms)}
     for arm, rank in zip(ranking.arms, ranking.mean_ranks, strict=True):
         y, kind = rows[arm], marks.get(arm, "even")
@@ -64,22 +67,25 @@ def rank_picture(key: str, title: str, ranking: Ranking, marks: Mapping[str, str
         parts.append(marked("circle", scale(rank), y, 4, f"mark {kind}", f"{arm}: mean rank {rank:.2f}"))
     for number, clique in enumerate(ranking.cliques):
         x = right + 12 + step * number
-        told = tooltip("not told apart: " + ", ".join(fitted(arm, 400) for arm in clique))
+        arms = tooltip("not told apart: " + ", ".join(fitted(arm, 400) for arm in clique))
         path = f"M{coordinate(x)} {coordinate(rows[clique[0]] - 5)}L{coordinate(x)} {coordinate(rows[clique[-1]] + 5)}"
-        parts.append(element("path", told, d=path, class_="clique"))
+        parts.append(element("path", arms, d=path, class_="clique"))
     parts.append(label(right, bottom + 30, "mean rank, 1 is best", anchor="end", class_="tick"))
-    told = "; ".join(f"{arm} {rank:.2f}" for arm, rank in zip(ranking.arms, ranking.mean_ranks, strict=True))
-    return figure(key, title, fitted(told, 4000), bottom + 36, parts)
+    ranks = "; ".join(f"{arm} {rank:.2f}" for arm, rank in zip(ranking.arms, ranking.mean_ranks, strict=True))
+    return figure(key, title, fitted(ranks, 4000), bottom + 36, parts)
 
 
 def sweep_plot(key: str, title: str, sweeps: Sequence[Sweep], marks: Mapping[str, str]) -> str:
-    """Draw each arm's gain over the base against the number of members.
+    """Return each arm's gain over the base against the number of members.
 
     Args:
         key: makes the ids of this plot unique on its page.
         title: what it shows.
         sweeps: one an arm; those of one size are points.
         marks: class of an arm's line, for the arms that stand out: these have their intervals drawn.
+
+    Returns:
+        One SVG element; empty without sizes.
     """
     sizes = sorted({point.k for sweep in sweeps for point in sweep.points})
     if not sizes:
@@ -87,14 +93,14 @@ def sweep_plot(key: str, title: str, sweeps: Sequence[Sweep], marks: Mapping[str
     right = WIDTH - _NAMES - 6
     step = (right - _LEFT - 30) / max(len(sizes) - 1, 1)
     places = {k: _LEFT + 15 + step * number for number, k in enumerate(sizes)}
-    told = [sweep for sweep in sweeps if sweep.arm in marks]
-    ends = [v for sweep in told for point in sweep.points for v in (point.lower, point.upper)]
+    # the axis has room for the intervals that are drawn, not for all: one wide interval would flatten the lines
+    ends = [v for sweep in sweeps if sweep.arm in marks for point in sweep.points for v in (point.lower, point.upper)]
     y = scale_over([0.0, *(p.mean for sweep in sweeps for p in sweep.points), *ends], 228, 12, margin=0.04)
-    parts = upright(y, _LEFT, right)
+    parts = vertical_axis(y, _LEFT, right)
     parts += [label(x, 244, str(k), anchor="middle", class_="tick") for k, x in places.items()]
     parts.append(label(right, 260, "members (k)", anchor="end", class_="tick"))
     last = []
-    for number, sweep in enumerate(sorted(sweeps, key=lambda sweep: sweep.arm in marks)):
+    for number, sweep in enumerate(sorted(sweeps, key=lambda sweep: sweep.arm in marks)):  # those lie on top
         kind = marks.get(sweep.arm, "even")
         path = [(places[point.k], y(point.mean)) for point in sweep.points]
         if sweep.arm in marks:
@@ -116,37 +122,41 @@ def _interval(x: float, y: Scale, lower: float | None, upper: float | None, kind
 
 def _named(ends: Sequence[tuple[float, int, str, float, str]], right: float) -> list[str]:
     """Names at the ends of lines, from top to bottom, none on another, with a leader where they had to move."""
-    high, found = 13.0, []
+    high, parts = 13.0, []
     ordered = sorted(ends)
     places = [max(8.0, end[0]) for end in ordered]
     for number in range(1, len(places)):
         places[number] = max(places[number], places[number - 1] + high)
+    # pushed down from the top they may leave the plot at the bottom; from there they are pushed up again
     floor = 258.0
     for number in reversed(range(len(places))):
         places[number] = min(places[number], floor)
         floor = places[number] - high
     for place, (y, _, arm, x, kind) in zip(places, ordered, strict=True):
-        found.append(line(x + 4, y, right + 4, place, "leader"))
+        parts.append(line(x + 4, y, right + 4, place, "leader"))
         weight = "tick" if kind == "even" else "strong"
-        found.append(label(right + 8, place + 4, arm, room=_NAMES - 4, class_=weight))
-    return found
+        parts.append(label(right + 8, place + 4, arm, room=_NAMES - 4, class_=weight))
+    return parts
 
 
 def cost_plot(key: str, title: str, costs: Sequence[CostPoint], marks: Mapping[str, str]) -> str:
-    """Draw each arm's gain over the base against its forward passes, on a logarithmic axis that begins with none.
+    """Return each arm's gain over the base against its forward passes, on a logarithmic axis with a place for zero.
 
     Args:
         key: makes the ids of this plot unique on its page.
         title: what it shows.
         costs: one an arm; oracles are drawn hollow and keep off the front.
         marks: class of an arm's mark, for the arms that stand out.
+
+    Returns:
+        One SVG element; empty without arms.
     """
     if not costs:
         return ""
     x, axis = _passes([point.forwards for point in costs])
     ends = [v for point in costs for v in (point.lower, point.upper)]
     y = scale_over([0.0, *(point.mean for point in costs), *ends], 258, 12, margin=0.04)
-    parts = [*upright(y, _LEFT, WIDTH), *axis]
+    parts = [*vertical_axis(y, _LEFT, WIDTH), *axis]
     parts.append(label(WIDTH, 292, "forward passes over one row, a unit", anchor="end", class_="tick"))
     spots = {point.arm: (x(point.forwards), y(point.mean)) for point in costs}
     parts.append(polyline(stairs(pareto_front([spots[point.arm] for point in costs if not point.oracle])), "front"))
@@ -154,16 +164,19 @@ def cost_plot(key: str, title: str, costs: Sequence[CostPoint], marks: Mapping[s
         kind = "oracle" if point.oracle else marks.get(point.arm, "even")
         parts.append(_interval(spots[point.arm][0], y, point.lower, point.upper, "faint " + kind))
     labels = Labels([*spots.values()], 300)
-    for point in sorted(costs, key=lambda point: point.arm not in marks):
+    for point in sorted(costs, key=lambda point: point.arm not in marks):  # they are named first, where there is room
         kind = "oracle" if point.oracle else marks.get(point.arm, "even")
-        told = f"{point.arm[:120]}: {point.mean:+.4g} for {point.forwards:,.0f} passes"
-        parts.append(marked("circle", *spots[point.arm], 4, f"mark {kind}", told))
+        shown = f"{point.arm[:120]}: {point.mean:+.4g} for {point.forwards:,.0f} passes"
+        parts.append(marked("circle", *spots[point.arm], 4, f"mark {kind}", shown))
         labels.put(spots[point.arm], point.arm, "strong" if point.arm in marks else "tick", needed=True)
     return figure(key, title, f"{len(costs)} arms by cost and gain", 300, [*parts, *labels.parts])
 
 
 def _passes(forwards: Sequence[float]) -> tuple[Callable[[float], float], list[str]]:
-    """The place of a number of forward passes, and the axis with its lines and numbers; none has a place of its own."""
+    """The place of a number of forward passes, and the axis with its lines and numbers.
+
+    Zero passes, which a logarithm cannot place, stand apart at the left where an arm costs nothing.
+    """
     spent = [value for value in finite_numbers(forwards) if value > 0] or [1.0]
     free = min(finite_numbers(forwards), default=0.0) <= 0
     powers = range(math.floor(math.log10(min(spent))), math.ceil(math.log10(max(spent))) + 1)
@@ -179,35 +192,40 @@ def _passes(forwards: Sequence[float]) -> tuple[Callable[[float], float], list[s
     return lambda value: scale(math.log10(value)) if value > 0 else _LEFT + 14.0, parts
 
 
-def reliability_plot(key: str, title: str, found: Agreement) -> str:
-    """Draw measured against predicted gain: each arm on each task as a dot, the means of equal counts as squares.
+def reliability_plot(key: str, title: str, agreement: Agreement) -> str:
+    """Return measured against predicted gain: each arm on each task as a dot, the means of equal counts as squares.
 
     Args:
         key: makes the ids of this plot unique on its page.
         title: what it shows.
-        found: promises and bins, nats; on the slanted line a promise is kept to the letter.
+        agreement: promises and bins, nats; on the slanted line the measured gain equals the promised one.
+
+    Returns:
+        One SVG element; empty without promises.
     """
-    if not found.promises:
+    if not agreement.promises:
         return ""
-    promises = found.promises[:: max(1, math.ceil(len(found.promises) / _PROMISES))]
+    promises = agreement.promises[:: max(1, math.ceil(len(agreement.promises) / _PROMISES))]
     x = scale_over(_bulk([p.predicted for p in promises]), _LEFT + 8, WIDTH - 8, margin=0.04)
     y = scale_over(_bulk([0.0, *(p.measured for p in promises)]), 288, 12, margin=0.04)
-    parts = [*upright(y, _LEFT, WIDTH), *across(x, 12, 288)]
+    parts = [*vertical_axis(y, _LEFT, WIDTH), *horizontal_axis(x, 12, 288)]
     low, high = max(x.low, y.low), min(x.high, y.high)
     if low < high:
         parts.append(line(x(low), y(low), x(high), y(high), "reference"))
     parts.append(dots([(x(p.predicted), y(p.measured)) for p in promises], "promises"))
-    means = [(x(bin_.predicted), y(bin_.measured)) for bin_ in found.bins]
+    means = [(x(bin_.predicted), y(bin_.measured)) for bin_ in agreement.bins]
     parts.append(polyline(means, "best") if len(means) > 1 else "")
-    for spot, bin_ in zip(means, found.bins, strict=True):
-        told = f"predicted {bin_.predicted:+.3f}, measured {bin_.measured:+.3f}, {bin_.count} merges"
-        parts.append(marked("square", *spot, 4, "mark better", told))
+    for spot, bin_ in zip(means, agreement.bins, strict=True):
+        shown = f"predicted {bin_.predicted:+.3f}, measured {bin_.measured:+.3f}, {bin_.count} merges"
+        parts.append(marked("square", *spot, 4, "mark better", shown))
     parts.append(label(WIDTH, 320, "predicted gain, nats", anchor="end", class_="tick"))
     turned = label(0, 0, "measured gain, nats", room=270, anchor="end", class_="tick")
     parts.append(element("g", turned, transform="translate(7 12) rotate(-90)"))
     outside = sum(not (x.low <= p.predicted <= x.high and y.low <= p.measured <= y.high) for p in promises)
-    told = f"{len(found.promises)} promises, {len(promises)} drawn, {outside} of them at the edge that lie beyond it"
-    return figure(key, title, told, 326, parts)
+    count = (
+        f"{len(agreement.promises)} promises, {len(promises)} drawn, {outside} of them at the edge that lie beyond it"
+    )
+    return figure(key, title, count, 326, parts)
 
 
 def _bulk(values: Sequence[float]) -> list[float]:

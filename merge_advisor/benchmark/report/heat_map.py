@@ -8,6 +8,7 @@ from itertools import groupby
 from operator import itemgetter
 
 from merge_advisor.benchmark.analysis.curves import TaskTable
+from merge_advisor.benchmark.report.wording import amount
 from merge_advisor.report.svg import EM, WIDTH, breadth, coordinate, element, figure, finite_numbers, label, tooltip
 
 _STEPS = 4
@@ -19,17 +20,26 @@ _HIGH = 15
 _NUMBERED, _SMALL = 24, 17
 """Least width of a cell that its number fits into, and fits into in small letters."""
 
-
-def heat_limit(differences: Sequence[Sequence[float | None]]) -> float:
-    """Return the difference at which the colours end: nine in ten lie within; 0.0 where there is none but zero."""
-    found = sorted(abs(value) for row in differences for value in finite_numbers(row) if value)
-    return found[min(len(found) - 1, int(0.9 * len(found)))] if found else 0.0
+_Differences = Sequence[Sequence[float | None]]
+"""(tasks, arms), up is better; None where there is no result."""
 
 
-def heat_map(
-    key: str, title: str, table: TaskTable, differences: Sequence[Sequence[float | None]], *, points: bool
-) -> str:
-    """Draw tasks, by family, times arms; the colour of a cell is the arm's difference to the reference.
+def heat_limit(differences: _Differences) -> float:
+    """Return the difference at which the colours end: nine in ten lie within; 0.0 where all are zero or absent.
+
+    Args:
+        differences: (tasks, arms).
+
+    >>> heat_limit([[1.0, -2.0, None], [4.0, 0.0, None]])
+    4.0
+    """
+    # zeros are left out: many tasks that no arm moves would otherwise give all others the strongest colour
+    sizes = sorted(abs(value) for row in differences for value in finite_numbers(row) if value)
+    return sizes[min(len(sizes) - 1, int(0.9 * len(sizes)))] if sizes else 0.0
+
+
+def heat_map(key: str, title: str, table: TaskTable, differences: _Differences, *, points: bool) -> str:
+    """Return tasks, by family, times arms; the colour of a cell is the arm's difference to the reference.
 
     Args:
         key: makes the ids of this plot unique on its page.
@@ -37,16 +47,15 @@ def heat_map(
         table: tasks, families and arms.
         differences: (tasks, arms), up is better; None where there is no result.
         points: whether they are points of accuracy, or nats.
+
+    Returns:
+        One SVG element; empty without tasks or arms.
     """
     if not table.tasks or not table.arms:
         return ""
     wide = (WIDTH - _NAMES) / len(table.arms)
     limit, top = heat_limit(differences), min(max(breadth(arm) for arm in table.arms) * EM + 8, 120.0)
-    parts, y = [], top
-    for place, arm in enumerate(table.arms):
-        turned = label(0, 0, arm, room=top - 6, class_="tick")
-        x = _NAMES + (place + 0.5) * wide + 4
-        parts.append(element("g", turned, transform=f"translate({coordinate(x)} {coordinate(top - 5)}) rotate(-90)"))
+    parts, y = _arm_names(table.arms, wide, top), top
     families = [
         (family, list(rows))
         for family, rows in groupby(zip(table.tasks, table.families, differences, strict=True), key=itemgetter(1))
@@ -54,7 +63,7 @@ def heat_map(
     headed = len(families) < len(table.tasks)
     for family, rows in families:
         tasks = [task for task, _, _ in rows]
-        alone = not headed or tasks == [family]
+        alone = not headed or tasks == [family]  # a heading over one task of its own name would say it twice
         if headed:
             y += 6 if alone else 17
         if not alone:
@@ -63,12 +72,21 @@ def heat_map(
         for name, (task, _, values) in zip(names, rows, strict=True):
             parts.append(label(2 if alone else 10, y + 11, name, room=_NAMES - 14, class_="tick"))
             for place, value in enumerate(values):
-                told = f"{task[:120]}, {table.arms[place][:120]}: "
+                where = f"{task[:120]}, {table.arms[place][:120]}: "
                 kind = heat_class(value, limit)
-                parts.append(_cell(_NAMES + place * wide, y, wide, value, kind, told, points=points))
+                parts.append(_cell(_NAMES + place * wide, y, wide, value, kind, where, points=points))
             y += _HIGH
-    told = f"{len(table.tasks)} tasks by {len(table.arms)} arms"
-    return figure(key, title, told, y + 2, parts)
+    return figure(key, title, f"{len(table.tasks)} tasks by {len(table.arms)} arms", y + 2, parts)
+
+
+def _arm_names(arms: Sequence[str], wide: float, top: float) -> list[str]:
+    """Names over the columns, turned: columns are narrower than names."""
+    parts = []
+    for place, arm in enumerate(arms):
+        turned = label(0, 0, arm, room=top - 6, class_="tick")
+        x = _NAMES + (place + 0.5) * wide + 4
+        parts.append(element("g", turned, transform=f"translate({coordinate(x)} {coordinate(top - 5)}) rotate(-90)"))
+    return parts
 
 
 def _under(family: str, tasks: Sequence[str]) -> list[str]:
@@ -78,13 +96,14 @@ def _under(family: str, tasks: Sequence[str]) -> list[str]:
     return [task.removeprefix(shared).lstrip("_") or task for task in tasks]
 
 
-def _cell(x: float, y: float, wide: float, value: float | None, kind: str, told: str, *, points: bool) -> str:
+def _cell(x: float, y: float, wide: float, value: float | None, kind: str, where: str, *, points: bool) -> str:
     """A cell with its number, where that fits."""
-    shown = signed_text(value, points=points)
-    title = tooltip(told + (shown or "no result"))
+    shown = amount(value, "accuracy" if points else "loss")
+    title = tooltip(where + (shown or "no result"))
     cell = element("rect", title, x=x, y=y, width=wide - 1, height=_HIGH - 1, class_=f"heat {kind}")
     if wide < _SMALL or value is None or not shown:
         return cell
+    # shortest form that keeps the sign: "+3", "-.02"; anything that rounds to zero is "0"
     short = f"{round(value):+d}" if points else f"{value:+.2f}".replace("0.", ".")
     short = short if short.strip("+-.0") else "0"
     size = "cell" if wide >= _NUMBERED else "cell small"
@@ -92,18 +111,19 @@ def _cell(x: float, y: float, wide: float, value: float | None, kind: str, told:
 
 
 def heat_class(value: float | None, limit: float) -> str:
-    """Return the class of colour of a difference: "up1".."up4", "down1".."down4", "same" or "none"."""
+    """Return the CSS class of a difference: "up1" to "up4", "down1" to "down4", "same" or "none".
+
+    Args:
+        value: the difference; None where there is no result.
+        limit: the difference at which the colours end, see `heat_limit`.
+
+    >>> heat_class(2.0, 4.0), heat_class(-9.0, 4.0), heat_class(None, 4.0)
+    ('up2', 'down4', 'none')
+    """
     if value is None or not math.isfinite(value):
         return "none"
     share = abs(value) / limit if limit else 0.0
-    step = min(_STEPS, math.ceil(share * _STEPS - 1e-9))
+    step = min(_STEPS, math.ceil(share * _STEPS - 1e-9))  # 0.5 * 4 must be step 2 in spite of rounding errors
     if step <= 0:
         return "same"
     return f"{'up' if value > 0 else 'down'}{step}"
-
-
-def signed_text(value: float | None, *, points: bool) -> str:
-    """Return a difference with its sign, in points or nats; empty where there is none."""
-    if value is None or not math.isfinite(value):
-        return ""
-    return f"{value + 0.0:+.1f}" if points else f"{value + 0.0:+.3f}"

@@ -18,15 +18,15 @@ from merge_advisor.benchmark.report.wording import (
     UNIT_WORDS,
     amount,
     interval_text,
+    listed_contrasts,
     p_phrase,
     p_text,
-    shown,
-    tally,
     unanswered,
+    win_counts,
 )
 from merge_advisor.benchmark.values import Contrast, Metric
 from merge_advisor.report.document import Figure, LegendEntry, Paragraph, Section
-from merge_advisor.report.plots import Whisker, forest
+from merge_advisor.report.plots import Whisker, forest_plot
 
 
 def contrasts_section(findings: Findings) -> Section | None:
@@ -47,7 +47,7 @@ def contrasts_section(findings: Findings) -> Section | None:
         (metric, [c for c in findings.contrasts if c.question.metric == metric and c.families]) for metric in metrics
     ]
     headers = ("contrast", "metric", "difference", "95% interval", "p", "adjusted p", "Wilcoxon p", "won/tied/lost")
-    listed = shown(findings.contrasts)
+    listed = listed_contrasts(findings.contrasts)
     rows = [_contrast_row(findings, contrast) for contrast in listed]
     reasons = [(c.question.text, c.question.metric, c.reason) for c in listed[1:]]
     texts = filter(None, (text, unanswered(findings.contrasts)))
@@ -87,7 +87,8 @@ def _forest(findings: Findings, metric: Metric, group: Sequence[Contrast]) -> Fi
     if band:
         legend.append(LegendEntry("below the smallest gain that matters", "band", "--band"))
     rows = [_whisker(findings, contrast) for contrast in group]
-    return Figure(title, forest(f"forest-{metric}", title, rows, ends=("worse", "better"), band=band), tuple(legend))
+    svg = forest_plot(f"forest-{metric}", title, rows, ends=("worse", "better"), band=band)
+    return Figure(title, svg, tuple(legend))
 
 
 def _whisker(findings: Findings, c: Contrast) -> Whisker:
@@ -96,6 +97,6 @@ def _whisker(findings: Findings, c: Contrast) -> Whisker:
     name = f"{c.question.better} − {c.question.than}" + (" (primary)" if first else "")
     value = amount(c.mean, metric) + (f" ({interval})" if interval else "")
     p = p_phrase(c.sign_flip) if first else "adjusted " + p_phrase(c.adjusted)
-    note = f"{c.question.view}, k = {c.question.k}; {p}; {tally(c)}"
+    note = f"{c.question.view}, k = {c.question.k}; {p}; {win_counts(c)}"
     side = c.standing if c.standing in ("better", "worse") else "even"
     return Whisker(name, c.mean, c.lower, c.upper, value, note, strong=first, side=side)

@@ -1,110 +1,208 @@
-"""What a benchmark's report says in sentences, and its numbers as text."""
+"""A benchmark's numbers and contrasts as text, and what was run."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import fields, is_dataclass
-from itertools import groupby
-from typing import Any
 
 from merge_advisor.benchmark.analysis.findings import Findings
-from merge_advisor.benchmark.analysis.means import without_tried
-from merge_advisor.benchmark.analysis.resampling import ENOUGH_FAMILIES
 from merge_advisor.benchmark.values import Contrast, Metric, Setup
-from merge_advisor.types import to_plain
 
 UNIT_WORDS: dict[Metric, str] = {"accuracy": "points of accuracy", "loss": "nats per token"}
+"""The unit of a difference, by metric."""
 
 
 def amount(value: float | None, metric: Metric) -> str:
-    """Return a difference with its sign: points, or nats; empty where there is none."""
+    """Return a difference with its sign; empty where there is none.
+
+    Args:
+        value: points of accuracy, or nats.
+        metric: which of the two.
+
+    >>> amount(1.04, "accuracy"), amount(-0.0504, "loss"), amount(None, "loss")
+    ('+1.0', '-0.050', '')
+    """
     if value is None or not math.isfinite(value):
         return ""
-    return f"{value + 0.0:+.1f}" if metric == "accuracy" else f"{value + 0.0:+.3f}"
+    value += 0.0  # -0.0 becomes 0.0: "-0.0" would read as a loss
+    return f"{value:+.1f}" if metric == "accuracy" else f"{value:+.3f}"
 
 
 def interval_text(lower: float | None, upper: float | None, metric: Metric) -> str:
-    """Return an interval, e.g. "+0.6 to +3.0"; empty where there is none."""
+    """Return an interval; empty where there is none.
+
+    Args:
+        lower: its lower end, points of accuracy or nats.
+        upper: its upper end.
+        metric: which of the two.
+
+    >>> interval_text(0.6, 3.0, "accuracy")
+    '+0.6 to +3.0'
+    """
     low, high = amount(lower, metric), amount(upper, metric)
     return f"{low} to {high}" if low and high else ""
 
 
 def p_text(p: float | None) -> str:
-    """Return a p value: three decimals, or that it is below them; empty where there is none."""
+    """Return a p value: three decimals, or that it is below them; empty where there is none.
+
+    Args:
+        p: from 0 to 1.
+
+    >>> p_text(0.013), p_text(0.0004)
+    ('.013', '< .001')
+    """
     if p is None or not math.isfinite(p):
         return ""
     return "< .001" if p < 0.001 else f"{p:.3f}".removeprefix("0")
 
 
 def p_phrase(p: float) -> str:
-    """Return a p value with its letter, e.g. "p = .013"."""
+    """Return a p value with its letter.
+
+    Args:
+        p: from 0 to 1.
+
+    >>> p_phrase(0.013)
+    'p = .013'
+    """
     text = p_text(p)
     return f"p {text}" if text.startswith("<") else f"p = {text}"
 
 
 def share_text(value: float | None) -> str:
-    """Return a share as a percentage; empty where there is none."""
+    """Return a share as a percentage; empty where there is none.
+
+    Args:
+        value: from 0 to 1.
+
+    >>> share_text(0.375)
+    '37.5%'
+    """
     return "" if value is None or not math.isfinite(value) else f"{100 * value:.1f}%"
 
 
 def loss_text(value: float | None) -> str:
-    """Return a loss in nats per token; empty where there is none."""
+    """Return a loss; empty where there is none.
+
+    Args:
+        value: nats per token.
+
+    >>> loss_text(1.5)
+    '1.500'
+    """
     return "" if value is None else f"{value:.3f}"
 
 
-def outcome(found: Contrast) -> str:
-    """Return the standing of a contrast in a few words."""
-    better, than = found.question.better, found.question.than
+def sentence(text: str) -> str:
+    """Return a text with one full stop at its end.
+
+    Args:
+        text: with or without one.
+
+    >>> sentence("no arms differ"), sentence("no arms differ.")
+    ('no arms differ.', 'no arms differ.')
+    """
+    return text.rstrip(". ") + "."
+
+
+def plural(number: int, one: str, many: str) -> str:
+    """Return a number with its noun.
+
+    Args:
+        number: how many.
+        one: the noun for one.
+        many: the noun for any other number.
+
+    >>> plural(1200, "family", "families")
+    '1,200 families'
+    """
+    return f"{number:,} {one if number == 1 else many}"
+
+
+def outcome(contrast: Contrast) -> str:
+    """Return how a contrast stands, in a few words.
+
+    Args:
+        contrast: the answer to a question.
+    """
+    better, than = contrast.question.better, contrast.question.than
     return {
         "better": f"{better} beats {than}",
         "worse": f"{better} does worse than {than}",
         "equivalent": f"{better} and {than} are equivalent",
         "undecided": f"{better} against {than}: undecided",
-    }[found.standing]
+    }[contrast.standing]
 
 
-def shown(contrasts: Sequence[Contrast]) -> list[Contrast]:
-    """Return the contrasts to show one by one, of some with the primary first: that one, and those with results."""
-    return [c for number, c in enumerate(contrasts) if not number or c.families]
+def win_counts(contrast: Contrast) -> str:
+    """Return in how many families an arm won, tied and lost.
+
+    Args:
+        contrast: the answer to a question.
+    """
+    return f"{contrast.wins} won, {contrast.ties} tied, {contrast.losses} lost"
+
+
+def listed_contrasts(contrasts: Sequence[Contrast]) -> list[Contrast]:
+    """Return the contrasts to list one by one: the primary, and those with results.
+
+    Args:
+        contrasts: the primary first.
+    """
+    return [contrast for number, contrast in enumerate(contrasts) if not number or contrast.families]
 
 
 def unanswered(contrasts: Sequence[Contrast]) -> str:
-    """Return the questions that no unit answers, in one sentence; empty where there is none."""
+    """Return the questions that no unit answers, in one sentence; empty where there is none.
+
+    Args:
+        contrasts: the answers.
+    """
     asked = [f"{c.question.text} ({c.question.metric})" for c in contrasts if not c.families]
     return f"No unit has results of both arms: {'; '.join(asked)}." if asked else ""
 
 
-def tally(found: Contrast) -> str:
-    """Return in how many families it won, tied and lost."""
-    return f"{found.wins} won, {found.ties} tied, {found.losses} lost"
+def headline_words(findings: Findings) -> tuple[str, str, str]:
+    """Return the answer to the primary question.
 
+    Args:
+        findings: with the contrasts.
 
-def headline(found: Findings) -> tuple[str, str, str]:
-    """Return the class of the verdict, its few words, and the sentence with the numbers."""
-    primary, asked = found.primary, found.setup.primary
+    Returns:
+        CSS class of the page's box, the answer in a few words, and the sentence with the numbers, without full stop.
+    """
+    primary, asked = findings.primary, findings.setup.primary
     if primary is None or not primary.families:
-        why = "its arms have no results in common" if found.results else "there is no result yet"
-        text = f"The primary question, {asked.text}, has no answer: {why}"
-        return "none", "No answer", text
+        why = "its arms have no results in common" if findings.results else "there is no result yet"
+        return "none", "No answer", f"The primary question, {asked.text}, has no answer: {why}"
+    # the classes of a run's verdicts: "merge" is blue and "undecided" orange, like better and worse in the figures
     kind = {"better": "merge", "worse": "undecided", "undecided": "undecided"}.get(primary.standing, "none")
-    text = f"{asked.view}, k = {asked.k}: {primary.reason.rstrip('.')}; families: {tally(primary)}"
+    text = f"{asked.view}, k = {asked.k}: {primary.reason.rstrip('.')}; families: {win_counts(primary)}"
     return kind, outcome(primary), text
 
 
-def smallest(setup: Setup) -> str:
-    """Return the smallest gain with its unit."""
+def smallest_gain_text(setup: Setup) -> str:
+    """Return the smallest gain that matters, with its unit.
+
+    Args:
+        setup: what was asked.
+    """
     gain, unit = setup.smallest_gain, UNIT_WORDS[setup.primary.metric]
     return f"{gain:g} {unit.replace('points', 'point') if gain == 1 else unit}"
 
 
-def bench_facts(found: Findings) -> list[tuple[str, str]]:
-    """Return what was run, as pairs of a word and its value."""
-    setup, draws = found.setup, found.setup.draws
-    tasks = {result.unit.task: result.unit.family for result in found.results}
-    failed = f", {len(found.failed)} of them failed" if found.failed else ""
+def bench_facts(findings: Findings) -> list[tuple[str, str]]:
+    """Return what was run, as pairs of a word and its value.
+
+    Args:
+        findings: results and setup.
+    """
+    setup, draws = findings.setup, findings.setup.draws
+    tasks = {result.unit.task: result.unit.family for result in findings.results}
+    failed = f", {len(findings.failed)} of them failed" if findings.failed else ""
     own = f"{setup.tasks.shots} shots, {setup.tasks.tuning} tuning rows, {setup.tasks.heldout} held-out rows"
-    asked = f"{setup.primary.text}; the smallest gain that matters is {smallest(setup)}"
+    asked = f"{setup.primary.text}; the smallest gain that matters is {smallest_gain_text(setup)}"
     return [
         ("question", asked),
         ("base", setup.base),
@@ -115,101 +213,5 @@ def bench_facts(found: Findings) -> list[tuple[str, str]]:
         ("views", ", ".join(setup.views)),
         ("k", ", ".join(map(str, setup.k))),
         ("seed", str(setup.seed)),
-        ("results", f"{len(found.results):,}{failed}"),
+        ("results", f"{len(findings.results):,}{failed}"),
     ]
-
-
-def limits(found: Findings) -> list[str]:
-    """Return what the benchmark cannot show, one sentence each."""
-    setup, primary = found.setup, found.primary
-    tuned = [arm.name for arm in setup.arms if arm.tuner is not None]
-    told = ["One base and one pool: nothing here is about others."]
-    if primary is not None and 0 < len(primary.families) < ENOUGH_FAMILIES:
-        least = 2.0 ** (1 - len(primary.families))
-        told.append(
-            f"{plural(len(primary.families), 'family', 'families')} of tasks: no sign-flip test over so few goes below"
-            f" p = {p_text(least)}; at least {ENOUGH_FAMILIES} can reach p < .05."
-        )
-    tried = [family for family in setup.tasks.tried if any(r.unit.family == family for r in found.results)]
-    if tried:
-        told.append(
-            f"Strategies were tried out on {', '.join(tried)}: in the tables by task, in no contrast and no mean."
-        )
-    told += _draws(found)
-    if tuned and setup.draws.tuners == 1:
-        told.append(f"One tuner seed ({', '.join(tuned)}): how much that chance matters is not seen.")
-    if found.own and "own-out" not in setup.views and "family-out" not in setup.views:
-        told.append("The adapter trained on a task is in its pool: nothing here is about new tasks.")
-    told.append(
-        "Intervals are over families: they speak of tasks of other families like these, and the same held-out rows"
-        " serve all draws of a task."
-    )
-    done = [r for r in without_tried(found.results, setup.tasks.tried) if r.status == "done"]
-    if len({r.unit for r in done}) * len({(r.arm, r.view, r.k) for r in done}) > len(done):
-        told.append(
-            "Not every arm was run on every unit: compare contrasts, and what arms gained over the base, which take the"
-            " units that both sides have; not the other columns."
-        )
-    told.append("Only the primary contrast was fixed as the one question; the tables and plots of all arms describe.")
-    for number, parts in groupby(found.added, key=lambda added: added.results):
-        came = [added.name for added in parts]
-        arms = {name.removeprefix("arm ") for name in came if name.startswith("arm ")}
-        names = "; ".join(n for n in came if not (n.startswith("k ") and n.partition(" of ")[2] in arms))
-        told.append(
-            f"Added when {plural(number, 'result was', 'results were')} there, so not fixed before them: {names}."
-        )
-    if found.failed:
-        told.append(
-            f"{plural(len(found.failed), 'result', 'results')} failed and are in no mean;"
-            " a contrast takes the units on which both of its arms are done."
-        )
-    return told
-
-
-def _draws(found: Findings) -> list[str]:
-    """What chance was drawn once, and what the setup asks for that was not run."""
-    asked, units, told = found.setup.draws, {result.unit for result in found.results}, []
-    for name, run, n in (
-        ("shots", len({unit.shot_draw for unit in units}), asked.shots),
-        ("selections", len({unit.selection_draw for unit in units}), asked.selections),
-    ):
-        if min(run or n, n) == 1:
-            of_more = f" (the setup asks for {n})" if n > 1 else ""
-            told.append(f"One draw of {name}{of_more}: how much that chance matters is not seen.")
-        elif 0 < run < n:
-            told.append(f"{run} of {n} draws of {name} were run.")
-    return told
-
-
-def sentence(text: str) -> str:
-    """Return a text with one full stop at its end."""
-    return text.rstrip(". ") + "."
-
-
-def plural(n: int, one: str, many: str) -> str:
-    """Return a count with its noun."""
-    return f"{n:,} {one if n == 1 else many}"
-
-
-def setup_text(setup: Setup) -> str:
-    """Return a setup as YAML that the benchmark reads; what is as by default is left out."""
-    import yaml
-
-    return yaml.safe_dump(_said(setup), sort_keys=False, allow_unicode=True, width=100).rstrip("\n")
-
-
-def _said(value: Any) -> dict[str, Any]:
-    """The fields of a dataclass that have no default or differ from it."""
-    found: dict[str, Any] = {}
-    for item in fields(value):
-        given = getattr(value, item.name)
-        default = item.default_factory() if callable(item.default_factory) else item.default
-        if given == default and item.name != "version":
-            continue
-        if is_dataclass(given):
-            found[item.name] = _said(given)
-        elif isinstance(given, tuple):
-            found[item.name] = [_said(part) if is_dataclass(part) else to_plain(part) for part in given]
-        else:
-            found[item.name] = to_plain(given)
-    return found

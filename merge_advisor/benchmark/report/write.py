@@ -7,7 +7,8 @@ from pathlib import Path
 
 from merge_advisor.benchmark.analysis.choices import NO_KIN
 from merge_advisor.benchmark.analysis.findings import make_findings
-from merge_advisor.benchmark.report.csv_tables import csv_tables, write_tables
+from merge_advisor.benchmark.report.csv_files import write_tables
+from merge_advisor.benchmark.report.csv_tables import csv_tables
 from merge_advisor.benchmark.report.document import bench_document
 from merge_advisor.benchmark.values import Contrast, LateAddition, Result, Setup
 from merge_advisor.report.html import to_html
