@@ -26,7 +26,6 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -125,7 +124,6 @@ def train_adapter(session: Any, name: str, options: argparse.Namespace) -> float
     """Train and write one adapter with the package's own finetune; return its mean loss on the first rows it saw."""
     from merge_advisor.backbone.finetune import finetune_lora
     from merge_advisor.backbone.losses import row_losses
-    from merge_advisor.backbone.place import placed
     from merge_advisor.options import FinetuneSettings
     from merge_advisor.weights.adapter import write_adapter
 
@@ -135,10 +133,10 @@ def train_adapter(session: Any, name: str, options: argparse.Namespace) -> float
     settings = FinetuneSettings(
         rank=RANK, alpha=ALPHA, lr=RATE, batch_size=BATCH, steps=steps, max_length=LENGTH
     )  # fmt: skip
-    targets = [key for key in session.backbone.parameters if key.split(".")[-2] in TARGETS]
-    encoded = session.encode(rows, LENGTH, cut=True)
+    targets = [key for key in session.model.backbone.parameters if key.split(".")[-2] in TARGETS]
+    encoded = session.model.encode(rows, LENGTH, cut=True)
     seed = random.Random(name).randrange(2**31)  # one seed for all would give every adapter the same A to start from
-    delta = finetune_lora(session.backbone, encoded, targets, settings, seed=seed).delta
+    delta = finetune_lora(session.model.backbone, encoded, targets, settings, seed=seed).delta
     card = CARD.format(
         base=options.base_name, name=name, title=name.replace("__", "/").replace("_", " "),
         about=descriptions(folder).get(name, ""), rows=min(len(rows), steps * BATCH), total=cut + len(unseen),
@@ -149,9 +147,8 @@ def train_adapter(session: Any, name: str, options: argparse.Namespace) -> float
         options.out / "pool" / name, delta, base_name=options.base_name, task_type="CAUSAL_LM", card=card,
         base_shapes=session.local.shapes, prefix=session.local.prefix,
     )  # fmt: skip
-    with placed(session.backbone, delta):
-        losses = row_losses(session.backbone, encoded[:BATCH])
-    return fmean(losses)
+    backbone = session.model.backbone
+    return fmean(session.meter.placed(delta, lambda: row_losses(backbone, encoded[:BATCH])))
 
 
 def table(options: argparse.Namespace, names: Sequence[str]) -> None:
@@ -160,7 +157,7 @@ def table(options: argparse.Namespace, names: Sequence[str]) -> None:
     Raises:
         PoolError: no adapter of these tasks is there.
     """
-    from merge_advisor.advisor.measuring.session import open_session
+    from merge_advisor.advisor.measuring.session import PoolFilter, open_session
     from merge_advisor.options import Machine
     from merge_advisor.whole_files import write_text
 
@@ -168,9 +165,8 @@ def table(options: argparse.Namespace, names: Sequence[str]) -> None:
     trained = [name for name in names if (pool / name).is_dir()] or names
     found = {}
     print("| task | rows | metric | base loss | adapter loss | majority | base | adapter |\n|" + "---|" * 8, flush=True)
-    with open_session(
-        options.base, pool, include=trained, store=options.out / "store.sqlite", machine=machine
-    ) as session:
+    wanted, store = PoolFilter(include=trained), options.out / "store.sqlite"
+    with open_session(options.base, pool, wanted=wanted, store=store, machine=machine) as session:
         for refused in session.pool.refused:
             print(f"{refused.id}: {refused.reason}", file=sys.stderr)
         for candidate in session.pool.candidates:
@@ -182,10 +178,10 @@ def table(options: argparse.Namespace, names: Sequence[str]) -> None:
 
 def measure(session: Any, candidate: Any, options: argparse.Namespace) -> dict[str, Any]:
     """Loss (nats per token) and score of base, adapter and the commonest answer; what was measured before is stored."""
-    from merge_advisor.advisor.measuring.measure import merged_weights
-    from merge_advisor.advisor.measuring.session import weights_key
+    from merge_advisor.advisor.measuring.meter import ScoredModel
     from merge_advisor.advisor.scoring.score_run import score_models
     from merge_advisor.evaluators.rules import metric_for
+    from merge_advisor.merges import WeightedMerge
 
     seen, unseen, _ = split(options.out / "tasks" / f"{candidate.id}.jsonl")
     rows, metric = unseen[: options.heldout], metric_for(unseen)
@@ -193,10 +189,8 @@ def measure(session: Any, candidate: Any, options: argparse.Namespace) -> dict[s
     found: dict[str, Any] = {"rows": len(rows), "metric": metric}
     scored = metric != "loss"  # a long answer is never written twice in the same words
     found["majority"] = fmean(row.output == commonest for row in rows) if scored else None
-    for label, merge in (("base", {}), ("adapter", {candidate.id: (candidate, 1.0)})):
-        key = weights_key((c.fingerprint, weight) for c, weight in merge.values())
-        model = (label, key, partial(merged_weights, session, merge))
-        metrics = score_models(session, [model], rows, metric, evaluator="fast")[0].metrics
+    for label, merge in (("base", WeightedMerge()), ("adapter", WeightedMerge(((candidate, 1.0),)))):
+        metrics = score_models(session.meter, [ScoredModel(label, merge)], rows, metric, evaluator="fast")[0].metrics
         found |= {f"{label}_loss": metrics["loss"], label: metrics[metric] if scored else None}
     return found
 

@@ -244,21 +244,20 @@ def check(base: str, out: Path) -> None:
     Tables: own and other families; mixed and hopeless tasks. What was measured is stored, so a second call goes on.
     """
     from merge_advisor import types
-    from merge_advisor.advisor.measuring.measure import lora_of_shots, merged_weights, target_parameters
-    from merge_advisor.advisor.measuring.session import open_session, weights_key
+    from merge_advisor.advisor.measuring.meter import ScoredModel
+    from merge_advisor.advisor.measuring.session import open_session
+    from merge_advisor.advisor.measuring.shots_lora import Shots, finetune_on_shots, target_parameters
     from merge_advisor.advisor.scoring.score_run import score_models
+    from merge_advisor.merges import WeightedMerge
     from merge_advisor.options import FinetuneSettings
 
     with open_session(base, out / "pool.yaml") as session:
         found = {candidate.id: candidate for candidate in session.pool.candidates}
 
         def score(rows: Sequence[Row], *members: tuple[str, float]) -> str:
-            merge = {name: (found[name], weight) for name, weight in members}
-            key = weights_key({candidate.fingerprint: weight for candidate, weight in merge.values()})
+            merge = WeightedMerge(tuple((found[name], weight) for name, weight in members))
             asked = [types.Row(text, answer) for text, answer in rows]
-            scored = score_models(
-                session, [("merge", key, lambda: merged_weights(session, merge))], asked, "exact_match"
-            )
+            scored = score_models(session.meter, [ScoredModel("merge", merge)], asked, "exact_match")
             return f"{100 * scored[0].metrics['exact_match']:.0f}"
 
         def line(title: str, cells: Sequence[str]) -> None:
@@ -291,9 +290,11 @@ def check(base: str, out: Path) -> None:
                 both(f"{weight:g} x ({' + '.join(name for name, _ in members)})", *members)
         cells = []
         for rows in tasks.values():
-            shots = [types.Row(text, answer) for text, answer in rows[:20]]
-            targets = target_parameters(session, session.pool.candidates)
-            found["shots_lora"] = lora_of_shots(session, shots, targets, FinetuneSettings(), 0)[0]
+            shots = Shots(tuple(types.Row(text, answer) for text, answer in rows[:20]))
+            targets = target_parameters(session.local, session.pool.candidates)
+            found["shots_lora"] = finetune_on_shots(
+                session.model, session.memo, session.cache, shots, targets, FinetuneSettings(), 0
+            ).candidate
             cells.append(score(rows[20:], ("shots_lora", 1.0)))
         line("LoRA of the 20 shots", cells)
 

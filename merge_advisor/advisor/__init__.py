@@ -1,22 +1,30 @@
-"""The public API: `plan`, `embed`, `merge`, `score`, `tune`. It composes the rooms below; the command line calls it."""
+"""The public API: `plan`, `embed`, `merge`, `score`, `tune`. It composes the rooms below; the command line calls it.
+
+Each takes where models, stores and the machine are as keyword arguments (`SessionOptions`, `Where`), and returns frozen
+values.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
-from merge_advisor.advisor.measuring.session import open_session
-from merge_advisor.advisor.merging import merge_run as merge
-from merge_advisor.advisor.planning.plan import make_plan
-from merge_advisor.advisor.runs.run_folder import Run
+from merge_advisor.advisor.measuring.session import PoolFilter, open_session
+from merge_advisor.advisor.merge_run import merge_run as merge
+from merge_advisor.advisor.planning.plan import PlanPlace, check_choosing, check_options, make_plan
+from merge_advisor.advisor.planning.plan_value import StepTimer
+from merge_advisor.advisor.planning.sources import find_sources, read_sources
+from merge_advisor.advisor.runs.reopening import reopen
+from merge_advisor.advisor.runs.run_folder import Run, check_out
 from merge_advisor.evaluators.lm_eval_tasks import TaskName
-from merge_advisor.options import Machine, PlanOptions
+from merge_advisor.options import Machine, PlanOptions, SessionOptions, TuneOptions, Where
 from merge_advisor.types import Deltas
+from merge_advisor.whole_files import write_text
 
 if TYPE_CHECKING:
-    from merge_advisor.options import TuneOptions
+    from merge_advisor.advisor.scoring.score_run import score_run as score
 
 __all__ = ["Machine", "PlanOptions", "TaskName", "TuneOptions", "embed", "merge", "plan", "score", "tune"]
 
@@ -29,12 +37,21 @@ def plan(
     base: str,
     out: str | Path,
     options: PlanOptions | None = None,
+    force: bool = False,
     scored: bool = True,
     guard: Path | None = None,
     metric: str = "auto",
-    **settings: Any,
+    **where: Unpack[SessionOptions],
 ) -> Run:
     """Choose what to merge for a task, write the run folder, and (unless `scored` is False) say whether it helped.
+
+    Takes more than eight parameters because it is the whole main use in one call: what, from which models, to where,
+    and how it is judged.
+
+    >>> run = plan("examples.jsonl", pool="adapters", base="base", out="planned", options=PlanOptions(k=1),
+    ...            scored=False)
+    >>> len(run.recipe.members) <= 2, (run.folder / "recipe.json").is_file()
+    (True, True)
 
     Args:
         task: a JSONL file of examples, or several for one merge that serves all.
@@ -44,38 +61,37 @@ def plan(
         base: hub id, folder or GGUF file.
         out: the run folder to make.
         options: strategy, k, shots, composition and the rest.
+        force: replace a run folder that is there.
         scored: score the held-out rows where there are any.
         guard: file of unrelated text that must not get worse.
         metric: "auto", "accuracy", "exact_match" or "loss"; where it is one of the last two, choices are not what is
             chosen by unless the options say so.
-        settings: `force`, `offline`, `cache`, `store`, `machine`, `progress` as in `make_plan`.
+        where: `offline`, `cache`, `store`, `machine`, `progress`, see `SessionOptions`.
 
     Raises:
         MergeAdvisorError: see `merge_advisor.errors`; the message is one line.
     """
-    from merge_advisor.advisor.scoring.score_run import check_metric
+    from merge_advisor.advisor.scoring.score_run import Judging, check_metric, score_open_run
 
     check_metric(metric)
     options = options or PlanOptions()
     if options.choose_by == "auto" and metric in ("exact_match", "loss"):
         options = replace(options, choose_by="loss")
+    place = PlanPlace(Path(out), str(pool), force)
+    check_out(place.out, force=force)
+    check_options(options)
     paths = [Path(task)] if isinstance(task, (str, Path)) else [Path(item) for item in task]
-    run = make_plan(paths, lm_eval=lm_eval, pool=pool, base=base, out=Path(out), options=options, **settings)
-    if scored and all(part.heldout for part in run.tasks):
-        kept = {key: settings[key] for key in ("offline", "cache", "store", "machine", "progress") if key in settings}
-        run = score(run.folder, guard=guard, metric=metric, pool=pool, base=base, **kept)
+    tasks = read_sources(find_sources(paths, lm_eval, offline=where.get("offline", False)), options)
+    check_choosing([item.task for item in tasks], options)
+    timer = StepTimer()
+    wanted = PoolFilter(options.include, options.exclude, options.licence)
+    with timer.step("open"):
+        session = open_session(base, pool, template=options.template, wanted=wanted, **where)
+    with session:
+        run = make_plan(session, tasks, options, place, timer)
+        if scored and all(part.heldout for part in run.tasks):
+            run = score_open_run(session, run, Judging(metric, guard))
     return run
-
-
-def score(run: str | Path, **settings: Any) -> Run:
-    """Score a run folder and write score table, verdict and report into it; see `scoring.score_run` for the settings.
-
-    Raises:
-        MergeAdvisorError: see `merge_advisor.errors`.
-    """
-    from merge_advisor.advisor.scoring.score_run import score_run
-
-    return score_run(Path(run), **settings)
 
 
 def embed(
@@ -83,23 +99,31 @@ def embed(
     pool: str | Path,
     base: str,
     embedding: str = "delta_activations",
-    **settings: Any,
+    template: str | None = None,
+    wanted: PoolFilter | None = None,
+    **where: Unpack[SessionOptions],
 ) -> Deltas:
     """Return the deltas of a pool's candidates; only those not stored yet are computed.
+
+    >>> deltas = embed(pool="adapters", base="base")
+    >>> deltas.ids, deltas.array.shape
+    (('a0', 'a1', 'a2', 'b0', 'b1', 'b2'), (6, 32))
 
     Args:
         pool: folder of candidates, manifest, or hub ids.
         base: hub id, folder or GGUF file.
-        embedding: spec of the representation.
-        settings: as `open_session` takes them.
+        embedding: spec of the embedding.
+        template: prompt template; None: the pool's.
+        wanted: which models of the pool are candidates; None: all that fit the base.
+        where: `offline`, `cache`, `store`, `machine`, `progress`, see `SessionOptions`.
 
     Raises:
         MergeAdvisorError: see `merge_advisor.errors`.
     """
-    from merge_advisor.advisor.measuring.measure import take_deltas
+    from merge_advisor.advisor.measuring.deltas import take_deltas
 
-    with open_session(base, pool, template=settings.pop("template", None), **settings) as session:
-        return take_deltas(session, embedding, session.pool.candidates)[0]
+    with open_session(base, pool, template=template, wanted=wanted, **where) as session:
+        return take_deltas(session.meter, embedding, session.pool.candidates).deltas
 
 
 def tune(
@@ -107,39 +131,52 @@ def tune(
     *,
     options: TuneOptions | None = None,
     scored: bool = True,
-    metric: str = "auto",
     guard: Path | None = None,
-    **settings: Any,
+    metric: str = "auto",
+    **where: Unpack[Where],
 ) -> Run:
     """Search the weights of a run's members, write the winner as its recipe, and (unless `scored` is False) score it.
 
+    The plan's own recipe stays under `plan/`. Called again it goes on where it ended; finished trials are never lost.
+
+    >>> tuned = tune(plan("examples.jsonl", pool="adapters", base="base", out="tuned", scored=False).folder,
+    ...              options=TuneOptions(trials=5), scored=False)
+    >>> len(tuned.tuning.trials) >= 5
+    True
+
     Args:
-        run: the run folder; the plan's own recipe stays under `plan/`.
-        options: sampler, objective, budget and the rest, see `TuneOptions`.
+        run: the run folder.
+        options: sampler, objective, budget and the rest.
         scored: score base, members, plan and tuned merge on the held-out rows where there are any.
-        metric: "auto", "accuracy", "exact_match" or "loss", for the scores.
         guard: file of unrelated text that a tuned merge must not get worse on.
-        settings: as `tuning.tune_run` takes them.
+        metric: "auto", "accuracy", "exact_match" or "loss", for the scores.
+        where: where members and base are, and how to compute, see `Where`.
 
     Raises:
-        MergeAdvisorError: see `merge_advisor.errors`; the message is one line. Finished trials are never lost.
+        MergeAdvisorError: see `merge_advisor.errors`; the message is one line.
     """
+    from merge_advisor import registry
     from merge_advisor.advisor.runs.run_report import html_of, report_of
-    from merge_advisor.advisor.searching.tune_run import tune_run
-    from merge_advisor.whole_files import write_text
+    from merge_advisor.advisor.scoring.score_run import Judging, score_open_run
+    from merge_advisor.advisor.searching.tune_run import budget_of, tune_open_run
 
-    folder = Path(run)
-    found = tune_run(folder, options, guard=guard, **settings)
-    if scored and all(task.heldout for task in found.tasks):
-        return score(folder, guard=guard, metric=metric, **settings)
-    write_text(folder / "report.md", report_of(found))
-    write_text(folder / "report.html", html_of(found))
-    return found
+    options = options or TuneOptions()
+    # what can be refused without the models is refused before they are opened
+    budget_of(options)
+    registry.build("sampler", options.sampler)
+    opened, session = reopen(Path(run), **where)
+    with session:
+        tuned = tune_open_run(session, opened, options, guard=guard)
+        if scored and all(task.heldout for task in tuned.tasks):
+            return score_open_run(session, tuned, Judging(metric, guard))
+    write_text(tuned.folder / "report.md", report_of(tuned))
+    write_text(tuned.folder / "report.html", html_of(tuned))
+    return tuned
 
 
 def __getattr__(name: str) -> Any:
-    if name == "TuneOptions":
-        from merge_advisor.options import TuneOptions
+    if name == "score":  # imports more than `plan --no-score` needs
+        from merge_advisor.advisor.scoring.score_run import score_run
 
-        return TuneOptions
+        return score_run
     raise AttributeError(f"module 'merge_advisor.advisor' has no attribute {name!r}")

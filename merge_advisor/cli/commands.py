@@ -99,7 +99,7 @@ def _score(arguments: Arguments) -> int:
 
 def _score_model(arguments: Arguments, command: ScoreCommand, options: LmEvalScoreOptions, metric: str) -> int:
     """Score a folder that is no run: an adapter or a full model."""
-    from merge_advisor.advisor.scoring.score_run import score_model
+    from merge_advisor.advisor.scoring.score_model import score_model
 
     lm_eval = _lm_eval(options)
     if not command.heldout and not lm_eval:
@@ -165,7 +165,7 @@ def _merge(arguments: Arguments) -> int:
     command, options = arguments.part(MergeCommand), arguments.part(MergeOptions)
     notes: list[str] = []
     with _run_session(arguments, command.run) as where:
-        out = advisor.merge(command.run, command.out, **asdict(options), said=notes.append, **where)
+        out = advisor.merge(command.run, command.out, **asdict(options), on_note=notes.append, **where)
     told = flagged([Paragraph(note) for note in notes], "merge")
     return _print(arguments, {"model": str(out), "notes": notes}, [Paragraph(f"wrote {out}"), *told], gap="\n")
 

@@ -96,6 +96,22 @@ def load_tasks(named: TaskName, *, offline: bool = False) -> list[LmEvalTask]:
     return found
 
 
+def load_all_tasks(names: Sequence[TaskName], *, offline: bool = False) -> list[LmEvalTask]:
+    """Load the tasks that several names stand for, each once, in the order of the names.
+
+    Args:
+        names: of tasks, groups or tags.
+        offline: never fetch.
+
+    Raises:
+        TaskError: as `load_tasks`.
+        OfflineError: as `load_tasks`.
+        ExternalError: as `load_tasks`.
+    """
+    tasks = {task.name: task for named in names for task in load_tasks(named, offline=offline)}
+    return list(tasks.values())
+
+
 @contextlib.contextmanager
 def running(trusted: bool, what: str) -> Iterator[None]:
     """Keep lm-eval quiet and its templates in the sandbox; turn what it raises into one line."""

@@ -22,10 +22,9 @@ from typing import Any
 import numpy as np
 from kept import add_line, options, parsed, read_lines
 
-from merge_advisor.advisor.measuring.measure import composed
 from merge_advisor.advisor.measuring.session import Session, open_session
 from merge_advisor.backbone.likelihood import answer_totals
-from merge_advisor.backbone.place import placed
+from merge_advisor.merges import WeightedMerge
 from merge_advisor.options import Machine
 from merge_advisor.tasks import read_rows
 from merge_advisor.types import Candidate
@@ -57,16 +56,15 @@ def measure(session: Session, path: Path, families: dict[str, str], out: Path) -
     rows = tuple(rows[i] for i in rng.permutation(len(rows))[:ROWS])
     if not all(row.choices for row in rows):
         return
-    encoded = session.encode_choices(rows)
+    encoded = session.model.encode_choices(rows)
     answers = [answer for row in encoded for answer in row.answers]
+    backbone = session.model.backbone
     done = {json.dumps(found["members"]) for found in _by_task(out).get(path.stem, [])}
     for merge in _merges(session, path.stem, families, rng):
         members = [[candidate.id, weight] for candidate, weight in merge]
         if json.dumps(members) in done:
             continue
-        delta = composed(session, [c for c, _ in merge], [w for _, w in merge], "exact") if merge else {}
-        with placed(session.backbone, delta):
-            totals = iter(answer_totals(session.backbone, answers))
+        totals = iter(session.meter.on_base(WeightedMerge(tuple(merge)), lambda: answer_totals(backbone, answers)))
         found: dict[str, list[float]] = {name: [] for name in MEASURES}
         for row in encoded:
             own = np.array([next(totals) for _ in row.answers])

@@ -18,12 +18,13 @@ from typing import Any
 import numpy as np
 from kept import add_line, options, parsed, read_lines
 
-from merge_advisor.advisor.measuring.measure import gains_of, loss_kind_of, losses_of
+from merge_advisor.advisor.measuring.meter import loss_kind_of
 from merge_advisor.advisor.measuring.session import Session, open_session
-from merge_advisor.advisor.planning.choosing import rows_in
+from merge_advisor.advisor.planning.choosing_losses import rows_in
 from merge_advisor.benchmark.running.arms import halving_passes
 from merge_advisor.benchmark.running.rows import read_bench_tasks
 from merge_advisor.benchmark.setup import read_setup
+from merge_advisor.merges import WeightedMerge
 from merge_advisor.options import Machine
 from merge_advisor.select.halving import HALVING_SHARES, NO_HALVING, best_of
 from merge_advisor.types import BACKWARD, Task
@@ -59,9 +60,10 @@ def measure(session: Session, task: Task) -> dict[str, Any]:
     rows = task.choosing
     by = loss_kind_of(rows)
     others = [c for c in session.pool.candidates if c.id != task.name]
-    gains = [gains_of(session, [row], others, measure=by).tolist() for row in rows]
-    base = losses_of(session, rows, {}, measure=by)
-    losses = [losses_of(session, rows, {c.id: (c, 1.0)}, measure=by) for c in others]
+    meter = session.meter
+    gains = [meter.gains(others, [row], kind=by).tolist() for row in rows]
+    base = meter.losses(WeightedMerge(), rows, by)
+    losses = [meter.losses(WeightedMerge(((candidate, 1.0),)), rows, by) for candidate in others]
     return {
         "task": task.name, "measure": by, "ids": [c.id for c in others], "base": _rounded(base),
         "losses": [_rounded(row) for row in losses], "gains": [_rounded(row) for row in np.transpose(gains)],

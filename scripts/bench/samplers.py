@@ -28,9 +28,10 @@ from kept import add_line, options, parsed, read_lines
 from tuning import tasks_of
 
 from merge_advisor import registry
-from merge_advisor.advisor.measuring.measure import lora_of_shots, take_deltas, target_parameters
+from merge_advisor.advisor.measuring.deltas import take_deltas
 from merge_advisor.advisor.measuring.session import Session, open_session
-from merge_advisor.advisor.searching.problem import DeltaProblem, RowLossProblem
+from merge_advisor.advisor.measuring.shots_lora import Shots, finetune_on_shots, target_parameters
+from merge_advisor.advisor.searching.problem import RowLossProblem, TaskDelta, make_problem
 from merge_advisor.options import FinetuneSettings, Machine
 from merge_advisor.select.weight_rule import line_search
 from merge_advisor.tasks import read_rows
@@ -78,7 +79,7 @@ class Unit:
         rows = read_rows(path).rows
         unseen = [rows[i] for i in int(0.7 * len(rows)) + rng.permutation(len(rows) - int(0.7 * len(rows)))]
         self.rows, self.kept = unseen[:TUNING], unseen[TUNING : TUNING + HELDOUT]
-        self.problem = RowLossProblem(session, self.members, self.rows, (0,) * TUNING)
+        self.problem = RowLossProblem(session.meter, self.members, self.rows, (0,) * TUNING)
         self.start = Point((self._scale() / MEMBERS,) * MEMBERS, "exact")
 
     def _scale(self) -> float:
@@ -102,7 +103,7 @@ class Unit:
         ).trials  # fmt: skip
         every = range(TUNING)
         won = choose_winner(trials, self.problem.tasks, lambda point: self.problem.losses(point, every), seed=0)
-        heldout = RowLossProblem(self.session, self.members, self.kept, (0,) * len(self.kept))
+        heldout = RowLossProblem(self.session.meter, self.members, self.kept, (0,) * len(self.kept))
         losses = {name: float(np.mean(heldout.losses(p, range(len(self.kept))))) for name, p in
                   (("start", self.start), ("won", won.point))}  # fmt: skip
         return {
@@ -113,11 +114,12 @@ class Unit:
     def _by_delta(self, space: SearchSpace) -> tuple[list[Point], int]:
         """The three merges whose deltas are nearest to the task's, and what finding them cost without the finetune."""
         session = self.session
-        lora, _ = lora_of_shots(
-            session, self.rows, target_parameters(session, self.members), FinetuneSettings(), 0
+        targets = target_parameters(session.local, self.members)
+        lora = finetune_on_shots(
+            session.model, session.memo, session.cache, Shots(tuple(self.rows)), targets, FinetuneSettings(), 0
         )  # fmt: skip
-        delta = take_deltas(session, "delta_activations", [lora])[0].array[0]
-        problem = DeltaProblem(session, self.members, self.rows[:1], (0,), task=delta)
+        delta = take_deltas(session.meter, "delta_activations", [lora.candidate]).deltas.array[0]
+        problem = make_problem(session.meter, self.members, self.rows, (0,) * TUNING, "delta", task=TaskDelta(delta))
         found = search(
             problem, replace(space, smooth=False), registry.build("sampler", "cmaes"),
             SearchSettings(

@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 
 from merge_advisor.advisor.measuring.session import open_session
-from merge_advisor.advisor.merging import find_members, reopen
+from merge_advisor.advisor.runs.reopening import find_members, reopen
 from merge_advisor.advisor.runs.run_folder import read_run
 from merge_advisor.advisor.searching.problem import RowLossProblem
 from merge_advisor.backbone.losses import row_losses
@@ -56,11 +56,11 @@ def trials(base: str, pool: str, task: Path, rounds: int) -> None:
         rows = read_rows(task).rows[:20]
         for composition, k in COMPOSITIONS:
             for count in (5, 20):
-                problem = RowLossProblem(session, session.pool.candidates[:k], rows[:count], (0,) * count)
-                encoded = session.encode(rows[:count])
+                problem = RowLossProblem(session.meter, session.pool.candidates[:k], rows[:count], (0,) * count)
+                encoded = session.model.encode(rows[:count])
 
                 def bare(encoded: object = encoded) -> None:
-                    row_losses(session.backbone, encoded)  # type: ignore[arg-type]
+                    row_losses(session.model.backbone, encoded)  # type: ignore[arg-type]
 
                 def whole(
                     problem: RowLossProblem = problem, k: int = k, count: int = count, spec: str = composition
@@ -90,16 +90,17 @@ def against_disk(base: str, run: Path, rounds: int) -> None:
     rows = found.tasks[0].choosing
     rng = np.random.default_rng(0)
     with reopen(run, base=base)[1] as session:
-        members = find_members(session, found)
-        problem = RowLossProblem(session, [members[m.id] for m in found.recipe.members], rows, (0,) * len(rows))
-        encoded = session.encode(rows)
+        members = find_members(session.pool, session.local, found.folder, found.recipe)
+        candidates = [members[member.id] for member in found.recipe.members]
+        problem = RowLossProblem(session.meter, candidates, rows, (0,) * len(rows))
+        encoded = session.model.encode(rows)
 
         def merged() -> None:
             weights = tuple(rng.uniform(0, 1, len(members)))
             problem.losses(Point(weights, found.recipe.composition), range(len(rows)))
 
         def bare() -> None:
-            row_losses(session.backbone, encoded)
+            row_losses(session.model.backbone, encoded)
 
         forwards, whole = in_turn((bare, merged), 3 * rounds)
     disk = statistics.median(disk_loop(base, run) for _ in range(rounds))

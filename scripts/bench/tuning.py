@@ -101,7 +101,7 @@ class Unit:
     def measure(self) -> dict[str, Any]:
         """Run all arms but `choices`."""
         start, k = time.perf_counter(), MEMBERS
-        problem = RowLossProblem(self.session, self.members, self.shots, (0,) * SHOTS)
+        problem = RowLossProblem(self.session.meter, self.members, self.shots, (0,) * SHOTS)
         zero = SearchSpace(Point((0.0,) * k, "lorahub"))
         theirs = search(
             problem, zero, registry.build("sampler", "lorahub"),
@@ -125,7 +125,7 @@ class Unit:
 
     def add_choices(self, found: dict[str, Any]) -> None:
         """Run `choices`, and add it to what the other arms came to."""
-        problem = ChoiceLossProblem(self.session, self.members, self.shots, (0,) * SHOTS)
+        problem = ChoiceLossProblem(self.session.meter, self.members, self.shots, (0,) * SHOTS)
         point = tuned(problem, MEMBERS, self.seed)[0].point
         found["loss"]["choices"] = self._mean(RowLossProblem, point)
         found["accuracy"]["choices"] = 1 - self._mean(ErrorProblem, point)

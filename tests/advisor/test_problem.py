@@ -6,10 +6,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from merge_advisor.advisor.measuring.measure import composed, losses_of
 from merge_advisor.advisor.measuring.session import open_session
 from merge_advisor.advisor.searching.problem import RowLossProblem, make_problem
 from merge_advisor.errors import SpecError, TaskError
+from merge_advisor.merges import WeightedMerge
 from merge_advisor.tuning import Point
 from merge_advisor.types import Row
 
@@ -23,28 +23,28 @@ def session(tiny_llama, tiny_pool, tmp_path):
 
 
 def problem_of(session, k=3, **others):
-    return RowLossProblem(session, session.pool.candidates[:k], ROWS, (0,) * len(ROWS), **others)
+    return RowLossProblem(session.meter, session.pool.candidates[:k], ROWS, (0,) * len(ROWS), **others)
 
 
 def test_losses_are_those_of_the_merge(session):
     problem = problem_of(session)
-    members = {c.id: (c, w) for c, w in zip(session.pool.candidates, (0.5, 0.0, -0.25), strict=False)}
-    wanted = losses_of(session, ROWS, members)
-    assert problem.members == tuple(members)
+    merge = WeightedMerge(tuple(zip(session.pool.candidates[:3], (0.5, 0.0, -0.25), strict=True)))
+    wanted = session.meter.losses(merge, ROWS)
+    assert problem.members == tuple(candidate.id for candidate in merge.candidates)
     assert problem.losses(Point((0.5, 0.0, -0.25), "exact"), [2, 0]) == pytest.approx([wanted[2], wanted[0]], rel=1e-5)
     base = problem.losses(Point((0.0, 0.0, 0.0), "exact"), [0, 1, 2, 3])
-    assert base == pytest.approx(losses_of(session, ROWS, {}), rel=1e-5)
+    assert base == pytest.approx(session.meter.losses(WeightedMerge(), ROWS), rel=1e-5)
 
 
 def test_what_was_measured_is_not_measured_again(session):
     problem, point = problem_of(session), Point((0.5, 0.1, 0.2), "exact")
     first = problem.losses(point, [0, 1]), problem.gradient(point, [0, 1])[1].tolist()
-    hits, misses = session.hits, session.misses
+    hits, misses = session.memo.hits, session.memo.misses
     assert (problem.losses(point, [0, 1]), problem.gradient(point, [0, 1])[1].tolist()) == first
-    assert (session.hits, session.misses) == (hits + 2, misses)
+    assert (session.memo.hits, session.memo.misses) == (hits + 2, misses)
     problem.losses(Point((0.5, 0.1, 0.2), "exact", (1.0, 0.5)), [0, 1])
     problem.losses(Point((0.5, 0.1, 0.2), "lorahub"), [0, 1])
-    assert session.misses == misses + 2
+    assert session.memo.misses == misses + 2
 
 
 def test_masks_of_two_compositions_are_kept_for_the_next_trial(session):
@@ -53,11 +53,12 @@ def test_masks_of_two_compositions_are_kept_for_the_next_trial(session):
     specs = [f"ties:density={density}" for density in (0.2, 0.4, 0.6)]
     found = [problem.losses(Point((0.5, 0.1, weight), spec), [0, 1]) for spec in specs for weight in (0.2, 0.3)]
     assert len({tuple(losses) for losses in found}) == 6
-    assert list(session._rules) == specs[1:]
-    updates = [update for candidate in problem.candidates for update in session.weights(candidate).values()]
-    assert session.composition(specs[2]).bytes == sum(math.prod(update.shape) for update in updates) // 8
-    alone = composed(session, problem.candidates, (0.5, 0.1, 0.3), specs[2])
-    for name, update in composed(session, problem.candidates, (0.5, 0.1, 0.3), specs[2], again=True).items():
+    assert list(session.weights._rules) == specs[1:]
+    updates = [update for candidate in problem.candidates for update in session.weights.of(candidate).values()]
+    assert session.weights._rules[specs[2]].bytes == sum(math.prod(update.shape) for update in updates) // 8
+    merge = WeightedMerge(tuple(zip(problem.candidates, (0.5, 0.1, 0.3), strict=True)), specs[2])
+    alone = session.weights.merged(merge)
+    for name, update in session.weights.merged(merge, repeated=True).items():
         np.testing.assert_array_equal(update.dense(), alone[name].dense())
 
 
@@ -84,13 +85,12 @@ def test_no_weight_has_a_slope_where_lorahub_starts(session):
 def test_choices_have_losses_and_slopes_of_their_own(session):
     choices = ("yes", "no")
     rows = [replace(row, output=choices[place % 2], choices=choices) for place, row in enumerate(ROWS)]
-    problem = make_problem(session, session.pool.candidates[:2], rows, (0,) * len(rows), "choices")
+    problem = make_problem(session.meter, session.pool.candidates[:2], rows, (0,) * len(rows), "choices")
     point, step = Point((0.3, -0.2), "exact"), 1e-2
     losses, slopes = problem.gradient(point, range(len(rows)))
     np.testing.assert_allclose(losses, problem.losses(point, range(len(rows))), atol=1e-4)
-    wanted = losses_of(
-        session, rows, {c.id: (c, w) for c, w in zip(problem.candidates, point.weights, strict=True)}, measure="choices"
-    )
+    merge = WeightedMerge(tuple(zip(problem.candidates, point.weights, strict=True)))
+    wanted = session.meter.losses(merge, rows, "choices")
     np.testing.assert_allclose(losses, wanted, atol=1e-4)
     for place in range(2):
         ends = []
@@ -100,7 +100,7 @@ def test_choices_have_losses_and_slopes_of_their_own(session):
             ends.append(np.mean(problem.losses(Point(tuple(weights), "exact"), range(len(rows)))))
         assert slopes[place] == pytest.approx((ends[0] - ends[1]) / (2 * step), rel=0.05, abs=2e-3)
     with pytest.raises(TaskError, match="has no choices to choose by"):
-        make_problem(session, session.pool.candidates[:2], ROWS, (0,) * len(ROWS), "choices")
+        make_problem(session.meter, session.pool.candidates[:2], ROWS, (0,) * len(ROWS), "choices")
 
 
 def test_a_composition_without_a_gradient_says_so(session):

@@ -2,17 +2,20 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from merge_advisor import registry
-from merge_advisor.advisor.measuring.session import open_session, weights_key
+from merge_advisor.advisor.measuring.meter import ScoredModel
+from merge_advisor.advisor.measuring.session import open_session
 from merge_advisor.advisor.scoring.lm_eval_scoring import ask_models
 from merge_advisor.advisor.scoring.score_run import score_models
 from merge_advisor.evaluators.lm_eval_tasks import TaskName, ask, load_tasks
+from merge_advisor.merges import WeightedMerge
 from merge_advisor.options import Machine
-from merge_advisor.types import Row
+from merge_advisor.types import Candidate, Row
 from merge_advisor.weights.updates import LowRankUpdate
 
 ROWS = [Row("one", "yes", ("yes", "no")), Row("two", "no", ("yes", "no"))]
@@ -85,14 +88,20 @@ def bases(tiny_llama, tmp_path_factory):
     return {"base": tiny_llama, "other": other}
 
 
-def models(scale=1.0, composition="exact", rank=None, layers=()):
-    def delta():
-        rng = np.random.default_rng(0)
-        a, b = rng.normal(0, 0.3, (2, 32)), rng.normal(0, 0.3, (32, 2))
-        low = LowRankUpdate(a.astype(np.float32), b.astype(np.float32), scale)
-        return {"model.layers.0.self_attn.q_proj.weight": low}
+PRINT = Candidate("print", "adapter", "", fingerprint="print")
 
-    return [("it", weights_key([("print", scale)], composition, rank, layers), delta)]
+
+def models(scale=1.0, composition="exact", rank=None, layers=()):
+    return [ScoredModel("it", WeightedMerge(((PRINT, scale),), composition, layers, rank))]
+
+
+def meter_of(session):
+    """The session's meter, to which the weights of `PRINT` are known: they are in no file."""
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(0, 0.3, (2, 32)), rng.normal(0, 0.3, (32, 2))
+    low = LowRankUpdate(a.astype(np.float32), b.astype(np.float32), 1.0)
+    made = {PRINT.fingerprint: {"model.layers.0.self_attn.q_proj.weight": low}}
+    return replace(session.meter, weights=session.weights.with_made(made))
 
 
 def opened(base, store, template=None, dtype="float32"):
@@ -101,7 +110,7 @@ def opened(base, store, template=None, dtype="float32"):
 
 
 def asked(session, rows=ROWS, metric="accuracy", evaluator="counting", **what):
-    return score_models(session, models(**what), rows, metric, evaluator=evaluator)[0]
+    return score_models(meter_of(session), models(**what), rows, metric, evaluator=evaluator)[0]
 
 
 def test_asked_again_nothing_runs(bases, calls, tmp_path):
@@ -111,7 +120,7 @@ def test_asked_again_nothing_runs(bases, calls, tmp_path):
         assert asked(session) == first and calls() == []
     with opened(bases["base"], tmp_path / "s.sqlite") as session:  # another process, as far as the store knows
         assert asked(session) == first and calls() == []
-        assert (session.hits, session.misses) == (1, 0) and "backbone" not in vars(session)
+        assert (session.memo.hits, session.memo.misses) == (1, 0) and "backbone" not in vars(session.model)
 
 
 @pytest.mark.parametrize(
@@ -158,16 +167,21 @@ def test_another_base_template_or_dtype_runs(bases, calls, tmp_path, changed):
 
 def test_the_final_score_is_never_taken_from_another_evaluator(bases, tmp_path):
     with opened(bases["base"], tmp_path / "s.sqlite") as session:
-        fast = score_models(session, models(), ROWS, "accuracy", evaluator="fast")
-        final = score_models(session, models(), ROWS, "accuracy")
-        assert session.misses == 2 and fast[0].rows["accuracy"] == final[0].rows["accuracy"]
+        fast = score_models(meter_of(session), models(), ROWS, "accuracy", evaluator="fast")
+        final = score_models(meter_of(session), models(), ROWS, "accuracy")
+        assert session.memo.misses == 2 and fast[0].rows["accuracy"] == final[0].rows["accuracy"]
 
 
 def test_one_adapter_under_two_ids_is_not_another_merge():
-    twice = weights_key([("a", 0.7), ("a", 0.3)])
-    assert twice != weights_key([("a", 0.3)]) and twice == weights_key([("a", 0.3), ("a", 0.7)])
-    assert weights_key([("a", 0.0)], "lorahub", 4, (2.0,)) == weights_key({}) == weights_key([])
-    assert weights_key({"a": 1.0}) == weights_key([("a", 1.0), ("b", 0.0)])
+    a, other, b = (Candidate(name, "adapter", "", fingerprint=print_) for name, print_ in ("aa", "xa", "bb"))
+
+    def key(*members, **what):
+        return WeightedMerge(members, **what).key
+
+    twice = key((a, 0.7), (other, 0.3))
+    assert twice != key((other, 0.3)) and twice == key((other, 0.3), (a, 0.7))
+    assert key((a, 0.0), composition="lorahub", rank=4, layers=(2.0,)) == key()
+    assert key((a, 1.0)) == key((a, 1.0), (b, 0.0))
 
 
 def test_tasks_of_lm_eval_are_kept_by_what_is_asked(bases, tmp_path):
@@ -186,13 +200,13 @@ def test_tasks_of_lm_eval_are_kept_by_what_is_asked(bases, tmp_path):
     def scored(session, lines=6, limit=None):
         (folder / "d.jsonl").write_text("\n".join(rows[:lines]))
         task = load_tasks(TaskName("t", folder, trusted=True))[0]
-        return ask_models(session, models(), ask(task, limit=limit))[0]
+        return ask_models(meter_of(session), models(), ask(task, limit=limit))[0]
 
     with opened(bases["base"], tmp_path / "s.sqlite") as session:
         first = scored(session)
-        assert scored(session) == first and (session.hits, session.misses) == (1, 1)
+        assert scored(session) == first and (session.memo.hits, session.memo.misses) == (1, 1)
         scored(session, limit=3)
         scored(session, lines=5)
         (folder / "code.py").write_text("def ask(doc):\n    return doc['q'] + '?'\n")
         assert scored(session).rows["loss"] != first.rows["loss"]
-        assert (session.hits, session.misses) == (1, 4)
+        assert (session.memo.hits, session.memo.misses) == (1, 4)

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -86,14 +85,15 @@ def test_the_winner_is_never_worse_on_the_tuning_rows(run, place):
 
 def test_formats_are_those_of_the_winner(run, place, tiny_llama):
     """The adapter in the folder is the tuned merge, the one under plan/ the planned one."""
-    from merge_advisor.advisor.merging import find_members, merged_delta
+    from merge_advisor.advisor.runs.reopening import find_members
+    from merge_advisor.merges import merge_of
     from merge_advisor.weights.adapter import read_adapter
 
     found = tune(run, place, trials=12)
     with open_session(str(tiny_llama), found.plan.environment.paths["pool"], cache=place / "cache") as session:
-        members = find_members(session, replace(found, recipe=found.planned))
+        members = find_members(session.pool, session.local, found.folder, found.planned)
         for recipe, folder in ((found.recipe, run / "adapter"), (found.planned, run / "plan" / "adapter")):
-            wanted, _ = merged_delta(session, recipe, members)
+            wanted = session.weights.carry_out(merge_of(recipe, members)).delta
             written = read_adapter(folder, session.local.shapes)
             for name in wanted:
                 np.testing.assert_allclose(written[name].dense(), wanted[name].dense(), atol=1e-5)

@@ -7,14 +7,15 @@ import pytest
 
 import merge_advisor as ma
 from merge_advisor.advisor import PlanOptions
-from merge_advisor.advisor.measuring.measure import gains_of, loss_kind_of, losses_of
+from merge_advisor.advisor.measuring.meter import loss_kind_of
 from merge_advisor.advisor.measuring.session import open_session
-from merge_advisor.advisor.planning.choosing import ChoosingLosses
+from merge_advisor.advisor.planning.choosing_losses import ChoosingLosses
 from merge_advisor.advisor.runs.run_folder import read_run
 from merge_advisor.backbone.choice_loss import choice_loss_and_gradient, choice_losses
 from merge_advisor.backbone.place import placed
 from merge_advisor.cli import main
 from merge_advisor.errors import SpecError, TaskError
+from merge_advisor.merges import WeightedMerge, merge_of
 from merge_advisor.options import FinetuneSettings
 from merge_advisor.types import Row
 from merge_advisor.weights.updates import LowRankUpdate
@@ -35,13 +36,14 @@ def test_the_loss_is_the_share_of_the_right_choice(base, request, tmp_path):
     import torch
 
     with opened(tmp_path, request.getfixturevalue(base)) as session:
-        model = session.backbone.model
-        for row, loss in zip(ROWS, choice_losses(session.backbone, session.encode_choices(ROWS)), strict=True):
+        model = session.model.backbone.model
+        losses = choice_losses(session.model.backbone, session.model.encode_choices(ROWS))
+        for row, loss in zip(ROWS, losses, strict=True):
             likelihoods = []
-            for answer in session.encode_choices([row])[0].answers:
+            for answer in session.model.encode_choices([row])[0].answers:
                 prompt, wanted = list(answer.prompt), list(answer.completion)
                 with torch.no_grad():
-                    if session.encoder_decoder:
+                    if session.model.encoder_decoder:
                         logits = model(input_ids=torch.tensor([prompt]), labels=torch.tensor([wanted])).logits[0]
                     else:
                         logits = model(input_ids=torch.tensor([prompt + wanted])).logits[0, len(prompt) - 1 : -1]
@@ -53,7 +55,7 @@ def test_the_loss_is_the_share_of_the_right_choice(base, request, tmp_path):
 @pytest.mark.parametrize("base", ["tiny_llama", "tiny_t5"])
 def test_its_gradient_predicts_its_change(base, request, tmp_path):
     with opened(tmp_path, request.getfixturevalue(base)) as session:
-        backbone, rows = session.backbone, session.encode_choices(ROWS)
+        backbone, rows = session.model.backbone, session.model.encode_choices(ROWS)
         rng = np.random.default_rng(0)
         names = [name for name in sorted(backbone.parameters) if name.endswith(("q_proj.weight", "v.weight"))]
         step = {}
@@ -84,37 +86,37 @@ def test_what_choosing_makes_small_follows_from_the_rows():
 def test_tasks_with_and_without_choices_each_count_by_their_own_loss(tiny_llama, tiny_pool, tmp_path):
     with opened(tmp_path, tiny_llama, tiny_pool) as session:
         candidates = session.pool.candidates
-        merge = {candidates[0].id: (candidates[0], 0.5)}
-        losses = ChoosingLosses(session, [ROWS, PLAIN], "exact")
+        merge = WeightedMerge(((candidates[0], 0.5),))
+        losses = ChoosingLosses(session.meter, [ROWS, PLAIN])
         apart = [
-            np.mean(losses_of(session, rows, merge, measure=measure))
+            np.mean(session.meter.losses(merge, rows, measure))
             for rows, measure in ((ROWS, "choices"), (PLAIN, "loss"))
         ]
-        assert losses(merge) == pytest.approx(np.mean(apart), abs=1e-6) and losses.forwards == 10
-        assert not np.allclose(apart[0], np.mean(losses_of(session, ROWS, merge)))
-        gains = 0.6 * gains_of(session, ROWS, candidates, merge, measure="choices")
-        gains += 0.4 * gains_of(session, PLAIN, candidates, merge)
+        assert losses.of(merge) == pytest.approx(np.mean(apart), abs=1e-6) and losses.forwards == 10
+        assert not np.allclose(apart[0], np.mean(session.meter.losses(merge, ROWS)))
+        gains = 0.6 * session.meter.gains(candidates, ROWS, merge, "choices")
+        gains += 0.4 * session.meter.gains(candidates, PLAIN, merge)
         np.testing.assert_allclose(losses.gains(candidates, merge), gains, rtol=1e-5)
         assert losses.forwards == 40 and len(LLAMA_MODULES) == 4
-        assert losses(merge) == pytest.approx(np.mean(apart), abs=1e-6) and losses.forwards == 40  # known, not paid
+        assert losses.of(merge) == pytest.approx(np.mean(apart), abs=1e-6) and losses.forwards == 40  # known, not paid
 
 
 def test_a_larger_share_of_the_rows_costs_what_is_missing(tiny_llama, tiny_pool, tmp_path):
     rows = [Row(f"is {number} even?", ("yes", "no")[number % 2]) for number in range(20)]
     with opened(tmp_path, tiny_llama, tiny_pool) as session:
-        merge = {c.id: (c, 1.0) for c in session.pool.candidates[:1]}
-        losses, turned = (ChoosingLosses(session, [part], "exact") for part in (rows, rows[::-1]))
-        whole = dict(zip([row.digest for row in rows], losses_of(session, rows, merge), strict=True))
+        merge = WeightedMerge(((session.pool.candidates[0], 1.0),))
+        losses, turned = (ChoosingLosses(session.meter, [part]) for part in (rows, rows[::-1]))
+        whole = dict(zip([row.digest for row in rows], session.meter.losses(merge, rows), strict=True))
         for share, count, paid in ((0.1, 4, 4), (0.25, 5, 5), (0.25, 5, 5), (1.0, 20, 20), (0.5, 10, 20)):
             wanted = np.mean([whole[digest] for digest in sorted(whole)[:count]])
-            assert losses(merge, share) == pytest.approx(wanted, abs=1e-5) and losses.forwards == paid
-            assert turned(merge, share) == pytest.approx(wanted, abs=1e-5)  # whatever the order in the file
+            assert losses.of(merge, share) == pytest.approx(wanted, abs=1e-5) and losses.forwards == paid
+            assert turned.of(merge, share) == pytest.approx(wanted, abs=1e-5)  # whatever the order in the file
         kept = sorted(rows, key=lambda row: row.digest)[:8]
-        wanted = gains_of(session, kept, session.pool.candidates, merge)
+        wanted = session.meter.gains(session.pool.candidates, kept, merge)
         np.testing.assert_allclose(losses.gains(session.pool.candidates, merge, 0.4), wanted, rtol=1e-5)
         assert losses.forwards == 20 + 3 * 8
-        heavier = {c.id: (c, 0.5) for c in session.pool.candidates[:1]}
-        assert losses(heavier, 0.1) != losses(merge, 0.1) and losses.forwards == 20 + 24 + 4
+        heavier = merge.with_weights([0.5])
+        assert losses.of(heavier, 0.1) != losses.of(merge, 0.1) and losses.forwards == 20 + 24 + 4
 
 
 def write_task(path, *, choices=True):
@@ -139,10 +141,10 @@ def test_a_plan_chooses_by_the_choices_and_says_so(tiny_llama, tiny_pool, tmp_pa
         known = {candidate.id: candidate for candidate in session.pool.candidates}
         for by, run in runs.items():
             rows = run.tasks[0].choosing
-            members = {m.id: (known[m.id], m.weight) for m in run.plan.selection.members}
+            merge = merge_of(run.recipe, known)
             for measure in ("choices", "loss"):
-                reached[by, measure] = np.mean(losses_of(session, rows, members, measure=measure))
-        base = np.mean(losses_of(session, rows, {}, measure="choices"))
+                reached[by, measure] = np.mean(session.meter.losses(merge, rows, measure))
+        base = np.mean(session.meter.losses(WeightedMerge(), rows, "choices"))
     assert reached["auto", "choices"] < min(base, reached["loss", "choices"])
     assert runs["auto"].recipe.digest != runs["loss"].recipe.digest
 

@@ -6,10 +6,11 @@ from collections import Counter
 import pytest
 
 from merge_advisor.advisor import Machine
-from merge_advisor.benchmark.running.arms import TaskDraw, open_context
 from merge_advisor.benchmark.running.bench_run import measure_setup
+from merge_advisor.benchmark.running.context import open_context
 from merge_advisor.benchmark.running.ledger import Ledger, key_of
 from merge_advisor.benchmark.running.rows import read_bench_tasks
+from merge_advisor.benchmark.running.task_draw import TaskDraw
 from merge_advisor.benchmark.running.units import result_keys
 from merge_advisor.benchmark.running.workers import Job, run_workers
 from merge_advisor.benchmark.setup import read_setup
@@ -146,7 +147,7 @@ def test_a_finetune_that_failed_is_not_tried_anew(places, tmp_path):
     with open_context(setup, where, cache=places["cache"], machine=ONE) as world:
         draw = TaskDraw(world, rows, 0)
         raised = []
-        for look in (lambda: draw.lora, lambda: draw.finetune_forwards, lambda: draw.delta):
+        for look in (lambda: draw.shots_lora, lambda: draw.finetune_forwards, lambda: draw.task_delta):
             with pytest.raises(InputError) as error:
                 look()
             raised.append(error.value)

@@ -187,7 +187,8 @@ def test_equal_merges_are_scored_once(places, tmp_path):
     one, two = ({r.unit: r for r in of(found, name)} for name in ("one", "two"))
     assert all(replace(two[unit], arm="one", seconds=one[unit].seconds) == one[unit] for unit in one)
     with open_session(places["base"], cache=tmp_path / "cache") as session:
-        kept = session.store._connection.execute("SELECT value FROM measured WHERE value LIKE '%outputs%'").fetchall()
+        query = "SELECT value FROM measured WHERE value LIKE '%outputs%'"
+        kept = session.memo.store._connection.execute(query).fetchall()
     with_choices = sum(labels is not None for labels in TASKS.values())  # what a gain comes to needs the base's score
     assert len(kept) == len({r.merge for r in found.results}) + with_choices
 

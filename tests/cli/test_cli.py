@@ -130,7 +130,7 @@ def test_a_file_where_a_folder_is_needed(capsys, task, tmp_path, tiny_llama, tin
 
 def test_interrupting_keeps_what_was_measured(tmp_path, task, tiny_llama, tiny_pool, monkeypatch, capsys):
     """Ctrl-C while the pool is embedded: no run folder, no leftovers, and the deltas so far are stored."""
-    from merge_advisor.advisor.measuring import embedding as module
+    from merge_advisor.backbone import place as module
     from merge_advisor.store import Store
 
     real = module.placed

@@ -13,7 +13,7 @@ import pytest
 import merge_advisor as ma
 from merge_advisor import registry, templates
 from merge_advisor.advisor import Machine, PlanOptions
-from merge_advisor.advisor.measuring.session import open_session
+from merge_advisor.advisor.measuring.session import PoolFilter, open_session
 from merge_advisor.backbone.encoding import encode
 from merge_advisor.backbone.finetune import finetune_lora
 from merge_advisor.backbone.model import load_backbone
@@ -198,13 +198,14 @@ def test_the_shipped_pool_does_something(tmp_path):
     measured = json.loads((T5 / "measured.json").read_text())
     assert len(measured) == len(list((T5 / "tasks").iterdir())) >= 24
     assert all(found["own"] >= found["base"] + 0.2 for found in measured.values())
-    with open_session(str(T5 / "base"), T5 / "pool", include=CUT, store=tmp_path / "s.sqlite") as session:
-        assert (session.template.name, session.encoder_decoder) == ("bare", True)
+    wanted, store = PoolFilter(include=CUT), tmp_path / "s.sqlite"
+    with open_session(str(T5 / "base"), T5 / "pool", wanted=wanted, store=store) as session:
+        assert (session.model.template.name, session.model.encoder_decoder) == ("bare", True)
         for candidate in session.pool.candidates:
             rows = read_rows(T5 / "tasks" / f"{candidate.id}.jsonl").rows[:30]
-            before = np.mean(row_values(session.backbone, rows, session.template, "exact_match"))
-            with placed(session.backbone, session.weights(candidate)):
-                after = np.mean(row_values(session.backbone, rows, session.template, "exact_match"))
+            before = np.mean(row_values(session.model.backbone, rows, session.model.template, "exact_match"))
+            with placed(session.model.backbone, session.weights.of(candidate)):
+                after = np.mean(row_values(session.model.backbone, rows, session.model.template, "exact_match"))
             assert after > before + 0.15, candidate.id
 
 
@@ -280,10 +281,10 @@ def test_a_cut_of_the_pool_is_built(tmp_path):
         assert (config["r"], config["target_modules"], config["task_type"]) == (16, ["q", "v"], "SEQ_2_SEQ_LM")
     assert main(["convert", str(tmp_path / "published"), "--out", str(tmp_path / "pool")]) == 0
     with open_session(str(tmp_path / "base"), tmp_path / "pool", store=tmp_path / "store.sqlite") as session:
-        backbone, candidate = session.backbone, session.pool.candidates[0]
+        backbone, candidate = session.model.backbone, session.pool.candidates[0]
         ids = torch.tensor([backbone.tokenizer("Tie the words together: ba bo")["input_ids"]])
         start = torch.zeros((1, 1), dtype=torch.long)
-        with placed(backbone, session.weights(candidate)), torch.no_grad():
+        with placed(backbone, session.weights.of(candidate)), torch.no_grad():
             ours = backbone.model(input_ids=ids, decoder_input_ids=start).logits
         model = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "base", dtype=torch.float32)
         with torch.no_grad():

@@ -2,225 +2,157 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from merge_advisor.advisor.measuring.measure import gains_of, loss_kind_of, losses_of
-from merge_advisor.advisor.measuring.session import weights_key
+from merge_advisor.advisor.measuring.deltas import cosine
+from merge_advisor.advisor.planning.choosing_losses import ChoosingLosses
 from merge_advisor.errors import SpecError
+from merge_advisor.merges import WeightedMerge
 from merge_advisor.select.evidence import Evidence
 from merge_advisor.select.interference import interference
 from merge_advisor.select.run_strategy import run_strategy
 from merge_advisor.select.weight_rule import line_search, weights_direction
-from merge_advisor.types import (
-    BACKWARD,
-    SHOTS_LORA,
-    Candidate,
-    ChooseBy,
-    Interference,
-    LossKind,
-    Member,
-    Row,
-    Selection,
-    digest_of,
-)
+from merge_advisor.types import SHOTS_LORA, Candidate, Member, Selection
 
 if TYPE_CHECKING:
-    from merge_advisor.advisor.measuring.session import Session
+    from merge_advisor.advisor.measuring.pool_weights import PoolWeights
     from merge_advisor.arrays import Float32Array
     from merge_advisor.select.evidence import Resource
 
 LORA_SHARES = (0.25, 0.5, 0.75)
 """Shares of the direction that `shots_lora` is offered beside the chosen members."""
-FEWEST_ROWS = 4
-"""Choosing rows of a task that are always looked at, however small the share (a loss of fewer is chance)."""
 SEARCH, LORA_SEARCH = 8, 6
 """Losses measured at most for the one global scale, and for that of the members with `shots_lora`."""
 LORA_LOSSES = 1 + len(LORA_SHARES) + LORA_SEARCH
 """Losses measured at most to say whether `shots_lora` joins: without it, at each share, at each scale."""
 
 
-@dataclass(eq=False)
-class ChoosingLosses:
-    """Loss on the choosing rows of every task, with the nominal passes it cost (the choices of a row count as one)."""
+@dataclass(frozen=True, slots=True)
+class ChoiceRequest:
+    """How to choose.
 
-    session: Session
-    parts: Sequence[Sequence[Row]]
-    """The choosing rows, task by task; a task counts as much as another, however many rows it has."""
-    composition: str
-    by: ChooseBy = "auto"
-    """The loss that is meant, for each task by its rows."""
-    forwards: int = 0
-    _known: dict[str, dict[str, float]] = field(default_factory=dict, repr=False)
-    """By merge and row: what is measured once is not paid twice."""
+    >>> ChoiceRequest("top_k", k=2).composition
+    'exact'
+    """
 
-    def __call__(
-        self, members: Mapping[str, tuple[Candidate, float]], share: float = 1.0, *, composition: str | None = None
-    ) -> float:
-        """Mean over tasks of the mean loss over the task's choosing rows, nats per token (or over the choices).
-
-        Args:
-            members: by id, the candidate and its weight.
-            share: of each task's choosing rows that count, see `first_rows`.
-            composition: of the merge, if not the one of these losses.
-        """
-        composition = composition or self.composition
-        weights = weights_key(((c.fingerprint, weight) for c, weight in members.values()), composition)
-        means = []
-        for rows in self.parts:
-            measure = loss_kind_of(rows, self.by)
-            known = self._known.setdefault(digest_of([measure, *weights]), {})
-            wanted = first_rows(rows, share)
-            missing = list({row.digest: row for row in wanted if row.digest not in known}.values())
-            if missing:
-                self.forwards += len(missing)
-                found = losses_of(self.session, missing, members, composition=composition, measure=measure)
-                known.update(zip([row.digest for row in missing], found, strict=True))
-            means.append(float(np.mean([known[row.digest] for row in wanted])))
-        return float(np.mean(means))
-
-    def gains(
-        self, candidates: Sequence[Candidate], merge: Mapping[str, tuple[Candidate, float]], share: float = 1.0
-    ) -> Float32Array:
-        """First-order drop of the mean loss over a share of the choosing rows, (n,), as `measure.gains_of`."""
-        parts: dict[LossKind, list[Row]] = {}
-        for rows in self.parts:
-            parts.setdefault(loss_kind_of(rows, self.by), []).extend(first_rows(rows, share))
-        size = sum(map(len, parts.values()))
-        self.forwards += BACKWARD * size
-        found = np.zeros(len(candidates), np.float32)
-        for measure, rows in parts.items():
-            part = np.float32(len(rows) / size)
-            found += part * gains_of(self.session, rows, candidates, merge, measure=measure)
-        return found
-
-    @property
-    def rows(self) -> list[Row]:
-        """All choosing rows."""
-        return [row for part in self.parts for row in part]
-
-
-def first_rows(rows: Sequence[Row], share: float) -> list[Row]:
-    """Return a share of some rows, FEWEST_ROWS at least: those first in the order of their digests, as if shuffled."""
-    count = rows_in(share, len(rows))
-    return list(rows) if count == len(rows) else sorted(rows, key=lambda row: row.digest)[:count]
-
-
-def rows_in(share: float, rows: int) -> int:
-    """How many of so many rows a share is, rounded up, FEWEST_ROWS at least where there are as many."""
-    return min(rows, max(FEWEST_ROWS, math.ceil(share * rows)))
-
-
-def cosine(deltas: Float32Array, task: Float32Array) -> Float32Array:
-    """Cosine of each row of (n, d) with (d,), (n,) float32; 0 where either is zero."""
-    scale = np.linalg.norm(deltas, axis=1) * np.linalg.norm(task)
-    found = np.zeros(len(deltas), np.float32)
-    np.divide(deltas @ task, scale, out=found, where=scale > 0)
-    return found
+    strategy: str
+    """Spec of the strategy."""
+    k: int
+    """Members of the pool at most."""
+    composition: str = "exact"
+    """Spec of the composition of the merge."""
+    anchor: str | None = None
+    """Id of the anchor the user demands; it is one of the candidates."""
+    seed: int = 0
+    """The strategy's randomness."""
+    search: int = SEARCH
+    """Losses measured at most for the global scale, 2 or more; 0: the scale is 1, and nothing is measured."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ChosenMerge:
-    """What `choose_merge` returns."""
+    """What was chosen: how it is reported, and the merge itself."""
 
     selection: Selection
-    members: dict[str, Candidate]
-    """The members' candidates, by id."""
+    merge: WeightedMerge
+    """The members and their weights, in the order of the selection."""
     used: frozenset[Resource]
     """What the strategy used, see `Choice.used`."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Weighted:
+    """A merge on the way to the choice: a direction whose weights sum to 1, times a scale."""
+
+    candidates: tuple[Candidate, ...]
+    direction: tuple[float, ...]
+    composition: str
+    scale: float = 1.0
+
+    @property
+    def merge(self) -> WeightedMerge:
+        """The merge at this scale."""
+        weights = (self.scale * part for part in self.direction)
+        return WeightedMerge(tuple(zip(self.candidates, weights, strict=True)), self.composition)
+
+
 def choose_merge(
-    session: Session,
-    strategy: str,
-    k: int,
+    request: ChoiceRequest,
     candidates: Sequence[Candidate],
     deltas: Float32Array,
-    task: Float32Array | Callable[[], Float32Array],
+    task_delta: Float32Array | Callable[[], Float32Array],
     losses: ChoosingLosses,
     *,
-    anchor: str | None,
-    lora: Candidate | None,
-    seed: int,
-    search: int = SEARCH,
+    shots_lora: Candidate | None = None,
     judging: ChoosingLosses | None = None,
 ) -> ChosenMerge:
     """Run a strategy, let `shots_lora` join where it lowers the loss, and set the weights.
 
     Args:
-        session: base and store.
-        strategy: its spec.
-        k: members of the pool at most.
+        request: strategy, k, composition, anchor, seed.
         candidates: n candidates, sorted by id.
         deltas: (n, d) float32, their deltas.
-        task: (d,) float32, the task delta; or what makes it, called once where the strategy uses it, else never (the
-            members then have no similarity).
+        task_delta: (d,) float32; or what makes it, called once where the strategy uses it, else never (the members
+            then have no similarity).
         losses: loss on the choosing rows.
-        anchor: id of the anchor the user demands; it is one of the candidates.
-        lora: the `shots_lora`, or None to leave it out.
-        seed: the strategy's randomness.
-        search: losses measured at most for the global scale, 2 or more; 0: it is 1, and nothing is measured.
+        shots_lora: the LoRA of the shots, or None to leave it out.
         judging: loss on rows that the LoRA of the shots was not finetuned on, which say whether it joins and at which
             scale; None: `losses` is that.
-
-    Returns:
-        The selection, its members' candidates, and what the strategy used.
 
     Raises:
         SpecError: unknown strategy or parameter, or a strategy that does not say what it used.
         MergeAdvisorError: whatever making the task delta raises.
     """
-    task_delta = cache(task if callable(task) else lambda: task)
-    choice = run_strategy(strategy, _evidence(session, candidates, deltas, task_delta, losses, anchor, seed), k)
-    picked = [candidates[pick.position] for pick in choice.picks]
-    direction = list(weights_direction(choice))
-    scale = _scale(losses, picked, direction, search)[0] if search else 1.0
-    stopped = choice.stopped
-    gains = [pick.gain for pick in choice.picks]
-    if lora is not None:
+    make_delta = cache(task_delta if callable(task_delta) else lambda: task_delta)
+    choice = run_strategy(request.strategy, _evidence(request, candidates, deltas, make_delta, losses), request.k)
+    picked = tuple(candidates[pick.position] for pick in choice.picks)
+    chosen = _Weighted(picked, weights_direction(choice), request.composition)
+    if request.search:
+        chosen = _scaled(losses, chosen, request.search)[0]
+    stopped, gains = choice.stopped, [pick.gain for pick in choice.picks]
+    if shots_lora is not None:
         judging = judging or losses
-        alone = judging({c.id: (c, scale * part) for c, part in zip(picked, direction, strict=True)})
+        alone = judging.of(chosen.merge)
         try:
-            best = _with_lora(judging, picked, direction, lora)
+            joined, loss = _with_lora(judging, chosen, shots_lora)
         except SpecError as error:  # another rank than the pool's, under a composition that adds factors
             stopped += f"; {SHOTS_LORA} cannot join: {error}"
         else:
-            if best[2] < alone:
-                gains = [*gains, alone - best[2]]
-                direction, scale, _ = best
-                picked = [*picked, lora]
+            if loss < alone:
+                chosen, gains = joined, [*gains, alone - loss]
                 stopped += f"; {SHOTS_LORA} lowers the loss and joins"
-    likeness: dict[str, float] = {SHOTS_LORA: 1.0}
-    if not callable(task) or "task_delta" in choice.used:
-        similar = cosine(deltas, task_delta())
-        likeness |= dict(zip([c.id for c in candidates], similar.tolist(), strict=True))
-    members = _members(session, picked, [scale * part for part in direction], gains, likeness)
+    similarity: dict[str, float] = {SHOTS_LORA: 1.0}
+    if not callable(task_delta) or "task_delta" in choice.used:
+        similarity |= dict(zip([c.id for c in candidates], cosine(deltas, make_delta()).tolist(), strict=True))
+    members = _members(chosen.merge, losses.meter.weights, gains, similarity)
     forwards = losses.forwards + (judging.forwards if judging not in (None, losses) else 0)
-    selection = Selection(strategy, members, scale, stopped, forwards)
-    return ChosenMerge(selection, {c.id: c for c in picked}, choice.used)
+    selection = Selection(request.strategy, members, chosen.scale, stopped, forwards)
+    return ChosenMerge(selection, chosen.merge, choice.used)
 
 
 def _evidence(
-    session: Session,
+    request: ChoiceRequest,
     candidates: Sequence[Candidate],
     deltas: Float32Array,
     task_delta: Callable[[], Float32Array],
     losses: ChoosingLosses,
-    anchor: str | None,
-    seed: int,
 ) -> Evidence:
     ids = tuple(c.id for c in candidates)
 
+    def merge(weights: Mapping[int, float]) -> WeightedMerge:
+        # "exact" whatever the final composition is: strategies compare selections, and their gains are those of sums
+        return WeightedMerge(tuple((candidates[position], weight) for position, weight in weights.items()))
+
     def shot_loss(weights: Mapping[int, float], share: float = 1.0) -> float:
-        return losses({ids[p]: (candidates[p], w) for p, w in weights.items()}, share, composition="exact")
+        return losses.of(merge(weights), share)
 
     def gradient_gain(weights: Mapping[int, float], share: float = 1.0) -> Float32Array:
-        return losses.gains(candidates, {ids[p]: (candidates[p], w) for p, w in weights.items()}, share)
+        return losses.gains(candidates, merge(weights), share)
 
     return Evidence(
         ids=ids,
@@ -228,68 +160,56 @@ def _evidence(
         task_delta=task_delta,
         texts=tuple(f"{c.id} {c.description}" for c in candidates),
         query="\n".join(f"{row.input} {row.output}" for row in losses.rows),
-        rng=np.random.default_rng(seed),
-        anchor=None if anchor is None else ids.index(anchor),
+        rng=np.random.default_rng(request.seed),
+        anchor=None if request.anchor is None else ids.index(request.anchor),
         shot_loss=shot_loss,
         gradient_gain=gradient_gain,
-        weights_of=lambda position: session.weights(candidates[position]),
+        weights_of=lambda position: losses.meter.weights.of(candidates[position]),
     )
 
 
-def _scale(
-    losses: ChoosingLosses, members: Sequence[Candidate], direction: Sequence[float], budget: int
-) -> tuple[float, float]:
-    """The one global scale along a direction, by line search on the choosing rows; and the loss there."""
-
-    def loss_at(scale: float) -> float:
-        return losses({c.id: (c, scale * part) for c, part in zip(members, direction, strict=True)})
-
-    found = line_search(loss_at, len(members), budget)
-    return found[0], found[1]
+def _scaled(losses: ChoosingLosses, chosen: _Weighted, budget: int) -> tuple[_Weighted, float]:
+    """The merge at the best global scale along its direction, by line search on the choosing rows; and its loss."""
+    scale, loss, _ = line_search(
+        lambda scale: losses.of(replace(chosen, scale=scale).merge), len(chosen.candidates), budget
+    )
+    return replace(chosen, scale=scale), loss
 
 
-def _with_lora(
-    losses: ChoosingLosses, members: Sequence[Candidate], direction: Sequence[float], lora: Candidate
-) -> tuple[list[float], float, float]:
-    """The best of a few shares for `shots_lora` beside the members: direction, scale, loss.
+def _with_lora(losses: ChoosingLosses, chosen: _Weighted, lora: Candidate) -> tuple[_Weighted, float]:
+    """The best of a few shares for `shots_lora` beside the members, and its loss.
 
     The shares are compared at full strength of the pair, the scale is then searched for the best of them alone.
     """
 
-    def mixed(share: float) -> list[float]:
-        return [part * (1 - share) for part in direction] + [share]
-
-    together = [*members, lora]
+    def mixed(share: float) -> _Weighted:
+        direction = (*(part * (1 - share) for part in chosen.direction), share)
+        return _Weighted((*chosen.candidates, lora), direction, chosen.composition)
 
     def loss_of(share: float) -> float:
-        return losses({c.id: (c, 2 * part) for c, part in zip(together, mixed(share), strict=True)})
+        return losses.of(replace(mixed(share), scale=2).merge)
 
     share = min(LORA_SHARES, key=lambda part: (loss_of(part), part))
-    scale, loss = _scale(losses, together, mixed(share), LORA_SEARCH)
-    return mixed(share), scale, loss
+    return _scaled(losses, mixed(share), LORA_SEARCH)
 
 
 def _members(
-    session: Session,
-    picked: Sequence[Candidate],
-    weights: Sequence[float],
-    gains: Sequence[float | None],
-    likeness: Mapping[str, float],
+    merge: WeightedMerge, weights: PoolWeights, gains: Sequence[float | None], similarity: Mapping[str, float]
 ) -> tuple[Member, ...]:
-    clashes: list[Interference | None] = interference([session.weights(c) for c in picked], weights)
+    clashes = interference([weights.of(candidate) for candidate in merge.candidates], merge.weights)
     return tuple(
         Member(
-            id=c.id,
-            fingerprint=c.fingerprint,
-            kind=c.kind,
-            source=c.source,
-            revision=c.revision,
-            licence=c.licence,
+            id=candidate.id,
+            fingerprint=candidate.fingerprint,
+            kind=candidate.kind,
+            source=candidate.source,
+            revision=candidate.revision,
+            licence=candidate.licence,
             role="anchor" if number == 0 else "partner",
-            weight=float(weights[number]),
-            similarity=likeness.get(c.id),
-            gain=None if gains[number] is None else float(gains[number] or 0.0),
-            interference=clashes[number],
+            weight=float(weight),
+            similarity=similarity.get(candidate.id),
+            gain=None if gain is None else float(gain or 0.0),  # no -0.0 in files
+            interference=clash,
         )
-        for number, c in enumerate(picked)
+        for number, ((candidate, weight), gain, clash) in enumerate(zip(merge.members, gains, clashes, strict=True))
     )

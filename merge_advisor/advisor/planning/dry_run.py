@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from merge_advisor import registry
-from merge_advisor.advisor.measuring.session import open_session
-from merge_advisor.advisor.planning.plan import check_choosing, check_composition, fitting
-from merge_advisor.advisor.planning.sources import read_sources, sources_of
-from merge_advisor.evaluators.lm_eval_tasks import TaskName
-from merge_advisor.options import PlanOptions
+from merge_advisor.advisor.measuring.session import PoolFilter, open_session
+from merge_advisor.advisor.planning.plan import check_choosing, check_options, fitting
+from merge_advisor.advisor.planning.sources import find_sources, read_sources
+
+if TYPE_CHECKING:
+    from merge_advisor.evaluators.lm_eval_tasks import TaskName
+    from merge_advisor.options import PlanOptions, SessionOptions
+    from merge_advisor.types import Task
 
 
 def describe_plan(
@@ -21,9 +24,22 @@ def describe_plan(
     pool: str | Path,
     base: str,
     options: PlanOptions,
-    **settings: Any,
+    **where: Unpack[SessionOptions],
 ) -> dict[str, Any]:
     """Read task files and pool headers and say what `plan` would do.
+
+    >>> from merge_advisor.options import PlanOptions
+    >>> planned = describe_plan([Path("examples.jsonl")], pool="adapters", base="base", options=PlanOptions())
+    >>> planned["models"], planned["passes"]["embed the pool"]
+    (6, 35)
+
+    Args:
+        tasks: task files.
+        lm_eval: tasks of lm-eval.
+        pool: folder of candidates, manifest, or hub ids.
+        base: hub id, folder or GGUF file.
+        options: of the plan.
+        where: `offline`, `cache`, `store`, `machine`, `progress`, see `SessionOptions`.
 
     Returns:
         models, refused, rows by task, passes by step, and the same as `lines` of text.
@@ -31,41 +47,50 @@ def describe_plan(
     Raises:
         MergeAdvisorError: whatever `plan` itself would refuse.
     """
-    strategy = registry.build("strategy", options.strategy)
-    check_composition(options)
-    sources = sources_of(tasks, lm_eval, offline=bool(settings.get("offline")))
-    parts, notes = read_sources(sources, options)
+    check_options(options)
+    given = read_sources(find_sources(tasks, lm_eval, offline=where.get("offline", False)), options)
+    parts = [item.task for item in given]
     check_choosing(parts, options)
-    with open_session(
-        base, pool, template=options.template, include=options.include, exclude=options.exclude,
-        licence=options.licence, **settings,
-    ) as session:  # fmt: skip
-        found, name, template = fitting(session.pool, options.composition), session.local.base.id, session.template.name
-    shots = sum(len(task.shots) for task in parts)
+    wanted = PoolFilter(options.include, options.exclude, options.licence)
+    with open_session(base, pool, template=options.template, wanted=wanted, **where) as session:
+        fit = fitting(session.pool, options.composition)
+        name, template = session.local.base.id, session.model.template.name
+    passes = passes_of(parts, len(fit.candidates), options)
     choosing = sum(len(task.choosing) for task in parts)
-    heldout = sum(len(task.heldout) for task in parts)
-    watch = sum(len(task.tuning) for task in parts)
-    k = min(options.k, len(found.candidates))
-    passes = {
-        "embed the pool": 5 * (len(found.candidates) + 1),
-        "finetune on the shots, at most": options.finetune.forwards_for(shots, watch) + 5,
-        "score": heldout * (k + 4),
-    }
     lines = [
-        f"base {name}, template {template}, pool of {len(found.candidates)} candidates, {len(found.refused)} set aside",
+        f"base {name}, template {template}, pool of {len(fit.candidates)} candidates, {len(fit.refused)} set aside",
         *(
             f"task {task.name}: {len(task.shots)} shots, {len(task.tuning)} tuning, {len(task.heldout)} held-out rows"
             for task in parts
         ),
-        f"strategy {options.strategy}: {strategy.cost} ({choosing} choosing rows)",
+        f"strategy {options.strategy}: {registry.build('strategy', options.strategy).cost} ({choosing} choosing rows)",
         *(f"{step}: {count} forward passes of one row" for step, count in passes.items()),
-        *(f"note: {note}" for said in notes for note in said),
-        *(f"set aside {item.id}: {item.reason}" for item in found.refused),
+        *(f"note: {note}" for item in given for note in item.notes),
+        *(f"set aside {item.id}: {item.reason}" for item in fit.refused),
         "dry run: nothing was written",
     ]
     rows = {
         task.name: {"shots": len(task.shots), "tuning": len(task.tuning), "heldout": len(task.heldout)}
         for task in parts
     }
-    refused = {item.id: item.reason for item in found.refused}
-    return {"models": len(found.candidates), "refused": refused, "rows": rows, "passes": passes, "lines": lines}
+    refused = {item.id: item.reason for item in fit.refused}
+    return {"models": len(fit.candidates), "refused": refused, "rows": rows, "passes": passes, "lines": lines}
+
+
+def passes_of(tasks: Sequence[Task], candidates: int, options: PlanOptions) -> dict[str, int]:
+    """Return the forward passes over one row of each step of a plan that can be counted beforehand.
+
+    Args:
+        tasks: with their rows split.
+        candidates: models of the pool that can be chosen.
+        options: of the plan.
+    """
+    probes = registry.build("embedding", options.embedding).forwards
+    shots, watch = sum(len(task.shots) for task in tasks), sum(len(task.tuning) for task in tasks)
+    # base, anchor and partners, shots_lora, uniform and merge are scored
+    scored = min(options.k, candidates) + 4
+    return {
+        "embed the pool": probes * (candidates + 1),
+        "finetune on the shots, at most": options.finetune.forwards_for(shots, watch) + probes,
+        "score": scored * sum(len(task.heldout) for task in tasks),
+    }

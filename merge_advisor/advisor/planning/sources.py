@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from merge_advisor.advisor.runs.run_folder import TaskReport
 from merge_advisor.errors import TaskError
-from merge_advisor.evaluators.lm_eval_tasks import LmEvalTask, TaskName
+from merge_advisor.evaluators.lm_eval_tasks import LmEvalTask, TaskName, load_all_tasks
+from merge_advisor.evaluators.task_rows import lm_eval_rows
 from merge_advisor.tasks import read_rows, split
 from merge_advisor.types import Row, Task
 
@@ -19,47 +20,63 @@ Source = Path | LmEvalTask
 """Where a task's rows come from."""
 
 
-def sources_of(paths: Sequence[Path], named: Sequence[TaskName], *, offline: bool) -> list[Source]:
-    """Task files, then the tasks of lm-eval that names stand for, loaded.
+@dataclass(frozen=True, slots=True, eq=False)
+class PlanTask:
+    """A task to plan for: its rows, where they come from, and what was noticed about them.
+
+    >>> from merge_advisor.options import PlanOptions
+    >>> examples = read_sources([Path("examples.jsonl")], PlanOptions())[0]
+    >>> examples.task.name, len(examples.task.shots)
+    ('examples', 20)
+    """
+
+    task: Task
+    source: Source
+    notes: tuple[str, ...] = ()
+
+
+def find_sources(paths: Sequence[Path], named: Sequence[TaskName] = (), *, offline: bool = False) -> list[Source]:
+    """Return task files, then the tasks of lm-eval that names stand for, loaded.
+
+    Args:
+        paths: task files.
+        named: tasks, groups or tags of lm-eval.
+        offline: never fetch their documents.
 
     Raises:
         TaskError: neither is given, or a task of lm-eval cannot be used.
-        OfflineError, ExternalError: as `lm_eval_tasks.load_tasks`.
+        OfflineError: as `load_tasks`.
+        ExternalError: as `load_tasks`.
     """
     if not paths and not named:
         raise TaskError("no task named; give --task FILE or --lm-eval-task NAME")
-    if not named:
-        return list(paths)
-    from merge_advisor.advisor.scoring.lm_eval_scoring import load_all
-
-    return [*paths, *load_all(named, offline=offline)]
+    return [*paths, *(load_all_tasks(named, offline=offline) if named else ())]
 
 
-def read_sources(
-    sources: Sequence[Source], options: PlanOptions
-) -> tuple[tuple[Task, ...], tuple[tuple[str, ...], ...]]:
-    """Read and split tasks; returns them and the notes on each.
+def read_sources(sources: Sequence[Source], options: PlanOptions) -> tuple[PlanTask, ...]:
+    """Read and split tasks.
+
+    Args:
+        sources: one or more.
+        options: how many rows are shots, tuning rows and held out.
 
     Raises:
         TaskError: a file that cannot be used, or two tasks of one name.
+        ExternalError: lm-eval failed.
     """
-    tasks: list[Task] = []
-    notes: list[tuple[str, ...]] = []
+    read: list[PlanTask] = []
     for source in sources:
         if isinstance(source, LmEvalTask):
-            from merge_advisor.advisor.scoring.lm_eval_scoring import plan_task
-
-            task, said = plan_task(source, options)
+            planned = _split_lm_eval(source, options)
         else:
-            task, said = _split_file(source, options, alone=len(sources) == 1)
-        if any(task.name == other.name for other in tasks):
-            raise TaskError(f"{source}: a task named '{task.name}' is there already; rename the file")
-        tasks.append(task)
-        notes.append(said)
-    return tuple(tasks), tuple(notes)
+            planned = _split_file(source, options, alone=len(sources) == 1)
+        if any(planned.task.name == other.task.name for other in read):
+            raise TaskError(f"{source}: a task named '{planned.task.name}' is there already; rename the file")
+        read.append(planned)
+    return tuple(read)
 
 
-def _split_file(path: Path, options: PlanOptions, *, alone: bool) -> tuple[Task, tuple[str, ...]]:
+def _split_file(path: Path, options: PlanOptions, *, alone: bool) -> PlanTask:
     file = read_rows(path)
     heldout: Sequence[Row] | int | None = None
     extra: tuple[str, ...] = ()
@@ -70,13 +87,19 @@ def _split_file(path: Path, options: PlanOptions, *, alone: bool) -> tuple[Task,
         heldout, extra = other.rows, tuple(other.notes)
     else:
         heldout = options.heldout
-    task, said = split(
+    task, notes = split(
         file.rows, name=file.name, shots=options.shots, heldout=heldout, tuning=options.tuning, seed=options.seed
     )
-    return task, (*file.notes, *extra, *said)
+    return PlanTask(task, path, (*file.notes, *extra, *notes))
 
 
-def task_report(task: Task, notes: Sequence[str]) -> TaskReport:
-    """A task's rows by digest."""
-    parts = [tuple(row.digest for row in part) for part in (task.shots, task.tuning, task.heldout)]
-    return TaskReport(task.name, task.digest, parts[0], parts[1], parts[2], tuple(notes))
+def _split_lm_eval(source: LmEvalTask, options: PlanOptions) -> PlanTask:
+    """A task of lm-eval, split: what it scores on is held out, other splits are learned from."""
+    if isinstance(options.heldout, Path):
+        raise TaskError(f"{source.name}: --heldout FILE goes with --task; give the number of documents to hold out")
+    rows = lm_eval_rows(source, heldout=options.heldout)
+    task, notes = split(
+        rows.learning, name=rows.name, shots=options.shots, heldout=rows.heldout, tuning=options.tuning,
+        seed=options.seed,
+    )  # fmt: skip
+    return PlanTask(task, source, (*rows.notes, *notes))

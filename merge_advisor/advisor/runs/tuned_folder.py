@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from merge_advisor import registry
+from merge_advisor.advisor.runs.renderings import rendering_names
 from merge_advisor.advisor.runs.run_folder import PLANNED, TUNING, Run
 from merge_advisor.errors import RunError
 from merge_advisor.report.values import TuningReport
@@ -31,7 +31,7 @@ def tuned_folder(folder: Path, run: Run, recipe: Recipe, rank_error: float, tuni
     try:
         yield staged
         _set_plan_aside(folder)
-        for name in _renderings():
+        for name in rendering_names():
             _remove(folder / name)
             if (staged / name).exists():
                 (staged / name).rename(folder / name)
@@ -58,16 +58,11 @@ def _set_plan_aside(folder: Path) -> None:
     if (folder / PLANNED).is_dir():
         return
     with whole_folder(folder / PLANNED) as partial:
-        for name in ("recipe.json", *_renderings()):
+        for name in ("recipe.json", *rendering_names()):
             if (folder / name).is_dir():
                 shutil.copytree(folder / name, partial / name)
             elif (folder / name).exists():
                 shutil.copyfile(folder / name, partial / name)
-
-
-def _renderings() -> list[str]:
-    """Files and folders that formats write."""
-    return [str(registry.load("format", name).writes).rstrip("/") for name in registry.names("format")]
 
 
 def _remove(path: Path) -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from merge_advisor.benchmark.running.arms import BenchContext, open_context
+from merge_advisor.benchmark.running.context import BenchContext, open_context
 from merge_advisor.benchmark.running.ledger import Ledger
 from merge_advisor.benchmark.running.rows import BenchTask, in_view, read_bench_tasks
 from merge_advisor.benchmark.running.units import result_keys, run_units, select_keys
@@ -100,12 +100,12 @@ def identity(world: BenchContext, rows: Mapping[str, BenchTask]) -> tuple[dict[s
     Returns:
         What must stay as it is, and what may be added to (see `Ledger.claim`), each name with a digest.
     """
-    session = world.session
+    model = world.meter.model
     fixed = setup_digests(world.setup) | {
-        "base": session.local.base.digest,
+        "base": model.local.base.digest,
         "pool": digest_of([[c.id, c.fingerprint] for c in world.candidates]),
-        "prompt template": session.template.digest,
-        "dtype": session.machine.dtype,
+        "prompt template": model.template.digest,
+        "dtype": model.machine.dtype,
         "rows or families of the tasks": digest_of([[task.digest for task in rows.values()], world.families]),
     }
     return fixed, setup_parts(world.setup)

@@ -7,86 +7,94 @@ from dataclasses import replace
 
 import numpy as np
 
-from merge_advisor.advisor.planning.choosing import ChoosingLosses, choose_merge
-from merge_advisor.benchmark.running.arms import TaskDraw, answered, seed_of
-from merge_advisor.benchmark.values import Result, Unit, View
+from merge_advisor.advisor.planning.choosing import ChoiceRequest, choose_merge
+from merge_advisor.advisor.planning.choosing_losses import ChoosingLosses
+from merge_advisor.benchmark.running.context import seed_of
+from merge_advisor.benchmark.running.task_draw import ResultPlace, TaskDraw, answered
+from merge_advisor.benchmark.values import Result
 from merge_advisor.evaluators.rules import majority_score
+from merge_advisor.merges import WeightedMerge
 from merge_advisor.tasks import majority
 from merge_advisor.types import SHOTS_LORA, ChooseBy, digest_of
 from merge_advisor.weights.updates import DenseUpdate, LowRankUpdate, Update, WeightDelta, digest_of_delta, inner
 
-ControlRunner = Callable[[TaskDraw, str, Unit, View, int], Result]
+ControlRunner = Callable[[TaskDraw, ResultPlace], Result]
 
 
-def run_control(draw: TaskDraw, name: str, unit: Unit, view: View, k: int) -> Result:
+def run_control(draw: TaskDraw, place: ResultPlace) -> Result:
     """Measure a control on one unit; one that depends on neither view nor k is the same in all of them.
+
+    Args:
+        draw: the task and its shots.
+        place: unit, name of the control, view and k.
 
     Raises:
         MergeAdvisorError: whatever finetuning, merging or scoring refuses.
     """
-    return CONTROL_RUNNERS[name](draw, name, unit, view, k)
+    return CONTROL_RUNNERS[place.arm](draw, place)
 
 
-def _base(draw: TaskDraw, name: str, unit: Unit, view: View, k: int) -> Result:
+def _base(draw: TaskDraw, place: ResultPlace) -> Result:
     """The base as it is."""
-    return draw.result(unit, name, view, k, [], by=None)
+    return draw.result(place, WeightedMerge(), by=None)
 
 
-def _shots_lora(draw: TaskDraw, name: str, unit: Unit, view: View, k: int) -> Result:
+def _shots_lora(draw: TaskDraw, place: ResultPlace) -> Result:
     """The LoRA finetuned on the shots, alone; on rows it was trained on it would promise too much."""
     by: ChooseBy | None = "auto" if draw.task.tuning else None
-    return draw.result(unit, name, view, k, [(draw.lora, 1.0)], forwards=draw.finetune_forwards, by=by)
+    merge = WeightedMerge(((draw.shots_lora.candidate, 1.0),))
+    return draw.result(place, merge, forwards=draw.finetune_forwards, by=by)
 
 
-def _majority(draw: TaskDraw, name: str, unit: Unit, view: View, k: int) -> Result:
+def _majority(draw: TaskDraw, place: ResultPlace) -> Result:
     """Always the commonest answer: of the rows learned from, or (an oracle) of the held-out ones."""
-    oracle = name == "majority-oracle"
+    oracle = place.arm == "majority-oracle"
     answer = majority(draw.rows.heldout if oracle else (*draw.task.shots, *draw.task.tuning))
     score = majority_score(
-        draw.rows.heldout, answer, draw.rows.metric, exact_match=draw.world.setup.exact_match
+        draw.rows.heldout, answer, draw.rows.metric, exact_match=draw.context.setup.exact_match
     )  # fmt: skip
-    merge = digest_of(["label", answer])
-    found = answered(draw.rows, score)
-    return Result(unit, name, view, k, oracle, reason=f"always {answer!r}"[:80], merge=merge, loss=None, **found)
+    return Result(
+        place.unit, place.arm, place.view, place.k, oracle, reason=f"always {answer!r}"[:80],
+        merge=digest_of(["label", answer]), loss=None, **answered(draw.rows, score),
+    )  # fmt: skip
 
 
-def _best_single(draw: TaskDraw, name: str, unit: Unit, view: View, k: int) -> Result:
+def _best_single(draw: TaskDraw, place: ResultPlace) -> Result:
     """The candidate of the best held-out accuracy, of equals the one of least loss."""
-    candidates, _ = draw.view(view)
+    candidates, _ = draw.in_view(place.view)
     scores = draw.singles(candidates)
     best = min(candidates, key=lambda c: (-scores[c.id][0], scores[c.id][1], c.id))
-    return draw.result(unit, name, view, k, [(best, 1.0)], oracle=True)
+    return draw.result(place, WeightedMerge(((best, 1.0),)), oracle=True)
 
 
-def _random_adapters(draw: TaskDraw, name: str, unit: Unit, view: View, k: int) -> Result:
+def _random_adapters(draw: TaskDraw, place: ResultPlace) -> Result:
     """As many random candidates as k, every factor of them redrawn at the size its update had; the one weight rule."""
-    session, setup = draw.world.session, draw.world.setup
-    candidates, deltas = draw.view(view)
-    rng = np.random.default_rng(seed_of(setup.seed, draw.task.name, unit.shot_draw, unit.selection_draw, name))
-    places = rng.permutation(len(candidates))[:k]
-    twins = []
-    for place in places:
-        weights = redrawn(session.weights(candidates[place]), rng)
-        twin = replace(candidates[place], id=f"random {candidates[place].id}", fingerprint=digest_of_delta(weights))
-        session.made[twin.fingerprint] = weights
-        twins.append(twin)
-    try:
-        losses = ChoosingLosses(session, [draw.task.choosing], "exact")
-        nothing = np.zeros_like(deltas[: len(twins)])  # they have no deltas, and random looks at none
-        chosen = choose_merge(
-            session, "random", len(twins), twins, nothing, nothing[0], losses,
-            anchor=None, lora=None, seed=unit.selection_draw,
-        )  # fmt: skip
-        members = [(chosen.members[member.id], member.weight) for member in chosen.selection.members]
-        return draw.result(unit, name, view, k, members, forwards=chosen.selection.forwards)
-    finally:
-        for twin in twins:
-            session.made.pop(twin.fingerprint, None)
+    meter, unit = draw.context.meter, place.unit
+    candidates, deltas = draw.in_view(place.view)
+    seed = seed_of(draw.context.setup.seed, draw.task.name, unit.shot_draw, unit.selection_draw, place.arm)
+    rng = np.random.default_rng(seed)
+    twins, made = [], {}
+    for position in rng.permutation(len(candidates))[: place.k]:
+        weights = redrawn(meter.weights.of(candidates[position]), rng)
+        fingerprint = digest_of_delta(weights)
+        made[fingerprint] = weights
+        twins.append(replace(candidates[position], id=f"random {candidates[position].id}", fingerprint=fingerprint))
+    meter = replace(meter, weights=meter.weights.with_made(made))
+    request = ChoiceRequest("random", len(twins), seed=unit.selection_draw)
+    nothing = np.zeros_like(deltas[: len(twins)])  # they have no deltas, and random looks at none
+    chosen = choose_merge(request, twins, nothing, nothing[0], ChoosingLosses(meter, [draw.task.choosing]))
+    twin_draw = TaskDraw(replace(draw.context, meter=meter), draw.rows, draw.number)
+    return twin_draw.result(place, chosen.merge, forwards=chosen.selection.forwards)
 
 
 def redrawn(delta: WeightDelta, rng: np.random.Generator) -> dict[str, Update]:
-    """Gaussian weights, factors for factors; of each parameter the update has the shape and Frobenius norm it had."""
-    found: dict[str, Update] = {}
+    """Return Gaussian weights, factors for factors; of each parameter the update has the shape and norm it had.
+
+    Args:
+        delta: the weights to be redrawn.
+        rng: draws them.
+    """
+    twin: dict[str, Update] = {}
     for name in sorted(delta):
         update = delta[name]
         new: Update
@@ -95,8 +103,8 @@ def redrawn(delta: WeightDelta, rng: np.random.Generator) -> dict[str, Update]:
             new = LowRankUpdate(a, b, 1.0, update.transposed)
         else:
             new = DenseUpdate(rng.normal(size=update.array.shape).astype(np.float32))
-        found[name] = new.times(float(np.sqrt(inner(update, update) / inner(new, new))))
-    return found
+        twin[name] = new.times(float(np.sqrt(inner(update, update) / inner(new, new))))
+    return twin
 
 
 CONTROL_RUNNERS: dict[str, ControlRunner] = {

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from merge_advisor.advisor.planning.choosing import LORA_LOSSES, SEARCH, rows_in
-from merge_advisor.benchmark.running.arms import PROBES
+from merge_advisor import registry
+from merge_advisor.advisor.planning.choosing import LORA_LOSSES, SEARCH
+from merge_advisor.advisor.planning.choosing_losses import rows_in
 from merge_advisor.benchmark.running.ledger import ResultKey
 from merge_advisor.benchmark.running.rows import read_families, task_files, task_folder
 from merge_advisor.benchmark.running.units import result_keys, select_keys
@@ -127,8 +128,8 @@ def passes_of(setup: Setup, keys: Sequence[ResultKey], models: int) -> dict[str,
         if cost.finetune:
             finetunes.add((key.task, key.shot_draw))
     return {
-        "embed the pool": PROBES * (models + 1),
-        "finetune on the shots": len(finetunes) * (finetune_forwards(setup) + PROBES),
+        "embed the pool": probes_of(setup) * (models + 1),
+        "finetune on the shots": len(finetunes) * (finetune_forwards(setup) + probes_of(setup)),
         "choose and tune": sum(cost.choosing for cost in works.values()),
         "score": sum(cost.models for cost in works.values()) * setup.tasks.heldout,
     }
@@ -142,6 +143,16 @@ def _cost(name: str, arm: Arm | None, setup: Setup, models: int, k: int) -> ArmC
         return ArmCost(SEARCH * _choosing_rows(setup), False, True)
     scored = {"base": 1, "shots_lora": 1, "best-single-oracle": models}.get(name, 0)
     return ArmCost(0, name == "shots_lora", False, name == "shots_lora", scored)
+
+
+def probes_of(setup: Setup) -> int:
+    """Return the forward passes that embedding one model takes.
+
+    Args:
+        setup: names the embedding.
+    """
+    forwards: int = registry.build("embedding", setup.embedding).forwards
+    return forwards
 
 
 def finetune_forwards(setup: Setup) -> int:
@@ -163,7 +174,9 @@ def spent_by(arm: Arm, setup: Setup, models: int, k: int) -> ArmCost:
     if arm.match:
         other = next(a for a in setup.arms if a.name == arm.match)
         found = spent_by(other, setup, models, k)
-        budget = found.choosing + (finetune_forwards(setup) + PROBES) * (found.finetune and not arm.shots_lora)
+        budget = found.choosing + (finetune_forwards(setup) + probes_of(setup)) * (
+            found.finetune and not arm.shots_lora
+        )
         return ArmCost(max(budget, 2 * rows + lora), arm.shots_lora, True)
     asked = _Asked(rows)
     choice = run_strategy(arm.strategy, asked.evidence(models), k)

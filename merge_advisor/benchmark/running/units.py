@@ -8,10 +8,12 @@ from dataclasses import replace
 from fnmatch import fnmatchcase
 from itertools import groupby, product
 
-from merge_advisor.benchmark.running.arms import BenchContext, TaskDraw, run_arm
+from merge_advisor.benchmark.running.arms import run_arm
+from merge_advisor.benchmark.running.context import BenchContext
 from merge_advisor.benchmark.running.controls import run_control
 from merge_advisor.benchmark.running.ledger import Ledger, ResultKey
 from merge_advisor.benchmark.running.rows import BenchTask
+from merge_advisor.benchmark.running.task_draw import ResultPlace, TaskDraw
 from merge_advisor.benchmark.setup import ORACLES, ks_of
 from merge_advisor.benchmark.values import Arm, Result, Setup, Unit
 from merge_advisor.errors import InputError, MergeAdvisorError
@@ -80,7 +82,7 @@ def _paths(key: ResultKey) -> tuple[str, str, str]:
 
 
 def run_units(
-    world: BenchContext,
+    context: BenchContext,
     tasks: Mapping[str, BenchTask],
     keys: Sequence[ResultKey],
     ledger: Ledger,
@@ -89,15 +91,15 @@ def run_units(
     """Measure results in the order of their keys and keep each.
 
     Args:
-        world: what the units share.
+        context: what the units share.
         tasks: the rows by task name.
         keys: what to measure; keys of one task and draw stand together.
         ledger: where results go.
         on_result: called after each.
     """
-    arms = {arm.name: arm for arm in world.setup.arms}
+    arms = {arm.name: arm for arm in context.setup.arms}
     for (task, number), group in groupby(keys, key=lambda key: (key.task, key.shot_draw)):
-        draw = TaskDraw(world, tasks[task], number)
+        draw = TaskDraw(context, tasks[task], number)
         for key in group:
             ledger.keep(measure_result(draw, key, arms.get(key.arm), ledger))
             if key.arm == "best-single-oracle":
@@ -115,12 +117,10 @@ def measure_result(draw: TaskDraw, key: ResultKey, arm: Arm | None, ledger: Ledg
         ledger: holds what the arm's match has spent.
     """
     unit = Unit(key.task, draw.rows.family, key.shot_draw, key.selection_draw, key.tuner_seed)
+    place = ResultPlace(unit, key.arm, key.view, key.k)
     start = time.perf_counter()
     try:
-        if arm is None:
-            result = run_control(draw, key.arm, unit, key.view, key.k)
-        else:
-            result = run_arm(draw, arm, unit, key.view, key.k, _budget(arm, key, ledger))
+        result = run_control(draw, place) if arm is None else run_arm(draw, arm, place, _budget(arm, key, ledger))
     except Exception as error:  # a unit that crashes must not take the others with it
         result = failed_result(key, draw.rows.family, _reason(error))
     return replace(result, seconds=round(time.perf_counter() - start, 3))

@@ -14,7 +14,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from merge_advisor.benchmark.running.arms import open_context
+from merge_advisor.benchmark.running.context import open_context
 from merge_advisor.benchmark.running.ledger import Ledger, ResultKey
 from merge_advisor.benchmark.running.rows import BenchTask
 from merge_advisor.benchmark.running.units import failed_result, run_units

@@ -1,0 +1,217 @@
+"""What merges do on the base: losses of rows, first-order gains, scores. Everything measured is remembered.
+
+Costs are nominal: forward passes over one row, a backward pass counted as two, whatever the store already held.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+
+from merge_advisor.advisor.measuring.memo import Memo
+from merge_advisor.advisor.measuring.pool_weights import PoolWeights
+from merge_advisor.advisor.measuring.prompted_model import PromptedModel
+from merge_advisor.errors import TaskError
+from merge_advisor.merges import WeightedMerge
+from merge_advisor.scores import ModelScore
+from merge_advisor.types import Candidate, ChooseBy, LossKind, Row, digest_of, from_json, to_json
+from merge_advisor.weights.updates import WeightDelta, along
+
+if TYPE_CHECKING:
+    from merge_advisor.arrays import Float32Array
+
+_T = TypeVar("_T")
+
+BASE = WeightedMerge()
+"""The merge of nothing: the base itself."""
+# names in the store; the second kind of loss came later, and values under the first name stay valid
+_LOSS_KEYS: dict[LossKind, list[object]] = {"loss": ["losses"], "choices": ["choice losses", 1]}
+_GAIN_KEYS: dict[LossKind, list[object]] = {"loss": ["gain"], "choices": ["choice gain", 1]}
+OVERFLOWED = 1e9
+"""Stands for a loss that is no number (weights far too large): finite, so that the order stays, and the worst."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredModel:
+    """A row of a score table: a merge (of one candidate, of none) under its label."""
+
+    label: str
+    """"base", "anchor", "member <id>", "shots_lora", "uniform", "plan" or "merge"."""
+    merge: WeightedMerge
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MergeMeter:
+    """Puts merges on the base and measures them; what was measured before is found in the memo.
+
+    >>> from merge_advisor.advisor.measuring.session import open_session
+    >>> with open_session("base", "adapters") as session:
+    ...     merge = WeightedMerge(((session.pool.candidates[0], 0.5),))
+    ...     losses = session.meter.losses(merge, [Row("say 1 twice", "1 1")])
+    >>> len(losses), losses[0] > 0
+    (1, True)
+    """
+
+    model: PromptedModel
+    weights: PoolWeights
+    memo: Memo
+
+    def on_base(self, merge: WeightedMerge, measure: Callable[[], _T], *, repeated: bool = False) -> _T:
+        """Return what `measure` gives with the merge on the base; the base is as before afterwards.
+
+        Args:
+            merge: the merge.
+            measure: measures what is on the base.
+            repeated: as `PoolWeights.merged`.
+
+        Raises:
+            SpecError: the composition cannot take these members.
+        """
+        return self.placed(self.weights.merged(merge, repeated=repeated), measure)
+
+    def placed(self, delta: WeightDelta, measure: Callable[[], _T]) -> _T:
+        """Return what `measure` gives with a weight delta on the base; the base is as before afterwards.
+
+        Args:
+            delta: parameter name -> update.
+            measure: measures what is on the base.
+        """
+        from merge_advisor.backbone.place import placed
+
+        with placed(self.model.backbone, delta):
+            return measure()
+
+    def losses(self, merge: WeightedMerge, rows: Sequence[Row], kind: LossKind = "loss") -> list[float]:
+        """Return the loss of each row under a merge: nats per token, the end token included, or nats over the choices.
+
+        Args:
+            merge: the merge; members of weight 0 are left out.
+            rows: n rows.
+            kind: "loss", or "choices" where every row has them.
+
+        Raises:
+            SpecError: the composition cannot take these members.
+            TaskError: an answer is longer than the context.
+        """
+        active = merge.without_zeros()
+
+        def measure() -> list[float]:
+            return finite_or_worst(self._losses(rows, kind))
+
+        key = [*_LOSS_KEYS[kind], [row.digest for row in rows], *active.key]
+        values = self.memo.remember(key, lambda: self.on_base(active, measure, repeated=True))
+        return [float(value) for value in values]
+
+    def _losses(self, rows: Sequence[Row], kind: LossKind) -> list[float]:
+        """Losses of what is on the base now."""
+        from merge_advisor.backbone.choice_loss import choice_losses
+        from merge_advisor.backbone.losses import row_losses
+
+        if kind == "choices":
+            return choice_losses(self.model.backbone, self.model.encode_choices(rows))
+        return row_losses(self.model.backbone, self.model.encode(rows))
+
+    def gains(
+        self,
+        candidates: Sequence[Candidate],
+        rows: Sequence[Row],
+        merge: WeightedMerge = BASE,
+        kind: LossKind = "loss",
+    ) -> Float32Array:
+        """Return the first-order drop of the mean loss when a candidate is added at weight 1: -⟨∂L/∂W, ΔW⟩.
+
+        One backward pass over the rows gives ∂L/∂W at the merge; each candidate then costs a few small products.
+
+        Args:
+            candidates: n candidates.
+            rows: what the mean loss is over.
+            merge: where the gradient is taken.
+            kind: as in `losses`.
+
+        Returns:
+            (n,) float32, positive is better.
+        """
+        digests = [*_GAIN_KEYS[kind], [row.digest for row in rows]]
+        context = list(self.memo.context)
+        names = [digest_of([context, *digests, c.fingerprint, merge.key]) for c in candidates]
+        values = [self.memo.store.measured(name) for name in names]
+        missing = [index for index, value in enumerate(values) if value is None]
+        self.memo.hits += len(values) - len(missing)
+        if missing:
+            self.memo.misses += len(missing)
+            deltas = {index: self.weights.of(candidates[index]) for index in missing}
+            gradient = self._gradient(rows, sorted({name for delta in deltas.values() for name in delta}), merge, kind)
+            for index, delta in deltas.items():
+                values[index] = -sum(along(delta[name], gradient[name]) for name in delta)
+                self.memo.store.keep_measured(names[index], values[index])
+        return np.asarray(values, dtype=np.float32)
+
+    def _gradient(
+        self, rows: Sequence[Row], names: Sequence[str], merge: WeightedMerge, kind: LossKind
+    ) -> Mapping[str, Float32Array]:
+        """∂ mean loss / ∂ parameter at a merge, by parameter name."""
+        from merge_advisor.backbone.choice_loss import choice_loss_and_gradient
+        from merge_advisor.backbone.gradients import loss_and_gradient
+
+        def measure() -> Mapping[str, Float32Array]:
+            if kind == "choices":
+                return choice_loss_and_gradient(self.model.backbone, self.model.encode_choices(rows), names)[1]
+            return loss_and_gradient(self.model.backbone, self.model.encode(rows), names)[1]
+
+        self.model.progress("gradient of the shot loss", 0, 1)
+        gradient = self.on_base(merge, measure, repeated=True)
+        self.model.progress("gradient of the shot loss", 1, 1)
+        return gradient
+
+    def scores(
+        self, models: Sequence[ScoredModel], key: Sequence[object], score: Callable[[str], ModelScore], what: str
+    ) -> list[ModelScore]:
+        """Score models one after the other; one that is remembered under `key` and its merge is not run again.
+
+        Args:
+            models: what to score.
+            key: all that a score depends on beside the model.
+            score: scores what is on the base, by its label.
+            what: named in the progress.
+        """
+        table = []
+        for number, model in enumerate(models):
+            self.model.progress(what, number, len(models))
+
+            def measure(model: ScoredModel = model) -> str:
+                return self.on_base(model.merge, lambda: to_json(score(model.label)))
+
+            text = self.memo.remember([*key, *model.merge.key], measure)
+            # the same model may be in the store under another label
+            table.append(replace(from_json(ModelScore, text, "store"), label=model.label))
+        self.model.progress(what, len(models), len(models))
+        return table
+
+
+def loss_kind_of(rows: Sequence[Row], by: ChooseBy = "auto") -> LossKind:
+    """Return the loss that choosing on these rows minimises.
+
+    Args:
+        rows: the choosing rows.
+        by: what the user asks for.
+
+    Raises:
+        TaskError: the choices are asked for, and a row has none.
+    """
+    measured: LossKind = "choices" if rows and all(row.choices for row in rows) else "loss"
+    if by == "choices" and measured != by:
+        lacking = next((f"row {row.digest[:8]}" for row in rows if not row.choices), "a task without rows")
+        raise TaskError(f"{lacking} has no choices to choose by; give every row choices, or choose by the loss")
+    return measured if by == "auto" else by
+
+
+def finite_or_worst(losses: Sequence[float]) -> list[float]:
+    """Return the losses, those that are no number replaced by `OVERFLOWED`: a store holds JSON.
+
+    Args:
+        losses: nats.
+    """
+    return [float(loss) if np.isfinite(loss) else OVERFLOWED for loss in losses]

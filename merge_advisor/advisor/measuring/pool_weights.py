@@ -1,0 +1,172 @@
+"""The pool's weights: the weight delta of a candidate, read when it is needed, and of a merge of candidates."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
+
+from merge_advisor import registry
+from merge_advisor.compose.layers import compose_layers
+from merge_advisor.compose.mask_cache import MaskCache
+from merge_advisor.compose.sparse import SparseComposition
+from merge_advisor.compose.truncate import DEFAULT_RANK, truncate
+from merge_advisor.errors import PoolError
+from merge_advisor.weights.adapter import read_adapter
+from merge_advisor.weights.checkpoint import read_checkpoint_delta
+from merge_advisor.weights.naming import count_blocks
+from merge_advisor.weights.updates import LowRankUpdate, WeightDelta
+
+if TYPE_CHECKING:
+    from merge_advisor.compose import MergeRule
+    from merge_advisor.merges import WeightedMerge
+    from merge_advisor.types import Candidate
+    from merge_advisor.weights.base import LocalBase
+
+_T = TypeVar("_T")
+
+KEPT_WEIGHTS = 64
+"""Adapters kept in memory: a pool's worth for most, bounded for pools of thousands."""
+KEPT_RULES = 2
+"""Compositions whose masks are kept in memory: a search over densities has a new one for each trial."""
+
+
+class MergedWeights(NamedTuple):
+    """A merge carried out, and what cutting it to a rank lost."""
+
+    merge: WeightedMerge
+    """Its rank is the one it was cut to."""
+    delta: WeightDelta
+    rank_error: float
+    """Relative Frobenius error of the cut; 0 where nothing was cut."""
+
+
+@dataclass(frozen=True, eq=False)
+class PoolWeights:
+    """Weight deltas of the candidates of one base, by fingerprint; those read last stay in memory.
+
+    >>> from merge_advisor.advisor.measuring.session import open_session
+    >>> with open_session("base", "adapters") as session:
+    ...     delta = session.weights.of(session.pool.candidates[0])
+    >>> sorted(delta)[0], delta[sorted(delta)[0]].rank
+    ('model.layers.0.self_attn.q_proj.weight', 4)
+    """
+
+    local: LocalBase
+    made: Mapping[str, WeightDelta] = field(default_factory=dict, repr=False)
+    """Weights of candidates that are in no file, by fingerprint: see `with_made`."""
+    _read: dict[str, WeightDelta] = field(default_factory=dict, repr=False)
+    _rules: dict[str, MergeRule] = field(default_factory=dict, repr=False)
+
+    def of(self, candidate: Candidate) -> WeightDelta:
+        """Return the weight delta of a candidate.
+
+        Raises:
+            PoolError: its files changed since the pool was opened.
+        """
+        delta = self.made.get(candidate.fingerprint) or self._read.get(candidate.fingerprint)
+        if delta is None:
+            folder = Path(candidate.path)
+            try:
+                if candidate.kind == "adapter":
+                    # a copy: what is read lazily must not be read again from a folder that changes
+                    delta = dict(read_adapter(folder, self.local.shapes))
+                else:
+                    delta = read_checkpoint_delta(folder, self.local.path)
+            except OSError as error:
+                raise PoolError(f"{candidate.id}: its files cannot be read any more ({error}); restore them") from error
+            _keep(self._read, candidate.fingerprint, delta, KEPT_WEIGHTS)
+        return delta
+
+    def with_made(self, made: Mapping[str, WeightDelta]) -> PoolWeights:
+        """Return the same weights and, for candidates that are in no file, these.
+
+        Args:
+            made: fingerprint -> weight delta.
+        """
+        return replace(self, made={**self.made, **made})
+
+    def merged(self, merge: WeightedMerge, *, repeated: bool = False) -> WeightDelta:
+        """Return the weight delta of a merge, cut to its rank where it has one; that of the base is empty.
+
+        Args:
+            merge: the merge.
+            repeated: whether the same candidates are merged again and again, as a search does: the masks of
+                compositions that have some are then kept in memory. The result is the same.
+
+        Raises:
+            SpecError: the composition cannot take these members.
+            PoolError: as `of`.
+        """
+        if not merge.members:
+            return {}
+        delta = self._composed(merge, repeated=repeated)
+        return delta if merge.rank is None else truncate(delta, merge.rank)[0]
+
+    def carry_out(self, merge: WeightedMerge) -> MergedWeights:
+        """Return a merge's weight delta with what cutting it to its rank lost.
+
+        Raises:
+            SpecError: the composition cannot take these members.
+            PoolError: as `of`.
+        """
+        delta = self._composed(merge)
+        if merge.rank is None:
+            return MergedWeights(merge, delta, 0.0)
+        return MergedWeights(merge, *truncate(delta, merge.rank))
+
+    def cut(self, merge: WeightedMerge, rank: int | None) -> MergedWeights:
+        """Carry a merge out and cut it where it has to be cut: the merge it returns has the rank.
+
+        That is where its factors have more than `rank` (or than servers take), and, if a rank was asked for, where the
+        composition gives no factors. With a checkpoint among the members nothing is cut.
+
+        Args:
+            merge: the merge; its own rank is not looked at.
+            rank: what the user asks for, or None.
+
+        Raises:
+            SpecError: the composition cannot take these members.
+            InputError: a rank below 1.
+        """
+        merge = replace(merge, rank=None)
+        delta = self._composed(merge)
+        if any(candidate.kind == "checkpoint" for candidate in merge.candidates):
+            return MergedWeights(merge, delta, 0.0)
+        if registry.build("composition", merge.composition).low_rank:
+            limit = rank or DEFAULT_RANK
+            rank = limit if rank_of(delta) > limit else None
+        if rank is None:
+            return MergedWeights(merge, delta, 0.0)
+        return MergedWeights(replace(merge, rank=rank), *truncate(delta, rank))
+
+    def _composed(self, merge: WeightedMerge, *, repeated: bool = False) -> WeightDelta:
+        deltas = [self.of(candidate) for candidate in merge.candidates]
+        rule = self._rule(merge.composition) if repeated else registry.build("composition", merge.composition)
+        return compose_layers(rule, deltas, merge.weights, merge.layers, count_blocks(self.local.shapes))
+
+    def _rule(self, spec: str) -> MergeRule:
+        """What a spec names, its masks kept between merges of the same members."""
+        if spec not in self._rules:
+            rule: MergeRule = registry.build("composition", spec)
+            kept = MaskCache(rule) if isinstance(rule, SparseComposition) else rule
+            _keep(self._rules, spec, kept, KEPT_RULES)
+        return self._rules[spec]
+
+
+def rank_of(delta: WeightDelta) -> int:
+    """Return the largest rank of the factors of a weight delta; 0 where there are none.
+
+    Args:
+        delta: parameter name -> update.
+    """
+    updates = (delta[name] for name in delta)
+    return max((update.rank for update in updates if isinstance(update, LowRankUpdate)), default=0)
+
+
+def _keep(kept: dict[str, _T], key: str, value: _T, most: int) -> None:
+    """Add a value; where there are as many as may be, those added first go."""
+    while len(kept) >= most:
+        del kept[next(iter(kept))]
+    kept[key] = value

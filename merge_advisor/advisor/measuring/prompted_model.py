@@ -1,0 +1,93 @@
+"""The base in memory, asked under the pool's prompt template."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from merge_advisor.backbone.encoding import ROW_TOKENS
+from merge_advisor.options import Machine
+from merge_advisor.progress import Progress, quiet_progress
+
+if TYPE_CHECKING:
+    from merge_advisor.backbone.encoding import EncodedChoices, EncodedRow
+    from merge_advisor.backbone.model import Backbone
+    from merge_advisor.templates import Template
+    from merge_advisor.types import Row
+    from merge_advisor.weights.base import LocalBase
+
+
+@dataclass(eq=False)
+class PromptedModel:
+    """A base and a prompt template; the weights are loaded (and torch imported) when something is first computed.
+
+    >>> from merge_advisor.advisor.measuring.session import open_session
+    >>> with open_session("base", "adapters") as session:
+    ...     session.model.encoder_decoder, session.model.template.name
+    (False, 'alpaca')
+    """
+
+    local: LocalBase
+    template: Template
+    machine: Machine
+    progress: Progress = quiet_progress
+
+    @cached_property
+    def backbone(self) -> Backbone:
+        """The base in memory."""
+        from merge_advisor.backbone.model import load_backbone
+
+        self.progress("loading the base", 0, 1)
+        backbone = load_backbone(
+            self.local.path, device=self.machine.device, dtype=self.machine.dtype, threads=self.machine.threads
+        )
+        self.progress("loading the base", 1, 1)
+        return backbone
+
+    @property
+    def encoder_decoder(self) -> bool:
+        """Whether the base has an encoder, from its configuration alone."""
+        return bool(self.local.config.get("is_encoder_decoder", False))
+
+    @property
+    def task_type(self) -> str:
+        """PEFT's `task_type` of adapters of this base."""
+        return "SEQ_2_SEQ_LM" if self.encoder_decoder else "CAUSAL_LM"
+
+    def encode(self, rows: Sequence[Row], max_length: int = ROW_TOKENS, *, cut: bool = False) -> list[EncodedRow]:
+        """Turn rows into token ids under the template.
+
+        Args:
+            rows: n rows.
+            max_length: tokens of a row at most; never more than the context.
+            cut: cut long answers as well as long prompts.
+
+        Raises:
+            TaskError: an answer is longer than the context, and `cut` is off.
+        """
+        from merge_advisor.backbone.encoding import context_length, encode
+
+        texts = [(self.template.prompt(row.input), self.template.completion(row.output)) for row in rows]
+        names = [f"row {row.digest[:8]}" for row in rows]
+        limit = min(max_length, context_length(self.backbone))
+        return encode(self.backbone, texts, max_length=limit, names=names, cut=cut)
+
+    def encode_choices(self, rows: Sequence[Row]) -> list[EncodedChoices]:
+        """Turn rows that have choices into token ids, each choice as an answer of its own.
+
+        Args:
+            rows: n rows, each with choices.
+
+        Raises:
+            TaskError: a choice is longer than the context.
+        """
+        from merge_advisor.backbone.encoding import EncodedChoices
+
+        encoded = []
+        for row in rows:
+            choices = row.choices or ()
+            answers = self.encode([replace(row, output=choice) for choice in choices])
+            encoded.append(EncodedChoices(tuple(answers), choices.index(row.output)))
+        return encoded

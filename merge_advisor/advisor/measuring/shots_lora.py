@@ -1,0 +1,198 @@
+"""The LoRA of the shots: finetuned once, kept in the cache, a candidate like any other."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from merge_advisor.errors import InputError
+from merge_advisor.options import FinetuneSettings
+from merge_advisor.types import BACKWARD, SHOTS_LORA, STRICT, Candidate, Row, digest_of, from_json, to_json
+from merge_advisor.weights.adapter import read_adapter, write_adapter
+from merge_advisor.weights.updates import WeightDelta, digest_of_delta
+from merge_advisor.whole_files import write_text
+
+if TYPE_CHECKING:
+    from merge_advisor.advisor.measuring.memo import Memo
+    from merge_advisor.advisor.measuring.prompted_model import PromptedModel
+    from merge_advisor.backbone.finetune import FinetuneResult
+    from merge_advisor.weights.base import LocalBase
+
+
+@dataclass(frozen=True, slots=True)
+class FinetuneRecord:
+    """How the LoRA of the shots was trained.
+
+    >>> FinetuneRecord(steps=8, taken=16, watched=(1.2, 1.1, 1.3), forwards=228).steps
+    8
+    """
+
+    __pydantic_config__ = STRICT
+
+    steps: int
+    """Optimiser steps behind it."""
+    taken: int
+    """Optimiser steps taken; those after `steps` made the loss on the watched rows worse."""
+    watched: tuple[float, ...]
+    """Mean loss on the watched rows at each check, nats per token."""
+    forwards: int
+    """Cost in forward passes over one row."""
+
+
+@dataclass(frozen=True, slots=True)
+class ShotsLora:
+    """The LoRA finetuned on the shots, and how it came about."""
+
+    candidate: Candidate
+    record: FinetuneRecord
+
+
+@dataclass(frozen=True, slots=True)
+class Shots:
+    """What the LoRA of the shots is trained on.
+
+    >>> Shots((Row("2 + 2", "4"),)).watch
+    ()
+    """
+
+    rows: tuple[Row, ...]
+    """The shots of all tasks."""
+    watch: tuple[Row, ...] = ()
+    """Rows that say when to stop; none of the shots."""
+
+
+def finetune_on_shots(
+    model: PromptedModel, memo: Memo, cache: Path, shots: Shots, targets: Sequence[str], settings: FinetuneSettings,
+    seed: int,
+) -> ShotsLora:  # fmt: skip
+    """Finetune a LoRA on the shots, or find it in the cache.
+
+    Args:
+        model: the base under the template.
+        memo: what the LoRA depends on beside its rows; counts whether it was found.
+        cache: folder of finetuned LoRAs.
+        shots: the rows.
+        targets: names of the parameters it changes.
+        settings: rank, rate and length.
+        seed: initial weights and order of the rows.
+
+    Raises:
+        InputError: the loss became infinite; a smaller `lr` is needed.
+        RunError: the cache cannot be written.
+    """
+    parts = [[row.digest for row in part] for part in (shots.rows, shots.watch)]
+    key = digest_of([list(memo.context), "lora", 2, parts, sorted(targets), settings_plain(settings), seed])
+    folder = cache / "shots" / key / SHOTS_LORA
+    record_file = folder.parent / "training.json"
+    if (folder / "adapter_config.json").is_file():
+        memo.hits += 1
+    else:
+        memo.misses += 1
+        result = _finetune(model, shots, targets, settings, seed)
+        trained = BACKWARD * result.taken * min(settings.batch_size, len(shots.rows))
+        forwards = trained + len(result.watched) * len(shots.watch)
+        if folder.exists():  # a folder without its configuration: cut short by a full disk or a kill
+            shutil.rmtree(folder)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        # the record first: the folder, once it is there, says that all is there
+        write_text(record_file, to_json(FinetuneRecord(result.steps, result.taken, result.watched, forwards)))
+        write_lora(folder, result.delta, model)
+    record = from_json(FinetuneRecord, record_file.read_text(encoding="utf-8"), str(record_file))
+    return ShotsLora(read_shots_lora(folder, model.local, settings.rank), record)
+
+
+def _finetune(
+    model: PromptedModel, shots: Shots, targets: Sequence[str], settings: FinetuneSettings, seed: int
+) -> FinetuneResult:
+    from merge_advisor.backbone.finetune import finetune_lora
+
+    rows, watch = (model.encode(part, settings.max_length, cut=True) for part in (shots.rows, shots.watch))
+
+    def progress(done: int, total: int) -> None:
+        model.progress("finetuning on the shots", done, total)
+
+    return finetune_lora(model.backbone, rows, targets, settings, seed=seed, watch=watch, progress=progress)
+
+
+def write_lora(folder: Path, delta: WeightDelta, model: PromptedModel, *, card: str = "") -> None:
+    """Write a LoRA of this base in PEFT's layout, float32.
+
+    Args:
+        folder: a folder that is not there yet.
+        delta: its factors.
+        model: the base.
+        card: text of its model card; empty: none.
+
+    Raises:
+        InputError: the folder is there, or cannot be written.
+    """
+    write_adapter(
+        folder,
+        delta,
+        base_name=model.local.base.id,
+        task_type=model.task_type,
+        dtype="float32",
+        card=card,
+        base_shapes=model.local.shapes,
+        prefix=model.local.prefix,
+    )
+
+
+def read_shots_lora(folder: Path, local: LocalBase, rank: int = 0) -> Candidate:
+    """Read a `shots_lora` folder as a candidate.
+
+    Args:
+        folder: an adapter's folder.
+        local: the base.
+        rank: to state; 0 where it is not known.
+
+    Raises:
+        PoolError: it is no adapter of this base.
+    """
+    delta = read_adapter(folder, local.shapes)
+    modules = sorted({name.removesuffix(".weight").rpartition(".")[2] for name in delta})
+    return Candidate(
+        id=SHOTS_LORA,
+        kind="adapter",
+        path=str(folder),
+        fingerprint=digest_of_delta(delta),
+        source=SHOTS_LORA,
+        rank=rank,
+        modules=tuple(modules),
+        description="LoRA finetuned on the shots",
+    )
+
+
+def settings_plain(settings: FinetuneSettings) -> dict[str, Any]:
+    """Return the settings as JSON values.
+
+    Args:
+        settings: of a finetune.
+    """
+    return {name: getattr(settings, name) for name in type(settings).__slots__}
+
+
+def target_parameters(local: LocalBase, candidates: Sequence[Candidate]) -> list[str]:
+    """Return the parameters the LoRA of the shots changes: those the pool's adapters change, else attention's q and v.
+
+    Args:
+        local: the base.
+        candidates: the pool's.
+
+    Raises:
+        InputError: the base has none of them.
+    """
+    kinds = {kind for c in candidates if c.kind == "adapter" for kind in c.modules} or {"q_proj", "v_proj", "q", "v"}
+    targets = [
+        name
+        for name, shape in local.shapes.items()
+        if len(shape) == 2 and name.endswith(".weight") and name.removesuffix(".weight").rpartition(".")[2] in kinds
+    ]
+    if not targets:
+        raise InputError(
+            f"the base has no modules named {', '.join(sorted(kinds))}; no LoRA can be trained on the shots"
+        )
+    return sorted(targets)

@@ -1,0 +1,153 @@
+"""`merge`: a run's recipe carried out, written as a model."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Unpack
+
+from merge_advisor import registry
+from merge_advisor.advisor.measuring.shots_lora import write_lora
+from merge_advisor.advisor.runs.renderings import model_places
+from merge_advisor.advisor.runs.reopening import find_members, reopen
+from merge_advisor.compose.truncate import DEFAULT_RANK
+from merge_advisor.errors import InputError, RunError
+from merge_advisor.formats.full_model import write_full_model
+from merge_advisor.formats.peft import model_card
+from merge_advisor.merges import merge_of
+from merge_advisor.types import SHOTS_LORA
+
+if TYPE_CHECKING:
+    from merge_advisor.advisor.measuring.pool_weights import MergedWeights
+    from merge_advisor.advisor.measuring.session import Session
+    from merge_advisor.advisor.runs.run_folder import Run
+    from merge_advisor.formats import Format
+    from merge_advisor.options import Where
+    from merge_advisor.types import Recipe
+
+Engine = Literal["memory", "mergekit"]
+"""Who merges: this program, or mergekit in a child process."""
+
+
+def merge_run(
+    run: str | Path,
+    out: str | Path,
+    *,
+    engine: Engine = "memory",
+    adapter: bool = False,
+    gguf: bool = False,
+    rank: int | None = None,
+    on_note: Callable[[str], None] | None = None,
+    **where: Unpack[Where],
+) -> Path:
+    """Write the merged model of a run folder to `out`.
+
+    >>> merge_run("run", "merged-adapter", adapter=True).name
+    'merged-adapter'
+
+    Args:
+        run: the run folder.
+        out: a folder (with `gguf` a file) that is not there yet.
+        engine: "memory" (this program) or "mergekit" (in a child process).
+        adapter: write the merged LoRA in PEFT layout instead of a full model; a composition that gives no LoRA factors
+            is cut to a rank by SVD, with the relative error in the model card.
+        gguf: write one GGUF file, by llama.cpp's converter.
+        rank: rank an adapter is cut to; None: the recipe's, or for what has no factors the largest that servers take.
+        on_note: called with a sentence about each approximation.
+        where: where members and base are, and how to compute (the threads of a child process, too), see `Where`.
+
+    Raises:
+        RunError: `out` is there already, or a member cannot be found.
+        InputError: mergekit, or an adapter, cannot give the same model, or a rank that is none.
+        ExternalError: mergekit failed.
+    """
+    folder, out = Path(run), Path(out)
+    if out.exists():
+        raise RunError(f"{out}: is there already; give another --out")
+    if gguf:
+        from merge_advisor.formats.run_gguf import find_converter
+
+        find_converter()
+        if adapter or engine == "mergekit":
+            raise InputError(
+                "--gguf: converts the full model merged in memory; leave out --adapter and --with mergekit"
+            )
+    if rank is not None and (rank < 1 or not adapter):
+        raise InputError(f"--rank {rank}: goes with --adapter, and is at least 1")
+    opened, session = reopen(folder, **where)
+    with session:
+        members = find_members(session.pool, session.local, opened.folder, opened.recipe)
+        recipe = _adapter_recipe(opened, rank) if adapter else opened.recipe
+        carried = session.weights.carry_out(merge_of(recipe, members))
+        if engine == "mergekit":
+            _with_mergekit(session, opened, carried, out)
+        elif adapter:
+            card = model_card(recipe, model_places(session.local, recipe, carried))
+            write_lora(out, carried.delta, session.model, card=card)
+            if carried.rank_error > 0 and on_note:
+                lost = f"relative error {carried.rank_error:.3g} (Frobenius norm of what is lost)"
+                on_note(f"cut to rank {recipe.rank} by SVD: {lost}")
+        elif gguf:
+            _as_gguf(session, carried, out)
+        else:
+            base = session.local.path
+            with_progress(session, "writing the model", lambda: write_full_model(base, carried.delta, out))
+    return out
+
+
+def with_progress(session: Session, what: str, work: Callable[[], object]) -> None:
+    """Do one long piece of work and report its beginning and its end.
+
+    Args:
+        session: reports.
+        what: names the work.
+        work: does it.
+    """
+    session.model.progress(what, 0, 1)
+    work()
+    session.model.progress(what, 1, 1)
+
+
+def _as_gguf(session: Session, carried: MergedWeights, out: Path) -> None:
+    from merge_advisor.formats.run_gguf import run_gguf
+
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as scratch:
+        model = Path(scratch) / "model"
+        session.model.progress("writing the model", 0, 1)
+        write_full_model(session.local.path, carried.delta, model)
+        with_progress(session, "converting to GGUF", lambda: run_gguf(model, out))
+
+
+def _adapter_recipe(run: Run, rank: int | None) -> Recipe:
+    """The recipe of the run as an adapter can hold it: cut to a rank where it gives no factors, or was asked for.
+
+    Raises:
+        InputError: full checkpoints are merged.
+    """
+    recipe = run.recipe
+    if any(member.kind == "checkpoint" for member in recipe.members):
+        raise InputError(f"{run.folder}: merges full checkpoints, no adapter holds that; leave out --adapter")
+    factors = registry.build("composition", recipe.composition).low_rank
+    ranks = [given for given in (rank, recipe.rank) if given is not None]
+    return replace(recipe, rank=min(ranks, default=None if factors else DEFAULT_RANK))
+
+
+def _with_mergekit(session: Session, run: Run, carried: MergedWeights, out: Path) -> None:
+    from merge_advisor.formats.run_mergekit import run_mergekit
+
+    rendering: Format = registry.build("format", "mergekit")
+    refusal = rendering.refusal(run.recipe)
+    if refusal:
+        raise InputError(f"{run.folder}: mergekit cannot give the same model ({refusal}); leave out --with mergekit")
+    places = model_places(session.local, run.recipe, carried)
+    lora = str((run.folder / SHOTS_LORA).resolve())
+    # mergekit runs in a folder of its own, where the run folder's relative path leads nowhere
+    members = {name: lora if name == SHOTS_LORA else place for name, place in places.members.items()}
+    with tempfile.TemporaryDirectory(prefix="merge-advisor-") as scratch:
+        rendering.write(run.recipe, replace(places, members=members), Path(scratch))
+        text = (Path(scratch) / "mergekit.yaml").read_text(encoding="utf-8")
+        threads = session.model.machine.threads
+        with_progress(session, "mergekit", lambda: run_mergekit(text, out, threads=threads))

@@ -1,0 +1,119 @@
+"""The loss that members and weights are chosen by, with what it costs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from merge_advisor.advisor.measuring.meter import MergeMeter, loss_kind_of
+from merge_advisor.types import BACKWARD, Candidate, ChooseBy, LossKind, Row, digest_of
+
+if TYPE_CHECKING:
+    from merge_advisor.arrays import Float32Array
+    from merge_advisor.merges import WeightedMerge
+
+FEWEST_ROWS = 4
+"""Choosing rows of a task that are always looked at, however small the share (a loss of fewer is chance)."""
+
+
+@dataclass(eq=False)
+class ChoosingLosses:
+    """Mean loss of merges on the choosing rows of every task, and the nominal forward passes spent on it.
+
+    The choices of a row count as one pass, and a row measured before under the same merge costs nothing again.
+
+    >>> from merge_advisor.advisor.measuring.session import open_session
+    >>> from merge_advisor.merges import WeightedMerge
+    >>> with open_session("base", "adapters") as session:
+    ...     losses = ChoosingLosses(session.meter, [[Row("say 1 twice", "1 1"), Row("say 2 twice", "2 2")]])
+    ...     value = losses.of(WeightedMerge(((session.pool.candidates[0], 1.0),)))
+    >>> value > 0, losses.forwards
+    (True, 2)
+    """
+
+    meter: MergeMeter
+    parts: Sequence[Sequence[Row]]
+    """The choosing rows, task by task; a task counts as much as another, however many rows it has."""
+    by: ChooseBy = "auto"
+    """The kind of loss, for each task by its rows."""
+    forwards: int = 0
+    """Forward passes over one row so far; a backward pass counts as two."""
+    _known: dict[str, dict[str, float]] = field(default_factory=dict, repr=False)
+    """By merge and row: what is measured once is not paid twice."""
+
+    def of(self, merge: WeightedMerge, share: float = 1.0) -> float:
+        """Return the mean over tasks of the mean loss over a task's choosing rows.
+
+        Args:
+            merge: the merge.
+            share: of each task's choosing rows that count, see `first_rows`.
+
+        Returns:
+            Nats per token, or nats over the choices.
+        """
+        means = []
+        for rows in self.parts:
+            kind = loss_kind_of(rows, self.by)
+            known = self._known.setdefault(digest_of([kind, *merge.key]), {})
+            wanted = first_rows(rows, share)
+            missing = list({row.digest: row for row in wanted if row.digest not in known}.values())
+            if missing:
+                self.forwards += len(missing)
+                losses = self.meter.losses(merge, missing, kind)
+                known.update(zip([row.digest for row in missing], losses, strict=True))
+            means.append(float(np.mean([known[row.digest] for row in wanted])))
+        return float(np.mean(means))
+
+    def gains(self, candidates: Sequence[Candidate], merge: WeightedMerge, share: float = 1.0) -> Float32Array:
+        """Return the first-order drop of the mean loss for each candidate beside a merge, as `MergeMeter.gains`.
+
+        Args:
+            candidates: n candidates.
+            merge: where the gradient is taken.
+            share: of each task's choosing rows that count.
+
+        Returns:
+            (n,) float32.
+        """
+        parts: dict[LossKind, list[Row]] = {}
+        for rows in self.parts:
+            parts.setdefault(loss_kind_of(rows, self.by), []).extend(first_rows(rows, share))
+        size = sum(map(len, parts.values()))
+        self.forwards += BACKWARD * size
+        gains = np.zeros(len(candidates), np.float32)
+        for kind, rows in parts.items():
+            gains += np.float32(len(rows) / size) * self.meter.gains(candidates, rows, merge, kind)
+        return gains
+
+    @property
+    def rows(self) -> list[Row]:
+        """All choosing rows."""
+        return [row for part in self.parts for row in part]
+
+
+def first_rows(rows: Sequence[Row], share: float) -> list[Row]:
+    """Return a share of some rows, FEWEST_ROWS at least: those first in the order of their digests, as if shuffled.
+
+    Args:
+        rows: n rows.
+        share: above 0, at most 1.
+    """
+    count = rows_in(share, len(rows))
+    return list(rows) if count == len(rows) else sorted(rows, key=lambda row: row.digest)[:count]
+
+
+def rows_in(share: float, rows: int) -> int:
+    """Return how many of so many rows a share is, rounded up, FEWEST_ROWS at least where there are as many.
+
+    >>> rows_in(0.5, 20), rows_in(0.1, 20), rows_in(0.5, 3)
+    (10, 4, 3)
+
+    Args:
+        share: above 0, at most 1.
+        rows: how many there are.
+    """
+    return min(rows, max(FEWEST_ROWS, math.ceil(share * rows)))

@@ -1,0 +1,79 @@
+"""The renderings of a run folder: every format that gives the same model as the recipe."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from merge_advisor import registry
+from merge_advisor.formats import ModelPlaces
+from merge_advisor.types import SHOTS_LORA, Candidate, Recipe
+
+if TYPE_CHECKING:
+    from merge_advisor.advisor.measuring.pool_weights import MergedWeights
+    from merge_advisor.formats import Format
+    from merge_advisor.weights.base import LocalBase
+
+
+def model_places(local: LocalBase, recipe: Recipe, carried: MergedWeights) -> ModelPlaces:
+    """Return where base and members are, as a format in the run folder names them.
+
+    Args:
+        local: the base.
+        recipe: the recipe that is rendered.
+        carried: its merge, carried out.
+    """
+    # by the recipe's ids: a pool may hold the same model under another one
+    pairs = list(zip(recipe.members, carried.merge.candidates, strict=True))
+    places: dict[str, str] = {}
+    for member, candidate in pairs:
+        if member.id == SHOTS_LORA:
+            places[member.id] = SHOTS_LORA  # the folder of that name in the run folder
+        else:
+            places[member.id] = candidate.source if candidate.revision else str(Path(candidate.path).resolve())
+    on_hub = local.base.revision is not None
+    return ModelPlaces(
+        base=local.base.id if on_hub else str(local.path.resolve()),
+        base_revision=local.base.revision,
+        members=places,
+        revisions={member.id: candidate.revision for member, candidate in pairs},
+        merged=carried.delta,
+        rank_error=carried.rank_error,
+        names=local.shapes,
+    )
+
+
+def write_formats(
+    local: LocalBase, recipe: Recipe, carried: MergedWeights, folder: Path, *, shots_lora: Candidate | None = None
+) -> list[str]:
+    """Write every format that gives the recipe's model, and the LoRA of the shots if it is given.
+
+    Args:
+        local: the base.
+        recipe: the recipe.
+        carried: its merge, carried out.
+        folder: the run folder, or one that becomes it.
+        shots_lora: to be copied into the folder.
+
+    Returns:
+        Names of the formats written.
+
+    Raises:
+        InputError: a format cannot be written.
+    """
+    if shots_lora is not None:
+        shutil.copytree(shots_lora.path, folder / SHOTS_LORA)
+    places = model_places(local, recipe, carried)
+    written = []
+    for name in registry.names("format"):
+        rendering: Format = registry.build("format", name)
+        if not rendering.refusal(recipe):
+            rendering.write(recipe, places, folder)
+            written.append(name)
+    return written
+
+
+def rendering_names() -> list[str]:
+    """Return the files and folders that formats write into a run folder."""
+    return [str(registry.load("format", name).writes).rstrip("/") for name in registry.names("format")]
