@@ -24,11 +24,11 @@ class AnchorDiverse:
     """
 
     objective: str = "mmr"
-    """"mmr", "facility" or "kdpp": see `diversity`."""
+    """"mmr" (maximal marginal relevance), "facility" (facility location) or "kdpp" (determinantal point process)."""
     diversity: float = 0.3
     """0.01..0.99: how much difference among the members counts against similarity to the task."""
     least: float = 0.01
-    """Smallest gain of a partner that counts, as a share of the anchor's."""
+    """Smallest gain of a partner, as a share of the anchor's."""
     centre: bool = False
     """Subtract the pool's mean delta from pool and task first."""
 

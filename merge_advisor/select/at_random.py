@@ -26,9 +26,9 @@ class Random:
     """
 
     sets: int = 1
-    """Sets drawn; of more than one, the best by measured loss is taken: random with a budget to spend."""
+    """Sets drawn; of several, the one of lowest measured loss is taken: random with a budget to spend."""
     halving: bool = True
-    """Measure sets that are behind on a part of the choosing rows no further (successive halving)."""
+    """Measure only the better half of the sets on the second half of the choosing rows (successive halving)."""
 
     name: ClassVar[str] = "random"
     centres: ClassVar[str] = "no"

@@ -37,16 +37,16 @@ class Rerank:
     """The cheap ranking: "gradient" (first-order gain), "delta" (cosine with the task delta) or "text" (names and model
     cards against the examples)."""
     pool: int = 8
-    """How many the ranking passes on for the anchor (k where k is larger); half as many for each partner, twice as many
-    for the sets."""
+    """How many of the best ranked are measured as anchor (k where k is larger); half as many as each partner, and twice
+    as many serve for the sets."""
     sets: int = 8
-    """Whole sets of k measured beside what is built step by step; 0: none. Pairs are only built: a step sees them."""
+    """Whole sets of k, from k = 3 on, that are measured beside the merge built step by step; 0: none."""
     least: float = 0.005
     """Smallest share of the merge's loss a partner has to take off."""
     screen: float = 1.0
     """Share of the choosing rows that the gradient is taken on (four rows a task at least)."""
     halving: bool = True
-    """Measure what is behind on a part of the choosing rows no further (successive halving)."""
+    """Measure only the better half of the merges on the second half of the choosing rows (successive halving)."""
     centre: bool = False
     """With first=delta: subtract the pool's mean delta from pool and task."""
 
@@ -103,7 +103,7 @@ class Rerank:
         return text_similarity(evidence) if self.first == "text" else task_similarity(evidence, self.centre)
 
     def _sets(self, order: list[int], anchor: int | None, k: int) -> list[tuple[int, ...]]:
-        if not self.sets or k < 3:  # a step of the forward selection measures every pair with the first
+        if not self.sets or k < 3:  # a step of the forward selection measures the pairs
             return []
         if anchor is None:
             return even_sets(order, k, self.sets)
