@@ -84,7 +84,7 @@ def test_a_unit_two_workers_died_on_is_failed_and_the_run_goes_on(deadly, places
         ("majority", "done"): 2, ("deadly", "failed"): 2, ("after", "failed"): 2,
     }  # fmt: skip
     reasons = {r.arm: r.reason for r in found if r.status == "failed"}
-    assert reasons["deadly"] == "the worker died on it twice, signal 9; with little memory take fewer --workers"
+    assert reasons["deadly"] == "the worker died on it twice, signal 9; with little memory take fewer `workers`"
     assert reasons["after"] == "arm 'deadly', whose cost it matches, has no result here"
     assert {r.unit.family for r in found} == {"numbers"}
     assert (deadly / "lives").read_text() == "xxxx"  # two draws, each tried twice

@@ -113,11 +113,11 @@ def test_a_ledger_keeps_what_is_done_and_replaces_what_failed(tmp_path):
         assert one.results() == (done,) and one.done() == {ResultKey("t", 1, 2, 3, "own-out", 4, "arm")}
         one.claim({"seed": "0", "rows": "x"})
         other.claim({"rows": "x", "seed": "0"})
-        with pytest.raises(RunError, match="another draws, seed; give another --out"):
+        with pytest.raises(RunError, match="another draws, seed; give another `out`"):
             other.claim({"rows": "x", "seed": "1", "draws": "y"})
         one.claim({"seed": "0", "rows": "x"}, {"arm a": "0", "view own-in": ""})
         assert other.added() == (LateAddition("arm a", 1), LateAddition("view own-in", 1))
-        with pytest.raises(RunError, match="another arm a; give another --out"):
+        with pytest.raises(RunError, match="another arm a; give another `out`"):
             other.claim({"seed": "0", "rows": "x"}, {"arm a": "1", "view own-in": "", "arm b": "0"})
         assert other.added() == one.added() and len(one.added()) == 2
 
@@ -127,5 +127,5 @@ def test_a_ledger_that_is_none_is_one_line(tmp_path):
     with pytest.raises(RunError, match=r"results\.sqlite: cannot be opened"):
         Ledger(tmp_path)
     (tmp_path / "file").touch()
-    with pytest.raises(RunError, match="give another --out"):
+    with pytest.raises(RunError, match="give another `out`"):
         Ledger(tmp_path / "file" / "out")

@@ -260,8 +260,8 @@ def test_only_what_is_named_and_what_it_matches(places, tmp_path):
     path = write_world(tmp_path)
     found = measure_setup(path, tmp_path / "out", only=["random/count/*"], **places)
     assert {(r.arm, r.unit.task) for r in found.results} == {("random", "count"), ("default", "count")}
-    assert "--only took 8 of" in found.notes[-1]
-    with pytest.raises(InputError, match=r"--only 'rnd/\*' fits nothing"):
+    assert "`only` took 8 of" in found.notes[-1]
+    with pytest.raises(InputError, match=r"`only=rnd/\*` fits nothing"):
         measure_setup(path, tmp_path / "out", only=["rnd/*"], **places)
     whole = measure_setup(path, tmp_path / "out", **places)
     assert len(whole.results) == whole.wanted

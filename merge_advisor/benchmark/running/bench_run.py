@@ -50,7 +50,7 @@ def measure_setup(
     """
     setup, places = read_setup(path, base=where.get("base"), pool=where.get("pool"), tasks=where.get("tasks"))
     if workers < 1:
-        raise InputError(f"--workers {workers}: give 1 or more")
+        raise InputError(f"`workers={workers}`: give 1 or more")
     session_options = _session_options(where)
     progress = session_options.get("progress", quiet_progress)
     tasks = {task.name: task for task in read_bench_tasks(setup, places, offline=where.get("offline", False))}
@@ -60,7 +60,7 @@ def measure_setup(
         _check_world(world, tasks)
         notes = [*notes_of(setup, [task.family for task in tasks.values()]), *_pool_notes(world, tasks)]
         if len(chosen) < len(every):
-            notes.append(f"--only took {len(chosen)} of {len(every)} results")
+            notes.append(f"`only` took {len(chosen)} of {len(every)} results")
         with Ledger(out) as ledger:
             ledger.claim(*identity(world, tasks))
             write_text(out / "setup.json", to_json(setup))

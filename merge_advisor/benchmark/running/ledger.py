@@ -81,7 +81,7 @@ class Ledger:
             self._connection.execute("PRAGMA journal_mode=WAL")
             self._connection.executescript(_SCHEMA)
         except (OSError, sqlite3.Error) as error:
-            raise RunError(f"{self.path}: cannot be opened ({error}); give another --out") from error
+            raise RunError(f"{self.path}: cannot be opened ({error}); give another `out`") from error
 
     def close(self) -> None:
         """Close the file."""
@@ -115,7 +115,7 @@ class Ledger:
             if kept:
                 differ |= {name for name, _ in new if name in fixed}
             if differ:
-                raise RunError(f"{self.path}: was made with another {', '.join(sorted(differ))}; give another --out")
+                raise RunError(f"{self.path}: was made with another {', '.join(sorted(differ))}; give another `out`")
             done = self.count()
             self._connection.executemany("INSERT INTO made_for VALUES (?, ?)", new)
             if kept and done:

@@ -107,7 +107,7 @@ def task_folder(places: SetupPlaces, *, offline: bool = False) -> Path:
     if not places.tasks.startswith(HUB):
         folder = Path(places.tasks)
         if not folder.is_dir():
-            raise TaskError(f"tasks {folder}: no such folder; give --tasks DIR, or correct tasks.path in the setup")
+            raise TaskError(f"tasks {folder}: no such folder; give `tasks=DIR`, or correct tasks.path in the setup")
         return folder
     from merge_advisor.weights.hub import fetch_snapshot, parse_id
 
@@ -220,6 +220,6 @@ def in_view(
     )
     if not kept:
         raise InputError(
-            f"task {task.name}: no candidate is left in the view {view}; give another --pool, or leave it out"
+            f"task {task.name}: no candidate is left in the view {view}; give another `pool`, or leave the view out"
         )
     return kept

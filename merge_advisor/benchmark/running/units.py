@@ -68,7 +68,7 @@ def select_keys(keys: Sequence[ResultKey], only: Sequence[str], setup: Setup) ->
         if not fitting:
             example = _paths(keys[0])[0]
             raise InputError(
-                f"--only '{pattern}' fits nothing; write arm/task/view, e.g. '{example}' or '*/*/own-out/4#0.*'"
+                f"`only={pattern}` fits nothing; write arm/task/view, e.g. '{example}' or '*/*/own-out/4#0.*'"
             )
         chosen |= fitting
     matched = {arm.name: arm.match for arm in setup.arms if arm.match}

@@ -137,7 +137,7 @@ def run_workers(job: Job, keys: Sequence[ResultKey], workers: int, on_progress: 
     if lost:
         raise ExternalError(
             f"{len(lost)} of {len(dealt)} workers ended early ({lost[0].ending}); what they measured is kept, "
-            "the same command goes on; with little memory take fewer --workers"
+            "the same command goes on; with little memory take fewer `workers`"
         )
 
 
@@ -167,7 +167,7 @@ def _rest(job: Job, worker: _Worker, died: Counter[tuple[ResultKey, bool]]) -> l
         return rest
     if place == _STARTING:
         return None
-    reason = f"the worker died on it twice, {worker.ending}; with little memory take fewer --workers"
+    reason = f"the worker died on it twice, {worker.ending}; with little memory take fewer `workers`"
     with Ledger(job.out) as ledger:
         ledger.keep(failed_result(rest[0], job.tasks[rest[0].task].family, reason))
     return rest[1:]
