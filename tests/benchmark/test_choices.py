@@ -1,6 +1,8 @@
 """Who was chosen: counted by hand from a few results."""
 
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,20 +15,29 @@ from tests.support import bench_world as world
 KIN = {"red": "color", "sum": "arithmetic", "tense": "grammar"}
 
 
-def a_result(draw, members, *, arm="default", task="blue", predicted=0.5, came=0.2, accuracy=0.5, **more):
+def a_choice(
+    draw: int,
+    members: tuple[tuple[str, float], ...],
+    *,
+    arm: str = "default",
+    task: str = "blue",
+    predicted: float | None = 0.5,
+    came: float | None = 0.2,
+    **more: Any,
+) -> Result:
     unit = Unit(task, "color", draw)
-    values = {"merge": "m", "rows": 8, "loss": 1.0, "valid": 1.0, "accuracy": accuracy}
+    values: dict[str, Any] = {"merge": "m", "rows": 8, "loss": 1.0, "valid": 1.0, "accuracy": 0.5}
     return Result(unit, arm, "own-out", 4, members=members, predicted=predicted, came=came, **values | more)
 
 
-def test_members_are_counted_by_unit():
+def test_members_are_counted_by_unit() -> None:
     results = [
-        a_result(0, (("red", 0.5), ("sum", 1.0))),
-        a_result(1, (("red", 1.0), ("sum", 0.0)), came=-0.4),
-        a_result(2, (("sum", 0.0), ("tense", 0.0)), predicted=0.0, came=0.0),
-        a_result(3, (("red", 9.0),), status="failed"),
-        a_result(0, (("shots_lora", 1.0), ("tense", 0.3)), arm="joined"),
-        a_result(0, (), arm="base"),
+        a_choice(0, (("red", 0.5), ("sum", 1.0))),
+        a_choice(1, (("red", 1.0), ("sum", 0.0)), came=-0.4),
+        a_choice(2, (("sum", 0.0), ("tense", 0.0)), predicted=0.0, came=0.0),
+        a_choice(3, (("red", 9.0),), status="failed"),
+        a_choice(0, (("shots_lora", 1.0), ("tense", 0.3)), arm="joined"),
+        a_choice(0, (), arm="base"),
     ]
     first, joined = choices_by_task(results, KIN)
     assert (first.arm, first.task, first.family, first.units, first.sets, first.alone) == (
@@ -39,10 +50,10 @@ def test_members_are_counted_by_unit():
     assert [one.kin for one in choices_by_task(results, {})] == [None, None]
 
 
-def test_kin_that_a_view_does_not_have():
+def test_kin_that_a_view_does_not_have() -> None:
     """Only those that could be chosen count: not the task's own where it is out, nobody where its family is."""
     kin = {"shots_lora": "color", "blue": "color", "sum": "arithmetic"}
-    result = a_result(0, (("shots_lora", 1.0), ("blue", 1.0)))
+    result = a_choice(0, (("shots_lora", 1.0), ("blue", 1.0)))
     assert choices_by_task([result], kin)[0].kin is None
     assert choices_by_task([result], {**kin, "red": "color"})[0].kin == 0
     assert choices_by_task([result], kin, {"blue": "lora-7"})[0].kin == 1
@@ -50,30 +61,30 @@ def test_kin_that_a_view_does_not_have():
     assert choices_by_task([replace(result, view="family-out")], {**kin, "red": "color"})[0].kin is None
 
 
-def test_what_came_is_told_by_the_loss_where_no_choices_were_asked():
+def test_what_came_is_told_by_the_loss_where_no_choices_were_asked() -> None:
     """Measured is the base's loss minus the arm's; without a base there is no promise that could be kept."""
-    one = a_result(0, (("red", 1.0),), came=None, loss=0.75)
-    base = a_result(0, (), arm="base", predicted=None, came=None, loss=2.0)
+    one = a_choice(0, (("red", 1.0),), came=None, loss=0.75)
+    base = a_choice(0, (), arm="base", predicted=None, came=None, loss=2.0)
     assert choices_by_task([one, base], KIN)[0].measured == 1.25
     alone = choices_by_task([one], KIN)[0]
     assert alone.predicted is None and alone.measured is None
 
 
-def test_kin_by_the_names_of_tasks_and_candidates():
+def test_kin_by_the_names_of_tasks_and_candidates() -> None:
     own, families = {"blue": "lora-7"}, {"blue": "color", "x": "letters"}
     assert candidate_families(["lora-7", "x", "stranger"], own, families) == {
         "lora-7": "color", "x": "letters", "stranger": "stranger",
     }  # fmt: skip
 
 
-def test_the_report_says_who_was_chosen(tmp_path):
+def test_the_report_says_who_was_chosen(tmp_path: Path) -> None:
     setup = world.a_setup(views=("own-out",), k=(4,), secondaries=(), primary=Question("default", "random"))
     setup = replace(setup, tasks=replace(setup.tasks, tried=("color",)))
     results = [
-        a_result(0, (("red", 0.5), ("sum", 1.0)), accuracy=0.75),
-        a_result(1, (("red", 1.0), ("tense", 1.0)), accuracy=0.75),
-        a_result(0, (("sum", 0.5), ("tense", 1.0)), arm="random", predicted=0.3, came=-0.1),
-        a_result(1, (("sum", 0.5), ("a", 1.0), ("b", 1.0), ("c", 1.0), ("d", 1.0)), arm="random"),
+        a_choice(0, (("red", 0.5), ("sum", 1.0)), accuracy=0.75),
+        a_choice(1, (("red", 1.0), ("tense", 1.0)), accuracy=0.75),
+        a_choice(0, (("sum", 0.5), ("tense", 1.0)), arm="random", predicted=0.3, came=-0.1),
+        a_choice(1, (("sum", 0.5), ("a", 1.0), ("b", 1.0), ("c", 1.0), ("d", 1.0)), arm="random"),
     ]
     write_report(tmp_path, setup, results, [], KIN)
     text = (tmp_path / "report.md").read_text()

@@ -1,6 +1,8 @@
 """`--dry-run` counts with the rules that results are charged by, and needs nothing but the setup."""
 
 import json
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,7 +21,7 @@ STRATEGIES = [*registry.names("strategy"), "shot_loss:greedy=true", "rerank:firs
               "cluster:method=kmeans"]  # fmt: skip
 
 
-def test_with_nothing_there(tmp_path):
+def test_with_nothing_there(tmp_path: Path) -> None:
     path = write_world(tmp_path)
     for file in (tmp_path / "tasks").iterdir():
         file.unlink()
@@ -40,7 +42,7 @@ def test_with_nothing_there(tmp_path):
     assert sorted(file.name for file in tmp_path.iterdir()) == ["setup.yaml"]  # nothing was written
 
 
-def test_with_everything_there(tmp_path, tiny_llama, tiny_pool):
+def test_with_everything_there(tmp_path: Path, tiny_llama: Path, tiny_pool: Path) -> None:
     path = write_world(tmp_path)
     found = describe_bench(path, base=str(tiny_llama), pool=str(tiny_pool), rate=10.0)
     assert (found["tasks"], found["models"], found["absent"]) == (3, 6, [])
@@ -65,14 +67,14 @@ def test_with_everything_there(tmp_path, tiny_llama, tiny_pool):
     )
 
 
-def test_a_wrong_setup_is_refused_all_the_same(tmp_path):
+def test_a_wrong_setup_is_refused_all_the_same(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no arm or control"):
         describe_bench(write_world(tmp_path, primary={"better": "x", "than": "random", "k": 2}))
 
 
-def test_no_arm_spends_more_than_foreseen(tmp_path, tiny_llama, tiny_pool):
+def test_no_arm_spends_more_than_foreseen(tmp_path: Path, tiny_llama: Path, tiny_pool: Path) -> None:
     hub = {"sampler": "lorahub", "trials": 6, "objective": "lorahub"}
-    arms = [{"name": spec, "strategy": spec} for spec in STRATEGIES]
+    arms: list[dict[str, Any]] = [{"name": spec, "strategy": spec} for spec in STRATEGIES]
     arms += [
         {"name": "joined", "strategy": "rerank", "shots_lora": True},
         {"name": "match", "strategy": "random", "match": "joined", "shots_lora": True},
@@ -91,7 +93,7 @@ def test_no_arm_spends_more_than_foreseen(tmp_path, tiny_llama, tiny_pool):
     by_name = {arm.name: arm for arm in setup.arms}
     most = passes_of(setup, list(result_keys(setup, list(TASKS))), 6)["finetune on the shots"] // len(TASKS)
     assert max(finetune.values()) <= most
-    merges = {}
+    merges: dict[tuple[str, str, str], set[str]] = {}
     for result in found.results:
         if result.arm == "shots_lora":
             continue
@@ -104,7 +106,7 @@ def test_no_arm_spends_more_than_foreseen(tmp_path, tiny_llama, tiny_pool):
         assert len(different) == 1 or spent_by(by_name[arm], setup, 6, 3).by_chance, arm
 
 
-def test_the_command(tmp_path, capsys):
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = write_world(tmp_path)
     assert main(["bench", str(path), "--dry-run", "--rate", "100"]) == 0
     out = capsys.readouterr().out

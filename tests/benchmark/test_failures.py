@@ -2,6 +2,8 @@
 
 import os
 from collections import Counter
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,7 +18,8 @@ from merge_advisor.benchmark.running.workers import Job, run_workers
 from merge_advisor.benchmark.setup import read_setup
 from merge_advisor.cli import main
 from merge_advisor.errors import ExternalError, InputError
-from tests.support.bench_setups import SETUP, write_world
+from tests.support.bench_setups import SETUP, Places, write_world
+from tests.support.plugins import install_plugin
 
 ONE = Machine(threads=1)
 DEADLY = """
@@ -48,30 +51,28 @@ class Deadly:
 
 
 @pytest.fixture(scope="module")
-def places(tiny_llama, tiny_pool, tmp_path_factory):
+def places(tiny_llama: Path, tiny_pool: Path, tmp_path_factory: pytest.TempPathFactory) -> Places:
     return {"base": str(tiny_llama), "pool": str(tiny_pool), "cache": tmp_path_factory.mktemp("cache"), "machine": ONE}
 
 
 @pytest.fixture
-def deadly(tmp_path, monkeypatch):
+def deadly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with a strategy that ends its process while it holds a file `always` or `once`."""
-    info = tmp_path / "site" / "deadly-1.0.dist-info"
-    info.mkdir(parents=True)
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: deadly\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[merge_advisor.strategy]\ndeadly = deadly:Deadly\n")
-    (info.parent / "deadly.py").write_text(DEADLY)
-    monkeypatch.syspath_prepend(info.parent)
-    return info.parent
+    site = install_plugin(tmp_path / "site", "strategy", "deadly", "Deadly", DEADLY)
+    monkeypatch.syspath_prepend(site)
+    return site
 
 
-def a_world(folder, **changes):
+def a_world(folder: Path, **changes: Any) -> Path:
     """Two arms, of which the second only asks what the first one cost, and a control; none of it needs the weights."""
     arms = [{"name": "deadly", "strategy": "deadly"}, {"name": "after", "strategy": "random", "match": "deadly"}]
     primary = {"better": "deadly", "than": "majority", "k": 2}
     return write_world(folder, arms=arms, controls=["majority"], primary=primary, **changes)
 
 
-def test_a_unit_two_workers_died_on_is_failed_and_the_run_goes_on(deadly, places, tmp_path, capsys):
+def test_a_unit_two_workers_died_on_is_failed_and_the_run_goes_on(
+    deadly: Path, places: Places, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = a_world(tmp_path, draws={"shots": 2, "selections": 1})
     (deadly / "always").touch()
     where = ["--base", places["base"], "--pool", places["pool"], "--cache", str(places["cache"]), "--threads", "1"]
@@ -91,7 +92,7 @@ def test_a_unit_two_workers_died_on_is_failed_and_the_run_goes_on(deadly, places
 
 
 @pytest.mark.slow
-def test_a_unit_one_worker_died_on_is_measured_by_the_next(deadly, places, tmp_path):
+def test_a_unit_one_worker_died_on_is_measured_by_the_next(deadly: Path, places: Places, tmp_path: Path) -> None:
     path = a_world(tmp_path, draws={"shots": 1, "selections": 1})
     (deadly / "once").touch()
     found = measure_setup(path, tmp_path / "out", only=["deadly/count/*"], workers=2, **places)
@@ -99,13 +100,15 @@ def test_a_unit_one_worker_died_on_is_measured_by_the_next(deadly, places, tmp_p
     assert (deadly / "lives").read_text() == "xx"
 
 
-def job_of(path, out, places, **others):
-    given = places | others
-    setup, where = read_setup(path, base=given.pop("base"), pool=given.pop("pool"))
-    return Job(setup, where, {task.name: task for task in read_bench_tasks(setup, where)}, out, given)
+def job_of(path: Path, out: Path, places: Places, base: str | None = None) -> Job:
+    setup, where = read_setup(path, base=base or places["base"], pool=places["pool"])
+    tasks = {task.name: task for task in read_bench_tasks(setup, where)}
+    return Job(setup, where, tasks, out, {"cache": places["cache"], "machine": ONE})
 
 
-def test_workers_that_cannot_start_or_refuse_end_the_run(places, tmp_path, monkeypatch):
+def test_workers_that_cannot_start_or_refuse_end_the_run(
+    places: Places, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = write_world(tmp_path)
     refusing = job_of(path, tmp_path / "out", places, base=str(tmp_path / "no base"))
     keys = list(result_keys(refusing.setup, ["count"]))
@@ -124,7 +127,7 @@ def test_workers_that_cannot_start_or_refuse_end_the_run(places, tmp_path, monke
         assert ledger.results() == ()
 
 
-def test_without_the_lora_of_the_shots_the_rest_is_measured(places, tmp_path):
+def test_without_the_lora_of_the_shots_the_rest_is_measured(places: Places, tmp_path: Path) -> None:
     arms = [
         *SETUP["arms"],
         {"name": "text", "strategy": "text"},
@@ -140,7 +143,7 @@ def test_without_the_lora_of_the_shots_the_rest_is_measured(places, tmp_path):
     assert {key_of(r).task for r in found.results} == {"count"}
 
 
-def test_a_finetune_that_failed_is_not_tried_anew(places, tmp_path):
+def test_a_finetune_that_failed_is_not_tried_anew(places: Places, tmp_path: Path) -> None:
     path = write_world(tmp_path, finetune={"lr": 1.5e30})
     setup, where = read_setup(path, base=places["base"], pool=places["pool"])
     rows = next(task for task in read_bench_tasks(setup, where) if task.name == "count")

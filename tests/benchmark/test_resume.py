@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from merge_advisor.benchmark.running.bench_run import measure_setup
 from merge_advisor.benchmark.running.ledger import Ledger, ResultKey, key_of
 from merge_advisor.benchmark.running.units import result_keys
 from merge_advisor.benchmark.running.workers import deal_keys
-from merge_advisor.benchmark.values import LateAddition, Result, Unit
+from merge_advisor.benchmark.values import BenchResults, LateAddition, Result, Unit
 from merge_advisor.errors import RunError
 from tests.support.bench_setups import TASKS, write_world
 
@@ -34,13 +35,13 @@ ONE = Machine(threads=1)
 """All processes of these tests: another number of threads adds in another order, and the last digits differ."""
 
 
-def settled(results):
+def settled(results: Iterable[Result]) -> list[Result]:
     """Results without their times."""
     return [replace(result, seconds=0.0) for result in results]
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tiny_llama, tiny_pool, tmp_path_factory):
+def undisturbed(tiny_llama: Path, tiny_pool: Path, tmp_path_factory: pytest.TempPathFactory) -> BenchResults:
     folder = tmp_path_factory.mktemp("bench")
     path = write_world(folder)
     return measure_setup(
@@ -48,7 +49,7 @@ def undisturbed(tiny_llama, tiny_pool, tmp_path_factory):
     )
 
 
-def start(folder, tiny_llama, tiny_pool, workers):
+def start(folder: Path, tiny_llama: Path, tiny_pool: Path, workers: int) -> subprocess.Popen[bytes]:
     script = folder / "run.py"
     script.write_text(RUN)
     places = [folder / "setup.yaml", folder / "out", tiny_llama, tiny_pool, folder / "cache", workers]
@@ -56,7 +57,7 @@ def start(folder, tiny_llama, tiny_pool, workers):
     return subprocess.Popen([sys.executable, str(script), *map(str, places)], env=environment)
 
 
-def count_of(folder):
+def count_of(folder: Path) -> int:
     if not (folder / "out" / "results.sqlite").is_file():
         return 0
     try:
@@ -67,7 +68,9 @@ def count_of(folder):
 
 
 @pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
-def test_killed_and_started_again(workers, undisturbed, tiny_llama, tiny_pool, tmp_path):
+def test_killed_and_started_again(
+    workers: int, undisturbed: BenchResults, tiny_llama: Path, tiny_pool: Path, tmp_path: Path
+) -> None:
     write_world(tmp_path)
     running = start(tmp_path, tiny_llama, tiny_pool, workers)
     while count_of(tmp_path) < 10 and running.poll() is None:
@@ -76,7 +79,9 @@ def test_killed_and_started_again(workers, undisturbed, tiny_llama, tiny_pool, t
     assert running.wait() == -signal.SIGKILL
     if workers > 1:
         time.sleep(1.0)  # its workers see that it is gone
-        assert count_of(tmp_path) == (time.sleep(1.0), count_of(tmp_path))[1]
+        before_waiting = count_of(tmp_path)
+        time.sleep(1.0)
+        assert count_of(tmp_path) == before_waiting
     with Ledger(tmp_path / "out") as ledger:
         before = ledger.results()
     assert 10 <= len(before) < undisturbed.wanted
@@ -86,7 +91,7 @@ def test_killed_and_started_again(workers, undisturbed, tiny_llama, tiny_pool, t
     assert settled(found.results) == settled(undisturbed.results)
 
 
-def test_keys_are_dealt_by_task_then_by_draw(undisturbed):
+def test_keys_are_dealt_by_task_then_by_draw(undisturbed: BenchResults) -> None:
     keys = list(result_keys(undisturbed.setup, list(TASKS)))
     for workers in (1, 2, 3, 5, 9):
         dealt = deal_keys(keys, workers)
@@ -100,13 +105,13 @@ def test_keys_are_dealt_by_task_then_by_draw(undisturbed):
             assert all(whole[task, 0] == whole[task, 1] for task in TASKS)
 
 
-def test_a_ledger_keeps_what_is_done_and_replaces_what_failed(tmp_path):
+def test_a_ledger_keeps_what_is_done_and_replaces_what_failed(tmp_path: Path) -> None:
     unit = Unit("t", "f", 1, 2, 3)
     failed = Result(unit, "arm", "own-out", 4, status="failed", reason="no")
     done = Result(unit, "arm", "own-out", 4, rows=2, accuracy=0.5, loss=1.0, valid=1.0, accuracy_valid=0.5)
     with Ledger(tmp_path / "a") as one, Ledger(tmp_path / "a") as other:
         one.keep(failed)
-        assert other.find(key_of(failed)).status == "failed" and other.done() == frozenset()
+        assert other.find(key_of(failed)) == failed and other.done() == frozenset()
         other.keep(done)
         one.keep(failed)
         one.keep(replace(done, accuracy=0.9))
@@ -122,7 +127,7 @@ def test_a_ledger_keeps_what_is_done_and_replaces_what_failed(tmp_path):
         assert other.added() == one.added() and len(one.added()) == 2
 
 
-def test_a_ledger_that_is_none_is_one_line(tmp_path):
+def test_a_ledger_that_is_none_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "results.sqlite").write_text("no database " * 100)
     with pytest.raises(RunError, match=r"results\.sqlite: cannot be opened"):
         Ledger(tmp_path)

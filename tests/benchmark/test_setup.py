@@ -4,22 +4,25 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from merge_advisor.benchmark.running.rows import in_view, read_bench_tasks
+from merge_advisor.benchmark.running.rows import BenchTask, in_view, read_bench_tasks
 from merge_advisor.benchmark.setup import finetune_of, notes_of, read_setup
+from merge_advisor.benchmark.values import Setup, View
 from merge_advisor.errors import InputError, MergeAdvisorError, TaskError
 from merge_advisor.types import Candidate
 from tests.support.bench_setups import SETUP, TASKS, rows_of, write_world
 from tests.support.hub_server import Hub
 
 
-def arms(*changes):
+def arms(*changes: dict[str, Any]) -> list[dict[str, Any]]:
     return [{"name": "one", "strategy": "text"}, *changes]
 
 
-WRONG = {
+WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "an unknown key": ({"armz": []}, "armz: unknown key;"),
     "an unknown key of an arm": (
         {"arms": arms({"name": "two", "strategie": "text"})}, r"arms\.1\.strategie: unknown key;"),
@@ -68,14 +71,14 @@ WRONG = {
 
 
 @pytest.mark.parametrize("case", WRONG, ids=str)
-def test_a_wrong_setup_is_one_line(case, tmp_path):
+def test_a_wrong_setup_is_one_line(case: str, tmp_path: Path) -> None:
     changes, says = WRONG[case]
     with pytest.raises(InputError, match=says) as found:
         read_setup(write_world(tmp_path, **changes))
     assert "\n" not in str(found.value)
 
 
-def test_shots_lora_needs_rows_it_was_not_trained_on(tmp_path):
+def test_shots_lora_needs_rows_it_was_not_trained_on(tmp_path: Path) -> None:
     changed = {
         "tasks": SETUP["tasks"] | {"tuning": 0},
         "arms": arms({"name": "two", "strategy": "text", "shots_lora": True}),
@@ -85,7 +88,7 @@ def test_shots_lora_needs_rows_it_was_not_trained_on(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["[1, 2]", "a: &x 1\nb: *x", "a: [", "\0", ""])
-def test_what_is_no_setup_is_one_line(text, tmp_path):
+def test_what_is_no_setup_is_one_line(text: str, tmp_path: Path) -> None:
     path = tmp_path / "setup.yaml"
     path.write_text(text)
     with pytest.raises(InputError, match=r"setup\.yaml") as found:
@@ -95,7 +98,7 @@ def test_what_is_no_setup_is_one_line(text, tmp_path):
         read_setup(tmp_path / "other.yaml")
 
 
-def test_places_start_at_the_setup_and_options_win(tmp_path):
+def test_places_start_at_the_setup_and_options_win(tmp_path: Path) -> None:
     path = write_world(tmp_path)
     (tmp_path / "pool").mkdir()
     setup, places = read_setup(path)
@@ -105,13 +108,13 @@ def test_places_start_at_the_setup_and_options_win(tmp_path):
     assert read_setup(path, base="b", pool="p", tasks="t")[1].tasks == "t"
 
 
-def test_finetune_settings_are_those_of_plan_but_for_the_named(tmp_path):
+def test_finetune_settings_are_those_of_plan_but_for_the_named(tmp_path: Path) -> None:
     settings = finetune_of(read_setup(write_world(tmp_path))[0])
     assert (settings.epochs, settings.rank, settings.batch_size) == (2, 4, 4)
     assert isinstance(settings.epochs, int)
 
 
-def test_what_a_setup_cannot_show_is_said(tmp_path):
+def test_what_a_setup_cannot_show_is_said(tmp_path: Path) -> None:
     setup, _ = read_setup(write_world(tmp_path, draws={"shots": 1, "selections": 1}))
     said = notes_of(setup, ["a", "a", "b"])
     assert "luck of the seed" in said[0] and said[1].startswith("2 families")
@@ -119,12 +122,12 @@ def test_what_a_setup_cannot_show_is_said(tmp_path):
     assert notes_of(setup, list("abcdef")) == []
 
 
-def tasks_of(tmp_path, **changes):
+def tasks_of(tmp_path: Path, **changes: Any) -> tuple[Setup, dict[str, BenchTask]]:
     setup, places = read_setup(write_world(tmp_path, **changes))
     return setup, {task.name: task for task in read_bench_tasks(setup, places)}
 
 
-def test_no_row_is_on_two_sides(tmp_path):
+def test_no_row_is_on_two_sides(tmp_path: Path) -> None:
     setup, tasks = tasks_of(tmp_path)
     assert list(tasks) == sorted(TASKS)
     for name, task in tasks.items():
@@ -138,7 +141,7 @@ def test_no_row_is_on_two_sides(tmp_path):
             assert draw.heldout == task.heldout
 
 
-def test_rows_follow_from_the_seed_alone(tmp_path):
+def test_rows_follow_from_the_seed_alone(tmp_path: Path) -> None:
     _, tasks = tasks_of(tmp_path)
     again, others = tasks_of(tmp_path, seed=1)
     assert tasks == tasks_of(tmp_path)[1]
@@ -149,7 +152,7 @@ def test_rows_follow_from_the_seed_alone(tmp_path):
     assert found["count"].draw(again, 0) == others["count"].draw(again, 0)
 
 
-def test_repeated_rows_cut_off_too_many_and_never_too_few(tmp_path):
+def test_repeated_rows_cut_off_too_many_and_never_too_few(tmp_path: Path) -> None:
     setup, places = read_setup(write_world(tmp_path))
     rows = rows_of("count")
     double = [*rows, *rows[12:]]  # 36 rows: training saw 9 of them
@@ -158,7 +161,7 @@ def test_repeated_rows_cut_off_too_many_and_never_too_few(tmp_path):
     assert {row.input for row in (*found.heldout, *found.learning)} == {row["input"] for row in rows[9:]}
 
 
-def test_metric_and_labels(tmp_path):
+def test_metric_and_labels(tmp_path: Path) -> None:
     _, tasks = tasks_of(tmp_path)
     assert (tasks["colour"].metric, tasks["count"].metric) == ("accuracy", "exact_match")
     assert tasks["colour"].labels == ("blue", "green", "red") and tasks["count"].labels == ()
@@ -166,7 +169,7 @@ def test_metric_and_labels(tmp_path):
     assert tasks["count"].valid("anything") and not tasks["count"].valid("  ")
 
 
-def test_a_task_with_too_few_rows_says_how_many_it_lacks(tmp_path):
+def test_a_task_with_too_few_rows_says_how_many_it_lacks(tmp_path: Path) -> None:
     with pytest.raises(TaskError, match=r"colour\.jsonl: lacks 3 rows: 18 are unseen"):
         tasks_of(tmp_path, tasks=SETUP["tasks"] | {"heldout": 16})
 
@@ -181,12 +184,12 @@ def test_a_task_with_too_few_rows_says_how_many_it_lacks(tmp_path):
         ({"path": "hub:nonsense"}, "is no data set of the hub"),
     ],
 )
-def test_what_is_not_there_is_named(changes, says, tmp_path):
+def test_what_is_not_there_is_named(changes: dict[str, Any], says: str, tmp_path: Path) -> None:
     with pytest.raises(MergeAdvisorError, match=says):
         tasks_of(tmp_path, tasks=SETUP["tasks"] | changes)
 
 
-def test_bbh_files_are_read(tmp_path):
+def test_bbh_files_are_read(tmp_path: Path) -> None:
     path = write_world(tmp_path)
     examples = [{"input": f"not {n}", "target": "True"} for n in range(20)]
     (tmp_path / "tasks" / "boolean.json").write_text(json.dumps({"canary": "x", "examples": examples}))
@@ -194,13 +197,13 @@ def test_bbh_files_are_read(tmp_path):
     assert [task.name for task in read_bench_tasks(setup, places)] == ["boolean", *sorted(TASKS)]
 
 
-def test_views(tmp_path):
+def test_views(tmp_path: Path) -> None:
     _, tasks = tasks_of(tmp_path)
     pool = [Candidate(name, "adapter", "") for name in ("a0", "a1", "b0", "colour")]
     families = json.loads((tmp_path / "families.json").read_text())
     own = {"colour": "a0"}
 
-    def view(task, name):
+    def view(task: str, name: View) -> list[str]:
         return [pool[place].id for place in in_view(pool, tasks[task], name, own, families)]
 
     assert view("colour", "own-in") == ["a0", "a1", "b0", "colour"]
@@ -224,7 +227,7 @@ for task in read_bench_tasks(setup, places, offline=len(sys.argv) > 2):
 """
 
 
-def test_tasks_of_the_hub_are_fetched_once_and_pinned(tmp_path):
+def test_tasks_of_the_hub_are_fetched_once_and_pinned(tmp_path: Path) -> None:
     path = write_world(tmp_path)
     with Hub() as hub:
         commit = hub.add("acme/tasks", tmp_path / "tasks")
@@ -244,7 +247,7 @@ def test_tasks_of_the_hub_are_fetched_once_and_pinned(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["bench-demo", "bench-bigbench-smollm2", "bench-bigbench-again", "bench-bbh-smollm2"])
-def test_shipped_setups_are_read(name, pytestconfig):
+def test_shipped_setups_are_read(name: str, pytestconfig: pytest.Config) -> None:
     path = pytestconfig.rootpath / "recipes" / f"{name}.yaml"
     setup, _ = read_setup(path)
     assert setup.name == name

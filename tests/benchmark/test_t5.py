@@ -13,7 +13,7 @@ TASKS = ("backwards_three", "capital_vowels", "swap_two")
 
 
 @pytest.mark.slow
-def test_three_tasks_of_the_published_setup_on_the_small_t5(tmp_path):
+def test_three_tasks_of_the_published_setup_on_the_small_t5(tmp_path: Path) -> None:
     setup = load_yaml((RECIPES / "flan-t5-bbh.yaml").read_text())
     setup |= {"base": str(RECIPES / "t5" / "base"), "pool": str(RECIPES / "t5" / "pool"), "views": ["own-out"]}
     setup |= {"k": [6], "draws": {"shots": 1, "selections": 1}, "max_new_tokens": 32}

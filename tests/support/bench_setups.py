@@ -2,9 +2,13 @@
 
 import copy
 import json
+from pathlib import Path
+from typing import Any, Required, TypedDict
+
+from merge_advisor.options import Machine
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
-SETUP = {
+SETUP: dict[str, Any] = {
     "version": 1,
     "name": "tiny",
     "base": "tiny-llama",
@@ -26,13 +30,26 @@ SETUP = {
     "template": "plain",
     "finetune": {"epochs": 2, "rank": 4},
 }  # fmt: skip
-TASKS = {"colour": ("red", "green", "blue"), "count": None, "parity": ("odd", "even")}
+TASKS: dict[str, tuple[str, ...] | None] = {
+    "colour": ("red", "green", "blue"),
+    "count": None,
+    "parity": ("odd", "even"),
+}
 
 
-def rows_of(name, count=24):
+class Places(TypedDict, total=False):
+    """Where a benchmark of these tests finds its models, as `measure_setup` takes it."""
+
+    base: Required[str]
+    pool: Required[str]
+    cache: Required[Path]
+    machine: Machine
+
+
+def rows_of(name: str, count: int = 24) -> list[dict[str, Any]]:
     rows = []
     for number in range(count):
-        row = {"input": f"{name} {LETTERS[number % 26]} {number}"}
+        row: dict[str, Any] = {"input": f"{name} {LETTERS[number % 26]} {number}"}
         labels = TASKS[name]
         row["output"] = labels[number % len(labels)] if labels else f"{number * 7}"
         if labels:
@@ -41,7 +58,7 @@ def rows_of(name, count=24):
     return rows
 
 
-def write_world(folder, **changes):
+def write_world(folder: Path, **changes: Any) -> Path:
     """Write tasks, families and setup.yaml; changes replace the setup's keys. Returns the setup's path."""
     (folder / "tasks").mkdir(exist_ok=True)
     for name in TASKS:

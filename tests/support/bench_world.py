@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
+from typing import Any
 
-from merge_advisor.benchmark.values import Arm, Draws, Question, Result, Setup, Tasks, Tuner, Unit
+from merge_advisor.benchmark.values import Arm, Draws, Question, Result, Setup, Tasks, Tuner, Unit, View
 
 FAMILIES = (
     "facts arithmetic bbq puzzles color algorithms reading sentiment nli generation everyday letters grammar ethics"
@@ -20,16 +22,16 @@ GAINS = {
 ORACLES = ("majority-oracle", "best-single-oracle")
 CONTROLS = ("base", "majority", "majority-oracle", "random-adapters", "shots_lora", "best-single-oracle")
 COST = {"default": 900, "random": 900, "gradient then shot loss": 420, "shots_lora": 260, "text": 0, "top_k": 260}
-VIEWS = ("own-in", "own-out", "family-out")
-SHIFT = {"own-in": 8.0, "own-out": 0.0, "family-out": -1.5}
+VIEWS: tuple[View, ...] = ("own-in", "own-out", "family-out")
+SHIFT: dict[View, float] = {"own-in": 8.0, "own-out": 0.0, "family-out": -1.5}
 
 
-def a_setup(**changes) -> Setup:
+def a_setup(**changes: Any) -> Setup:
     arms = [Arm(name, name.split()[0]) for name in GAINS if name not in CONTROLS]
     arms[0] = Arm("default", "rerank:by=shot_loss", shots_lora=False)
     arms[1] = Arm("random", "random", match="default")
     arms[2] = Arm("anchor_diverse", "anchor_diverse:metric=cosine", tuner=Tuner("cmaes", 40))
-    given = {
+    given: dict[str, Any] = {
         "name": "bench-made-up",
         "base": "../base/small",
         "pool": "../pools/made-up",
@@ -49,11 +51,18 @@ def a_setup(**changes) -> Setup:
 
 
 def some_results(
-    *, families=FAMILIES, tasks=30, views=VIEWS, ks=(1, 2, 4, 8, 20), draws=2, arms=tuple(GAINS), seed=0
+    *,
+    families: Sequence[str] = FAMILIES,
+    tasks: int = 30,
+    views: Sequence[View] = VIEWS,
+    ks: Sequence[int] = (1, 2, 4, 8, 20),
+    draws: int = 2,
+    arms: Sequence[str] = tuple(GAINS),
+    seed: int = 0,
 ) -> list[Result]:
     """All arms on all units: every k in own-out, k = 4 in the other views."""
     draw = random.Random(seed)
-    found = []
+    results = []
     for number in range(tasks):
         family = families[number % len(families)]
         task = f"{family}__a_task_of_some_length_{number}" if number % 3 else f"{family}_{number}"
@@ -65,11 +74,11 @@ def some_results(
                 for k in ks if view == "own-out" else [k for k in ks if k == 4]:
                     for arm in arms:
                         chance = draw.gauss(0, 2.0)
-                        found.append(_result(unit, arm, view, k, level, room * (GAINS[arm] + likes[arm]), chance))
-    return found
+                        results.append(_result(unit, arm, view, k, level, room * (GAINS[arm] + likes[arm]), chance))
+    return results
 
 
-def _result(unit, arm, view, k, level, gain, chance) -> Result:
+def _result(unit: Unit, arm: str, view: View, k: int, level: float, gain: float, chance: float) -> Result:
     base = arm == "base"
     fewer = {1: 0.55, 2: 0.85, 4: 1.0, 8: 0.95, 20: 0.7}[k]
     points = 0.0 if base else gain * fewer + SHIFT[view] * (arm not in CONTROLS) + chance
