@@ -180,7 +180,7 @@ def measure(session: Any, candidate: Any, options: argparse.Namespace) -> dict[s
     """Loss (nats per token) and score of base, adapter and the commonest answer; what was measured before is stored."""
     from merge_advisor.advisor.measuring.meter import ScoredModel
     from merge_advisor.advisor.scoring.score_run import score_models
-    from merge_advisor.evaluators.rules import metric_for
+    from merge_advisor.evaluators.metrics import metric_for
     from merge_advisor.merges import WeightedMerge
 
     seen, unseen, _ = split(options.out / "tasks" / f"{candidate.id}.jsonl")

@@ -183,7 +183,7 @@ class Setup:
     """Settings of the finetune of the shots that differ from `plan`'s: rank, epochs, lr, ..."""
     exact_match: Literal["plain", "lorahub"] = "plain"
     """When a generated answer counts as right: equal as it is, or after LoraHub's normalisation of both (see
-    `evaluators.rules.MATCHES`)."""
+    `evaluators.metrics.EXACT_MATCH_RULES`)."""
     max_new_tokens: int = 64
     """Tokens generated at most for an answer."""
     seed: int = 0

@@ -56,7 +56,7 @@ class Slerp:
         """
         pairs = weighted_members(self.name, members, weights)
         if len(pairs) > self.most:
-            raise SpecError(f"composition slerp: it merges two checkpoints, not {len(pairs)}; give k=2, or use exact")
+            raise SpecError(f"composition slerp: it merges two checkpoints, not {len(pairs)}; give `k=2`, or use exact")
         checkpoints = [(member, w) for member, w in pairs if isinstance(member, CheckpointDelta)]
         if len(checkpoints) < len(pairs):
             raise SpecError("composition slerp: it turns whole checkpoints, one member is an adapter; use exact")

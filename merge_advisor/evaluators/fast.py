@@ -17,7 +17,7 @@ from merge_advisor.backbone.encoding import EncodedRow, batches, encode
 from merge_advisor.backbone.generate import greedy
 from merge_advisor.backbone.likelihood import answer_totals, losses_and_greedy
 from merge_advisor.backbone.losses import row_losses
-from merge_advisor.evaluators.rules import (
+from merge_advisor.evaluators.metrics import (
     MAX_NEW_TOKENS,
     ONE_LINE,
     answer_of,
@@ -27,14 +27,14 @@ from merge_advisor.evaluators.rules import (
     check_settings,
     choice_loss,
     encode_rows,
-    generated_tokens,
+    generation_budget,
     likeliest_choice,
-    longest,
     loss_per_token,
+    matches,
     metric_for,
     model_score,
-    same,
-    settings_of,
+    score_settings,
+    token_limit,
 )
 from merge_advisor.scores import ModelScore
 from merge_advisor.types import Row
@@ -43,13 +43,20 @@ if TYPE_CHECKING:
     from merge_advisor.backbone.model import Backbone
     from merge_advisor.templates import Template
 
-UNFINISHED = "\ufffd"
+_UNFINISHED = "\ufffd"
 """What a tokenizer writes for a character whose bytes are not all there yet."""
 
 
 @dataclass(frozen=True)
 class Fast:
-    """Scores a model in memory by this package's own forwards; row by row as lm_eval does."""
+    """Scores a model in memory by this package's own forwards; row by row as lm_eval does.
+
+    >>> Fast(exact_match="lorahub").settings
+    {'max_new_tokens': 64, 'max_length': 1024, 'rules': 2, 'exact_match': 'lorahub'}
+    >>> Fast(exact_match="loose")
+    Traceback (most recent call last):
+    ValueError: exact_match is one of: plain, lorahub
+    """
 
     name: ClassVar[str] = "fast"
     version: ClassVar[str] = "merge-advisor fast 1"
@@ -57,7 +64,7 @@ class Fast:
     max_new_tokens: int = MAX_NEW_TOKENS
     """Tokens generated at most; fewer where all outputs are shorter."""
     exact_match: str = "plain"
-    """When generated text is the output, one of `rules.MATCHES`."""
+    """When generated text is the output, one of `metrics.EXACT_MATCH_RULES`."""
 
     def __post_init__(self) -> None:
         check_settings(self.max_new_tokens, self.exact_match)
@@ -65,7 +72,7 @@ class Fast:
     @property
     def settings(self) -> dict[str, int | str]:
         """What changes a score besides model, rows and template, for the key of a stored one."""
-        return settings_of(self.max_new_tokens, self.exact_match)
+        return score_settings(self.max_new_tokens, self.exact_match)
 
     def score(
         self,
@@ -77,7 +84,15 @@ class Fast:
         label: str,
         metric: str = "auto",
     ) -> ModelScore:
-        """Score a transformers model on rows; arguments and result as `LmEval.score`.
+        """Return the score of a transformers model on rows; all values are per row and in the order of the rows.
+
+        Args:
+            model: decoder-only or encoder-decoder, on its device, in evaluation mode; left as it is.
+            tokenizer: its tokenizer.
+            rows: what to measure on.
+            template: the prompt around each input.
+            label: the model's name in the score table.
+            metric: one of `METRICS`, or "auto" for `metric_for(rows)`. The loss is always measured as well.
 
         Raises:
             TaskError: no rows, an unknown metric, "accuracy" on rows without choices, or an answer longer than the
@@ -91,30 +106,20 @@ class Fast:
         answers = encode_rows(backbone, rows, template)
         if metric == "loss":
             return model_score(label, {"loss": [loss_per_token(-loss, 1) for loss in row_losses(backbone, answers)]})
-        budget = generated_tokens(backbone, answers, self.max_new_tokens, self.exact_match)
+        budget = generation_budget(backbone, answers, self.max_new_tokens, self.exact_match)
         outputs, losses = _by_text(backbone, rows, template, answers, budget)
-        hits = [float(same(output, row.output, self.exact_match)) for row, output in zip(rows, outputs, strict=True)]
+        hits = [float(matches(output, row.output, self.exact_match)) for row, output in zip(rows, outputs, strict=True)]
         return model_score(label, {"exact_match": hits, "loss": [loss_per_token(-loss, 1) for loss in losses]}, outputs)
 
 
-def row_values(
-    backbone: Backbone,
-    rows: Sequence[Row],
-    template: Template,
-    metric: str,
-    *,
-    max_new_tokens: int = MAX_NEW_TOKENS,
-    exact_match: str = "plain",
-) -> list[float]:
-    """Return one metric per row, in the order of the rows; equal to `LmEval.score`'s.
+def row_values(backbone: Backbone, rows: Sequence[Row], template: Template, metric: str) -> list[float]:
+    """Return one metric per row, in the order of the rows; equal to `Fast().score`'s.
 
     Args:
         backbone: base, with or without a candidate placed.
         rows: what to measure on.
         template: the prompt around each input.
         metric: "accuracy" or "exact_match" (0 or 1 each), or "loss" (nats per token).
-        max_new_tokens: as for the evaluator.
-        exact_match: as for the evaluator.
 
     Raises:
         TaskError: no rows, an unknown metric, "accuracy" on rows without choices, or an answer longer than the model's
@@ -126,17 +131,17 @@ def row_values(
     answers = encode_rows(backbone, rows, template)
     if metric == "loss":
         return [loss_per_token(-loss, 1) for loss in row_losses(backbone, answers)]
-    budget = generated_tokens(backbone, answers, max_new_tokens, exact_match)
-    # whether a text that has begun otherwise is another is told by `plain` alone
-    outputs, _ = _by_text(backbone, rows, template, answers, budget, needed=exact_match != "plain")
-    return [float(same(output, row.output, exact_match)) for row, output in zip(rows, outputs, strict=True)]
+    budget = generation_budget(backbone, answers, MAX_NEW_TOKENS, "plain")
+    # under `plain` a text that has begun otherwise is another: its end is not needed
+    outputs, _ = _by_text(backbone, rows, template, answers, budget, needed=False)
+    return [float(matches(output, row.output, "plain")) for row, output in zip(rows, outputs, strict=True)]
 
 
 def _by_choices(backbone: Backbone, rows: Sequence[Row], template: Template, label: str) -> ModelScore:
     wanted = encode_rows(backbone, rows, template)  # refuses answers that are too long, by row
     pairs = [(template.prompt(row.input), template.completion(text)) for row in rows for text in row.choices or ()]
     names = [f"row {row.digest[:8]}" for row in rows for _ in row.choices or ()]
-    answers = encode(backbone, pairs, max_length=longest(backbone), names=names)
+    answers = encode(backbone, pairs, max_length=token_limit(backbone), names=names)
     sums = iter(answer_totals(backbone, answers))
     outputs, hits, nats, losses = [], [], [], []
     for row, answer in zip(rows, wanted, strict=True):
@@ -151,23 +156,23 @@ def _by_choices(backbone: Backbone, rows: Sequence[Row], template: Template, lab
 
 
 def _prompts(backbone: Backbone, rows: Sequence[Row], template: Template, budget: int) -> list[EncodedRow]:
-    """The prompts, cut to leave room for `budget` tokens."""
-    room = longest(backbone) - (0 if backbone.encoder_decoder else budget)
+    """Return the prompts, cut to leave room for `budget` tokens."""
+    room = token_limit(backbone) - (0 if backbone.encoder_decoder else budget)
     return encode(backbone, [(template.prompt(row.input), "") for row in rows], max_length=room, end=False)
 
 
 def _generated(backbone: Backbone, prompts: Sequence[EncodedRow], pattern: str, budget: int) -> list[str]:
-    """The greedy answer to each prompt."""
+    """Return the greedy answer to each prompt."""
 
     def finished(tokens: Sequence[int]) -> bool:
         return pattern == ONE_LINE and "\n" in _text(backbone, tokens).lstrip()
 
-    found = [""] * len(prompts)
+    texts = [""] * len(prompts)
     for batch in batches(prompts):
         answers = greedy(backbone, [prompts[at].prompt for at in batch], max_new_tokens=budget, finished=finished)
         for at, tokens in zip(batch, answers, strict=True):
-            found[at] = answer_of(_text(backbone, tokens), pattern)
-    return found
+            texts[at] = answer_of(_text(backbone, tokens), pattern)
+    return texts
 
 
 def _text(backbone: Backbone, tokens: Sequence[int]) -> str:
@@ -183,27 +188,27 @@ def _by_text(
     *,
     needed: bool = True,
 ) -> tuple[list[str], list[float]]:
-    """The greedy answer to each row, and the loss of its output; only what one forward leaves open is generated.
+    """Return the greedy answer to each row, and the loss of its output; only what one forward leaves open is generated.
 
     With `needed` False an answer that is plainly another than the output is not generated either: it may be cut short.
     """
     pattern = answer_pattern(rows)
     prompts = _prompts(backbone, rows, template, budget)
     losses, greedily = losses_and_greedy(backbone, answers)
-    found: list[str | None] = []
+    foreseen: list[str | None] = []
     for row, prompt, answer, best in zip(rows, prompts, answers, greedily, strict=True):
-        same = prompt.prompt == answer.prompt  # a long prompt is cut elsewhere where more is to be generated
+        uncut = prompt.prompt == answer.prompt  # a long prompt is cut elsewhere where more is to be generated
         wanted = None if needed else row.output.strip()
-        found.append(_foreseen(backbone, answer.completion, best, budget, pattern, wanted) if same else None)
-    left = [at for at, text in enumerate(found) if text is None]
+        foreseen.append(_foreseen(backbone, answer.completion, best, budget, pattern, wanted) if uncut else None)
+    left = [at for at, text in enumerate(foreseen) if text is None]
     late = dict(zip(left, _generated(backbone, [prompts[at] for at in left], pattern, budget), strict=True))
-    return [late[at] if text is None else text for at, text in enumerate(found)], losses
+    return [late[at] if text is None else text for at, text in enumerate(foreseen)], losses
 
 
 def _foreseen(
     backbone: Backbone, output: Sequence[int], best: Sequence[int], budget: int, pattern: str, wanted: str | None
 ) -> str | None:
-    """The greedy answer as far as one forward over the output shows it; None where it does not show enough.
+    """Return the greedy answer as far as one forward over the output shows it; None where it does not show enough.
 
     Up to the first token where the most likely one is not the output's, greedy decoding says the output; then that one.
     An answer that has not ended there is enough if it already is another than `wanted`.
@@ -220,5 +225,5 @@ def _foreseen(
         return answer_of(text, pattern)
     if wanted is None or getattr(backbone.tokenizer, "clean_up_tokenization_spaces", False):
         return None  # what comes next may also change what has been said
-    seen = text.strip().rstrip(UNFINISHED).strip()
+    seen = text.strip().rstrip(_UNFINISHED).strip()
     return None if wanted.startswith(seen) else seen

@@ -12,11 +12,11 @@ from merge_advisor.errors import TaskError
 from merge_advisor.scores import GuardScore
 from merge_advisor.statistics import paired_interval
 
-GUARD_MINIMUM = 2
-"""Texts a guard has at least."""
+_MINIMUM = 2
+"""Texts a guard has at least: an interval of a mean needs two values."""
 TOLERANCE = 0.05
 """Nats per token a merge may lose on unrelated text."""
-PAIRS = (
+_TEXT_PAIRS = (
     ("input", "output"),
     ("prompt", "completion"),
     ("question", "answer"),
@@ -27,14 +27,14 @@ PAIRS = (
 
 
 def read_guard(path: Path) -> tuple[str, ...]:
-    """Read the texts of a guard file, in order, equal ones once.
+    """Return the texts of a guard file, in order, equal ones once.
 
     Args:
-        path: JSONL, UTF-8; each line an object with `text`, or with one of `PAIRS`.
+        path: JSONL, UTF-8; each line an object with `text`, or with a pair such as `input` and `output`.
 
     Raises:
         TaskError: the file cannot be read, a line is not such an object or its text is blank, or there are fewer than
-            `GUARD_MINIMUM` texts; the message names the line.
+            2 texts; the message names the line.
     """
     try:
         lines = path.read_bytes().decode("utf-8-sig").split("\n")
@@ -43,12 +43,12 @@ def read_guard(path: Path) -> tuple[str, ...]:
     except UnicodeDecodeError as error:
         raise TaskError(f"{path}: not UTF-8 (byte {error.start}); save it as UTF-8") from error
     texts = [_text(line, f"{path}:{number}") for number, line in enumerate(lines, start=1) if line.strip()]
-    found = tuple(dict.fromkeys(texts))
-    if len(found) < GUARD_MINIMUM:
+    different = tuple(dict.fromkeys(texts))
+    if len(different) < _MINIMUM:
         raise TaskError(
-            f"{path}: {len(found)} different texts, the minimum is {GUARD_MINIMUM}; add lines of unrelated text"
+            f"{path}: {len(different)} different texts, the minimum is {_MINIMUM}; add lines of unrelated text"
         )
-    return found
+    return different
 
 
 def _text(line: str, place: str) -> str:
@@ -58,7 +58,7 @@ def _text(line: str, place: str) -> str:
         raise TaskError(f'{place}: not JSON; write one object per line, {{"text": "..."}}') from error
     parts: list[object] = []
     if isinstance(row, dict):
-        names = next((names for names in (("text",), *PAIRS) if all(name in row for name in names)), ())
+        names = next((names for names in (("text",), *_TEXT_PAIRS) if all(name in row for name in names)), ())
         parts = [row[name] for name in names]
     if not parts:
         raise TaskError(f'{place}: no text in it; write {{"text": "..."}}, or input and output')
@@ -68,29 +68,32 @@ def _text(line: str, place: str) -> str:
     return "\n\n".join(words)
 
 
-def guard_score(
-    base_losses: Sequence[float], merge_losses: Sequence[float], tolerance: float = TOLERANCE
-) -> GuardScore:
-    """Compare the losses of base and merge, text by text.
+def guard_score(base_losses: Sequence[float], merge_losses: Sequence[float]) -> GuardScore:
+    """Return how the losses of base and merge compare, text by text.
+
+    The merge has regressed where the lower end of the paired 95% interval of merge - base is above `TOLERANCE`: worse
+    by more than noise, and by more than is worth a warning.
 
     Args:
         base_losses: (n,) nats per token of each text, n at least 2.
         merge_losses: (n,) the same under the merge.
-        tolerance: nats per token; the merge has regressed where the lower end of the paired 95% interval of
-            merge - base is above it.
 
     Raises:
         ValueError: not as many losses of one as of the other, fewer than two, or one that is not finite.
+
+    >>> score = guard_score([2.0, 3.0, 2.5], [2.4, 3.4, 2.9])
+    >>> score.regressed, round(score.merge - score.base, 2)
+    (True, 0.4)
     """
     base, merge = np.asarray(base_losses, dtype=np.float64), np.asarray(merge_losses, dtype=np.float64)
     if base.shape != merge.shape:
         raise ValueError(f"{len(base)} losses of the base and {len(merge)} of the merge; they are compared in pairs")
-    found = paired_interval(merge - base, counts=False)
+    interval = paired_interval(merge - base, counts=False)
     return GuardScore(
         rows=len(base),
         base=float(base.mean()),
         merge=float(merge.mean()),
-        lower=found.lower,
-        upper=found.upper,
-        regressed=found.lower > tolerance,
+        lower=interval.lower,
+        upper=interval.upper,
+        regressed=interval.lower > TOLERANCE,
     )

@@ -19,15 +19,14 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from merge_advisor.errors import ExternalError, MergeAdvisorError
-from merge_advisor.evaluators.in_memory import in_memory, undisturbed
-from merge_advisor.evaluators.rules import (
+from merge_advisor.evaluators.lm_eval_model import in_memory_hflm
+from merge_advisor.evaluators.lm_eval_process import contained_lm_eval, lm_eval_version
+from merge_advisor.evaluators.metrics import (
     MAX_NEW_TOKENS,
     answer_pattern,
     backbone_of,
@@ -35,12 +34,12 @@ from merge_advisor.evaluators.rules import (
     check_settings,
     choice_loss,
     encode_rows,
-    generated_tokens,
+    generation_budget,
     likeliest_choice,
     loss_per_token,
     metric_for,
     model_score,
-    settings_of,
+    score_settings,
 )
 from merge_advisor.scores import ModelScore
 from merge_advisor.types import Row, digest_of
@@ -49,13 +48,20 @@ if TYPE_CHECKING:
     from merge_advisor.backbone.model import Backbone
     from merge_advisor.templates import Template
 
-KEPT_TASKS = 4
+_KEPT_TASKS = 4
 """Prepared tasks an evaluator keeps: the tasks of one plan are scored model by model."""
 
 
 @dataclass(frozen=True)
 class LmEval:
-    """Scores a model in memory through lm-eval: choice likelihood, exact match, mean loss."""
+    """Scores a model in memory through lm-eval: choice likelihood, exact match, mean loss.
+
+    >>> LmEval(max_new_tokens=16).settings
+    {'max_new_tokens': 16, 'max_length': 1024, 'rules': 2}
+    >>> LmEval(batch_size=0)
+    Traceback (most recent call last):
+    ValueError: batch_size is at least 1
+    """
 
     name: ClassVar[str] = "lm_eval"
 
@@ -64,7 +70,7 @@ class LmEval:
     max_new_tokens: int = MAX_NEW_TOKENS
     """Tokens generated at most; fewer where all outputs are shorter. A longer output cannot be matched."""
     exact_match: str = "plain"
-    """When generated text is the output, one of `rules.MATCHES`."""
+    """When generated text is the output, one of `metrics.EXACT_MATCH_RULES`."""
     _prepared: dict[str, dict[str, Any]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -75,12 +81,12 @@ class LmEval:
     @property
     def version(self) -> str:
         """Name and version of what measures, e.g. "lm-eval 0.4.13"."""
-        return f"lm-eval {metadata.version('lm_eval')}"
+        return lm_eval_version()
 
     @property
     def settings(self) -> dict[str, int | str]:
         """What changes a score besides model, rows and template, for the key of a stored one."""
-        return settings_of(self.max_new_tokens, self.exact_match)
+        return score_settings(self.max_new_tokens, self.exact_match)
 
     def score(
         self,
@@ -92,7 +98,7 @@ class LmEval:
         label: str,
         metric: str = "auto",
     ) -> ModelScore:
-        """Score a transformers model on rows; all values are per row and in the order of the rows.
+        """Return the score of a transformers model on rows; all values are per row and in the order of the rows.
 
         Args:
             model: decoder-only or encoder-decoder, on its device, in evaluation mode; left as it is.
@@ -110,17 +116,11 @@ class LmEval:
         metric = metric_for(rows) if metric == "auto" else metric
         check_rows(rows, metric)
         backbone = backbone_of(model, tokenizer)
-        try:
-            with undisturbed():
-                answers = encode_rows(backbone, rows, template)
-                budget = generated_tokens(backbone, answers, self.max_new_tokens, self.exact_match)
-                tasks = self._prepare(backbone, rows, template, metric, budget)
-                samples = _evaluate(backbone, tasks, self.batch_size)
-        except (MergeAdvisorError, MemoryError):
-            raise
-        except Exception as error:  # lm-eval asserts, and raises whatever it meets
-            reason = " ".join(str(error).split()) or type(error).__name__
-            raise ExternalError(f"{label}: {self.version} failed ({reason}); see where with --debug") from error
+        with contained_lm_eval(label, trusted=True):  # our own task: its fields are named, no template is rendered
+            answers = encode_rows(backbone, rows, template)
+            budget = generation_budget(backbone, answers, self.max_new_tokens, self.exact_match)
+            tasks = self._prepare(backbone, rows, template, metric, budget)
+            samples = _evaluate(backbone, tasks, self.batch_size)
         return _model_score(label, rows, [len(answer.completion) for answer in answers], samples)
 
     def _prepare(
@@ -130,7 +130,7 @@ class LmEval:
         end = str(backbone.tokenizer.decode(backbone.end_id))
         key = digest_of([[row.digest for row in rows], template.digest, metric, end, budget, self.exact_match])
         if key not in self._prepared:
-            while len(self._prepared) >= KEPT_TASKS:
+            while len(self._prepared) >= _KEPT_TASKS:
                 self._prepared.pop(next(iter(self._prepared)))
             self._prepared[key] = _build(rows, template, metric, end, budget, self.exact_match)
         return self._prepared[key]
@@ -164,7 +164,7 @@ def _read(path: Path, **_: Any) -> dict[str, Any]:
 
 
 def _document(name: str, row: Row, template: Template, end: str) -> dict[str, Any]:
-    """One row for one task. A full answer carries the end token as text, `in_memory` makes it the one id it is."""
+    """Return one row for one task. A whole answer ends with the end token as text; `in_memory_hflm` makes it one id."""
     prompt = template.prompt(row.input)
     if name == "accuracy":
         choices = row.choices or (row.output,)
@@ -176,7 +176,7 @@ def _document(name: str, row: Row, template: Template, end: str) -> dict[str, An
 
 
 def _config(name: str, rows: Sequence[Row], budget: int, exact_match: str) -> dict[str, Any]:
-    """The lm-eval configuration of a task; a string that names a field of the documents is never rendered."""
+    """Return the lm-eval configuration of a task; a string that names a field of the documents is never rendered."""
     shared = {
         "test_split": "test",
         "num_fewshot": 0,
@@ -205,25 +205,25 @@ def _config(name: str, rows: Sequence[Row], budget: int, exact_match: str) -> di
 
 
 def _evaluate(backbone: Backbone, tasks: dict[str, Any], batch_size: int) -> dict[str, list[dict[str, Any]]]:
-    """Run lm-eval; returns its samples by task, in the order of the documents."""
+    """Return lm-eval's samples by task, in the order of the documents."""
     from lm_eval.evaluator import evaluate
 
     # not simple_evaluate: that seeds every generator, runs git and describes the machine
-    found = evaluate(
-        in_memory(backbone, batch_size),
+    result = evaluate(
+        in_memory_hflm(backbone, batch_size),
         {"tasks": tasks, "groups": {}, "group_map": {}},
         bootstrap_iters=0,
         log_samples=True,
         cache_requests=False,
         apply_chat_template=False,
     )
-    return {name: sorted(found["samples"][name], key=lambda sample: int(sample["doc_id"])) for name in tasks}
+    return {name: sorted(result["samples"][name], key=lambda sample: int(sample["doc_id"])) for name in tasks}
 
 
 def _model_score(
     label: str, rows: Sequence[Row], tokens: Sequence[int], samples: dict[str, list[dict[str, Any]]]
 ) -> ModelScore:
-    """Read one model's score off lm-eval's samples."""
+    """Return one model's score from lm-eval's samples."""
     values: dict[str, list[float]] = {}
     outputs: list[str] = []
     if "accuracy" in samples:

@@ -1,7 +1,6 @@
-"""Any task lm-eval knows: its documents, its prompts, its metric, for models in memory.
+"""Tasks that lm-eval knows, or that lie in a folder of one's own: found by name and loaded with their documents.
 
-A model is asked exactly as `lm_eval --model hf` would ask it: lm-eval's own tokens, its few shots (with its own seed),
-no template of ours, no end token behind an answer. The values per row come from the samples it logs.
+Loading is a question of trust (see `lm_eval_task_code`) and of time: lm-eval's own index reads 14,000 files.
 """
 
 from __future__ import annotations
@@ -13,26 +12,20 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from merge_advisor.errors import ExternalError, MergeAdvisorError, OfflineError, TaskError
-from merge_advisor.evaluators.in_memory import undisturbed
-from merge_advisor.evaluators.samples import plain_json, prompt_of, row_digests, row_logs, score_of
-from merge_advisor.evaluators.task_code import READERS, digest_of_code, read_task_yaml, reasons, sandboxed
-from merge_advisor.scores import ModelScore, RowLog
-from merge_advisor.types import digest_of
-
-if TYPE_CHECKING:
-    from merge_advisor.backbone.model import Backbone
-
-FEWSHOT_SEED = 1234
-"""lm-eval's own default: the same few shots as on its command line."""
-BATCH_SIZE = 8
+from merge_advisor.evaluators.lm_eval_process import contained_lm_eval
+from merge_advisor.evaluators.lm_eval_task_code import PLAIN_READERS, digest_of_code, read_task_yaml, task_code
 
 
 @dataclass(frozen=True, slots=True)
 class TaskName:
-    """A task of lm-eval as a user names it."""
+    """A task of lm-eval as a user names it.
+
+    >>> str(TaskName("arc_easy"))
+    'lm-eval:arc_easy'
+    """
 
     name: str
     """Of a task, or of a group or tag, which stands for its tasks."""
@@ -47,13 +40,20 @@ class TaskName:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LmEvalTask:
-    """One task of lm-eval, loaded."""
+    """One task of lm-eval, loaded.
+
+    >>> from types import SimpleNamespace
+    >>> task = SimpleNamespace(config=SimpleNamespace(num_fewshot=5))  # stands for lm-eval's own object
+    >>> LmEvalTask("lm-eval:arc_easy", task, trusted=False, code="").template
+    'lm-eval:arc_easy, 5 few-shot examples'
+    """
 
     name: str
     """"lm-eval:" and lm-eval's name of it."""
     task: Any = field(repr=False)
     """lm-eval's own object."""
     trusted: bool
+    """Whether code that belongs to it may run."""
     code: str
     """Digest of the code beside it."""
 
@@ -71,37 +71,36 @@ class LmEvalTask:
         return f"{self.name}, {self.task.config.num_fewshot or 0} few-shot examples"
 
 
-def version() -> str:
-    """Name and version of what measures, e.g. "lm-eval 0.4.13"."""
-    return f"lm-eval {metadata.version('lm_eval')}"
-
-
 def load_tasks(named: TaskName, *, offline: bool = False) -> list[LmEvalTask]:
-    """Load a task with its documents, or all tasks of a group or tag, sorted by name.
+    """Return a task with its documents, or all tasks of a group or tag, sorted by name.
+
+    Args:
+        named: name, folder and trust.
+        offline: whether to take data sets from the cache alone.
 
     Raises:
-        TaskError: no such task (near names are told), or it runs code of its own and is not trusted.
+        TaskError: no such task (the message lists near names), or it runs code of its own and is not trusted.
         OfflineError: its data set is not in the cache and `offline` forbids fetching.
         ExternalError: lm-eval or the fetching of its data failed.
     """
-    with running(named.trusted, str(named)):
+    with contained_lm_eval(str(named), trusted=named.trusted):
         manager = _manager(named)
         entries = sorted(_leaves(named.name, manager.task_index), key=lambda entry: str(entry.name))
-        if not named.trusted:
+        if not named.trusted:  # before loading: it imports every `!function`
             for entry in entries:
                 _refuse_code(entry)
-        found = [_load(entry, named, manager, offline) for entry in entries]
-    if not found:
+        tasks = [_load(entry, named, manager, offline) for entry in entries]
+    if not tasks:
         raise TaskError(f"{named}: a group without tasks of its own names; name one of its tasks")
-    return found
+    return tasks
 
 
 def load_all_tasks(names: Sequence[TaskName], *, offline: bool = False) -> list[LmEvalTask]:
-    """Load the tasks that several names stand for, each once, in the order of the names.
+    """Return the tasks that several names stand for, each once, in the order of the names.
 
     Args:
         names: of tasks, groups or tags.
-        offline: never fetch.
+        offline: whether to take data sets from the cache alone.
 
     Raises:
         TaskError: as `load_tasks`.
@@ -112,23 +111,8 @@ def load_all_tasks(names: Sequence[TaskName], *, offline: bool = False) -> list[
     return list(tasks.values())
 
 
-@contextlib.contextmanager
-def running(trusted: bool, what: str) -> Iterator[None]:
-    """Keep lm-eval quiet and its templates in the sandbox; turn what it raises into one line."""
-    try:
-        with undisturbed(), contextlib.nullcontext() if trusted else sandboxed():
-            yield
-    except (MergeAdvisorError, MemoryError):
-        raise
-    except Exception as error:  # lm-eval asserts, and raises whatever it meets
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        if type(error).__name__ == "SecurityError":
-            reason += "; if you trust the task, add --trust-task-code"
-        raise ExternalError(f"{what}: {version()} failed ({reason}); see where with --debug") from error
-
-
 def _manager(named: TaskName) -> Any:
-    """lm-eval's manager of tasks, over as few folders as hold the task: reading all of its 14,000 files takes 7 s."""
+    """Return lm-eval's task manager, over as few folders as hold the task: reading all 14,000 files takes 7 s."""
     from lm_eval.tasks import TaskManager
 
     own: list[str] = []
@@ -150,7 +134,7 @@ def _manager(named: TaskName) -> Any:
 
 
 def _folder_of(name: str) -> list[str]:
-    """The folder of the YAML of lm-eval's own that names a task or group, found without parsing; tags are not."""
+    """Return the folder of lm-eval's own YAML that names a task or group, found without parsing; tags are not found."""
     import lm_eval.tasks
 
     line = re.compile(
@@ -161,7 +145,7 @@ def _folder_of(name: str) -> list[str]:
 
 
 def _complete(name: str, index: dict[str, Any]) -> bool:
-    """Whether an index holds a task, and all it stands for; a tag may have more tasks elsewhere."""
+    """Return whether an index holds a task, and all it stands for; a tag may have more tasks elsewhere."""
     if name not in index or index[name].kind.name == "TAG":
         return False
     if index[name].kind.name != "GROUP":
@@ -171,7 +155,7 @@ def _complete(name: str, index: dict[str, Any]) -> bool:
 
 
 def _leaves(name: str, index: dict[str, Any], above: tuple[str, ...] = ()) -> Iterator[Any]:
-    """The tasks a name stands for."""
+    """Yield the tasks a name stands for; a group may hold groups, and even itself."""
     entry = index[name]
     if entry.kind.name == "TAG":
         yield from (index[child] for child in sorted(entry.tags) if child in index)
@@ -180,19 +164,19 @@ def _leaves(name: str, index: dict[str, Any], above: tuple[str, ...] = ()) -> It
     else:
         for child in read_task_yaml(entry.yaml_path).get("task") or []:
             if not isinstance(child, str) or child not in index:
-                said = child if isinstance(child, str) else "a task written out in it"
-                raise TaskError(f"lm-eval:{name}: a group that holds {said}; name tasks by --lm-eval-task one by one")
+                what = child if isinstance(child, str) else "a task written out in it"
+                raise TaskError(f"lm-eval:{name}: a group that holds {what}; name its tasks in `lm_eval` one by one")
             if child not in above:
                 yield from _leaves(child, index, (*above, name))
 
 
 def _refuse_code(entry: Any) -> None:
-    found = reasons(entry.yaml_path)
-    if found:
-        what = "; ".join(found[:3])
+    code = task_code(entry.yaml_path)
+    if code:
+        what = "; ".join(code[:3])
         raise TaskError(
             f"lm-eval:{entry.name}: {entry.yaml_path.name} runs code of its own ({what}); read it, and if you trust "
-            "it add --trust-task-code"
+            "it add `trusted=True`"
         )
 
 
@@ -204,7 +188,7 @@ def _load(entry: Any, named: TaskName, manager: Any, offline: bool) -> LmEvalTas
         with _fetching(offline):
             (task,) = manager.load([entry.name])["tasks"].values()
     except FileNotFoundError as error:
-        if data in READERS:
+        if data in PLAIN_READERS:
             raise TaskError(f"{label}: {_line(error)}; data_files are looked for from the current folder") from error
         raise _unfetched(label, data, offline, error) from error
     except OSError as error:  # every failure of a network is one
@@ -237,133 +221,3 @@ def _fetching(offline: bool) -> Iterator[None]:
         yield
     finally:
         datasets.config.HF_HUB_OFFLINE, constants.HF_HUB_OFFLINE = before
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class LmEvalRequests:
-    """The requests of a task, before any model is asked."""
-
-    found: LmEvalTask
-    limit: int | None
-    skipped: tuple[int, ...]
-    """Documents left out, by position."""
-    logs: tuple[RowLog, ...]
-    row_digests: tuple[str, ...]
-    digest: str
-    """Sha256 over requests, documents, configuration and code: what a stored score belongs to."""
-
-    @property
-    def arguments(self) -> dict[str, Any]:
-        """Which documents, as lm-eval is told."""
-        if not self.skipped:
-            return {"limit": self.limit}
-        return {"samples": {self.found.key: _kept(self.found.task, self.skipped, self.limit)}}
-
-
-def ask(found: LmEvalTask, *, limit: int | None = None, seen: Sequence[str] = ()) -> LmEvalRequests:
-    """Build the requests of a task.
-
-    Args:
-        found: the task.
-        limit: documents at most, the first of the split as with lm-eval's own `--limit`.
-        seen: inputs a plan learned from; documents with such a text are left out.
-
-    Raises:
-        TaskError: no document is left.
-        ExternalError: lm-eval failed.
-    """
-    task = found.task
-    with running(found.trusted, found.name):
-        task.set_fewshot_seed(FEWSHOT_SEED)
-        known = set(seen)
-        skipped = tuple(at for at, doc in enumerate(task.eval_docs) if prompt_of(task, doc) in known) if known else ()
-        kept = _kept(task, skipped, limit) if skipped else None
-        if kept == [] or len(task.eval_docs) == 0:
-            raise TaskError(f"{found.name}: every document of it was used in the plan; score another task")
-        task.set_fewshot_seed(FEWSHOT_SEED)
-        task.build_all_requests(limit=None if kept else limit, samples=kept, rank=0, world_size=1)
-        groups: dict[int, list[Any]] = {}
-        for instance in task.instances:
-            groups.setdefault(int(instance.doc_id), []).append(instance)
-        requests = [sorted(group, key=lambda one: int(one.idx)) for _, group in sorted(groups.items())]
-        logs = row_logs(task, requests)
-        digests = row_digests(logs)
-        asked = [[plain_json(one.arguments) for one in group] for group in requests]
-        config = {k: v for k, v in task.dump_config().items() if k != "metadata" and not k.startswith("dataset_")}
-        return LmEvalRequests(
-            found=found,
-            limit=limit,
-            skipped=skipped,
-            logs=logs,
-            row_digests=digests,
-            digest=digest_of([found.name, plain_json(config), found.code, digests, asked]),
-        )
-
-
-def _kept(task: Any, skipped: Sequence[int], limit: int | None) -> list[int]:
-    left_out = set(skipped)
-    return [at for at in range(len(task.eval_docs)) if at not in left_out][:limit]
-
-
-def evaluate(asked: LmEvalRequests, backbone: Backbone, label: str) -> ModelScore:
-    """Ask one model; values per row in the order of `asked.row_digests`, lm-eval's "acc" under the name "accuracy".
-
-    The loss (nats per token of the right answer) is there where the task takes likelihoods.
-
-    Raises:
-        ExternalError: lm-eval failed.
-    """
-    import torch
-
-    task = asked.found.task
-    with running(asked.found.trusted, f"{label} on {asked.found.name}"), torch.random.fork_rng(devices=[]):
-        from lm_eval.evaluator import evaluate as lm_evaluate
-        from lm_eval.models.huggingface import HFLM
-
-        torch.manual_seed(FEWSHOT_SEED)  # as its command line does; matters to tasks that sample
-        model = HFLM(
-            pretrained=backbone.model,
-            tokenizer=backbone.tokenizer,
-            backend="seq2seq" if backbone.encoder_decoder else "causal",
-            batch_size=BATCH_SIZE,
-        )
-        task.set_fewshot_seed(FEWSHOT_SEED)
-        result = lm_evaluate(
-            model,
-            {"tasks": {asked.found.key: task}, "groups": {}, "group_map": {}},
-            bootstrap_iters=0,
-            log_samples=True,
-            cache_requests=False,
-            confirm_run_unsafe_code=asked.found.trusted,
-            **asked.arguments,
-        )
-        samples = sorted(result["samples"][asked.found.key], key=lambda sample: int(sample["doc_id"]))
-        first = samples[0]["filter"]  # of several filters over the same answers, the first counts
-        return score_of(label, task, model, [sample for sample in samples if sample["filter"] == first])
-
-
-def primary_metric(asked: LmEvalRequests, score: ModelScore, wanted: str = "auto") -> str:
-    """The metric a verdict rests on: accuracy, exact_match, the first other one from 0 to 1 that grows, or the loss.
-
-    Args:
-        asked: the task.
-        score: of any model.
-        wanted: "auto", or a name; "acc" is the same as "accuracy".
-
-    Raises:
-        TaskError: the task has no such value per row, or none at all that a verdict can rest on.
-    """
-    better = asked.found.task.higher_is_better()
-    grows = [name for name in score.rows if name != "loss" and better.get("acc" if name == "accuracy" else name, True)]
-    usable = [name for name in grows if all(0 <= value <= 1 for value in score.rows[name])]
-    usable = sorted(usable, key=lambda name: name not in ("accuracy", "exact_match"))
-    usable += ["loss"] if "loss" in score.rows else []
-    wanted = "accuracy" if wanted == "acc" else wanted
-    if wanted != "auto" and wanted not in usable:
-        raise TaskError(
-            f"{asked.found.name}: no metric '{wanted}' per row; choose one of: {', '.join(usable) or 'none'}"
-        )
-    if not usable:
-        metrics = ", ".join(better) or "none"
-        raise TaskError(f"{asked.found.name}: no metric of it has a value per row from 0 to 1 (it has: {metrics})")
-    return usable[0] if wanted == "auto" else wanted

@@ -48,7 +48,7 @@ class PeftFormat:
         """See `Format.refusal`; an adapter holds factors, so the merge must have them or be cut to a rank."""
         name = recipe.composition.partition(":")[0].strip()
         if not registry.load("composition", name).low_rank and recipe.rank is None:
-            return f"the composition {name} gives no LoRA factors; `merge --adapter` writes an approximation"
+            return f"the composition {name} gives no LoRA factors; merging with `adapter=True` writes an approximation"
         checkpoints = [member.id for member in recipe.members if member.kind != "adapter"]
         if checkpoints:
             return f"{checkpoints[0]} is a checkpoint, its delta has no LoRA factors"

@@ -29,7 +29,7 @@ def find_converter() -> Path:
         where = f"in {checkout}" if checkout else "on PATH"
         raise ExternalError(
             f"{CONVERTER} is not {where}; clone llama.cpp and set {_CONVERTER_VARIABLE} to its folder, "
-            "or merge without GGUF"
+            "or merge without `gguf`"
         )
     return Path(place)
 

@@ -12,7 +12,8 @@ from merge_advisor.advisor.measuring.meter import ScoredModel
 from merge_advisor.advisor.measuring.session import open_session
 from merge_advisor.advisor.scoring.lm_eval_scoring import ask_models
 from merge_advisor.advisor.scoring.score_run import score_models
-from merge_advisor.evaluators.lm_eval_tasks import TaskName, ask, load_tasks
+from merge_advisor.evaluators.lm_eval_requests import build_requests
+from merge_advisor.evaluators.lm_eval_tasks import TaskName, load_tasks
 from merge_advisor.merges import WeightedMerge
 from merge_advisor.options import Machine
 from merge_advisor.types import Candidate, Row
@@ -200,7 +201,7 @@ def test_tasks_of_lm_eval_are_kept_by_what_is_asked(bases, tmp_path):
     def scored(session, lines=6, limit=None):
         (folder / "d.jsonl").write_text("\n".join(rows[:lines]))
         task = load_tasks(TaskName("t", folder, trusted=True))[0]
-        return ask_models(meter_of(session), models(), ask(task, limit=limit))[0]
+        return ask_models(meter_of(session), models(), build_requests(task, limit=limit))[0]
 
     with opened(bases["base"], tmp_path / "s.sqlite") as session:
         first = scored(session)

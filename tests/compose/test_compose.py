@@ -304,5 +304,5 @@ class TestTruncate:
         assert error == 0.0 and not cut["q.weight"].dense().any()
 
     def test_rank_below_one_is_refused(self):
-        with pytest.raises(InputError, match="rank=0: an adapter has at least rank 1"):
+        with pytest.raises(InputError, match="`rank=0`: an adapter has at least rank 1"):
             truncate(adapter(0), 0)

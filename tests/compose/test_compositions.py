@@ -263,7 +263,7 @@ class TestSlerp:
         np.testing.assert_allclose(slerp(0 * one, other, 0.5), [0, np.sin(np.pi / 4)], atol=1e-6)
 
     def test_two_at_most_and_of_one_sign(self):
-        with pytest.raises(SpecError, match="two checkpoints, not 3; give k=2"):
+        with pytest.raises(SpecError, match="two checkpoints, not 3; give `k=2`"):
             compose("slerp", [stored(0), stored(1), stored(2)], [1, 1, 1])
         with pytest.raises(SpecError, match="same sign"):
             compose("slerp", [stored(0), stored(1)], [1, -0.5])

@@ -17,7 +17,7 @@ from merge_advisor.backbone.model import load_backbone
 from merge_advisor.backbone.place import placed
 from merge_advisor.errors import ExternalError, TaskError
 from merge_advisor.evaluators.lm_eval_harness import LmEval
-from merge_advisor.evaluators.rules import WORST_LOSS, majority_score, metric_for
+from merge_advisor.evaluators.metrics import WORST_LOSS, majority_score, metric_for
 from merge_advisor.types import Row
 from merge_advisor.weights.adapter import read_adapter
 

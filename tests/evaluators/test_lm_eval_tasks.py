@@ -10,9 +10,11 @@ from merge_advisor.advisor import PlanOptions, TaskName
 from merge_advisor.backbone.model import load_backbone
 from merge_advisor.cli import main
 from merge_advisor.errors import ExternalError, OfflineError, TaskError
-from merge_advisor.evaluators.lm_eval_tasks import ask, evaluate, load_tasks, primary_metric
-from merge_advisor.evaluators.task_code import read_task_yaml, reasons, sandboxed
-from merge_advisor.evaluators.task_rows import lm_eval_rows
+from merge_advisor.evaluators.lm_eval_process import jinja_sandbox
+from merge_advisor.evaluators.lm_eval_requests import build_requests, evaluate_requests, primary_metric
+from merge_advisor.evaluators.lm_eval_rows import lm_eval_rows
+from merge_advisor.evaluators.lm_eval_task_code import read_task_yaml, task_code
+from merge_advisor.evaluators.lm_eval_tasks import load_tasks
 from merge_advisor.options import FinetuneSettings
 from merge_advisor.scores import ModelScore
 from merge_advisor.types import Row
@@ -115,8 +117,8 @@ def test_values_are_those_of_lm_eval_alone(backbone, folder, name):
     from lm_eval.tasks import TaskManager
 
     datasets.disable_progress_bars()
-    asked = ask(load(folder, name))
-    found = evaluate(asked, backbone, "it")
+    asked = build_requests(load(folder, name))
+    found = evaluate_requests(asked, backbone, "it")
     kind = "seq2seq" if backbone.encoder_decoder else "causal"
     alone = simple_evaluate(
         HFLM(pretrained=backbone.model, tokenizer=backbone.tokenizer, backend=kind, batch_size=8),
@@ -147,43 +149,43 @@ def test_values_are_those_of_lm_eval_alone(backbone, folder, name):
 def test_every_model_is_asked_the_same_again_and_again(llama, folder):
     """Few shots are drawn from a seed: no model, and no order, changes them."""
     task = load(folder, "pick")
-    one, other = ask(task), ask(load(folder, "pick"))
-    first = evaluate(one, llama, "it")
-    assert evaluate(one, llama, "it") == first == evaluate(other, llama, "it")
+    one, other = build_requests(task), build_requests(load(folder, "pick"))
+    first = evaluate_requests(one, llama, "it")
+    assert evaluate_requests(one, llama, "it") == first == evaluate_requests(other, llama, "it")
     assert one.digest == other.digest and one.logs == other.logs
-    assert ask(task, limit=5).digest != one.digest and len(ask(task, limit=5).logs) == 5
-    assert evaluate(ask(task, limit=5), llama, "it").rows["accuracy"] == first.rows["accuracy"][:5]
+    assert build_requests(task, limit=5).digest != one.digest and len(build_requests(task, limit=5).logs) == 5
+    assert evaluate_requests(build_requests(task, limit=5), llama, "it").rows["accuracy"] == first.rows["accuracy"][:5]
 
 
 def test_documents_the_plan_learned_from_are_left_out(llama, folder):
     task = load(folder, "say")
-    whole = ask(task)
-    first = evaluate(whole, llama, "it")
-    left = ask(task, seen=["Q: 100\nA:", "Q: 103\nA:"])
+    whole = build_requests(task)
+    first = evaluate_requests(whole, llama, "it")
+    left = build_requests(task, seen=["Q: 100\nA:", "Q: 103\nA:"])
     assert left.row_digests == tuple(d for at, d in enumerate(whole.row_digests) if at not in (0, 3))
-    some = evaluate(ask(task, seen=["Q: 100\nA:"], limit=4), llama, "it")
+    some = evaluate_requests(build_requests(task, seen=["Q: 100\nA:"], limit=4), llama, "it")
     assert some.outputs == first.outputs[1:5]
     with pytest.raises(TaskError, match="every document"):
-        ask(task, seen=[f"Q: {n}\nA:" for n in range(100, 124)])
+        build_requests(task, seen=[f"Q: {n}\nA:" for n in range(100, 124)])
 
 
 def test_code_runs_only_where_it_is_trusted(llama, folder):
     for name in ("coded", "hidden"):  # hidden overrides the function that its include names: lm-eval imports it anyway
-        with pytest.raises(TaskError, match=r"runs code of its own \(!function helper.ask.*--trust-task-code"):
+        with pytest.raises(TaskError, match=r"runs code of its own \(!function helper.ask.*`trusted=True`"):
             load(folder, name)
     assert not (folder / "ran").exists()
-    found = evaluate(ask(load(folder, "coded", trusted=True)), llama, "it")
+    found = evaluate_requests(build_requests(load(folder, "coded", trusted=True)), llama, "it")
     assert (folder / "ran").exists() and "exact_match" in found.rows
 
 
 def test_templates_are_rendered_in_a_sandbox(folder):
-    with pytest.raises(ExternalError, match=r"unsafe.*--trust-task-code"):
+    with pytest.raises(ExternalError, match=r"unsafe.*`trusted=True`"):
         load(folder, "bend")
     assert load(folder, "bend", trusted=True).task.doc_to_text({"question": "1"}).isdigit()
     from lm_eval import utils
 
     plain = utils.env
-    with sandboxed():
+    with jinja_sandbox():
         assert utils.env is not plain and utils.apply_template("{{ a.strip() }}", {"a": " x "}) == "x"
     assert utils.env is plain
 
@@ -207,15 +209,15 @@ def test_templates_are_rendered_in_a_sandbox(folder):
 def test_what_runs_code(tmp_path, text, reason):
     path = tmp_path / "t.yaml"
     path.write_text(f"task: t\n{text}\n")
-    assert reason in "; ".join(reasons(path))
+    assert reason in "; ".join(task_code(path))
     (tmp_path / "outer.yaml").write_text("include: t.yaml\ntask: outer\n")
-    assert reason in "; ".join(reasons(tmp_path / "outer.yaml"))
+    assert reason in "; ".join(task_code(tmp_path / "outer.yaml"))
 
 
 def test_what_does_not_run_code(tmp_path):
     path = tmp_path / "t.yaml"
     path.write_text("task: t\ndataset_path: org/name\nmetric_list: [{metric: acc}, {metric: exact_match}]\n")
-    assert reasons(path) == []
+    assert task_code(path) == []
     path.write_text("include: t.yaml\n")
     with pytest.raises(ValueError, match="includes itself"):
         read_task_yaml(path)
@@ -260,7 +262,7 @@ def test_data_that_is_not_there(tmp_path):
 
 
 def test_a_metric_that_no_verdict_can_rest_on(folder):
-    asked = ask(load(folder, "pick"))
+    asked = build_requests(load(folder, "pick"))
     score = ModelScore("it", {}, {"accuracy": (1.0, 0.0), "acc_norm": (0.5, 2.0), "loss": (1.0, 2.0)})
     assert primary_metric(asked, score, "acc") == "accuracy" and primary_metric(asked, score, "loss") == "loss"
     for name in ("acc_norm", "bleu"):

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from merge_advisor.errors import TaskError
+from merge_advisor.evaluators.lm_eval_rows import lm_eval_rows
 from merge_advisor.evaluators.lm_eval_tasks import LmEvalTask, TaskName, load_all_tasks
-from merge_advisor.evaluators.task_rows import lm_eval_rows
 from merge_advisor.tasks import read_rows, split
 from merge_advisor.types import Row, Task
 

@@ -5,31 +5,32 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from merge_advisor.evaluators.lm_eval_tasks import LmEvalTask, ask, evaluate, primary_metric, version
+from merge_advisor.evaluators.lm_eval_process import lm_eval_version
+from merge_advisor.evaluators.lm_eval_requests import build_requests, evaluate_requests, primary_metric
+from merge_advisor.evaluators.lm_eval_tasks import LmEvalTask
 from merge_advisor.scores import GuardScore, ModelScore, Score
 from merge_advisor.types import VERSION
 from merge_advisor.verdict import judge
 
 if TYPE_CHECKING:
     from merge_advisor.advisor.measuring.meter import MergeMeter, ScoredModel
-    from merge_advisor.evaluators.lm_eval_tasks import LmEvalRequests
+    from merge_advisor.evaluators.lm_eval_requests import LmEvalRequests
 
 
-def ask_models(meter: MergeMeter, models: Sequence[ScoredModel], asked: LmEvalRequests) -> list[ModelScore]:
+def ask_models(meter: MergeMeter, models: Sequence[ScoredModel], requests: LmEvalRequests) -> list[ModelScore]:
     """Ask models what lm-eval asks; a model asked the same before is not run again.
 
     Args:
         meter: puts the models on the base.
         models: what to ask.
-        asked: the requests.
+        requests: of one task.
 
     Raises:
         ExternalError: lm-eval failed.
     """
-    key = ["lm-eval task", version(), asked.digest]
-    return meter.scores(
-        models, key, lambda label: evaluate(asked, meter.model.backbone, label), f"scoring {asked.found.name}"
-    )
+    key = ["lm-eval task", lm_eval_version(), requests.digest]
+    what = f"scoring {requests.loaded.name}"
+    return meter.scores(models, key, lambda label: evaluate_requests(requests, meter.model.backbone, label), what)
 
 
 def score_asked(
@@ -57,22 +58,22 @@ def score_asked(
         TaskError: no such metric per row, or no document is left.
         ExternalError: lm-eval failed.
     """
-    asked = ask(task, limit=limit, seen=seen)
-    table = ask_models(meter, models, asked)
-    metric = primary_metric(asked, table[0], metric)
-    verdict, reason, comparisons = judge(table, metric, asked.row_digests, guard=guard)
+    requests = build_requests(task, limit=limit, seen=seen)
+    table = ask_models(meter, models, requests)
+    metric = primary_metric(requests, table[0], metric)
+    verdict, reason, comparisons = judge(table, metric, requests.row_digests, guard=guard)
     return Score(
         version=VERSION,
         task=task.name,
-        task_digest=asked.digest,
+        task_digest=requests.digest,
         metric=metric,
-        row_digests=asked.row_digests,
+        row_digests=requests.row_digests,
         models=tuple(table),
         comparisons=comparisons,
         verdict=verdict,
         reason=reason,
-        evaluator=version(),
+        evaluator=lm_eval_version(),
         guard=guard,
         template=task.template,
-        logs=asked.logs,
+        logs=requests.logs,
     )

@@ -11,8 +11,9 @@ from merge_advisor.advisor.measuring.session import open_session
 from merge_advisor.advisor.scoring.lm_eval_scoring import ask_models
 from merge_advisor.advisor.scoring.score_run import check_limit, check_metric, score_models
 from merge_advisor.errors import InputError
-from merge_advisor.evaluators.lm_eval_tasks import ask, load_all_tasks
-from merge_advisor.evaluators.rules import majority_score, metric_for
+from merge_advisor.evaluators.lm_eval_requests import build_requests
+from merge_advisor.evaluators.lm_eval_tasks import load_all_tasks
+from merge_advisor.evaluators.metrics import majority_score, metric_for
 from merge_advisor.merges import WeightedMerge
 from merge_advisor.scores import ModelScore
 from merge_advisor.tasks import majority, read_rows
@@ -73,5 +74,5 @@ def score_model(
                 scores.append(majority_score(file.rows, majority(file.rows), measured, label=label))
             tables[file.name] = scores
         for task in load_all_tasks(lm_eval, offline=where.get("offline", False)):
-            tables[task.name] = ask_models(session.meter, models, ask(task, limit=limit))
+            tables[task.name] = ask_models(session.meter, models, build_requests(task, limit=limit))
     return tables

@@ -15,7 +15,7 @@ from merge_advisor.advisor.runs.reopening import find_members, reopen
 from merge_advisor.advisor.runs.run_folder import Run, read_run, write_scores
 from merge_advisor.errors import InputError, TaskError
 from merge_advisor.evaluators.guard import guard_score, read_guard
-from merge_advisor.evaluators.rules import METRICS, majority_score, metric_for
+from merge_advisor.evaluators.metrics import METRICS, majority_score, metric_for
 from merge_advisor.merges import WeightedMerge, merge_of
 from merge_advisor.scores import GuardScore, ModelScore, RowLog, Score, Verdict
 from merge_advisor.tasks import majority, read_rows

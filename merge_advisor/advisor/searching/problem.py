@@ -19,7 +19,7 @@ from merge_advisor.advisor.measuring.meter import finite_or_worst, loss_kind_of
 from merge_advisor.errors import SpecError
 from merge_advisor.evaluators.fast import row_values
 from merge_advisor.evaluators.guard import TOLERANCE
-from merge_advisor.evaluators.rules import METRICS, metric_for
+from merge_advisor.evaluators.metrics import METRICS, metric_for
 from merge_advisor.merges import WeightedMerge
 from merge_advisor.scores import ModelScore
 from merge_advisor.types import Candidate, Row, from_json, to_json

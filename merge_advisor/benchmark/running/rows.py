@@ -12,7 +12,7 @@ from merge_advisor.benchmark.setup import HUB, SetupPlaces
 from merge_advisor.benchmark.values import Setup, View
 from merge_advisor.benchmark.views import candidate_families, is_allowed
 from merge_advisor.errors import InputError, TaskError
-from merge_advisor.evaluators.rules import same
+from merge_advisor.evaluators.metrics import matches
 from merge_advisor.tasks import read_rows
 from merge_advisor.types import Candidate, Row, Task, digest_of
 
@@ -41,7 +41,7 @@ class BenchTask:
     labels: tuple[str, ...]
     """The outputs there are, stripped and sorted; empty where there are more than 20."""
     exact_match: str = "plain"
-    """When an output is a label, one of `evaluators.rules.MATCHES`."""
+    """When an output is a label, one of `evaluators.metrics.EXACT_MATCH_RULES`."""
 
     @property
     def metric(self) -> str:
@@ -57,7 +57,7 @@ class BenchTask:
         """Return whether an output is in the task's format: one of its labels, or not empty where it has none."""
         if not self.labels:
             return bool(output.strip())
-        return any(same(output, label, self.exact_match) for label in self.labels)
+        return any(matches(output, label, self.exact_match) for label in self.labels)
 
     def draw(self, setup: Setup, number: int) -> Task:
         """Return the task with the shots and tuning rows of one draw.

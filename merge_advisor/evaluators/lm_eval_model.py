@@ -1,39 +1,37 @@
-"""lm-eval's model class over a model that is in memory, and a process left as it was."""
+"""A model in memory as lm-eval takes it: its HFLM, with tokens as everywhere else in this package."""
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
-import os
-import random
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from merge_advisor.backbone.encoding import EncodedRow, batches, encode
 from merge_advisor.backbone.generate import greedy
 from merge_advisor.backbone.likelihood import HELD_TOKENS
 from merge_advisor.backbone.prefix import continue_from, shared_prefix
-from merge_advisor.evaluators.rules import longest
+from merge_advisor.evaluators.metrics import token_limit
 
 if TYPE_CHECKING:
     from merge_advisor.backbone.model import Backbone
 
 
-def in_memory(backbone: Backbone, batch_size: int) -> Any:
-    """lm-eval's HFLM over the model, with tokens as everywhere else in this package.
+def in_memory_hflm(backbone: Backbone, batch_size: int) -> Any:
+    """Return lm-eval's HFLM over a model, with tokens as everywhere else in this package.
 
     HFLM tokenises prompt and answer as one text and moves blanks from the prompt's end to the answer; adapters were
     trained on the two apart. It also takes logits at every position of a batch: here only where there is an answer.
+
+    Args:
+        backbone: the model.
+        batch_size: prompts generated from at once at most.
     """
     import torch
     from lm_eval.models.huggingface import HFLM
 
-    limit = longest(backbone)
+    limit = token_limit(backbone)
     end = str(backbone.tokenizer.decode(backbone.end_id))
 
-    class InMemory(HFLM):  # type: ignore[misc]
+    class InMemoryHFLM(HFLM):  # type: ignore[misc]
         kept = 0  # positions, counted from the end of a batch, that hold answers
 
         @property
@@ -41,16 +39,17 @@ def in_memory(backbone: Backbone, batch_size: int) -> Any:
             return limit
 
         def loglikelihood(self, requests: Any, disable_tqdm: bool = False) -> Any:
+            # `encode` closes every answer with the one end token; as text it could be cut into several
             rows = encode(backbone, [(p, a.removesuffix(end)) for p, a in (r.args for r in requests)], max_length=limit)
-            found: list[Any] = [None] * len(rows)
+            answers: list[Any] = [None] * len(rows)
             for batch in batches(rows):
                 width = max(map(len, (rows[i] for i in batch)))
                 self.kept = max(width - len(rows[i].prompt) for i in batch)
                 self.batch_size_per_gpu = len(batch)
                 pairs = [(requests[i].args, list(rows[i].prompt), list(rows[i].completion)) for i in batch]
                 for i, answer in zip(batch, self._loglikelihood_tokens(pairs, disable_tqdm=True), strict=True):
-                    found[i] = answer
-            return found
+                    answers[i] = answer
+            return answers
 
         def _model_call(self, inps: Any, attn_mask: Any = None, labels: Any = None) -> Any:
             if labels is not None:
@@ -83,7 +82,7 @@ def in_memory(backbone: Backbone, batch_size: int) -> Any:
             ends = [[*answer, *[backbone.end_id] * (width - len(answer))] for answer in answers]
             return torch.cat([context, torch.tensor(ends, dtype=context.dtype, device=context.device)], dim=1)
 
-    return InMemory(
+    return InMemoryHFLM(
         pretrained=backbone.model,
         tokenizer=backbone.tokenizer,
         backend="seq2seq" if backbone.encoder_decoder else "causal",
@@ -94,7 +93,7 @@ def in_memory(backbone: Backbone, batch_size: int) -> Any:
 
 
 def _padded(rows: Sequence[EncodedRow], pad: int, *, left: bool) -> tuple[Any, Any]:
-    """Prompts as a padded batch: ids and mask, both (n, longest)."""
+    """Return prompts as a padded batch: ids and mask, both (n, longest)."""
     import torch
 
     ids = torch.full((len(rows), max(len(row.prompt) for row in rows)), pad)
@@ -104,27 +103,3 @@ def _padded(rows: Sequence[EncodedRow], pad: int, *, left: bool) -> tuple[Any, A
         ids[at, where] = torch.tensor(row.prompt)
         mask[at, where] = 1
     return ids, mask
-
-
-@contextlib.contextmanager
-def undisturbed() -> Iterator[None]:
-    """Keep lm-eval and what it imports from printing, logging and warning, and undo what it does to the process.
-
-    It sets variables of the environment when imported, and draws a random name for each task, used or not.
-    """
-    environment, level, state = dict(os.environ), logging.root.manager.disable, random.getstate()
-    logging.disable(logging.CRITICAL)
-    try:
-        with (
-            warnings.catch_warnings(),
-            contextlib.redirect_stdout(io.StringIO()),
-            contextlib.redirect_stderr(io.StringIO()),
-        ):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(level)
-        random.setstate(state)
-        for name in os.environ.keys() - environment.keys():
-            del os.environ[name]
-        os.environ.update(environment)

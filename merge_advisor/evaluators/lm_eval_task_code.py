@@ -2,45 +2,48 @@
 
 A task's YAML is a program more often than it looks: `!function` imports the Python file beside it, a metric that
 lm-eval does not know is fetched and run as a script, some readers of data sets unpickle. What is left is data and Jinja
-templates; those lm-eval renders without a sandbox, so `sandboxed` gives it one.
+templates; those lm-eval renders without a sandbox, so `lm_eval_process.jinja_sandbox` gives it one.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from merge_advisor.errors import ExternalError
-
-READERS = ("csv", "json", "parquet", "text")
+PLAIN_READERS = ("csv", "json", "parquet", "text")
 """Readers of the `datasets` package that a task may name instead of a data set: plain data, nothing is unpickled."""
 
 
-def reasons(path: Path) -> list[str]:
-    """Say what in a task's YAML, or in what it includes, runs code of its own; empty where nothing does.
+def task_code(path: Path) -> list[str]:
+    """Return what in a task's YAML, or in what it includes, runs code of its own; empty where nothing does.
+
+    Args:
+        path: the YAML.
 
     Raises:
         ValueError, OSError: as `read_task_yaml`.
     """
     functions: list[str] = []
     config = read_task_yaml(path, functions)
-    found = [f"!function {name}" for name in functions]
-    found += [f"{key}: {config[key]}" for key in ("class", "use_prompt", "unsafe_code") if config.get(key)]
+    code = [f"!function {name}" for name in functions]
+    code += [f"{key}: {config[key]}" for key in ("class", "use_prompt", "unsafe_code") if config.get(key)]
     if config.get("process_results") is None:
-        found += [f"metric {name}, which is none of lm-eval's" for name in _foreign_metrics(config)]
+        code += [f"metric {name}, which is none of lm-eval's" for name in _foreign_metrics(config)]
     data = str(config.get("dataset_path") or "")
-    if data and data not in READERS and (data.count("/") != 1 or Path(data).exists() or data.startswith((".", "/"))):
-        found.append(f"dataset_path {data}, which is no plain reader ({', '.join(READERS)}) and no name on the hub")
+    # a folder of that name here would be loaded in place of the hub's data set, with the script that may lie in it
+    is_local = data.count("/") != 1 or Path(data).exists() or data.startswith((".", "/"))
+    if data and data not in PLAIN_READERS and is_local:
+        readers = ", ".join(PLAIN_READERS)
+        code.append(f"dataset_path {data}, which is no plain reader ({readers}) and no name on the hub")
     if (config.get("dataset_kwargs") or {}).get("trust_remote_code"):
-        found.append("trust_remote_code")
-    return found
+        code.append("trust_remote_code")
+    return code
 
 
 def read_task_yaml(path: Path, functions: list[str] | None = None, above: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """Read a task's YAML with what it includes, its own keys winning; a `!function` stays a name.
+    """Return a task's YAML with what it includes, its own keys winning; a `!function` stays a name.
 
     Args:
         path: the file.
@@ -73,14 +76,18 @@ def read_task_yaml(path: Path, functions: list[str] | None = None, above: tuple[
     if not isinstance(own, dict):
         raise ValueError(f"{path}: no mapping")
     included = own.pop("include", [])
-    found: dict[str, Any] = {}
+    config: dict[str, Any] = {}
     for name in included if isinstance(included, list) else [included]:
-        found |= read_task_yaml(path.parent / str(name), functions, (*above, path))
-    return found | own
+        config |= read_task_yaml(path.parent / str(name), functions, (*above, path))
+    return config | own
 
 
 def digest_of_code(path: Path) -> str:
-    """Sha256 over the Python files beside a task's YAML: what its functions do may change while the YAML stays."""
+    """Return the sha256 over the Python files beside a task's YAML: functions may change while the YAML stays.
+
+    Args:
+        path: the YAML.
+    """
     state = hashlib.sha256()
     for file in sorted(path.parent.glob("*.py")):
         state.update(file.name.encode() + b"\0" + file.read_bytes())
@@ -95,25 +102,3 @@ def _foreign_metrics(config: dict[str, Any]) -> Iterator[str]:
         name, elsewhere = (entry.get("metric"), entry.get("hf_evaluate")) if isinstance(entry, dict) else (entry, False)
         if elsewhere or name not in registry.metric_registry:
             yield str(name)
-
-
-@contextlib.contextmanager
-def sandboxed() -> Iterator[None]:
-    """Have lm-eval render templates in Jinja's sandbox, which keeps them from reaching Python behind the values.
-
-    Raises:
-        ExternalError: this lm-eval renders them in another way.
-    """
-    from jinja2.sandbox import SandboxedEnvironment
-    from lm_eval import utils
-
-    plain = getattr(utils, "env", None)
-    if plain is None:
-        raise ExternalError("this lm-eval renders templates in a way that cannot be made safe; add --trust-task-code")
-    safe = SandboxedEnvironment(undefined=plain.undefined, keep_trailing_newline=plain.keep_trailing_newline)
-    safe.filters.update(plain.filters)
-    utils.env = safe
-    try:
-        yield
-    finally:
-        utils.env = plain

@@ -7,35 +7,44 @@ from dataclasses import dataclass
 from typing import Any
 
 from merge_advisor.errors import TaskError
-from merge_advisor.evaluators.lm_eval_tasks import LmEvalTask, running
-from merge_advisor.evaluators.samples import prompt_of
+from merge_advisor.evaluators.lm_eval_process import contained_lm_eval
+from merge_advisor.evaluators.lm_eval_samples import prompt_of
+from merge_advisor.evaluators.lm_eval_tasks import LmEvalTask
 from merge_advisor.types import Row
 
-LEARNING_DOCUMENTS = 1000
+_LEARNING_DOCUMENTS = 1000
 """Documents that shots and tuning rows are drawn from at most, spread evenly over the split."""
-HELDOUT_DOCUMENTS = 200
-"""Documents held out unasked at most."""
+_HELDOUT_DOCUMENTS = 200
+"""Documents held out at most where no number is given."""
 
 
 @dataclass(frozen=True, slots=True)
 class LmEvalRows:
-    """Documents of a task as rows of ours."""
+    """Documents of a task as rows of ours.
+
+    >>> rows = LmEvalRows("lm-eval:t", (Row("2 + 2 =", "4"),), (Row("3 + 4 =", "7"),), notes=())
+    >>> rows.heldout[0].output
+    '7'
+    """
 
     name: str
+    """"lm-eval:" and lm-eval's name of the task."""
     learning: tuple[Row, ...]
+    """Rows to draw shots and tuning rows from."""
     heldout: tuple[Row, ...]
     notes: tuple[str, ...]
+    """What was left out, a sentence each."""
 
 
-def lm_eval_rows(found: LmEvalTask, *, heldout: int | None = None) -> LmEvalRows:
-    """Turn a task's documents into rows: prompt, right answer, choices where it has them.
+def lm_eval_rows(loaded: LmEvalTask, *, heldout: int | None = None) -> LmEvalRows:
+    """Return a task's documents as rows: prompt, right answer, choices where it has them.
 
     What lm-eval scores on (the test split, or validation where there is none) is held out; its training, validation or
     few-shot documents are learned from, where they are another split.
 
     Args:
-        found: the task.
-        heldout: documents to hold out; None: at most `HELDOUT_DOCUMENTS`, spread evenly.
+        loaded: the task.
+        heldout: documents to hold out; None: at most 200, spread evenly.
 
     Raises:
         TaskError: the task has no prompt and answer, or no split beside the one it is scored on.
@@ -43,33 +52,34 @@ def lm_eval_rows(found: LmEvalTask, *, heldout: int | None = None) -> LmEvalRows
     """
     from lm_eval.api.task import ConfigurableTask
 
-    task = found.task
+    task = loaded.task
     if not isinstance(task, ConfigurableTask) or task.OUTPUT_TYPE == "loglikelihood_rolling" or task.multiple_input:
         kind = (
             "perplexity of whole texts" if task.OUTPUT_TYPE == "loglikelihood_rolling" else "prompts of its own making"
         )
         raise TaskError(
-            f"{found.name}: measures {kind}, which gives no rows of prompt and answer; plan with --task FILE, then "
-            "`merge-advisor score RUN --lm-eval-task`"
+            f"{loaded.name}: measures {kind}, which gives no rows of prompt and answer; plan with a task "
+            "file, then score the run with `lm_eval`"
         )
-    with running(found.trusted, found.name):
+    with contained_lm_eval(loaded.name, trusted=loaded.trusted):
         parts = _learning_documents(task)
         if not parts:
             raise TaskError(
-                f"{found.name}: has no split beside the one it is scored on, so nothing to learn from; plan with "
-                "--task FILE, then `merge-advisor score RUN --lm-eval-task`"
+                f"{loaded.name}: has no split beside the one it is scored on, so nothing to learn from; plan with "
+                "a task file, then score the run with `lm_eval`"
             )
         notes: list[str] = []
-        learning = _rows(task, _spread([doc for part in parts for doc in part], LEARNING_DOCUMENTS), "learned", notes)
-        count = HELDOUT_DOCUMENTS if heldout is None else heldout
+        learning = _rows(task, _spread([doc for part in parts for doc in part], _LEARNING_DOCUMENTS), "learned", notes)
+        count = _HELDOUT_DOCUMENTS if heldout is None else heldout
         scored = _rows(task, _spread(list(task.eval_docs), count), "held-out", notes)
-    if len(task.eval_docs) > count:
-        notes.append(f"{count} of {len(task.eval_docs)} documents are held out, spread evenly; --heldout N for others")
-    return LmEvalRows(found.name, learning, scored, tuple(f"{found.name}: {note}" for note in notes))
+    total = len(task.eval_docs)
+    if total > count:
+        notes.append(f"{count} of {total} documents are held out, spread evenly; `heldout` sets another number")
+    return LmEvalRows(loaded.name, learning, scored, tuple(f"{loaded.name}: {note}" for note in notes))
 
 
 def _learning_documents(task: Any) -> list[Any]:
-    """Documents of the splits lm-eval does not score on."""
+    """Return the documents of the splits lm-eval does not score on."""
     config = task.config
     scored = config.test_split if task.has_test_docs() else config.validation_split
     parts = []
@@ -77,6 +87,7 @@ def _learning_documents(task: Any) -> list[Any]:
         parts.append(task.training_docs())
     if task.has_validation_docs() and config.validation_split != scored:
         parts.append(task.validation_docs())
+    # few-shot documents are mostly a handful of the training split: only where there is nothing else
     if not parts and config.fewshot_split not in (None, scored):
         parts.append(task.fewshot_docs())
     return parts
@@ -98,11 +109,11 @@ def _rows(task: Any, docs: Sequence[Any], what: str, notes: list[str]) -> tuple[
         notes.append(
             f"{dropped} {what} documents left out: no text to ask, or no single right answer among its choices"
         )
-    return tuple(dict.fromkeys(rows))
+    return tuple(dict.fromkeys(rows))  # equal documents once: a row must not be on both sides of a split
 
 
 def _row(task: Any, doc: Any) -> Row | None:
-    """One document as a row; None where it has no input or no right answer. Of several right answers, the first."""
+    """Return one document as a row, of several right answers the first; None where it has no input or no answer."""
     text, target = prompt_of(task, doc), task.doc_to_target(doc)
     target = target[0] if isinstance(target, list) and target else target
     choices: tuple[str, ...] | None = None
