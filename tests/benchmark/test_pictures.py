@@ -13,10 +13,10 @@ from merge_advisor.benchmark.report.drawing import cost_plot, rank_plot, reliabi
 from merge_advisor.benchmark.report.heat_map import heat_class, heat_limit, heat_map
 from merge_advisor.report.plots import Whisker, forest_plot
 from merge_advisor.report.svg import WIDTH
-from tests.report.test_html import check, texts
+from tests.support.pages import Page, check, texts
 
 
-def test_the_band_and_second_lines_of_a_forest():
+def test_the_band_and_second_lines_of_a_forest() -> None:
     row = Whisker("a", 1.0, 0.5, 1.5, "+1.0", "own-out", side="even")
     page = check(forest_plot("f", "t", [row, replace(row, lower=None)], ends=("worse", "better"), band=2.0))
     bands = [a for tag, a, _ in page.elements if tag == "rect"]
@@ -31,7 +31,7 @@ def test_the_band_and_second_lines_of_a_forest():
 RANKING = Ranking(("b", "a", "c"), (1.2, 2.0, 2.8), ("f", "g"), 0.5, (), (("b", "a"), ("a", "c")), "")
 
 
-def test_ranks_are_drawn_in_order():
+def test_ranks_are_drawn_in_order() -> None:
     page = check(rank_plot("r", "t", RANKING, {"a": "better"}))
     marks = [a for tag, a, _ in page.elements if tag == "circle"]
     places = [float(a["cx"]) for a in marks]
@@ -40,8 +40,8 @@ def test_ranks_are_drawn_in_order():
     assert rank_plot("r", "t", replace(RANKING, arms=("a",), mean_ranks=(1.0,), cliques=()), {}) == ""
 
 
-def test_colours_of_a_heat_map():
-    rows = [[1.0, -2.0, None], [4.0, 0.0, math.nan]]
+def test_colours_of_a_heat_map() -> None:
+    rows: list[list[float | None]] = [[1.0, -2.0, None], [4.0, 0.0, math.nan]]
     limit = heat_limit(rows)
     assert limit == 4.0 and heat_limit([[0.0, None]]) == 0.0
     classes = [heat_class(value, limit) for row in rows for value in row]
@@ -55,12 +55,12 @@ def test_colours_of_a_heat_map():
     assert heat_map("h", "t", replace(found, tasks=(), families=()), [], points=True) == ""
 
 
-def names_of(page):
+def names_of(page: Page) -> list[str]:
     """Texts of a heat map, without the numbers of its cells."""
     return [text for tag, a, text in page.elements if tag == "text" and not a.get("class", "").startswith("cell")]
 
 
-def test_tasks_are_named_under_their_families():
+def test_tasks_are_named_under_their_families() -> None:
     """A family is no heading over a task of its name, and its name is not said again before each of its tasks."""
     tasks = ("navigate", "sums", "sums__two_digits", "tracking_five_objects", "tracking_three_objects")
     found = TaskTable(("a",), tasks, ("navigate", "sums", "sums", "tracking", "tracking"), ())
@@ -78,7 +78,7 @@ def test_tasks_are_named_under_their_families():
     assert not any("family" in a.get("class", "") for _, a, _ in page.elements)
 
 
-def test_a_heat_map_of_many_arms_has_no_numbers():
+def test_a_heat_map_of_many_arms_has_no_numbers() -> None:
     arms = tuple(f"arm {n}" for n in range(40))
     found = TaskTable(arms, ("x",), ("f",), ())
     page = check(heat_map("h", "t", found, [[float(n) for n in range(40)]], points=False))
@@ -86,12 +86,12 @@ def test_a_heat_map_of_many_arms_has_no_numbers():
     assert len(page.all("rect")) == 40
 
 
-def a_sweep(arm, *means, oracle=False):
+def a_sweep(arm: str, *means: float, oracle: bool = False) -> Sweep:
     points = tuple(SweepPoint(2**n, m, m - 1, m + 1, 9, 18) for n, m in enumerate(means))
     return Sweep(arm, points, oracle)
 
 
-def test_a_sweep_names_its_lines_apart():
+def test_a_sweep_names_its_lines_apart() -> None:
     sweeps = [a_sweep(f"arm {n}", 1.0, 1.0 + n / 1000) for n in range(14)] + [a_sweep("oracle", 5, 6, oracle=True)]
     page = check(sweep_plot("s", "t", sweeps, {"arm 3": "better"}))
     names = [a for _, a, text in page.elements if text.startswith(("arm", "oracle")) and a.get("x")]
@@ -102,27 +102,31 @@ def test_a_sweep_names_its_lines_apart():
     assert sweep_plot("s", "t", [], {}) == ""
 
 
-def cost(arm, forwards, gain, **changes):
-    return CostPoint(arm, forwards, gain, gain - 1, gain + 1, 9, 18, **changes)
+def cost(arm: str, forwards: float, gain: float, *, oracle: bool = False) -> CostPoint:
+    return CostPoint(arm, forwards, gain, gain - 1, gain + 1, 9, 18, oracle=oracle)
 
 
-def test_the_front_of_cost_and_gain():
-    points = [cost("free", 0, 1), cost("dear", 5000, 2), cost("best", 300, 3), cost("oracle", 10, 9, oracle=True)]
+def test_the_front_of_cost_and_gain() -> None:
+    points = [cost("free", 0, 1), cost("expensive", 5000, 2), cost("best", 300, 3), cost("oracle", 10, 9, oracle=True)]
     page = check(cost_plot("c", "t", points, {"best": "better"}))
-    best, free, dear, oracle = (float(found[1]["cx"]) for found in page.all("circle"))  # the marked one first
-    assert free < oracle < best < dear
+    best, free, expensive, oracle = (
+        float(element.attributes["cx"]) for element in page.all("circle")
+    )  # the marked one first
+    assert free < oracle < best < expensive
     front = next(a["d"] for _, a, _ in page.elements if a.get("class") == "front")
-    assert front.count("L") == 2  # from the free one over to the best one and up to it: the dear one is on no front
+    assert (
+        front.count("L") == 2
+    )  # from the free one over to the best one and up to it: the expensive one is on no front
     assert check(cost_plot("c", "t", [cost("a", 0, 0)], {})) and cost_plot("c", "t", [], {}) == ""
 
 
-def test_promises_far_off_do_not_flatten_the_others():
+def test_promises_far_off_do_not_flatten_the_others() -> None:
     promises = tuple(Promise("a", f"t{n}", "f", n / 100, n / 100) for n in range(50))
     broken = (*promises, Promise("a", "broken", "f", -900.0, -800.0))
     bins = (ReliabilityBin(0.1, 0.1, 0.0, 0.2, 25, ("f",)), ReliabilityBin(0.4, 0.4, 0.2, 0.5, 25, ("f",)))
     found = Agreement(("a",), 1.0, None, None, None, None, None, broken, bins, 1, "")
     page = check(reliability_plot("r", "t", found))
-    description = page.all("desc")[0][2]
+    description = page.all("desc")[0].text
     assert description == "51 promises, 51 drawn, 1 of them at the edge that lie beyond it"
     places = next(a["d"] for _, a, _ in page.elements if a.get("class") == "promises")
     xs = [float(spot.split()[0]) for spot in places.replace("h0", "").split("M")[1:]]

@@ -3,7 +3,10 @@
 import csv
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple, get_args
 
 import pytest
 import yaml
@@ -18,11 +21,11 @@ from merge_advisor.benchmark.report.limits import limits
 from merge_advisor.benchmark.report.setup_yaml import setup_text
 from merge_advisor.benchmark.report.wording import amount, p_phrase
 from merge_advisor.benchmark.report.write import write_report
-from merge_advisor.benchmark.values import Arm, Draws, Question, Setup, Tasks, Tuner
+from merge_advisor.benchmark.values import Arm, Contrast, Draws, Question, Result, Setup, Tasks, Tuner, View
 from merge_advisor.errors import RunError
 from merge_advisor.report.svg import WIDTH
-from tests.report.test_html import HOSTILE, check, texts
 from tests.support import bench_world as world
+from tests.support.pages import HOSTILE, Page, check, plots, texts
 
 PLOTS = {
     "forest-accuracy", "forest-loss", "ranks", "heat", "sweep0", "sweep1", "cost0", "cost1", "cost2", "cost3",
@@ -32,50 +35,56 @@ FILES = """arms chosen chosen_members contrasts contrast_families cost_gain fail
     reliability reliability_bins results setup tasks""".split()
 
 
-def answers(setup, results):
-    def gain(question):
+def answers(setup: Setup, results: Sequence[Result]) -> list[Contrast]:
+    def gain(question: Question) -> float | None:
         return setup.smallest_gain if question.metric == setup.primary.metric else None
 
     first, *others = [contrast(q, results, gain(q)) for q in (setup.primary, *setup.secondaries)]
     return [first, *holm_adjusted(others)]
 
 
-def failing(result, reason="RuntimeError: no memory"):
+def failing(result: Result, reason: str = "RuntimeError: no memory") -> Result:
     return replace(
         result, status="failed", reason=reason, accuracy=math.nan, valid=math.nan, accuracy_valid=None, loss=None,
         predicted=None,
     )  # fmt: skip
 
 
-def written(folder, setup, results):
+def written(folder: Path, setup: Setup, results: Sequence[Result]) -> tuple[str, str]:
     folder.mkdir(exist_ok=True)
     write_report(folder, setup, results, answers(setup, results))
     return (folder / "report.html").read_text(), (folder / "report.md").read_text()
 
 
-def table(folder, name):
+def table(folder: Path, name: str) -> list[dict[str, str]]:
     with (folder / "tables" / f"{name}.csv").open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 
-def plots(page):
-    return {svg[1]["aria-labelledby"].split("-t ")[0] for svg in page.all("svg")}
+class Whole(NamedTuple):
+    """A benchmark and its report."""
+
+    folder: Path
+    setup: Setup
+    results: list[Result]
+    page: Page
+    text: str
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
     """A benchmark of 18 families, 30 tasks, 8 arms, 6 controls, 3 views and 5 sizes, with some results failed."""
     folder = tmp_path_factory.mktemp("whole")
     setup, results = world.a_setup(), world.some_results()
     results = [failing(result) if place % 997 == 5 else result for place, result in enumerate(results)]
     page, text = written(folder, setup, results)
-    return folder, setup, results, check(page), text
+    return Whole(folder, setup, results, check(page), text)
 
 
-def test_the_page_has_all_parts(whole):
+def test_the_page_has_all_parts(whole: Whole) -> None:
     _, setup, _, page, _ = whole
     assert plots(page) == PLOTS
-    titles = [found[2] for found in page.all("h2")]
+    titles = [heading.text for heading in page.all("h2")]
     assert titles == [
         "Contrasts", "Arms and controls", "What this cannot show", "Ranks", "Tasks and families",
         "What was chosen, and what came of it", "How many members", "Cost and gain",
@@ -84,16 +93,16 @@ def test_the_page_has_all_parts(whole):
     found = texts(page)
     assert "default beats random" in found and re.search(r"families: \d+ won, \d+ tied, \d+ lost", found)
     assert "One tuner seed (anchor_diverse)" in found and "merge-advisor bench bench-made-up.yaml --out" in found
-    policy = next(m[1]["content"] for m in page.all("meta") if "http-equiv" in m[1])
+    policy = next(m.attributes["content"] for m in page.all("meta") if "http-equiv" in m.attributes)
     assert policy.startswith("default-src 'none'; style-src 'unsafe-inline'; img-src data:")
     for arm in (*(arm.name for arm in setup.arms), *setup.controls):
         assert arm in found, arm
 
 
-def test_every_class_of_a_picture_has_a_style(whole):
+def test_every_class_of_a_picture_has_a_style(whole: Whole) -> None:
     """An SVG element without a rule of its own would be black in the dark."""
-    page = whole[3]
-    style = page.all("style")[0][2]
+    page = whole.page
+    style = page.all("style")[0].text
     assert style.count("{") == style.count("}") and "url(" not in style and "http" not in style
     ruled = set(re.findall(r"\.([a-z][a-z0-9]*)", style))
     seen = {name for tag, a, _ in page.elements for name in a.get("class", "").split() if tag != "table"}
@@ -103,15 +112,15 @@ def test_every_class_of_a_picture_has_a_style(whole):
     assert fills <= {"band", "heat", "mark"}
 
 
-def test_marks_lie_within_their_picture(whole):
-    for tag, attributes, _ in whole[3].elements:
+def test_marks_lie_within_their_picture(whole: Whole) -> None:
+    for tag, attributes, _ in whole.page.elements:
         if tag in ("rect", "circle"):
             x = float(attributes.get("x", attributes.get("cx", 0)))
             assert 0 <= x <= WIDTH and x + float(attributes.get("width", 0)) <= WIDTH
 
 
-def test_oracles_are_kept_apart(whole):
-    text = whole[4]
+def test_oracles_are_kept_apart(whole: Whole) -> None:
+    text = whole.text
     rivals, oracles = (text.split(f"### {name}")[1].split("\n### ")[0] for name in ("All that can", "Oracles, own-out"))
     assert "oracle" not in rivals and "| base | 4 |" in rivals
     assert "majority-oracle" in oracles and "best-single-oracle" in oracles and "compared with nothing" in oracles
@@ -119,13 +128,14 @@ def test_oracles_are_kept_apart(whole):
     assert "oracle" not in text.split("## Ranks")[1].split("\n## ")[0]
 
 
-def test_every_number_of_the_tables_is_what_the_results_say(whole):
+def test_every_number_of_the_tables_is_what_the_results_say(whole: Whole) -> None:
     folder, _, results, _, text = whole
     assert sorted(path.stem for path in (folder / "tables").iterdir()) == sorted(FILES)
     rows = table(folder, "arms")
     assert len(rows) == 14 * 7  # arms by (5 sizes in own-out, 1 in the other views)
     for row in rows[::9]:
-        values = values_by_arm(results, "accuracy", row["view"], int(row["k"]))[row["arm"]]
+        view = next(view for view in get_args(View) if view == row["view"])
+        values = values_by_arm(results, "accuracy", view, int(row["k"]))[row["arm"]]
         expected = mean(list(family_means(values).values())) / 100
         assert float(row["accuracy"]) == pytest.approx(expected, abs=1e-8)
         assert int(row["done"]) == len(values) and int(row["done"]) + int(row["failed"]) == 60
@@ -138,32 +148,33 @@ def test_every_number_of_the_tables_is_what_the_results_say(whole):
     assert {float(row["difference"]) for row in zero if row["difference"]} == {0.0}
 
 
-def test_measured_gains_stand_beside_the_predicted(whole):
+def test_measured_gains_stand_beside_the_predicted(whole: Whole) -> None:
     folder, _, results, _, _ = whole
     base = {(r.unit, r.view, r.k): r.loss for r in results if r.arm == "base"}
     for row, result in list(zip(table(folder, "results"), results, strict=True))[::71]:
-        if result.loss is not None and base[result.unit, result.view, result.k] is not None:
-            assert float(row["measured"]) == pytest.approx(base[result.unit, result.view, result.k] - result.loss)
+        before = base[result.unit, result.view, result.k]
+        if result.loss is not None and before is not None:
+            assert float(row["measured"]) == pytest.approx(before - result.loss)
         assert row["status"] == result.status and row["arm"] == result.arm
 
 
-def test_views_stand_side_by_side(whole):
-    text = whole[4]
+def test_views_stand_side_by_side(whole: Whole) -> None:
+    text = whole.text
     header = text.split("### The views side by side")[1].strip().splitlines()[0]
     assert header.count("accuracy, ") == 3 and header.count("loss, ") == 3
     assert [view for view in world.VIEWS if f"Accuracy by family, {view}, k = 4" in text] == list(world.VIEWS)
 
 
-def test_the_setup_it_shows_is_the_setup(whole):
-    setup, text = whole[1], whole[4]
+def test_the_setup_it_shows_is_the_setup(whole: Whole) -> None:
+    setup, text = whole.setup, whole.text
     block = text.split("\n    name: ")[1].split("\n\n")[0]
     shown = yaml.safe_load("name: " + block.replace("\n    ", "\n"))
     again = TypeAdapter(Setup).validate_python(shown, strict=False)
     assert again == setup
-    assert {row["key"]: row["value"] for row in table(whole[0], "setup")}["arms.2.tuner.trials"] == "40"
+    assert {row["key"]: row["value"] for row in table(whole.folder, "setup")}["arms.2.tuner.trials"] == "40"
 
 
-def test_a_setup_shows_only_what_was_said():
+def test_a_setup_shows_only_what_was_said() -> None:
     setup = Setup("n", "b", "p", Tasks("t"), (Arm("a", "random", tuner=Tuner("tpe", 3)),), Question("a", "base"), 1.0)
     assert yaml.safe_load(setup_text(setup)) == {
         "name": "n", "base": "b", "pool": "p", "tasks": {"path": "t"}, "smallest_gain": 1.0, "version": 1,
@@ -172,7 +183,7 @@ def test_a_setup_shows_only_what_was_said():
     }  # fmt: skip
 
 
-def test_equal_values_give_equal_bytes(tmp_path):
+def test_equal_values_give_equal_bytes(tmp_path: Path) -> None:
     setup, results = world.a_setup(views=("own-out",), k=(4,)), world.some_results(tasks=8, views=("own-out",), ks=(4,))
     for name in ("one", "two"):
         written(tmp_path / name, setup, results)
@@ -182,7 +193,7 @@ def test_equal_values_give_equal_bytes(tmp_path):
         assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
 
 
-def test_one_size_and_one_view(tmp_path):
+def test_one_size_and_one_view(tmp_path: Path) -> None:
     setup = world.a_setup(views=("own-out",), k=(4,), secondaries=())
     page, text = written(tmp_path, setup, world.some_results(views=("own-out",), ks=(4,), tasks=12))
     assert not any(name.startswith("sweep") for name in plots(check(page)))
@@ -190,7 +201,7 @@ def test_one_size_and_one_view(tmp_path):
     assert "secondaries in words" not in page and table(tmp_path, "k_sweep") == []
 
 
-def test_one_family(tmp_path):
+def test_one_family(tmp_path: Path) -> None:
     setup = world.a_setup(views=("own-out",), k=(4,))
     page, text = written(tmp_path, setup, world.some_results(families=("facts",), tasks=3, views=("own-out",), ks=(4,)))
     check(page)
@@ -198,7 +209,7 @@ def test_one_family(tmp_path):
     assert "default against random: undecided" in text and "(95% interval" not in text.split("## Contrasts")[0]
 
 
-def test_all_failed(tmp_path):
+def test_all_failed(tmp_path: Path) -> None:
     setup = world.a_setup(views=("own-out",), k=(4,))
     results = [failing(r) for r in world.some_results(views=("own-out",), ks=(4,), tasks=3)]
     page, text = written(tmp_path, setup, results)
@@ -211,13 +222,13 @@ def test_all_failed(tmp_path):
     assert "nan" not in text.lower() and len(table(tmp_path, "failed")) == len(results)
 
 
-def test_no_results(tmp_path):
+def test_no_results(tmp_path: Path) -> None:
     setup = world.a_setup()
     page, text = written(tmp_path, setup, [])
     assert plots(check(page)) == set() and "there is no result yet" in text and "## Setup" in text
 
 
-def test_no_results_of_the_primary(tmp_path):
+def test_no_results_of_the_primary(tmp_path: Path) -> None:
     setup = world.a_setup(views=("own-out",), k=(4,))
     arms = tuple(arm for arm in world.GAINS if arm != "default")
     page, text = written(tmp_path, setup, world.some_results(views=("own-out",), ks=(4,), tasks=9, arms=arms))
@@ -230,7 +241,7 @@ def test_no_results_of_the_primary(tmp_path):
     assert {"heat", "ranks", "cost0", "reliability"} <= plots(check(page))
 
 
-def test_no_base_and_no_rival(tmp_path):
+def test_no_base_and_no_rival(tmp_path: Path) -> None:
     """Without the base nothing is gained over it; the heat map finds another arm to tell differences from."""
     setup = world.a_setup(views=("own-out",), k=(4,), secondaries=())
     results = world.some_results(views=("own-out",), ks=(4,), tasks=9, arms=("text", "top_k"))
@@ -241,7 +252,7 @@ def test_no_base_and_no_rival(tmp_path):
     assert plots(check(one)) == set()
 
 
-def test_a_loss_as_the_question(tmp_path):
+def test_a_loss_as_the_question(tmp_path: Path) -> None:
     setup = world.a_setup(
         primary=Question("default", "random", "loss"), secondaries=(), smallest_gain=0.05, views=("own-out",), k=(4,)
     )
@@ -253,7 +264,7 @@ def test_a_loss_as_the_question(tmp_path):
     assert "forest-loss" in plots(check(page)) and 'class="band"' in page
 
 
-def test_an_arm_of_another_size_has_its_row(tmp_path):
+def test_an_arm_of_another_size_has_its_row(tmp_path: Path) -> None:
     setup = world.a_setup(views=("own-out",), k=(4,))
     results = world.some_results(views=("own-out",), ks=(4,), tasks=6)
     results += [replace(r, arm="lorahub", k=20) for r in results if r.arm == "text"]
@@ -261,7 +272,7 @@ def test_an_arm_of_another_size_has_its_row(tmp_path):
     assert re.search(r"\| lorahub \| 20 \| \d", text)
 
 
-def test_names_are_text(tmp_path):
+def test_names_are_text(tmp_path: Path) -> None:
     hostile = HOSTILE.replace("\n", " ")
     names = {"default": hostile, "random": "=cmd|' /C calc'!A0", "text": "@" + "x" * 400}
     setup = world.a_setup(name=HOSTILE, views=("own-out",), k=(1, 4))
@@ -291,7 +302,7 @@ def test_names_are_text(tmp_path):
                     assert not cell.startswith(("+", "-")) or float(cell) is not None
 
 
-def test_cells_of_a_spreadsheet():
+def test_cells_of_a_spreadsheet() -> None:
     assert [safe_cell(cell) for cell in ("=1", "+a", "-b", "@c", "d=", "", 3, True, None)] == [
         "'=1", "'+a", "'-b", "'@c", "d=", "", 3, True, None,
     ]  # fmt: skip
@@ -299,19 +310,19 @@ def test_cells_of_a_spreadsheet():
     assert safe_cell(0.1 + 0.2) == 0.3 and safe_cell("a\r\n\t=b") == "a\\r\\n\\t=b"
 
 
-def test_a_table_keeps_its_numbers(tmp_path):
+def test_a_table_keeps_its_numbers(tmp_path: Path) -> None:
     write_tables(tmp_path / "t", [CsvTable("x", ("a", "b"), ((1, 2.5), (None, True))), CsvTable("empty", ("a",), ())])
     assert (tmp_path / "t" / "x.csv").read_text() == "a,b\n1,2.5\n,True\n"
     assert (tmp_path / "t" / "empty.csv").read_text() == "a\n"
 
 
-def test_a_file_in_the_way_of_the_tables(tmp_path):
+def test_a_file_in_the_way_of_the_tables(tmp_path: Path) -> None:
     (tmp_path / "tables").write_text("mine")
     with pytest.raises(RunError, match=r"tables: cannot be made .*; remove what is there"):
         write_report(tmp_path, world.a_setup(), [], [])
 
 
-def test_frames_have_as_many_cells_as_columns():
+def test_tables_have_as_many_cells_as_columns() -> None:
     setup, results = world.a_setup(), world.some_results(tasks=7)
     results[5] = failing(results[5])
     for frame in csv_tables(make_findings(setup, results, answers(setup, results))):
@@ -319,7 +330,7 @@ def test_frames_have_as_many_cells_as_columns():
         assert {len(row) for row in frame.rows} == {len(frame.columns)}
 
 
-def test_what_it_cannot_show():
+def test_what_it_cannot_show() -> None:
     setup, results = world.a_setup(draws=Draws(1, 1), views=("own-in",)), world.some_results(tasks=6, draws=1)
     told = " ".join(limits(make_findings(setup, results, answers(setup, results))))
     for words in ("One draw of shots", "One draw of selections", "One tuner seed", "nothing here is about new tasks"):
@@ -336,7 +347,7 @@ def test_what_it_cannot_show():
     assert not any("draw of" in told or "draws of shots" in told or told.startswith("One") for told in whole[1:])
 
 
-def test_arms_on_other_units_are_read_by_what_they_gain(tmp_path):
+def test_arms_on_other_units_are_read_by_what_they_gain(tmp_path: Path) -> None:
     """Half of the tasks lack an arm: its mean says more about these tasks than about itself, its gain does not."""
     setup = world.a_setup(views=("own-out",), k=(4,), secondaries=())
     whole = world.some_results(views=("own-out",), ks=(4,), tasks=8, arms=("base", "default", "random", "text"))
@@ -347,7 +358,7 @@ def test_arms_on_other_units_are_read_by_what_they_gain(tmp_path):
     units = {r.unit for r in some if r.arm == "text" and r.status == "done"}
     gains = {r.unit: 100 * (r.accuracy - base[r.unit]) for r in some if r.arm == "text" and r.unit in units}
     assert level["text"].over_base == pytest.approx(mean(list(family_means(gains).values())), abs=1e-8)
-    assert level["base"].over_base is None and level["text"].accuracy > level["base"].accuracy
+    assert level["base"].over_base is None and (level["text"].accuracy or 0) > (level["base"].accuracy or 1)
     assert any("Not every arm was run on every unit" in told for told in limits(make_findings(setup, some, [])))
     assert not any("Not every arm" in told for told in limits(make_findings(setup, whole, [])))
     _, text = written(tmp_path, setup, some)
@@ -355,7 +366,7 @@ def test_arms_on_other_units_are_read_by_what_they_gain(tmp_path):
     assert re.search(r"\| base \| 4 \| [\d.]+% \|  \|", text)
 
 
-def test_numbers_as_text():
+def test_numbers_as_text() -> None:
     assert [p_phrase(p) for p in (0.0004, 0.013, 1.0)] == ["p < .001", "p = .013", "p = 1.000"]
     assert [amount(v, "accuracy") for v in (1.04, -0.0, None, math.nan)] == ["+1.0", "+0.0", "", ""]
     assert amount(-0.0504, "loss") == "-0.050"

@@ -1,0 +1,14 @@
+"""The values of a report go through JSON."""
+
+import json
+
+from merge_advisor.report.values import SimilarityMap, TuningReport
+from merge_advisor.types import from_json, to_json
+from tests.support.report_world import a_map, tuning
+
+
+def test_values_go_through_json() -> None:
+    told, found = tuning([(0.5, None), (0.25, 0.75)]), a_map(3)
+    assert from_json(TuningReport, to_json(told), "tuning.json") == told
+    assert from_json(SimilarityMap, to_json(found), "map.json") == found
+    assert json.loads(to_json(found))["task"] == [0.1, 0.2]
