@@ -18,12 +18,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 CONFIDENCE = 0.95
-FARTHEST = 10**7
-"""Rows beyond which nobody goes to decide something."""
+"""Level of an interval unless another is given."""
+_MOST_ROWS = 10**7
+"""Where the search for enough rows stops: more than anyone would score."""
 
 
 class Interval(NamedTuple):
-    """A mean difference with its confidence interval."""
+    """A mean difference with its confidence interval.
+
+    >>> paired_interval([1, 1, 0, 1, -1, 1, 1, 0, 1, 1]).lower
+    0.067...
+    """
 
     mean: float
     lower: float
@@ -38,7 +43,7 @@ def paired_interval(
     Args:
         differences: (n,) one per row, finite.
         level: confidence, between 0 and 1.
-        counts: whether they are right-or-wrong differences (-1, 0, 1); None: if that is all there is.
+        counts: whether they are right-or-wrong differences (-1, 0, 1); None: whether the values are all of these.
 
     Raises:
         ValueError: no differences, one that is not finite, a level out of range, other values than -1, 0, 1 where
@@ -48,13 +53,18 @@ def paired_interval(
     return _projected(values, level, counts)(len(values))
 
 
-def rows_to_decide(
-    differences: Sequence[float] | NDArray[np.floating], *, level: float = CONFIDENCE, counts: bool | None = None
-) -> int | None:
-    """Return about how many rows in all would separate two models whose rows go on differing like these.
+def rows_to_decide(differences: Sequence[float] | NDArray[np.floating], *, counts: bool | None = None) -> int | None:
+    """Return about how many rows in all would separate two models if further rows differ as these do.
 
     The interval of that many rows, at this mean and this spread, just leaves 0 out; two significant digits, rounded
-    up. New rows never repeat the old ones exactly: it is a size to plan with, reached half of the time.
+    up. New rows never repeat the old ones exactly: it is a size to plan with, enough half of the time.
+
+    >>> rows_to_decide([1, 0, 0, -1, 0, 1, 0, 0])
+    94
+
+    Args:
+        differences: (n,) one per row, finite.
+        counts: as for `paired_interval`.
 
     Returns:
         Rows, more than there are; None where the interval leaves 0 out already, or the mean is 0.
@@ -62,20 +72,24 @@ def rows_to_decide(
     Raises:
         ValueError: as for `paired_interval`.
     """
-    values, counts = _read(differences, level, counts)
+    values, counts = _read(differences, CONFIDENCE, counts)
     if values.mean() == 0:
         return None
-    return _rows_until(values, level, counts, lambda found: found.lower > 0 or found.upper < 0)
+    return _rows_until(values, counts, lambda interval: interval.lower > 0 or interval.upper < 0)
 
 
 def rows_to_rule_out(
     differences: Sequence[float] | NDArray[np.floating],
     gain: float,
     *,
-    level: float = CONFIDENCE,
     counts: bool | None = None,
 ) -> int | None:
     """Return about how many rows in all would bring the interval's upper end below `gain`; see `rows_to_decide`.
+
+    Args:
+        differences: (n,) one per row, finite.
+        gain: the gain to rule out, in the unit of the differences.
+        counts: as for `paired_interval`.
 
     Returns:
         Rows, more than there are; None where it is below already, or the mean is not (then no rows are enough).
@@ -83,23 +97,21 @@ def rows_to_rule_out(
     Raises:
         ValueError: as for `paired_interval`.
     """
-    values, counts = _read(differences, level, counts)
+    values, counts = _read(differences, CONFIDENCE, counts)
     if values.mean() >= gain:
         return None
-    return _rows_until(values, level, counts, lambda found: found.upper < gain)
+    return _rows_until(values, counts, lambda interval: interval.upper < gain)
 
 
-def _rows_until(
-    values: NDArray[np.float64], level: float, counts: bool, enough: Callable[[Interval], bool]
-) -> int | None:
+def _rows_until(values: NDArray[np.float64], counts: bool, enough: Callable[[Interval], bool]) -> int | None:
     """The first number of rows, at the mean and spread of `values`, whose interval is enough."""
-    project = _projected(values, level, counts)
+    project = _projected(values, CONFIDENCE, counts)
     if enough(project(len(values))):
         return None
     low, high = len(values), 2 * len(values)  # doubling, then bisection
-    while high < FARTHEST and not enough(project(high)):
+    while high < _MOST_ROWS and not enough(project(high)):
         low, high = high, 2 * high
-    high = min(high, FARTHEST)
+    high = min(high, _MOST_ROWS)
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if enough(project(middle)) else (middle, high)

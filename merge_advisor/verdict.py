@@ -1,26 +1,26 @@
 """The verdict: is the merge worth it, or is something cheaper as good?
 
-Base, anchor, `shots_lora` and merge contend, named from the cheapest; those not measured are left out. Differences are
-paired, on the same held-out rows; *beaten* means that the 95% interval of a difference lies above 0. `g` is the
-smallest gain that matters: 5 points of accuracy or exact match, or 0.05 nats per token of loss.
+The contenders are base, anchor, `shots_lora` and merge, from the cheapest to the most expensive; those not measured are
+left out. Differences are paired, on the same held-out rows; *beaten* means that the 95% interval of a difference lies
+above 0. `g` is the smallest gain that matters: 5 points of accuracy or exact match, or 0.05 nats per token of loss.
 
 1. The merge beats each of base, anchor and shots_lora: `merge`.
-2. Else they are asked in this order, X = base, anchor, shots_lora:
+2. Else X is base, then anchor, then shots_lora, and the first that this table does not pass over decides:
 
    | X is                                                                     | then                                 |
    |--------------------------------------------------------------------------|--------------------------------------|
    | beaten by something measured                                             | the next one                         |
    | not beaten, and no contender leads it by g, nor can by 4g (the upper end | X: `no-gain`, `use-anchor` or        |
    | of its lead stays below that)                                            | `train-on-examples`                  |
-   | not beaten, but a contender leads it by g or may lead it by 4g           | `undecided`, with the rows that tell |
+   | not beaten, but a contender leads it by g or may lead it by 4g           | `undecided`, with the rows it takes  |
 
 3. All of them are beaten, and not all by the merge: `undecided`.
 
 So a merge that leads an anchor by little is not worth more than the anchor; one that leads it by much without being
 beyond noise asks for more rows, and so do rows too few to see even a gain of 4g; and nothing that costs more is advised
-before what costs less is beaten. "Something measured" includes the members alone and the uniform merge, at a level
-shared out among them (Bonferroni): the best of many looks good by chance. The majority answer is no model to choose;
-the reason tells where it does as well. A guard that regresses takes the merge out.
+unless what costs less is beaten. "Something measured" includes the members alone and the uniform merge, at a level
+shared out among them (Bonferroni): the best of many looks good by chance. The majority answer is not a model to choose;
+the reason says so where it does as well. A guard that regresses takes the merge out.
 """
 
 from __future__ import annotations
@@ -35,11 +35,14 @@ from merge_advisor.scores import Comparison, GuardScore, ModelScore, Verdict
 from merge_advisor.statistics import CONFIDENCE, Interval, paired_interval, rows_to_decide, rows_to_rule_out
 from merge_advisor.types import SHOTS_LORA
 
-BASE, MERGE, MAJORITY = "base", "merge", "majority"
-SMALLEST_GAIN = 0.05
+_BASE, _ANCHOR, _MERGE, _MAJORITY = "base", "anchor", "merge", "majority"
+"""Labels of rows of a score table; that of the shots' LoRA is `SHOTS_LORA`."""
+_SMALLEST_GAIN = 0.05
 """The smallest gain that matters: a share of the rows, of whatever else grows from 0 to 1, or nats per token."""
-COARSEST = 4
+_COARSEST = 4
 """Rows that cannot rule out a gain of this many smallest gains decide nothing."""
+_VERDICTS = {_BASE: Verdict.NO_GAIN, _ANCHOR: Verdict.USE_ANCHOR, SHOTS_LORA: Verdict.TRAIN_ON_EXAMPLES}
+"""What to do where the merge is not worth it, by the model that is as good; from the cheapest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +62,11 @@ class _Table:
     @property
     def counts(self) -> bool:
         """Whether a row is right or wrong, and nothing between."""
-        return self.shares and all(bool(np.isin(found, (0, 1)).all()) for found in self.values.values())
+        return self.shares and all(bool(np.isin(column, (0, 1)).all()) for column in self.values.values())
 
     @property
     def shares(self) -> bool:
-        """Whether values go from 0 to 1, and are told in percent."""
+        """Whether values go from 0 to 1, and are shown in percent."""
         return self.metric != "loss"
 
     def score(self, label: str) -> str:
@@ -84,19 +87,24 @@ def judge(
     metric: str,
     row_digests: Sequence[str],
     *,
-    anchor_label: str = "anchor",
-    smallest_gain: float | None = None,
     guard: GuardScore | None = None,
 ) -> tuple[Verdict, str, tuple[Comparison, ...]]:
     """Decide what to do with a merge, by the rule in this module's docstring.
 
+    >>> from merge_advisor.scores import ModelScore
+    >>> right = {"base": (0,) * 30, "merge": (0,) * 5 + (1,) * 25}
+    >>> table = [ModelScore(name, {"accuracy": sum(rows) / 30}, {"accuracy": rows}) for name, rows in right.items()]
+    >>> verdict, reason, comparisons = judge(table, "accuracy", [f"row {n}" for n in range(30)])
+    >>> verdict
+    <Verdict.MERGE: 'merge'>
+    >>> reason
+    'the merge reaches 83.3% on 30 rows and beats base by +83.3 points (+61.4 to +94.9)'
+
     Args:
         models: the score table; "base" and "merge" are in it. Models without `metric` (the majority answer has no
-            loss) are passed over.
+            loss) are ignored.
         metric: "accuracy", "exact_match", "loss", or another one from 0 to 1 that is better when higher.
         row_digests: the rows, in the order of the per-row values.
-        anchor_label: label of the anchor's row, if there is one.
-        smallest_gain: the g of the rule; None: `SMALLEST_GAIN`.
         guard: loss on unrelated text, where it was measured.
 
     Returns:
@@ -105,22 +113,19 @@ def judge(
 
     Raises:
         TaskError: fewer than two rows.
-        ValueError: base or merge is missing, a model has another number of rows, or `smallest_gain` is not above 0.
+        ValueError: base or merge is missing, or a model has another number of rows.
     """
     if len(row_digests) < 2:
         raise TaskError(f"{len(row_digests)} held-out row: no two models can be told apart on it; give at least two")
     sign = -1.0 if metric == "loss" else 1.0
     values = {model.label: sign * np.asarray(model.rows[metric]) for model in models if metric in model.rows}
-    if not {BASE, MERGE} <= values.keys() or any(len(found) != len(row_digests) for found in values.values()):
+    if not {_BASE, _MERGE} <= values.keys() or any(len(column) != len(row_digests) for column in values.values()):
         raise ValueError("a score table has a base, a merge, and one value per row and model")
     table = _Table(metric, values, len(row_digests))
-    gain = SMALLEST_GAIN if smallest_gain is None else smallest_gain
-    if not gain > 0:
-        raise ValueError(f"a smallest gain of {gain} is not above 0")
-    comparisons = tuple(_compare(table, label, row_digests) for label in values if label != MERGE)
-    cheap = [label for label in (BASE, anchor_label, SHOTS_LORA) if label in values]
+    comparisons = tuple(_compare(table, label, row_digests) for label in values if label != _MERGE)
+    cheap = [label for label in _VERDICTS if label in values]
     regressed = guard is not None and guard.regressed
-    verdict, reason = _decide(table, cheap, anchor_label, gain, merge=not regressed)
+    verdict, reason = _decide(table, cheap, merge=not regressed)
     if guard is not None and regressed:
         cost = f"{guard.merge - guard.base:+.3f} nats ({guard.lower:+.3f} to {guard.upper:+.3f})"
         reason += f"; the merge is ruled out by its loss on unrelated text, {cost} per token"
@@ -128,58 +133,53 @@ def judge(
 
 
 def _compare(table: _Table, label: str, row_digests: Sequence[str]) -> Comparison:
-    differences = table.differences(MERGE, label)
+    differences = table.differences(_MERGE, label)
     return Comparison(
         label,
-        *table.lead(MERGE, label),
+        *table.lead(_MERGE, label),
         won=tuple(digest for digest, value in zip(row_digests, differences, strict=True) if value > 0),
         lost=tuple(digest for digest, value in zip(row_digests, differences, strict=True) if value < 0),
         rows_to_decide=rows_to_decide(differences, counts=table.counts),
     )
 
 
-def _decide(table: _Table, cheap: list[str], anchor_label: str, gain: float, *, merge: bool) -> tuple[Verdict, str]:
-    """Apply the rule to the contenders; `merge` tells whether the merge is one."""
-    contenders = [*cheap, MERGE] if merge else cheap
-    others = [label for label in table.values if label not in (*cheap, MERGE, MAJORITY)]
-    if merge and all(table.lead(MERGE, label).lower > 0 for label in cheap):
-        leads = ", ".join(f"{label} by {table.amount(table.lead(MERGE, label))}" for label in cheap)
-        reason = f"the merge reaches {table.score(MERGE)} on {table.rows} rows and beats {leads}"
-        return Verdict.MERGE, reason + _caution(table, MERGE, _beaten_by(table, MERGE, [], others))
-    verdicts = {
-        BASE: Verdict.NO_GAIN,
-        anchor_label: Verdict.USE_ANCHOR,
-        SHOTS_LORA: Verdict.TRAIN_ON_EXAMPLES,
-    }
+def _decide(table: _Table, cheap: list[str], *, merge: bool) -> tuple[Verdict, str]:
+    """Apply the rule to the contenders; `merge` says whether the merge is one."""
+    contenders = [*cheap, _MERGE] if merge else cheap
+    others = [label for label in table.values if label not in (*cheap, _MERGE, _MAJORITY)]
+    if merge and all(table.lead(_MERGE, label).lower > 0 for label in cheap):
+        leads = ", ".join(f"{label} by {table.amount(table.lead(_MERGE, label))}" for label in cheap)
+        reason = f"the merge reaches {table.score(_MERGE)} on {table.rows} rows and beats {leads}"
+        return Verdict.MERGE, reason + _caution(table, _MERGE, _beaten_by(table, _MERGE, [], others))
     for label in cheap:
         rivals = [rival for rival in contenders if rival != label]
         if _beaten_by(table, label, rivals, others):
             continue
-        if hidden := _open(table, label, rivals, gain):
+        if hidden := _open(table, label, rivals):
             rival = max(hidden, key=lambda name: hidden[name])
             return Verdict.UNDECIDED, _too_few(table, rival, label, hidden[rival])
-        return verdicts[label], _as_good(table, label, rivals) + _caution(table, label, [])
+        return _VERDICTS[label], _as_good(table, label, rivals) + _caution(table, label, [])
     return Verdict.UNDECIDED, _all_beaten(table, cheap, contenders, others)
 
 
 def _beaten_by(table: _Table, label: str, rivals: Sequence[str], others: Sequence[str]) -> list[str]:
     """Models better than `label` beyond noise: rivals at 95%, the others with the chance of any of them shared out."""
     level = 1 - (1 - CONFIDENCE) / max(1, len(others))
-    found = [rival for rival in rivals if table.lead(rival, label).lower > 0]
-    return found + [other for other in others if table.lead(other, label, level).lower > 0]
+    better = [rival for rival in rivals if table.lead(rival, label).lower > 0]
+    return better + [other for other in others if table.lead(other, label, level).lower > 0]
 
 
-def _open(table: _Table, label: str, rivals: Sequence[str], gain: float) -> dict[str, int]:
-    """Rivals that may be better than `label` by something that matters, and about how many rows would tell."""
-    found = {}
+def _open(table: _Table, label: str, rivals: Sequence[str]) -> dict[str, int]:
+    """Rivals that may be better than `label` by something that matters, and about how many rows it takes to know."""
+    rows = {}
     for rival in rivals:
         lead = table.lead(rival, label)
-        if lead.mean >= gain:
-            found[rival] = rows_to_decide(table.differences(rival, label), counts=table.counts) or table.rows
-        elif lead.upper >= COARSEST * gain:
-            needed = rows_to_rule_out(table.differences(rival, label), COARSEST * gain, counts=table.counts)
-            found[rival] = needed or table.rows
-    return found
+        if lead.mean >= _SMALLEST_GAIN:
+            rows[rival] = rows_to_decide(table.differences(rival, label), counts=table.counts) or table.rows
+        elif lead.upper >= _COARSEST * _SMALLEST_GAIN:
+            needed = rows_to_rule_out(table.differences(rival, label), _COARSEST * _SMALLEST_GAIN, counts=table.counts)
+            rows[rival] = needed or table.rows
+    return rows
 
 
 def _as_good(table: _Table, label: str, rivals: Sequence[str]) -> str:
@@ -194,8 +194,8 @@ def _as_good(table: _Table, label: str, rivals: Sequence[str]) -> str:
 
 def _caution(table: _Table, label: str, better: Sequence[str]) -> str:
     told = [f"; {other} is better still, {table.amount(table.lead(other, label))}" for other in better]
-    if MAJORITY in table.values and table.lead(MAJORITY, label).mean >= 0:
-        told.append(f"; always giving the commonest answer reaches {table.score(MAJORITY)}")
+    if _MAJORITY in table.values and table.lead(_MAJORITY, label).mean >= 0:
+        told.append(f"; always giving the commonest answer reaches {table.score(_MAJORITY)}")
     return "".join(told)
 
 
@@ -207,9 +207,9 @@ def _all_beaten(table: _Table, cheap: Sequence[str], contenders: Sequence[str], 
         advice = "make it the anchor" if other.startswith("member ") else "its weights are the better ones"
         return f"{other} beats all there is to choose from, {best} by {lead} on {table.rows} rows; {advice}"
     # only the merge is left: ahead of all, of some of them not beyond noise
-    asked = {label: rows_to_decide(table.differences(MERGE, label), counts=table.counts) or 0 for label in cheap}
+    asked = {label: rows_to_decide(table.differences(_MERGE, label), counts=table.counts) or 0 for label in cheap}
     behind = max(asked, key=lambda name: asked[name])
-    return _too_few(table, MERGE, behind, asked[behind])
+    return _too_few(table, _MERGE, behind, asked[behind])
 
 
 def _too_few(table: _Table, ahead: str, behind: str, rows: int) -> str:

@@ -116,17 +116,20 @@ def context_length(backbone: Backbone) -> int:
     return _UNKNOWN_CONTEXT
 
 
-def batches(rows: Sequence[EncodedRow], tokens: int = TOKENS_PER_BATCH) -> Iterator[list[int]]:
-    """Yield positions of rows of similar length together.
+def batches(rows: Sequence[EncodedRow]) -> Iterator[list[int]]:
+    """Yield positions of rows of similar length together, at most `TOKENS_PER_BATCH` padded tokens (or one row).
+
+    >>> short, long = EncodedRow((5, 6), (1,)), EncodedRow((5,) * 1500, (1,))
+    >>> list(batches([short, long, short]))
+    [[0, 2], [1]]
 
     Args:
-        rows: the rows.
-        tokens: padded tokens of a batch at most; a single row may have more.
+        rows: the rows, of any lengths.
     """
     batch: list[int] = []
     # lengths grow, so that the newest row is the widest of its batch; equal lengths keep their order
     for position in sorted(range(len(rows)), key=lambda index: (len(rows[index]), index)):
-        if batch and len(rows[position]) * (len(batch) + 1) > tokens:
+        if batch and len(rows[position]) * (len(batch) + 1) > TOKENS_PER_BATCH:
             yield batch
             batch = []
         batch.append(position)

@@ -1,4 +1,4 @@
-"""Adapters whose weights are a pickle, rewritten as safetensors: only when asked, and never in this process."""
+"""Adapters whose weights are a pickle, rewritten as safetensors: only on request, and never in this process."""
 
 from __future__ import annotations
 
@@ -16,30 +16,36 @@ from typing import Any
 from merge_advisor.errors import ExternalError, InputError, MergeAdvisorError, OfflineError, PoolError
 from merge_advisor.pool import unpickling
 from merge_advisor.pool.candidate import fetch_model
-from merge_advisor.pool.sources import FOLDER_MANIFEST, FoundModel, Sources, find_models, printable_id
+from merge_advisor.pool.sources import FOLDER_MANIFEST, FoundModel, Sources, find_models
 from merge_advisor.progress import Progress, quiet_progress
 from merge_advisor.types import VERSION, RefusedModel, to_json
 from merge_advisor.weights import hub
-from merge_advisor.weights.adapter import WEIGHTS, pair_up
-from merge_advisor.weights.adapter_config import CONFIG, read_adapter_config
+from merge_advisor.weights.adapter import ADAPTER_PICKLE, ADAPTER_WEIGHTS, pair_factors
+from merge_advisor.weights.adapter_config import ADAPTER_CONFIG, read_adapter_config
 from merge_advisor.weights.files import FileError, file_digest
+from merge_advisor.weights.naming import printable
 from merge_advisor.weights.tensorfile import read_header
 from merge_advisor.whole_files import whole_folder
 
-PICKLE = "adapter_model.bin"
-NOTE = "converted.json"
+_NOTE = "converted.json"
 """Says in each converted folder what it was made of."""
-KEPT = (CONFIG, "README.md")
+_KEPT = (ADAPTER_CONFIG, "README.md")
 """Files that go along as they are."""
-STARTING = 120
+_STARTING = 120
 """Seconds a child process gets beside its time per file: importing torch can take many."""
 
 
 @dataclass(frozen=True, slots=True)
 class ConversionReport:
-    """What `convert` wrote."""
+    """What `convert` wrote.
+
+    >>> report = convert("adapters", Path("converted"))
+    >>> report.written == report.copied, report.refused
+    (True, ())
+    """
 
     out: Path
+    """The folder."""
     written: tuple[str, ...]
     """Ids of the adapters in it."""
     copied: tuple[str, ...]
@@ -50,9 +56,9 @@ class ConversionReport:
 
 @dataclass(slots=True)
 class _Job:
-    """One adapter on its way."""
+    """One adapter to write."""
 
-    found: FoundModel
+    model: FoundModel
     folder: Path
     """Where its files are."""
     revision: str
@@ -80,10 +86,13 @@ def convert(
         offline: never fetch.
         progress: called with (what, done, total).
 
+    Returns:
+        What was written, and what was left out and why.
+
     Raises:
         PoolError: no such source, or none of its adapters can be converted.
         OfflineError: all of them would have to be fetched, and fetching is off.
-        InputError: `out` is there already or cannot be written.
+        RunError: `out` is there already or cannot be written.
         ExternalError: the child process cannot be started.
     """
     sources = find_models(source)
@@ -91,34 +100,34 @@ def convert(
     with whole_folder(out) as partial:
         names = {model.id: "." if alone else name for model, name in _names(sources.models)}
         jobs, refused = _gather(sources.models, partial, names, offline, progress)
-        pickles = [job for job in jobs if not (job.folder / WEIGHTS).is_file()]
+        pickles = [job for job in jobs if not (job.folder / ADAPTER_WEIGHTS).is_file()]
         reasons = _rewrite(pickles, progress)
         copied = []
         for job in jobs:
-            reason = reasons.get(job.found.id, "")
+            reason = reasons.get(job.model.id, "")
             try:
                 if job not in pickles:
-                    shutil.copyfile(job.folder / WEIGHTS, job.target / WEIGHTS)
+                    shutil.copyfile(job.folder / ADAPTER_WEIGHTS, job.target / ADAPTER_WEIGHTS)
                 if not reason:
                     _complete(job, converted=job in pickles)
             except (FileError, InputError, OSError) as error:
                 reason = " ".join(str(error).split())
             if reason:
-                refused[job.found.id] = PoolError(reason)
+                refused[job.model.id] = PoolError(reason)
                 shutil.rmtree(job.target)
             elif job not in pickles:
-                copied.append(job.found.id)
-        written = [job for job in jobs if job.found.id not in refused]
+                copied.append(job.model.id)
+        written = [job for job in jobs if job.model.id not in refused]
         if not written:
             _refuse_all(source, refused)
         if not alone:
             (partial / FOLDER_MANIFEST).write_text(_manifest(sources, written, names), encoding="utf-8")
-    left_out = tuple(RefusedModel(printable_id(name), _reason(name, error)) for name, error in sorted(refused.items()))
-    return ConversionReport(out, tuple(job.found.id for job in written), tuple(copied), left_out)
+    left_out = tuple(RefusedModel(printable(name), _reason(name, error)) for name, error in sorted(refused.items()))
+    return ConversionReport(out, tuple(job.model.id for job in written), tuple(copied), left_out)
 
 
 def _names(models: Sequence[FoundModel]) -> list[tuple[FoundModel, str]]:
-    """A folder name for each model: the last part of its id, the whole of it where two end alike."""
+    """Return a folder name for each model: the last part of its id, or all of it where two end alike."""
     last = [model.id.rsplit("/", 1)[-1] for model in models]
     return [
         (model, name if last.count(name) == 1 else model.id.replace("/", "--").replace("\\", "--"))
@@ -136,11 +145,13 @@ def _gather(
         try:
             place = _place(model, offline)
             read_adapter_config(place.path)
-            if not any((place.path / name).is_file() for name in (WEIGHTS, PICKLE)):
-                raise PoolError(f"has neither {PICKLE} nor {WEIGHTS}; fetch it again, or take another adapter")
+            if not any((place.path / name).is_file() for name in (ADAPTER_WEIGHTS, ADAPTER_PICKLE)):
+                raise PoolError(
+                    f"has neither {ADAPTER_PICKLE} nor {ADAPTER_WEIGHTS}; fetch it again, or take another adapter"
+                )
             target = partial / names[model.id]
             target.mkdir(exist_ok=names[model.id] == ".")
-            for name in KEPT:
+            for name in _KEPT:
                 if (place.path / name).is_file():
                     shutil.copyfile(place.path / name, target / name)
             jobs.append(_Job(model, place.path, place.revision, target))
@@ -151,25 +162,31 @@ def _gather(
 
 
 def _place(model: FoundModel, offline: bool) -> hub.Snapshot:
-    """Where a model is; of a hub model the pickle is fetched where there is nothing else."""
-    place = fetch_model(model, offline=offline, cache=None)
-    if model.hub is not None and (place.path / CONFIG).is_file() and not (place.path / WEIGHTS).is_file():
-        place = hub.fetch_snapshot(hub.HubId(model.hub.repo, place.revision), (*KEPT, PICKLE), offline=offline)
+    """Return where a model's files are; of a hub model the pickle is fetched only where there is nothing else."""
+    place = fetch_model(model, offline=offline)
+    if (
+        model.hub is not None
+        and (place.path / ADAPTER_CONFIG).is_file()
+        and not (place.path / ADAPTER_WEIGHTS).is_file()
+    ):
+        place = hub.fetch_snapshot(hub.HubId(model.hub.repo, place.revision), (*_KEPT, ADAPTER_PICKLE), offline=offline)
     return place
 
 
 def _rewrite(jobs: Sequence[_Job], progress: Progress) -> dict[str, str]:
-    """Have child processes rewrite the pickles; returns the reasons of those that were not, by id."""
+    """Have child processes rewrite the pickles; return why some were not, by id."""
     reasons: dict[str, str] = {}
     left = list(jobs)
     while left:
-        told, death = _child([(job.folder / PICKLE, job.target / WEIGHTS) for job in left])
-        for job, line in zip(left, told, strict=False):
+        reports, death = _child([(job.folder / ADAPTER_PICKLE, job.target / ADAPTER_WEIGHTS) for job in left])
+        for job, line in zip(left, reports, strict=False):
             if "tensors" not in line:
-                reasons[job.found.id] = f"{PICKLE}: not converted: {_line(line.get('error'))}; take another adapter"
-        done = len(told)
-        if done < len(left):  # it died on the next one; a new one goes on behind it
-            reasons[left[done].found.id] = f"{PICKLE}: not converted: {death}; take another adapter"
+                reasons[job.model.id] = (
+                    f"{ADAPTER_PICKLE}: not converted: {_line(line.get('error'))}; take another adapter"
+                )
+        done = len(reports)
+        if done < len(left):  # it died on the next file; another child goes on after that
+            reasons[left[done].model.id] = f"{ADAPTER_PICKLE}: not converted: {death}; take another adapter"
             done += 1
         left = left[done:]
         progress("converting", len(jobs) - len(left), len(jobs))
@@ -177,12 +194,13 @@ def _rewrite(jobs: Sequence[_Job], progress: Progress) -> dict[str, str]:
 
 
 def _child(jobs: Sequence[tuple[Path, Path]]) -> tuple[list[dict[str, Any]], str]:
-    """Run one child process; returns what it told job by job, and what it died of."""
+    """Run one child process; return what it reported job by job, and what it died of."""
+    # -I: neither the user's folders nor their environment say what the child imports
     command = [sys.executable, "-I", "-B", str(Path(unpickling.__file__).resolve())]
     # no tokens, no proxies, no paths: what a library needs to be found, and nothing else
     environment = {name: os.environ[name] for name in ("PATH", "SYSTEMROOT", "LD_LIBRARY_PATH") if name in os.environ}
     asked = json.dumps([[str(source.resolve()), str(target.resolve())] for source, target in jobs])
-    limit = STARTING + unpickling.SECONDS * len(jobs)
+    limit = _STARTING + unpickling.SECONDS * len(jobs)
     try:
         done = subprocess.run(
             command, input=asked, env=environment | {"OMP_NUM_THREADS": "1"}, cwd=jobs[0][1].parent, text=True,
@@ -210,14 +228,14 @@ def _death(code: int) -> str:
 
 def _parsed(line: str) -> dict[str, Any]:
     try:
-        found = json.loads(line)
+        report = json.loads(line)
     except ValueError:
-        found = None
-    return found if isinstance(found, dict) else {"error": "the process that read it said nothing to be understood"}
+        report = None
+    return report if isinstance(report, dict) else {"error": "the process that read it wrote no report"}
 
 
 def _line(text: object) -> str:
-    """The last line of a text nobody vouches for, printable and short."""
+    """The last line of any text, printable and short."""
     lines = [line for line in str(text or "").splitlines() if line.strip()] or ["no reason given"]
     return "".join(c if c.isprintable() else " " for c in lines[-1])[:240].strip()
 
@@ -229,22 +247,22 @@ def _complete(job: _Job, *, converted: bool) -> None:
         PoolError: its tensors are no plain LoRA.
         FileError: a file cannot be read.
     """
-    pair_up(read_header(job.target / WEIGHTS))
+    pair_factors(read_header(job.target / ADAPTER_WEIGHTS))
     if converted:
         note = {
             "version": VERSION,
-            "source": job.found.hub.repo if job.found.hub else job.folder.resolve().name,
+            "source": job.model.hub.repo if job.model.hub else job.folder.resolve().name,
             "revision": job.revision or None,
-            "file": PICKLE,
-            "sha256": file_digest(job.folder / PICKLE, {}),
+            "file": ADAPTER_PICKLE,
+            "sha256": file_digest(job.folder / ADAPTER_PICKLE, {}),
         }
-        (job.target / NOTE).write_text(to_json(note), encoding="utf-8")
+        (job.target / _NOTE).write_text(to_json(note), encoding="utf-8")
 
 
 def _refuse_all(source: str | Path, refused: Mapping[str, MergeAdvisorError]) -> None:
-    told = [f"{printable_id(name)}: {_reason(name, error)}" for name, error in sorted(refused.items())]
-    more = f"; and {len(told) - 3} more" if len(told) > 3 else ""
-    message = f"{source}: none of its {len(told)} adapters can be converted: {'; '.join(told[:3])}{more}"
+    reasons = [f"{printable(name)}: {_reason(name, error)}" for name, error in sorted(refused.items())]
+    more = f"; and {len(reasons) - 3} more" if len(reasons) > 3 else ""
+    message = f"{source}: none of its {len(reasons)} adapters can be converted: {'; '.join(reasons[:3])}{more}"
     if all(isinstance(error, OfflineError) for error in refused.values()):
         raise OfflineError(message)
     raise PoolError(message)
@@ -260,7 +278,7 @@ def _manifest(sources: Sources, written: Sequence[_Job], names: Mapping[str, str
 
     models = []
     for job in written:
-        entry = {"id": job.found.id, "path": names[job.found.id], "description": job.found.description}
+        entry = {"id": job.model.id, "path": names[job.model.id], "description": job.model.description}
         models.append({key: value for key, value in entry.items() if value})
     head = {"template": sources.template} if sources.template else {}
     return str(yaml.safe_dump({"version": VERSION, **head, "models": models}, sort_keys=False, allow_unicode=True))

@@ -1,4 +1,4 @@
-"""Model cards and licences, as their authors state them."""
+"""Model cards and licences, as their authors state them; nothing here is legal advice."""
 
 from __future__ import annotations
 
@@ -10,13 +10,15 @@ from typing import Any
 
 from merge_advisor.plain_yaml import YamlError, load_yaml
 
-CARD_LIMIT = 2**16
+_CARD_LIMIT = 2**16
 """Bytes of a README.md that are read."""
-TEXT_LIMIT = 4000
+_TEXT_LIMIT = 4000
 """Characters of its text that are kept."""
 
 _FRONT = re.compile(r"\A---[ \t]*\n(?P<front>.*?)\n---[ \t]*(?:\n|\Z)", re.DOTALL)
+# what the hub's card template leaves where an author filled nothing in
 _NOISE = re.compile(r"<!--(?s:.*?)-->|^.*\[More Information Needed\].*$|[^\S\n]+$", re.MULTILINE)
+# licences whose terms reach a merge, by what they ask for; patterns on the lower-case name
 _FAMILIES = {
     "non-commercial": re.compile(r"(^|-)nc(-|$)|non-?commercial|research"),
     "no-derivatives": re.compile(r"(^|-)nd(-|$)"),
@@ -33,37 +35,48 @@ _OPEN = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """What a model card says."""
+    """What a model card says.
+
+    >>> card = read_card(Path("adapters/a0"))
+    >>> card.licence, card.text
+    ('apache-2.0', 'Adapter of family a.')
+    """
 
     licence: str | None = None
+    """As its front matter states it, in lower case."""
     text: str = ""
+    """The card without front matter, at most 4000 characters."""
 
 
 def read_card(folder: Path) -> Card:
-    """Read README.md beside a model; whatever is wrong with it, a card (perhaps empty) comes back."""
+    """Return the model card (README.md) of a folder; an empty one where there is none or it cannot be read.
+
+    Args:
+        folder: the model's folder.
+    """
     try:
         with (folder / "README.md").open("rb") as stream:
-            text = stream.read(CARD_LIMIT).decode("utf-8-sig", "replace").replace("\r\n", "\n")
+            text = stream.read(_CARD_LIMIT).decode("utf-8-sig", "replace").replace("\r\n", "\n")
     except OSError:
         return Card()
     match = _FRONT.match(text)
     body = _NOISE.sub("", text[match.end() :] if match else text)
     body = "".join(char for char in body if char.isprintable() or char in "\n\t")
-    body = re.sub(r"\n{3,}", "\n\n", body).strip()[:TEXT_LIMIT]
+    body = re.sub(r"\n{3,}", "\n\n", body).strip()[:_TEXT_LIMIT]
     return Card(_licence(_front(match["front"])) if match else None, body)
 
 
 def _front(text: str) -> dict[str, Any]:
     try:
-        found = load_yaml(text)
+        front = load_yaml(text)
     except YamlError:
         return {}
-    return found if isinstance(found, dict) else {}
+    return front if isinstance(front, dict) else {}
 
 
 def _licence(front: dict[str, Any]) -> str | None:
     value = front.get("license", front.get("licence"))
-    if value == "other":
+    if value == "other":  # the hub's word for a licence that is not in its list; `license_name` then says which
         value = front.get("license_name", value)
     if isinstance(value, list):
         value = " ".join(str(item) for item in value[:5])
@@ -72,9 +85,13 @@ def _licence(front: dict[str, Any]) -> str | None:
 
 
 def licence_conflicts(licences: Sequence[str | None]) -> tuple[str, ...]:
-    """Say in short notes what stands against sharing a merge of models under these licences; no legal advice.
+    """Return what stands against sharing a merge of models under these licences, one note each; no legal advice.
 
-    The same licences in any order give the same notes.
+    >>> licence_conflicts(["apache-2.0", "cc-by-nc-4.0"])
+    ('cc-by-nc-4.0: no commercial use, of the merge neither',)
+
+    Args:
+        licences: of the members, in any order; None where a card states none.
     """
     stated = sorted({text.lower() for text in licences if text and text.lower() not in ("other", "unknown")})
     silent = sum(1 for text in licences if not text or text.lower() in ("other", "unknown"))
@@ -92,7 +109,7 @@ def licence_conflicts(licences: Sequence[str | None]) -> tuple[str, ...]:
     for name in ("llama", "gemma", "openrail"):
         if families[name] and len(stated) > len(families[name]):
             notes.append(f"{', '.join(families[name])}: its terms of use bind the whole merge, other members included")
-    sorted_out = [text for found in families.values() for text in found]
+    sorted_out = [text for matches in families.values() for text in matches]
     strange = [text for text in stated if text not in sorted_out and not _OPEN.search(text)]
     if strange:
         notes.append(f"{', '.join(strange)}: no common open licence; read its terms before you share the merge")

@@ -30,7 +30,11 @@ _MODEL = {"id", "path", "hub", "revision", "description"}
 
 @dataclass(frozen=True, slots=True)
 class ManifestEntry:
-    """One model of a manifest, as written."""
+    """One model of a manifest, as written; see `Manifest` for an example.
+
+    >>> ManifestEntry(None, None, hub="org/name", revision="v1", description="").hub
+    'org/name'
+    """
 
     id: str | None
     path: str | None
@@ -41,38 +45,51 @@ class ManifestEntry:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What a manifest says."""
+    r"""What a manifest says.
+
+    >>> lines = ["version: 1", "models:", "- path: adapters/a0", "  description: Writes rhymes."]
+    >>> _ = Path("pool.yaml").write_text("\n".join(lines))
+    >>> manifest = read_manifest(Path("pool.yaml"))
+    >>> [(entry.path, entry.description) for entry in manifest.models]
+    [('adapters/a0', 'Writes rhymes.')]
+    """
 
     base: str | None
+    """What the pool was trained on."""
     template: str | None
+    """The prompt template it was trained under."""
     models: tuple[ManifestEntry, ...] | None
     """None where it lists none: the folders beside it are the models."""
     descriptions: dict[str, str]
+    """By id."""
 
 
 def read_manifest(path: Path) -> Manifest:
-    """Read a pool manifest.
+    """Return what a pool manifest says.
+
+    Args:
+        path: the YAML file.
 
     Raises:
         PoolError: unreadable, not YAML, another version, an unknown key, or a value of another type.
     """
-    found = read_mapping(
+    content = read_mapping(
         path, "manifest", needs=f"`version: {VERSION}` and `models:`", remedy="check the path", limit=_SIZE_LIMIT,
         error=PoolError,
     )  # fmt: skip
-    _check_keys(found, _TOP, f"{path}")
-    if found.get("version") != VERSION:
-        raise PoolError(f"{path}: version is {found.get('version')!r}, not {VERSION}; write `version: {VERSION}`")
-    models = found.get("models")
+    _check_keys(content, _TOP, f"{path}")
+    if content.get("version") != VERSION:
+        raise PoolError(f"{path}: version is {content.get('version')!r}, not {VERSION}; write `version: {VERSION}`")
+    models = content.get("models")
     if models is not None and not isinstance(models, list):
         raise PoolError(f"{path}: models is no list; write one `- path:` or `- hub:` for each")
     listed = None if models is None else tuple(_model(item, f"{path}: model {n}") for n, item in enumerate(models, 1))
-    descriptions = found.get("descriptions") or {}
+    descriptions = content.get("descriptions") or {}
     if not isinstance(descriptions, dict):
         raise PoolError(f"{path}: descriptions is no mapping of ids to texts; correct it")
     return Manifest(
-        base=_text(found, "base", f"{path}"),
-        template=_text(found, "template", f"{path}"),
+        base=_text(content, "base", f"{path}"),
+        template=_text(content, "template", f"{path}"),
         models=listed,
         descriptions={str(key): _text(descriptions, key, f"{path}: descriptions") or "" for key in descriptions},
     )
@@ -82,22 +99,22 @@ def _model(item: Any, where: str) -> ManifestEntry:
     if not isinstance(item, dict):
         raise PoolError(f"{where}: is no mapping; write `path: folder` or `hub: org/name`")
     _check_keys(item, _MODEL, where)
-    found = {key: _text(item, key, where) for key in _MODEL}
-    if (found["path"] is None) == (found["hub"] is None):
+    fields = {key: _text(item, key, where) for key in _MODEL}
+    if (fields["path"] is None) == (fields["hub"] is None):
         raise PoolError(f"{where}: needs either path or hub; write one of them")
-    if found["revision"] is not None and found["hub"] is None:
+    if fields["revision"] is not None and fields["hub"] is None:
         raise PoolError(f"{where}: revision belongs to hub; leave it out beside path")
-    return ManifestEntry(found["id"], found["path"], found["hub"], found["revision"], found["description"] or "")
+    return ManifestEntry(fields["id"], fields["path"], fields["hub"], fields["revision"], fields["description"] or "")
 
 
-def _check_keys(found: dict[Any, Any], known: set[str], where: str) -> None:
-    for key in found:
+def _check_keys(content: dict[Any, Any], known: set[str], where: str) -> None:
+    for key in content:
         if key not in known:
             raise PoolError(f"{where}: unknown key {str(key)[:60]!r}; known are {', '.join(sorted(known))}")
 
 
-def _text(found: dict[Any, Any], key: Any, where: str) -> str | None:
-    value = found.get(key)
+def _text(content: dict[Any, Any], key: Any, where: str) -> str | None:
+    value = content.get(key)
     if value is not None and not isinstance(value, str):
         raise PoolError(f"{where}: {key} is {str(value)[:60]!r}, not text; put it in quotes")
     return value

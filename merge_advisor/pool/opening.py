@@ -1,4 +1,4 @@
-"""Open a pool: find its models, check each against the base, set aside what cannot be used."""
+"""Open a pool: find its models, check each against the base, refuse what cannot be used."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ from pathlib import Path
 
 from merge_advisor.errors import ExternalError, InputError, MergeAdvisorError, OfflineError, PoolError
 from merge_advisor.pool.candidate import examine_candidate, fetch_model
-from merge_advisor.pool.sources import FoundModel, find_models, printable_id
+from merge_advisor.pool.sources import FoundModel, find_models
 from merge_advisor.types import SHOTS_LORA, Candidate, Pool, RefusedModel
 from merge_advisor.weights.base import LocalBase
 from merge_advisor.weights.files import FileError, Hashes
 from merge_advisor.weights.hub import Snapshot
+from merge_advisor.weights.naming import printable
 
-DOWNLOADS = 8
+_DOWNLOADS = 8
 """Hub models fetched at a time."""
 
-SnapshotOrError = Snapshot | MergeAdvisorError
+_SnapshotOrError = Snapshot | MergeAdvisorError
 
 
 def open_pool(
@@ -27,18 +28,28 @@ def open_pool(
     base: LocalBase,
     *,
     offline: bool = False,
-    cache: Path | None = None,
     hashes: Hashes | None = None,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     licence: Sequence[str] = (),
 ) -> Pool:
-    """Open a pool against a base; a model that cannot be used is set aside with its reason, the rest goes on.
+    """Return a pool's candidates for a base; a model that cannot be used is refused with its reason, the rest goes on.
 
-    `ref` is a folder of models (or one model), a manifest (.yaml), a list of hub ids (.txt), or ids joined by commas.
-    Hub models go to the hub's own cache, or to `cache`. `hashes` remembers what reading the weights found; keep it
-    between runs. `include` and `exclude` are globs on ids, `licence` globs on the licences of the model cards
-    ("unknown" where there is none).
+    >>> from merge_advisor.weights.base import resolve_base
+    >>> pool = open_pool("adapters", resolve_base("base", cache=Path("cache")), include=["a*"])
+    >>> [candidate.id for candidate in pool.candidates], pool.refused
+    (['a0', 'a1', 'a2'], ())
+
+    Args:
+        ref: a folder of models (or of one model), a manifest (.yaml), a list of hub ids (.txt), or hub ids separated
+            by commas. Hub models go to the hub's own cache.
+        base: the base.
+        offline: never fetch.
+        hashes: a memo of file hashes and of what reading the weights showed; keep it between runs.
+        include: globs on ids; if given, only models that match one of them.
+        exclude: globs on ids; no model that matches one of them.
+        licence: globs on the licences of the model cards, "unknown" where there is none; if given, only models that
+            match one of them.
 
     Raises:
         PoolError: no such pool, nothing in it can be used, a bad manifest, or a filter that matches nothing.
@@ -47,24 +58,26 @@ def open_pool(
     hashes = {} if hashes is None else hashes
     sources = find_models(ref)
     models = _filter(sources.models, include, exclude, f"pool {ref}")
-    places = _fetch_all(models, offline=offline, cache=cache)
+    places = _fetch_all(models, offline=offline)
     candidates: list[Candidate] = []
     refused: list[RefusedModel] = []
+    # by id: the order of a folder's listing differs between machines, that of the pool must not
     for model, place in sorted(zip(models, places, strict=True), key=lambda pair: pair[0].id):
         try:
             if isinstance(place, MergeAdvisorError):
                 raise place
-            found = examine_candidate(model, place, base, hashes)
-            same = next((c.id for c in candidates if c.fingerprint == found.fingerprint), None)
-            if same is not None:
+            candidate = examine_candidate(model, place, base, hashes)
+            same = next((c.id for c in candidates if c.fingerprint == candidate.fingerprint), None)
+            if same is not None:  # chosen twice it would only be one model at twice the weight
                 raise PoolError(f"same weights as {same}; remove one of the two")
-            candidates.append(found)
+            candidates.append(candidate)
         except (InputError, OfflineError, ExternalError, FileError) as error:
+            # one line, and without the id that some messages begin with: it stands before the reason anyway
             reason = " ".join(str(error).split()).removeprefix(f"{model.id}: ")
-            refused.append(RefusedModel(printable_id(model.id), reason))
+            refused.append(RefusedModel(printable(model.id), reason))
         except OSError as error:
             refused.append(
-                RefusedModel(printable_id(model.id), f"cannot be read ({error.strerror}); check its permissions")
+                RefusedModel(printable(model.id), f"cannot be read ({error.strerror}); check its permissions")
             )
     if not candidates:
         _nothing_left(f"pool {ref}", refused, places)
@@ -73,20 +86,20 @@ def open_pool(
     return replace(pool, template=sources.template) if sources.template else pool
 
 
-def _fetch_all(models: Sequence[FoundModel], *, offline: bool, cache: Path | None) -> list[SnapshotOrError]:
-    def one(model: FoundModel) -> SnapshotOrError:
+def _fetch_all(models: Sequence[FoundModel], *, offline: bool) -> list[_SnapshotOrError]:
+    def one(model: FoundModel) -> _SnapshotOrError:
         try:
-            return fetch_model(model, offline=offline, cache=cache)
+            return fetch_model(model, offline=offline)
         except MergeAdvisorError as error:
             return error
 
     if not any(model.hub for model in models):
         return [one(model) for model in models]
-    with ThreadPoolExecutor(DOWNLOADS) as workers:
+    with ThreadPoolExecutor(_DOWNLOADS) as workers:
         return list(workers.map(one, models))
 
 
-def _nothing_left(where: str, refused: Sequence[RefusedModel], places: Sequence[SnapshotOrError]) -> None:
+def _nothing_left(where: str, refused: Sequence[RefusedModel], places: Sequence[_SnapshotOrError]) -> None:
     first = "; ".join(f"{item.id}: {item.reason}" for item in refused[:3])
     more = f"; and {len(refused) - 3} more" if len(refused) > 3 else ""
     if all(isinstance(place, OfflineError) for place in places):
@@ -101,11 +114,13 @@ def _filter(
     for option, patterns in (("include", include), ("exclude", exclude)):
         for pattern in patterns:
             if not _matching(ids, [pattern]):
-                raise PoolError(f"{where}: --{option} '{pattern}' matches no model; see the ids with --dry-run")
+                raise PoolError(
+                    f"{where}: `{option}` '{pattern}' matches no model; `merge-advisor plan --dry-run` lists the ids"
+                )
     kept = [model for model in models if not include or _matching([model.id], include)]
     kept = [model for model in kept if not _matching([model.id], exclude)]
     if not kept:
-        raise PoolError(f"{where}: --include and --exclude leave no model; loosen them")
+        raise PoolError(f"{where}: `include` and `exclude` leave no model; loosen them")
     return kept
 
 
@@ -113,7 +128,7 @@ def _by_licence(candidates: Sequence[Candidate], licence: Sequence[str], where: 
     stated = sorted({candidate.licence or "unknown" for candidate in candidates})
     for pattern in licence:
         if not _matching(stated, [pattern.lower()]):
-            raise PoolError(f"{where}: --licence '{pattern}' matches no model; the licences are {', '.join(stated)}")
+            raise PoolError(f"{where}: `licence` '{pattern}' matches no model; the licences are {', '.join(stated)}")
     wanted = [pattern.lower() for pattern in licence]
     return [c for c in candidates if not wanted or _matching([c.licence or "unknown"], wanted)]
 

@@ -9,9 +9,11 @@ from merge_advisor.errors import PoolError
 from merge_advisor.pool.manifest import ManifestEntry, read_manifest
 from merge_advisor.types import SHOTS_LORA
 from merge_advisor.weights.hub import HubId, parse_id
+from merge_advisor.weights.naming import printable
 
-LONGEST_ID = 200
+_LONGEST_ID = 200
 FOLDER_MANIFEST = "pool.yaml"
+"""Name of a manifest that speaks of the folders beside it."""
 
 _ADAPTER, _CONFIG = "adapter_config.json", "config.json"
 _WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "*.bin", "*.pt", "*.pth", "*.ckpt")
@@ -19,50 +21,66 @@ _WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "*.bin", "*.pt", "*.pth
 
 @dataclass(frozen=True, slots=True)
 class FoundModel:
-    """One model of a pool, not opened yet."""
+    """One model of a pool, not opened yet.
+
+    >>> [model.id for model in find_models("adapters").models]
+    ['a0', 'a1', 'a2', 'b0', 'b1', 'b2']
+    """
 
     id: str
     folder: Path | None
+    """Where it is; None for a model of the hub."""
     hub: HubId | None = None
-    """Where to fetch it from; then `folder` is None."""
+    """Where to fetch it from; None for a model in a folder."""
     description: str = ""
     """What the manifest says of it; comes before the model card."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """All models of a pool, in the order they are named, and what the manifest says of the whole."""
+    """All models of a pool, in the order they are listed, and what the manifest says of the whole.
+
+    >>> [model.hub.repo for model in find_models("org/one,org/two").models]
+    ['org/one', 'org/two']
+    """
 
     models: tuple[FoundModel, ...]
     template: str | None = None
+    """The prompt template the pool was trained under, if the manifest names it."""
 
 
 def check_id(name: str) -> None:
-    """Check a candidate's id: printable text whose parts between slashes are no `..`, `.` or nothing.
+    """Check a candidate's id: printable text, of whose parts between slashes none is `..`, `.` or empty.
+
+    Ids become names of files and folders, and stand in reports.
+
+    >>> check_id("org/name")
+
+    Args:
+        name: the id.
 
     Raises:
-        PoolError: it is none; the message says why, with the id made printable.
+        PoolError: it is no such text; the message says why, with the id made printable.
     """
-    shown = printable_id(name)
+    shown = printable(name)
     if not name or name != name.strip():
         raise PoolError(f"id '{shown}': is empty or begins or ends with space; rename it")
     if not name.isprintable():
         raise PoolError(f"id '{shown}': holds characters that cannot be printed; rename it")
-    if len(name) > LONGEST_ID:
-        raise PoolError(f"id '{shown}': is longer than {LONGEST_ID} characters; rename it")
+    if len(name) > _LONGEST_ID:
+        raise PoolError(f"id '{shown}': is longer than {_LONGEST_ID} characters; rename it")
     if any(part in ("", ".", "..") for part in name.replace("\\", "/").split("/")):
         raise PoolError(f"id '{shown}': begins or ends with a path separator or has '.' or '..' for a part; rename it")
     if name == SHOTS_LORA:
         raise PoolError(f"id '{name}': is kept for the adapter finetuned on the examples; rename it")
 
 
-def printable_id(name: str) -> str:
-    """An id in one line of printable characters, at most 80."""
-    return (name if name.isprintable() else ascii(name)[1:-1])[:80]
-
-
 def find_models(ref: str | Path) -> Sources:
-    """List the models of a pool: a folder, a manifest (.yaml), a list of hub ids (.txt), or ids joined by commas.
+    """Return the models of a pool, without opening them.
+
+    Args:
+        ref: a folder of models (or of one model), a manifest (.yaml), a list of hub ids (.txt), or hub ids separated
+            by commas.
 
     Raises:
         PoolError: nothing there, nothing in it, an id twice, a path out of the manifest's folder, or no hub id.
@@ -85,18 +103,18 @@ def find_models(ref: str | Path) -> Sources:
     seen: set[str] = set()
     for model in sources.models:
         if model.id in seen:
-            raise PoolError(f"pool {ref}: the id '{printable_id(model.id)}' is there twice; give one another id")
+            raise PoolError(f"pool {ref}: the id '{printable(model.id)}' is there twice; give one another id")
         seen.add(model.id)
     return sources
 
 
 def _is_model(folder: Path) -> bool:
-    """Tell whether a folder is one adapter or checkpoint: a configuration with weights, pickled or not."""
+    """Whether a folder is one adapter or checkpoint: a configuration with weights, pickled or not."""
     return (folder / _ADAPTER).is_file() or ((folder / _CONFIG).is_file() and _has_weights(folder))
 
 
 def _may_be_model(folder: Path) -> bool:
-    """Tell whether a folder of a pool was meant as a model: what is broken is set aside by name, not passed over."""
+    """Whether a folder of a pool was meant as a model: a broken one is refused by name, not ignored."""
     return (folder / _ADAPTER).is_file() or (folder / _CONFIG).is_file() or _has_weights(folder)
 
 
@@ -119,7 +137,7 @@ def _in_folder(path: Path) -> Sources:
         raise PoolError(f"pool {path}: has no models; each is a folder with adapter_config.json or config.json")
     for name in texts:
         if name not in named:
-            raise PoolError(f"{where}: describes '{printable_id(name)}', which is not there; correct the name")
+            raise PoolError(f"{where}: describes '{printable(name)}', which is not there; correct the name")
     models = tuple(FoundModel(name, folder, None, texts.get(name, "")) for name, folder in named.items())
     return Sources(models, manifest.template if manifest else None)
 
@@ -136,7 +154,7 @@ def _in_manifest(path: Path) -> Sources:
     texts = manifest.descriptions
     for name in texts:
         if name not in {model.id for model in models}:
-            raise PoolError(f"{path}: describes '{printable_id(name)}', which is not listed; correct the name")
+            raise PoolError(f"{path}: describes '{printable(name)}', which is not listed; correct the name")
     return Sources(
         tuple(FoundModel(m.id, m.folder, m.hub, m.description or texts.get(m.id, "")) for m in models),
         manifest.template,
@@ -147,16 +165,14 @@ def _listed(item: ManifestEntry, manifest: Path, where: str) -> FoundModel:
     if item.hub is not None:
         model = parse_id(item.hub)
         if model is None:
-            raise PoolError(f"{where}: '{printable_id(item.hub)}' is no hub id; write organisation/name")
+            raise PoolError(f"{where}: '{printable(item.hub)}' is no hub id; write organisation/name")
         if item.revision and model.revision not in (None, item.revision):
             raise PoolError(f"{where}: names two revisions, {model.revision} and {item.revision}; leave one out")
         model = HubId(model.repo, item.revision or model.revision)
         return FoundModel(item.id or model.repo, None, model, item.description)
     text = item.path or ""
     if not text or "\0" in text or ".." in (*PurePath(text).parts, *PureWindowsPath(text).parts):
-        raise PoolError(
-            f"{where}: the path '{printable_id(text)}' leads out of the manifest's folder; write it absolute"
-        )
+        raise PoolError(f"{where}: the path '{printable(text)}' leads out of the manifest's folder; write it absolute")
     folder = manifest.parent / Path(text).expanduser()
     return FoundModel(item.id or _own_name(folder), folder, None, item.description)
 
@@ -166,21 +182,21 @@ def _in_list(path: Path) -> list[FoundModel]:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise PoolError(f"pool {path}: cannot be read as UTF-8 text; check the file") from error
-    found = []
+    models = []
     for number, line in enumerate(lines, 1):
         text = line.partition("#")[0].strip()
         if text:
             model = parse_id(text)
             if model is None:
-                raise PoolError(f"{path}, line {number}: '{printable_id(text)}' is no hub id; write organisation/name")
-            found.append(FoundModel(model.repo, None, model))
-    if not found:
+                raise PoolError(f"{path}, line {number}: '{printable(text)}' is no hub id; write organisation/name")
+            models.append(FoundModel(model.repo, None, model))
+    if not models:
         raise PoolError(f"pool {path}: lists no hub ids; write one organisation/name a line")
-    return found
+    return models
 
 
 def _by_ids(text: str) -> list[FoundModel]:
     models = [parse_id(part.strip()) for part in text.split(",")]
     if not all(models):
-        raise PoolError(f"pool {printable_id(text)}: not there; name a folder, a manifest, or hub ids like org/name")
+        raise PoolError(f"pool {printable(text)}: not there; name a folder, a manifest, or hub ids like org/name")
     return [FoundModel(model.repo, None, model) for model in models if model]

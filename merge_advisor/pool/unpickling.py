@@ -1,4 +1,4 @@
-"""The child process of `converting`: tensors out of a pickle into a safetensors file, and nothing else.
+"""The child process of `converting`: it writes the tensors of a pickle to a safetensors file, and does nothing else.
 
 A program of its own (`python -I unpickling.py`), which imports nothing of this package. Jobs come on stdin as JSON,
 `[[pickle, safetensors], ...]`; each gets a JSON line on stdout, `{"tensors": n}` or `{"error": reason}`. A process that
@@ -22,20 +22,25 @@ from typing import Any
 
 SECONDS = 120
 """Time for one file."""
-MEMORY_ROOM = 2**30
+_MEMORY_ROOM = 2**30
 """Bytes of memory beyond what four times the file takes."""
-FORBIDDEN = ("socket.", "subprocess.", "os.exec", "os.fork", "os.posix_spawn", "os.spawn", "os.startfile", "os.system",
+_FORBIDDEN = ("socket.", "subprocess.", "os.exec", "os.fork", "os.posix_spawn", "os.spawn", "os.startfile", "os.system",
              "pty.", "ctypes.", "os.remove", "os.rename", "os.rmdir", "os.truncate", "os.link", "os.symlink",
              "os.chmod", "os.chown", "os.putenv", "shutil.", "webbrowser.", "urllib.")  # fmt: skip
 """Audit events (or what they begin with) that end a job."""
 
 
 class RefusedError(Exception):
-    """A file that is not converted; the message is the reason."""
+    """A file that is not converted; the message is the reason.
+
+    >>> raise RefusedError("holds list and no state dict")
+    Traceback (most recent call last):
+    merge_advisor.pool.unpickling.RefusedError: holds list and no state dict
+    """
 
 
 def main() -> None:
-    """Do the jobs on stdin."""
+    """Convert the files that stdin lists, one JSON line on stdout for each."""
     jobs = [(Path(source), Path(target)) for source, target in json.load(sys.stdin)]
     _leave_network()
     import torch
@@ -51,19 +56,22 @@ def main() -> None:
         try:
             tensors = read_tensors(source)
             save_file(tensors, target, metadata={"format": "pt"})
-            found: dict[str, Any] = {"tensors": len(tensors)}
+            report: dict[str, Any] = {"tensors": len(tensors)}
         except RefusedError as error:
-            found = {"error": str(error)}
+            report = {"error": str(error)}
         except MemoryError:
-            found = {"error": "takes more memory than tensors of its size can"}
+            report = {"error": "takes more memory than tensors of its size can"}
         except BaseException as error:  # whatever a hostile file makes torch raise
-            found = {"error": _reason(error)}
-        sys.stdout.write(json.dumps(found) + "\n")
+            report = {"error": _reason(error)}
+        sys.stdout.write(json.dumps(report) + "\n")
         sys.stdout.flush()
 
 
 def read_tensors(path: Path) -> dict[str, Any]:
-    """Read a pickled state dict: names to dense float tensors, no more bytes of them than the file has.
+    """Return a pickled state dict: names to dense float tensors, no more bytes of them than the file has.
+
+    Args:
+        path: the pickle.
 
     Raises:
         RefusedError: it holds anything else.
@@ -73,19 +81,20 @@ def read_tensors(path: Path) -> dict[str, Any]:
     import torch
 
     size = path.stat().st_size
-    found = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path) or None)
-    if not isinstance(found, dict) or not found:
-        raise RefusedError(f"holds {type(found).__name__} and no state dict")
+    # weights_only: torch's restricted reader; mmap only works on the newer, zipped form of a pickle
+    state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path) or None)
+    if not isinstance(state, dict) or not state:
+        raise RefusedError(f"holds {type(state).__name__} and no state dict")
     total = 0
-    for name, tensor in found.items():
+    for name, tensor in state.items():
         if type(name) is not str or type(tensor) not in (torch.Tensor, torch.nn.Parameter):
             raise RefusedError(f"holds {type(tensor).__name__} under {str(name)[:60]!r}; only tensors are taken")
         if tensor.layout != torch.strided or tensor.is_quantized or not tensor.is_floating_point():
             raise RefusedError(f"{name[:60]!r} is no dense float tensor")
         total += tensor.numel() * tensor.element_size()
-    if total > size:
+    if total > size:  # a few stored bytes can be expanded to any size by strides of 0
         raise RefusedError(f"its tensors claim {total} bytes, the file has {size}")
-    return {name: tensor.detach().clone(memory_format=torch.contiguous_format) for name, tensor in found.items()}
+    return {name: tensor.detach().clone(memory_format=torch.contiguous_format) for name, tensor in state.items()}
 
 
 def _reason(error: BaseException) -> str:
@@ -103,7 +112,7 @@ def _line(error: BaseException) -> str:
 
 
 def _load_lazily_imported() -> None:
-    """Have torch import now what it imports when it first loads and saves."""
+    """Have torch import now, before the limits hold, what it imports when it first loads and saves."""
     import io
 
     import torch
@@ -136,7 +145,7 @@ def _limit(largest: int) -> None:
     limits = {"RLIMIT_CORE": 0, "RLIMIT_FSIZE": 2 * largest + 2**20}
     with contextlib.suppress(OSError, ValueError, IndexError):
         mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-        limits["RLIMIT_AS"] = mapped + 4 * largest + MEMORY_ROOM
+        limits["RLIMIT_AS"] = mapped + 4 * largest + _MEMORY_ROOM
     for name, most in limits.items():
         with contextlib.suppress(OSError, ValueError, AttributeError):
             resource.setrlimit(getattr(resource, name), (most, most))
@@ -144,7 +153,7 @@ def _limit(largest: int) -> None:
 
 def _forbid(event: str, arguments: tuple[Any, ...]) -> None:
     """Refuse, for the rest of the process, what reading tensors does not need (safetensors writes below Python)."""
-    if event.startswith(FORBIDDEN):
+    if event.startswith(_FORBIDDEN):
         raise RefusedError(f"it tried {event}")
     if event == "open" and int(arguments[2] or 0) & (os.O_WRONLY | os.O_RDWR):
         raise RefusedError(f"it tried to write {str(arguments[0])[:60]!r}")

@@ -19,37 +19,63 @@ from numpy.typing import NDArray
 
 from merge_advisor.errors import InputError, PoolError
 from merge_advisor.types import digest_of
-from merge_advisor.weights.adapter_config import CONFIG, MERGE, RETRAIN, AdapterConfig, read_adapter_config
+from merge_advisor.weights.adapter_config import (
+    ADAPTER_CONFIG,
+    MERGE_FIRST,
+    RETRAIN,
+    AdapterConfig,
+    read_adapter_config,
+)
 from merge_advisor.weights.files import FileError, Hashes, file_digest
-from merge_advisor.weights.naming import Shapes, conv1d_base, find_parameter, short
+from merge_advisor.weights.naming import Shapes, find_parameter, is_conv1d, printable
 from merge_advisor.weights.tensorfile import TensorInfo, read_header, read_tensor
 from merge_advisor.weights.updates import LowRankUpdate, WeightDelta
 from merge_advisor.whole_files import whole_folder
 
-WEIGHTS = "adapter_model.safetensors"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+ADAPTER_PICKLE = "adapter_model.bin"
+"""The older form of the weights, a pickle; never opened in this process."""
 
 _KEY = re.compile(r"(?:base_model\.model\.)?(?P<module>.+)\.lora_(?P<side>[AB])(?:\.(?!weight$)[^.]+)?\.weight")
 
 
 @dataclass(frozen=True, slots=True)
-class PlacedFactors:
-    """The two tensors of one module and what they do to the base's parameter."""
+class LoraFactors:
+    """The two tensors of one module and what they do to the base's parameter.
+
+    >>> a, b = TensorInfo("F32", (4, 32), 0, 512), TensorInfo("F32", (16, 4), 512, 768)
+    >>> LoraFactors("model.layers.0.self_attn.v_proj", a, b, scale=2.0, transposed=False).rank
+    4
+    """
 
     module: str
     """Its name in the adapter, without PEFT's prefix."""
     a: TensorInfo
     b: TensorInfo
     scale: float
+    """alpha / r, or alpha / sqrt(r) for rsLoRA."""
     transposed: bool
+    """Whether the base stores the weight as (in, out), as GPT-2's Conv1D."""
 
     @property
     def rank(self) -> int:
-        """R, the inner dimension."""
+        """The inner dimension, PEFT's r."""
         return self.a.shape[0]
 
 
-def pair_up(header: Mapping[str, TensorInfo]) -> dict[str, tuple[TensorInfo, TensorInfo]]:
-    """Pair the tensors of an adapter: module (PEFT's prefix taken off) -> (A, B).
+def pair_factors(header: Mapping[str, TensorInfo]) -> dict[str, tuple[TensorInfo, TensorInfo]]:
+    """Pair the tensors of an adapter.
+
+    >>> header = read_weights_header(Path("adapters/a0"))
+    >>> a, b = pair_factors(header)["model.layers.0.self_attn.v_proj"]
+    >>> a.shape, b.shape
+    ((4, 32), (16, 4))
+
+    Args:
+        header: tensor name -> its place, of `adapter_model.safetensors`.
+
+    Returns:
+        Module name, without PEFT's prefix, -> (A, B).
 
     Raises:
         PoolError: a tensor that plain LoRA does not have, a pair without its other half, or shapes that do not chain.
@@ -58,53 +84,65 @@ def pair_up(header: Mapping[str, TensorInfo]) -> dict[str, tuple[TensorInfo, Ten
     for key, info in header.items():
         match = _KEY.fullmatch(key)
         if match is None:
-            raise PoolError(f"{WEIGHTS}: {_what_it_holds(key)}")
+            raise PoolError(f"{ADAPTER_WEIGHTS}: {_what_it_holds(key)}")
         pair = sides.setdefault(match["module"], {})
         if match["side"] in pair:
             raise PoolError(
-                f"{WEIGHTS}: two tensors for lora_{match['side']} of {match['module']}; save one adapter alone"
+                f"{ADAPTER_WEIGHTS}: two tensors for lora_{match['side']} of {match['module']}; save one adapter alone"
             )
         pair[match["side"]] = info
     if not sides:
-        raise PoolError(f"{WEIGHTS}: holds no tensors; save the adapter again")
+        raise PoolError(f"{ADAPTER_WEIGHTS}: holds no tensors; save the adapter again")
     for module, pair in sides.items():
         if len(pair) < 2:
-            raise PoolError(f"{WEIGHTS}: {module} has one of lora_A and lora_B only; save the adapter again")
+            raise PoolError(f"{ADAPTER_WEIGHTS}: {module} has one of lora_A and lora_B only; save the adapter again")
         a, b = pair["A"], pair["B"]
         if len(a.shape) != 2 or len(b.shape) != 2:
-            raise PoolError(f"{WEIGHTS}: {module} is no linear layer (A {_by(a.shape)}); {RETRAIN}")
+            raise PoolError(f"{ADAPTER_WEIGHTS}: {module} is no linear layer (A {_by(a.shape)}); {RETRAIN}")
         if a.shape[0] != b.shape[1] or not a.shape[0]:
-            raise PoolError(f"{WEIGHTS}: {module} has A {_by(a.shape)} and B {_by(b.shape)}; save the adapter again")
+            raise PoolError(
+                f"{ADAPTER_WEIGHTS}: {module} has A {_by(a.shape)} and B {_by(b.shape)}; save the adapter again"
+            )
     return {module: (pair["A"], pair["B"]) for module, pair in sides.items()}
 
 
 def _what_it_holds(key: str) -> str:
     if "lora_embedding_" in key:
-        return f"LoRA on an embedding ({short(key)}) is not supported; {MERGE}"
+        return f"LoRA on an embedding ({printable(key)}) is not supported; {MERGE_FIRST}"
     if "lora_magnitude_vector" in key:
-        return f"DoRA ({short(key)}) is more than plain LoRA; {MERGE}"
+        return f"DoRA ({printable(key)}) is more than plain LoRA; {MERGE_FIRST}"
     if key.endswith(".bias"):
-        return f"holds trained biases ({short(key)}); {MERGE}"
+        return f"holds trained biases ({printable(key)}); {MERGE_FIRST}"
     if "modules_to_save" in key or "lora_" not in key:
-        return f"holds a whole weight ({short(key)}), as modules_to_save or a resized vocabulary leave; {MERGE}"
-    return f"{short(key)} belongs to no plain LoRA; {RETRAIN}"
+        return (
+            f"holds a whole weight ({printable(key)}), as modules_to_save or a resized vocabulary leave; {MERGE_FIRST}"
+        )
+    return f"{printable(key)} belongs to no plain LoRA; {RETRAIN}"
 
 
-def check_and_map(
+def map_factors(
     settings: AdapterConfig, header: Mapping[str, TensorInfo], base_shapes: Shapes
-) -> dict[str, PlacedFactors]:
-    """Decide by keys and shapes whether an adapter fits, and map the base's parameter names to its tensors.
+) -> dict[str, LoraFactors]:
+    """Decide by names and shapes whether an adapter fits its base, and map the base's parameter names to its tensors.
 
     A weight counts as stored (in, out) where its shape says so; a square one where the base's other layers do (GPT-2's
-    Conv1D). `fan_in_fan_out` is not asked: PEFT, too, overrules it by the kind of layer.
+    Conv1D). `fan_in_fan_out` does not count: PEFT, too, overrules it by the kind of layer.
+
+    Args:
+        settings: the adapter's configuration.
+        header: tensor name -> its place, of `adapter_model.safetensors`.
+        base_shapes: the base's parameters.
+
+    Returns:
+        The base's parameter name -> factors.
 
     Raises:
-        PoolError: tensors `pair_up` refuses, a module the base lacks, another size, or another rank than the
+        PoolError: tensors that `pair_factors` refuses, a module the base lacks, another size, or another rank than the
             configuration's.
     """
-    placed: dict[str, PlacedFactors] = {}
-    pairs = pair_up(header)
-    conv1d = conv1d_base(base_shapes)
+    placed: dict[str, LoraFactors] = {}
+    pairs = pair_factors(header)
+    conv1d = is_conv1d(base_shapes)
     absent = []
     for module, (a, b) in pairs.items():
         name = find_parameter(f"{module}.weight", base_shapes)
@@ -114,24 +152,29 @@ def check_and_map(
         shape, base_shape = (b.shape[0], a.shape[1]), base_shapes[name]
         if base_shape not in (shape, shape[::-1]):
             raise PoolError(
-                f"{WEIGHTS}: {module} is {_by(shape)}, the base's is {_by(base_shape)}: another base or size; "
-                "name the base it was trained on"
+                f"{ADAPTER_WEIGHTS}: {module} is {_by(shape)}, the base's is {_by(base_shape)}: another base or size; "
+                "give the base it was trained on"
             )
         rank = a.shape[0]
         if settings.rank_of(module) != rank:
             wanted = settings.rank_of(module)
-            raise PoolError(f"{WEIGHTS}: {module} has rank {rank}, {CONFIG} says {wanted}; correct r or rank_pattern")
+            raise PoolError(
+                f"{ADAPTER_WEIGHTS}: {module} has rank {rank}, {ADAPTER_CONFIG} says {wanted}; "
+                "correct r or rank_pattern"
+            )
         if name in placed:
-            raise PoolError(f"{WEIGHTS}: {module} and {placed[name].module} both change {name}; save the adapter again")
+            raise PoolError(
+                f"{ADAPTER_WEIGHTS}: {module} and {placed[name].module} both change {name}; save the adapter again"
+            )
         transposed = conv1d if shape[0] == shape[1] else base_shape != shape
-        placed[name] = PlacedFactors(module, a, b, settings.scale_of(module, rank), transposed)
+        placed[name] = LoraFactors(module, a, b, settings.scale_of(module, rank), transposed)
     if absent:
         raise PoolError(
-            f"{WEIGHTS}: {len(absent)} of its {len(pairs)} modules are not in the base, e.g. {absent[0]}: "
-            "another base, or a layer tied to the embedding; name the base it was trained on"
+            f"{ADAPTER_WEIGHTS}: {len(absent)} of its {len(pairs)} modules are not in the base, e.g. {absent[0]}: "
+            "another base, or a layer tied to the embedding; give the base it was trained on"
         )
     if not any(place.scale for place in placed.values()):
-        raise PoolError(f"{CONFIG}: lora_alpha is 0, it changes nothing; correct it or take another adapter")
+        raise PoolError(f"{ADAPTER_CONFIG}: lora_alpha is 0, it changes nothing; correct it or take another adapter")
     return placed
 
 
@@ -140,9 +183,16 @@ def _by(shape: tuple[int, ...]) -> str:
 
 
 class AdapterDelta(Mapping[str, LowRankUpdate]):
-    """The weight delta of an adapter, read from its file anew at each access; `dict(delta)` keeps it in memory."""
+    """The weight delta of an adapter, read from its file at each access; `dict(delta)` keeps it in memory.
 
-    def __init__(self, path: Path, placed: Mapping[str, PlacedFactors]) -> None:
+    >>> from merge_advisor.weights.tensorfile import open_folder
+    >>> shapes = {name: info.shape for name, (_, info) in open_folder(Path("base")).items()}
+    >>> delta = read_adapter(Path("adapters/a0"), shapes)
+    >>> len(delta), delta["model.layers.0.self_attn.v_proj.weight"].shape
+    (4, (16, 32))
+    """
+
+    def __init__(self, path: Path, placed: Mapping[str, LoraFactors]) -> None:
         self._path = path
         self._placed = placed
 
@@ -162,50 +212,63 @@ class AdapterDelta(Mapping[str, LowRankUpdate]):
 
 
 def read_adapter(folder: Path, base_shapes: Shapes) -> WeightDelta:
-    """Open an adapter as a lazy mapping of the base's parameter names to `LowRank` in float32.
+    """Return an adapter as a lazy mapping of the base's parameter names to `LowRankUpdate` in float32.
+
+    Args:
+        folder: the adapter's folder.
+        base_shapes: the base's parameters.
 
     Raises:
         PoolError: it cannot be read, does not fit the base, or is more than plain LoRA; the message names the folder.
     """
     try:
         settings = read_adapter_config(folder)
-        return AdapterDelta(folder / WEIGHTS, check_and_map(settings, read_weights_header(folder), base_shapes))
+        return AdapterDelta(folder / ADAPTER_WEIGHTS, map_factors(settings, read_weights_header(folder), base_shapes))
     except PoolError as error:
         raise PoolError(f"{folder.name}: {error}") from error
 
 
 def read_weights_header(folder: Path) -> dict[str, TensorInfo]:
-    """Read the header of `adapter_model.safetensors`.
+    """Return the header of `adapter_model.safetensors`: tensor name -> its place.
+
+    Args:
+        folder: the adapter's folder.
 
     Raises:
         PoolError: absent, cut short, or pickle weights alone.
     """
     try:
-        if not (folder / WEIGHTS).exists() and (folder / "adapter_model.bin").exists():
+        if not (folder / ADAPTER_WEIGHTS).exists() and (folder / ADAPTER_PICKLE).exists():
             raise PoolError(
-                "adapter_model.bin: pickle weights are never opened; convert it to safetensors by "
+                f"{ADAPTER_PICKLE}: pickle weights are never opened; convert it to safetensors by "
                 "`merge-advisor convert SOURCE --out DIR`"
             )
-        return read_header(folder / WEIGHTS)
+        return read_header(folder / ADAPTER_WEIGHTS)
     except FileError as error:
         raise PoolError(str(error)) from error
 
 
 def check_values(folder: Path, header: Mapping[str, TensorInfo], hashes: Hashes) -> None:
-    """Refuse weights that hold NaN or infinity, or that change nothing; the answer is kept in `hashes` by content.
+    """Refuse weights that hold NaN or infinity, or that change nothing.
+
+    Args:
+        folder: the adapter's folder.
+        header: tensor name -> its place, of `adapter_model.safetensors`.
+        hashes: the memo, in which the result is kept under the file's hash.
 
     Raises:
         PoolError: such values, with the module named.
     """
-    path = folder / WEIGHTS
+    path = folder / ADAPTER_WEIGHTS
     try:
+        # reading all weights takes minutes for a large pool: what was seen once is kept by content
         key = f"values|{file_digest(path, hashes)}"
         if key not in hashes:
-            hashes[key] = _bad_values(path, pair_up(header))
+            hashes[key] = _bad_values(path, pair_factors(header))
     except FileError as error:
         raise PoolError(str(error)) from error
     if hashes[key]:
-        raise PoolError(f"{WEIGHTS}: {hashes[key]}")
+        raise PoolError(f"{ADAPTER_WEIGHTS}: {hashes[key]}")
 
 
 def _bad_values(path: Path, pairs: Mapping[str, tuple[TensorInfo, TensorInfo]]) -> str:
@@ -219,16 +282,22 @@ def _bad_values(path: Path, pairs: Mapping[str, tuple[TensorInfo, TensorInfo]]) 
 
 
 def adapter_fingerprint(folder: Path, settings: AdapterConfig, header: Mapping[str, TensorInfo], hashes: Hashes) -> str:
-    """Sha256 over the bytes of the weights and the scale of each module: equal for the same adapter under any name.
+    """Return a sha256 (hex) that is equal for equal adapters of any name: weights, and the scale of each module.
+
+    Args:
+        folder: the adapter's folder.
+        settings: its configuration.
+        header: tensor name -> its place, of `adapter_model.safetensors`.
+        hashes: a memo of file hashes.
 
     Raises:
         PoolError: the file cannot be read.
     """
     try:
-        weights = file_digest(folder / WEIGHTS, hashes)
+        weights = file_digest(folder / ADAPTER_WEIGHTS, hashes)
     except FileError as error:
         raise PoolError(str(error)) from error
-    scales = {module: settings.scale_of(module, a.shape[0]) for module, (a, _) in pair_up(header).items()}
+    scales = {module: settings.scale_of(module, a.shape[0]) for module, (a, _) in pair_factors(header).items()}
     return digest_of([weights, scales])
 
 
@@ -246,13 +315,22 @@ def write_adapter(
     """Write a low-rank weight delta as a PEFT folder that plain PEFT loads to the same weights, whole or not at all.
 
     Scales are folded into B, so that every module has alpha = r; modules of another rank than the commonest are listed
-    in `rank_pattern` and `alpha_pattern`. `task_type` is "CAUSAL_LM" or "SEQ_2_SEQ_LM"; `card` becomes README.md. With
-    `base_shapes`, `target_modules` are short names where those pick the same modules. `prefix`: see
-    `naming.model_prefix`.
+    in `rank_pattern` and `alpha_pattern`.
+
+    Args:
+        folder: the folder to make.
+        delta: the base's parameter name -> update, all of them low-rank.
+        base_name: what `base_model_name_or_path` says.
+        task_type: PEFT's "CAUSAL_LM" or "SEQ_2_SEQ_LM".
+        dtype: of the tensors.
+        card: text of README.md; none is written where it is empty.
+        base_shapes: the base's parameters; if given, `target_modules` are short names where these pick the same
+            modules.
+        prefix: see `naming.model_prefix`.
 
     Raises:
-        InputError: `folder` is there or cannot be written, a member is a checkpoint, nothing is changed, or a value is
-            too large for float16.
+        RunError: `folder` is there already, or cannot be written.
+        InputError: a member is a checkpoint, nothing is changed, or a value is too large for float16.
     """
     from safetensors.numpy import save_file
 
@@ -281,14 +359,17 @@ def write_adapter(
         "fan_in_fan_out": transposed, "use_rslora": False, "use_dora": False, "init_lora_weights": True,
     }  # fmt: skip
     with whole_folder(folder) as partial:
-        save_file(tensors, partial / WEIGHTS, metadata={"format": "pt"})
-        (partial / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        save_file(tensors, partial / ADAPTER_WEIGHTS, metadata={"format": "pt"})
+        (partial / ADAPTER_CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         if card:
             (partial / "README.md").write_text(card, encoding="utf-8")
 
 
 def _stored(update: LowRankUpdate, dtype: str, where: str) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
-    """A and scale·B; for float16 each pair of a row of A and a column of B is balanced by 2^n, exactly."""
+    """A and scale·B in `dtype`; for float16 each row of A and column of B are balanced by 2^n, which is exact.
+
+    Without that, an A of tiny values beside a B of large ones would lose its digits to float16's narrow range.
+    """
     a, b = update.a.astype(np.float64), update.b.astype(np.float64) * update.scale
     if dtype == "float16":
         a_size, b_size = np.abs(a).max(axis=1, initial=0), np.abs(b).max(axis=0, initial=0)
@@ -304,7 +385,7 @@ def _stored(update: LowRankUpdate, dtype: str, where: str) -> tuple[NDArray[np.f
 
 
 def _targets(modules: Iterable[str], base_shapes: Shapes | None, prefix: str) -> list[str]:
-    """Last parts of the names where PEFT's rule would pick these modules by them and no others, else full names."""
+    """Return the last parts of the names where PEFT would pick just these modules by them, else full names."""
     wanted = set(modules)
     names = {module.rsplit(".", 1)[-1] for module in wanted}
     weights = (name for name in base_shapes or () if name.endswith(".weight"))

@@ -11,28 +11,29 @@ from typing import Any, TypeVar
 from merge_advisor.errors import PoolError
 from merge_advisor.weights.files import FileError, read_json
 
-CONFIG = "adapter_config.json"
-
+ADAPTER_CONFIG = "adapter_config.json"
 RETRAIN = "take another adapter, or train it as plain LoRA"
-MERGE = "merge it into its base and list it as a checkpoint"
+MERGE_FIRST = "merge it into its base and list it as a checkpoint"
 
 _T = TypeVar("_T")
 
+# setting -> what it does, and what to do instead: all of these make more of an adapter than W + scale·B·A
 _REFUSED = {
-    "use_dora": ("DoRA (use_dora)", MERGE),
-    "modules_to_save": ("whole modules saved beside the LoRA (modules_to_save)", MERGE),
+    "use_dora": ("DoRA (use_dora)", MERGE_FIRST),
+    "modules_to_save": ("whole modules saved beside the LoRA (modules_to_save)", MERGE_FIRST),
     "lora_bias": ("a bias on B (lora_bias)", RETRAIN),
     "layer_replication": ("repeated layers (layer_replication)", RETRAIN),
     "target_parameters": ("LoRA on bare parameters (target_parameters)", RETRAIN),
-    "trainable_token_indices": ("trained token embeddings (trainable_token_indices)", MERGE),
+    "trainable_token_indices": ("trained token embeddings (trainable_token_indices)", MERGE_FIRST),
     "use_qalora": ("QA-LoRA (use_qalora)", RETRAIN),
     "alora_invocation_tokens": ("activated LoRA (alora_invocation_tokens)", RETRAIN),
     "use_bdlora": ("block-diagonal LoRA (use_bdlora)", RETRAIN),
     "arrow_config": ("a router over adapters (arrow_config)", RETRAIN),
-    "kasa_config": ("KaSA, which also changes the base (kasa_config)", MERGE),
+    "kasa_config": ("KaSA, which also changes the base (kasa_config)", MERGE_FIRST),
     "monteclora_config": ("sampled weights (monteclora_config)", RETRAIN),
-    "enable_lora": ("parts of a fused layer only (enable_lora)", MERGE),
+    "enable_lora": ("parts of a fused layer only (enable_lora)", MERGE_FIRST),
 }
+# how A and B began does not matter, unless it changed the base that they were trained on
 _HARMLESS_INIT = {"True", "False", "None", "gaussian", "eva", "orthogonal", "mica"}
 _BASE_CHANGING_INIT = ("pissa", "olora", "corda", "loftq", "lora_ga")
 _KNOWN = _REFUSED.keys() | {
@@ -46,7 +47,12 @@ _KNOWN = _REFUSED.keys() | {
 
 @dataclass(frozen=True, slots=True)
 class AdapterConfig:
-    """What an adapter's configuration says about the meaning of its tensors."""
+    """What an adapter's configuration says about the meaning of its tensors.
+
+    >>> config = read_adapter_config(Path("adapters/a0"))
+    >>> config.rank, config.alpha, config.scale_of("model.layers.0.self_attn.q_proj", rank=4)
+    (4, 8, 2.0)
+    """
 
     rank: int
     alpha: float
@@ -58,85 +64,103 @@ class AdapterConfig:
     base_name: str
     """`base_model_name_or_path`: evidence, not proof."""
     notes: tuple[str, ...] = ()
-    """Settings nobody here knows: named, not refused."""
+    """Settings that are unknown here: named, not refused."""
 
     def rank_of(self, module: str) -> int:
-        """Rank the configuration gives a module, e.g. `model.layers.0.self_attn.q_proj`."""
+        """Return the rank that the configuration gives a module.
+
+        Args:
+            module: its name, e.g. `model.layers.0.self_attn.q_proj`.
+        """
         return _by_pattern(self.rank_pattern, module, self.rank)
 
     def scale_of(self, module: str, rank: int) -> float:
-        """Scale of a module whose tensors have this rank."""
+        """Return a module's scale, alpha / r, or alpha / sqrt(r) for rsLoRA.
+
+        Args:
+            module: its name, e.g. `model.layers.0.self_attn.q_proj`.
+            rank: the r of its tensors.
+        """
         alpha = _by_pattern(self.alpha_pattern, module, self.alpha)
         return alpha / (math.sqrt(rank) if self.rslora else rank)
 
 
 def read_adapter_config(folder: Path) -> AdapterConfig:
-    """Read `adapter_config.json`.
+    """Return what `adapter_config.json` says.
+
+    Args:
+        folder: the adapter's folder.
 
     Raises:
         PoolError: absent, not JSON, not LoRA, or a setting that makes it more than plain LoRA, named.
     """
     try:
-        found = read_json(folder / CONFIG)
+        config = read_json(folder / ADAPTER_CONFIG)
     except FileError as error:
         raise PoolError(str(error)) from error
-    _refuse_variants(found)
-    rank, alpha = _number(found, "r", 8), _number(found, "lora_alpha", 8)
-    rank_pattern = _pattern(found, "rank_pattern")
+    _refuse_variants(config)
+    rank, alpha = _number(config, "r", 8), _number(config, "lora_alpha", 8)
+    rank_pattern = _pattern(config, "rank_pattern")
     if not all(float(r).is_integer() and r > 0 for r in (rank, *dict(rank_pattern).values())):
-        raise PoolError(f"{CONFIG}: a rank is no whole number above 0; correct r and rank_pattern")
-    unknown = sorted(key for key, value in found.items() if key not in _KNOWN and value)
+        raise PoolError(f"{ADAPTER_CONFIG}: a rank is no whole number above 0; correct r and rank_pattern")
+    unknown = sorted(key for key, value in config.items() if key not in _KNOWN and value)
     return AdapterConfig(
         rank=int(rank),
         alpha=alpha,
-        rslora=bool(found.get("use_rslora")),
+        rslora=bool(config.get("use_rslora")),
         rank_pattern=tuple((key, int(value)) for key, value in rank_pattern),
-        alpha_pattern=_pattern(found, "alpha_pattern"),
-        base_name=str(found.get("base_model_name_or_path") or ""),
-        notes=tuple(f"{CONFIG}: {key[:60]!r} is no setting known here; it was left aside" for key in unknown),
+        alpha_pattern=_pattern(config, "alpha_pattern"),
+        base_name=str(config.get("base_model_name_or_path") or ""),
+        notes=tuple(f"{ADAPTER_CONFIG}: {key[:60]!r} is no setting known here; it was ignored" for key in unknown),
     )
 
 
-def _refuse_variants(found: dict[str, Any]) -> None:
-    kind = found.get("peft_type")
+def _refuse_variants(config: dict[str, Any]) -> None:
+    kind = config.get("peft_type")
     if kind != "LORA":
-        raise PoolError(f"{CONFIG}: peft_type is {str(kind)[:40]!r}; only LORA adapters can be merged, take another")
+        raise PoolError(
+            f"{ADAPTER_CONFIG}: peft_type is {str(kind)[:40]!r}; only LORA adapters can be merged, take another"
+        )
     for key, (name, remedy) in _REFUSED.items():
-        if found.get(key):
-            raise PoolError(f"{CONFIG}: uses {name}, which is more than plain LoRA; {remedy}")
-    bias = found.get("bias", "none")
+        if config.get(key):
+            raise PoolError(f"{ADAPTER_CONFIG}: uses {name}, which is more than plain LoRA; {remedy}")
+    bias = config.get("bias", "none")
     if bias not in ("none", None):
-        raise PoolError(f"{CONFIG}: trained biases as well (bias={str(bias)[:20]!r}); {MERGE}")
-    init = str(found.get("init_lora_weights"))
+        raise PoolError(f"{ADAPTER_CONFIG}: trained biases as well (bias={str(bias)[:20]!r}); {MERGE_FIRST}")
+    init = str(config.get("init_lora_weights"))
     if init.startswith(_BASE_CHANGING_INIT):
         raise PoolError(
-            f"{CONFIG}: init_lora_weights={init[:40]!r} changed the base it was trained on; save it as plain LoRA "
-            "(PEFT: save_pretrained with path_initial_model_for_weight_conversion)"
+            f"{ADAPTER_CONFIG}: init_lora_weights={init[:40]!r} changed the base it was trained on; save it as "
+            "plain LoRA (PEFT: save_pretrained with path_initial_model_for_weight_conversion)"
         )
     if init not in _HARMLESS_INIT:
-        raise PoolError(f"{CONFIG}: init_lora_weights={init[:40]!r} may have changed the base; {RETRAIN}")
+        raise PoolError(f"{ADAPTER_CONFIG}: init_lora_weights={init[:40]!r} may have changed the base; {RETRAIN}")
 
 
-def _number(found: dict[str, Any], key: str, default: float) -> float:
-    value = found.get(key, default)
+def _number(config: dict[str, Any], key: str, default: float) -> float:
+    value = config.get(key, default)
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise PoolError(f"{CONFIG}: {key} is {str(value)[:40]!r}, not a number; correct it")
+        raise PoolError(f"{ADAPTER_CONFIG}: {key} is {str(value)[:40]!r}, not a number; correct it")
     return value
 
 
-def _pattern(found: dict[str, Any], key: str) -> tuple[tuple[str, float], ...]:
-    """Read and vet rank_pattern or alpha_pattern: their keys are regular expressions from a file nobody vouches for."""
-    value = found.get(key) or {}
+def _pattern(config: dict[str, Any], key: str) -> tuple[tuple[str, float], ...]:
+    """Check rank_pattern or alpha_pattern: their keys are regular expressions, from a file that may be anyone's."""
+    value = config.get(key) or {}
     if not isinstance(value, dict):
-        raise PoolError(f"{CONFIG}: {key} is no object of module patterns; correct it")
+        raise PoolError(f"{ADAPTER_CONFIG}: {key} is no object of module patterns; correct it")
     for pattern in value:
         # a repeated group or many repeats can take exponential time to fail
         if len(pattern) > 300 or len(re.findall(r"(?<!\\)[*+{]", pattern)) > 4 or re.search(r"\)[*+{]", pattern):
-            raise PoolError(f"{CONFIG}: the pattern {pattern[:60]!r} in {key} is too costly; write plain module names")
+            raise PoolError(
+                f"{ADAPTER_CONFIG}: the pattern {pattern[:60]!r} in {key} is too costly; write plain module names"
+            )
         try:
             re.compile(pattern)
         except (re.error, RecursionError) as error:
-            raise PoolError(f"{CONFIG}: {pattern[:60]!r} in {key} is no regular expression; correct it") from error
+            raise PoolError(
+                f"{ADAPTER_CONFIG}: {pattern[:60]!r} in {key} is no regular expression; correct it"
+            ) from error
     return tuple((pattern, _number(value, pattern, 0)) for pattern in value)
 
 

@@ -1,4 +1,4 @@
-"""The base model as a safetensors folder on this machine, whatever it was named by: folder, GGUF file or hub id."""
+"""The base model as a safetensors folder on this machine, given as a folder, a GGUF file or a hub id."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from merge_advisor.types import Base, digest_of
 from merge_advisor.weights import hub
 from merge_advisor.weights.checkpoint import config_meaning, weights_digests
 from merge_advisor.weights.files import FileError, Hashes, file_digest, read_json
-from merge_advisor.weights.naming import model_prefix, short
+from merge_advisor.weights.naming import model_prefix, printable
 from merge_advisor.weights.tensorfile import Located, open_folder
 from merge_advisor.whole_files import whole_folder
 
@@ -32,31 +32,38 @@ HUB_PATTERNS = (
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LocalBase:
-    """A base that is here, as transformers' `from_pretrained` takes it."""
+    """A base on this machine, as transformers' `from_pretrained` takes it.
+
+    >>> local = resolve_base("base", cache=Path("cache"))
+    >>> local.base.architecture, local.shapes["model.layers.0.self_attn.v_proj.weight"], local.prefix
+    ('LlamaForCausalLM', (16, 32), '')
+    """
 
     base: Base
     path: Path
     """Folder of config.json, tokenizer and safetensors weights."""
     shapes: dict[str, tuple[int, ...]]
-    """Parameter name, as in the weight files, -> shape; tied copies may be absent."""
+    """By parameter name, as in the weight files; tied copies may be absent."""
     config: dict[str, Any]
     """config.json."""
 
     @property
     def prefix(self) -> str:
-        """What the names in the weight files lack of the names in memory: see `naming.model_prefix`."""
+        """The beginning that names in memory have and names in the weight files lack: see `naming.model_prefix`."""
         return model_prefix(self.config, self.shapes)
 
 
-def resolve_base(
-    ref: str, *, revision: str | None = None, offline: bool = False, cache: Path, hashes: Hashes | None = None
-) -> LocalBase:
-    """Find a base: a folder, a `.gguf` file (dequantised once into `cache`), or a hub id `org/name[@revision]`.
+def resolve_base(ref: str, *, offline: bool = False, cache: Path, hashes: Hashes | None = None) -> LocalBase:
+    """Return a base by its folder, its `.gguf` file or its hub id, fetched and dequantised where it has to be.
 
-    Hub files go to the hub's own cache. `hashes` remembers file hashes; keep it between runs.
+    Args:
+        ref: a folder, a `.gguf` file, or a hub id `org/name[@revision]`. Hub files go to the hub's own cache.
+        offline: never fetch.
+        cache: folder for the weights of GGUF files, dequantised once.
+        hashes: a memo of file hashes; keep it between runs.
 
     Raises:
-        BaseModelError: absent, unreadable, pickle weights alone, or no such hub id or revision.
+        BaseModelError: absent, unreadable, with pickle weights only, or no such hub id or revision.
         OfflineError: it would have to be fetched and `offline` (or HF_HUB_OFFLINE) forbids it.
         ExternalError: the hub cannot be reached.
     """
@@ -68,12 +75,11 @@ def resolve_base(
             return _open(path.absolute(), path.resolve().name, None, hashes)
         if path.is_file():
             if path.suffix.lower() != ".gguf":
-                raise BaseModelError(f"base {ref}: is neither a folder nor a .gguf file; name the model's folder")
+                raise BaseModelError(f"base {ref}: is neither a folder nor a .gguf file; give the model's folder")
             return _open(_dequantised(path, cache, hashes), path.name, None, hashes)
         if model is None:
-            raise BaseModelError(f"base {ref}: no such folder or file; name one, or a hub id like org/name")
-        wanted = hub.HubId(model.repo, revision or model.revision)
-        snapshot = hub.fetch_snapshot(wanted, HUB_PATTERNS, offline=offline)
+            raise BaseModelError(f"base {ref}: no such folder or file; give one, or a hub id like org/name")
+        snapshot = hub.fetch_snapshot(model, HUB_PATTERNS, offline=offline)
         return _open(snapshot.path, model.repo, snapshot.revision, hashes)
     except FileError as error:
         raise BaseModelError(f"base {ref}: {error}") from error
@@ -90,17 +96,17 @@ def resolve_base(
 def _open(path: Path, name: str, revision: str | None, hashes: Hashes) -> LocalBase:
     if not (path / "config.json").exists():
         if (path / "adapter_config.json").exists():
-            raise FileError("adapter_config.json: this is an adapter, not a base; name it by --pool")
+            raise FileError("adapter_config.json: this is an adapter, not a base; give it as `pool`")
         if files := sorted(path.glob("*.gguf")):
-            raise FileError(f"{files[0].name}: a GGUF file is named by itself; name {name}/{files[0].name}")
+            raise FileError(f"{files[0].name}: a GGUF base is given by its file; give {name}/{files[0].name}")
     config = read_json(path / "config.json")
     located = open_folder(path)
     architectures = config.get("architectures")
     if not isinstance(architectures, list) or not architectures or not isinstance(architectures[0], str):
         raise FileError("config.json: has no architectures; fetch the model again")
     if config.get("quantization_config"):
-        raise FileError("config.json: its weights are quantised; name an unquantised form, or a GGUF file")
-    base = Base(name, revision, _digest(path, config, located, hashes), short(architectures[0]))
+        raise FileError("config.json: its weights are quantised; give an unquantised form, or a GGUF file")
+    base = Base(name, revision, _digest(path, config, located, hashes), printable(architectures[0]))
     return LocalBase(base, path, {name: info.shape for name, (_, info) in located.items() if info.is_float}, config)
 
 
@@ -111,14 +117,14 @@ def _digest(path: Path, config: dict[str, Any], located: Located, hashes: Hashes
 
 
 def _dequantised(path: Path, cache: Path, hashes: Hashes) -> Path:
-    """Return the folder of float32 weights made from a GGUF file, made now if it is not there."""
+    """Return the folder of float32 weights of a GGUF file; it is made if it is not there."""
     folder = cache.absolute() / file_digest(path, hashes)
     if not folder.exists():
         try:
             with whole_folder(folder) as partial:
                 _dequantise(path, partial)
         except RunError:
-            if not folder.exists():  # else another process was first with the same
+            if not folder.exists():  # else another process was faster, with the same weights
                 raise
     return folder
 
@@ -134,10 +140,10 @@ def _dequantise(path: Path, folder: Path) -> None:
             kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
             model = kind.from_pretrained(**place, config=config, dtype=torch.float32)
             tokenizer = AutoTokenizer.from_pretrained(**place)
-        except Exception as error:  # the reader raises whatever a bad file makes it stumble over
+        except Exception as error:  # on a bad file the reader may raise anything
             reason = " ".join(str(error).split())[:200] or type(error).__name__
             raise FileError(
-                f"cannot be read as GGUF ({reason}); fetch it again, or name a safetensors folder"
+                f"cannot be read as GGUF ({reason}); fetch it again, or give a safetensors folder"
             ) from error
         # the weights are plain float32 now; these marks would make transformers look for quantised ones
         for mark in ("quantization_config", "_pre_quantization_dtype"):
@@ -151,7 +157,7 @@ def _dequantise(path: Path, folder: Path) -> None:
 
 @contextlib.contextmanager
 def _read_once() -> Iterator[None]:
-    """Have transformers read the header of a GGUF file once, which takes seconds, not for each part of the model."""
+    """Have transformers read a GGUF file's header once: it takes seconds, and is read anew for each part of a model."""
     import gguf
 
     reader = gguf.GGUFReader
@@ -164,7 +170,7 @@ def _read_once() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quiet_unless_terminal() -> Iterator[None]:
-    """Keep the reader's progress bars off stderr where nobody watches; a failure still raises."""
+    """Keep the reader's progress bars off stderr unless it is a terminal; a failure still raises."""
     if sys.stderr.isatty():
         yield
         return

@@ -12,25 +12,43 @@ from merge_advisor.arrays import Float32Array
 from merge_advisor.errors import PoolError
 from merge_advisor.types import digest_of
 from merge_advisor.weights.files import FileError, Hashes, file_digest, read_json
-from merge_advisor.weights.naming import Shapes, find_parameter, short
+from merge_advisor.weights.naming import Shapes, find_parameter, printable
 from merge_advisor.weights.tensorfile import Located, open_folder, read_tensor
 from merge_advisor.weights.updates import DenseUpdate, WeightDelta
 
+# tensors that some versions of transformers save and others compute anew
 _BUFFERS = (".inv_freq", ".masked_bias", ".attn.bias", ".position_ids")
+# copies of the embedding where the base ties them
 _TIED = ("lm_head.weight", "encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
+# keys that differ between saves of the same model
 _VOLATILE = ("_name_or_path", "_model_name_or_path", "transformers_version", "torch_dtype", "dtype", "use_cache")
 
 
 def config_meaning(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a model's configuration without what differs between saves of the same model: versions, paths, dtype."""
+    """Return a model's configuration without what differs between saves of the same model: versions, paths, dtype.
+
+    >>> config_meaning({"hidden_size": 32, "transformers_version": "5.1.0"})
+    {'hidden_size': 32}
+
+    Args:
+        config: config.json.
+    """
     return {key: value for key, value in config.items() if key not in _VOLATILE}
 
 
 def check_checkpoint(folder: Path, base_config: Mapping[str, Any], base_shapes: Shapes) -> Located:
     """Check by configuration, names and shapes that a checkpoint is a finetuned form of the base; read no weights.
 
+    Args:
+        folder: the checkpoint's folder.
+        base_config: the base's config.json.
+        base_shapes: the base's parameters.
+
+    Returns:
+        Where its tensors lie, by their name.
+
     Raises:
-        PoolError: unreadable, another architecture, a resized vocabulary, other sizes, or weights more or fewer.
+        PoolError: unreadable, another architecture, a resized vocabulary, other sizes, or missing or extra weights.
     """
     try:
         config = read_json(folder / "config.json")
@@ -39,8 +57,8 @@ def check_checkpoint(folder: Path, base_config: Mapping[str, Any], base_shapes: 
         raise PoolError(str(error)) from error
     for key in ("architectures", "model_type", "tie_word_embeddings"):
         if None not in (config.get(key), base_config.get(key)) and config[key] != base_config[key]:
-            theirs, ours = short(str(config[key])), short(str(base_config[key]))
-            raise PoolError(f"config.json: {key} {theirs} is not the base's {ours}; name the base it was trained on")
+            theirs, ours = printable(str(config[key])), printable(str(base_config[key]))
+            raise PoolError(f"config.json: {key} {theirs} is not the base's {ours}; give the base it was trained on")
     if config.get("quantization_config"):
         raise PoolError(
             "config.json: quantised weights cannot be subtracted from the base; save it as float16 or float32"
@@ -51,7 +69,7 @@ def check_checkpoint(folder: Path, base_config: Mapping[str, Any], base_shapes: 
 
 def _match(located: Located, base_shapes: Shapes) -> dict[str, str]:
     """Map the base's names to the checkpoint's, or raise PoolError."""
-    found: dict[str, str] = {}
+    names: dict[str, str] = {}
     for name, (file, info) in located.items():
         if name.endswith(_BUFFERS):
             continue
@@ -59,16 +77,16 @@ def _match(located: Located, base_shapes: Shapes) -> dict[str, str]:
         if base_name is None:
             if name.endswith(_TIED):
                 continue  # a copy of the embedding: values are compared when the delta is read
-            raise PoolError(f"{file.name}: {short(name)} is not in the base; name the base it was trained on")
+            raise PoolError(f"{file.name}: {printable(name)} is not in the base; give the base it was trained on")
         if info.shape != base_shapes[base_name]:
             raise PoolError(f"{file.name}: {_size_differs(name, info.shape, base_shapes[base_name])}")
         if not info.is_float:
-            raise PoolError(f"{file.name}: {short(name)} is {info.dtype}; save it as float16 or float32")
-        found[base_name] = name
-    missing = [name for name in base_shapes if name not in found and not name.endswith((*_BUFFERS, *_TIED))]
+            raise PoolError(f"{file.name}: {printable(name)} is {info.dtype}; save it as float16 or float32")
+        names[base_name] = name
+    missing = [name for name in base_shapes if name not in names and not name.endswith((*_BUFFERS, *_TIED))]
     if missing:
         raise PoolError(f"lacks {len(missing)} of the base's weights, e.g. {missing[0]}; fetch it again")
-    return found
+    return names
 
 
 def _size_differs(name: str, shape: tuple[int, ...], base_shape: tuple[int, ...]) -> str:
@@ -76,11 +94,16 @@ def _size_differs(name: str, shape: tuple[int, ...], base_shape: tuple[int, ...]
         return (
             f"the vocabulary was resized from {base_shape[0]} to {shape[0]}; take a checkpoint of the base's vocabulary"
         )
-    return f"{short(name)} is {shape}, the base's is {base_shape}; name the base it was trained on"
+    return f"{printable(name)} is {shape}, the base's is {base_shape}; give the base it was trained on"
 
 
 class CheckpointDelta(Mapping[str, DenseUpdate]):
-    """Finetuned minus base, read from both at each access; `dict(delta)` keeps it in memory."""
+    """Finetuned minus base, read from both at each access; `dict(delta)` keeps it in memory.
+
+    >>> delta = read_checkpoint_delta(Path("base"), Path("base"))
+    >>> bool(delta["model.norm.weight"].dense().any())
+    False
+    """
 
     def __init__(self, tuned: Located, base: Located, names: Mapping[str, str]) -> None:
         self._tuned = tuned
@@ -95,7 +118,11 @@ class CheckpointDelta(Mapping[str, DenseUpdate]):
             raise PoolError(f"{tuned[0].parent.name}: {error}") from error
 
     def base_weight(self, name: str) -> Float32Array:
-        """The base's own weight of a parameter, float32."""
+        """Return the base's own weight of a parameter, float32.
+
+        Args:
+            name: the parameter.
+        """
         return read_tensor(*self._base[name])
 
     def __iter__(self) -> Iterator[str]:
@@ -106,9 +133,13 @@ class CheckpointDelta(Mapping[str, DenseUpdate]):
 
 
 def read_checkpoint_delta(folder: Path, base_path: Path) -> WeightDelta:
-    """Open a checkpoint as a lazy mapping of the base's parameter names to `Dense`, float32.
+    """Return a checkpoint as a lazy mapping of the base's parameter names to `DenseUpdate`, float32.
 
-    Parameters the finetuning left alone are there as zeros: telling them apart would read both models whole.
+    Parameters that the finetuning left alone are in it, as zeros: to leave them out, both models would have to be read.
+
+    Args:
+        folder: the checkpoint's folder.
+        base_path: the base's folder.
 
     Raises:
         PoolError: it cannot be read or does not fit the base; the message names the folder.
@@ -122,7 +153,14 @@ def read_checkpoint_delta(folder: Path, base_path: Path) -> WeightDelta:
 
 
 def check_checkpoint_values(folder: Path, located: Located, base_path: Path, base_digest: str, hashes: Hashes) -> None:
-    """Refuse a checkpoint with NaN or infinity, an untied head, or no change at all; kept in `hashes` by content.
+    """Refuse a checkpoint with NaN or infinity, an untied head, or no change at all.
+
+    Args:
+        folder: the checkpoint's folder.
+        located: where its tensors lie, as of `check_checkpoint`.
+        base_path: the base's folder.
+        base_digest: the base's digest.
+        hashes: the memo, in which the result is kept under the files' hashes.
 
     Raises:
         PoolError: such values, with the parameter named.
@@ -152,12 +190,18 @@ def _bad_values(delta: WeightDelta, located: Located) -> str:
     for name in copies:
         copy = read_tensor(*located[name])
         if not any(np.array_equal(copy, read_tensor(*located[other])) for other in embeddings):
-            return f"{short(name)} differs from the embedding, the base ties them; it cannot be merged into this base"
+            return (
+                f"{printable(name)} differs from the embedding, the base ties them; it cannot be merged into this base"
+            )
     return "" if changes else "its weights are the base's, it changes nothing; take another checkpoint"
 
 
 def weights_digests(located: Located, hashes: Hashes) -> list[str]:
-    """Sha256 of each weight file of a model, in the order of the file names.
+    """Return the sha256 (hex) of each weight file of a model, in the order of the file names.
+
+    Args:
+        located: where its tensors lie.
+        hashes: a memo of file hashes.
 
     Raises:
         FileError: a file cannot be read.
@@ -166,7 +210,12 @@ def weights_digests(located: Located, hashes: Hashes) -> list[str]:
 
 
 def checkpoint_fingerprint(folder: Path, located: Located, hashes: Hashes) -> str:
-    """Sha256 over the bytes of the weights and the configuration, save versions and paths.
+    """Return a sha256 (hex) that is equal for equal checkpoints of any name: weights and configuration.
+
+    Args:
+        folder: the checkpoint's folder.
+        located: where its tensors lie.
+        hashes: a memo of file hashes.
 
     Raises:
         PoolError: a file cannot be read.

@@ -1,4 +1,4 @@
-"""Files of models: bounded JSON, hashes that are not taken twice."""
+"""Files of models: JSON of bounded size, and hashes that are computed once."""
 
 from __future__ import annotations
 
@@ -9,39 +9,57 @@ from pathlib import Path
 from typing import Any
 
 Hashes = MutableMapping[str, str]
-"""A memo of what is costly to learn about a file; keep it between runs to open a known pool without reading weights."""
+"""A memo of what is slow to learn about a file; keep it between runs to open a known pool without reading weights."""
 
-JSON_LIMIT = 64 * 2**20
+_JSON_LIMIT = 64 * 2**20
 """Largest JSON file read, in bytes: the index of a thousand shards fits many times over."""
 
 
 class FileError(ValueError):
-    """A file of a model cannot be used; the message is one line, names the file and says what to do."""
+    """A file of a model cannot be used; the message is one line, names the file and says what to do.
+
+    It is not one of the package's errors (`errors`): here a file does not know whether it belongs to the base or to a
+    candidate. Whoever does raises a `BaseModelError` or a `PoolError` with this message in it.
+
+    >>> read_json(Path("examples.jsonl"))
+    Traceback (most recent call last):
+    merge_advisor.weights.files.FileError: examples.jsonl: not JSON; it was altered or cut short, fetch it again
+    """
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object.
+    """Return the JSON object in a file.
+
+    >>> read_json(Path("adapters/a0/adapter_config.json"))["peft_type"]
+    'LORA'
+
+    Args:
+        path: the file.
 
     Raises:
-        FileError: absent, larger than `JSON_LIMIT`, not UTF-8, not JSON, or no object.
+        FileError: absent, larger than 64 MiB, not UTF-8, not JSON, or no object.
     """
     try:
-        if path.stat().st_size > JSON_LIMIT:
-            raise FileError(f"{path.name}: larger than {JSON_LIMIT >> 20} MiB; this is no configuration file")
-        found = json.loads(path.read_bytes())
+        if path.stat().st_size > _JSON_LIMIT:
+            raise FileError(f"{path.name}: larger than {_JSON_LIMIT >> 20} MiB; this is no configuration file")
+        value = json.loads(path.read_bytes())
     except OSError as error:
         raise FileError(f"{path.name}: cannot be read ({error.strerror}); check the folder") from error
+    except FileError:
+        raise
     except (ValueError, RecursionError) as error:
-        if isinstance(error, FileError):
-            raise
         raise FileError(f"{path.name}: not JSON; it was altered or cut short, fetch it again") from error
-    if not isinstance(found, dict):
+    if not isinstance(value, dict):
         raise FileError(f"{path.name}: holds no JSON object; fetch it again")
-    return found
+    return value
 
 
 def file_digest(path: Path, hashes: Hashes) -> str:
     """Return the sha256 (hex) of a file's bytes, from `hashes` where path, size and times are unchanged.
+
+    Args:
+        path: the file.
+        hashes: the memo; the digest is added to it.
 
     Raises:
         FileError: the file cannot be read.

@@ -1,4 +1,4 @@
-"""Snapshots from the Hugging Face hub: pinned to a commit, without pickles, offline when asked."""
+"""Snapshots from the Hugging Face hub: pinned to a commit, without pickles, offline on request."""
 
 from __future__ import annotations
 
@@ -18,17 +18,25 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 @dataclass(frozen=True, slots=True)
 class HubId:
-    """A repository of the hub."""
+    """A repository of the hub.
+
+    >>> HubId("org/name", "main")
+    HubId(repo='org/name', revision='main')
+    """
 
     repo: str
     """`organisation/name`."""
     revision: str | None = None
-    """Commit, tag or branch; None: the newest of the main branch."""
+    """Commit, tag or branch; None for the newest of the main branch."""
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """Files of a repository at one commit."""
+    """Files of a repository at one commit.
+
+    >>> Snapshot(Path("snapshots/0a1b"), revision="0a1b").revision
+    '0a1b'
+    """
 
     path: Path
     revision: str
@@ -36,27 +44,44 @@ class Snapshot:
 
 
 def parse_id(text: str) -> HubId | None:
-    """Read `organisation/name` or `organisation/name@revision`; None where it is neither."""
+    """Return the hub id in a text, or None where there is none.
+
+    >>> parse_id("org/name@v1")
+    HubId(repo='org/name', revision='v1')
+    >>> parse_id("just a name") is None
+    True
+
+    Args:
+        text: `organisation/name` or `organisation/name@revision`.
+    """
     match = _REFERENCE.fullmatch(text)
+    # the hub allows neither in a name: ".." would leave the cache's folder, "--" stands for the slash in its names
     if match is None or ".." in text or "--" in match["repo"]:
         return None
     return HubId(match["repo"], match["revision"])
 
 
 def switched_off() -> bool:
-    """Tell whether HF_HUB_OFFLINE forbids fetching."""
+    """Return whether HF_HUB_OFFLINE forbids fetching; the same values count as for huggingface_hub."""
     return os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
 
 
-def fetch_snapshot(
-    model: HubId, patterns: Sequence[str], *, offline: bool = False, cache: Path | None = None, kind: str = "model"
-) -> Snapshot:
-    """Fetch the files of `patterns` at `model.revision` into the hub's own cache (or `cache`); what is there stays.
+def fetch_snapshot(model: HubId, patterns: Sequence[str], *, offline: bool = False, kind: str = "model") -> Snapshot:
+    """Fetch files of a repository into the hub's own cache and return where they are.
 
-    A commit that is in the cache whole is taken without asking the hub. `kind` is "model" or "dataset".
+    A commit that is complete in the cache is taken from there, without a request to the hub.
+
+    Args:
+        model: the repository; `revision` says which commit.
+        patterns: globs on file names, as `allow_patterns` of `huggingface_hub.snapshot_download`.
+        offline: never fetch.
+        kind: "model" or "dataset".
+
+    Returns:
+        The folder, and the commit.
 
     Raises:
-        OfflineError: not in the cache, and `offline` or HF_HUB_OFFLINE forbids fetching.
+        OfflineError: not in the cache, while `offline` or HF_HUB_OFFLINE forbids fetching.
         InputError: the hub has no such repository or revision, or does not give it to this user.
         ExternalError: the hub cannot be reached or failed.
     """
@@ -72,23 +97,24 @@ def fetch_snapshot(
 
     offline = offline or switched_off()
     named = f"{model.repo}@{model.revision}" if model.revision else model.repo
+    # only a commit never changes: a tag or branch has to be asked for even where a copy of it is in the cache
     tries = [True] if offline else [True, False] if _COMMIT.fullmatch(model.revision or "") else [False]
     for local in tries:
         try:
             folder = snapshot_download(
                 model.repo, revision=model.revision, allow_patterns=list(patterns), local_files_only=local,
-                cache_dir=cache, tqdm_class=_progress_class(), repo_type=kind,
+                tqdm_class=_progress_class(), repo_type=kind,
             )  # fmt: skip
             return Snapshot(Path(folder), Path(folder).name)
         except LocalEntryNotFoundError as error:
             if local and not offline:
                 continue
             if offline:
-                message = "not in the hub's cache, and fetching is off; run once online, or name a local folder"
+                message = "not in the hub's cache, and fetching is off; run once online, or give a local folder"
                 raise OfflineError(f"{named}: {message}") from error
-            raise ExternalError(f"{named}: the hub cannot be reached; check the network, or use --offline") from error
+            raise ExternalError(f"{named}: the hub cannot be reached; check the network, or work offline") from error
         except GatedRepoError as error:
-            raise InputError(f"{named}: access has to be asked for; ask on its page, then set HF_TOKEN") from error
+            raise InputError(f"{named}: it is gated; ask for access on its page, then set HF_TOKEN") from error
         except RevisionNotFoundError as error:
             raise InputError(f"{named}: the hub has no such revision; correct it") from error
         except (RepositoryNotFoundError, HFValidationError) as error:
@@ -100,7 +126,7 @@ def fetch_snapshot(
 
 
 def _progress_class() -> type:
-    """The hub's progress bars, drawn only where stderr is a terminal."""
+    """Return the hub's progress bars, drawn only where stderr is a terminal."""
     from huggingface_hub.utils import tqdm
 
     if sys.stderr.isatty():

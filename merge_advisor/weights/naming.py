@@ -1,4 +1,4 @@
-"""Names of parameters: how an adapter's or checkpoint's names meet those of a base, by names and shapes alone."""
+"""Names of parameters: which of the base's a name in an adapter or checkpoint stands for."""
 
 from __future__ import annotations
 
@@ -7,28 +7,45 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 Shapes = Mapping[str, tuple[int, ...]]
-"""Parameter name, as in the base's safetensors files, -> shape."""
+"""By parameter name, as in the base's safetensors files."""
 
+# architectures whose oldest checkpoints were saved from the inner model, without its name
 _UNPREFIXED = {"gpt2", "bloom", "gpt_neo", "gptj", "codegen", "falcon", "gpt_bigcode", "mpt"}
 
 
 def find_parameter(name: str, shapes: Shapes) -> str | None:
     """Return the base's name for a parameter, or None.
 
-    The names are equal, or one carries a prefix that the other lacks (`transformer.h.0…` and `h.0…`); of several base
-    names that end in `name` none is taken.
+    The names are equal, or one has a prefix that the other lacks (`transformer.h.0…` and `h.0…`); where several base
+    names end in `name`, none is taken.
+
+    >>> find_parameter("transformer.h.0.mlp.weight", {"h.0.mlp.weight": (8, 8), "h.1.mlp.weight": (8, 8)})
+    'h.0.mlp.weight'
+
+    Args:
+        name: the name in the adapter or checkpoint.
+        shapes: the base's parameters.
     """
     tail = name
     while tail.count("."):
         if tail in shapes:
             return tail
         tail = tail.split(".", 1)[1]
-    longer = [found for found in shapes if found.endswith(f".{name}")]
+    longer = [whole for whole in shapes if whole.endswith(f".{name}")]
     return longer[0] if len(longer) == 1 else None
 
 
-def conv1d_base(shapes: Shapes) -> bool:
-    """True where the base stores its weights as (in, out), as GPT-2's Conv1D does: a bias is as long as its output."""
+def is_conv1d(shapes: Shapes) -> bool:
+    """Return whether the base stores its weights as (in, out), as GPT-2's Conv1D does.
+
+    The first weight that is not square and has a bias decides: a bias is as long as the output.
+
+    >>> is_conv1d({"h.0.c_fc.weight": (32, 128), "h.0.c_fc.bias": (128,)})
+    True
+
+    Args:
+        shapes: the base's parameters.
+    """
     for name, shape in shapes.items():
         if name.endswith(".weight") and len(shape) == 2 and shape[0] != shape[1]:
             bias = shapes.get(f"{name.removesuffix('.weight')}.bias")
@@ -41,13 +58,27 @@ def model_prefix(config: Mapping[str, Any], shapes: Shapes) -> str:
     """Return what to put before the base's names to get those of the model in memory: "transformer." or nothing.
 
     Older checkpoints (GPT-2, BLOOM) were saved from the inner model; PEFT names modules from the outer one.
+
+    >>> model_prefix({"model_type": "gpt2"}, {"h.0.attn.c_attn.weight": (8, 24)})
+    'transformer.'
+
+    Args:
+        config: config.json.
+        shapes: the base's parameters.
     """
     bare = config.get("model_type") in _UNPREFIXED and not any(name.startswith("transformer.") for name in shapes)
     return "transformer." if bare else ""
 
 
-def short(name: str) -> str:
-    """Cut a name from somebody else's file for a message: printable, at most 80 characters."""
+def printable(name: str) -> str:
+    r"""Return a name from any file as one line of printable characters, at most 80, for a message.
+
+    >>> printable("two\nlines")
+    'two\\nlines'
+
+    Args:
+        name: the name; line breaks and terminal codes in it are escaped.
+    """
     return (name if name.isprintable() else ascii(name)[1:-1])[:80]
 
 
@@ -59,17 +90,38 @@ def block_of(name: str) -> tuple[str, int] | None:
 
     The first of `layers.N.`, `blocks.N.`, `block.N.`, `layer.N.` and `h.N.` counts. In an encoder-decoder both stacks
     count from 0.
+
+    >>> block_of("model.layers.3.mlp.up_proj.weight")
+    ('model.layers.3.', 3)
+
+    Args:
+        name: the parameter's name.
     """
-    found = _BLOCK.search(name)
-    return (name[: found.end()], int(found[1])) if found else None
+    match = _BLOCK.search(name)
+    return (name[: match.end()], int(match[1])) if match else None
 
 
 def count_blocks(names: Iterable[str]) -> int:
-    """Return the number of transformer blocks of a model (of its deeper stack) by the names of its parameters."""
+    """Return the number of transformer blocks of a model, of its deeper stack if it has two.
+
+    Args:
+        names: the names of its parameters.
+    """
     return 1 + max((block[1] for name in names if (block := block_of(name))), default=-1)
 
 
 def layer_factor(name: str, layers: Sequence[float], count: int) -> float:
-    """Return a parameter's factor: of G = len(layers) groups, block i of `count` is in i·G // count; 1 outside."""
+    """Return the factor of a parameter's layer group; 1 outside the blocks.
+
+    Of G groups of consecutive blocks, block i of n is in group i·G // n.
+
+    >>> layer_factor("model.layers.3.mlp.up_proj.weight", layers=[0.5, 2.0], count=4)
+    2.0
+
+    Args:
+        name: the parameter's name.
+        layers: a factor for each of the G groups; empty for none.
+        count: n, the blocks of the base.
+    """
     block = block_of(name)
     return layers[min(block[1], count - 1) * len(layers) // count] if block and layers else 1.0

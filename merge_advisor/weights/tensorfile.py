@@ -2,6 +2,9 @@
 
 Layout (https://github.com/huggingface/safetensors#format): 8 bytes little-endian header length, a JSON header of
 `{name: {"dtype", "shape", "data_offsets"}}`, then the data, without holes. Never a pickle.
+
+Why not the safetensors package: its numpy side cannot read bfloat16 (numpy has no such type, and importing torch for
+it takes seconds); and a pool's files are anyone's, so that an error has to name the file, what is wrong and the remedy.
 """
 
 from __future__ import annotations
@@ -19,23 +22,34 @@ from numpy.typing import NDArray
 
 from merge_advisor.weights.files import FileError, read_json
 
-HEADER_LIMIT = 100_000_000
+_HEADER_LIMIT = 100_000_000
 """Largest header the format allows, in bytes."""
 
 SIZES = {
     "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1, "C64": 8,
     "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U64": 8, "U32": 4, "U16": 2, "U8": 1, "BOOL": 1,
 }  # fmt: skip
-READABLE = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
+_READABLE = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
+"""numpy's name of a dtype; BF16 is read as whole numbers and shifted, see `read_tensor`."""
 
 
 class TensorFileError(FileError):
-    """A safetensors file cannot be used; the message is one line, names the file and says what to do."""
+    """A safetensors file cannot be used; the message is one line, names the file and says what to do.
+
+    >>> read_header(Path("examples.jsonl"))
+    Traceback (most recent call last):
+    merge_advisor.weights.tensorfile.TensorFileError: examples.jsonl: cut short or no safetensors file (...
+    """
 
 
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
-    """Where one tensor lies in its file."""
+    """Where one tensor lies in its file.
+
+    >>> info = TensorInfo("BF16", (4, 8), start=128, end=192)
+    >>> info.is_float, info.end - info.start
+    (True, 64)
+    """
 
     dtype: str
     """As the format writes it: "F32", "BF16", …"""
@@ -47,10 +61,11 @@ class TensorInfo:
 
     @property
     def is_float(self) -> bool:
-        """True where `read_tensor` can read it."""
-        return self.dtype in READABLE
+        """Whether `read_tensor` can read it."""
+        return self.dtype in _READABLE
 
 
+# a plain file name: an index may not lead to a file outside its folder
 _SHARD = re.compile(r"[\w][\w.+ -]*\.safetensors")
 
 Located = dict[str, tuple[Path, TensorInfo]]
@@ -58,7 +73,17 @@ Located = dict[str, tuple[Path, TensorInfo]]
 
 
 def read_header(path: Path) -> dict[str, TensorInfo]:
-    """Read and check the header of a safetensors file; no weights are read.
+    """Return what a safetensors file's header says, checked; no weights are read.
+
+    >>> header = read_header(Path("adapters/a0/adapter_model.safetensors"))
+    >>> header["base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"].shape
+    (4, 32)
+
+    Args:
+        path: the file.
+
+    Returns:
+        Where each tensor lies, by its name.
 
     Raises:
         TensorFileError: absent, cut short, not this format, or offsets that do not cover the data exactly.
@@ -68,17 +93,17 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
         with path.open("rb") as stream:
             prefix = stream.read(8)
             length = int.from_bytes(prefix, "little")
-            if len(prefix) < 8 or length > min(size - 8, HEADER_LIMIT):
+            if len(prefix) < 8 or length > min(size - 8, _HEADER_LIMIT):
                 raise TensorFileError(f"{path.name}: cut short or no safetensors file ({size} bytes); fetch it again")
             text = stream.read(length)
     except OSError as error:
         raise TensorFileError(f"{path.name}: cannot be read ({error.strerror}); check the folder") from error
     try:
-        found = json.loads(text.decode("utf-8"), object_pairs_hook=_no_repeats)
-        if not isinstance(found, dict):
+        entries = json.loads(text.decode("utf-8"), object_pairs_hook=_no_repeats)
+        if not isinstance(entries, dict):
             raise ValueError("no object")
-        found.pop("__metadata__", None)
-        infos = {name: _info(name, entry, 8 + length) for name, entry in found.items()}
+        entries.pop("__metadata__", None)
+        infos = {name: _info(name, entry, 8 + length) for name, entry in entries.items()}
         _check_cover(infos.values(), 8 + length, size)
     except (ValueError, RecursionError) as error:
         reason = "nested too deep" if isinstance(error, RecursionError) else " ".join(str(error).split())[:200]
@@ -87,10 +112,10 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
 
 
 def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    by_name = dict(pairs)
+    if len(by_name) < len(pairs):  # JSON allows it, and readers differ in which of the two they take
         raise ValueError("a name is there twice")
-    return found
+    return by_name
 
 
 def _info(name: str, entry: Any, data: int) -> TensorInfo:
@@ -100,6 +125,7 @@ def _info(name: str, entry: Any, data: int) -> TensorInfo:
     if not isinstance(dtype, str) or dtype not in SIZES:
         raise ValueError(f"{name[:80]!r} has the unknown dtype {str(dtype)[:20]!r}")
     for numbers in (shape, offsets):
+        # type() and not isinstance(): JSON's true is an int to Python
         if not isinstance(numbers, list) or not all(type(n) is int and 0 <= n < 2**63 for n in numbers):
             raise ValueError(f"{name[:80]!r} has a shape or offsets that are no lists of whole numbers")
     if len(offsets) != 2 or offsets[1] - offsets[0] != math.prod(shape) * SIZES[dtype]:
@@ -108,6 +134,7 @@ def _info(name: str, entry: Any, data: int) -> TensorInfo:
 
 
 def _check_cover(infos: Iterable[TensorInfo], data: int, size: int) -> None:
+    """Check that the tensors fill the file from byte `data` to its end, `size`, without holes or overlaps."""
     place = data
     for info in sorted(infos, key=lambda info: (info.start, info.end)):
         if info.start != place:
@@ -118,18 +145,27 @@ def _check_cover(infos: Iterable[TensorInfo], data: int, size: int) -> None:
 
 
 def read_tensor(path: Path, info: TensorInfo) -> NDArray[np.float32]:
-    """Read one tensor as a new float32 array of `info.shape`; F64, F32, F16 and BF16 are read.
+    """Return one tensor as a new float32 array of `info.shape`.
+
+    >>> path = Path("adapters/a0/adapter_model.safetensors")
+    >>> name, info = next(iter(read_header(path).items()))
+    >>> read_tensor(path, info).dtype
+    dtype('float32')
+
+    Args:
+        path: its file.
+        info: its place there, from `read_header`; of dtype F64, F32, F16 or BF16.
 
     Raises:
         TensorFileError: whole numbers or 8-bit floats, or the file changed since its header was read.
     """
-    if info.dtype not in READABLE:
+    if info.dtype not in _READABLE:
         raise TensorFileError(
             f"{path.name}: {info.dtype} weights are not read; save them as float32, float16 or bfloat16"
         )
     count = math.prod(info.shape)
     try:
-        raw = np.fromfile(path, dtype=READABLE[info.dtype], count=count, offset=info.start)
+        raw = np.fromfile(path, dtype=_READABLE[info.dtype], count=count, offset=info.start)
     except OSError as error:
         raise TensorFileError(f"{path.name}: cannot be read ({error.strerror}); check the folder") from error
     if raw.size != count:
@@ -140,14 +176,21 @@ def read_tensor(path: Path, info: TensorInfo) -> NDArray[np.float32]:
         return raw.astype(np.float32, copy=False).reshape(info.shape)
 
 
-def open_folder(folder: Path, stem: str = "model") -> Located:
-    """Locate every tensor of `<stem>.safetensors`, or of the shards that `<stem>.safetensors.index.json` lists.
+def open_folder(folder: Path) -> Located:
+    """Return where every tensor lies of `model.safetensors`, or of the shards in `model.safetensors.index.json`.
+
+    >>> path, info = open_folder(Path("base"))["model.norm.weight"]
+    >>> path.name, info.shape
+    ('model.safetensors', (32,))
+
+    Args:
+        folder: a model's folder, as transformers writes it.
 
     Raises:
         TensorFileError: neither is there, a shard is bad or lies outside the folder, or index and shards disagree.
     """
-    single = folder / f"{stem}.safetensors"
-    index = folder / f"{stem}.safetensors.index.json"
+    single = folder / "model.safetensors"
+    index = folder / "model.safetensors.index.json"
     if single.exists() or not index.exists():
         if not single.exists():
             raise TensorFileError(_no_weights(folder, single.name))

@@ -18,7 +18,12 @@ from merge_advisor.arrays import Float32Array
 
 @dataclass(frozen=True, slots=True, weakref_slot=True, eq=False)
 class LowRankUpdate:
-    """ΔW = scale · b @ a, as LoRA defines it (arXiv 2106.09685, section 4.1)."""
+    """ΔW = scale · b @ a, as LoRA defines it (arXiv 2106.09685, section 4.1).
+
+    >>> update = LowRankUpdate(a=np.ones((1, 3), np.float32), b=np.ones((2, 1), np.float32), scale=0.5)
+    >>> update.rank, update.shape, update.times(4).dense().tolist()
+    (1, (2, 3), [[2.0, 2.0, 2.0], [2.0, 2.0, 2.0]])
+    """
 
     a: Float32Array
     """(r, in) float32."""
@@ -27,11 +32,11 @@ class LowRankUpdate:
     scale: float = 1.0
     """alpha / r, or alpha / sqrt(r) for rsLoRA."""
     transposed: bool = False
-    """True where the base stores the weight as (in, out) (GPT-2's Conv1D): then ΔW is the transpose."""
+    """Whether the base stores the weight as (in, out) (GPT-2's Conv1D): then ΔW is the transpose."""
 
     @property
     def rank(self) -> int:
-        """R, the inner dimension."""
+        """The inner dimension, PEFT's r."""
         return int(self.a.shape[0])
 
     @property
@@ -41,20 +46,29 @@ class LowRankUpdate:
         return shape[::-1] if self.transposed else shape
 
     def dense(self) -> Float32Array:
-        """ΔW in the base's layout, float32."""
+        """Return ΔW in the base's layout, float32."""
         update = np.asarray(self.scale * (self.b @ self.a), dtype=np.float32)
         return update.T if self.transposed else update
 
     def times(self, factor: float) -> LowRankUpdate:
-        """The same update times a number."""
+        """Return the same update times a number; factors are shared, only the scale changes.
+
+        Args:
+            factor: the number.
+        """
         return LowRankUpdate(self.a, self.b, self.scale * factor, self.transposed)
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True, eq=False)
 class DenseUpdate:
-    """ΔW itself, in the base's layout."""
+    """ΔW itself, in the base's layout.
+
+    >>> DenseUpdate(np.ones((1, 2), np.float32)).times(3).dense().tolist()
+    [[3.0, 3.0]]
+    """
 
     array: Float32Array
+    """Of the weight's shape, float32."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -62,11 +76,15 @@ class DenseUpdate:
         return tuple(self.array.shape)
 
     def dense(self) -> Float32Array:
-        """ΔW, float32."""
+        """Return ΔW, float32."""
         return self.array
 
     def times(self, factor: float) -> DenseUpdate:
-        """The same update times a number."""
+        """Return the same update times a number.
+
+        Args:
+            factor: the number.
+        """
         return DenseUpdate(np.asarray(self.array * np.float32(factor), dtype=np.float32))
 
 
@@ -75,9 +93,17 @@ WeightDelta = Mapping[str, Update]
 
 
 def inner(left: Update, right: Update) -> float:
-    """⟨left, right⟩ (Frobenius) of two updates of one parameter; two LowRank ones never form the dense matrices.
+    """Return ⟨left, right⟩ (Frobenius) of two updates of one parameter.
 
-    ⟨s·BA, t·DC⟩ = s·t·sum((BᵀD) ∘ (ACᵀ)).
+    Of two low-rank ones ⟨s·BA, t·DC⟩ = s·t·sum((BᵀD) ∘ (ACᵀ)), without the dense matrices.
+
+    >>> one = DenseUpdate(np.ones((2, 2), np.float32))
+    >>> inner(one, one.times(3))
+    12.0
+
+    Args:
+        left: an update.
+        right: an update of the same shape.
     """
     if isinstance(left, LowRankUpdate) and isinstance(right, LowRankUpdate) and left.transposed == right.transposed:
         core = (left.b.T.astype(np.float64) @ right.b) * (left.a.astype(np.float64) @ right.a.T)
@@ -86,9 +112,13 @@ def inner(left: Update, right: Update) -> float:
 
 
 def along(update: Update, gradient: Float32Array) -> float:
-    """⟨gradient, ΔW⟩ of one parameter, (the gradient in the base's layout); a low-rank ΔW is never formed.
+    """Return ⟨gradient, ΔW⟩ of one parameter: how fast the loss changes along the update.
 
-    ⟨G, s·BA⟩ = s·sum((BᵀG) ∘ A).
+    Of a low-rank one ⟨G, s·BA⟩ = s·sum((BᵀG) ∘ A), without the dense matrix.
+
+    Args:
+        update: an update.
+        gradient: the gradient of a loss in the base's layout, of the update's shape, float32.
     """
     if isinstance(update, LowRankUpdate):
         laid = gradient.T if update.transposed else gradient
@@ -97,17 +127,30 @@ def along(update: Update, gradient: Float32Array) -> float:
 
 
 def inner_all(left: WeightDelta, right: WeightDelta) -> float:
-    """⟨left, right⟩ over the parameters both change."""
+    """Return ⟨left, right⟩ over the parameters that both change.
+
+    Args:
+        left: parameter name -> update.
+        right: parameter name -> update.
+    """
     return sum(inner(left[name], right[name]) for name in left if name in right)
 
 
 def is_low_rank(delta: WeightDelta) -> bool:
-    """True where every update is a LowRank (an adapter, not a checkpoint)."""
+    """Return whether every update is a `LowRankUpdate` (an adapter, not a checkpoint).
+
+    Args:
+        delta: parameter name -> update.
+    """
     return all(isinstance(delta[name], LowRankUpdate) for name in delta)
 
 
 def digest_of_delta(delta: WeightDelta) -> str:
-    """Sha256 over names, factors and scales, in the order of the names: the identity of a merged model."""
+    """Return a sha256 (hex) over names, factors and scales, in the order of the names: a merged model's identity.
+
+    Args:
+        delta: parameter name -> update.
+    """
     state = hashlib.sha256()
     for name in sorted(delta):
         update = delta[name]

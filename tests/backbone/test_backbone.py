@@ -291,9 +291,10 @@ def test_a_begin_token_comes_once_whoever_writes_it(llama, written):
     assert row.prompt[0] == tokenizer.bos_token_id and tokenizer.bos_token_id not in row.prompt[1:]
 
 
-def test_batches_hold_like_lengths_and_every_row_once():
+def test_batches_hold_like_lengths_and_every_row_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("merge_advisor.backbone.encoding.TOKENS_PER_BATCH", 100)
     rows = [EncodedRow((1,) * length, (2,)) for length in (5, 90, 7, 40, 300, 6)]
-    found = list(batches(rows, tokens=100))
+    found = list(batches(rows))
     assert sorted(index for batch in found for index in batch) == list(range(6))
     assert all(max(len(rows[i]) for i in batch) * len(batch) <= 100 or len(batch) == 1 for batch in found)
 

@@ -10,8 +10,8 @@ from safetensors.numpy import load_file, save_file
 from merge_advisor.errors import InputError, PoolError
 from merge_advisor.weights.adapter import (
     adapter_fingerprint,
-    check_and_map,
     check_values,
+    map_factors,
     read_adapter,
     read_adapter_config,
     read_weights_header,
@@ -235,7 +235,7 @@ def test_initialisations_that_leave_the_base_alone_are_fine(tiny_llama, tmp_path
 def test_a_setting_nobody_knows_is_noted(tmp_path):
     folder = write_lora(tmp_path / "x", LLAMA_MODULES, use_tomorrow=True, new_but_off=False)
     assert read_adapter_config(folder).notes == (
-        "adapter_config.json: 'use_tomorrow' is no setting known here; it was left aside",
+        "adapter_config.json: 'use_tomorrow' is no setting known here; it was ignored",
     )
 
 
@@ -411,7 +411,7 @@ def test_an_adapter_that_disappears_is_a_plain_error(tiny_llama, tmp_path):
 
 def test_mapping_is_by_the_base_names(tiny_llama, tiny_pool, tmp_path):
     shapes = open_base(tiny_llama, tmp_path).shapes
-    placed = check_and_map(read_adapter_config(tiny_pool / "a0"), read_weights_header(tiny_pool / "a0"), shapes)
+    placed = map_factors(read_adapter_config(tiny_pool / "a0"), read_weights_header(tiny_pool / "a0"), shapes)
     assert sorted(placed) == sorted(f"{name}.weight" for name in LLAMA_MODULES)
     assert {(part.rank, part.scale, part.transposed) for part in placed.values()} == {(4, 2.0, False)}
 

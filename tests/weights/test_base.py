@@ -122,7 +122,7 @@ def test_absent(ref, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     if ref == "":
         ref = str(tmp_path / "nothing")
-    with pytest.raises(BaseModelError, match="no such folder or file; name one, or a hub id like org/name"):
+    with pytest.raises(BaseModelError, match="no such folder or file; give one, or a hub id like org/name"):
         resolve_base(ref, cache=tmp_path)
 
 
@@ -159,8 +159,8 @@ def spoil(folder, how):
         ("deep config", r"config\.json: not JSON"),
         ("no architecture", r"config\.json: has no architectures"),
         ("quantised", r"config\.json: its weights are quantised"),
-        ("adapter", "this is an adapter, not a base; name it by --pool"),
-        ("gguf", r"model\.gguf: a GGUF file is named by itself; name copy/model\.gguf"),
+        ("adapter", "this is an adapter, not a base; give it as `pool`"),
+        ("gguf", r"model\.gguf: a GGUF base is given by its file; give copy/model\.gguf"),
     ],
 )
 def test_folders_that_are_no_base(copy, tmp_path, how, message):

@@ -18,7 +18,7 @@ from merge_advisor.pool import open_pool
 
 asked = json.loads(sys.argv[1])
 try:
-    base = resolve_base(asked["base"], revision=asked.get("revision"), offline=asked.get("offline", False),
+    base = resolve_base(asked["base"], offline=asked.get("offline", False),
                         cache=Path(asked["cache"]))
     found = {"id": base.base.id, "revision": base.base.revision, "digest": base.base.digest,
              "files": sorted(path.name for path in base.path.iterdir()), "torch": "torch" in sys.modules}
@@ -81,7 +81,7 @@ def test_revision_picks_a_commit(hub, step, tiny_llama, tmp_path):
         (changed / path.name).write_bytes(path.read_bytes())
     (changed / "chat_template.jinja").write_text("{{ messages }}")
     new = hub.add("acme/tiny", changed)
-    newest, pinned = step("acme/tiny"), step("acme/tiny", revision=old)
+    newest, pinned = step("acme/tiny"), step(f"acme/tiny@{old}")
     assert (newest["revision"], pinned["revision"]) == (new, old)
     assert newest["digest"] != pinned["digest"]
 
