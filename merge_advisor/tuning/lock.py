@@ -1,4 +1,10 @@
-"""One coordinator at a time: a file lock that dies with its holder, and a heartbeat where there is no common file."""
+"""One coordinator at a time: a file lock that ends with its holder, and a heartbeat where there is no common file.
+
+The file lock is `filelock`'s, which locks on Windows as well. The heartbeat is our own: an Optuna storage on a server
+(`storage` is a URL) has no file to lock, and two coordinators that write trials into one study make a history that
+neither can go on from (`tests/tuning/test_study.py` shows both cases). Optuna has a heartbeat too, but of trials: it
+fails those of dead workers, and lets any number of live ones work on a study.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +13,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,68 +21,97 @@ from typing import Any
 from merge_advisor.errors import RunError
 
 BEAT = 15.0
-"""Seconds between two signs of life of a coordinator of a remote study."""
+"""Seconds between two heartbeats of a coordinator."""
 STALE = 60.0
-"""Seconds without a sign of life after which it is taken for dead; clocks of the machines agree to half of this."""
+"""Seconds without a heartbeat after which a coordinator is taken for dead. Four beats, so that a storage out of reach
+for a moment loses nothing; the clocks of the machines have to agree to half of this."""
 SETTLE = 0.5
 """Seconds after which a claim is read back, so that of two made at once only the last holds."""
 
 
-def whoami() -> str:
-    """Return "process 123 on host since 2026-01-31 12:00:00 UTC"."""
+def _this_process() -> str:
+    """Describe this process: "process 123 on host since 2026-01-31 12:00:00 UTC"."""
     return f"process {os.getpid()} on {socket.gethostname()} since {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
-class FileLock:
-    """A lock on a file, held until `release` or the end of the process, however it ends; the file says who holds it.
+class StudyFileLock:
+    """A lock on a file, held until `release` or the end of the process, however it ends.
+
+    >>> first = StudyFileLock(Path("study.sqlite.lock"))
+    >>> StudyFileLock(Path("study.sqlite.lock"))
+    Traceback (most recent call last):
+    merge_advisor.errors.RunError: .: is being tuned by process ...; wait for it to end, or stop it
+    >>> first.release()
+
+    Args:
+        path: of the file to lock; the holder is described in a file beside it, `path` with ".holder" added.
 
     Raises:
-        RunError: another process holds it, or the file cannot be written.
+        RunError: another process holds it, or the file cannot be written or locked.
     """
 
     def __init__(self, path: Path) -> None:
-        import fcntl  # not on Windows
+        import filelock
 
+        # not in the locked file itself: Windows lets no other process read that, and older versions of filelock empty
+        # it whenever another process asks for the lock
+        self._holder = path.with_name(f"{path.name}.holder")
+        self._lock: filelock.BaseFileLock = filelock.FileLock(path, blocking=False)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = path.open("a+", encoding="utf-8")
-        except OSError as error:
-            raise RunError(f"{path}: cannot be written ({error.strerror}); check permissions and free space") from error
+            self._lock.acquire()
+        except filelock.Timeout as error:
+            raise RunError(
+                f"{path.parent}: is being tuned by {self._read_holder()}; wait for it to end, or stop it"
+            ) from error
+        except (OSError, NotImplementedError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise RunError(f"{path}: cannot be written ({reason}); check permissions and free space") from error
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self._write(whoami())
-        except BlockingIOError as error:
-            self._file.seek(0)
-            holder = self._file.read().strip() or "another process"
-            self._file.close()
-            raise RunError(f"{path.parent}: is being tuned by {holder}; wait for it to end, or stop it") from error
+            if isinstance(self._lock, filelock.SoftFileLock):
+                # a file system without locks: filelock then makes do with the file's presence, which outlives a
+                # holder that is killed
+                raise RunError(f"{path}: cannot be locked; tune on a local disk")
+            self._holder.write_text(_this_process(), encoding="utf-8")
         except OSError as error:
-            self._file.close()
-            raise RunError(f"{path}: cannot be locked ({error.strerror}); tune on a local disk") from error
+            self._lock.release()
+            raise RunError(f"{path}: cannot be written ({error.strerror}); check permissions and free space") from error
+        except RunError:
+            self._lock.release()
+            raise
 
     def check(self) -> None:
         """Do nothing: a file lock is not lost."""
 
     def release(self) -> None:
-        """Let the next one have it; the file stays, empty."""
-        if not self._file.closed:
-            try:
-                self._write("")
-            finally:
-                self._file.close()
+        """Let another process have the lock; the locked file stays, since removing it could split those who wait."""
+        if self._lock.is_locked:
+            with suppress(OSError):  # it only says who holds the lock
+                self._holder.unlink(missing_ok=True)
+            self._lock.release()
 
-    def _write(self, text: str) -> None:
-        self._file.truncate(0)
-        self._file.write(text)
-        self._file.flush()
+    def _read_holder(self) -> str:
+        try:
+            return self._holder.read_text(encoding="utf-8").strip() or "another process"
+        except OSError:  # the holder has the lock and has not yet written, or has just removed the file
+            return "another process"
 
 
-class Heartbeat:
-    """A claim in an attribute of a remote study, renewed every `BEAT` seconds and void `STALE` seconds after the last.
+class StudyHeartbeat:
+    """A claim in an attribute of a study, renewed every `BEAT` seconds and void `STALE` seconds after the last beat.
+
+    >>> attribute = {}
+    >>> claim = StudyHeartbeat("db: study 'tune'", lambda: attribute.get("coordinator"),
+    ...     lambda value: attribute.update(coordinator=value), settle=0)
+    >>> sorted(attribute["coordinator"])
+    ['beat', 'who']
+    >>> claim.release()
+    >>> attribute
+    {'coordinator': None}
 
     Args:
         where: names the study in messages.
-        read: gives the attribute, or None.
+        read: returns the attribute, or None.
         write: sets it; called from a thread of its own as well.
         settle: seconds after which the claim is read back.
 
@@ -87,7 +123,7 @@ class Heartbeat:
         self, where: str, read: Callable[[], Any], write: Callable[[Any], None], *, settle: float = SETTLE
     ) -> None:
         self._where, self._read, self._write = where, read, write
-        self._who = f"{whoami()} ({os.urandom(4).hex()})"
+        self._who = f"{_this_process()} ({os.urandom(4).hex()})"
         self._lost = ""
         self._over = threading.Event()
         self._refuse_other(read())
@@ -114,7 +150,7 @@ class Heartbeat:
             self._write(None)
 
     def beat(self) -> None:
-        """Write the claim."""
+        """Write the claim with the time."""
         self._write({"who": self._who, "beat": time.time()})
 
     def _go_on(self) -> None:
@@ -125,19 +161,19 @@ class Heartbeat:
                 continue
 
     def renew(self) -> None:
-        """Give a sign of life, or find the claim lost."""
-        found = self._read()
-        if isinstance(found, dict) and found.get("who") == self._who:
+        """Write the claim again, or notice that it was lost."""
+        claim = self._read()
+        if isinstance(claim, dict) and claim.get("who") == self._who:
             self.beat()
         else:
-            self._lost = str(found["who"]) if isinstance(found, dict) else "another process"
+            self._lost = str(claim["who"]) if isinstance(claim, dict) else "another process"
             self._over.set()
 
-    def _refuse_other(self, found: Any) -> None:
-        if not isinstance(found, dict) or found.get("who") == self._who:
+    def _refuse_other(self, claim: Any) -> None:
+        if not isinstance(claim, dict) or claim.get("who") == self._who:
             return
-        if time.time() - float(found.get("beat", 0)) < STALE:
+        if time.time() - float(claim.get("beat", 0)) < STALE:
             raise RunError(
-                f"{self._where}: is being tuned by {found.get('who')}; wait for it to end, or stop it "
-                f"(a dead one is passed over {STALE:.0f} seconds after its last sign)"
+                f"{self._where}: is being tuned by {claim.get('who')}; wait for it to end, or stop it "
+                f"(the claim of a dead process ends {STALE:.0f} seconds after its last heartbeat)"
             )

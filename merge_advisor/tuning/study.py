@@ -1,11 +1,11 @@
 """The study: every trial in an Optuna storage, to go on from where a search was killed, and for optuna-dashboard.
 
-A trial is RUNNING while it is measured, then COMPLETE, or PRUNED where racing stopped it; what a killed search left
+A trial is RUNNING while it is measured, then COMPLETE, or PRUNED where racing stopped it. What a killed search left
 RUNNING is set to FAIL when the study is next opened, and asked for again. The attribute "trial" of a finished one is
 what the history is read back from, to the last bit; parameters and values beside it are for people to look at.
 
-The calls are those of `optuna.storages.BaseStorage`, which `study.ask` and `study.tell` are made of: these read every
-trial back several times, which more than doubles the cost of recording one (scripts/bench/study_writes.py).
+The calls are those of `optuna.storages.BaseStorage`, which `study.ask` and `study.tell` are made of: these two read
+every trial back several times, which more than doubles the cost of recording one (scripts/bench/study_writes.py).
 """
 
 from __future__ import annotations
@@ -18,25 +18,29 @@ from pathlib import Path
 from typing import Any
 
 from merge_advisor.errors import RunError
-from merge_advisor.tuning.lock import FileLock, Heartbeat
+from merge_advisor.tuning.lock import StudyFileLock, StudyHeartbeat
 from merge_advisor.tuning.space import without_density
 from merge_advisor.tuning.values import Point, SearchSpace, Trial
 from merge_advisor.types import to_plain
 
-RECORD, MADE_FOR, COORDINATOR = "trial", "made_for", "coordinator"
+_RECORD, _MADE_FOR, _COORDINATOR = "trial", "made_for", "coordinator"
 """Names of the attributes: of a trial, and of the study."""
 FORMAT = "2"
-"""Version of what is kept of a trial: 2 since a gradient tells its rows."""
+"""Version of what is kept of a trial: 2 since the rows of a gradient are kept with it."""
 
 
 @dataclass(frozen=True, slots=True)
 class StudyPlace:
-    """Where a search is kept."""
+    """Where the trials of a search are kept, and what the search must have been made for.
+
+    >>> StudyPlace(Path("study.sqlite"), {"plan": "a1b2"}).name
+    'tune'
+    """
 
     storage: Path | str
-    """An SQLite file, or an Optuna storage URL."""
+    """An SQLite file, or the URL of an Optuna storage."""
     made_for: Mapping[str, str]
-    """What the problem depends on, in words or digests: "task rows", "pool", …; else the study is refused."""
+    """What the problem depends on, in words or digests: "task rows", "pool", …; a study of anything else is refused."""
     name: str = "tune"
     """Name of the study; a storage shared by several runs needs one for each."""
     force: bool = False
@@ -47,6 +51,14 @@ class StudyPlace:
 
 class Study:
     """The study of one search, held by this process until `close`.
+
+    >>> point = Point((0.5, 0.5), "exact")
+    >>> place = StudyPlace(Path("example.sqlite"), {})
+    >>> with Study(place, {}, SearchSpace(point), ("math", "law"), values=1) as study, study.trial(point):
+    ...     study.finish(Trial(0, "plan", point, (1.0, 2.0), (1.5,), whole=True, forwards=2))
+    >>> with Study(place, {}, SearchSpace(point), ("math", "law"), values=1) as study:
+    ...     study.history[0].losses
+    (1.0, 2.0)
 
     Args:
         place: where it is.
@@ -60,18 +72,18 @@ class Study:
     """
 
     history: tuple[Trial, ...]
-    """The finished trials found on opening, by number."""
+    """The trials finished before this session, by number."""
 
     def __init__(
         self, place: StudyPlace, made_for: Mapping[str, str], space: SearchSpace, members: Sequence[str], values: int
     ) -> None:
         self._place, self._space, self._members = place, space, tuple(members)
         self._where = str(place.storage)
-        self._lock: FileLock | Heartbeat | None = None
+        self._lock: StudyFileLock | StudyHeartbeat | None = None
         self._storage: Any = None
         self._trial: int | None = None
         try:
-            with self._told():
+            with self._one_line_errors():
                 self._open(values)
                 self._check(dict(made_for))
                 self.history = self._recover()
@@ -81,43 +93,66 @@ class Study:
 
     @contextmanager
     def trial(self, point: Point) -> Iterator[None]:
-        """Record that a point is being measured; a block that ends without `finish` leaves the trial failed."""
+        """Record that a point is being measured; a block that ends without `finish` leaves the trial failed.
+
+        Args:
+            point: what is measured.
+
+        Yields:
+            Nothing; the trial is RUNNING in the meantime.
+        """
         import optuna
 
         params, ranges = _parameters(point, self._space, self._members)
         running = optuna.trial.create_trial(state=optuna.trial.TrialState.RUNNING, params=params, distributions=ranges)
-        with self._told():
+        with self._one_line_errors():
             self._trial = self._storage.create_new_trial(self._id, running)
         try:
             yield
         finally:
             left, self._trial = self._trial, None
             if left is not None:
-                with suppress(RunError), self._told():  # the first error is the one to tell
+                with suppress(RunError), self._one_line_errors():  # the first error is the one to report
                     self._storage.set_trial_state_values(left, optuna.trial.TrialState.FAIL)
 
     def report(self, rows: int, value: float) -> None:
-        """Record the value of the running trial, as estimated after so many rows."""
-        with self._told():
+        """Record an intermediate value of the running trial.
+
+        Args:
+            rows: how many it has seen.
+            value: as estimated from them.
+
+        Raises:
+            RunError: the study cannot be written.
+        """
+        with self._one_line_errors():
             self._storage.set_trial_intermediate_value(self._trial, rows, value)
 
     def finish(self, trial: Trial) -> None:
-        """Record the running trial; it is finished once this returns, and not before."""
+        """Record the running trial; it is finished once this returns, and not before.
+
+        Args:
+            trial: what was measured.
+
+        Raises:
+            RunError: the study cannot be written, or another coordinator took it over.
+        """
         from optuna.trial import TrialState
 
-        with self._told():
+        with self._one_line_errors():
             self._held().check()
-            self._storage.set_trial_user_attr(self._trial, RECORD, to_plain(trial))
+            # the record first: a process killed between the two leaves a RUNNING trial, which is asked for again
+            self._storage.set_trial_user_attr(self._trial, _RECORD, to_plain(trial))
             state = TrialState.COMPLETE if trial.whole else TrialState.PRUNED
             self._storage.set_trial_state_values(self._trial, state, trial.values)
         self._trial = None
 
     def close(self) -> None:
-        """Let go of the study; another process may have it then."""
+        """Let go of the study; another process may open it then."""
         lock, self._lock = self._lock, None
         try:
             if lock is not None:
-                with self._told():
+                with self._one_line_errors():
                     lock.release()
         finally:
             if self._storage is not None:
@@ -131,7 +166,7 @@ class Study:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _held(self) -> FileLock | Heartbeat:
+    def _held(self) -> StudyFileLock | StudyHeartbeat:
         if self._lock is None:
             raise ValueError("the study is closed")
         return self._lock
@@ -140,17 +175,17 @@ class Study:
         """Take the lock, open the storage, find or make the study."""
         file = _file_of(self._place.storage)
         if file is not None:
-            self._lock = FileLock(file.with_name(f"{file.name}.lock"))
+            self._lock = StudyFileLock(file.with_name(f"{file.name}.lock"))
         self._storage = _storage(self._place, file)
         fresh = self._find(values)
         if self._lock is None:
             where = f"{self._where}: study '{self._place.name}'"
-            self._lock = Heartbeat(where, lambda: self._attributes().get(COORDINATOR), self._set_claim)
+            self._lock = StudyHeartbeat(where, lambda: self._attributes().get(_COORDINATOR), self._set_claim)
         if self._place.force and not fresh:
             self._storage.delete_study(self._id)
             self._find(values)
-            if isinstance(self._lock, Heartbeat):
-                self._lock.beat()
+            if isinstance(self._lock, StudyHeartbeat):
+                self._lock.beat()  # the claim was deleted with the study
 
     def _find(self, values: int) -> bool:
         """Set the study's id; True where it had to be made."""
@@ -165,26 +200,27 @@ class Study:
         return False
 
     def _attributes(self) -> dict[str, Any]:
-        found: dict[str, Any] = self._storage.get_study_user_attrs(self._id)
-        return found
+        attributes: dict[str, Any] = self._storage.get_study_user_attrs(self._id)
+        return attributes
 
     def _set_claim(self, claim: Any) -> None:
-        self._storage.set_study_user_attr(self._id, COORDINATOR, claim)
+        self._storage.set_study_user_attr(self._id, _COORDINATOR, claim)
 
     def _check(self, made_for: dict[str, str]) -> None:
         """Refuse a study of something else; sign a new one."""
-        found = self._attributes().get(MADE_FOR)
-        if found is None and not self._storage.get_all_trials(self._id, deepcopy=False):
-            self._storage.set_study_user_attr(self._id, MADE_FOR, made_for)
-        elif not isinstance(found, dict):
+        signed = self._attributes().get(_MADE_FOR)
+        if signed is None and not self._storage.get_all_trials(self._id, deepcopy=False):
+            self._storage.set_study_user_attr(self._id, _MADE_FOR, made_for)
+        elif not isinstance(signed, dict):
             raise RunError(
-                f"{self._where}: study '{self._place.name}' is not merge-advisor's; name another --storage or --out"
+                f"{self._where}: study '{self._place.name}' is not merge-advisor's; "
+                "give another `storage` or run folder"
             )
-        elif changed := [key for key in sorted({*found, *made_for}) if found.get(key) != made_for.get(key)]:
-            told = ", ".join(_change(key, found.get(key), made_for.get(key)) for key in changed)
+        elif changed := [key for key in sorted({*signed, *made_for}) if signed.get(key) != made_for.get(key)]:
+            changes = ", ".join(_change(key, signed.get(key), made_for.get(key)) for key in changed)
             raise RunError(
-                f"{self._where}: its study was made for another {told}; name another --storage or --out, "
-                "or begin anew with --force"
+                f"{self._where}: its study was made for another {changes}; give another `storage` or run folder, "
+                "or begin anew with `force=True`"
             )
 
     def _recover(self) -> tuple[Trial, ...]:
@@ -196,7 +232,7 @@ class Study:
             if not kept.state.is_finished():
                 self._storage.set_trial_state_values(kept._trial_id, TrialState.FAIL)
             elif kept.state != TrialState.FAIL:
-                finished.append(self._read(kept.user_attrs.get(RECORD), len(finished), kept.number))
+                finished.append(self._read(kept.user_attrs.get(_RECORD), len(finished), kept.number))
         return tuple(finished)
 
     def _read(self, record: Any, number: int, place: int) -> Trial:
@@ -209,11 +245,11 @@ class Study:
         return trial
 
     def _altered(self, place: int) -> RunError:
-        return RunError(f"{self._where}: trial {place} was altered or added by hand; begin anew with --force")
+        return RunError(f"{self._where}: trial {place} was altered or added by hand; begin anew with `force=True`")
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
-        """Turn what a storage may raise into one line."""
+    def _one_line_errors(self) -> Iterator[None]:
+        """Turn what a storage may raise into a RunError of one line."""
         import optuna
         import sqlalchemy.exc
 
@@ -225,7 +261,14 @@ class Study:
 
 
 def read_trial(record: Mapping[str, Any]) -> Trial:
-    """Make a trial of the JSON object it was recorded as, exactly as it was.
+    """Return the trial that a JSON object was recorded of, exactly as it was.
+
+    >>> trial = Trial(0, "plan", Point((0.5,), "exact"), (1.0, None), (1.0,), whole=False, forwards=1)
+    >>> read_trial(to_plain(trial)) == trial
+    True
+
+    Args:
+        record: the attribute "trial" of a trial in a study.
 
     Raises:
         KeyError, TypeError, ValueError: it is no such object.
@@ -250,7 +293,7 @@ def _floats(values: Sequence[Any]) -> tuple[float, ...]:
 
 
 def _file_of(storage: Path | str) -> Path | None:
-    """The SQLite file a place is, None for a server or a file in the form of a URI."""
+    """The SQLite file a storage is, None for a server or a file in the form of a URI."""
     if isinstance(storage, Path):
         return storage
     if not storage.startswith("sqlite"):
@@ -286,7 +329,10 @@ def _storage(place: StudyPlace, file: Path | None) -> Any:
 
 
 def _parameters(point: Point, space: SearchSpace, members: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What a dashboard shows of a point: parameters and their ranges, widened where a start lies outside."""
+    """What a dashboard shows of a point: parameters and their ranges, widened where a start lies outside.
+
+    Optuna refuses a value outside the range of its distribution, and starts may lie anywhere.
+    """
     from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 
     params: dict[str, Any] = {}
@@ -309,14 +355,21 @@ def _parameters(point: Point, space: SearchSpace, members: Sequence[str]) -> tup
 
 
 def split_density(spec: str) -> tuple[str, float | None]:
-    """Split a composition's spec into the spec without its density, and the density: "ties", 0.4."""
+    """Return the spec of a composition without its density, and the density.
+
+    >>> split_density("ties:density=0.4")
+    ('ties', 0.4)
+
+    Args:
+        spec: of a composition; without a density the second value is None.
+    """
     pairs = (part.partition("=") for part in spec.partition(":")[2].split(","))
     density = next((value for key, _, value in pairs if key.strip() == "density"), None)
     return without_density(spec), None if density is None else float(density)
 
 
 def _change(key: str, old: object, new: object) -> str:
-    """A changed part in words, both sides where they are short."""
+    """A changed part in words, both sides where they are short enough to read: digests are not."""
     if old is None or new is None or len(f"{old}{new}") > 60:
         return key
     return f"{key} ({old}, now {new})"
@@ -331,7 +384,7 @@ def _advice(error: Exception) -> str:
     if "locked" in text:
         return f"locked by another program ({text}); close it and start again, the finished trials are kept"
     if "not a database" in text or "malformed" in text:
-        return f"is damaged ({text}); delete it and tune again, or name another --storage"
+        return f"is damaged ({text}); delete it and tune again, or give another `storage`"
     if isinstance(error, ImportError):
-        return f"its driver is not installed ({text}); install it or name another --storage"
+        return f"its driver is not installed ({text}); install it or give another `storage`"
     return f"the study cannot be written or read ({text}); check the place, permissions and free space"

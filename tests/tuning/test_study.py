@@ -1,5 +1,6 @@
 """The study: killed at any moment and gone on from, read back to the last bit, one line for whatever is wrong."""
 
+import errno
 import os
 import signal
 import sqlite3
@@ -19,7 +20,7 @@ from merge_advisor.tuning import Point
 from merge_advisor.tuning import lock as locks
 from merge_advisor.tuning.coordinator import search
 from merge_advisor.tuning.goals import goal_named
-from merge_advisor.tuning.lock import FileLock, Heartbeat
+from merge_advisor.tuning.lock import StudyFileLock, StudyHeartbeat
 from merge_advisor.tuning.samplers.gradient import GradientSampler
 from merge_advisor.tuning.settings import Budget, SearchSettings
 from merge_advisor.tuning.study import Study, StudyPlace, read_trial, split_density
@@ -122,7 +123,10 @@ def test_a_pareto_study_has_a_value_for_each_task(place):
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ({"seed": 1}, r"another seed \(0, now 1\); name another --storage or --out, or begin anew with --force"),
+        (
+            {"seed": 1},
+            r"another seed \(0, now 1\); give another `storage` or run folder, or begin anew with `force",
+        ),
         ({"sampler": Wander(0.1)}, r"sampler \(wander:step=0.4, now wander:step=0.1\)"),
         ({"goal": "lorahub"}, r"goal \(mean, now lorahub:divisor=20\)"),
         ({"racing": None}, "another racing;"),
@@ -162,7 +166,7 @@ def test_a_study_of_an_older_version_is_refused(place):
     study.set_user_attr("made_for", {key: made_for[key] for key in made_for if not key.startswith("version")})
     storage.remove_session()
     storage.engine.dispose()
-    with pytest.raises(RunError, match=r"made for another version of merge-advisor's studies; .* --force") as told:
+    with pytest.raises(RunError, match=r"made for another version of merge-advisor's studies; .* `force=True`") as told:
         find(place)
     assert "\n" not in str(told.value)
 
@@ -182,7 +186,9 @@ def test_a_trial_added_by_hand_is_found(place):
     optuna.load_study(study_name="tune", storage=storage).add_trial(optuna.create_trial(value=0.0))
     storage.remove_session()
     storage.engine.dispose()
-    with pytest.raises(RunError, match=r"study\.sqlite: trial 6 was altered or added by hand; begin anew with --force"):
+    with pytest.raises(
+        RunError, match=r"study\.sqlite: trial 6 was altered or added by hand; begin anew with `force=True`"
+    ):
         find(place)
 
 
@@ -256,8 +262,8 @@ HOLD = """
 import sys, time
 sys.path.insert(0, {here!r})
 from pathlib import Path
-from merge_advisor.tuning.lock import FileLock
-held = FileLock(Path({path!r}))
+from merge_advisor.tuning.lock import StudyFileLock
+held = StudyFileLock(Path({path!r}))
 print("held", flush=True)
 time.sleep(60)
 """
@@ -274,17 +280,33 @@ def test_a_second_coordinator_is_refused_until_the_first_is_dead(place):
             find(place)
         first.send_signal(signal.SIGKILL)
     assert len(find(place).trials) == 6
-    assert lock.read_text() == ""
+    assert lock.exists() and not Path(f"{lock}.holder").exists()
 
 
 def test_a_lock_is_let_go_of(tmp_path):
-    held = FileLock(tmp_path / "lock")
+    held = StudyFileLock(tmp_path / "lock")
     with pytest.raises(RunError, match=f"process {os.getpid()} "):
-        FileLock(tmp_path / "lock")
+        StudyFileLock(tmp_path / "lock")
+    with pytest.raises(RunError, match=f"process {os.getpid()} "):
+        StudyFileLock(tmp_path / "lock")  # the first refusal left the name of the holder alone
     held.check()
     held.release()
     held.release()
-    FileLock(tmp_path / "lock").release()
+    StudyFileLock(tmp_path / "lock").release()
+
+
+def test_a_file_system_without_locks_is_refused(tmp_path, monkeypatch):
+    import fcntl
+
+    def missing(*_):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", missing)
+    with (
+        pytest.warns(UserWarning, match="flock not supported"),
+        pytest.raises(RunError, match=r"lock: cannot be locked; tune on a local disk"),
+    ):
+        StudyFileLock(tmp_path / "lock")
 
 
 class Attribute:
@@ -297,7 +319,7 @@ class Attribute:
         return self.values[-1]
 
     def beat(self, **more):
-        return Heartbeat("db: study 'tune'", self.read, self.values.append, **{"settle": 0, **more})
+        return StudyHeartbeat("db: study 'tune'", self.read, self.values.append, **{"settle": 0, **more})
 
 
 def test_heartbeat_of_a_remote_study():
@@ -327,7 +349,7 @@ def test_of_two_claims_at_once_the_last_holds():
         there.values.append({"who": "process 2 on host", "beat": time.time()})
 
     with pytest.raises(RunError, match="is being tuned by process 2 on host"):
-        Heartbeat("db", there.read, overtaken, settle=0)
+        StudyHeartbeat("db", there.read, overtaken, settle=0)
     assert there.read()["who"] == "process 2 on host"
 
 
@@ -342,6 +364,32 @@ def test_a_storage_without_a_plain_file_is_held_by_heartbeat(place):
     assert opened(place.storage)[1]["coordinator"] is None
     assert not Path(f"{place.storage}.lock").exists()
     assert find(replace(remote, force=True)) == found
+
+
+HOLD_STUDY = """
+import sys, time
+sys.path.insert(0, {here!r})
+from merge_advisor.tuning.study import Study, StudyPlace
+from tests.support.coordinator_world import MEMBERS, SPACE
+with Study(StudyPlace({url!r}, {{}}), {{}}, SPACE, MEMBERS, 1):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_killed_coordinator_without_a_file_lock_is_passed_over_after_a_while(place, monkeypatch):
+    url = f"sqlite:///file:{place.storage}?uri=true"
+    script = HOLD_STUDY.format(here=str(ROOT), url=url)
+    remote = replace(place, storage=url, force=True)
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as first:
+        assert first.stdout.readline() == "held\n"
+        with pytest.raises(RunError, match=rf"study 'tune': is being tuned by process {first.pid} on "):
+            find(remote)
+        first.send_signal(signal.SIGKILL)
+    with pytest.raises(RunError, match=r"the claim of a dead process ends 60 seconds after its last heartbeat"):
+        find(remote)
+    monkeypatch.setattr(locks, "STALE", 0.0)
+    assert find(remote) == find(None)
 
 
 def test_an_interrupt_leaves_what_is_finished(place):
