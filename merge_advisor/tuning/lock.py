@@ -56,7 +56,7 @@ class StudyFileLock:
         # not in the locked file itself: Windows lets no other process read that, and older versions of filelock empty
         # it whenever another process asks for the lock
         self._holder = path.with_name(f"{path.name}.holder")
-        self._lock: filelock.BaseFileLock = filelock.FileLock(path, blocking=False)
+        self._lock: Any = filelock.FileLock(path, blocking=False)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._lock.acquire()
