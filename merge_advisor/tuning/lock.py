@@ -56,7 +56,7 @@ class StudyFileLock:
         # not in the locked file itself: Windows lets no other process read that, and older versions of filelock empty
         # it whenever another process asks for the lock
         self._holder = path.with_name(f"{path.name}.holder")
-        self._lock: Any = filelock.FileLock(path, blocking=False)
+        self._lock = filelock.FileLock(path, blocking=False)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._lock.acquire()
@@ -68,9 +68,7 @@ class StudyFileLock:
             reason = getattr(error, "strerror", None) or error
             raise RunError(f"{path}: cannot be written ({reason}); check permissions and free space") from error
         try:
-            if isinstance(self._lock, filelock.SoftFileLock):
-                # a file system without locks: filelock then makes do with the file's presence, which outlives a
-                # holder that is killed
+            if _is_soft(self._lock):
                 raise RunError(f"{path}: cannot be locked; tune on a local disk")
             self._holder.write_text(_this_process(), encoding="utf-8")
         except OSError as error:
@@ -95,6 +93,16 @@ class StudyFileLock:
             return self._holder.read_text(encoding="utf-8").strip() or "another process"
         except OSError:  # the holder has the lock and has not yet written, or has just removed the file
             return "another process"
+
+
+def _is_soft(lock: object) -> bool:
+    """Whether a lock is the mere presence of a file, which outlives a holder that is killed.
+
+    filelock turns its locks into such ones on file systems that have no locks.
+    """
+    import filelock
+
+    return isinstance(lock, filelock.SoftFileLock)
 
 
 class StudyHeartbeat:
