@@ -1,7 +1,12 @@
 """Tuning: searching the merges of chosen members for the one with the least loss. Nothing here knows a model.
 
 The search is a function of (seed, finished trials): a sampler is asked with the whole history and keeps nothing between
-two asks, so that a search killed at any moment and started again ends in the recipe of an undisturbed one.
+two asks, so that a search killed at any moment and started again ends in the recipe of an undisturbed one. The words
+are Optuna's: a study of trials, a sampler that is asked, trials that are pruned.
+
+`settings`: what a search is asked for. `coordinator`: the loop. `trial_runner` and `racing`: one trial. `goals`: what
+it is worth. `space`: the parameters that samplers draw. `samplers`: one file each. `study` and `lock`: what is kept.
+`winner`: what a search ends in.
 
 A sampler is a frozen dataclass (its fields are its parameters, see `registry`) with class attributes and a method:
 

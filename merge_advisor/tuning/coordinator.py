@@ -19,7 +19,7 @@ from merge_advisor.errors import InputError, SpecError
 from merge_advisor.tuning.goals import UNFIT, ParetoGoal, best_trial, unfit_reason
 from merge_advisor.tuning.racing import row_order
 from merge_advisor.tuning.settings import SearchProgress, SearchResult, SearchSettings
-from merge_advisor.tuning.space import parts, without_density
+from merge_advisor.tuning.space import searched_parts, without_density
 from merge_advisor.tuning.study import FORMAT, Study, StudyPlace
 from merge_advisor.tuning.trial_runner import TrialRunner
 from merge_advisor.tuning.values import Ask, Goal, Point, Problem, Sampler, SearchSpace, Trial
@@ -227,7 +227,7 @@ class _Coordinator:
 
 def _check_parts(sampler: Sampler, space: SearchSpace) -> None:
     """Refuse a space with parts the sampler cannot search, before anything is measured."""
-    if wrong := [part for part in parts(space) if part not in sampler.searches]:
+    if wrong := [part for part in searched_parts(space) if part not in sampler.searches]:
         raise SpecError(f"sampler '{sampler.name}' cannot search {', '.join(wrong)}; fix that, or choose tpe or random")
 
 

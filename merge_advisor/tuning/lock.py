@@ -20,12 +20,12 @@ from typing import Any
 
 from merge_advisor.errors import RunError
 
-BEAT = 15.0
+_BEAT = 15.0
 """Seconds between two heartbeats of a coordinator."""
 STALE = 60.0
 """Seconds without a heartbeat after which a coordinator is taken for dead. Four beats, so that a storage out of reach
 for a moment loses nothing; the clocks of the machines have to agree to half of this."""
-SETTLE = 0.5
+_SETTLE = 0.5
 """Seconds after which a claim is read back, so that of two made at once only the last holds."""
 
 
@@ -106,7 +106,7 @@ def _is_soft(lock: object) -> bool:
 
 
 class StudyHeartbeat:
-    """A claim in an attribute of a study, renewed every `BEAT` seconds and void `STALE` seconds after the last beat.
+    """A claim in an attribute of a study, renewed every `_BEAT` seconds and void `STALE` seconds after the last beat.
 
     >>> attribute = {}
     >>> claim = StudyHeartbeat("db: study 'tune'", lambda: attribute.get("coordinator"),
@@ -128,7 +128,7 @@ class StudyHeartbeat:
     """
 
     def __init__(
-        self, where: str, read: Callable[[], Any], write: Callable[[Any], None], *, settle: float = SETTLE
+        self, where: str, read: Callable[[], Any], write: Callable[[Any], None], *, settle: float = _SETTLE
     ) -> None:
         self._where, self._read, self._write = where, read, write
         self._who = f"{_this_process()} ({os.urandom(4).hex()})"
@@ -162,7 +162,7 @@ class StudyHeartbeat:
         self._write({"who": self._who, "beat": time.time()})
 
     def _go_on(self) -> None:
-        while not self._over.wait(BEAT):
+        while not self._over.wait(_BEAT):
             try:
                 self.renew()
             except Exception:  # a storage out of reach for a moment; the coordinator's own writes report a lasting one

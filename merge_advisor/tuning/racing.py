@@ -3,7 +3,7 @@
 Rows come in one order for the whole search. After 5, 10, 20, … rows a trial is compared with the best finished trial on
 the same rows: its value is estimated as the best one's plus what the mean paired difference of each task makes of it,
 and it stops where the lower end of the difference's paired interval is above 0. The rows are drawn from the very rows
-the value is taken over, without putting back, so the interval shrinks by √(1 − seen / all).
+the value is taken over, without replacement, so the interval shrinks by √(1 − seen / all).
 """
 
 from __future__ import annotations
@@ -30,7 +30,11 @@ and 65%, and 12, 9 and 10 of 100)."""
 
 @dataclass(frozen=True, slots=True)
 class Racing:
-    """When a trial may stop early."""
+    """When a trial may be pruned.
+
+    >>> Racing(first=5).rungs(23)
+    [5, 10, 20, 23]
+    """
 
     first: int = 5
     """Rows before the first look; doubled for each next one."""
@@ -38,7 +42,7 @@ class Racing:
     """Confidence of the two-sided paired interval."""
 
     def rungs(self, rows: int) -> list[int]:
-        """Return the numbers of rows after which a trial is looked at, `rows` the last; alone where racing is off."""
+        """Return the numbers of rows after which a trial is looked at, `rows` the last."""
         looks, size = [], self.first
         while size < rows:
             looks.append(size)
@@ -51,7 +55,11 @@ RACING = Racing()
 
 
 class RaceStanding(NamedTuple):
-    """Where a trial stands after some of its rows."""
+    """Where a trial stands after some of its rows.
+
+    >>> RaceStanding(value=1.5, lost=False).lost
+    False
+    """
 
     value: float
     """Its value, estimated."""
@@ -60,7 +68,10 @@ class RaceStanding(NamedTuple):
 
 
 def row_order(tasks: Sequence[int], seed: int) -> list[int]:
-    """Return the rows in the order they are run: shuffled by `seed`, every task at its own pace from first to last.
+    """Return the rows in the order they are run: shuffled, each task spread evenly from the first to the last.
+
+    >>> row_order((0, 0, 0, 1), seed=0)
+    [1, 2, 3, 0]
 
     Args:
         tasks: (n,) the task of each row.

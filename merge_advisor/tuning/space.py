@@ -1,6 +1,6 @@
-"""A search space as named numbers: what samplers draw, and the merge that the drawn numbers mean.
+"""A search space as named parameters: what samplers draw, and the merge that the drawn values mean.
 
-| name | range | there where |
+| name | range | present where |
 |---|---|---|
 | `composition` | one of the space's specs | the space holds more than one |
 | `density` | `space.density` | the space has that range and the composition a parameter `density` |
@@ -10,9 +10,9 @@
 | `layer0`, `layer1`, … | 0 to 2 | `space.layers` |
 
 A member's weight in the merge is `w · scale`, so that with a scale a merge may carry weights beyond the bounds. A merge
-does not tell its scale: samplers leave it in the notes of what they ask (`history.ask_for`); a trial without that note
+does not show its scale: samplers leave it in the notes of what they ask (`history.ask_for`); a trial without that note
 has scale 1. No sampler leaves all members out: the anchor (member 0) is in wherever all others are out. The merge of
-weights 0 is read all the same: it is the base's trial.
+weights 0 can be read all the same: it is the base's trial.
 """
 
 from __future__ import annotations
@@ -29,16 +29,22 @@ from merge_advisor import registry
 from merge_advisor.errors import SpecError
 from merge_advisor.tuning.values import Point, Sampler, SearchSpace
 
-LAYER = (0.0, 2.0)
+_LAYER_RANGE = (0.0, 2.0)
 """Range of a layer group's factor: from off to twice as strong."""
 
 ParameterValue = float | str | bool
-Numbers = dict[str, ParameterValue]
+Params = dict[str, ParameterValue]
+"""Value of each parameter that a merge has, by name, as `optuna.Trial.params`."""
 
 
 @dataclass(frozen=True, slots=True)
-class NumberParameter:
-    """A parameter that is a number within limits."""
+class FloatParameter:
+    """A parameter that is a number within limits, as `optuna.distributions.FloatDistribution`.
+
+    >>> weight = FloatParameter("w0", -1.5, 1.5)
+    >>> weight.to_unit(0.0), weight.from_unit(1.0)
+    (0.5, 1.5)
+    """
 
     name: str
     low: float
@@ -50,33 +56,44 @@ class NumberParameter:
         """Return the nearest number inside."""
         return min(max(float(value), self.low), self.high)
 
-    def unit(self, value: float) -> float:
-        """Map [low, high] to [0, 1]; what lies outside goes to the end."""
+    def to_unit(self, value: float) -> float:
+        """Return where in the range a value lies, 0 to 1; values outside count as the nearest end."""
         value, low, high = self.clip(value), self.low, self.high
         if self.log:
             value, low, high = math.log(value), math.log(low), math.log(high)
         return (value - low) / (high - low)
 
-    def at(self, share: float) -> float:
-        """Map [0, 1] to [low, high]; what lies outside goes to the end."""
+    def from_unit(self, share: float) -> float:
+        """Return the value at a share of the range; shares outside 0 to 1 give the nearest end."""
         if self.log:
             return self.clip(math.exp(math.log(self.low) + share * (math.log(self.high) - math.log(self.low))))
         return self.clip(self.low + share * (self.high - self.low))
 
 
 @dataclass(frozen=True, slots=True)
-class ChoiceParameter:
-    """A parameter that is one of a few values."""
+class CategoricalParameter:
+    """A parameter that is one of a few values, as `optuna.distributions.CategoricalDistribution`.
+
+    >>> CategoricalParameter("use1", (False, True)).values
+    (False, True)
+    """
 
     name: str
     values: tuple[str, ...] | tuple[bool, ...]
 
 
-Parameter = NumberParameter | ChoiceParameter
+Parameter = FloatParameter | CategoricalParameter
 
 
-def check(space: SearchSpace) -> None:
+def check_space(space: SearchSpace) -> None:
     """Refuse a space that cannot be searched.
+
+    >>> check_space(SearchSpace(Point((0.5, 0.5), "exact"), bounds=(1.0, 1.0)))
+    Traceback (most recent call last):
+    merge_advisor.errors.SpecError: search space: bounds 1 to 1 is no range; give low < high
+
+    Args:
+        space: what is to be searched.
 
     Raises:
         SpecError: an empty or reversed range, no member, an unknown composition, a density without a composition that
@@ -101,11 +118,18 @@ def check(space: SearchSpace) -> None:
     with_density = [has_density(spec) for spec in _specs(space)]  # refuses unknown names as well
     if space.density is not None and not any(with_density):
         raise SpecError(f"search space: {', '.join(_specs(space))} has no density to search; leave the density out")
-    to_numbers(space, space.start)
+    to_params(space, space.start)  # refuses a start that is not in the space
 
 
-def parts(space: SearchSpace) -> tuple[str, ...]:
-    """Name what the space holds beside weights and scale: "composition", "members", "density", "layers"."""
+def searched_parts(space: SearchSpace) -> tuple[str, ...]:
+    """Return what is searched beside weights and scale, of "composition", "members", "density" and "layers".
+
+    >>> searched_parts(SearchSpace(Point((0.5, 0.5), "exact"), members=True))
+    ('members',)
+
+    Args:
+        space: what may be varied.
+    """
     held = {
         "composition": len(_specs(space)) > 1,
         "members": space.members,
@@ -115,14 +139,18 @@ def parts(space: SearchSpace) -> tuple[str, ...]:
     return tuple(name for name, there in held.items() if there)
 
 
-def demand(sampler: Sampler, space: SearchSpace) -> None:
+def check_searchable(sampler: Sampler, space: SearchSpace) -> None:
     """Refuse a space that cannot be searched at all, or not by this sampler.
+
+    Args:
+        sampler: says which parts it searches.
+        space: what is to be searched.
 
     Raises:
         SpecError: with what to fix, or which sampler to take instead.
     """
-    check(space)
-    unable = [part for part in parts(space) if part not in sampler.searches]
+    check_space(space)
+    unable = [part for part in searched_parts(space) if part not in sampler.searches]
     if unable:
         fixes = {
             "composition": "give one composition",
@@ -131,77 +159,115 @@ def demand(sampler: Sampler, space: SearchSpace) -> None:
             "layers": "leave out the layer groups",
         }
         what = " and ".join(fixes[part] for part in unable)
-        raise SpecError(f"sampler {sampler.name}: cannot search {', '.join(unable)}; {what}, or use --sampler tpe")
+        raise SpecError(f"sampler {sampler.name}: cannot search {', '.join(unable)}; {what}, or use `sampler=tpe`")
 
 
+# a sampler asks for them several times per trial, of few spaces: the cache is for these repeats
 @lru_cache(maxsize=8)
 def parameters(space: SearchSpace) -> Mapping[str, Parameter]:
-    """Return all parameters the space can have, by name; which of them a merge has is for `walk` to say."""
-    found: list[Parameter] = []
+    """Return all parameters the space can have, by name; `suggest_params` decides which of them a merge has.
+
+    >>> list(parameters(SearchSpace(Point((0.5, 0.5), "exact"), members=True)))
+    ['use0', 'w0', 'use1', 'w1']
+
+    Args:
+        space: what may be varied.
+    """
+    listed: list[Parameter] = []
     if len(_specs(space)) > 1:
-        found.append(ChoiceParameter("composition", _specs(space)))
+        listed.append(CategoricalParameter("composition", _specs(space)))
     if space.density is not None:
-        found.append(NumberParameter("density", *space.density))
+        listed.append(FloatParameter("density", *space.density))
     if space.scale is not None:
-        found.append(NumberParameter("scale", *space.scale, log=True))
+        listed.append(FloatParameter("scale", *space.scale, log=True))
     for i in range(len(space.start.weights)):
         if space.members:
-            found.append(ChoiceParameter(f"use{i}", (False, True)))
-        found.append(NumberParameter(f"w{i}", *space.bounds))
-    found += [NumberParameter(f"layer{i}", *LAYER) for i in range(space.layers)]
-    return MappingProxyType({parameter.name: parameter for parameter in found})
+            listed.append(CategoricalParameter(f"use{i}", (False, True)))
+        listed.append(FloatParameter(f"w{i}", *space.bounds))
+    listed += [FloatParameter(f"layer{i}", *_LAYER_RANGE) for i in range(space.layers)]
+    return MappingProxyType({parameter.name: parameter for parameter in listed})
 
 
-def boxes(space: SearchSpace) -> tuple[NumberParameter, ...]:
-    """List the parameters that are numbers: all there are, where the space holds no composition and no members."""
-    return tuple(parameter for parameter in parameters(space).values() if isinstance(parameter, NumberParameter))
+def float_parameters(space: SearchSpace) -> tuple[FloatParameter, ...]:
+    """Return the parameters that are numbers: all there are, where the space holds no composition and no members.
+
+    Args:
+        space: what may be varied.
+    """
+    return tuple(parameter for parameter in parameters(space).values() if isinstance(parameter, FloatParameter))
 
 
-def walk(space: SearchSpace, suggest: Callable[[Parameter], ParameterValue]) -> Numbers:
-    """Draw the numbers of one merge: `suggest` is called for each parameter that the earlier answers leave there."""
+def suggest_params(space: SearchSpace, suggest: Callable[[Parameter], ParameterValue]) -> Params:
+    """Return the parameters of one merge; which there are depends on the values drawn before.
+
+    >>> space = SearchSpace(Point((0.5, 0.5), "exact"), members=True)
+    >>> suggest_params(space, lambda parameter: 0.7 if isinstance(parameter, FloatParameter) else False)
+    {'use1': False, 'use0': True, 'w0': 0.7}
+
+    Args:
+        space: what may be varied.
+        suggest: called for each parameter that the earlier values leave there; returns its value.
+    """
     known = parameters(space)
-    found: Numbers = {}
+    params: Params = {}
 
     def draw(name: str) -> None:
         if name in known:
-            found[name] = suggest(known[name])
+            params[name] = suggest(known[name])
 
     draw("composition")
-    if has_density(str(found.get("composition", _specs(space)[0]))):
+    if has_density(str(params.get("composition", _specs(space)[0]))):
         draw("density")
     draw("scale")
     k = len(space.start.weights)
     for i in [*range(1, k), 0]:  # the anchor last: it is in wherever no other member is
-        if i or any(found.get(f"use{j}", True) for j in range(1, k)):
+        if i or any(params.get(f"use{j}", True) for j in range(1, k)):
             draw(f"use{i}")
         elif space.members:
-            found["use0"] = True
-        if found.get(f"use{i}", True):
+            params["use0"] = True
+        if params.get(f"use{i}", True):
             draw(f"w{i}")
     for i in range(space.layers):
         draw(f"layer{i}")
-    return found
+    return params
 
 
-def to_point(space: SearchSpace, numbers: Mapping[str, ParameterValue]) -> Point:
-    """Return the merge that `numbers` mean; names that are missing are as in the start."""
+def to_point(space: SearchSpace, params: Mapping[str, ParameterValue]) -> Point:
+    """Return the merge that parameters mean; those that are missing are as in the start.
+
+    >>> space = SearchSpace(Point((0.5, 0.5), "exact"), scale=(0.5, 2.0))
+    >>> to_point(space, {"scale": 2.0, "w0": 0.25, "w1": 0.5}).weights
+    (0.5, 1.0)
+
+    Args:
+        space: what may be varied.
+        params: drawn in it.
+    """
     k = len(space.start.weights)
-    scale = float(numbers.get("scale", 1.0))
-    weights = tuple(float(numbers[f"w{i}"]) * scale if numbers.get(f"use{i}", True) else 0.0 for i in range(k))
-    spec = str(numbers.get("composition", _specs(space)[0]))
-    if "density" in numbers:
-        spec = with_density(spec, float(numbers["density"]))
+    scale = float(params.get("scale", 1.0))
+    weights = tuple(float(params[f"w{i}"]) * scale if params.get(f"use{i}", True) else 0.0 for i in range(k))
+    spec = str(params.get("composition", _specs(space)[0]))
+    if "density" in params:
+        spec = with_density(spec, float(params["density"]))
     layers = space.start.layers
     if space.layers:
-        factors = tuple(float(numbers[f"layer{i}"]) for i in range(space.layers))
+        factors = tuple(float(params[f"layer{i}"]) for i in range(space.layers))
+        # one merge has one point: a search must recognise it where it comes again
         layers = () if all(factor == 1 for factor in factors) else factors
     return Point(weights, spec, layers)
 
 
-def to_numbers(space: SearchSpace, point: Point, notes: Mapping[str, Any] | None = None) -> Numbers:
-    """Return the numbers that mean `point`, also such as lie outside the space; `to_point` of them is `point`.
+def to_params(space: SearchSpace, point: Point, notes: Mapping[str, Any] | None = None) -> Params:
+    """Return the parameters that mean a merge, also of one outside the space; `to_point` of them is the merge.
 
-    The scale is the one in `notes`; without it 1, or the nearest to 1 that brings the weights inside the bounds.
+    >>> to_params(SearchSpace(Point((0.5, 0.5), "exact")), Point((1.0, -0.2), "exact"))
+    {'w1': -0.2, 'w0': 1.0}
+
+    Args:
+        space: what may be varied.
+        point: the merge.
+        notes: of its trial, with its scale; without, that is 1, or the nearest to 1 that brings the weights inside the
+            bounds.
 
     Raises:
         SpecError: another number of members or layer groups, or a composition the space does not hold.
@@ -230,29 +296,55 @@ def to_numbers(space: SearchSpace, point: Point, notes: Mapping[str, Any] | None
             return point.layers[int(name[5:])] if point.layers else 1.0
         return used[int(name[3:])] if name.startswith("use") else point.weights[int(name[1:])] / scale
 
-    found = walk(space, read)
+    params = suggest_params(space, read)
     if space.members and not any(used):
-        found["use0"] = False
-        del found["w0"]
-    return found
+        # the base, which no sampler asks for: `suggest_params` has put the anchor in
+        params["use0"] = False
+        del params["w0"]
+    return params
 
 
-def inside(known: Mapping[str, Parameter], numbers: Mapping[str, ParameterValue]) -> Numbers:
-    """Return the numbers, each moved to the nearest value inside the range of its parameter."""
-    moved: Numbers = {}
-    for name, value in numbers.items():
+def clip_params(known: Mapping[str, Parameter], params: Mapping[str, ParameterValue]) -> Params:
+    """Return values moved to the nearest ones inside the ranges of their parameters.
+
+    >>> clip_params({"w0": FloatParameter("w0", -1.5, 1.5)}, {"w0": 2.0})
+    {'w0': 1.5}
+
+    Args:
+        known: the parameters by name.
+        params: their values.
+    """
+    moved: Params = {}
+    for name, value in params.items():
         parameter = known[name]
-        moved[name] = parameter.clip(float(value)) if isinstance(parameter, NumberParameter) else value
+        moved[name] = parameter.clip(float(value)) if isinstance(parameter, FloatParameter) else value
     return moved
 
 
-def clip(space: SearchSpace, point: Point) -> Point:
-    """Return the nearest merge inside the space; weights of exactly 0 stay where members may be left out."""
-    return to_point(space, inside(parameters(space), to_numbers(space, point)))
+def clip_point(space: SearchSpace, point: Point) -> Point:
+    """Return the nearest merge inside the space; weights of exactly 0 stay where members may be left out.
+
+    >>> clip_point(SearchSpace(Point((0.5, 0.5), "exact")), Point((2.0, 0.1), "exact")).weights
+    (1.5, 0.1)
+
+    Args:
+        space: what may be varied.
+        point: the merge.
+
+    Raises:
+        SpecError: see `to_params`.
+    """
+    return to_point(space, clip_params(parameters(space), to_params(space, point)))
 
 
 def has_density(spec: str) -> bool:
-    """Say whether the composition has a parameter `density`.
+    """Return whether the composition has a parameter `density`.
+
+    >>> has_density("ties"), has_density("exact")
+    (True, False)
+
+    Args:
+        spec: of a composition.
 
     Raises:
         SpecError: there is no such composition.
@@ -264,6 +356,12 @@ def has_density(spec: str) -> bool:
 def density_of(spec: str) -> float | None:
     """Return the density a spec stands for, its default included; None where it has none.
 
+    >>> density_of("ties:density=0.4")
+    0.4
+
+    Args:
+        spec: of a composition.
+
     Raises:
         SpecError: the spec names no composition, or a parameter it does not have.
     """
@@ -271,13 +369,28 @@ def density_of(spec: str) -> float | None:
 
 
 def with_density(spec: str, density: float) -> str:
-    """Return the spec with that density: "ties" and 0.4 give "ties:density=0.4"."""
+    """Return the spec with that density.
+
+    >>> with_density("ties", 0.4)
+    'ties:density=0.4'
+
+    Args:
+        spec: of a composition that has a density.
+        density: share of the entries kept.
+    """
     bare = without_density(spec)
     return f"{bare}{',' if ':' in bare else ':'}density={float(density)!r}"
 
 
 def without_density(spec: str) -> str:
-    """Return the spec without its density: "ties:density=0.4,sign=count" gives "ties:sign=count"."""
+    """Return the spec without its density.
+
+    >>> without_density("ties:density=0.4,sign=count")
+    'ties:sign=count'
+
+    Args:
+        spec: of a composition.
+    """
     name, _, tail = spec.partition(":")
     pieces = [piece.strip() for piece in tail.split(",") if piece.strip()]
     kept = [piece for piece in pieces if piece.partition("=")[0].strip() != "density"]

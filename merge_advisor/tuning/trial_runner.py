@@ -12,9 +12,9 @@ from merge_advisor.tuning.goals import (
     UNFIT,
     ParetoGoal,
     best_trial,
+    best_trials,
     clipped_losses,
     mean_losses,
-    pareto_front,
     unfit_reason,
 )
 from merge_advisor.tuning.racing import Race
@@ -156,8 +156,8 @@ class TrialRunner:
         guard = self.settings.guard
         if guard is None or not trial.whole or unfit_reason(trial) or not any(trial.point.weights):
             return trial  # the base is what the guard measures from
-        ahead = pareto_front(history)
-        if trial not in pareto_front([*ahead, trial]):
+        ahead = best_trials(history)
+        if trial not in best_trials([*ahead, trial]):
             return trial
         excess, good = clipped_losses([self.problem.guard(trial.point)])
         trial = replace(trial, forwards=trial.forwards + guard)

@@ -1,6 +1,7 @@
 """The values of a search, and the protocols of what it is made of: a problem, a sampler, a goal.
 
-Less is better in all values.
+Less is better in all values. Fields of `Point`, `Trial` and `SearchSpace` are keys of stored studies: `to_plain` writes
+a trial as it is, and a study is known by the digest of its space. A field renamed makes older studies unreadable.
 """
 
 from __future__ import annotations
@@ -18,7 +19,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """One merge of the members."""
+    """One merge of the members.
+
+    >>> Point((0.8, 0.0), "ties:density=0.4").layers
+    ()
+    """
 
     weights: tuple[float, ...]
     """(k,), in the order of the members; 0 leaves a member out, all 0 is the base."""
@@ -29,7 +34,12 @@ class Point:
 
 
 class Goal(Protocol):
-    """How the losses of a trial become its value; `goals.goal_named` makes one of a name."""
+    """How the losses of a trial become its value; `goals.goal_named` makes one of a name.
+
+    >>> from merge_advisor.tuning.goals import goal_named
+    >>> goal_named("mean", tasks=(0, 0, 1))
+    MeanGoal()
+    """
 
     name: ClassVar[str]
     relative: ClassVar[bool]
@@ -39,9 +49,9 @@ class Goal(Protocol):
         """Return the values of a trial: one, or one for each task.
 
         Args:
-            means: (t,) mean loss of each task.
+            means: (t,) float64, mean loss of each task.
             weights: (k,) of the merge.
-            base: (t,) mean losses of the base, where the goal is `relative`.
+            base: (t,) float64, mean losses of the base, where the goal is `relative`.
         """
         ...
 
@@ -49,8 +59,8 @@ class Goal(Protocol):
         """Return ∂ value / ∂ means, (t,) float64.
 
         Args:
-            means: (t,) mean loss of each task.
-            base: (t,) mean losses of the base, where the goal is `relative`.
+            means: (t,) float64, mean loss of each task.
+            base: (t,) float64, mean losses of the base, where the goal is `relative`.
 
         Raises:
             SpecError: there is more than one value.
@@ -64,7 +74,11 @@ class Goal(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class SearchSpace:
-    """What may be varied; what is not is as in `start`."""
+    """What may be varied; what is not is as in `start`.
+
+    >>> SearchSpace(Point((0.5, 0.5), "exact"), members=True).bounds
+    (-1.5, 1.5)
+    """
 
     start: Point
     """The planned merge: where a search begins and what it shrinks towards."""
@@ -85,12 +99,17 @@ class SearchSpace:
     tasks: tuple[int, ...] = (0,)
     """(n,), the task each row belongs to; the coordinator fills it in for the samplers."""
     goal: Goal | None = None
-    """What losses make a trial worth, filled in too; None: their mean."""
+    """What the losses of a trial make it worth, filled in too; None: their mean."""
 
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """A merge that was tried."""
+    """A merge that was tried: an `optuna.trial.FrozenTrial` with the losses that its values were made of.
+
+    >>> trial = Trial(0, "plan", Point((0.5,), "exact"), (1.0, 2.0), (1.5,), whole=True, forwards=2)
+    >>> trial.values
+    (1.5,)
+    """
 
     number: int
     """Its place among the finished trials, from 0."""
@@ -103,45 +122,70 @@ class Trial:
     """What it is judged by: one number, or one for each task in a Pareto search. Estimated from the rows seen where
     racing stopped it early."""
     whole: bool
-    """Whether it saw all rows."""
+    """Whether it saw all rows; False where it was pruned, or a loss was not finite."""
     forwards: int
-    """Forward passes over one row that it cost; a backward pass counts as two."""
+    """Forward passes over one row that it cost; a backward pass counts as `types.BACKWARD` - 1."""
     gradient: tuple[float, ...] | None = None
     """(k,), ∂ mean loss of the rows in `sloped` / ∂ weights, where the sampler asked for it."""
     sloped: tuple[int, ...] = ()
     """The rows whose mean loss `gradient` is of."""
     notes: Mapping[str, Any] = field(default_factory=dict)
-    """What the sampler put beside its ask (JSON values), to be found again in the history."""
+    """What the sampler put beside its ask (JSON values), to be read again in the history."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """What a sampler wants tried next."""
+    """What a sampler wants tried next.
+
+    >>> Ask(Point((0.5, 0.5), "exact"), notes={"sampler": "random"}).gradient
+    ()
+    """
 
     point: Point
     gradient: tuple[int, ...] = ()
-    """Rows the gradient of whose mean loss is wanted as well: three forwards each instead of one, and no racing."""
+    """Rows the gradient of whose mean loss is wanted as well: `types.BACKWARD` forwards each instead of one, and the
+    trial is never pruned."""
     notes: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Sampler(Protocol):
-    """What the registry's samplers look like."""
+    """What chooses the next trial: one of the registry's samplers.
+
+    >>> from merge_advisor import registry
+    >>> sampler = registry.build("sampler", "tpe:startup=12")
+    >>> sampler.name, sorted(sampler.searches)
+    ('tpe', ['composition', 'density', 'layers', 'members'])
+    """
 
     name: ClassVar[str]
     searches: ClassVar[frozenset[str]]
     cost: ClassVar[str]
 
     def ask(self, space: SearchSpace, history: Sequence[Trial], seed: int) -> Ask:
-        """Return what to try after `history`; the same three arguments always give the same answer.
+        """Return what to try after the finished trials; the same three arguments always give the same answer.
+
+        Args:
+            space: what may be varied.
+            history: the finished trials, by number.
+            seed: of the search.
 
         Raises:
-            SpecError: the space holds a part this sampler cannot search.
+            SpecError: the space holds a part this sampler cannot search, the trials are not of this space, or they have
+                several values where the sampler searches for one.
         """
         ...
 
 
 class Problem(Protocol):
-    """What is tuned: losses of merges on rows. The advisor makes one of a run; tests make one of a function."""
+    """What is tuned: losses of merges on rows. The advisor makes one of a run; tests make one of a function.
+
+    >>> class Bowl:
+    ...     members, tasks, forwards = ("math", "law"), (0, 0), 1
+    ...     def losses(self, point, rows):
+    ...         return [sum((weight - 0.5) ** 2 for weight in point.weights) for row in rows]
+    >>> Bowl().losses(Point((0.5, 1.0), "exact"), rows=(0, 1))
+    [0.25, 0.25]
+    """
 
     @property
     def members(self) -> tuple[str, ...]:
@@ -159,11 +203,20 @@ class Problem(Protocol):
         ...
 
     def losses(self, point: Point, rows: Sequence[int]) -> list[float]:
-        """Loss of the merge on each of the rows; NaN and infinity are possible."""
+        """Return the loss of a merge on each row; NaN and infinity are possible.
+
+        Args:
+            point: the merge.
+            rows: which, from 0 to n - 1.
+        """
         ...
 
     def gradient(self, point: Point, rows: Sequence[int]) -> tuple[list[float], NDArray[np.float64]]:
-        """Loss on each of the rows, and ∂ mean loss / ∂ weights, (k,) float64.
+        """Return the loss on each row, and ∂ mean loss / ∂ weights, (k,) float64.
+
+        Args:
+            point: the merge.
+            rows: which, from 0 to n - 1; the gradient is of their mean.
 
         Raises:
             SpecError: the composition, or the loss, has no gradient.
@@ -171,5 +224,5 @@ class Problem(Protocol):
         ...
 
     def guard(self, point: Point) -> float:
-        """By how much the merge is worse than allowed on unrelated text; at most 0 where it is allowed."""
+        """Return by how much a merge is worse than allowed on unrelated text; at most 0 where it is allowed."""
         ...

@@ -1,22 +1,22 @@
 """The winner of a search: what to return when the rows that chose it are few.
 
-The best of many trials looks better than it is. What stands against that was chosen by simulation
+The best of many trials looks better than it is. The rule against that was chosen by simulation
 (`scripts/bench/winner_rule.py`, kept in `eval/winner_rule.md`):
 
 1. The reference is the best of base, anchor, uniform and plan on the tuning rows. It is the result unless the rest
    holds.
 2. The gain is cross-validated: over five folds, the paired difference on the rows left out between the start and the
    trial that are best on the other rows. It costs no forward. Where it is not above 0 the reference stays. The trials
-   were made from all rows, so a search that adapts much (`gradient`) still flatters itself there, and the next rule is
-   the stronger one.
+   were made from all rows, so for a search that adapts much (`gradient`) this gain is still too large, and the next
+   rule is the stronger one.
 3. The result is not the best trial but a point between the reference and it, reference + t·(best - reference). With g
    the mean of the paired differences on the n tuning rows, s its standard error and d the dimensions searched (n - 1 at
-   most: what sets n rows apart lies in no more directions, and on real adapters in fewer, see `eval/tuning.md`),
+   most: n rows differ in no more directions, and on real adapters in fewer, see `eval/tuning.md`),
    t = 1 - (n-1)/(n-3) · d·s²/(4g²), to the nearest quarter: where the loss is a parabola, its optimum on noise alone
    gains g² = d·s²/4, and this is the positive-part shrinkage of James and Stein (1961, "Estimation with quadratic
    loss", Proc. 4th Berkeley Symp. 1:361). At less than 1/8 the reference stays.
-4. Where there is no way (another composition), or a point on it is no better than the reference (a ridge), the best
-   trial itself is the result if the 95% interval of its cross-validated gain lies above 0, else the reference.
+4. Where no line connects the two (another composition), or a point on it is no better than the reference (a ridge),
+   the best trial itself is the result if the 95% interval of its cross-validated gain lies above 0, else the reference.
 5. Rows kept aside, which the search never saw, have a veto.
 """
 
@@ -35,22 +35,26 @@ from merge_advisor.tuning.values import Point, Trial
 
 START_LABELS = ("base", "anchor", "uniform", "plan")
 """Labels of the points that are known without a search, the cheapest first."""
-FOLDS = 5
-FEWEST = 4
-"""Rows of which a spread is known well enough to trust a gain at all."""
-ASIDE, ROWS_FOR_ASIDE = 0.3, 80
-"""Share of the rows to keep aside, and the fewest of which to: below, the search misses them more than they save."""
-MIRRORED = "lorahub"
+_FOLDS = 5
+_FEWEST = 4
+"""Rows whose spread is known well enough to trust a gain at all."""
+_ASIDE, _ROWS_FOR_ASIDE = 0.3, 80
+"""Share of the rows to keep aside, and the fewest rows to take it of: of fewer, a search loses more than it gains."""
+_MIRRORED = "lorahub"
 """The composition in which w and -w are one model."""
 
 
 RowLosses = Callable[[Point], Sequence[float]]
-"""Loss of a point on each row, asked for few points; infinite where the point is not allowed."""
+"""Returns the loss of a point on each row, infinite where the point is not allowed; called for few points."""
 
 
 @dataclass(frozen=True, slots=True)
 class Winner:
-    """What a search ends in."""
+    """The point that a search returns, and why.
+
+    >>> Winner(Point((0.5,), "exact"), "plan", 0.0, "plan", "plan stays", (1.0,), (1.0,), None, None).label
+    'plan'
+    """
 
     point: Point
     label: str
@@ -84,7 +88,7 @@ class _Search:
     worst: bool
 
     def judged(self, losses: Float64Array, rows: NDArray[np.bool_] | None = None) -> Float64Array:
-        """What trials are compared by, (trials,): the mean over rows, or that of the task where it is largest."""
+        """Return what trials are compared by, (trials,): the mean over rows, or the largest mean of a task."""
         rows = np.ones(len(self.tasks), dtype=bool) if rows is None else rows
         if not self.worst:
             return np.asarray(losses[:, rows].mean(1))
@@ -92,7 +96,7 @@ class _Search:
         return np.asarray(np.max([losses[:, part].mean(1) for part in present], axis=0))
 
     def best(self, rows: NDArray[np.bool_] | None = None) -> tuple[int, int]:
-        """Positions of the best start and of the best of all; the first of equals."""
+        """Return the positions of the best start and of the best of all; the first of equals."""
         values = self.judged(self.losses, rows)
         return int(np.argmin(values[: self.starts])), int(np.argmin(values))
 
@@ -100,14 +104,17 @@ class _Search:
 def confirmation_rows(tasks: Sequence[int], seed: int) -> tuple[int, ...]:
     """Return the rows to keep from the search for the confirmation: 30%, of each task alike; none of fewer than 80.
 
+    >>> len(confirmation_rows((0,) * 100, seed=0)), confirmation_rows((0,) * 20, seed=0)
+    (30, ())
+
     Args:
         tasks: (n,) the task each row belongs to.
         seed: draws them.
     """
-    if len(tasks) < ROWS_FOR_ASIDE:
+    if len(tasks) < _ROWS_FOR_ASIDE:
         return ()
     order = _dealt(tasks, seed)
-    taken = np.floor(np.arange(1, len(order) + 1) * ASIDE) > np.floor(np.arange(len(order)) * ASIDE)
+    taken = np.floor(np.arange(1, len(order) + 1) * _ASIDE) > np.floor(np.arange(len(order)) * _ASIDE)
     return tuple(sorted(int(row) for row, take in zip(order, taken, strict=True) if take))
 
 
@@ -121,16 +128,23 @@ def choose_winner(
     worst: bool = False,
     unit: str = "nats",
 ) -> Winner:
-    """Choose what a search ends in, by the rule in this module's docstring.
+    """Return what a search ends in, by the rule in this module's docstring.
+
+    >>> plan, found = Point((1.0,), "exact"), Point((0.5,), "exact")
+    >>> trials = [Trial(0, "plan", plan, (2.0, 2.1, 1.9, 2.0, 2.2), (2.04,), whole=True, forwards=5),
+    ...     Trial(1, "tpe", found, (1.0, 1.2, 0.9, 1.0, 1.1), (1.04,), whole=True, forwards=5)]
+    >>> winner = choose_winner(trials, tasks=(0,) * 5, measure=lambda point: (), seed=0)
+    >>> winner.point, winner.share
+    (Point(weights=(0.5,), composition='exact', layers=()), 1.0)
 
     Args:
-        trials: the finished ones; those not run on all rows, or with a loss that is not finite, are passed over.
+        trials: the finished ones; those not run on all rows, or with a loss that is not finite, do not count.
         tasks: (n,) the task of each tuning row.
-        measure: loss on the tuning rows, for one point that was not tried at most.
-        seed: makes the folds.
-        confirm: loss on the rows kept aside, for the reference and the winner.
+        measure: returns the losses of a point on the tuning rows; called for at most one point, not tried before.
+        seed: of the folds.
+        confirm: returns the losses on the rows kept aside, of the reference and of the winner.
         worst: judge by the task of the largest mean loss; then no task may get worse than the reference beyond noise.
-        unit: what losses are counted in, for the reason.
+        unit: of the losses, for the reason.
 
     Raises:
         TaskError: no start has a finite loss on all rows.
@@ -138,12 +152,20 @@ def choose_winner(
     """
     search = _read(trials, tasks, worst)
     ref, best = search.best()
-    start, told = search.trials[ref], _plain(search.losses[ref])
+    start, start_losses = search.trials[ref], _plain(search.losses[ref])
     per = " per token" if unit == "nats" else ""
     score = f"{float(search.judged(search.losses[[ref]])[0]):.3f} {unit}{per} on {_rows(len(tasks))}"
     gain = _cross_validated(search, seed)
     stays = Winner(
-        start.point, start.label, 0.0, start.label, f"{start.label} stays, {score}: ", told, told, gain, None
+        point=start.point,
+        label=start.label,
+        share=0.0,
+        reference=start.label,
+        reason=f"{start.label} stays, {score}: ",
+        reference_losses=start_losses,
+        losses=start_losses,
+        gain=gain,
+        confirmed=None,
     )
     lead = _interval(_differences(search, ref, search.losses[best]))
     if best == ref:
@@ -164,7 +186,7 @@ def choose_winner(
         return _because(stays, f"{seen}, but task {hurt[0]} gains {_amount(hurt[1], unit)}")
     ahead = _interval(_differences(search, ref, losses)) or lead
     reason = f"{seen}; {share:.0%} of the way to it from {start.label} ({score}) the lead is {_amount(ahead, unit)}"
-    won = Winner(point, search.trials[best].label, share, start.label, reason, told, _plain(losses), gain, None)
+    won = Winner(point, search.trials[best].label, share, start.label, reason, start_losses, _plain(losses), gain, None)
     return won if confirm is None else _confirmed(stays, won, seen, confirm, unit)
 
 
@@ -173,20 +195,20 @@ def _because(stays: Winner, reason: str) -> Winner:
 
 
 def _confirmed(stays: Winner, won: Winner, seen: str, confirm: RowLosses, unit: str) -> Winner:
-    """The winner, or the reference where the winner is no better on the rows kept aside."""
+    """Return the winner, or the reference where the winner is no better on the rows kept aside."""
     differences = np.subtract(confirm(stays.point), confirm(won.point))
     mean = float(differences.mean())
-    found = _interval(differences) if np.isfinite(differences).all() else None
-    told = f"on the rows kept aside the lead is {_amount(found, unit) if found else f'{mean:+.3f} {unit}'}"
-    if not mean > 0:  # not a number, too
-        return replace(_because(stays, f"{seen}, but {told}"), confirmed=found)
-    return replace(won, reason=f"{won.reason}, and {told}", confirmed=found)
+    gain = _interval(differences) if np.isfinite(differences).all() else None
+    lead = f"on the rows kept aside the lead is {_amount(gain, unit) if gain else f'{mean:+.3f} {unit}'}"
+    if not mean > 0:  # "not >" holds for NaN as well
+        return replace(_because(stays, f"{seen}, but {lead}"), confirmed=gain)
+    return replace(won, reason=f"{won.reason}, and {lead}", confirmed=gain)
 
 
 def _toward(
     search: _Search, ref: int, best: int, share: float, measure: RowLosses, *, sure: bool
 ) -> tuple[Point, float, Float64Array]:
-    """The point at `share` of the way, its share and its losses; the end of the way, or its start, where it is none."""
+    """Return the point at `share` of the way, its share and its losses; an end of the way where it is no better."""
     start, end = search.trials[ref].point, search.trials[best].point
     if start.composition == end.composition:
         point = _between(start, end, share) if share < 1 else end
@@ -219,13 +241,13 @@ def _read(trials: Sequence[Trial], tasks: Sequence[int], worst: bool) -> _Search
 
 
 def _dealt(tasks: Sequence[int], seed: int) -> list[int]:
-    """The rows in a random order, task after task: dealt out in turns they spread evenly."""
+    """Return the rows in a random order, task after task: dealt out in turns they spread evenly."""
     shuffled = np.random.default_rng(seed).permutation(len(tasks))
     return sorted((int(row) for row in shuffled), key=lambda row: tasks[row])
 
 
 def _counting(search: _Search, losses: Float64Array) -> NDArray[np.bool_]:
-    """The rows a gain is told on: all; judged by the worst task, that one's, where it is not more than the gain."""
+    """Return which rows a gain is taken over: all, or where the worst task counts, those of that task."""
     if not search.worst:
         return np.ones(len(search.tasks), dtype=bool)
     tasks = np.unique(search.tasks)
@@ -234,16 +256,16 @@ def _counting(search: _Search, losses: Float64Array) -> NDArray[np.bool_]:
 
 
 def _differences(search: _Search, ref: int, losses: Float64Array) -> Float64Array:
-    """What a point gains over the reference, row by row of those that count."""
+    """Return what a point gains over the reference, row by row of those that count."""
     return np.asarray((search.losses[ref] - losses)[_counting(search, losses)])
 
 
 def _cross_validated(search: _Search, seed: int) -> Interval | None:
     n = len(search.tasks)
     fold = np.empty(n, dtype=np.int64)
-    fold[_dealt(search.tasks.tolist(), seed)] = np.arange(n) % FOLDS
+    fold[_dealt(search.tasks.tolist(), seed)] = np.arange(n) % _FOLDS
     differences = np.zeros(n)
-    for left_out in range(min(FOLDS, n) if n > 1 else 0):
+    for left_out in range(min(_FOLDS, n) if n > 1 else 0):
         rows = fold == left_out
         ref, best = search.best(~rows)
         differences[rows] = search.losses[ref, rows] - search.losses[best, rows]
@@ -253,6 +275,7 @@ def _cross_validated(search: _Search, seed: int) -> Interval | None:
 def _interval(differences: Float64Array) -> Interval | None:
     if len(differences) < 2:
         return None
+    # all 0 would be taken for right-or-wrong differences, whose interval is wide; losses that are equal are certain
     return paired_interval(differences, counts=None if differences.any() else False)
 
 
@@ -260,7 +283,7 @@ def _share(search: _Search, ref: int, best: int) -> float:
     """Return t of the rule, in quarters."""
     differences = _differences(search, ref, search.losses[best])
     n, mean = len(differences), float(differences.mean())
-    if n < FEWEST or not mean > 0:
+    if n < _FEWEST or not mean > 0:
         return 0.0
     error = float(differences.var(ddof=1)) / n
     d = min(_dimensions(search, ref), n - 1)
@@ -268,7 +291,7 @@ def _share(search: _Search, ref: int, best: int) -> float:
 
 
 def _dimensions(search: _Search, ref: int) -> int:
-    """Directions in which the trials lie from the reference: in weights, in layer factors, and one for compositions."""
+    """Count the directions in which the trials lie from the reference: weights, layer factors, one for compositions."""
     points = [trial.point for trial in (search.trials[ref], *search.trials[search.starts :])]
     layers = max(len(point.layers) for point in points)
     flat = [[*point.weights, *_layers(point, layers)] for point in points]
@@ -281,9 +304,9 @@ def _layers(point: Point, count: int) -> tuple[float, ...]:
 
 
 def _between(ref: Point, best: Point, share: float) -> Point:
-    """The point at `share` of the way between two points of one composition."""
+    """Return the point at `share` of the way between two points of one composition."""
     count = max(len(ref.layers), len(best.layers))
-    mirrored = ref.composition.partition(":")[0] == MIRRORED and np.dot(ref.weights, best.weights) < 0
+    mirrored = ref.composition.partition(":")[0] == _MIRRORED and np.dot(ref.weights, best.weights) < 0
     sign = -1.0 if mirrored else 1.0
     weights = tuple(a + share * (sign * b - a) for a, b in zip(ref.weights, best.weights, strict=True))
     pairs = zip(_layers(ref, count), _layers(best, count), strict=True)
@@ -297,17 +320,17 @@ def _known(search: _Search, point: Point) -> Float64Array | None:
 
 
 def _hurt(search: _Search, ref: int, losses: Float64Array) -> tuple[int, Interval] | None:
-    """The first task that is worse than under the reference beyond noise, and what it gains (less than 0)."""
+    """Return the first task that is worse than under the reference beyond noise, and its gain (less than 0)."""
     for task in np.unique(search.tasks):
         rows = search.tasks == task
-        found = _interval((search.losses[ref] - losses)[rows])
-        if found is not None and found.upper < 0:
-            return int(task), found
+        gain = _interval((search.losses[ref] - losses)[rows])
+        if gain is not None and gain.upper < 0:
+            return int(task), gain
     return None
 
 
 def _amount(interval: Interval, unit: str) -> str:
-    """A gain in words, e.g. "+0.071 nats (-0.020 to +0.162)"."""
+    """Return a gain in words, e.g. "+0.071 nats (-0.020 to +0.162)"."""
     mean, low, high = (f"{value:+.3f}" for value in interval)
     return f"{mean} {unit} ({low} to {high})"
 

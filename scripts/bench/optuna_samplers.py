@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import math
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -25,9 +26,9 @@ import numpy as np
 from merge_advisor import registry
 from merge_advisor.tuning import Ask, Point, Sampler, SearchSpace, Trial
 from merge_advisor.tuning.samplers import history as read
-from merge_advisor.tuning.samplers import study as optuna_study
+from merge_advisor.tuning.samplers import optuna_study
 from merge_advisor.tuning.settings import start_points
-from merge_advisor.tuning.space import boxes, parameters, to_point
+from merge_advisor.tuning.space import float_parameters, parameters, to_point
 
 Loss = Callable[[Point], float]
 
@@ -45,19 +46,19 @@ class PackageCmaEs:
         import cmaes  # type: ignore[import-not-found,import-untyped,unused-ignore]
 
         own = read.asked_by(self, history)
-        d = len(boxes(space))
+        d = len(float_parameters(space))
         foreign = history[: history.index(own[0])] if own else history
-        first = Trial(0, "", to_point(space, read.best_numbers(space, foreign)), (), (0.0,), True, 0)
+        first = Trial(0, "", to_point(space, read.best_params(space, foreign)), (), (0.0,), True, 0)
         search = cmaes.CMA(
-            mean=read.vectors(space, [first])[0], sigma=read.SPREAD / math.sqrt(d),
+            mean=read.unit_vectors(space, [first])[0], sigma=read.SPREAD / math.sqrt(d),
             bounds=np.array([[0.0, 1.0]] * d), seed=seed,
         )  # fmt: skip
-        drawn, losses = read.vectors(space, own), read.one_loss(self, own)
+        drawn, losses = read.unit_vectors(space, own), read.single_values(self, own)
         size = search.population_size
         for end in range(size, len(own) + 1, size):
             search.tell([(drawn[i], losses[i]) for i in range(end - size, end)])
         search._rng.seed([seed, len(history)])
-        return read.ask_for(space, self, read.from_vector(space, search.ask()))
+        return read.ask_for(space, self, read.params_from_vector(space, search.ask()))
 
 
 @dataclass(frozen=True)
@@ -92,8 +93,8 @@ class OptunaNsga2:
 
         optuna_study._frozen = numbered  # type: ignore[assignment]
         try:
-            drawn = optuna_study.suggest(
-                space, parameters(space), read.numbers_of(space, history), read.trial_losses(history), sampler
+            drawn = optuna_study.suggest_with(
+                space, parameters(space), read.params_of(space, history), read.trial_values(history), sampler
             )
         finally:
             optuna_study._frozen = frozen
@@ -159,6 +160,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=6)
     parser.add_argument("--trials", type=int, default=120)
     arguments = parser.parse_args()
+    warnings.simplefilter("ignore")  # Optuna's of its experimental crossover, one for each ask
     try:
         import cmaes  # type: ignore[import-not-found,import-untyped,unused-ignore]  # noqa: F401
 

@@ -13,11 +13,11 @@ from merge_advisor.tuning.coordinator import FLAT_TRIALS, STUCK, search
 from merge_advisor.tuning.goals import (
     LARGEST_LOSS,
     best_trial,
+    best_trials,
     clipped_losses,
     goal_named,
     may_win,
     mean_losses,
-    pareto_front,
     unfit_reason,
 )
 from merge_advisor.tuning.samplers.gradient import GradientSampler
@@ -152,7 +152,7 @@ def test_pareto_has_a_value_for_each_task_and_a_front():
     found = find(Bowls(tasks=TWO), goal="pareto", budget=Budget(trials=30))
     for trial in found.trials:
         assert trial.values == (pytest.approx(np.mean(trial.losses[:6])), pytest.approx(np.mean(trial.losses[6:])))
-    able = pareto_front(found.trials)
+    able = best_trials(found.trials)
     for one in able:
         assert not any(a.values[0] < one.values[0] and a.values[1] < one.values[1] for a in found.trials)
     assert min(found.trials, key=lambda t: t.values[0]) in able and min(found.trials, key=lambda t: t.values[1]) in able
@@ -294,9 +294,9 @@ def test_the_guard_on_a_front():
     problem = Guarded(0.4, tasks=TWO)
     found = find(problem, goal="pareto", guard=7, budget=Budget(trials=40))
     broken = [trial for trial in found.trials if unfit_reason(trial)]
-    assert broken and all(trial.point.weights[0] <= 0.4 for trial in pareto_front(found.trials))
+    assert broken and all(trial.point.weights[0] <= 0.4 for trial in best_trials(found.trials))
     for trial in broken[1:]:
-        worst = np.max([other.values for other in pareto_front(found.trials[: trial.number])] or [trial.values], axis=0)
+        worst = np.max([other.values for other in best_trials(found.trials[: trial.number])] or [trial.values], axis=0)
         assert (np.array(trial.values) >= worst).all()
 
 

@@ -12,7 +12,7 @@ from merge_advisor.errors import SpecError
 from merge_advisor.tuning import Point, SearchSpace, Trial
 from merge_advisor.tuning.coordinator import search
 from merge_advisor.tuning.goals import goal_named, mean_losses
-from merge_advisor.tuning.samplers.gradient import GradientSampler, deal
+from merge_advisor.tuning.samplers.gradient import GradientSampler, deal_rows
 from merge_advisor.tuning.settings import Budget, SearchSettings, start_points
 
 ES_TRIALS = 40
@@ -189,11 +189,11 @@ def test_parts_take_turns_and_no_point_comes_twice(tasks, sizes):
 
 def test_parts_keep_to_their_task():
     tasks = (0, 1, 0, 0, 1, 0, 0, 0, 0, 0)
-    parts = deal(tasks, 3)
-    assert sorted(len(part.rows) for part in parts) == [1, 1, 2, 3, 3] and parts != deal(tasks, 4)
+    parts = deal_rows(tasks, 3)
+    assert sorted(len(part.rows) for part in parts) == [1, 1, 2, 3, 3] and parts != deal_rows(tasks, 4)
     assert all({tasks[row] for row in part.rows} == {part.task} for part in parts)
     assert [sum(part.share for part in parts if part.task == task) for task in (0, 1)] == pytest.approx([1, 1])
-    assert len(deal(tuple(range(8)), 0)) == 8
+    assert len(deal_rows(tuple(range(8)), 0)) == 8
 
 
 class Slanted:

@@ -14,9 +14,9 @@ from merge_advisor import registry
 from merge_advisor.errors import SpecError
 from merge_advisor.tuning import Ask, Point
 from merge_advisor.tuning.samplers.auto import AutoSampler
-from merge_advisor.tuning.samplers.history import trial_losses
+from merge_advisor.tuning.samplers.history import trial_values
 from merge_advisor.tuning.samplers.nsga2 import crowding, fronts
-from merge_advisor.tuning.space import check, parts
+from merge_advisor.tuning.space import check_space, searched_parts
 from tests.support.tune_world import SPACES, bowl, first_trials, grow, space_of, trial
 
 NAMES = registry.names("sampler")
@@ -24,7 +24,7 @@ CASES = [
     (name, where)
     for name in NAMES
     for where, space in SPACES.items()
-    if set(parts(space)) <= registry.load("sampler", name).searches
+    if set(searched_parts(space)) <= registry.load("sampler", name).searches
 ]
 
 
@@ -38,7 +38,7 @@ def grown(name, space, count, seed=0, history=None):
 
 
 def check_inside(space, point, name):
-    check(space)
+    check_space(space)
     low, high = space.bounds
     least, most = space.scale or (1.0, 1.0)
     for weight in point.weights:
@@ -74,7 +74,7 @@ def test_asks_are_merges_of_the_space(name, where):
 def test_what_a_sampler_cannot_search_it_refuses(name, where):
     searches = registry.load("sampler", name).searches
     for other, space in SPACES.items():
-        unable = set(parts(space)) - searches
+        unable = set(searched_parts(space)) - searches
         if unable:
             with pytest.raises(SpecError, match=min(unable)) as caught:
                 registry.build("sampler", name).ask(space, [], 0)
@@ -141,7 +141,7 @@ def test_every_value_bad(name):
 @pytest.mark.parametrize("name", ["cmaes", "gp", "lorahub"])
 def test_one_value_is_wanted(name):
     space = SPACES["weights"]
-    with pytest.raises(SpecError, match="one value, not 2; use --sampler nsga2"):
+    with pytest.raises(SpecError, match="one value, not 2; use `sampler=nsga2`"):
         registry.build("sampler", name).ask(space, first_trials(space, [bowl(3, 0)[0], bowl(3, 1)[0]]), 0)
 
 
@@ -166,11 +166,11 @@ def test_trials_of_two_studies_are_refused():
     space = SPACES["weights"]
     mixed = [trial(0, "plan", space.start, [1.0]), trial(1, "plan", space.start, [1.0, 2.0])]
     with pytest.raises(SpecError, match="different numbers of values"):
-        trial_losses(mixed)
+        trial_values(mixed)
 
 
 def test_bad_values_are_worse_than_all_others():
-    found = trial_losses([trial(0, "", Point((), ""), [v, -v]) for v in (1.0, math.nan, 3.0, math.inf, -math.inf)])
+    found = trial_values([trial(0, "", Point((), ""), [v, -v]) for v in (1.0, math.nan, 3.0, math.inf, -math.inf)])
     assert found[:, 0].tolist() == [1.0, 5.0, 3.0, 5.0, 5.0]
     assert found[:, 1].tolist() == [-1.0, 1.0, -3.0, 1.0, 1.0]
 

@@ -11,18 +11,18 @@ from hypothesis import strategies as st
 from merge_advisor.errors import SpecError
 from merge_advisor.tuning import Point, SearchSpace
 from merge_advisor.tuning.space import (
-    NumberParameter,
-    boxes,
-    check,
-    clip,
+    FloatParameter,
+    check_space,
+    clip_params,
+    clip_point,
     density_of,
+    float_parameters,
     has_density,
-    inside,
     parameters,
-    parts,
-    to_numbers,
+    searched_parts,
+    suggest_params,
+    to_params,
     to_point,
-    walk,
     with_density,
 )
 from tests.support.tune_world import SPACES, space_of
@@ -56,11 +56,11 @@ def drawn(draw, name):
     """Numbers any sampler could draw in a space."""
 
     def suggest(parameter):
-        if isinstance(parameter, NumberParameter):
+        if isinstance(parameter, FloatParameter):
             return draw(st.floats(parameter.low, parameter.high).filter(lambda x: x == 0 or abs(x) > 1e-6))
         return draw(st.sampled_from(parameter.values))
 
-    return walk(SPACES[name], suggest)
+    return suggest_params(SPACES[name], suggest)
 
 
 @pytest.mark.parametrize("name", SPACES)
@@ -70,7 +70,7 @@ def test_numbers_and_merge_are_one_thing(name, data):
     space = SPACES[name]
     numbers = data.draw(drawn(name))
     point = to_point(space, numbers)
-    back = to_numbers(space, point, {"scale": numbers.get("scale", 1.0)})
+    back = to_params(space, point, {"scale": numbers.get("scale", 1.0)})
     if all(numbers.get(f"w{i}") != 0 for i in range(3)) or not space.members:
         assert back.keys() == numbers.keys()
         for key, value in numbers.items():
@@ -80,7 +80,7 @@ def test_numbers_and_merge_are_one_thing(name, data):
     assert dataclasses.replace(again, weights=()) == dataclasses.replace(point, weights=())
     if space.scale is None:
         assert again == point
-    assert inside(parameters(space), numbers) == numbers
+    assert clip_params(parameters(space), numbers) == numbers
 
 
 @settings(max_examples=60, deadline=None)
@@ -91,9 +91,9 @@ def test_numbers_and_merge_are_one_thing(name, data):
 def test_a_merge_outside_is_read_and_clipped_to_the_nearest_inside(weights, name):
     space = SPACES[name]
     point = Point(tuple(weights), "exact")
-    assert to_point(space, to_numbers(space, point)).weights == pytest.approx(point.weights, rel=1e-12)
-    clipped = clip(space, point)
-    assert clip(space, clipped).weights == pytest.approx(clipped.weights, rel=1e-12)
+    assert to_point(space, to_params(space, point)).weights == pytest.approx(point.weights, rel=1e-12)
+    clipped = clip_point(space, point)
+    assert clip_point(space, clipped).weights == pytest.approx(clipped.weights, rel=1e-12)
     most = space.scale[1] if space.scale else 1
     low, high = space.bounds[0] * most, space.bounds[1] * most
     for before, after in zip(weights, clipped.weights, strict=True):
@@ -105,31 +105,31 @@ def test_a_merge_outside_is_read_and_clipped_to_the_nearest_inside(weights, name
 def test_weights_of_nought_are_the_base_where_members_may_be_left_out():
     space = SPACES["members"]
     base = Point((0.0, 0.0, 0.0), "exact")
-    assert to_numbers(space, base) == {"use0": False, "use1": False, "use2": False}
-    assert to_point(space, to_numbers(space, base)) == base
-    assert clip(space, base) == base
+    assert to_params(space, base) == {"use0": False, "use1": False, "use2": False}
+    assert to_point(space, to_params(space, base)) == base
+    assert clip_point(space, base) == base
 
 
 def test_no_draw_leaves_all_members_out():
-    found = walk(SPACES["members"], lambda p: p.low if isinstance(p, NumberParameter) else False)
+    found = suggest_params(SPACES["members"], lambda p: p.low if isinstance(p, FloatParameter) else False)
     assert found == {"use1": False, "use2": False, "use0": True, "w0": -1.5}
 
 
 def test_layers_of_one_are_none():
     space = SPACES["layers"]
-    assert to_numbers(space, space.start)["layer2"] == 1
-    assert to_point(space, to_numbers(space, space.start)) == space.start
+    assert to_params(space, space.start)["layer2"] == 1
+    assert to_point(space, to_params(space, space.start)) == space.start
     given_ = Point(space.start.weights, "exact", (1.0, 0.5, 2.0))
-    assert to_point(space, to_numbers(space, given_)) == given_
+    assert to_point(space, to_params(space, given_)) == given_
     kept = SearchSpace(Point((0.2,), "exact", (0.5, 0.7)))
     assert to_point(kept, {"w0": 1.0}).layers == (0.5, 0.7)
 
 
 def test_shares_of_a_range():
-    plain, log = NumberParameter("w0", -1.0, 3.0), NumberParameter("scale", 0.25, 4.0, log=True)
-    assert plain.unit(1.0) == 0.5 and plain.at(0.25) == 0.0
-    assert math.isclose(log.at(0.5), 1.0) and math.isclose(log.unit(2.0), 0.75)
-    assert plain.at(7.0) == 3.0 and plain.unit(-9.0) == 0.0 and log.at(-1.0) == 0.25
+    plain, log = FloatParameter("w0", -1.0, 3.0), FloatParameter("scale", 0.25, 4.0, log=True)
+    assert plain.to_unit(1.0) == 0.5 and plain.from_unit(0.25) == 0.0
+    assert math.isclose(log.from_unit(0.5), 1.0) and math.isclose(log.to_unit(2.0), 0.75)
+    assert plain.from_unit(7.0) == 3.0 and plain.to_unit(-9.0) == 0.0 and log.from_unit(-1.0) == 0.25
 
 
 def test_the_density_is_read_from_a_spec_and_written_into_it(thin):
@@ -138,18 +138,22 @@ def test_the_density_is_read_from_a_spec_and_written_into_it(thin):
     assert with_density("thin", 0.4) == "thin:density=0.4"
     assert with_density("thin:density=0.7,sign=count", 1 / 3) == f"thin:sign=count,density={1 / 3!r}"
     space = SearchSpace(Point((0.5, 0.5), "thin:density=0.7"), density=(0.1, 0.9))
-    check(space)
-    assert parts(space) == ("density",) and [box.name for box in boxes(space)] == ["density", "w0", "w1"]
-    assert to_numbers(space, space.start) == {"density": 0.7, "w0": 0.5, "w1": 0.5}
-    assert to_point(space, to_numbers(space, space.start)) == space.start
-    assert clip(space, Point((0.5, 0.5), "thin:density=0.95")).composition == "thin:density=0.9"
+    check_space(space)
+    assert searched_parts(space) == ("density",) and [box.name for box in float_parameters(space)] == [
+        "density",
+        "w0",
+        "w1",
+    ]
+    assert to_params(space, space.start) == {"density": 0.7, "w0": 0.5, "w1": 0.5}
+    assert to_point(space, to_params(space, space.start)) == space.start
+    assert clip_point(space, Point((0.5, 0.5), "thin:density=0.95")).composition == "thin:density=0.9"
 
 
 def test_the_density_is_there_only_with_a_composition_that_has_one(thin):
     space = SearchSpace(Point((0.5,), "exact"), compositions=("exact", "thin:sign=count"), density=(0.1, 0.9))
-    check(space)
-    assert to_numbers(space, space.start) == {"composition": "exact", "w0": 0.5}
-    assert to_numbers(space, Point((0.5,), "thin:density=0.2,sign=count")) == {
+    check_space(space)
+    assert to_params(space, space.start) == {"composition": "exact", "w0": 0.5}
+    assert to_params(space, Point((0.5,), "thin:density=0.2,sign=count")) == {
         "composition": "thin:sign=count",
         "density": 0.2,
         "w0": 0.5,
@@ -158,8 +162,8 @@ def test_the_density_is_there_only_with_a_composition_that_has_one(thin):
     assert point == Point((1.0,), "thin:sign=count,density=0.3")
     twice = dataclasses.replace(space, compositions=("exact", "thin:density=0.1", "thin:density=0.2"))
     with pytest.raises(SpecError, match="the same"):
-        check(twice)
-    check(dataclasses.replace(twice, density=None))
+        check_space(twice)
+    check_space(dataclasses.replace(twice, density=None))
 
 
 @pytest.mark.parametrize(
@@ -181,17 +185,17 @@ def test_the_density_is_there_only_with_a_composition_that_has_one(thin):
 )
 def test_what_cannot_be_searched_is_one_clear_line(space, word):
     with pytest.raises(SpecError, match=word) as caught:
-        check(space)
+        check_space(space)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("name", SPACES)
 def test_the_spaces_of_these_tests_are_spaces(name):
-    check(SPACES[name])
+    check_space(SPACES[name])
 
 
 def test_a_trial_of_another_plan_is_refused():
     with pytest.raises(SpecError, match="4 members, but it has 3"):
-        to_numbers(SPACES["weights"], Point((0.1,) * 4, "exact"))
+        to_params(SPACES["weights"], Point((0.1,) * 4, "exact"))
     with pytest.raises(SpecError, match="lorahub is none of exact"):
-        to_numbers(SPACES["weights"], Point((0.1,) * 3, "lorahub"))
+        to_params(SPACES["weights"], Point((0.1,) * 3, "lorahub"))

@@ -1,4 +1,4 @@
-"""Choosing the sampler by the space and by what is known so far."""
+"""`auto`: the sampler that suits the space and what is known so far."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from merge_advisor import registry
-from merge_advisor.tuning.space import boxes, check, parts
+from merge_advisor.tuning.space import check_space, float_parameters, searched_parts
 from merge_advisor.tuning.values import Ask, Sampler, SearchSpace, Trial
 
 
@@ -18,16 +18,20 @@ class AutoSampler:
 
     1. Trials with several values (Pareto): `nsga2`.
     2. A problem and one composition that are differentiable in the weights: `gradient`, for `steps` trials.
-    3. Numbers alone, at most `few` of them: `gp`, and after `fits` trials `cmaes`, as the fits of `gp` get dear.
+    3. Numbers alone, at most `few` of them: `gp`, and after `fits` trials `cmaes`, as the fits of `gp` get expensive.
     4. Everything else: `tpe`.
 
     Measured in `eval/samplers.md`: nothing was gained by leaving `gradient` for another after 4, 8 or 16 of its trials.
+
+    >>> from merge_advisor.tuning.values import Point
+    >>> AutoSampler().choose(SearchSpace(Point((0.5, 0.5), "exact")), history=())
+    'gradient'
     """
 
     steps: int = 1000
     """Trials of `gradient` before the search without it; 0: none."""
     few: int = 8
-    """Most numbers `gp` and `cmaes` are asked about."""
+    """Most parameters of a space that `gp` and `cmaes` search."""
     fits: int = 100
     """Trials in all after which `gp` is left."""
 
@@ -40,25 +44,26 @@ class AutoSampler:
             raise ValueError("steps, few and fits are at least 0")
 
     def ask(self, space: SearchSpace, history: Sequence[Trial], seed: int) -> Ask:
-        """Return the chosen sampler's ask; the notes name it.
-
-        Raises:
-            SpecError: the space is none.
-        """
-        check(space)
+        """See `Sampler.ask`; the chosen sampler's, which the notes name."""
+        check_space(space)
         name = self.choose(space, history)
         sampler: Sampler = registry.build("sampler", name)
         asked = sampler.ask(space, history, seed)
         return dataclasses.replace(asked, notes={**asked.notes, "auto": name})
 
     def choose(self, space: SearchSpace, history: Sequence[Trial]) -> str:
-        """Return the name of the sampler that the rules give."""
+        """Return the name of the sampler that the rules give.
+
+        Args:
+            space: what is searched.
+            history: the finished trials.
+        """
         if history and len(history[0].values) > 1:
             return "nsga2"
         steps = [trial for trial in history if trial.notes.get("auto") == "gradient"]
         if len(steps) < self.steps and _smooth(space) and _fits("gradient", space):
             return "gradient"
-        if not _fits("gp", space) or len(boxes(space)) > self.few:
+        if not _fits("gp", space) or len(float_parameters(space)) > self.few:
             return "tpe"
         return "gp" if len(history) < self.fits else "cmaes"
 
@@ -71,4 +76,4 @@ def _smooth(space: SearchSpace) -> bool:
 
 def _fits(name: str, space: SearchSpace) -> bool:
     """Whether the sampler is there and can search the space."""
-    return name in registry.names("sampler") and set(parts(space)) <= registry.load("sampler", name).searches
+    return name in registry.names("sampler") and set(searched_parts(space)) <= registry.load("sampler", name).searches

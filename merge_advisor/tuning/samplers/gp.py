@@ -1,4 +1,4 @@
-"""Bayesian optimisation with a Gaussian process, for few numbers and dear trials."""
+"""Bayesian optimisation with a Gaussian process, for few numbers and expensive trials."""
 
 from __future__ import annotations
 
@@ -6,15 +6,28 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from merge_advisor.tuning.samplers.history import ask_for, best_numbers, generator, near, numbers_of, one_loss
-from merge_advisor.tuning.samplers.study import focus, suggest
-from merge_advisor.tuning.space import demand
+from merge_advisor.tuning.samplers.history import (
+    ask_for,
+    ask_generator,
+    best_params,
+    params_of,
+    sample_near,
+    single_values,
+)
+from merge_advisor.tuning.samplers.optuna_study import narrowed_parameters, suggest_with
+from merge_advisor.tuning.space import check_searchable
 from merge_advisor.tuning.values import Ask, SearchSpace, Trial
 
 
 @dataclass(frozen=True)
 class GpSampler:
-    """Take the greatest expected improvement under a Gaussian process (Optuna's, Matérn 5/2, a length per number)."""
+    """Take the greatest expected improvement under a Gaussian process (Optuna's, Matérn 5/2, a length per number).
+
+    >>> from merge_advisor.tuning.values import Point
+    >>> ask = GpSampler(startup=8).ask(SearchSpace(Point((0.5, 0.5), "exact")), history=(), seed=0)
+    >>> ask.notes
+    {'sampler': 'gp'}
+    """
 
     startup: int = 8
     """Trials before the process is fitted, the coordinator's first ones included; drawn near the best until then."""
@@ -28,19 +41,15 @@ class GpSampler:
             raise ValueError("startup is at least 1")
 
     def ask(self, space: SearchSpace, history: Sequence[Trial], seed: int) -> Ask:
-        """Return where a process fitted to all of `history` expects most.
-
-        Raises:
-            SpecError: the space is none, holds a choice, or the trials have several values.
-        """
-        demand(self, space)
-        losses = one_loss(self, history)
-        rng = generator(seed, len(history))
+        """See `Sampler.ask`; where a process fitted to all of `history` expects the most improvement."""
+        check_searchable(self, space)
+        losses = single_values(self, history)
+        rng = ask_generator(seed, len(history))
         if len(history) < self.startup:
-            return ask_for(space, self, near(space, best_numbers(space, history), rng))
+            return ask_for(space, self, sample_near(space, best_params(space, history), rng))
         from optuna.samplers import GPSampler
 
-        numbers = numbers_of(space, history)
-        known = focus(space, numbers, losses)
+        params = params_of(space, history)
+        known = narrowed_parameters(space, params, losses)
         sampler = GPSampler(n_startup_trials=0, seed=int(rng.integers(2**32)))
-        return ask_for(space, self, suggest(space, known, numbers, losses[:, None], sampler))
+        return ask_for(space, self, suggest_with(space, known, params, losses[:, None], sampler))

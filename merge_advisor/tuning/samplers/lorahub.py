@@ -1,4 +1,4 @@
-"""LoraHub's own search, to be compared with."""
+"""LoraHub's own search, for comparison."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ import numpy as np
 
 from merge_advisor.arrays import Float64Array
 from merge_advisor.errors import SpecError
-from merge_advisor.tuning.samplers.history import ask_for, asked_by, one_loss
-from merge_advisor.tuning.space import NumberParameter, boxes, demand
+from merge_advisor.tuning.samplers.history import ask_for, asked_by, single_values
+from merge_advisor.tuning.space import FloatParameter, check_searchable, float_parameters
 from merge_advisor.tuning.values import Ask, SearchSpace, Trial
 
-ENGINES = ("cobyla", "nevergrad")
-BAD = 5e20
+_ENGINES = ("cobyla", "nevergrad")
+_BAD = 5e20
 """What a value that is not finite counts as; nevergrad's number."""
 
 
@@ -31,34 +31,38 @@ class LoraHubSampler:
     SciPy has it; read in nevergrad 0.5.0, 0.12.0, 0.13.0 and 1.0.12. It is deterministic, no seed changes it: the base
     first, then each member at a sixth of the range (0.5) on top of the best so far, only then steps in all weights.
     Beyond the bounds a weight is reflected.
+
+    >>> from merge_advisor.tuning.values import Point
+    >>> LoraHubSampler(budget=40).ask(SearchSpace(Point((0.5, 0.5), "exact")), history=(), seed=0).point.weights
+    (0.0, 0.0)
     """
 
     engine: str = "cobyla"
     """`cobyla`: SciPy's, driven as NGOpt drives it; `nevergrad`: NGOpt itself, which needs that package."""
     budget: int = 40
-    """Steps the engine is told it has; asked for more, it starts again at the best."""
+    """Steps that the engine plans for; asked for more, it starts again at the best."""
 
     name: ClassVar[str] = "lorahub"
     searches: ClassVar[frozenset[str]] = frozenset()
     cost: ClassVar[str] = "the rows of one merge"
 
     def __post_init__(self) -> None:
-        if self.engine not in ENGINES:
-            raise ValueError(f"engine is one of {', '.join(ENGINES)}")
+        if self.engine not in _ENGINES:
+            raise ValueError(f"engine is one of {', '.join(_ENGINES)}")
         if self.budget < 1:
             raise ValueError("budget is at least 1")
 
     def ask(self, space: SearchSpace, history: Sequence[Trial], seed: int) -> Ask:
-        """Return the engine's next step after its own trials; those of others (the plan's) are not told to it.
+        """See `Sampler.ask`; the engine's next step after its own trials, others (the plan's) are not shown to it.
 
         Raises:
-            SpecError: the space is none, holds more than weights and scale, or the package nevergrad is absent.
+            SpecError: as all samplers, or the package nevergrad is needed and absent.
         """
-        demand(self, space)
-        one_loss(self, history)
-        told = [trial.values[0] for trial in asked_by(self, history)]
-        losses = [loss if math.isfinite(loss) else BAD for loss in told]
-        axes = [_Axis(box) for box in boxes(space)]
+        check_searchable(self, space)
+        single_values(self, history)
+        own = [trial.values[0] for trial in asked_by(self, history)]
+        losses = [loss if math.isfinite(loss) else _BAD for loss in own]
+        axes = [_Axis(box) for box in float_parameters(space)]
         values = _nevergrad(axes, losses, self.budget, seed) if self.engine == "nevergrad" else \
             _cobyla(axes, losses, self.budget)  # fmt: skip
         return ask_for(space, self, {axis.name: axis.back(float(v)) for axis, v in zip(axes, values, strict=True)})
@@ -67,7 +71,7 @@ class LoraHubSampler:
 class _Axis:
     """One number as the engines see it: the scale in its logarithm, from weight 0 or scale 1 on."""
 
-    def __init__(self, box: NumberParameter) -> None:
+    def __init__(self, box: FloatParameter) -> None:
         self.name, self.log, self.box = box.name, box.log, box
         self.low, self.high = (math.log(box.low), math.log(box.high)) if box.log else (box.low, box.high)
         self.start = min(max(0.0, self.low), self.high)
@@ -77,7 +81,7 @@ class _Axis:
 
 
 class _AskedError(Exception):
-    """Carries the first point nobody has a value for out of SciPy."""
+    """Carries the first point that has no value yet out of SciPy, which cannot be asked for one point at a time."""
 
     def __init__(self, point: Float64Array) -> None:
         super().__init__("a point to try")
@@ -85,11 +89,11 @@ class _AskedError(Exception):
 
 
 def _cobyla(axes: Sequence[_Axis], losses: Sequence[float], budget: int) -> Float64Array:
-    """The point after `losses`: COBYLA is run anew, fed with them, and stopped where it asks for more."""
+    """Return the point after `losses`: COBYLA is run anew, given them, and stopped where it asks for more."""
     from scipy.optimize import minimize
 
     low, high, start = (np.array([getattr(axis, name) for axis in axes]) for name in ("low", "high", "start"))
-    told = 0
+    given = 0
 
     def reflected(z: Float64Array) -> Float64Array:
         values = start + z * ((high - low) / 6)
@@ -98,27 +102,27 @@ def _cobyla(axes: Sequence[_Axis], losses: Sequence[float], budget: int) -> Floa
         return point
 
     def loss(z: Float64Array) -> float:
-        nonlocal told
-        if told == len(losses):
+        nonlocal given
+        if given == len(losses):
             raise _AskedError(reflected(z))
-        told += 1
-        return losses[told - 1]
+        given += 1
+        return losses[given - 1]
 
     best, least = np.zeros(len(axes)), math.inf
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # COBYLA's on budgets below d + 2
         while True:
-            left = budget - told if told < budget else budget
+            left = budget - given if given < budget else budget
             try:
-                found = minimize(loss, best, method="COBYLA", options={"maxiter": left}, tol=0)
+                result = minimize(loss, best, method="COBYLA", options={"maxiter": left}, tol=0)
             except _AskedError as asked:
                 return asked.point
-            if found.fun < least:
-                best, least = found.x, found.fun
+            if result.fun < least:
+                best, least = result.x, result.fun
 
 
 def _nevergrad(axes: Sequence[_Axis], losses: Sequence[float], budget: int, seed: int) -> Float64Array:
-    """The point NGOpt asks for after `losses`: it is asked and told anew for each of them."""
+    """Return the point NGOpt asks for after `losses`, which it is given one by one anew."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
@@ -134,5 +138,5 @@ def _nevergrad(axes: Sequence[_Axis], losses: Sequence[float], budget: int, seed
         search = nevergrad.optimizers.NGOpt(parametrization=weights, budget=budget)
         for loss in losses:
             search.tell(search.ask(), loss)
-        found: Float64Array = np.asarray(search.ask().value, dtype=np.float64)
-        return found
+        asked: Float64Array = np.asarray(search.ask().value, dtype=np.float64)
+        return asked

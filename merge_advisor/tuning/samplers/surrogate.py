@@ -1,4 +1,4 @@
-"""A Gaussian process of several outputs, known by values and derivatives.
+"""A Gaussian process of several outputs, fitted to values and derivatives.
 
 The covariance of output a at x with output b at y is (ρ + (1 - ρ)·[a = b]) · exp(-|x - y|²/2s²): a share ρ of how the
 outputs vary is common to them (the intrinsic model of coregionalisation: Bonilla, Chai and Williams, "Multi-task
@@ -22,16 +22,20 @@ from merge_advisor.arrays import Float64Array
 Surface = Callable[[Float64Array], tuple[Float64Array, Float64Array]]
 """From (k,) to the m outputs there, (m,), and their gradients, (m, k)."""
 
-SMOOTHNESS = (0.5, 1.0, 2.0, 4.0, 8.0)
+_SMOOTHNESS = (0.5, 1.0, 2.0, 4.0, 8.0)
 """Length scales tried, in units of an input. On the longest the process is nearly a parabola."""
-COMMON = (0.0, 0.5, 0.8, 0.95)
+_COMMON = (0.0, 0.5, 0.8, 0.95)
 """Shares of the variance tried that are common to the outputs."""
-NUGGET = 1e-6
+_NUGGET = 1e-6
 """Share of the variance that is rounding."""
 
 
-class Slope(NamedTuple):
-    """A known gradient."""
+class KnownGradient(NamedTuple):
+    """A known gradient of one output.
+
+    >>> KnownGradient(at=0, output=1, gradient=np.array([0.5, -0.2])).output
+    1
+    """
 
     at: int
     """Position of its point."""
@@ -40,25 +44,31 @@ class Slope(NamedTuple):
     """(k,)."""
 
 
-def fit(points: Float64Array, values: Float64Array, slopes: Sequence[Slope]) -> Surface:
-    """Return the mean of the process, at the smoothness of greatest likelihood, then at the common share of greatest.
+def fit_surrogate(points: Float64Array, values: Float64Array, gradients: Sequence[KnownGradient]) -> Surface:
+    """Return the mean of the process, at the length scale and then the common share of greatest likelihood.
+
+    >>> surface = fit_surrogate(np.array([[0.0], [1.0]]), np.array([[0.0], [1.0]]), gradients=())
+    >>> values, gradients = surface(np.array([1.0]))
+    >>> round(float(values[0]), 3), gradients.shape
+    (1.0, (1, 1))
 
     Args:
         points: (t, k) inputs.
         values: (t, m) outputs there, NaN where not known; every output is known somewhere.
-        slopes: gradients known.
+        gradients: those known.
     """
     (t, k), m = points.shape, values.shape[1]
     at, output = np.nonzero(np.isfinite(values))
-    entries = np.concatenate([at, *(np.arange(t + s.at * k, t + (s.at + 1) * k) for s in slopes)])
-    outputs = np.concatenate([output, np.repeat([s.output for s in slopes], k)]).astype(np.int64)
-    told = np.concatenate([values[at, output], *(s.gradient for s in slopes)])
-    shared = _Known(points, entries, outputs, told, len(at), m)
-    grams = {scale: _covariances(points / scale) for scale in SMOOTHNESS}
-    fits = {scale: _fit(shared, grams[scale], scale, COMMON[len(COMMON) // 2]) for scale in SMOOTHNESS}
+    entries = np.concatenate([at, *(np.arange(t + s.at * k, t + (s.at + 1) * k) for s in gradients)])
+    outputs = np.concatenate([output, np.repeat([s.output for s in gradients], k)]).astype(np.int64)
+    observed = np.concatenate([values[at, output], *(s.gradient for s in gradients)])
+    known = _Known(points, entries, outputs, observed, len(at), m)
+    grams = {scale: _covariances(points / scale) for scale in _SMOOTHNESS}
+    fits = {scale: _fit(known, grams[scale], scale, _COMMON[len(_COMMON) // 2]) for scale in _SMOOTHNESS}
     scale = max(fits, key=lambda scale: fits[scale][0])
-    found = max((_fit(shared, grams[scale], scale, share) for share in COMMON), key=lambda one: one[0])
-    return found[1]
+    # one after the other: both at once would be 20 fits instead of 9, and a fit is what an ask costs
+    _, surface = max((_fit(known, grams[scale], scale, share) for share in _COMMON), key=lambda one: one[0])
+    return surface
 
 
 class _Known(NamedTuple):
@@ -68,7 +78,8 @@ class _Known(NamedTuple):
     entries: NDArray[np.int64]
     """(N,) rows of `_covariances`."""
     outputs: NDArray[np.int64]
-    told: Float64Array
+    observed: Float64Array
+    """(N,)."""
     values: int
     """How many of the N are values."""
     width: int
@@ -86,25 +97,25 @@ def _covariances(x: Float64Array) -> Float64Array:
 
 
 def _fit(known: _Known, gram: Float64Array, scale: float, share: float) -> tuple[float, Surface]:
-    """Log-likelihood, and mean of the process."""
+    """Return the log-likelihood, and the mean of the process."""
     from scipy.linalg import cho_factor, cho_solve
 
-    (t, k), size = known.points.shape, len(known.told)
+    (t, k), size = known.points.shape, len(known.observed)
     alike = share + (1 - share) * np.eye(known.width)
     covariance = gram[np.ix_(known.entries, known.entries)] * alike[np.ix_(known.outputs, known.outputs)]
-    covariance[np.diag_indices(size)] += NUGGET
+    covariance[np.diag_indices(size)] += _NUGGET
     factor = cho_factor(covariance, lower=True, overwrite_a=True, check_finite=False)
-    told = known.told.copy()
-    told[known.values :] *= scale
+    observed = known.observed.copy()
+    observed[known.values :] *= scale
     level = np.zeros((size, known.width))
     level[np.arange(known.values), known.outputs[: known.values]] = 1.0
     lifted = cho_solve(factor, level)
-    means = np.linalg.solve(level.T @ lifted, lifted.T @ told)
-    rest = told - level @ means
+    means = np.linalg.solve(level.T @ lifted, lifted.T @ observed)
+    rest = observed - level @ means
     weight = cho_solve(factor, rest)
     variance = max(float(rest @ weight) / size, 1e-300)
     likelihood = -0.5 * size * math.log(variance) - float(np.log(np.diag(factor[0])).sum())
-    likelihood += (size - known.values) * math.log(scale)  # of the derivatives as told, not as scaled
+    likelihood += (size - known.values) * math.log(scale)  # of the derivatives as observed, not as scaled
     spread = np.zeros((len(gram), known.width))
     np.add.at(spread, known.entries, alike[known.outputs] * weight[:, None])
     of_values, of_slopes = spread[:t], spread[t:].reshape(t, k, -1)

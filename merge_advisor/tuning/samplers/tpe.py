@@ -6,9 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from merge_advisor.tuning.samplers.history import ask_for, best_numbers, generator, near, numbers_of, trial_losses
-from merge_advisor.tuning.samplers.study import focus, suggest
-from merge_advisor.tuning.space import demand, inside, parameters
+from merge_advisor.tuning.samplers.history import (
+    ask_for,
+    ask_generator,
+    best_params,
+    params_of,
+    sample_near,
+    trial_values,
+)
+from merge_advisor.tuning.samplers.optuna_study import narrowed_parameters, suggest_with
+from merge_advisor.tuning.space import check_searchable, clip_params, parameters
 from merge_advisor.tuning.values import Ask, SearchSpace, Trial
 
 
@@ -18,7 +25,12 @@ class TpeSampler:
 
     Parameters that every trial has are modelled together, those that only some have (the weight of a member that may be
     left out, the density of some compositions) one by one. Ranges are narrowed to where the best quarter of the trials
-    lies (`study.focus`), unless the trials have several values: it knows Pareto fronts as well.
+    lies (`optuna_study.narrowed_parameters`), unless the trials have several values: it searches Pareto fronts as well.
+
+    >>> from merge_advisor.tuning.values import Point
+    >>> ask = TpeSampler(startup=10).ask(SearchSpace(Point((0.5, 0.5), "exact")), history=(), seed=0)
+    >>> ask.notes
+    {'sampler': 'tpe'}
     """
 
     startup: int = 10
@@ -33,21 +45,17 @@ class TpeSampler:
             raise ValueError("startup is at least 1")
 
     def ask(self, space: SearchSpace, history: Sequence[Trial], seed: int) -> Ask:
-        """Return a draw from a fresh estimator of all of `history`.
-
-        Raises:
-            SpecError: the space is none, or no space of these trials.
-        """
-        demand(self, space)
-        rng = generator(seed, len(history))
+        """See `Sampler.ask`; a draw from a fresh estimator of all of `history`."""
+        check_searchable(self, space)
+        rng = ask_generator(seed, len(history))
         if len(history) < self.startup:
-            return ask_for(space, self, near(space, best_numbers(space, history), rng))
+            return ask_for(space, self, sample_near(space, best_params(space, history), rng))
         from optuna.samplers import TPESampler
 
-        losses, numbers = trial_losses(history), numbers_of(space, history)
+        losses, params = trial_values(history), params_of(space, history)
         known = parameters(space)
         if losses.shape[1] == 1:  # the ends of a Pareto front are far apart
-            known = focus(space, numbers, losses[:, 0])
-            numbers = [inside(known, trial) for trial in numbers]
+            known = narrowed_parameters(space, params, losses[:, 0])
+            params = [clip_params(known, trial) for trial in params]
         sampler = TPESampler(n_startup_trials=0, multivariate=True, seed=int(rng.integers(2**32)))
-        return ask_for(space, self, suggest(space, known, numbers, losses, sampler))
+        return ask_for(space, self, suggest_with(space, known, params, losses, sampler))
