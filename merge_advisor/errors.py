@@ -11,7 +11,8 @@
     ├── OfflineError             something has to be fetched and fetching is off; exit code 2
     └── ExternalError            mergekit, lm-eval or the hub failed; exit code 1
 
-Every message is one line: file, line or id; what is wrong; what to do.
+Every message is one line: file, line or id; what is wrong; what to do. It names parameters in backticks, alone or with
+a value (`k=0`), and calls as `merge(run, adapter=True)`, never flags: the command line writes these (`cli.messages`).
 """
 
 from __future__ import annotations

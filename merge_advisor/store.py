@@ -46,9 +46,7 @@ class Store:
             self._connection = sqlite3.connect(path, timeout=30, isolation_level=None)
             _prepare(self._connection)
         except (OSError, sqlite3.Error) as error:
-            raise RunError(
-                f"store {path}: cannot be opened ({error}); name another with --store or delete it"
-            ) from error
+            raise RunError(f"store {path}: cannot be opened ({error}); name another `store` or delete it") from error
         self.hashes: MutableMapping[str, str] = _Table(self._connection, "hashes")
 
     def close(self) -> None:

@@ -64,5 +64,5 @@ def test_two_processes_may_write(tmp_path):
 
 def test_a_file_that_is_no_store(tmp_path):
     (tmp_path / "store.sqlite").write_text("this is text, long enough to be read as a header of something else" * 20)
-    with pytest.raises(RunError, match="name another with --store"):
+    with pytest.raises(RunError, match="name another `store`"):
         Store(tmp_path / "store.sqlite")

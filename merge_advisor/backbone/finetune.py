@@ -91,7 +91,7 @@ def finetune_lora(
                 chosen, order = order[: settings.batch_size], order[settings.batch_size :]
                 value = _backward(backbone, [rows[index] for index in chosen])
                 if not math.isfinite(value):
-                    raise InputError(f"finetuning on the shots: loss is {value} at step {step}; lower --lora-lr")
+                    raise InputError(f"finetuning on the shots: loss is {value} at step {step}; lower `lr`")
                 optimiser.step()
                 schedule.step()
                 optimiser.zero_grad(set_to_none=True)

@@ -77,7 +77,7 @@ def load_backbone(path: Path, *, device: str = "cpu", dtype: str = "float32", th
     if dtype not in DTYPES:
         raise BaseModelError(f"dtype '{dtype}' is unknown; choose one of: {', '.join(DTYPES)}")
     if device.startswith("cuda") and not torch.cuda.is_available():
-        raise BaseModelError(f"device '{device}' is not there (torch sees no CUDA GPU); leave out --device")
+        raise BaseModelError(f"device '{device}' is not there (torch sees no CUDA GPU); leave out `device`")
     _settle_threads(threads)
     _settle_allocator()
     try:

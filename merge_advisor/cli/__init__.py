@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from merge_advisor.cli.parser import Arguments, parse
-from merge_advisor.errors import MergeAdvisorError
+from merge_advisor.errors import ExternalError, MergeAdvisorError
 
 INTERRUPTED = 130
 
@@ -59,7 +59,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _message(error: MergeAdvisorError, arguments: Arguments) -> str:
     from merge_advisor.cli.messages import with_flags
 
-    return with_flags(str(error), arguments.command)
+    message = with_flags(str(error), arguments.command)
+    # what a tool of others said is cut to one line; where it comes from, its traceback tells
+    return f"{message}; see where with --debug" if isinstance(error, ExternalError) and error.__cause__ else message
 
 
 def _failed(message: str, code: int) -> int:

@@ -9,6 +9,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from merge_advisor.cli.messages import with_flags
 from merge_advisor.cli.options import (
     COMMANDS,
     KINDS,
@@ -154,7 +155,7 @@ def _bench(arguments: Arguments) -> int:
         "refused": list(measured.refused), "notes": list(measured.notes),
     }  # fmt: skip
     _print(arguments, plain, flagged(bench_blocks(done), "bench"), gap="\n")
-    _print_refused(list(measured.refused), "")
+    _print_refused("bench", list(measured.refused), "")
     return PARTIAL if measured.failed or measured.refused else OK
 
 
@@ -180,7 +181,7 @@ def _embed(arguments: Arguments) -> int:
         told = embed_to_file(out, pool=pool, base=base, **asdict(arguments.part(EmbedOptions)), **session)
     lines = [f"wrote {out}: {told['models']} deltas of {told['dim']} dimensions"]
     lines += [f"set aside: {item['id']}: {item['reason']}" for item in told["refused"]]
-    _print(arguments, told, [Paragraph("\n".join(lines))])
+    _print(arguments, told, flagged([Paragraph("\n".join(lines))], "embed"))
     return PARTIAL if told["refused"] else OK
 
 
@@ -194,7 +195,7 @@ def _convert(arguments: Arguments) -> int:
     copied = f", {len(report.copied)} of them as they were" if report.copied else ""
     lines = [f"wrote {report.out}: {len(report.written)} adapters{copied}"]
     lines += [f"left out {item.id}: {item.reason}" for item in report.refused]
-    _print(arguments, to_plain(report) | {"out": str(report.out)}, [Paragraph("\n".join(lines))])
+    _print(arguments, to_plain(report) | {"out": str(report.out)}, flagged([Paragraph("\n".join(lines))], "convert"))
     return PARTIAL if report.refused else OK
 
 
@@ -324,14 +325,14 @@ def _print_run(arguments: Arguments, run: Run) -> int:
     plain["scores"] = [to_plain(score) for score in run.scores]
     _print(arguments, plain, flagged(summary_blocks(run), arguments.command))
     refused = [f"{item.id}: {item.reason}" for item in run.plan.candidates if item.status == "refused"]
-    _print_refused(refused, f", see {run.folder / 'report.md'}")
+    _print_refused(arguments.command, refused, f", see {run.folder / 'report.md'}")
     return PARTIAL if refused else OK
 
 
-def _print_refused(refused: list[str], rest: str) -> None:
+def _print_refused(command: str, refused: list[str], rest: str) -> None:
     """Print on stderr which models of the pool were set aside."""
     for reason in refused[:_REFUSED_SHOWN]:
-        print(f"merge-advisor: set aside {reason}", file=sys.stderr)
+        print(f"merge-advisor: set aside {with_flags(reason, command)}", file=sys.stderr)
     if len(refused) > _REFUSED_SHOWN:
         print(f"merge-advisor: and {len(refused) - _REFUSED_SHOWN} more{rest}", file=sys.stderr)
 

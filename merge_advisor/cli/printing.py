@@ -49,10 +49,10 @@ def print_blocks(blocks: Sequence[TextBlock], *, gap: str = "\n\n") -> None:
 
 
 def flagged(blocks: Sequence[TextBlock], command: str) -> list[TextBlock]:
-    """Return blocks whose paragraphs name flags where the library names parameters.
+    """Return blocks that name flags where the library names parameters.
 
     Args:
-        blocks: paragraphs of the library's own words.
+        blocks: paragraphs and tables of the library's own words.
         command: the command that was called.
 
     Returns:
@@ -61,9 +61,17 @@ def flagged(blocks: Sequence[TextBlock], command: str) -> list[TextBlock]:
     >>> flagged([Paragraph("note: a larger `shots` takes them in")], "plan")[0].text
     'note: a larger --shots takes them in'
     """
-    return [
-        replace(item, text=with_flags(item.text, command)) if isinstance(item, Paragraph) else item for item in blocks
-    ]
+    return [_flagged(block, command) for block in blocks]
+
+
+def _flagged(block: TextBlock, command: str) -> TextBlock:
+    match block:
+        case Paragraph():
+            return replace(block, text=with_flags(block.text, command))
+        case Table():
+            return replace(block, rows=tuple(tuple(with_flags(cell, command) for cell in row) for row in block.rows))
+        case Code():
+            return block  # has flags where it needs them: it is there to be copied
 
 
 def _print_rich(blocks: Sequence[TextBlock], gap: str) -> None:

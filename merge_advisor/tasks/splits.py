@@ -60,7 +60,7 @@ def split(
     counts = _counts(len(ordered), shots, asked, tuning, unasked=heldout is None)
     shot_count, tuning_count, held_count = counts
     if sum(counts) < len(ordered):
-        notes.append(f"rows not used: {len(ordered) - sum(counts)}; a larger --shots takes them in")
+        notes.append(f"rows not used: {len(ordered) - sum(counts)}; a larger `shots` takes them in")
     learning = len(ordered) - held_count
     task = Task(
         name=name,
@@ -133,6 +133,6 @@ def _notes(task: Task, n: int, shots: int, asked: int | None, tuning: int | None
     ]
     if not task.heldout:
         notes.append(
-            f"no held-out rows, so nothing can be scored; give some with --heldout, or at least {ENOUGH_ROWS} rows"
+            f"no held-out rows, so nothing can be scored; give some as `heldout`, or at least {ENOUGH_ROWS} rows"
         )
     return notes

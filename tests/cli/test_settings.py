@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from merge_advisor.cli import main
-from merge_advisor.errors import InputError
+from merge_advisor.errors import ExternalError, InputError
 from merge_advisor.options import Machine
 
 
@@ -116,3 +116,21 @@ def test_a_flag_is_named_where_the_library_names_a_parameter(folder: Path, capsy
     assert "no pool named: give --pool, or write one into merge-advisor.toml (`merge-advisor init`)" in (
         capsys.readouterr().err
     )
+
+
+def test_messages_of_a_failed_tool_say_how_to_see_more(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def merge(*_: object, **__: object) -> None:
+        raise ExternalError("mergekit failed") from ValueError("deep")
+
+    monkeypatch.setattr("merge_advisor.advisor.merge", merge)
+    assert main("merge run --out model".split()) == 1
+    assert capsys.readouterr().err == "merge-advisor: error: mergekit failed; see where with --debug\n"
+    with pytest.raises(ExternalError):
+        main("merge run --out model --debug".split())
+
+
+def test_a_finetune_that_fails_names_the_rate(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*PLAN.split(), "--lora-lr", "1e30", "--lora-steps", "5", "--out", "new"]) == 2
+    assert "; lower --lora-lr" in capsys.readouterr().err

@@ -422,11 +422,11 @@ def test_notes_say_what_was_clamped():
         "t: 18 held-out rows, not 100: there are 20 rows to split; add examples",
     )
     _, notes = split(rows_of(8), name="t", shots=8, seed=0)
-    assert notes == ("t: no held-out rows, so nothing can be scored; give some with --heldout, or at least 12 rows",)
+    assert notes == ("t: no held-out rows, so nothing can be scored; give some as `heldout`, or at least 12 rows",)
     _, notes = split([*rows_of(60), Row("question 1", "answer 1", ("answer 1", "else"))], name="t", shots=5, heldout=9)
     assert notes == (
         "t: rows left out, as they repeat input and output of another: 1",
-        "t: rows not used: 29; a larger --shots takes them in",
+        "t: rows not used: 29; a larger `shots` takes them in",
     )
 
 

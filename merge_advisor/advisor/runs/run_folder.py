@@ -175,15 +175,15 @@ def check_out(out: Path, *, force: bool) -> None:
     """
     if out.exists():
         if not force:
-            raise RunError(f"{out}: is there already; give another --out, or --force to replace it")
+            raise RunError(f"{out}: is there already; give another `out`, or `force=True` to replace it")
         if not (out / "plan.json").is_file():
-            raise RunError(f"{out}: is no run folder, so --force does not replace it; give another --out")
+            raise RunError(f"{out}: is no run folder, so `force=True` does not replace it; give another `out`")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise RunError(f"{out.parent}: cannot be made ({error.strerror}); give another --out") from error
+        raise RunError(f"{out.parent}: cannot be made ({error.strerror}); give another `out`") from error
     if not os.access(out.parent, os.W_OK):
-        raise RunError(f"{out.parent}: cannot be written; give another --out")
+        raise RunError(f"{out.parent}: cannot be written; give another `out`")
 
 
 @contextmanager
