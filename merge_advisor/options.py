@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, TypedDict
+from typing import Literal, TypedDict, cast
 
 from merge_advisor.errors import InputError
 from merge_advisor.option_fields import option
@@ -153,6 +153,20 @@ class BenchWhere(SessionOptions, total=False):
     """Where the base is, if not where the setup says."""
     tasks: str | None
     """Where the task files are, if not where the setup says: a folder, or `hub:org/dataset[@revision]`."""
+
+
+def session_options(where: Where | BenchWhere) -> SessionOptions:
+    """Return what a session takes of the places and settings that a function of the API takes.
+
+    Args:
+        where: what was given.
+
+    >>> session_options(Where(pool="adapters", offline=True))
+    {'offline': True}
+    """
+    return cast(
+        "SessionOptions", {name: value for name, value in where.items() if name in SessionOptions.__annotations__}
+    )
 
 
 @dataclass(frozen=True, slots=True)

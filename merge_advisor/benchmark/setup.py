@@ -116,7 +116,7 @@ def check_setup(setup: Setup, where: str) -> None:
     def refuse(what: str) -> InputError:
         return InputError(f"{where}: {what}")
 
-    _check_numbers(setup, refuse)
+    _check_numbers(setup, refuse)  # first: the other checks take the smallest k and the arms for granted
     names = [arm.name for arm in setup.arms]
     for name in names:
         if not name.strip() or not name.isprintable():
@@ -125,6 +125,7 @@ def check_setup(setup: Setup, where: str) -> None:
             raise refuse(f"arms: two are named '{name}'; give one another name")
         if name in CONTROL_NAMES:
             raise refuse(f"arms: '{name}' is the name of a control; give the arm another name")
+    # built to be checked: a misspelt strategy would else fail after hours, at its first unit
     try:
         registry.build("embedding", setup.embedding)
         registry.build("evaluator", scorer_of(setup))

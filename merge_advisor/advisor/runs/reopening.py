@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Unpack, cast
+from typing import TYPE_CHECKING, Unpack
 
 from merge_advisor.advisor.measuring.session import Session, open_session
 from merge_advisor.advisor.measuring.shots_lora import read_shots_lora
 from merge_advisor.advisor.runs.run_folder import Run, read_run
 from merge_advisor.errors import RunError
-from merge_advisor.options import SessionOptions, Where
+from merge_advisor.options import Where, session_options
 from merge_advisor.types import SHOTS_LORA, Candidate, Pool, Recipe
 
 if TYPE_CHECKING:
@@ -29,10 +29,9 @@ def reopen(folder: Path, **where: Unpack[Where]) -> tuple[Run, Session]:
     """
     run = read_run(folder)
     paths = run.plan.environment.paths
-    named = {key: value for key, value in where.items() if key in SessionOptions.__annotations__}
     session = open_session(
         where.get("base") or paths["base"], where.get("pool") or paths["pool"], template=run.plan.template,
-        **cast("SessionOptions", named),
+        **session_options(where),
     )  # fmt: skip
     if session.local.base.digest != run.recipe.base.digest:
         session.memo.store.close()

@@ -117,6 +117,7 @@ def holm_adjusted(contrasts: Sequence[Contrast]) -> list[Contrast]:
     judged = []
     for one, p in zip(contrasts, resampling.holm_p_values([one.sign_flip for one in contrasts]), strict=True):
         adjusted = replace(one, adjusted=p)
+        # the interval is not adjusted: it may still lie inside the smallest gain, and the arms be equivalent
         if one.standing in ("better", "worse") and p >= ALPHA:
             adjusted = replace(adjusted, standing=_standing(adjusted))
             lost = f"; not {one.standing} after Holm's adjustment for {len(contrasts)} contrasts, p = {p:.3g}"
@@ -137,6 +138,7 @@ def _apart(lower: float | None, upper: float | None) -> bool:
 
 
 def _standing(answer: Contrast) -> ContrastStanding:
+    # with so few families the sign-flip test cannot reach p < .05, whatever the differences are
     if answer.lower is None or answer.upper is None or len(answer.families) < ENOUGH_FAMILIES:
         return "undecided"
     if _apart(answer.lower, answer.upper) and answer.adjusted < ALPHA:

@@ -122,6 +122,7 @@ def k_sweep(results: Sequence[Result], metric: Metric, view: View) -> tuple[Swee
     sweeps = []
     for arm, oracle in _oracles(results).items():
         gains = {k: paired_differences(table[arm], base) for k, table in tables.items() if arm in table}
+        # a k that was run on easier units would look better than it is
         shared = [unit for unit in next(iter(gains.values()), {}) if all(unit in values for values in gains.values())]
         if arm != "base" and len(gains) > 1 and shared:
             points = tuple(

@@ -91,6 +91,7 @@ def rank_arms(results: Sequence[Result], metric: Metric, view: View, k: int, *, 
     """
     from scipy.stats import rankdata
 
+    # an oracle would push every other arm down a rank
     oracles = {result.arm for result in results if result.oracle}
     fair = {arm: values for arm, values in values_by_arm(results, metric, view, k).items() if arm not in oracles}
     units = [unit for unit in next(iter(fair.values()), {}) if all(unit in values for values in fair.values())]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from merge_advisor.benchmark.running.context import BenchContext, open_context
 from merge_advisor.benchmark.running.ledger import Ledger
@@ -16,7 +16,7 @@ from merge_advisor.benchmark.setup import ks_of, notes_of, read_setup
 from merge_advisor.benchmark.values import BenchResults, Setup
 from merge_advisor.benchmark.views import candidate_families
 from merge_advisor.errors import InputError
-from merge_advisor.options import SessionOptions
+from merge_advisor.options import session_options
 from merge_advisor.progress import quiet_progress
 from merge_advisor.types import digest_of, to_json, to_plain
 from merge_advisor.whole_files import write_text
@@ -51,17 +51,18 @@ def measure_setup(
     setup, places = read_setup(path, base=where.get("base"), pool=where.get("pool"), tasks=where.get("tasks"))
     if workers < 1:
         raise InputError(f"`workers={workers}`: give 1 or more")
-    session_options = _session_options(where)
-    progress = session_options.get("progress", quiet_progress)
+    session = session_options(where)
+    progress = session.get("progress", quiet_progress)
     tasks = {task.name: task for task in read_bench_tasks(setup, places, offline=where.get("offline", False))}
     every = list(result_keys(setup, list(tasks)))
     chosen = select_keys(every, only, setup)
-    with open_context(setup, places, **session_options) as world:
-        _check_world(world, tasks)
+    with open_context(setup, places, **session) as world:
+        _check_world(world, tasks)  # before the folder is made: where a setup cannot be run nothing is written
         notes = [*notes_of(setup, [task.family for task in tasks.values()]), *_pool_notes(world, tasks)]
         if len(chosen) < len(every):
             notes.append(f"`only` took {len(chosen)} of {len(every)} results")
         with Ledger(out) as ledger:
+            # claimed first: the folder of another benchmark must not get this one's setup
             ledger.claim(*identity(world, tasks))
             write_text(out / "setup.json", to_json(setup))
             before = ledger.done()
@@ -72,20 +73,14 @@ def measure_setup(
 
             if left and workers > 1:
                 # progress is a function of this process and cannot be sent to another
-                session_options.pop("progress", None)
-                run_workers(Job(setup, places, tasks, out, session_options), left, workers, show)
+                session.pop("progress", None)
+                run_workers(Job(setup, places, tasks, out, session), left, workers, show)
             else:
                 run_units(world, tasks, left, ledger, show)
             kin = candidate_families([candidate.id for candidate in world.candidates], setup.tasks.own, world.families)
             return BenchResults(
                 out, setup, ledger.results(), len(every), world.refused, tuple(notes), kin, ledger.added()
             )
-
-
-def _session_options(where: BenchWhere) -> SessionOptions:
-    """Return what a session takes of what a benchmark takes."""
-    names = SessionOptions.__annotations__
-    return cast(SessionOptions, {name: value for name, value in where.items() if name in names})
 
 
 def identity(world: BenchContext, rows: Mapping[str, BenchTask]) -> tuple[dict[str, str], dict[str, str]]:

@@ -99,7 +99,7 @@ def run_units(
     """
     arms = {arm.name: arm for arm in context.setup.arms}
     for (task, number), group in groupby(keys, key=lambda key: (key.task, key.shot_draw)):
-        draw = TaskDraw(context, tasks[task], number)
+        draw = TaskDraw(context, tasks[task], number)  # shared by the group: its finetune is made once
         for key in group:
             ledger.keep(measure_result(draw, key, arms.get(key.arm), ledger))
             if key.arm == "best-single-oracle":
