@@ -39,13 +39,30 @@ STRICT = {"extra": "forbid", "strict": True, "allow_inf_nan": False}
 
 
 def digest_of(value: Any) -> str:
-    """Return the sha256 (hex) of `value` as canonical JSON: sorted keys, no spaces, UTF-8."""
+    """Return the sha256 (hex) of a value as canonical JSON: sorted keys, no spaces, UTF-8.
+
+    >>> digest_of({"b": 1, "a": (2, 3)}) == digest_of({"a": [2, 3], "b": 1})
+    True
+
+    Args:
+        value: JSON values, dataclasses, tuples and enums.
+
+    Raises:
+        ValueError: NaN or infinity in it.
+    """
     text = json.dumps(to_plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def to_plain(value: Any) -> Any:
-    """Turn dataclasses, tuples and enums into what `json` writes; a field of metadata `json=False` is left out."""
+    """Return what `json` writes of dataclasses, tuples and enums; a field of metadata `json=False` is left out.
+
+    >>> to_plain(Row("2 + 2", "4"))
+    {'input': '2 + 2', 'output': '4', 'choices': None}
+
+    Args:
+        value: any of these, nested.
+    """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         kept = (item for item in dataclasses.fields(value) if item.metadata.get("json", True))
         return {item.name: to_plain(getattr(value, item.name)) for item in kept}
@@ -57,12 +74,27 @@ def to_plain(value: Any) -> Any:
 
 
 def to_json(value: Any) -> str:
-    """Write a value as indented JSON with sorted keys and a final newline; NaN and infinity raise ValueError."""
+    """Return a value as indented JSON with sorted keys and a final newline.
+
+    Args:
+        value: as `to_plain` takes it.
+
+    Raises:
+        ValueError: NaN or infinity in it.
+    """
     return json.dumps(to_plain(value), sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def from_json(cls: type[_T], text: str, where: str) -> _T:
-    """Parse the strict JSON form of `cls`; `where` names the file in the message.
+    """Return the value that a strict JSON form stands for.
+
+    >>> from_json(Row, to_json(Row("2 + 2", "4")), "row.json")
+    Row(input='2 + 2', output='4', choices=None)
+
+    Args:
+        cls: the class of the value, a dataclass.
+        text: what `to_json` wrote.
+        where: names the file in messages.
 
     Raises:
         InputError: not JSON, another version, an unknown key, a missing key, or a value of another type.
@@ -70,10 +102,10 @@ def from_json(cls: type[_T], text: str, where: str) -> _T:
     from pydantic import ValidationError
 
     try:
-        found = json.loads(text)
+        plain = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{where}: not JSON ({error}); it was altered or cut short, make it anew") from error
-    version = found.get("version", VERSION) if isinstance(found, dict) else VERSION
+    version = plain.get("version", VERSION) if isinstance(plain, dict) else VERSION
     if version != VERSION:
         raise InputError(f"{where}: version {version} is not {VERSION}; use the merge-advisor release that wrote it")
     try:
@@ -82,7 +114,7 @@ def from_json(cls: type[_T], text: str, where: str) -> _T:
     except ValidationError as error:
         # an unknown key first: where a name is misspelt, the key that is missing for it says less
         unknown = "unexpected_keyword_argument"
-        first = min(error.errors(), key=lambda found: found["type"] != unknown)
+        first = min(error.errors(), key=lambda item: item["type"] != unknown)
         place = ".".join(str(part) for part in first["loc"]) or "the whole file"
         what = "unknown key" if first["type"] == unknown else first["msg"]
         raise InputError(f"{where}: {place}: {what}; correct it or make the file anew") from error
@@ -126,13 +158,25 @@ CHOOSING = 20
 
 
 def more_to_choose(tuning: int) -> int:
-    """How many of the shots choose beside so many tuning rows, at most."""
+    """Return how many of the shots choose beside so many tuning rows, at most.
+
+    >>> more_to_choose(8), more_to_choose(30)
+    (12, 0)
+
+    Args:
+        tuning: how many tuning rows there are.
+    """
     return max(0, CHOOSING - tuning)
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A task, its rows split three ways; no row is in two parts."""
+    """A task, its rows split three ways; no row is in two parts.
+
+    >>> task = Task("sums", (Row("1 + 1", "2"),), (Row("1 + 2", "3"),), (Row("2 + 2", "4"),))
+    >>> [row.output for row in task.choosing], [row.output for row in task.choosing_among(["a", "shots_lora"])]
+    (['3', '2'], ['3'])
+    """
 
     __pydantic_config__ = STRICT
 
@@ -150,7 +194,11 @@ class Task:
         return self.tuning + self.shots[: more_to_choose(len(self.tuning))]
 
     def choosing_among(self, members: Iterable[str]) -> tuple[Row, ...]:
-        """The choosing rows; where `shots_lora` is one of the ids, those it was not finetuned on, if there are any."""
+        """Return the choosing rows; where `shots_lora` is a member, those it was not finetuned on, if there are any.
+
+        Args:
+            members: ids.
+        """
         return self.tuning if self.tuning and SHOTS_LORA in members else self.choosing
 
     @property
@@ -161,7 +209,11 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Base:
-    """The base model all candidates of a pool were finetuned from."""
+    """The base model all candidates of a pool were finetuned from.
+
+    >>> Base("org/name", "0" * 40, "d1", "LlamaForCausalLM").id
+    'org/name'
+    """
 
     __pydantic_config__ = STRICT
 
@@ -177,7 +229,11 @@ class Base:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """One model of the pool that fits the base."""
+    """One model of the pool that fits the base.
+
+    >>> Candidate("law", "adapter", "adapters/law", licence="apache-2.0").kind
+    'adapter'
+    """
 
     __pydantic_config__ = STRICT
 
@@ -206,7 +262,11 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class RefusedModel:
-    """A model that was found and set aside."""
+    """A model that was found and set aside.
+
+    >>> RefusedModel("law", "DoRA is not supported").id
+    'law'
+    """
 
     __pydantic_config__ = STRICT
 
@@ -216,7 +276,11 @@ class RefusedModel:
 
 @dataclass(frozen=True, slots=True)
 class Pool:
-    """Candidates sorted by id, and those set aside with the reason."""
+    """Candidates sorted by id, and those set aside with the reason.
+
+    >>> Pool((), (RefusedModel("law", "DoRA is not supported"),)).template
+    'alpaca'
+    """
 
     candidates: tuple[Candidate, ...]
     refused: tuple[RefusedModel, ...]
@@ -231,7 +295,12 @@ class Pool:
 
 @dataclass(frozen=True, slots=True)
 class Space:
-    """What makes two deltas comparable; deltas of two spaces never meet."""
+    """What makes two deltas comparable; deltas of two spaces never meet.
+
+    >>> space = Space("b1", "delta_activations", "p1", "last", "last token", "float32", 576)
+    >>> space.dim
+    576
+    """
 
     __pydantic_config__ = STRICT
 
@@ -255,7 +324,13 @@ class Space:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Deltas:
-    """Deltas of several models in one space."""
+    """Deltas of several models in one space.
+
+    >>> import numpy as np
+    >>> space = Space("b1", "delta_activations", "p1", "last", "last token", "float32", 2)
+    >>> Deltas(space, ("law", "code"), np.ones((2, 2), np.float32)).ids
+    ('law', 'code')
+    """
 
     space: Space
     ids: tuple[str, ...]
@@ -265,7 +340,11 @@ class Deltas:
 
 @dataclass(frozen=True, slots=True)
 class Interference:
-    """How a member gets in the way of those chosen before it, from the LoRA factors alone."""
+    """How a member gets in the way of those chosen before it, from the LoRA factors alone.
+
+    >>> Interference(sign_conflict=0.47, overlap=0.07).overlap
+    0.07
+    """
 
     __pydantic_config__ = STRICT
 
@@ -277,7 +356,11 @@ class Interference:
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A chosen candidate."""
+    """A chosen candidate.
+
+    >>> Member("law", "f1", "adapter", "law", None, None, "anchor", 1.0, 0.68, 5.6, None).role
+    'anchor'
+    """
 
     __pydantic_config__ = STRICT
 
@@ -300,7 +383,11 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """What a strategy chose."""
+    """What a strategy chose.
+
+    >>> Selection("top_k", (), scale=1.0, stopped="k reached", forwards=160).stopped
+    'k reached'
+    """
 
     __pydantic_config__ = STRICT
 
@@ -316,7 +403,11 @@ class Selection:
 
 @dataclass(frozen=True, slots=True)
 class RecipeMember:
-    """One model of a recipe."""
+    """One model of a recipe.
+
+    >>> RecipeMember("law", "f1", "adapter", "law", None, 0.5).weight
+    0.5
+    """
 
     __pydantic_config__ = STRICT
 
@@ -330,7 +421,14 @@ class RecipeMember:
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """A merge, complete and independent of the tool that carries it out; all formats are renderings of it."""
+    """A merge, complete and independent of the tool that carries it out; all formats are renderings of it.
+
+    >>> base = Base("org/name", None, "d1", "LlamaForCausalLM")
+    >>> recipe = Recipe(1, base, "alpaca", "exact", None, (RecipeMember("law", "f1", "adapter", "law", None, 0.5),))
+    >>> renamed = dataclasses.replace(recipe.members[0], id="the same model under another id")
+    >>> recipe.digest == dataclasses.replace(recipe, members=(renamed,)).digest
+    True
+    """
 
     __pydantic_config__ = STRICT
 
@@ -350,17 +448,22 @@ class Recipe:
     def digest(self) -> str:
         """Sha256 of all fields but the names under which base and members were found."""
         models = [[m.fingerprint, m.kind, m.weight] for m in self.members]
-        found = [self.version, self.base.digest, self.template, self.composition, self.rank, models]
-        return digest_of([*found, *([self.layers] if self.layers else [])])
+        parts = [self.version, self.base.digest, self.template, self.composition, self.rank, models]
+        # layers only where there are some: digests of recipes from before there were layers stay valid
+        return digest_of([*parts, *([self.layers] if self.layers else [])])
 
 
 def same_space(one: Space, other: Space) -> None:
-    """Let deltas of one space meet, and no others.
+    """Refuse to compare deltas of two spaces.
+
+    Args:
+        one: a space.
+        other: another, or the same.
 
     Raises:
         SpaceMismatchError: the spaces differ; the message names in what.
     """
     differ = [name for name in Space.__slots__ if getattr(one, name) != getattr(other, name)]
     if differ:
-        found = ", ".join(f"{name}: {getattr(one, name)} and {getattr(other, name)}" for name in differ)
-        raise SpaceMismatchError(f"deltas of two spaces cannot be compared ({found}); embed both anew in one of them")
+        parts = ", ".join(f"{name}: {getattr(one, name)} and {getattr(other, name)}" for name in differ)
+        raise SpaceMismatchError(f"deltas of two spaces cannot be compared ({parts}); embed both anew in one of them")
