@@ -17,7 +17,7 @@ from typing import Literal, TypedDict, cast
 from merge_advisor.errors import InputError
 from merge_advisor.option_fields import option
 from merge_advisor.progress import Progress
-from merge_advisor.types import ChooseBy
+from merge_advisor.types import BACKWARD, ChooseBy
 
 DEFAULT_STRATEGY = "rerank"
 DEFAULT_K = 4
@@ -227,7 +227,7 @@ class FinetuneSettings:
             the number of passes.
         """
         steps = self.steps_for(rows, watched=watched > 0)
-        return 3 * steps * min(self.batch_size, rows) + watched * (steps // CHECK_STEPS + 1)
+        return BACKWARD * steps * min(self.batch_size, rows) + watched * (steps // CHECK_STEPS + 1)
 
 
 @dataclass(frozen=True, slots=True)

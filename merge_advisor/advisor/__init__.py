@@ -43,7 +43,7 @@ def plan(
     metric: str = "auto",
     **where: Unpack[SessionOptions],
 ) -> Run:
-    """Choose what to merge for a task, write the run folder, and (unless `scored` is False) say whether it helped.
+    """Return the run of what to merge for a task: chosen, written and (unless `scored` is False) scored.
 
     Takes more than eight parameters because it is the whole main use in one call: what, from which models, to where,
     and how it is judged.
@@ -135,7 +135,7 @@ def tune(
     metric: str = "auto",
     **where: Unpack[Where],
 ) -> Run:
-    """Search the weights of a run's members, write the winner as its recipe, and (unless `scored` is False) score it.
+    """Return a run tuned: its members' weights searched, the winner its recipe, and (unless `scored` is False) scored.
 
     The plan's own recipe stays under `plan/`. Called again it goes on where it ended; finished trials are never lost.
 

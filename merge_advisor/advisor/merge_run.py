@@ -42,7 +42,7 @@ def merge_run(
     on_note: Callable[[str], None] | None = None,
     **where: Unpack[Where],
 ) -> Path:
-    """Write the merged model of a run folder to `out`.
+    """Return `out`, where the merged model of a run folder was written.
 
     >>> merge_run("run", "merged-adapter", adapter=True).name
     'merged-adapter'

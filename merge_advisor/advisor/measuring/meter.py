@@ -36,7 +36,11 @@ OVERFLOWED = 1e9
 
 @dataclass(frozen=True, slots=True)
 class ScoredModel:
-    """A row of a score table: a merge (of one candidate, of none) under its label."""
+    """A row of a score table: a merge (of one candidate, of none) under its label.
+
+    >>> ScoredModel("base", BASE).merge.members
+    ()
+    """
 
     label: str
     """"base", "anchor", "member <id>", "shots_lora", "uniform", "plan" or "merge"."""
@@ -169,7 +173,7 @@ class MergeMeter:
     def scores(
         self, models: Sequence[ScoredModel], key: Sequence[object], score: Callable[[str], ModelScore], what: str
     ) -> list[ModelScore]:
-        """Score models one after the other; one that is remembered under `key` and its merge is not run again.
+        """Return the scores of models; one that is remembered under `key` and its merge is not run again.
 
         Args:
             models: what to score.

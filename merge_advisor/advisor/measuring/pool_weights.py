@@ -33,7 +33,12 @@ KEPT_RULES = 2
 
 
 class MergedWeights(NamedTuple):
-    """A merge carried out, and what cutting it to a rank lost."""
+    """A merge carried out, and what cutting it to a rank lost.
+
+    >>> from merge_advisor.merges import WeightedMerge
+    >>> MergedWeights(WeightedMerge(), {}, 0.0).rank_error
+    0.0
+    """
 
     merge: WeightedMerge
     """Its rank is the one it was cut to."""
@@ -117,7 +122,7 @@ class PoolWeights:
         return MergedWeights(merge, *truncate(delta, merge.rank))
 
     def cut(self, merge: WeightedMerge, rank: int | None) -> MergedWeights:
-        """Carry a merge out and cut it where it has to be cut: the merge it returns has the rank.
+        """Return a merge carried out, and cut where it has to be cut: the merge returned has the rank.
 
         That is where its factors have more than `rank` (or than servers take), and, if a rank was asked for, where the
         composition gives no factors. With a checkpoint among the members nothing is cut.

@@ -57,7 +57,7 @@ class PromptedModel:
         return "SEQ_2_SEQ_LM" if self.encoder_decoder else "CAUSAL_LM"
 
     def encode(self, rows: Sequence[Row], max_length: int = ROW_TOKENS, *, cut: bool = False) -> list[EncodedRow]:
-        """Turn rows into token ids under the template.
+        """Return rows as token ids under the template.
 
         Args:
             rows: n rows.
@@ -75,7 +75,7 @@ class PromptedModel:
         return encode(self.backbone, texts, max_length=limit, names=names, cut=cut)
 
     def encode_choices(self, rows: Sequence[Row]) -> list[EncodedChoices]:
-        """Turn rows that have choices into token ids, each choice as an answer of its own.
+        """Return rows that have choices as token ids, each choice as an answer of its own.
 
         Args:
             rows: n rows, each with choices.

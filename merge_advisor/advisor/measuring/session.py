@@ -92,7 +92,7 @@ def open_session(
     wanted: PoolFilter | None = None,
     **where: Unpack[SessionOptions],
 ) -> Session:
-    """Find the base (fetching or dequantising it where needed), open the store and the pool.
+    """Return a session: the base found (fetched or dequantised where needed), the store and the pool open.
 
     Args:
         base: hub id, folder or GGUF file.

@@ -44,7 +44,12 @@ class FinetuneRecord:
 
 @dataclass(frozen=True, slots=True)
 class ShotsLora:
-    """The LoRA finetuned on the shots, and how it came about."""
+    """The LoRA finetuned on the shots, and how it came about.
+
+    >>> record = FinetuneRecord(steps=8, taken=16, watched=(), forwards=192)
+    >>> ShotsLora(Candidate(SHOTS_LORA, "adapter", "cache/shots/x/shots_lora"), record).candidate.id
+    'shots_lora'
+    """
 
     candidate: Candidate
     record: FinetuneRecord
@@ -68,7 +73,7 @@ def finetune_on_shots(
     model: PromptedModel, memo: Memo, cache: Path, shots: Shots, targets: Sequence[str], settings: FinetuneSettings,
     seed: int,
 ) -> ShotsLora:  # fmt: skip
-    """Finetune a LoRA on the shots, or find it in the cache.
+    """Return the LoRA of the shots: from the cache, or finetuned now.
 
     Args:
         model: the base under the template.
@@ -142,7 +147,7 @@ def write_lora(folder: Path, delta: WeightDelta, model: PromptedModel, *, card: 
 
 
 def read_shots_lora(folder: Path, local: LocalBase, rank: int = 0) -> Candidate:
-    """Read a `shots_lora` folder as a candidate.
+    """Return a `shots_lora` folder as a candidate.
 
     Args:
         folder: an adapter's folder.

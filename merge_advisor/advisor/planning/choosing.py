@@ -56,7 +56,11 @@ class ChoiceRequest:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ChosenMerge:
-    """What was chosen: how it is reported, and the merge itself."""
+    """What was chosen: how it is reported, and the merge itself.
+
+    >>> ChosenMerge(Selection("random", (), 1.0, "k reached", 0), WeightedMerge(), frozenset({"rng"})).used
+    frozenset({'rng'})
+    """
 
     selection: Selection
     merge: WeightedMerge
@@ -91,7 +95,7 @@ def choose_merge(
     shots_lora: Candidate | None = None,
     judging: ChoosingLosses | None = None,
 ) -> ChosenMerge:
-    """Run a strategy, let `shots_lora` join where it lowers the loss, and set the weights.
+    """Return what a strategy chooses, with `shots_lora` where it lowers the loss, and the weights set.
 
     Args:
         request: strategy, k, composition, anchor, seed.

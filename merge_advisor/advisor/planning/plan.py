@@ -49,7 +49,7 @@ class PlanPlace:
 def make_plan(
     session: Session, given: Sequence[PlanTask], options: PlanOptions, place: PlanPlace, timer: StepTimer | None = None
 ) -> Run:
-    """Choose what to merge for the tasks and write the run folder, unscored.
+    """Return the run of what to merge for the tasks, its folder written, unscored.
 
     Args:
         session: base, pool and store.

@@ -42,7 +42,7 @@ class StepTimer:
 
     @contextmanager
     def step(self, name: str) -> Iterator[None]:
-        """Add the block's seconds to a step."""
+        """Yield, and add the seconds of the block to a step."""
         start = time.perf_counter()
         try:
             yield
@@ -52,7 +52,11 @@ class StepTimer:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PlanSteps:
-    """What the steps of a plan came to, before it is written."""
+    """What the steps of a plan came to, before it is written.
+
+    >>> PlanSteps.__slots__[:3]
+    ('pool', 'embedded', 'lora')
+    """
 
     pool: Pool
     """The candidates the composition can take, and those set aside."""

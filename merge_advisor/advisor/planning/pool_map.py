@@ -25,6 +25,10 @@ def pool_map(deltas: Deltas, task: Float32Array) -> SimilarityMap:
 
     All are scaled to unit length, since they are compared by cosine, and centred; a zero delta stays zero. The sign of
     an axis is free: the model farthest from the middle along it lies on the positive side.
+
+    Args:
+        deltas: of the pool.
+        task: (d,) float32, the task delta.
     """
     rows = np.vstack([task[None, :], deltas.array]).astype(np.float64)
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)

@@ -54,7 +54,7 @@ def find_sources(paths: Sequence[Path], named: Sequence[TaskName] = (), *, offli
 
 
 def read_sources(sources: Sequence[Source], options: PlanOptions) -> tuple[PlanTask, ...]:
-    """Read and split tasks.
+    """Return the tasks of some sources, read and split.
 
     Args:
         sources: one or more.

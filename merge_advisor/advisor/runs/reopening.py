@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def reopen(folder: Path, **where: Unpack[Where]) -> tuple[Run, Session]:
-    """Read a run folder and open its base and pool, by default where the plan found them.
+    """Return a run folder read, and its base and pool open, by default where the plan found them.
 
     Args:
         folder: the run folder.

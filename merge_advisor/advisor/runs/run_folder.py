@@ -29,7 +29,6 @@ from merge_advisor.report.values import SimilarityMap, TuningReport
 from merge_advisor.scores import Score, Verdict
 from merge_advisor.types import (
     STRICT,
-    VERSION,
     Base,
     ChooseBy,
     Kind,
@@ -49,7 +48,11 @@ PLANNED, TUNING = "plan", "tune.json"
 
 @dataclass(frozen=True, slots=True)
 class CandidateReport:
-    """What became of one model of the pool."""
+    """What became of one model of the pool.
+
+    >>> read_run(Path("run")).plan.candidates[0].status in ("member", "candidate")
+    True
+    """
 
     __pydantic_config__ = STRICT
 
@@ -68,7 +71,11 @@ class CandidateReport:
 
 @dataclass(frozen=True, slots=True)
 class TaskReport:
-    """A task's rows by digest, and what the file was like."""
+    """A task's rows by digest, and what the file was like.
+
+    >>> read_run(Path("run")).plan.tasks[0].name
+    'examples'
+    """
 
     __pydantic_config__ = STRICT
 
@@ -82,7 +89,11 @@ class TaskReport:
 
 @dataclass(frozen=True, slots=True)
 class PlanSettings:
-    """What was asked for."""
+    """What was asked for: the fields of `PlanOptions` that change a plan, under the same names.
+
+    >>> read_run(Path("run")).plan.settings.strategy
+    'top_k'
+    """
 
     __pydantic_config__ = STRICT
 
@@ -104,7 +115,11 @@ class PlanSettings:
 
 @dataclass(frozen=True, slots=True)
 class Environment:
-    """All that may differ between two machines or two runs; the rest of plan.json does not."""
+    """All that may differ between two machines or two runs; the rest of plan.json does not.
+
+    >>> sorted(read_run(Path("run")).plan.environment.seconds)
+    ['choose', 'embed the pool', 'finetune on the shots', 'open']
+    """
 
     __pydantic_config__ = STRICT
 
@@ -121,7 +136,12 @@ class Environment:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """plan.json."""
+    """plan.json.
+
+    >>> plan = read_run(Path("run")).plan
+    >>> plan.forwards["embed the pool"], plan.verdict
+    (35, None)
+    """
 
     __pydantic_config__ = STRICT
 
@@ -155,7 +175,12 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A run folder, read."""
+    """A run folder, read.
+
+    >>> run = read_run(Path("run"))
+    >>> run.recipe.composition, len(run.tasks), run.scores
+    ('exact', 1, ())
+    """
 
     folder: Path
     plan: Plan
@@ -169,6 +194,10 @@ class Run:
 
 def check_out(out: Path, *, force: bool) -> None:
     """Refuse early what could not be written in the end.
+
+    Args:
+        out: the run folder to make.
+        force: whether one that is there is replaced.
 
     Raises:
         RunError: the folder is there (and `force` is not), is no run folder, or its parent cannot be written.
@@ -188,7 +217,11 @@ def check_out(out: Path, *, force: bool) -> None:
 
 @contextmanager
 def new_folder(out: Path, *, force: bool = False) -> Iterator[Path]:
-    """Give a folder to fill, which becomes `out` when the block ends well and vanishes otherwise.
+    """Yield a folder to fill, which becomes `out` when the block ends well and vanishes otherwise.
+
+    Args:
+        out: the run folder.
+        force: as in `check_out`.
 
     Raises:
         RunError: as `check_out`.
@@ -199,7 +232,17 @@ def new_folder(out: Path, *, force: bool = False) -> Iterator[Path]:
 
 
 def write_values(folder: Path, plan: Plan, recipe: Recipe, tasks: tuple[Task, ...]) -> None:
-    """Write plan.json, recipe.json and the tasks into a new run folder."""
+    """Write plan.json, recipe.json and the tasks into a new run folder.
+
+    Args:
+        folder: the run folder, or one that becomes it.
+        plan: what was chosen and why.
+        recipe: the merge.
+        tasks: with their rows.
+
+    Raises:
+        RunError: no permission, or no room.
+    """
     write_text(folder / "plan.json", to_json(plan))
     write_text(folder / "recipe.json", to_json(recipe))
     (folder / "tasks").mkdir(exist_ok=True)
@@ -208,7 +251,18 @@ def write_values(folder: Path, plan: Plan, recipe: Recipe, tasks: tuple[Task, ..
 
 
 def write_scores(folder: Path, plan: Plan, scores: tuple[Score, ...], report: str, page: str) -> None:
-    """Add scores, report.md (`report`) and report.html (`page`) to a run folder, the verdict in plan.json last."""
+    """Add scores and reports to a run folder.
+
+    Args:
+        folder: the run folder.
+        plan: with the verdict.
+        scores: of its tasks, and of tasks of lm-eval.
+        report: text of report.md.
+        page: text of report.html.
+
+    Raises:
+        RunError: no permission, or no room.
+    """
     (folder / "score").mkdir(exist_ok=True)
     own = [task.name for task in plan.tasks]
     for score in scores:
@@ -216,11 +270,14 @@ def write_scores(folder: Path, plan: Plan, scores: tuple[Score, ...], report: st
         write_text(folder / "score" / f"{name}.json", to_json(score))
     write_text(folder / "report.md", report)
     write_text(folder / "report.html", page)
-    write_text(folder / "plan.json", to_json(plan))
+    write_text(folder / "plan.json", to_json(plan))  # last: the verdict is there only where the scores behind it are
 
 
 def read_run(folder: Path) -> Run:
-    """Read a run folder.
+    """Return what a run folder holds.
+
+    Args:
+        folder: the run folder.
 
     Raises:
         RunError: no such folder, or no plan in it.
@@ -238,7 +295,7 @@ def read_run(folder: Path) -> Run:
     if recipe.digest != plan.recipe_digest:
         if planned is None:
             raise RunError(f"{folder / 'recipe.json'}: was changed after the plan; make the plan anew")
-        return replace(run, recipe=planned)  # `tune` was killed while it wrote
+        return replace(run, recipe=planned)  # `tune` was killed while it wrote: the plan still stands
     scores = [folder / "score" / f"{number}.json" for number in range(len(plan.tasks))]
     scores += sorted((folder / "score").glob("lm-eval-*.json"))
     tuning = folder / TUNING
@@ -264,19 +321,3 @@ def _read(path: Path) -> str:
         return path.read_text(encoding="utf-8", errors="surrogatepass")
     except (OSError, UnicodeDecodeError) as error:
         raise RunError(f"{path}: cannot be read ({error}); copy the whole run folder") from error
-
-
-__all__ = [
-    "VERSION",
-    "CandidateReport",
-    "Environment",
-    "Plan",
-    "PlanSettings",
-    "Run",
-    "TaskReport",
-    "check_out",
-    "new_folder",
-    "read_run",
-    "write_scores",
-    "write_values",
-]

@@ -19,10 +19,17 @@ from merge_advisor.whole_files import whole_folder, write_text
 
 @contextmanager
 def tuned_folder(folder: Path, run: Run, recipe: Recipe, rank_error: float, tuning: TuningReport) -> Iterator[Path]:
-    """Give a folder for the renderings of a tuned recipe; they take the place of the plan's when the block ends well.
+    """Yield a folder for the renderings of a tuned recipe; they take the place of the plan's when the block ends well.
 
     plan.json is written last and names the recipe by its digest: killed before that, the run is read as the plan made
     it, and tuning it again writes everything anew. Scores of another recipe are taken away.
+
+    Args:
+        folder: the run folder.
+        run: as it was read.
+        recipe: the tuned recipe.
+        rank_error: relative error of cutting its merge to its rank.
+        tuning: what was tried.
 
     Raises:
         RunError: no permission, or no room.

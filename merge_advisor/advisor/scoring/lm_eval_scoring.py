@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def ask_models(meter: MergeMeter, models: Sequence[ScoredModel], requests: LmEvalRequests) -> list[ModelScore]:
-    """Ask models what lm-eval asks; a model asked the same before is not run again.
+    """Return the scores of models asked what lm-eval asks; a model asked the same before is not run again.
 
     Args:
         meter: puts the models on the base.
@@ -43,7 +43,7 @@ def score_asked(
     guard: GuardScore | None = None,
     seen: Sequence[str] = (),
 ) -> Score:
-    """Score the models of a run on a task of lm-eval, and judge.
+    """Return the score of a run's models on a task of lm-eval, judged.
 
     Args:
         meter: puts the models on the base.

@@ -87,7 +87,7 @@ def score_models(
     what: str = "scoring",
     evaluator: str = FINAL,
 ) -> list[ModelScore]:
-    """Score models on rows; a model that this evaluator scored on these rows before is not run again.
+    """Return the scores of models on rows; a model that this evaluator scored on these rows before is not run again.
 
     Args:
         meter: puts the models on the base.
@@ -140,7 +140,7 @@ def score_guard(meter: MergeMeter, models: Sequence[ScoredModel], path: Path) ->
 def score_task(
     meter: MergeMeter, models: Sequence[ScoredModel], task: Task, *, metric: str, guard: GuardScore | None
 ) -> Score:
-    """Score one task's held-out rows and judge.
+    """Return the score of one task's held-out rows, judged.
 
     Args:
         meter: puts the models on the base.
@@ -206,7 +206,12 @@ def score_run(
     metric: str = "auto",
     **where: Unpack[Where],
 ) -> Run:
-    """Score a run folder on its held-out rows, on other rows or on tasks of lm-eval; write table, verdict and report.
+    """Return a run scored on its held-out rows, on other rows or on tasks of lm-eval; all is written into its folder.
+
+    >>> import shutil
+    >>> scored = score_run(shutil.copytree("run", "scored-run"), heldout=[Path("examples.jsonl")], metric="loss")
+    >>> sorted(model.label for model in scored.scores[0].models)[:3]
+    ['anchor', 'base', 'member ...
 
     Args:
         run: the run folder.
@@ -242,7 +247,7 @@ def score_open_run(
     lm_eval: Sequence[TaskName] = (),
     offline: bool = False,
 ) -> Run:
-    """Score a run whose base and pool are open, and write table, verdict and report into its folder.
+    """Return a run scored whose base and pool are open; table, verdict and report are written into its folder.
 
     Args:
         session: base, pool and store.

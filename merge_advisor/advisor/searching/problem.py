@@ -80,7 +80,14 @@ class MergeProblem:
         raise NotImplementedError
 
     def gradient(self, point: Point, rows: Sequence[int]) -> tuple[list[float], Float64Array]:
-        """Refuse: of the problems here only losses of rows have a gradient.
+        """Refuse to return a gradient: of the problems here only losses of rows have one.
+
+        Args:
+            point: of the search.
+            rows: positions of rows.
+
+        Returns:
+            Nothing.
 
         Raises:
             SpecError: always.
@@ -122,7 +129,11 @@ class MergeProblem:
 
 @dataclass(eq=False)
 class RowLossProblem(MergeProblem):
-    """Mean loss of each row's answer, nats per token."""
+    """Mean loss of each row's answer, nats per token.
+
+    >>> RowLossProblem.__dataclass_fields__["unit"].default
+    'nats'
+    """
 
     key: ClassVar[tuple[str, ...]] = ()
     """What sets its stored values apart from those of other losses."""
@@ -182,7 +193,11 @@ class RowLossProblem(MergeProblem):
 
 @dataclass(eq=False)
 class ChoiceLossProblem(RowLossProblem):
-    """Cross-entropy over each row's choices, nats; the choices of a row count as one forward."""
+    """Cross-entropy over each row's choices, nats; the choices of a row count as one forward.
+
+    >>> ChoiceLossProblem.__dataclass_fields__["unit"].default
+    'nats a row'
+    """
 
     key: ClassVar[tuple[str, ...]] = ("choices", "1")
     unit: str = "nats a row"
@@ -204,7 +219,11 @@ class ChoiceLossProblem(RowLossProblem):
 
 @dataclass(eq=False)
 class ErrorProblem(MergeProblem):
-    """0 for a right answer and 1 for a wrong one, by our own scorer (see `evaluators.fast`)."""
+    """0 for a right answer and 1 for a wrong one, by our own scorer (see `evaluators.fast`).
+
+    >>> ErrorProblem.__dataclass_fields__["unit"].default
+    'errors a row'
+    """
 
     metric: str = "accuracy"
     unit: str = "errors a row"
@@ -222,7 +241,11 @@ class ErrorProblem(MergeProblem):
 
 @dataclass(eq=False)
 class HarnessProblem(MergeProblem):
-    """A metric of lm-eval on each row, turned so that less is better."""
+    """A metric of lm-eval on each row, turned so that less is better.
+
+    >>> HarnessProblem.__dataclass_fields__["unit"].default
+    'errors a row'
+    """
 
     metric: str = "accuracy"
     unit: str = "errors a row"
@@ -261,7 +284,11 @@ class TaskDelta:
 
 @dataclass(eq=False)
 class DeltaProblem(MergeProblem):
-    """1 - cosine of the merge's own delta with the task's: a few probe forwards, and not one row of the task."""
+    """1 - cosine of the merge's own delta with the task's: a few probe forwards, and not one row of the task.
+
+    >>> DeltaProblem.__dataclass_fields__["unit"].default
+    'of cosine'
+    """
 
     task: TaskDelta = field(default_factory=lambda: TaskDelta(np.empty(0, np.float32)))
     unit: str = "of cosine"

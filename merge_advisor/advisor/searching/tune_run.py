@@ -62,7 +62,7 @@ def budget_of(options: TuneOptions) -> Budget:
 
 
 def tune_open_run(session: Session, run: Run, options: TuneOptions, *, guard: Path | None = None) -> Run:
-    """Search merges of a run's members on its choosing rows and write the winner as the run's recipe.
+    """Return a run tuned: merges of its members searched on its choosing rows, the winner written as its recipe.
 
     The study stays in the run folder: called again it goes on, and a search that was killed ends as if it had not been.
     The plan's own recipe and formats are kept under `plan/`; scores of the recipe before are taken away.

@@ -15,7 +15,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class TuningRows:
-    """The choosing rows of a run: those the search sees, and those kept from it to confirm what it found."""
+    """The choosing rows of a run: those the search sees, and those kept from it to confirm what it found.
+
+    >>> from pathlib import Path
+    >>> from merge_advisor.advisor.runs.run_folder import read_run
+    >>> rows = tuning_rows(read_run(Path("run")), seed=0)
+    >>> len(rows.search) > 1, rows.kept
+    (True, ())
+    """
 
     search: tuple[Row, ...]
     tasks: tuple[int, ...]
@@ -25,9 +32,13 @@ class TuningRows:
 
 
 def tuning_rows(run: Run, seed: int) -> TuningRows:
-    """The choosing rows of all tasks (the tuning rows alone where `shots_lora`, finetuned on the shots, is a member).
+    """Return the choosing rows of all tasks (the tuning rows alone with `shots_lora` among the members).
 
     Some are kept aside where there are many.
+
+    Args:
+        run: the run.
+        seed: draws those kept aside.
 
     Raises:
         TaskError: one row in all, on which nothing can be told apart.
