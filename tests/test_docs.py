@@ -11,6 +11,7 @@ import pytest
 
 from merge_advisor.cli.parser import build_parser
 from merge_advisor.cli.settings import all_parts, setting_options
+from tests.test_layers import LEVELS
 
 ROOT = Path(__file__).parents[1]
 PAGES = [
@@ -29,6 +30,8 @@ HEADING = re.compile(r"^#+ +(.*?) *$", re.MULTILINE)
 REPOSITORY_PATH = re.compile(r"^(?:\./)?(?:merge_advisor|scripts|eval|recipes|tests|docs)/[\w./{},*-]+$")
 TO_BE_WRITTEN = {"merge_advisor/select/projection.py"}
 """By the reader, who follows CONTRIBUTING."""
+RUN_FOLDERS = {"adapter/", "base/", "shots/", "shots_lora/", "tasks/", "score/", "plan/"}
+"""Folders that a run or the cache holds, named like those of the package."""
 MOST_WORDS = 900
 """Of README, as `wc -w` counts: a person decides in a minute."""
 
@@ -98,6 +101,35 @@ def test_words_of_the_vocabulary_stand_once() -> None:
     words = re.findall(r"^\| ([^|]+?) \|", section("Vocabulary"), re.MULTILINE)[1:]
     assert len(words) > 40
     assert sorted(set(words)) == sorted(words)
+
+
+def room_levels() -> list[set[str]]:
+    """The rooms of docs/architecture.md, level by level: a row that names a level begins one."""
+    levels: list[set[str]] = []
+    for level, room in re.findall(r"^\| ([^|]*?) ?\| `([\w.]+)` \|", section("The rooms"), re.MULTILINE):
+        if level:
+            levels.append(set())
+        levels[-1].add(room)
+    return levels
+
+
+def test_rooms_are_those_of_the_layers() -> None:
+    assert room_levels() == [set(level) for level in LEVELS]
+
+
+def test_every_package_has_its_line() -> None:
+    package = ROOT / "merge_advisor"
+    folders = [path.parent.relative_to(package) for path in package.rglob("__init__.py")]
+    names = {".".join(folder.parts) for folder in folders if folder.parts}
+    assert names <= set(re.findall(r"`([\w.]+)`", section("The rooms")))
+
+
+def test_modules_named_in_the_architecture_are_there() -> None:
+    """Those without `merge_advisor/` in front too, and names of folders."""
+    spans = re.findall(r"`((?:\w+/)+(?:\w+\.py)?|\w+\.py)`", (ROOT / "docs" / "architecture.md").read_text())
+    package = ROOT / "merge_advisor"
+    for span in spans:
+        assert any((place / span).exists() for place in (ROOT, package)) or span in RUN_FOLDERS, span
 
 
 def commands() -> dict[str, argparse.ArgumentParser]:
