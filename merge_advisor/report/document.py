@@ -235,6 +235,7 @@ class OnlyIn:
     blocks: tuple[Block, ...]
 
 
+# one class a kind rather than one class with flags: a renderer that forgets a kind fails its type check
 Block: TypeAlias = (
     Paragraph
     | Subheading

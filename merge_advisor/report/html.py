@@ -43,14 +43,14 @@ def _environment() -> Environment:
         return value if isinstance(value, Markup) else printable(str(value))
 
     def lines(value: str) -> Markup:
-        text = shortened(value, _ROW_TEXT)
+        text = shortened(value, _ROW_TEXT)  # cut first: a row may hold a whole document
         return escape("\n".join(printable(part) for part in text.replace("\r\n", "\n").split("\n")))
 
     environment = Environment(
         loader=FileSystemLoader(_TEMPLATES),
         autoescape=True,
         finalize=shown,  # runs before escaping, on every expression: no template can forget it
-        undefined=StrictUndefined,
+        undefined=StrictUndefined,  # a misspelt field is an error, not an empty place
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,

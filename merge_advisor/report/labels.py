@@ -57,6 +57,7 @@ class Labels:
 
     def _covered(self, box: _Box) -> int:
         """How much a box covers; names weigh more than points."""
+        # a point under a name can still be seen, two names over each other cannot be read
         return 10 * sum(_meet(box, other) for other in self.taken) + sum(
             box[0] - 2 < x < box[2] + 2 and box[1] - 2 < y < box[3] + 2 for x, y in self.points
         )

@@ -69,7 +69,7 @@ def _marks(
     parts = [dots((points[name] for name in others[TOOLTIPS:]), "candidates")]
     parts += [
         marked("circle", *points[name], 2.6, "candidate", _words(name, known.get(name)))
-        for name in reversed(others[:TOOLTIPS])
+        for name in reversed(others[:TOOLTIPS])  # the nearest are drawn last: the pointer finds them first
     ]
     for member in chosen:
         shape, size = ("diamond", 5.0) if member.role == "anchor" else ("circle", 4.5)
@@ -92,6 +92,7 @@ def _words(name: str, similarity: float | None) -> str:
 def _laid(points: Sequence[PlotPoint]) -> list[PlotPoint]:
     """Places on the plot: one scale for both axes, the middle of the points in the middle."""
     (left, right), (low, high) = ((min(values), max(values)) for values in zip(*points, strict=True))
+    # one scale for both axes, or distances on the map would mean nothing; 1e-6: all points may be one
     units = min((WIDTH - 2 * _EDGE) / max(right - left, 1e-6), (HEIGHT - 2 * _EDGE) / max(high - low, 1e-6))
     return [
         (WIDTH / 2 + (x - (left + right) / 2) * units, HEIGHT / 2 - (y - (low + high) / 2) * units) for x, y in points

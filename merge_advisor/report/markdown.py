@@ -43,6 +43,7 @@ def to_markdown(document: Document) -> str:
 
 def _section(section: Section) -> list[str]:
     """The parts of a section; none where all its blocks are for the page."""
+    # a heading over nothing but plots would promise what Markdown does not show
     body = [] if section.only == "page" else list(_written(section.blocks))
     return [f"## {escaped(section.heading.text)}", *body] if body else []
 
@@ -127,4 +128,5 @@ def escaped(text: str) -> str:
     >>> print(escaped("a_b <script>"))
     a\_b \<script\>
     """
+    # every one of them is escaped, wherever it stands: what they mean depends on the reader's dialect
     return "".join("\\" + c if c in _MARKED else c for c in printable(text))

@@ -122,6 +122,7 @@ def forest_plot(key: str, title: str, rows: Sequence[Whisker], *, ends: tuple[st
     noted = 15 if any(row.note for row in rows) else 0
     high = 32 + noted
     bottom = high * len(rows) + 2
+    # zero is always on the axis: which side an interval lies on is the question
     every = [0.0, band, -band, *(v for row in rows for v in (row.value, row.lower, row.upper))]
     scale = scale_over(every, 8, WIDTH - 8, margin=0.03)
     parts = horizontal_axis(scale, 0, bottom)
@@ -165,13 +166,13 @@ def _whisker(scale: Scale, row: Whisker, y: float) -> str:
     )
 
 
-def pareto_front(points: Sequence[PlotPoint]) -> list[PlotPoint]:
+def front_points(points: Sequence[PlotPoint]) -> list[PlotPoint]:
     """Return the points that no other one equals or beats on both numbers, by the first one; less is better.
 
     Args:
         points: pairs of numbers.
 
-    >>> pareto_front([(3, 1), (1, 3), (3, 3)])
+    >>> front_points([(3, 1), (1, 3), (3, 3)])
     [(1, 3), (3, 1)]
     """
     front: list[PlotPoint] = []

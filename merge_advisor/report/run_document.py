@@ -99,9 +99,11 @@ def run_document(report: ReportInput) -> Document:
     Args:
         report: all that it says.
     """
+    # by name: the sections follow the order of the tasks, whatever the order of the scores
     scores = {score.task: score for score in report.scores}
     alone = len(scores) == 1
-    facts = Facts(tuple(run_facts(report)))
+    facts = Facts(tuple(_run_facts(report)))
+    # one order for both files; the sections of one file alone stand where that file has them
     sections = [
         _verdict(report),
         *(
@@ -126,12 +128,8 @@ def run_document(report: ReportInput) -> Document:
     )
 
 
-def run_facts(report: ReportInput) -> list[tuple[str, str]]:
-    """Return what was merged and how, as pairs of a word and its value.
-
-    Args:
-        report: all that the report says.
-    """
+def _run_facts(report: ReportInput) -> list[tuple[str, str]]:
+    """What was merged and how, as pairs of a word and its value."""
     recipe = report.recipe
     revision = f" at {recipe.base.revision}" if recipe.base.revision else ""
     rank = "" if recipe.rank is None else f", cut to rank {recipe.rank} (relative error {report.rank_error:.2g})"
@@ -254,7 +252,7 @@ def _markdown_endings(report: ReportInput) -> list[Section]:
 def _rows_and_licences(report: ReportInput) -> Section:
     """The page's section about where rows and models come from."""
     blocks = [*_splits(report), *_licences(report)]
-    if report.refused:
+    if report.refused:  # folded and cut: a hub may hold thousands of models that do not fit
         more = len(report.refused) - SET_ASIDE
         rest = (Paragraph(f"and {more} more, see plan.json", soft=True),) if more > 0 else ()
         aside = (_refused(report, SET_ASIDE), *rest)

@@ -36,6 +36,7 @@ def measured_text(score: Score) -> str:
         f"{METRIC_TITLES.get(score.metric, score.metric)} on {len(score.row_digests)} held-out rows, "
         f"by {score.evaluator}"
     )
+    # not capitalize(): that would write "lm-eval" and a metric's own name in small letters
     return f"{measured[0].upper()}{measured[1:]}. Positive differences favour the merge; loss is in nats per token."
 
 

@@ -75,6 +75,7 @@ def hardest_rival(score: Score) -> str | None:
     Args:
         score: of one task.
     """
+    # other models (majority, single members, uniform weights) are no alternative that a verdict could advise
     rivals = [comparison for comparison in score.comparisons if comparison.against in ("base", "anchor", "shots_lora")]
     return min(rivals, key=lambda comparison: comparison.difference).against if rivals else None
 
@@ -117,6 +118,7 @@ def trade_off(scores: Sequence[Score]) -> tuple[tuple[str, ...], tuple[tuple[str
     Args:
         scores: of two or more tasks.
     """
+    # a row compares tasks: a model that one of them did not measure has none
     common = [m.label for m in scores[0].models if all(_measured(score, m.label) for score in scores)]
     rows = []
     for label in common:

@@ -43,7 +43,7 @@ def coordinate(value: float) -> str:
     """
     if not math.isfinite(value):
         raise ValueError(f"{value} is no coordinate")
-    text = f"{value:.1f}".removesuffix(".0")
+    text = f"{value:.1f}".removesuffix(".0")  # a tenth of a unit cannot be seen, and pages stay small
     return "0" if text == "-0" else text
 
 
@@ -62,7 +62,7 @@ def element(name: str, content: str = "", **attributes: str | float) -> str:
     written = "".join(
         f' {key.rstrip("_").replace("_", "-")}="{escape(value) if isinstance(value, str) else coordinate(value)}"'
         for key, value in attributes.items()
-        if value != ""
+        if value != ""  # so that callers can pass an optional class or anchor through
     )
     return f"<{name}{written}>{content}</{name}>" if content else f"<{name}{written}/>"
 
@@ -93,6 +93,7 @@ def _breadth(letter: str) -> float:
         return 0.0
     if unicodedata.east_asian_width(letter) in "WF":
         return 1.0 if ord(letter) < 0x1F000 else 1.35  # emoji are drawn wider than ideographs
+    # three classes of letters are enough: measuring a font would make the bytes depend on the machine
     if letter in "iljtf.,:;'|!()[]/\\ ":
         return 0.37
     return 0.9 if letter in "mwMW%@+=<>~—…→←" else 0.72 if letter.isupper() else 0.62
@@ -137,6 +138,7 @@ def brief(names: Sequence[str], room: float) -> dict[str, str]:
         return {name: name for name in names}
     first, last = min(names), max(names)  # what begins these two alike begins all alike
     same = next((place for place, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
+    # cut at a separator: "anli_r1" and "arc" after "owner/flan-" read better than what follows their common letters
     start = 1 + max(first[:same].rfind(sign) for sign in "/-_ ")
     return {name: name[start:] or name for name in names}
 
@@ -158,7 +160,7 @@ def label(x: float, y: float, text: str, *, room: float = WIDTH, anchor: str = "
         class_: "strong" (bold), "tick", "value", …; see the style sheet.
     """
     shown = fitted(text, room / BOLD if class_ == "strong" else room)
-    whole = "" if shown == printable(text) else tooltip(text[:300])
+    whole = "" if shown == printable(text) else tooltip(text[:300])  # a name may be as long as its author likes
     return element("text", escape(shown) + whole, x=x, y=y, text_anchor=anchor, class_=class_)
 
 
@@ -194,6 +196,7 @@ def dots(points: Iterable[tuple[float, float]], class_: str) -> str:
         points: in units.
         class_: see the style sheet.
     """
+    # a stroke of no length with round ends is a dot: one path is far smaller than a thousand circles
     places = dict.fromkeys(f"M{coordinate(x)} {coordinate(y)}h0" for x, y in points)
     return element("path", d="".join(places), class_=class_) if places else ""
 
@@ -226,7 +229,7 @@ class Scale:
     low: float
     high: float
     start: float
-    """Where `low` is; it may lie after `end`, as it does on an upright axis."""
+    """Where `low` is; it lies after `end` on a vertical axis, as y grows downwards."""
     end: float
 
     def __call__(self, value: float) -> float:
@@ -238,6 +241,7 @@ class Scale:
     def ticks(self) -> list[float]:
         """Round values within the range, at most seven."""
         step = self.step
+        # 1e-9: an end of the range that is a tick but for rounding errors keeps its tick
         first = math.ceil(self.low / step - 1e-9)
         last = math.floor(self.high / step + 1e-9)
         return [place * step for place in range(first, last + 1)]
@@ -247,6 +251,7 @@ class Scale:
         """Distance of two ticks: 1, 2 or 5 times a power of ten."""
         least = (self.high - self.low) / 6
         power: float = 10.0 ** math.floor(math.log10(least))
+        # 0.999: a range of 6 exactly gets steps of 1 in spite of rounding errors
         return power * next(factor for factor in (1, 2, 5, 10) if power * factor >= least * 0.999)
 
     def tick_text(self, value: float) -> str:
@@ -285,6 +290,7 @@ def scale_over(values: Iterable[float | None], start: float, end: float, *, marg
     numbers = finite_numbers(values) or [0.0, 1.0]
     low, high = min(numbers), max(numbers)
     largest = max(abs(low), abs(high))
+    # the ticks of a narrower range would be lost in the rounding errors of its values
     if high - low <= max(1e-9 * largest, 1e-12):
         around = largest * 0.1 if largest > 1e-9 else 1.0
         low, high = low - around, high + around
@@ -306,7 +312,7 @@ def horizontal_axis(scale: Scale, top: float, bottom: float, *, tick_text: _Tick
         x, text = scale(value), (tick_text or scale.tick_text)(value)
         half = breadth(text) * EM / 2
         parts.append(line(x, top, x, bottom, "zero" if value == 0 else "grid"))
-        middle = min(max(x, half), WIDTH - half)
+        middle = min(max(x, half), WIDTH - half)  # the first and last number must not leave the plot
         if middle - half > taken:
             parts.append(element("text", escape(text), x=middle, y=bottom + 14, text_anchor="middle", class_="tick"))
             taken = middle + half + 4

@@ -63,7 +63,7 @@ def text_table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, right: 
         for column, cell in enumerate(row):
             space = " " * (widths[column] - width(cell))
             padded.append(space + cell if column in right else cell + space)
-        lines.append("  ".join(padded).rstrip())
+        lines.append("  ".join(padded).rstrip())  # trailing blanks would wrap on a narrow terminal
     lines.insert(1, "  ".join("-" * size for size in widths))
     return "\n".join(lines)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from merge_advisor.report.plots import pareto_front, stairs
+from merge_advisor.report.plots import front_points, stairs
 from merge_advisor.report.svg import (
     EM,
     WIDTH,
@@ -57,6 +57,7 @@ def history_plot(key: str, tuning: TuningReport) -> str:
     spent, places = 0, []
     for number, trial in enumerate(trials):
         spent += trial.forwards
+        # where no trial cost anything they stand one after another
         places.append(float(spent if tuning.forwards else number + 1))
     values = finite_numbers(trial.value for trial in trials)
     scale = scale_over(_bulk(values), 228, 12, margin=0.04)
@@ -84,7 +85,7 @@ def history_plot(key: str, tuning: TuningReport) -> str:
 def _bulk(values: Sequence[float]) -> list[float]:
     """The values without a far tail above: a merge that broke the model would flatten all others."""
     ordered = sorted(values)
-    if len(ordered) < 5:
+    if len(ordered) < 5:  # too few to say which of them is the tail
         return ordered
     bulk = ordered[int(0.85 * (len(ordered) - 1))]
     limit = bulk + 0.5 * (bulk - ordered[0])
@@ -185,7 +186,7 @@ def pareto_plot(key: str, tuning: TuningReport) -> str:
     y = scale_over(_bulk([v[1] for _, v in points]), 288, 10, margin=0.05)
     parts = [*vertical_axis(y, _LEFT, WIDTH), *horizontal_axis(x, 10, 288)]
     # a trial that was stopped early has only estimates
-    front = pareto_front([(v[0], v[1]) for t, v in points if t.whole])
+    front = front_points([(v[0], v[1]) for t, v in points if t.whole])
     winner = ""
     for trial, values in points:
         words = f"trial {trial.number}, {trial.label}: {values[0]:.4g}, {values[1]:.4g}"

@@ -47,6 +47,7 @@ def tuning_section(tuning: TuningReport) -> Section:
         blocks.append(Table("Reference and winner", SIDE_HEADERS, rows, SIDE_RIGHT))
         remark = "A gain on the tuning rows that is gone on the held-out rows was fitted to the tuning rows."
         blocks.append(OnlyIn("page", (Paragraph(remark, soft=True),)))
+    # on the page a figure has the weights, and the notes are paragraphs before the figures
     blocks.append(OnlyIn("markdown", (weights, *((BulletList(tuning.notes),) if tuning.notes else ()))))
     blocks.append(OnlyIn("page", (*(Paragraph(note) for note in tuning.notes), *_page_blocks(tuning, final))))
     return Section("tuning", Heading("Tuning"), tuple(blocks), "Tuning")

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from merge_advisor.errors import TaskError
+from merge_advisor.plain_text import printable
 from merge_advisor.types import Row
 
 MINIMUM_ROWS = 2
@@ -82,17 +83,12 @@ def read_rows(path: Path, *, minimum: int = MINIMUM_ROWS) -> TaskFile:
     if len(rows) < minimum:
         same = f" ({len(found)} equal ones)" if len(found) > len(rows) else ""
         raise _error(path, f"{_count(len(rows), 'row')}{same}, the minimum is {minimum}; add examples")
-    notes = tuple(_printable(f"{path.name}: {note}") for note in _notes(rows, len(found), noticed))
-    return TaskFile(_printable(path.stem), rows, notes, ", ".join(noticed.mappings), len(found))
+    notes = tuple(printable(f"{path.name}: {note}") for note in _notes(rows, len(found), noticed))
+    return TaskFile(printable(path.stem), rows, notes, ", ".join(noticed.mappings), len(found))
 
 
 def _error(place: object, what: str) -> TaskError:
-    return TaskError(_printable(f"{place}: {what}"))
-
-
-def _printable(text: str) -> str:
-    """Escape line breaks and terminal codes: names of files and fields are anyone's."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+    return TaskError(printable(f"{place}: {what}"))
 
 
 def _count(n: int, noun: str) -> str:

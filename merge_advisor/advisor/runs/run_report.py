@@ -147,7 +147,7 @@ def commands_of(run: Run, folder: Path) -> list[str]:
         run: the run.
         folder: where it is, or will be.
     """
-    name = shlex.quote(str(folder))
+    name = shlex.quote(str(folder))  # a line that can be pasted whatever the folder is called
     scored = [] if run.scores else [f"merge-advisor score {name} --task held_out.jsonl"]
     tune = [] if run.tuning else [f"merge-advisor tune {name}"]
     return [*scored, f'merge-advisor try {name} "a prompt"', *tune, f"merge-advisor merge {name} --out model"]

@@ -51,6 +51,7 @@ def arms_section(findings: Findings) -> Section | None:
         " units that the arm and the base both have. Forwards are nominal passes over one row, a unit; loss is in nats"
         " per token, less is better."
     )
+    # oracles apart: beside the others they would look like arms that can be chosen
     return bench_section(
         "arms",
         "Arms and controls",
@@ -151,6 +152,7 @@ def _heat_map(findings: Findings, at: ResultSlice, table: TaskTable) -> list[Fig
     """The heat map; none where the reference is the only arm."""
     table = _in_order(table, findings)
     gaps = task_differences(table, findings.reference)
+    # the column of the reference would be zero throughout
     kept = [place for place, arm in enumerate(table.arms) if arm != findings.reference]
     if not kept:
         return []
@@ -183,7 +185,7 @@ def _family_table(findings: Findings, at: ResultSlice) -> Table:
     measured = values_by_arm(findings.results, at.metric, at.view, at.k)
     values = {arm: family_means(units) for arm, units in measured.items()}
     arms = [arm for arm in arm_order(findings.setup, findings.results) if arm in values]
-    arms.sort(key=lambda arm: arm in findings.oracles)
+    arms.sort(key=lambda arm: arm in findings.oracles)  # stable: both kinds keep the order of the setup
     tasks = {result.unit.task: result.unit.family for result in findings.results}
     families = sorted({family for by_family in values.values() for family in by_family})
     asked = next(

@@ -67,6 +67,7 @@ def _kin_and_gain(choices: TaskChoices | None) -> tuple[str, str]:
     if choices is None:
         return "", ""
     kin = "" if choices.kin is None else f"{choices.kin} of {choices.units}"
+    # a promise without a measurement, or the other way round, compares nothing
     if choices.predicted is None or choices.measured is None:
         return kin, ""
     return kin, f"{choices.predicted:+.2f}, {choices.measured:+.2f}"

@@ -41,7 +41,7 @@ def csv_tables(findings: Findings) -> list[CsvTable]:
         *_promises(findings),
         *_chosen(findings),
         _failed(findings),
-        CsvTable("setup", ("key", "value"), tuple(setup_rows(findings))),
+        CsvTable("setup", ("key", "value"), tuple(_flat("", to_plain(findings.setup)))),
     ]
 
 
@@ -60,7 +60,7 @@ def _results(findings: Findings) -> CsvTable:
     rows = tuple(
         (
             *astuple(r.unit),
-            *(r.arm, r.view, r.k, r.oracle, r.status, r.reason, members_text(r.members), r.merge, r.rows),
+            *(r.arm, r.view, r.k, r.oracle, r.status, r.reason, _members_text(r.members), r.merge, r.rows),
             *(r.accuracy, r.loss, r.valid, r.accuracy_valid, r.predicted, gain(r), r.forwards, r.seconds),
         )
         for r in findings.results
@@ -68,15 +68,8 @@ def _results(findings: Findings) -> CsvTable:
     return CsvTable("results", columns, rows)
 
 
-def members_text(members: Sequence[tuple[str, float]]) -> str:
-    """Return ids with weights on one line.
-
-    Args:
-        members: id and weight of each.
-
-    >>> members_text([("a", 0.75), ("b", 0.25)])
-    'a 0.75; b 0.25'
-    """
+def _members_text(members: Sequence[tuple[str, float]]) -> str:
+    """Ids with weights on one line."""
     return "; ".join(f"{name} {weight:.4g}" for name, weight in members)
 
 
@@ -89,6 +82,7 @@ def _place(at: ResultSlice) -> tuple[CsvCell, ...]:
 
 
 def _contrasts(findings: Findings) -> list[CsvTable]:
+    # named as the fields of a contrast, so that a reader of the code finds them in the file
     columns = "mean lower upper sign_flip adjusted wilcoxon wins ties losses agree standing reason".split()
     rows = tuple(
         (
@@ -226,16 +220,8 @@ def _failed(findings: Findings) -> CsvTable:
     return CsvTable("failed", columns, tuple((*astuple(r.unit), r.arm, r.view, r.k, r.reason) for r in findings.failed))
 
 
-def setup_rows(findings: Findings) -> list[tuple[str, str]]:
-    """Return the setup as pairs of a dotted key and its value as text.
-
-    Args:
-        findings: with the setup.
-    """
-    return list(_flat("", to_plain(findings.setup)))
-
-
 def _flat(key: str, value: object) -> Iterable[tuple[str, str]]:
+    """A nested value as pairs of a dotted key, "arms.2.tuner.trials", and its value as text."""
     if isinstance(value, dict) and value:
         for name, part in value.items():
             yield from _flat(f"{key}.{name}" if key else str(name), part)

@@ -12,7 +12,7 @@ from merge_advisor.benchmark.analysis.curves import CostPoint, Sweep
 from merge_advisor.benchmark.analysis.prediction import Agreement
 from merge_advisor.benchmark.analysis.ranks import Ranking
 from merge_advisor.report.labels import Labels
-from merge_advisor.report.plots import pareto_front, stairs
+from merge_advisor.report.plots import front_points, stairs
 from merge_advisor.report.svg import (
     WIDTH,
     Scale,
@@ -54,6 +54,7 @@ def rank_plot(key: str, title: str, ranking: Ranking, marks: Mapping[str, str]) 
     """
     if len(ranking.arms) < 2:
         return ""
+    # the axis goes from the best mean rank there could be to the worst, not from the best there is
     high, step = 22, 9
     bottom = high * len(ranking.arms) + 4
     right = WIDTH - 14 - step * len(ranking.cliques)
@@ -159,7 +160,7 @@ def cost_plot(key: str, title: str, costs: Sequence[CostPoint], marks: Mapping[s
     parts = [*vertical_axis(y, _LEFT, WIDTH), *axis]
     parts.append(label(WIDTH, 292, "forward passes over one row, a unit", anchor="end", class_="tick"))
     spots = {point.arm: (x(point.forwards), y(point.mean)) for point in costs}
-    parts.append(polyline(stairs(pareto_front([spots[point.arm] for point in costs if not point.oracle])), "front"))
+    parts.append(polyline(stairs(front_points([spots[point.arm] for point in costs if not point.oracle])), "front"))
     for point in costs:
         kind = "oracle" if point.oracle else marks.get(point.arm, "even")
         parts.append(_interval(spots[point.arm][0], y, point.lower, point.upper, "faint " + kind))
@@ -180,7 +181,7 @@ def _passes(forwards: Sequence[float]) -> tuple[Callable[[float], float], list[s
     spent = [value for value in finite_numbers(forwards) if value > 0] or [1.0]
     free = min(finite_numbers(forwards), default=0.0) <= 0
     powers = range(math.floor(math.log10(min(spent))), math.ceil(math.log10(max(spent))) + 1)
-    steps = (1, 2, 5) if len(powers) <= 3 else (1,)
+    steps = (1, 2, 5) if len(powers) <= 3 else (1,)  # over many powers of ten 2 and 5 would crowd the axis
     round_ = [step * 10.0**power for power in powers for step in steps]
     low = max((value for value in round_ if value <= min(spent)), default=round_[0])
     high = min((value for value in round_ if value >= max(spent) and value > low), default=10 * low)
@@ -209,7 +210,7 @@ def reliability_plot(key: str, title: str, agreement: Agreement) -> str:
     x = scale_over(_bulk([p.predicted for p in promises]), _LEFT + 8, WIDTH - 8, margin=0.04)
     y = scale_over(_bulk([0.0, *(p.measured for p in promises)]), 288, 12, margin=0.04)
     parts = [*vertical_axis(y, _LEFT, WIDTH), *horizontal_axis(x, 12, 288)]
-    low, high = max(x.low, y.low), min(x.high, y.high)
+    low, high = max(x.low, y.low), min(x.high, y.high)  # the two axes have scales of their own
     if low < high:
         parts.append(line(x(low), y(low), x(high), y(high), "reference"))
     parts.append(dots([(x(p.predicted), y(p.measured)) for p in promises], "promises"))

@@ -81,6 +81,7 @@ def _contrast_row(findings: Findings, c: Contrast) -> tuple[str, ...]:
 
 def _forest(findings: Findings, metric: Metric, group: Sequence[Contrast]) -> Figure:
     gains = {contrast.smallest_gain for contrast in group}
+    # questions about different smallest gains share no band
     band = gains.pop() or 0.0 if len(gains) == 1 else 0.0
     title = f"Differences, {UNIT_WORDS[metric]}, with 95% intervals"
     legend = [better_entry("better"), worse_entry("worse"), other_entry("undecided or equivalent")]

@@ -43,6 +43,7 @@ def _without_defaults(value: Any) -> dict[str, Any]:
     for item in fields(value):
         given = getattr(value, item.name)
         default = item.default_factory() if callable(item.default_factory) else item.default
+        # the version is written even so: without it a later release could not tell how to read the file
         if given == default and item.name != "version":
             continue
         if is_dataclass(given):

@@ -44,6 +44,7 @@ def _arm_table(setup: Setup, results: Sequence[Result]) -> tuple[TextBlock, ...]
     ]
     rows = []
     for summary in sorted(here, key=lambda summary: -(summary.accuracy or 0.0)):
+        # some arms are called oracles already
         oracle = " (oracle)" if summary.oracle and not summary.arm.endswith("-oracle") else ""
         accuracy = "" if summary.accuracy is None else f"{100 * summary.accuracy:.1f}"
         spent = "" if summary.forwards is None else f"{summary.forwards:.0f}"

@@ -182,12 +182,8 @@ def headline_words(findings: Findings) -> tuple[str, str, str]:
     return kind, outcome(primary), text
 
 
-def smallest_gain_text(setup: Setup) -> str:
-    """Return the smallest gain that matters, with its unit.
-
-    Args:
-        setup: what was asked.
-    """
+def _smallest_gain(setup: Setup) -> str:
+    """The smallest gain that matters, with its unit."""
     gain, unit = setup.smallest_gain, UNIT_WORDS[setup.primary.metric]
     return f"{gain:g} {unit.replace('points', 'point') if gain == 1 else unit}"
 
@@ -202,7 +198,7 @@ def bench_facts(findings: Findings) -> list[tuple[str, str]]:
     tasks = {result.unit.task: result.unit.family for result in findings.results}
     failed = f", {len(findings.failed)} of them failed" if findings.failed else ""
     own = f"{setup.tasks.shots} shots, {setup.tasks.tuning} tuning rows, {setup.tasks.heldout} held-out rows"
-    asked = f"{setup.primary.text}; the smallest gain that matters is {smallest_gain_text(setup)}"
+    asked = f"{setup.primary.text}; the smallest gain that matters is {_smallest_gain(setup)}"
     return [
         ("question", asked),
         ("base", setup.base),
