@@ -1,4 +1,4 @@
-"""The coordinator: asks a sampler, measures, tells the study, until the budget is spent.
+"""The coordinator: asks a sampler for a trial, measures it and keeps it in the study, until the budget is spent.
 
 All it decides follows from (seed, finished trials), so that a search killed and started again goes on as if nothing had
 happened; only a budget in seconds cannot.
@@ -16,10 +16,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from merge_advisor.errors import InputError, SpecError
+from merge_advisor.tuning.density import without_density
 from merge_advisor.tuning.goals import UNFIT, ParetoGoal, best_trial, unfit_reason
 from merge_advisor.tuning.racing import row_order
 from merge_advisor.tuning.settings import SearchProgress, SearchResult, SearchSettings
-from merge_advisor.tuning.space import searched_parts, without_density
+from merge_advisor.tuning.space import searched_parts
 from merge_advisor.tuning.study import FORMAT, Study, StudyPlace
 from merge_advisor.tuning.trial_runner import TrialRunner
 from merge_advisor.tuning.values import Ask, Goal, Point, Problem, Sampler, SearchSpace, Trial
@@ -120,6 +121,7 @@ class _Coordinator:
             before = self._before(ask)
             if before is None and (stopped := self._over_budget(runner, ask)):
                 break
+            # RUNNING in the study from before the first row on: what a killed search leaves is seen, and asked again
             with study.trial(ask.point) if study else nullcontext():
                 if before is None:
                     trial = runner.run(label, ask, self.trials, study.report if study else None)
@@ -132,7 +134,7 @@ class _Coordinator:
         return SearchResult(tuple(self.trials), stopped)
 
     def _over(self) -> str:
-        """Why the search ends here; "" where it goes on."""
+        """Return why the search ends here; "" where it goes on."""
         done, budget = len(self.trials), self.settings.budget
         if budget.trials is not None and done >= budget.trials:
             return f"{budget.trials} trials done"
@@ -143,13 +145,14 @@ class _Coordinator:
                 return f"{FLAT_TRIALS} merges and none is fit: {unfit_reason(self.trials[0])}"
             if len({trial.values for trial in self.trials}) == 1:
                 return f"the objective is constant: {FLAT_TRIALS} merges of value {self.trials[0].values[0]:g}"
+        # a sampler that repeats itself costs nothing, so that no other limit would ever end the search
         searched = self.trials[len(self.settings.starts) :]
         if len(searched) >= STUCK and not any(trial.forwards for trial in searched[-STUCK:]):
             return "the sampler asks for nothing new"
         return ""
 
     def _over_budget(self, runner: TrialRunner, ask: Ask) -> str:
-        """Why a trial does not fit into the budget; "" where it does."""
+        """Return why a trial does not fit into the budget; "" where it does."""
         limit = self.settings.budget.forwards
         if limit is None:
             return ""
@@ -161,17 +164,18 @@ class _Coordinator:
         return f"{spent} of {limit} forwards done, and a trial takes up to {cost}"
 
     def _next(self) -> tuple[str, Ask]:
-        """Label and ask of the next trial: a start, or what the sampler wants."""
+        """Return label and ask of the next trial: a start, or what the sampler wants."""
         number = len(self.trials)
         if number < len(self.settings.starts):
             label, point = self.settings.starts[number]
             return label, self._checked(Ask(point), f"start '{label}'")
+        # only here, not in the study's digest of the space: rows and goal are signed on their own
         space = replace(self.space, tasks=tuple(self.problem.tasks), goal=self.settings.goal)
         ask = self.sampler.ask(space, tuple(self.trials), self.settings.seed)
         return self.sampler.name, self._checked(ask, f"sampler '{self.sampler.name}'")
 
     def _checked(self, ask: Ask, who: str) -> Ask:
-        """The ask as it will be read back from a study: floats and JSON values, of a merge there can be.
+        """Return the ask as it will be read back from a study: floats and JSON values, of a possible merge.
 
         A resumed search must see the same bits as an undisturbed one, so they are rounded to JSON before they are used.
         """
@@ -198,12 +202,12 @@ class _Coordinator:
         return Ask(Point(weights, point.composition, layers), rows, notes)
 
     def _before(self, ask: Ask) -> Trial | None:
-        """The first trial of the same merge, which need not be measured again."""
+        """Return the first trial of the same merge, which need not be measured again; None without one."""
         same = (trial for trial in self.trials if trial.point == ask.point)
         return next((trial for trial in same if trial.sloped == ask.gradient or not ask.gradient), None)
 
     def _again(self, label: str, ask: Ask, before: Trial) -> Trial:
-        """An earlier trial under a new number, at no cost."""
+        """Return an earlier trial under a new number, at no cost."""
         reason = unfit_reason(before)
         notes = {**ask.notes, UNFIT: reason} if reason else ask.notes
         return replace(before, number=len(self.trials), label=label, forwards=0, notes=notes)
@@ -213,6 +217,7 @@ class _Coordinator:
             return
         done, budget = len(self.trials), self.settings.budget
         ahead = None if isinstance(self.settings.goal, ParetoGoal) else best_trial(self.trials)
+        # rates are of this session alone: trials of earlier ones were measured at another time, perhaps elsewhere
         spent = time.monotonic() - self._clock
         here = self.trials[self._old :]
         forwards, left = sum(trial.forwards for trial in here), []
@@ -232,7 +237,7 @@ def _check_parts(sampler: Sampler, space: SearchSpace) -> None:
 
 
 def _ordered(settings: SearchSettings, space: SearchSpace, members: int) -> tuple[tuple[str, Point], ...]:
-    """The starts, the base first (added where it is missing) for a goal that is relative to it."""
+    """Return the starts, the base first (added where it is missing) for a goal that is relative to it."""
     if not settings.goal.relative:
         return tuple(settings.starts)
     bases = [start for start in settings.starts if not any(start[1].weights)]
@@ -241,6 +246,6 @@ def _ordered(settings: SearchSettings, space: SearchSpace, members: int) -> tupl
 
 
 def _described(thing: Sampler | Goal) -> str:
-    """A sampler or a goal as name and parameters."""
+    """Return name and parameters of a sampler or a goal."""
     fields: Mapping[str, Any] = to_plain(thing) if dataclasses.is_dataclass(thing) else {}
     return ":".join([thing.name, ",".join(f"{key}={value}" for key, value in fields.items())]).rstrip(":")

@@ -17,7 +17,6 @@ weights 0 can be read all the same: it is the base's trial.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -25,8 +24,8 @@ from functools import lru_cache
 from types import MappingProxyType
 from typing import Any
 
-from merge_advisor import registry
 from merge_advisor.errors import SpecError
+from merge_advisor.tuning.density import density_of, has_density, with_density, without_density
 from merge_advisor.tuning.values import Point, Sampler, SearchSpace
 
 _LAYER_RANGE = (0.0, 2.0)
@@ -115,8 +114,8 @@ def check_space(space: SearchSpace) -> None:
         raise SpecError(f"search space: {space.layers} layer groups; give 0 or more")
     if len({_bare(space, spec) for spec in _specs(space)}) < len(_specs(space)):
         raise SpecError(f"search space: two of {', '.join(_specs(space))} are the same; leave one out")
-    with_density = [has_density(spec) for spec in _specs(space)]  # refuses unknown names as well
-    if space.density is not None and not any(with_density):
+    dense = [has_density(spec) for spec in _specs(space)]  # refuses unknown names as well
+    if space.density is not None and not any(dense):
         raise SpecError(f"search space: {', '.join(_specs(space))} has no density to search; leave the density out")
     to_params(space, space.start)  # refuses a start that is not in the space
 
@@ -335,66 +334,6 @@ def clip_point(space: SearchSpace, point: Point) -> Point:
         SpecError: see `to_params`.
     """
     return to_point(space, clip_params(parameters(space), to_params(space, point)))
-
-
-def has_density(spec: str) -> bool:
-    """Return whether the composition has a parameter `density`.
-
-    >>> has_density("ties"), has_density("exact")
-    (True, False)
-
-    Args:
-        spec: of a composition.
-
-    Raises:
-        SpecError: there is no such composition.
-    """
-    cls = registry.load("composition", spec.partition(":")[0].strip())
-    return any(field.name == "density" for field in dataclasses.fields(cls))
-
-
-def density_of(spec: str) -> float | None:
-    """Return the density a spec stands for, its default included; None where it has none.
-
-    >>> density_of("ties:density=0.4")
-    0.4
-
-    Args:
-        spec: of a composition.
-
-    Raises:
-        SpecError: the spec names no composition, or a parameter it does not have.
-    """
-    return float(registry.build("composition", spec).density) if has_density(spec) else None
-
-
-def with_density(spec: str, density: float) -> str:
-    """Return the spec with that density.
-
-    >>> with_density("ties", 0.4)
-    'ties:density=0.4'
-
-    Args:
-        spec: of a composition that has a density.
-        density: share of the entries kept.
-    """
-    bare = without_density(spec)
-    return f"{bare}{',' if ':' in bare else ':'}density={float(density)!r}"
-
-
-def without_density(spec: str) -> str:
-    """Return the spec without its density.
-
-    >>> without_density("ties:density=0.4,sign=count")
-    'ties:sign=count'
-
-    Args:
-        spec: of a composition.
-    """
-    name, _, tail = spec.partition(":")
-    pieces = [piece.strip() for piece in tail.split(",") if piece.strip()]
-    kept = [piece for piece in pieces if piece.partition("=")[0].strip() != "density"]
-    return ":".join([name.strip(), *([",".join(kept)] if kept else [])])
 
 
 def _bare(space: SearchSpace, spec: str) -> str:

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from merge_advisor.errors import RunError
+from merge_advisor.tuning.density import split_density, without_density
 from merge_advisor.tuning.lock import StudyFileLock, StudyHeartbeat
-from merge_advisor.tuning.space import without_density
 from merge_advisor.tuning.values import Point, SearchSpace, Trial
 from merge_advisor.types import to_plain
 
@@ -231,7 +231,7 @@ class Study:
         for kept in sorted(self._storage.get_all_trials(self._id, deepcopy=False), key=lambda kept: kept.number):
             if not kept.state.is_finished():
                 self._storage.set_trial_state_values(kept._trial_id, TrialState.FAIL)
-            elif kept.state != TrialState.FAIL:
+            elif kept.state != TrialState.FAIL:  # numbers count finished trials, so failed ones leave no gap
                 finished.append(self._read(kept.user_attrs.get(_RECORD), len(finished), kept.number))
         return tuple(finished)
 
@@ -240,7 +240,9 @@ class Study:
             trial = read_trial(record)
         except (KeyError, TypeError, ValueError) as error:
             raise self._altered(place) from error
-        if trial.number != number:
+        if (
+            trial.number != number
+        ):  # a trial deleted or added by hand: what was asked after it followed from another history
             raise self._altered(place)
         return trial
 
@@ -352,20 +354,6 @@ def _parameters(point: Point, space: SearchSpace, members: Sequence[str]) -> tup
     if len(choices) > 1 and name in choices:
         params["composition"], ranges["composition"] = name, CategoricalDistribution(choices)
     return params, ranges
-
-
-def split_density(spec: str) -> tuple[str, float | None]:
-    """Return the spec of a composition without its density, and the density.
-
-    >>> split_density("ties:density=0.4")
-    ('ties', 0.4)
-
-    Args:
-        spec: of a composition; without a density the second value is None.
-    """
-    pairs = (part.partition("=") for part in spec.partition(":")[2].split(","))
-    density = next((value for key, _, value in pairs if key.strip() == "density"), None)
-    return without_density(spec), None if density is None else float(density)
 
 
 def _change(key: str, old: object, new: object) -> str:

@@ -92,7 +92,7 @@ class TrialRunner:
         return self._guarded(trial, history)
 
     def _raced(self, point: Point, history: Sequence[Trial], report: Report | None) -> tuple[list[float | None], str]:
-        """The losses, row by row until the trial is through, pruned or not finite; and why it is unfit, or ""."""
+        """Return the losses of the rows until the trial is pruned or not finite, and why it is unfit, or ""."""
         racing = self.settings.racing if self._may_prune(history) else None
         race = self._race(history) if racing else None
         losses: list[float | None] = [None] * len(self.problem.tasks)
@@ -118,38 +118,39 @@ class TrialRunner:
         return len(history) >= len(self.settings.starts) and not isinstance(self.settings.goal, ParetoGoal)
 
     def _race(self, history: Sequence[Trial]) -> Race | None:
-        """The race against the best trial; None where there is none yet."""
+        """Return the race against the best trial; None where there is none yet."""
         ahead = best_trial(history)
         if ahead is None:
             return None
         return Race(self.settings.goal, self.problem.tasks, ahead, self._base(history))
 
     def _values(self, losses: Sequence[float | None], point: Point, history: Sequence[Trial]) -> tuple[float, ...]:
-        """A trial's values: of its losses, or estimated from the best trial where it did not see all rows."""
+        """Return a trial's values: of its losses, or estimated from the best trial where it did not see all rows."""
         if None in losses and (race := self._race(history)):
             return (race.standing(losses, point.weights).value,)
         means = mean_losses(losses, self.problem.tasks)
         return self.settings.goal.values(means, point.weights, self._base(history, means))
 
     def _base(self, history: Sequence[Trial], means: Float64Array | None = None) -> Float64Array | None:
-        """The base's mean losses, where the goal needs them: the first trial's, `means` while that is measured."""
+        """Return the base's mean losses, where the goal needs them: the first trial's, or `means` while it is run."""
         if not self.settings.goal.relative:
             return None
         return mean_losses(history[0].losses, self.problem.tasks) if history else means
 
     def _with_gradient(self, ask: Ask) -> tuple[list[float | None], tuple[float, ...], str]:
-        """Losses of all rows, the gradient on those asked for, and why the trial is unfit, or ""."""
+        """Return the losses of all rows, the gradient on those asked for, and why the trial is unfit, or ""."""
         others = [row for row in range(len(self.problem.tasks)) if row not in ask.gradient]
         of_gradient_rows, gradient = self.problem.gradient(ask.point, ask.gradient)
         of_others = self.problem.losses(ask.point, others) if others else []
         measured = dict(zip((*ask.gradient, *others), (*of_gradient_rows, *of_others), strict=True))
         losses, good = clipped_losses(measured[row] for row in range(len(measured)))
         good = good and bool(np.isfinite(gradient).all())
+        # a study keeps JSON, which has no NaN
         finite = np.nan_to_num(np.asarray(gradient, dtype=np.float64), nan=0.0, posinf=0.0, neginf=0.0)
         return list(losses), tuple(finite.tolist()), "" if good else "a loss or its gradient is not finite"
 
     def _guarded(self, trial: Trial, history: Sequence[Trial]) -> Trial:
-        """The trial, made worse than all the best ones where it would be one of them and breaks the guard.
+        """Return the trial, made worse than all the best ones where it would be one of them and breaks the guard.
 
         The guard is not called for other trials: it costs forward passes, and they cannot win anyway.
         """
@@ -163,6 +164,7 @@ class TrialRunner:
         trial = replace(trial, forwards=trial.forwards + guard)
         if good and excess[0] <= 0:
             return trial
+        # worse than the best, by the excess: samplers see where it gets better, and no such trial can win
         worst = np.max([other.values for other in ahead] or [trial.values], axis=0)
         return replace(
             trial,

@@ -153,20 +153,12 @@ def choose_winner(
     search = _read(trials, tasks, worst)
     ref, best = search.best()
     start, start_losses = search.trials[ref], _plain(search.losses[ref])
-    per = " per token" if unit == "nats" else ""
-    score = f"{float(search.judged(search.losses[[ref]])[0]):.3f} {unit}{per} on {_rows(len(tasks))}"
+    score = _score(search, ref, unit)
     gain = _cross_validated(search, seed)
     stays = Winner(
-        point=start.point,
-        label=start.label,
-        share=0.0,
-        reference=start.label,
-        reason=f"{start.label} stays, {score}: ",
-        reference_losses=start_losses,
-        losses=start_losses,
-        gain=gain,
-        confirmed=None,
-    )
+        start.point, start.label, share=0.0, reference=start.label, reason=f"{start.label} stays, {score}: ",
+        reference_losses=start_losses, losses=start_losses, gain=gain, confirmed=None,
+    )  # fmt: skip
     lead = _interval(_differences(search, ref, search.losses[best]))
     if best == ref:
         return _because(stays, "no trial is better")
@@ -188,6 +180,12 @@ def choose_winner(
     reason = f"{seen}; {share:.0%} of the way to it from {start.label} ({score}) the lead is {_amount(ahead, unit)}"
     won = Winner(point, search.trials[best].label, share, start.label, reason, start_losses, _plain(losses), gain, None)
     return won if confirm is None else _confirmed(stays, won, seen, confirm, unit)
+
+
+def _score(search: _Search, ref: int, unit: str) -> str:
+    """Return the reference's score in words: "1.234 nats per token on 20 rows"."""
+    per = " per token" if unit == "nats" else ""
+    return f"{float(search.judged(search.losses[[ref]])[0]):.3f} {unit}{per} on {_rows(len(search.tasks))}"
 
 
 def _because(stays: Winner, reason: str) -> Winner:
@@ -285,7 +283,7 @@ def _share(search: _Search, ref: int, best: int) -> float:
     n, mean = len(differences), float(differences.mean())
     if n < _FEWEST or not mean > 0:
         return 0.0
-    error = float(differences.var(ddof=1)) / n
+    error = float(differences.var(ddof=1)) / n  # s²
     d = min(_dimensions(search, ref), n - 1)
     return round(4 * max(0.0, 1 - (n - 1) / (n - 3) * d * error / (4 * mean**2))) / 4
 
@@ -306,6 +304,7 @@ def _layers(point: Point, count: int) -> tuple[float, ...]:
 def _between(ref: Point, best: Point, share: float) -> Point:
     """Return the point at `share` of the way between two points of one composition."""
     count = max(len(ref.layers), len(best.layers))
+    # a product of sums is the same for w and -w: the way to the nearer of the two is the shorter
     mirrored = ref.composition.partition(":")[0] == _MIRRORED and np.dot(ref.weights, best.weights) < 0
     sign = -1.0 if mirrored else 1.0
     weights = tuple(a + share * (sign * b - a) for a, b in zip(ref.weights, best.weights, strict=True))

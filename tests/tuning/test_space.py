@@ -10,20 +10,18 @@ from hypothesis import strategies as st
 
 from merge_advisor.errors import SpecError
 from merge_advisor.tuning import Point, SearchSpace
+from merge_advisor.tuning.density import density_of, has_density, with_density
 from merge_advisor.tuning.space import (
     FloatParameter,
     check_space,
     clip_params,
     clip_point,
-    density_of,
     float_parameters,
-    has_density,
     parameters,
     searched_parts,
     suggest_params,
     to_params,
     to_point,
-    with_density,
 )
 from tests.support.tune_world import SPACES, space_of
 

@@ -19,11 +19,12 @@ from merge_advisor.errors import RunError
 from merge_advisor.tuning import Point
 from merge_advisor.tuning import lock as locks
 from merge_advisor.tuning.coordinator import search
+from merge_advisor.tuning.density import split_density
 from merge_advisor.tuning.goals import goal_named
 from merge_advisor.tuning.lock import StudyFileLock, StudyHeartbeat
 from merge_advisor.tuning.samplers.gradient import GradientSampler
 from merge_advisor.tuning.settings import Budget, SearchSettings
-from merge_advisor.tuning.study import Study, StudyPlace, read_trial, split_density
+from merge_advisor.tuning.study import Study, StudyPlace, read_trial
 from merge_advisor.types import to_plain
 from tests.support.coordinator_world import MEMBERS, SPACE, STARTS, Bowls, Listed, Wander, run
 

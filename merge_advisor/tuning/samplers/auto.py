@@ -29,11 +29,11 @@ class AutoSampler:
     """
 
     steps: int = 1000
-    """Trials of `gradient` before the search without it; 0: none."""
+    """Trials of `gradient` before another sampler; 0: none."""
     few: int = 8
     """Most parameters of a space that `gp` and `cmaes` search."""
     fits: int = 100
-    """Trials in all after which `gp` is left."""
+    """Trials in all after which `cmaes` takes the place of `gp`."""
 
     name: ClassVar[str] = "auto"
     searches: ClassVar[frozenset[str]] = frozenset({"composition", "members", "density", "layers"})
@@ -69,11 +69,12 @@ class AutoSampler:
 
 
 def _smooth(space: SearchSpace) -> bool:
-    """Whether problem and compositions have gradients; some compositions choose entries by size, sign or chance."""
+    """Return whether problem and compositions have gradients."""
     names = [spec.partition(":")[0].strip() for spec in space.compositions or (space.start.composition,)]
+    # some compositions choose entries by size, sign or chance: they define no slopes
     return space.smooth and all(hasattr(registry.load("composition", name), "slopes") for name in names)
 
 
 def _fits(name: str, space: SearchSpace) -> bool:
-    """Whether the sampler is there and can search the space."""
+    """Return whether the sampler is registered and can search the space."""
     return name in registry.names("sampler") and set(searched_parts(space)) <= registry.load("sampler", name).searches

@@ -67,6 +67,7 @@ class CmaEsSampler:
         own = asked_by(self, history)
         d = len(float_parameters(space))
         size = self.population or 4 + int(3 * math.log(d))
+        # the start is fixed by the trials before the first own one: later ones of others must not move it
         foreign = history[: history.index(own[0])] if own else history
         first = Trial(0, "", to_point(space, best_params(space, foreign)), (), (0.0,), True, 0)
         state = _State(unit_vectors(space, [first])[0], self.sigma / math.sqrt(d), np.zeros(d), np.zeros(d), np.eye(d))
@@ -91,14 +92,14 @@ class _State:
 
 
 def _root(c: Float64Array, power: float = 0.5) -> Float64Array:
-    """Symmetric c^power; eigenvalues are kept above 0, where rounding may take those of a flat direction."""
+    """Return the symmetric c^power; eigenvalues are kept above 0, where rounding may take those of a flat direction."""
     values, vectors_ = np.linalg.eigh(c)
     root: Float64Array = (vectors_ * np.maximum(values, 1e-14) ** power) @ vectors_.T
     return root
 
 
 def _updated(state: _State, drawn: Float64Array, number: int) -> _State:
-    """The state after generation `number` (from 1); `drawn` is (λ, d), best first. Names as in the tutorial."""
+    """Return the state after generation `number` (from 1); `drawn` is (λ, d), best first. Names as in the tutorial."""
     size, d = drawn.shape
     mu = size // 2
     w = math.log((size + 1) / 2) - np.log(np.arange(1, mu + 1))

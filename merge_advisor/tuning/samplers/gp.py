@@ -51,5 +51,6 @@ class GpSampler:
 
         params = params_of(space, history)
         known = narrowed_parameters(space, params, losses)
+        # the startup draws are ours, around the best: Optuna's own would be uniform
         sampler = GPSampler(n_startup_trials=0, seed=int(rng.integers(2**32)))
         return ask_for(space, self, suggest_with(space, known, params, losses[:, None], sampler))

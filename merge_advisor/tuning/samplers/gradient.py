@@ -30,7 +30,7 @@ from merge_advisor.tuning.samplers.surrogate import KnownGradient, fit_surrogate
 from merge_advisor.tuning.values import Ask, Point, SearchSpace, Trial
 
 GoalValue = Callable[[Float64Array], tuple[float, Float64Array]]
-"""The goal's value at weights (k,), with its gradient (k,)."""
+"""Returns the goal's value at weights (k,), with its gradient (k,)."""
 
 GRADIENT_PARTS = 5
 """Parts that the rows are dealt into: one a row where there are fewer, one a task where there are more tasks."""
@@ -163,7 +163,7 @@ def _check(space: SearchSpace) -> None:
 
 
 def _usable(trial: Trial, space: SearchSpace) -> bool:
-    """Whether a trial is an observation of the function that is searched: finite, weights alone varied."""
+    """Return whether a trial is an observation of the function that is searched: finite, weights alone varied."""
     same = (trial.point.composition, trial.point.layers) == (space.start.composition, space.start.layers)
     complete = len(trial.losses) == len(space.tasks)
     return same and complete and all(map(math.isfinite, (*trial.values, *(trial.gradient or ()))))
@@ -193,6 +193,7 @@ def _reach(last: Trial, first: float, widest: float) -> float:
 def _elsewhere(space: SearchSpace, start: Float64Array, history: Sequence[Trial], seed: int, reach: float) -> Ask:
     """Ask for a plain trial at a random point within a quarter of the range; the next step may be `reach` long."""
     low, high = space.bounds
+    # a draw of its own for each number of trials, as `history.ask_generator` has it
     rng = np.random.default_rng([seed, len(history)])
     aim = start
     for _ in range(100):  # bounds without width hold one point only

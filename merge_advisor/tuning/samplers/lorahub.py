@@ -96,6 +96,7 @@ def _cobyla(axes: Sequence[_Axis], losses: Sequence[float], budget: int) -> Floa
     given = 0
 
     def reflected(z: Float64Array) -> Float64Array:
+        # NGOpt's coordinates: one step of COBYLA is a sixth of the range
         values = start + z * ((high - low) / 6)
         within = np.clip(values, low, high)
         point: Float64Array = np.clip(2 * within - values, low, high)

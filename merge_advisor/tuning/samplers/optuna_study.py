@@ -58,6 +58,7 @@ def narrowed_parameters(
             if isinstance(parameter, FloatParameter) and name in trial
         ]
         if isinstance(parameter, FloatParameter) and len(shares) > 1:
+            # never narrower than 2% of the range: one without width could not grow again
             margin = max(max(shares) - min(shares), 0.02) / 2
             low, high = parameter.from_unit(min(shares) - margin), parameter.from_unit(max(shares) + margin)
             narrowed[name] = FloatParameter(name, low, high, parameter.log)

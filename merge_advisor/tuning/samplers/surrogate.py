@@ -103,6 +103,7 @@ def _fit(known: _Known, gram: Float64Array, scale: float, share: float) -> tuple
     (t, k), size = known.points.shape, len(known.observed)
     alike = share + (1 - share) * np.eye(known.width)
     covariance = gram[np.ix_(known.entries, known.entries)] * alike[np.ix_(known.outputs, known.outputs)]
+    # points that nearly coincide would make the matrix singular in float64
     covariance[np.diag_indices(size)] += _NUGGET
     factor = cho_factor(covariance, lower=True, overwrite_a=True, check_finite=False)
     observed = known.observed.copy()

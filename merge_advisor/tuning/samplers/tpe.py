@@ -57,5 +57,6 @@ class TpeSampler:
         if losses.shape[1] == 1:  # the ends of a Pareto front are far apart
             known = narrowed_parameters(space, params, losses[:, 0])
             params = [clip_params(known, trial) for trial in params]
+        # the startup draws are ours, around the best: Optuna's own would be uniform
         sampler = TPESampler(n_startup_trials=0, multivariate=True, seed=int(rng.integers(2**32)))
         return ask_for(space, self, suggest_with(space, known, params, losses, sampler))
