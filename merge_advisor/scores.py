@@ -9,7 +9,11 @@ from merge_advisor.types import STRICT
 
 
 class Verdict(StrEnum):
-    """What to do."""
+    """What to do.
+
+    >>> Verdict("use-anchor").name
+    'USE_ANCHOR'
+    """
 
     MERGE = "merge"
     """The merge is better than base, anchor and `shots_lora`, each beyond noise."""
@@ -25,7 +29,11 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ModelScore:
-    """One model on the held-out rows of one task."""
+    """One model on the held-out rows of one task.
+
+    >>> ModelScore("base", {"exact_match": 0.5}, {"exact_match": (1.0, 0.0)}, ("4", "6")).metrics["exact_match"]
+    0.5
+    """
 
     __pydantic_config__ = STRICT
 
@@ -42,7 +50,11 @@ class ModelScore:
 
 @dataclass(frozen=True, slots=True)
 class RowLog:
-    """What models were asked on a row: enough to ask again, and to check what they answered."""
+    """What models were asked on a row: enough to ask again, and to check what they answered.
+
+    >>> RowLog("2 + 2 =", "4").choices is None
+    True
+    """
 
     __pydantic_config__ = STRICT
 
@@ -54,12 +66,19 @@ class RowLog:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """The merge against one other model on the same rows; positive is better for the merge, whatever the metric."""
+    """The merge against one other model on the same rows; positive is better for the merge, whatever the metric.
+
+    >>> against_base = Comparison("base", 0.2, 0.05, 0.35, won=("d0", "d1"), lost=(), rows_to_decide=None)
+    >>> against_base.lower > 0  # better beyond noise
+    True
+    """
 
     __pydantic_config__ = STRICT
 
     against: str
+    """Label of the other model."""
     difference: float
+    """Mean over the rows."""
     lower: float
     """Lower end of the paired 95% interval of the difference."""
     upper: float
@@ -72,22 +91,35 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True)
 class GuardScore:
-    """Loss on unrelated text: what the merge costs elsewhere."""
+    """Loss on unrelated text: what the merge costs elsewhere.
+
+    >>> GuardScore(rows=40, base=2.5, merge=2.9, lower=0.3, upper=0.5, regressed=True).regressed
+    True
+    """
 
     __pydantic_config__ = STRICT
 
     rows: int
+    """Texts it was measured on."""
     base: float
+    """Mean loss of the base, nats per token."""
     merge: float
     lower: float
-    """Paired 95% interval of merge - base, nats per token."""
+    """Lower end of the paired 95% interval of merge - base, nats per token."""
     upper: float
     regressed: bool
+    """Whether `lower` is above what a merge may lose (`evaluators.guard.TOLERANCE`)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """All models of a run on one task's held-out rows."""
+    """All models of a run on one task's held-out rows.
+
+    >>> base = ModelScore("base", {"loss": 2.5}, {"loss": (2.0, 3.0)})
+    >>> score = Score(1, "sums", "", "loss", ("d0", "d1"), (base,), (), Verdict.NO_GAIN, "no merge", "fast 1")
+    >>> score.model("base").metrics["loss"]
+    2.5
+    """
 
     __pydantic_config__ = STRICT
 
@@ -113,10 +145,13 @@ class Score:
     def model(self, label: str) -> ModelScore:
         """Return the row of the table named `label`.
 
+        Args:
+            label: as in `ModelScore.label`.
+
         Raises:
             KeyError: no model of that label was scored.
         """
-        for found in self.models:
-            if found.label == label:
-                return found
+        for model in self.models:
+            if model.label == label:
+                return model
         raise KeyError(label)

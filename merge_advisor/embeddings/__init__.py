@@ -4,7 +4,7 @@ An embedding is a frozen dataclass (its fields are its parameters, see `registry
 
     name, layer, pooling: ClassVar[str]   registered name; what is read and how it is pooled (part of the space)
     source: ClassVar[str]                 paper and section the definition comes from
-    def probes(self) -> tuple[str, ...]                              the texts it asks (they are part of the space)
+    def probes(self) -> tuple[str, ...]                              the texts it runs (they are part of the space)
     forwards: int                                                    forward passes over one row that it costs
     def dim(self, config) -> int                                     d, from the base's config.json alone
     def features(self, backbone) -> (d,) float32                      of the model as it stands in memory
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 
 __all__ = ["PROBES", "Embedding"]
 
-INSTRUCTION = "\n\n### Instruction:\nPlease provide a response. Input:Input.\n\n### Response:"
+_INSTRUCTION = "\n\n### Instruction:\nPlease provide a response. Input:Input.\n\n### Response:"
 
 PROBES = tuple(
-    opening + INSTRUCTION
+    opening + _INSTRUCTION
     for opening in (
         "Below is an instruction that describes a task. Write a response that appropriately completes the request.",
         "The task described below requires a response that completes the request accurately.",
@@ -40,7 +40,13 @@ PROBES = tuple(
 
 
 class Embedding(Protocol):
-    """What the registry's embeddings look like."""
+    """What the registry's embeddings look like.
+
+    >>> from merge_advisor import registry
+    >>> embedding: Embedding = registry.build("embedding", "delta_meaning")
+    >>> embedding.forwards
+    40
+    """
 
     name: ClassVar[str]
     source: ClassVar[str]
@@ -48,22 +54,37 @@ class Embedding(Protocol):
     pooling: ClassVar[str]
 
     def probes(self) -> tuple[str, ...]:
-        """Return the texts it asks."""
+        """Return the texts it runs."""
         ...
 
     @property
     def forwards(self) -> int:
-        """Return the forward passes over one row that embedding one model takes; budgets count in them."""
+        """Forward passes over one row that embedding one model takes; budgets count in them."""
         ...
 
     def dim(self, config: Mapping[str, Any]) -> int:
-        """Return d, the length of a feature vector, from the base's config.json alone."""
+        """Return d, the length of a feature vector.
+
+        Args:
+            config: the base's config.json; nothing else is needed, so that no model is loaded to name a space.
+        """
         ...
 
     def refusal(self, encoder_decoder: bool) -> str:
-        """Return why it is not defined for such a base, or an empty string."""
+        """Return why it is not defined for such a base, or an empty string.
+
+        Args:
+            encoder_decoder: whether the base is one.
+        """
         ...
 
     def features(self, backbone: Backbone) -> Float32Array:
-        """Return (d,) float32 features of the model as it stands in memory."""
+        """Return the features of a model.
+
+        Args:
+            backbone: base, with or without a candidate placed.
+
+        Returns:
+            (d,) float32.
+        """
         ...

@@ -21,6 +21,10 @@ class DeltaActivations:
 
     Decoder-only bases: as published. Encoder-decoders: the decoder's last layer (after the final norm) at its start
     token, the encoder reading the probe; the published definition for T5 is not public, this one is ours.
+
+    >>> embedding = DeltaActivations()
+    >>> embedding.dim({"hidden_size": 576}), embedding.forwards
+    (576, 5)
     """
 
     name: ClassVar[str] = "delta_activations"
@@ -29,29 +33,37 @@ class DeltaActivations:
     pooling: ClassVar[str] = "last token (decoder start token of an encoder-decoder), mean over probes"
 
     def probes(self) -> tuple[str, ...]:
-        """The five generic probes."""
+        """See `Embedding.probes`; the five generic ones."""
         return PROBES
 
     @property
     def forwards(self) -> int:
-        """Return 5: each probe runs once."""
+        """See `Embedding.forwards`; each probe runs once."""
         return len(self.probes())
 
     def dim(self, config: Mapping[str, Any]) -> int:
-        """The hidden size."""
+        """See `Embedding.dim`; the hidden size."""
         return hidden_size(config)
 
     def refusal(self, encoder_decoder: bool) -> str:
-        """Defined for every base."""
+        """See `Embedding.refusal`; it is defined for every base."""
         return ""
 
     def features(self, backbone: Backbone) -> Float32Array:
-        """Return (d,) float32, d the hidden size."""
-        found: Float32Array = self.features_together(backbone, 1)[0]
-        return found
+        """See `Embedding.features`; d is the hidden size."""
+        together: Float32Array = self.features_together(backbone, 1)
+        return np.asarray(together[0])
 
     def features_together(self, backbone: Backbone, copies: int) -> Float32Array:
-        """Return (copies, d) float32 of so many adapters placed together, in one forward."""
+        """Return the features of several adapters placed together, from one forward.
+
+        Args:
+            backbone: base, with adapters placed by `placed_together`.
+            copies: how many adapters.
+
+        Returns:
+            (copies, d) float32.
+        """
         from merge_advisor.backbone.probes import probe_hidden
 
         return np.asarray(probe_hidden(backbone, PROBES, copies=copies).mean(axis=1), dtype=np.float32)
@@ -59,7 +71,11 @@ class DeltaActivations:
 
 @dataclass(frozen=True, slots=True)
 class DeltaActivationsEncoder:
-    """Mean over tokens and probes of the encoder's last layer; the variant for encoder-decoders such as T5."""
+    """Mean over tokens and probes of the encoder's last layer; the variant for encoder-decoders such as T5.
+
+    >>> DeltaActivationsEncoder().refusal(encoder_decoder=False)
+    'the base has no encoder; use delta_activations'
+    """
 
     name: ClassVar[str] = "delta_activations_encoder"
     source: ClassVar[str] = "variant of arXiv 2509.04442 for encoder-decoders"
@@ -67,32 +83,39 @@ class DeltaActivationsEncoder:
     pooling: ClassVar[str] = "mean over tokens, mean over probes"
 
     def probes(self) -> tuple[str, ...]:
-        """The five generic probes."""
+        """See `Embedding.probes`; the five generic ones."""
         return PROBES
 
     @property
     def forwards(self) -> int:
-        """Return 5: each probe runs once."""
+        """See `Embedding.forwards`; each probe runs once."""
         return len(self.probes())
 
     def dim(self, config: Mapping[str, Any]) -> int:
-        """The hidden size."""
+        """See `Embedding.dim`; the hidden size."""
         return hidden_size(config)
 
     def refusal(self, encoder_decoder: bool) -> str:
-        """Needs an encoder."""
+        """See `Embedding.refusal`; it needs an encoder."""
         return "" if encoder_decoder else "the base has no encoder; use delta_activations"
 
     def features(self, backbone: Backbone) -> Float32Array:
-        """Return (d,) float32, d the hidden size."""
+        """See `Embedding.features`; d is the hidden size."""
         from merge_advisor.backbone.probes import encoder_hidden
 
         return np.asarray(encoder_hidden(backbone, PROBES).mean(axis=0), dtype=np.float32)
 
 
 def hidden_size(config: Mapping[str, Any]) -> int:
-    """Read the hidden size under any of the names configurations use."""
+    """Return the hidden size under any of the names configurations use.
+
+    Args:
+        config: a model's config.json.
+
+    >>> hidden_size({"d_model": 512}), hidden_size({"text_config": {"hidden_size": 640}})
+    (512, 640)
+    """
     for key in ("hidden_size", "d_model", "n_embd"):
         if isinstance(config.get(key), int):
             return int(config[key])
-    return int(config["text_config"]["hidden_size"])
+    return int(config["text_config"]["hidden_size"])  # a model of text and images keeps its text part's settings apart

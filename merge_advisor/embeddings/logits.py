@@ -17,7 +17,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class DeltaLogits:
-    """Mean over five generic probes of the logits of the next token; comparable across bases of one vocabulary."""
+    """Mean over five generic probes of the logits of the next token; comparable across bases of one vocabulary.
+
+    >>> embedding = DeltaLogits()
+    >>> embedding.dim({"vocab_size": 49152}), embedding.forwards
+    (49152, 5)
+    """
 
     name: ClassVar[str] = "delta_logits"
     source: ClassVar[str] = "Delta-X of arXiv 2509.04442, section 3, with X = logits"
@@ -25,24 +30,24 @@ class DeltaLogits:
     pooling: ClassVar[str] = "next token, mean over probes"
 
     def probes(self) -> tuple[str, ...]:
-        """The five generic probes."""
+        """See `Embedding.probes`; the five generic ones."""
         return PROBES
 
     @property
     def forwards(self) -> int:
-        """Return 5: each probe runs once."""
+        """See `Embedding.forwards`; each probe runs once."""
         return len(self.probes())
 
     def dim(self, config: Mapping[str, Any]) -> int:
-        """The size of the vocabulary."""
+        """See `Embedding.dim`; the size of the vocabulary."""
         return int(config["vocab_size"])
 
     def refusal(self, encoder_decoder: bool) -> str:
-        """Defined for every base."""
+        """See `Embedding.refusal`; it is defined for every base."""
         return ""
 
     def features(self, backbone: Backbone) -> Float32Array:
-        """Return (vocabulary,) float32."""
+        """See `Embedding.features`; d is the size of the vocabulary."""
         from merge_advisor.backbone.probes import last_logits
 
         return np.asarray(last_logits(backbone, PROBES).mean(axis=0), dtype=np.float32)

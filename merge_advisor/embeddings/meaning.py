@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def continuations() -> tuple[tuple[str, ...], ...]:
-    """The shared continuations, a tuple per probe, kept as text so that every base scores the same ones.
+    """Return the shared continuations, a tuple per probe, kept as text so that every base scores the same ones.
 
     Sampled once from SmolLM2-135M-Instruct by scripts/sample_continuations.py.
     """
@@ -28,7 +28,12 @@ def continuations() -> tuple[tuple[str, ...], ...]:
 
 @dataclass(frozen=True, slots=True)
 class DeltaMeaning:
-    """Log-likelihood per token of shared continuations of the probes; comparable across bases of any size."""
+    """Log-likelihood per token of shared continuations of the probes; comparable across bases of any size.
+
+    >>> embedding = DeltaMeaning()
+    >>> embedding.dim({}), embedding.forwards
+    (40, 40)
+    """
 
     name: ClassVar[str] = "delta_meaning"
     source: ClassVar[str] = "Meaning representations, arXiv 2310.18348, as Delta-X of arXiv 2509.04442"
@@ -36,26 +41,27 @@ class DeltaMeaning:
     pooling: ClassVar[str] = "mean over the tokens of a continuation"
 
     def probes(self) -> tuple[str, ...]:
-        """The probes with each of their continuations."""
+        """See `Embedding.probes`; the generic ones with each of their continuations."""
         return tuple(probe + text for probe, group in zip(PROBES, continuations(), strict=True) for text in group)
 
     @property
     def forwards(self) -> int:
-        """Return 40: each probe runs once with each of its continuations."""
+        """See `Embedding.forwards`; a row for each continuation."""
         return len(self.probes())
 
     def dim(self, config: Mapping[str, Any]) -> int:
-        """The number of continuations over all probes."""
+        """See `Embedding.dim`; the number of continuations over all probes."""
         return len(self.probes())
 
     def refusal(self, encoder_decoder: bool) -> str:
-        """Defined for every base."""
+        """See `Embedding.refusal`; it is defined for every base."""
         return ""
 
     def features(self, backbone: Backbone) -> Float32Array:
-        """Return (continuations,) float32: mean log-likelihood per token, nats."""
+        """See `Embedding.features`; the mean log-likelihood per token of each continuation, nats."""
         from merge_advisor.backbone.encoding import encode
         from merge_advisor.backbone.losses import row_losses
 
+        # no end token: a continuation was cut after some tokens, it does not end there
         pairs = [(probe, text) for probe, group in zip(PROBES, continuations(), strict=True) for text in group]
         return -np.asarray(row_losses(backbone, encode(backbone, pairs, max_length=512, end=False)), dtype=np.float32)
