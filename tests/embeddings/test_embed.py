@@ -7,7 +7,7 @@ import pytest
 
 import merge_advisor as ma
 from merge_advisor import registry
-from merge_advisor.backbone import forward
+from merge_advisor.backbone import forward, prefix
 from merge_advisor.backbone.model import Backbone, load_backbone
 from merge_advisor.backbone.place import placed
 from merge_advisor.embeddings import PROBES
@@ -100,7 +100,7 @@ def test_what_an_embedding_costs_is_the_rows_that_go_through_the_model(
 ) -> None:
     # rows packed into one sequence, or sharing a prefix, could not be counted one by one
     monkeypatch.setattr(forward, "PACKED_TOKENS", 0)
-    monkeypatch.setattr(forward, "SHORTEST_PREFIX", 10**9)
+    monkeypatch.setattr(prefix, "SHORTEST_PREFIX", 10**9)
     embedding = registry.build("embedding", name)
     assert embedding.forwards == (40 if name == "delta_meaning" else 5)
     for backbone in bases.values():
