@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +17,14 @@ os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 pytest.register_assert_rewrite("tests.support.strategy_contract")
 
 
-def pytest_addoption(parser):
+def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="also run the tests marked slow")
 
 
-def pytest_collection_modifyitems(config, items):
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    # mypy takes a core for up to a minute: beside other processes it begins first, alone it must not delay results
+    beside_others = "PYTEST_XDIST_WORKER" in os.environ
+    items.sort(key=lambda item: (item.name == "test_types") != beside_others)
     if config.getoption("--slow"):
         return
     skip = pytest.mark.skip(reason="slow; run with --slow")
@@ -112,11 +117,14 @@ def shared() -> Path:
 
 
 @pytest.fixture(scope="session")
-def real_base() -> Path:
-    """SmolLM2-135M-Instruct as a folder: MERGE_ADVISOR_BASE, or what ./scripts/demo fetched."""
+def real_base(request: pytest.FixtureRequest) -> Path:
+    """SmolLM2-135M-Instruct, folder or file: MERGE_ADVISOR_BASE, or what scripts/fetch_base.py fetches (--slow)."""
+    root = Path(__file__).parents[1]
     named = os.environ.get("MERGE_ADVISOR_BASE")
-    places = [Path(named)] if named else sorted((Path(__file__).parents[1] / ".cache" / "base").glob("*"))
-    for place in places:
+    if not named and request.config.getoption("--slow"):
+        # here and not before pytest starts: the download is the one thing that would delay the first results
+        subprocess.run([sys.executable, root / "scripts" / "fetch_base.py"], check=True)
+    for place in [Path(named)] if named else sorted((root / ".cache" / "base").glob("*")):
         if (place / "config.json").is_file() or place.suffix == ".gguf":
             return place
     pytest.skip("no real base; run ./scripts/demo once, or set MERGE_ADVISOR_BASE to a folder of SmolLM2-135M-Instruct")
