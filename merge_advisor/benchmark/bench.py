@@ -59,5 +59,5 @@ def conclude(measured: BenchResults) -> tuple[Contrast, ...]:
         RunError: no permission, or no room.
     """
     contrasts = answer_questions(measured.setup, measured.results)
-    write_report(measured.folder, measured.setup, measured.results, contrasts, measured.kin, measured.added)
+    write_report(measured.folder, measured.setup, measured.results, contrasts, measured.families, measured.added)
     return contrasts

@@ -337,7 +337,7 @@ class BenchResults:
     """Models of the pool that were set aside, each with its reason."""
     notes: tuple[str, ...]
     """What the benchmark cannot show, one line each."""
-    kin: Mapping[str, str]
+    families: Mapping[str, str]
     """Family of each candidate, by id."""
     added: tuple[LateAddition, ...] = ()
     """Parts of the setup that were added when there were results."""

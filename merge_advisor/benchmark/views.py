@@ -29,12 +29,14 @@ def candidate_families(
     return {candidate: family(candidate) for candidate in candidates}
 
 
-def is_allowed(candidate: str, kin: str, task: str, family: str, view: View, own: Mapping[str, str]) -> bool:
+def is_allowed(
+    candidate: str, candidate_family: str, task: str, family: str, view: View, own: Mapping[str, str]
+) -> bool:
     """Return whether a task of a family may use a candidate in a view.
 
     Args:
         candidate: its id.
-        kin: its family, see `candidate_families`.
+        candidate_family: its family, see `candidate_families`.
         task: name of the task.
         family: the task's family.
         view: "own-in": all candidates; "own-out": all but the task's own; "family-out": all but its family's.
@@ -43,4 +45,4 @@ def is_allowed(candidate: str, kin: str, task: str, family: str, view: View, own
     >>> [is_allowed("dates-2", "time", "dates", "time", view, {}) for view in ("own-in", "own-out", "family-out")]
     [True, True, False]
     """
-    return view == "own-in" or (candidate != own.get(task, task) and (view == "own-out" or kin != family))
+    return view == "own-in" or (candidate != own.get(task, task) and (view == "own-out" or candidate_family != family))

@@ -335,8 +335,8 @@ def test_what_it_cannot_show() -> None:
     told = " ".join(limits(make_findings(setup, results, answers(setup, results))))
     for words in ("One draw of shots", "One draw of selections", "One tuner seed", "nothing here is about new tasks"):
         assert words in told
-    others = limits(make_findings(setup, results, [], kin={"somebody": "else"}))
-    own = limits(make_findings(setup, results, [], kin={results[0].unit.task: "some", "somebody": "else"}))
+    others = limits(make_findings(setup, results, [], families={"somebody": "else"}))
+    own = limits(make_findings(setup, results, [], families={results[0].unit.task: "some", "somebody": "else"}))
     assert not any("new tasks" in told for told in others) and any("new tasks" in told for told in own)
     some = world.some_results()
     fewer = limits(make_findings(world.a_setup(draws=Draws(3, 2, 2)), some, []))

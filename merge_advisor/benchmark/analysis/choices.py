@@ -13,7 +13,7 @@ from merge_advisor.benchmark.values import Result, View
 from merge_advisor.benchmark.views import is_allowed
 from merge_advisor.types import SHOTS_LORA
 
-NO_KIN: Mapping[str, str] = MappingProxyType({})
+NO_FAMILIES: Mapping[str, str] = MappingProxyType({})
 """The families of the candidates where they are not known; read-only, as it is a default shared by all calls."""
 
 
@@ -66,13 +66,13 @@ class TaskChoices:
 
 
 def choices_by_task(
-    results: Sequence[Result], kin: Mapping[str, str], own: Mapping[str, str] = NO_KIN
+    results: Sequence[Result], families: Mapping[str, str], own: Mapping[str, str] = NO_FAMILIES
 ) -> tuple[TaskChoices, ...]:
     """Return what every arm with members chose, in the order of first results.
 
     Args:
         results: failed ones are left out.
-        kin: candidate id to the family of the task it was trained on; empty: not known.
+        families: candidate id to the family of the task it was trained on; empty: not known.
         own: task name to the candidate trained on it, where the ids differ.
     """
     gain = measured_gain(results)
@@ -85,16 +85,16 @@ def choices_by_task(
         family = group[0].unit.family
         allowed = {
             name
-            for name, other in kin.items()
+            for name, other in families.items()
             if other == family and name != SHOTS_LORA and is_allowed(name, other, task, family, view, own)
         }
-        choices.append(_task_choices(group, kin, allowed, gain))
+        choices.append(_task_choices(group, families, allowed, gain))
     return tuple(choices)
 
 
 def _task_choices(
     group: Sequence[Result],
-    kin: Mapping[str, str],
+    families: Mapping[str, str],
     of_family: Set[str],
     gain: Callable[[Result], float | None],
 ) -> TaskChoices:
@@ -109,7 +109,7 @@ def _task_choices(
         for name, weight in applied.items():
             weights[name].append(weight)
     members = [
-        MemberCount(name, "" if name == SHOTS_LORA else kin.get(name, ""), len(ws), mean(ws))
+        MemberCount(name, "" if name == SHOTS_LORA else families.get(name, ""), len(ws), mean(ws))
         for name, ws in weights.items()
     ]
     promises = [(r.predicted, came) for r in group if r.predicted is not None and (came := gain(r)) is not None]

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from merge_advisor.benchmark.analysis.choices import NO_KIN, TaskChoices, choices_by_task
+from merge_advisor.benchmark.analysis.choices import NO_FAMILIES, TaskChoices, choices_by_task
 from merge_advisor.benchmark.analysis.curves import CostPoint, Sweep, TaskTable, cost_gain, k_sweep, task_table
 from merge_advisor.benchmark.analysis.means import (
     base_values,
@@ -131,7 +131,7 @@ def make_findings(
     setup: Setup,
     results: Sequence[Result],
     contrasts: Sequence[Contrast],
-    kin: Mapping[str, str] = NO_KIN,
+    families: Mapping[str, str] = NO_FAMILIES,
     added: Sequence[LateAddition] = (),
 ) -> Findings:
     """Compute all tables of a report; results may be few, of one family, or failed throughout.
@@ -140,7 +140,7 @@ def make_findings(
         setup: what was asked.
         results: those there are.
         contrasts: answers to the setup's questions.
-        kin: family of each candidate, by id; empty: not known.
+        families: family of each candidate, by id; empty: not known.
         added: parts of the setup that came when results were there.
 
     Returns:
@@ -167,9 +167,9 @@ def make_findings(
         sweeps=tuple((at, sweeps) for at in with_base if (sweeps := k_sweep(fresh, at.metric, at.view))),
         costs=tuple((at, costs) for at in with_base if (costs := cost_gain(fresh, *_place(at)))),
         agreement=agreement(_with_base(fresh, main), promising, seed=setup.seed) if promising else None,
-        chosen=choices_by_task(results, kin, setup.tasks.own),
+        chosen=choices_by_task(results, families, setup.tasks.own),
         added=tuple(added),
-        own=not kin or any(setup.tasks.own.get(task, task) in kin for task in {r.unit.task for r in results}),
+        own=not families or any(setup.tasks.own.get(task, task) in families for task in {r.unit.task for r in results}),
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from merge_advisor.benchmark.analysis.choices import NO_KIN
+from merge_advisor.benchmark.analysis.choices import NO_FAMILIES
 from merge_advisor.benchmark.analysis.findings import make_findings
 from merge_advisor.benchmark.report.csv_files import write_tables
 from merge_advisor.benchmark.report.csv_tables import csv_tables
@@ -23,7 +23,7 @@ def write_report(
     setup: Setup,
     results: Sequence[Result],
     contrasts: Sequence[Contrast],
-    kin: Mapping[str, str] = NO_KIN,
+    families: Mapping[str, str] = NO_FAMILIES,
     added: Sequence[LateAddition] = (),
 ) -> None:
     """Write `report.md`, `report.html` and `tables/*.csv` into a folder; the same values give the same bytes.
@@ -33,13 +33,13 @@ def write_report(
         setup: what was asked.
         results: those there are: some may have failed, all may be missing.
         contrasts: answers to the setup's questions, p values adjusted; the primary is found by its question.
-        kin: family of each candidate, by id; empty: not known.
+        families: family of each candidate, by id; empty: not known.
         added: parts of the setup that came when results were there.
 
     Raises:
         RunError: no permission, or no room.
     """
-    findings = make_findings(setup, results, contrasts, kin, added)
+    findings = make_findings(setup, results, contrasts, families, added)
     document = bench_document(findings)
     write_tables(folder / "tables", csv_tables(findings))
     write_text(folder / "report.md", to_markdown(document))

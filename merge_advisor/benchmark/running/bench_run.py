@@ -56,14 +56,14 @@ def measure_setup(
     tasks = {task.name: task for task in read_bench_tasks(setup, places, offline=where.get("offline", False))}
     every = list(result_keys(setup, list(tasks)))
     chosen = select_keys(every, only, setup)
-    with open_context(setup, places, **session) as world:
-        _check_world(world, tasks)  # before the folder is made: where a setup cannot be run nothing is written
-        notes = [*notes_of(setup, [task.family for task in tasks.values()]), *_pool_notes(world, tasks)]
+    with open_context(setup, places, **session) as context:
+        _check_context(context, tasks)  # before the folder is made: where a setup cannot be run nothing is written
+        notes = [*notes_of(setup, [task.family for task in tasks.values()]), *_pool_notes(context, tasks)]
         if len(chosen) < len(every):
             notes.append(f"`only` took {len(chosen)} of {len(every)} results")
         with Ledger(out) as ledger:
             # claimed first: the folder of another benchmark must not get this one's setup
-            ledger.claim(*identity(world, tasks))
+            ledger.claim(*identity(context, tasks))
             write_text(out / "setup.json", to_json(setup))
             before = ledger.done()
             left = [key for key in chosen if key not in before]
@@ -76,34 +76,36 @@ def measure_setup(
                 session.pop("progress", None)
                 run_workers(Job(setup, places, tasks, out, session), left, workers, show)
             else:
-                run_units(world, tasks, left, ledger, show)
-            kin = candidate_families([candidate.id for candidate in world.candidates], setup.tasks.own, world.families)
+                run_units(context, tasks, left, ledger, show)
+            families = candidate_families(
+                [candidate.id for candidate in context.candidates], setup.tasks.own, context.families
+            )
             return BenchResults(
-                out, setup, ledger.results(), len(every), world.refused, tuple(notes), kin, ledger.added()
+                out, setup, ledger.results(), len(every), context.refused, tuple(notes), families, ledger.added()
             )
 
 
-def identity(world: BenchContext, rows: Mapping[str, BenchTask]) -> tuple[dict[str, str], dict[str, str]]:
+def identity(context: BenchContext, tasks: Mapping[str, BenchTask]) -> tuple[dict[str, str], dict[str, str]]:
     """Return all that results depend on, by name, and the parts of the setup that may become more.
 
     Where things are on this machine is no part of it: results may be measured on several.
 
     Args:
-        world: the setup, and the base, pool and template that are open.
-        rows: the tasks by name.
+        context: the setup, and the base, pool and template that are open.
+        tasks: the tasks by name.
 
     Returns:
         What must stay as it is, and what may be added to (see `Ledger.claim`), each name with a digest.
     """
-    model = world.meter.model
-    fixed = setup_digests(world.setup) | {
+    model = context.meter.model
+    fixed = setup_digests(context.setup) | {
         "base": model.local.base.digest,
-        "pool": digest_of([[c.id, c.fingerprint] for c in world.candidates]),
+        "pool": digest_of([[c.id, c.fingerprint] for c in context.candidates]),
         "prompt template": model.template.digest,
         "dtype": model.machine.dtype,
-        "rows or families of the tasks": digest_of([[task.digest for task in rows.values()], world.families]),
+        "rows or families of the tasks": digest_of([[task.digest for task in tasks.values()], context.families]),
     }
-    return fixed, setup_parts(world.setup)
+    return fixed, setup_parts(context.setup)
 
 
 def setup_digests(setup: Setup) -> dict[str, str]:
@@ -136,31 +138,31 @@ def setup_parts(setup: Setup) -> dict[str, str]:
     return parts | {f"question {q.text} ({q.metric})": "" for q in setup.secondaries}
 
 
-def _check_world(world: BenchContext, rows: Mapping[str, BenchTask]) -> None:
-    setup = world.setup
-    ids = [c.id for c in world.candidates]
+def _check_context(context: BenchContext, tasks: Mapping[str, BenchTask]) -> None:
+    setup = context.setup
+    ids = [c.id for c in context.candidates]
     for name, candidate in setup.tasks.own.items():
         if candidate not in ids:
             raise InputError(
                 f"setup {setup.name}: tasks.own.{name}: the pool has no candidate '{candidate}'; correct it"
             )
-    families = {task.family for task in rows.values()}
+    families = {task.family for task in tasks.values()}
     for family in setup.tasks.tried:
         if family not in families:
             known = ", ".join(sorted(families))
             raise InputError(f"setup {setup.name}: tasks.tried: no task is of family '{family}'; there are {known}")
     if families <= set(setup.tasks.tried):
         raise InputError(f"setup {setup.name}: tasks.tried names every family; leave some to answer the questions on")
-    for task in rows.values():
+    for task in tasks.values():
         for view in setup.views:
-            in_view(world.candidates, task, view, setup.tasks.own, world.families)
+            in_view(context.candidates, task, view, setup.tasks.own, context.families)
 
 
-def _pool_notes(world: BenchContext, rows: Mapping[str, BenchTask]) -> list[str]:
-    own = world.setup.tasks.own
-    ids = {c.id for c in world.candidates}
-    lone = [name for name in rows if own.get(name, name) not in ids]
-    if lone and "own-out" in world.setup.views and "own-in" in world.setup.views:
+def _pool_notes(context: BenchContext, tasks: Mapping[str, BenchTask]) -> list[str]:
+    own = context.setup.tasks.own
+    ids = {c.id for c in context.candidates}
+    lone = [name for name in tasks if own.get(name, name) not in ids]
+    if lone and "own-out" in context.setup.views and "own-in" in context.setup.views:
         more = "" if len(lone) == 1 else f" and {len(lone) - 1} more"
         return [f"{lone[0]}{more}: no adapter of its own in the pool, so own-out is own-in there"]
     return []

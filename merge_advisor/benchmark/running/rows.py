@@ -212,11 +212,11 @@ def in_view(
     Raises:
         InputError: no candidate is left.
     """
-    kin = candidate_families([candidate.id for candidate in candidates], own, families)
+    of_candidates = candidate_families([candidate.id for candidate in candidates], own, families)
     kept = tuple(
         position
         for position, candidate in enumerate(candidates)
-        if is_allowed(candidate.id, kin[candidate.id], task.name, task.family, view, own)
+        if is_allowed(candidate.id, of_candidates[candidate.id], task.name, task.family, view, own)
     )
     if not kept:
         raise InputError(

@@ -181,9 +181,9 @@ def _work(job: Job, share: Sequence[ResultKey], place: Any) -> None:
         place.value += 1
 
     try:
-        with open_context(job.setup, job.places, **job.session_options) as world, Ledger(job.out) as ledger:
+        with open_context(job.setup, job.places, **job.session_options) as context, Ledger(job.out) as ledger:
             advance()  # from _STARTING to the first key
-            run_units(world, job.tasks, share, ledger, advance)
+            run_units(context, job.tasks, share, ledger, advance)
     except MergeAdvisorError as error:
         place.value = _REFUSED
         sys.exit(f"merge-advisor: worker: {error}")
