@@ -128,6 +128,14 @@ def test_modules_named_in_the_architecture_are_there() -> None:
             assert any((place / span).exists() for place in (ROOT, package)), span
 
 
+def test_names_in_the_architecture_are_defined() -> None:
+    """Classes and constants: `MergeMeter`, `CONTROL_RUNNERS`."""
+    source = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "merge_advisor").rglob("*.py"))
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    for name in set(re.findall(r"`(_?[A-Z]\w*)`", text)) - {"TYPE_CHECKING", "LEVELS"}:
+        assert re.search(rf"^(?:class )?{name}\b", source, re.MULTILINE), name
+
+
 def commands() -> dict[str, argparse.ArgumentParser]:
     """The parser of each command."""
     action = next(action for action in build_parser()._actions if action.dest == "command")
