@@ -235,7 +235,7 @@ class OnlyIn:
     blocks: tuple[Block, ...]
 
 
-# one class a kind rather than one class with flags: a renderer that forgets a kind fails its type check
+# one class a kind: a renderer that forgets one fails its type check, or a test where it is a template
 Block: TypeAlias = (
     Paragraph
     | Subheading

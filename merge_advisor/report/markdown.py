@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import assert_never
 
 from merge_advisor.plain_text import printable, shortened
 from merge_advisor.report.document import (
@@ -79,6 +80,8 @@ def _block(block: Block) -> Iterable[str]:
             yield from _written(block.blocks) if block.medium == "markdown" else ()
         case Figure() | FigureGroup() | Beside():
             return
+        case _:
+            assert_never(block)
 
 
 def _row_changes(block: RowChanges) -> Iterable[str]:

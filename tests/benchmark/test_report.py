@@ -19,11 +19,25 @@ from merge_advisor.benchmark.report.csv_files import CsvTable, safe_cell, write_
 from merge_advisor.benchmark.report.csv_tables import csv_tables
 from merge_advisor.benchmark.report.limits import limits
 from merge_advisor.benchmark.report.setup_yaml import setup_text
+from merge_advisor.benchmark.report.terminal_summary import bench_blocks
 from merge_advisor.benchmark.report.wording import amount, p_phrase
 from merge_advisor.benchmark.report.write import write_report
-from merge_advisor.benchmark.values import Arm, Contrast, Draws, Question, Result, Setup, Tasks, Tuner, View
+from merge_advisor.benchmark.values import (
+    Arm,
+    Benchmark,
+    BenchResults,
+    Contrast,
+    Draws,
+    Question,
+    Result,
+    Setup,
+    Tasks,
+    Tuner,
+    View,
+)
 from merge_advisor.errors import RunError
 from merge_advisor.report.svg import WIDTH
+from merge_advisor.report.terminal import to_text
 from tests.support import bench_world as world
 from tests.support.pages import HOSTILE, Page, check, plots, texts
 
@@ -370,3 +384,23 @@ def test_numbers_as_text() -> None:
     assert [p_phrase(p) for p in (0.0004, 0.013, 1.0)] == ["p < .001", "p = .013", "p = 1.000"]
     assert [amount(v, "accuracy") for v in (1.04, -0.0, None, math.nan)] == ["+1.0", "+0.0", "", ""]
     assert amount(-0.0504, "loss") == "-0.050"
+
+
+def test_the_terminal_shows_the_table_of_the_primary_question(tmp_path: Path) -> None:
+    setup = world.a_setup(views=("own-out",), k=(4,))
+    done = tuple(world.some_results(views=("own-out",), ks=(4,), tasks=6))
+    results = (*done[:-1], failing(done[-1]))
+
+    def shown(results: tuple[Result, ...], notes: tuple[str, ...] = ()) -> list[str]:
+        measured = BenchResults(tmp_path, setup, results, len(done), (), notes, {})
+        return to_text(bench_blocks(Benchmark(measured, tuple(answers(setup, results)))), gap="\n").split("\n")
+
+    lines = shown(results, ("one note",))
+    assert lines[0] == "own-out, k 4, means over families:"
+    assert lines[1].split() == ["arm", "accuracy", "over", "base", "loss", "forwards", "units"]
+    accuracies = [float(re.split(r"\s{2,}", line)[1]) for line in lines[3 : 3 + len(world.GAINS)]]
+    assert accuracies == sorted(accuracies, reverse=True)
+    assert lines[3 + len(world.GAINS)].startswith("primary (accuracy, own-out, k 4): ")
+    assert "note: one note" in lines and lines[-1].startswith(f"wrote {tmp_path}: report.html")
+    assert f"failed: 1 of {len(done)} results, the first: RuntimeError: no memory" in lines
+    assert shown(())[:2] == ["own-out, k 4, means over families:", "nothing is done yet"]
