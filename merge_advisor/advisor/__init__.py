@@ -73,9 +73,11 @@ def plan(
     """
     from merge_advisor.advisor.scoring.score_run import Judging, check_metric, score_open_run
 
+    # what can be refused without models is refused before they are opened
     check_metric(metric)
     options = options or PlanOptions()
     if options.choose_by == "auto" and metric in ("exact_match", "loss"):
+        # choices would be what neither the metric nor the user asks for
         options = replace(options, choose_by="loss")
     place = PlanPlace(Path(out), str(pool), force)
     check_out(place.out, force=force)

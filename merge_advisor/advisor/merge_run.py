@@ -69,7 +69,7 @@ def merge_run(
     if gguf:
         from merge_advisor.formats.run_gguf import find_converter
 
-        find_converter()
+        find_converter()  # before anything is merged: it may be missing
         if adapter or engine == "mergekit":
             raise InputError(
                 "--gguf: converts the full model merged in memory; leave out --adapter and --with mergekit"
@@ -114,6 +114,7 @@ def _as_gguf(session: Session, carried: MergedWeights, out: Path) -> None:
     from merge_advisor.formats.run_gguf import run_gguf
 
     out.parent.mkdir(parents=True, exist_ok=True)
+    # beside the result: a temporary folder elsewhere may be on a small disk
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as scratch:
         model = Path(scratch) / "model"
         session.model.progress("writing the model", 0, 1)

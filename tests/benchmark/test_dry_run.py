@@ -8,7 +8,7 @@ import pytest
 
 from merge_advisor import registry
 from merge_advisor.benchmark.running.bench_run import measure_setup
-from merge_advisor.benchmark.running.dry_run import describe_bench, passes_of, spent_by
+from merge_advisor.benchmark.running.dry_run import bench_passes, describe_bench, finetune_forwards, spent_by
 from merge_advisor.benchmark.running.units import result_keys
 from merge_advisor.benchmark.setup import read_setup
 from merge_advisor.cli import main
@@ -91,7 +91,7 @@ def test_no_arm_spends_more_than_foreseen(tmp_path: Path, tiny_llama: Path, tiny
     setup, _ = read_setup(path)
     finetune = {r.unit.task: r.forwards for r in found.results if r.arm == "shots_lora"}
     by_name = {arm.name: arm for arm in setup.arms}
-    most = passes_of(setup, list(result_keys(setup, list(TASKS))), 6)["finetune on the shots"] // len(TASKS)
+    most = bench_passes(setup, list(result_keys(setup, list(TASKS))), 6)["finetune on the shots"] // len(TASKS)
     assert max(finetune.values()) <= most
     merges: dict[tuple[str, str, str], set[str]] = {}
     for result in found.results:
@@ -117,3 +117,16 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert "give --out DIR, or --dry-run" in capsys.readouterr().err
     assert main(["bench", str(tmp_path / "none.yaml"), "--out", str(tmp_path / "out")]) == 2
     assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(("embedding", "rows"), [("delta_activations", 5), ("delta_meaning", 40)])
+def test_an_embedding_is_charged_the_rows_it_runs(
+    embedding: str, rows: int, tmp_path: Path, tiny_llama: Path, tiny_pool: Path
+) -> None:
+    """Of the pool once, and of the shots' LoRA for every arm that uses the task delta: equal budgets rest on it."""
+    path = write_world(tmp_path, embedding=embedding)
+    found = describe_bench(path, base=str(tiny_llama), pool=str(tiny_pool), only=["nearest/*"])
+    assert found["passes"]["embed the pool"] == rows * 7
+    without = describe_bench(path, base=str(tiny_llama), pool=str(tiny_pool), only=["shots_lora/*"])
+    setup, _ = read_setup(path)
+    assert without["passes"]["finetune on the shots"] == 3 * 2 * (finetune_forwards(setup) + rows)

@@ -93,6 +93,7 @@ def take_deltas(meter: MergeMeter, spec: str, candidates: Sequence[Candidate]) -
             if isinstance(delta, RefusedModel):
                 refused.append(delta)
             else:
+                # one by one and at once: a run that is killed here goes on where it was
                 store.keep_delta(space, candidate.fingerprint, delta)
                 rows[candidate.fingerprint] = delta
     embedded = tuple(c for c in candidates if rows[c.fingerprint] is not None)
@@ -137,9 +138,10 @@ def compute_deltas(
             meter.model.progress("embedding the pool", done, len(candidates))
             if isinstance(row, str):
                 yield candidate, RefusedModel(candidate.id, row)
-            elif not np.isfinite(row).all():
+            elif not np.isfinite(row).all():  # one such delta would make every mean and cosine NaN
                 yield candidate, RefusedModel(candidate.id, "its hidden states are not finite; its weights are broken")
             else:
+                # unnormalised: lengths matter to `additive`, and who compares takes cosines
                 yield candidate, np.asarray(row - base, dtype=np.float32)
 
 
@@ -149,6 +151,7 @@ def _features(meter: MergeMeter, embedding: Embedding, group: Sequence[Candidate
 
     backbone = meter.model.backbone
     if len(group) > 1:
+        # the factors of all run beside the base weight, each for its own copy of the probes
         with placed_together(backbone, [meter.weights.of(c) for c in group]):
             together: Float32Array = embedding.features_together(backbone, len(group))  # type: ignore[attr-defined]
         return list(together)
@@ -162,6 +165,7 @@ def _groups(meter: MergeMeter, candidates: Sequence[Candidate], size: int) -> It
     """Adapters in groups of `size`; a checkpoint always alone."""
     group: list[Candidate] = []
     for candidate in candidates:
+        # checkpoints replace whole weights, so two of them cannot be on the base at once
         if size == 1 or not is_low_rank(meter.weights.of(candidate)):
             yield [candidate]
             continue

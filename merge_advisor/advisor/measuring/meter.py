@@ -100,7 +100,7 @@ class MergeMeter:
             SpecError: the composition cannot take these members.
             TaskError: an answer is longer than the context.
         """
-        active = merge.without_zeros()
+        active = merge.without_zeros()  # a member of weight 0 need not be read, nor fit the composition
 
         def measure() -> list[float]:
             return finite_or_worst(self._losses(rows, kind))
@@ -149,6 +149,7 @@ class MergeMeter:
             deltas = {index: self.weights.of(candidates[index]) for index in missing}
             gradient = self._gradient(rows, sorted({name for delta in deltas.values() for name in delta}), merge, kind)
             for index, delta in deltas.items():
+                # minus: the loss falls along -gradient, and a gain is positive where it falls
                 values[index] = -sum(along(delta[name], gradient[name]) for name in delta)
                 self.memo.store.keep_measured(names[index], values[index])
         return np.asarray(values, dtype=np.float32)
@@ -188,6 +189,7 @@ class MergeMeter:
             def measure(model: ScoredModel = model) -> str:
                 return self.on_base(model.merge, lambda: to_json(score(model.label)))
 
+            # as text: a score has floats that JSON gives back to the last bit, and its own strict form
             text = self.memo.remember([*key, *model.merge.key], measure)
             # the same model may be in the store under another label
             table.append(replace(from_json(ModelScore, text, "store"), label=model.label))

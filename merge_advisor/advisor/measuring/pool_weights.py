@@ -70,6 +70,7 @@ class PoolWeights:
         Raises:
             PoolError: its files changed since the pool was opened.
         """
+        # by fingerprint and not by id: one model under two ids is read once
         delta = self.made.get(candidate.fingerprint) or self._read.get(candidate.fingerprint)
         if delta is None:
             folder = Path(candidate.path)
@@ -81,6 +82,7 @@ class PoolWeights:
                     delta = read_checkpoint_delta(folder, self.local.path)
             except OSError as error:
                 raise PoolError(f"{candidate.id}: its files cannot be read any more ({error}); restore them") from error
+            # only now: a file that cannot be read must fail again, not be remembered as empty
             _keep(self._read, candidate.fingerprint, delta, KEPT_WEIGHTS)
         return delta
 
@@ -104,7 +106,7 @@ class PoolWeights:
             SpecError: the composition cannot take these members.
             PoolError: as `of`.
         """
-        if not merge.members:
+        if not merge.members:  # some compositions refuse to merge nothing
             return {}
         delta = self._composed(merge, repeated=repeated)
         return delta if merge.rank is None else truncate(delta, merge.rank)[0]
@@ -135,6 +137,7 @@ class PoolWeights:
             SpecError: the composition cannot take these members.
             InputError: a rank below 1.
         """
+        # the factors say what has to be cut, so they are made before the rank is known, once
         merge = replace(merge, rank=None)
         delta = self._composed(merge)
         if any(candidate.kind == "checkpoint" for candidate in merge.candidates):
@@ -172,6 +175,6 @@ def rank_of(delta: WeightDelta) -> int:
 
 def _keep(kept: dict[str, _T], key: str, value: _T, most: int) -> None:
     """Add a value; where there are as many as may be, those added first go."""
-    while len(kept) >= most:
+    while len(kept) >= most:  # a dict keeps the order in which it was filled
         del kept[next(iter(kept))]
     kept[key] = value

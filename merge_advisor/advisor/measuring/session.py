@@ -110,6 +110,7 @@ def open_session(
     cache = where.get("cache") or default_cache()
     machine, offline = where.get("machine") or Machine(), where.get("offline", False)
     wanted = wanted or PoolFilter()
+    # the store first: it remembers the hashes of files, so that a known base or pool is not read again
     store = Store(where.get("store") or cache / "store.sqlite")
     try:
         local = resolve_base(base, offline=offline, cache=cache / "base", hashes=store.hashes)
@@ -120,10 +121,11 @@ def open_session(
                 include=wanted.include, exclude=wanted.exclude, licence=wanted.licence,
             )  # fmt: skip
         name = template or opened.template
+        # only "chat" is a property of the base: the other templates need no file of it
         chat = templates.read_chat(local.path) if name == "chat" else ()
         model = PromptedModel(local, templates.get(name, *chat), machine, where.get("progress", quiet_progress))
         memo = Memo(store, (local.base.digest, model.template.digest, machine.dtype))
         return Session(opened, MergeMeter(model, PoolWeights(local), memo), cache)
-    except BaseException:
+    except BaseException:  # an interrupt as well: an open store leaves its journal behind
         store.close()
         raise

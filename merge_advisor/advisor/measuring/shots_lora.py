@@ -89,6 +89,7 @@ def finetune_on_shots(
         RunError: the cache cannot be written.
     """
     parts = [[row.digest for row in part] for part in (shots.rows, shots.watch)]
+    # 2 is the version of the finetune: raise it when the same settings give another LoRA
     key = digest_of([list(memo.context), "lora", 2, parts, sorted(targets), settings_plain(settings), seed])
     folder = cache / "shots" / key / SHOTS_LORA
     record_file = folder.parent / "training.json"
@@ -114,6 +115,7 @@ def _finetune(
 ) -> FinetuneResult:
     from merge_advisor.backbone.finetune import finetune_lora
 
+    # cut on both sides: a row too long to train on whole still says what the answers look like
     rows, watch = (model.encode(part, settings.max_length, cut=True) for part in (shots.rows, shots.watch))
 
     def progress(done: int, total: int) -> None:

@@ -112,6 +112,7 @@ def choose_merge(
         SpecError: unknown strategy or parameter, or a strategy that does not say what it used.
         MergeAdvisorError: whatever making the task delta raises.
     """
+    # making it may cost a finetune: once, and only if it is looked at
     make_delta = cache(task_delta if callable(task_delta) else lambda: task_delta)
     choice = run_strategy(request.strategy, _evidence(request, candidates, deltas, make_delta, losses), request.k)
     picked = tuple(candidates[pick.position] for pick in choice.picks)
@@ -121,7 +122,7 @@ def choose_merge(
     stopped, gains = choice.stopped, [pick.gain for pick in choice.picks]
     if shots_lora is not None:
         judging = judging or losses
-        alone = judging.of(chosen.merge)
+        alone = judging.of(chosen.merge)  # on the same rows as what it is compared with
         try:
             joined, loss = _with_lora(judging, chosen, shots_lora)
         except SpecError as error:  # another rank than the pool's, under a composition that adds factors
@@ -130,7 +131,7 @@ def choose_merge(
             if loss < alone:
                 chosen, gains = joined, [*gains, alone - loss]
                 stopped += f"; {SHOTS_LORA} lowers the loss and joins"
-    similarity: dict[str, float] = {SHOTS_LORA: 1.0}
+    similarity: dict[str, float] = {SHOTS_LORA: 1.0}  # its delta is the task's
     if not callable(task_delta) or "task_delta" in choice.used:
         similarity |= dict(zip([c.id for c in candidates], cosine(deltas, make_delta()).tolist(), strict=True))
     members = _members(chosen.merge, losses.meter.weights, gains, similarity)
@@ -191,8 +192,9 @@ def _with_lora(losses: ChoosingLosses, chosen: _Weighted, lora: Candidate) -> tu
         return _Weighted((*chosen.candidates, lora), direction, chosen.composition)
 
     def loss_of(share: float) -> float:
-        return losses.of(replace(mixed(share), scale=2).merge)
+        return losses.of(replace(mixed(share), scale=2).merge)  # at ½ each, both at full strength
 
+    # the share first and its scale after: a grid of both would cost a loss for each pair
     share = min(LORA_SHARES, key=lambda part: (loss_of(part), part))
     return _scaled(losses, mixed(share), LORA_SEARCH)
 

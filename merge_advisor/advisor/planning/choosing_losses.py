@@ -60,6 +60,7 @@ class ChoosingLosses:
             kind = loss_kind_of(rows, self.by)
             known = self._known.setdefault(digest_of([kind, *merge.key]), {})
             wanted = first_rows(rows, share)
+            # equal rows are measured once; what a smaller share measured counts for a larger one
             missing = list({row.digest: row for row in wanted if row.digest not in known}.values())
             if missing:
                 self.forwards += len(missing)
@@ -81,6 +82,7 @@ class ChoosingLosses:
         """
         parts: dict[LossKind, list[Row]] = {}
         for rows in self.parts:
+            # rows of one kind go into one backward pass, whatever their task
             parts.setdefault(loss_kind_of(rows, self.by), []).extend(first_rows(rows, share))
         size = sum(map(len, parts.values()))
         self.forwards += BACKWARD * size
@@ -103,6 +105,7 @@ def first_rows(rows: Sequence[Row], share: float) -> list[Row]:
         share: above 0, at most 1.
     """
     count = rows_in(share, len(rows))
+    # by digest: the same rows in another order, or in another file, give the same share
     return list(rows) if count == len(rows) else sorted(rows, key=lambda row: row.digest)[:count]
 
 

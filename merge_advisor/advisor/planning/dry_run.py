@@ -55,7 +55,7 @@ def describe_plan(
     with open_session(base, pool, template=options.template, wanted=wanted, **where) as session:
         fit = fitting(session.pool, options.composition)
         name, template = session.local.base.id, session.model.template.name
-    passes = passes_of(parts, len(fit.candidates), options)
+    passes = plan_passes(parts, len(fit.candidates), options)
     choosing = sum(len(task.choosing) for task in parts)
     lines = [
         f"base {name}, template {template}, pool of {len(fit.candidates)} candidates, {len(fit.refused)} set aside",
@@ -77,7 +77,7 @@ def describe_plan(
     return {"models": len(fit.candidates), "refused": refused, "rows": rows, "passes": passes, "lines": lines}
 
 
-def passes_of(tasks: Sequence[Task], candidates: int, options: PlanOptions) -> dict[str, int]:
+def plan_passes(tasks: Sequence[Task], candidates: int, options: PlanOptions) -> dict[str, int]:
     """Return the forward passes over one row of each step of a plan that can be counted beforehand.
 
     Args:

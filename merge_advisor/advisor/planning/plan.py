@@ -76,6 +76,7 @@ def make_plan(
         task_delta = _task_delta(session.meter, lora, embedded, options.embedding)
     with timer.step("choose"):
         chosen = _choose(session.meter, tasks, embedded, lora, task_delta, options)
+    # made once here: the formats, the report and the recipe's rank all rest on this one merge
     carried = session.weights.cut(chosen.merge, options.rank)
     recipe = recipe_of(carried.merge, session.local.base, session.model.template.name)
     steps = PlanSteps(pool, embedded, lora, task_delta, chosen, recipe, carried.rank_error)
@@ -108,6 +109,7 @@ def _finetune(session: Session, tasks: Sequence[Task], embedded: EmbeddedCandida
     shots = Shots(
         tuple(row for task in tasks for row in task.shots), tuple(row for task in tasks for row in task.tuning)
     )
+    # of all tasks together: one LoRA, as there is to be one merge
     targets = target_parameters(session.local, embedded.candidates)
     return finetune_on_shots(session.model, session.memo, session.cache, shots, targets, options.finetune, options.seed)
 
@@ -131,6 +133,7 @@ def _choose(
     options: PlanOptions,
 ) -> ChosenMerge:
     composition = registry.build("composition", options.composition)
+    # shots_lora is an adapter, so a composition of checkpoints alone cannot take it
     joins = may_join(tasks) and SHOTS_LORA not in options.exclude and composition.takes != "checkpoints"
     request = ChoiceRequest(options.strategy, options.k, options.composition, options.anchor, options.seed)
     return choose_merge(

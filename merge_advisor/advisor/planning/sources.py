@@ -70,6 +70,7 @@ def read_sources(sources: Sequence[Source], options: PlanOptions) -> tuple[PlanT
             planned = _split_lm_eval(source, options)
         else:
             planned = _split_file(source, options, alone=len(sources) == 1)
+        # reports, score files and notes are by name
         if any(planned.task.name == other.task.name for other in read):
             raise TaskError(f"{source}: a task named '{planned.task.name}' is there already; rename the file")
         read.append(planned)

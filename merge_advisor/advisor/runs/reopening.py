@@ -33,6 +33,7 @@ def reopen(folder: Path, **where: Unpack[Where]) -> tuple[Run, Session]:
         where.get("base") or paths["base"], where.get("pool") or paths["pool"], template=run.plan.template,
         **session_options(where),
     )  # fmt: skip
+    # another base of the same shapes would merge without a complaint, and be wrong
     if session.local.base.digest != run.recipe.base.digest:
         session.memo.store.close()
         raise RunError(
@@ -56,6 +57,7 @@ def find_members(pool: Pool, local: LocalBase, folder: Path, recipe: Recipe) -> 
     Raises:
         RunError: one is in neither; the message names it.
     """
+    # by fingerprint: the pool may lie elsewhere, and name its models otherwise
     by_fingerprint = {candidate.fingerprint: candidate for candidate in pool.candidates}
     lora = folder / SHOTS_LORA
     members = {}

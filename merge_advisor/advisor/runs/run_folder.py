@@ -207,6 +207,7 @@ def check_out(out: Path, *, force: bool) -> None:
             raise RunError(f"{out}: is there already; give another `out`, or `force=True` to replace it")
         if not (out / "plan.json").is_file():
             raise RunError(f"{out}: is no run folder, so `force=True` does not replace it; give another `out`")
+    # an hour of choosing must not end in a folder that cannot be written
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -288,6 +289,7 @@ def read_run(folder: Path) -> Run:
     plan = from_json(Plan, _read(folder / "plan.json"), str(folder / "plan.json"))
     recipe = _recipe_in(folder)
     planned = _recipe_in(folder / PLANNED) if (folder / PLANNED / "recipe.json").is_file() else None
+    # either digest: `tune` writes plan/ first and plan.json last
     if planned is not None and planned.digest not in (plan.planned_digest, plan.recipe_digest):
         raise RunError(f"{folder / PLANNED / 'recipe.json'}: was changed after the plan; make the plan anew")
     tasks = [folder / "tasks" / f"{number}.json" for number in range(len(plan.tasks))]
@@ -297,6 +299,7 @@ def read_run(folder: Path) -> Run:
             raise RunError(f"{folder / 'recipe.json'}: was changed after the plan; make the plan anew")
         return replace(run, recipe=planned)  # `tune` was killed while it wrote: the plan still stands
     scores = [folder / "score" / f"{number}.json" for number in range(len(plan.tasks))]
+    # scores of the run's own tasks are files by number; those of lm-eval tasks are added later, by name
     scores += sorted((folder / "score").glob("lm-eval-*.json"))
     tuning = folder / TUNING
     return replace(

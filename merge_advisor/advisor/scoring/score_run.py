@@ -66,6 +66,7 @@ def models_of(session: Session, run: Run) -> list[ScoredModel]:
     for member, chosen in zip(planned.members, run.plan.selection.members, strict=True):
         label = "anchor" if chosen.role == "anchor" else f"member {member.id}"
         alone[SHOTS_LORA if member.id == SHOTS_LORA else label] = members[member.id]
+    # shots_lora is a row of every table, whether or not it is a member
     alone.setdefault(SHOTS_LORA, read_shots_lora(run.folder / SHOTS_LORA, session.local))
     plan, merge = merge_of(planned, members), merge_of(run.recipe, members)
     tuned = run.planned is not None and planned.digest != run.recipe.digest
@@ -127,7 +128,7 @@ def score_guard(meter: MergeMeter, models: Sequence[ScoredModel], path: Path) ->
     texts = read_guard(path)
     losses = {}
     for model in models:
-        if model.label in ("base", "merge"):
+        if model.label in ("base", "merge"):  # all others are there to be compared on the task
 
             def measure(merge: WeightedMerge = model.merge) -> list[float]:
                 return finite_or_worst(meter.on_base(merge, lambda: text_losses(meter.model.backbone, texts)))
@@ -159,6 +160,7 @@ def score_task(
     table = score_models(meter, models, rows, metric, what=f"scoring {task.name}")
     if metric != "loss":
         answer = majority((*task.shots, *task.tuning))
+        # of the rows learned from: that of the held-out rows would be an oracle
         table.insert(1, majority_score(rows, answer, metric, label="majority"))
     digests = tuple(row.digest for row in rows)
     verdict, reason, comparisons = judge(table, metric, digests, guard=guard)
@@ -192,6 +194,7 @@ def overall(scores: Sequence[Score]) -> tuple[Verdict, str]:
     def standing(score: Score) -> float:
         return min(comparison.difference for comparison in score.comparisons)
 
+    # one merge for several tasks is as good as where it does worst
     worst = min(scores, key=lambda score: (score.verdict == Verdict.MERGE, standing(score), score.task))
     return worst.verdict, f"worst of {len(scores)} tasks, {worst.task}: {worst.reason}"
 
@@ -274,6 +277,7 @@ def score_open_run(
     if heldout or not lm_eval:
         own = [score_task(session.meter, models, task, metric=judging.metric, guard=guarded) for task in tasks]
         scores = (*own, *(score for score in scores if score.task not in [task.name for task in tasks]))
+    # by input: a document of lm-eval has the digest of no row
     seen = [row.input for task in run.tasks for row in (*task.shots, *task.tuning)]
     for task in asked:
         score = score_asked(
@@ -321,6 +325,7 @@ def _with_heldout(tasks: Sequence[Task], paths: Sequence[Path]) -> tuple[Task, .
         raise TaskError(f"{len(paths)} held-out files for {len(tasks)} tasks; give one for each, in the run's order")
     replaced = []
     for task, path in zip(tasks, paths, strict=True):
+        # rows that were learned from would be scored too well
         seen = {row.digest for row in (*task.shots, *task.tuning)}
         rows = tuple(row for row in read_rows(path, minimum=1).rows if row.digest not in seen)
         if not rows:

@@ -182,6 +182,7 @@ class RowLossProblem(MergeProblem):
             total = np.zeros(len(weights))
             for name in names:
                 updates = [delta.get(name) for delta in weights]
+                # chain rule: a weight enters a parameter as weight · factor of its layer group
                 factor = layer_factor(name, point.layers, blocks)
                 scaled = [weight * factor for weight in point.weights]
                 total += factor * np.asarray(composition.slopes(updates, scaled, slopes[name]))

@@ -97,6 +97,7 @@ def tune_open_run(session: Session, run: Run, options: TuneOptions, *, guard: Pa
         judge = make_problem(session.meter, candidates, rows.search, rows.tasks, chosen_by, guard=texts)
         trials = _judged(trials, judge)
     winner = winner_of(trials, judge, rows.kept, rows.kept_tasks, seed=options.seed, worst=isinstance(goal, WorstGoal))
+    # the rank that was asked for in the plan holds for what becomes of it
     carried = session.weights.cut(_merge_at(winner.point, planned, members), planned.rank)
     recipe = _recipe_at(winner.point, planned, carried.merge.rank)
     report = tuning_report(run, planned, options, result, winner, judge, rows)
@@ -237,5 +238,6 @@ def _judged(trials: Sequence[Trial], judge: MergeProblem) -> list[Trial]:
     """The starts and the best few trials of a search without rows, with their losses on the rows."""
     able = [trial for trial in trials if trial.whole and math.isfinite(trial.values[0])]
     best = sorted((t for t in able if t.label not in START_LABELS), key=lambda t: (t.values[0], t.number))[:JUDGED]
+    # in the order of the trials: ties go to the earlier one
     chosen = [trial for trial in trials if trial.label in START_LABELS or trial in best]
     return [replace(t, losses=tuple(judge.losses(t.point, range(len(judge.rows))))) for t in chosen]

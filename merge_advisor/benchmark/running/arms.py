@@ -36,6 +36,7 @@ def run_arm(draw: TaskDraw, arm: Arm, place: ResultPlace, budget: int | None = N
         tuned = tune_weights(draw.context.meter, merge, arm.tuner, rows, seed)
         merge, forwards = tuned.merge, forwards + tuned.forwards
         reason = f"{reason}; {tuned.reason}"
+    # charged to the arms that use it: the others could have been run without the finetune
     if "task_delta" in chosen.used:
         forwards += draw.finetune_forwards + draw.delta_forwards
     elif arm.shots_lora:

@@ -83,6 +83,7 @@ def _random_adapters(draw: TaskDraw, place: ResultPlace) -> Result:
     request = ChoiceRequest("random", len(twins), seed=unit.selection_draw)
     nothing = np.zeros_like(deltas[: len(twins)])  # they have no deltas, and random looks at none
     chosen = choose_merge(request, twins, nothing, nothing[0], ChoosingLosses(meter, [draw.task.choosing]))
+    # scored through a meter that knows the made weights: they are in no file
     twin_draw = TaskDraw(replace(draw.context, meter=meter), draw.rows, draw.number)
     return twin_draw.result(place, chosen.merge, forwards=chosen.selection.forwards)
 

@@ -87,7 +87,7 @@ def describe_bench(
         absent.append(f"base {setup.base}: not a folder or file here; its size is not known")
     every = list(result_keys(setup, names))
     keys = select_keys(every, only, setup)
-    passes = passes_of(setup, keys, models)
+    passes = bench_passes(setup, keys, models)
     total = sum(passes.values())
     draws = setup.draws.shots * setup.draws.selections * setup.draws.tuners
     families = _families(setup, places, names, absent)
@@ -108,7 +108,7 @@ def describe_bench(
     }  # fmt: skip
 
 
-def passes_of(setup: Setup, keys: Sequence[ResultKey], models: int) -> dict[str, int]:
+def bench_passes(setup: Setup, keys: Sequence[ResultKey], models: int) -> dict[str, int]:
     """Forward passes by step, at most; what is equal in several units counts once, as it is measured once.
 
     Args:

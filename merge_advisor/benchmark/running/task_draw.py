@@ -128,6 +128,7 @@ class TaskDraw:
             InputError: there are none.
         """
         context = self.context
+        # narrowed after the view: what a composition cannot take is not there for any arm that uses it
         takes = registry.build("composition", composition).takes
         places = [
             place
@@ -144,6 +145,7 @@ class TaskDraw:
         Raises:
             SpecError: the composition cannot take these members.
         """
+        # weights of 0 alone are the base, which need not be merged to be scored
         model = ScoredModel("merge", merge if any(merge.weights) else BASE)
         scorer = scorer_of(self.context.setup)
         return score_models(self.context.meter, [model], self.rows.heldout, self.rows.metric, evaluator=scorer)[0]
@@ -201,6 +203,7 @@ class TaskDraw:
         kind = loss_kind_of(rows, by)
         base, merged = (self.context.meter.losses(model, rows, kind) for model in (BASE, merge))
         predicted = float(np.mean(base) - np.mean(merged))
+        # a fair comparison of promise and outcome needs the same kind of loss on both sides
         if kind not in score.metrics or kind == "loss":
             return predicted, None
         return predicted, self.score(BASE).metrics[kind] - score.metrics[kind]

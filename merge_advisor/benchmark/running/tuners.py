@@ -58,6 +58,7 @@ def tune_weights(meter: MergeMeter, merge: WeightedMerge, tuner: Tuner, rows: Se
         SpecError: a sampler or objective that this composition or these rows do not allow, or no trial that is fit.
     """
     protocol = tuner.begins_at_zero
+    # LoraHub looks at all its rows and keeps none aside
     kept = () if protocol else confirmation_rows([0] * len(rows), seed)
     seen, unseen = ([row for place, row in enumerate(rows) if (place in kept) == late] for late in (False, True))
     goal = tuner.objective if tuner.objective in PENALISED else "mean"
