@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
@@ -18,11 +18,11 @@ from merge_advisor.types import from_json
 
 _SIZE_LIMIT = 2**20
 """Largest setup read, in bytes; a longer file is not a setup (a data set given by mistake, say)."""
-CONTROL_NAMES: tuple[str, ...] = get_args(Control)
+_CONTROL_NAMES: tuple[str, ...] = get_args(Control)
 """Names of all controls."""
 ORACLES = ("majority-oracle", "best-single-oracle")
 """Controls that read held-out answers."""
-BENCH_OBJECTIVES = ("auto", "loss", "choices", "accuracy", *PENALISED)
+_OBJECTIVES = ("auto", "loss", "choices", "accuracy", *PENALISED)
 """What a tuner may minimise; the last two are the loss with LoraHub's penalty."""
 HUB = "hub:"
 """What the place of tasks begins with where they are a data set of the Hugging Face Hub."""
@@ -123,7 +123,7 @@ def check_setup(setup: Setup, where: str) -> None:
             raise refuse(f"arms: the name {name!r} is empty or cannot be printed; rename it")
         if names.count(name) > 1:
             raise refuse(f"arms: two are named '{name}'; give one another name")
-        if name in CONTROL_NAMES:
+        if name in _CONTROL_NAMES:
             raise refuse(f"arms: '{name}' is the name of a control; give the arm another name")
     # built to be checked: a misspelt strategy would else fail after hours, at its first unit
     try:
@@ -138,7 +138,7 @@ def check_setup(setup: Setup, where: str) -> None:
         _check_question(question, setup, f"{label}: {question.better} against {question.than}", refuse)
 
 
-def _check_numbers(setup: Setup, refuse: Any) -> None:
+def _check_numbers(setup: Setup, refuse: Callable[[str], InputError]) -> None:
     tasks, draws = setup.tasks, setup.draws
     if not setup.arms:
         raise refuse("arms: there are none; name at least two ways to choose")
@@ -165,7 +165,7 @@ def _check_numbers(setup: Setup, refuse: Any) -> None:
             raise refuse(f"{key}: {twice} is there twice; keep one")
 
 
-def _check_arm(arm: Arm, setup: Setup, refuse: Any) -> None:
+def _check_arm(arm: Arm, setup: Setup, refuse: Callable[[str], InputError]) -> None:
     where = f"arm '{arm.name}'"
     registry.build("strategy", arm.strategy)
     most = getattr(registry.build("composition", arm.composition), "most", None)
@@ -180,6 +180,7 @@ def _check_arm(arm: Arm, setup: Setup, refuse: Any) -> None:
         other = next((a for a in setup.arms if a.name == arm.match), None)
         if other is None or other is arm or other.match:
             raise refuse(f"{where}: match: '{arm.match}' is no other arm that spends its own budget")
+        # a budget is spent by measuring as many random sets as it pays for; other strategies have no such number
         if arm.strategy.strip() != "random":
             raise refuse(f"{where}: match goes with strategy random, whose sets it counts; not {arm.strategy}")
         if arm.tuner != other.tuner or (arm.tuner and not arm.tuner.begins_at_zero):
@@ -193,14 +194,14 @@ def _check_arm(arm: Arm, setup: Setup, refuse: Any) -> None:
         if arm.tuner.trials < 1:
             raise refuse(f"{where}: tuner.trials: {arm.tuner.trials} is too few; give at least 1")
         registry.build("sampler", arm.tuner.sampler)
-        if arm.tuner.objective not in BENCH_OBJECTIVES:
-            known = ", ".join(BENCH_OBJECTIVES)
+        if arm.tuner.objective not in _OBJECTIVES:
+            known = ", ".join(_OBJECTIVES)
             raise refuse(f"{where}: tuner.objective '{arm.tuner.objective}' is unknown; choose one of: {known}")
         if arm.shots_lora and arm.tuner.begins_at_zero:
             raise refuse(f"{where}: sampler lorahub begins at weights 0; shots_lora does not go with it")
 
 
-def _check_question(question: Question, setup: Setup, where: str, refuse: Any) -> None:
+def _check_question(question: Question, setup: Setup, where: str, refuse: Callable[[str], InputError]) -> None:
     arms = {arm.name: arm for arm in setup.arms}
     if question.better == question.than:
         raise refuse(f"{where}: compares an arm with itself")

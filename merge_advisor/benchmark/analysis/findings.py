@@ -21,7 +21,7 @@ from merge_advisor.benchmark.analysis.prediction import Agreement, agreement
 from merge_advisor.benchmark.analysis.ranks import Ranking, rank_arms
 from merge_advisor.benchmark.values import Contrast, LateAddition, Metric, Result, Setup, Unit, View
 
-REPORTED_METRICS: tuple[Metric, ...] = ("accuracy", "loss")
+_METRICS: tuple[Metric, ...] = ("accuracy", "loss")
 """Metrics that sweeps and costs are shown by."""
 
 
@@ -179,7 +179,7 @@ def _slices(setup: Setup, results: Sequence[Result], main: ResultSlice) -> list[
     views = [view for view in _views(setup, results) if any(result.view == view for result in done)]
     views.sort(key=lambda view: view != main.view)
     slices = [ResultSlice(main.metric, view, main.k) for view in views]
-    other = next(metric for metric in REPORTED_METRICS if metric != main.metric)
+    other = next(metric for metric in _METRICS if metric != main.metric)
     if main.view in views and values_by_arm(results, other, main.view, main.k):
         slices.append(ResultSlice(other, main.view, main.k))
     return slices
@@ -254,6 +254,7 @@ def _level(group: Sequence[Result], base: Mapping[Unit, float]) -> ArmSummary:
 
 def _averaged(setup: Setup, results: Sequence[Result]) -> Sequence[Result]:
     """Return the results that means are taken over: of families that nothing was tried out on; all where none is."""
+    # a benchmark of such families alone still has numbers to look at; its contrasts are empty
     return without_tried(results, setup.tasks.tried) or results
 
 

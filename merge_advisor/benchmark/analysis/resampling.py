@@ -22,7 +22,7 @@ ALPHA = 0.05
 """Level of every test."""
 RESAMPLES = 9_999
 """Bootstrap resamples and permutations: with 1 for the sample itself, a p is a multiple of 1/10,000."""
-LEAST_SPREAD = 0.25
+_LEAST_SPREAD = 0.25
 """Least share of the sample's standard error that a resample's is taken to have: without it up to 64% of simulated
 samples had no interval, with a half of it skewed ones were covered too rarely (`eval/bench_statistics.md`)."""
 EXACT = 32
@@ -80,7 +80,7 @@ def bootstrap_interval(differences: Sequence[float] | Float64Array, *, seed: int
     away, shares = values - mean, bootstrap_counts(n, seed) / n
     shift = shares @ away
     spread = np.sqrt(np.maximum(shares @ away**2 - shift**2, 0) / (n - 1))
-    ratios = np.abs(shift) / np.maximum(spread, LEAST_SPREAD * error)
+    ratios = np.abs(shift) / np.maximum(spread, _LEAST_SPREAD * error)
     half = max(float(np.quantile(ratios, LEVEL)), float(stdtrit(n - 1, (1 + LEVEL) / 2))) * error
     return float(mean - half), float(mean + half)
 

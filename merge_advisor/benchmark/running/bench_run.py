@@ -153,6 +153,7 @@ def _check_context(context: BenchContext, tasks: Mapping[str, BenchTask]) -> Non
             raise InputError(f"setup {setup.name}: tasks.tried: no task is of family '{family}'; there are {known}")
     if families <= set(setup.tasks.tried):
         raise InputError(f"setup {setup.name}: tasks.tried names every family; leave some to answer the questions on")
+    # a view without candidates is refused now, not as a failed result of every unit
     for task in tasks.values():
         for view in setup.views:
             in_view(context.candidates, task, view, setup.tasks.own, context.families)

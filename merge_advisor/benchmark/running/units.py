@@ -71,6 +71,7 @@ def select_keys(keys: Sequence[ResultKey], only: Sequence[str], setup: Setup) ->
                 f"`only={pattern}` fits nothing; write arm/task/view, e.g. '{example}' or '*/*/own-out/4#0.*'"
             )
         chosen |= fitting
+    # without the matched arm's result there is no budget to spend
     matched = {arm.name: arm.match for arm in setup.arms if arm.match}
     chosen |= {key._replace(arm=matched[key.arm]) for key in chosen if key.arm in matched}
     return [key for key in keys if key in chosen]
