@@ -15,6 +15,18 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
+def short_name(name: str) -> str:
+    r"""Return a name from any file as it stands in a message: on one line, 80 characters at most.
+
+    Args:
+        name: any text, e.g. a key of a weight file.
+
+    >>> short_name("two\nlines" + "!" * 100) == r"two\nlines" + "!" * 70
+    True
+    """
+    return printable(name)[:80]
+
+
 def shortened(text: str, length: int) -> str:
     """Return the beginning of a text, the last character "…" where something was cut off.
 

@@ -1,4 +1,8 @@
-"""YAML from files nobody vouches for: safe tags, no aliases, little nesting."""
+"""YAML of plain values, from files that may be anyone's: model cards, manifests, setups.
+
+Why not yaml.safe_load alone: it expands aliases (a few lines can stand for terabytes), and libyaml's loader ends the
+process with a segmentation fault on deep nesting. Here both are errors that name the line.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +11,19 @@ from typing import Any
 
 from merge_advisor.errors import InputError
 
-DEEPEST = 50
-"""Nesting read; libyaml's loader ends the process with a segmentation fault at some ten thousand levels."""
+_DEEPEST = 50
+"""Levels of nesting that are read; libyaml's loader crashes at some ten thousand."""
 
 
 class YamlError(ValueError):
-    """Text that is not read as YAML; `line` counts from 1, None where it is unknown."""
+    r"""Text that is not read as YAML; `line` counts from 1, None where it is unknown.
+
+    >>> try:
+    ...     load_yaml("a: &x [1]\nb: *x")
+    ... except YamlError as error:
+    ...     print(error, error.line)
+    aliases (*) are not read; write it out 2
+    """
 
     def __init__(self, problem: str, line: int | None = None) -> None:
         super().__init__(problem)
@@ -20,10 +31,16 @@ class YamlError(ValueError):
 
 
 def load_yaml(text: str) -> Any:
-    """Read one YAML document of plain values.
+    r"""Return the plain values of one YAML document.
+
+    >>> load_yaml("version: 1\nmodels: [a0, a1]")
+    {'version': 1, 'models': ['a0', 'a1']}
+
+    Args:
+        text: the document.
 
     Raises:
-        YamlError: not YAML, an alias (a few can stand for terabytes), a tag, or nesting beyond `DEEPEST`.
+        YamlError: not YAML, an alias, a tag, or more than 50 levels of nesting.
     """
     import yaml
 
@@ -33,10 +50,11 @@ def load_yaml(text: str) -> Any:
     closing = (yaml.BlockEndToken, yaml.FlowMappingEndToken, yaml.FlowSequenceEndToken)
     depth = 0
     try:
+        # tokens first: they come without recursion and before any alias is expanded
         for token in yaml.scan(text, Loader=loader):
             line = token.start_mark.line + 1
             depth += isinstance(token, opening) - isinstance(token, closing)
-            if depth > DEEPEST:
+            if depth > _DEEPEST:
                 raise YamlError("nested too deep", line)
             if isinstance(token, yaml.AliasToken):
                 raise YamlError("aliases (*) are not read; write it out", line)
@@ -55,14 +73,18 @@ def load_yaml(text: str) -> Any:
 def read_mapping(
     path: Path, kind: str, *, needs: str, remedy: str, limit: int, error: type[InputError] = InputError
 ) -> dict[Any, Any]:
-    """Read a YAML file that holds one mapping.
+    """Return the mapping in a YAML file.
+
+    >>> read_mapping(Path("examples.jsonl"), "setup", needs="`version: 1`", remedy="check the path", limit=2**20)
+    Traceback (most recent call last):
+    merge_advisor.errors.InputError: examples.jsonl, line 2: not YAML as read here (...); correct it
 
     Args:
         path: the file.
-        kind: what it should be, for the messages: "setup".
-        needs: what such a file holds at least.
+        kind: what the file should be, for the messages: "setup".
+        needs: what such a file holds at least, for the messages.
         remedy: what to do where it cannot be read.
-        limit: most bytes.
+        limit: bytes of the file at most.
         error: class of the errors.
 
     Raises:
@@ -71,7 +93,7 @@ def read_mapping(
     try:
         if path.stat().st_size > limit:
             raise error(f"{path}: larger than {limit >> 20} MiB; this is no {kind}")
-        found = load_yaml(path.read_text(encoding="utf-8-sig"))
+        content = load_yaml(path.read_text(encoding="utf-8-sig"))
     except OSError as reason:
         raise error(f"{path}: cannot be read ({reason.strerror}); {remedy}") from reason
     except UnicodeDecodeError as reason:
@@ -79,6 +101,6 @@ def read_mapping(
     except YamlError as reason:
         line = f", line {reason.line}" if reason.line else ""
         raise error(f"{path}{line}: not YAML as read here ({reason}); correct it") from reason
-    if not isinstance(found, dict):
+    if not isinstance(content, dict):
         raise error(f"{path}: is no {kind}; it needs {needs}")
-    return found
+    return content

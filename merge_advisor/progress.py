@@ -1,12 +1,18 @@
-"""How work that takes long says how far it is."""
+"""How long work reports its progress."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 Progress = Callable[[str, int, int], None]
-"""Called with (what, done, total) as work goes on; silence is `quiet_progress`."""
+"""Called with (what, done, total) as work goes on; `quiet_progress` reports nothing."""
 
 
 def quiet_progress(what: str, done: int, total: int) -> None:
-    """Report nothing."""
+    """Report nothing.
+
+    Args:
+        what: the step, e.g. "embedding the pool".
+        done: how many of its parts are done.
+        total: how many it has.
+    """

@@ -1,4 +1,4 @@
-"""Names of everything that can be swapped, known without importing any of it.
+"""Names of everything that can be exchanged, known without importing any of it.
 
 A kind is "strategy", "composition", "format", "embedding", "evaluator" or "sampler". A spec is a name, optionally with
 parameters: `anchor_diverse` or `anchor_diverse:objective=facility,diversity=0.3`. What a name stands for is a frozen
@@ -84,20 +84,34 @@ def _entry_points(kind: str) -> dict[str, str]:
 
 
 def names(kind: str) -> list[str]:
-    """List the registered names of `kind`, sorted, other packages' included.
+    """Return the registered names of a kind, sorted, other packages' included.
+
+    >>> names("format")
+    ['lorahub', 'mergekit', 'peft']
+
+    Args:
+        kind: one of the kinds above.
 
     Raises:
-        KeyError: `kind` is none of these kinds.
+        KeyError: no such kind.
     """
     return sorted({**_entry_points(kind), **BUILTIN[kind]})
 
 
 def load(kind: str, name: str) -> type[Any]:
-    """Import and return the class registered as `name`.
+    """Return the class registered under a name, imported now.
+
+    >>> load("strategy", "top_k").__name__
+    'TopK'
+
+    Args:
+        kind: one of the kinds above.
+        name: the name.
 
     Raises:
-        SpecError: no such name; the message lists those there are.
+        SpecError: no such name; the message lists the known ones.
     """
+    # our own names first: no package that is installed may change what a recipe of ours means
     target = BUILTIN[kind].get(name) or _entry_points(kind).get(name)
     if target is None:
         raise SpecError(f"{kind} '{name}' is unknown; choose one of: {', '.join(names(kind))}")
@@ -107,7 +121,14 @@ def load(kind: str, name: str) -> type[Any]:
 
 
 def build(kind: str, spec: str) -> Any:
-    """Make the object a spec (`name` or `name:key=value,key=value`) describes.
+    """Return the object that a spec describes.
+
+    >>> build("strategy", "top_k:centre=true")
+    TopK(centre=True)
+
+    Args:
+        kind: one of the kinds above.
+        spec: `name` or `name:key=value,key=value`; parameters that are left out have their defaults.
 
     Raises:
         SpecError: unknown name or key, or a value that is not of the parameter's type or range.
@@ -144,5 +165,13 @@ def _parse(kind: str, spec: str, key: str, text: str, wanted: Any) -> Any:
 
 
 def summary(kind: str, name: str) -> str:
-    """Return the first docstring line of what is registered as `name`."""
+    """Return the first docstring line of what is registered under a name.
+
+    Args:
+        kind: one of the kinds above.
+        name: the name.
+
+    Raises:
+        SpecError: no such name.
+    """
     return (load(kind, name).__doc__ or "").strip().splitlines()[0]

@@ -1,6 +1,6 @@
-"""What was measured, kept between runs: one SQLite file, safe to share between processes and to kill at any moment.
+"""What was measured, kept between runs in one SQLite file; processes may share it, and be killed at any moment.
 
-Every value is found under a key that holds everything it depends on, so that nothing is ever stale: deltas under
+The key of every value holds everything that the value depends on, so that nothing is ever stale: deltas under
 (space, fingerprint), losses under (base, template, rows, weights), scores under (model, task, evaluator). Deleting the
 file costs time and nothing else.
 """
@@ -29,11 +29,19 @@ CREATE TABLE IF NOT EXISTS measured (key TEXT PRIMARY KEY, value TEXT NOT NULL) 
 CREATE TABLE IF NOT EXISTS hashes (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 """
 
-TRIES = 100
+_TRIES = 100
 
 
 class Store:
     """Deltas, measurements and file hashes in one SQLite file.
+
+    >>> with Store(Path("store.sqlite")) as store:
+    ...     store.keep_measured("a digest of all it depends on", [0.25, 0.5])
+    ...     store.measured("a digest of all it depends on"), store.measured("another digest")
+    ([0.25, 0.5], None)
+
+    Args:
+        path: the file; it and its folder are made where they are missing.
 
     Raises:
         RunError: the file cannot be opened, is no SQLite file, or its folder cannot be written.
@@ -43,6 +51,7 @@ class Store:
         self.path = path
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
+            # no isolation level: each value is a transaction of its own, so that a kill loses none that was kept
             self._connection = sqlite3.connect(path, timeout=30, isolation_level=None)
             _prepare(self._connection)
         except (OSError, sqlite3.Error) as error:
@@ -60,17 +69,28 @@ class Store:
         self.close()
 
     def delta(self, space: Space, fingerprint: str) -> Float32Array | None:
-        """Return the (d,) delta kept for a model in a space, or None."""
-        found = self._connection.execute(
+        """Return the (d,) float32 delta kept for a model in a space, or None.
+
+        Args:
+            space: the space, by whose digest it is kept.
+            fingerprint: of the candidate.
+        """
+        row = self._connection.execute(
             "SELECT delta FROM deltas WHERE space = ? AND fingerprint = ?", (space.digest, fingerprint)
         ).fetchone()
-        if found is None:
+        if row is None:
             return None
-        array = np.frombuffer(found[0], dtype="<f4").astype(np.float32)
+        array = np.frombuffer(row[0], dtype="<f4").astype(np.float32)
+        # a delta of another length or with NaN was damaged on disk: as if it were not there, it is measured again
         return array if array.shape == (space.dim,) and bool(np.isfinite(array).all()) else None
 
     def keep_delta(self, space: Space, fingerprint: str, delta: Float32Array) -> None:
-        """Keep a (d,) float32 delta.
+        """Keep a delta.
+
+        Args:
+            space: the space it is of.
+            fingerprint: of the candidate.
+            delta: (d,) float32.
 
         Raises:
             ValueError: not of the space's length.
@@ -87,11 +107,15 @@ class Store:
 
     def measured(self, key: str) -> Any:
         """Return the JSON value kept under a key (a digest of all it depends on), or None."""
-        found = self._connection.execute("SELECT value FROM measured WHERE key = ?", (key,)).fetchone()
-        return None if found is None else json.loads(found[0])
+        row = self._connection.execute("SELECT value FROM measured WHERE key = ?", (key,)).fetchone()
+        return None if row is None else json.loads(row[0])
 
     def keep_measured(self, key: str, value: Any) -> None:
         """Keep a JSON value.
+
+        Args:
+            key: a digest of all that the value depends on.
+            value: what `json` writes.
 
         Raises:
             ValueError: NaN or infinity in it.
@@ -102,17 +126,17 @@ class Store:
 
 
 def _prepare(connection: sqlite3.Connection) -> None:
-    """Set the journal and make the tables; waits for another process that does the same.
+    """Set the journal and make the tables; wait for another process that does the same.
 
     SQLite's own timeout does not cover a change of the journal mode, so "locked" is tried again for up to ten seconds.
     """
-    for attempt in range(TRIES):
+    for attempt in range(_TRIES):
         try:
             connection.execute("PRAGMA journal_mode=WAL")
             connection.execute("PRAGMA synchronous=NORMAL")
             connection.executescript(_SCHEMA)
         except sqlite3.OperationalError as error:
-            if "locked" not in str(error) or attempt == TRIES - 1:
+            if "locked" not in str(error) or attempt == _TRIES - 1:
                 raise
             time.sleep(0.1)
         else:
@@ -130,10 +154,10 @@ class _Table(MutableMapping[str, str]):
         self._connection, self._table = connection, table
 
     def __getitem__(self, key: str) -> str:
-        found = self._connection.execute(f"SELECT value FROM {self._table} WHERE key = ?", (key,)).fetchone()
-        if found is None:
+        row = self._connection.execute(f"SELECT value FROM {self._table} WHERE key = ?", (key,)).fetchone()
+        if row is None:
             raise KeyError(key)
-        return str(found[0])
+        return str(row[0])
 
     def __setitem__(self, key: str, value: str) -> None:
         self._connection.execute(f"INSERT OR REPLACE INTO {self._table} VALUES (?, ?)", (key, value))

@@ -1,7 +1,7 @@
 """Prompt templates: the text around an input, exact to the byte. A property of the pool, not of the task.
 
-Text only. The end token is no text: whoever tokenises appends its id after the completion, and adds no special tokens
-in front (a chat template writes its own).
+Text only: `backbone.encoding` appends the end token's id after the completion and adds no special tokens in front (a
+chat template writes its own).
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     import jinja2
 
 TEMPLATE_NAMES = ("alpaca", "bare", "chat", "plain")
-"""Every template there is."""
+"""All templates."""
 
-OPENING = "Below is an instruction that describes a task. Write a response that appropriately completes the request."
-AROUND = {
-    "alpaca": (OPENING + "\n\n### Instruction:\n", "\n\n### Response:\n"),
+_OPENING = "Below is an instruction that describes a task. Write a response that appropriately completes the request."
+_AROUND = {
+    "alpaca": (_OPENING + "\n\n### Instruction:\n", "\n\n### Response:\n"),
     "bare": ("", ""),
     "plain": ("", "\n"),
 }
@@ -34,23 +34,29 @@ AROUND = {
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """A prompt template; `get` makes one."""
+    r"""A prompt template; `get` makes one.
+
+    >>> get("plain").prompt("2 + 2")
+    '2 + 2\n'
+    >>> get("chat", "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}").prompt("hi")
+    '<user>hi'
+    """
 
     name: str
     """One of `TEMPLATE_NAMES`."""
     chat_template: str | None = None
-    """The base's Jinja source for `chat`, None for the others."""
+    """The base's Jinja source for `chat`, None for all others."""
     specials: tuple[tuple[str, str], ...] = ()
     """Special tokens the chat template may write, e.g. ("bos_token", "<s>"), sorted."""
 
     def prompt(self, input: str) -> str:  # noqa: A002 (the field of a row it takes)
-        """Return the text a model is given for `input`.
+        """Return the text that a model gets for `input`.
 
         Raises:
             SpecError: the base's chat template fails on this input.
         """
         if self.chat_template is None:
-            before, after = AROUND[self.name]
+            before, after = _AROUND[self.name]
             return before + input + after
         messages = [{"role": "user", "content": input}]
         try:
@@ -89,14 +95,22 @@ def get(name: str, chat_template: str | None = None, specials: Mapping[str, obje
         raise SpecError("template 'chat': this base has no chat template; choose one of: alpaca, bare, plain")
     tokens = sorted((key, token) for key, token in (specials or {}).items() if isinstance(token, str))
     template = Template(name, chat_template, tuple(tokens))
-    template.prompt("")  # a broken chat template is told now, not at the first row
+    template.prompt("")  # a broken chat template is an error now, not at the first row
     return template
 
 
 def read_chat(folder: Path) -> tuple[str | None, dict[str, str]]:
-    """Read chat template and special tokens of a model folder, without transformers: `get("chat", *read_chat(folder))`.
+    r"""Return chat template and special tokens of a model folder, without transformers: for `get("chat", …)`.
 
     `chat_template.jinja` counts before `tokenizer_config.json`; of several templates in there, the one named "default".
+
+    >>> from pathlib import Path
+    >>> source, specials = read_chat(Path("base"))
+    >>> get("chat", source, specials).prompt("hi")
+    '<|user|>hi<|end|>\n<|assistant|>'
+
+    Args:
+        folder: the model's folder.
 
     Returns:
         The Jinja source, None where the folder has none; and the special tokens by name.
@@ -128,15 +142,15 @@ def _read_object(file: Path) -> dict[str, Any]:
     if not file.is_file():
         return {}
     try:
-        found = json.loads(_read_text(file))
+        content = json.loads(_read_text(file))
     except (ValueError, RecursionError) as error:
         raise BaseModelError(f"{file}: not JSON ({error}); fetch the base again") from error
-    return found if isinstance(found, dict) else {}
+    return content if isinstance(content, dict) else {}
 
 
 @lru_cache(maxsize=8)
 def _compiled(source: str) -> jinja2.Template:
-    """Compile a chat template as transformers does, but for the date: `strftime_now` always tells 26 July 2024.
+    """Compile a chat template as transformers does, except for the date: `strftime_now` always gives 26 July 2024.
 
     That day is what Llama's templates fall back on; a clock would make two equal runs differ.
     """

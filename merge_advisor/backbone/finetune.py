@@ -1,4 +1,4 @@
-"""Finetune a LoRA on a handful of rows: the task embedding's model, kept as the `shots_lora`."""
+"""Finetune a LoRA on a handful of rows: the model whose delta embeds the task, kept as `shots_lora`."""
 
 from __future__ import annotations
 
@@ -25,15 +25,20 @@ if TYPE_CHECKING:
     Factors = Mapping[str, tuple[torch.nn.Parameter, torch.nn.Parameter]]
 
 
-PATIENCE = 2
+_PATIENCE = 2
 """Checks without a better loss on the watched rows after which training stops."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FinetuneResult:
-    """A trained LoRA and how it came about."""
+    """A trained LoRA and how it came about.
+
+    >>> FinetuneResult({}, steps=20, taken=40, watched=(2.1, 1.9, 2.0, 2.2)).taken
+    40
+    """
 
     delta: WeightDelta
+    """Of the least watched loss; of the last step where no rows are watched."""
     steps: int
     """Optimiser steps behind `delta`."""
     taken: int
@@ -57,8 +62,8 @@ def finetune_lora(
     A is drawn as PEFT draws it (uniform ±1/sqrt(in), Kaiming with a = sqrt(5)), B starts at zero; AdamW without weight
     decay, a linear warm-up over the first tenth of the steps, then a linear fall to a tenth of the rate; the loss of a
     batch is the mean over its rows of the mean over their tokens. A handful of long rows is learnt by heart within a
-    few passes, a handful of short ones takes many: where rows are watched, the LoRA is the one of the least loss on
-    them. Matrix products may be taken in bfloat16 (torch's "medium" precision), weights and optimiser are float32.
+    few passes, a handful of short ones takes many: with watched rows, the result is the LoRA of the least loss on them.
+    Matrix products may be taken in bfloat16 (torch's "medium" precision), weights and optimiser are float32.
 
     Args:
         backbone: a bare base.
@@ -66,8 +71,11 @@ def finetune_lora(
         targets: parameter names (…weight) of linear modules.
         settings: rank, rate and length.
         seed: the only randomness (initial A, order of rows).
-        watch: rows that are not trained on.
+        watch: rows that are not trained on and say when to stop; without them all steps are taken.
         progress: called after each step with (done, total).
+
+    Returns:
+        The LoRA as a weight delta, and its history.
 
     Raises:
         InputError: the loss became NaN or infinite (lower the rate).
@@ -129,7 +137,7 @@ class _Best:
 
     @property
     def over(self) -> bool:
-        return self._since >= PATIENCE
+        return self._since >= _PATIENCE
 
 
 def _as_delta(factors: Factors, scale: float) -> WeightDelta:
@@ -165,14 +173,14 @@ def _initial(
     """Fresh float32 factors by parameter name, in the order of the names."""
     import torch
 
-    found = {}
+    factors = {}
     for name in sorted(targets):
         out, width = backbone.parameters[name].shape
-        bound = 1 / math.sqrt(width)
+        bound = 1 / math.sqrt(width)  # sqrt(6 / ((1 + 5) · width)): Kaiming's bound for a = sqrt(5)
         a = (torch.rand(rank, width, generator=generator) * 2 - 1) * bound
         b = torch.zeros(out, rank)
-        found[name] = (torch.nn.Parameter(a.to(backbone.device)), torch.nn.Parameter(b.to(backbone.device)))
-    return found
+        factors[name] = (torch.nn.Parameter(a.to(backbone.device)), torch.nn.Parameter(b.to(backbone.device)))
+    return factors
 
 
 def _attach(
@@ -200,5 +208,5 @@ def _backward(backbone: Backbone, rows: Sequence[EncodedRow]) -> float:
 
 
 def _numpy(parameter: torch.Tensor) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
-    found: np.ndarray[tuple[int, ...], np.dtype[np.float32]] = parameter.detach().float().cpu().numpy().copy()
-    return found
+    array: np.ndarray[tuple[int, ...], np.dtype[np.float32]] = parameter.detach().float().cpu().numpy().copy()
+    return array

@@ -13,11 +13,17 @@ if TYPE_CHECKING:
 
 
 def generate(backbone: Backbone, prompt: str, *, max_new_tokens: int = 64) -> str:
-    """Return the greedy answer to a prompt text, without special tokens, stripped."""
+    """Return the greedy answer to a prompt text, without special tokens, stripped.
+
+    Args:
+        backbone: base, with or without a candidate placed.
+        prompt: the text, template included; cut on its left to what the context leaves.
+        max_new_tokens: tokens of the answer at most.
+    """
     room = max(1, context_length(backbone) - max_new_tokens)
     row = encode(backbone, [(prompt, "")], max_length=room, end=False)[0]
-    found = greedy(backbone, [row.prompt], max_new_tokens=max_new_tokens)[0]
-    return str(backbone.tokenizer.decode(found, skip_special_tokens=True)).strip()
+    answer = greedy(backbone, [row.prompt], max_new_tokens=max_new_tokens)[0]
+    return str(backbone.tokenizer.decode(answer, skip_special_tokens=True)).strip()
 
 
 def greedy(
@@ -27,22 +33,22 @@ def greedy(
     max_new_tokens: int,
     finished: Callable[[Sequence[int]], bool] | None = None,
 ) -> list[list[int]]:
-    """Return the most likely next token again and again, until the end token (left out) or `max_new_tokens`.
+    """Return greedy answers as token ids: the most likely next token, until the end token (left out).
 
     Prompts of one batch share what they begin with, as in `losses.row_losses`, and rows that are done leave it; an
-    encoder-decoder goes through transformers' own `generate`.
+    encoder-decoder uses transformers' own `generate`.
 
     Args:
         backbone: base, with or without a candidate placed.
         prompts: n prompts as token ids.
         max_new_tokens: tokens of an answer at most.
-        finished: told the answer so far after each token; where it says so, that row is done as well.
+        finished: called with the answer so far after each token; a row for which it returns True is done as well.
     """
     if backbone.encoder_decoder:
         return _by_transformers(backbone, prompts, max_new_tokens)
     import torch
 
-    found: list[list[int]] = [[] for _ in prompts]
+    answers: list[list[int]] = [[] for _ in prompts]
     going = list(range(len(prompts)))
     with torch.inference_mode():
         read = read_prompts(backbone, prompts)
@@ -53,8 +59,8 @@ def greedy(
                 row = going[place]
                 if row < 0 or token == backbone.end_id:
                     continue
-                found[row].append(token)
-                if finished is None or not finished(found[row]):
+                answers[row].append(token)
+                if finished is None or not finished(answers[row]):
                     left.append(place)
             if not left or step == max_new_tokens - 1:
                 break
@@ -64,7 +70,7 @@ def greedy(
             else:
                 going = [row if place in left else -1 for place, row in enumerate(going)]
             _advance(backbone, read, tokens)
-    return found
+    return answers
 
 
 def _advance(backbone: Backbone, read: PromptCache, tokens: Sequence[int]) -> None:

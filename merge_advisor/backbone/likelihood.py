@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 HELD_TOKENS = 4 * TOKENS_PER_BATCH
 """Positions of keys and values in one batch at most; those of a prompt count once for each of its answers."""
-ENOUGH_TOKENS = 64
+_ENOUGH_TOKENS = 64
 """Tokens that are worth a forward of their own, without padding: about as much as reading the weights costs."""
 
 
@@ -143,7 +143,7 @@ def _by_length(answers: Sequence[Sequence[int]]) -> Iterator[list[int]]:
     chunk: list[int] = []
     for place in sorted(range(len(answers)), key=lambda place: (len(answers[place]), place)):
         longest = len(answers[chunk[-1]]) if chunk else 0
-        if len(answers[place]) > longest and longest * len(chunk) >= ENOUGH_TOKENS:
+        if len(answers[place]) > longest and longest * len(chunk) >= _ENOUGH_TOKENS:
             yield chunk
             chunk = []
         chunk.append(place)

@@ -16,19 +16,24 @@ from merge_advisor.errors import BaseModelError
 if TYPE_CHECKING:
     import torch
 
-DTYPES = ("float32", "bfloat16", "float16")
+_DTYPES = ("float32", "bfloat16", "float16")
 
 
 @dataclass(eq=False)
 class Backbone:
-    """One base model in memory, on which candidates are placed and taken off (see `place`).
+    """One base model in memory, on which candidates are placed and taken off again (see `place`).
 
-    The one mutable object of the package: between two `with placed(...)` blocks it is always the bare base.
+    Its weights change inside a `with placed(...)` block; outside it is always the bare base.
+
+    >>> backbone = load_backbone(Path("base"), threads=1)
+    >>> backbone.hidden_size, backbone.encoder_decoder, backbone.dtype
+    (32, False, torch.float32)
     """
 
     model: Any
     """The transformers model, in evaluation mode, no parameter requiring gradients."""
     tokenizer: Any
+    """The transformers tokenizer, with a pad token."""
     encoder_decoder: bool
     device: torch.device
     dtype: torch.dtype
@@ -48,25 +53,25 @@ class Backbone:
     @property
     def end_id(self) -> int:
         """Id of the token that ends an answer."""
-        found = self.tokenizer.eos_token_id
-        if found is None:
+        end = self.tokenizer.eos_token_id
+        if end is None:
             raise BaseModelError("the base's tokenizer has no end token; set eos_token in its tokenizer_config.json")
-        return int(found)
+        return int(end)
 
     @property
     def begins(self) -> bool:
-        """Whether a prompt starts with the tokenizer's begin token even where it is added to nothing else (Gemma)."""
+        """Whether a prompt starts with the begin token although no other special tokens are added (Gemma)."""
         return str(getattr(self.model.config, "model_type", "")).startswith("gemma")
 
 
 def load_backbone(path: Path, *, device: str = "cpu", dtype: str = "float32", threads: int | None = None) -> Backbone:
-    """Load the base in the safetensors folder `path`.
+    """Return the base in the safetensors folder `path`, loaded into memory.
 
     Args:
-        path: folder, as `base.resolve_base` gives it.
+        path: its folder, as of `weights.base.resolve_base`.
         device: "cpu", "cuda" or "cuda:N".
         dtype: "float32", "bfloat16" or "float16".
-        threads: threads of the CPU work; None keeps torch's choice, never more than there are cores.
+        threads: threads of the CPU work, never more than there are cores; None for torch's choice.
 
     Raises:
         BaseModelError: the folder cannot be loaded, or the device or dtype is not there.
@@ -74,8 +79,8 @@ def load_backbone(path: Path, *, device: str = "cpu", dtype: str = "float32", th
     import torch
     import transformers
 
-    if dtype not in DTYPES:
-        raise BaseModelError(f"dtype '{dtype}' is unknown; choose one of: {', '.join(DTYPES)}")
+    if dtype not in _DTYPES:
+        raise BaseModelError(f"dtype '{dtype}' is unknown; choose one of: {', '.join(_DTYPES)}")
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise BaseModelError(f"device '{device}' is not there (torch sees no CUDA GPU); leave out `device`")
     _settle_threads(threads)
@@ -91,7 +96,7 @@ def load_backbone(path: Path, *, device: str = "cpu", dtype: str = "float32", th
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise BaseModelError(f"base {path.name}: cannot be loaded ({reason}); check the folder's files") from error
-    if tokenizer.pad_token_id is None:
+    if tokenizer.pad_token_id is None:  # any token will do: padding is masked
         tokenizer.pad_token = tokenizer.eos_token
     return Backbone(
         model=model,
@@ -105,7 +110,7 @@ def load_backbone(path: Path, *, device: str = "cpu", dtype: str = "float32", th
 
 
 def cores() -> int:
-    """Count the cores this process may use."""
+    """Count the cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -116,7 +121,7 @@ def _settle_threads(threads: int | None) -> None:
 
 
 def _settle_allocator() -> None:
-    """Keep glibc from giving freed activations back to the system at every step: that costs up to four times here.
+    """Keep glibc from giving freed activations back to the system at every step, which can take four times as long.
 
     The same as MALLOC_MMAP_MAX_=0, MALLOC_TRIM_THRESHOLD_ and MALLOC_TOP_PAD_ in the environment (mallopt(3)).
     """
@@ -127,7 +132,7 @@ def _settle_allocator() -> None:
 
 
 def release_memory() -> None:
-    """Give freed activations back to the system after all: between two steps that costs, between two models it saves.
+    """Give freed activations back to the system: too slow between two steps, worth it between two models.
 
     Batches of many lengths leave gaps; without this a process that finetunes again and again grows by gigabytes.
     """
@@ -142,15 +147,19 @@ def _glibc() -> Any | None:
     import ctypes
 
     try:
-        found = ctypes.CDLL("libc.so.6")
+        library = ctypes.CDLL("libc.so.6")
     except OSError:  # another C library
         return None
-    return found if hasattr(found, "malloc_trim") else None
+    return library if hasattr(library, "malloc_trim") else None
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Silence transformers' progress bars and advice while a model is loaded."""
+    """Silence transformers' progress bars and advice while a model is loaded.
+
+    Yields:
+        Nothing; bars and log level are as before when the block ends.
+    """
     from transformers.utils import logging
 
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()

@@ -1,4 +1,4 @@
-"""Candidates on the base and off again, without a trace.
+"""Placing candidates on the base, and taking them off again without a trace.
 
 In float32 base + ΔW is written into a buffer and the parameter's storage is swapped for it; taking the candidate off
 puts the untouched original back, so that embedding A, B, A gives bit-equal A. In half precision a rounding of the
@@ -25,9 +25,24 @@ if TYPE_CHECKING:
 def placed(backbone: Backbone, delta: WeightDelta) -> Iterator[None]:
     """Run the block with base + delta; the bare base is back afterwards, whatever happens inside.
 
+    >>> from pathlib import Path
+    >>> from merge_advisor.backbone.model import load_backbone
+    >>> from merge_advisor.weights.updates import DenseUpdate
+    >>> import numpy as np
+    >>> backbone = load_backbone(Path("base"), threads=1)
+    >>> name, norm = "model.norm.weight", backbone.parameters["model.norm.weight"]
+    >>> with placed(backbone, {name: DenseUpdate(np.ones(32, np.float32))}):
+    ...     norm[:2].tolist()
+    [2.0, 2.0]
+    >>> norm[:2].tolist()
+    [1.0, 1.0]
+
     Args:
         backbone: a bare base.
-        delta: parameter name -> update; empty is the base itself.
+        delta: parameter name -> update; empty for the base itself.
+
+    Yields:
+        Nothing: the backbone itself has changed.
 
     Raises:
         PoolError: a parameter the base does not have, or an update of another shape.
@@ -37,13 +52,13 @@ def placed(backbone: Backbone, delta: WeightDelta) -> Iterator[None]:
     for name in delta:
         if name not in backbone.parameters:
             raise PoolError(f"parameter {name} is not in the base; this candidate belongs to another base")
-    beside = backbone.dtype != torch.float32
+    beside = backbone.dtype != torch.float32  # half precision would round the update away
     with ExitStack() as stack:
         for name in delta:
             update = delta[name]
             if tuple(update.shape) != tuple(backbone.parameters[name].shape):
-                wanted, found = tuple(backbone.parameters[name].shape), tuple(update.shape)
-                raise PoolError(f"parameter {name}: update is {found}, base is {wanted}; another base or size")
+                wanted, given = tuple(backbone.parameters[name].shape), tuple(update.shape)
+                raise PoolError(f"parameter {name}: update is {given}, base is {wanted}; another base or size")
             if beside and isinstance(update, LowRankUpdate):
                 stack.callback(_hook(backbone, name, _beside(backbone, [update])).remove)
             else:
@@ -53,10 +68,17 @@ def placed(backbone: Backbone, delta: WeightDelta) -> Iterator[None]:
 
 @contextmanager
 def placed_together(backbone: Backbone, deltas: Sequence[WeightDelta]) -> Iterator[None]:
-    """Run the block with several adapters at once: row i·m + j of a batch of n·m rows sees adapter i (n adapters).
+    """Run the block with n adapters at once: row i·m + j of a batch of n·m rows sees adapter i.
+
+    Args:
+        backbone: a bare base.
+        deltas: parameter name -> update of each adapter.
+
+    Yields:
+        Nothing: the backbone itself has changed.
 
     Raises:
-        PoolError: an update that is no LowRank, or fits nothing.
+        PoolError: an update that is no `LowRankUpdate`, or a parameter that the base does not have.
     """
     with ExitStack() as stack:
         for name in sorted({name for delta in deltas for name in delta}):
@@ -73,7 +95,7 @@ def placed_together(backbone: Backbone, deltas: Sequence[WeightDelta]) -> Iterat
 
 
 def _swap(backbone: Backbone, name: str, update: Update) -> Callable[[], None]:
-    """Point the parameter at base + update; return what points it back."""
+    """Point the parameter at base + update; return a function that points it back."""
     import torch
 
     parameter = backbone.parameters[name]

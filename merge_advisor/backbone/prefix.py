@@ -139,7 +139,7 @@ def continue_from(
 
 
 def read_prompts(backbone: Backbone, prompts: Sequence[Sequence[int]]) -> PromptCache:
-    """Run prompts through a decoder as one batch and return what is needed to go on from them.
+    """Return prompts as a decoder has read them, in one batch, to go on from.
 
     Args:
         backbone: a decoder, with or without a candidate placed.

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from merge_advisor.backbone.model import Backbone
 
-PROBE_TOKENS = 256
+_PROBE_TOKENS = 256
 """Tokens of a probe at most."""
 
 
@@ -82,7 +82,7 @@ def last_logits(backbone: Backbone, probes: Sequence[str]) -> Float32Array:
     rows = []
     with torch.inference_mode():
         for probe in probes:  # one by one: a padded batch would hold logits of every position of every probe at once
-            batch = backbone.tokenizer(probe, return_tensors="pt", truncation=True, max_length=PROBE_TOKENS)
+            batch = backbone.tokenizer(probe, return_tensors="pt", truncation=True, max_length=_PROBE_TOKENS)
             batch = {key: value.to(backbone.device) for key, value in batch.items() if key != "token_type_ids"}
             if backbone.encoder_decoder:
                 batch["decoder_input_ids"] = _start_tokens(backbone, 1)
@@ -93,7 +93,7 @@ def last_logits(backbone: Backbone, probes: Sequence[str]) -> Float32Array:
 
 def _tokens_of(backbone: Backbone, probes: Sequence[str]) -> Any:
     return backbone.tokenizer(
-        list(probes), return_tensors="pt", padding=True, truncation=True, max_length=PROBE_TOKENS, padding_side="right"
+        list(probes), return_tensors="pt", padding=True, truncation=True, max_length=_PROBE_TOKENS, padding_side="right"
     ).to(backbone.device)
 
 

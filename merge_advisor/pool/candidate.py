@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from merge_advisor.errors import PoolError
+from merge_advisor.plain_text import short_name
 from merge_advisor.pool.licences import Card, read_card
 from merge_advisor.pool.sources import FoundModel, check_id
 from merge_advisor.types import Candidate
@@ -13,7 +14,6 @@ from merge_advisor.weights import adapter, checkpoint, hub
 from merge_advisor.weights.adapter_config import ADAPTER_CONFIG, read_adapter_config
 from merge_advisor.weights.base import HUB_PATTERNS, LocalBase
 from merge_advisor.weights.files import Hashes, read_json
-from merge_advisor.weights.naming import printable
 
 _CARD = ("README.md", "config.json", ADAPTER_CONFIG, adapter.ADAPTER_WEIGHTS)
 
@@ -58,7 +58,7 @@ def examine_candidate(model: FoundModel, place: hub.Snapshot, base: LocalBase, h
     check_id(model.id)
     folder = place.path
     if not folder.is_dir():
-        raise PoolError(f"{printable(folder.name)}: no such folder; correct its path in the manifest")
+        raise PoolError(f"{short_name(folder.name)}: no such folder; correct its path in the manifest")
     card = read_card(folder)
     if (folder / ADAPTER_CONFIG).exists():
         return _adapter(model, place, base, hashes, card)
@@ -127,4 +127,4 @@ def _base_note(named: str, base: LocalBase) -> tuple[str, ...]:
     own = named.rstrip("/\\").replace("\\", "/").rsplit("/", 1)[-1].lower()
     if not named or own == base.base.id.rsplit("/", 1)[-1].lower():
         return ()
-    return (f"its configuration names the base '{printable(named)}'; keys and shapes fit {base.base.id}",)
+    return (f"its configuration names the base '{short_name(named)}'; keys and shapes fit {base.base.id}",)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from merge_advisor.errors import ExternalError, InputError, MergeAdvisorError, OfflineError, PoolError
+from merge_advisor.plain_text import short_name
 from merge_advisor.pool import unpickling
 from merge_advisor.pool.candidate import fetch_model
 from merge_advisor.pool.sources import FOLDER_MANIFEST, FoundModel, Sources, find_models
@@ -23,7 +24,6 @@ from merge_advisor.weights import hub
 from merge_advisor.weights.adapter import ADAPTER_PICKLE, ADAPTER_WEIGHTS, pair_factors
 from merge_advisor.weights.adapter_config import ADAPTER_CONFIG, read_adapter_config
 from merge_advisor.weights.files import FileError, file_digest
-from merge_advisor.weights.naming import printable
 from merge_advisor.weights.tensorfile import read_header
 from merge_advisor.whole_files import whole_folder
 
@@ -122,7 +122,7 @@ def convert(
             _refuse_all(source, refused)
         if not alone:
             (partial / FOLDER_MANIFEST).write_text(_manifest(sources, written, names), encoding="utf-8")
-    left_out = tuple(RefusedModel(printable(name), _reason(name, error)) for name, error in sorted(refused.items()))
+    left_out = tuple(RefusedModel(short_name(name), _reason(name, error)) for name, error in sorted(refused.items()))
     return ConversionReport(out, tuple(job.model.id for job in written), tuple(copied), left_out)
 
 
@@ -237,7 +237,7 @@ def _parsed(line: str) -> dict[str, Any]:
 def _line(text: object) -> str:
     """The last line of any text, printable and short."""
     lines = [line for line in str(text or "").splitlines() if line.strip()] or ["no reason given"]
-    return "".join(c if c.isprintable() else " " for c in lines[-1])[:240].strip()
+    return "".join(c if c.isshort_name() else " " for c in lines[-1])[:240].strip()
 
 
 def _complete(job: _Job, *, converted: bool) -> None:
@@ -260,7 +260,7 @@ def _complete(job: _Job, *, converted: bool) -> None:
 
 
 def _refuse_all(source: str | Path, refused: Mapping[str, MergeAdvisorError]) -> None:
-    reasons = [f"{printable(name)}: {_reason(name, error)}" for name, error in sorted(refused.items())]
+    reasons = [f"{short_name(name)}: {_reason(name, error)}" for name, error in sorted(refused.items())]
     more = f"; and {len(reasons) - 3} more" if len(reasons) > 3 else ""
     message = f"{source}: none of its {len(reasons)} adapters can be converted: {'; '.join(reasons[:3])}{more}"
     if all(isinstance(error, OfflineError) for error in refused.values()):

@@ -9,13 +9,13 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from merge_advisor.errors import ExternalError, InputError, MergeAdvisorError, OfflineError, PoolError
+from merge_advisor.plain_text import short_name
 from merge_advisor.pool.candidate import examine_candidate, fetch_model
 from merge_advisor.pool.sources import FoundModel, find_models
 from merge_advisor.types import SHOTS_LORA, Candidate, Pool, RefusedModel
 from merge_advisor.weights.base import LocalBase
 from merge_advisor.weights.files import FileError, Hashes
 from merge_advisor.weights.hub import Snapshot
-from merge_advisor.weights.naming import printable
 
 _DOWNLOADS = 8
 """Hub models fetched at a time."""
@@ -74,10 +74,10 @@ def open_pool(
         except (InputError, OfflineError, ExternalError, FileError) as error:
             # one line, and without the id that some messages begin with: it stands before the reason anyway
             reason = " ".join(str(error).split()).removeprefix(f"{model.id}: ")
-            refused.append(RefusedModel(printable(model.id), reason))
+            refused.append(RefusedModel(short_name(model.id), reason))
         except OSError as error:
             refused.append(
-                RefusedModel(printable(model.id), f"cannot be read ({error.strerror}); check its permissions")
+                RefusedModel(short_name(model.id), f"cannot be read ({error.strerror}); check its permissions")
             )
     if not candidates:
         _nothing_left(f"pool {ref}", refused, places)

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath, PureWindowsPath
 
 from merge_advisor.errors import PoolError
+from merge_advisor.plain_text import short_name
 from merge_advisor.pool.manifest import ManifestEntry, read_manifest
 from merge_advisor.types import SHOTS_LORA
 from merge_advisor.weights.hub import HubId, parse_id
-from merge_advisor.weights.naming import printable
 
 _LONGEST_ID = 200
 FOLDER_MANIFEST = "pool.yaml"
@@ -62,10 +62,10 @@ def check_id(name: str) -> None:
     Raises:
         PoolError: it is no such text; the message says why, with the id made printable.
     """
-    shown = printable(name)
+    shown = short_name(name)
     if not name or name != name.strip():
         raise PoolError(f"id '{shown}': is empty or begins or ends with space; rename it")
-    if not name.isprintable():
+    if not name.isshort_name():
         raise PoolError(f"id '{shown}': holds characters that cannot be printed; rename it")
     if len(name) > _LONGEST_ID:
         raise PoolError(f"id '{shown}': is longer than {_LONGEST_ID} characters; rename it")
@@ -103,7 +103,7 @@ def find_models(ref: str | Path) -> Sources:
     seen: set[str] = set()
     for model in sources.models:
         if model.id in seen:
-            raise PoolError(f"pool {ref}: the id '{printable(model.id)}' is there twice; give one another id")
+            raise PoolError(f"pool {ref}: the id '{short_name(model.id)}' is there twice; give one another id")
         seen.add(model.id)
     return sources
 
@@ -137,7 +137,7 @@ def _in_folder(path: Path) -> Sources:
         raise PoolError(f"pool {path}: has no models; each is a folder with adapter_config.json or config.json")
     for name in texts:
         if name not in named:
-            raise PoolError(f"{where}: describes '{printable(name)}', which is not there; correct the name")
+            raise PoolError(f"{where}: describes '{short_name(name)}', which is not there; correct the name")
     models = tuple(FoundModel(name, folder, None, texts.get(name, "")) for name, folder in named.items())
     return Sources(models, manifest.template if manifest else None)
 
@@ -154,7 +154,7 @@ def _in_manifest(path: Path) -> Sources:
     texts = manifest.descriptions
     for name in texts:
         if name not in {model.id for model in models}:
-            raise PoolError(f"{path}: describes '{printable(name)}', which is not listed; correct the name")
+            raise PoolError(f"{path}: describes '{short_name(name)}', which is not listed; correct the name")
     return Sources(
         tuple(FoundModel(m.id, m.folder, m.hub, m.description or texts.get(m.id, "")) for m in models),
         manifest.template,
@@ -165,14 +165,14 @@ def _listed(item: ManifestEntry, manifest: Path, where: str) -> FoundModel:
     if item.hub is not None:
         model = parse_id(item.hub)
         if model is None:
-            raise PoolError(f"{where}: '{printable(item.hub)}' is no hub id; write organisation/name")
+            raise PoolError(f"{where}: '{short_name(item.hub)}' is no hub id; write organisation/name")
         if item.revision and model.revision not in (None, item.revision):
             raise PoolError(f"{where}: names two revisions, {model.revision} and {item.revision}; leave one out")
         model = HubId(model.repo, item.revision or model.revision)
         return FoundModel(item.id or model.repo, None, model, item.description)
     text = item.path or ""
     if not text or "\0" in text or ".." in (*PurePath(text).parts, *PureWindowsPath(text).parts):
-        raise PoolError(f"{where}: the path '{printable(text)}' leads out of the manifest's folder; write it absolute")
+        raise PoolError(f"{where}: the path '{short_name(text)}' leads out of the manifest's folder; write it absolute")
     folder = manifest.parent / Path(text).expanduser()
     return FoundModel(item.id or _own_name(folder), folder, None, item.description)
 
@@ -188,7 +188,7 @@ def _in_list(path: Path) -> list[FoundModel]:
         if text:
             model = parse_id(text)
             if model is None:
-                raise PoolError(f"{path}, line {number}: '{printable(text)}' is no hub id; write organisation/name")
+                raise PoolError(f"{path}, line {number}: '{short_name(text)}' is no hub id; write organisation/name")
             models.append(FoundModel(model.repo, None, model))
     if not models:
         raise PoolError(f"pool {path}: lists no hub ids; write one organisation/name a line")
@@ -198,5 +198,5 @@ def _in_list(path: Path) -> list[FoundModel]:
 def _by_ids(text: str) -> list[FoundModel]:
     models = [parse_id(part.strip()) for part in text.split(",")]
     if not all(models):
-        raise PoolError(f"pool {printable(text)}: not there; name a folder, a manifest, or hub ids like org/name")
+        raise PoolError(f"pool {short_name(text)}: not there; name a folder, a manifest, or hub ids like org/name")
     return [FoundModel(model.repo, None, model) for model in models if model]

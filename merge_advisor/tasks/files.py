@@ -1,6 +1,6 @@
 """Read task files: JSONL, a JSON array, or BBH's own JSON; everything is kept as the text it is.
 
-Rows are known by the names of their fields (`MAPPINGS`). An empty line joins `instruction` and a non-empty `input`. Of
+The names of a row's fields say what it is (`_MAPPINGS`). An empty line joins `instruction` and a non-empty `input`. Of
 `messages`, the last (an assistant's) is the output; a single user turn before it is the input as it is; any longer chat
 becomes one text, its turns separated by an empty line and labelled `System:`, `User:`, `Assistant:`.
 """
@@ -19,9 +19,9 @@ from merge_advisor.plain_text import printable
 from merge_advisor.types import Row
 
 MINIMUM_ROWS = 2
-"""Rows a task must have, and shots a split leaves at least."""
+"""Rows a task has at least, and shots that a split leaves at least."""
 
-MAPPINGS = (
+_MAPPINGS = (
     ("instruction", "output"),  # before input/output, which would lose the instruction
     ("input", "output"),
     ("prompt", "completion"),
@@ -31,32 +31,37 @@ MAPPINGS = (
 )
 """Names of input and output that are recognised, besides chat `messages`; the first that fits a row counts."""
 
-# names people use, for the remedy only: guessing silently which field is the answer would be worse than asking
-LIKE_INPUT = (
+# common names, for the remedy only: to guess silently which field is the answer would be worse than to ask
+_LIKE_INPUT = (
     "input prompt question instruction context text query sentence source problem document article premise".split()
 )
-LIKE_OUTPUT = "output completion answer target response label solution summary translation result reply".split()
-ROLES = {"system": "System", "user": "User", "assistant": "Assistant"}
+_LIKE_OUTPUT = "output completion answer target response label solution summary translation result reply".split()
+_ROLES = {"system": "System", "user": "User", "assistant": "Assistant"}
 
 
 @dataclass(frozen=True, slots=True)
 class TaskFile:
-    """The rows of one task file and what was noticed while reading them."""
+    """The rows of one task file and what was noticed while reading them.
+
+    >>> file = read_rows(Path("examples.jsonl"))
+    >>> file.name, len(file.rows), file.mapping, file.rows[1].output
+    ('examples', 60, 'input/output', '1 1')
+    """
 
     name: str
     """The file's name without its ending."""
     rows: tuple[Row, ...]
     """At least `MINIMUM_ROWS`, none twice, in the order of the file."""
     notes: tuple[str, ...]
-    """One line for each thing worth telling."""
+    """What a reader should know, one line each."""
     mapping: str
-    """Fields the rows were read from, e.g. "question/answer"; several are separated by ", "."""
+    """Fields that the rows were read from, e.g. "question/answer"; several are separated by ", "."""
     read: int = 0
     """Rows in the file, repeated ones included."""
 
 
 class _Number(str):
-    """A JSON number as it is written: `1.50` stays that, whatever its size."""
+    """A JSON number as it is written: `1.50` stays `1.50`, and no size is too large."""
 
 
 @dataclass(slots=True)
@@ -67,24 +72,24 @@ class _Noticed:
 
 
 def read_rows(path: Path, *, minimum: int = MINIMUM_ROWS) -> TaskFile:
-    """Read a task file.
+    """Return the rows of a task file.
 
     Args:
         path: JSONL (one object per line), a JSON array of such objects, or a JSON object whose `examples` is one.
-        minimum: fewest rows to accept.
+        minimum: rows it must have at least, equal ones counted once.
 
     Raises:
         TaskError: the file cannot be opened, is not UTF-8, not JSON, has too few rows, or a row cannot be used; the
             message names the file and the line (the row, in a file that is one JSON value).
     """
     noticed = _Noticed()
-    found = [_row(record, place, noticed) for place, record in _records(path, _decode(path))]
-    rows = tuple(dict.fromkeys(found))
+    read = [_row(record, place, noticed) for place, record in _records(path, _decode(path))]
+    rows = tuple(dict.fromkeys(read))
     if len(rows) < minimum:
-        same = f" ({len(found)} equal ones)" if len(found) > len(rows) else ""
+        same = f" ({len(read)} equal ones)" if len(read) > len(rows) else ""
         raise _error(path, f"{_count(len(rows), 'row')}{same}, the minimum is {minimum}; add examples")
-    notes = tuple(printable(f"{path.name}: {note}") for note in _notes(rows, len(found), noticed))
-    return TaskFile(printable(path.stem), rows, notes, ", ".join(noticed.mappings), len(found))
+    notes = tuple(printable(f"{path.name}: {note}") for note in _notes(rows, len(read), noticed))
+    return TaskFile(printable(path.stem), rows, notes, ", ".join(noticed.mappings), len(read))
 
 
 def _error(place: object, what: str) -> TaskError:
@@ -104,6 +109,7 @@ def _decode(path: Path) -> str:
         raise _error(path, "a folder, not a file; give the path of one task file (JSONL)") from error
     except OSError as error:
         raise _error(path, f"cannot be read ({error.strerror}); check the path and its permissions") from error
+    # JSON text has no zero byte, so that an early one shows a wide encoding without a mark
     if raw.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in raw[:4]:
         raise _error(path, "encoded as UTF-16 or UTF-32; save it as UTF-8")
     try:
@@ -133,7 +139,7 @@ def _records(path: Path, text: str) -> Iterator[tuple[str, Any]]:
 
 
 def _is_one_value(path: Path, text: str) -> bool:
-    """Tell whether the file is one JSON value; a `.json` that holds an object per line is not."""
+    """Whether the file is one JSON value; a `.json` that holds an object per line is not."""
     start = text.lstrip()
     if path.suffix.lower() != ".json" and not start.startswith("["):
         return False
@@ -165,18 +171,18 @@ def _constant(name: str) -> Any:
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    by_name = dict(pairs)
+    if len(by_name) < len(pairs):
         twice = next(name for name, n in Counter(name for name, _ in pairs).items() if n > 1)
         raise ValueError(f"field {_quoted(twice)} is there twice in one object; keep one")
-    return found
+    return by_name
 
 
 def _row(record: Any, place: str, noticed: _Noticed) -> Row:
     if not isinstance(record, dict):
         raise _error(place, f"{_kind(record)}, not an object; write one JSON object with input and output")
     fields = {name: value for name, value in record.items() if value is not None}
-    mapping = next((pair for pair in MAPPINGS if pair[0] in fields and pair[1] in fields), None)
+    mapping = next((pair for pair in _MAPPINGS if pair[0] in fields and pair[1] in fields), None)
     if mapping:
         used, label = set(mapping), "/".join(mapping)
         text = _text(fields[mapping[0]], mapping[0], place, noticed)
@@ -201,7 +207,7 @@ def _text(value: Any, name: str, place: str, noticed: _Noticed) -> str:
         raise _error(place, f"{name} is {_kind(value)}, not text; write it as one string")
     if not value.strip():
         raise _error(place, f"{name} is empty; fill it in or drop the row")
-    try:
+    try:  # JSON can spell half a character, "\\ud800", which no tokenizer takes
         value.encode()
     except UnicodeEncodeError as error:
         half = ascii(value[error.start])[1:-1]
@@ -215,8 +221,8 @@ def _chat(messages: Any, place: str, noticed: _Noticed) -> tuple[str, str]:
     turns = []
     for number, message in enumerate(messages):
         role = message.get("role")
-        if not isinstance(role, str) or role not in ROLES:
-            raise _error(place, f"messages[{number}] has role {_quoted(role)}; use one of: {', '.join(ROLES)}")
+        if not isinstance(role, str) or role not in _ROLES:
+            raise _error(place, f"messages[{number}] has role {_quoted(role)}; use one of: {', '.join(_ROLES)}")
         turns.append((role, _text(message.get("content"), f"messages[{number}].content", place, noticed)))
     roles = [role for role, _ in turns]
     if roles[-1:] != ["assistant"] or "user" not in roles:
@@ -224,7 +230,7 @@ def _chat(messages: Any, place: str, noticed: _Noticed) -> tuple[str, str]:
     *before, (_, output) = turns
     if len(before) == 1:
         return before[0][1], output
-    return "\n\n".join(f"{ROLES[role]}: {content}" for role, content in before), output
+    return "\n\n".join(f"{_ROLES[role]}: {content}" for role, content in before), output
 
 
 def _choices(value: Any, output: str, place: str, noticed: _Noticed) -> tuple[str, ...] | None:
@@ -257,13 +263,13 @@ def _unmapped(record: dict[str, Any]) -> str:
     if not record:
         return "an object without fields; give input and output"
     has = f"has {'field' if len(record) == 1 else 'fields'} {_listed(list(record))}"
-    named = next((pair for pair in MAPPINGS if pair[0] in record and pair[1] in record), ())
+    named = next((pair for pair in _MAPPINGS if pair[0] in record and pair[1] in record), ())
     for name in named:
         if record[name] is None:
             return f"{name} is null; fill it in or drop the row"
     by_name = {name.lower(): name for name, value in record.items() if value is not None}
-    source = next((by_name[name] for name in LIKE_INPUT if name in by_name), None)
-    target = next((by_name[name] for name in LIKE_OUTPUT if name in by_name), None)
+    source = next((by_name[name] for name in _LIKE_INPUT if name in by_name), None)
+    target = next((by_name[name] for name in _LIKE_OUTPUT if name in by_name), None)
     wanted = [(name, new) for name, new in ((source, "input"), (target, "output")) if name is not None and name != new]
     renamed = " and ".join(f"{_quoted(name)} to {_quoted(new)}" for name, new in wanted)
     if source and target:
@@ -285,7 +291,7 @@ def _notes(rows: tuple[Row, ...], read: int, noticed: _Noticed) -> Iterator[str]
     outputs: dict[str, set[str]] = defaultdict(set)
     for row in rows:
         outputs[row.input].add(row.output)
-    mixed = sum(len(found) > 1 for found in outputs.values())
+    mixed = sum(len(different) > 1 for different in outputs.values())
     if mixed:
         yield f"{_count(mixed, 'input')} with more than one output; all kept"
     if noticed.numbers:

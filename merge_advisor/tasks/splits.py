@@ -10,11 +10,11 @@ from merge_advisor.errors import TaskError
 from merge_advisor.tasks.files import MINIMUM_ROWS
 from merge_advisor.types import Row, Task
 
-ENOUGH_ROWS = 12
-"""Rows from which some are held out unasked."""
+_ENOUGH_ROWS = 12
+"""Rows from which some are held out unless `heldout` says otherwise."""
 
-TUNING = 20
-"""Tuning rows taken unasked at most."""
+_MOST_TUNING = 20
+"""Tuning rows at most, unless `tuning` says otherwise."""
 
 
 def split(
@@ -26,20 +26,25 @@ def split(
     tuning: int | None = None,
     seed: int = 0,
 ) -> tuple[Task, tuple[str, ...]]:
-    """Split rows by hash into three parts that never overlap, neither by row nor by (input, output).
+    """Return a task: rows split by hash into three parts that never overlap, neither by row nor by (input, output).
 
     Rows are ordered by sha256 of seed and row digest. Shots come from the front (fewer shots are a subset of more),
-    held-out rows from the end, tuning rows before those. Unasked, of n rows: from 12 up, shots are at most 0.4·n,
-    tuning rows min(20, 0.2·n), the rest is held out; below 12 nothing is held out and nothing tunes. With held-out
+    held-out rows from the end, tuning rows before those. By default, of n rows: from 12 on, shots are at most 0.4·n,
+    tuning rows min(20, 0.2·n), the rest is held out; below 12 there are neither held-out nor tuning rows. With held-out
     rows given, or their number, n counts what is left: tuning rows are min(20, n // 3), none below 6.
+
+    >>> rows = [Row(f"say {n}", f"{n}") for n in range(30)]
+    >>> task, notes = split(rows, name="numbers", shots=20)
+    >>> len(task.shots), len(task.tuning), len(task.heldout), notes
+    (12, 6, 12, ('numbers: 12 shots, not 20: there are 30 rows to split; add examples',))
 
     Args:
         rows: the rows of the task file.
         name: the task's name, for the messages.
         shots: rows to finetune on at most; at least 2.
-        heldout: rows to score on (those also in `rows` are not learned from), or how many, or None to decide by n.
-        tuning: rows that choose; None to decide by n.
-        seed: another seed, another split.
+        heldout: rows to score on (those also in `rows` are not learned from), or how many; None for the default.
+        tuning: how many tuning rows; None for the default.
+        seed: another seed gives another split.
 
     Returns:
         The task, and notes of one line each.
@@ -75,6 +80,12 @@ def split(
 def majority(rows: Iterable[Row]) -> str:
     """Return the commonest output, of equally common ones the first in sorted order.
 
+    >>> majority([Row("a", "yes"), Row("b", "no"), Row("c", "yes")])
+    'yes'
+
+    Args:
+        rows: at least one.
+
     Raises:
         ValueError: no rows.
     """
@@ -106,15 +117,15 @@ def _learning(ordered: tuple[Row, ...], given: tuple[Row, ...], name: str, notes
 
 
 def _counts(n: int, shots: int, asked: int | None, tuning: int | None, *, unasked: bool) -> tuple[int, int, int]:
-    """Return how many of n rows are shots, tuning rows and held out; at least MINIMUM shots."""
+    """Return how many of n rows are shots, tuning rows and held out; at least `MINIMUM_ROWS` shots."""
     held = min(asked or 0, n - MINIMUM_ROWS)
     learning = n - held
-    takes_rest = unasked and n >= ENOUGH_ROWS
+    takes_rest = unasked and n >= _ENOUGH_ROWS
     if takes_rest:
         shots, usual = min(shots, round(0.4 * n)), round(0.2 * n)
     else:
         usual = 0 if unasked or learning < 6 else learning // 3
-    wanted = min(TUNING, usual) if tuning is None else tuning
+    wanted = min(_MOST_TUNING, usual) if tuning is None else tuning
     tuned = min(wanted, learning - (shots if takes_rest else MINIMUM_ROWS))
     taken = min(shots, learning - tuned)
     return taken, tuned, (n - taken - tuned if takes_rest else held)
@@ -133,6 +144,6 @@ def _notes(task: Task, n: int, shots: int, asked: int | None, tuning: int | None
     ]
     if not task.heldout:
         notes.append(
-            f"no held-out rows, so nothing can be scored; give some as `heldout`, or at least {ENOUGH_ROWS} rows"
+            f"no held-out rows, so nothing can be scored; give some as `heldout`, or at least {_ENOUGH_ROWS} rows"
         )
     return notes

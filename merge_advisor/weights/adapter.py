@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from merge_advisor.errors import InputError, PoolError
+from merge_advisor.plain_text import short_name
 from merge_advisor.types import digest_of
 from merge_advisor.weights.adapter_config import (
     ADAPTER_CONFIG,
@@ -27,7 +28,7 @@ from merge_advisor.weights.adapter_config import (
     read_adapter_config,
 )
 from merge_advisor.weights.files import FileError, Hashes, file_digest
-from merge_advisor.weights.naming import Shapes, find_parameter, is_conv1d, printable
+from merge_advisor.weights.naming import Shapes, find_parameter, is_conv1d
 from merge_advisor.weights.tensorfile import TensorInfo, read_header, read_tensor
 from merge_advisor.weights.updates import LowRankUpdate, WeightDelta
 from merge_advisor.whole_files import whole_folder
@@ -108,16 +109,16 @@ def pair_factors(header: Mapping[str, TensorInfo]) -> dict[str, tuple[TensorInfo
 
 def _what_it_holds(key: str) -> str:
     if "lora_embedding_" in key:
-        return f"LoRA on an embedding ({printable(key)}) is not supported; {MERGE_FIRST}"
+        return f"LoRA on an embedding ({short_name(key)}) is not supported; {MERGE_FIRST}"
     if "lora_magnitude_vector" in key:
-        return f"DoRA ({printable(key)}) is more than plain LoRA; {MERGE_FIRST}"
+        return f"DoRA ({short_name(key)}) is more than plain LoRA; {MERGE_FIRST}"
     if key.endswith(".bias"):
-        return f"holds trained biases ({printable(key)}); {MERGE_FIRST}"
+        return f"holds trained biases ({short_name(key)}); {MERGE_FIRST}"
     if "modules_to_save" in key or "lora_" not in key:
         return (
-            f"holds a whole weight ({printable(key)}), as modules_to_save or a resized vocabulary leave; {MERGE_FIRST}"
+            f"holds a whole weight ({short_name(key)}), as modules_to_save or a resized vocabulary leave; {MERGE_FIRST}"
         )
-    return f"{printable(key)} belongs to no plain LoRA; {RETRAIN}"
+    return f"{short_name(key)} belongs to no plain LoRA; {RETRAIN}"
 
 
 def map_factors(

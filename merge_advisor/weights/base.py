@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from merge_advisor.errors import BaseModelError, InputError, OfflineError, RunError
+from merge_advisor.plain_text import short_name
 from merge_advisor.types import Base, digest_of
 from merge_advisor.weights import hub
 from merge_advisor.weights.checkpoint import config_meaning, weights_digests
 from merge_advisor.weights.files import FileError, Hashes, file_digest, read_json
-from merge_advisor.weights.naming import model_prefix, printable
+from merge_advisor.weights.naming import model_prefix
 from merge_advisor.weights.tensorfile import Located, open_folder
 from merge_advisor.whole_files import whole_folder
 
@@ -106,7 +107,7 @@ def _open(path: Path, name: str, revision: str | None, hashes: Hashes) -> LocalB
         raise FileError("config.json: has no architectures; fetch the model again")
     if config.get("quantization_config"):
         raise FileError("config.json: its weights are quantised; give an unquantised form, or a GGUF file")
-    base = Base(name, revision, _digest(path, config, located, hashes), printable(architectures[0]))
+    base = Base(name, revision, _digest(path, config, located, hashes), short_name(architectures[0]))
     return LocalBase(base, path, {name: info.shape for name, (_, info) in located.items() if info.is_float}, config)
 
 

@@ -10,9 +10,10 @@ import numpy as np
 
 from merge_advisor.arrays import Float32Array
 from merge_advisor.errors import PoolError
+from merge_advisor.plain_text import short_name
 from merge_advisor.types import digest_of
 from merge_advisor.weights.files import FileError, Hashes, file_digest, read_json
-from merge_advisor.weights.naming import Shapes, find_parameter, printable
+from merge_advisor.weights.naming import Shapes, find_parameter
 from merge_advisor.weights.tensorfile import Located, open_folder, read_tensor
 from merge_advisor.weights.updates import DenseUpdate, WeightDelta
 
@@ -57,7 +58,7 @@ def check_checkpoint(folder: Path, base_config: Mapping[str, Any], base_shapes: 
         raise PoolError(str(error)) from error
     for key in ("architectures", "model_type", "tie_word_embeddings"):
         if None not in (config.get(key), base_config.get(key)) and config[key] != base_config[key]:
-            theirs, ours = printable(str(config[key])), printable(str(base_config[key]))
+            theirs, ours = short_name(str(config[key])), short_name(str(base_config[key]))
             raise PoolError(f"config.json: {key} {theirs} is not the base's {ours}; give the base it was trained on")
     if config.get("quantization_config"):
         raise PoolError(
@@ -77,11 +78,11 @@ def _match(located: Located, base_shapes: Shapes) -> dict[str, str]:
         if base_name is None:
             if name.endswith(_TIED):
                 continue  # a copy of the embedding: values are compared when the delta is read
-            raise PoolError(f"{file.name}: {printable(name)} is not in the base; give the base it was trained on")
+            raise PoolError(f"{file.name}: {short_name(name)} is not in the base; give the base it was trained on")
         if info.shape != base_shapes[base_name]:
             raise PoolError(f"{file.name}: {_size_differs(name, info.shape, base_shapes[base_name])}")
         if not info.is_float:
-            raise PoolError(f"{file.name}: {printable(name)} is {info.dtype}; save it as float16 or float32")
+            raise PoolError(f"{file.name}: {short_name(name)} is {info.dtype}; save it as float16 or float32")
         names[base_name] = name
     missing = [name for name in base_shapes if name not in names and not name.endswith((*_BUFFERS, *_TIED))]
     if missing:
@@ -94,7 +95,7 @@ def _size_differs(name: str, shape: tuple[int, ...], base_shape: tuple[int, ...]
         return (
             f"the vocabulary was resized from {base_shape[0]} to {shape[0]}; take a checkpoint of the base's vocabulary"
         )
-    return f"{printable(name)} is {shape}, the base's is {base_shape}; give the base it was trained on"
+    return f"{short_name(name)} is {shape}, the base's is {base_shape}; give the base it was trained on"
 
 
 class CheckpointDelta(Mapping[str, DenseUpdate]):
@@ -191,7 +192,7 @@ def _bad_values(delta: WeightDelta, located: Located) -> str:
         copy = read_tensor(*located[name])
         if not any(np.array_equal(copy, read_tensor(*located[other])) for other in embeddings):
             return (
-                f"{printable(name)} differs from the embedding, the base ties them; it cannot be merged into this base"
+                f"{short_name(name)} differs from the embedding, the base ties them; it cannot be merged into this base"
             )
     return "" if changes else "its weights are the base's, it changes nothing; take another checkpoint"
 

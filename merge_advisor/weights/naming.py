@@ -70,18 +70,6 @@ def model_prefix(config: Mapping[str, Any], shapes: Shapes) -> str:
     return "transformer." if bare else ""
 
 
-def printable(name: str) -> str:
-    r"""Return a name from any file as one line of printable characters, at most 80, for a message.
-
-    >>> printable("two\nlines")
-    'two\\nlines'
-
-    Args:
-        name: the name; line breaks and terminal codes in it are escaped.
-    """
-    return (name if name.isprintable() else ascii(name)[1:-1])[:80]
-
-
 _BLOCK = re.compile(r"(?:^|\.)(?:layers|blocks|block|layer|h)\.(\d+)\.")
 
 
