@@ -116,7 +116,7 @@ def judge(
         ValueError: base or merge is missing, or a model has another number of rows.
     """
     if len(row_digests) < 2:
-        raise TaskError(f"{len(row_digests)} held-out row: no two models can be told apart on it; give at least two")
+        raise TaskError(f"{len(row_digests)} held-out row: it cannot separate two models; give at least two")
     sign = -1.0 if metric == "loss" else 1.0
     values = {model.label: sign * np.asarray(model.rows[metric]) for model in models if metric in model.rows}
     if not {_BASE, _MERGE} <= values.keys() or any(len(column) != len(row_digests) for column in values.values()):
@@ -186,17 +186,17 @@ def _as_good(table: _Table, label: str, rivals: Sequence[str]) -> str:
     beaten = [rival for rival in rivals if table.lead(label, rival).lower > 0]
     ahead = [f"it beats {rival} by {table.amount(table.lead(label, rival))}" for rival in beaten]
     level = [f"{rival} {table.amount(table.lead(rival, label))}" for rival in rivals if rival not in beaten]
-    told = "; ".join([*ahead, *([f"against it {', '.join(level)}"] if level else [])])
+    comparisons = "; ".join([*ahead, *([f"against it {', '.join(level)}"] if level else [])])
     return f"{label} reaches {table.score(label)} on {table.rows} rows and nothing is better beyond noise" + (
-        f": {told}" if told else ""
+        f": {comparisons}" if comparisons else ""
     )
 
 
 def _caution(table: _Table, label: str, better: Sequence[str]) -> str:
-    told = [f"; {other} is better still, {table.amount(table.lead(other, label))}" for other in better]
+    cautions = [f"; {other} is better still, {table.amount(table.lead(other, label))}" for other in better]
     if _MAJORITY in table.values and table.lead(_MAJORITY, label).mean >= 0:
-        told.append(f"; always giving the commonest answer reaches {table.score(_MAJORITY)}")
-    return "".join(told)
+        cautions.append(f"; always giving the commonest answer reaches {table.score(_MAJORITY)}")
+    return "".join(cautions)
 
 
 def _all_beaten(table: _Table, cheap: Sequence[str], contenders: Sequence[str], others: Sequence[str]) -> str:

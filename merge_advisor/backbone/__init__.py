@@ -2,5 +2,5 @@
 
 From the bottom: `model` (load a base), `place` (a candidate on it and off again), `encoding` (rows as token ids),
 `prefix` and `packing` (what rows share runs once), `forward` (logits of one batch), `losses`, `likelihood`,
-`choice_loss`, `gradients`, `probes`, `generate` (what is asked of a model), `finetune` (a LoRA of a few rows).
+`choice_loss`, `gradients`, `probes`, `generate` (what a model says), `finetune` (a LoRA of a few rows).
 """

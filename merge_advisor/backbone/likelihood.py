@@ -90,7 +90,7 @@ def losses_and_greedy(backbone: Backbone, rows: Sequence[EncodedRow]) -> tuple[l
 
 
 def _grouped(rows: Sequence[EncodedRow], groups: Sequence[Sequence[int]]) -> Iterator[list[list[int]]]:
-    """Yield batches of groups of like length; a group too large for one batch comes in pieces."""
+    """Yield batches of groups of similar length; a group too large for one batch comes in pieces."""
     pieces: list[tuple[int, int, list[int]]] = []
     for group in groups:
         width = max(len(rows[position]) for position in group)
@@ -117,7 +117,7 @@ def _after_prompts(
 
     read = read_prompts(backbone, prompts)
     sums = read.last.float().log_softmax(-1)[list(which), [answer[0] for answer in answers]]
-    read.last = read.last[:, :0]  # used; what goes on needs no copy of it
+    read.last = read.last[:, :0]  # used; without it, `select` copies less
     for places in _by_length(answers):
         width = max(len(answers[place]) for place in places) - 1
         if not width:

@@ -237,7 +237,7 @@ def _parsed(line: str) -> dict[str, Any]:
 def _line(text: object) -> str:
     """The last line of any text, printable and short."""
     lines = [line for line in str(text or "").splitlines() if line.strip()] or ["no reason given"]
-    return "".join(c if c.isshort_name() else " " for c in lines[-1])[:240].strip()
+    return "".join(c if c.isprintable() else " " for c in lines[-1])[:240].strip()
 
 
 def _complete(job: _Job, *, converted: bool) -> None:

@@ -65,7 +65,7 @@ def check_id(name: str) -> None:
     shown = short_name(name)
     if not name or name != name.strip():
         raise PoolError(f"id '{shown}': is empty or begins or ends with space; rename it")
-    if not name.isshort_name():
+    if not name.isprintable():
         raise PoolError(f"id '{shown}': holds characters that cannot be printed; rename it")
     if len(name) > _LONGEST_ID:
         raise PoolError(f"id '{shown}': is longer than {_LONGEST_ID} characters; rename it")
