@@ -20,7 +20,7 @@ from merge_advisor.errors import BaseModelError, InputError, PoolError, TaskErro
 from merge_advisor.options import FinetuneSettings
 from merge_advisor.weights.adapter import read_adapter
 from merge_advisor.weights.updates import DenseUpdate, LowRankUpdate, digest_of_delta, inner, inner_all
-from tests.support.models import END
+from tests.support.models import END, parameter_shapes
 
 ROWS = [
     ("### Instruction: say yes\n", "yes"),
@@ -39,10 +39,6 @@ def t5(tiny_t5):
     return load_backbone(tiny_t5, threads=1)
 
 
-def shapes(backbone):
-    return {name: tuple(parameter.shape) for name, parameter in backbone.parameters.items()}
-
-
 def random_delta(backbone, seed, names=("q_proj", "v_proj"), rank=3, scale=0.5):
     rng = np.random.default_rng(seed)
     return {
@@ -51,13 +47,13 @@ def random_delta(backbone, seed, names=("q_proj", "v_proj"), rank=3, scale=0.5):
             rng.normal(0, 0.2, (shape[0], rank)).astype(np.float32),
             scale,
         )
-        for name, shape in shapes(backbone).items()
+        for name, shape in parameter_shapes(backbone).items()
         if name.removesuffix(".weight").endswith(names)
     }
 
 
 def test_a_b_a_is_bit_equal_and_leaves_no_trace(llama, tiny_pool):
-    a, b = (read_adapter(tiny_pool / name, shapes(llama)) for name in ("a0", "b0"))
+    a, b = (read_adapter(tiny_pool / name, parameter_shapes(llama)) for name in ("a0", "b0"))
     before = {name: parameter.data.clone() for name, parameter in llama.parameters.items()}
     base = probe_hidden(llama, PROBES)
     seen = []
@@ -115,7 +111,7 @@ def test_several_adapters_in_one_forward(llama):
 
 def test_dense_updates_and_wrong_shapes(llama):
     name = "model.layers.0.mlp.up_proj.weight"
-    shape = shapes(llama)[name]
+    shape = parameter_shapes(llama)[name]
     update = DenseUpdate(np.full(shape, 0.01, np.float32))
     base = probe_hidden(llama, PROBES[:1])
     with placed(llama, {name: update}):
@@ -132,7 +128,7 @@ def test_dense_updates_and_wrong_shapes(llama):
 def test_transposed_updates_are_laid_as_the_base_stores_them(llama):
     name = "model.layers.0.self_attn.v_proj.weight"
     rng = np.random.default_rng(0)
-    out, width = shapes(llama)[name]
+    out, width = parameter_shapes(llama)[name]
     update = LowRankUpdate(
         rng.normal(size=(2, out)).astype(np.float32), rng.normal(size=(width, 2)).astype(np.float32), 0.3, True
     )

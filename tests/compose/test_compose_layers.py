@@ -3,6 +3,8 @@
 import subprocess
 import sys
 import tracemalloc
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,7 +30,7 @@ class TestStoredAdapters:
         ("settings", "scale"),
         [({}, 2.0), ({"use_rslora": True}, 4.0), ({"alpha_pattern": {"layers.1.self_attn.q_proj": 2}}, 0.5)],
     )
-    def test_scale(self, name, settings, scale, tiny_llama, tmp_path):
+    def test_scale(self, name: str, settings: Any, scale: Any, tiny_llama: Path, tmp_path: Path) -> None:
         """rsLoRA divides by √r; a pattern gives one module an alpha of its own."""
         folder = write_lora(tmp_path / "x", LLAMA_MODULES, seed=4, **settings)  # r 4, alpha 8
         key = "model.layers.1.self_attn.q_proj.weight"
@@ -37,7 +39,7 @@ class TestStoredAdapters:
         np.testing.assert_allclose(merged[key].dense(), scale * plain.dense(), atol=1e-5)
 
     @pytest.mark.parametrize("name", ON_ADAPTERS)
-    def test_half_precision_in_float32_inside(self, name, tiny_llama, tmp_path):
+    def test_half_precision_in_float32_inside(self, name: str, tiny_llama: Path, tmp_path: Path) -> None:
         import torch
         from safetensors.torch import load_file, save_file
 
@@ -52,7 +54,7 @@ class TestStoredAdapters:
                 assert half[key].dense().dtype == np.float32
                 np.testing.assert_array_equal(half[key].dense(), full[key].dense())
 
-    def test_rank_pattern(self, tiny_llama, tmp_path):
+    def test_rank_pattern(self, tiny_llama: Path, tmp_path: Path) -> None:
         key = "model.layers.0.self_attn.v_proj"
         rng = np.random.default_rng(0)
         modules = LLAMA_MODULES | {key: (rng.normal(size=(2, 32)), rng.normal(size=(16, 2)))}
@@ -60,7 +62,7 @@ class TestStoredAdapters:
         merged = compose("ties:density=1", [delta, delta], [0.5, 0.5])
         np.testing.assert_allclose(merged[f"{key}.weight"].dense(), 4.0 * modules[key][1] @ modules[key][0], rtol=1e-4)
 
-    def test_dora_never_reaches_a_composition(self, tiny_llama, tmp_path):
+    def test_dora_never_reaches_a_composition(self, tiny_llama: Path, tmp_path: Path) -> None:
         with pytest.raises(PoolError, match="DoRA"):
             self.read(write_lora(tmp_path / "x", LLAMA_MODULES, use_dora=True), tiny_llama)
 
@@ -76,7 +78,7 @@ class TestLayers:
         ]  # fmt: skip
 
     @pytest.mark.parametrize("name", ON_ADAPTERS)
-    def test_each_group_is_merged_with_its_own_weights(self, name):
+    def test_each_group_is_merged_with_its_own_weights(self, name: str) -> None:
         members, weights = self.members(1, 2, extra=("lm_head.weight",)), [0.5, 0.25]
         merged = compose_layers(build(name), members, weights, (0.5, 2.0), 4)
         for factor, names in ((0.5, self.NAMES[:2]), (2.0, self.NAMES[2:]), (1.0, ("lm_head.weight",))):
@@ -84,14 +86,14 @@ class TestLayers:
             for key in names:
                 np.testing.assert_array_equal(merged[key].dense(), alone[key].dense())
 
-    def test_one_everywhere_is_the_merge_itself(self):
+    def test_one_everywhere_is_the_merge_itself(self) -> None:
         members = self.members(1, 2)
         for layers in ((), (1.0,), (1.0, 1.0, 1.0)):
             merged = compose_layers(build("exact"), members, [0.5, 0.25], layers, 4)
             for key in self.NAMES:
                 np.testing.assert_array_equal(merged[key].dense(), compose("exact", members, [0.5, 0.25])[key].dense())
 
-    def test_a_group_of_zero_is_the_base(self):
+    def test_a_group_of_zero_is_the_base(self) -> None:
         merged = compose_layers(build("ties"), self.members(1, 2), [0.5, 0.25], (0.0, 1.0), 4)
         assert sorted(merged) == list(self.NAMES[2:])
 
@@ -102,10 +104,10 @@ class TestLayers:
          ("decoder.block.1.layer.2.DenseReluDense.wi.weight", ("decoder.block.1.", 1)), ("model.norm.weight", None),
          ("bert.encoder.layer.0.output.dense.weight", ("bert.encoder.layer.0.", 0)), ("layers.weight", None)],
     )  # fmt: skip
-    def test_blocks_by_name(self, name, block):
+    def test_blocks_by_name(self, name: str, block: Any) -> None:
         assert block_of(name) == block
 
-    def test_groups_are_equal_and_contiguous(self):
+    def test_groups_are_equal_and_contiguous(self) -> None:
         names = [f"model.layers.{i}.w.weight" for i in range(30)]
         assert count_blocks(names) == 30 and count_blocks(["model.norm.weight"]) == 0
         found = [layer_factor(name, (1.0, 2.0, 3.0, 4.0), 30) for name in names]
@@ -113,7 +115,7 @@ class TestLayers:
         for stack in ("encoder", "decoder"):
             assert layer_factor(f"{stack}.block.1.layer.0.SelfAttention.q.weight", (0.5, 2.0), 2) == 2.0
 
-    def test_bad_groups_are_refused(self):
+    def test_bad_groups_are_refused(self) -> None:
         for layers, why in (
             ((1.0,) * 5, "5 layer groups, but the base has 4 blocks"),
             ((1.0, np.inf), "inf is no finite"),
@@ -122,7 +124,7 @@ class TestLayers:
                 compose_layers(build("exact"), self.members(1), [1.0], layers, 4)
 
 
-class Large(dict):
+class Large(dict[str, LowRankUpdate]):
     """Many parameters, made when they are read: what is kept of them shows."""
 
     def __init__(self, seed, count):
@@ -135,7 +137,7 @@ class Large(dict):
 
 @pytest.mark.parametrize("name", ON_ADAPTERS)
 @pytest.mark.parametrize("members", [2, 8])
-def test_a_merge_holds_one_parameters_scratch(name, members):
+def test_a_merge_holds_one_parameters_scratch(name: str, members: int) -> None:
     """However many parameters and members: a mask of a byte an entry for each member, and a few copies of one."""
     one = 256 * 256 * 4
     merged = compose(name, [Large(seed, 40) for seed in range(members)], [1 / members] * members)
@@ -167,7 +169,7 @@ print(len(members), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
 
 @pytest.mark.slow
 @pytest.mark.parametrize("spec", ["exact", "ties", "della", "model_stock"])
-def test_twenty_real_adapters_in_one_process(spec, real_base, shared, tmp_path):
+def test_twenty_real_adapters_in_one_process(spec: str, real_base: Any, shared: Any, tmp_path: Path) -> None:
     if not (shared / "pool-bigbench").is_dir() or not real_base.is_dir():
         pytest.skip("no pool-bigbench in ../shared, or the base is no folder")
     command = [sys.executable, "-c", PROCESS, real_base, shared / "pool-bigbench", tmp_path / "out", spec]

@@ -1,5 +1,6 @@
 """Deltas: every registered embedding keeps the contract, and Delta Activations equal the plain PEFT loop."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from merge_advisor.embeddings.activations import DeltaActivations
 from merge_advisor.errors import BaseModelError, SpaceMismatchError
 from merge_advisor.types import Space, same_space
 from merge_advisor.weights.adapter import read_adapter
+from tests.support.models import parameter_shapes
 
 NAMES = registry.names("embedding")
 
@@ -27,10 +29,6 @@ def bases(tiny_llama, tiny_t5):
 @pytest.fixture(scope="module")
 def adapters(tiny_pool, tiny_t5_pool):
     return {"llama": sorted(tiny_pool.iterdir()), "t5": sorted(tiny_t5_pool.iterdir())}
-
-
-def shapes(backbone):
-    return {name: tuple(parameter.shape) for name, parameter in backbone.parameters.items()}
 
 
 def cosine(a, b):
@@ -64,11 +62,13 @@ def plain_peft_loop(folder, base, seq2seq=False):
 
 
 @pytest.mark.parametrize("kind", ["llama", "t5"])
-def test_delta_activations_equal_the_plain_peft_loop(kind, bases, adapters, tiny_llama, tiny_t5):
+def test_delta_activations_equal_the_plain_peft_loop(
+    kind: str, bases: Any, adapters: Any, tiny_llama: Path, tiny_t5: Path
+) -> None:
     backbone = bases[kind]
     base = DeltaActivations().features(backbone)
     for folder in adapters[kind]:
-        with placed(backbone, read_adapter(folder, shapes(backbone))):
+        with placed(backbone, read_adapter(folder, parameter_shapes(backbone))):
             delta = DeltaActivations().features(backbone) - base
         expected = plain_peft_loop(folder, tiny_llama if kind == "llama" else tiny_t5, seq2seq=kind == "t5")
         assert cosine(delta, expected) >= 0.99999, folder.name
@@ -77,7 +77,7 @@ def test_delta_activations_equal_the_plain_peft_loop(kind, bases, adapters, tiny
 
 @pytest.mark.parametrize("kind", ["llama", "t5"])
 @pytest.mark.parametrize("name", NAMES)
-def test_every_embedding(name, kind, bases, adapters):
+def test_every_embedding(name: str, kind: str, bases: Any, adapters: Any) -> None:
     backbone, embedding = bases[kind], registry.build("embedding", name)
     if embedding.refusal(backbone.encoder_decoder):
         assert (name, kind) == ("delta_activations_encoder", "llama")
@@ -86,7 +86,7 @@ def test_every_embedding(name, kind, bases, adapters):
     assert base.shape == (embedding.dim(backbone.model.config.to_dict()),) and base.dtype == np.float32
     seen = []
     for folder in (*adapters[kind][:2], adapters[kind][0]):
-        with placed(backbone, read_adapter(folder, shapes(backbone))):
+        with placed(backbone, read_adapter(folder, parameter_shapes(backbone))):
             seen.append(embedding.features(backbone) - base)
     assert np.array_equal(seen[0], seen[2]) and np.isfinite(seen[0]).all()
     assert np.linalg.norm(seen[0]) > 1e-3 and not np.allclose(seen[0], seen[1])
@@ -121,19 +121,19 @@ def test_what_an_embedding_costs_is_the_rows_that_go_through_the_model(
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "delta_activations_encoder"])
-def test_deltas_find_the_family(name, tiny_llama, tiny_pool, tmp_path):
+def test_deltas_find_the_family(name: str, tiny_llama: Path, tiny_pool: Path, tmp_path: Path) -> None:
     found = ma.embed(pool=tiny_pool, base=str(tiny_llama), embedding=name, cache=tmp_path)
     unit = found.array / np.linalg.norm(found.array, axis=1, keepdims=True)
     likeness = unit @ unit.T - 2 * np.eye(len(unit))
     assert [found.ids[i][0] for i in likeness.argmax(1)] == [identity[0] for identity in found.ids]
 
 
-def test_an_embedding_that_needs_an_encoder(tiny_llama, tiny_pool, tmp_path):
+def test_an_embedding_that_needs_an_encoder(tiny_llama: Path, tiny_pool: Path, tmp_path: Path) -> None:
     with pytest.raises(BaseModelError, match="has no encoder; use delta_activations"):
         ma.embed(pool=tiny_pool, base=str(tiny_llama), embedding="delta_activations_encoder", cache=tmp_path)
 
 
-def test_spaces_never_mix():
+def test_spaces_never_mix() -> None:
     one = Space("base", "delta_activations", "probes", "last", "mean", "float32", 3)
     other = Space("base", "delta_activations", "probes", "last", "mean", "bfloat16", 3)
     same_space(one, one)

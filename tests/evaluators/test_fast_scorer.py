@@ -1,6 +1,7 @@
 """Our own scorer against lm-eval, row by row, on rows whose texts are odd on purpose."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from merge_advisor.backbone.finetune import finetune_lora
 from merge_advisor.backbone.generate import greedy
 from merge_advisor.backbone.likelihood import answer_totals, losses_and_greedy
 from merge_advisor.backbone.losses import row_losses
-from merge_advisor.backbone.model import cores, load_backbone
+from merge_advisor.backbone.model import Backbone, cores, load_backbone
 from merge_advisor.backbone.place import placed
 from merge_advisor.errors import TaskError
 from merge_advisor.evaluators.fast import Fast, row_values
@@ -19,6 +20,7 @@ from merge_advisor.evaluators.lm_eval_harness import LmEval
 from merge_advisor.evaluators.metrics import WORST_LOSS
 from merge_advisor.options import FinetuneSettings
 from merge_advisor.tasks import read_rows
+from merge_advisor.templates import Template
 from merge_advisor.types import Row
 from merge_advisor.weights.adapter import read_adapter
 
@@ -33,16 +35,6 @@ CHOICES = [
     Row("fourth?", "b", ("a", "b", "c", "d", "the quick brown fox jumps over the lazy dog")),
     Row("x" * 2000, "no", ("yes", "no", "perhaps, perhaps not")),  # each choice cuts the prompt elsewhere
 ]
-
-
-@pytest.fixture(scope="module", params=["tiny_llama", "tiny_t5"])
-def backbone(request):
-    return load_backbone(request.getfixturevalue(request.param), threads=1)
-
-
-@pytest.fixture(scope="module")
-def llama(tiny_llama):
-    return load_backbone(tiny_llama, threads=1)
 
 
 def score(evaluator, backbone, rows, metric="auto", template=ALPACA):
@@ -67,24 +59,24 @@ def assert_equal(backbone, rows, metric, template=ALPACA, max_new_tokens=64):
 
 
 @pytest.mark.parametrize("template", [ALPACA, PLAIN], ids=["alpaca", "plain"])
-def test_losses_are_lm_evals(backbone, template):
+def test_losses_are_lm_evals(backbone: Backbone, template: Template) -> None:
     assert_equal(backbone, FREE, "loss", template)
 
 
 @pytest.mark.parametrize("template", [ALPACA, PLAIN], ids=["alpaca", "plain"])
-def test_choices_are_lm_evals(backbone, template):
+def test_choices_are_lm_evals(backbone: Backbone, template: Template) -> None:
     found = assert_equal(backbone, CHOICES, "accuracy", template)
     # whatever is picked is found right when it is the output
     rows = [Row(row.input, answer, row.choices) for row, answer in zip(CHOICES, found.outputs, strict=True)]
     assert row_values(backbone, rows, template, "accuracy") == [1.0] * len(rows)
 
 
-def test_generated_answers_are_lm_evals(backbone):
+def test_generated_answers_are_lm_evals(backbone: Backbone) -> None:
     found = assert_equal(backbone, FREE, "exact_match", max_new_tokens=5)
     assert len(set(found.outputs)) > 1
 
 
-def test_matches_and_near_misses_are_lm_evals(backbone):
+def test_matches_and_near_misses_are_lm_evals(backbone: Backbone) -> None:
     """Rows whose outputs are what the model says, a beginning of it, or more than it."""
     inputs = [f"{'word ' * (at % 3)}go {at}" for at in range(8)]
     said = score(Fast(max_new_tokens=6), backbone, [Row(text, "0123456789 yes") for text in inputs], "exact_match")
@@ -107,7 +99,7 @@ def learned(llama):
 LEARNED = [Row("one", "yes"), Row("two", "a cat"), Row("three", "\nthe fox"), Row("four", "0\n1"), Row("five", "é漢")]
 
 
-def test_answers_known_by_heart_match_as_in_lm_eval(llama, learned):
+def test_answers_known_by_heart_match_as_in_lm_eval(llama: Backbone, learned: Any) -> None:
     """Right ones, right but for case, a beginning, more than was said, several lines, blanks around."""
     with placed(llama, learned):
         whole = assert_equal(llama, LEARNED, "exact_match")
@@ -132,7 +124,7 @@ def told_one_by_one(backbone, rows):
     return found
 
 
-def test_answers_that_share_prompts_in_any_mixture(backbone):
+def test_answers_that_share_prompts_in_any_mixture(backbone: Backbone) -> None:
     """Prompts of every length, some alone, some with many answers, one with more than a batch holds."""
     rng = torch.Generator().manual_seed(0)
     rows = []
@@ -150,7 +142,7 @@ def test_answers_that_share_prompts_in_any_mixture(backbone):
     assert losses == pytest.approx(row_losses(backbone, rows), rel=1e-5, abs=1e-6)
 
 
-def test_a_prompt_runs_once_for_all_its_choices(llama):
+def test_a_prompt_runs_once_for_all_its_choices(llama: Backbone) -> None:
     """Positions the model sees: fewer than a third of prompt times choices."""
     seen = []
     hook = llama.model.model.embed_tokens.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
@@ -163,7 +155,7 @@ def test_a_prompt_runs_once_for_all_its_choices(llama):
     assert [tuple(ids.shape) for ids in seen] == [(1, prompt), (4, 1)]
 
 
-def test_one_forward_tells_most_matches(llama, learned):
+def test_one_forward_tells_most_matches(llama: Backbone, learned: Any) -> None:
     """Rows that match, and rows that plainly do not, cost one forward; nothing is generated."""
     rows = [LEARNED[0], LEARNED[1], Row("four", "1\n0")]
     calls = []
@@ -176,7 +168,7 @@ def test_one_forward_tells_most_matches(llama, learned):
     assert len(calls) == 1  # short rows are one sequence, the preamble at its front
 
 
-def test_rows_that_are_done_leave_the_batch(llama, learned):
+def test_rows_that_are_done_leave_the_batch(llama: Backbone, learned: Any) -> None:
     prompts = [llama.tokenizer(ALPACA.prompt(row.input))["input_ids"] for row in LEARNED]
     widths = []
     hook = llama.model.register_forward_pre_hook(
@@ -195,7 +187,7 @@ def test_rows_that_are_done_leave_the_batch(llama, learned):
     assert two == [tokens[:2] for tokens in alone]
 
 
-def test_a_model_that_computes_nothing_finite_loses(llama):
+def test_a_model_that_computes_nothing_finite_loses(llama: Backbone) -> None:
     hook = llama.model.lm_head.register_forward_hook(lambda module, inputs, output: output * float("nan"))
     try:
         broken = score(Fast(), llama, CHOICES[:2])
@@ -215,7 +207,7 @@ def test_a_model_that_computes_nothing_finite_loses(llama):
         ([Row("q", "a", ("a", "y " * 600))], "accuracy", "shorten"),
     ],
 )
-def test_what_cannot_be_scored(llama, rows, metric, message):
+def test_what_cannot_be_scored(llama: Backbone, rows: Any, metric: str, message: Any) -> None:
     with pytest.raises(TaskError, match=message):
         score(Fast(), llama, rows, metric)
     if metric != "auto":
@@ -223,7 +215,7 @@ def test_what_cannot_be_scored(llama, rows, metric, message):
             row_values(llama, rows, ALPACA, metric)
 
 
-def test_it_is_registered():
+def test_it_is_registered() -> None:
     built = registry.build("evaluator", "fast:max_new_tokens=9")
     assert built == Fast(9) and built.settings != Fast().settings and built.version == Fast.version
     with pytest.raises(ValueError, match="at least 1"):
@@ -252,7 +244,7 @@ def adapter(backbone, folder):
 
 
 @pytest.mark.slow
-def test_the_real_base_with_and_without_an_adapter(real):
+def test_the_real_base_with_and_without_an_adapter(real: Any) -> None:
     free, choices = demo_rows(12)
     for delta in ({}, adapter(real, DEMO / "pool" / "dates-0")):
         with placed(real, delta):
@@ -262,7 +254,7 @@ def test_the_real_base_with_and_without_an_adapter(real):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("task", ["anachronisms", "fantasy_reasoning", "goal_step_wikihow__step_inference", "tense"])
-def test_rows_of_bigbench_on_the_real_base(real, shared, task):
+def test_rows_of_bigbench_on_the_real_base(real: Any, shared: Any, task: Any) -> None:
     rows = read_rows(shared / "data" / "bigbench" / f"{task}.jsonl").rows[:10]
     with placed(real, adapter(real, shared / "pool-bigbench" / task)):
         assert_equal(real, rows, "accuracy" if rows[0].choices else "exact_match")

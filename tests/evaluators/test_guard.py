@@ -1,4 +1,6 @@
 import json
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -7,7 +9,7 @@ from merge_advisor.evaluators import guard
 from merge_advisor.evaluators.guard import guard_score, read_guard
 
 
-def test_texts_and_task_rows(tmp_path):
+def test_texts_and_task_rows(tmp_path: Path) -> None:
     file = tmp_path / "general.jsonl"
     rows = [{"text": "One."}, {"question": "Who?", "answer": "Me."}, {"text": "One."}, {"text": "[1,2]", "id": 3}]
     file.write_bytes(b"\xef\xbb\xbf" + b"\r\n".join(json.dumps(row).encode() for row in rows) + b"\n\n")
@@ -28,7 +30,7 @@ def test_texts_and_task_rows(tmp_path):
         (b"\xff\xfe{", "not UTF-8"),
     ],
 )
-def test_what_is_no_guard_file(tmp_path, content, message):
+def test_what_is_no_guard_file(tmp_path: Path, content: Any, message: Any) -> None:
     file = tmp_path / "general.jsonl"
     file.write_bytes(content)
     with pytest.raises(TaskError) as caught:
@@ -36,12 +38,12 @@ def test_what_is_no_guard_file(tmp_path, content, message):
     assert message in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_no_such_guard_file(tmp_path):
+def test_no_such_guard_file(tmp_path: Path) -> None:
     with pytest.raises(TaskError, match="cannot be read"):
         read_guard(tmp_path / "none.jsonl")
 
 
-def test_a_loss_beyond_the_tolerance_and_noise_is_a_regression(monkeypatch):
+def test_a_loss_beyond_the_tolerance_and_noise_is_a_regression(monkeypatch: pytest.MonkeyPatch) -> None:
     base = [2.0, 3.0, 2.5, 1.0]
     worse = guard_score(base, [2.3, 3.28, 2.81, 1.3])
     assert worse.regressed and worse.rows == 4
@@ -54,6 +56,6 @@ def test_a_loss_beyond_the_tolerance_and_noise_is_a_regression(monkeypatch):
     assert guard_score(base, [2.04, 3.04, 2.54, 1.04]).regressed
 
 
-def test_losses_come_in_pairs():
+def test_losses_come_in_pairs() -> None:
     with pytest.raises(ValueError, match="pairs"):
         guard_score([1.0, 2.0], [1.0])

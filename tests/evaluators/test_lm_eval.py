@@ -7,13 +7,14 @@ import sys
 import textwrap
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from merge_advisor import registry, templates
-from merge_advisor.backbone.model import load_backbone
+from merge_advisor.backbone.model import Backbone
 from merge_advisor.backbone.place import placed
 from merge_advisor.errors import ExternalError, TaskError
 from merge_advisor.evaluators.lm_eval_harness import LmEval
@@ -47,16 +48,6 @@ CHOICES = [
 ]
 
 
-@pytest.fixture(scope="module", params=["tiny_llama", "tiny_t5"])
-def backbone(request):
-    return load_backbone(request.getfixturevalue(request.param), threads=1)
-
-
-@pytest.fixture(scope="module")
-def llama(tiny_llama):
-    return load_backbone(tiny_llama, threads=1)
-
-
 def score(backbone, rows, metric="auto", evaluator=None, template=ALPACA):
     evaluator = evaluator or LmEval()
     return evaluator.score(backbone.model, backbone.tokenizer, rows, template, label="it", metric=metric)
@@ -87,7 +78,7 @@ def generated(backbone, prompt: str, tokens: int) -> str:
     )
 
 
-def test_losses_are_those_of_torch_in_the_order_of_the_rows(backbone):
+def test_losses_are_those_of_torch_in_the_order_of_the_rows(backbone: Backbone) -> None:
     found = score(backbone, FREE, metric="loss")
     expected = [log_likelihood(backbone, ALPACA.prompt(row.input), row.output) for row in FREE]
     assert found.rows["loss"] == pytest.approx([-total / count for total, count in expected], abs=1e-4)
@@ -95,7 +86,7 @@ def test_losses_are_those_of_torch_in_the_order_of_the_rows(backbone):
     assert found.outputs == () and found.label == "it"
 
 
-def test_the_most_probable_whole_answer_is_the_choice(backbone):
+def test_the_most_probable_whole_answer_is_the_choice(backbone: Backbone) -> None:
     found = score(backbone, CHOICES)
     expected, nats = [], []
     for row in CHOICES:
@@ -108,14 +99,14 @@ def test_the_most_probable_whole_answer_is_the_choice(backbone):
     assert found.rows["loss"] == pytest.approx(score(backbone, CHOICES, metric="loss").rows["loss"], abs=1e-4)
 
 
-def test_every_choice_can_be_the_right_one(llama):
+def test_every_choice_can_be_the_right_one(llama: Backbone) -> None:
     """Whatever the model picks is found right when it is the output, so no text is taken for anything but itself."""
     picked = score(llama, CHOICES).outputs
     rows = [Row(row.input, answer, row.choices) for row, answer in zip(CHOICES, picked, strict=True)]
     assert score(llama, rows).metrics["accuracy"] == 1.0
 
 
-def test_generated_text_is_that_of_the_model_and_is_matched_exactly(backbone):
+def test_generated_text_is_that_of_the_model_and_is_matched_exactly(backbone: Backbone) -> None:
     evaluator = LmEval(max_new_tokens=3, batch_size=2)
     inputs = [f"{'word ' * (index % 3)}go {index}" for index in range(5)]
     told = tuple(generated(backbone, ALPACA.prompt(text), 3).strip() for text in inputs)
@@ -154,7 +145,7 @@ def saying(backbone, text: str):
 
 
 @pytest.mark.parametrize("answer", ["[1,2]", "007", "{{ x }}", "", "2020-01-01", "yes, or no?"])
-def test_an_answer_is_the_text_before_the_end_token(llama, answer):
+def test_an_answer_is_the_text_before_the_end_token(llama: Backbone, answer: Any) -> None:
     rows = [Row("some question", answer), Row("another", "7"), Row("a third one", answer.upper())]
     with saying(llama, answer):
         found = score(llama, rows, "exact_match", LmEval(batch_size=1))
@@ -162,13 +153,13 @@ def test_an_answer_is_the_text_before_the_end_token(llama, answer):
     assert found.rows["exact_match"] == (1.0, 0.0, float(answer.upper() == answer))
 
 
-def test_a_column_of_dates_stays_text(llama):
+def test_a_column_of_dates_stays_text(llama: Backbone) -> None:
     with saying(llama, "2020-01-01"):
         found = score(llama, [Row("a", "2020-01-01"), Row("b", "2021-12-31")], "exact_match", LmEval(batch_size=1))
     assert found.rows["exact_match"] == (1.0, 0.0) and found.outputs == ("2020-01-01",) * 2
 
 
-def test_among_single_lines_the_first_that_is_not_blank_answers(llama):
+def test_among_single_lines_the_first_that_is_not_blank_answers(llama: Backbone) -> None:
     with saying(llama, "\n yes \nno"):
         single = score(llama, [Row("q", "yes")], "exact_match")
         lines = score(llama, [Row("q", "yes \nno")], "exact_match")
@@ -177,7 +168,7 @@ def test_among_single_lines_the_first_that_is_not_blank_answers(llama):
 
 
 @pytest.mark.parametrize("metric", ["loss", "exact_match"])
-def test_each_model_gets_its_own_score_from_one_prepared_task(llama, tiny_pool, metric):
+def test_each_model_gets_its_own_score_from_one_prepared_task(llama: Backbone, tiny_pool: Path, metric: str) -> None:
     shapes = {name: tuple(parameter.shape) for name, parameter in llama.parameters.items()}
     delta = read_adapter(tiny_pool / "a0", shapes)
     evaluator = LmEval(max_new_tokens=3)
@@ -191,7 +182,7 @@ def test_each_model_gets_its_own_score_from_one_prepared_task(llama, tiny_pool, 
         assert score(llama, FREE, metric, LmEval(max_new_tokens=3)) == merged
 
 
-def test_other_rows_or_another_template_are_another_task(llama):
+def test_other_rows_or_another_template_are_another_task(llama: Backbone) -> None:
     evaluator = LmEval()
     plain = templates.get("plain")
     found = [score(llama, rows, "loss", evaluator, t) for t in (ALPACA, plain) for rows in (FREE, FREE[::-1])]
@@ -201,7 +192,7 @@ def test_other_rows_or_another_template_are_another_task(llama):
     assert found[2].rows["loss"] == pytest.approx([-total / count for total, count in expected], abs=1e-4)
 
 
-def test_long_prompts_are_cut_on_their_left(llama):
+def test_long_prompts_are_cut_on_their_left(llama: Backbone) -> None:
     long = Row("x" * 3000, "yes")
     found = score(llama, [long, Row("short", "yes")], "exact_match", LmEval(max_new_tokens=3))
     tokenizer = llama.tokenizer
@@ -214,7 +205,7 @@ def test_long_prompts_are_cut_on_their_left(llama):
         score(llama, [Row("q", "y " * 600)], "loss")
 
 
-def test_the_model_and_the_process_are_left_as_they_were(backbone):
+def test_the_model_and_the_process_are_left_as_they_were(backbone: Backbone) -> None:
     model, tokenizer = backbone.model, backbone.tokenizer
     tokenizer.padding_side = "right"
     parameters = {name: (id(p), p.data_ptr()) for name, p in model.named_parameters(remove_duplicate=False)}
@@ -227,7 +218,7 @@ def test_the_model_and_the_process_are_left_as_they_were(backbone):
     assert tokenizer.padding_side == "right" and not model.training
 
 
-def test_nothing_is_said_written_or_fetched(tiny_llama, tmp_path):
+def test_nothing_is_said_written_or_fetched(tiny_llama: Path, tmp_path: Path) -> None:
     """In a process of its own, without network, with every place a library likes to write to watched."""
     code = """
         import socket, sys
@@ -259,7 +250,7 @@ def test_nothing_is_said_written_or_fetched(tiny_llama, tmp_path):
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
-def test_a_model_that_computes_nothing_finite_loses(llama):
+def test_a_model_that_computes_nothing_finite_loses(llama: Backbone) -> None:
     hook = llama.model.lm_head.register_forward_hook(lambda module, inputs, output: output * float("nan"))
     try:
         broken = score(llama, CHOICES)
@@ -268,7 +259,7 @@ def test_a_model_that_computes_nothing_finite_loses(llama):
     assert broken.metrics == {"accuracy": 0.0, "choices": WORST_LOSS, "loss": WORST_LOSS}
 
 
-def test_a_failure_inside_lm_eval_is_one_line(llama, capfd):
+def test_a_failure_inside_lm_eval_is_one_line(llama: Backbone, capfd: Any) -> None:
     def fail(module, inputs, output):
         raise RuntimeError("out of\nluck")
 
@@ -282,7 +273,7 @@ def test_a_failure_inside_lm_eval_is_one_line(llama, capfd):
     assert capfd.readouterr() == ("", "")
 
 
-def test_the_metric_that_fits_the_rows():
+def test_the_metric_that_fits_the_rows() -> None:
     short, long = Row("q", "yes"), Row("q", "word " * 30)
     assert metric_for([Row("q", "a", ("a", "b"))] * 2) == "accuracy"
     assert metric_for([Row("q", "a", ("a", "b")), short]) == "exact_match"
@@ -291,7 +282,7 @@ def test_the_metric_that_fits_the_rows():
     assert metric_for([Row("q", "one\ntwo")]) == "loss"
 
 
-def test_the_majority_answer():
+def test_the_majority_answer() -> None:
     rows = [Row("a", "yes "), Row("b", "no"), Row("c", "Yes"), Row("d", "yes")]
     found = majority_score(rows, "yes", "exact_match")
     assert (found.label, found.rows, found.metrics) == ("majority", {"exact_match": (1, 0, 0, 1)}, {"exact_match": 0.5})
@@ -310,12 +301,12 @@ def test_the_majority_answer():
         ([Row("q", "c", ("a", "b"))], "auto", "none of its choices"),
     ],
 )
-def test_what_cannot_be_scored(llama, rows, metric, message):
+def test_what_cannot_be_scored(llama: Backbone, rows: Any, metric: str, message: Any) -> None:
     with pytest.raises(TaskError, match=message):
         score(llama, rows, metric)
 
 
-def test_it_is_registered():
+def test_it_is_registered() -> None:
     built = registry.build("evaluator", "lm_eval:batch_size=4,max_new_tokens=9")
     assert built == LmEval(4, 9)
     assert built.version.startswith("lm-eval 0.")

@@ -2,12 +2,14 @@
 
 import json
 import textwrap
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 import merge_advisor as ma
 from merge_advisor.advisor import PlanOptions, TaskName
-from merge_advisor.backbone.model import load_backbone
+from merge_advisor.backbone.model import Backbone
 from merge_advisor.cli import main
 from merge_advisor.errors import ExternalError, OfflineError, TaskError
 from merge_advisor.evaluators.lm_eval_process import jinja_sandbox
@@ -94,22 +96,12 @@ def folder(tmp_path_factory):
     return root
 
 
-@pytest.fixture(scope="module", params=["tiny_llama", "tiny_t5"])
-def backbone(request):
-    return load_backbone(request.getfixturevalue(request.param), threads=1)
-
-
-@pytest.fixture(scope="module")
-def llama(tiny_llama):
-    return load_backbone(tiny_llama, threads=1)
-
-
 def load(folder, name, trusted=False):
     return load_tasks(TaskName(name, folder, trusted))[0]
 
 
 @pytest.mark.parametrize("name", ["pick", "say", "follow", "whole"])
-def test_values_are_those_of_lm_eval_alone(backbone, folder, name):
+def test_values_are_those_of_lm_eval_alone(backbone: Backbone, folder: Path, name: str) -> None:
     """Per row and in the mean: lm-eval run by itself on the same model, as its command line runs it."""
     import datasets
     from lm_eval import simple_evaluate
@@ -146,7 +138,7 @@ def test_values_are_those_of_lm_eval_alone(backbone, folder, name):
     assert primary_metric(asked, found) == {"pick": "accuracy", "say": "exact_match"}.get(name, "loss")
 
 
-def test_every_model_is_asked_the_same_again_and_again(llama, folder):
+def test_every_model_is_asked_the_same_again_and_again(llama: Backbone, folder: Path) -> None:
     """Few shots are drawn from a seed: no model, and no order, changes them."""
     task = load(folder, "pick")
     one, other = build_requests(task), build_requests(load(folder, "pick"))
@@ -157,7 +149,7 @@ def test_every_model_is_asked_the_same_again_and_again(llama, folder):
     assert evaluate_requests(build_requests(task, limit=5), llama, "it").rows["accuracy"] == first.rows["accuracy"][:5]
 
 
-def test_documents_the_plan_learned_from_are_left_out(llama, folder):
+def test_documents_the_plan_learned_from_are_left_out(llama: Backbone, folder: Path) -> None:
     task = load(folder, "say")
     whole = build_requests(task)
     first = evaluate_requests(whole, llama, "it")
@@ -169,7 +161,7 @@ def test_documents_the_plan_learned_from_are_left_out(llama, folder):
         build_requests(task, seen=[f"Q: {n}\nA:" for n in range(100, 124)])
 
 
-def test_code_runs_only_where_it_is_trusted(llama, folder):
+def test_code_runs_only_where_it_is_trusted(llama: Backbone, folder: Path) -> None:
     for name in ("coded", "hidden"):  # hidden overrides the function that its include names: lm-eval imports it anyway
         with pytest.raises(TaskError, match=r"runs code of its own \(!function helper.ask.*`trusted=True`"):
             load(folder, name)
@@ -178,7 +170,7 @@ def test_code_runs_only_where_it_is_trusted(llama, folder):
     assert (folder / "ran").exists() and "exact_match" in found.rows
 
 
-def test_templates_are_rendered_in_a_sandbox(folder):
+def test_templates_are_rendered_in_a_sandbox(folder: Path) -> None:
     with pytest.raises(ExternalError, match=r"unsafe.*`trusted=True`"):
         load(folder, "bend")
     assert load(folder, "bend", trusted=True).task.doc_to_text({"question": "1"}).isdigit()
@@ -206,7 +198,7 @@ def test_templates_are_rendered_in_a_sandbox(folder):
         ("dataset_kwargs: {trust_remote_code: true}", "trust_remote_code"),
     ],
 )
-def test_what_runs_code(tmp_path, text, reason):
+def test_what_runs_code(tmp_path: Path, text: str, reason: str) -> None:
     path = tmp_path / "t.yaml"
     path.write_text(f"task: t\n{text}\n")
     assert reason in "; ".join(task_code(path))
@@ -214,7 +206,7 @@ def test_what_runs_code(tmp_path, text, reason):
     assert reason in "; ".join(task_code(tmp_path / "outer.yaml"))
 
 
-def test_what_does_not_run_code(tmp_path):
+def test_what_does_not_run_code(tmp_path: Path) -> None:
     path = tmp_path / "t.yaml"
     path.write_text("task: t\ndataset_path: org/name\nmetric_list: [{metric: acc}, {metric: exact_match}]\n")
     assert task_code(path) == []
@@ -223,18 +215,18 @@ def test_what_does_not_run_code(tmp_path):
         read_task_yaml(path)
 
 
-def test_names_that_are_none(folder):
+def test_names_that_are_none(folder: Path) -> None:
     with pytest.raises(TaskError, match="no such folder"):
         load_tasks(TaskName("pick", folder / "absent"))
     with pytest.raises(TaskError, match="a group that holds a task written out in it"):
         load_tasks(TaskName("written", folder))
 
 
-def test_groups_stand_for_their_tasks(folder):
+def test_groups_stand_for_their_tasks(folder: Path) -> None:
     assert [task.name for task in load_tasks(TaskName("both", folder))] == ["lm-eval:pick", "lm-eval:say"]
 
 
-def test_a_task_of_lm_evals_own_is_found_fast_and_its_data_is_not_here():
+def test_a_task_of_lm_evals_own_is_found_fast_and_its_data_is_not_here() -> None:
     with pytest.raises(OfflineError, match="lm-eval:arc_easy: data set allenai/ai2_arc is not in the cache"):
         load_tasks(TaskName("arc_easy"), offline=True)
     with pytest.raises(TaskError, match=r"lm-eval:hellaswag: hellaswag.yaml runs code of its own"):
@@ -242,7 +234,7 @@ def test_a_task_of_lm_evals_own_is_found_fast_and_its_data_is_not_here():
 
 
 @pytest.mark.slow  # reads all of lm-eval's own YAML
-def test_unknown_names_and_tags(folder):
+def test_unknown_names_and_tags(folder: Path) -> None:
     with pytest.raises(TaskError, match=r"no such task; near names: .*hellaswag"):
         load_tasks(TaskName("helaswag", folder))
     with pytest.raises(TaskError, match="lm-eval:coded"):
@@ -250,7 +242,7 @@ def test_unknown_names_and_tags(folder):
     assert len(load_tasks(TaskName("everything", folder, trusted=True))) == len(TASKS) + 1
 
 
-def test_data_that_is_not_there(tmp_path):
+def test_data_that_is_not_there(tmp_path: Path) -> None:
     text = "task: t\noutput_type: generate_until\ntest_split: test\ndoc_to_text: x\ndoc_to_target: y\n"
     path = tmp_path / "t.yaml"
     path.write_text(text + "dataset_path: json\ndataset_kwargs: {data_files: {test: absent.jsonl}}\n")
@@ -261,7 +253,7 @@ def test_data_that_is_not_there(tmp_path):
         load_tasks(TaskName("t", tmp_path), offline=True)
 
 
-def test_a_metric_that_no_verdict_can_rest_on(folder):
+def test_a_metric_that_no_verdict_can_rest_on(folder: Path) -> None:
     asked = build_requests(load(folder, "pick"))
     score = ModelScore("it", {}, {"accuracy": (1.0, 0.0), "acc_norm": (0.5, 2.0), "loss": (1.0, 2.0)})
     assert primary_metric(asked, score, "acc") == "accuracy" and primary_metric(asked, score, "loss") == "loss"
@@ -272,7 +264,7 @@ def test_a_metric_that_no_verdict_can_rest_on(folder):
         primary_metric(asked, ModelScore("it", {}, {"acc_norm": (0.5, 2.0)}))
 
 
-def test_documents_as_rows(folder):
+def test_documents_as_rows(folder: Path) -> None:
     rows = lm_eval_rows(load(folder, "pick"))
     assert len(rows.learning) == 40 and len(rows.heldout) == 24 and rows.notes == ()
     assert rows.learning[1] == Row("Is 1 even?", "no", ("yes", "no"))
@@ -295,7 +287,7 @@ def run(folder, tiny_llama, tiny_pool, tmp_path_factory):
     )  # fmt: skip
 
 
-def test_a_plan_for_a_task_of_lm_eval(run):
+def test_a_plan_for_a_task_of_lm_eval(run: Any) -> None:
     (task,) = run.tasks
     assert task.name == "lm-eval:pick" and len(task.shots) == 8 and len(task.heldout) == 24 and task.tuning
     assert {row.input for row in task.heldout} == {f"Is {n} even?" for n in range(100, 124)}
@@ -303,7 +295,7 @@ def test_a_plan_for_a_task_of_lm_eval(run):
     assert run.scores[0].template == "alpaca" and "### Instruction:\nIs 1" in run.scores[0].logs[0].prompt
 
 
-def test_a_run_is_scored_on_tasks_of_lm_eval(run, folder, capsys):
+def test_a_run_is_scored_on_tasks_of_lm_eval(run: Any, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     cache = ["--cache", str(run.folder.parent / "cache"), "--lm-eval-include", str(folder)]
     assert main(["score", str(run.folder), "--lm-eval-task", "say", "--limit", "10", "--json", "-q", *cache]) == 0
     scores = json.loads(capsys.readouterr().out)["scores"]
@@ -325,7 +317,9 @@ def test_a_run_is_scored_on_tasks_of_lm_eval(run, folder, capsys):
     assert "lm-eval:follow: loss on 4 held-out rows" in capsys.readouterr().out
 
 
-def test_a_model_is_scored_on_tasks_of_lm_eval(folder, tiny_llama, tiny_pool, tmp_path, capsys):
+def test_a_model_is_scored_on_tasks_of_lm_eval(
+    folder: Path, tiny_llama: Path, tiny_pool: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     where = ["--lm-eval-include", str(folder), "--cache", str(tmp_path), "--limit", "6"]
     assert (
         main(["score", str(tiny_pool / "a0"), "--base", str(tiny_llama), "--lm-eval-task", "both", "--json", *where])
@@ -345,7 +339,15 @@ def error_of(capsys, *arguments):
     return lines[0]
 
 
-def test_bad_input_is_one_line(run, folder, tiny_llama, tiny_pool, tmp_path, capsys, monkeypatch):
+def test_bad_input_is_one_line(
+    run: Any,
+    folder: Path,
+    tiny_llama: Path,
+    tiny_pool: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.chdir(tmp_path)
     here = ("--pool", tiny_pool, "--base", tiny_llama, "--cache", tmp_path / "cache")
     tasks = ("--lm-eval-include", folder, "--lm-eval-task")
@@ -373,7 +375,7 @@ def test_bad_input_is_one_line(run, folder, tiny_llama, tiny_pool, tmp_path, cap
     assert not list(tmp_path.glob("runs/*"))
 
 
-def test_a_verdict_on_a_metric_between_right_and_wrong():
+def test_a_verdict_on_a_metric_between_right_and_wrong() -> None:
     base = ModelScore("base", {"f1": 0.2}, {"f1": (0.1, 0.2, 0.3, 0.2)})
     merge = ModelScore("merge", {"f1": 0.8}, {"f1": (0.75, 0.8, 0.85, 0.8)})
     verdict, reason, (found,) = judge([base, merge], "f1", ("a", "b", "c", "d"))

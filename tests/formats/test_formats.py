@@ -3,6 +3,8 @@
 import json
 import os
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -64,7 +66,9 @@ def tuned(tiny_llama, tmp_path_factory):
 class TestEveryFormat:
     @pytest.mark.parametrize("composition", registry.names("composition"))
     @pytest.mark.parametrize("name", FORMATS)
-    def test_writes_what_it_says_or_refuses(self, name, composition, tiny_llama, tiny_pool, tuned, tmp_path):
+    def test_writes_what_it_says_or_refuses(
+        self, name: str, composition: str, tiny_llama: Path, tiny_pool: Path, tuned: Path, tmp_path: Path
+    ) -> None:
         folders = folders_for(composition, tiny_pool, tuned)
         recipe, places = merge_of(tiny_llama, folders, [0.5, 0.5], composition)
         rendering = registry.build("format", name)
@@ -78,7 +82,9 @@ class TestEveryFormat:
             assert [path.name for path in tmp_path.iterdir()] == [rendering.writes.rstrip("/")]
 
     @pytest.mark.parametrize("name", FORMATS)
-    def test_the_same_recipe_gives_the_same_bytes(self, name, tiny_llama, tiny_pool, tmp_path):
+    def test_the_same_recipe_gives_the_same_bytes(
+        self, name: str, tiny_llama: Path, tiny_pool: Path, tmp_path: Path
+    ) -> None:
         composition = "lorahub" if name == "lorahub" else "exact"
         recipe, places = merge_of(tiny_llama, [tiny_pool / "a0", tiny_pool / "b0"], [0.1, 1e-7], composition)
         found = []
@@ -88,7 +94,9 @@ class TestEveryFormat:
             found.append({str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()})
         assert found[0] == found[1] and found[0]
 
-    def test_what_shows_for_a_composition_is_what_is_written(self, tiny_llama, tiny_pool, tuned):
+    def test_what_shows_for_a_composition_is_what_is_written(
+        self, tiny_llama: Path, tiny_pool: Path, tuned: Path
+    ) -> None:
         for composition in registry.names("composition"):
             recipe, _ = merge_of(tiny_llama, folders_for(composition, tiny_pool, tuned), [0.5, 0.5], composition)
             found = [name for name in FORMATS if not registry.build("format", name).refusal(recipe)]
@@ -96,14 +104,14 @@ class TestEveryFormat:
             # what draws at random is written as a full model alone: no other tool draws the same numbers
             assert bool(found) == registry.load("composition", composition).deterministic
 
-    def test_weights_by_layer_group(self, tiny_llama, tiny_pool, tuned):
+    def test_weights_by_layer_group(self, tiny_llama: Path, tiny_pool: Path, tuned: Path) -> None:
         for composition, fit in (("exact", {"mergekit", "peft"}), ("lorahub", {"peft"}), ("ties", {"mergekit"}),
                                  ("model_stock", {"peft"}), ("slerp", set()), ("linear", {"peft"})):  # fmt: skip
             folders = folders_for(composition, tiny_pool, tuned)
             recipe, _ = merge_of(tiny_llama, folders, [0.5, 0.5], composition, layers=(0.5, 2.0))
             assert {name for name in FORMATS if not registry.build("format", name).refusal(recipe)} == fit
 
-    def test_what_each_cannot_reproduce(self, tiny_llama, tiny_pool, tuned):
+    def test_what_each_cannot_reproduce(self, tiny_llama: Path, tiny_pool: Path, tuned: Path) -> None:
         recipe, _ = merge_of(tiny_llama, [tiny_pool / "a0", tuned], [0.5, 0.5])
         refusal = registry.build("format", "mergekit").refusal
         for composition, weights, reason in (
@@ -127,12 +135,12 @@ class TestEveryFormat:
 
 
 class TestPeft:
-    def test_plain_peft_loads_our_merge(self, tiny_llama, four, tmp_path):
+    def test_plain_peft_loads_our_merge(self, tiny_llama: Path, four: list[Path], tmp_path: Path) -> None:
         recipe, places = merge_of(tiny_llama, four, [0.6, -0.3, 0.5, 1.2])
         PeftFormat().write(recipe, places, tmp_path)
         assert_same_weights(by_plain_peft(tiny_llama, tmp_path / "adapter"), merged_weights(tiny_llama, places.merged))
 
-    def test_a_merge_cut_to_a_rank_says_what_is_lost(self, tiny_llama, tiny_pool, tmp_path):
+    def test_a_merge_cut_to_a_rank_says_what_is_lost(self, tiny_llama: Path, tiny_pool: Path, tmp_path: Path) -> None:
         recipe, places = merge_of(tiny_llama, [tiny_pool / "a0", tiny_pool / "b1"], [0.5, 0.5], "ties:density=0.5")
         assert "no LoRA factors" in PeftFormat().refusal(recipe)
         cut, error = truncate(places.merged, 6)
@@ -142,12 +150,12 @@ class TestPeft:
         card = (tmp_path / "adapter" / "README.md").read_text()
         assert f"cut to rank 6 by truncated SVD (relative error {error:.3g}" in card and 0.01 < error < 1
 
-    def test_lorahub_merges_are_adapters_too(self, tiny_llama, tiny_pool, tmp_path):
+    def test_lorahub_merges_are_adapters_too(self, tiny_llama: Path, tiny_pool: Path, tmp_path: Path) -> None:
         recipe, places = merge_of(tiny_llama, [tiny_pool / "a0", tiny_pool / "b1"], [0.6, -0.3], "lorahub")
         PeftFormat().write(recipe, places, tmp_path)
         assert_same_weights(by_plain_peft(tiny_llama, tmp_path / "adapter"), merged_weights(tiny_llama, places.merged))
 
-    def test_encoder_decoder(self, tiny_t5, tmp_path):
+    def test_encoder_decoder(self, tiny_t5: Path, tmp_path: Path) -> None:
         modules = {
             f"{side}.block.1.layer.0.SelfAttention.{n}": (32, 32) for side in ("encoder", "decoder") for n in "qv"
         }
@@ -157,7 +165,7 @@ class TestPeft:
         assert_same_weights(by_plain_peft(tiny_t5, tmp_path / "adapter"), merged_weights(tiny_t5, places.merged))
 
     @pytest.mark.parametrize("inner", [False, True])
-    def test_gpt2_saved_from_the_inner_model_or_the_outer(self, inner, tmp_path):
+    def test_gpt2_saved_from_the_inner_model_or_the_outer(self, inner: Any, tmp_path: Path) -> None:
         import torch
         from transformers import GPT2Config, GPT2LMHeadModel
 
@@ -176,7 +184,7 @@ class TestPeft:
         wanted = {f"transformer.{name}": array for name, array in wanted.items()} if inner else wanted
         assert_same_weights(by_plain_peft(base, tmp_path / "adapter"), wanted)
 
-    def test_the_card_says_what_it_is_and_names_are_text(self, tiny_llama, tmp_path):
+    def test_the_card_says_what_it_is_and_names_are_text(self, tiny_llama: Path, tmp_path: Path) -> None:
         evil = "<script>x</script> | [a](b) `c`"
         card = "---\nlicense: cc-by-4.0\n---\n"
         folder = write_lora(tmp_path / "odd", LLAMA_MODULES, card=card)
@@ -190,14 +198,16 @@ class TestPeft:
         assert front["base_model"] == "tiny-llama" and front["library_name"] == "peft"
         assert str(tmp_path) not in text  # nothing of this machine
 
-    def test_a_hub_id_is_not_looked_up_in_this_folder(self, tiny_llama, tmp_path, monkeypatch):
+    def test_a_hub_id_is_not_looked_up_in_this_folder(
+        self, tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         folder = write_lora(tmp_path / "org" / "x", LLAMA_MODULES, card="---\nlicense: wrong\n---\n")
         recipe, places = merge_of(tiny_llama, [folder], [0.25])
         monkeypatch.chdir(tmp_path)
         PeftFormat().write(recipe, replace(places, members={"x": "org/x"}), tmp_path)
         assert "wrong" not in (tmp_path / "adapter" / "README.md").read_text()
 
-    def test_task_type_by_architecture(self):
+    def test_task_type_by_architecture(self) -> None:
         for name in ("T5ForConditionalGeneration", "MT5ForConditionalGeneration", "BartForConditionalGeneration",
                      "MBartForConditionalGeneration", "MarianMTModel", "LEDForConditionalGeneration"):  # fmt: skip
             assert task_type(name) == "SEQ_2_SEQ_LM"
@@ -212,7 +222,7 @@ class TestLoraHub:
         registry.build("format", "lorahub").write(recipe, places, place)
         return places, (place / "lorahub.json").read_text()
 
-    def test_the_lines_it_carries_give_our_model(self, tiny_llama, tiny_pool, tmp_path):
+    def test_the_lines_it_carries_give_our_model(self, tiny_llama: Path, tiny_pool: Path, tmp_path: Path) -> None:
         from transformers import AutoModelForCausalLM
 
         other = write_lora(tmp_path / "o", {n: s for n, s in LLAMA_MODULES.items() if "q" in n}, alpha=2, seed=3)
@@ -229,7 +239,7 @@ class TestLoraHub:
         [({"wieghts": [1.0]}, "wieghts"), ({"weights": [0.5]}, "one weight"), ({"version": 9}, "version 9"),
          ({"weights": ["a", "b"]}, "weights"), ({"modules": []}, "one weight")],
     )  # fmt: skip
-    def test_strict(self, tiny_llama, tiny_pool, tmp_path, change, why):
+    def test_strict(self, tiny_llama: Path, tiny_pool: Path, tmp_path: Path, change: Any, why: str) -> None:
         _, text = self.written(tiny_llama, [tiny_pool / "a0", tiny_pool / "b1"], [0.6, -0.3], tmp_path)
         with pytest.raises(InputError, match=f"some.json.*{why}"):
             parse_lorahub(json.dumps(json.loads(text) | change), "some.json")
@@ -241,7 +251,7 @@ class TestMergekitText:
         MergekitFormat().write(recipe, replace(places, **changes), place)
         return (place / "mergekit.yaml").read_text()
 
-    def test_is_what_people_know(self, tiny_llama, tiny_pool, tuned, tmp_path):
+    def test_is_what_people_know(self, tiny_llama: Path, tiny_pool: Path, tuned: Path, tmp_path: Path) -> None:
         text = self.text(tiny_llama, [tiny_pool / "a0", tuned], [0.6, -0.3], tmp_path)
         assert yaml.safe_load(text) == {
             "merge_method": "task_arithmetic",
@@ -255,7 +265,7 @@ class TestMergekitText:
         }
         assert text.startswith("# mergekit-yaml ") and names_folders_only(parse_mergekit(text, "x"))
 
-    def test_ties(self, tiny_llama, tiny_pool, tmp_path):
+    def test_ties(self, tiny_llama: Path, tiny_pool: Path, tmp_path: Path) -> None:
         folders = [tiny_pool / "a0", tiny_pool / "b0"]
         recipe, places = merge_of(tiny_llama, folders, [0.5, 1.0], "ties:density=0.4", (0.5, 2.0))
         MergekitFormat().write(recipe, places, tmp_path)
@@ -267,7 +277,7 @@ class TestMergekitText:
             {"value": 0.75, "filter": "model.layers.0."}, {"value": 3.0, "filter": "model.layers.1."}, {"value": 1.5},
         ]  # fmt: skip
 
-    def test_slerp_and_model_stock(self, tiny_llama, tiny_pool, tuned, tmp_path):
+    def test_slerp_and_model_stock(self, tiny_llama: Path, tiny_pool: Path, tuned: Path, tmp_path: Path) -> None:
         folders = [tuned, tuned.with_name("tuned-2")]
         recipe, places = merge_of(tiny_llama, folders, [0.75, 0.25], "slerp")
         MergekitFormat().write(recipe, places, tmp_path)
@@ -279,7 +289,7 @@ class TestMergekitText:
         found = mergekit_config(recipe, places)  # one of weight 0 would count where there are no weights
         assert len(found.models) == 2 and found.parameters.filter_wise is False
 
-    def test_hub_models_are_pinned(self, tiny_llama, tiny_pool, tmp_path):
+    def test_hub_models_are_pinned(self, tiny_llama: Path, tiny_pool: Path, tmp_path: Path) -> None:
         text = self.text(
             tiny_llama, [tiny_pool / "a0"], [1.0], tmp_path, base="org/base", base_revision="c0ffee",
             members={"a0": "you/lora"}, revisions={"a0": "beef"},
@@ -290,7 +300,9 @@ class TestMergekitText:
         assert not names_folders_only(parse_mergekit(text, "x"))
 
     @pytest.mark.parametrize("name", ["a+b", "a@b", "a b", 'a"b', "a\nb", "a\tb"])
-    def test_odd_names_take_the_mapping_form(self, name, tiny_llama, tiny_pool, tmp_path):
+    def test_odd_names_take_the_mapping_form(
+        self, name: str, tiny_llama: Path, tiny_pool: Path, tmp_path: Path
+    ) -> None:
         place = f"/models/{name}"
         text = self.text(tiny_llama, [tiny_pool / "a0"], [1.0], tmp_path, members={"a0": place})
         model = yaml.safe_load(text)["models"][0]["model"]
@@ -298,13 +310,15 @@ class TestMergekitText:
         assert yaml.safe_load(text)["base_model"] == str(tiny_llama)
 
     @pytest.mark.parametrize("name", ["é: #x", "- a", "null", "a'b", "{x}", "*a", "0123"])
-    def test_yaml_reads_back_every_name(self, name, tiny_llama, tiny_pool, tmp_path):
+    def test_yaml_reads_back_every_name(self, name: str, tiny_llama: Path, tiny_pool: Path, tmp_path: Path) -> None:
         text = self.text(tiny_llama, [tiny_pool / "a0"], [1.0], tmp_path, base=name)
         base = yaml.safe_load(text)["base_model"]
         assert base in (name, {"model": {"path": name}})
 
     @pytest.mark.parametrize("weight", [0.1, 1e-7, -1.5, 1 / 3, 1e20, 0.0])
-    def test_weights_are_read_back_to_the_bit(self, weight, tiny_llama, tiny_pool, tmp_path):
+    def test_weights_are_read_back_to_the_bit(
+        self, weight: Any, tiny_llama: Path, tiny_pool: Path, tmp_path: Path
+    ) -> None:
         text = self.text(tiny_llama, [tiny_pool / "a0"], [weight], tmp_path)
         assert parse_mergekit(text, "x").models[0].parameters.weight == weight
 
@@ -331,7 +345,7 @@ class TestMergekitText:
             ("merge_method", "!!python/object:os.x merge_method", "not a mergekit configuration"),
         ],
     )
-    def test_strict(self, tiny_llama, tiny_pool, tmp_path, old, new, why):
+    def test_strict(self, tiny_llama: Path, tiny_pool: Path, tmp_path: Path, old: Any, new: Any, why: str) -> None:
         text = self.text(tiny_llama, [tiny_pool / "a0"], [0.6], tmp_path)
         parse_mergekit(text, "x")
         changed = text.split("\n", 1)[1].replace(old, new, 1)
@@ -339,7 +353,7 @@ class TestMergekitText:
             parse_mergekit(changed, "some.yaml")
         assert "\n" not in str(caught.value)
 
-    def test_no_models(self):
+    def test_no_models(self) -> None:
         text = (
             "{merge_method: task_arithmetic, base_model: a, models: [], parameters: {normalize: false}, dtype: float32}"
         )
@@ -348,7 +362,7 @@ class TestMergekitText:
 
 
 class TestFullModel:
-    def test_is_base_plus_delta_and_loads(self, tiny_llama, four, tmp_path):
+    def test_is_base_plus_delta_and_loads(self, tiny_llama: Path, four: list[Path], tmp_path: Path) -> None:
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
         _, places = merge_of(tiny_llama, four, [0.6, -0.3, 0.5, 1.2])
@@ -361,16 +375,16 @@ class TestFullModel:
         assert both[0] == both[1]
         assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
-    def test_checkpoints_and_adapters(self, tiny_llama, tiny_pool, tuned, tmp_path):
+    def test_checkpoints_and_adapters(self, tiny_llama: Path, tiny_pool: Path, tuned: Path, tmp_path: Path) -> None:
         _, places = merge_of(tiny_llama, [tiny_pool / "a0", tuned], [0.5, 0.5])
         write_full_model(tiny_llama, places.merged, tmp_path / "out")
         assert_same_weights(weights_of(tmp_path / "out"), merged_weights(tiny_llama, places.merged), atol=1e-6)
 
-    def test_an_empty_delta_is_the_base_to_the_bit(self, tiny_llama, tmp_path):
+    def test_an_empty_delta_is_the_base_to_the_bit(self, tiny_llama: Path, tmp_path: Path) -> None:
         write_full_model(tiny_llama, {}, tmp_path / "out")
         assert_same_weights(weights_of(tmp_path / "out"), weights_of(tiny_llama), atol=0)
 
-    def test_shards_stay_shards(self, tiny_llama, tiny_pool, tmp_path):
+    def test_shards_stay_shards(self, tiny_llama: Path, tiny_pool: Path, tmp_path: Path) -> None:
         from transformers import AutoModelForCausalLM
 
         model = AutoModelForCausalLM.from_pretrained(tiny_llama)
@@ -383,7 +397,9 @@ class TestFullModel:
         found = state_of(AutoModelForCausalLM.from_pretrained(tmp_path / "out"))
         assert_same_weights(found, merged_weights(tiny_llama, places.merged), atol=0)
 
-    def test_a_base_in_half_precision_is_written_in_float32(self, tiny_llama, tiny_pool, tmp_path):
+    def test_a_base_in_half_precision_is_written_in_float32(
+        self, tiny_llama: Path, tiny_pool: Path, tmp_path: Path
+    ) -> None:
         import torch
         from transformers import AutoModelForCausalLM
 
@@ -396,7 +412,9 @@ class TestFullModel:
         assert next(loaded.parameters()).dtype == torch.float32
 
     @pytest.mark.parametrize(("tie", "follows"), [(True, True), (None, True), (False, False)])
-    def test_a_stored_copy_of_the_embedding_follows_it(self, tiny_llama, tmp_path, tie, follows):
+    def test_a_stored_copy_of_the_embedding_follows_it(
+        self, tiny_llama: Path, tmp_path: Path, tie: Any, follows: Any
+    ) -> None:
         from safetensors.numpy import save_file
 
         base = tmp_path / "base"
@@ -411,7 +429,7 @@ class TestFullModel:
         np.testing.assert_array_equal(found["model.embed_tokens.weight"], embedding + 1)
         np.testing.assert_array_equal(found["lm_head.weight"], embedding + 1 if follows else embedding)
 
-    def test_a_head_of_its_own_does_not(self, tiny_llama, tmp_path):
+    def test_a_head_of_its_own_does_not(self, tiny_llama: Path, tmp_path: Path) -> None:
         from safetensors.numpy import save_file
 
         (tmp_path / "base").mkdir()
@@ -423,7 +441,7 @@ class TestFullModel:
         write_full_model(tmp_path / "base", delta, tmp_path / "out")
         np.testing.assert_array_equal(weights_of(tmp_path / "out")["lm_head.weight"], embedding * 2)
 
-    def test_whole_numbers_are_copied(self, tmp_path):
+    def test_whole_numbers_are_copied(self, tmp_path: Path) -> None:
         from safetensors.numpy import load_file, save_file
 
         (tmp_path / "base").mkdir()
@@ -436,7 +454,7 @@ class TestFullModel:
         np.testing.assert_array_equal(found["ids"], np.arange(7))
         np.testing.assert_array_equal(found["flag"], [True, False])
 
-    def test_bad_input_leaves_nothing(self, tiny_llama, tmp_path):
+    def test_bad_input_leaves_nothing(self, tiny_llama: Path, tmp_path: Path) -> None:
         name, shape = "model.layers.0.self_attn.q_proj.weight", (32, 32)
         huge = np.full(shape, 1e5, np.float32)
         bad = [
@@ -450,14 +468,14 @@ class TestFullModel:
                 write_full_model(tiny_llama, delta, tmp_path / "out")
             assert not list(tmp_path.iterdir())
 
-    def test_a_folder_in_the_way_is_kept(self, tiny_llama, tmp_path):
+    def test_a_folder_in_the_way_is_kept(self, tiny_llama: Path, tmp_path: Path) -> None:
         (tmp_path / "out").mkdir()
         (tmp_path / "out" / "mine").write_text("x")
         with pytest.raises(RunError, match="already"):
             write_full_model(tiny_llama, {}, tmp_path / "out")
         assert [path.name for path in tmp_path.rglob("*")] == ["out", "mine"]
 
-    def test_no_base_and_no_permission(self, tiny_llama, tmp_path):
+    def test_no_base_and_no_permission(self, tiny_llama: Path, tmp_path: Path) -> None:
         with pytest.raises(BaseModelError, match=r"model\.safetensors"):
             write_full_model(tmp_path, {}, tmp_path / "out")
         (tmp_path / "file").write_text("")
@@ -468,7 +486,7 @@ class TestFullModel:
             with pytest.raises(InputError, match="cannot be written"):
                 write_full_model(tiny_llama, {}, tmp_path / "closed" / "out")
 
-    def test_what_it_writes_is_a_base(self, tiny_llama, tmp_path):
+    def test_what_it_writes_is_a_base(self, tiny_llama: Path, tmp_path: Path) -> None:
         write_full_model(tiny_llama, {}, tmp_path / "out")
         local = resolve_base(str(tmp_path / "out"), cache=tmp_path / "cache")
         assert local.shapes == resolve_base(str(tiny_llama), cache=tmp_path / "cache").shapes

@@ -1,5 +1,8 @@
 """`merge --gguf`, with a stand-in for llama.cpp's converter: a program that reads the model folder it is given."""
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 
 from merge_advisor.errors import ExternalError, RunError
@@ -22,7 +25,7 @@ def converter(tmp_path, monkeypatch):
     return (folder / CONVERTER).write_text
 
 
-def test_it_is_converted_whole(converter, tiny_llama, tmp_path):
+def test_it_is_converted_whole(converter: Any, tiny_llama: Path, tmp_path: Path) -> None:
     converter(CONVERTS)
     run_gguf(tiny_llama, tmp_path / "out" / "merge.gguf")
     written = (tmp_path / "out" / "merge.gguf").read_bytes()
@@ -36,14 +39,16 @@ def test_it_is_converted_whole(converter, tiny_llama, tmp_path):
     ("program", "words"),
     [("raise SystemExit('no such architecture')", "no such architecture"), ("pass", "wrote no GGUF file")],
 )
-def test_a_converter_that_fails_leaves_its_log_alone(converter, tiny_llama, tmp_path, program, words):
+def test_a_converter_that_fails_leaves_its_log_alone(
+    converter: Any, tiny_llama: Path, tmp_path: Path, program: Any, words: Any
+) -> None:
     converter(program)
     with pytest.raises(ExternalError, match=words):
         run_gguf(tiny_llama, tmp_path / "merge.gguf")
     assert sorted(path.name for path in tmp_path.iterdir()) == [".merge.gguf.log", "llama.cpp"]
 
 
-def test_without_llama_cpp_it_says_so(monkeypatch, tmp_path):
+def test_without_llama_cpp_it_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("LLAMA_CPP", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ExternalError, match="clone llama"):

@@ -2,8 +2,10 @@
 
 import shutil
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -40,7 +42,7 @@ def all_agree(base, folders, weights, place, *, adapter=True, composition="exact
     return wanted
 
 
-def test_ours_peft_and_mergekit_give_the_same_weights(tiny_llama, tiny_pool, tmp_path):
+def test_ours_peft_and_mergekit_give_the_same_weights(tiny_llama: Path, tiny_pool: Path, tmp_path: Path) -> None:
     other = write_lora(tmp_path / "pool" / "other", {"model.layers.1.mlp.down_proj": (32, 64)}, rank=2, use_rslora=True)
     place = tmp_path / "run"
     place.mkdir()
@@ -63,7 +65,9 @@ def test_ours_peft_and_mergekit_give_the_same_weights(tiny_llama, tiny_pool, tmp
         ("task_arithmetic", [0.5, -0.25, 1.0], (0.5, -1.0)),
     ],
 )
-def test_the_same_method_gives_the_same_weights(composition, weights, layers, tiny_llama, tiny_pool, tmp_path):
+def test_the_same_method_gives_the_same_weights(
+    composition: str, weights: Any, layers: Any, tiny_llama: Path, tiny_pool: Path, tmp_path: Path
+) -> None:
     other = write_lora(tmp_path / "pool" / "other", {"model.layers.1.mlp.down_proj": (32, 64)}, rank=2, use_rslora=True)
     folders = [tiny_pool / "a0", tiny_pool / "b1", other]
     all_agree(tiny_llama, folders, weights, tmp_path, adapter=False, composition=composition, layers=layers)
@@ -71,7 +75,7 @@ def test_the_same_method_gives_the_same_weights(composition, weights, layers, ti
 
 @pytest.mark.slow
 @pytest.mark.parametrize("composition", ["slerp", "ties", "model_stock"])
-def test_checkpoints(composition, tiny_llama, tmp_path):
+def test_checkpoints(composition: str, tiny_llama: Path, tmp_path: Path) -> None:
     rng = np.random.default_rng(5)
     folders = [tmp_path / "one", tmp_path / "two"]
     for folder in folders:  # far from the base and each other, so that an arc is no line
@@ -84,13 +88,13 @@ def test_checkpoints(composition, tiny_llama, tmp_path):
 
 
 @pytest.mark.slow
-def test_layer_groups_of_an_encoder_decoder(tiny_t5, tiny_t5_pool, tmp_path):
+def test_layer_groups_of_an_encoder_decoder(tiny_t5: Path, tiny_t5_pool: Path, tmp_path: Path) -> None:
     folders = [tiny_t5_pool / "m0", tiny_t5_pool / "m1"]
     all_agree(tiny_t5, folders, [0.5, 0.7], tmp_path, composition="exact", layers=(0.5, 2.0))
 
 
 @pytest.mark.slow
-def test_ties_on_the_real_base_and_two_adapters(real_folder, tmp_path):
+def test_ties_on_the_real_base_and_two_adapters(real_folder: Any, tmp_path: Path) -> None:
     """Equal to 1e-5 but for entries that tie a threshold or a vote within the rounding of (base + ΔW) - base."""
     pool = Path(__file__).parents[2] / "recipes" / "demo" / "pool"
     folders, density = [pool / "shelves-0", pool / "dates-1"], 0.4
@@ -114,7 +118,7 @@ def test_ties_on_the_real_base_and_two_adapters(real_folder, tmp_path):
 
 
 @pytest.mark.slow
-def test_odd_names(tiny_llama, tiny_pool, tmp_path):
+def test_odd_names(tiny_llama: Path, tiny_pool: Path, tmp_path: Path) -> None:
     base = shutil.copytree(tiny_llama, tmp_path / "tiny base+x@y")
     names = ["a+b", "c@d", "e f", 'g"h', "é: #"]
     folders = [
@@ -125,14 +129,14 @@ def test_odd_names(tiny_llama, tiny_pool, tmp_path):
 
 
 @pytest.mark.slow
-def test_encoder_decoder(tiny_t5, tmp_path):
+def test_encoder_decoder(tiny_t5: Path, tmp_path: Path) -> None:
     modules = {f"{side}.block.1.layer.0.SelfAttention.{n}": (32, 32) for side in ("encoder", "decoder") for n in "qv"}
     folders = [write_lora(tmp_path / n, modules, seed=i, task_type="SEQ_2_SEQ_LM") for i, n in enumerate("xy")]
     all_agree(tiny_t5, folders, [0.5, 0.7], tmp_path)
 
 
 @pytest.mark.slow
-def test_checkpoints_beside_adapters(tiny_llama, tiny_pool, tmp_path):
+def test_checkpoints_beside_adapters(tiny_llama: Path, tiny_pool: Path, tmp_path: Path) -> None:
     rng = np.random.default_rng(5)
     noise = {n: DenseUpdate(rng.normal(0, 0.01, w.shape).astype(np.float32)) for n, w in weights_of(tiny_llama).items()}
     write_full_model(tiny_llama, noise, tmp_path / "tuned")
@@ -140,7 +144,7 @@ def test_checkpoints_beside_adapters(tiny_llama, tiny_pool, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_base_in_bfloat16(tiny_llama, tiny_pool, tmp_path):
+def test_a_base_in_bfloat16(tiny_llama: Path, tiny_pool: Path, tmp_path: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -149,7 +153,7 @@ def test_a_base_in_bfloat16(tiny_llama, tiny_pool, tmp_path):
 
 
 @pytest.mark.slow
-def test_shards_and_a_vocabulary_larger_than_the_tokenizer(tiny_llama, tiny_pool, tmp_path):
+def test_shards_and_a_vocabulary_larger_than_the_tokenizer(tiny_llama: Path, tiny_pool: Path, tmp_path: Path) -> None:
     """Rows beyond the tokenizer's tokens are kept, as many bases have them."""
     from transformers import AutoModelForCausalLM
 
@@ -164,7 +168,7 @@ def test_shards_and_a_vocabulary_larger_than_the_tokenizer(tiny_llama, tiny_pool
 
 
 @pytest.mark.slow
-def test_the_real_base_and_two_adapters(real_base, shared, tmp_path):
+def test_the_real_base_and_two_adapters(real_base: Any, shared: Any, tmp_path: Path) -> None:
     if not real_base.is_dir():
         pytest.skip("the real base is a GGUF file; set MERGE_ADVISOR_BASE to its float32 folder")
     pool = shared / "pool-smollm2"
@@ -172,7 +176,7 @@ def test_the_real_base_and_two_adapters(real_base, shared, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_failing_merge_says_why_and_leaves_only_its_log(tiny_llama, tiny_pool, tmp_path):
+def test_a_failing_merge_says_why_and_leaves_only_its_log(tiny_llama: Path, tiny_pool: Path, tmp_path: Path) -> None:
     recipe, places = merge_of(tiny_llama, [tiny_pool / "a0"], [1.0])
     broken = write_lora(tmp_path / "pool" / "broken", {"model.layers.0.self_attn.q_proj": (48, 48)})
     text = text_of(recipe, replace(places, members={"a0": str(broken)}))
@@ -183,7 +187,7 @@ def test_a_failing_merge_says_why_and_leaves_only_its_log(tiny_llama, tiny_pool,
 
 
 @pytest.mark.slow
-def test_weights_that_are_not_finite_are_refused(tiny_llama, tiny_pool, tmp_path):
+def test_weights_that_are_not_finite_are_refused(tiny_llama: Path, tiny_pool: Path, tmp_path: Path) -> None:
     bad = shutil.copytree(tiny_pool / "a0", tmp_path / "bad")
     tensors = load_file(bad / "adapter_model.safetensors")
     next(iter(tensors.values()))[0, 0] = np.nan
@@ -200,41 +204,41 @@ def config(tiny_llama, tiny_pool):
     return text_of(*merge_of(tiny_llama, [tiny_pool / "a0"], [1.0]))
 
 
-def test_what_is_in_the_way_is_kept(config, tmp_path):
+def test_what_is_in_the_way_is_kept(config: str, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     with pytest.raises(RunError, match="already"):
         run_mergekit(config, tmp_path / "out", threads=1)
     assert [path.name for path in tmp_path.rglob("*")] == ["out"]
 
 
-def test_a_typo_stops_it_before_it_starts(config, tmp_path):
+def test_a_typo_stops_it_before_it_starts(config: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"mergekit\.yaml: models\.0\.parameters\.wieght: unknown key"):
         run_mergekit(config.replace("weight:", "wieght:"), tmp_path / "out", threads=1)
     assert not list(tmp_path.iterdir())
 
 
-def test_without_mergekit_it_says_what_to_do(config, tmp_path, monkeypatch):
+def test_without_mergekit_it_says_what_to_do(config: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "mergekit", None)
     with pytest.raises(ExternalError, match="pip install mergekit"):
         run_mergekit(config, tmp_path / "out", threads=1)
     assert not list(tmp_path.iterdir())
 
 
-def test_a_place_that_cannot_be_written(config, tmp_path):
+def test_a_place_that_cannot_be_written(config: str, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot be written"):
         run_mergekit(config, tmp_path / "file" / "out", threads=1)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-def test_ctrl_c_leaves_nothing(config, tmp_path, interrupt):
+def test_ctrl_c_leaves_nothing(config: str, tmp_path: Path, interrupt: Callable[[float], object]) -> None:
     interrupt(1.0)
     with pytest.raises(KeyboardInterrupt):
         run_mergekit(config, tmp_path / "run" / "out", threads=1)
     assert not list((tmp_path / "run").iterdir())
 
 
-def test_what_is_written_is_what_is_run(tiny_llama, tiny_pool, tmp_path):
+def test_what_is_written_is_what_is_run(tiny_llama: Path, tiny_pool: Path, tmp_path: Path) -> None:
     recipe, places = merge_of(tiny_llama, [tiny_pool / "a0"], [1.0])
     MergekitFormat().write(recipe, places, tmp_path)
     assert parse_mergekit((tmp_path / "mergekit.yaml").read_text(), "x") == mergekit_config(recipe, places)

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from merge_advisor.backbone.model import Backbone
+
 END = "<|end|>"
 TEXT = [
     "Below is an instruction that describes a task. Write a response that appropriately completes the request.",
@@ -93,3 +95,8 @@ T5_MODULES = {
     for layer in range(2)
     for kind in ("q", "v")
 }  # fmt: skip
+
+
+def parameter_shapes(backbone: Backbone) -> dict[str, tuple[int, ...]]:
+    """The shape of each parameter of a model in memory, as readers of adapters take them."""
+    return {name: tuple(parameter.shape) for name, parameter in backbone.parameters.items()}
