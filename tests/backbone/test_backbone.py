@@ -261,7 +261,7 @@ def test_steps_of_a_finetune():
 def test_a_finetune_that_diverges_says_so(llama):
     rows = encode(llama, ROWS, max_length=128)
     targets = ["model.layers.0.self_attn.q_proj.weight"]
-    with pytest.raises(InputError, match="lower --l"):
+    with pytest.raises(InputError, match="lower `lr`"):
         finetune_lora(llama, rows, targets, FinetuneSettings(lr=1e30, steps=5), seed=0)
     with pytest.raises(InputError, match="below 1"):
         FinetuneSettings(epochs=0)
