@@ -240,9 +240,7 @@ class Study:
             trial = read_trial(record)
         except (KeyError, TypeError, ValueError) as error:
             raise self._altered(place) from error
-        if (
-            trial.number != number
-        ):  # a trial deleted or added by hand: what was asked after it followed from another history
+        if trial.number != number:  # one was deleted or added by hand: later asks followed from another history
             raise self._altered(place)
         return trial
 

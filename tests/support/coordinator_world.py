@@ -8,16 +8,18 @@ import signal
 import sys
 import time
 import zlib
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
-from merge_advisor.tuning import Ask, Point, SearchSpace
+from merge_advisor.tuning import Ask, Point, SearchSpace, Trial
 from merge_advisor.tuning.coordinator import search
-from merge_advisor.tuning.goals import goal_named
-from merge_advisor.tuning.settings import Budget, SearchSettings, start_points
+from merge_advisor.tuning.goals import best_trial, goal_named
+from merge_advisor.tuning.settings import Budget, SearchResult, SearchSettings, start_points
 from merge_advisor.tuning.study import StudyPlace
 
 MEMBERS = ("math", "law", "code")
@@ -28,17 +30,25 @@ STARTS = start_points(SPACE, len(MEMBERS))
 class Bowls:
     """Each row is a bowl with a bottom of its own; the base of all of them is `floor`."""
 
-    members = MEMBERS
+    members: tuple[str, ...] = MEMBERS
     forwards = 1
 
-    def __init__(self, rows=20, tasks=None, seed=0, floor=0.2, log=None, pause=0.0):
+    def __init__(
+        self,
+        rows: int = 20,
+        tasks: Sequence[int] | None = None,
+        seed: int = 0,
+        floor: float = 0.2,
+        log: Path | None = None,
+        pause: float = 0.0,
+    ) -> None:
         self.tasks = (0,) * rows if tasks is None else tuple(tasks)
         rng = np.random.default_rng(seed)
         self.bottoms = np.array([0.9, -0.2, 0.4]) + rng.normal(0, 0.3, (len(self.tasks), len(MEMBERS)))
         self.floor, self.log, self.pause = floor, log, pause
-        self.seen = []
+        self.seen: list[tuple[Point, tuple[int, ...]]] = []
 
-    def losses(self, point, rows):
+    def losses(self, point: Point, rows: Sequence[int]) -> list[float]:
         self.seen.append((point, tuple(rows)))
         if self.log:
             with self.log.open("a") as file:
@@ -47,11 +57,11 @@ class Bowls:
         gaps = np.array(point.weights) - self.bottoms[list(rows)]
         return [float(loss) for loss in (gaps**2).sum(axis=1) + self.floor]
 
-    def gradient(self, point, rows):
+    def gradient(self, point: Point, rows: Sequence[int]) -> tuple[list[float], NDArray[np.float64]]:
         gaps = np.array(point.weights) - self.bottoms[list(rows)]
         return self.losses(point, rows), 2 * gaps.mean(axis=0)
 
-    def guard(self, point):
+    def guard(self, point: Point) -> float:
         return max(point.weights) - 1.0
 
 
@@ -65,7 +75,7 @@ class Wander:
     searches: ClassVar[frozenset[str]] = frozenset()
     cost: ClassVar[str] = "a forward pass a row"
 
-    def ask(self, space, history, seed):
+    def ask(self, space: SearchSpace, history: Sequence[Trial], seed: int) -> Ask:
         told = repr([(trial.values, trial.losses, trial.notes) for trial in history])
         rng = np.random.default_rng([seed, zlib.crc32(told.encode())])
         best = min(history, key=lambda trial: trial.values[0], default=None)
@@ -77,22 +87,35 @@ class Wander:
 class Listed:
     """Asks for given points, then for the last one again and again."""
 
-    points: tuple
-    gradient: tuple = ()
+    points: tuple[tuple[float, ...], ...]
+    gradient: tuple[int, ...] = ()
 
     name: ClassVar[str] = "listed"
     searches: ClassVar[frozenset[str]] = frozenset()
     cost: ClassVar[str] = "a forward pass a row"
 
-    def ask(self, space, history, seed):
+    def ask(self, space: SearchSpace, history: Sequence[Trial], seed: int) -> Ask:
         number = min(max(len(history), 0), len(self.points) - 1)
         return Ask(Point(self.points[number], "exact"), gradient=self.gradient)
+
+
+def best(trials: Iterable[Trial]) -> Trial:
+    """The best trial, of which there is one."""
+    trial = best_trial(trials)
+    assert trial is not None
+    return trial
+
+
+def losses_of(trial: Trial) -> list[float]:
+    """The losses of a trial that saw all rows."""
+    assert trial.whole
+    return [loss for loss in trial.losses if loss is not None]
 
 
 BUDGETS = {"trials": Budget(trials=90), "forwards": Budget(forwards=900)}
 
 
-def run(folder, budget, log=None, pause=0.0, keep=True):
+def run(folder: Path, budget: str, log: Path | None = None, pause: float = 0.0, keep: bool = True) -> SearchResult:
     """One search of the world, kept in `folder`."""
     problem = Bowls(log=log, pause=pause)
     place = StudyPlace(folder / "study.sqlite", {"task rows": "bowls"}) if keep else None
@@ -100,7 +123,7 @@ def run(folder, budget, log=None, pause=0.0, keep=True):
     return search(problem, SPACE, Wander(), settings, study=place)
 
 
-def kill_often(folder, budget, kills, seed):
+def kill_often(folder: Path, budget: str, kills: int, seed: int) -> None:
     """Start the search in a child process, kill it after a random number of measurements and a random while; repeat."""
     rng, log = np.random.default_rng(seed), folder / "log"
     log.touch()

@@ -1,14 +1,20 @@
 """Losses with known answers for the samplers' tests, and a loop that only asks and tells."""
 
 import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from merge_advisor import registry
 from merge_advisor.tuning import Point, SearchSpace, Trial
 
+Loss = Callable[[Point], float]
+Slope = Callable[[Point], tuple[float, ...]]
+"""The gradient of a loss."""
 
-def space_of(k, *, start=None, **fields):
+
+def space_of(k: int, *, start: Sequence[float] | None = None, **fields: Any) -> SearchSpace:
     return SearchSpace(Point(tuple(start or [0.5 / k] * k), "exact"), **fields)
 
 
@@ -24,27 +30,34 @@ SPACES = {
 }
 
 
-def bowl(k, seed, condition=30.0):
+def bowl(k: int, seed: int, condition: float = 30.0) -> tuple[Loss, Slope]:
     """A quadratic whose axes are turned, at its least at a distance of about 1 from 0; returns (loss, gradient)."""
     rng = np.random.default_rng(seed)
     axes, _ = np.linalg.qr(rng.normal(size=(k, k)))
     curves = (axes * np.geomspace(1, 1 / condition, k)) @ axes.T
     best = rng.normal(size=k) / np.sqrt(k)
 
-    def loss(point):
+    def loss(point: Point) -> float:
         away = np.array(point.weights) - best
         return float(away @ curves @ away)
 
     return loss, lambda point: tuple(float(g) for g in 2 * curves @ (np.array(point.weights) - best))
 
 
-def trial(number, label, point, values, notes=None, gradient=None):
+def trial(
+    number: int,
+    label: str,
+    point: Point,
+    values: Sequence[float],
+    notes: Mapping[str, Any] | None = None,
+    gradient: tuple[float, ...] | None = None,
+) -> Trial:
     """A trial on one row, whose loss is the value."""
     sloped = () if gradient is None else (0,)
     return Trial(number, label, point, tuple(values), tuple(values), True, 1, gradient, sloped, notes or {})
 
 
-def first_trials(space, losses):
+def first_trials(space: SearchSpace, losses: Sequence[Loss]) -> list[Trial]:
     """What the coordinator tries before any sampler is asked."""
     k = len(space.start.weights)
     points = {
@@ -57,7 +70,15 @@ def first_trials(space, losses):
     return [trial(i, label, point, [loss(point) for loss in losses]) for i, (label, point) in enumerate(made)]
 
 
-def grow(spec, space, history, count, losses, seed, slope=None):
+def grow(
+    spec: str,
+    space: SearchSpace,
+    history: Sequence[Trial],
+    count: int,
+    losses: Sequence[Loss],
+    seed: int,
+    slope: Slope | None = None,
+) -> list[Trial]:
     """Ask and tell until there are `count` trials."""
     sampler = registry.build("sampler", spec)
     history = list(history)

@@ -5,14 +5,16 @@ import json
 import math
 import subprocess
 import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from merge_advisor import registry
 from merge_advisor.errors import SpecError
-from merge_advisor.tuning import Ask, Point
+from merge_advisor.tuning import Ask, Point, SearchSpace, Trial
 from merge_advisor.tuning.samplers.auto import AutoSampler
 from merge_advisor.tuning.samplers.history import trial_values
 from merge_advisor.tuning.samplers.nsga2 import crowding, fronts
@@ -28,16 +30,18 @@ CASES = [
 ]
 
 
-def first(space, seed=0):
+def first(space: SearchSpace, seed: int = 0) -> list[Trial]:
     return first_trials(space, [bowl(len(space.start.weights), seed)[0]])
 
 
-def grown(name, space, count, seed=0, history=None):
+def grown(
+    name: str, space: SearchSpace, count: int, seed: int = 0, history: Sequence[Trial] | None = None
+) -> list[Trial]:
     loss, slope = bowl(len(space.start.weights), 0)
     return grow(name, space, first(space) if history is None else history, count, [loss], seed, slope)
 
 
-def check_inside(space, point, name):
+def check_inside(space: SearchSpace, point: Point, name: str) -> None:
     check_space(space)
     low, high = space.bounds
     least, most = space.scale or (1.0, 1.0)
@@ -51,7 +55,7 @@ def check_inside(space, point, name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_sampler_says_what_it_is(name):
+def test_a_sampler_says_what_it_is(name: str) -> None:
     cls = registry.load("sampler", name)
     assert cls.name == name and cls.cost
     assert cls.searches <= {"composition", "members", "density", "layers"}
@@ -61,7 +65,7 @@ def test_a_sampler_says_what_it_is(name):
 
 
 @pytest.mark.parametrize(("name", "where"), CASES)
-def test_asks_are_merges_of_the_space(name, where):
+def test_asks_are_merges_of_the_space(name: str, where: str) -> None:
     space = SPACES[where]
     for history in ([], first(space)):
         found = grown(name, space, 11, history=history)
@@ -71,7 +75,7 @@ def test_asks_are_merges_of_the_space(name, where):
 
 
 @pytest.mark.parametrize(("name", "where"), CASES)
-def test_what_a_sampler_cannot_search_it_refuses(name, where):
+def test_what_a_sampler_cannot_search_it_refuses(name: str, where: str) -> None:
     searches = registry.load("sampler", name).searches
     for other, space in SPACES.items():
         unable = set(searched_parts(space)) - searches
@@ -83,7 +87,7 @@ def test_what_a_sampler_cannot_search_it_refuses(name, where):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_history_cut_anywhere_grows_again_the_same(name):
+def test_a_history_cut_anywhere_grows_again_the_same(name: str) -> None:
     space = SPACES["everything" if registry.load("sampler", name).searches >= {"composition"} else "scale"]
     whole = grown(name, space, 14, seed=3)
     for cut in (4, 6, 9, 13):
@@ -102,13 +106,13 @@ json.dump({name: asked(name) for name in json.loads(sys.argv[2])}, sys.stdout)
 """
 
 
-def asked(name):
+def asked(name: str) -> Any:
     """The last of a sampler's asks, as JSON."""
     ask = registry.build("sampler", name).ask(SPACES["scale"], grown(name, SPACES["scale"], 11, seed=7), 7)
     return json.loads(json.dumps([*dataclasses.astuple(ask.point), dict(ask.notes)]))
 
 
-def test_another_process_asks_the_same():
+def test_another_process_asks_the_same() -> None:
     here = {name: asked(name) for name in NAMES}
     told = [sys.executable, "-c", ELSEWHERE, str(Path(__file__).parents[2]), json.dumps(NAMES)]
     found = subprocess.run(told, capture_output=True, text=True, check=True)
@@ -117,7 +121,7 @@ def test_another_process_asks_the_same():
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("odd", ["nan", "infinite", "constant", "alike", "far"])
-def test_odd_histories(name, odd):
+def test_odd_histories(name: str, odd: str) -> None:
     space = SPACES["weights"]
     values = {"nan": [math.nan, 0.5], "infinite": [math.inf, 0.5, 0.7], "constant": [1.0], "alike": [0.5, 0.6]}
     history = first(space) if odd != "far" else [trial(0, "plan", Point((9.0, -9.0, 0.0), "exact"), [0.1])]
@@ -132,21 +136,21 @@ def test_odd_histories(name, odd):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_value_bad(name):
+def test_every_value_bad(name: str) -> None:
     space = SPACES["weights"]
     history = [trial(i, "plan", space.start, [math.nan]) for i in range(14)]
     check_inside(space, registry.build("sampler", name).ask(space, history, 1).point, name)
 
 
 @pytest.mark.parametrize("name", ["cmaes", "gp", "lorahub"])
-def test_one_value_is_wanted(name):
+def test_one_value_is_wanted(name: str) -> None:
     space = SPACES["weights"]
     with pytest.raises(SpecError, match="one value, not 2; use `sampler=nsga2`"):
         registry.build("sampler", name).ask(space, first_trials(space, [bowl(3, 0)[0], bowl(3, 1)[0]]), 0)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_seeds_differ_and_nothing_is_said(name, capfd):
+def test_seeds_differ_and_nothing_is_said(name: str, capfd: pytest.CaptureFixture[str]) -> None:
     import optuna
 
     level = optuna.logging.get_verbosity()
@@ -158,18 +162,18 @@ def test_seeds_differ_and_nothing_is_said(name, capfd):
     assert optuna.logging.get_verbosity() == level
 
 
-def _deterministic(name):
+def _deterministic(name: str) -> bool:
     return name == "auto" and "gradient" in NAMES
 
 
-def test_trials_of_two_studies_are_refused():
+def test_trials_of_two_studies_are_refused() -> None:
     space = SPACES["weights"]
     mixed = [trial(0, "plan", space.start, [1.0]), trial(1, "plan", space.start, [1.0, 2.0])]
     with pytest.raises(SpecError, match="different numbers of values"):
         trial_values(mixed)
 
 
-def test_bad_values_are_worse_than_all_others():
+def test_bad_values_are_worse_than_all_others() -> None:
     found = trial_values([trial(0, "", Point((), ""), [v, -v]) for v in (1.0, math.nan, 3.0, math.inf, -math.inf)])
     assert found[:, 0].tolist() == [1.0, 5.0, 3.0, 5.0, 5.0]
     assert found[:, 1].tolist() == [-1.0, 1.0, -3.0, 1.0, 1.0]
@@ -178,7 +182,7 @@ def test_bad_values_are_worse_than_all_others():
 # --- random -----------------------------------------------------------------------------------------------------------
 
 
-def test_random_is_uniform():
+def test_random_is_uniform() -> None:
     space = SPACES["everything"]
     points = [registry.build("sampler", "random").ask(space, [], seed) for seed in range(600)]
     scales = np.log2([ask.notes["scale"] for ask in points])
@@ -193,7 +197,7 @@ def test_random_is_uniform():
 # --- what they are for ------------------------------------------------------------------------------------------------
 
 
-def left(name, k, count, seeds):
+def left(name: str, k: int, count: int, seeds: Iterable[int]) -> float:
     """Mean over bowls of log10 (least loss / least of the first four trials)."""
     found = []
     for seed in seeds:
@@ -208,26 +212,26 @@ def left(name, k, count, seeds):
 @pytest.mark.parametrize(
     ("name", "k", "least"), [("tpe", 4, 0.35), ("tpe", 20, 0.2), ("cmaes", 4, 0.5), ("cmaes", 20, 0.2)]
 )
-def test_it_finds_more_than_random_in_60_trials(name, k, least):
+def test_it_finds_more_than_random_in_60_trials(name: str, k: int, least: float) -> None:
     assert left(name, k, 60, range(4)) < left("random", k, 60, range(4)) - least
 
 
-def test_gp_finds_more_than_random_in_16_trials():
+def test_gp_finds_more_than_random_in_16_trials() -> None:
     assert left("gp", 4, 16, range(3)) < left("random", 4, 16, range(3)) - 0.2
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("k", "least"), [(4, 1.5), (20, 0.15)])
-def test_gp_finds_more_than_random_in_60_trials(k, least):
+def test_gp_finds_more_than_random_in_60_trials(k: int, least: float) -> None:
     assert left("gp", k, 60, range(3)) < left("random", k, 60, range(3)) - least
 
 
-def test_cmaes_goes_to_the_bottom():
+def test_cmaes_goes_to_the_bottom() -> None:
     assert left("cmaes", 4, 280, [0]) < -2
     assert left("cmaes", 1, 60, [0]) < -4
 
 
-def test_cmaes_starts_at_the_best_of_the_trials_before_it():
+def test_cmaes_starts_at_the_best_of_the_trials_before_it() -> None:
     space = space_of(20)
     far = trial(0, "plan", Point((0.9,) * 20, "exact"), [0.0])
     near_far = [grow("cmaes", space, [far], 2, [lambda point: 1.0], seed)[1].point.weights for seed in range(40)]
@@ -237,14 +241,14 @@ def test_cmaes_starts_at_the_best_of_the_trials_before_it():
 # --- nsga2 ------------------------------------------------------------------------------------------------------------
 
 
-def test_fronts_and_crowding():
+def test_fronts_and_crowding() -> None:
     losses = np.array([[1.0, 4], [2, 2], [4, 1], [2, 3], [5, 5], [1, 4]])
     assert fronts(losses).tolist() == [0, 0, 0, 1, 2, 0]
     found = crowding(losses[:3], np.zeros(3, dtype=np.int64))
     assert found[[0, 2]].tolist() == [math.inf, math.inf] and found[1] == 2.0
 
 
-def area(history):
+def area(history: Sequence[Trial]) -> float:
     """Area that the front dominates up to (1, 1)."""
     worst, total = 1.0, 0.0
     for one, other in sorted(tuple(np.minimum(done.values, 1.0)) for done in history):
@@ -254,8 +258,8 @@ def area(history):
     return total
 
 
-def test_nsga2_finds_a_better_front_than_random():
-    def front(name, seed):
+def test_nsga2_finds_a_better_front_than_random() -> None:
+    def front(name: str, seed: int) -> float:
         space, losses = space_of(4), [bowl(4, 2 * seed)[0], bowl(4, 2 * seed + 1)[0]]
         return area(grow(name, space, first_trials(space, losses), 80, losses, seed))
 
@@ -265,7 +269,7 @@ def test_nsga2_finds_a_better_front_than_random():
 # --- lorahub ----------------------------------------------------------------------------------------------------------
 
 
-def test_lorahub_begins_at_the_base_and_adds_members_one_by_one():
+def test_lorahub_begins_at_the_base_and_adds_members_one_by_one() -> None:
     target = np.array([0.5, -0.2, 0.5])
     space = space_of(3)
     history = grow("lorahub", space, first(space), 8, [lambda p: float(np.sum((np.array(p.weights) - target) ** 2))], 0)
@@ -273,19 +277,19 @@ def test_lorahub_begins_at_the_base_and_adds_members_one_by_one():
     assert points == [(0, 0, 0), (0.5, 0, 0), (0.5, 0.5, 0), (0.5, 0, 0.5)]
 
 
-def test_lorahub_goes_on_after_its_budget_and_reflects_at_the_bounds():
+def test_lorahub_goes_on_after_its_budget_and_reflects_at_the_bounds() -> None:
     space = space_of(2, bounds=(-0.3, 0.3))
     history = grow("lorahub:budget=10", space, [], 30, [lambda p: -sum(p.weights)], 0)
     assert all(abs(weight) <= 0.3 for done in history for weight in done.point.weights)
     assert min(done.values[0] for done in history) == pytest.approx(-0.6, abs=0.02)
 
 
-def test_lorahub_takes_another_start_where_nought_is_out_of_bounds():
+def test_lorahub_takes_another_start_where_nought_is_out_of_bounds() -> None:
     assert registry.build("sampler", "lorahub").ask(SPACES["positive"], [], 0).point.weights == (0.1, 0.1, 0.1)
 
 
 @pytest.mark.parametrize("k", [1, 2, 4, 20])
-def test_lorahub_is_what_nevergrad_picks(k):
+def test_lorahub_is_what_nevergrad_picks(k: int) -> None:
     pytest.importorskip("nevergrad", reason="nevergrad is not installed (extra lorahub)")
     for seed in range(2):
         loss, _ = bowl(k, seed)
@@ -294,9 +298,9 @@ def test_lorahub_is_what_nevergrad_picks(k):
         assert [done.point for done in ours] == [done.point for done in theirs]
 
 
-def test_lorahub_without_nevergrad_says_so():
+def test_lorahub_without_nevergrad_says_so() -> None:
     try:
-        import nevergrad  # noqa: F401
+        import nevergrad  # type: ignore[import-not-found,unused-ignore]  # noqa: F401
     except ImportError:
         with pytest.raises(SpecError, match="needs the package nevergrad"):
             registry.build("sampler", "lorahub:engine=nevergrad").ask(SPACES["weights"], [], 0)
@@ -309,7 +313,7 @@ def test_lorahub_without_nevergrad_says_so():
     "lorahub:engine=ngopt lorahub:budget=0 tpe:startup=0 gp:startup=0 cmaes:sigma=0 cmaes:population=3 "
     "nsga2:population=1 auto:steps=-1".split(),
 )
-def test_bad_parameters(spec):
+def test_bad_parameters(spec: str) -> None:
     with pytest.raises(SpecError, match=spec.partition(":")[0]):
         registry.build("sampler", spec)
 
@@ -317,7 +321,7 @@ def test_bad_parameters(spec):
 # --- auto -------------------------------------------------------------------------------------------------------------
 
 
-def test_auto_keeps_to_its_rules():
+def test_auto_keeps_to_its_rules() -> None:
     auto = AutoSampler()
     few, many, mixed = SPACES["weights"], space_of(20), SPACES["everything"]
     two = first_trials(few, [bowl(3, 0)[0], bowl(3, 1)[0]])
@@ -337,7 +341,7 @@ def test_auto_keeps_to_its_rules():
     assert auto.choose(ties, []) == "gp"
 
 
-def test_auto_hands_the_ask_on_and_names_who_asked():
+def test_auto_hands_the_ask_on_and_names_who_asked() -> None:
     space, history = SPACES["members"], first(SPACES["members"])
     ask = registry.build("sampler", "auto").ask(space, history, 5)
     other = registry.build("sampler", "tpe").ask(space, history, 5)

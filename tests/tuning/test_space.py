@@ -3,6 +3,8 @@
 import dataclasses
 import math
 import sys
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -13,6 +15,9 @@ from merge_advisor.tuning import Point, SearchSpace
 from merge_advisor.tuning.density import density_of, has_density, with_density
 from merge_advisor.tuning.space import (
     FloatParameter,
+    Parameter,
+    ParameterValue,
+    Params,
     check_space,
     clip_params,
     clip_point,
@@ -37,7 +42,7 @@ class Thin:
 
 
 @pytest.fixture
-def thin(tmp_path, monkeypatch):
+def thin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """Another package's composition with a density, registered as other packages do it."""
     (tmp_path / "thin_composition.py").write_text(THIN)
     info = tmp_path / "thin_composition-1.0.dist-info"
@@ -50,13 +55,14 @@ def thin(tmp_path, monkeypatch):
 
 
 @st.composite
-def drawn(draw, name):
+def drawn(draw: st.DrawFn, name: str) -> Params:
     """Numbers any sampler could draw in a space."""
 
-    def suggest(parameter):
+    def suggest(parameter: Parameter) -> ParameterValue:
         if isinstance(parameter, FloatParameter):
             return draw(st.floats(parameter.low, parameter.high).filter(lambda x: x == 0 or abs(x) > 1e-6))
-        return draw(st.sampled_from(parameter.values))
+        values: tuple[str | bool, ...] = parameter.values
+        return draw(st.sampled_from(values))
 
     return suggest_params(SPACES[name], suggest)
 
@@ -64,7 +70,7 @@ def drawn(draw, name):
 @pytest.mark.parametrize("name", SPACES)
 @settings(max_examples=40, deadline=None)
 @given(data=st.data())
-def test_numbers_and_merge_are_one_thing(name, data):
+def test_numbers_and_merge_are_one_thing(name: str, data: st.DataObject) -> None:
     space = SPACES[name]
     numbers = data.draw(drawn(name))
     point = to_point(space, numbers)
@@ -86,7 +92,7 @@ def test_numbers_and_merge_are_one_thing(name, data):
     weights=st.lists(st.floats(-9, 9).filter(lambda w: w == 0 or abs(w) > 1e-6), min_size=3, max_size=3),
     name=st.sampled_from(["weights", "scale", "positive", "composition", "members"]),
 )
-def test_a_merge_outside_is_read_and_clipped_to_the_nearest_inside(weights, name):
+def test_a_merge_outside_is_read_and_clipped_to_the_nearest_inside(weights: list[float], name: str) -> None:
     space = SPACES[name]
     point = Point(tuple(weights), "exact")
     assert to_point(space, to_params(space, point)).weights == pytest.approx(point.weights, rel=1e-12)
@@ -100,7 +106,7 @@ def test_a_merge_outside_is_read_and_clipped_to_the_nearest_inside(weights, name
             assert after == before
 
 
-def test_weights_of_nought_are_the_base_where_members_may_be_left_out():
+def test_weights_of_nought_are_the_base_where_members_may_be_left_out() -> None:
     space = SPACES["members"]
     base = Point((0.0, 0.0, 0.0), "exact")
     assert to_params(space, base) == {"use0": False, "use1": False, "use2": False}
@@ -108,12 +114,12 @@ def test_weights_of_nought_are_the_base_where_members_may_be_left_out():
     assert clip_point(space, base) == base
 
 
-def test_no_draw_leaves_all_members_out():
+def test_no_draw_leaves_all_members_out() -> None:
     found = suggest_params(SPACES["members"], lambda p: p.low if isinstance(p, FloatParameter) else False)
     assert found == {"use1": False, "use2": False, "use0": True, "w0": -1.5}
 
 
-def test_layers_of_one_are_none():
+def test_layers_of_one_are_none() -> None:
     space = SPACES["layers"]
     assert to_params(space, space.start)["layer2"] == 1
     assert to_point(space, to_params(space, space.start)) == space.start
@@ -123,14 +129,14 @@ def test_layers_of_one_are_none():
     assert to_point(kept, {"w0": 1.0}).layers == (0.5, 0.7)
 
 
-def test_shares_of_a_range():
+def test_shares_of_a_range() -> None:
     plain, log = FloatParameter("w0", -1.0, 3.0), FloatParameter("scale", 0.25, 4.0, log=True)
     assert plain.to_unit(1.0) == 0.5 and plain.from_unit(0.25) == 0.0
     assert math.isclose(log.from_unit(0.5), 1.0) and math.isclose(log.to_unit(2.0), 0.75)
     assert plain.from_unit(7.0) == 3.0 and plain.to_unit(-9.0) == 0.0 and log.from_unit(-1.0) == 0.25
 
 
-def test_the_density_is_read_from_a_spec_and_written_into_it(thin):
+def test_the_density_is_read_from_a_spec_and_written_into_it(thin: str) -> None:
     assert density_of("thin") == 0.25 and density_of("thin:density=0.7") == 0.7 and density_of("exact") is None
     assert has_density(thin) and not has_density("lorahub")
     assert with_density("thin", 0.4) == "thin:density=0.4"
@@ -147,7 +153,7 @@ def test_the_density_is_read_from_a_spec_and_written_into_it(thin):
     assert clip_point(space, Point((0.5, 0.5), "thin:density=0.95")).composition == "thin:density=0.9"
 
 
-def test_the_density_is_there_only_with_a_composition_that_has_one(thin):
+def test_the_density_is_there_only_with_a_composition_that_has_one(thin: str) -> None:
     space = SearchSpace(Point((0.5,), "exact"), compositions=("exact", "thin:sign=count"), density=(0.1, 0.9))
     check_space(space)
     assert to_params(space, space.start) == {"composition": "exact", "w0": 0.5}
@@ -181,18 +187,18 @@ def test_the_density_is_there_only_with_a_composition_that_has_one(thin):
         (SearchSpace(Point((0.1,), "exact", (1.0, 2.0)), layers=3), "2 layer groups"),
     ],
 )
-def test_what_cannot_be_searched_is_one_clear_line(space, word):
+def test_what_cannot_be_searched_is_one_clear_line(space: SearchSpace, word: str) -> None:
     with pytest.raises(SpecError, match=word) as caught:
         check_space(space)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("name", SPACES)
-def test_the_spaces_of_these_tests_are_spaces(name):
+def test_the_spaces_of_these_tests_are_spaces(name: str) -> None:
     check_space(SPACES[name])
 
 
-def test_a_trial_of_another_plan_is_refused():
+def test_a_trial_of_another_plan_is_refused() -> None:
     with pytest.raises(SpecError, match="4 members, but it has 3"):
         to_params(SPACES["weights"], Point((0.1,) * 4, "exact"))
     with pytest.raises(SpecError, match="lorahub is none of exact"):

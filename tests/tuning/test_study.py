@@ -8,22 +8,24 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
 from optuna.trial import TrialState
 
 from merge_advisor.errors import RunError
-from merge_advisor.tuning import Point
+from merge_advisor.tuning import Point, Sampler
 from merge_advisor.tuning import lock as locks
 from merge_advisor.tuning.coordinator import search
 from merge_advisor.tuning.density import split_density
 from merge_advisor.tuning.goals import goal_named
 from merge_advisor.tuning.lock import StudyFileLock, StudyHeartbeat
 from merge_advisor.tuning.samplers.gradient import GradientSampler
-from merge_advisor.tuning.settings import Budget, SearchSettings
+from merge_advisor.tuning.settings import Budget, SearchResult, SearchSettings
 from merge_advisor.tuning.study import Study, StudyPlace, read_trial
 from merge_advisor.types import to_plain
 from tests.support.coordinator_world import MEMBERS, SPACE, STARTS, Bowls, Listed, Wander, run
@@ -31,18 +33,27 @@ from tests.support.coordinator_world import MEMBERS, SPACE, STARTS, Bowls, Liste
 ROOT = Path(__file__).parents[2]
 
 
-def find(place, *, budget=6, seed=0, goal="mean", sampler=None, problem=None, **more):
+def find(
+    place: StudyPlace | None,
+    *,
+    budget: int = 6,
+    seed: int = 0,
+    goal: str = "mean",
+    sampler: Sampler | None = None,
+    problem: Any = None,
+    **more: Any,
+) -> SearchResult:
     problem = problem or Bowls()
     settings = SearchSettings(goal_named(goal, problem.tasks), Budget(trials=budget), seed, starts=STARTS, **more)
     return search(problem, SPACE, sampler or Wander(), settings, study=place)
 
 
 @pytest.fixture
-def place(tmp_path):
+def place(tmp_path: Path) -> StudyPlace:
     return StudyPlace(tmp_path / "study.sqlite", {"task rows": "bowls"}, timeout=0.2)
 
 
-def opened(place, name="tune"):
+def opened(place: Path | str, name: str = "tune") -> tuple[list[Any], dict[str, Any]]:
     storage = optuna.storages.RDBStorage(f"sqlite:///{place}")
     study = optuna.load_study(study_name=name, storage=storage)
     trials, attributes = study.trials, study.user_attrs
@@ -52,7 +63,7 @@ def opened(place, name="tune"):
 
 
 @pytest.mark.parametrize("budget", ["trials", pytest.param("forwards", marks=pytest.mark.slow)])
-def test_killed_twenty_times_ends_like_an_undisturbed_search(tmp_path, budget):
+def test_killed_twenty_times_ends_like_an_undisturbed_search(tmp_path: Path, budget: str) -> None:
     script = [
         sys.executable,
         str(ROOT / "tests" / "support" / "coordinator_world.py"),
@@ -76,7 +87,7 @@ def test_killed_twenty_times_ends_like_an_undisturbed_search(tmp_path, budget):
     assert not again, "a finished trial was measured again"
 
 
-def test_a_search_goes_on_with_a_larger_budget(place):
+def test_a_search_goes_on_with_a_larger_budget(place: StudyPlace) -> None:
     first = find(place, budget=9)
     problem = Bowls()
     more = find(place, budget=15, problem=problem)
@@ -85,7 +96,7 @@ def test_a_search_goes_on_with_a_larger_budget(place):
     assert find(place, budget=15, problem=(idle := Bowls())) == more and not idle.seen
 
 
-def test_what_optuna_sees(place):
+def test_what_optuna_sees(place: StudyPlace) -> None:
     found = find(place, budget=30)
     trials, attributes = opened(place.storage)
     assert attributes["made_for"]["task rows"] == "bowls" and attributes["made_for"]["sampler"] == "wander:step=0.4"
@@ -100,7 +111,7 @@ def test_what_optuna_sees(place):
     assert any(not trial.whole for trial in found.trials)
 
 
-def test_compositions_density_and_layers_are_parameters(place):
+def test_compositions_density_and_layers_are_parameters(place: StudyPlace) -> None:
     ties = Point((5.0, 0.1, 0.2), "ties:density=0.37,sign=mass", (0.5, 3.0))
     space = replace(SPACE, start=ties, compositions=("exact", "ties:sign=mass,density=0.2"), layers=2)
     with Study(place, {}, space, MEMBERS, 1) as study, study.trial(ties):
@@ -114,7 +125,7 @@ def test_compositions_density_and_layers_are_parameters(place):
     assert split_density("exact") == ("exact", None) and split_density("dare:density=1,seed=2") == ("dare:seed=2", 1.0)
 
 
-def test_a_pareto_study_has_a_value_for_each_task(place):
+def test_a_pareto_study_has_a_value_for_each_task(place: StudyPlace) -> None:
     found = find(place, goal="pareto", problem=Bowls(tasks=[0] * 6 + [1] * 6))
     trials, _ = opened(place.storage)
     assert [tuple(trial.values) for trial in trials] == [trial.values for trial in found.trials]
@@ -134,7 +145,7 @@ def test_a_pareto_study_has_a_value_for_each_task(place):
         ({"guard": 2}, "guard"),
     ],
 )
-def test_a_study_of_something_else_is_refused(place, change, told):
+def test_a_study_of_something_else_is_refused(place: StudyPlace, change: dict[str, Any], told: str) -> None:
     find(place)
     with pytest.raises(RunError, match=told):
         find(place, **change)
@@ -142,13 +153,13 @@ def test_a_study_of_something_else_is_refused(place, change, told):
         find(replace(place, made_for={"task rows": "hills"}))
 
 
-def test_force_begins_anew(place):
+def test_force_begins_anew(place: StudyPlace) -> None:
     find(place)
     anew = find(replace(place, force=True), seed=1)
     assert anew == find(None, seed=1) == find(place, seed=1)
 
 
-def test_a_study_of_someone_else_is_refused(place):
+def test_a_study_of_someone_else_is_refused(place: StudyPlace) -> None:
     storage = optuna.storages.RDBStorage(f"sqlite:///{place.storage}")
     study = optuna.create_study(study_name="tune", storage=storage)
     study.tell(study.ask(), 1.0)
@@ -159,7 +170,7 @@ def test_a_study_of_someone_else_is_refused(place):
     assert len(find(replace(place, name="another")).trials) == 6
 
 
-def test_a_study_of_an_older_version_is_refused(place):
+def test_a_study_of_an_older_version_is_refused(place: StudyPlace) -> None:
     find(place)
     storage = optuna.storages.RDBStorage(f"sqlite:///{place.storage}")
     study = optuna.load_study(study_name="tune", storage=storage)
@@ -172,7 +183,7 @@ def test_a_study_of_an_older_version_is_refused(place):
     assert "\n" not in str(told.value)
 
 
-def test_gradients_come_back_from_a_study(place):
+def test_gradients_come_back_from_a_study(place: StudyPlace) -> None:
     sampler = GradientSampler()
     found = find(place, budget=7, sampler=sampler)
     assert [len(trial.sloped) for trial in found.trials[4:]] == [4, 4, 4]
@@ -181,7 +192,7 @@ def test_gradients_come_back_from_a_study(place):
     assert {point for point, _ in idle.seen} == {trial.point for trial in more.trials[7:]}
 
 
-def test_a_trial_added_by_hand_is_found(place):
+def test_a_trial_added_by_hand_is_found(place: StudyPlace) -> None:
     find(place)
     storage = optuna.storages.RDBStorage(f"sqlite:///{place.storage}")
     optuna.load_study(study_name="tune", storage=storage).add_trial(optuna.create_trial(value=0.0))
@@ -193,7 +204,7 @@ def test_a_trial_added_by_hand_is_found(place):
         find(place)
 
 
-def test_damaged_locked_and_unwritable(place, tmp_path):
+def test_damaged_locked_and_unwritable(place: StudyPlace, tmp_path: Path) -> None:
     find(place)
     blocker = sqlite3.connect(place.storage, isolation_level=None)
     blocker.execute("BEGIN IMMEDIATE")
@@ -201,12 +212,12 @@ def test_damaged_locked_and_unwritable(place, tmp_path):
         find(place, budget=8)
     assert "\n" not in str(told.value)
     blocker.close()
-    place.storage.write_bytes(b"this is text, long enough to be read as a header of something else" * 20)
+    Path(place.storage).write_bytes(b"this is text, long enough to be read as a header of something else" * 20)
     with pytest.raises(RunError, match=r"study\.sqlite: is damaged \(file is not a database\); delete it") as told:
         find(place)
     assert "\n" not in str(told.value)
     with pytest.raises(RunError, match=r"study\.lock: cannot be written \(.*\); check permissions"):
-        find(replace(place, storage=place.storage / "study"))
+        find(replace(place, storage=Path(place.storage) / "study"))
     (tmp_path / "folder").mkdir()
     with pytest.raises(RunError, match=r"unable to open database file.*check the place, permissions and free space"):
         find(replace(place, storage=tmp_path / "folder"))
@@ -228,7 +239,7 @@ except RunError as error:
 
 
 @pytest.mark.parametrize("limit", [20_000, 400_000])
-def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path, limit):
+def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path: Path, limit: int) -> None:
     script = FULL.format(here=str(ROOT), limit=limit, folder=str(tmp_path))
     told = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True, timeout=60).stdout
     assert told.count("\n") == 1 and "check the place, permissions and free space" in told, told
@@ -243,17 +254,17 @@ def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path, limit):
         ("no url", "no url: "),
     ],
 )
-def test_urls_that_are_no_storage(url, told):
+def test_urls_that_are_no_storage(url: str, told: str) -> None:
     with pytest.raises(RunError, match=told):
         find(StudyPlace(url, {}))
 
 
-def test_odd_paths(tmp_path):
+def test_odd_paths(tmp_path: Path) -> None:
     odd = StudyPlace(tmp_path / "a {b} %c?d#e" / "study é.sqlite", {})
-    assert find(odd) == find(odd) == find(None) and odd.storage.is_file()
+    assert find(odd) == find(odd) == find(None) and Path(odd.storage).is_file()
 
 
-def test_a_url_of_a_file_is_that_file(place):
+def test_a_url_of_a_file_is_that_file(place: StudyPlace) -> None:
     find(place)
     assert find(replace(place, storage=f"sqlite:///{place.storage}"), problem=(idle := Bowls())) == find(place)
     assert not idle.seen
@@ -270,11 +281,11 @@ time.sleep(60)
 """
 
 
-def test_a_second_coordinator_is_refused_until_the_first_is_dead(place):
+def test_a_second_coordinator_is_refused_until_the_first_is_dead(place: StudyPlace) -> None:
     lock = Path(f"{place.storage}.lock")
     script = HOLD.format(here=str(ROOT), path=str(lock))
     with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as first:
-        assert first.stdout.readline() == "held\n"
+        assert first.stdout and first.stdout.readline() == "held\n"
         with pytest.raises(
             RunError, match=rf"is being tuned by process {first.pid} on .* since .*; wait for it to end"
         ):
@@ -284,7 +295,7 @@ def test_a_second_coordinator_is_refused_until_the_first_is_dead(place):
     assert lock.exists() and not Path(f"{lock}.holder").exists()
 
 
-def test_a_lock_is_let_go_of(tmp_path):
+def test_a_lock_is_let_go_of(tmp_path: Path) -> None:
     held = StudyFileLock(tmp_path / "lock")
     with pytest.raises(RunError, match=f"process {os.getpid()} "):
         StudyFileLock(tmp_path / "lock")
@@ -296,10 +307,10 @@ def test_a_lock_is_let_go_of(tmp_path):
     StudyFileLock(tmp_path / "lock").release()
 
 
-def test_a_file_system_without_locks_is_refused(tmp_path, monkeypatch):
+def test_a_file_system_without_locks_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import fcntl
 
-    def missing(*_):
+    def missing(*_: object) -> None:
         raise OSError(errno.ENOSYS, "Function not implemented")
 
     monkeypatch.setattr(fcntl, "flock", missing)
@@ -313,17 +324,17 @@ def test_a_file_system_without_locks_is_refused(tmp_path, monkeypatch):
 class Attribute:
     """An attribute of a study, with every value it ever had."""
 
-    def __init__(self):
-        self.values = [None]
+    def __init__(self) -> None:
+        self.values: list[Any] = [None]
 
-    def read(self):
+    def read(self) -> Any:
         return self.values[-1]
 
-    def beat(self, **more):
+    def beat(self, **more: Any) -> StudyHeartbeat:
         return StudyHeartbeat("db: study 'tune'", self.read, self.values.append, **{"settle": 0, **more})
 
 
-def test_heartbeat_of_a_remote_study():
+def test_heartbeat_of_a_remote_study() -> None:
     there = Attribute()
     first = there.beat()
     with pytest.raises(RunError, match=rf"db: study 'tune': is being tuned by process {os.getpid()} on "):
@@ -342,10 +353,10 @@ def test_heartbeat_of_a_remote_study():
     assert there.read()["who"] == "process 2 on host"
 
 
-def test_of_two_claims_at_once_the_last_holds():
+def test_of_two_claims_at_once_the_last_holds() -> None:
     there = Attribute()
 
-    def overtaken(value):
+    def overtaken(value: Any) -> None:
         there.values.append(value)
         there.values.append({"who": "process 2 on host", "beat": time.time()})
 
@@ -354,7 +365,7 @@ def test_of_two_claims_at_once_the_last_holds():
     assert there.read()["who"] == "process 2 on host"
 
 
-def test_a_storage_without_a_plain_file_is_held_by_heartbeat(place):
+def test_a_storage_without_a_plain_file_is_held_by_heartbeat(place: StudyPlace) -> None:
     remote = replace(place, storage=f"sqlite:///file:{place.storage}?uri=true")
     found = find(remote)
     with Study(replace(remote, force=True), {}, SPACE, MEMBERS, 1) as study:
@@ -378,12 +389,14 @@ with Study(StudyPlace({url!r}, {{}}), {{}}, SPACE, MEMBERS, 1):
 """
 
 
-def test_a_killed_coordinator_without_a_file_lock_is_passed_over_after_a_while(place, monkeypatch):
+def test_a_killed_coordinator_without_a_file_lock_is_passed_over_after_a_while(
+    place: StudyPlace, monkeypatch: pytest.MonkeyPatch
+) -> None:
     url = f"sqlite:///file:{place.storage}?uri=true"
     script = HOLD_STUDY.format(here=str(ROOT), url=url)
     remote = replace(place, storage=url, force=True)
     with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as first:
-        assert first.stdout.readline() == "held\n"
+        assert first.stdout and first.stdout.readline() == "held\n"
         with pytest.raises(RunError, match=rf"study 'tune': is being tuned by process {first.pid} on "):
             find(remote)
         first.send_signal(signal.SIGKILL)
@@ -393,9 +406,9 @@ def test_a_killed_coordinator_without_a_file_lock_is_passed_over_after_a_while(p
     assert find(remote) == find(None)
 
 
-def test_an_interrupt_leaves_what_is_finished(place):
+def test_an_interrupt_leaves_what_is_finished(place: StudyPlace) -> None:
     class Interrupted(Bowls):
-        def losses(self, point, rows):
+        def losses(self, point: Point, rows: Sequence[int]) -> list[float]:
             if len(self.seen) == 7:
                 raise KeyboardInterrupt
             return super().losses(point, rows)
@@ -407,7 +420,7 @@ def test_an_interrupt_leaves_what_is_finished(place):
     assert find(place, budget=12) == find(None, budget=12)
 
 
-def test_floats_come_back_exactly(place):
+def test_floats_come_back_exactly(place: StudyPlace) -> None:
     points = tuple((0.1 + 0.2, 1e-300 * number, 1 / 3 + number) for number in range(12))
     found = find(place, sampler=Listed(points), budget=12, racing=None)
     assert [read_trial(to_plain(trial)) for trial in found.trials] == list(found.trials)
