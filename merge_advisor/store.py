@@ -132,7 +132,9 @@ def _prepare(connection: sqlite3.Connection) -> None:
     """
     for attempt in range(_TRIES):
         try:
+            # a write-ahead log: who reads does not wait for who writes
             connection.execute("PRAGMA journal_mode=WAL")
+            # with that log, NORMAL may lose the newest values in a power cut, but never damages the file
             connection.execute("PRAGMA synchronous=NORMAL")
             connection.executescript(_SCHEMA)
         except sqlite3.OperationalError as error:

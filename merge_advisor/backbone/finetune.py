@@ -88,16 +88,14 @@ def finetune_lora(
     handles = [_attach(backbone, name, a, b, scale) for name, (a, b) in factors.items()]
     total = settings.steps_for(len(rows), watched=bool(watch))
     optimiser, schedule = _optimiser(factors, settings.lr, total)
+    # not more often than once a pass over the rows: a check runs all watched rows
     every = max(CHECK_STEPS, math.ceil(len(rows) / settings.batch_size))
     best = _Best(scale)
     try:
         with _medium_precision():
-            order: list[int] = []
+            drawn = _drawn_batches(len(rows), settings.batch_size, generator)
             for step in range(1, total + 1):
-                if not order:
-                    order = torch.randperm(len(rows), generator=generator).tolist()
-                chosen, order = order[: settings.batch_size], order[settings.batch_size :]
-                value = _backward(backbone, [rows[index] for index in chosen])
+                value = _backward(backbone, [rows[index] for index in next(drawn)])
                 if not math.isfinite(value):
                     raise InputError(f"finetuning on the shots: loss is {value} at step {step}; lower `lr`")
                 optimiser.step()
@@ -115,6 +113,16 @@ def finetune_lora(
     if best.delta is None:  # nothing was watched, or nothing finite
         return FinetuneResult(_as_delta(factors, scale), step, step, tuple(best.losses))
     return FinetuneResult(best.delta, best.step, step, tuple(best.losses))
+
+
+def _drawn_batches(count: int, size: int, generator: torch.Generator) -> Iterator[list[int]]:
+    """Yield positions of `count` rows, `size` at a time, pass after pass, each in an order of its own."""
+    import torch
+
+    while True:
+        order = torch.randperm(count, generator=generator).tolist()
+        for start in range(0, count, size):
+            yield order[start : start + size]
 
 
 @dataclass(eq=False)

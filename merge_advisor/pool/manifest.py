@@ -24,6 +24,7 @@ from merge_advisor.types import VERSION
 _SIZE_LIMIT = 4 * 2**20
 """Largest manifest read, in bytes."""
 
+# keys of the file and of each of its models: any other is an error, so that a misspelt one is not ignored
 _TOP = {"version", "base", "template", "models", "descriptions"}
 _MODEL = {"id", "path", "hub", "revision", "description"}
 

@@ -1,4 +1,4 @@
-"""Open a pool: find its models, check each against the base, refuse what cannot be used."""
+"""Open a pool: find its models, check each against the base, set aside what cannot be used."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def open_pool(
     exclude: Sequence[str] = (),
     licence: Sequence[str] = (),
 ) -> Pool:
-    """Return a pool's candidates for a base; a model that cannot be used is refused with its reason, the rest goes on.
+    """Return a pool's candidates for a base; a model that cannot be used is set aside with a reason.
 
     >>> from merge_advisor.weights.base import resolve_base
     >>> pool = open_pool("adapters", resolve_base("base", cache=Path("cache")), include=["a*"])

@@ -114,7 +114,7 @@ def _is_model(folder: Path) -> bool:
 
 
 def _may_be_model(folder: Path) -> bool:
-    """Whether a folder of a pool was meant as a model: a broken one is refused by name, not ignored."""
+    """Whether a folder of a pool was meant as a model: a broken one is set aside by name, not ignored."""
     return (folder / _ADAPTER).is_file() or (folder / _CONFIG).is_file() or _has_weights(folder)
 
 

@@ -39,7 +39,7 @@ class RefusedError(Exception):
     """
 
 
-def main() -> None:
+def run_jobs() -> None:
     """Convert the files that stdin lists, one JSON line on stdout for each."""
     jobs = [(Path(source), Path(target)) for source, target in json.load(sys.stdin)]
     _leave_network()
@@ -160,4 +160,4 @@ def _forbid(event: str, arguments: tuple[Any, ...]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_jobs()

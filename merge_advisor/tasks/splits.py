@@ -96,6 +96,7 @@ def majority(rows: Iterable[Row]) -> str:
 def _ordered(rows: Iterable[Row], seed: int) -> tuple[Row, ...]:
     """Order by hash, and keep one of those with equal input and output: other choices do not make another example."""
     kept: dict[tuple[str, str], Row] = {}
+    # by hash and not by a shuffle: a row's place depends on no other row, so that adding some moves few to another part
     for row in sorted(rows, key=lambda row: hashlib.sha256(f"{seed}:{row.digest}".encode()).digest()):
         kept.setdefault((row.input, row.output), row)
     return tuple(kept.values())

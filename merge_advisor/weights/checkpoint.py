@@ -188,7 +188,7 @@ def _bad_values(delta: WeightDelta, located: Located) -> str:
     ]
     embeddings = [name for name in located if name.endswith(("embed_tokens.weight", "wte.weight", "shared.weight"))]
     embeddings = [name for name in embeddings if name not in copies]
-    for name in copies:
+    for name in copies:  # the base has no parameter that could take a head of its own
         copy = read_tensor(*located[name])
         if not any(np.array_equal(copy, read_tensor(*located[other])) for other in embeddings):
             return (

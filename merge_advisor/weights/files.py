@@ -69,7 +69,7 @@ def file_digest(path: Path, hashes: Hashes) -> str:
         # ctime as well: tools that copy a file over another one may carry size and mtime along
         key = f"{path.absolute()}|{stat.st_size}|{stat.st_mtime_ns}|{stat.st_ctime_ns}"
         if key not in hashes:
-            with path.open("rb") as stream:
+            with path.open("rb") as stream:  # in blocks: a file may be larger than memory
                 hashes[key] = hashlib.file_digest(stream, "sha256").hexdigest()
     except OSError as error:
         raise FileError(f"{path.name}: cannot be read ({error.strerror}); check its permissions") from error

@@ -26,7 +26,7 @@ def find_parameter(name: str, shapes: Shapes) -> str | None:
         name: the name in the adapter or checkpoint.
         shapes: the base's parameters.
     """
-    tail = name
+    tail = name  # its own prefix comes off part by part, so that the longest match counts
     while tail.count("."):
         if tail in shapes:
             return tail
