@@ -210,20 +210,20 @@ def _foreseen(
 ) -> str | None:
     """Return the greedy answer as far as one forward over the output shows it; None where it does not show enough.
 
-    Up to the first token where the most likely one is not the output's, greedy decoding says the output; then that one.
-    An answer that has not ended there is enough if it already is another than `wanted`.
+    Up to the first token where the most likely one is not the output's, greedy decoding gives the output, and there the
+    most likely one. An answer that has not ended there is enough if it already differs from `wanted`.
     """
     agreed = next((at for at, (a, b) in enumerate(zip(output, best, strict=True)) if a != b), len(output))
-    said = list(best[: agreed + 1])
-    ended = said[-1] == backbone.end_id
+    begun = list(best[: agreed + 1])
+    ended = begun[-1] == backbone.end_id
     if ended:
-        said.pop()
-    if len(said) > budget:
+        begun.pop()
+    if len(begun) > budget:
         return None
-    text = _text(backbone, said)
+    text = _text(backbone, begun)
     if ended or (pattern == ONE_LINE and "\n" in text.lstrip()):
         return answer_of(text, pattern)
     if wanted is None or getattr(backbone.tokenizer, "clean_up_tokenization_spaces", False):
-        return None  # what comes next may also change what has been said
+        return None  # what comes next may also change what is there
     seen = text.strip().rstrip(_UNFINISHED).strip()
     return None if wanted.startswith(seen) else seen

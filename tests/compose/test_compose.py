@@ -173,7 +173,7 @@ class TestWeightSpace:
         assert_same(dense(merged), dense(compose(spec, plain, [0.5, 0.25])))
 
     def test_vectors_of_checkpoints(self, name: str) -> None:
-        members = [{"norm.weight": DenseUpdate(np.float32([1, -2, 3, i]))} for i in (4, 5)]
+        members = [{"norm.weight": DenseUpdate(np.array([1, -2, 3, i], np.float32))} for i in (4, 5)]
         merged = compose("svd:rank=1" if name == "svd" else WHOLE.get(name, name), members, [0.5, 0.5])
         assert merged["norm.weight"].shape == (4,) and np.isfinite(merged["norm.weight"].dense()).all()
 

@@ -104,7 +104,7 @@ class TestTies:
         )
 
     def test_members_are_counted_where_asked(self) -> None:
-        members = [{"w.weight": DenseUpdate(np.float32([[value]]))} for value in (3.0, -1.0, -1.0)]
+        members = [{"w.weight": DenseUpdate(np.array([[value]], np.float32))} for value in (3.0, -1.0, -1.0)]
         by_sum, by_count = (
             compose(f"ties:density=1,sign={sign}", members, [1 / 3] * 3)["w.weight"].dense()
             for sign in ("sum", "count")
@@ -112,7 +112,7 @@ class TestTies:
         assert by_sum == pytest.approx(3) and by_count == pytest.approx(-1)
 
     def test_without_normalize_those_that_agree_are_added(self) -> None:
-        members = [{"w.weight": DenseUpdate(np.float32([[value]]))} for value in (3.0, 1.0, -1.0)]
+        members = [{"w.weight": DenseUpdate(np.array([[value]], np.float32))} for value in (3.0, 1.0, -1.0)]
         merged = compose("ties:density=1,normalize=false", members, [0.5, 0.25, 1.0])
         assert merged["w.weight"].dense() == pytest.approx(0.5 * 3 + 0.25 * 1)
 
@@ -214,7 +214,7 @@ def test_della_keeps_large_entries_likelier() -> None:
 
 
 def test_dare_ties_adds_and_della_averages() -> None:
-    members = [{"w.weight": DenseUpdate(np.float32([[value]]))} for value in (3.0, 1.0, -1.0)]
+    members = [{"w.weight": DenseUpdate(np.array([[value]], np.float32))} for value in (3.0, 1.0, -1.0)]
     assert compose("dare_ties:density=1", members, [0.5] * 3)["w.weight"].dense() == pytest.approx(2.0)
     assert compose("dare_ties:density=1,normalize=true", members, [0.5] * 3)["w.weight"].dense() == pytest.approx(3.0)
     assert compose("della:density=1", members, [0.5] * 3)["w.weight"].dense() == pytest.approx(3.0)
@@ -260,7 +260,7 @@ class TestSlerp:
             np.testing.assert_allclose(merged[name], arc - base, atol=1e-5)
 
     def test_unit_vectors_stay_unit_and_parallel_ones_go_straight(self) -> None:
-        one, other = np.float32([1, 0]), np.float32([0, 1])
+        one, other = np.array([1, 0], np.float32), np.array([0, 1], np.float32)
         np.testing.assert_allclose(slerp(one, other, 0.5), [np.sqrt(0.5)] * 2, atol=1e-6)
         np.testing.assert_allclose(slerp(one, 3 * one, 0.25), [1.5, 0], atol=1e-6)
         np.testing.assert_allclose(slerp(one, -one, 0.25), [0.5, 0], atol=1e-6)
