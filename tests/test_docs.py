@@ -4,11 +4,13 @@ import argparse
 import re
 import shlex
 import subprocess
+from dataclasses import fields
 from itertools import product
 from pathlib import Path
 
 import pytest
 
+from merge_advisor.benchmark.values import Arm, Draws, Question, Setup, Tasks, Tuner
 from merge_advisor.cli.parser import build_parser
 from tests.test_layers import LEVELS
 
@@ -134,6 +136,14 @@ def test_names_in_the_architecture_are_defined() -> None:
     text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
     for name in set(re.findall(r"`(_?[A-Z]\w*)`", text)) - {"TYPE_CHECKING", "LEVELS"}:
         assert re.search(rf"^(?:class )?{name}\b", source, re.MULTILINE), name
+
+
+@pytest.mark.parametrize("part", [Setup, Tasks, Draws, Arm, Tuner, Question])
+def test_every_key_of_a_setup_is_described(part: type) -> None:
+    text = (ROOT / "docs" / "benchmark.md").read_text(encoding="utf-8")
+    table = text.split("## Write a setup")[1].split("\n## ")[0]
+    described = {name for span in SPAN.findall(table) for name in span.partition(":")[0].split(".")}
+    assert {field.name for field in fields(part)} <= described
 
 
 def commands() -> dict[str, argparse.ArgumentParser]:
