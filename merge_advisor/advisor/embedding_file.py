@@ -60,7 +60,7 @@ def embed_to_file(
         refused = (*session.pool.refused, *embedded.refused)
     deltas = embedded.deltas
     if not deltas.ids:
-        raise PoolError(f"{pool}: no model of it can be embedded; see `merge-advisor doctor`, or give another --pool")
+        raise PoolError(f"{pool}: no model of it can be embedded; see `merge-advisor doctor`, or give another `pool`")
     with whole_file(out) as partial:
         np.savez(partial, ids=np.array(deltas.ids), deltas=deltas.array, space=np.array(to_json(deltas.space)))
     return {

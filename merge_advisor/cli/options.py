@@ -1,7 +1,8 @@
 """The commands: what each is for and which options it takes.
 
 What a command shares with the API or with other commands is defined in `merge_advisor.options`; here stands what only
-a command line needs. Imports nothing but the standard library and these definitions: `--help` must stay instant.
+a command line needs. Imports nothing but the standard library and these definitions: `--help` must stay instant. For
+the same reason these classes have no slots, for which Python makes each class twice.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ _RUN = "run folder"
 _OUTPUT = "output"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class PlanCommand:
     """What `plan` reads and writes.
 
@@ -49,7 +50,7 @@ class PlanCommand:
     dry_run: bool = option(False, help="say what would be done and what it costs; write nothing")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class InitCommand:
     """What `init` writes.
 
@@ -64,7 +65,7 @@ class InitCommand:
     base: str | None = option(None, metavar="BASE", help="the base to write into it")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class EmbedCommand:
     """What `embed` writes.
 
@@ -75,7 +76,7 @@ class EmbedCommand:
     out: Path = option(metavar="FILE.npz", help="arrays ids (n,), deltas (n, d), space (JSON)")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class TuneCommand:
     """The run that `tune` searches on.
 
@@ -88,7 +89,7 @@ class TuneCommand:
     )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class BenchCommand:
     """What `bench` reads and writes.
 
@@ -103,7 +104,7 @@ class BenchCommand:
     rate: float | None = option(None, metavar="N", help="with --dry-run: forward passes of one row a second")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class MergeCommand:
     """What `merge` reads and writes.
 
@@ -115,7 +116,7 @@ class MergeCommand:
     out: Path = option(metavar="MODEL", help="folder to write")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ScoreCommand:
     """What `score` scores, and on which rows.
 
@@ -130,7 +131,7 @@ class ScoreCommand:
     template: str | None = option(None, settings=True, help="alpaca, plain, bare or chat, for a MODEL (default alpaca)")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ConvertCommand:
     """What `convert` reads and writes.
 
@@ -145,7 +146,7 @@ class ConvertCommand:
     offline: bool = option(False, settings=True, help="never fetch; use what is in the cache")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class TryCommand:
     """What `try` asks.
 
@@ -158,7 +159,7 @@ class TryCommand:
     max_new_tokens: int = option(64, metavar="N", help="tokens of an answer at most (default {default})")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ShowCommand:
     """What `show` lists.
 
@@ -169,7 +170,7 @@ class ShowCommand:
     what: str = option(positional=True, choices=tuple(sorted(KINDS)), help="what is listed")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class OutputOptions:
     """How every command reports.
 
@@ -185,7 +186,7 @@ class OutputOptions:
     debug: bool = option(False, group=_OUTPUT, help="show the traceback of an error")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Command:
     """A command: one line of help, and the classes whose fields are its options, in the order of its help.
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field
 from typing import Any, TypeVar
 
@@ -49,8 +50,15 @@ class Arguments:
         )
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """Return the parser of all commands."""
+def build_parser(wanted: Collection[str] = tuple(COMMANDS)) -> argparse.ArgumentParser:
+    """Return the parser of all commands.
+
+    Args:
+        wanted: the commands whose options are added; adding all takes 20 ms, and one call needs those of one command.
+
+    Returns:
+        the parser.
+    """
     parser = argparse.ArgumentParser(
         prog="merge-advisor",
         description="Which finetuned models to merge for your task, how, and whether it helped.",
@@ -59,7 +67,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"merge-advisor {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, command in COMMANDS.items():
-        options = [item for part in command.parts for item in options_of(part)]
+        options = [item for part in command.parts for item in options_of(part)] if name in wanted else []
         epilog = _EPILOG if any(item.text.settings for item in options) else None
         add_options(commands.add_parser(name, help=command.help, epilog=epilog), options)
     return parser
@@ -129,5 +137,6 @@ def parse(argv: Sequence[str] | None = None) -> Arguments:
     >>> parse(["plan", "--task", "a.jsonl", "--k", "3"])
     Arguments(command='plan', given={'task': ['a.jsonl'], 'k': 3}, settings={})
     """
-    given = vars(build_parser().parse_args(argv))
+    words = sys.argv[1:] if argv is None else argv
+    given = vars(build_parser([name for name in COMMANDS if name in words]).parse_args(words))
     return Arguments(given.pop("command"), given)

@@ -72,7 +72,7 @@ def _adapter(model: FoundModel, place: hub.Snapshot, base: LocalBase, hashes: Ha
     if model.hub is not None and not (place.path / adapter.ADAPTER_WEIGHTS).exists():
         raise PoolError(
             f"the hub has no {adapter.ADAPTER_WEIGHTS} of it; where it has {adapter.ADAPTER_PICKLE}, rewrite that "
-            "by `merge-advisor convert SOURCE --out DIR`"
+            "by `convert(source, out=DIR)`"
         )
     header = adapter.read_weights_header(place.path)
     placed = adapter.map_factors(settings, header, base.shapes)

@@ -19,6 +19,8 @@ from merge_advisor.weights.hub import Snapshot
 
 _DOWNLOADS = 8
 """Hub models fetched at a time."""
+_IDS_SHOWN = 20
+"""Ids that the error about a pattern lists."""
 
 _SnapshotOrError = Snapshot | MergeAdvisorError
 
@@ -114,9 +116,8 @@ def _filter(
     for option, patterns in (("include", include), ("exclude", exclude)):
         for pattern in patterns:
             if not _matching(ids, [pattern]):
-                raise PoolError(
-                    f"{where}: `{option}` '{pattern}' matches no model; `merge-advisor plan --dry-run` lists the ids"
-                )
+                some = ", ".join(map(printable, ids[:_IDS_SHOWN]))
+                raise PoolError(f"{where}: `{option}` '{pattern}' matches no model; the ids begin with {some}")
     kept = [model for model in models if not include or _matching([model.id], include)]
     kept = [model for model in kept if not _matching([model.id], exclude)]
     if not kept:

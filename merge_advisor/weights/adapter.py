@@ -242,7 +242,7 @@ def read_weights_header(folder: Path) -> dict[str, TensorInfo]:
         if not (folder / ADAPTER_WEIGHTS).exists() and (folder / ADAPTER_PICKLE).exists():
             raise PoolError(
                 f"{ADAPTER_PICKLE}: pickle weights are never opened; convert it to safetensors by "
-                "`merge-advisor convert SOURCE --out DIR`"
+                "`convert(source, out=DIR)`"
             )
         return read_header(folder / ADAPTER_WEIGHTS)
     except FileError as error:

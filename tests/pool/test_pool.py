@@ -302,7 +302,7 @@ def test_include_exclude_licence(pool, base):
     assert ids(include=["a*", "b0"], exclude=["?1", "shots_lora"]) == ["a0", "a2", "b0"]
     assert ids(licence=["apache-*"]) == ["a0", "a1", "a2", "b0"]
     assert ids(licence=["CC-*", "unknown"]) == ["b1", "b2"]
-    with pytest.raises(PoolError, match=r"`include` 'c\*' matches no model"):
+    with pytest.raises(PoolError, match=r"`include` 'c\*' matches no model; the ids begin with a0, a1, a2, b0"):
         ids(include=["a*", "c*"])
     with pytest.raises(PoolError, match="`exclude` 'a' matches no model"):
         ids(exclude=["a"])

@@ -59,7 +59,7 @@ def score_model(
     check_limit(limit, lm_eval)
     is_adapter = (folder / "adapter_config.json").is_file()
     if is_adapter and base is None:
-        raise InputError(f"{folder}: is an adapter; name its base by --base")
+        raise InputError(f"{folder}: is an adapter; name its base by `base`")
     tables: dict[str, list[ModelScore]] = {}
     named = base if is_adapter and base else str(folder)
     with open_session(named, folder if is_adapter else None, template=template, **where) as session:

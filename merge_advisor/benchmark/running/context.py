@@ -76,6 +76,6 @@ def open_context(setup: Setup, places: SetupPlaces, **where: Unpack[SessionOptio
         embedded = take_deltas(session.meter, setup.embedding, session.pool.candidates)
         refused = [f"{item.id}: {item.reason}" for item in (*session.pool.refused, *embedded.refused)]
         if not embedded.candidates:
-            raise PoolError(f"no model of the pool can be used ({refused[0]}); give another --pool")
+            raise PoolError(f"no model of the pool can be used ({refused[0]}); give another `pool`")
         session.model.progress = quiet_progress  # a unit's steps would drown the benchmark's own progress
         yield BenchContext(setup, session.meter, session.cache, families, embedded, tuple(refused))

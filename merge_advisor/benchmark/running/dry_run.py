@@ -94,7 +94,7 @@ def describe_bench(
     lines = [
         f"setup {setup.name}: {len(names)} tasks of {len(set(families))} families, {draws} units a task",
         f"{len(setup.views)} views, {len(setup.arms)} arms, {len(setup.controls)} controls: {len(every)} results"
-        + ("" if len(keys) == len(every) else f", {len(keys)} of them by --only"),
+        + ("" if len(keys) == len(every) else f", {len(keys)} of them by `only`"),
         f"base {setup.base}: {_size(base_bytes)}; pool {setup.pool}: {models} models, {_size(pool_bytes)}",
         *(f"{step}: {count} forward passes of one row" for step, count in passes.items()),
         f"{total} forward passes of one row in all, at most; {total / rate / 3600:.1f} hours at {rate:g} a second",
