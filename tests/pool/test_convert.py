@@ -124,7 +124,7 @@ def test_a_folder_becomes_a_pool(tmp_path, tiny_t5, capsys):
     assert [c.id for c in pool.candidates] == ["a", "safe", "z"]
     assert (pool.template, pool.candidates[0].description, pool.refused) == ("plain", "Does things.", ())
 
-    with pytest.raises(PoolError, match="merge-advisor convert"):
+    with pytest.raises(PoolError, match=r"`convert\(source, out=DIR\)`"):
         open_pool(source / "a", base)
 
 
