@@ -65,17 +65,18 @@ def merge_run(
     """
     folder, out = Path(run), Path(out)
     if out.exists():
-        raise RunError(f"{out}: is there already; give another --out")
+        raise RunError(f"{out}: is there already; give another `out`")
     if gguf:
         from merge_advisor.formats.run_gguf import find_converter
 
         find_converter()  # before anything is merged: it may be missing
         if adapter or engine == "mergekit":
             raise InputError(
-                "--gguf: converts the full model merged in memory; leave out --adapter and --with mergekit"
+                "`gguf=True`: converts the full model merged in memory; leave out `adapter=True` and "
+                "`engine='mergekit'`"
             )
     if rank is not None and (rank < 1 or not adapter):
-        raise InputError(f"--rank {rank}: goes with --adapter, and is at least 1")
+        raise InputError(f"`rank={rank}`: goes with `adapter=True`, and is at least 1")
     opened, session = reopen(folder, **where)
     with session:
         members = find_members(session.pool, session.local, opened.folder, opened.recipe)
@@ -130,7 +131,7 @@ def _adapter_recipe(run: Run, rank: int | None) -> Recipe:
     """
     recipe = run.recipe
     if any(member.kind == "checkpoint" for member in recipe.members):
-        raise InputError(f"{run.folder}: merges full checkpoints, no adapter holds that; leave out --adapter")
+        raise InputError(f"{run.folder}: merges full checkpoints, no adapter holds that; leave out `adapter=True`")
     factors = registry.build("composition", recipe.composition).low_rank
     ranks = [given for given in (rank, recipe.rank) if given is not None]
     return replace(recipe, rank=min(ranks, default=None if factors else DEFAULT_RANK))
@@ -142,7 +143,9 @@ def _with_mergekit(session: Session, run: Run, carried: MergedWeights, out: Path
     rendering: Format = registry.build("format", "mergekit")
     refusal = rendering.refusal(run.recipe)
     if refusal:
-        raise InputError(f"{run.folder}: mergekit cannot give the same model ({refusal}); leave out --with mergekit")
+        raise InputError(
+            f"{run.folder}: mergekit cannot give the same model ({refusal}); leave out `engine='mergekit'`"
+        )
     places = model_places(session.local, run.recipe, carried)
     lora = str((run.folder / SHOTS_LORA).resolve())
     # mergekit runs in a folder of its own, where the run folder's relative path leads nowhere

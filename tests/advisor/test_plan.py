@@ -161,14 +161,14 @@ def test_another_base_or_a_missing_member_is_refused(run, tiny_pool, tiny_llama,
     shutil.copytree(tiny_llama, tmp_path / "other")
     config = json.loads((tmp_path / "other" / "config.json").read_text())
     (tmp_path / "other" / "config.json").write_text(json.dumps(config | {"rms_norm_eps": 0.1}))
-    with pytest.raises(RunError, match="other weights; name that one by --base"):
+    with pytest.raises(RunError, match="other weights; name that one by `base`"):
         ma.merge(run.folder, tmp_path / "out", base=str(tmp_path / "other"), cache=tmp_path / "cache")
     anchor = run.recipe.members[0].id
     (tmp_path / "pool").mkdir()
     for path in tiny_pool.iterdir():
         if path.name != anchor:
             shutil.copytree(path, tmp_path / "pool" / path.name)
-    with pytest.raises(RunError, match=f"member {anchor} .* name its --pool"):
+    with pytest.raises(RunError, match=f"member {anchor} .* name its `pool`"):
         ma.merge(run.folder, tmp_path / "out", pool=tmp_path / "pool", cache=tmp_path / "cache")
     assert not (tmp_path / "out").exists()
 
@@ -330,7 +330,7 @@ def test_what_a_composition_cannot_take(place, tiny_llama, tiny_pool, tmp_path):
 
     for options, error, why in (
         (PlanOptions(k=2, composition="slerp"), PoolError, "slerp takes checkpoints, and the pool has none"),
-        (PlanOptions(k=3, composition="slerp"), SpecError, "at most 2 members; give --k 2"),
+        (PlanOptions(k=3, composition="slerp"), SpecError, "at most 2 members; give `k=2`"),
         (PlanOptions(composition="ties:density=2"), SpecError, "density=2"),
     ):
         with pytest.raises(error, match=why):

@@ -176,6 +176,6 @@ def test_bad_ways_to_choose_are_one_line(tiny_llama, tiny_pool, tmp_path, capsys
     assert main(["plan", *where, "--choose-by", "choices", "--dry-run"]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and "task even: row " in error and "has no choices to choose by" in error
-    with pytest.raises(SpecError, match="--choose-by accuracy is unknown; choose one of: auto, loss, choices"):
+    with pytest.raises(SpecError, match="`choose_by=accuracy` is unknown; choose one of: auto, loss, choices"):
         ma.plan(task, pool=tiny_pool, base=str(tiny_llama), out=tmp_path / "run", cache=tmp_path / "c",
                 options=PlanOptions(choose_by="accuracy"))  # fmt: skip

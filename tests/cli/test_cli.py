@@ -109,7 +109,7 @@ def test_a_bad_model_is_set_aside_and_the_code_says_so(capsys, task, tmp_path, t
     assert "set aside a1" in capsys.readouterr().err
     plan = json.loads((tmp_path / "run" / "plan.json").read_text())
     assert {c["id"]: c["status"] for c in plan["candidates"]}["a1"] == "refused"
-    assert any("--k 99" in note for note in plan["notes"])
+    assert any("`k=99`" in note for note in plan["notes"])
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")

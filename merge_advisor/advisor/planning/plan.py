@@ -94,14 +94,14 @@ def make_plan(
 def _check_anchor(anchor: str | None, pool: Pool) -> None:
     ids = [candidate.id for candidate in pool.candidates]
     if anchor is not None and anchor not in ids:
-        raise InputError(f"--anchor {anchor}: no such candidate; choose one of: {', '.join(ids[:20])}")
+        raise InputError(f"`anchor={anchor}`: no such candidate; choose one of: {', '.join(ids[:20])}")
 
 
 def _embed(meter: MergeMeter, pool: Pool, embedding: str) -> EmbeddedCandidates:
     embedded = take_deltas(meter, embedding, pool.candidates)
     if not embedded.candidates:
         reasons = "; ".join(f"{item.id}: {item.reason}" for item in (*pool.refused, *embedded.refused)[:3])
-        raise PoolError(f"no model of the pool can be used ({reasons}); give another --pool")
+        raise PoolError(f"no model of the pool can be used ({reasons}); give another `pool`")
     return embedded
 
 
@@ -119,7 +119,7 @@ def _task_delta(meter: MergeMeter, lora: ShotsLora, embedded: EmbeddedCandidates
     own = take_deltas(meter, embedding, [lora.candidate])
     same_space(embedded.deltas.space, own.deltas.space)
     if own.refused:
-        raise TaskError(f"the LoRA of the shots cannot be embedded: {own.refused[0].reason}; lower --lora-lr")
+        raise TaskError(f"the LoRA of the shots cannot be embedded: {own.refused[0].reason}; lower `finetune.lr`")
     delta: Float32Array = own.deltas.array[0]
     return delta
 
@@ -186,12 +186,12 @@ def check_options(options: PlanOptions) -> None:
         SpecError: an unknown strategy or composition, a wrong parameter, or more members than the composition takes.
     """
     if options.rank is not None and options.rank < 1:
-        raise InputError(f"--rank {options.rank}: an adapter has at least rank 1")
+        raise InputError(f"`rank={options.rank}`: an adapter has at least rank 1")
     if options.k < 1:
-        raise InputError(f"--k {options.k}: a merge needs at least one member; give 1 or more")
+        raise InputError(f"`k={options.k}`: a merge needs at least one member; give 1 or more")
     most = getattr(registry.build("composition", options.composition), "most", options.k)
     if options.k > most:
-        raise SpecError(f"composition {options.composition} merges at most {most} members; give --k {most}")
+        raise SpecError(f"composition {options.composition} merges at most {most} members; give `k={most}`")
     registry.build("strategy", options.strategy)
 
 
@@ -207,7 +207,7 @@ def check_choosing(tasks: Sequence[Task], options: PlanOptions) -> None:
         TaskError: a choosing row has no choices.
     """
     if options.choose_by not in get_args(ChooseBy):
-        raise SpecError(f"--choose-by {options.choose_by} is unknown; choose one of: {', '.join(get_args(ChooseBy))}")
+        raise SpecError(f"`choose_by={options.choose_by}` is unknown; choose one of: {', '.join(get_args(ChooseBy))}")
     for task in tasks:
         try:
             loss_kind_of(task.choosing, options.choose_by)

@@ -165,14 +165,14 @@ def _notes(tasks: Sequence[Task], options: PlanOptions, steps: PlanSteps) -> tup
     if not all(task.tuning for task in tasks):
         notes.append("no tuning rows: shots_lora was not considered as a member; give more examples")
     if options.k > len(candidates):
-        notes.append(f"--k {options.k} is more than the pool holds; {len(candidates)} can be chosen")
+        notes.append(f"`k={options.k}` is more than the pool holds; {len(candidates)} can be chosen")
     if options.rank is None and not composition.low_rank:
         notes.append(
-            f"{options.composition} gives no LoRA factors: `merge` writes a full model, `merge --adapter` one cut to a "
-            "rank, with its error; `plan --rank R` plans and scores the cut one"
+            f"{options.composition} gives no LoRA factors: `merge` writes a full model, `merge(run, adapter=True)` one "
+            "cut to a rank, with its error; `plan(rank=R)` plans and scores the cut one"
         )
     if options.rank is not None and any(c.kind == "checkpoint" for c in steps.chosen.merge.candidates):
-        notes.append(f"--rank {options.rank} was not applied: a member is a full checkpoint, no adapter holds that")
+        notes.append(f"`rank={options.rank}` was not applied: a member is a full checkpoint, no adapter holds that")
     if selection.scale == 0:
         notes.append("no scale of the chosen members lowers the loss on the choosing rows: the merge is the base")
     by_choices = [task.name for task in tasks if loss_kind_of(task.choosing, options.choose_by) == "choices"]
@@ -180,7 +180,7 @@ def _notes(tasks: Sequence[Task], options: PlanOptions, steps: PlanSteps) -> tup
         which = "" if len(by_choices) == len(tasks) else f" of {', '.join(by_choices)}"
         notes.append(
             f"chosen by the likelihood of the right choice among the choices{which} (gains in nats a row), as accuracy "
-            "is; --choose-by loss takes the loss of the right answer's tokens"
+            "is; `choose_by='loss'` takes the loss of the right answer's tokens"
         )
     record = steps.lora.record
     if record.watched:

@@ -49,7 +49,7 @@ def find_sources(paths: Sequence[Path], named: Sequence[TaskName] = (), *, offli
         ExternalError: as `load_tasks`.
     """
     if not paths and not named:
-        raise TaskError("no task named; give --task FILE or --lm-eval-task NAME")
+        raise TaskError("no task named; give `task=FILE` or `lm_eval=NAME`")
     return [*paths, *(load_all_tasks(named, offline=offline) if named else ())]
 
 
@@ -83,7 +83,7 @@ def _split_file(path: Path, options: PlanOptions, *, alone: bool) -> PlanTask:
     extra: tuple[str, ...] = ()
     if isinstance(options.heldout, Path):
         if not alone:
-            raise TaskError("--heldout FILE goes with one --task; give a number, or one file with all rows a task")
+            raise TaskError("`heldout=FILE` goes with one `task`; give a number, or one file with all rows a task")
         other = read_rows(options.heldout, minimum=1)
         heldout, extra = other.rows, tuple(other.notes)
     else:
@@ -97,7 +97,7 @@ def _split_file(path: Path, options: PlanOptions, *, alone: bool) -> PlanTask:
 def _split_lm_eval(source: LmEvalTask, options: PlanOptions) -> PlanTask:
     """A task of lm-eval, split: what it scores on is held out, other splits are learned from."""
     if isinstance(options.heldout, Path):
-        raise TaskError(f"{source.name}: --heldout FILE goes with --task; give the number of documents to hold out")
+        raise TaskError(f"{source.name}: `heldout=FILE` goes with `task`; give the number of documents to hold out")
     rows = lm_eval_rows(source, heldout=options.heldout)
     task, notes = split(
         rows.learning, name=rows.name, shots=options.shots, heldout=rows.heldout, tuning=options.tuning,

@@ -37,7 +37,7 @@ def reopen(folder: Path, **where: Unpack[Where]) -> tuple[Run, Session]:
     if session.local.base.digest != run.recipe.base.digest:
         session.memo.store.close()
         raise RunError(
-            f"{folder}: was planned on base {run.recipe.base.id} with other weights; name that one by --base"
+            f"{folder}: was planned on base {run.recipe.base.id} with other weights; name that one by `base`"
         )
     return run, session
 
@@ -69,7 +69,7 @@ def find_members(pool: Pool, local: LocalBase, folder: Path, recipe: Recipe) -> 
                 raise RunError(f"{lora}: was changed after the plan; copy the whole run folder again")
         if candidate is None:
             raise RunError(
-                f"member {member.id} (fingerprint {member.fingerprint[:12]}) is not in the pool; name its --pool"
+                f"member {member.id} (fingerprint {member.fingerprint[:12]}) is not in the pool; name its `pool`"
             )
         members[member.id] = candidate
     return members

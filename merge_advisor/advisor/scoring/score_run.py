@@ -155,7 +155,7 @@ def score_task(
     """
     rows = task.heldout
     if not rows:
-        raise TaskError(f"task {task.name}: no held-out rows to score on; give more examples, or --heldout FILE")
+        raise TaskError(f"task {task.name}: no held-out rows to score on; give more examples, or `heldout=FILE`")
     metric = metric_for(rows) if metric == "auto" else metric
     table = score_models(meter, models, rows, metric, what=f"scoring {task.name}")
     if metric != "loss":
@@ -316,7 +316,7 @@ def check_limit(limit: int | None, lm_eval: Sequence[TaskName]) -> None:
         InputError: below 1, or there is no task of lm-eval.
     """
     if limit is not None and (limit < 1 or not lm_eval):
-        raise InputError(f"--limit {limit}: goes with --lm-eval-task, and is at least 1")
+        raise InputError(f"`limit={limit}`: goes with `lm_eval`, and is at least 1")
 
 
 def _with_heldout(tasks: Sequence[Task], paths: Sequence[Path]) -> tuple[Task, ...]:

@@ -92,7 +92,7 @@ class MergeProblem:
         Raises:
             SpecError: always.
         """
-        raise SpecError("this objective has no gradient; choose --objective loss or another --sampler")
+        raise SpecError("this objective has no gradient; choose `objective='loss'` or another `sampler`")
 
     def guard(self, point: Point) -> float:
         """See `Problem.guard`: by how much the loss on the guard's texts is above what is allowed, nats per token."""
@@ -172,7 +172,7 @@ class RowLossProblem(MergeProblem):
         """
         composition = registry.build("composition", point.composition)
         if not hasattr(composition, "slopes"):
-            raise SpecError(f"composition {point.composition} has no gradient in the weights; take another --sampler")
+            raise SpecError(f"composition {point.composition} has no gradient in the weights; take another `sampler`")
         weights = [self.meter.weights.of(candidate) for candidate in self.candidates]
         names = sorted({name for delta in weights for name in delta})
         blocks = count_blocks(self.meter.model.local.shapes)
@@ -344,7 +344,7 @@ def make_problem(
         return ChoiceLossProblem(meter, candidates, rows, places, texts)
     if objective == "delta":
         if task is None or not task.array.any():
-            raise SpecError("objective 'delta': the run has no task delta; choose --objective loss")
+            raise SpecError("objective 'delta': the run has no task delta; choose `objective='loss'`")
         forwards: int = registry.build("embedding", task.embedding).forwards
         return DeltaProblem(meter, candidates, rows[:1], (0,), texts, forwards=forwards, task=task)
     if name == "lm-eval" and metric in HARNESS_METRICS:

@@ -123,7 +123,7 @@ def _settled(options: TuneOptions, chosen_by: str) -> TuneOptions:
     """The options with what "auto" and LoraHub's objectives stand for; these are the loss, with a penalty as goal."""
     if options.objective in PENALISED:
         if options.goal not in ("mean", options.objective):
-            raise SpecError(f"objective '{options.objective}' is a goal of its own; leave --goal {options.goal} out")
+            raise SpecError(f"objective '{options.objective}' is a goal of its own; leave `goal={options.goal}` out")
         return replace(options, objective="loss", goal=options.objective)
     if options.objective == "auto":
         return replace(options, objective="loss" if options.goal in PENALISED else chosen_by)
@@ -203,7 +203,7 @@ def _task_delta(meter: MergeMeter, run: Run) -> TaskDelta:
     embedding = run.plan.settings.embedding
     embedded = take_deltas(meter, embedding, [lora])
     if embedded.refused:
-        raise SpecError(f"objective 'delta': {embedded.refused[0].reason}; choose --objective loss")
+        raise SpecError(f"objective 'delta': {embedded.refused[0].reason}; choose `objective='loss'`")
     return TaskDelta(embedded.deltas.array[0], embedding)
 
 

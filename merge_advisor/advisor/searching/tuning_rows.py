@@ -46,7 +46,7 @@ def tuning_rows(run: Run, seed: int) -> TuningRows:
     members = [member.id for member in (run.planned or run.recipe).members]
     pairs = [(row, number) for number, task in enumerate(run.tasks) for row in task.choosing_among(members)]
     if len(pairs) < 2:
-        raise TaskError(f"{run.folder}: one row to tune on tells nothing; plan with more examples, or --tuning N")
+        raise TaskError(f"{run.folder}: one row to tune on tells nothing; plan with more examples, or `tuning=N`")
     # drawn within tasks, so that none loses most of its rows
     kept = confirmation_rows([task for _, task in pairs], seed)
     used = [place for place in range(len(pairs)) if place not in kept]
