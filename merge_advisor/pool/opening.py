@@ -116,7 +116,7 @@ def _filter(
     for option, patterns in (("include", include), ("exclude", exclude)):
         for pattern in patterns:
             if not _matching(ids, [pattern]):
-                some = ", ".join(map(printable, ids[:_IDS_SHOWN]))
+                some = ", ".join(map(short_name, ids[:_IDS_SHOWN]))
                 raise PoolError(f"{where}: `{option}` '{pattern}' matches no model; the ids begin with {some}")
     kept = [model for model in models if not include or _matching([model.id], include)]
     kept = [model for model in kept if not _matching([model.id], exclude)]
