@@ -21,7 +21,7 @@ from merge_advisor.tuning.goals import UNFIT, ParetoGoal, best_trial, unfit_reas
 from merge_advisor.tuning.racing import row_order
 from merge_advisor.tuning.settings import SearchProgress, SearchResult, SearchSettings
 from merge_advisor.tuning.space import searched_parts
-from merge_advisor.tuning.study import FORMAT, Study, StudyPlace
+from merge_advisor.tuning.study import STUDY_FORMAT, Study, StudyPlace
 from merge_advisor.tuning.trial_runner import TrialRunner
 from merge_advisor.tuning.values import Ask, Goal, Point, Problem, Sampler, SearchSpace, Trial
 from merge_advisor.types import digest_of, to_plain
@@ -85,7 +85,7 @@ def search(
         return coordinator.run(None)
     made_for = {
         **study.made_for,
-        "version of merge-advisor's studies": FORMAT,
+        "version of merge-advisor's studies": STUDY_FORMAT,
         "space": digest_of([space, problem.members]),
         "goal": _described(settings.goal),
         "sampler": _described(sampler),

@@ -25,7 +25,7 @@ from merge_advisor.types import to_plain
 
 _RECORD, _MADE_FOR, _COORDINATOR = "trial", "made_for", "coordinator"
 """Names of the attributes: of a trial, and of the study."""
-FORMAT = "2"
+STUDY_FORMAT = "2"
 """Version of what is kept of a trial: 2 since the rows of a gradient are kept with it."""
 
 

@@ -25,7 +25,7 @@ from merge_advisor.types import BACKWARD
 if TYPE_CHECKING:
     from merge_advisor.arrays import Float64Array
 
-Report = Callable[[int, float], None]
+ReportValue = Callable[[int, float], None]
 """Called with the rows seen so far and the value estimated from them, as `optuna.Trial.report` with step and value."""
 
 
@@ -60,7 +60,7 @@ class TrialRunner:
         """
         return (rows + (BACKWARD - 1) * gradient_rows) * self.problem.forwards
 
-    def run(self, label: str, ask: Ask, history: Sequence[Trial], report: Report | None = None) -> Trial:
+    def run(self, label: str, ask: Ask, history: Sequence[Trial], report: ReportValue | None = None) -> Trial:
         """Measure what was asked for.
 
         Args:
@@ -91,7 +91,9 @@ class TrialRunner:
         )
         return self._guarded(trial, history)
 
-    def _raced(self, point: Point, history: Sequence[Trial], report: Report | None) -> tuple[list[float | None], str]:
+    def _raced(
+        self, point: Point, history: Sequence[Trial], report: ReportValue | None
+    ) -> tuple[list[float | None], str]:
         """Return the losses of the rows until the trial is pruned or not finite, and why it is unfit, or ""."""
         racing = self.settings.racing if self._may_prune(history) else None
         race = self._race(history) if racing else None

@@ -7,7 +7,7 @@ reported as log10 of its share of the best start's, lower is better; for two tas
 to losses of (1, 1), higher is better. "members" lets members be left out. Optuna's NSGA-II keeps the generation of a
 trial in the trial's attributes: here the trials it asked for are dealt into generations in their order, the starts are
 part of the first one. The package `cmaes` (not a dependency; the lines are left out without it) is what Optuna's own
-CMA-ES asks; here it is told every finished generation anew. Milliseconds are of one ask after 400 trials, the least of
+CMA-ES asks; here it is given every finished generation anew. Milliseconds are of one ask after 400 trials, the least of
 five. What it came to is kept in `eval/samplers.md`.
 """
 
@@ -35,7 +35,7 @@ Loss = Callable[[Point], float]
 
 @dataclass(frozen=True)
 class PackageCmaEs:
-    """The CMA-ES of the package `cmaes`, told all finished generations at every ask."""
+    """The CMA-ES of the package `cmaes`, given all finished generations at every ask."""
 
     name: ClassVar[str] = "package cmaes"
     searches: ClassVar[frozenset[str]] = frozenset({"density", "layers"})

@@ -4,7 +4,7 @@
 
 POOL and DIR as for tuning.py beside it. A unit is a task (one of each family in turn): 8 adapters drawn from other
 families, 10 tuning rows and the held-out rows from the last 30% of the file. Every arm begins with the starts of `tune`
-around equal weights whose scale was searched as `plan` does it (8 losses at most, charged to nobody: all have it),
+around equal weights whose scale was searched as `plan` does it (8 losses at most, not counted: all arms have it),
 spends at most 400 forwards (a backward pass is two) and ends in the winner rule.
 
     delta+gradient    half of the budget on the objective `delta` (cmaes, 5 forwards a trial and no row), then

@@ -131,7 +131,7 @@ class Unit:
         found["accuracy"]["choices"] = 1 - self._mean(ErrorProblem, point)
 
     def _mean(self, kind: Any, point: Point) -> float:
-        """Mean of a problem's losses over the held-out rows; NaN where only the loss can be told."""
+        """Mean of a problem's losses over the held-out rows; NaN where only the loss can be measured."""
         asked = {"metric": "accuracy" if self.choices else "exact_match"} if kind is ErrorProblem else {}
         if asked and metric_for(self.kept) == "loss":
             return float("nan")
