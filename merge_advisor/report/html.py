@@ -29,6 +29,12 @@ def to_html(document: Document, *, style: str = "") -> str:
     Args:
         document: see `merge_advisor.report.document`.
         style: rules for classes that `templates/style.css` does not know, e.g. those of a builder's own figures.
+
+    >>> from merge_advisor.report.document import Facts, Heading, Headline
+    >>> answer = Headline("Verdict", "none", "Not scored yet", "Run score.")
+    >>> page = to_html(Document(Heading("Merge plan for ", "<b>"), answer, Facts(()), (), ()))
+    >>> "<title>Merge plan for &lt;b&gt;</title>" in page
+    True
     """
     styles = (_TEMPLATES / "style.css").read_text(encoding="utf-8") + style
     return _environment().get_template("page.html.j2").render(document=document, styles=styles)

@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING
 
 from merge_advisor import registry
 from merge_advisor.report.document import Code, Paragraph, Table, TextBlock
+from merge_advisor.report.html import to_html
+from merge_advisor.report.markdown import to_markdown
+from merge_advisor.report.run_document import ReportInput, run_document
 from merge_advisor.report.run_wording import tuning_text
 from merge_advisor.report.score_table import SCORE_HEADERS, SCORE_RIGHT, score_rows, trade_off
 from merge_advisor.report.values import Side, TuningReport
@@ -18,8 +21,6 @@ from merge_advisor.types import Member, RefusedModel, Row, Task
 if TYPE_CHECKING:
     from merge_advisor.advisor.runs.run_folder import Run
     from merge_advisor.formats import Format
-    from merge_advisor.report.document import Document
-    from merge_advisor.report.run_document import ReportInput
 
 _FILES = {
     "recipe.json": "the merge, independent of any tool",
@@ -39,10 +40,12 @@ def report_of(run: Run, shown: Path | None = None) -> str:
     Args:
         run: the run.
         shown: folder that the commands name, where `run` is still written elsewhere; None: the run's own.
-    """
-    from merge_advisor.report.markdown import to_markdown
 
-    return to_markdown(_document(run, shown))
+    >>> from merge_advisor.advisor.runs.run_folder import read_run
+    >>> print(report_of(read_run(Path("run"))).splitlines()[0])
+    # Merge plan for examples
+    """
+    return to_markdown(run_document(_report_input(run, shown)))
 
 
 def html_of(run: Run, shown: Path | None = None) -> str:
@@ -52,15 +55,7 @@ def html_of(run: Run, shown: Path | None = None) -> str:
         run: the run.
         shown: as in `report_of`.
     """
-    from merge_advisor.report.html import to_html
-
-    return to_html(_document(run, shown))
-
-
-def _document(run: Run, shown: Path | None) -> Document:
-    from merge_advisor.report.run_document import run_document
-
-    return run_document(report_input(run, shown))
+    return to_html(run_document(_report_input(run, shown)))
 
 
 def summary_blocks(run: Run) -> tuple[TextBlock, ...]:
@@ -68,6 +63,10 @@ def summary_blocks(run: Run) -> tuple[TextBlock, ...]:
 
     Args:
         run: the run.
+
+    >>> from merge_advisor.advisor.runs.run_folder import read_run
+    >>> summary_blocks(read_run(Path("run")))[-1].lines[0]
+    'merge-advisor score run --task held_out.jsonl'
     """
     plan = run.plan
     blocks: list[TextBlock] = [
@@ -83,9 +82,9 @@ def summary_blocks(run: Run) -> tuple[TextBlock, ...]:
         blocks.append(Paragraph("verdict: none yet, nothing was scored"))
     if notes := _notes(run):
         blocks.append(Paragraph("\n".join(f"note: {note}" for note in notes)))
-    files = tuple(files_of(run))
+    files = tuple(_files(run))
     blocks.append(Table(f"files in {run.folder}", ("file", "what it is, or runs it"), files))
-    blocks.append(Code(tuple(commands_of(run, run.folder)), title="next"))
+    blocks.append(Code(tuple(_commands(run, run.folder)), title="next"))
     return tuple(blocks)
 
 
@@ -124,12 +123,8 @@ def _score_blocks(scores: tuple[Score, ...]) -> list[TextBlock]:
     return blocks
 
 
-def files_of(run: Run) -> list[tuple[str, str]]:
-    """Return the files a person will use, with what each is; a format that could not be written, with the reason.
-
-    Args:
-        run: the run.
-    """
+def _files(run: Run) -> list[tuple[str, str]]:
+    """The files a person will use, with what each is; a format that could not be written, with the reason."""
     files = [(name, text) for name, text in _FILES.items() if name in _REPORTS or (run.folder / name).exists()]
     for name in registry.names("format"):
         rendering: Format = registry.build("format", name)
@@ -140,28 +135,16 @@ def files_of(run: Run) -> list[tuple[str, str]]:
     return files
 
 
-def commands_of(run: Run, folder: Path) -> list[str]:
-    """Return what to type next.
-
-    Args:
-        run: the run.
-        folder: where it is, or will be.
-    """
+def _commands(run: Run, folder: Path) -> list[str]:
+    """What to type next, for a run that is, or will be, in a folder."""
     name = shlex.quote(str(folder))  # a line that can be pasted whatever the folder is called
     scored = [] if run.scores else [f"merge-advisor score {name} --task held_out.jsonl"]
     tune = [] if run.tuning else [f"merge-advisor tune {name}"]
     return [*scored, f'merge-advisor try {name} "a prompt"', *tune, f"merge-advisor merge {name} --out model"]
 
 
-def report_input(run: Run, shown: Path | None = None) -> ReportInput:
-    """Return all that the report of a run says.
-
-    Args:
-        run: the run.
-        shown: as in `report_of`.
-    """
-    from merge_advisor.report.run_document import ReportInput
-
+def _report_input(run: Run, shown: Path | None) -> ReportInput:
+    """All that the report of a run says."""
     plan = run.plan
     return ReportInput(
         recipe=run.recipe,
@@ -176,8 +159,8 @@ def report_input(run: Run, shown: Path | None = None) -> ReportInput:
         rank_error=plan.rank_error,
         notes=tuple(_notes(run)),
         forwards=plan.forwards,
-        files=tuple(files_of(run)),
-        commands=tuple(commands_of(run, shown or run.folder)),
+        files=tuple(_files(run)),
+        commands=tuple(_commands(run, shown or run.folder)),
         map=plan.map,
         similarity={c.id: c.similarity for c in plan.candidates if c.status != "refused"},
         tuning=_tuning_of(run),

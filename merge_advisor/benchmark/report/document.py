@@ -25,9 +25,18 @@ def bench_document(findings: Findings) -> Document:
 
     Args:
         findings: all that the report says.
+
+    >>> from merge_advisor.benchmark.analysis.findings import make_findings
+    >>> from merge_advisor.benchmark.values import Arm, Question, Setup, Tasks
+    >>> arms = (Arm("ours", "top_k"),)
+    >>> setup = Setup("small", "base", "adapters", Tasks("rows"), arms, Question("ours", "base"), 1.0)
+    >>> document = bench_document(make_findings(setup, (), ()))
+    >>> document.headline.word, [section.id for section in document.sections]
+    ('No answer', ['limits', 'setup'])
     """
     kind, word, sentence = headline_words(findings)
     facts = Facts(tuple(bench_facts(findings)))
+    # first the answers and what they cannot say, then what describes, last what repeats the benchmark
     builders = (
         contrasts_section,
         arms_section,
