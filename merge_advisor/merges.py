@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from merge_advisor.types import VERSION, Base, Candidate, Recipe, RecipeMember, digest_of
+from merge_advisor.json_form import VERSION, digest_of
+from merge_advisor.types import Base, Candidate, Recipe, RecipeMember
 
 
 @dataclass(frozen=True, slots=True)

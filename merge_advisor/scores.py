@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from merge_advisor.types import STRICT
+from merge_advisor.json_form import STRICT
 
 
 class Verdict(StrEnum):

@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from merge_advisor.errors import BaseModelError, SpecError
-from merge_advisor.types import digest_of
+from merge_advisor.json_form import digest_of
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -5,23 +5,17 @@ Nothing here computes; nothing here imports more than the standard library. Arra
 
 from __future__ import annotations
 
-import dataclasses
-import functools
-import hashlib
-import json
 from dataclasses import dataclass, field
-from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Literal
 
-from merge_advisor.errors import InputError, SpaceMismatchError
+from merge_advisor.errors import SpaceMismatchError
+from merge_advisor.json_form import STRICT, digest_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from merge_advisor.arrays import Float32Array
 
-VERSION = 1
-"""Version written into every file of a run folder; a file of another version is refused."""
 
 SHOTS_LORA = "shots_lora"
 """Id of the adapter finetuned on the shots: a candidate like any other, and a row of every score table."""
@@ -32,100 +26,6 @@ LossKind = Literal["loss", "choices"]
 """A loss of a row: that of its output, nats per token, or the cross-entropy over its choices, nats."""
 ChooseBy = Literal["auto", "loss", "choices"]
 """What members and weights are chosen by; auto takes the choices where every row has them, as the metric does."""
-_T = TypeVar("_T")
-
-# pydantic reads this from a dataclass when (and only when) a file is parsed: unknown keys and wrong types are errors
-STRICT = {"extra": "forbid", "strict": True, "allow_inf_nan": False}
-
-
-def digest_of(value: Any) -> str:
-    """Return the sha256 (hex) of a value as canonical JSON: sorted keys, no spaces, UTF-8.
-
-    >>> digest_of({"b": 1, "a": (2, 3)}) == digest_of({"a": [2, 3], "b": 1})
-    True
-
-    Args:
-        value: JSON values, dataclasses, tuples and enums.
-
-    Raises:
-        ValueError: NaN or infinity in it.
-    """
-    text = json.dumps(to_plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
-
-
-def to_plain(value: Any) -> Any:
-    """Return what `json` writes of dataclasses, tuples and enums; a field of metadata `json=False` is left out.
-
-    >>> to_plain(Row("2 + 2", "4"))
-    {'input': '2 + 2', 'output': '4', 'choices': None}
-
-    Args:
-        value: any of these, nested.
-    """
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        kept = (item for item in dataclasses.fields(value) if item.metadata.get("json", True))
-        return {item.name: to_plain(getattr(value, item.name)) for item in kept}
-    if isinstance(value, dict):
-        return {key: to_plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [to_plain(item) for item in value]
-    return str(value) if isinstance(value, StrEnum) else value
-
-
-def to_json(value: Any) -> str:
-    """Return a value as indented JSON with sorted keys and a final newline.
-
-    Args:
-        value: as `to_plain` takes it.
-
-    Raises:
-        ValueError: NaN or infinity in it.
-    """
-    return json.dumps(to_plain(value), sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-
-
-def from_json(cls: type[_T], text: str, where: str) -> _T:
-    """Return the value that a strict JSON form stands for.
-
-    >>> from_json(Row, to_json(Row("2 + 2", "4")), "row.json")
-    Row(input='2 + 2', output='4', choices=None)
-
-    Args:
-        cls: the class of the value, a dataclass.
-        text: what `to_json` wrote.
-        where: names the file in messages.
-
-    Raises:
-        InputError: not JSON, another version, an unknown key, a missing key, or a value of another type.
-    """
-    from pydantic import ValidationError
-
-    try:
-        plain = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{where}: not JSON ({error}); it was altered or cut short, make it anew") from error
-    version = plain.get("version", VERSION) if isinstance(plain, dict) else VERSION
-    if version != VERSION:
-        raise InputError(f"{where}: version {version} is not {VERSION}; use the merge-advisor release that wrote it")
-    try:
-        parsed: _T = _parser(cls).validate_json(text)  # type: ignore[arg-type]  # any class is hashable
-        return parsed
-    except ValidationError as error:
-        # an unknown key first: where a name is misspelt, the key that is missing for it says less
-        unknown = "unexpected_keyword_argument"
-        first = min(error.errors(), key=lambda item: item["type"] != unknown)
-        place = ".".join(str(part) for part in first["loc"]) or "the whole file"
-        what = "unknown key" if first["type"] == unknown else first["msg"]
-        raise InputError(f"{where}: {place}: {what}; correct it or make the file anew") from error
-
-
-@functools.cache
-def _parser(cls: type[Any]) -> Any:
-    """The strict parser of a class; to make one takes milliseconds, and a benchmark reads thousands of values."""
-    from pydantic import TypeAdapter
-
-    return TypeAdapter(cls)
 
 
 @dataclass(frozen=True, slots=True)
@@ -423,10 +323,11 @@ class RecipeMember:
 class Recipe:
     """A merge, complete and independent of the tool that carries it out; all formats are renderings of it.
 
+    >>> from dataclasses import replace
     >>> base = Base("org/name", None, "d1", "LlamaForCausalLM")
     >>> recipe = Recipe(1, base, "alpaca", "exact", None, (RecipeMember("law", "f1", "adapter", "law", None, 0.5),))
-    >>> renamed = dataclasses.replace(recipe.members[0], id="the same model under another id")
-    >>> recipe.digest == dataclasses.replace(recipe, members=(renamed,)).digest
+    >>> renamed = replace(recipe.members[0], id="the same model under another id")
+    >>> recipe.digest == replace(recipe, members=(renamed,)).digest
     True
     """
 

@@ -11,7 +11,7 @@ import pytest
 import merge_advisor
 
 LEVELS = [
-    ("version", "arrays", "types", "merges", "scores", "errors", "progress", "option_fields"),
+    ("version", "arrays", "json_form", "types", "merges", "scores", "errors", "progress", "option_fields"),
     ("registry", "templates", "statistics", "plain_text", "plain_yaml", "whole_files", "options"),
     ("weights",),
     ("backbone",),

@@ -11,7 +11,7 @@ import numpy as np
 from merge_advisor.advisor.measuring.deltas import take_deltas
 from merge_advisor.advisor.measuring.session import PoolFilter, open_session
 from merge_advisor.errors import PoolError, RunError
-from merge_advisor.types import to_json, to_plain
+from merge_advisor.json_form import to_json, to_plain
 from merge_advisor.whole_files import whole_file
 
 if TYPE_CHECKING:

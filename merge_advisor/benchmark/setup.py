@@ -11,10 +11,10 @@ from typing import Any, get_args, get_type_hints
 from merge_advisor import registry
 from merge_advisor.benchmark.values import Arm, Control, Question, Setup
 from merge_advisor.errors import InputError, SpecError
+from merge_advisor.json_form import from_json
 from merge_advisor.options import FinetuneSettings
 from merge_advisor.plain_yaml import read_mapping
 from merge_advisor.tuning.goals import PENALISED
-from merge_advisor.types import from_json
 
 _SIZE_LIMIT = 2**20
 """Largest setup read, in bytes; a longer file is not a setup (a data set given by mistake, say)."""

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from merge_advisor.types import STRICT, VERSION, ChooseBy
+from merge_advisor.json_form import STRICT, VERSION
+from merge_advisor.types import ChooseBy
 
 View = Literal["own-in", "own-out", "family-out"]
 """Which candidates a unit may use: all; all but the task's own; all but those of the task's family."""

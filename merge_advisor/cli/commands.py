@@ -30,6 +30,7 @@ from merge_advisor.cli.printing import flagged, print_blocks, print_json
 from merge_advisor.cli.progress import ProgressReporter, progress_reporter
 from merge_advisor.cli.settings import SETTINGS_FILE, read_settings, setting_options
 from merge_advisor.errors import InputError
+from merge_advisor.json_form import to_plain
 from merge_advisor.options import (
     BenchOptions,
     BenchPlaces,
@@ -47,7 +48,6 @@ from merge_advisor.options import (
     Where,
 )
 from merge_advisor.report.document import Paragraph, Table, TextBlock
-from merge_advisor.types import to_plain
 
 if TYPE_CHECKING:
     from merge_advisor.advisor import TaskName

@@ -41,8 +41,9 @@ from merge_advisor.evaluators.metrics import (
     model_score,
     score_settings,
 )
+from merge_advisor.json_form import digest_of
 from merge_advisor.scores import ModelScore
-from merge_advisor.types import Row, digest_of
+from merge_advisor.types import Row
 
 if TYPE_CHECKING:
     from merge_advisor.backbone.model import Backbone

@@ -20,8 +20,8 @@ from merge_advisor.evaluators.lm_eval_samples import (
     score_from_samples,
 )
 from merge_advisor.evaluators.lm_eval_tasks import LmEvalTask
+from merge_advisor.json_form import digest_of
 from merge_advisor.scores import ModelScore, RowLog
-from merge_advisor.types import digest_of
 
 if TYPE_CHECKING:
     from merge_advisor.backbone.model import Backbone

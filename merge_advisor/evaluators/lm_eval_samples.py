@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from merge_advisor.evaluators.metrics import loss_per_token, model_score
+from merge_advisor.json_form import digest_of
 from merge_advisor.scores import ModelScore, RowLog
-from merge_advisor.types import Row, digest_of
+from merge_advisor.types import Row
 
 _METRIC_ALIASES = {"acc": "accuracy"}
 """Metrics of lm-eval that have another name here."""

@@ -8,7 +8,8 @@ from typing import ClassVar
 
 from merge_advisor.errors import InputError
 from merge_advisor.formats import ModelPlaces
-from merge_advisor.types import STRICT, VERSION, Recipe, from_json, to_json
+from merge_advisor.json_form import STRICT, VERSION, from_json, to_json
+from merge_advisor.types import Recipe
 
 _FILE = "lorahub.json"
 

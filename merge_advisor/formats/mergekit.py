@@ -17,7 +17,8 @@ from typing import Any, ClassVar, Literal, cast
 from merge_advisor import registry
 from merge_advisor.errors import InputError
 from merge_advisor.formats import ModelPlaces
-from merge_advisor.types import STRICT, Recipe, from_json
+from merge_advisor.json_form import STRICT, from_json
+from merge_advisor.types import Recipe
 from merge_advisor.weights.naming import block_of, count_blocks, layer_factor
 
 _FILE = "mergekit.yaml"

@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from merge_advisor.errors import ExternalError, InputError, MergeAdvisorError, OfflineError, PoolError
+from merge_advisor.json_form import VERSION, to_json
 from merge_advisor.plain_text import short_name
 from merge_advisor.pool import unpickling
 from merge_advisor.pool.candidate import fetch_model
 from merge_advisor.pool.sources import FOLDER_MANIFEST, FoundModel, Sources, find_models
 from merge_advisor.progress import Progress, quiet_progress
-from merge_advisor.types import VERSION, RefusedModel, to_json
+from merge_advisor.types import RefusedModel
 from merge_advisor.weights import hub
 from merge_advisor.weights.adapter import ADAPTER_PICKLE, ADAPTER_WEIGHTS, pair_factors
 from merge_advisor.weights.adapter_config import ADAPTER_CONFIG, read_adapter_config

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from merge_advisor.errors import PoolError
+from merge_advisor.json_form import VERSION
 from merge_advisor.plain_yaml import read_mapping
-from merge_advisor.types import VERSION
 
 _SIZE_LIMIT = 4 * 2**20
 """Largest manifest read, in bytes."""

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from merge_advisor.types import STRICT
+from merge_advisor.json_form import STRICT
 
 RowsPart = Literal["tuning", "confirmation", "held-out"]
 

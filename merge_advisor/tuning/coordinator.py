@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from merge_advisor.errors import InputError, SpecError
+from merge_advisor.json_form import digest_of, to_plain
 from merge_advisor.tuning.density import without_density
 from merge_advisor.tuning.goals import UNFIT, ParetoGoal, best_trial, unfit_reason
 from merge_advisor.tuning.racing import row_order
@@ -24,7 +25,6 @@ from merge_advisor.tuning.space import searched_parts
 from merge_advisor.tuning.study import STUDY_FORMAT, Study, StudyPlace
 from merge_advisor.tuning.trial_runner import TrialRunner
 from merge_advisor.tuning.values import Ask, Goal, Point, Problem, Sampler, SearchSpace, Trial
-from merge_advisor.types import digest_of, to_plain
 
 FLAT_TRIALS = 20
 """Different merges of exactly one value, or unfit all of them, after which there is nothing to search."""

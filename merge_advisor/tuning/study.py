@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from merge_advisor.errors import RunError
+from merge_advisor.json_form import to_plain
 from merge_advisor.tuning.density import split_density, without_density
 from merge_advisor.tuning.lock import StudyFileLock, StudyHeartbeat
 from merge_advisor.tuning.values import Point, SearchSpace, Trial
-from merge_advisor.types import to_plain
 
 _RECORD, _MADE_FOR, _COORDINATOR = "trial", "made_for", "coordinator"
 """Names of the attributes: of a trial, and of the study."""

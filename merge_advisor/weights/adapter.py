@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from merge_advisor.errors import InputError, PoolError
+from merge_advisor.json_form import digest_of
 from merge_advisor.plain_text import short_name
-from merge_advisor.types import digest_of
 from merge_advisor.weights.adapter_config import (
     ADAPTER_CONFIG,
     MERGE_FIRST,

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from merge_advisor.errors import BaseModelError, InputError, OfflineError, RunError
+from merge_advisor.json_form import digest_of
 from merge_advisor.plain_text import short_name
-from merge_advisor.types import Base, digest_of
+from merge_advisor.types import Base
 from merge_advisor.weights import hub
 from merge_advisor.weights.checkpoint import config_meaning, weights_digests
 from merge_advisor.weights.files import FileError, Hashes, file_digest, read_json

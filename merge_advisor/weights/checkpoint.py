@@ -10,8 +10,8 @@ import numpy as np
 
 from merge_advisor.arrays import Float32Array
 from merge_advisor.errors import PoolError
+from merge_advisor.json_form import digest_of
 from merge_advisor.plain_text import short_name
-from merge_advisor.types import digest_of
 from merge_advisor.weights.files import FileError, Hashes, file_digest, read_json
 from merge_advisor.weights.naming import Shapes, find_parameter
 from merge_advisor.weights.tensorfile import Located, open_folder, read_tensor

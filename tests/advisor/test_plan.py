@@ -304,7 +304,8 @@ def test_a_recipe_with_layer_groups(run, place, tmp_path):
     """What the tuner writes: read, merged and told from the recipe without."""
     from dataclasses import replace
 
-    from merge_advisor.types import Recipe, from_json, to_json
+    from merge_advisor.json_form import from_json, to_json
+    from merge_advisor.types import Recipe
 
     recipe = replace(run.recipe, layers=(0.0, 2.0))
     assert recipe.digest != run.recipe.digest

@@ -7,7 +7,7 @@ import pytest
 
 from merge_advisor.benchmark.analysis.contrasts import contrast, holm_adjusted
 from merge_advisor.benchmark.values import Contrast, Question
-from merge_advisor.types import from_json, to_json
+from merge_advisor.json_form import from_json, to_json
 from tests.support.bench_results import a_result, pairs
 
 QUESTION = Question("a", "b")

@@ -8,7 +8,7 @@ from scipy.stats import rankdata
 
 from merge_advisor.benchmark.analysis.curves import cost_gain, k_sweep, task_table
 from merge_advisor.benchmark.analysis.ranks import friedman_test, rank_arms
-from merge_advisor.types import from_json, to_json
+from merge_advisor.json_form import from_json, to_json
 from tests.support.bench_results import a_result, ranked
 
 

@@ -12,7 +12,7 @@ from merge_advisor.benchmark.running.bench_run import setup_digests, setup_parts
 from merge_advisor.benchmark.running.ledger import LEDGER_FILE, Ledger, key_of
 from merge_advisor.benchmark.setup import read_setup
 from merge_advisor.benchmark.values import Setup
-from merge_advisor.types import digest_of, from_json, to_json
+from merge_advisor.json_form import digest_of, from_json, to_json
 
 ROOT = Path(__file__).parents[2]
 DEMO = ROOT / "recipes" / "bench-demo.yaml"

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from merge_advisor.benchmark.analysis.prediction import agreement, kendall_tau_b
 from merge_advisor.benchmark.values import Unit
-from merge_advisor.types import from_json, to_json
+from merge_advisor.json_form import from_json, to_json
 from tests.support.bench_results import promised
 
 

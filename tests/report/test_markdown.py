@@ -5,11 +5,12 @@ from dataclasses import replace
 
 import pytest
 
+from merge_advisor.json_form import VERSION
 from merge_advisor.report.document import RowChange
 from merge_advisor.report.markdown import escaped
 from merge_advisor.report.score_table import row_changes, score_rows
 from merge_advisor.scores import GuardScore, ModelScore, Score, Verdict
-from merge_advisor.types import VERSION, Row
+from merge_advisor.types import Row
 from merge_advisor.verdict import judge
 from tests.support.report_world import (
     DIGESTS,

@@ -2,8 +2,8 @@
 
 import json
 
+from merge_advisor.json_form import from_json, to_json
 from merge_advisor.report.values import SimilarityMap, TuningReport
-from merge_advisor.types import from_json, to_json
 from tests.support.report_world import a_map, tuning
 
 

@@ -26,11 +26,12 @@ from merge_advisor.evaluators.lm_eval_harness import LmEval
 from merge_advisor.evaluators.lm_eval_requests import build_requests, evaluate_requests
 from merge_advisor.evaluators.lm_eval_tasks import TaskName, load_tasks
 from merge_advisor.evaluators.metrics import majority_score, matches
+from merge_advisor.json_form import from_json
 from merge_advisor.options import FinetuneSettings, TuneOptions
 from merge_advisor.plain_yaml import load_yaml
 from merge_advisor.pool.sources import find_models
 from merge_advisor.tasks import read_rows
-from merge_advisor.types import Row, from_json
+from merge_advisor.types import Row
 from tests.support.hub_server import Hub
 
 ROOT = Path(__file__).parents[2]

@@ -7,23 +7,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from merge_advisor.json_form import VERSION
 from merge_advisor.report.html import to_html
 from merge_advisor.report.markdown import to_markdown
 from merge_advisor.report.run_document import ReportInput, run_document
 from merge_advisor.report.values import Side, SimilarityMap, TrialReport, TuningReport
 from merge_advisor.scores import GuardScore, ModelScore, Score
-from merge_advisor.types import (
-    VERSION,
-    Base,
-    Interference,
-    Member,
-    Recipe,
-    RecipeMember,
-    RefusedModel,
-    Row,
-    Selection,
-    Task,
-)
+from merge_advisor.types import Base, Interference, Member, Recipe, RecipeMember, RefusedModel, Row, Selection, Task
 from merge_advisor.verdict import judge
 
 NASTY = "a|b`c`<script>*x*_y_[l](u)\n# h\x1b[31m\\"

@@ -18,6 +18,7 @@ import pytest
 from optuna.trial import TrialState
 
 from merge_advisor.errors import RunError
+from merge_advisor.json_form import to_plain
 from merge_advisor.tuning import Point, Sampler
 from merge_advisor.tuning import lock as locks
 from merge_advisor.tuning.coordinator import search
@@ -27,7 +28,6 @@ from merge_advisor.tuning.lock import StudyFileLock, StudyHeartbeat
 from merge_advisor.tuning.samplers.gradient import GradientSampler
 from merge_advisor.tuning.settings import Budget, SearchResult, SearchSettings
 from merge_advisor.tuning.study import Study, StudyPlace, read_trial
-from merge_advisor.types import to_plain
 from tests.support.coordinator_world import MEMBERS, SPACE, STARTS, Bowls, Listed, Wander, run
 
 ROOT = Path(__file__).parents[2]

@@ -10,7 +10,8 @@ import numpy as np
 
 from merge_advisor import registry
 from merge_advisor.errors import BaseModelError, PoolError
-from merge_advisor.types import Candidate, Deltas, RefusedModel, Space, digest_of
+from merge_advisor.json_form import digest_of
+from merge_advisor.types import Candidate, Deltas, RefusedModel, Space
 from merge_advisor.weights.updates import is_low_rank
 
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+from merge_advisor.json_form import digest_of
 from merge_advisor.store import Store
-from merge_advisor.types import digest_of
 
 _T = TypeVar("_T")
 

@@ -15,9 +15,10 @@ from merge_advisor.advisor.measuring.memo import Memo
 from merge_advisor.advisor.measuring.pool_weights import PoolWeights
 from merge_advisor.advisor.measuring.prompted_model import PromptedModel
 from merge_advisor.errors import TaskError
+from merge_advisor.json_form import digest_of, from_json, to_json
 from merge_advisor.merges import WeightedMerge
 from merge_advisor.scores import ModelScore
-from merge_advisor.types import Candidate, ChooseBy, LossKind, Row, digest_of, from_json, to_json
+from merge_advisor.types import Candidate, ChooseBy, LossKind, Row
 from merge_advisor.weights.updates import WeightDelta, along
 
 if TYPE_CHECKING:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from merge_advisor.advisor.measuring.meter import MergeMeter, loss_kind_of
-from merge_advisor.types import BACKWARD, Candidate, ChooseBy, LossKind, Row, digest_of
+from merge_advisor.json_form import digest_of
+from merge_advisor.types import BACKWARD, Candidate, ChooseBy, LossKind, Row
 
 if TYPE_CHECKING:
     from merge_advisor.arrays import Float32Array

@@ -17,8 +17,9 @@ from merge_advisor.advisor.measuring.shots_lora import ShotsLora, settings_plain
 from merge_advisor.advisor.planning.choosing import ChosenMerge
 from merge_advisor.advisor.planning.pool_map import pool_map
 from merge_advisor.advisor.runs.run_folder import CandidateReport, Environment, Plan, PlanSettings, TaskReport
+from merge_advisor.json_form import VERSION
 from merge_advisor.pool import licence_conflicts
-from merge_advisor.types import SHOTS_LORA, VERSION, Pool, Recipe, Task
+from merge_advisor.types import SHOTS_LORA, Pool, Recipe, Task
 
 if TYPE_CHECKING:
     from merge_advisor.advisor.measuring.session import Session

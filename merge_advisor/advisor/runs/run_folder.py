@@ -25,21 +25,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from merge_advisor.errors import RunError
+from merge_advisor.json_form import STRICT, digest_of, from_json, to_json
 from merge_advisor.report.values import SimilarityMap, TuningReport
 from merge_advisor.scores import Score, Verdict
-from merge_advisor.types import (
-    STRICT,
-    Base,
-    ChooseBy,
-    Kind,
-    Recipe,
-    Selection,
-    Space,
-    Task,
-    digest_of,
-    from_json,
-    to_json,
-)
+from merge_advisor.types import Base, ChooseBy, Kind, Recipe, Selection, Space, Task
 from merge_advisor.whole_files import replaced_folder, write_text
 
 PLANNED, TUNING = "plan", "tune.json"

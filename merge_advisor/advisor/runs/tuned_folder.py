@@ -12,8 +12,9 @@ from pathlib import Path
 from merge_advisor.advisor.runs.renderings import rendering_names
 from merge_advisor.advisor.runs.run_folder import PLANNED, TUNING, Run
 from merge_advisor.errors import RunError
+from merge_advisor.json_form import to_json
 from merge_advisor.report.values import TuningReport
-from merge_advisor.types import Recipe, to_json
+from merge_advisor.types import Recipe
 from merge_advisor.whole_files import whole_folder, write_text
 
 

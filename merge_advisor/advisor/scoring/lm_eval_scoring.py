@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from merge_advisor.evaluators.lm_eval_process import lm_eval_version
 from merge_advisor.evaluators.lm_eval_requests import build_requests, evaluate_requests, primary_metric
 from merge_advisor.evaluators.lm_eval_tasks import LmEvalTask
+from merge_advisor.json_form import VERSION
 from merge_advisor.scores import GuardScore, ModelScore, Score
-from merge_advisor.types import VERSION
 from merge_advisor.verdict import judge
 
 if TYPE_CHECKING:

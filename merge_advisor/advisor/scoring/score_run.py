@@ -16,10 +16,11 @@ from merge_advisor.advisor.runs.run_folder import Run, read_run, write_scores
 from merge_advisor.errors import InputError, TaskError
 from merge_advisor.evaluators.guard import guard_score, read_guard
 from merge_advisor.evaluators.metrics import METRICS, majority_score, metric_for
+from merge_advisor.json_form import VERSION
 from merge_advisor.merges import WeightedMerge, merge_of
 from merge_advisor.scores import GuardScore, ModelScore, RowLog, Score, Verdict
 from merge_advisor.tasks import majority, read_rows
-from merge_advisor.types import SHOTS_LORA, VERSION, Row, Task
+from merge_advisor.types import SHOTS_LORA, Row, Task
 from merge_advisor.verdict import judge
 
 if TYPE_CHECKING:

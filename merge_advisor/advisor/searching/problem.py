@@ -20,9 +20,10 @@ from merge_advisor.errors import SpecError
 from merge_advisor.evaluators.fast import row_values
 from merge_advisor.evaluators.guard import TOLERANCE
 from merge_advisor.evaluators.metrics import METRICS, metric_for
+from merge_advisor.json_form import from_json, to_json
 from merge_advisor.merges import WeightedMerge
 from merge_advisor.scores import ModelScore
-from merge_advisor.types import Candidate, Row, from_json, to_json
+from merge_advisor.types import Candidate, Row
 from merge_advisor.weights.naming import count_blocks, layer_factor
 from merge_advisor.weights.updates import WeightDelta
 

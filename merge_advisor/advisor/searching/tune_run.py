@@ -21,6 +21,7 @@ from merge_advisor.advisor.searching.tune_report import tuning_report
 from merge_advisor.advisor.searching.tuning_rows import TuningRows, tuning_rows
 from merge_advisor.errors import SpecError
 from merge_advisor.evaluators.guard import read_guard
+from merge_advisor.json_form import digest_of
 from merge_advisor.merges import WeightedMerge
 from merge_advisor.options import DEFAULT_TRIALS, TuneOptions
 from merge_advisor.progress import Progress
@@ -30,7 +31,7 @@ from merge_advisor.tuning.goals import PENALISED, WorstGoal, goal_named
 from merge_advisor.tuning.settings import Budget, SearchResult, SearchSettings, start_points
 from merge_advisor.tuning.study import StudyPlace
 from merge_advisor.tuning.winner import START_LABELS, Winner, choose_winner
-from merge_advisor.types import SHOTS_LORA, Candidate, Recipe, Row, digest_of
+from merge_advisor.types import SHOTS_LORA, Candidate, Recipe, Row
 
 if TYPE_CHECKING:
     from merge_advisor.advisor.measuring.memo import Memo

@@ -19,7 +19,7 @@ from merge_advisor.benchmark.analysis.means import (
     values_by_arm,
 )
 from merge_advisor.benchmark.values import Metric, Result, Unit, View
-from merge_advisor.types import STRICT
+from merge_advisor.json_form import STRICT
 
 
 @dataclass(frozen=True, slots=True)

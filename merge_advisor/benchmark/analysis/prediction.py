@@ -22,7 +22,7 @@ from merge_advisor.benchmark.analysis.means import (
     metric_value,
 )
 from merge_advisor.benchmark.values import Result, Unit
-from merge_advisor.types import STRICT
+from merge_advisor.json_form import STRICT
 
 _BINS = 5
 """Bins of promises, fewer where there are fewer than two promises a bin."""

@@ -15,7 +15,7 @@ from merge_advisor.benchmark.analysis.means import family_means, values_by_arm
 from merge_advisor.benchmark.analysis.prediction import measured_gain
 from merge_advisor.benchmark.report.csv_files import CsvCell, CsvTable
 from merge_advisor.benchmark.values import Metric, Question, Unit
-from merge_advisor.types import to_plain
+from merge_advisor.json_form import to_plain
 
 _UNITS: dict[Metric, str] = {"accuracy": "points", "loss": "nats"}
 _QUESTION = ("better", "than", "metric", "view", "k")

@@ -6,7 +6,7 @@ from dataclasses import fields, is_dataclass
 from typing import Any
 
 from merge_advisor.benchmark.values import Setup
-from merge_advisor.types import to_plain
+from merge_advisor.json_form import to_plain
 
 
 def setup_text(setup: Setup) -> str:

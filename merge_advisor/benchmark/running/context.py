@@ -15,8 +15,8 @@ from merge_advisor.benchmark.running.rows import read_families
 from merge_advisor.benchmark.setup import SetupPlaces
 from merge_advisor.benchmark.values import Setup
 from merge_advisor.errors import PoolError
+from merge_advisor.json_form import digest_of
 from merge_advisor.progress import quiet_progress
-from merge_advisor.types import digest_of
 
 if TYPE_CHECKING:
     from merge_advisor.options import SessionOptions

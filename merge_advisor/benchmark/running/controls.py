@@ -13,9 +13,10 @@ from merge_advisor.benchmark.running.context import seed_of
 from merge_advisor.benchmark.running.task_draw import ResultPlace, TaskDraw, answered
 from merge_advisor.benchmark.values import Result
 from merge_advisor.evaluators.metrics import majority_score
+from merge_advisor.json_form import digest_of
 from merge_advisor.merges import WeightedMerge
 from merge_advisor.tasks import majority
-from merge_advisor.types import SHOTS_LORA, ChooseBy, digest_of
+from merge_advisor.types import SHOTS_LORA, ChooseBy
 from merge_advisor.weights.updates import DenseUpdate, LowRankUpdate, Update, WeightDelta, digest_of_delta, inner
 
 ControlRunner = Callable[[TaskDraw, ResultPlace], Result]

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from merge_advisor.benchmark.values import LateAddition, Result, View
 from merge_advisor.errors import RunError
-from merge_advisor.types import from_json, to_plain
+from merge_advisor.json_form import from_json, to_plain
 
 LEDGER_FILE = "results.sqlite"
 """Name of the file in a benchmark's folder."""

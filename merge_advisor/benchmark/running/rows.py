@@ -13,8 +13,9 @@ from merge_advisor.benchmark.values import Setup, View
 from merge_advisor.benchmark.views import candidate_families, is_allowed
 from merge_advisor.errors import InputError, TaskError
 from merge_advisor.evaluators.metrics import matches
+from merge_advisor.json_form import digest_of
 from merge_advisor.tasks import read_rows
-from merge_advisor.types import Candidate, Row, Task, digest_of
+from merge_advisor.types import Candidate, Row, Task
 
 _LABELS = 20
 """Most distinct outputs of a task for which they count as its labels."""
