@@ -16,7 +16,7 @@ from merge_advisor.select.weight_rule import first_scales
 
 
 def run_arm(draw: TaskDraw, arm: Arm, place: ResultPlace, budget: int | None = None) -> Result:
-    """Choose, tune where the arm says so, and score.
+    """Return the result of an arm: chosen, tuned where the arm says so, and scored.
 
     Args:
         draw: the task and its shots.

@@ -37,7 +37,11 @@ def seed_of(*parts: object) -> int:
 
 @dataclass(frozen=True, eq=False)
 class BenchContext:
-    """What all units share."""
+    """What all units share.
+
+    >>> sorted(BenchContext.__annotations__)
+    ['cache', 'embedded', 'families', 'meter', 'refused', 'setup']
+    """
 
     setup: Setup
     meter: MergeMeter
@@ -59,7 +63,7 @@ class BenchContext:
 
 @contextmanager
 def open_context(setup: Setup, places: SetupPlaces, **where: Unpack[SessionOptions]) -> Iterator[BenchContext]:
-    """Open base, pool and store, and take the deltas of the pool.
+    """Yield base, pool and store, open, with the deltas of the pool.
 
     Args:
         setup: the benchmark.

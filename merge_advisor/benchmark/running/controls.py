@@ -23,7 +23,7 @@ ControlRunner = Callable[[TaskDraw, ResultPlace], Result]
 
 
 def run_control(draw: TaskDraw, place: ResultPlace) -> Result:
-    """Measure a control on one unit; one that depends on neither view nor k is the same in all of them.
+    """Return the result of a control on one unit; one that depends on neither view nor k is the same in all of them.
 
     Args:
         draw: the task and its shots.

@@ -1,7 +1,7 @@
 """`bench --dry-run`: models, bytes, forward passes and hours, from the setup alone where nothing else is there.
 
-What an arm spends on choosing is found by running its strategy on invented evidence that counts what it is asked: any
-registered strategy can be counted, and the rules are the ones the results are charged by.
+What an arm spends on choosing is counted by running its strategy on invented evidence: this works for any registered
+strategy, and the rules are those that results are charged by.
 """
 
 from __future__ import annotations
@@ -34,12 +34,16 @@ if TYPE_CHECKING:
     from merge_advisor.arrays import FloatingArray
 
 RATE = 12.0
-"""Forward passes of one row a second unless told: SmolLM2-135M in float32 on two cores, rows of about 90 tokens."""
+"""Forward passes of one row a second by default: SmolLM2-135M in float32 on two cores, rows of about 90 tokens."""
 
 
 @dataclass(frozen=True, slots=True)
 class ArmCost:
-    """What one arm spends on one unit, at most, in forward passes over one row."""
+    """What one arm spends on one unit, at most, in forward passes over one row.
+
+    >>> ArmCost(choosing=160, finetune=True, by_chance=False).models
+    1
+    """
 
     choosing: int
     """Choosing, the search of the scale and the tuner."""
@@ -109,10 +113,10 @@ def describe_bench(
 
 
 def bench_passes(setup: Setup, keys: Sequence[ResultKey], models: int) -> dict[str, int]:
-    """Forward passes by step, at most; what is equal in several units counts once, as it is measured once.
+    """Return the forward passes by step, at most; what several units share counts once, as it is measured once.
 
     Args:
-        setup: what is asked.
+        setup: the benchmark.
         keys: the results wanted.
         models: candidates of the pool.
     """
@@ -156,12 +160,16 @@ def probes_of(setup: Setup) -> int:
 
 
 def finetune_forwards(setup: Setup) -> int:
-    """Forward passes of one finetune on the shots, at most."""
+    """Return the forward passes of one finetune on the shots, at most.
+
+    Args:
+        setup: shots, tuning rows, and settings of the finetune.
+    """
     return finetune_of(setup).forwards_for(setup.tasks.shots, setup.tasks.tuning)
 
 
 def spent_by(arm: Arm, setup: Setup, models: int, k: int) -> ArmCost:
-    """What an arm spends on one unit, at most, without the finetune.
+    """Return what an arm spends on one unit, at most, without the finetune.
 
     Args:
         arm: what chooses.
@@ -173,10 +181,10 @@ def spent_by(arm: Arm, setup: Setup, models: int, k: int) -> ArmCost:
     lora = LORA_LOSSES * setup.tasks.tuning if arm.shots_lora else 0
     if arm.match:
         other = next(a for a in setup.arms if a.name == arm.match)
-        found = spent_by(other, setup, models, k)
-        budget = found.choosing + (finetune_forwards(setup) + probes_of(setup)) * (
-            found.finetune and not arm.shots_lora
-        )
+        matched = spent_by(other, setup, models, k)
+        finetune = finetune_forwards(setup) + probes_of(setup)
+        budget = matched.choosing + finetune * (matched.finetune and not arm.shots_lora)
+        # two losses at least: a search of the scale is never shorter
         return ArmCost(max(budget, 2 * rows + lora), arm.shots_lora, True)
     asked = _Asked(rows)
     choice = run_strategy(arm.strategy, asked.evidence(models), k)
@@ -197,7 +205,7 @@ def _slopes(arm: Arm) -> bool:
 
 @dataclass(eq=False)
 class _Asked:
-    """Counts what a strategy asks of invented evidence, in which every partner helps, but only at the average."""
+    """Counts what a strategy calls of invented evidence, in which every partner helps, but only at the average."""
 
     rows: int
     forwards: int = 0
@@ -206,9 +214,9 @@ class _Asked:
     rng: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0))
 
     def loss(self, weights: Mapping[int, float], share: float = 1.0) -> float:
-        """Fall with every member, so that nothing stops early; at full strength merges are no better than before.
+        """Return a loss that falls with every member, so that nothing stops early; at full strength it does not fall.
 
-        Later positions are better by a hair: what looks at more of them takes another choice, and pays for it.
+        Later positions are slightly better: what looks at more of them chooses others, and pays for them.
         """
         merge, rows = tuple(sorted(weights.items())), rows_in(share, self.rows)
         self.forwards += max(0, rows - self.known.get(merge, 0))
@@ -217,12 +225,13 @@ class _Asked:
         return 9.0 if full else 5.0 * 0.9 ** len(weights) - 1e-6 * sum(weights)
 
     def gains(self, models: int, share: float) -> FloatingArray:
-        """Everybody gains."""
+        """Return the same falling gains every time, all above 0."""
         self.forwards += BACKWARD * rows_in(share, self.rows)
         return np.linspace(2, 1, models)
 
     def evidence(self, models: int) -> Evidence:
-        """Invented deltas, texts and weights of so many candidates."""
+        """Return invented deltas, texts and weights of so many candidates."""
+        # more dimensions than models, so that no delta is a sum of others and `additive` does not stop early
         deltas = self.rng.normal(size=(models, 2 * models)) + 1
         factors = [self.rng.normal(size=(models, 2, 3)).astype(np.float32) for _ in range(2)]
         return Evidence(

@@ -44,7 +44,11 @@ class ResultPlace:
 
 @dataclass(eq=False)
 class TaskDraw:
-    """A task with one draw of its shots; the LoRA of the shots and its delta are made when first needed."""
+    """A task with one draw of its shots; the LoRA of the shots and its delta are made when first needed.
+
+    >>> [name for name in ("task", "shots_lora", "task_delta", "score", "result") if hasattr(TaskDraw, name)]
+    ['task', 'shots_lora', 'task_delta', 'score', 'result']
+    """
 
     context: BenchContext
     rows: BenchTask
@@ -140,7 +144,7 @@ class TaskDraw:
         return [context.candidates[place] for place in places], context.embedded.deltas.array[places]
 
     def score(self, merge: WeightedMerge) -> ModelScore:
-        """Score a merge on the held-out rows.
+        """Return the score of a merge on the held-out rows.
 
         Raises:
             SpecError: the composition cannot take these members.
@@ -168,7 +172,7 @@ class TaskDraw:
         by: ChooseBy | None = "auto",
         oracle: bool = False,
     ) -> Result:
-        """Score a merge and return what is kept of it.
+        """Return what is kept of a merge, which is scored for it.
 
         Args:
             place: what it is the result of.

@@ -41,7 +41,7 @@ class TunedMerge:
 
 
 def tune_weights(meter: MergeMeter, merge: WeightedMerge, tuner: Tuner, rows: Sequence[Row], seed: int) -> TunedMerge:
-    """Search the members' weights on the choosing rows.
+    """Return a merge with its members' weights searched on the choosing rows.
 
     Objective "lorahub" or "lorahub-clean" is the loss with LoraHub's penalty as the goal. With the sampler lorahub the
     search begins at weights 0, looks at all rows in every trial and ends in the best one, as LoraHub's own does (arXiv
