@@ -117,6 +117,7 @@ def train_adapter(backbone: Any, name: str, folder: Path) -> None:
 
     from merge_advisor.backbone.finetune import finetune_lora
     from merge_advisor.options import FinetuneSettings
+    from merge_advisor.weights.updates import LowRankUpdate
 
     settings = FinetuneSettings(rank=RANK, alpha=ALPHA, lr=LORA_RATE, batch_size=LORA_BATCH, steps=STEPS)
     rows = encoded(backbone, draw(name, TRAIN_ROWS, "pool"))
@@ -124,6 +125,7 @@ def train_adapter(backbone: Any, name: str, folder: Path) -> None:
     delta = finetune_lora(backbone, rows, targets, settings, seed=0).delta
     tensors = {}
     for key, update in delta.items():
+        assert isinstance(update, LowRankUpdate)
         stem = f"base_model.model.{key.removesuffix('.weight')}"
         for side, array in (("A", update.a), ("B", update.b)):
             tensors[f"{stem}.lora_{side}.weight"] = torch.from_numpy(array).half()

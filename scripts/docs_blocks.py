@@ -99,7 +99,7 @@ def settings_section() -> str:
     from merge_advisor.cli.options import COMMANDS
     from merge_advisor.cli.settings import all_parts, setting_options
 
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for key, item in setting_options(all_parts()).items():
         users = [name for name, command in COMMANDS.items() if key in setting_options(command.parts)]
         kind = item.kind.__name__ if item.kind in (bool, int, float) else "path" if item.kind is Path else "text"
@@ -133,7 +133,7 @@ def parameters_of(word: str) -> list[tuple[str, ...]]:
     from merge_advisor import registry
     from merge_advisor.cli.options import KINDS
 
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for name in registry.names(KINDS[word]):
         loaded = registry.load(KINDS[word], name)
         meanings = field_docstrings(loaded)
@@ -150,8 +150,9 @@ def field_docstrings(cls: type[Any]) -> dict[str, str]:
         body = ast.parse(textwrap.dedent(inspect.getsource(base))).body[0]
         assert isinstance(body, ast.ClassDef)
         for statement, following in pairwise(body.body):
-            told = isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant)
-            if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name) and told:
+            if not isinstance(statement, ast.AnnAssign) or not isinstance(statement.target, ast.Name):
+                continue
+            if isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant):
                 texts[statement.target.id] = " ".join(str(following.value.value).split())
     return texts
 

@@ -34,7 +34,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 @pytest.fixture(scope="session")
-def tiny_llama(tmp_path_factory) -> Path:
+def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random Llama: 2 layers, width 32, grouped heads, tied embeddings."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
@@ -57,7 +57,7 @@ def tiny_llama(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny_t5(tmp_path_factory) -> Path:
+def tiny_t5(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random T5 (v1.1 layout, as FLAN-T5): 2 + 2 layers, width 32."""
     import torch
     from transformers import T5Config, T5ForConditionalGeneration
@@ -78,7 +78,7 @@ def tiny_t5(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny_t5_pool(tmp_path_factory) -> Path:
+def tiny_t5_pool(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three adapters of `tiny_t5`."""
     root = tmp_path_factory.mktemp("t5-pool")
     for number in range(3):
@@ -87,7 +87,7 @@ def tiny_t5_pool(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny_pool(tmp_path_factory) -> Path:
+def tiny_pool(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Six adapters of `tiny_llama` in two families: within a family, a shared part plus a little of one's own."""
     root = tmp_path_factory.mktemp("pool")
     for number, family in enumerate("ab"):
@@ -131,7 +131,7 @@ def real_base(request: pytest.FixtureRequest) -> Path:
 
 
 @pytest.fixture(scope="session")
-def real_folder(real_base, tmp_path_factory) -> Path:
+def real_folder(real_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The real base as a folder of safetensors, dequantised where it is a GGUF file."""
     from merge_advisor.weights.base import resolve_base
 
@@ -139,7 +139,7 @@ def real_folder(real_base, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def example_world(tiny_llama, tiny_pool, tmp_path_factory) -> Path:
+def example_world(tiny_llama: Path, tiny_pool: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder as a user has it: `base`, `adapters`, `examples.jsonl`, and `run`, an unscored plan made of them."""
     from merge_advisor import plan
     from merge_advisor.advisor import PlanOptions

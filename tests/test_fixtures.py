@@ -1,7 +1,9 @@
 """The tiny models are what the other tests take them for."""
 
+from pathlib import Path
 
-def test_tiny_adapters_move_the_output(tiny_llama, tiny_pool):
+
+def test_tiny_adapters_move_the_output(tiny_llama: Path, tiny_pool: Path) -> None:
     import torch
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -15,7 +17,7 @@ def test_tiny_adapters_move_the_output(tiny_llama, tiny_pool):
     assert (after - before).abs().mean() > 0.1 * before.abs().mean()
 
 
-def test_tiny_tokenizer_round_trips(tiny_llama):
+def test_tiny_tokenizer_round_trips(tiny_llama: Path) -> None:
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(tiny_llama)

@@ -20,12 +20,12 @@ DEMO = Path(__file__).parents[1] / "recipes" / "demo"
 
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory):
+def cache(tmp_path_factory: pytest.TempPathFactory):
     return tmp_path_factory.mktemp("cache")
 
 
 @pytest.fixture(scope="module")
-def local(real_base, cache):
+def local(real_base: Path, cache):
     return resolve_base(str(real_base), cache=cache / "base")
 
 
@@ -72,7 +72,7 @@ def adapters_of(folder):
     return sorted(path for path in folder.iterdir() if (path / "adapter_config.json").is_file())
 
 
-def test_every_demo_adapter_equals_the_plain_peft_loop(local):
+def test_every_demo_adapter_equals_the_plain_peft_loop(local) -> None:
     folders = adapters_of(DEMO / "pool")
     assert len(folders) >= 12
     for folder, ours, expected in zip(folders, our_deltas(local, folders), peft_deltas(local, folders), strict=True):
@@ -80,13 +80,13 @@ def test_every_demo_adapter_equals_the_plain_peft_loop(local):
 
 
 @pytest.mark.parametrize("pool", ["pool-smollm2", "pool-bigbench"])
-def test_every_shared_adapter_equals_the_plain_peft_loop(pool, local, shared):
+def test_every_shared_adapter_equals_the_plain_peft_loop(pool: str, local, shared: Path) -> None:
     folders = adapters_of(shared / pool)
     for folder, ours, expected in zip(folders, our_deltas(local, folders), peft_deltas(local, folders), strict=True):
         assert cosine(ours, expected) >= 0.99999, folder.name
 
 
-def test_deltas_of_the_shared_pool_cluster_by_domain(local, shared):
+def test_deltas_of_the_shared_pool_cluster_by_domain(local, shared: Path) -> None:
     from sklearn.metrics import silhouette_score
 
     folders = [path for path in adapters_of(shared / "pool-smollm2") if not path.name.startswith("mix")]
@@ -100,7 +100,7 @@ def test_deltas_of_the_shared_pool_cluster_by_domain(local, shared):
             assert nearest.startswith(name.removeprefix("task20-"))
 
 
-def test_the_demo_pool_clusters_by_family(local):
+def test_the_demo_pool_clusters_by_family(local) -> None:
     folders = adapters_of(DEMO / "pool")
     deltas = dict(zip([path.name for path in folders], our_deltas(local, folders), strict=True))
     hits = 0
@@ -110,7 +110,7 @@ def test_the_demo_pool_clusters_by_family(local):
     assert hits >= 13  # 14 of 15 as built: dates-1 lies between two families
 
 
-def plan_of_demo(task, real_base, cache, out):
+def plan_of_demo(task, real_base: Path, cache, out):
     return ma.plan(
         DEMO / "tasks" / f"{task}.jsonl", pool=DEMO / "pool.yaml", base=str(real_base), out=out, cache=cache,
         options=PlanOptions(k=3),
@@ -118,11 +118,11 @@ def plan_of_demo(task, real_base, cache, out):
 
 
 @pytest.fixture(scope="module")
-def mixed(real_base, cache, tmp_path_factory):
+def mixed(real_base: Path, cache, tmp_path_factory: pytest.TempPathFactory):
     return plan_of_demo("mixed", real_base, cache, tmp_path_factory.mktemp("demo") / "mixed")
 
 
-def test_the_demo_task_that_a_merge_serves(mixed):
+def test_the_demo_task_that_a_merge_serves(mixed) -> None:
     assert mixed.plan.verdict == "merge", mixed.plan.reason
     score = mixed.scores[0]
     alone = [model.metrics["exact_match"] for model in score.models if model.label not in ("merge", "uniform")]
@@ -131,12 +131,12 @@ def test_the_demo_task_that_a_merge_serves(mixed):
     assert len(families) >= 2
 
 
-def test_the_demo_task_that_nothing_serves(real_base, cache, tmp_path):
+def test_the_demo_task_that_nothing_serves(real_base: Path, cache, tmp_path: Path) -> None:
     run = plan_of_demo("hopeless", real_base, cache, tmp_path / "hopeless")
     assert run.plan.verdict == "no-gain", run.plan.reason
 
 
-def test_the_demo_merge_by_us_by_peft_and_by_mergekit(mixed, local, cache, tmp_path):
+def test_the_demo_merge_by_us_by_peft_and_by_mergekit(mixed, local, cache, tmp_path: Path) -> None:
     """The same weights to 1e-5 from our file, the PEFT folder in plain PEFT, and mergekit on the run's own YAML."""
     import torch
     from peft import PeftModel
@@ -155,7 +155,9 @@ def test_the_demo_merge_by_us_by_peft_and_by_mergekit(mixed, local, cache, tmp_p
         assert np.abs(found - read_tensor(*by_mergekit[name])).max() < 1e-5, name
 
 
-def test_a_plan_from_the_command_line_with_options(real_base, cache, tmp_path, capsys):
+def test_a_plan_from_the_command_line_with_options(
+    real_base: Path, cache, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     from merge_advisor.cli import main
 
     code = main([
@@ -169,7 +171,7 @@ def test_a_plan_from_the_command_line_with_options(real_base, cache, tmp_path, c
     assert not (tmp_path / "run" / "mergekit.yaml").exists()  # mergekit cannot cut to a rank
 
 
-def test_bfloat16_deltas_agree(local):
+def test_bfloat16_deltas_agree(local) -> None:
     full, half = load_backbone(local.path), load_backbone(local.path, dtype="bfloat16")
     folders = adapters_of(DEMO / "pool")[:3]
     embedding = DeltaActivations()

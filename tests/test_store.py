@@ -1,6 +1,7 @@
 """The store keeps what it is given, under exactly its key."""
 
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,12 +13,13 @@ from merge_advisor.types import Space
 SPACE = Space("base", "delta_activations", "probes", "last", "mean", "float32", 3)
 
 
-def test_deltas_are_kept_by_space_and_fingerprint(tmp_path):
+def test_deltas_are_kept_by_space_and_fingerprint(tmp_path: Path) -> None:
     delta = np.array([1.0, -2.5, 3e-8], np.float32)
     with Store(tmp_path / "deep" / "store.sqlite") as store:
         store.keep_delta(SPACE, "f", delta)
     with Store(tmp_path / "deep" / "store.sqlite") as store:
-        assert np.array_equal(store.delta(SPACE, "f"), delta)
+        kept = store.delta(SPACE, "f")
+        assert kept is not None and np.array_equal(kept, delta)
         assert store.delta(SPACE, "g") is None
         other = Space("base", "delta_activations", "probes", "last", "mean", "bfloat16", 3)
         assert store.delta(other, "f") is None
@@ -25,13 +27,13 @@ def test_deltas_are_kept_by_space_and_fingerprint(tmp_path):
             store.keep_delta(SPACE, "f", delta[:2])
 
 
-def test_a_damaged_delta_is_measured_again(tmp_path):
+def test_a_damaged_delta_is_measured_again(tmp_path: Path) -> None:
     with Store(tmp_path / "store.sqlite") as store:
         store.keep_delta(SPACE, "f", np.array([1, 2, np.nan], np.float32))
         assert store.delta(SPACE, "f") is None
 
 
-def test_measurements_and_hashes(tmp_path):
+def test_measurements_and_hashes(tmp_path: Path) -> None:
     with Store(tmp_path / "store.sqlite") as store:
         assert store.measured("key") is None
         store.keep_measured("key", [1.25, 0.1])
@@ -47,8 +49,8 @@ def test_measurements_and_hashes(tmp_path):
             del store.hashes["file"]
 
 
-def test_two_processes_may_write(tmp_path):
-    def write(start):
+def test_two_processes_may_write(tmp_path: Path) -> None:
+    def write(start) -> None:
         with Store(tmp_path / "store.sqlite") as store:
             for number in range(start, start + 50):
                 store.keep_measured(str(number), number)
@@ -62,7 +64,7 @@ def test_two_processes_may_write(tmp_path):
         assert all(store.measured(str(number)) == number for number in range(100))
 
 
-def test_a_file_that_is_no_store(tmp_path):
+def test_a_file_that_is_no_store(tmp_path: Path) -> None:
     (tmp_path / "store.sqlite").write_text("this is text, long enough to be read as a header of something else" * 20)
     with pytest.raises(RunError, match="name another `store`"):
         Store(tmp_path / "store.sqlite")

@@ -1,6 +1,7 @@
 """Prompt templates: exact to the byte, and the chat template as transformers renders it."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -25,7 +26,7 @@ SOURCE = """{{ bos_token }}
 
 
 @pytest.mark.parametrize("name", ["alpaca", "bare", "plain"])
-def test_fixed_templates_to_the_byte(name):
+def test_fixed_templates_to_the_byte(name: str) -> None:
     template = templates.get(name)
     assert (
         template.prompt("Name a colour.")
@@ -36,7 +37,7 @@ def test_fixed_templates_to_the_byte(name):
 
 @pytest.mark.parametrize("name", ["alpaca", "bare", "plain"])
 @pytest.mark.parametrize("text", TRICKY)
-def test_fixed_templates_keep_the_input_as_it_is(name, text):
+def test_fixed_templates_keep_the_input_as_it_is(name: str, text: str) -> None:
     empty = templates.get(name).prompt("")
     filled = templates.get(name).prompt(text)
     assert len(filled) == len(empty) + len(text)
@@ -44,7 +45,7 @@ def test_fixed_templates_keep_the_input_as_it_is(name, text):
 
 
 @pytest.mark.parametrize("source", [None, SOURCE], ids=["own", "tricky"])
-def test_chat_equals_transformers(tiny_llama, source):
+def test_chat_equals_transformers(tiny_llama: Path, source: str | None) -> None:
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(tiny_llama)
@@ -60,7 +61,7 @@ def test_chat_equals_transformers(tiny_llama, source):
 
 
 @pytest.mark.slow
-def test_chat_equals_transformers_on_the_real_base(real_folder):
+def test_chat_equals_transformers_on_the_real_base(real_folder: Path) -> None:
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(real_folder)
@@ -72,13 +73,13 @@ def test_chat_equals_transformers_on_the_real_base(real_folder):
         assert template.prompt(text) == wanted
 
 
-def test_chat_is_read_from_a_model_folder(tiny_llama):
+def test_chat_is_read_from_a_model_folder(tiny_llama: Path) -> None:
     source, specials = templates.read_chat(tiny_llama)
     assert templates.get("chat", source, specials).prompt("Hi") == "<|user|>Hi<|end|>\n<|assistant|>"
     assert specials["eos_token"] == "<|end|>"
 
 
-def test_chat_is_read_from_the_tokenizer_configuration(tmp_path):
+def test_chat_is_read_from_the_tokenizer_configuration(tmp_path: Path) -> None:
     config = {
         "bos_token": {"content": "<s>", "special": True},
         "pad_token": None,
@@ -93,14 +94,14 @@ def test_chat_is_read_from_the_tokenizer_configuration(tmp_path):
     assert templates.read_chat(tmp_path)[0] == "its own file counts first"
 
 
-def test_a_folder_without_a_chat_template(tmp_path):
+def test_a_folder_without_a_chat_template(tmp_path: Path) -> None:
     assert templates.read_chat(tmp_path) == (None, {})
     with pytest.raises(SpecError, match="this base has no chat template; choose one of: alpaca, bare, plain") as caught:
         templates.get("chat", *templates.read_chat(tmp_path))
     assert caught.value.exit_code == 2
 
 
-def test_unreadable_files_are_one_line(tmp_path):
+def test_unreadable_files_are_one_line(tmp_path: Path) -> None:
     (tmp_path / "tokenizer_config.json").write_text("{")
     with pytest.raises(BaseModelError, match=r"tokenizer_config\.json: not JSON .*; fetch the base again"):
         templates.read_chat(tmp_path)
@@ -110,7 +111,7 @@ def test_unreadable_files_are_one_line(tmp_path):
         templates.read_chat(tmp_path)
 
 
-def test_an_unknown_name_lists_those_there_are():
+def test_an_unknown_name_lists_those_there_are() -> None:
     with pytest.raises(
         SpecError, match="template 'alpacca' is unknown; choose one of: alpaca, bare, chat, plain"
     ) as caught:
@@ -128,18 +129,18 @@ def test_an_unknown_name_lists_those_there_are():
         ("{{ messages[0]['content'] + 1 }}", "concatenate"),
     ],
 )
-def test_a_failing_chat_template_is_one_line(source, reason):
+def test_a_failing_chat_template_is_one_line(source: str, reason: str) -> None:
     with pytest.raises(SpecError, match="the base's chat template fails") as caught:
         templates.get("chat", source)
     assert reason in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_the_clock_of_a_chat_template_stands_still():
+def test_the_clock_of_a_chat_template_stands_still() -> None:
     assert templates.get("chat", "{{ strftime_now('%d %b %Y') }}").prompt("Hi") == "26 Jul 2024"
 
 
-def test_digest_is_what_reaches_the_text():
+def test_digest_is_what_reaches_the_text() -> None:
     chat = templates.get("chat", "{{ bos_token }}{{ messages[0].content }}", {"bos_token": "<s>"})
     same = templates.get("chat", "{{ bos_token }}{{ messages[0].content }}", {"bos_token": "<s>", "pad_token": "<p>"})
     other = templates.get("chat", "{{ bos_token }}{{ messages[0].content }}", {"bos_token": "<b>"})

@@ -1,4 +1,5 @@
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ def model(label: str, right: range | set[int], n: int = N, metric: str = "accura
     return ModelScore(label, {metric: float(np.mean(values))}, {metric: values})
 
 
-def verdict(*models: ModelScore, n: int = N, **options) -> tuple[Verdict, str]:
+def verdict(*models: ModelScore, n: int = N, **options: Any) -> tuple[Verdict, str]:
     found, reason, _ = judge(models, options.pop("metric", "accuracy"), DIGESTS[:n], **options)
     assert "\n" not in reason and reason
     return found, reason
@@ -33,14 +34,14 @@ def losses(label: str, mean: float, noise: float = 0.1, seed: int = 0, n: int = 
 BASE, ANCHOR, SHOTS = model("base", range(20)), model("anchor", range(35)), model("shots_lora", range(36))
 
 
-def test_a_merge_ahead_of_all_three():
+def test_a_merge_ahead_of_all_three() -> None:
     found, reason = verdict(BASE, ANCHOR, SHOTS, model("merge", range(60)))
     assert found == Verdict.MERGE
     assert "85.7%" in reason and "base by +57.1 points" in reason and "70 rows" in reason
 
 
 @pytest.mark.parametrize("strong", ["base", "anchor", "shots_lora"])
-def test_one_rival_as_good_is_enough_against_a_merge(strong):
+def test_one_rival_as_good_is_enough_against_a_merge(strong: str) -> None:
     models = [model(m.label, range(59)) if m.label == strong else m for m in (BASE, ANCHOR, SHOTS)]
     found, reason = verdict(*models, model("merge", range(60)))
     assert (
@@ -50,7 +51,7 @@ def test_one_rival_as_good_is_enough_against_a_merge(strong):
     assert f"{strong} reaches 84.3%" in reason
 
 
-def test_the_cheapest_of_equals():
+def test_the_cheapest_of_equals() -> None:
     same = range(40)
     equal = [model(label, same) for label in ("base", "anchor", "shots_lora", "merge")]
     assert verdict(*equal)[0] == Verdict.NO_GAIN
@@ -58,50 +59,50 @@ def test_the_cheapest_of_equals():
     assert verdict(model("base", range(10)), model("anchor", range(12)), *equal[2:])[0] == Verdict.TRAIN_ON_EXAMPLES
 
 
-def test_base_better_than_everything():
+def test_base_better_than_everything() -> None:
     found, reason = verdict(model("base", range(60)), ANCHOR, SHOTS, model("merge", range(30)))
     assert found == Verdict.NO_GAIN and "it beats merge" in reason
 
 
-def test_a_merge_ahead_by_much_but_not_beyond_noise_asks_for_rows():
+def test_a_merge_ahead_by_much_but_not_beyond_noise_asks_for_rows() -> None:
     # 16 won, 8 lost: +11.4 points, interval about -2 to +24
     found, reason = verdict(BASE, ANCHOR, model("merge", {*range(27), *range(35, 51)}))
     assert found == Verdict.UNDECIDED
     assert "merge reaches 61.4% against 50.0% of anchor" in reason and "more rows" in reason
 
 
-def test_more_rows_are_those_of_the_comparison():
+def test_more_rows_are_those_of_the_comparison() -> None:
     models = [BASE, ANCHOR, model("merge", {*range(27), *range(35, 51)})]
     _, reason, comparisons = judge(models, "accuracy", DIGESTS)
     needed = next(c.rows_to_decide for c in comparisons if c.against == "anchor")
-    assert needed > N and f"about {needed - N} more rows" in reason
+    assert needed is not None and needed > N and f"about {needed - N} more rows" in reason
 
 
-def test_a_merge_ahead_by_little_is_not_worth_it():
+def test_a_merge_ahead_by_little_is_not_worth_it() -> None:
     found, reason = verdict(BASE, ANCHOR, model("merge", range(38)))  # +4.3 points
     assert found == Verdict.USE_ANCHOR and "merge +4.3 points" in reason
 
 
-def test_few_rows_decide_nothing():
+def test_few_rows_decide_nothing() -> None:
     n = 8
     found, reason = verdict(*(model(m, range(2), n) for m in ("base", "anchor", "merge")), n=n)
     assert found == Verdict.UNDECIDED and "8 rows are too few" in reason
 
 
-def test_anchor_and_shots_that_cannot_be_told_apart():
+def test_anchor_and_shots_that_cannot_be_told_apart() -> None:
     anchor, shots = model("anchor", {*range(25), *range(40, 50)}), model("shots_lora", range(40))
     found, reason = verdict(BASE, anchor, shots, model("merge", range(40)))
     assert found == Verdict.UNDECIDED and "against 50.0% of anchor" in reason
 
 
 @pytest.mark.parametrize(("guard", "expected"), [(BAD_GUARD, Verdict.USE_ANCHOR), (GOOD_GUARD, Verdict.MERGE)])
-def test_a_guard_that_regresses_rules_the_merge_out(guard, expected):
+def test_a_guard_that_regresses_rules_the_merge_out(guard: GuardScore, expected: Verdict) -> None:
     found, reason = verdict(BASE, ANCHOR, model("merge", range(60)), guard=guard)
     assert found == expected
     assert ("ruled out" in reason and "+0.200 nats" in reason) == (guard is BAD_GUARD)
 
 
-def test_a_member_better_beyond_noise_is_told():
+def test_a_member_better_beyond_noise_is_told() -> None:
     member = model("member b", range(60))
     found, reason = verdict(BASE, ANCHOR, SHOTS, member, model("merge", range(37)))
     assert found == Verdict.UNDECIDED and "member b beats all" in reason and "make it the anchor" in reason
@@ -111,21 +112,21 @@ def test_a_member_better_beyond_noise_is_told():
     assert found == Verdict.MERGE and "member b is better still" in reason
 
 
-def test_the_best_of_many_members_is_not_believed_at_once():
+def test_the_best_of_many_members_is_not_believed_at_once() -> None:
     lucky = {*range(1, 43)}  # 8 won, 1 lost: beyond noise alone, not as one of eight
     one = verdict(BASE, ANCHOR, model("member 0", lucky), model("merge", range(35)))
     many = verdict(BASE, ANCHOR, *(model(f"member {i}", lucky) for i in range(8)), model("merge", range(35)))
     assert (one[0], many[0]) == (Verdict.UNDECIDED, Verdict.USE_ANCHOR)
 
 
-def test_the_majority_answer_is_no_model_to_choose_but_is_told():
+def test_the_majority_answer_is_no_model_to_choose_but_is_told() -> None:
     majority = model("majority", range(40))
     found, reason = verdict(model("base", range(35)), majority, model("merge", range(35)))
     assert found == Verdict.NO_GAIN and "commonest answer reaches 57.1%" in reason
     assert "commonest" not in verdict(model("base", range(50)), majority, model("merge", range(35)))[1]
 
 
-def test_only_the_merge_left_and_not_beyond_noise():
+def test_only_the_merge_left_and_not_beyond_noise() -> None:
     # base is beaten by the anchor, the anchor by shots_lora; the merge beats both of these and just leads shots_lora
     shots = model("shots_lora", {*range(20), *range(30, 54)})
     found, reason = verdict(
@@ -134,7 +135,7 @@ def test_only_the_merge_left_and_not_beyond_noise():
     assert found == Verdict.UNDECIDED and "merge reaches 72.9% against 62.9% of shots_lora" in reason
 
 
-def test_losses_are_better_when_smaller():
+def test_losses_are_better_when_smaller() -> None:
     models = [losses("base", 2.0, seed=1), losses("anchor", 1.0, seed=2), losses("merge", 0.5, seed=3)]
     found, reason = verdict(*models, metric="loss")
     assert found == Verdict.MERGE and "0.500 nats per token" in reason and "anchor by +0.500 nats" in reason
@@ -146,7 +147,7 @@ def test_losses_are_better_when_smaller():
     assert verdict(*identical, metric="loss")[0] == Verdict.NO_GAIN
 
 
-def test_comparisons_are_the_merge_against_the_rest():
+def test_comparisons_are_the_merge_against_the_rest() -> None:
     members = [model("majority", range(5)), ANCHOR, model("uniform", range(30))]
     _, _, comparisons = judge([BASE, *members, model("merge", range(1, 40))], "accuracy", DIGESTS)
     assert [c.against for c in comparisons] == ["base", "majority", "anchor", "uniform"]
@@ -155,12 +156,12 @@ def test_comparisons_are_the_merge_against_the_rest():
     assert anchor.difference == pytest.approx(4 / 70) and anchor.lower < anchor.difference < anchor.upper
 
 
-def test_a_model_without_the_metric_is_passed_over():
+def test_a_model_without_the_metric_is_passed_over() -> None:
     _, _, comparisons = judge([losses("base", 2.0), model("majority", range(3)), losses("merge", 1.0)], "loss", DIGESTS)
     assert [c.against for c in comparisons] == ["base"]
 
 
-def test_every_table_has_a_verdict_that_keeps_the_rules():
+def test_every_table_has_a_verdict_that_keeps_the_rules() -> None:
     rng = np.random.default_rng(0)
     found = []
     for _ in range(300):
@@ -187,12 +188,12 @@ def test_every_table_has_a_verdict_that_keeps_the_rules():
     assert set(found) == set(Verdict)
 
 
-def test_the_order_of_the_table_changes_nothing():
+def test_the_order_of_the_table_changes_nothing() -> None:
     models = [BASE, ANCHOR, SHOTS, model("merge", {*range(27), *range(35, 51)})]
     assert len({verdict(*order) for order in itertools.permutations(models)}) == 1
 
 
-def test_what_cannot_be_judged():
+def test_what_cannot_be_judged() -> None:
     with pytest.raises(TaskError, match="at least two"):
         judge([model("base", {0}, 1), model("merge", {0}, 1)], "accuracy", DIGESTS[:1])
     with pytest.raises(ValueError, match="a merge"):

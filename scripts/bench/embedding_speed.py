@@ -38,7 +38,7 @@ def by_peft(backbone: Backbone, folder: Path) -> np.ndarray:
             batch = backbone.tokenizer(probe, return_tensors="pt", truncation=True, max_length=256)
             states.append(model(**batch, output_hidden_states=True).hidden_states[-1][0, -1].float().numpy())
     model.unload()
-    return np.mean(states, axis=0)
+    return np.asarray(np.mean(states, axis=0))
 
 
 def by_us(backbone: Backbone, folder: Path) -> np.ndarray:

@@ -112,7 +112,9 @@ def bowl(k: int, seed: int, condition: float = 30.0) -> Loss:
 
 def grown(sampler: Sampler, space: SearchSpace, losses: Sequence[Loss], count: int, seed: int) -> list[Trial]:
     """Return the starts and what the sampler asks after them."""
-    points = [(label, point, {}) for label, point in start_points(space, len(space.start.weights))]
+    points: list[tuple[str, Point, dict[str, Any]]] = [
+        (label, point, {}) for label, point in start_points(space, len(space.start.weights))
+    ]
     trials: list[Trial] = []
     while len(trials) < count:
         if len(trials) < len(points):
@@ -174,9 +176,9 @@ def main() -> None:
         space = SearchSpace(Point((0.5 / k,) * k, "exact"))
         for sampler in (blind, ours, *packaged):
             report(sampler, f"one task, {k} members", space, 1, arguments)
-    for where, change in (("", {}), (", members left out", {"members": True})):
+    for where, members in (("", False), (", members left out", True)):
         for k in (4, 20):
-            space = SearchSpace(Point((0.5 / k,) * k, "exact"), **change)
+            space = SearchSpace(Point((0.5 / k,) * k, "exact"), members=members)
             for sampler in (blind, tpe, bred, OptunaNsga2(), OptunaNsga2(10), OptunaNsga2(10, blend=True)):
                 report(sampler, f"two tasks, {k} members{where}", space, 2, arguments)
 

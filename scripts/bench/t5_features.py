@@ -48,8 +48,8 @@ class OwnProbes:
     def features(self, backbone: Backbone) -> np.ndarray:
         """Return (d,) float32."""
         if self.decoder:
-            return probe_hidden(backbone, OWN_PROBES)[0].mean(axis=0)
-        return encoder_hidden(backbone, OWN_PROBES).mean(axis=0)
+            return np.asarray(probe_hidden(backbone, OWN_PROBES)[0].mean(axis=0))
+        return np.asarray(encoder_hidden(backbone, OWN_PROBES).mean(axis=0))
 
 
 def main() -> None:

@@ -141,7 +141,8 @@ class Unit:
 
 def forwards_to(problem: RowLossProblem, value: float, k: int, seed: int) -> tuple[int, float]:
     """Forwards that `gradient` needs to reach a value of LoraHub's objective, within LoraHub's budget; and its own."""
-    sampler, history, spent = registry.build("sampler", "gradient"), (), 0
+    sampler, spent = registry.build("sampler", "gradient"), 0
+    history: tuple[Trial, ...] = ()
     space = SearchSpace(Point((k**-0.5,) * k, "lorahub"))
     least = float("inf")
     while spent < STEPS * SHOTS:

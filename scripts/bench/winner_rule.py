@@ -67,12 +67,14 @@ class World:
         if self.rough:
             own = np.random.default_rng(np.append(w.view(np.uint32), self.seed))
             noise = noise + self.rough * own.normal(size=len(self.level))[rows]
-        return self.true(w) + self.level[rows] + noise
+        losses: np.ndarray = self.true(w) + self.level[rows] + noise
+        return losses
 
     def slope(self, w: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """Gradient of the mean of the rows' smooth losses."""
         waves = (self.cosine[rows].mean(0) * np.sin(self.waves @ w + self.phase)) @ self.waves
-        return self.curve @ (w - self.optimum) + self.linear[rows].mean(0) - waves
+        slope: np.ndarray = self.curve @ (w - self.optimum) + self.linear[rows].mean(0) - waves
+        return slope
 
 
 def search(world: World, kind: str, rows: np.ndarray) -> np.ndarray:
@@ -129,7 +131,8 @@ class Found:
 
     def toward(self, share: float, end: np.ndarray | None = None) -> np.ndarray:
         """A point on the way from the best start to the best trial, or to another end."""
-        return self.start + share * ((self.top if end is None else end) - self.start)
+        point: np.ndarray = self.start + share * ((self.top if end is None else end) - self.start)
+        return point
 
     def james_stein(self, factor: float = 1.0) -> float:
         """Shrinkage for a parabola in k dimensions, from the lead and its standard error."""
@@ -155,10 +158,11 @@ def shipped(world: World, found: Found, rows: np.ndarray, aside: np.ndarray | No
     ]
 
     def measure(point: Point) -> list[float]:
-        return world.rows(np.array(point.weights), rows).tolist()
+        return [float(loss) for loss in world.rows(np.array(point.weights), rows)]
 
     def confirm(point: Point) -> list[float]:
-        return world.rows(np.array(point.weights), aside).tolist()
+        assert aside is not None
+        return [float(loss) for loss in world.rows(np.array(point.weights), aside)]
 
     winner = choose_winner(
         trials, [0] * len(rows), measure, seed=world.seed, confirm=None if aside is None else confirm

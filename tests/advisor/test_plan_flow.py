@@ -8,7 +8,7 @@ import pytest
 import merge_advisor as ma
 from merge_advisor import advisor
 from merge_advisor.advisor import PlanOptions
-from merge_advisor.advisor.measuring import pool_weights
+from merge_advisor.advisor.measuring import pool_weights, session
 from merge_advisor.advisor.planning.dry_run import describe_plan
 from merge_advisor.advisor.runs.run_folder import Run
 from merge_advisor.merges import WeightedMerge
@@ -50,7 +50,7 @@ def test_a_plan_opens_one_session_from_reading_to_scoring(
     tmp_path: Path, tiny_llama: Path, tiny_pool: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened = []
-    real = advisor.open_session
+    real = session.open_session
 
     def open_session(*arguments: object, **named: object) -> object:
         opened.append(arguments)

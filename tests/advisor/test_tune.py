@@ -255,7 +255,9 @@ def test_killed_with_9_it_ends_as_undisturbed(run, place, tmp_path):
     subprocess.run(command, check=True, capture_output=True)
     assert kills > 1
     assert read_run(run).recipe == wanted.recipe
-    assert [t.values for t in read_run(run).tuning.trials] == [t.values for t in wanted.tuning.trials]
+    tuning = read_run(run).tuning
+    assert tuning is not None and wanted.tuning is not None
+    assert [t.values for t in tuning.trials] == [t.values for t in wanted.tuning.trials]
 
 
 @pytest.mark.parametrize("sampler", ["gradient", "cmaes", "tpe"])
@@ -274,7 +276,7 @@ def test_members_that_are_all_the_same(sampler, place, tmp_path, tiny_llama, tin
     )  # fmt: skip
     assert len(planned.recipe.members) == 3
     found = tune(tmp_path / "run", place, trials=10, sampler=sampler, objective="loss")
-    by_sum = {}
+    by_sum: dict[float, list[float]] = {}
     for trial in found.tuning.trials:
         if trial.whole:
             by_sum.setdefault(round(sum(trial.weights), 3), []).append(trial.value)

@@ -2,7 +2,9 @@
 
 import copy
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ from merge_advisor.backbone.finetune import finetune_lora
 from merge_advisor.backbone.generate import generate
 from merge_advisor.backbone.gradients import loss_and_gradient
 from merge_advisor.backbone.losses import row_losses, text_losses
-from merge_advisor.backbone.model import load_backbone
+from merge_advisor.backbone.model import Backbone, load_backbone
 from merge_advisor.backbone.place import placed, placed_together
 from merge_advisor.backbone.probes import probe_hidden
 from merge_advisor.embeddings import PROBES
@@ -30,16 +32,18 @@ ROWS = [
 
 
 @pytest.fixture(scope="module")
-def llama(tiny_llama):
+def llama(tiny_llama: Path) -> Backbone:
     return load_backbone(tiny_llama, threads=1)
 
 
 @pytest.fixture(scope="module")
-def t5(tiny_t5):
+def t5(tiny_t5: Path) -> Backbone:
     return load_backbone(tiny_t5, threads=1)
 
 
-def random_delta(backbone, seed, names=("q_proj", "v_proj"), rank=3, scale=0.5):
+def random_delta(
+    backbone: Backbone, seed: int, names: tuple[str, ...] = ("q_proj", "v_proj"), rank: int = 3, scale: float = 0.5
+) -> dict[str, LowRankUpdate]:
     rng = np.random.default_rng(seed)
     return {
         name: LowRankUpdate(
@@ -52,7 +56,7 @@ def random_delta(backbone, seed, names=("q_proj", "v_proj"), rank=3, scale=0.5):
     }
 
 
-def test_a_b_a_is_bit_equal_and_leaves_no_trace(llama, tiny_pool):
+def test_a_b_a_is_bit_equal_and_leaves_no_trace(llama: Backbone, tiny_pool: Path) -> None:
     a, b = (read_adapter(tiny_pool / name, parameter_shapes(llama)) for name in ("a0", "b0"))
     before = {name: parameter.data.clone() for name, parameter in llama.parameters.items()}
     base = probe_hidden(llama, PROBES)
@@ -66,14 +70,14 @@ def test_a_b_a_is_bit_equal_and_leaves_no_trace(llama, tiny_pool):
     assert all((parameter.data == before[name]).all() for name, parameter in llama.parameters.items())
 
 
-def test_an_error_inside_the_block_takes_the_candidate_off(llama):
+def test_an_error_inside_the_block_takes_the_candidate_off(llama: Backbone) -> None:
     base = probe_hidden(llama, PROBES[:1])
     with pytest.raises(ZeroDivisionError), placed(llama, random_delta(llama, 1)):
         raise ZeroDivisionError
     assert np.array_equal(base, probe_hidden(llama, PROBES[:1]))
 
 
-def test_probes_in_one_batch_equal_single_forwards(llama):
+def test_probes_in_one_batch_equal_single_forwards(llama: Backbone) -> None:
     """The paper takes each probe alone, without padding."""
     import torch
 
@@ -85,7 +89,7 @@ def test_probes_in_one_batch_equal_single_forwards(llama):
         np.testing.assert_allclose(row, alone, atol=2e-6)
 
 
-def test_half_precision_runs_the_factors_beside_the_weight(tiny_llama):
+def test_half_precision_runs_the_factors_beside_the_weight(tiny_llama: Path) -> None:
     full, half = load_backbone(tiny_llama), load_backbone(tiny_llama, dtype="bfloat16")
     delta = random_delta(full, 3)
     features = []
@@ -100,7 +104,7 @@ def test_half_precision_runs_the_factors_beside_the_weight(tiny_llama):
     assert cosine > 0.99
 
 
-def test_several_adapters_in_one_forward(llama):
+def test_several_adapters_in_one_forward(llama: Backbone) -> None:
     deltas = [random_delta(llama, 1), random_delta(llama, 2, names=("v_proj",), rank=5), random_delta(llama, 3)]
     with placed_together(llama, deltas):
         together = probe_hidden(llama, PROBES, copies=3)
@@ -109,7 +113,7 @@ def test_several_adapters_in_one_forward(llama):
             np.testing.assert_allclose(rows, probe_hidden(llama, PROBES)[0], atol=5e-6)
 
 
-def test_dense_updates_and_wrong_shapes(llama):
+def test_dense_updates_and_wrong_shapes(llama: Backbone) -> None:
     name = "model.layers.0.mlp.up_proj.weight"
     shape = parameter_shapes(llama)[name]
     update = DenseUpdate(np.full(shape, 0.01, np.float32))
@@ -125,7 +129,7 @@ def test_dense_updates_and_wrong_shapes(llama):
         pass
 
 
-def test_transposed_updates_are_laid_as_the_base_stores_them(llama):
+def test_transposed_updates_are_laid_as_the_base_stores_them(llama: Backbone) -> None:
     name = "model.layers.0.self_attn.v_proj.weight"
     rng = np.random.default_rng(0)
     out, width = parameter_shapes(llama)[name]
@@ -138,7 +142,7 @@ def test_transposed_updates_are_laid_as_the_base_stores_them(llama):
     np.testing.assert_allclose(seen - llama.parameters[name].data.numpy(), update.dense(), atol=1e-5)
 
 
-def test_row_losses_equal_the_models_own(llama):
+def test_row_losses_equal_the_models_own(llama: Backbone) -> None:
     import torch
 
     rows = encode(llama, ROWS, max_length=128)
@@ -155,7 +159,7 @@ def test_row_losses_equal_the_models_own(llama):
 PREAMBLE = "Below is an instruction that describes a task.\n### Instruction: "
 
 
-def test_a_shared_preamble_changes_no_loss_no_gradient_and_no_answer(llama):
+def test_a_shared_preamble_changes_no_loss_no_gradient_and_no_answer(llama: Backbone) -> None:
     import torch
 
     from merge_advisor.backbone.generate import greedy
@@ -180,7 +184,7 @@ def test_a_shared_preamble_changes_no_loss_no_gradient_and_no_answer(llama):
         assert answer == (ids[: ids.index(llama.end_id)] if llama.end_id in ids else ids)
 
 
-def test_row_losses_of_an_encoder_decoder(t5):
+def test_row_losses_of_an_encoder_decoder(t5: Backbone) -> None:
     import torch
 
     rows = encode(t5, ROWS, max_length=128)
@@ -190,7 +194,7 @@ def test_row_losses_of_an_encoder_decoder(t5):
         assert loss == pytest.approx(float(out.loss), abs=1e-5)
 
 
-def test_encoder_decoder_features_move(t5):
+def test_encoder_decoder_features_move(t5: Backbone) -> None:
     base = probe_hidden(t5, PROBES)
     assert base.shape == (1, 5, 32)
     rng = np.random.default_rng(0)
@@ -203,7 +207,7 @@ def test_encoder_decoder_features_move(t5):
     assert np.array_equal(base, probe_hidden(t5, PROBES))
 
 
-def test_gradient_predicts_the_change_of_the_loss(llama):
+def test_gradient_predicts_the_change_of_the_loss(llama: Backbone) -> None:
     rows = encode(llama, ROWS, max_length=128)
     delta = {name: update.times(1e-3) for name, update in random_delta(llama, 5).items()}
     gradient = loss_and_gradient(llama, rows, sorted(delta))[1]
@@ -216,7 +220,7 @@ def test_gradient_predicts_the_change_of_the_loss(llama):
 
 
 @pytest.mark.parametrize("which", ["llama", "t5"])
-def test_finetuning_lowers_the_loss_and_repeats_bit_for_bit(which, request):
+def test_finetuning_lowers_the_loss_and_repeats_bit_for_bit(which: str, request: pytest.FixtureRequest) -> None:
     backbone = request.getfixturevalue(which)
     rows = encode(backbone, ROWS, max_length=128)
     targets = [
@@ -232,7 +236,7 @@ def test_finetuning_lowers_the_loss_and_repeats_bit_for_bit(which, request):
 
 
 @pytest.mark.parametrize("which", ["llama", "t5"])
-def test_watched_rows_tell_when_to_stop(which, request):
+def test_watched_rows_tell_when_to_stop(which: str, request: pytest.FixtureRequest) -> None:
     """Rows learnt by heart make others worse: the LoRA that is kept is the one of the least watched loss."""
     backbone = request.getfixturevalue(which)
     rows = encode(backbone, ROWS, max_length=128)
@@ -250,7 +254,7 @@ def test_watched_rows_tell_when_to_stop(which, request):
     assert (exact.steps, exact.taken, exact.watched) == (7, 7, ())
 
 
-def test_steps_of_a_finetune():
+def test_steps_of_a_finetune() -> None:
     settings = FinetuneSettings()
     assert settings.steps_for(20) == 10 and settings.steps_for(20, watched=True) == 40
     assert settings.steps_for(5) == 8 and settings.steps_for(2) == 8
@@ -258,7 +262,7 @@ def test_steps_of_a_finetune():
     assert FinetuneSettings(steps=3).steps_for(20, watched=True) == 3
 
 
-def test_a_finetune_that_diverges_says_so(llama):
+def test_a_finetune_that_diverges_says_so(llama: Backbone) -> None:
     rows = encode(llama, ROWS, max_length=128)
     targets = ["model.layers.0.self_attn.q_proj.weight"]
     with pytest.raises(InputError, match="lower `lr`"):
@@ -267,7 +271,7 @@ def test_a_finetune_that_diverges_says_so(llama):
         FinetuneSettings(epochs=0)
 
 
-def test_encoding_cuts_the_prompt_on_the_left_and_refuses_long_answers(llama):
+def test_encoding_cuts_the_prompt_on_the_left_and_refuses_long_answers(llama: Backbone) -> None:
     long = "x " * 500
     row = encode(llama, [(long + "end\n", "yes")], max_length=32)[0]
     whole = llama.tokenizer(long + "end\n", add_special_tokens=False)["input_ids"]
@@ -278,11 +282,11 @@ def test_encoding_cuts_the_prompt_on_the_left_and_refuses_long_answers(llama):
 
 
 @pytest.mark.parametrize("written", ["", END])
-def test_a_begin_token_comes_once_whoever_writes_it(llama, written):
+def test_a_begin_token_comes_once_whoever_writes_it(llama: Backbone, written: str) -> None:
     """Gemma wants one before every prompt, and its chat template writes it as text."""
     tokenizer = copy.deepcopy(llama.tokenizer)
     tokenizer.bos_token = END
-    gemma = SimpleNamespace(tokenizer=tokenizer, begins=True, encoder_decoder=False, end_id=llama.end_id)
+    gemma: Any = SimpleNamespace(tokenizer=tokenizer, begins=True, encoder_decoder=False, end_id=llama.end_id)
     row = encode(gemma, [(f"{written}the cat", "sat")], max_length=64)[0]
     assert row.prompt[0] == tokenizer.bos_token_id and tokenizer.bos_token_id not in row.prompt[1:]
 
@@ -295,21 +299,21 @@ def test_batches_hold_like_lengths_and_every_row_once(monkeypatch: pytest.Monkey
     assert all(max(len(rows[i]) for i in batch) * len(batch) <= 100 or len(batch) == 1 for batch in found)
 
 
-def test_text_losses_and_generation(llama, t5):
+def test_text_losses_and_generation(llama: Backbone, t5: Backbone) -> None:
     assert all(np.isfinite(text_losses(llama, ["the cat sat on the mat", "a"])))
     assert all(np.isfinite(text_losses(t5, ["the cat sat on the mat"])))
     assert isinstance(generate(llama, "the cat", max_new_tokens=4), str)
     assert isinstance(generate(t5, "the cat", max_new_tokens=4), str)
 
 
-def test_inner_products_without_the_dense_matrices(llama):
+def test_inner_products_without_the_dense_matrices(llama: Backbone) -> None:
     a, b = random_delta(llama, 1), random_delta(llama, 2, rank=5)
     name = next(iter(a))
     assert inner(a[name], b[name]) == pytest.approx(float((a[name].dense() * b[name].dense()).sum()), rel=1e-4)
     assert inner_all(a, a) == pytest.approx(sum(float((u.dense() ** 2).sum()) for u in a.values()), rel=1e-4)
 
 
-def test_what_cannot_be_loaded(tmp_path, tiny_llama):
+def test_what_cannot_be_loaded(tmp_path: Path, tiny_llama: Path) -> None:
     with pytest.raises(BaseModelError, match="dtype 'int8' is unknown"):
         load_backbone(tiny_llama, dtype="int8")
     with pytest.raises(BaseModelError, match="cannot be loaded"):
@@ -326,7 +330,7 @@ SMALL = {
     ("kind", "packs"),
     [("gpt2", True), ("qwen3", True), ("phi3", True), ("falcon", True), ("gptj", True), ("bloom", False)],
 )
-def test_short_rows_in_one_sequence_have_the_losses_they_have_alone(kind, packs):
+def test_short_rows_in_one_sequence_have_the_losses_they_have_alone(kind: str, packs: bool) -> None:
     import torch
     from transformers import AutoModelForCausalLM
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
@@ -340,7 +344,7 @@ def test_short_rows_in_one_sequence_have_the_losses_they_have_alone(kind, packs)
     model = AutoModelForCausalLM.from_config(CONFIG_MAPPING[kind](**SMALL, **extra)).eval().requires_grad_(False)
     for parameter in model.parameters():
         parameter.data.normal_(0, 0.3)
-    backbone = SimpleNamespace(
+    backbone: Any = SimpleNamespace(
         model=model, tokenizer=SimpleNamespace(pad_token_id=0), device=torch.device("cpu"), dtype=torch.float32,
         encoder_decoder=False,
     )  # fmt: skip
@@ -359,4 +363,5 @@ def test_short_rows_in_one_sequence_have_the_losses_they_have_alone(kind, packs)
         together = batch_losses(backbone, rows)
     hook.remove()
     assert widths == ([(1, 9 + sum(len(row) - 9 for row in rows))] if packs else [(1, 9), (4, 10)])
-    np.testing.assert_allclose(together.numpy(), [float(batch_losses(backbone, [row])) for row in rows], atol=5e-6)
+    alone = np.array([float(batch_losses(backbone, [row])) for row in rows])
+    np.testing.assert_allclose(together.numpy(), alone, atol=5e-6)

@@ -1,6 +1,7 @@
 """Choosing by the choices: the cross-entropy over them, its gradient, and plans that make it small."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import pytest
 import merge_advisor as ma
 from merge_advisor.advisor import PlanOptions
 from merge_advisor.advisor.measuring.meter import loss_kind_of
-from merge_advisor.advisor.measuring.session import open_session
+from merge_advisor.advisor.measuring.session import Session, open_session
 from merge_advisor.advisor.planning.choosing_losses import ChoosingLosses
 from merge_advisor.advisor.runs.run_folder import read_run
 from merge_advisor.backbone.choice_loss import choice_loss_and_gradient, choice_losses
@@ -27,12 +28,12 @@ ROWS = [Row(f"is {number} even?", CHOICES[number % 3], CHOICES) for number in ra
 PLAIN = [Row(f"say {number}", str(number)) for number in range(4)]
 
 
-def opened(place, base, pool=None):
+def opened(place: Path, base: Path, pool: Path | None = None) -> Session:
     return open_session(str(base), pool, template="plain", cache=place)
 
 
 @pytest.mark.parametrize("base", ["tiny_llama", "tiny_t5"])
-def test_the_loss_is_the_share_of_the_right_choice(base, request, tmp_path):
+def test_the_loss_is_the_share_of_the_right_choice(base: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     import torch
 
     with opened(tmp_path, request.getfixturevalue(base)) as session:
@@ -53,7 +54,7 @@ def test_the_loss_is_the_share_of_the_right_choice(base, request, tmp_path):
 
 
 @pytest.mark.parametrize("base", ["tiny_llama", "tiny_t5"])
-def test_its_gradient_predicts_its_change(base, request, tmp_path):
+def test_its_gradient_predicts_its_change(base: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     with opened(tmp_path, request.getfixturevalue(base)) as session:
         backbone, rows = session.model.backbone, session.model.encode_choices(ROWS)
         rng = np.random.default_rng(0)
@@ -74,7 +75,7 @@ def test_its_gradient_predicts_its_change(base, request, tmp_path):
         assert not any(parameter.requires_grad for parameter in backbone.parameters.values())
 
 
-def test_what_choosing_makes_small_follows_from_the_rows():
+def test_what_choosing_makes_small_follows_from_the_rows() -> None:
     assert loss_kind_of(ROWS) == loss_kind_of(ROWS, "choices") == "choices"
     assert (
         loss_kind_of(ROWS, "loss") == loss_kind_of(PLAIN) == loss_kind_of([*ROWS, *PLAIN]) == loss_kind_of([]) == "loss"
@@ -83,14 +84,16 @@ def test_what_choosing_makes_small_follows_from_the_rows():
         loss_kind_of([*ROWS, *PLAIN], "choices")
 
 
-def test_tasks_with_and_without_choices_each_count_by_their_own_loss(tiny_llama, tiny_pool, tmp_path):
+def test_tasks_with_and_without_choices_each_count_by_their_own_loss(
+    tiny_llama: Path, tiny_pool: Path, tmp_path: Path
+) -> None:
     with opened(tmp_path, tiny_llama, tiny_pool) as session:
         candidates = session.pool.candidates
         merge = WeightedMerge(((candidates[0], 0.5),))
         losses = ChoosingLosses(session.meter, [ROWS, PLAIN])
         apart = [
-            np.mean(session.meter.losses(merge, rows, measure))
-            for rows, measure in ((ROWS, "choices"), (PLAIN, "loss"))
+            np.mean(session.meter.losses(merge, ROWS, "choices")),
+            np.mean(session.meter.losses(merge, PLAIN, "loss")),
         ]
         assert losses.of(merge) == pytest.approx(np.mean(apart), abs=1e-6) and losses.forwards == 10
         assert not np.allclose(apart[0], np.mean(session.meter.losses(merge, ROWS)))
@@ -101,7 +104,7 @@ def test_tasks_with_and_without_choices_each_count_by_their_own_loss(tiny_llama,
         assert losses.of(merge) == pytest.approx(np.mean(apart), abs=1e-6) and losses.forwards == 40  # known, not paid
 
 
-def test_a_larger_share_of_the_rows_costs_what_is_missing(tiny_llama, tiny_pool, tmp_path):
+def test_a_larger_share_of_the_rows_costs_what_is_missing(tiny_llama: Path, tiny_pool: Path, tmp_path: Path) -> None:
     rows = [Row(f"is {number} even?", ("yes", "no")[number % 2]) for number in range(20)]
     with opened(tmp_path, tiny_llama, tiny_pool) as session:
         merge = WeightedMerge(((session.pool.candidates[0], 1.0),))
@@ -112,20 +115,20 @@ def test_a_larger_share_of_the_rows_costs_what_is_missing(tiny_llama, tiny_pool,
             assert losses.of(merge, share) == pytest.approx(wanted, abs=1e-5) and losses.forwards == paid
             assert turned.of(merge, share) == pytest.approx(wanted, abs=1e-5)  # whatever the order in the file
         kept = sorted(rows, key=lambda row: row.digest)[:8]
-        wanted = session.meter.gains(session.pool.candidates, kept, merge)
-        np.testing.assert_allclose(losses.gains(session.pool.candidates, merge, 0.4), wanted, rtol=1e-5)
+        gains = session.meter.gains(session.pool.candidates, kept, merge)
+        np.testing.assert_allclose(losses.gains(session.pool.candidates, merge, 0.4), gains, rtol=1e-5)
         assert losses.forwards == 20 + 3 * 8
         heavier = merge.with_weights([0.5])
         assert losses.of(heavier, 0.1) != losses.of(merge, 0.1) and losses.forwards == 20 + 24 + 4
 
 
-def write_task(path, *, choices=True):
+def write_task(path: Path, *, choices: bool = True) -> Path:
     rows = [{"input": f"is {number} even?", "output": ("yes", "no")[number % 2]} for number in range(40)]
     path.write_text("\n".join(json.dumps(row | ({"choices": ["yes", "no"]} if choices else {})) for row in rows) + "\n")
     return path
 
 
-def test_a_plan_chooses_by_the_choices_and_says_so(tiny_llama, tiny_pool, tmp_path):
+def test_a_plan_chooses_by_the_choices_and_says_so(tiny_llama: Path, tiny_pool: Path, tmp_path: Path) -> None:
     runs = {}
     for by in ("auto", "loss"):
         runs[by] = ma.plan(
@@ -150,7 +153,9 @@ def test_a_plan_chooses_by_the_choices_and_says_so(tiny_llama, tiny_pool, tmp_pa
 
 
 @pytest.mark.parametrize(("metric", "by"), [("auto", "auto"), ("accuracy", "auto"), ("loss", "loss")])
-def test_a_plan_is_chosen_by_what_its_verdict_rests_on(metric, by, tiny_llama, tiny_pool, tmp_path):
+def test_a_plan_is_chosen_by_what_its_verdict_rests_on(
+    metric: str, by: str, tiny_llama: Path, tiny_pool: Path, tmp_path: Path
+) -> None:
     run = ma.plan(
         write_task(tmp_path / "even.jsonl"), pool=tiny_pool, base=str(tiny_llama), out=tmp_path / "run",
         cache=tmp_path / "cache", scored=False, metric=metric,
@@ -159,7 +164,7 @@ def test_a_plan_is_chosen_by_what_its_verdict_rests_on(metric, by, tiny_llama, t
     assert run.plan.settings.choose_by == by
 
 
-def test_an_older_plan_was_chosen_by_the_loss(tiny_llama, tiny_pool, tmp_path):
+def test_an_older_plan_was_chosen_by_the_loss(tiny_llama: Path, tiny_pool: Path, tmp_path: Path) -> None:
     run = ma.plan(
         write_task(tmp_path / "even.jsonl"), pool=tiny_pool, base=str(tiny_llama), out=tmp_path / "run",
         cache=tmp_path / "cache", scored=False, options=PlanOptions(k=1, finetune=FAST, strategy="random"),
@@ -170,7 +175,9 @@ def test_an_older_plan_was_chosen_by_the_loss(tiny_llama, tiny_pool, tmp_path):
     assert read_run(run.folder).plan.settings.choose_by == "loss"
 
 
-def test_bad_ways_to_choose_are_one_line(tiny_llama, tiny_pool, tmp_path, capsys):
+def test_bad_ways_to_choose_are_one_line(
+    tiny_llama: Path, tiny_pool: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     task = write_task(tmp_path / "even.jsonl", choices=False)
     where = ["--task", str(task), "--pool", str(tiny_pool), "--base", str(tiny_llama), "--cache", str(tmp_path / "c")]
     assert main(["plan", *where, "--choose-by", "choices", "--dry-run"]) == 2
@@ -178,4 +185,4 @@ def test_bad_ways_to_choose_are_one_line(tiny_llama, tiny_pool, tmp_path, capsys
     assert error.count("\n") == 1 and "task even: row " in error and "has no choices to choose by" in error
     with pytest.raises(SpecError, match="`choose_by=accuracy` is unknown; choose one of: auto, loss, choices"):
         ma.plan(task, pool=tiny_pool, base=str(tiny_llama), out=tmp_path / "run", cache=tmp_path / "c",
-                options=PlanOptions(choose_by="accuracy"))  # fmt: skip
+                options=PlanOptions(choose_by="accuracy"))  # type: ignore[arg-type]  # fmt: skip

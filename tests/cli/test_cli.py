@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -134,7 +135,7 @@ def test_interrupting_keeps_what_was_measured(tmp_path, task, tiny_llama, tiny_p
     from merge_advisor.store import Store
 
     real = module.placed
-    seen = []
+    seen: list[Any] = []
 
     def placed(backbone, delta):
         if len(seen) == 3:

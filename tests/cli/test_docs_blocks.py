@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.mark.skipif(sys.version_info >= (3, 13), reason="argparse lays help out differently from 3.13 on")
 def test_generated_documents_are_up_to_date() -> None:
-    command = [sys.executable, ROOT / "scripts" / "docs_blocks.py", "--check"]
+    command = [sys.executable, str(ROOT / "scripts" / "docs_blocks.py"), "--check"]
     done = subprocess.run(command, check=False, timeout=120, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 

@@ -14,7 +14,7 @@ from merge_advisor.errors import PoolError, SpecError
 from merge_advisor.weights.adapter import read_adapter
 from merge_advisor.weights.naming import block_of, count_blocks, layer_factor
 from merge_advisor.weights.tensorfile import open_folder
-from merge_advisor.weights.updates import LowRankUpdate
+from merge_advisor.weights.updates import LowRankUpdate, WeightDelta
 from tests.support.compositions import ON_ADAPTERS, WHOLE, build, compose, matrix
 from tests.support.models import LLAMA_MODULES, write_lora
 
@@ -22,7 +22,7 @@ from tests.support.models import LLAMA_MODULES, write_lora
 class TestStoredAdapters:
     """What a configuration says about scales reaches every composition; all is float32 inside."""
 
-    def read(self, folder, base):
+    def read(self, folder: Path, base: Path) -> WeightDelta:
         return read_adapter(folder, {name: info.shape for name, (_, info) in open_folder(base).items()})
 
     @pytest.mark.parametrize("name", ON_ADAPTERS)
@@ -57,10 +57,11 @@ class TestStoredAdapters:
     def test_rank_pattern(self, tiny_llama: Path, tmp_path: Path) -> None:
         key = "model.layers.0.self_attn.v_proj"
         rng = np.random.default_rng(0)
-        modules = LLAMA_MODULES | {key: (rng.normal(size=(2, 32)), rng.normal(size=(16, 2)))}
+        a, b = rng.normal(size=(2, 32)), rng.normal(size=(16, 2))
+        modules = LLAMA_MODULES | {key: (a, b)}
         delta = self.read(write_lora(tmp_path / "x", modules, rank_pattern={key: 2}), tiny_llama)
         merged = compose("ties:density=1", [delta, delta], [0.5, 0.5])
-        np.testing.assert_allclose(merged[f"{key}.weight"].dense(), 4.0 * modules[key][1] @ modules[key][0], rtol=1e-4)
+        np.testing.assert_allclose(merged[f"{key}.weight"].dense(), 4.0 * b @ a, rtol=1e-4)
 
     def test_dora_never_reaches_a_composition(self, tiny_llama: Path, tmp_path: Path) -> None:
         with pytest.raises(PoolError, match="DoRA"):
@@ -70,7 +71,7 @@ class TestStoredAdapters:
 class TestLayers:
     NAMES = tuple(f"model.layers.{i}.self_attn.q_proj.weight" for i in range(4))
 
-    def members(self, *seeds, extra=()):
+    def members(self, *seeds: int, extra: tuple[str, ...] = ()) -> list[dict[str, LowRankUpdate]]:
         return [
             {name: LowRankUpdate(matrix(100 * seed + i, (2, 5)), matrix(200 * seed + i, (6, 2)), 0.5)
              for i, name in enumerate((*self.NAMES, *extra))}
@@ -127,11 +128,12 @@ class TestLayers:
 class Large(dict[str, LowRankUpdate]):
     """Many parameters, made when they are read: what is kept of them shows."""
 
-    def __init__(self, seed, count):
-        super().__init__(dict.fromkeys(f"model.layers.{i}.w.weight" for i in range(count)))
+    def __init__(self, seed: int, count: int) -> None:
+        nothing = LowRankUpdate(np.zeros((0, 0), np.float32), np.zeros((0, 0), np.float32))
+        super().__init__(dict.fromkeys((f"model.layers.{i}.w.weight" for i in range(count)), nothing))
         self.seed = seed
 
-    def __getitem__(self, name):
+    def __getitem__(self, name: str) -> LowRankUpdate:
         return LowRankUpdate(matrix(self.seed, (4, 256)), matrix(self.seed + 1, (256, 4)))
 
 

@@ -8,6 +8,7 @@ import pytest
 
 import merge_advisor as ma
 from merge_advisor import registry
+from merge_advisor.arrays import Float32Array
 from merge_advisor.backbone import forward, prefix
 from merge_advisor.backbone.model import Backbone, load_backbone
 from merge_advisor.backbone.place import placed
@@ -22,20 +23,20 @@ NAMES = registry.names("embedding")
 
 
 @pytest.fixture(scope="module")
-def bases(tiny_llama, tiny_t5):
+def bases(tiny_llama: Path, tiny_t5: Path) -> dict[str, Backbone]:
     return {"llama": load_backbone(tiny_llama, threads=1), "t5": load_backbone(tiny_t5, threads=1)}
 
 
 @pytest.fixture(scope="module")
-def adapters(tiny_pool, tiny_t5_pool):
+def adapters(tiny_pool: Path, tiny_t5_pool: Path) -> dict[str, list[Path]]:
     return {"llama": sorted(tiny_pool.iterdir()), "t5": sorted(tiny_t5_pool.iterdir())}
 
 
-def cosine(a, b):
+def cosine(a: Float32Array, b: Float32Array) -> float:
     return float(a @ b / np.linalg.norm(a) / np.linalg.norm(b))
 
 
-def plain_peft_loop(folder, base, seq2seq=False):
+def plain_peft_loop(folder: Path, base: Path, seq2seq: bool = False) -> Float32Array:
     """What the public scripts do, one candidate on a fresh base, each probe alone."""
     import torch
     from peft import PeftModel
@@ -44,7 +45,7 @@ def plain_peft_loop(folder, base, seq2seq=False):
     tokenizer = AutoTokenizer.from_pretrained(base)
     model = (AutoModelForSeq2SeqLM if seq2seq else AutoModelForCausalLM).from_pretrained(base, dtype=torch.float32)
 
-    def mean_state(model):
+    def mean_state(model: Any) -> Float32Array:
         states = []
         for probe in PROBES:
             batch = tokenizer(probe, return_tensors="pt", truncation=True, max_length=256)
@@ -55,7 +56,8 @@ def plain_peft_loop(folder, base, seq2seq=False):
                     states.append(out.decoder_hidden_states[-1][0, -1].numpy())
                 else:
                     states.append(model(batch.input_ids, output_hidden_states=True).hidden_states[-1][0, -1].numpy())
-        return np.mean(states, axis=0)
+        mean: Float32Array = np.mean(states, axis=0)
+        return mean
 
     before = mean_state(model)
     return mean_state(PeftModel.from_pretrained(model, folder)) - before

@@ -19,10 +19,12 @@ from merge_advisor.evaluators.fast import Fast, row_values
 from merge_advisor.evaluators.lm_eval_harness import LmEval
 from merge_advisor.evaluators.metrics import WORST_LOSS
 from merge_advisor.options import FinetuneSettings
+from merge_advisor.scores import ModelScore
 from merge_advisor.tasks import read_rows
 from merge_advisor.templates import Template
 from merge_advisor.types import Row
 from merge_advisor.weights.adapter import read_adapter
+from merge_advisor.weights.updates import WeightDelta
 
 ALPACA = templates.get("alpaca")
 PLAIN = templates.get("plain")
@@ -37,11 +39,17 @@ CHOICES = [
 ]
 
 
-def score(evaluator, backbone, rows, metric="auto", template=ALPACA):
-    return evaluator.score(backbone.model, backbone.tokenizer, rows, template, label="it", metric=metric)
+def score(
+    evaluator: Fast | LmEval, backbone: Backbone, rows: list[Row], metric: str = "auto", template: Template = ALPACA
+) -> ModelScore:
+    measured = evaluator.score(backbone.model, backbone.tokenizer, rows, template, label="it", metric=metric)
+    assert measured is not None
+    return measured
 
 
-def assert_equal(backbone, rows, metric, template=ALPACA, max_new_tokens=64):
+def assert_equal(
+    backbone: Backbone, rows: list[Row], metric: str, template: Template = ALPACA, max_new_tokens: int = 64
+) -> ModelScore:
     """Fast and lm-eval agree on every row; returns what lm-eval says."""
     theirs = score(LmEval(max_new_tokens=max_new_tokens), backbone, rows, metric, template)
     ours = score(Fast(max_new_tokens=max_new_tokens), backbone, rows, metric, template)
@@ -88,7 +96,7 @@ def test_matches_and_near_misses_are_lm_evals(backbone: Backbone) -> None:
 
 
 @pytest.fixture(scope="module")
-def learned(llama):
+def learned(llama: Backbone) -> WeightDelta:
     """A LoRA of the tiny base that knows a few answers by heart."""
     texts = [(ALPACA.prompt(row.input), row.output) for row in LEARNED]
     names = [name for name in llama.parameters if name.endswith(("proj.weight",))]
@@ -110,7 +118,7 @@ def test_answers_known_by_heart_match_as_in_lm_eval(llama: Backbone, learned: An
             assert_equal(llama, rows[:3], "exact_match")  # the first line counts where all outputs are one line
 
 
-def told_one_by_one(backbone, rows):
+def told_one_by_one(backbone: Backbone, rows: list[EncodedRow]) -> list[tuple[float, tuple[int, ...]]]:
     found = []
     with torch.no_grad():
         for row in rows:
@@ -226,7 +234,7 @@ DEMO = Path(__file__).parents[2] / "recipes" / "demo"
 
 
 @pytest.fixture(scope="module")
-def real(real_folder):
+def real(real_folder: Path) -> Backbone:
     return load_backbone(real_folder, threads=cores())
 
 
@@ -239,14 +247,15 @@ def demo_rows(number):
     return rows, [Row(row.input, row.output, found) for row, found in zip(rows, choices, strict=True)]
 
 
-def adapter(backbone, folder):
+def adapter(backbone: Backbone, folder: Path) -> WeightDelta:
     return read_adapter(folder, {name: tuple(parameter.shape) for name, parameter in backbone.parameters.items()})
 
 
 @pytest.mark.slow
-def test_the_real_base_with_and_without_an_adapter(real: Any) -> None:
+def test_the_real_base_with_and_without_an_adapter(real: Backbone) -> None:
     free, choices = demo_rows(12)
-    for delta in ({}, adapter(real, DEMO / "pool" / "dates-0")):
+    deltas: list[WeightDelta] = [{}, adapter(real, DEMO / "pool" / "dates-0")]
+    for delta in deltas:
         with placed(real, delta):
             assert_equal(real, free, "exact_match")
             assert_equal(real, choices, "accuracy")
@@ -254,7 +263,7 @@ def test_the_real_base_with_and_without_an_adapter(real: Any) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("task", ["anachronisms", "fantasy_reasoning", "goal_step_wikihow__step_inference", "tense"])
-def test_rows_of_bigbench_on_the_real_base(real: Any, shared: Any, task: Any) -> None:
-    rows = read_rows(shared / "data" / "bigbench" / f"{task}.jsonl").rows[:10]
+def test_rows_of_bigbench_on_the_real_base(real: Backbone, shared: Path, task: str) -> None:
+    rows = list(read_rows(shared / "data" / "bigbench" / f"{task}.jsonl").rows[:10])
     with placed(real, adapter(real, shared / "pool-bigbench" / task)):
         assert_equal(real, rows, "accuracy" if rows[0].choices else "exact_match")

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.nn.modules.linear import Linear
+from torch.nn.modules.sparse import Embedding
 
 from merge_advisor import registry, templates
 from merge_advisor.backbone.model import Backbone
@@ -19,6 +21,8 @@ from merge_advisor.backbone.place import placed
 from merge_advisor.errors import ExternalError, TaskError
 from merge_advisor.evaluators.lm_eval_harness import LmEval
 from merge_advisor.evaluators.metrics import WORST_LOSS, majority_score, metric_for
+from merge_advisor.scores import ModelScore
+from merge_advisor.templates import Template
 from merge_advisor.types import Row
 from merge_advisor.weights.adapter import read_adapter
 
@@ -48,12 +52,20 @@ CHOICES = [
 ]
 
 
-def score(backbone, rows, metric="auto", evaluator=None, template=ALPACA):
+def score(
+    backbone: Backbone,
+    rows: list[Row],
+    metric: str = "auto",
+    evaluator: LmEval | None = None,
+    template: Template = ALPACA,
+) -> ModelScore:
     evaluator = evaluator or LmEval()
-    return evaluator.score(backbone.model, backbone.tokenizer, rows, template, label="it", metric=metric)
+    measured = evaluator.score(backbone.model, backbone.tokenizer, rows, template, label="it", metric=metric)
+    assert measured is not None
+    return measured
 
 
-def log_likelihood(backbone, prompt: str, answer: str) -> tuple[float, int]:
+def log_likelihood(backbone: Backbone, prompt: str, answer: str) -> tuple[float, int]:
     """Of answer and end token, one text at a time, and the number of their tokens."""
     tokenizer, t5 = backbone.tokenizer, backbone.encoder_decoder
     before = tokenizer(prompt, add_special_tokens=t5)["input_ids"]
@@ -68,13 +80,13 @@ def log_likelihood(backbone, prompt: str, answer: str) -> tuple[float, int]:
     return float(chosen.sum()), len(after)
 
 
-def generated(backbone, prompt: str, tokens: int) -> str:
+def generated(backbone: Backbone, prompt: str, tokens: int) -> str:
     before = backbone.tokenizer(prompt, add_special_tokens=backbone.encoder_decoder, return_tensors="pt")["input_ids"]
     found = backbone.model.generate(
         before, attention_mask=torch.ones_like(before), max_new_tokens=tokens, do_sample=False
     )[0]  # fmt: skip
-    return backbone.tokenizer.decode(
-        found[0 if backbone.encoder_decoder else before.shape[1] :], skip_special_tokens=True
+    return str(
+        backbone.tokenizer.decode(found[0 if backbone.encoder_decoder else before.shape[1] :], skip_special_tokens=True)
     )
 
 
@@ -90,6 +102,7 @@ def test_the_most_probable_whole_answer_is_the_choice(backbone: Backbone) -> Non
     found = score(backbone, CHOICES)
     expected, nats = [], []
     for row in CHOICES:
+        assert row.choices is not None
         sums = [log_likelihood(backbone, ALPACA.prompt(row.input), choice)[0] for choice in row.choices]
         expected.append(row.choices[int(np.argmax(sums))])
         nats.append(-np.log(np.exp(sums)[row.choices.index(row.output)] / np.exp(sums).sum()))
@@ -116,21 +129,21 @@ def test_generated_text_is_that_of_the_model_and_is_matched_exactly(backbone: Ba
     assert right.rows["exact_match"] == (1.0,) * 5
     rows = [Row(a, b if at % 2 else b + ".") for at, (a, b) in enumerate(zip(inputs, told, strict=True))]
     mixed = score(backbone, rows, "exact_match", evaluator)
-    assert mixed.rows["exact_match"] == (0, 1, 0, 1, 0) and mixed.metrics["exact_match"] == 0.4
+    assert list(mixed.rows["exact_match"]) == [0, 1, 0, 1, 0] and mixed.metrics["exact_match"] == 0.4
     assert mixed.rows["loss"] == pytest.approx(score(backbone, rows, "loss").rows["loss"], abs=1e-4)
 
 
 @contextmanager
-def saying(backbone, text: str):
+def saying(backbone: Backbone, text: str):
     """Make the model answer `text` and its end token, whatever it is asked, and then babble."""
     ids = [*backbone.tokenizer(text, add_special_tokens=False)["input_ids"], backbone.end_id, 40, 41]
     left: list[int] = []
 
-    def begin(module, inputs, output):
+    def begin(module: Embedding, inputs: tuple[torch.Tensor], output: torch.Tensor) -> None:
         if inputs[0].shape[1] > 1:  # a prompt, not one more token
             left[:] = ids
 
-    def force(module, inputs, output):
+    def force(module: Linear, inputs: tuple[torch.Tensor], output: torch.Tensor) -> None:
         output[:, -1, left.pop(0) if left else 40] = 1e4
 
     hooks = (
@@ -260,7 +273,7 @@ def test_a_model_that_computes_nothing_finite_loses(llama: Backbone) -> None:
 
 
 def test_a_failure_inside_lm_eval_is_one_line(llama: Backbone, capfd: Any) -> None:
-    def fail(module, inputs, output):
+    def fail(module: Linear, inputs: tuple[torch.Tensor], output: torch.Tensor) -> None:
         raise RuntimeError("out of\nluck")
 
     hook = llama.model.lm_head.register_forward_hook(fail)

@@ -9,6 +9,7 @@ import pytest
 
 import merge_advisor as ma
 from merge_advisor.advisor import PlanOptions, TaskName
+from merge_advisor.advisor.runs.run_folder import Run
 from merge_advisor.backbone.model import Backbone
 from merge_advisor.cli import main
 from merge_advisor.errors import ExternalError, OfflineError, TaskError
@@ -16,7 +17,7 @@ from merge_advisor.evaluators.lm_eval_process import jinja_sandbox
 from merge_advisor.evaluators.lm_eval_requests import build_requests, evaluate_requests, primary_metric
 from merge_advisor.evaluators.lm_eval_rows import lm_eval_rows
 from merge_advisor.evaluators.lm_eval_task_code import read_task_yaml, task_code
-from merge_advisor.evaluators.lm_eval_tasks import load_tasks
+from merge_advisor.evaluators.lm_eval_tasks import LmEvalTask, load_tasks
 from merge_advisor.options import FinetuneSettings
 from merge_advisor.scores import ModelScore
 from merge_advisor.types import Row
@@ -76,7 +77,7 @@ TASKS = {
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("tasks")
     for split, numbers in (("train", range(40)), ("test", range(100, 124))):
         lines = [json.dumps({"question": f"{n}", "answer": ("yes", "no")[n % 2]}) for n in numbers]
@@ -96,8 +97,10 @@ def folder(tmp_path_factory):
     return root
 
 
-def load(folder, name, trusted=False):
-    return load_tasks(TaskName(name, folder, trusted))[0]
+def load(folder: Path, name: str, trusted: bool = False) -> LmEvalTask:
+    task = load_tasks(TaskName(name, folder, trusted))[0]
+    assert task is not None
+    return task
 
 
 @pytest.mark.parametrize("name", ["pick", "say", "follow", "whole"])
@@ -278,7 +281,7 @@ def test_documents_as_rows(folder: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def run(folder, tiny_llama, tiny_pool, tmp_path_factory):
+def run(folder: Path, tiny_llama: Path, tiny_pool: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     place = tmp_path_factory.mktemp("lm-eval-run")
     return ma.plan(
         lm_eval=[TaskName("pick", folder)], pool=tiny_pool, base=str(tiny_llama), out=place / "run",
@@ -331,7 +334,7 @@ def test_a_model_is_scored_on_tasks_of_lm_eval(
     assert len(found["lm-eval:say"][0]["rows"]["exact_match"]) == 6
 
 
-def error_of(capsys, *arguments):
+def error_of(capsys: pytest.CaptureFixture[str], *arguments: int | Path | str) -> str:
     assert main([str(argument) for argument in arguments]) == 2
     out, err = capsys.readouterr()
     lines = [line for line in err.splitlines() if line.startswith("merge-advisor: error:")]

@@ -13,14 +13,14 @@ import yaml
 from merge_advisor import registry
 from merge_advisor.compose.truncate import truncate
 from merge_advisor.errors import BaseModelError, InputError, RunError
-from merge_advisor.formats import formats_of
+from merge_advisor.formats import ModelPlaces, formats_of
 from merge_advisor.formats.full_model import write_full_model
 from merge_advisor.formats.lorahub import parse_lorahub
 from merge_advisor.formats.mergekit import MergekitFormat, mergekit_config, names_folders_only, parse_mergekit
 from merge_advisor.formats.peft import PeftFormat, task_type
 from merge_advisor.weights.base import resolve_base
 from merge_advisor.weights.tensorfile import open_folder
-from merge_advisor.weights.updates import DenseUpdate, LowRankUpdate
+from merge_advisor.weights.updates import DenseUpdate, LowRankUpdate, WeightDelta
 from tests.support.merges import (
     assert_same_weights,
     by_plain_peft,
@@ -34,14 +34,14 @@ from tests.support.models import LLAMA_MODULES, write_lora
 FORMATS = registry.names("format")
 
 
-def folders_for(composition, tiny_pool, tuned):
+def folders_for(composition: str, tiny_pool: Path, tuned: Path) -> list[Path]:
     """Two models the composition takes."""
     takes = registry.load("composition", composition.partition(":")[0]).takes
     return [tuned, tuned.with_name("tuned-2")] if takes == "checkpoints" else [tiny_pool / "a0", tiny_pool / "b0"]
 
 
 @pytest.fixture(scope="module")
-def four(tiny_pool, tmp_path_factory):
+def four(tiny_pool: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Adapters of mixed rank, scale and targets."""
     other = tmp_path_factory.mktemp("other")
     write_lora(other / "rs", {n: s for n, s in LLAMA_MODULES.items() if "q_proj" in n}, rank=3, use_rslora=True, seed=7)
@@ -50,7 +50,7 @@ def four(tiny_pool, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def tuned(tiny_llama, tmp_path_factory):
+def tuned(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint: the base with small noise on everything."""
     rng = np.random.default_rng(5)
     noise = {
@@ -217,7 +217,9 @@ class TestPeft:
 
 
 class TestLoraHub:
-    def written(self, tiny_llama, folders, weights, place):
+    def written(
+        self, tiny_llama: Path, folders: list[Path], weights: list[float], place: Path
+    ) -> tuple[ModelPlaces, str]:
         recipe, places = merge_of(tiny_llama, folders, weights, "lorahub")
         registry.build("format", "lorahub").write(recipe, places, place)
         return places, (place / "lorahub.json").read_text()
@@ -246,7 +248,7 @@ class TestLoraHub:
 
 
 class TestMergekitText:
-    def text(self, model, folders, weights, place, **changes):
+    def text(self, model: Path, folders: list[Path], weights: list[float], place: Path, **changes: Any) -> str:
         recipe, places = merge_of(model, folders, weights)
         MergekitFormat().write(recipe, replace(places, **changes), place)
         return (place / "mergekit.yaml").read_text()
@@ -320,7 +322,8 @@ class TestMergekitText:
         self, weight: Any, tiny_llama: Path, tiny_pool: Path, tmp_path: Path
     ) -> None:
         text = self.text(tiny_llama, [tiny_pool / "a0"], [weight], tmp_path)
-        assert parse_mergekit(text, "x").models[0].parameters.weight == weight
+        parameters = parse_mergekit(text, "x").models[0].parameters
+        assert parameters is not None and parameters.weight == weight
 
     @pytest.mark.parametrize(
         ("old", "new", "why"),
@@ -457,7 +460,7 @@ class TestFullModel:
     def test_bad_input_leaves_nothing(self, tiny_llama: Path, tmp_path: Path) -> None:
         name, shape = "model.layers.0.self_attn.q_proj.weight", (32, 32)
         huge = np.full(shape, 1e5, np.float32)
-        bad = [
+        bad: list[tuple[WeightDelta, str]] = [
             ({"nothing.weight": DenseUpdate(huge)}, "nothing.weight is not in the base"),
             ({name: DenseUpdate(huge[:4])}, r"\(4, 32\), base is \(32, 32\)"),
             ({name: DenseUpdate(huge * np.nan)}, "not finite"),

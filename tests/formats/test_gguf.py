@@ -1,5 +1,6 @@
 """`merge --gguf`, with a stand-in for llama.cpp's converter: a program that reads the model folder it is given."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ out.write_bytes(b"GGUF" + (model / "model.safetensors").read_bytes()[:8])
 
 
 @pytest.fixture
-def converter(tmp_path, monkeypatch):
+def converter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     """Write a program in the converter's place; returns a function of its text."""
     folder = tmp_path / "llama.cpp"
     folder.mkdir()

@@ -11,21 +11,33 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from merge_advisor.arrays import Float32Array
 from merge_advisor.errors import ExternalError, InputError, RunError
+from merge_advisor.formats import ModelPlaces
 from merge_advisor.formats.full_model import write_full_model
 from merge_advisor.formats.mergekit import MergekitFormat, mergekit_config, parse_mergekit, to_yaml
 from merge_advisor.formats.peft import PeftFormat
 from merge_advisor.formats.run_mergekit import run_mergekit
+from merge_advisor.types import Recipe
 from merge_advisor.weights.updates import DenseUpdate
 from tests.support.merges import assert_same_weights, by_plain_peft, merge_of, merged_weights, weights_of
 from tests.support.models import write_lora
 
 
-def text_of(recipe, places):
+def text_of(recipe: Recipe, places: ModelPlaces) -> str:
     return to_yaml(mergekit_config(recipe, places))
 
 
-def all_agree(base, folders, weights, place, *, adapter=True, composition="exact", layers=()):
+def all_agree(
+    base: Path,
+    folders: list[Path],
+    weights: list[float],
+    place: Path,
+    *,
+    adapter: bool = True,
+    composition: str = "exact",
+    layers: tuple[Any, ...] = (),
+) -> dict[str, Float32Array]:
     """Our full model, mergekit on our YAML and (for adapters) PEFT on our folder, against base + merged ΔW."""
     recipe, places = merge_of(base, folders, weights, composition, layers)
     assert MergekitFormat().refusal(recipe) == ""
@@ -200,7 +212,7 @@ def test_weights_that_are_not_finite_are_refused(tiny_llama: Path, tiny_pool: Pa
 
 
 @pytest.fixture
-def config(tiny_llama, tiny_pool):
+def config(tiny_llama: Path, tiny_pool: Path) -> str:
     return text_of(*merge_of(tiny_llama, [tiny_pool / "a0"], [1.0]))
 
 

@@ -6,10 +6,13 @@ import os
 import pickle
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
 from merge_advisor.cli import main
@@ -21,7 +24,7 @@ from tests.support.hub_server import Hub
 from tests.support.models import T5_MODULES, write_lora
 
 
-def publish(folder, seed=0, *, zipped=True):
+def publish(folder: Path, seed: int = 0, *, zipped: bool = True) -> dict[str, NDArray[np.float16]]:
     """Write an adapter as a pickle; returns its tensors."""
     import torch
 
@@ -36,14 +39,14 @@ def publish(folder, seed=0, *, zipped=True):
 class Evil:
     """Runs a command where it is unpickled."""
 
-    def __init__(self, mark):
+    def __init__(self, mark: Path) -> None:
         self.mark = mark
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[str]]:
         return os.system, (f"touch {self.mark}",)
 
 
-def spoil(folder, how, mark):
+def spoil(folder: Path, how: str, mark: Path) -> None:
     import torch
 
     file = folder / "adapter_model.bin"
@@ -88,7 +91,7 @@ SPOILT = {
 }
 
 
-def test_a_folder_becomes_a_pool(tmp_path, tiny_t5, capsys):
+def test_a_folder_becomes_a_pool(tmp_path: Path, tiny_t5: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """All bad ones at once: one child process reads what it can, each refusal has its reason."""
     source, out, mark = tmp_path / "published", tmp_path / "pool", tmp_path / "executed"
     wanted = {"a": publish(source / "a", 0), "z": publish(source / "z", 1, zipped=False)}
@@ -128,7 +131,7 @@ def test_a_folder_becomes_a_pool(tmp_path, tiny_t5, capsys):
         open_pool(source / "a", base)
 
 
-def test_one_adapter_becomes_one_adapter(tmp_path):
+def test_one_adapter_becomes_one_adapter(tmp_path: Path) -> None:
     publish(tmp_path / "a")
     found = convert(tmp_path / "a", tmp_path / "out")
     assert (found.written, found.refused) == (("a",), ())
@@ -137,7 +140,7 @@ def test_one_adapter_becomes_one_adapter(tmp_path):
         convert(tmp_path / "a", tmp_path / "out")
 
 
-def test_nothing_is_written_where_nothing_can_be_converted(tmp_path, capsys):
+def test_nothing_is_written_where_nothing_can_be_converted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     publish(tmp_path / "bad")
     spoil(tmp_path / "bad", "program", tmp_path / "executed")
     assert main(["convert", str(tmp_path / "bad"), "--out", str(tmp_path / "out")]) == 2
@@ -158,7 +161,7 @@ def test_nothing_is_written_where_nothing_can_be_converted(tmp_path, capsys):
         "import os; os.remove(sys.argv[1])",
     ],
 )
-def test_the_child_may_neither_talk_nor_write_nor_start_programs(tmp_path, act):
+def test_the_child_may_neither_talk_nor_write_nor_start_programs(tmp_path: Path, act: str) -> None:
     """What is left of it should torch's reader have a hole."""
     program = f"import runpy, sys\nchild = runpy.run_path(sys.argv[1])\nsys.addaudithook(child['_forbid'])\n{act}\n"
     victim = tmp_path / "unpickling.py"
@@ -174,7 +177,7 @@ def test_the_child_may_neither_talk_nor_write_nor_start_programs(tmp_path, act):
     assert [path.name for path in tmp_path.iterdir()] == ["unpickling.py"]
 
 
-def test_hub_ids(tmp_path, tiny_t5):
+def test_hub_ids(tmp_path: Path, tiny_t5: Path) -> None:
     """The hub's pickle is fetched by `convert` alone; the manifest it writes keeps the hub's ids."""
     publish(tmp_path / "m0", 0)
     publish(tmp_path / "m1", 1)
@@ -212,7 +215,7 @@ def test_hub_ids(tmp_path, tiny_t5):
     assert [candidate.id for candidate in pool.candidates] == ["acme/flan-m0", "acme/flan-m1"]
 
 
-def test_offline_and_absent(tmp_path, monkeypatch):
+def test_offline_and_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hf"))
     with pytest.raises(OfflineError, match="fetching is off"):
         convert("acme/absent", tmp_path / "out", offline=True)

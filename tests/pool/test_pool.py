@@ -3,6 +3,9 @@
 import itertools
 import json
 import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,30 +13,31 @@ from safetensors.numpy import load_file, save_file
 
 from merge_advisor.errors import OfflineError, PoolError
 from merge_advisor.pool import check_id, licence_conflicts, open_pool, read_manifest
-from merge_advisor.weights.base import resolve_base
+from merge_advisor.types import Candidate, Pool
+from merge_advisor.weights.base import LocalBase, resolve_base
 from tests.support.models import LLAMA_MODULES, write_lora
 
 
-def ids_of(items):
+def ids_of(items: tuple[Candidate, ...]) -> list[str]:
     return [item.id for item in items]
 
 
 @pytest.fixture(scope="module")
-def base(tiny_llama, tmp_path_factory):
+def base(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> LocalBase:
     return resolve_base(str(tiny_llama), cache=tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture
-def pool(tiny_pool, tmp_path):
+def pool(tiny_pool: Path, tmp_path: Path) -> Path:
     """A pool of one's own to spoil."""
     return shutil.copytree(tiny_pool, tmp_path / "pool")
 
 
-def reasons(pool):
+def reasons(pool: Pool) -> dict[str, str]:
     return {item.id: item.reason for item in pool.refused}
 
 
-def test_a_folder_of_adapters(tiny_pool, base):
+def test_a_folder_of_adapters(tiny_pool: Path, base: LocalBase) -> None:
     found = open_pool(tiny_pool, base)
     assert ids_of(found.candidates) == ["a0", "a1", "a2", "b0", "b1", "b2"]
     assert found.refused == ()
@@ -46,7 +50,7 @@ def test_a_folder_of_adapters(tiny_pool, base):
     assert len({candidate.fingerprint for candidate in found.candidates}) == 6
 
 
-def test_one_adapter_is_a_pool_of_one(tiny_pool, base):
+def test_one_adapter_is_a_pool_of_one(tiny_pool: Path, base: LocalBase) -> None:
     assert ids_of(open_pool(tiny_pool / "b1", base).candidates) == ["b1"]
     assert ids_of(open_pool(f"{tiny_pool}/b1/", base).candidates) == ["b1"]
 
@@ -60,7 +64,9 @@ def test_one_adapter_is_a_pool_of_one(tiny_pool, base):
         ("bad\0name", "not there"),
     ],
 )
-def test_nothing_to_open(base, tmp_path, monkeypatch, ref, message):
+def test_nothing_to_open(
+    base: LocalBase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ref: str, message: str
+) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty" / "notes").mkdir(parents=True)
     (tmp_path / "notes.md").write_text("# notes")
@@ -69,7 +75,7 @@ def test_nothing_to_open(base, tmp_path, monkeypatch, ref, message):
     assert str(caught.value).isprintable()
 
 
-def spoil(folder, how):
+def spoil(folder: Path, how: str) -> None:
     weights, config = folder / "adapter_model.safetensors", folder / "adapter_config.json"
     tensors = load_file(weights)
     first = next(iter(tensors))
@@ -110,9 +116,9 @@ def spoil(folder, how):
         ("all zero", "all zero, it changes nothing"),
     ],
 )
-def test_a_bad_adapter_is_set_aside_and_the_rest_goes_on(pool, base, how, reason):
+def test_a_bad_adapter_is_set_aside_and_the_rest_goes_on(pool: Path, base: LocalBase, how: str, reason: str) -> None:
     spoil(pool / "a1", how)
-    hashes = {}
+    hashes: dict[str, str] = {}
     for _ in range(2):  # the second time from what the first remembered
         found = open_pool(pool, base, hashes=hashes)
         assert ids_of(found.candidates) == ["a0", "a2", "b0", "b1", "b2"]
@@ -121,13 +127,13 @@ def test_a_bad_adapter_is_set_aside_and_the_rest_goes_on(pool, base, how, reason
         assert "\n" not in reasons(found)["a1"]
 
 
-def test_a_card_that_cannot_be_read_is_no_reason(pool, base):
+def test_a_card_that_cannot_be_read_is_no_reason(pool: Path, base: LocalBase) -> None:
     spoil(pool / "a1", "unreadable card")
     found = open_pool(pool, base)
     assert (found.candidates[1].licence, found.candidates[1].description) == (None, "")
 
 
-def test_nothing_usable_is_an_error_that_says_why(pool, base):
+def test_nothing_usable_is_an_error_that_says_why(pool: Path, base: LocalBase) -> None:
     for name in ("a0", "a1", "a2", "b0", "b1", "b2"):
         spoil(pool / name, "truncated")
     with pytest.raises(PoolError, match=r"none of its 6 models can be used: a0: adapter_model.*; and 3 more") as caught:
@@ -135,14 +141,14 @@ def test_nothing_usable_is_an_error_that_says_why(pool, base):
     assert "\n" not in str(caught.value)
 
 
-def test_the_same_weights_under_two_names(pool, base):
+def test_the_same_weights_under_two_names(pool: Path, base: LocalBase) -> None:
     shutil.copytree(pool / "b0", pool / "a9 copy")
     (pool / "a9 copy" / "README.md").write_text("Another card.")
     found = open_pool(pool, base)
     assert reasons(found) == {"b0": "same weights as a9 copy; remove one of the two"}
 
 
-def test_order_and_place_do_not_matter(pool, tiny_pool, base, tmp_path):
+def test_order_and_place_do_not_matter(pool: Path, tiny_pool: Path, base: LocalBase, tmp_path: Path) -> None:
     first = open_pool(tiny_pool, base)
     names = ["b2", "a1", "b0", "a0", "b1", "a2"]
     manifest = tmp_path / "any.yaml"
@@ -152,7 +158,7 @@ def test_order_and_place_do_not_matter(pool, tiny_pool, base, tmp_path):
     assert [c.fingerprint for c in second.candidates] == [c.fingerprint for c in first.candidates]
 
 
-def test_another_base_named_is_a_note(base, tmp_path):
+def test_another_base_named_is_a_note(base: LocalBase, tmp_path: Path) -> None:
     for name, named in (
         ("moved", "/somewhere/else"),
         ("same", "hub/Tiny-Llama"),
@@ -167,7 +173,7 @@ def test_another_base_named_is_a_note(base, tmp_path):
 @pytest.mark.parametrize(
     "name", ["with space", "plus+at@sign", "ünïcode", "semi;colon", "quote'\"", "%41", "-x", "a.b"]
 )
-def test_odd_names_that_are_fine(tiny_pool, base, tmp_path, name):
+def test_odd_names_that_are_fine(tiny_pool: Path, base: LocalBase, tmp_path: Path, name: str) -> None:
     shutil.copytree(tiny_pool / "a0", tmp_path / "p" / name)
     assert ids_of(open_pool(tmp_path / "p", base).candidates) == [name]
     check_id(name)
@@ -185,7 +191,7 @@ def test_odd_names_that_are_fine(tiny_pool, base, tmp_path, name):
         ("x" * 201, "longer than 200"),
     ],
 )
-def test_odd_names_that_are_set_aside(pool, base, name, reason):
+def test_odd_names_that_are_set_aside(pool: Path, base: LocalBase, name: str, reason: str) -> None:
     (pool / "a1").rename(pool / name)
     found = open_pool(pool, base)
     assert len(found.candidates) == 5
@@ -195,16 +201,16 @@ def test_odd_names_that_are_set_aside(pool, base, name, reason):
 
 
 @pytest.mark.parametrize("name", ["", "..", ".", "/a", "a/", "a//b", "a/../b", "\\a", "a\0"])
-def test_ids_that_are_none(name):
+def test_ids_that_are_none(name: str) -> None:
     with pytest.raises(PoolError, match="rename it"):
         check_id(name)
 
 
-def test_ids_with_a_slash_inside_are_hub_ids():
+def test_ids_with_a_slash_inside_are_hub_ids() -> None:
     check_id("org/name")
 
 
-def test_manifest(tiny_pool, base, tmp_path):
+def test_manifest(tiny_pool: Path, base: LocalBase, tmp_path: Path) -> None:
     shutil.copytree(tiny_pool / "a0", tmp_path / "sub" / "a0")
     manifest = tmp_path / "pool.yaml"
     manifest.write_text(
@@ -224,7 +230,7 @@ def test_manifest(tiny_pool, base, tmp_path):
     assert open_pool(tmp_path, base) == found  # a pool.yaml that lists models speaks for its folder
 
 
-def test_a_pool_yaml_beside_the_folders(pool, base):
+def test_a_pool_yaml_beside_the_folders(pool: Path, base: LocalBase) -> None:
     (pool / "pool.yaml").write_text("version: 1\ntemplate: chat\ndescriptions: {a0: Said by the manifest.}\n")
     found = open_pool(pool, base)
     assert len(found.candidates) == 6
@@ -267,7 +273,7 @@ def test_a_pool_yaml_beside_the_folders(pool, base):
         ("version: 1\nmodels: " + "[" * 5000, "not YAML"),
     ],
 )
-def test_bad_manifests(base, tmp_path, text, message):
+def test_bad_manifests(base: LocalBase, tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "p.yaml"
     path.write_text(text)
     with pytest.raises(PoolError, match=message) as caught:
@@ -276,7 +282,7 @@ def test_bad_manifests(base, tmp_path, text, message):
     assert "\n" not in str(caught.value)
 
 
-def test_a_manifest_that_is_no_text(base, tmp_path):
+def test_a_manifest_that_is_no_text(base: LocalBase, tmp_path: Path) -> None:
     (tmp_path / "p.yaml").write_bytes(b"\xff\xfe\x00version")
     with pytest.raises(PoolError, match="is no UTF-8 text"):
         open_pool(tmp_path / "p.yaml", base)
@@ -285,17 +291,17 @@ def test_a_manifest_that_is_no_text(base, tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"), [("", "lists no hub ids"), ("a/b\nnonsense\n", "line 2: 'nonsense' is no hub id")]
 )
-def test_bad_lists(base, tmp_path, text, message):
+def test_bad_lists(base: LocalBase, tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "p.txt").write_text(text)
     with pytest.raises(PoolError, match=message):
         open_pool(tmp_path / "p.txt", base)
 
 
-def test_include_exclude_licence(pool, base):
+def test_include_exclude_licence(pool: Path, base: LocalBase) -> None:
     (pool / "b1" / "README.md").write_text("---\nlicense: cc-by-nc-4.0\n---\n")
     (pool / "b2" / "README.md").unlink()
 
-    def ids(**filters):
+    def ids(**filters: Any) -> list[str] | None:
         return ids_of(open_pool(pool, base, **filters).candidates)
 
     assert ids(include=["a*"]) == ["a0", "a1", "a2"]
@@ -314,8 +320,8 @@ def test_include_exclude_licence(pool, base):
     assert open_pool(pool, base, exclude=["a0"]).refused == ()  # what is filtered out is not opened
 
 
-def test_a_known_pool_is_opened_without_reading_weights(pool, base):
-    hashes = {}
+def test_a_known_pool_is_opened_without_reading_weights(pool: Path, base: LocalBase) -> None:
+    hashes: dict[str, str] = {}
     first = open_pool(pool, base, hashes=hashes)
     reading = {key: "0" * 64 for key in hashes if "adapter_model" in key}
     assert len(reading) == 6
@@ -326,7 +332,7 @@ def test_a_known_pool_is_opened_without_reading_weights(pool, base):
     assert ids_of(found.candidates) == ["a0"]
 
 
-def tune(base, folder, change=lambda tensors: tensors):
+def tune(base: LocalBase, folder: Path, change: Callable[..., Any] = lambda tensors: tensors) -> Path:
     rng = np.random.default_rng(0)
     folder.mkdir(parents=True)
     shutil.copy(base.path / "config.json", folder)
@@ -336,7 +342,7 @@ def tune(base, folder, change=lambda tensors: tensors):
     return folder
 
 
-def test_checkpoints_are_candidates_too(pool, base):
+def test_checkpoints_are_candidates_too(pool: Path, base: LocalBase) -> None:
     embedding = "model.embed_tokens.weight"
     tune(base, pool / "full")
     tune(base, pool / "head-too", lambda t: {n: 2 * x for n, x in t.items()} | {"lm_head.weight": 2 * t[embedding]})
@@ -353,7 +359,7 @@ def test_checkpoints_are_candidates_too(pool, base):
         config.write_text(
             json.dumps(json.loads(config.read_text()) | change | {"quantization_config": name == "quantised"})
         )
-    hashes = {}
+    hashes: dict[str, str] = {}
     for _ in range(2):
         found = open_pool(pool, base, hashes=hashes)
         assert ids_of(found.candidates) == ["a0", "a1", "a2", "b0", "b1", "b2", "full", "head-too"]
@@ -398,14 +404,14 @@ CARDS = {
 
 
 @pytest.mark.parametrize(("text", "wanted"), CARDS.items())
-def test_cards(tiny_pool, base, tmp_path, text, wanted):
+def test_cards(tiny_pool: Path, base: LocalBase, tmp_path: Path, text: str, wanted: tuple[str | None, str]) -> None:
     folder = shutil.copytree(tiny_pool / "a0", tmp_path / "a0")
     (folder / "README.md").write_bytes(text.encode())
     found = open_pool(folder, base).candidates[0]
     assert (found.licence, found.description) == wanted
 
 
-def test_a_long_card_is_cut(tiny_pool, base, tmp_path):
+def test_a_long_card_is_cut(tiny_pool: Path, base: LocalBase, tmp_path: Path) -> None:
     folder = shutil.copytree(tiny_pool / "a0", tmp_path / "a0")
     (folder / "README.md").write_bytes(b"\xff" + b"long " * 1_000_000)
     assert len(open_pool(folder, base).candidates[0].description) == 4000
@@ -426,14 +432,14 @@ def test_a_long_card_is_cut(tiny_pool, base, tmp_path):
         (["tongyi-qianwen"], ["tongyi-qianwen: no common open licence"]),
     ],
 )
-def test_licence_conflicts(licences, notes):
+def test_licence_conflicts(licences: list[str | None], notes: list[str]) -> None:
     found = licence_conflicts(licences)
     assert len(found) == len(notes)
     assert all(note in text for note, text in zip(notes, found, strict=True))
     assert licence_conflicts(licences[::-1]) == found
 
 
-def test_a_hub_id_offline_that_was_never_fetched(base, tmp_path):
+def test_a_hub_id_offline_that_was_never_fetched(base: LocalBase, tmp_path: Path) -> None:
     with pytest.raises(OfflineError, match="acme/absent: not in the hub's cache, and fetching is off"):
         open_pool("acme/absent", base, offline=True)
     with pytest.raises(OfflineError):
@@ -441,7 +447,7 @@ def test_a_hub_id_offline_that_was_never_fetched(base, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["pool-smollm2", "pool-bigbench"])
-def test_real_pools_open_whole(shared, name, tmp_path):
+def test_real_pools_open_whole(shared: Path, name: str, tmp_path: Path) -> None:
     """A base of the right shapes stands in for the real one: no weights of it are read."""
     shapes = {
         f"model.layers.{layer}.self_attn.{kind}_proj.weight": shape

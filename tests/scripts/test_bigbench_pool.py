@@ -5,7 +5,9 @@ import io
 import json
 import sys
 import tarfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -22,7 +24,7 @@ CANARY = "keep out of corpora: 1234"
 COLOURS = ("red", "green", "blue ")
 
 
-def scored(text, best, choices=COLOURS):
+def scored(text: str, best: str, choices: Sequence[str] = COLOURS) -> dict[str, dict[str, float] | str]:
     return {"input": text, "target_scores": {choice: float(choice == best) for choice in choices}}
 
 
@@ -39,7 +41,7 @@ NAMES = ["color__hex", "tense"]
 
 
 @pytest.fixture(scope="module")
-def rows():
+def rows() -> Iterator[ModuleType]:
     """The module of the rows; the script beside it is `build`."""
     sys.path.insert(0, str(SCRIPTS))
     yield importlib.import_module("bigbench_rows")
@@ -47,12 +49,12 @@ def rows():
 
 
 @pytest.fixture(scope="module")
-def build(rows):
+def build(rows: ModuleType) -> ModuleType:
     return importlib.import_module("build_bigbench_pool")
 
 
 @pytest.fixture(scope="module")
-def sdist(tmp_path_factory):
+def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two tasks, and what an archive might hold beside them; setup.py would tell if it were run."""
     path = tmp_path_factory.mktemp("sdist") / "bigbench-1.0.0.tar.gz"
     members = {
@@ -70,7 +72,7 @@ def sdist(tmp_path_factory):
     return path
 
 
-def test_rows_with_choices(rows):
+def test_rows_with_choices(rows: ModuleType) -> None:
     found = rows.rows_of("color__hex", COLOR)
     assert found == rows.rows_of("color__hex", COLOR)
     assert sorted(row["input"].split("\n")[0] for row in found) == sorted(f"code {n}" for n in range(40))
@@ -84,7 +86,7 @@ def test_rows_with_choices(rows):
         assert row["input"].split("\n")[1] == "Options:" and listed == row["choices"]
 
 
-def test_rows_whose_answer_is_written(rows):
+def test_rows_whose_answer_is_written(rows: ModuleType) -> None:
     found = rows.rows_of("tense", TENSE)
     assert {row["input"] for row in found} == {f"Past of go {n}" for n in range(30)}
     assert all(row == {"input": row["input"], "output": "went"} for row in found)
@@ -92,7 +94,7 @@ def test_rows_whose_answer_is_written(rows):
     assert rows.rows_of("arithmetic__2_digit_addition", sums) == [{"input": "1 + 1", "output": "2"}]
 
 
-def test_what_is_no_row(rows):
+def test_what_is_no_row(rows: ModuleType) -> None:
     kept = [{"input": f"{n}", "target": "x"} for n in range(rows.MOST_ROWS + 50)]
     assert len(rows.rows_of("tense", {"examples": kept})) == rows.MOST_ROWS
     examples = [
@@ -106,11 +108,11 @@ def test_what_is_no_row(rows):
     assert sorted((row["input"], row["output"]) for row in found) == [("a" * 800, "b" * 200), ("twice", "first")]
 
 
-def test_every_task_has_a_family(rows):
+def test_every_task_has_a_family(rows: ModuleType) -> None:
     assert (len(rows.FAMILIES), len(set(rows.FAMILIES.values()))) == (59, 18)
 
 
-def test_files_from_the_archive(rows, sdist, tmp_path):
+def test_files_from_the_archive(rows: ModuleType, sdist: Path, tmp_path: Path) -> None:
     folder = tmp_path / "a" / "tasks"
     rows.write_tasks(sdist, folder, NAMES)
     files = {path.name: path.read_bytes() for path in folder.iterdir()}
@@ -125,7 +127,7 @@ def test_files_from_the_archive(rows, sdist, tmp_path):
     rows.write_tasks(tmp_path / "gone.tar.gz", folder, NAMES)  # all there: the archive is not opened
 
 
-def test_an_archive_that_lacks_a_task_or_is_none(rows, sdist, tmp_path):
+def test_an_archive_that_lacks_a_task_or_is_none(rows: ModuleType, sdist: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"lacks winowhy; take the whole of bigbench 1\.0\.0"):
         rows.write_tasks(sdist, tmp_path / "tasks", [*NAMES, "winowhy"])
     assert not list((tmp_path / "tasks").iterdir())
@@ -140,7 +142,9 @@ def test_an_archive_that_lacks_a_task_or_is_none(rows, sdist, tmp_path):
     assert not list((tmp_path / "tasks").iterdir())
 
 
-def test_comparison_with_another_folder(rows, build, sdist, tmp_path, capsys):
+def test_comparison_with_another_folder(
+    rows: ModuleType, build: ModuleType, sdist: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     command = ["tasks", "--sdist", str(sdist), "--only", *NAMES]
     assert build.main([*command, "--out", str(tmp_path / "a")]) == 0
     other = tmp_path / "b" / "tasks"
@@ -160,7 +164,7 @@ def test_comparison_with_another_folder(rows, build, sdist, tmp_path, capsys):
     ]
 
 
-def test_the_recipe_takes_what_was_built(rows, sdist, tmp_path):
+def test_the_recipe_takes_what_was_built(rows: ModuleType, sdist: Path, tmp_path: Path) -> None:
     """Its pool and tasks lie elsewhere, and the families of the tasks come along."""
     recipe = SCRIPTS.parent / "recipes" / "bench-bigbench-smollm2.yaml"
     setup, places = read_setup(recipe, tasks=str(tmp_path))
@@ -172,7 +176,9 @@ def test_the_recipe_takes_what_was_built(rows, sdist, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def built(build, sdist, tiny_llama, tmp_path_factory):
+def built(
+    build: ModuleType, sdist: Path, tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, list[str]]:
     out = tmp_path_factory.mktemp("built")
     command = ["--sdist", str(sdist), "--out", str(out), "--base", str(tiny_llama), "--threads", "1"]
     command += ["--only", *NAMES, "--heldout", "9"]
@@ -180,7 +186,7 @@ def built(build, sdist, tiny_llama, tmp_path_factory):
     return out, command
 
 
-def test_adapters_and_cards(built):
+def test_adapters_and_cards(built: tuple[Path, list[str]]) -> None:
     out, _ = built
     for name, seen, total in (("color__hex", 28, 40), ("tense", 21, 30)):
         folder = out / "pool" / name
@@ -198,7 +204,7 @@ def test_adapters_and_cards(built):
     assert "BIG-bench, color/hex: Say the colour." in (out / "pool" / "color__hex" / "README.md").read_text()
 
 
-def test_the_table(built, build, capsys):
+def test_the_table(built: tuple[Path, list[str]], build: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
     """It is printed from what was measured, and says that training helped."""
     out, command = built
     assert build.main(["table", *command]) == 0
@@ -215,7 +221,9 @@ def test_the_table(built, build, capsys):
     assert printed[-1].startswith("| mean of 2 | 18 |  | ") and f" {mean:.2f} | " in printed[-1]
 
 
-def test_a_second_run_trains_only_what_is_missing(built, build, rows, capsys):
+def test_a_second_run_trains_only_what_is_missing(
+    built: tuple[Path, list[str]], build: ModuleType, rows: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
     """A folder appears whole or not at all, so what a kill left behind is not taken for an adapter."""
     out, command = built
     lost, kept = (out / "pool" / name / "adapter_model.safetensors" for name in NAMES)
@@ -230,7 +238,7 @@ def test_a_second_run_trains_only_what_is_missing(built, build, rows, capsys):
     assert len(capsys.readouterr().out.splitlines()) == 5
 
 
-def test_fewer_steps(built, build, tmp_path):
+def test_fewer_steps(built: tuple[Path, list[str]], build: ModuleType, tmp_path: Path) -> None:
     _, command = built
     place = command.index("--out") + 1
     cut = [*command[:place], str(tmp_path), *command[place + 1 :], "--steps", "1", "--base-name", "me/tiny"]
@@ -239,7 +247,9 @@ def test_fewer_steps(built, build, tmp_path):
     assert "Rows seen: 8," in card and "; 1 steps of 8 rows" in card and "base_model: me/tiny\n" in card
 
 
-def test_what_cannot_be_done_is_one_line(build, sdist, tmp_path, monkeypatch, capsys):
+def test_what_cannot_be_done_is_one_line(
+    build: ModuleType, sdist: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     for command, told in (
         (["bake", "--out", str(tmp_path)], "no step 'bake'; choose from fetch, tasks, train, table"),
         (["train", "--out", str(tmp_path)], "--base is needed to train and to measure"),

@@ -5,7 +5,9 @@ import os
 import runpy
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +18,7 @@ from merge_advisor.advisor import Machine, PlanOptions
 from merge_advisor.advisor.measuring.session import PoolFilter, open_session
 from merge_advisor.backbone.encoding import encode
 from merge_advisor.backbone.finetune import finetune_lora
-from merge_advisor.backbone.model import load_backbone
+from merge_advisor.backbone.model import Backbone, load_backbone
 from merge_advisor.backbone.place import placed
 from merge_advisor.benchmark.values import Setup
 from merge_advisor.cli import main
@@ -30,6 +32,7 @@ from merge_advisor.json_form import from_json
 from merge_advisor.options import FinetuneSettings, TuneOptions
 from merge_advisor.plain_yaml import load_yaml
 from merge_advisor.pool.sources import find_models
+from merge_advisor.scores import ModelScore
 from merge_advisor.tasks import read_rows
 from merge_advisor.types import Row
 from tests.support.hub_server import Hub
@@ -50,13 +53,13 @@ BARE = templates.get("bare")
         ("...", "", False, True),
     ],
 )
-def test_when_a_text_is_the_output(said, wanted, plain, lorahub):
+def test_when_a_text_is_the_output(said: str, wanted: str, plain: bool, lorahub: bool) -> None:
     assert (matches(said, wanted, "plain"), matches(said, wanted, "lorahub")) == (plain, lorahub)
     score = majority_score([Row("x", wanted)], said, "exact_match", exact_match="lorahub")
     assert score.metrics == {"exact_match": float(lorahub)}
 
 
-def test_a_rule_nobody_knows_is_an_error():
+def test_a_rule_nobody_knows_is_an_error() -> None:
     with pytest.raises(SpecError, match="exact_match is one of: plain, lorahub"):
         registry.build("evaluator", "fast:exact_match=loosely")
     assert registry.build("evaluator", "fast").settings == Fast().settings != Fast(exact_match="lorahub").settings
@@ -76,7 +79,7 @@ ASKED = [
 
 
 @pytest.fixture(scope="module")
-def t5(tiny_t5):
+def t5(tiny_t5: Path) -> Iterator[Backbone]:
     """The tiny T5 with a LoRA that knows a few answers by heart."""
     backbone = load_backbone(tiny_t5, threads=1)
     texts = [(BARE.prompt(row.input), row.output) for row in LEARNED]
@@ -87,8 +90,8 @@ def t5(tiny_t5):
         yield backbone
 
 
-def test_both_scorers_match_as_lorahub_does(t5):
-    def score(evaluator, rows):
+def test_both_scorers_match_as_lorahub_does(t5: Backbone) -> None:
+    def score(evaluator: Fast | LmEval, rows: list[Row]) -> ModelScore:
         return evaluator.score(t5.model, t5.tokenizer, rows, BARE, label="it", metric="exact_match")
 
     theirs = score(LmEval(exact_match="lorahub", max_new_tokens=12), ASKED)
@@ -99,7 +102,7 @@ def test_both_scorers_match_as_lorahub_does(t5):
     assert sum(score(Fast(), ASKED).rows["exact_match"]) == 0
 
 
-def test_bbh_in_lm_eval_is_lorahubs(t5, tmp_path, monkeypatch):
+def test_bbh_in_lm_eval_is_lorahubs(t5: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The task files as they are shipped, on data of the current folder; equal to our own scorer row by row."""
     import datasets
 
@@ -127,11 +130,11 @@ def test_bbh_in_lm_eval_is_lorahubs(t5, tmp_path, monkeypatch):
     assert theirs.outputs[:7] == ours.outputs[:7]
 
 
-def read_setup(path):
+def read_setup(path: Path) -> Setup:
     return from_json(Setup, json.dumps(load_yaml(path.read_text())), path.name)
 
 
-def test_the_published_setup():
+def test_the_published_setup() -> None:
     setup = read_setup(ROOT / "recipes" / "flan-t5-bbh.yaml")
     assert (setup.exact_match, setup.max_new_tokens, setup.template) == ("lorahub", 256, "bare")
     arms = {arm.name: arm for arm in setup.arms}
@@ -142,6 +145,7 @@ def test_the_published_setup():
     for arm in setup.arms:
         assert registry.build("strategy", arm.strategy)
         assert arm.composition == "lorahub"
+        assert arm.tuner is not None
         assert (arm.tuner.sampler, arm.tuner.trials) == ("lorahub", 40)
         assert arm.tuner.objective == ("lorahub-clean" if arm.name.endswith("-clean") else "lorahub")
     families = json.loads((ROOT / "recipes" / setup.tasks.families).read_text())
@@ -150,22 +154,22 @@ def test_the_published_setup():
     assert listed == set(families)
     pool = find_models(ROOT / "recipes" / setup.pool)
     assert (len(pool.models), pool.template) == (196, "bare")
-    assert all(model.hub.repo.startswith("lorahub/flan_t5_large-") for model in pool.models)
+    assert all(model.hub and model.hub.repo.startswith("lorahub/flan_t5_large-") for model in pool.models)
 
 
-def test_the_published_modules_are_those_of_the_list(shared):
+def test_the_published_modules_are_those_of_the_list(shared: Path) -> None:
     names = (shared / "data" / "lorahub_modules.txt").read_text().split()
     assert [model.id for model in find_models(ROOT / "recipes" / "flan-t5-modules.yaml").models] == names
 
 
 @pytest.fixture(scope="module")
-def rows():
+def rows() -> Iterator[dict[str, Any]]:
     sys.path.insert(0, str(ROOT / "scripts"))
     yield runpy.run_path(str(ROOT / "scripts" / "t5_rows.py"))
     sys.path.remove(str(ROOT / "scripts"))
 
 
-def test_rows_of_the_small_pool(rows):
+def test_rows_of_the_small_pool(rows: dict[str, Any]) -> None:
     """Deterministic, different, and what their definitions say."""
     pool, draw = rows["POOL"], rows["draw"]
     assert len(pool) >= 24 and len(set(rows["FAMILIES"].values())) >= 10
@@ -193,7 +197,7 @@ CUT = ("swap_two", "no_vowels", "hyphens")
 """Three tasks of three families."""
 
 
-def test_the_shipped_pool_does_something(tmp_path):
+def test_the_shipped_pool_does_something(tmp_path: Path) -> None:
     """Each adapter was measured far above the base, and three are measured again."""
     measured = json.loads((T5 / "measured.json").read_text())
     assert len(measured) == len(list((T5 / "tasks").iterdir())) >= 24
@@ -209,7 +213,7 @@ def test_the_shipped_pool_does_something(tmp_path):
             assert after > before + 0.15, candidate.id
 
 
-def publish(name, folder):
+def publish(name, folder) -> None:
     """Write a shipped adapter as LoraHub publishes its own: the weights in a pickle."""
     import torch
     from safetensors.torch import load_file
@@ -220,7 +224,7 @@ def publish(name, folder):
 
 
 @pytest.mark.slow
-def test_from_published_pickles_to_tuned_merges(tmp_path):
+def test_from_published_pickles_to_tuned_merges(tmp_path: Path) -> None:
     """LoraHub's protocol end to end, each step a command: hub ids, convert, plan on five shots, tune both ways."""
     members = sorted(json.loads((T5 / "measured.json").read_text()))[::3]
     names = sorted({*members, *CUT})
@@ -238,7 +242,7 @@ def test_from_published_pickles_to_tuned_merges(tmp_path):
         environment.pop("HF_HUB_CACHE", None)
         command = [sys.executable, "-m", "merge_advisor", "convert", str(listed), "--out", str(tmp_path / "pool")]
         subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    session = {"store": tmp_path / "store.sqlite", "machine": Machine(threads=1)}
+    session: dict[str, Any] = {"store": tmp_path / "store.sqlite", "machine": Machine(threads=1)}
     for task in CUT:
         for goal, strategy in (("lorahub", "anchor_random"), ("lorahub-clean", "rerank")):
             out = tmp_path / f"{task}-{goal}"
@@ -263,7 +267,7 @@ def test_from_published_pickles_to_tuned_merges(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_cut_of_the_pool_is_built(tmp_path):
+def test_a_cut_of_the_pool_is_built(tmp_path: Path) -> None:
     """The script from nothing to the published layout, which PEFT reads as this package does."""
     import torch
     from peft import PeftModel

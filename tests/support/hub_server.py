@@ -11,13 +11,13 @@ from urllib.parse import unquote, urlsplit
 class Hub:
     """Use as a context manager; `requests` lists what was asked as (method, path)."""
 
-    def __init__(self):
-        self.repos = {}  # name -> {commit: {file: bytes}}, the last commit is main
-        self.requests = []
+    def __init__(self) -> None:
+        self.repos: dict[str, dict[str, dict[str, bytes]]] = {}  # name -> {commit: {file: bytes}}, the last is main
+        self.requests: list[tuple[str, str]] = []
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
 
-    def add(self, name, folder: Path):
+    def add(self, name: str, folder: Path) -> str:
         """Commit a folder; returns the commit."""
         files = {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
         digest = hashlib.sha1(name.encode())
@@ -28,19 +28,19 @@ class Hub:
         return commit
 
     @property
-    def url(self):
+    def url(self) -> str:
         return f"http://127.0.0.1:{self._server.server_port}"
 
-    def __enter__(self):
+    def __enter__(self) -> "Hub":
         self._thread.start()
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: None) -> None:
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
 
-    def answer(self, path):
+    def answer(self, path: str) -> tuple[int, dict[str, str], bytes]:
         """(status, headers, body) for a path."""
         parts = unquote(urlsplit(path).path).strip("/").split("/")
         api = parts[:2] in (["api", "models"], ["api", "datasets"])
@@ -55,19 +55,19 @@ class Hub:
         files = commits[commit]
         oid = {file: hashlib.sha1(data).hexdigest() for file, data in files.items()}
         if api and verb == "revision":
-            found = {"id": "/".join(parts[:2]), "sha": commit, "siblings": [{"rfilename": file} for file in files]}
-            return 200, {"Content-Type": "application/json"}, json.dumps(found).encode()
+            about = {"id": "/".join(parts[:2]), "sha": commit, "siblings": [{"rfilename": file} for file in files]}
+            return 200, {"Content-Type": "application/json"}, json.dumps(about).encode()
         if api and verb == "tree":
-            found = [{"type": "file", "path": f, "size": len(data), "oid": oid[f]} for f, data in files.items()]
-            return 200, {"Content-Type": "application/json"}, json.dumps(found).encode()
+            tree = [{"type": "file", "path": f, "size": len(data), "oid": oid[f]} for f, data in files.items()]
+            return 200, {"Content-Type": "application/json"}, json.dumps(tree).encode()
         file = "/".join(parts[4:])
         if file not in files:
             return 404, {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": commit}, b""
         return 200, {"ETag": f'"{oid[file]}"', "X-Repo-Commit": commit}, files[file]
 
-    def _handler(hub):
+    def _handler(hub: "Hub") -> type[BaseHTTPRequestHandler]:
         class Handler(BaseHTTPRequestHandler):
-            def do_GET(self):
+            def do_GET(self) -> None:
                 hub.requests.append((self.command, self.path))
                 status, headers, body = hub.answer(self.path)
                 self.send_response(status)
@@ -80,7 +80,7 @@ class Hub:
 
             do_HEAD = do_GET
 
-            def log_message(self, *_):
+            def log_message(self, *_) -> None:
                 pass
 
         return Handler

@@ -2,10 +2,14 @@
 
 import json
 import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.strategies._internal.random import ArtificialRandom
 
 from merge_advisor.errors import TaskError
 from merge_advisor.tasks import majority, read_rows, split
@@ -15,10 +19,10 @@ GOOD = '{"input": "a", "output": "b"}'
 
 
 @pytest.fixture
-def write(tmp_path):
+def write(tmp_path: Path) -> Callable[..., Any]:
     """Write a task file: bytes, text, or records as JSONL (two of them where one would do)."""
 
-    def make(content, name="task.jsonl"):
+    def make(content: bytes | list[dict[str, Any]] | str, name: str = "task.jsonl") -> Path:
         path = tmp_path / name
         if isinstance(content, list):
             content = "\n".join(json.dumps(record) for record in content)
@@ -28,7 +32,7 @@ def write(tmp_path):
     return make
 
 
-def rows_of(n, start=0):
+def rows_of(n: int, start: int = 0) -> list[Row]:
     return [Row(f"question {i}", f"answer {i % 3}") for i in range(start, start + n)]
 
 
@@ -51,15 +55,17 @@ def rows_of(n, start=0):
         ({"input": "i", "output": "o", "choices": None}, Row("i", "o"), "input/output"),
     ],
 )
-def test_recognised_fields(write, record, row, mapping):
+def test_recognised_fields(
+    write: Callable[..., Any], record: dict[str, list[str] | str | None], row: Row, mapping: str
+) -> None:
     found = read_rows(write([record, {"input": "other", "output": "row"}]))
     assert found.rows[0] == row
     assert found.mapping.split(", ")[0] == mapping
     assert found.name == "task"
 
 
-def test_chat_messages(write):
-    def chat(*turns):
+def test_chat_messages(write: Callable[..., Any]) -> None:
+    def chat(*turns: tuple[str, str]) -> dict[str, list[dict[str, str]]]:
         return {"messages": [{"role": role, "content": content} for role, content in turns]}
 
     found = read_rows(
@@ -82,7 +88,7 @@ def test_chat_messages(write):
 @pytest.mark.parametrize(
     "text", ["[1,2]", "007", "{{ x }}", "NaN", "null", "1e5", " a\r\nb\u2028c\x85d ", "\u0000", "💪"]
 )
-def test_text_is_kept_as_it_is(write, text):
+def test_text_is_kept_as_it_is(write: Callable[..., Any], text: str) -> None:
     line = json.dumps({"input": text, "output": text, "choices": [text, "else"]}, ensure_ascii=False)
     for ends in ("\n", "\r\n"):
         found = read_rows(write(line + ends + '{"input": "a", "output": "b", "choices": ["b", "c"]}'))
@@ -90,12 +96,12 @@ def test_text_is_kept_as_it_is(write, text):
         assert found.notes == ()
 
 
-def test_bom_and_windows_line_ends_are_accepted(write):
+def test_bom_and_windows_line_ends_are_accepted(write: Callable[..., Any]) -> None:
     content = b"\xef\xbb\xbf" + (GOOD + "\r\n\r\n" + '{"input": "c", "output": "d\\r\\n"}\r\n').encode()
     assert read_rows(write(content)).rows == (Row("a", "b"), Row("c", "d\r\n"))
 
 
-def test_numbers_are_their_own_text(write):
+def test_numbers_are_their_own_text(write: Callable[..., Any]) -> None:
     long = "9" * 5000
     lines = [f'{{"input": 1, "output": {n}, "choices": [{n}, 2.0]}}' for n in ("1.50", "-3", "1e999", long)]
     found = read_rows(write("\n".join(lines)))
@@ -108,7 +114,7 @@ def test_numbers_are_their_own_text(write):
     )
 
 
-def test_duplicates_are_dropped_and_contradictions_kept(write):
+def test_duplicates_are_dropped_and_contradictions_kept(write: Callable[..., Any]) -> None:
     records = [("a", "b"), ("a", "b"), ("a", "c"), ("d", "e"), ("a", "b")]
     found = read_rows(write([{"input": i, "output": o} for i, o in records]))
     assert found.rows == (Row("a", "b"), Row("a", "c"), Row("d", "e"))
@@ -118,7 +124,7 @@ def test_duplicates_are_dropped_and_contradictions_kept(write):
     )
 
 
-def test_what_else_is_noted(write):
+def test_what_else_is_noted(write: Callable[..., Any]) -> None:
     found = read_rows(
         write(
             [
@@ -136,7 +142,7 @@ def test_what_else_is_noted(write):
 
 @pytest.mark.parametrize("indent", [None, 1])
 @pytest.mark.parametrize("kind", ["array", "bbh"])
-def test_one_json_value(write, kind, indent):
+def test_one_json_value(write: Callable[..., Any], kind: str, indent: int | None) -> None:
     records = [{"input": "a", "target": "b"}, {"input": "c", "target": "d"}]
     whole = records if kind == "array" else {"canary": "text", "examples": records}
     found = read_rows(write(json.dumps(whole, indent=indent), "name.v2.json"))
@@ -144,14 +150,14 @@ def test_one_json_value(write, kind, indent):
     assert (found.name, found.mapping) == ("name.v2", "input/target")
 
 
-def test_lines_in_a_json_file_and_an_array_in_a_jsonl_file(write):
+def test_lines_in_a_json_file_and_an_array_in_a_jsonl_file(write: Callable[..., Any]) -> None:
     wanted = (Row("a", "b"), Row("c", "d"))
     second = '{"input": "c", "output": "d"}'
     assert read_rows(write(f"{GOOD}\n{second}", "task.json")).rows == wanted
     assert read_rows(write(f"[{GOOD},\n{second}]")).rows == wanted
 
 
-def test_the_shared_files_are_read(shared):
+def test_the_shared_files_are_read(shared: Path) -> None:
     files = [*sorted((shared / "data" / "bbh").glob("*.json")), *sorted((shared / "data" / "bigbench").glob("*.jsonl"))]
     assert files
     for path in [file for file in files if file.name != "families.json"]:
@@ -233,7 +239,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_bad_file(write, case):
+def test_bad_file(write: Callable[..., Any], case: str) -> None:
     content, message = BAD[case]
     path = write(content)
     with pytest.raises(TaskError) as caught:
@@ -258,14 +264,14 @@ def test_bad_file(write, case):
         ('{\n"input": "a",\n"output": "b"}', ": 1 row, the minimum is 2; add examples"),
     ],
 )
-def test_bad_json_value(write, content, message):
+def test_bad_json_value(write: Callable[..., Any], content: str, message: str) -> None:
     path = write(content, "task.json")
     with pytest.raises(TaskError) as caught:
         read_rows(path)
     assert str(caught.value).startswith(f"{path}{message}")
 
 
-def test_absent_file_and_folder(tmp_path):
+def test_absent_file_and_folder(tmp_path: Path) -> None:
     with pytest.raises(TaskError, match=r"none\.jsonl: no such file; give the path of a task file") as caught:
         read_rows(tmp_path / "none.jsonl")
     assert caught.value.exit_code == 2
@@ -274,7 +280,7 @@ def test_absent_file_and_folder(tmp_path):
     assert caught.value.exit_code == 2
 
 
-def test_no_permission(write):
+def test_no_permission(write: Callable[..., Any]) -> None:
     path = write([{"input": "a", "output": "b"}])
     path.chmod(0)
     root = os.geteuid() == 0
@@ -291,11 +297,11 @@ def test_no_permission(write):
     assert caught.value.exit_code == 2
 
 
-def test_the_minimum_can_be_lowered(write):
+def test_the_minimum_can_be_lowered(write: Callable[..., Any]) -> None:
     assert read_rows(write(GOOD), minimum=1).rows == (Row("a", "b"),)
 
 
-def test_names_are_printable(write):
+def test_names_are_printable(write: Callable[..., Any]) -> None:
     found = read_rows(write(f"{GOOD}\n{GOOD}\n" + '{"input": "c", "output": "d"}', "a\nb.jsonl"))
     assert found.name == "a\\nb"
     assert found.notes == ("a\\nb.jsonl: 1 duplicate row dropped",)
@@ -319,8 +325,10 @@ optional_count = st.none() | st.integers(0, 70)
     seed=st.integers(0, 5),
     shuffle=st.randoms(use_true_random=False),
 )
-def test_split_is_disjoint_complete_and_independent_of_order(rows, extra, shots, tuning, seed, shuffle):
-    arguments = {"name": "t", "shots": shots, "tuning": tuning, "seed": seed}
+def test_split_is_disjoint_complete_and_independent_of_order(
+    rows: list[Row], extra: int | list[Row] | None, shots: int, tuning: int | None, seed: int, shuffle: ArtificialRandom
+) -> None:
+    arguments: dict[str, Any] = {"name": "t", "shots": shots, "tuning": tuning, "seed": seed}
     given_rows = extra if isinstance(extra, list) else []
     scored = {(row.input, row.output) for row in given_rows}
     distinct = {(row.input, row.output) for row in rows} - scored
@@ -372,7 +380,9 @@ def test_split_is_disjoint_complete_and_independent_of_order(rows, extra, shots,
         (20, 20, 0, None, (14, 6, 0)),
     ],
 )
-def test_sizes_by_number(n, shots, heldout, tuning, sizes):
+def test_sizes_by_number(
+    n: int, shots: int, heldout: int | None, tuning: int | None, sizes: tuple[int, int, int]
+) -> None:
     task, _ = split(rows_of(n), name="t", shots=shots, heldout=heldout, tuning=tuning, seed=0)
     assert (len(task.shots), len(task.tuning), len(task.heldout)) == sizes
 
@@ -388,13 +398,13 @@ def test_sizes_by_number(n, shots, heldout, tuning, sizes):
         (20, 0, (20, 0)),
     ],
 )
-def test_sizes_with_heldout_rows(n, tuning, sizes):
+def test_sizes_with_heldout_rows(n: int, tuning: int | None, sizes: tuple[int, int]) -> None:
     task, _ = split(rows_of(n), name="t", shots=20, heldout=rows_of(4, start=500), tuning=tuning, seed=0)
     assert (len(task.shots), len(task.tuning)) == sizes
     assert set(task.heldout) == set(rows_of(4, start=500))
 
 
-def test_the_seed_matters_and_the_parts_are_nested():
+def test_the_seed_matters_and_the_parts_are_nested() -> None:
     rows = rows_of(60)
     few, _ = split(rows, name="t", shots=5, heldout=20, tuning=10, seed=1)
     more, _ = split(rows, name="t", shots=20, heldout=20, tuning=10, seed=1)
@@ -404,7 +414,7 @@ def test_the_seed_matters_and_the_parts_are_nested():
     assert set(other.shots) != set(more.shots)
 
 
-def test_heldout_rows_are_never_learned_from():
+def test_heldout_rows_are_never_learned_from() -> None:
     rows = rows_of(10)
     reordered = Row(rows[0].input, rows[0].output, (rows[0].output, "else"))
     task, notes = split(rows, name="t", shots=20, heldout=[reordered, rows[3], Row("new", "x")], seed=0)
@@ -414,7 +424,7 @@ def test_heldout_rows_are_never_learned_from():
         split(rows, name="t", shots=20, heldout=rows[1:], seed=0)
 
 
-def test_notes_say_what_was_clamped():
+def test_notes_say_what_was_clamped() -> None:
     _, notes = split(rows_of(20), name="t", shots=20, heldout=100, tuning=4, seed=0)
     assert notes == (
         "t: 2 shots, not 20: there are 20 rows to split; add examples",
@@ -438,12 +448,12 @@ def test_notes_say_what_was_clamped():
         ({"shots": 5, "heldout": -3}, "t: heldout -3 is too few; give at least 0"),
     ],
 )
-def test_numbers_out_of_range(arguments, message):
+def test_numbers_out_of_range(arguments: dict[str, int], message: str) -> None:
     with pytest.raises(TaskError, match=message):
         split(rows_of(20), name="t", **arguments)
 
 
-def test_majority():
+def test_majority() -> None:
     assert majority(rows_of(4)) == "answer 0"
     assert majority([Row("1", "b"), Row("2", "a"), Row("3", "b"), Row("4", "a"), Row("5", "c")]) == "a"
     assert majority(rows_of(3)[::-1]) == "answer 0"

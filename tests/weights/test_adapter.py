@@ -2,26 +2,31 @@
 
 import json
 import warnings
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import pytest
+from numpy.random._generator import Generator
 from safetensors.numpy import load_file, save_file
 
+from merge_advisor.arrays import Float32Array
 from merge_advisor.errors import InputError, PoolError
 from merge_advisor.weights.adapter import (
     adapter_fingerprint,
     check_values,
     map_factors,
     read_adapter,
-    read_adapter_config,
     read_weights_header,
     write_adapter,
 )  # fmt: skip
-from merge_advisor.weights.base import resolve_base
+from merge_advisor.weights.adapter_config import read_adapter_config
+from merge_advisor.weights.base import LocalBase, resolve_base
 from merge_advisor.weights.naming import find_parameter
 from merge_advisor.weights.tensorfile import open_folder, read_tensor
-from merge_advisor.weights.updates import DenseUpdate, LowRankUpdate
+from merge_advisor.weights.updates import DenseUpdate, LowRankUpdate, WeightDelta
 from tests.support.models import LLAMA_MODULES, write_lora
+from tests.support.updates import low_rank
 
 T5_MODULES = {
     f"{stack}.block.{block}.layer.{layer}.{kind}.{name}": (32, 32)
@@ -39,7 +44,7 @@ GPT2_MODULES = {
 
 
 @pytest.fixture(scope="session")
-def tiny_gpt2(tmp_path_factory):
+def tiny_gpt2(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random GPT-2: its weights are stored (in, out)."""
     import torch
     from transformers import GPT2Config, GPT2LMHeadModel
@@ -55,11 +60,13 @@ def tiny_gpt2(tmp_path_factory):
     return folder
 
 
-def open_base(folder, tmp_path):
+def open_base(folder: Path, tmp_path: Path) -> LocalBase:
     return resolve_base(str(folder), cache=tmp_path)
 
 
-def by_peft(base, adapter, kind="AutoModelForCausalLM", quiet=False):
+def by_peft(
+    base: Path, adapter: Path, kind: str = "AutoModelForCausalLM", quiet: bool = False
+) -> dict[str, Float32Array]:
     """Weights after plain PEFT loaded and merged the adapter; what it warns of is an error unless `quiet`."""
     import transformers
     from peft import PeftModel
@@ -72,7 +79,7 @@ def by_peft(base, adapter, kind="AutoModelForCausalLM", quiet=False):
     return {name: array.float().numpy() for name, array in merged.state_dict().items()}
 
 
-def assert_same(base, delta, merged, tolerance=1e-6):
+def assert_same(base: Path, delta: WeightDelta, merged: dict[str, Float32Array], tolerance: float = 1e-6) -> None:
     """Base + delta equals `merged`, and the delta touches no more than it says."""
     located = open_folder(base)
     scale = max(np.abs(update.dense()).max() for update in delta.values())
@@ -83,6 +90,7 @@ def assert_same(base, delta, merged, tolerance=1e-6):
             assert delta[name].shape == wanted.shape
             wanted = wanted + delta[name].dense()
         key = find_parameter(name, {key: array.shape for key, array in merged.items()})
+        assert key is not None, name
         assert np.abs(merged[key] - wanted).max() <= tolerance * max(scale, 1), name
 
 
@@ -98,14 +106,14 @@ PATTERNS = {
 
 
 @pytest.mark.parametrize("settings", PATTERNS.values(), ids=PATTERNS)
-def test_means_what_it_means_to_peft(tiny_llama, tmp_path, settings):
+def test_means_what_it_means_to_peft(tiny_llama: Path, tmp_path: Path, settings: dict[str, Any]) -> None:
     folder = write_lora(tmp_path / "x", LLAMA_MODULES, base=str(tiny_llama), **settings)
     delta = read_adapter(folder, open_base(tiny_llama, tmp_path).shapes)
-    assert all(isinstance(delta[name], LowRankUpdate) and delta[name].a.dtype == np.float32 for name in delta)
+    assert all(low_rank(delta, name).a.dtype == np.float32 for name in delta)
     assert_same(tiny_llama, delta, by_peft(tiny_llama, folder, quiet=True))
 
 
-def test_rank_patterns_and_differing_modules(tiny_llama, tmp_path):
+def test_rank_patterns_and_differing_modules(tiny_llama: Path, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     modules = {
         "model.layers.0.self_attn.q_proj": (rng.normal(size=(2, 32)), rng.normal(size=(32, 2))),
@@ -117,26 +125,26 @@ def test_rank_patterns_and_differing_modules(tiny_llama, tmp_path):
         rank_pattern={"layers.1.self_attn.q_proj": 6, "q_proj": 2}, alpha_pattern={"down_proj": 5},
     )  # fmt: skip
     delta = read_adapter(folder, open_base(tiny_llama, tmp_path).shapes)
-    assert [delta[f"{name}.weight"].rank for name in modules] == [2, 6, 4]
-    assert delta["model.layers.1.mlp.down_proj.weight"].scale == pytest.approx(5 / 2)
+    assert [low_rank(delta, f"{name}.weight").rank for name in modules] == [2, 6, 4]
+    assert low_rank(delta, "model.layers.1.mlp.down_proj.weight").scale == pytest.approx(5 / 2)
     assert_same(tiny_llama, delta, by_peft(tiny_llama, folder))
 
 
-def test_encoder_decoder(tiny_t5, tmp_path):
+def test_encoder_decoder(tiny_t5: Path, tmp_path: Path) -> None:
     folder = write_lora(tmp_path / "x", T5_MODULES, base=str(tiny_t5), task_type="SEQ_2_SEQ_LM")
     delta = read_adapter(folder, open_base(tiny_t5, tmp_path).shapes)
     assert len(delta) == len(T5_MODULES)
     assert_same(tiny_t5, delta, by_peft(tiny_t5, folder, "AutoModelForSeq2SeqLM"))
 
 
-def test_weights_stored_in_by_out(tiny_gpt2, tmp_path):
+def test_weights_stored_in_by_out(tiny_gpt2: Path, tmp_path: Path) -> None:
     folder = write_lora(tmp_path / "x", GPT2_MODULES, target_modules=list(GPT2_MODULES), fan_in_fan_out=True)
     delta = read_adapter(folder, open_base(tiny_gpt2, tmp_path).shapes)
-    assert all(delta[name].transposed for name in delta)  # the square one as well
+    assert all(low_rank(delta, name).transposed for name in delta)  # the square one as well
     assert_same(tiny_gpt2, delta, by_peft(tiny_gpt2, folder))
 
 
-def test_a_base_saved_from_its_inner_model(tiny_gpt2, tmp_path):
+def test_a_base_saved_from_its_inner_model(tiny_gpt2: Path, tmp_path: Path) -> None:
     """The hub's GPT-2 names `h.0…` what PEFT names `transformer.h.0…`."""
     inner = tmp_path / "inner"
     inner.mkdir()
@@ -153,14 +161,14 @@ def test_a_base_saved_from_its_inner_model(tiny_gpt2, tmp_path):
     assert_same(inner, delta, by_peft(inner, tmp_path / "again"))
 
 
-def test_a_square_weight_is_turned_only_where_the_base_turns_its_weights(tiny_llama, tmp_path):
+def test_a_square_weight_is_turned_only_where_the_base_turns_its_weights(tiny_llama: Path, tmp_path: Path) -> None:
     modules = {"model.layers.0.self_attn.q_proj": (32, 32)}
     folder = write_lora(tmp_path / "x", modules, base=str(tiny_llama), fan_in_fan_out=True)
     delta = read_adapter(folder, open_base(tiny_llama, tmp_path).shapes)
     assert_same(tiny_llama, delta, by_peft(tiny_llama, folder, quiet=True))
 
 
-def test_keys_as_older_tools_wrote_them(tiny_llama, tiny_pool, tmp_path):
+def test_keys_as_older_tools_wrote_them(tiny_llama: Path, tiny_pool: Path, tmp_path: Path) -> None:
     shapes = open_base(tiny_llama, tmp_path).shapes
     wanted = read_adapter(tiny_pool / "a0", shapes)
     tensors = load_file(tiny_pool / "a0" / "adapter_model.safetensors")
@@ -178,7 +186,7 @@ def test_keys_as_older_tools_wrote_them(tiny_llama, tiny_pool, tmp_path):
         assert all(np.array_equal(found[name].dense(), wanted[name].dense()) for name in wanted)
 
 
-def test_many_names_that_end_alike_are_no_match():
+def test_many_names_that_end_alike_are_no_match() -> None:
     shapes = {"encoder.layers.0.q.weight": (2, 2), "decoder.layers.0.q.weight": (2, 2), "head.weight": (2, 2)}
     assert find_parameter("layers.0.q.weight", shapes) is None
     assert find_parameter("decoder.layers.0.q.weight", shapes) == "decoder.layers.0.q.weight"
@@ -217,7 +225,9 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("message", "settings"), REFUSED.items(), ids=REFUSED)
-def test_settings_that_are_more_than_plain_lora_are_refused_by_name(tiny_llama, tmp_path, message, settings):
+def test_settings_that_are_more_than_plain_lora_are_refused_by_name(
+    tiny_llama: Path, tmp_path: Path, message: str, settings: dict[str, Any]
+) -> None:
     folder = write_lora(tmp_path / "odd one", LLAMA_MODULES, **settings)
     with pytest.raises(PoolError) as caught:
         read_adapter(folder, open_base(tiny_llama, tmp_path).shapes)
@@ -227,12 +237,14 @@ def test_settings_that_are_more_than_plain_lora_are_refused_by_name(tiny_llama, 
 
 
 @pytest.mark.parametrize("init", [True, False, None, "gaussian", "eva", "orthogonal", "mica"])
-def test_initialisations_that_leave_the_base_alone_are_fine(tiny_llama, tmp_path, init):
+def test_initialisations_that_leave_the_base_alone_are_fine(
+    tiny_llama: Path, tmp_path: Path, init: bool | str | None
+) -> None:
     folder = write_lora(tmp_path / "x", LLAMA_MODULES, init_lora_weights=init)
     assert read_adapter(folder, open_base(tiny_llama, tmp_path).shapes)
 
 
-def test_a_setting_nobody_knows_is_noted(tmp_path):
+def test_a_setting_nobody_knows_is_noted(tmp_path: Path) -> None:
     folder = write_lora(tmp_path / "x", LLAMA_MODULES, use_tomorrow=True, new_but_off=False)
     assert read_adapter_config(folder).notes == (
         "adapter_config.json: 'use_tomorrow' is no setting known here; it was ignored",
@@ -252,7 +264,9 @@ TENSORS = {
 
 
 @pytest.mark.parametrize(("message", "extra"), TENSORS.items(), ids=TENSORS)
-def test_tensors_that_plain_lora_does_not_have(tiny_llama, tmp_path, message, extra):
+def test_tensors_that_plain_lora_does_not_have(
+    tiny_llama: Path, tmp_path: Path, message: str, extra: dict[str, tuple[int, ...]]
+) -> None:
     folder = write_lora(tmp_path / "x", LLAMA_MODULES)
     path = folder / "adapter_model.safetensors"
     save_file(load_file(path) | {key: np.ones(shape, np.float32) for key, shape in extra.items()}, path)
@@ -269,13 +283,15 @@ def test_tensors_that_plain_lora_does_not_have(tiny_llama, tmp_path, message, ex
         ({"lm_head": (320, 32)}, "a layer tied to the embedding"),
     ],
 )
-def test_what_fits_is_decided_by_keys_and_shapes(tiny_llama, tmp_path, modules, message):
+def test_what_fits_is_decided_by_keys_and_shapes(
+    tiny_llama: Path, tmp_path: Path, modules: dict[str, tuple[int, int]], message: str
+) -> None:
     folder = write_lora(tmp_path / "x", modules)
     with pytest.raises(PoolError, match=message):
         read_adapter(folder, open_base(tiny_llama, tmp_path).shapes)
 
 
-def test_factors_that_do_not_chain(tiny_llama, tmp_path):
+def test_factors_that_do_not_chain(tiny_llama: Path, tmp_path: Path) -> None:
     pair = (np.ones((4, 32)), np.ones((32, 5)))
     folder = write_lora(tmp_path / "x", {"model.layers.0.self_attn.q_proj": pair})
     with pytest.raises(PoolError, match="has A 4x32 and B 32x5"):
@@ -285,10 +301,10 @@ def test_factors_that_do_not_chain(tiny_llama, tmp_path):
 @pytest.mark.parametrize(
     ("value", "message"), [(np.nan, "NaN or infinity"), (np.inf, "NaN or infinity"), (0, "all zero")]
 )
-def test_values_are_checked_and_the_answer_is_kept(tmp_path, value, message):
+def test_values_are_checked_and_the_answer_is_kept(tmp_path: Path, value: float, message: str) -> None:
     modules = {"model.layers.0.self_attn.q_proj": (np.ones((4, 32)), np.full((32, 4), value))}
     folder = write_lora(tmp_path / "x", modules)
-    header, hashes = read_weights_header(folder), {}
+    header, hashes = read_weights_header(folder), dict[str, str]()
     for _ in range(2):
         with pytest.raises(PoolError, match=message):
             check_values(folder, header, hashes)
@@ -298,8 +314,8 @@ def test_values_are_checked_and_the_answer_is_kept(tmp_path, value, message):
     assert kept.items() < hashes.items()
 
 
-def test_fingerprint_is_of_weights_and_their_meaning(tmp_path):
-    def of(name, **settings):
+def test_fingerprint_is_of_weights_and_their_meaning(tmp_path: Path) -> None:
+    def of(name: str, **settings: Any) -> str:
         folder = write_lora(tmp_path / name, LLAMA_MODULES, **settings)
         return adapter_fingerprint(folder, read_adapter_config(folder), read_weights_header(folder), {})
 
@@ -310,27 +326,31 @@ def test_fingerprint_is_of_weights_and_their_meaning(tmp_path):
     assert len({plain, *different}) == 5
 
 
-def test_a_file_that_changes_is_hashed_again(tmp_path):
+def test_a_file_that_changes_is_hashed_again(tmp_path: Path) -> None:
     folder = write_lora(tmp_path / "x", LLAMA_MODULES)
-    hashes = {}
+    hashes: dict[str, str] = {}
     before = adapter_fingerprint(folder, read_adapter_config(folder), read_weights_header(folder), hashes)
     write_lora(tmp_path / "x", LLAMA_MODULES, seed=5)
     assert adapter_fingerprint(folder, read_adapter_config(folder), read_weights_header(folder), hashes) != before
 
 
-def low_rank(rng, rank, scale=1.0, shape=(32, 32), size=0.3):
+def random_update(
+    rng: Generator, rank: int, scale: float = 1.0, shape: tuple[int, int] = (32, 32), size: float = 0.3
+) -> LowRankUpdate:
     a, b = rng.normal(0, size, (rank, shape[1])), rng.normal(0, size, (shape[0], rank))
     return LowRankUpdate(a.astype(np.float32), b.astype(np.float32), scale)
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-6), ("float16", 2e-3)])
-def test_written_adapters_are_the_same_to_peft_and_to_us(tiny_llama, tmp_path, dtype, tolerance):
+def test_written_adapters_are_the_same_to_peft_and_to_us(
+    tiny_llama: Path, tmp_path: Path, dtype: Literal["float16", "float32"], tolerance: float
+) -> None:
     rng = np.random.default_rng(0)
     delta = {
-        "model.layers.0.self_attn.q_proj.weight": low_rank(rng, 5, 2.5),
-        "model.layers.1.self_attn.q_proj.weight": low_rank(rng, 5, -0.7),
-        "model.layers.1.self_attn.v_proj.weight": low_rank(rng, 1, 1e-3, (16, 32), 20),
-        "model.layers.0.mlp.down_proj.weight": low_rank(rng, 12, 1 / 3, (32, 64)),
+        "model.layers.0.self_attn.q_proj.weight": random_update(rng, 5, 2.5),
+        "model.layers.1.self_attn.q_proj.weight": random_update(rng, 5, -0.7),
+        "model.layers.1.self_attn.v_proj.weight": random_update(rng, 1, 1e-3, (16, 32), 20),
+        "model.layers.0.mlp.down_proj.weight": random_update(rng, 12, 1 / 3, (32, 64)),
     }
     folder = tmp_path / "written"
     write_adapter(folder, delta, base_name="x", task_type="CAUSAL_LM", dtype=dtype, card="A card.\n")
@@ -341,13 +361,13 @@ def test_written_adapters_are_the_same_to_peft_and_to_us(tiny_llama, tmp_path, d
     assert_same(tiny_llama, delta, by_peft(tiny_llama, folder), tolerance)
     again = read_adapter(folder, open_base(tiny_llama, tmp_path).shapes)
     for name, update in delta.items():
-        assert again[name].rank == update.rank
+        assert low_rank(again, name).rank == update.rank
         assert np.abs(again[name].dense() - update.dense()).max() <= tolerance * np.abs(update.dense()).max()
 
 
-@pytest.mark.parametrize("base", ["tiny_t5", "tiny_gpt2"])
-def test_written_adapters_of_other_architectures(base, request, tmp_path):
-    base = request.getfixturevalue(base)
+@pytest.mark.parametrize("name", ["tiny_t5", "tiny_gpt2"])
+def test_written_adapters_of_other_architectures(name: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    base: Path = request.getfixturevalue(name)
     t5 = base.name == "tiny-t5"
     modules, task = (T5_MODULES, "SEQ_2_SEQ_LM") if t5 else (GPT2_MODULES, "CAUSAL_LM")
     target = sorted({name.rsplit(".", 1)[-1] for name in modules}) if t5 else list(modules)
@@ -360,7 +380,7 @@ def test_written_adapters_of_other_architectures(base, request, tmp_path):
     assert_same(base, delta, by_peft(base, again, "AutoModelForSeq2SeqLM" if t5 else "AutoModelForCausalLM"))
 
 
-def test_small_and_large_factors_survive_half_precision(tmp_path):
+def test_small_and_large_factors_survive_half_precision(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     update = LowRankUpdate(
         (rng.normal(size=(2, 32)) * [[1e5], [1e-7]]).astype(np.float32),
@@ -386,22 +406,24 @@ def test_small_and_large_factors_survive_half_precision(tmp_path):
         ),
     ],
 )
-def test_what_cannot_be_written_leaves_nothing_behind(tmp_path, delta, message):
+def test_what_cannot_be_written_leaves_nothing_behind(
+    tmp_path: Path, delta: dict[str, DenseUpdate | LowRankUpdate], message: str
+) -> None:
     with pytest.raises(InputError, match=message):
         write_adapter(tmp_path / "x", delta, base_name="x", task_type="CAUSAL_LM")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_in_the_way_is_left_alone(tmp_path):
+def test_a_folder_in_the_way_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "x").mkdir()
     (tmp_path / "x" / "mine").write_text("mine")
-    update = low_rank(np.random.default_rng(0), 2)
+    update = random_update(np.random.default_rng(0), 2)
     with pytest.raises(InputError, match="is there already"):
         write_adapter(tmp_path / "x", {"w.weight": update}, base_name="x", task_type="CAUSAL_LM")
     assert [path.name for path in tmp_path.rglob("*")] == ["x", "mine"]
 
 
-def test_an_adapter_that_disappears_is_a_plain_error(tiny_llama, tmp_path):
+def test_an_adapter_that_disappears_is_a_plain_error(tiny_llama: Path, tmp_path: Path) -> None:
     folder = write_lora(tmp_path / "x", LLAMA_MODULES)
     delta = read_adapter(folder, open_base(tiny_llama, tmp_path).shapes)
     (folder / "adapter_model.safetensors").unlink()
@@ -409,7 +431,7 @@ def test_an_adapter_that_disappears_is_a_plain_error(tiny_llama, tmp_path):
         delta[next(iter(delta))]
 
 
-def test_mapping_is_by_the_base_names(tiny_llama, tiny_pool, tmp_path):
+def test_mapping_is_by_the_base_names(tiny_llama: Path, tiny_pool: Path, tmp_path: Path) -> None:
     shapes = open_base(tiny_llama, tmp_path).shapes
     placed = map_factors(read_adapter_config(tiny_pool / "a0"), read_weights_header(tiny_pool / "a0"), shapes)
     assert sorted(placed) == sorted(f"{name}.weight" for name in LLAMA_MODULES)
@@ -417,7 +439,7 @@ def test_mapping_is_by_the_base_names(tiny_llama, tiny_pool, tmp_path):
 
 
 @pytest.mark.parametrize("pool", ["pool-smollm2", "pool-bigbench"])
-def test_real_adapters_open(shared, pool, tmp_path):
+def test_real_adapters_open(shared: Path, pool: str, tmp_path: Path) -> None:
     shapes = {
         f"model.layers.{layer}.self_attn.{name}_proj.weight": shape
         for layer in range(30)

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,15 +16,15 @@ from merge_advisor.weights.checkpoint import read_checkpoint_delta
 
 
 @pytest.fixture
-def copy(tiny_llama, tmp_path):
+def copy(tiny_llama: Path, tmp_path: Path) -> Path:
     return shutil.copytree(tiny_llama, tmp_path / "copy")
 
 
-def edit(path, **changes):
+def edit(path: Path, **changes: Any) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
-def write_gguf(folder, path):
+def write_gguf(folder: Path, path: Path) -> Path:
     """Write a Llama folder as llama.cpp does: Q8_0 matrices, rotary halves of q and k interleaved."""
     import gguf
 
@@ -68,7 +70,7 @@ def write_gguf(folder, path):
     return path
 
 
-def test_a_folder(tiny_llama, tmp_path):
+def test_a_folder(tiny_llama: Path, tmp_path: Path) -> None:
     found = resolve_base(str(tiny_llama), cache=tmp_path)
     assert (found.base.id, found.base.revision) == ("tiny-llama", None)
     assert found.base.architecture == "LlamaForCausalLM"
@@ -80,14 +82,14 @@ def test_a_folder(tiny_llama, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_encoder_decoder_folder(tiny_t5, tmp_path):
+def test_an_encoder_decoder_folder(tiny_t5: Path, tmp_path: Path) -> None:
     found = resolve_base(str(tiny_t5), cache=tmp_path)
     assert found.base.architecture == "T5ForConditionalGeneration"
     assert found.shapes["decoder.block.0.layer.1.EncDecAttention.q.weight"] == (32, 32)
 
 
-def test_digest_is_of_content(tiny_llama, copy, tmp_path):
-    def digest():
+def test_digest_is_of_content(tiny_llama: Path, copy: Path, tmp_path: Path) -> None:
+    def digest() -> str:
         return resolve_base(str(copy), cache=tmp_path).base.digest
 
     first = resolve_base(str(tiny_llama), cache=tmp_path).base.digest
@@ -106,8 +108,8 @@ def test_digest_is_of_content(tiny_llama, copy, tmp_path):
     assert len(found) == 4
 
 
-def test_known_files_are_not_hashed_again(tiny_llama, copy, tmp_path):
-    hashes = {}
+def test_known_files_are_not_hashed_again(tiny_llama: Path, copy: Path, tmp_path: Path) -> None:
+    hashes: dict[str, str] = {}
     first = resolve_base(str(copy), cache=tmp_path, hashes=hashes)
     assert {key.split("|")[0] for key in hashes} >= {str(copy / "model.safetensors"), str(copy / "tokenizer.json")}
     key = next(key for key in hashes if "model.safetensors|" in key)
@@ -118,7 +120,7 @@ def test_known_files_are_not_hashed_again(tiny_llama, copy, tmp_path):
 
 
 @pytest.mark.parametrize("ref", ["", "absent", "./org/name", "/no/such/folder", "a/b/c", "org/na..me", "org/name@"])
-def test_absent(ref, tmp_path, monkeypatch):
+def test_absent(ref: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     if ref == "":
         ref = str(tmp_path / "nothing")
@@ -126,7 +128,7 @@ def test_absent(ref, tmp_path, monkeypatch):
         resolve_base(ref, cache=tmp_path)
 
 
-def spoil(folder, how):
+def spoil(folder: Path, how: str) -> None:
     weights, config = folder / "model.safetensors", folder / "config.json"
     if how == "pickle":
         weights.rename(folder / "pytorch_model.bin")
@@ -163,7 +165,7 @@ def spoil(folder, how):
         ("gguf", r"model\.gguf: a GGUF base is given by its file; give copy/model\.gguf"),
     ],
 )
-def test_folders_that_are_no_base(copy, tmp_path, how, message):
+def test_folders_that_are_no_base(copy: Path, tmp_path: Path, how: str, message: str) -> None:
     spoil(copy, how)
     with pytest.raises(BaseModelError, match=message) as caught:
         resolve_base(str(copy), cache=tmp_path)
@@ -171,13 +173,13 @@ def test_folders_that_are_no_base(copy, tmp_path, how, message):
     assert "\n" not in str(caught.value)
 
 
-def test_a_file_that_is_no_model(tmp_path):
+def test_a_file_that_is_no_model(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes(b"")
     with pytest.raises(BaseModelError, match=r"is neither a folder nor a \.gguf file"):
         resolve_base(str(tmp_path / "model.safetensors"), cache=tmp_path)
 
 
-def test_gguf_is_dequantised_once(tiny_llama, tmp_path, capfd):
+def test_gguf_is_dequantised_once(tiny_llama: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     path = write_gguf(tiny_llama, tmp_path / "tiny.gguf")
@@ -208,13 +210,13 @@ def test_gguf_is_dequantised_once(tiny_llama, tmp_path, capfd):
     assert resolve_base(str(found.path), cache=cache).base.digest == found.base.digest
 
 
-def test_the_header_of_a_gguf_is_read_once(tiny_llama, tmp_path, monkeypatch):
+def test_the_header_of_a_gguf_is_read_once(tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import gguf
 
     read = []
 
-    class Counting(gguf.GGUFReader):
-        def __init__(self, path, *rest, **named):
+    class Counting(gguf.GGUFReader):  # type: ignore[misc]  # gguf has no types
+        def __init__(self, path: str, *rest: Any, **named: Any) -> None:
             read.append(str(path))
             super().__init__(path, *rest, **named)
 
@@ -225,7 +227,7 @@ def test_the_header_of_a_gguf_is_read_once(tiny_llama, tmp_path, monkeypatch):
     assert gguf.GGUFReader is Counting
 
 
-def test_a_bad_gguf_leaves_nothing_behind(tmp_path):
+def test_a_bad_gguf_leaves_nothing_behind(tmp_path: Path) -> None:
     import gguf
 
     path, reader = tmp_path / "bad.gguf", gguf.GGUFReader
@@ -236,10 +238,12 @@ def test_a_bad_gguf_leaves_nothing_behind(tmp_path):
     assert gguf.GGUFReader is reader
 
 
-def test_an_interrupted_dequantisation_is_not_used(tiny_llama, tmp_path, monkeypatch):
+def test_an_interrupted_dequantisation_is_not_used(
+    tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = write_gguf(tiny_llama, tmp_path / "tiny.gguf")
 
-    def interrupted(path, folder):
+    def interrupted(path: Path, folder: Path) -> None:
         (folder / "config.json").write_text("{}")
         raise KeyboardInterrupt
 
@@ -251,14 +255,14 @@ def test_an_interrupted_dequantisation_is_not_used(tiny_llama, tmp_path, monkeyp
     assert resolve_base(str(path), cache=tmp_path / "cache").shapes
 
 
-def test_a_cache_that_cannot_be_made(tiny_llama, tmp_path):
+def test_a_cache_that_cannot_be_made(tiny_llama: Path, tmp_path: Path) -> None:
     path = write_gguf(tiny_llama, tmp_path / "tiny.gguf")
     (tmp_path / "cache").write_text("a file in the way")
     with pytest.raises(BaseModelError, match="cannot be written"):
         resolve_base(str(path), cache=tmp_path / "cache")
 
 
-def test_checkpoint_delta_is_the_difference(tiny_llama, copy):
+def test_checkpoint_delta_is_the_difference(tiny_llama: Path, copy: Path) -> None:
     rng = np.random.default_rng(0)
     base = load_file(tiny_llama / "model.safetensors")
     tuned = {name: array + rng.normal(0, 0.1, array.shape).astype(np.float32) for name, array in base.items()}
@@ -275,7 +279,7 @@ def test_checkpoint_delta_is_the_difference(tiny_llama, copy):
 
 
 @pytest.mark.slow
-def test_the_real_gguf_gives_the_folder_it_gave_before(real_base, tmp_path):
+def test_the_real_gguf_gives_the_folder_it_gave_before(real_base: Path, tmp_path: Path) -> None:
     if real_base.suffix != ".gguf":
         pytest.skip("the real base here is a folder, not a GGUF file")
     found = resolve_base(str(real_base), cache=tmp_path)

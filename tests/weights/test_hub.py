@@ -4,6 +4,9 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -33,14 +36,14 @@ print(json.dumps(found))
 
 
 @pytest.fixture
-def hub():
+def hub() -> Iterator[Hub]:
     with Hub() as server:
         yield server
 
 
 @pytest.fixture
-def step(hub, tmp_path):
-    def run(base, env=(), **asked):
+def step(hub: Hub, tmp_path: Path) -> Callable[..., Any]:
+    def run(base: Path | str, env: dict[str, str] | tuple[Any, ...] = (), **asked: Any) -> dict[str, Any]:
         environment = os.environ | {
             "HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hf"), "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1",
             "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_XET": "1",
@@ -51,12 +54,13 @@ def step(hub, tmp_path):
             [sys.executable, "-c", STEP, text], env=environment, capture_output=True, text=True, timeout=60, check=True
         )
         assert done.stderr == ""  # no progress where nobody watches
-        return json.loads(done.stdout)
+        told: dict[str, Any] = json.loads(done.stdout)
+        return told
 
     return run
 
 
-def test_base_is_fetched_pinned_and_then_found_offline(hub, step, tiny_llama):
+def test_base_is_fetched_pinned_and_then_found_offline(hub: Hub, step: Callable[..., Any], tiny_llama: Path) -> None:
     hub.add("acme/tiny", tiny_llama)
     hub.repos["acme/tiny"] = {k: {**v, "pytorch_model.bin": b"pickle"} for k, v in hub.repos["acme/tiny"].items()}
     commit = next(iter(hub.repos["acme/tiny"]))
@@ -73,7 +77,7 @@ def test_base_is_fetched_pinned_and_then_found_offline(hub, step, tiny_llama):
     assert len(hub.requests) == asked
 
 
-def test_revision_picks_a_commit(hub, step, tiny_llama, tmp_path):
+def test_revision_picks_a_commit(hub: Hub, step: Callable[..., Any], tiny_llama: Path, tmp_path: Path) -> None:
     old = hub.add("acme/tiny", tiny_llama)
     changed = tmp_path / "changed"
     changed.mkdir()
@@ -86,7 +90,7 @@ def test_revision_picks_a_commit(hub, step, tiny_llama, tmp_path):
     assert newest["digest"] != pinned["digest"]
 
 
-def test_cold_cache_offline_says_what_to_do(step):
+def test_cold_cache_offline_says_what_to_do(step: Callable[..., Any]) -> None:
     found = step("acme/absent", offline=True)
     assert (found["error"], found["code"]) == ("OfflineError", 2)
     assert "acme/absent: not in the hub's cache" in found["message"]
@@ -96,7 +100,9 @@ def test_cold_cache_offline_says_what_to_do(step):
 @pytest.mark.parametrize(
     ("name", "message"), [("acme/absent", "no such model on the hub"), ("acme/tiny@nowhere", "no such revision")]
 )
-def test_unknown_names_and_revisions(hub, step, tiny_llama, name, message):
+def test_unknown_names_and_revisions(
+    hub: Hub, step: Callable[..., Any], tiny_llama: Path, name: str, message: str
+) -> None:
     hub.add("acme/tiny", tiny_llama)
     found = step(name)
     assert (found["error"], found["code"]) == ("BaseModelError", 2)
@@ -104,13 +110,13 @@ def test_unknown_names_and_revisions(hub, step, tiny_llama, name, message):
     assert name in found["message"]
 
 
-def test_a_hub_out_of_reach_is_no_fault_of_the_input(step):
+def test_a_hub_out_of_reach_is_no_fault_of_the_input(step: Callable[..., Any]) -> None:
     found = step("acme/tiny", env={"HF_ENDPOINT": "http://127.0.0.1:9"})
     assert (found["error"], found["code"]) == ("ExternalError", 1)
     assert "cannot be reached" in found["message"]
 
 
-def test_pool_of_hub_ids(hub, step, tiny_llama, tiny_pool, tmp_path):
+def test_pool_of_hub_ids(hub: Hub, step: Callable[..., Any], tiny_llama: Path, tiny_pool: Path, tmp_path: Path) -> None:
     first = hub.add("acme/a0", tiny_pool / "a0")
     hub.add("acme/a0", tiny_pool / "a1")
     second = hub.add("acme/b0", tiny_pool / "b0")
@@ -131,7 +137,9 @@ def test_pool_of_hub_ids(hub, step, tiny_llama, tiny_pool, tmp_path):
     assert cold["error"] == "OfflineError"
 
 
-def test_a_checkpoint_on_the_hub_is_fetched_whole_but_an_adapter_never_is(hub, step, tiny_llama, tiny_pool, tmp_path):
+def test_a_checkpoint_on_the_hub_is_fetched_whole_but_an_adapter_never_is(
+    hub: Hub, step: Callable[..., Any], tiny_llama: Path, tiny_pool: Path, tmp_path: Path
+) -> None:
     from safetensors.numpy import load_file, save_file
 
     both = tmp_path / "both"

@@ -1,6 +1,7 @@
 """Safetensors without torch: what the library wrote is read equal, what is damaged is refused by name."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,7 +22,9 @@ def entry(dtype="F32", shape=(2,), offsets=(0, 8)):
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16])
-def test_reads_what_the_library_wrote(tmp_path, dtype):
+def test_reads_what_the_library_wrote(
+    tmp_path: Path, dtype: type[np.float16] | type[np.float32] | type[np.float64]
+) -> None:
     rng = np.random.default_rng(0)
     wanted = {"a": rng.normal(size=(3, 4)), "b": rng.normal(size=()), "empty": np.zeros((0, 5)), "ä b": np.ones(7)}
     wanted = {name: np.asarray(array, dtype=dtype) for name, array in wanted.items()}
@@ -36,7 +39,7 @@ def test_reads_what_the_library_wrote(tmp_path, dtype):
         found[...] = 0  # a copy of one's own, writable
 
 
-def test_bfloat16_is_read_as_torch_reads_it(tmp_path):
+def test_bfloat16_is_read_as_torch_reads_it(tmp_path: Path) -> None:
     import torch
     from safetensors.torch import save_file as save_torch
 
@@ -46,13 +49,13 @@ def test_bfloat16_is_read_as_torch_reads_it(tmp_path):
     assert np.array_equal(read_tensor(tmp_path / "x.safetensors", info), values.float().numpy())
 
 
-def test_float64_beyond_float32_becomes_infinite(tmp_path):
+def test_float64_beyond_float32_becomes_infinite(tmp_path: Path) -> None:
     save_file({"x": np.array([1e300])}, tmp_path / "x.safetensors")
     assert np.isinf(read_tensor(tmp_path / "x.safetensors", read_header(tmp_path / "x.safetensors")["x"]))
 
 
 @pytest.mark.parametrize("dtype", [np.int64, np.uint8])
-def test_whole_numbers_are_refused(tmp_path, dtype):
+def test_whole_numbers_are_refused(tmp_path: Path, dtype: type[np.int64] | type[np.uint8]) -> None:
     save_file({"x": np.zeros(3, dtype=dtype)}, tmp_path / "x.safetensors")
     info = read_header(tmp_path / "x.safetensors")["x"]
     with pytest.raises(TensorFileError, match=r"x\.safetensors: .* weights are not read; save them as float32"):
@@ -83,7 +86,7 @@ def test_whole_numbers_are_refused(tmp_path, dtype):
         (build(b'{"x":%b,"x":%b}' % ((json.dumps(entry()).encode(),) * 2), b"\0" * 8), "there twice"),
     ],
 )
-def test_damaged_files_are_refused(tmp_path, content, message):
+def test_damaged_files_are_refused(tmp_path: Path, content: bytes, message: str) -> None:
     path = tmp_path / "model.safetensors"
     path.write_bytes(content)
     with pytest.raises(TensorFileError, match=message) as caught:
@@ -98,7 +101,9 @@ WHOLE = save({"a": np.ones((2, 3), np.float32), "b": np.zeros(5, np.float16)})
 
 @settings(max_examples=150, deadline=None)
 @given(cut=st.integers(0, len(WHOLE)), place=st.integers(0, len(WHOLE) - 1), byte=st.integers(0, 255))
-def test_any_damage_ends_in_an_error_or_in_tensors_inside_the_file(tmp_path_factory, cut, place, byte):
+def test_any_damage_ends_in_an_error_or_in_tensors_inside_the_file(
+    tmp_path_factory: pytest.TempPathFactory, cut: int, place: int, byte: int
+) -> None:
     damaged = bytearray(WHOLE)
     damaged[place] = byte
     path = tmp_path_factory.getbasetemp() / "damaged.safetensors"
@@ -112,12 +117,12 @@ def test_any_damage_ends_in_an_error_or_in_tensors_inside_the_file(tmp_path_fact
             assert read_tensor(path, info).shape == info.shape
 
 
-def test_absent_file(tmp_path):
+def test_absent_file(tmp_path: Path) -> None:
     with pytest.raises(TensorFileError, match=r"gone\.safetensors: cannot be read \(No such file"):
         read_header(tmp_path / "gone.safetensors")
 
 
-def test_cut_short_after_the_header_was_read(tmp_path):
+def test_cut_short_after_the_header_was_read(tmp_path: Path) -> None:
     path = tmp_path / "x.safetensors"
     save_file({"x": np.ones(100, np.float32)}, path)
     info = read_header(path)["x"]
@@ -126,14 +131,14 @@ def test_cut_short_after_the_header_was_read(tmp_path):
         read_tensor(path, info)
 
 
-def write_shards(folder, **listed):
+def write_shards(folder: Path, **listed: str) -> None:
     save_file({"a": np.ones(2, np.float32)}, folder / "model-00001-of-00002.safetensors")
     save_file({"b": np.zeros(3, np.float32)}, folder / "model-00002-of-00002.safetensors")
     names = {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"} | listed
     (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": names}))
 
 
-def test_shards(tmp_path):
+def test_shards(tmp_path: Path) -> None:
     write_shards(tmp_path)
     found = open_folder(tmp_path)
     assert {name: read_tensor(*place).tolist() for name, place in found.items()} == {"a": [1, 1], "b": [0, 0, 0]}
@@ -142,13 +147,13 @@ def test_shards(tmp_path):
 @pytest.mark.parametrize(
     "shard", ["../model-00001-of-00002.safetensors", "/etc/passwd", "sub/x.safetensors", "..", "", "a\0.safetensors"]
 )
-def test_shards_stay_in_the_folder(tmp_path, shard):
+def test_shards_stay_in_the_folder(tmp_path: Path, shard: str) -> None:
     write_shards(tmp_path, a=shard)
     with pytest.raises(TensorFileError, match="not a file of this folder"):
         open_folder(tmp_path)
 
 
-def test_shards_that_disagree_with_the_index(tmp_path):
+def test_shards_that_disagree_with_the_index(tmp_path: Path) -> None:
     write_shards(tmp_path, c="model-00001-of-00002.safetensors")
     with pytest.raises(TensorFileError, match="'c' is not in the shard it names"):
         open_folder(tmp_path)
@@ -160,7 +165,7 @@ def test_shards_that_disagree_with_the_index(tmp_path):
         open_folder(tmp_path)
 
 
-def test_pickles_are_named_and_never_opened(tmp_path):
+def test_pickles_are_named_and_never_opened(tmp_path: Path) -> None:
     with pytest.raises(TensorFileError, match=r"model\.safetensors: not there"):
         open_folder(tmp_path)
     (tmp_path / "pytorch_model.bin").write_bytes(b"cos\nsystem\n(S'false'\ntR.")
