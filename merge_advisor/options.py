@@ -12,11 +12,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, TypedDict, cast
+from typing import Literal
 
 from merge_advisor.errors import InputError
 from merge_advisor.option_fields import option
-from merge_advisor.progress import Progress
 from merge_advisor.types import BACKWARD, ChooseBy
 
 DEFAULT_STRATEGY = "rerank"
@@ -103,69 +102,6 @@ class BenchPlaces(Places):
     )
     base: str | None = option(
         None, group=_MODELS, metavar="BASE", help="hub id, folder or .gguf file, if not what the setup names"
-    )
-
-
-class SessionOptions(TypedDict, total=False):
-    """Where models, stores and fetched files are kept, and how to compute; what is left out has its default.
-
-    The keyword arguments of the API's functions. Python cannot make a TypedDict from a dataclass, so a test compares
-    `Where` with `Places`.
-
-    >>> SessionOptions(offline=True, machine=Machine(threads=2))["offline"]
-    True
-    """
-
-    offline: bool
-    """Never fetch."""
-    cache: Path | None
-    """Folder for stores and fetched models."""
-    store: Path | None
-    """The store's file, if not in the cache."""
-    machine: Machine | None
-    progress: Progress
-    """Called as work goes on."""
-
-
-class Where(SessionOptions, total=False):
-    """Where the parts of a run are; what is left out is where the plan found it.
-
-    >>> Where(pool="adapters", offline=True)
-    {'pool': 'adapters', 'offline': True}
-    """
-
-    pool: str | Path | None
-    """Where the members are, if not where the plan found them."""
-    base: str | None
-    """Where the base is, if not where the plan found it."""
-
-
-class BenchWhere(SessionOptions, total=False):
-    """Where the parts of a benchmark are; what is left out is where the setup says.
-
-    >>> BenchWhere(tasks="rows")
-    {'tasks': 'rows'}
-    """
-
-    pool: str | None
-    """Where the pool is, if not where the setup says."""
-    base: str | None
-    """Where the base is, if not where the setup says."""
-    tasks: str | None
-    """Where the task files are, if not where the setup says: a folder, or `hub:org/dataset[@revision]`."""
-
-
-def session_options(where: Where | BenchWhere) -> SessionOptions:
-    """Return what a session takes of the places and settings that a function of the API takes.
-
-    Args:
-        where: what was given.
-
-    >>> session_options(Where(pool="adapters", offline=True))
-    {'offline': True}
-    """
-    return cast(
-        "SessionOptions", {name: value for name, value in where.items() if name in SessionOptions.__annotations__}
     )
 
 

@@ -13,7 +13,7 @@ import merge_advisor
 LEVELS = [
     ("version", "arrays", "json_form", "types", "merges", "scores", "errors", "progress", "option_fields"),
     ("registry", "templates", "statistics", "plain_text", "plain_yaml", "whole_files", "options"),
-    ("weights",),
+    ("weights", "session_options"),
     ("backbone",),
     tuple("pool tasks store embeddings select compose formats evaluators verdict report tuning".split()),
     ("advisor.measuring",),

@@ -15,7 +15,7 @@ from merge_advisor.json_form import to_json, to_plain
 from merge_advisor.whole_files import whole_file
 
 if TYPE_CHECKING:
-    from merge_advisor.options import SessionOptions
+    from merge_advisor.session_options import SessionOptions
 
 
 def embed_to_file(

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from merge_advisor.advisor.measuring.session import Session
     from merge_advisor.advisor.runs.run_folder import Run
     from merge_advisor.formats import Format
-    from merge_advisor.options import Where
+    from merge_advisor.session_options import Where
     from merge_advisor.types import Recipe
 
 Engine = Literal["memory", "mergekit"]

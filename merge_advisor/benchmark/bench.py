@@ -14,7 +14,7 @@ from merge_advisor.benchmark.values import Benchmark, BenchResults, Contrast
 if TYPE_CHECKING:
     from typing import Unpack
 
-    from merge_advisor.options import BenchWhere
+    from merge_advisor.session_options import BenchWhere
 
 
 def bench(

@@ -43,11 +43,10 @@ from merge_advisor.options import (
     Places,
     PlanOptions,
     ScoringOptions,
-    SessionOptions,
     TuneOptions,
-    Where,
 )
 from merge_advisor.report.document import Paragraph, Table, TextBlock
+from merge_advisor.session_options import SessionOptions, Where
 
 if TYPE_CHECKING:
     from merge_advisor.advisor import TaskName

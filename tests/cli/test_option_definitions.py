@@ -25,8 +25,8 @@ from merge_advisor.options import (
     Places,
     PlanOptions,
     ScoringOptions,
-    Where,
 )
+from merge_advisor.session_options import Where
 
 
 @dataclass(frozen=True, slots=True)

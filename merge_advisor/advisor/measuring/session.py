@@ -13,9 +13,10 @@ from merge_advisor.advisor.measuring.memo import Memo
 from merge_advisor.advisor.measuring.meter import MergeMeter
 from merge_advisor.advisor.measuring.pool_weights import PoolWeights
 from merge_advisor.advisor.measuring.prompted_model import PromptedModel
-from merge_advisor.options import Machine, SessionOptions
+from merge_advisor.options import Machine
 from merge_advisor.pool import open_pool
 from merge_advisor.progress import quiet_progress
+from merge_advisor.session_options import SessionOptions
 from merge_advisor.store import Store
 from merge_advisor.types import Pool
 from merge_advisor.weights.base import LocalBase, resolve_base

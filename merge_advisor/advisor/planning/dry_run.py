@@ -13,7 +13,8 @@ from merge_advisor.advisor.planning.sources import find_sources, read_sources
 
 if TYPE_CHECKING:
     from merge_advisor.evaluators.lm_eval_tasks import TaskName
-    from merge_advisor.options import PlanOptions, SessionOptions
+    from merge_advisor.options import PlanOptions
+    from merge_advisor.session_options import SessionOptions
     from merge_advisor.types import Task
 
 

@@ -9,7 +9,7 @@ from merge_advisor.advisor.measuring.session import Session, open_session
 from merge_advisor.advisor.measuring.shots_lora import read_shots_lora
 from merge_advisor.advisor.runs.run_folder import Run, read_run
 from merge_advisor.errors import RunError
-from merge_advisor.options import Where, session_options
+from merge_advisor.session_options import Where, session_options
 from merge_advisor.types import SHOTS_LORA, Candidate, Pool, Recipe
 
 if TYPE_CHECKING:

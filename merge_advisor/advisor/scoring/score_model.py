@@ -20,7 +20,7 @@ from merge_advisor.tasks import majority, read_rows
 
 if TYPE_CHECKING:
     from merge_advisor.evaluators.lm_eval_tasks import TaskName
-    from merge_advisor.options import SessionOptions
+    from merge_advisor.session_options import SessionOptions
 
 
 def score_model(

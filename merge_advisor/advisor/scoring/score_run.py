@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from merge_advisor.evaluators.fast import Fast
     from merge_advisor.evaluators.lm_eval_harness import LmEval
     from merge_advisor.evaluators.lm_eval_tasks import TaskName
-    from merge_advisor.options import Where
+    from merge_advisor.session_options import Where
 
 FINAL = "lm_eval"
 """Evaluator of final scores."""

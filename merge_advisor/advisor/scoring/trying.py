@@ -9,7 +9,7 @@ from merge_advisor.advisor.runs.reopening import reopen
 from merge_advisor.advisor.scoring.score_run import models_of
 
 if TYPE_CHECKING:
-    from merge_advisor.options import Where
+    from merge_advisor.session_options import Where
 
 
 def answers(run: str | Path, prompt: str, *, max_new_tokens: int = 64, **where: Unpack[Where]) -> dict[str, str]:

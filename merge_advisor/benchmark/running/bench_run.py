@@ -17,14 +17,14 @@ from merge_advisor.benchmark.values import BenchResults, Setup
 from merge_advisor.benchmark.views import candidate_families
 from merge_advisor.errors import InputError
 from merge_advisor.json_form import digest_of, to_json, to_plain
-from merge_advisor.options import session_options
 from merge_advisor.progress import quiet_progress
+from merge_advisor.session_options import session_options
 from merge_advisor.whole_files import write_text
 
 if TYPE_CHECKING:
     from typing import Unpack
 
-    from merge_advisor.options import BenchWhere
+    from merge_advisor.session_options import BenchWhere
 
 
 def measure_setup(

@@ -19,7 +19,7 @@ from merge_advisor.json_form import digest_of
 from merge_advisor.progress import quiet_progress
 
 if TYPE_CHECKING:
-    from merge_advisor.options import SessionOptions
+    from merge_advisor.session_options import SessionOptions
     from merge_advisor.types import Candidate
 
 

@@ -21,7 +21,8 @@ from merge_advisor.benchmark.running.units import failed_result, run_units
 from merge_advisor.benchmark.setup import SetupPlaces
 from merge_advisor.benchmark.values import Setup
 from merge_advisor.errors import ExternalError, MergeAdvisorError
-from merge_advisor.options import Machine, SessionOptions
+from merge_advisor.options import Machine
+from merge_advisor.session_options import SessionOptions
 
 _POLL = 0.5
 """Seconds between two looks at how far the workers are."""
