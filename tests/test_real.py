@@ -1,39 +1,43 @@
 """Slow: the real base (SmolLM2-135M-Instruct), the shipped demo pool, and pools kept beside a development checkout."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 import merge_advisor as ma
 from merge_advisor.advisor import PlanOptions
+from merge_advisor.advisor.runs.run_folder import Run
+from merge_advisor.arrays import Float32Array
 from merge_advisor.backbone.model import cores, load_backbone
 from merge_advisor.backbone.place import placed
 from merge_advisor.embeddings import PROBES
 from merge_advisor.embeddings.activations import DeltaActivations
 from merge_advisor.weights.adapter import read_adapter
-from merge_advisor.weights.base import resolve_base
+from merge_advisor.weights.base import LocalBase, resolve_base
 
 pytestmark = pytest.mark.slow
 DEMO = Path(__file__).parents[1] / "recipes" / "demo"
 
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory):
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("cache")
 
 
 @pytest.fixture(scope="module")
-def local(real_base: Path, cache):
+def local(real_base: Path, cache: Path) -> LocalBase:
     return resolve_base(str(real_base), cache=cache / "base")
 
 
-def cosine(a, b):
+def cosine(a: Float32Array, b: Float32Array) -> float:
     return float(a @ b / np.linalg.norm(a) / np.linalg.norm(b))
 
 
-def our_deltas(local, folders):
+def our_deltas(local: LocalBase, folders: Sequence[Path]) -> list[Float32Array]:
     backbone = load_backbone(local.path, threads=cores())
     embedding = DeltaActivations()
     base = embedding.features(backbone)
@@ -44,7 +48,7 @@ def our_deltas(local, folders):
     return found
 
 
-def peft_deltas(local, folders):
+def peft_deltas(local: LocalBase, folders: Sequence[Path]) -> list[Float32Array]:
     """The plain loop of the public scripts, each adapter taken off again: probes alone, `output_hidden_states`."""
     import torch
     from peft import PeftModel
@@ -52,13 +56,13 @@ def peft_deltas(local, folders):
     backbone = load_backbone(local.path, threads=cores())
     model, tokenizer = backbone.model, backbone.tokenizer
 
-    def mean_state(model):
+    def mean_state(model: Any) -> Float32Array:
         states = []
         for probe in PROBES:
             batch = tokenizer(probe, return_tensors="pt", truncation=True, max_length=256)
             with torch.no_grad():
                 states.append(model(**batch, output_hidden_states=True).hidden_states[-1][0, -1].numpy())
-        return np.mean(states, axis=0)
+        return np.asarray(np.mean(states, axis=0))
 
     base, found = mean_state(model), []
     for folder in folders:
@@ -68,11 +72,11 @@ def peft_deltas(local, folders):
     return found
 
 
-def adapters_of(folder):
+def adapters_of(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if (path / "adapter_config.json").is_file())
 
 
-def test_every_demo_adapter_equals_the_plain_peft_loop(local) -> None:
+def test_every_demo_adapter_equals_the_plain_peft_loop(local: LocalBase) -> None:
     folders = adapters_of(DEMO / "pool")
     assert len(folders) >= 12
     for folder, ours, expected in zip(folders, our_deltas(local, folders), peft_deltas(local, folders), strict=True):
@@ -80,13 +84,13 @@ def test_every_demo_adapter_equals_the_plain_peft_loop(local) -> None:
 
 
 @pytest.mark.parametrize("pool", ["pool-smollm2", "pool-bigbench"])
-def test_every_shared_adapter_equals_the_plain_peft_loop(pool: str, local, shared: Path) -> None:
+def test_every_shared_adapter_equals_the_plain_peft_loop(pool: str, local: LocalBase, shared: Path) -> None:
     folders = adapters_of(shared / pool)
     for folder, ours, expected in zip(folders, our_deltas(local, folders), peft_deltas(local, folders), strict=True):
         assert cosine(ours, expected) >= 0.99999, folder.name
 
 
-def test_deltas_of_the_shared_pool_cluster_by_domain(local, shared: Path) -> None:
+def test_deltas_of_the_shared_pool_cluster_by_domain(local: LocalBase, shared: Path) -> None:
     from sklearn.metrics import silhouette_score
 
     folders = [path for path in adapters_of(shared / "pool-smollm2") if not path.name.startswith("mix")]
@@ -100,7 +104,7 @@ def test_deltas_of_the_shared_pool_cluster_by_domain(local, shared: Path) -> Non
             assert nearest.startswith(name.removeprefix("task20-"))
 
 
-def test_the_demo_pool_clusters_by_family(local) -> None:
+def test_the_demo_pool_clusters_by_family(local: LocalBase) -> None:
     folders = adapters_of(DEMO / "pool")
     deltas = dict(zip([path.name for path in folders], our_deltas(local, folders), strict=True))
     hits = 0
@@ -110,7 +114,7 @@ def test_the_demo_pool_clusters_by_family(local) -> None:
     assert hits >= 13  # 14 of 15 as built: dates-1 lies between two families
 
 
-def plan_of_demo(task, real_base: Path, cache, out):
+def plan_of_demo(task: str, real_base: Path, cache: Path, out: Path) -> Run:
     return ma.plan(
         DEMO / "tasks" / f"{task}.jsonl", pool=DEMO / "pool.yaml", base=str(real_base), out=out, cache=cache,
         options=PlanOptions(k=3),
@@ -118,11 +122,11 @@ def plan_of_demo(task, real_base: Path, cache, out):
 
 
 @pytest.fixture(scope="module")
-def mixed(real_base: Path, cache, tmp_path_factory: pytest.TempPathFactory):
+def mixed(real_base: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     return plan_of_demo("mixed", real_base, cache, tmp_path_factory.mktemp("demo") / "mixed")
 
 
-def test_the_demo_task_that_a_merge_serves(mixed) -> None:
+def test_the_demo_task_that_a_merge_serves(mixed: Run) -> None:
     assert mixed.plan.verdict == "merge", mixed.plan.reason
     score = mixed.scores[0]
     alone = [model.metrics["exact_match"] for model in score.models if model.label not in ("merge", "uniform")]
@@ -131,12 +135,14 @@ def test_the_demo_task_that_a_merge_serves(mixed) -> None:
     assert len(families) >= 2
 
 
-def test_the_demo_task_that_nothing_serves(real_base: Path, cache, tmp_path: Path) -> None:
+def test_the_demo_task_that_nothing_serves(real_base: Path, cache: Path, tmp_path: Path) -> None:
     run = plan_of_demo("hopeless", real_base, cache, tmp_path / "hopeless")
     assert run.plan.verdict == "no-gain", run.plan.reason
 
 
-def test_the_demo_merge_by_us_by_peft_and_by_mergekit(mixed, local, cache, tmp_path: Path) -> None:
+def test_the_demo_merge_by_us_by_peft_and_by_mergekit(
+    mixed: Run, local: LocalBase, cache: Path, tmp_path: Path
+) -> None:
     """The same weights to 1e-5 from our file, the PEFT folder in plain PEFT, and mergekit on the run's own YAML."""
     import torch
     from peft import PeftModel
@@ -156,7 +162,7 @@ def test_the_demo_merge_by_us_by_peft_and_by_mergekit(mixed, local, cache, tmp_p
 
 
 def test_a_plan_from_the_command_line_with_options(
-    real_base: Path, cache, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    real_base: Path, cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from merge_advisor.cli import main
 
@@ -171,7 +177,7 @@ def test_a_plan_from_the_command_line_with_options(
     assert not (tmp_path / "run" / "mergekit.yaml").exists()  # mergekit cannot cut to a rank
 
 
-def test_bfloat16_deltas_agree(local) -> None:
+def test_bfloat16_deltas_agree(local: LocalBase) -> None:
     full, half = load_backbone(local.path), load_backbone(local.path, dtype="bfloat16")
     folders = adapters_of(DEMO / "pool")[:3]
     embedding = DeltaActivations()

@@ -50,7 +50,7 @@ def test_measurements_and_hashes(tmp_path: Path) -> None:
 
 
 def test_two_processes_may_write(tmp_path: Path) -> None:
-    def write(start) -> None:
+    def write(start: int) -> None:
         with Store(tmp_path / "store.sqlite") as store:
             for number in range(start, start + 50):
                 store.keep_measured(str(number), number)

@@ -10,8 +10,9 @@ import pytest
 
 import merge_advisor as ma
 from merge_advisor.advisor import PlanOptions
-from merge_advisor.advisor.runs.run_folder import read_run
+from merge_advisor.advisor.runs.run_folder import Run, read_run
 from merge_advisor.advisor.runs.run_report import html_of
+from merge_advisor.arrays import Float32Array
 from merge_advisor.cli import main
 from merge_advisor.errors import InputError, RunError
 from merge_advisor.options import FinetuneSettings
@@ -19,10 +20,12 @@ from merge_advisor.options import FinetuneSettings
 FAST = FinetuneSettings(rank=4, lr=1e-2, steps=12)
 
 
-def write_task(path, number=40, *, answers=("yes", "no"), choices=False):
+def write_task(
+    path: Path, number: int = 40, *, answers: tuple[str, str] = ("yes", "no"), choices: bool = False
+) -> Path:
     rows = []
     for index in range(number):
-        row = {"input": f"is {index} even?", "output": answers[index % len(answers)]}
+        row: dict[str, str | list[str]] = {"input": f"is {index} even?", "output": answers[index % len(answers)]}
         if choices:
             row["choices"] = list(answers)
         rows.append(json.dumps(row))
@@ -31,27 +34,27 @@ def write_task(path, number=40, *, answers=("yes", "no"), choices=False):
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("plan")
     write_task(folder / "even.jsonl")
     return folder
 
 
 @pytest.fixture(scope="module")
-def run(place, tiny_llama, tiny_pool):
+def run(place: Path, tiny_llama: Path, tiny_pool: Path) -> Run:
     return ma.plan(
         place / "even.jsonl", pool=tiny_pool, base=str(tiny_llama), out=place / "run", cache=place / "cache",
         options=PlanOptions(k=2, finetune=FAST),
     )  # fmt: skip
 
 
-def without_environment(folder):
+def without_environment(folder: Path) -> str:
     plan = json.loads((folder / "plan.json").read_text())
     del plan["environment"]
     return json.dumps(plan)
 
 
-def test_a_run_folder_holds_everything(run):
+def test_a_run_folder_holds_everything(run: Run) -> None:
     names = {path.name for path in run.folder.iterdir()}
     assert {"plan.json", "recipe.json", "adapter", "shots_lora", "tasks", "score", "report.md", "report.html"} <= names
     assert "lorahub.json" not in names  # another model under the same weights
@@ -62,11 +65,13 @@ def test_a_run_folder_holds_everything(run):
     report = run.plan.tasks[0]
     assert not set(report.shots) & set(report.heldout) and not set(report.tuning) & set(report.heldout)
     assert {c.status for c in run.plan.candidates} == {"member", "candidate"}
-    assert all(-1.001 <= c.similarity <= 1.001 for c in run.plan.candidates)
+    assert all(c.similarity is not None and -1.001 <= c.similarity <= 1.001 for c in run.plan.candidates)
 
 
 @pytest.mark.parametrize("order", ["same", "reversed"])
-def test_same_inputs_same_bytes_warm_or_cold_in_any_order(run, place, tiny_llama, tiny_pool, tmp_path, order):
+def test_same_inputs_same_bytes_warm_or_cold_in_any_order(
+    run: Run, place: Path, tiny_llama: Path, tiny_pool: Path, tmp_path: Path, order: str
+) -> None:
     pool = tmp_path / "pool"
     pool.mkdir()
     names = sorted(path.name for path in tiny_pool.iterdir())
@@ -89,17 +94,18 @@ def test_same_inputs_same_bytes_warm_or_cold_in_any_order(run, place, tiny_llama
         assert again.plan.environment.store_misses == 0
 
 
-def test_the_reports_name_no_path_but_that_of_the_run(run, place, tiny_llama, tiny_pool):
+def test_the_reports_name_no_path_but_that_of_the_run(run: Run, place: Path, tiny_llama: Path, tiny_pool: Path) -> None:
     for name in ("report.md", "report.html"):
         text = (run.folder / name).read_text().replace(str(run.folder), "RUN")
         for path in (tiny_llama, tiny_pool, place):
             assert str(path) not in text, name
         assert run.plan.environment.created not in text
+    assert run.plan.map is not None
     assert set(run.plan.map.candidates) == {c.id for c in run.plan.candidates}
     assert "Similarity map" in (run.folder / "report.html").read_text()
 
 
-def test_a_plan_without_a_map_is_read_as_before(run, tmp_path):
+def test_a_plan_without_a_map_is_read_as_before(run: Run, tmp_path: Path) -> None:
     shutil.copytree(run.folder, tmp_path / "run")
     plan = json.loads((tmp_path / "run" / "plan.json").read_text())
     del plan["map"]
@@ -108,7 +114,7 @@ def test_a_plan_without_a_map_is_read_as_before(run, tmp_path):
     assert old.plan.map is None and "Similarity map" not in html_of(old)
 
 
-def test_a_warm_plan_imports_no_torch(run, place, tiny_llama, tiny_pool, tmp_path):
+def test_a_warm_plan_imports_no_torch(run: Run, place: Path, tiny_llama: Path, tiny_pool: Path, tmp_path: Path) -> None:
     import subprocess
     import sys
 
@@ -125,7 +131,7 @@ def test_a_warm_plan_imports_no_torch(run, place, tiny_llama, tiny_pool, tmp_pat
     assert found.stdout.splitlines()[-1] == "[]"
 
 
-def test_the_adapter_of_a_run_is_the_merge_in_plain_peft(run, tiny_llama):
+def test_the_adapter_of_a_run_is_the_merge_in_plain_peft(run: Run, tiny_llama: Path) -> None:
     import torch
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
@@ -144,7 +150,7 @@ def test_the_adapter_of_a_run_is_the_merge_in_plain_peft(run, tiny_llama):
         assert difference < 1e-5, name
 
 
-def test_a_run_can_be_carried_out_elsewhere(run, tiny_llama, tiny_pool, tmp_path):
+def test_a_run_can_be_carried_out_elsewhere(run: Run, tiny_llama: Path, tiny_pool: Path, tmp_path: Path) -> None:
     """The folder is sent to someone whose pool and base lie in other places."""
     shutil.copytree(run.folder, tmp_path / "sent")
     shutil.copytree(tiny_pool, tmp_path / "pool")
@@ -157,7 +163,9 @@ def test_a_run_can_be_carried_out_elsewhere(run, tiny_llama, tiny_pool, tmp_path
     assert sent == here
 
 
-def test_another_base_or_a_missing_member_is_refused(run, tiny_pool, tiny_llama, tmp_path):
+def test_another_base_or_a_missing_member_is_refused(
+    run: Run, tiny_pool: Path, tiny_llama: Path, tmp_path: Path
+) -> None:
     shutil.copytree(tiny_llama, tmp_path / "other")
     config = json.loads((tmp_path / "other" / "config.json").read_text())
     (tmp_path / "other" / "config.json").write_text(json.dumps(config | {"rms_norm_eps": 0.1}))
@@ -173,7 +181,7 @@ def test_another_base_or_a_missing_member_is_refused(run, tiny_pool, tiny_llama,
     assert not (tmp_path / "out").exists()
 
 
-def test_a_changed_recipe_is_noticed(run, tmp_path):
+def test_a_changed_recipe_is_noticed(run: Run, tmp_path: Path) -> None:
     shutil.copytree(run.folder, tmp_path / "run")
     path = tmp_path / "run" / "recipe.json"
     recipe = json.loads(path.read_text())
@@ -186,7 +194,7 @@ def test_a_changed_recipe_is_noticed(run, tmp_path):
         read_run(tmp_path / "run")
 
 
-def test_scoring_other_rows(run, place, tmp_path):
+def test_scoring_other_rows(run: Run, place: Path, tmp_path: Path) -> None:
     shutil.copytree(run.folder, tmp_path / "run")
     rows = [json.dumps({"input": f"is {n} odd?", "output": "yes"}) for n in range(9)]
     rows += (place / "even.jsonl").read_text().splitlines()  # those the plan learned from must not count
@@ -201,7 +209,7 @@ def test_scoring_other_rows(run, place, tmp_path):
         ma.score(tmp_path / "run", heldout=[tmp_path / "used.jsonl"], cache=place / "cache")
 
 
-def test_two_tasks_make_one_merge(place, tiny_llama, tiny_pool, tmp_path):
+def test_two_tasks_make_one_merge(place: Path, tiny_llama: Path, tiny_pool: Path, tmp_path: Path) -> None:
     write_task(tmp_path / "choice.jsonl", answers=("red", "blue"), choices=True)
     run = ma.plan(
         [place / "even.jsonl", tmp_path / "choice.jsonl"], pool=tiny_pool, base=str(tiny_llama), out=tmp_path / "run",
@@ -214,7 +222,7 @@ def test_two_tasks_make_one_merge(place, tiny_llama, tiny_pool, tmp_path):
     assert "## One merge for all tasks" in report and "| merge |" in report
 
 
-def test_an_encoder_decoder_base(tiny_t5, tiny_t5_pool, tmp_path):
+def test_an_encoder_decoder_base(tiny_t5: Path, tiny_t5_pool: Path, tmp_path: Path) -> None:
     write_task(tmp_path / "even.jsonl", 24)
     run = ma.plan(
         tmp_path / "even.jsonl", pool=tiny_t5_pool, base=str(tiny_t5), out=tmp_path / "run",
@@ -224,12 +232,12 @@ def test_an_encoder_decoder_base(tiny_t5, tiny_t5_pool, tmp_path):
     assert run.plan.verdict is not None
 
 
-def test_try_answers_side_by_side(run, place, capsys):
+def test_try_answers_side_by_side(run: Run, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["try", str(run.folder), "is 4 even?", "--json", "--cache", str(place / "cache")]) == 0
     assert set(json.loads(capsys.readouterr().out)) >= {"base", "anchor", "shots_lora", "merge"}
 
 
-def test_fewer_rows_than_can_be_held_out(place, tiny_llama, tiny_pool, tmp_path):
+def test_fewer_rows_than_can_be_held_out(place: Path, tiny_llama: Path, tiny_pool: Path, tmp_path: Path) -> None:
     write_task(tmp_path / "few.jsonl", 5)
     run = ma.plan(
         tmp_path / "few.jsonl", pool=tiny_pool, base=str(tiny_llama), out=tmp_path / "run", cache=place / "cache",
@@ -241,14 +249,16 @@ def test_fewer_rows_than_can_be_held_out(place, tiny_llama, tiny_pool, tmp_path)
 
 
 @pytest.fixture(scope="module")
-def ties(run, place, tiny_llama, tiny_pool):
+def ties(run: Run, place: Path, tiny_llama: Path, tiny_pool: Path) -> Run:
     return ma.plan(
         place / "even.jsonl", pool=tiny_pool, base=str(tiny_llama), out=place / "ties", cache=place / "cache",
         options=PlanOptions(k=2, finetune=FAST, composition="ties:density=0.5"),
     )  # fmt: skip
 
 
-def test_a_nonlinear_composition_end_to_end(ties, place, tmp_path, capsys):
+def test_a_nonlinear_composition_end_to_end(
+    ties: Run, place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     from tests.support.merges import by_plain_peft
 
     assert ties.recipe.composition == "ties:density=0.5" and ties.recipe.rank is None and ties.plan.rank_error == 0
@@ -274,18 +284,20 @@ def test_a_nonlinear_composition_end_to_end(ties, place, tmp_path, capsys):
     assert max(float(np.abs(full[name] - exact[name]).max()) for name in full) < 1e-5
 
 
-def whole_adapter(run, place, tmp_path):
+def whole_adapter(run: Run, place: Path, tmp_path: Path) -> Path:
     """The adapter of a rank so large that nothing is lost: the default of 256 is more than the tiny base is wide."""
     return ma.merge(run.folder, tmp_path / "whole", adapter=True, cache=place / "cache")
 
 
-def weights_in(folder):
+def weights_in(folder: Path) -> dict[str, Float32Array]:
     from merge_advisor.weights.tensorfile import open_folder, read_tensor
 
     return {name: read_tensor(*found) for name, found in open_folder(folder).items()}
 
 
-def test_a_nonlinear_composition_with_a_rank_is_the_cut_one(place, tiny_llama, tiny_pool, tmp_path):
+def test_a_nonlinear_composition_with_a_rank_is_the_cut_one(
+    place: Path, tiny_llama: Path, tiny_pool: Path, tmp_path: Path
+) -> None:
     from tests.support.merges import by_plain_peft
 
     run = ma.plan(
@@ -300,7 +312,7 @@ def test_a_nonlinear_composition_with_a_rank_is_the_cut_one(place, tiny_llama, t
     assert "relative error" in (run.folder / "report.md").read_text()
 
 
-def test_a_recipe_with_layer_groups(run, place, tmp_path):
+def test_a_recipe_with_layer_groups(run: Run, place: Path, tmp_path: Path) -> None:
     """What the tuner writes: read, merged and told from the recipe without."""
     from dataclasses import replace
 
@@ -326,7 +338,7 @@ def test_a_recipe_with_layer_groups(run, place, tmp_path):
         np.testing.assert_allclose(grouped[name] - array, factor * (whole[name] - array), atol=1e-5)
 
 
-def test_what_a_composition_cannot_take(place, tiny_llama, tiny_pool, tmp_path):
+def test_what_a_composition_cannot_take(place: Path, tiny_llama: Path, tiny_pool: Path, tmp_path: Path) -> None:
     from merge_advisor.errors import PoolError, SpecError
 
     for options, error, why in (
@@ -342,7 +354,7 @@ def test_what_a_composition_cannot_take(place, tiny_llama, tiny_pool, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_checkpoints_are_candidates_too(place, tiny_llama, tiny_pool, tmp_path):
+def test_checkpoints_are_candidates_too(place: Path, tiny_llama: Path, tiny_pool: Path, tmp_path: Path) -> None:
     (tmp_path / "pool").mkdir()
     shutil.copytree(tiny_pool / "a0", tmp_path / "pool" / "a0")
     made = ma.plan(
@@ -361,7 +373,9 @@ def test_checkpoints_are_candidates_too(place, tiny_llama, tiny_pool, tmp_path):
     assert Path(run.folder / "mergekit.yaml").is_file()
 
 
-def test_merge_as_gguf(run, place, tmp_path, monkeypatch, capsys):
+def test_merge_as_gguf(
+    run: Run, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """llama.cpp's converter is given the whole merged model; a stand-in copies it."""
     (tmp_path / "convert_hf_to_gguf.py").write_text(
         "import pathlib, sys\n"
@@ -377,7 +391,9 @@ def test_merge_as_gguf(run, place, tmp_path, monkeypatch, capsys):
     assert "leave out" in capsys.readouterr().err
 
 
-def test_a_lora_of_another_rank_does_not_stop_a_composition_that_adds_factors(place, tiny_llama, tiny_pool, tmp_path):
+def test_a_lora_of_another_rank_does_not_stop_a_composition_that_adds_factors(
+    place: Path, tiny_llama: Path, tiny_pool: Path, tmp_path: Path
+) -> None:
     found = ma.plan(
         place / "even.jsonl", pool=tiny_pool, base=str(tiny_llama), out=tmp_path / "run", cache=place / "cache",
         options=PlanOptions(k=2, strategy="top_k", composition="lorahub", finetune=replace(FAST, rank=2)), scored=False,

@@ -2,20 +2,24 @@
 
 import json
 import shutil
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from merge_advisor import registry
-from merge_advisor.advisor.measuring.meter import ScoredModel
-from merge_advisor.advisor.measuring.session import open_session
+from merge_advisor.advisor.measuring.meter import MergeMeter, ScoredModel
+from merge_advisor.advisor.measuring.session import Session, open_session
 from merge_advisor.advisor.scoring.lm_eval_scoring import ask_models
 from merge_advisor.advisor.scoring.score_run import score_models
 from merge_advisor.evaluators.lm_eval_requests import build_requests
 from merge_advisor.evaluators.lm_eval_tasks import TaskName, load_tasks
 from merge_advisor.merges import WeightedMerge
 from merge_advisor.options import Machine
+from merge_advisor.scores import ModelScore
 from merge_advisor.types import Candidate, Row
 from merge_advisor.weights.updates import LowRankUpdate
 
@@ -40,7 +44,7 @@ class Counting(Fast):
 '''
 
 
-def install(place, module, version):
+def install(place: Path, module: str, version: str) -> None:
     """A package with an evaluator of another maker, found by its entry point."""
     (place / f"{module}.py").write_text(COUNTING.replace("VERSION", version).replace("\\\\", "\\"))
     info = place / f"{module}-1.0.dist-info"
@@ -50,7 +54,7 @@ def install(place, module, version):
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory):
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     place = tmp_path_factory.mktemp("site")
     install(place, "counting", "1")
     install(place, "counting_later", "2")
@@ -60,13 +64,13 @@ def site(tmp_path_factory):
 
 
 @pytest.fixture
-def calls(site):
+def calls(site: Path) -> Callable[..., Any]:
     """The labels scored since it was last called."""
     assert "counting" in registry.names("evaluator")
     file = site / "calls"
     file.unlink(missing_ok=True)
 
-    def since():
+    def since() -> list[str]:
         found = file.read_text().split() if file.exists() else []
         file.unlink(missing_ok=True)
         return found
@@ -75,7 +79,7 @@ def calls(site):
 
 
 @pytest.fixture(scope="module")
-def bases(tiny_llama, tmp_path_factory):
+def bases(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The tiny base, and another whose weights differ in one number."""
     from safetensors.numpy import load_file, save_file
 
@@ -92,11 +96,13 @@ def bases(tiny_llama, tmp_path_factory):
 PRINT = Candidate("print", "adapter", "", fingerprint="print")
 
 
-def models(scale=1.0, composition="exact", rank=None, layers=()):
+def models(
+    scale: float = 1.0, composition: str = "exact", rank: int | None = None, layers: tuple[float, ...] = ()
+) -> list[ScoredModel]:
     return [ScoredModel("it", WeightedMerge(((PRINT, scale),), composition, layers, rank))]
 
 
-def meter_of(session):
+def meter_of(session: Session) -> MergeMeter:
     """The session's meter, to which the weights of `PRINT` are known: they are in no file."""
     rng = np.random.default_rng(0)
     a, b = rng.normal(0, 0.3, (2, 32)), rng.normal(0, 0.3, (32, 2))
@@ -105,16 +111,18 @@ def meter_of(session):
     return replace(session.meter, weights=session.weights.with_made(made))
 
 
-def opened(base, store, template=None, dtype="float32"):
+def opened(base: Path, store: Path, template: str | None = None, dtype: str = "float32") -> Session:
     machine = Machine(dtype=dtype, threads=1)
     return open_session(str(base), store=store, cache=store.parent, template=template, machine=machine)
 
 
-def asked(session, rows=ROWS, metric="accuracy", evaluator="counting", **what):
+def asked(
+    session: Session, rows: list[Row] = ROWS, metric: str = "accuracy", evaluator: str = "counting", **what: Any
+) -> ModelScore:
     return score_models(meter_of(session), models(**what), rows, metric, evaluator=evaluator)[0]
 
 
-def test_asked_again_nothing_runs(bases, calls, tmp_path):
+def test_asked_again_nothing_runs(bases: dict[str, Path], calls: Callable[..., Any], tmp_path: Path) -> None:
     with opened(bases["base"], tmp_path / "s.sqlite") as session:
         first = asked(session)
         assert calls() == ["it"]
@@ -142,7 +150,9 @@ def test_asked_again_nothing_runs(bases, calls, tmp_path):
     ],
     ids=str,
 )
-def test_anything_else_runs(bases, calls, tmp_path, changed):
+def test_anything_else_runs(
+    bases: dict[str, Path], calls: Callable[..., Any], tmp_path: Path, changed: dict[str, Any]
+) -> None:
     with opened(bases["base"], tmp_path / "s.sqlite") as session:
         asked(session)
         calls()
@@ -154,7 +164,9 @@ def test_anything_else_runs(bases, calls, tmp_path, changed):
 
 
 @pytest.mark.parametrize("changed", [{"base": "other"}, {"template": "plain"}, {"dtype": "bfloat16"}], ids=str)
-def test_another_base_template_or_dtype_runs(bases, calls, tmp_path, changed):
+def test_another_base_template_or_dtype_runs(
+    bases: dict[str, Path], calls: Callable[..., Any], tmp_path: Path, changed: dict[str, str]
+) -> None:
     store = tmp_path / "s.sqlite"
     with opened(bases["base"], store) as session:
         first = asked(session)
@@ -166,17 +178,17 @@ def test_another_base_template_or_dtype_runs(bases, calls, tmp_path, changed):
     assert calls() == ["it"]
 
 
-def test_the_final_score_is_never_taken_from_another_evaluator(bases, tmp_path):
+def test_the_final_score_is_never_taken_from_another_evaluator(bases: dict[str, Path], tmp_path: Path) -> None:
     with opened(bases["base"], tmp_path / "s.sqlite") as session:
         fast = score_models(meter_of(session), models(), ROWS, "accuracy", evaluator="fast")
         final = score_models(meter_of(session), models(), ROWS, "accuracy")
         assert session.memo.misses == 2 and fast[0].rows["accuracy"] == final[0].rows["accuracy"]
 
 
-def test_one_adapter_under_two_ids_is_not_another_merge():
+def test_one_adapter_under_two_ids_is_not_another_merge() -> None:
     a, other, b = (Candidate(name, "adapter", "", fingerprint=print_) for name, print_ in ("aa", "xa", "bb"))
 
-    def key(*members, **what):
+    def key(*members: tuple[Candidate, float], **what: Any) -> list[object]:
         return WeightedMerge(members, **what).key
 
     twice = key((a, 0.7), (other, 0.3))
@@ -185,7 +197,7 @@ def test_one_adapter_under_two_ids_is_not_another_merge():
     assert key((a, 1.0)) == key((a, 1.0), (b, 0.0))
 
 
-def test_tasks_of_lm_eval_are_kept_by_what_is_asked(bases, tmp_path):
+def test_tasks_of_lm_eval_are_kept_by_what_is_asked(bases: dict[str, Path], tmp_path: Path) -> None:
     folder = tmp_path / "tasks"
     folder.mkdir()
     text = (
@@ -198,7 +210,7 @@ def test_tasks_of_lm_eval_are_kept_by_what_is_asked(bases, tmp_path):
     (folder / "code.py").write_text("def ask(doc):\n    return doc['q']\n")
     rows = [json.dumps({"q": f"is {n}", "a": " yes"}) for n in range(6)]
 
-    def scored(session, lines=6, limit=None):
+    def scored(session: Session, lines: int = 6, limit: int | None = None) -> ModelScore:
         (folder / "d.jsonl").write_text("\n".join(rows[:lines]))
         task = load_tasks(TaskName("t", folder, trusted=True))[0]
         return ask_models(meter_of(session), models(), build_requests(task, limit=limit))[0]

@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,16 +16,17 @@ import pytest
 import merge_advisor as ma
 from merge_advisor.advisor import Machine, PlanOptions, TuneOptions
 from merge_advisor.advisor.measuring.session import open_session
-from merge_advisor.advisor.runs.run_folder import read_run
+from merge_advisor.advisor.runs.run_folder import Run, read_run
 from merge_advisor.cli import main
 from merge_advisor.errors import InputError, RunError, SpecError, TaskError
 from merge_advisor.options import FinetuneSettings
+from merge_advisor.report.values import TrialReport, TuningReport
 
 FAST = FinetuneSettings(rank=4, lr=1e-2, steps=12)
 ONE = Machine(threads=1)
 
 
-def write_task(path, number=40, *, choices=False):
+def write_task(path: Path, number: int = 40, *, choices: bool = False) -> Path:
     rows = []
     for index in range(number):
         row = {"input": f"is {index} even?", "output": ("yes", "no")[index % 2]}
@@ -33,10 +36,16 @@ def write_task(path, number=40, *, choices=False):
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory, tiny_llama, tiny_pool):
+def place(tmp_path_factory: pytest.TempPathFactory, tiny_llama: Path, tiny_pool: Path) -> Path:
     """A planned run with choices, and one for two tasks, in a folder with a cache."""
     folder = tmp_path_factory.mktemp("tune")
-    shared = {"pool": tiny_pool, "base": str(tiny_llama), "cache": folder / "cache", "scored": False, "machine": ONE}
+    shared: dict[str, Any] = {
+        "pool": tiny_pool,
+        "base": str(tiny_llama),
+        "cache": folder / "cache",
+        "scored": False,
+        "machine": ONE,
+    }
     options = PlanOptions(k=3, finetune=FAST, strategy="top_k")
     ma.plan(write_task(folder / "even.jsonl", choices=True), out=folder / "run", options=options, **shared)
     other = folder / "letters.jsonl"
@@ -46,26 +55,42 @@ def place(tmp_path_factory, tiny_llama, tiny_pool):
 
 
 @pytest.fixture
-def run(place, tmp_path):
+def run(place: Path, tmp_path: Path) -> Path:
     """A fresh copy of the planned run."""
     return shutil.copytree(place / "run", tmp_path / "run")
 
 
-def tune(run, place, **options):
+def tune(run: Path, place: Path, **options: Any) -> Run:
     scored = options.pop("scored", False)
     guard = options.pop("guard", None)
     return ma.tune(run, options=TuneOptions(**options), scored=scored, guard=guard, cache=place / "cache", machine=ONE)
 
 
-def test_a_tuned_run(run, place):
+def tuning_of(run: Run) -> TuningReport:
+    assert run.tuning is not None
+    return run.tuning
+
+
+def winner_of(run: Run) -> TrialReport:
+    won = tuning_of(run).won
+    assert won is not None
+    return won
+
+
+def value_of(trial: TrialReport | None) -> float:
+    assert trial is not None and trial.value is not None
+    return trial.value
+
+
+def test_a_tuned_run(run: Path, place: Path) -> None:
     before = read_run(run)
     found = tune(run, place, trials=12, scored=True)
-    assert found.planned == before.recipe and found.tuning.planned == tuple(m.weight for m in before.recipe.members)
-    assert [trial.label for trial in found.tuning.trials[:4]] == ["plan", "uniform", "anchor", "base"]
-    assert 12 <= len(found.tuning.trials) <= 13 and found.tuning.won.weights
+    assert found.planned == before.recipe and tuning_of(found).planned == tuple(m.weight for m in before.recipe.members)
+    assert [trial.label for trial in tuning_of(found).trials[:4]] == ["plan", "uniform", "anchor", "base"]
+    assert 12 <= len(tuning_of(found).trials) <= 13 and winner_of(found).weights
     assert {"study.sqlite", "tune.json", "plan", "report.html", "report.md"} <= {path.name for path in run.iterdir()}
     assert (run / "plan" / "recipe.json").is_file() and (run / "plan" / "adapter").is_dir()
-    winner = dict(zip(found.tuning.members, found.tuning.won.weights, strict=True))
+    winner = dict(zip(tuning_of(found).members, winner_of(found).weights, strict=True))
     assert {m.id: m.weight for m in found.recipe.members} == {name: w for name, w in winner.items() if w}
     labels = [model.label for model in found.scores[0].models]
     assert "merge" in labels and ("plan" in labels) == (found.recipe.digest != before.recipe.digest)
@@ -76,14 +101,14 @@ def test_a_tuned_run(run, place):
     assert all(cell.strip() for cell in heldout.split("|")[5:7])
 
 
-def test_the_winner_is_never_worse_on_the_tuning_rows(run, place):
+def test_the_winner_is_never_worse_on_the_tuning_rows(run: Path, place: Path) -> None:
     found = tune(run, place, trials=14)
-    losses = {trial.label: trial.value for trial in found.tuning.trials[:4]}
-    assert found.tuning.won.value <= min(losses.values()) + 1e-6
-    assert found.tuning.reference == min(losses, key=lambda label: losses[label])
+    losses = {trial.label: value_of(trial) for trial in tuning_of(found).trials[:4]}
+    assert value_of(tuning_of(found).won) <= min(losses.values()) + 1e-6
+    assert tuning_of(found).reference == min(losses, key=lambda label: losses[label])
 
 
-def test_formats_are_those_of_the_winner(run, place, tiny_llama):
+def test_formats_are_those_of_the_winner(run: Path, place: Path, tiny_llama: Path) -> None:
     """The adapter in the folder is the tuned merge, the one under plan/ the planned one."""
     from merge_advisor.advisor.runs.reopening import find_members
     from merge_advisor.merges import merge_of
@@ -91,6 +116,7 @@ def test_formats_are_those_of_the_winner(run, place, tiny_llama):
 
     found = tune(run, place, trials=12)
     with open_session(str(tiny_llama), found.plan.environment.paths["pool"], cache=place / "cache") as session:
+        assert found.planned is not None
         members = find_members(session.pool, session.local, found.folder, found.planned)
         for recipe, folder in ((found.recipe, run / "adapter"), (found.planned, run / "plan" / "adapter")):
             wanted = session.weights.carry_out(merge_of(recipe, members)).delta
@@ -99,24 +125,24 @@ def test_formats_are_those_of_the_winner(run, place, tiny_llama):
                 np.testing.assert_allclose(written[name].dense(), wanted[name].dense(), atol=1e-5)
 
 
-def test_called_again_it_goes_on_and_starts_from_the_plan(run, place):
+def test_called_again_it_goes_on_and_starts_from_the_plan(run: Path, place: Path) -> None:
     first = tune(run, place, trials=8)
     again = tune(run, place, trials=8)
     assert again.recipe == first.recipe and again.tuning == first.tuning and again.planned == first.planned
     more = tune(run, place, trials=12)
-    assert more.tuning.trials[:8] == first.tuning.trials[:8] and more.planned == first.planned
+    assert tuning_of(more).trials[:8] == tuning_of(first).trials[:8] and more.planned == first.planned
     undisturbed = shutil.copytree(place / "run", run.parent / "other")
     assert tune(undisturbed, place, trials=12).recipe == more.recipe
 
 
 @pytest.mark.parametrize("objective", ["accuracy", "delta", "lm-eval:acc", "lm-eval:exact_match"])
-def test_other_objectives(run, place, objective):
+def test_other_objectives(run: Path, place: Path, objective: str) -> None:
     found = tune(run, place, trials=7, objective=objective)
-    assert found.tuning.won is not None and f"of {objective}" in found.tuning.goal
-    assert all(trial.label != "gradient" for trial in found.tuning.trials)
+    assert tuning_of(found).won is not None and f"of {objective}" in tuning_of(found).goal
+    assert all(trial.label != "gradient" for trial in tuning_of(found).trials)
 
 
-def test_auto_tunes_what_the_plan_was_chosen_by(run, place):
+def test_auto_tunes_what_the_plan_was_chosen_by(run: Path, place: Path) -> None:
     """The rows have choices; LoraHub's goals are of the loss whatever the rows are."""
     for options, told in (
         ({}, "mean over 8 tuning rows of choices (nats a row)"),
@@ -124,7 +150,7 @@ def test_auto_tunes_what_the_plan_was_chosen_by(run, place):
         ({"objective": "lorahub-clean"}, "lorahub-clean over 8 tuning rows of loss (nats per token)"),
     ):
         found = tune(run, place, trials=9, force=True, **options)
-        assert told in found.tuning.goal and any(trial.label == "auto" for trial in found.tuning.trials)
+        assert told in tuning_of(found).goal and any(trial.label == "auto" for trial in tuning_of(found).trials)
     assert "choice loss" not in (run / "report.md").read_text()
     tune(run, place, trials=9, force=True, sampler="gradient")
     told = (run / "report.md").read_text()
@@ -132,40 +158,40 @@ def test_auto_tunes_what_the_plan_was_chosen_by(run, place):
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "cmaes", "random", "gradient", "gp"])
-def test_every_sampler_on_a_run(run, place, sampler):
-    assert len(tune(run, place, trials=8, sampler=sampler).tuning.trials) >= 8
+def test_every_sampler_on_a_run(run: Path, place: Path, sampler: str) -> None:
+    assert len(tuning_of(tune(run, place, trials=8, sampler=sampler)).trials) >= 8
 
 
-def test_what_may_be_varied(run, place):
+def test_what_may_be_varied(run: Path, place: Path) -> None:
     found = tune(
         run, place, trials=14, sampler="random", compositions=("ties:density=0.5",), drop=True, layers=2,
         scale=(0.5, 2.0), density=(0.2, 0.9),
     )  # fmt: skip
-    tried = {trial.composition.partition(":")[0] for trial in found.tuning.trials}
+    tried = {trial.composition.partition(":")[0] for trial in tuning_of(found).trials}
     assert tried == {"exact", "ties"}
-    assert any(0 in trial.weights for trial in found.tuning.trials[4:])
+    assert any(0 in trial.weights for trial in tuning_of(found).trials[4:])
     with pytest.raises(SpecError, match="cannot search"):
         tune(run, place, trials=6, sampler="cmaes", compositions=("ties",), force=True)
 
 
-def test_two_tasks(place, tmp_path):
+def test_two_tasks(place: Path, tmp_path: Path) -> None:
     run = shutil.copytree(place / "two", tmp_path / "two")
     worst = tune(run, place, trials=8, goal="worst", scored=True)
-    assert len(worst.scores) == 2 and len(worst.tuning.tasks) == 2
+    assert len(worst.scores) == 2 and len(tuning_of(worst).tasks) == 2
     front = tune(run, place, trials=10, goal="pareto", force=True)
-    assert all(len(trial.values) == 2 for trial in front.tuning.trials[:10])
+    assert all(len(trial.values) == 2 for trial in tuning_of(front).trials[:10])
     with pytest.raises(SpecError, match="pareto"):
         tune(shutil.copytree(place / "run", tmp_path / "one"), place, trials=6, goal="pareto")
 
 
-def test_a_guard_forbids(run, place, tmp_path):
+def test_a_guard_forbids(run: Path, place: Path, tmp_path: Path) -> None:
     guard = tmp_path / "guard.jsonl"
     guard.write_text("".join(json.dumps({"text": f"the quick brown fox {n}"}) + "\n" for n in range(6)))
     found = tune(run, place, trials=9, guard=guard)
-    assert found.tuning.won is not None
+    assert tuning_of(found).won is not None
 
 
-def test_what_cannot_be_tuned(run, place, tmp_path):
+def test_what_cannot_be_tuned(run: Path, place: Path, tmp_path: Path) -> None:
     for options, error, words in (
         ({"trials": 0}, InputError, "more than 0"),
         ({"minutes": -1.0}, InputError, "more than 0"),
@@ -183,17 +209,17 @@ def test_what_cannot_be_tuned(run, place, tmp_path):
     assert read_run(run).planned is None
 
 
-def test_a_study_of_something_else_is_refused(run, place):
+def test_a_study_of_something_else_is_refused(run: Path, place: Path) -> None:
     tune(run, place, trials=5)
     with pytest.raises(RunError, match="seed"):
         tune(run, place, trials=6, seed=7)
-    assert tune(run, place, trials=6, seed=7, force=True).tuning.won
+    assert tuning_of(tune(run, place, trials=6, seed=7, force=True)).won
     (run / "study.sqlite").write_bytes(b"not a database at all, whatever its name says" * 40)
     with pytest.raises(RunError, match=r"study\.sqlite"):
         tune(run, place, trials=6)
 
 
-def test_one_row_is_not_enough(place, tmp_path, tiny_llama, tiny_pool):
+def test_one_row_is_not_enough(place: Path, tmp_path: Path, tiny_llama: Path, tiny_pool: Path) -> None:
     ma.plan(
         place / "even.jsonl", pool=tiny_pool, base=str(tiny_llama), out=tmp_path / "run", cache=place / "cache",
         options=PlanOptions(k=2, finetune=FAST, strategy="top_k", tuning=1), scored=False,
@@ -202,7 +228,7 @@ def test_one_row_is_not_enough(place, tmp_path, tiny_llama, tiny_pool):
         tune(tmp_path / "run", place)
 
 
-def test_a_changed_pool_is_told(run, place, tiny_pool, tmp_path):
+def test_a_changed_pool_is_told(run: Path, place: Path, tiny_pool: Path, tmp_path: Path) -> None:
     pool = shutil.copytree(tiny_pool, tmp_path / "pool")
     for member in read_run(run).recipe.members:
         if (pool / member.id).is_dir():
@@ -211,7 +237,7 @@ def test_a_changed_pool_is_told(run, place, tiny_pool, tmp_path):
         ma.tune(run, pool=pool, cache=place / "cache")
 
 
-def test_a_run_that_was_killed_while_it_was_written_is_read_as_planned(run, place):
+def test_a_run_that_was_killed_while_it_was_written_is_read_as_planned(run: Path, place: Path) -> None:
     before = (run / "plan.json").read_bytes()
     found = tune(run, place, trials=8)
     (run / "plan.json").write_bytes(before)  # as if killed before the last file
@@ -220,7 +246,7 @@ def test_a_run_that_was_killed_while_it_was_written_is_read_as_planned(run, plac
     assert tune(run, place, trials=8).recipe == found.recipe
 
 
-def test_the_command(run, place, capsys):
+def test_the_command(run: Path, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["tune", str(run), "--cache", str(place / "cache"), "--no-score"]
     assert main([*arguments, "--trials", "6", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["recipe"]["members"]
@@ -232,7 +258,7 @@ def test_the_command(run, place, capsys):
 
 
 @pytest.mark.slow
-def test_killed_with_9_it_ends_as_undisturbed(run, place, tmp_path):
+def test_killed_with_9_it_ends_as_undisturbed(run: Path, place: Path, tmp_path: Path) -> None:
     """The command, killed at random moments of its start, its search and its end (twenty times at most).
 
     With as many threads: another number of them adds in another order, and the last digits differ.
@@ -261,7 +287,9 @@ def test_killed_with_9_it_ends_as_undisturbed(run, place, tmp_path):
 
 
 @pytest.mark.parametrize("sampler", ["gradient", "cmaes", "tpe"])
-def test_members_that_are_all_the_same(sampler, place, tmp_path, tiny_llama, tiny_pool):
+def test_members_that_are_all_the_same(
+    sampler: str, place: Path, tmp_path: Path, tiny_llama: Path, tiny_pool: Path
+) -> None:
     """Three adapters equal but for rounding (equal ones count once in a pool): only the sum of the weights matters."""
     from safetensors.numpy import load_file, save_file
 
@@ -277,11 +305,11 @@ def test_members_that_are_all_the_same(sampler, place, tmp_path, tiny_llama, tin
     assert len(planned.recipe.members) == 3
     found = tune(tmp_path / "run", place, trials=10, sampler=sampler, objective="loss")
     by_sum: dict[float, list[float]] = {}
-    for trial in found.tuning.trials:
+    for trial in tuning_of(found).trials:
         if trial.whole:
-            by_sum.setdefault(round(sum(trial.weights), 3), []).append(trial.value)
+            by_sum.setdefault(round(sum(trial.weights), 3), []).append(value_of(trial))
     for values in by_sum.values():
         assert max(values) - min(values) < 5e-3
-    losses = {trial.label: trial.value for trial in found.tuning.trials[:4]}
+    losses = {trial.label: value_of(trial) for trial in tuning_of(found).trials[:4]}
     assert losses["uniform"] == pytest.approx(losses["anchor"], abs=1e-4)
-    assert found.tuning.won.value <= min(losses.values()) + 1e-6
+    assert value_of(tuning_of(found).won) <= min(losses.values()) + 1e-6

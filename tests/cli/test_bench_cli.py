@@ -1,12 +1,13 @@
 """`merge-advisor bench` and `merge_advisor.bench` from the setup to the report."""
 
 import json
+from pathlib import Path
 
 import pytest
 
 import merge_advisor
 from merge_advisor.cli import main
-from tests.support.bench_setups import SETUP, write_world
+from tests.support.bench_setups import SETUP, Places, write_world
 
 pytest.importorskip(
     "merge_advisor.benchmark.analysis.contrasts", reason="the statistics come with another part of this issue"
@@ -21,13 +22,13 @@ SECONDARIES = [
 
 
 @pytest.fixture(scope="module")
-def world(tiny_llama, tiny_pool, tmp_path_factory):
+def world(tiny_llama: Path, tiny_pool: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Places]:
     folder = tmp_path_factory.mktemp("bench")
     path = write_world(folder, secondaries=SECONDARIES)
     return path, {"base": str(tiny_llama), "pool": str(tiny_pool), "cache": folder / "cache"}
 
 
-def test_from_python(world, tmp_path):
+def test_from_python(world: tuple[Path, Places], tmp_path: Path) -> None:
     path, places = world
     found = merge_advisor.bench(path, tmp_path / "out", **places)
     assert [contrast.question.better for contrast in found.contrasts] == ["default", "default", "default", "nearest"]
@@ -41,7 +42,9 @@ def test_from_python(world, tmp_path):
         assert "default" in text and str(places["cache"].parent) not in text
 
 
-def test_the_command_tells_and_goes_on(world, tmp_path, capsys):
+def test_the_command_tells_and_goes_on(
+    world: tuple[Path, Places], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path, places = world
     command = ["bench", str(path), "--out", str(tmp_path / "out")]
     command += [text for name, value in places.items() for text in (f"--{name}", str(value))]
@@ -59,7 +62,9 @@ def test_the_command_tells_and_goes_on(world, tmp_path, capsys):
     assert found["results"] == found["wanted"] == 3 * 4 * 9 and found["failed"] == [] and len(found["contrasts"]) == 4
 
 
-def test_failed_results_are_counted_and_exit_3(world, tmp_path, capsys):
+def test_failed_results_are_counted_and_exit_3(
+    world: tuple[Path, Places], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     _, places = world
     arms = [*SETUP["arms"], {"name": "checkpoints", "strategy": "text", "composition": "slerp"}]
     path = write_world(tmp_path, arms=arms, controls=[], draws={"shots": 1, "selections": 1})

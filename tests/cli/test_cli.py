@@ -4,6 +4,8 @@ import json
 import os
 import subprocess
 import sys
+from argparse import ArgumentParser
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -11,19 +13,21 @@ import numpy as np
 import pytest
 
 from merge_advisor import registry
+from merge_advisor.backbone.model import Backbone
 from merge_advisor.cli import main
 from merge_advisor.cli.options import KINDS
 from merge_advisor.cli.parser import build_parser
 from merge_advisor.cli.progress import progress_reporter
 from merge_advisor.cli.settings import read_settings
 from merge_advisor.errors import InputError
+from merge_advisor.weights.updates import WeightDelta
 
 HEAVY = ("numpy", "torch", "transformers", "peft", "mergekit", "lm_eval", "optuna", "pandas", "sklearn", "scipy",
          "pydantic", "huggingface_hub", "datasets", "yaml")  # fmt: skip
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["plan", "--help"], ["--version"]])
-def test_help_loads_nothing_heavy(arguments):
+def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
     code = (
         "import sys\nfrom merge_advisor.cli import main\ntry:\n    main(sys.argv[1:])\nexcept SystemExit as stop:\n"
         f"    assert stop.code == 0\nprint('loaded', sorted(set(sys.modules) & set({HEAVY!r})))"
@@ -34,17 +38,19 @@ def test_help_loads_nothing_heavy(arguments):
     assert found.stdout.splitlines()[-1] == "loaded []"
 
 
-def commands():
-    return next(action for action in build_parser()._actions if action.dest == "command").choices
+def commands() -> dict[str, ArgumentParser]:
+    choices = next(action for action in build_parser()._actions if action.dest == "command").choices
+    assert isinstance(choices, dict)
+    return choices
 
 
 @pytest.mark.parametrize("command", sorted(commands()))
-def test_every_command_has_json_and_help(command):
+def test_every_command_has_json_and_help(command: str) -> None:
     text = commands()[command].format_help()
     assert "--json" in text and "--debug" in text and "-q" in text
 
 
-def error_of(capsys, *arguments, code=2):
+def error_of(capsys: pytest.CaptureFixture[str], *arguments: Path | str, code: int = 2) -> str:
     assert main([str(argument) for argument in arguments]) == code
     out, err = capsys.readouterr()
     lines = [line for line in err.splitlines() if line.startswith("merge-advisor: error:")]
@@ -53,13 +59,20 @@ def error_of(capsys, *arguments, code=2):
 
 
 @pytest.fixture
-def task(tmp_path):
+def task(tmp_path: Path) -> Path:
     path = tmp_path / "task.jsonl"
     path.write_text("\n".join(json.dumps({"input": f"{n}?", "output": str(n)}) for n in range(20)))
     return path
 
 
-def test_what_is_missing_is_named(capsys, task, tmp_path, monkeypatch, tiny_llama, tiny_pool):
+def test_what_is_missing_is_named(
+    capsys: pytest.CaptureFixture[str],
+    task: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tiny_llama: Path,
+    tiny_pool: Path,
+) -> None:
     monkeypatch.chdir(tmp_path)
     assert "give --pool" in error_of(capsys, "plan", "--task", task)
     assert "give --base" in error_of(capsys, "plan", "--task", task, "--pool", tiny_pool)
@@ -82,7 +95,9 @@ def test_what_is_missing_is_named(capsys, task, tmp_path, monkeypatch, tiny_llam
     assert not (tmp_path / "runs" / "task").exists()
 
 
-def test_a_run_folder_in_the_way(capsys, task, tmp_path, tiny_llama, tiny_pool):
+def test_a_run_folder_in_the_way(
+    capsys: pytest.CaptureFixture[str], task: Path, tmp_path: Path, tiny_llama: Path, tiny_pool: Path
+) -> None:
     here = ["--pool", str(tiny_pool), "--base", str(tiny_llama), "--cache", str(tmp_path / "cache"), "--no-score",
             "--lora-steps", "2", "--strategy", "random", "--out", str(tmp_path / "run")]  # fmt: skip
     assert main(["plan", "--task", str(task), *here]) == 0
@@ -98,7 +113,9 @@ def test_a_run_folder_in_the_way(capsys, task, tmp_path, tiny_llama, tiny_pool):
     assert not [path for path in tmp_path.iterdir() if "partial" in path.name]
 
 
-def test_a_bad_model_is_set_aside_and_the_code_says_so(capsys, task, tmp_path, tiny_llama, tiny_pool):
+def test_a_bad_model_is_set_aside_and_the_code_says_so(
+    capsys: pytest.CaptureFixture[str], task: Path, tmp_path: Path, tiny_llama: Path, tiny_pool: Path
+) -> None:
     import shutil
 
     shutil.copytree(tiny_pool, tmp_path / "pool")
@@ -114,13 +131,17 @@ def test_a_bad_model_is_set_aside_and_the_code_says_so(capsys, task, tmp_path, t
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_no_permission(capsys, task, tmp_path, tiny_llama, tiny_pool):
+def test_no_permission(
+    capsys: pytest.CaptureFixture[str], task: Path, tmp_path: Path, tiny_llama: Path, tiny_pool: Path
+) -> None:
     (tmp_path / "closed").mkdir(mode=0o500)
     here = ("--pool", tiny_pool, "--base", tiny_llama, "--cache", tmp_path / "cache")
     assert "cannot be written" in error_of(capsys, "plan", "--task", task, *here, "--out", tmp_path / "closed" / "run")
 
 
-def test_a_file_where_a_folder_is_needed(capsys, task, tmp_path, tiny_llama, tiny_pool):
+def test_a_file_where_a_folder_is_needed(
+    capsys: pytest.CaptureFixture[str], task: Path, tmp_path: Path, tiny_llama: Path, tiny_pool: Path
+) -> None:
     (tmp_path / "file").write_text("")
     here = ("--pool", tiny_pool, "--base", tiny_llama)
     assert "cannot be" in error_of(capsys, "plan", "--task", task, *here, "--cache", tmp_path / "file" / "x")
@@ -129,7 +150,14 @@ def test_a_file_where_a_folder_is_needed(capsys, task, tmp_path, tiny_llama, tin
     )
 
 
-def test_interrupting_keeps_what_was_measured(tmp_path, task, tiny_llama, tiny_pool, monkeypatch, capsys):
+def test_interrupting_keeps_what_was_measured(
+    tmp_path: Path,
+    task: Path,
+    tiny_llama: Path,
+    tiny_pool: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     """Ctrl-C while the pool is embedded: no run folder, no leftovers, and the deltas so far are stored."""
     from merge_advisor.backbone import place as module
     from merge_advisor.store import Store
@@ -137,7 +165,7 @@ def test_interrupting_keeps_what_was_measured(tmp_path, task, tiny_llama, tiny_p
     real = module.placed
     seen: list[Any] = []
 
-    def placed(backbone, delta):
+    def placed(backbone: Backbone, delta: WeightDelta) -> AbstractContextManager[None]:
         if len(seen) == 3:
             raise KeyboardInterrupt
         seen.append(delta)
@@ -157,7 +185,9 @@ def test_interrupting_keeps_what_was_measured(tmp_path, task, tiny_llama, tiny_p
     assert main(arguments) == 0
 
 
-def test_embed_writes_ids_deltas_and_space(tmp_path, tiny_llama, tiny_pool, capsys):
+def test_embed_writes_ids_deltas_and_space(
+    tmp_path: Path, tiny_llama: Path, tiny_pool: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "deltas.npz"
     arguments = ["embed", "--pool", str(tiny_pool), "--base", str(tiny_llama), "--out", str(out), "--cache",
                  str(tmp_path / "cache")]  # fmt: skip
@@ -171,7 +201,7 @@ def test_embed_writes_ids_deltas_and_space(tmp_path, tiny_llama, tiny_pool, caps
 
 
 @pytest.mark.parametrize("what", sorted(KINDS))
-def test_show_lists_all_that_is_registered(what, capsys):
+def test_show_lists_all_that_is_registered(what: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["show", what, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)[what]
     assert [item["name"] for item in found] == registry.names(KINDS[what])
@@ -180,7 +210,7 @@ def test_show_lists_all_that_is_registered(what, capsys):
     assert found[0]["name"] in capsys.readouterr().out
 
 
-def test_show_compositions_says_what_carries_each_out(capsys):
+def test_show_compositions_says_what_carries_each_out(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["show", "compositions", "--json"]) == 0
     found = {row["name"]: row for row in json.loads(capsys.readouterr().out)["compositions"]}
     assert found["exact"]["formats"] == "mergekit, peft" and found["ties"]["formats"] == "mergekit"
@@ -188,7 +218,7 @@ def test_show_compositions_says_what_carries_each_out(capsys):
     assert all(row["weight means"] and row["memory"] and row["takes"] for row in found.values())
 
 
-def test_init_and_settings(tmp_path, monkeypatch, capsys):
+def test_init_and_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(["init", "--demo"]) == 0
     assert "merge-advisor plan --task mixed.jsonl" in capsys.readouterr().out
@@ -203,7 +233,14 @@ def test_init_and_settings(tmp_path, monkeypatch, capsys):
             read_settings(tmp_path)
 
 
-def test_settings_fill_what_options_leave_out(tmp_path, monkeypatch, capsys, task, tiny_llama, tiny_pool):
+def test_settings_fill_what_options_leave_out(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    task: Path,
+    tiny_llama: Path,
+    tiny_pool: Path,
+) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "merge-advisor.toml").write_text(
         f"base = {json.dumps(str(tiny_llama))}\npool = {json.dumps(str(tiny_pool))}\ncache = 'cache'\nk = 1\n"
@@ -215,7 +252,14 @@ def test_settings_fill_what_options_leave_out(tmp_path, monkeypatch, capsys, tas
     assert found["plan"]["settings"]["strategy"] == "top_k" and (tmp_path / "cache" / "store.sqlite").is_file()
 
 
-def test_dry_run_writes_nothing(tmp_path, monkeypatch, capsys, task, tiny_llama, tiny_pool):
+def test_dry_run_writes_nothing(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    task: Path,
+    tiny_llama: Path,
+    tiny_pool: Path,
+) -> None:
     monkeypatch.chdir(tmp_path)
     here = ["--pool", str(tiny_pool), "--base", str(tiny_llama), "--cache", str(tmp_path / "cache")]
     assert main(["plan", "--task", str(task), *here, "--dry-run"]) == 0
@@ -224,7 +268,7 @@ def test_dry_run_writes_nothing(tmp_path, monkeypatch, capsys, task, tiny_llama,
     assert not (tmp_path / "runs").exists()
 
 
-def test_doctor(capsys, tmp_path, monkeypatch):
+def test_doctor(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("MERGE_ADVISOR_CACHE", str(tmp_path / "cache"))
@@ -235,7 +279,7 @@ def test_doctor(capsys, tmp_path, monkeypatch):
     assert "BROKEN  settings" in capsys.readouterr().out
 
 
-def test_progress_is_silent_where_nobody_looks(capsys):
+def test_progress_is_silent_where_nobody_looks(capsys: pytest.CaptureFixture[str]) -> None:
     progress = progress_reporter("auto")
     progress("embedding", 1, 2)
     progress.finish()

@@ -238,9 +238,9 @@ def real(real_folder: Path) -> Backbone:
     return load_backbone(real_folder, threads=cores())
 
 
-def demo_rows(number):
+def demo_rows(number: int) -> tuple[list[Row], list[Row]]:
     """Rows of the demo's task, and the same with four choices: outputs of other rows."""
-    rows = read_rows(DEMO / "tasks" / "mixed.jsonl").rows[:number]
+    rows = list(read_rows(DEMO / "tasks" / "mixed.jsonl").rows[:number])
     answers = list(dict.fromkeys(row.output for row in rows))
     at = answers.index
     choices = [tuple(answers[(at(row.output) + step) % len(answers)] for step in range(4)) for row in rows]

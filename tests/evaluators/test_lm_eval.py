@@ -5,6 +5,7 @@ import random
 import subprocess
 import sys
 import textwrap
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -134,7 +135,7 @@ def test_generated_text_is_that_of_the_model_and_is_matched_exactly(backbone: Ba
 
 
 @contextmanager
-def saying(backbone: Backbone, text: str):
+def saying(backbone: Backbone, text: str) -> Iterator[None]:
     """Make the model answer `text` and its end token, whatever it is asked, and then babble."""
     ids = [*backbone.tokenizer(text, add_special_tokens=False)["input_ids"], backbone.end_id, 40, 41]
     left: list[int] = []

@@ -213,7 +213,7 @@ def test_the_shipped_pool_does_something(tmp_path: Path) -> None:
             assert after > before + 0.15, candidate.id
 
 
-def publish(name, folder) -> None:
+def publish(name: str, folder: Path) -> None:
     """Write a shipped adapter as LoraHub publishes its own: the weights in a pickle."""
     import torch
     from safetensors.torch import load_file

@@ -5,6 +5,7 @@ import json
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 
@@ -80,7 +81,7 @@ class Hub:
 
             do_HEAD = do_GET
 
-            def log_message(self, *_) -> None:
+            def log_message(self, *_: Any) -> None:
                 pass
 
         return Handler

@@ -1,7 +1,9 @@
 """Safetensors without torch: what the library wrote is read equal, what is damaged is refused by name."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,12 +14,12 @@ from safetensors.numpy import save, save_file
 from merge_advisor.weights.tensorfile import TensorFileError, open_folder, read_header, read_tensor
 
 
-def build(header, data=b""):
+def build(header: object, data: bytes = b"") -> bytes:
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
     return len(text).to_bytes(8, "little") + text + data
 
 
-def entry(dtype="F32", shape=(2,), offsets=(0, 8)):
+def entry(dtype: str = "F32", shape: Sequence[int] = (2,), offsets: Sequence[int] = (0, 8)) -> dict[str, Any]:
     return {"dtype": dtype, "shape": list(shape), "data_offsets": list(offsets)}
 
 
