@@ -2,6 +2,7 @@
 
 import json
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -172,13 +173,12 @@ def test_keys_as_older_tools_wrote_them(tiny_llama: Path, tiny_pool: Path, tmp_p
     shapes = open_base(tiny_llama, tmp_path).shapes
     wanted = read_adapter(tiny_pool / "a0", shapes)
     tensors = load_file(tiny_pool / "a0" / "adapter_model.safetensors")
-    for number, rename in enumerate(
-        [
-            lambda key: key.replace(".lora_A.", ".lora_A.default.").replace(".lora_B.", ".lora_B.default."),
-            lambda key: key.removeprefix("base_model.model."),
-            lambda key: key.replace("base_model.model.model.", "base_model.model."),
-        ]
-    ):
+    renames: list[Callable[[str], str]] = [
+        lambda key: key.replace(".lora_A.", ".lora_A.default.").replace(".lora_B.", ".lora_B.default."),
+        lambda key: key.removeprefix("base_model.model."),
+        lambda key: key.replace("base_model.model.model.", "base_model.model."),
+    ]
+    for number, rename in enumerate(renames):
         folder = write_lora(tmp_path / str(number), LLAMA_MODULES)
         save_file({rename(key): array for key, array in tensors.items()}, folder / "adapter_model.safetensors")
         found = read_adapter(folder, shapes)
