@@ -16,21 +16,9 @@ from merge_advisor.arrays import Float32Array
 from merge_advisor.cli import main
 from merge_advisor.errors import InputError, RunError
 from merge_advisor.options import FinetuneSettings
+from tests.support.task_files import write_task
 
 FAST = FinetuneSettings(rank=4, lr=1e-2, steps=12)
-
-
-def write_task(
-    path: Path, number: int = 40, *, answers: tuple[str, str] = ("yes", "no"), choices: bool = False
-) -> Path:
-    rows = []
-    for index in range(number):
-        row: dict[str, str | list[str]] = {"input": f"is {index} even?", "output": answers[index % len(answers)]}
-        if choices:
-            row["choices"] = list(answers)
-        rows.append(json.dumps(row))
-    path.write_text("\n".join(rows) + "\n")
-    return path
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from merge_advisor.advisor.planning.dry_run import describe_plan
 from merge_advisor.advisor.runs.run_folder import Run
 from merge_advisor.merges import WeightedMerge
 from merge_advisor.options import FinetuneSettings
-from tests.advisor.test_plan import write_task
+from tests.support.task_files import write_task
 
 FAST = FinetuneSettings(rank=4, lr=1e-2, steps=4)
 PROBES = {"delta_activations": 5, "delta_logits": 5, "delta_meaning": 40}

@@ -21,18 +21,10 @@ from merge_advisor.cli import main
 from merge_advisor.errors import InputError, RunError, SpecError, TaskError
 from merge_advisor.options import FinetuneSettings
 from merge_advisor.report.values import TrialReport, TuningReport
+from tests.support.task_files import write_task
 
 FAST = FinetuneSettings(rank=4, lr=1e-2, steps=12)
 ONE = Machine(threads=1)
-
-
-def write_task(path: Path, number: int = 40, *, choices: bool = False) -> Path:
-    rows = []
-    for index in range(number):
-        row = {"input": f"is {index} even?", "output": ("yes", "no")[index % 2]}
-        rows.append(row | ({"choices": ["yes", "no"]} if choices else {}))
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
 
 
 @pytest.fixture(scope="module")

@@ -21,6 +21,7 @@ from merge_advisor.options import FinetuneSettings
 from merge_advisor.types import Row
 from merge_advisor.weights.updates import LowRankUpdate
 from tests.support.models import LLAMA_MODULES
+from tests.support.task_files import write_task
 
 FAST = FinetuneSettings(rank=4, lr=1e-2, steps=12)
 CHOICES = ("yes", "no", "the mat and the dog")
@@ -122,17 +123,11 @@ def test_a_larger_share_of_the_rows_costs_what_is_missing(tiny_llama: Path, tiny
         assert losses.of(heavier, 0.1) != losses.of(merge, 0.1) and losses.forwards == 20 + 24 + 4
 
 
-def write_task(path: Path, *, choices: bool = True) -> Path:
-    rows = [{"input": f"is {number} even?", "output": ("yes", "no")[number % 2]} for number in range(40)]
-    path.write_text("\n".join(json.dumps(row | ({"choices": ["yes", "no"]} if choices else {})) for row in rows) + "\n")
-    return path
-
-
 def test_a_plan_chooses_by_the_choices_and_says_so(tiny_llama: Path, tiny_pool: Path, tmp_path: Path) -> None:
     runs = {}
     for by in ("auto", "loss"):
         runs[by] = ma.plan(
-            write_task(tmp_path / "even.jsonl"), pool=tiny_pool, base=str(tiny_llama), out=tmp_path / by,
+            write_task(tmp_path / "even.jsonl", choices=True), pool=tiny_pool, base=str(tiny_llama), out=tmp_path / by,
             cache=tmp_path / "cache", scored=False,
             options=PlanOptions(k=2, finetune=FAST, choose_by=by, exclude=("shots_lora",)),
         )  # fmt: skip
@@ -157,7 +152,7 @@ def test_a_plan_is_chosen_by_what_its_verdict_rests_on(
     metric: str, by: str, tiny_llama: Path, tiny_pool: Path, tmp_path: Path
 ) -> None:
     run = ma.plan(
-        write_task(tmp_path / "even.jsonl"), pool=tiny_pool, base=str(tiny_llama), out=tmp_path / "run",
+        write_task(tmp_path / "even.jsonl", choices=True), pool=tiny_pool, base=str(tiny_llama), out=tmp_path / "run",
         cache=tmp_path / "cache", scored=False, metric=metric,
         options=PlanOptions(k=1, finetune=FAST, strategy="random"),
     )  # fmt: skip
@@ -166,7 +161,7 @@ def test_a_plan_is_chosen_by_what_its_verdict_rests_on(
 
 def test_an_older_plan_was_chosen_by_the_loss(tiny_llama: Path, tiny_pool: Path, tmp_path: Path) -> None:
     run = ma.plan(
-        write_task(tmp_path / "even.jsonl"), pool=tiny_pool, base=str(tiny_llama), out=tmp_path / "run",
+        write_task(tmp_path / "even.jsonl", choices=True), pool=tiny_pool, base=str(tiny_llama), out=tmp_path / "run",
         cache=tmp_path / "cache", scored=False, options=PlanOptions(k=1, finetune=FAST, strategy="random"),
     )  # fmt: skip
     plan = json.loads((run.folder / "plan.json").read_text())
@@ -178,7 +173,7 @@ def test_an_older_plan_was_chosen_by_the_loss(tiny_llama: Path, tiny_pool: Path,
 def test_bad_ways_to_choose_are_one_line(
     tiny_llama: Path, tiny_pool: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    task = write_task(tmp_path / "even.jsonl", choices=False)
+    task = write_task(tmp_path / "even.jsonl")
     where = ["--task", str(task), "--pool", str(tiny_pool), "--base", str(tiny_llama), "--cache", str(tmp_path / "c")]
     assert main(["plan", *where, "--choose-by", "choices", "--dry-run"]) == 2
     error = capsys.readouterr().err

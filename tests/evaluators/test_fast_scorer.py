@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from merge_advisor import registry, templates
 from merge_advisor.backbone.encoding import EncodedRow, encode
@@ -119,6 +118,8 @@ def test_answers_known_by_heart_match_as_in_lm_eval(llama: Backbone, learned: An
 
 
 def told_one_by_one(backbone: Backbone, rows: list[EncodedRow]) -> list[tuple[float, tuple[int, ...]]]:
+    import torch
+
     found = []
     with torch.no_grad():
         for row in rows:
@@ -134,6 +135,8 @@ def told_one_by_one(backbone: Backbone, rows: list[EncodedRow]) -> list[tuple[fl
 
 def test_answers_that_share_prompts_in_any_mixture(backbone: Backbone) -> None:
     """Prompts of every length, some alone, some with many answers, one with more than a batch holds."""
+    import torch
+
     rng = torch.Generator().manual_seed(0)
     rows = []
     for prompt in range(12):

@@ -12,9 +12,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
-from torch.nn.modules.linear import Linear
-from torch.nn.modules.sparse import Embedding
 
 from merge_advisor import registry, templates
 from merge_advisor.backbone.model import Backbone
@@ -68,6 +65,8 @@ def score(
 
 def log_likelihood(backbone: Backbone, prompt: str, answer: str) -> tuple[float, int]:
     """Of answer and end token, one text at a time, and the number of their tokens."""
+    import torch
+
     tokenizer, t5 = backbone.tokenizer, backbone.encoder_decoder
     before = tokenizer(prompt, add_special_tokens=t5)["input_ids"]
     after = [*tokenizer(answer, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
@@ -82,6 +81,8 @@ def log_likelihood(backbone: Backbone, prompt: str, answer: str) -> tuple[float,
 
 
 def generated(backbone: Backbone, prompt: str, tokens: int) -> str:
+    import torch
+
     before = backbone.tokenizer(prompt, add_special_tokens=backbone.encoder_decoder, return_tensors="pt")["input_ids"]
     found = backbone.model.generate(
         before, attention_mask=torch.ones_like(before), max_new_tokens=tokens, do_sample=False
@@ -137,14 +138,16 @@ def test_generated_text_is_that_of_the_model_and_is_matched_exactly(backbone: Ba
 @contextmanager
 def saying(backbone: Backbone, text: str) -> Iterator[None]:
     """Make the model answer `text` and its end token, whatever it is asked, and then babble."""
+    import torch
+
     ids = [*backbone.tokenizer(text, add_special_tokens=False)["input_ids"], backbone.end_id, 40, 41]
     left: list[int] = []
 
-    def begin(module: Embedding, inputs: tuple[torch.Tensor], output: torch.Tensor) -> None:
+    def begin(module: torch.nn.Module, inputs: tuple[torch.Tensor], output: torch.Tensor) -> None:
         if inputs[0].shape[1] > 1:  # a prompt, not one more token
             left[:] = ids
 
-    def force(module: Linear, inputs: tuple[torch.Tensor], output: torch.Tensor) -> None:
+    def force(module: torch.nn.Module, inputs: tuple[torch.Tensor], output: torch.Tensor) -> None:
         output[:, -1, left.pop(0) if left else 40] = 1e4
 
     hooks = (
@@ -207,6 +210,8 @@ def test_other_rows_or_another_template_are_another_task(llama: Backbone) -> Non
 
 
 def test_long_prompts_are_cut_on_their_left(llama: Backbone) -> None:
+    import torch
+
     long = Row("x" * 3000, "yes")
     found = score(llama, [long, Row("short", "yes")], "exact_match", LmEval(max_new_tokens=3))
     tokenizer = llama.tokenizer
@@ -220,6 +225,8 @@ def test_long_prompts_are_cut_on_their_left(llama: Backbone) -> None:
 
 
 def test_the_model_and_the_process_are_left_as_they_were(backbone: Backbone) -> None:
+    import torch
+
     model, tokenizer = backbone.model, backbone.tokenizer
     tokenizer.padding_side = "right"
     parameters = {name: (id(p), p.data_ptr()) for name, p in model.named_parameters(remove_duplicate=False)}
@@ -274,7 +281,9 @@ def test_a_model_that_computes_nothing_finite_loses(llama: Backbone) -> None:
 
 
 def test_a_failure_inside_lm_eval_is_one_line(llama: Backbone, capfd: Any) -> None:
-    def fail(module: Linear, inputs: tuple[torch.Tensor], output: torch.Tensor) -> None:
+    import torch
+
+    def fail(module: torch.nn.Module, inputs: tuple[torch.Tensor], output: torch.Tensor) -> None:
         raise RuntimeError("out of\nluck")
 
     hook = llama.model.lm_head.register_forward_hook(fail)

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from scipy.optimize import minimize
 
 from merge_advisor import registry
 from merge_advisor.errors import SpecError
@@ -247,6 +246,8 @@ class Slanted:
 
 def least(problem: Slanted, goal: str) -> float:
     """The goal's least value, by a search that knows no gradient."""
+    from scipy.optimize import minimize
+
     judge, base = (
         goal_named(goal, problem.tasks),
         mean_losses(problem.losses(Point((0.0,) * 3, "exact"), range(5)), (0, 1, 0, 1, 0)),
