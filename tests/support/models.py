@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from merge_advisor.backbone.model import Backbone
+from merge_advisor.weights.base import LocalBase, resolve_base
 
 END = "<|end|>"
 TEXT = [
@@ -100,3 +101,8 @@ T5_MODULES = {
 def parameter_shapes(backbone: Backbone) -> dict[str, tuple[int, ...]]:
     """The shape of each parameter of a model in memory, as readers of adapters take them."""
     return {name: tuple(parameter.shape) for name, parameter in backbone.parameters.items()}
+
+
+def open_base(folder: Path, cache: Path) -> LocalBase:
+    """The base in a folder, as a plan resolves it."""
+    return resolve_base(str(folder), cache=cache)

@@ -1,4 +1,4 @@
-"""Task files, good and bad, and the split of their rows."""
+"""Task files, good and bad."""
 
 import json
 import os
@@ -7,12 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from hypothesis.strategies._internal.random import ArtificialRandom
 
 from merge_advisor.errors import TaskError
-from merge_advisor.tasks import majority, read_rows, split
+from merge_advisor.tasks import read_rows
 from merge_advisor.types import Row
 
 GOOD = '{"input": "a", "output": "b"}'
@@ -30,10 +27,6 @@ def write(tmp_path: Path) -> Callable[..., Any]:
         return path
 
     return make
-
-
-def rows_of(n: int, start: int = 0) -> list[Row]:
-    return [Row(f"question {i}", f"answer {i % 3}") for i in range(start, start + n)]
 
 
 # --- reading ---------------------------------------------------------------------------------------------------------
@@ -305,155 +298,3 @@ def test_names_are_printable(write: Callable[..., Any]) -> None:
     found = read_rows(write(f"{GOOD}\n{GOOD}\n" + '{"input": "c", "output": "d"}', "a\nb.jsonl"))
     assert found.name == "a\\nb"
     assert found.notes == ("a\\nb.jsonl: 1 duplicate row dropped",)
-
-
-# --- splitting -------------------------------------------------------------------------------------------------------
-
-unique_rows = st.lists(
-    st.builds(Row, st.text(max_size=3), st.text(max_size=2), st.sampled_from([None, ("x", "y"), ("y", "x")])),
-    min_size=2, max_size=60,
-)  # fmt: skip
-optional_count = st.none() | st.integers(0, 70)
-
-
-@settings(deadline=None)
-@given(
-    rows=unique_rows,
-    extra=st.none() | st.integers(0, 70) | unique_rows,
-    shots=st.integers(2, 70),
-    tuning=optional_count,
-    seed=st.integers(0, 5),
-    shuffle=st.randoms(use_true_random=False),
-)
-def test_split_is_disjoint_complete_and_independent_of_order(
-    rows: list[Row], extra: int | list[Row] | None, shots: int, tuning: int | None, seed: int, shuffle: ArtificialRandom
-) -> None:
-    arguments: dict[str, Any] = {"name": "t", "shots": shots, "tuning": tuning, "seed": seed}
-    given_rows = extra if isinstance(extra, list) else []
-    scored = {(row.input, row.output) for row in given_rows}
-    distinct = {(row.input, row.output) for row in rows} - scored
-    if len(distinct) < 2:
-        with pytest.raises(TaskError, match="the minimum is 2"):
-            split(rows, heldout=extra, **arguments)
-        return
-    task, notes = split(rows, heldout=extra, **arguments)
-
-    parts = [*task.shots, *task.tuning, *task.heldout]
-    keys = [(row.input, row.output) for row in parts]
-    assert len(keys) == len(set(keys))
-    assert set(parts) <= set(rows) | set(given_rows)
-    assert 2 <= len(task.shots) <= shots
-    if given_rows:
-        assert {(row.input, row.output) for row in task.heldout} == scored
-    elif isinstance(extra, int):
-        assert len(task.heldout) == min(extra, len(distinct) - 2)
-    unused = len(distinct | scored) - len(keys)
-    assert unused == 0 or len(task.shots) == shots  # rows are left over only where the shots asked for are full
-    assert (unused > 0) == any(f"rows not used: {unused};" in note for note in notes)
-    assert all(note.startswith("t: ") and note.isprintable() for note in notes)
-
-    mixed = list(rows)
-    shuffle.shuffle(mixed)
-    other = list(extra) if isinstance(extra, list) else extra
-    if isinstance(other, list):
-        shuffle.shuffle(other)
-    assert split(mixed, heldout=other, **arguments) == (task, notes)
-
-
-@pytest.mark.parametrize(
-    ("n", "shots", "heldout", "tuning", "sizes"),
-    [
-        (12, 20, None, None, (5, 2, 5)),
-        (20, 20, None, None, (8, 4, 8)),
-        (100, 20, None, None, (20, 20, 60)),
-        (400, 20, None, None, (20, 20, 360)),
-        (100, 5, None, None, (5, 20, 75)),
-        (11, 20, None, None, (11, 0, 0)),
-        (2, 20, None, None, (2, 0, 0)),
-        (100, 20, None, 5, (20, 5, 75)),
-        (100, 20, None, 500, (20, 80, 0)),
-        (11, 20, None, 3, (8, 3, 0)),
-        (100, 20, 30, None, (20, 20, 30)),
-        (20, 20, 10, None, (7, 3, 10)),
-        (20, 20, 100, None, (2, 0, 18)),
-        (8, 20, 3, None, (5, 0, 3)),
-        (20, 20, 0, None, (14, 6, 0)),
-    ],
-)
-def test_sizes_by_number(
-    n: int, shots: int, heldout: int | None, tuning: int | None, sizes: tuple[int, int, int]
-) -> None:
-    task, _ = split(rows_of(n), name="t", shots=shots, heldout=heldout, tuning=tuning, seed=0)
-    assert (len(task.shots), len(task.tuning), len(task.heldout)) == sizes
-
-
-@pytest.mark.parametrize(
-    ("n", "tuning", "sizes"),
-    [
-        (2, None, (2, 0)),
-        (5, None, (5, 0)),
-        (6, None, (4, 2)),
-        (20, None, (14, 6)),
-        (90, None, (20, 20)),
-        (20, 0, (20, 0)),
-    ],
-)
-def test_sizes_with_heldout_rows(n: int, tuning: int | None, sizes: tuple[int, int]) -> None:
-    task, _ = split(rows_of(n), name="t", shots=20, heldout=rows_of(4, start=500), tuning=tuning, seed=0)
-    assert (len(task.shots), len(task.tuning)) == sizes
-    assert set(task.heldout) == set(rows_of(4, start=500))
-
-
-def test_the_seed_matters_and_the_parts_are_nested() -> None:
-    rows = rows_of(60)
-    few, _ = split(rows, name="t", shots=5, heldout=20, tuning=10, seed=1)
-    more, _ = split(rows, name="t", shots=20, heldout=20, tuning=10, seed=1)
-    other, _ = split(rows, name="t", shots=20, heldout=20, tuning=10, seed=2)
-    assert few.shots == more.shots[:5]
-    assert (few.tuning, few.heldout) == (more.tuning, more.heldout)
-    assert set(other.shots) != set(more.shots)
-
-
-def test_heldout_rows_are_never_learned_from() -> None:
-    rows = rows_of(10)
-    reordered = Row(rows[0].input, rows[0].output, (rows[0].output, "else"))
-    task, notes = split(rows, name="t", shots=20, heldout=[reordered, rows[3], Row("new", "x")], seed=0)
-    assert not {rows[0], rows[3]} & {*task.shots, *task.tuning}
-    assert "t: rows not learned from, as they are among the held-out rows: 2" in notes
-    with pytest.raises(TaskError, match=r"t: rows to learn from: 1 \(9 more are held-out rows too\), the minimum is 2"):
-        split(rows, name="t", shots=20, heldout=rows[1:], seed=0)
-
-
-def test_notes_say_what_was_clamped() -> None:
-    _, notes = split(rows_of(20), name="t", shots=20, heldout=100, tuning=4, seed=0)
-    assert notes == (
-        "t: 2 shots, not 20: there are 20 rows to split; add examples",
-        "t: 0 tuning rows, not 4: there are 20 rows to split; add examples",
-        "t: 18 held-out rows, not 100: there are 20 rows to split; add examples",
-    )
-    _, notes = split(rows_of(8), name="t", shots=8, seed=0)
-    assert notes == ("t: no held-out rows, so nothing can be scored; give some as `heldout`, or at least 12 rows",)
-    _, notes = split([*rows_of(60), Row("question 1", "answer 1", ("answer 1", "else"))], name="t", shots=5, heldout=9)
-    assert notes == (
-        "t: rows left out, as they repeat input and output of another: 1",
-        "t: rows not used: 29; a larger `shots` takes them in",
-    )
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"shots": 1}, "t: shots 1 is too few; give at least 2"),
-        ({"shots": 5, "tuning": -1}, "t: tuning -1 is too few; give at least 0"),
-        ({"shots": 5, "heldout": -3}, "t: heldout -3 is too few; give at least 0"),
-    ],
-)
-def test_numbers_out_of_range(arguments: dict[str, int], message: str) -> None:
-    with pytest.raises(TaskError, match=message):
-        split(rows_of(20), name="t", **arguments)
-
-
-def test_majority() -> None:
-    assert majority(rows_of(4)) == "answer 0"
-    assert majority([Row("1", "b"), Row("2", "a"), Row("3", "b"), Row("4", "a"), Row("5", "c")]) == "a"
-    assert majority(rows_of(3)[::-1]) == "answer 0"

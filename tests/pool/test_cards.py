@@ -1,0 +1,64 @@
+"""What a candidate's card says, and which licences conflict."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from merge_advisor.pool import licence_conflicts, open_pool
+from merge_advisor.weights.base import LocalBase
+
+CARDS = {
+    "---\nlicense: mit\n---\nText.": ("mit", "Text."),
+    "---\r\nlicense: MIT\r\n---\r\n\r\nText.\r\n": ("mit", "Text."),
+    "---\nlicence: mit\n---": ("mit", ""),
+    "---\nlicense: other\nlicense_name: llama3\n---\n": ("llama3", ""),
+    "---\nlicense: [mit, apache-2.0]\n---\n": ("mit apache-2.0", ""),
+    "---\nlicense: 2.0\n---\nx": ("2.0", "x"),
+    "---\nlicense:\n---\nx": (None, "x"),
+    "---\nlicense: {a: b\n---\nx": (None, "x"),
+    "---\n- mit\n---\nx": (None, "x"),
+    "---\nlicense: " + "[" * 20_000 + "]" * 20_000 + "\n---\nx": (None, "x"),
+    "---\na: &a [x]\nlicense: *a\n---\nx": (None, "x"),
+    "---\nlicense: !!python/object/apply:os.system [false]\n---\nx": (None, "x"),
+    "---\nlicense: mit\nno end": (None, "---\nlicense: mit\nno end"),
+    "# Title\n<!-- hidden\ntext -->\n- by: [More Information Needed]\n\n\n\nBody": (None, "# Title\n\nBody"),
+    "": (None, ""),
+    "bell\x07 and \x1b[31mred": (None, "bell and [31mred"),
+}
+
+
+@pytest.mark.parametrize(("text", "wanted"), CARDS.items())
+def test_cards(tiny_pool: Path, base: LocalBase, tmp_path: Path, text: str, wanted: tuple[str | None, str]) -> None:
+    folder = shutil.copytree(tiny_pool / "a0", tmp_path / "a0")
+    (folder / "README.md").write_bytes(text.encode())
+    found = open_pool(folder, base).candidates[0]
+    assert (found.licence, found.description) == wanted
+
+
+def test_a_long_card_is_cut(tiny_pool: Path, base: LocalBase, tmp_path: Path) -> None:
+    folder = shutil.copytree(tiny_pool / "a0", tmp_path / "a0")
+    (folder / "README.md").write_bytes(b"\xff" + b"long " * 1_000_000)
+    assert len(open_pool(folder, base).candidates[0].description) == 4000
+
+
+@pytest.mark.parametrize(
+    ("licences", "notes"),
+    [
+        ([], []),
+        (["mit", "apache-2.0", "bsd-3-clause", "cc-by-4.0"], []),
+        (["mit", None, "other"], ["2 of 3 members state no licence"]),
+        (["mit", "CC-BY-NC-4.0"], ["cc-by-nc-4.0: no commercial use"]),
+        (["cc-by-nd-4.0"], ["forbids derivatives"]),
+        (["gpl-3.0"], []),
+        (["gpl-3.0", "mit"], ["gpl-3.0 asks for itself on what is derived; beside it: mit"]),
+        (["llama3.1", "llama3.1"], []),
+        (["llama3.1", "gemma"], ["llama3.1: its terms of use bind", "gemma: its terms of use bind"]),
+        (["tongyi-qianwen"], ["tongyi-qianwen: no common open licence"]),
+    ],
+)
+def test_licence_conflicts(licences: list[str | None], notes: list[str]) -> None:
+    found = licence_conflicts(licences)
+    assert len(found) == len(notes)
+    assert all(note in text for note, text in zip(notes, found, strict=True))
+    assert licence_conflicts(licences[::-1]) == found
