@@ -98,7 +98,7 @@ class Fast:
             TaskError: no rows, an unknown metric, "accuracy" on rows without choices, or an answer longer than the
                 model's context.
         """
-        metric = metric_for(rows) if metric == "auto" else metric
+        metric = metric_for(rows, metric)
         check_rows(rows, metric)
         backbone = backbone_of(model, tokenizer)
         if metric == "accuracy":

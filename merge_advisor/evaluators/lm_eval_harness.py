@@ -114,7 +114,7 @@ class LmEval:
                 model's context.
             ExternalError: lm-eval failed.
         """
-        metric = metric_for(rows) if metric == "auto" else metric
+        metric = metric_for(rows, metric)
         check_rows(rows, metric)
         backbone = backbone_of(model, tokenizer)
         with contained_lm_eval(label, trusted=True):  # our own task: its fields are named, no template is rendered

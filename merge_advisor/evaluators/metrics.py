@@ -36,18 +36,21 @@ _RULES_VERSION = 2
 """Version of what this module says; a score stored under another version is not found."""
 
 
-def metric_for(rows: Sequence[Row]) -> str:
-    """Return the metric a verdict on these rows rests on.
+def metric_for(rows: Sequence[Row], asked: str = "auto") -> str:
+    """Return the metric a verdict on these rows rests on: the one asked for, or for "auto" what suits the rows.
 
-    "accuracy" where every row has choices; "exact_match" where nine in ten outputs are one line of at most 80
+    That is "accuracy" where every row has choices; "exact_match" where nine in ten outputs are one line of at most 80
     characters; else "loss", since a long answer is never given twice in the same words.
 
     Args:
         rows: of one task.
+        asked: one of `METRICS`, or "auto"; see `check_rows` for whether rows can be measured by it.
 
     >>> metric_for([Row("2+2", "4", ("4", "5"))]), metric_for([Row("2+2", "4")]), metric_for([Row("why?", "x" * 99)])
     ('accuracy', 'exact_match', 'loss')
     """
+    if asked != "auto":
+        return asked
     if rows and all(row.choices for row in rows):
         return "accuracy"
     long = sum(len(row.output.strip()) > _SHORT_ANSWER or "\n" in row.output.strip() for row in rows)

@@ -67,7 +67,7 @@ def score_model(
         models += [ScoredModel(c.id, WeightedMerge(((c, 1.0),))) for c in session.pool.candidates]
         for path in tasks:
             file = read_rows(path, minimum=1)
-            measured = metric_for(file.rows) if metric == "auto" else metric
+            measured = metric_for(file.rows, metric)
             scores = score_models(session.meter, models, file.rows, measured, what=f"scoring {file.name}")
             if measured != "loss":
                 label = "majority (oracle)"

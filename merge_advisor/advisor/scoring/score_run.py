@@ -157,7 +157,7 @@ def score_task(
     rows = task.heldout
     if not rows:
         raise TaskError(f"task {task.name}: no held-out rows to score on; give more examples, or `heldout=FILE`")
-    metric = metric_for(rows) if metric == "auto" else metric
+    metric = metric_for(rows, metric)
     table = score_models(meter, models, rows, metric, what=f"scoring {task.name}")
     if metric != "loss":
         answer = majority((*task.shots, *task.tuning))
