@@ -196,6 +196,10 @@ class PlanOptions:
         (), group=_CHOOSING, flags=("--licence", "--license"), metavar="GLOB",
         help="only candidates under these licences",
     )  # fmt: skip
+    adaptation: str = option(
+        "none", group=_CHOOSING, settings=True, registered="adaptation",
+        help="how examples and pool become one model; default {default}; one of: {names}; parameters as name:key=value",
+    )  # fmt: skip
     composition: str = option(
         "exact", group=_CHOOSING, settings=True, registered="composition", help="default {default}; one of: {names}"
     )

@@ -1,8 +1,9 @@
 """Names of everything that can be exchanged, known without importing any of it.
 
-A kind is "strategy", "composition", "format", "embedding", "evaluator" or "sampler". A spec is a name, optionally with
-parameters: `anchor_diverse` or `anchor_diverse:objective=facility,diversity=0.3`. What a name stands for is a frozen
-dataclass whose fields are its parameters; building one from a spec checks names and types: a typo is an error.
+A kind is "strategy", "adaptation", "composition", "format", "embedding", "evaluator" or "sampler". A spec is a name,
+optionally with parameters: `anchor_diverse` or `anchor_diverse:objective=facility,diversity=0.3`. What a name stands
+for is a frozen dataclass whose fields are its parameters; building one from a spec checks names and types: a typo is an
+error.
 
 Other packages add theirs through entry points of the group `merge_advisor.<kind>`, for example
 
@@ -33,6 +34,15 @@ BUILTIN: dict[str, dict[str, str]] = {
         "text": "merge_advisor.select.text:Text",
         "top_k": "merge_advisor.select.top_k:TopK",
         "weight_kinship": "merge_advisor.select.weight_kinship:WeightKinship",
+    },
+    "adaptation": {
+        "auto": "merge_advisor.adapt.auto:Auto",
+        "basis": "merge_advisor.adapt.basis:Basis",
+        "coefficients": "merge_advisor.adapt.coefficients:Coefficients",
+        "continue": "merge_advisor.adapt.continuing:Continue",
+        "mix": "merge_advisor.adapt.mix:Mix",
+        "none": "merge_advisor.adapt.unadapted:Unadapted",
+        "shots": "merge_advisor.adapt.shots:Shots",
     },
     "composition": {
         "breadcrumbs": "merge_advisor.compose.breadcrumbs:Breadcrumbs",

@@ -19,9 +19,14 @@ if TYPE_CHECKING:
 
 SHOTS_LORA = "shots_lora"
 """Id of the adapter finetuned on the shots: a candidate like any other, and a row of every score table."""
+RESIDUAL = "residual"
+"""Id of an adapter that was trained on top of a merge; it means something beside that merge alone."""
+TRAINED = (SHOTS_LORA, RESIDUAL)
+"""Ids of what is trained on the rows; each is a folder of the run folder."""
 
 Kind = Literal["adapter", "checkpoint"]
-Role = Literal["anchor", "partner"]
+Role = Literal["anchor", "partner", "trained"]
+"""The first of the pool's members, a further one, or what was trained on the task's rows."""
 LossKind = Literal["loss", "choices"]
 """A loss of a row: that of its output, nats per token, or the cross-entropy over its choices, nats."""
 ChooseBy = Literal["auto", "loss", "choices"]
@@ -99,7 +104,7 @@ class Task:
         Args:
             members: ids.
         """
-        return self.tuning if self.tuning and SHOTS_LORA in members else self.choosing
+        return self.tuning if self.tuning and any(name in TRAINED for name in members) else self.choosing
 
     @property
     def digest(self) -> str:

@@ -1,17 +1,18 @@
 """The verdict: is the merge worth it, or is something cheaper as good?
 
-The contenders are base, anchor, `shots_lora` and merge, from the cheapest to the most expensive; those not measured are
-left out. Differences are paired, on the same held-out rows; *beaten* means that the 95% interval of a difference lies
-above 0. `g` is the smallest gain that matters: 5 points of accuracy or exact match, or 0.05 nats per token of loss.
+The contenders are base, anchor, start (the merge of the pool, where something was trained on top of it), `shots_lora`
+and merge, from the cheapest to the most expensive; those not measured are left out. Differences are paired, on the same
+held-out rows; *beaten* means that the 95% interval of a difference lies above 0. `g` is the smallest gain that matters:
+5 points of accuracy or exact match, or 0.05 nats per token of loss.
 
-1. The merge beats each of base, anchor and shots_lora: `merge`.
-2. Else X is base, then anchor, then shots_lora, and the first that this table does not pass over decides:
+1. The merge beats each of the others: `merge`, or by what was trained into it `train-from-merge`, `train-in-basis`.
+2. Else X is base, then anchor, start, shots_lora, and the first that this table does not pass over decides:
 
    | X is                                                                     | then                                 |
    |--------------------------------------------------------------------------|--------------------------------------|
    | beaten by something measured                                             | the next one                         |
    | not beaten, and no contender leads it by g, nor can by 4g (the upper end | X: `no-gain`, `use-anchor` or        |
-   | of its lead stays below that)                                            | `train-on-examples`                  |
+   | of its lead stays below that)                                            | `merge` or `train-on-examples`       |
    | not beaten, but a contender leads it by g or may lead it by 4g           | `undecided`, with the rows it takes  |
 
 3. All of them are beaten, and not all by the merge: `undecided`.
@@ -35,14 +36,21 @@ from merge_advisor.scores import Comparison, GuardScore, ModelScore, Verdict
 from merge_advisor.statistics import CONFIDENCE, Interval, paired_interval, rows_to_decide, rows_to_rule_out
 from merge_advisor.types import SHOTS_LORA
 
-_BASE, _ANCHOR, _MERGE, _MAJORITY = "base", "anchor", "merge", "majority"
+_BASE, _ANCHOR, _START, _MERGE, _MAJORITY = "base", "anchor", "start", "merge", "majority"
 """Labels of rows of a score table; that of the shots' LoRA is `SHOTS_LORA`."""
 _SMALLEST_GAIN = 0.05
 """The smallest gain that matters: a share of the rows, of whatever else grows from 0 to 1, or nats per token."""
 _COARSEST = 4
 """Rows that cannot rule out a gain of this many smallest gains decide nothing."""
-_VERDICTS = {_BASE: Verdict.NO_GAIN, _ANCHOR: Verdict.USE_ANCHOR, SHOTS_LORA: Verdict.TRAIN_ON_EXAMPLES}
+_VERDICTS = {
+    _BASE: Verdict.NO_GAIN, _ANCHOR: Verdict.USE_ANCHOR, _START: Verdict.MERGE, SHOTS_LORA: Verdict.TRAIN_ON_EXAMPLES,
+}  # fmt: skip
 """What to do where the merge is not worth it, by the model that is as good; from the cheapest."""
+_TRAINED = {
+    "basis": Verdict.TRAIN_IN_BASIS, "coefficients": Verdict.TRAIN_FROM_MERGE, "continue": Verdict.TRAIN_FROM_MERGE,
+    "shots": Verdict.TRAIN_ON_EXAMPLES,
+}  # fmt: skip
+"""What a merge that is worth it is called, by the adaptation that made it; `merge` where nothing was trained on top."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +96,7 @@ def judge(
     row_digests: Sequence[str],
     *,
     guard: GuardScore | None = None,
+    adaptation: str = "none",
 ) -> tuple[Verdict, str, tuple[Comparison, ...]]:
     """Decide what to do with a merge, by the rule in this module's docstring.
 
@@ -106,6 +115,7 @@ def judge(
         metric: "accuracy", "exact_match", "loss", or another one from 0 to 1 that is better when higher.
         row_digests: the rows, in the order of the per-row values.
         guard: loss on unrelated text, where it was measured.
+        adaptation: name of what made the merge of members and rows.
 
     Returns:
         The verdict; a sentence that gives its numbers; and the merge compared with each other model, in their order
@@ -125,7 +135,7 @@ def judge(
     comparisons = tuple(_compare(table, label, row_digests) for label in values if label != _MERGE)
     cheap = [label for label in _VERDICTS if label in values]
     regressed = guard is not None and guard.regressed
-    verdict, reason = _decide(table, cheap, merge=not regressed)
+    verdict, reason = _decide(table, cheap, _TRAINED.get(adaptation, Verdict.MERGE), merge=not regressed)
     if guard is not None and regressed:
         cost = f"{guard.merge - guard.base:+.3f} nats ({guard.lower:+.3f} to {guard.upper:+.3f})"
         reason += f"; the merge is ruled out by its loss on unrelated text, {cost} per token"
@@ -143,14 +153,14 @@ def _compare(table: _Table, label: str, row_digests: Sequence[str]) -> Compariso
     )
 
 
-def _decide(table: _Table, cheap: list[str], *, merge: bool) -> tuple[Verdict, str]:
-    """Apply the rule to the contenders; `merge` says whether the merge is one."""
+def _decide(table: _Table, cheap: list[str], worth: Verdict, *, merge: bool) -> tuple[Verdict, str]:
+    """Apply the rule to the contenders; `merge` says whether the merge is one, `worth` what to do where it wins."""
     contenders = [*cheap, _MERGE] if merge else cheap
     others = [label for label in table.values if label not in (*cheap, _MERGE, _MAJORITY)]
     if merge and all(table.lead(_MERGE, label).lower > 0 for label in cheap):
         leads = ", ".join(f"{label} by {table.amount(table.lead(_MERGE, label))}" for label in cheap)
         reason = f"the merge reaches {table.score(_MERGE)} on {table.rows} rows and beats {leads}"
-        return Verdict.MERGE, reason + _caution(table, _MERGE, _beaten_by(table, _MERGE, [], others))
+        return worth, reason + _caution(table, _MERGE, _beaten_by(table, _MERGE, [], others))
     for label in cheap:
         rivals = [rival for rival in contenders if rival != label]
         if _beaten_by(table, label, rivals, others):

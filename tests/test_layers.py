@@ -16,6 +16,7 @@ LEVELS = [
     ("weights", "session_options"),
     ("backbone",),
     tuple("pool tasks store embeddings select compose formats evaluators verdict report tuning".split()),
+    ("adapt",),
     ("advisor.measuring",),
     ("advisor.runs",),
     ("advisor.planning", "advisor.scoring", "advisor.searching"),

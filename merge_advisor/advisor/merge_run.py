@@ -17,7 +17,7 @@ from merge_advisor.errors import InputError, RunError
 from merge_advisor.formats.full_model import write_full_model
 from merge_advisor.formats.peft import model_card
 from merge_advisor.merges import merge_of
-from merge_advisor.types import SHOTS_LORA
+from merge_advisor.types import TRAINED
 
 if TYPE_CHECKING:
     from merge_advisor.advisor.measuring.pool_weights import MergedWeights
@@ -147,9 +147,10 @@ def _with_mergekit(session: Session, run: Run, carried: MergedWeights, out: Path
             f"{run.folder}: mergekit cannot give the same model ({refusal}); leave out `engine='mergekit'`"
         )
     places = model_places(session.local, run.recipe, carried)
-    lora = str((run.folder / SHOTS_LORA).resolve())
     # mergekit runs in a folder of its own, where the run folder's relative path leads nowhere
-    members = {name: lora if name == SHOTS_LORA else place for name, place in places.members.items()}
+    members = {
+        name: str((run.folder / name).resolve()) if name in TRAINED else place for name, place in places.members.items()
+    }
     with tempfile.TemporaryDirectory(prefix="merge-advisor-") as scratch:
         rendering.write(run.recipe, replace(places, members=members), Path(scratch))
         text = (Path(scratch) / "mergekit.yaml").read_text(encoding="utf-8")

@@ -169,6 +169,10 @@ def _check_arm(arm: Arm, setup: Setup, refuse: Callable[[str], InputError]) -> N
     where = f"arm '{arm.name}'"
     registry.build("strategy", arm.strategy)
     most = getattr(registry.build("composition", arm.composition), "most", None)
+    if arm.adaptation:
+        registry.build("adaptation", arm.adaptation)
+        if arm.tuner or arm.shots_lora or arm.match:
+            raise refuse(f"{where}: an adaptation goes with no tuner, shots_lora or match; leave them out")
     for k in ks_of(arm, setup):
         if k < 1:
             raise refuse(f"{where}: k {k} is too few; a merge needs at least one member")
@@ -215,7 +219,7 @@ def _check_question(question: Question, setup: Setup, where: str, refuse: Callab
             raise refuse(f"{where}: no arm or control is named '{name}'; there are {known}")
         if question.k not in (ks_of(arms[name], setup) if name in arms else setup.k):
             raise refuse(f"{where}: '{name}' is not run at k {question.k}")
-        if question.metric == "loss" and name == "majority":
+        if question.metric != "accuracy" and name == "majority":
             raise refuse(f"{where}: a label has no loss; compare by accuracy")
 
 

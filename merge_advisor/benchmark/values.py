@@ -16,8 +16,10 @@ from merge_advisor.types import ChooseBy
 
 View = Literal["own-in", "own-out", "family-out"]
 """Which candidates a unit may use: all; all but the task's own; all but those of the task's family."""
-Metric = Literal["accuracy", "loss"]
-"""Accuracy is by choice likelihood where every row has choices, exact match otherwise; loss is nats per token."""
+Metric = Literal["accuracy", "loss", "judged"]
+"""Accuracy is by choice likelihood where every row has choices, exact match otherwise; loss is nats per token; judged
+is the loss that rows are judged by: nats of the right choice among the choices where every row has some, else per
+token."""
 Control = Literal["base", "majority", "majority-oracle", "random-adapters", "shots_lora", "best-single-oracle"]
 """The comparisons that need no strategy; those named oracle read held-out answers."""
 ContrastStanding = Literal["better", "worse", "equivalent", "undecided"]
@@ -126,6 +128,8 @@ class Arm:
     """Name of an arm whose forward passes this one may spend, unit by unit (best of m random sets): a strategy has to
     beat chance at equal cost. Both have no tuner, or the same one of sampler lorahub."""
     tuner: Tuner | None = None
+    adaptation: str = ""
+    """Spec of an adaptation, which makes one model of the merge and the rows; empty: the merge as it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,6 +242,8 @@ class Result:
     """Share of held-out rows answered rightly, 0 to 1."""
     loss: float | None = None
     """Mean loss on the held-out rows, nats per token; None where the control has none (a label)."""
+    judged: float | None = None
+    """Mean of the loss that rows are judged by, on the held-out rows; None where the control has none."""
     valid: float = float("nan")
     """Share of held-out rows whose output is in a valid format."""
     accuracy_valid: float | None = None
@@ -251,6 +257,10 @@ class Result:
     forwards: int = 0
     """Nominal forward passes over one row that choosing, finetune and tuning cost; what a store or another arm had
     measured already counts in full, so that costs do not depend on the order of arms."""
+    adapted: str = ""
+    """What an adaptation made of merge and rows: the name of what `auto` chose, or its own."""
+    options: tuple[tuple[str, float, float], ...] = ()
+    """What `auto` compared, the best first: name, cross-fitted loss, standard error of its difference to the best."""
     seconds: float = 0.0
     """Time on the wall, as it was: less where others had measured the same."""
 

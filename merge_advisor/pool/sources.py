@@ -8,7 +8,7 @@ from pathlib import Path, PurePath, PureWindowsPath
 from merge_advisor.errors import PoolError
 from merge_advisor.plain_text import short_name
 from merge_advisor.pool.manifest import ManifestEntry, read_manifest
-from merge_advisor.types import SHOTS_LORA
+from merge_advisor.types import TRAINED
 from merge_advisor.weights.hub import HubId, parse_id
 
 _LONGEST_ID = 200
@@ -71,8 +71,8 @@ def check_id(name: str) -> None:
         raise PoolError(f"id '{shown}': is longer than {_LONGEST_ID} characters; rename it")
     if any(part in ("", ".", "..") for part in name.replace("\\", "/").split("/")):
         raise PoolError(f"id '{shown}': begins or ends with a path separator or has '.' or '..' for a part; rename it")
-    if name == SHOTS_LORA:
-        raise PoolError(f"id '{name}': is kept for the adapter finetuned on the examples; rename it")
+    if name in TRAINED:
+        raise PoolError(f"id '{name}': is kept for an adapter trained on the examples; rename it")
 
 
 def find_models(ref: str | Path) -> Sources:

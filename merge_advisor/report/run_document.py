@@ -91,6 +91,11 @@ class ReportInput:
     """Cosine of each candidate's delta with the task's, by id."""
     tuning: TuningReport | None = None
     """None until the run was tuned."""
+    adaptation: tuple[tuple[str, str], ...] = ()
+    """How rows and pool became one model, as pairs of a word and its value; empty where the merge is as chosen."""
+    compared: tuple[tuple[str, float, float, int], ...] = ()
+    """What was compared for it, the best first: name, loss on rows held out, standard error of its difference to the
+    best, forward passes."""
 
 
 def run_document(report: ReportInput) -> Document:
@@ -113,6 +118,7 @@ def run_document(report: ReportInput) -> Document:
         ),
         trade_off_section(report.scores),
         _members(report),
+        _adaptation(report) if report.adaptation else None,
         None if report.tuning is None else tuning_section(report.tuning),
         None if report.map is None else _map(report, report.map),
         *_markdown_endings(report),
@@ -163,13 +169,26 @@ def _members(report: ReportInput) -> Section:
     rows = tuple(member_cells(member) for member in members)
     blocks: list[Block] = [
         Table("Members", MEMBER_HEADERS, rows, MEMBER_RIGHT),
-        Paragraph(f"Weights sum to 1 before one scale of {report.selection.scale:.4g}."),
+        Paragraph(
+            "Weights are as adapted, see below."
+            if report.adaptation
+            else f"Weights sum to 1 before one scale of {report.selection.scale:.4g}."
+        ),
     ]
     if members and report.tuning is None:  # the section about tuning draws planned and tuned weights in one figure
         short = brief([member.id for member in members], 200)
         drawn = [Bar(short[member.id], member.weight, f"{member.weight:.3f}") for member in _heaviest(members)]
         blocks.append(Figure("Weights", bar_plot("weights", "Weights of the plan", drawn)))
     return Section("members", Heading("Members"), tuple(blocks), "Members")
+
+
+def _adaptation(report: ReportInput) -> Section:
+    blocks: list[Block] = [Table("How examples and pool became one model", ("", ""), report.adaptation)]
+    if report.compared:
+        rows = tuple((n, f"{loss:.3f}", f"{error:.3f}", str(cost)) for n, loss, error, cost in report.compared)
+        headers = ("compared", "loss", "standard error", "passes")
+        blocks.append(Table("Each judged on examples that it was not trained on", headers, rows, right=(1, 2, 3)))
+    return Section("adaptation", Heading("Adaptation"), tuple(blocks), "Adaptation")
 
 
 def _heaviest(members: Sequence[Member]) -> list[Member]:

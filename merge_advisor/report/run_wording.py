@@ -20,6 +20,9 @@ ADVICE = {
     Verdict.MERGE: "Use the merge.",
     Verdict.USE_ANCHOR: "Use the anchor alone; the merge adds nothing to it.",
     Verdict.TRAIN_ON_EXAMPLES: "Use the LoRA trained on your examples alone; the merge adds nothing to it.",
+    Verdict.TRAIN_FROM_MERGE: "Use the model trained on your examples from the merge of the pool.",
+    Verdict.TRAIN_IN_BASIS: "Use the model trained on your examples in the pool's directions.",
+    Verdict.PROMPT_WITH_EXAMPLES: "Put your examples in the prompt of the base; nothing trained or merged is better.",
     Verdict.NO_GAIN: "Use the base as it is; nothing in this pool helps.",
     Verdict.UNDECIDED: "The held-out rows do not tell; see why below.",
 }

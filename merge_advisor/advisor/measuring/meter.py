@@ -148,17 +148,24 @@ class MergeMeter:
         if missing:
             self.memo.misses += len(missing)
             deltas = {index: self.weights.of(candidates[index]) for index in missing}
-            gradient = self._gradient(rows, sorted({name for delta in deltas.values() for name in delta}), merge, kind)
+            gradient = self.gradient(rows, sorted({name for delta in deltas.values() for name in delta}), merge, kind)
             for index, delta in deltas.items():
                 # minus: the loss falls along -gradient, and a gain is positive where it falls
                 values[index] = -sum(along(delta[name], gradient[name]) for name in delta)
                 self.memo.store.keep_measured(names[index], values[index])
         return np.asarray(values, dtype=np.float32)
 
-    def _gradient(
-        self, rows: Sequence[Row], names: Sequence[str], merge: WeightedMerge, kind: LossKind
+    def gradient(
+        self, rows: Sequence[Row], names: Sequence[str], merge: WeightedMerge = BASE, kind: LossKind = "loss"
     ) -> Mapping[str, Float32Array]:
-        """∂ mean loss / ∂ parameter at a merge, by parameter name."""
+        """Return ∂ mean loss / ∂ parameter at a merge, by parameter name in the parameter's layout, float32.
+
+        Args:
+            rows: what the mean loss is over.
+            names: the parameters.
+            merge: where it is taken.
+            kind: as in `losses`.
+        """
         from merge_advisor.backbone.choice_loss import choice_loss_and_gradient
         from merge_advisor.backbone.gradients import loss_and_gradient
 

@@ -108,7 +108,7 @@ def finetune_on_shots(
         write_text(record_file, to_json(FinetuneRecord(result.steps, result.taken, result.watched, forwards)))
         write_lora(folder, result.delta, model)
     record = from_json(FinetuneRecord, record_file.read_text(encoding="utf-8"), str(record_file))
-    return ShotsLora(read_shots_lora(folder, model.local, settings.rank), record)
+    return ShotsLora(read_trained(folder, model.local, settings.rank), record)
 
 
 def _finetune(
@@ -149,8 +149,8 @@ def write_lora(folder: Path, delta: WeightDelta, model: PromptedModel, *, card: 
     )
 
 
-def read_shots_lora(folder: Path, local: LocalBase, rank: int = 0) -> Candidate:
-    """Return a `shots_lora` folder as a candidate.
+def read_trained(folder: Path, local: LocalBase, rank: int = 0) -> Candidate:
+    """Return the folder of an adapter that was trained on the rows as a candidate; its name is the id.
 
     Args:
         folder: an adapter's folder.
@@ -163,14 +163,14 @@ def read_shots_lora(folder: Path, local: LocalBase, rank: int = 0) -> Candidate:
     delta = read_adapter(folder, local.shapes)
     modules = sorted({name.removesuffix(".weight").rpartition(".")[2] for name in delta})
     return Candidate(
-        id=SHOTS_LORA,
+        id=folder.name,
         kind="adapter",
         path=str(folder),
         fingerprint=digest_of_delta(delta),
-        source=SHOTS_LORA,
+        source=folder.name,
         rank=rank,
         modules=tuple(modules),
-        description="LoRA finetuned on the shots",
+        description="LoRA finetuned on the shots" if folder.name == SHOTS_LORA else "trained on top of the merge",
     )
 
 

@@ -17,7 +17,7 @@ from merge_advisor.select.evidence import Evidence
 from merge_advisor.select.interference import interference
 from merge_advisor.select.run_strategy import run_strategy
 from merge_advisor.select.weight_rule import line_search, weights_direction
-from merge_advisor.types import SHOTS_LORA, Candidate, Member, Selection
+from merge_advisor.types import RESIDUAL, SHOTS_LORA, Candidate, Member, Selection
 
 if TYPE_CHECKING:
     from merge_advisor.advisor.measuring.pool_weights import PoolWeights
@@ -134,7 +134,7 @@ def choose_merge(
     similarity: dict[str, float] = {SHOTS_LORA: 1.0}  # its delta is the task's
     if not callable(task_delta) or "task_delta" in choice.used:
         similarity |= dict(zip([c.id for c in candidates], cosine(deltas, make_delta()).tolist(), strict=True))
-    members = _members(chosen.merge, losses.meter.weights, gains, similarity)
+    members = members_of(chosen.merge, losses.meter.weights, gains, similarity)
     forwards = losses.forwards + (judging.forwards if judging not in (None, losses) else 0)
     selection = Selection(request.strategy, members, chosen.scale, stopped, forwards)
     return ChosenMerge(selection, chosen.merge, choice.used)
@@ -199,9 +199,17 @@ def _with_lora(losses: ChoosingLosses, chosen: _Weighted, lora: Candidate) -> tu
     return _scaled(losses, mixed(share), LORA_SEARCH)
 
 
-def _members(
+def members_of(
     merge: WeightedMerge, weights: PoolWeights, gains: Sequence[float | None], similarity: Mapping[str, float]
 ) -> tuple[Member, ...]:
+    """Return a merge's members as they are reported.
+
+    Args:
+        merge: the merge.
+        weights: of its candidates.
+        gains: (k,) of each member, None where nothing measured it.
+        similarity: cosine of each candidate's delta with the task's, by id.
+    """
     clashes = interference([weights.of(candidate) for candidate in merge.candidates], merge.weights)
     return tuple(
         Member(
@@ -211,7 +219,8 @@ def _members(
             source=candidate.source,
             revision=candidate.revision,
             licence=candidate.licence,
-            role="anchor" if number == 0 else "partner",
+            # a LoRA of the shots that joins is a partner, as it always was; what was trained on top is not
+            role="trained" if candidate.id == RESIDUAL else "anchor" if number == 0 else "partner",
             weight=float(weight),
             similarity=similarity.get(candidate.id),
             gain=None if gain is None else float(gain or 0.0),  # no -0.0 in files

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
 from merge_advisor import registry
+from merge_advisor.adapt.folds import folds_of
 from merge_advisor.advisor.measuring.session import PoolFilter, open_session
 from merge_advisor.advisor.planning.plan import check_choosing, check_options, fitting
 from merge_advisor.advisor.planning.sources import find_sources, read_sources
@@ -90,8 +91,34 @@ def plan_passes(tasks: Sequence[Task], candidates: int, options: PlanOptions) ->
     shots, watch = sum(len(task.shots) for task in tasks), sum(len(task.tuning) for task in tasks)
     # base, anchor and partners, shots_lora, uniform and merge are scored
     scored = min(options.k, candidates) + 4
+    adapting = adaptation_passes(tasks, options)
+    scored += adapting > 0  # the merge that it began with
     return {
         "embed the pool": probes * (candidates + 1),
+        **({"adapt, at most": adapting} if adapting else {}),
         "finetune on the shots, at most": options.finetune.forwards_for(shots, watch) + probes,
         "score": scored * sum(len(task.heldout) for task in tasks),
     }
+
+
+def adaptation_passes(tasks: Sequence[Task], options: PlanOptions) -> int:
+    """Return the forward passes over one row that an adaptation takes at most; 0 where nothing is trained.
+
+    Args:
+        tasks: with their rows split.
+        options: the adaptation, and how a finetune is made.
+    """
+    adaptation = registry.build("adaptation", options.adaptation)
+    rows = [(*task.shots, *task.tuning) for task in tasks]
+    total = sum(map(len, rows))
+    parts = folds_of(rows, adaptation.folds) if getattr(adaptation, "folds", 0) else ()
+    finetunes = [options.finetune.forwards_for(len(part.rows), len(part.out)) for part in parts]
+    if not parts:
+        watch = sum(len(task.tuning) for task in tasks)
+        finetunes = [options.finetune.forwards_for(total - watch, watch)]
+    trainings, measured = adaptation.passes(min(options.k, CHOSEN))
+    return int(trainings * sum(finetunes) + measured * total)
+
+
+CHOSEN = 20
+"""Members at most that the estimate counts for a merge that is not chosen yet."""

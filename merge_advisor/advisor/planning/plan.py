@@ -11,13 +11,15 @@ from merge_advisor import registry
 from merge_advisor.advisor.measuring.deltas import EmbeddedCandidates, take_deltas
 from merge_advisor.advisor.measuring.meter import loss_kind_of
 from merge_advisor.advisor.measuring.shots_lora import Shots, ShotsLora, finetune_on_shots, target_parameters
+from merge_advisor.advisor.planning.adapted_plan import adapt_chosen
 from merge_advisor.advisor.planning.choosing import ChoiceRequest, ChosenMerge, choose_merge
 from merge_advisor.advisor.planning.choosing_losses import ChoosingLosses
 from merge_advisor.advisor.planning.plan_value import PlanSteps, StepTimer, plan_value
 from merge_advisor.advisor.runs.renderings import write_formats
-from merge_advisor.advisor.runs.run_folder import Run, new_folder, read_run, write_values
+from merge_advisor.advisor.runs.run_folder import START, Run, new_folder, read_run, write_values
 from merge_advisor.advisor.runs.run_report import html_of, report_of
 from merge_advisor.errors import InputError, PoolError, SpecError, TaskError
+from merge_advisor.json_form import to_json
 from merge_advisor.merges import recipe_of
 from merge_advisor.types import SHOTS_LORA, ChooseBy, Pool, RefusedModel, Task, same_space
 from merge_advisor.whole_files import write_text
@@ -25,6 +27,7 @@ from merge_advisor.whole_files import write_text
 if TYPE_CHECKING:
     from merge_advisor.advisor.measuring.meter import MergeMeter
     from merge_advisor.advisor.measuring.session import Session
+    from merge_advisor.advisor.planning.adapted_plan import AdaptedPlan
     from merge_advisor.advisor.planning.sources import PlanTask
     from merge_advisor.arrays import Float32Array
     from merge_advisor.options import PlanOptions
@@ -76,12 +79,15 @@ def make_plan(
         task_delta = _task_delta(session.meter, lora, embedded, options.embedding)
     with timer.step("choose"):
         chosen = _choose(session.meter, tasks, embedded, lora, task_delta, options)
+    with timer.step("adapt"):
+        adapted = adapt_chosen(session, tasks, embedded, chosen, lora, options)
     # made once here: the formats, the report and the recipe's rank all rest on this one merge
-    carried = session.weights.cut(chosen.merge, options.rank)
+    carried = session.weights.cut(adapted.chosen.merge, options.rank)
     recipe = recipe_of(carried.merge, session.local.base, session.model.template.name)
-    steps = PlanSteps(pool, embedded, lora, task_delta, chosen, recipe, carried.rank_error)
+    steps = PlanSteps(pool, embedded, lora, task_delta, adapted, recipe, carried.rank_error)
     with new_folder(place.out, force=place.force) as folder:
-        write_formats(session.local, recipe, carried, folder, shots_lora=lora.candidate)
+        write_formats(session.local, recipe, carried, folder, trained=adapted.trained)
+        _write_start(session, chosen, adapted, folder)
         plan = plan_value(session, given, options, steps, timer, place.pool)
         write_values(folder, plan, recipe, tasks)
         written = Run(folder, plan, recipe, tasks, ())
@@ -89,6 +95,15 @@ def make_plan(
         write_text(folder / "report.md", report_of(written, shown=place.out))
         write_text(folder / "report.html", html_of(written, shown=place.out))
     return read_run(place.out)
+
+
+def _write_start(session: Session, chosen: ChosenMerge, adapted: AdaptedPlan, folder: Path) -> None:
+    """Write the merge that was adapted, so that it can be used where the verdict says that training adds nothing."""
+    start = adapted.report.start
+    if start is not None:
+        (folder / START).mkdir()
+        write_text(folder / START / "recipe.json", to_json(start))
+        write_formats(session.local, start, session.weights.cut(chosen.merge, None), folder / START)
 
 
 def _check_anchor(anchor: str | None, pool: Pool) -> None:
@@ -135,6 +150,8 @@ def _choose(
     composition = registry.build("composition", options.composition)
     # shots_lora is an adapter, so a composition of checkpoints alone cannot take it
     joins = may_join(tasks) and SHOTS_LORA not in options.exclude and composition.takes != "checkpoints"
+    # every other adaptation trains on the rows itself, and weighs what it trained
+    joins = joins and options.adaptation.partition(":")[0].strip() == "none"
     request = ChoiceRequest(options.strategy, options.k, options.composition, options.anchor, options.seed)
     return choose_merge(
         request,
@@ -193,6 +210,7 @@ def check_options(options: PlanOptions) -> None:
     if options.k > most:
         raise SpecError(f"composition {options.composition} merges at most {most} members; give `k={most}`")
     registry.build("strategy", options.strategy)
+    registry.build("adaptation", options.adaptation)
 
 
 def check_choosing(tasks: Sequence[Task], options: PlanOptions) -> None:

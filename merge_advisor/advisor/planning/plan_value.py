@@ -14,12 +14,13 @@ from merge_advisor import registry
 from merge_advisor.advisor.measuring.deltas import EmbeddedCandidates, cosine
 from merge_advisor.advisor.measuring.meter import loss_kind_of
 from merge_advisor.advisor.measuring.shots_lora import ShotsLora, settings_plain
+from merge_advisor.advisor.planning.adapted_plan import AdaptedPlan
 from merge_advisor.advisor.planning.choosing import ChosenMerge
 from merge_advisor.advisor.planning.pool_map import pool_map
 from merge_advisor.advisor.runs.run_folder import CandidateReport, Environment, Plan, PlanSettings, TaskReport
 from merge_advisor.json_form import VERSION
 from merge_advisor.pool import licence_conflicts
-from merge_advisor.types import SHOTS_LORA, Pool, Recipe, Task
+from merge_advisor.types import SHOTS_LORA, TRAINED, Pool, Recipe, Task
 
 if TYPE_CHECKING:
     from merge_advisor.advisor.measuring.session import Session
@@ -65,10 +66,15 @@ class PlanSteps:
     lora: ShotsLora
     task_delta: Float32Array
     """(d,)."""
-    chosen: ChosenMerge
+    adapted: AdaptedPlan
     recipe: Recipe
     rank_error: float
     """Relative Frobenius error of cutting the merge to the recipe's rank."""
+
+    @property
+    def chosen(self) -> ChosenMerge:
+        """The selection and the model."""
+        return self.adapted.chosen
 
 
 def plan_value(
@@ -85,7 +91,7 @@ def plan_value(
         pool: the pool as it was named.
     """
     tasks = [item.task for item in given]
-    members = [candidate for candidate in steps.chosen.merge.candidates if candidate.id != SHOTS_LORA]
+    members = [candidate for candidate in steps.chosen.merge.candidates if candidate.id not in TRAINED]
     paths = {"base": str(session.local.path), "pool": pool, "store": str(session.memo.store.path)}
     return Plan(
         version=VERSION,
@@ -108,6 +114,7 @@ def plan_value(
         environment=environment_of(
             session, timer, paths | {f"task {item.task.name}": str(item.source) for item in given}
         ),
+        adaptation=steps.adapted.report,
         map=pool_map(steps.embedded.deltas, steps.task_delta),
     )
 
@@ -155,6 +162,7 @@ def _forwards(steps: PlanSteps, options: PlanOptions) -> dict[str, int]:
         "embed the pool": probes * (len(steps.embedded.candidates) + 1),  # and the base
         "finetune on the shots": steps.lora.record.forwards + probes,
         "choose": steps.chosen.selection.forwards,
+        **({"adapt": steps.adapted.forwards} if steps.adapted.forwards else {}),
     }
 
 
@@ -163,7 +171,7 @@ def _notes(tasks: Sequence[Task], options: PlanOptions, steps: PlanSteps) -> tup
     composition = registry.build("composition", options.composition)
     candidates, selection = steps.embedded.candidates, steps.chosen.selection
     notes = []
-    if not all(task.tuning for task in tasks):
+    if not all(task.tuning for task in tasks) and steps.adapted.report.chosen == "none":
         notes.append("no tuning rows: shots_lora was not considered as a member; give more examples")
     if options.k > len(candidates):
         notes.append(f"`k={options.k}` is more than the pool holds; {len(candidates)} can be chosen")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from merge_advisor import registry
 from merge_advisor.formats import ModelPlaces
-from merge_advisor.types import SHOTS_LORA, Candidate, Recipe
+from merge_advisor.types import TRAINED, Candidate, Recipe
 
 if TYPE_CHECKING:
     from merge_advisor.advisor.measuring.pool_weights import MergedWeights
@@ -28,8 +29,8 @@ def model_places(local: LocalBase, recipe: Recipe, carried: MergedWeights) -> Mo
     pairs = list(zip(recipe.members, carried.merge.candidates, strict=True))
     places: dict[str, str] = {}
     for member, candidate in pairs:
-        if member.id == SHOTS_LORA:
-            places[member.id] = SHOTS_LORA  # the folder of that name in the run folder
+        if member.id in TRAINED:
+            places[member.id] = member.id  # the folder of that name in the run folder
         else:
             places[member.id] = candidate.source if candidate.revision else str(Path(candidate.path).resolve())
     on_hub = local.base.revision is not None
@@ -45,16 +46,16 @@ def model_places(local: LocalBase, recipe: Recipe, carried: MergedWeights) -> Mo
 
 
 def write_formats(
-    local: LocalBase, recipe: Recipe, carried: MergedWeights, folder: Path, *, shots_lora: Candidate | None = None
+    local: LocalBase, recipe: Recipe, carried: MergedWeights, folder: Path, *, trained: Sequence[Candidate] = ()
 ) -> list[str]:
-    """Write every format that gives the recipe's model, and the LoRA of the shots if it is given.
+    """Write every format that gives the recipe's model, and the adapters that were trained for it.
 
     Args:
         local: the base.
         recipe: the recipe.
         carried: its merge, carried out.
         folder: the run folder, or one that becomes it.
-        shots_lora: to be copied into the folder.
+        trained: to be copied into the folder, each under its id.
 
     Returns:
         Names of the formats written.
@@ -62,8 +63,8 @@ def write_formats(
     Raises:
         InputError: a format cannot be written.
     """
-    if shots_lora is not None:
-        shutil.copytree(shots_lora.path, folder / SHOTS_LORA)
+    for candidate in trained:
+        shutil.copytree(candidate.path, folder / candidate.id)
     places = model_places(local, recipe, carried)
     written = []
     for name in registry.names("format"):

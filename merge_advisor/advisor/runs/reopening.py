@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
 from merge_advisor.advisor.measuring.session import Session, open_session
-from merge_advisor.advisor.measuring.shots_lora import read_shots_lora
+from merge_advisor.advisor.measuring.shots_lora import read_trained
 from merge_advisor.advisor.runs.run_folder import Run, read_run
 from merge_advisor.errors import RunError
 from merge_advisor.session_options import Where, session_options
-from merge_advisor.types import SHOTS_LORA, Candidate, Pool, Recipe
+from merge_advisor.types import TRAINED, Candidate, Pool, Recipe
 
 if TYPE_CHECKING:
     from merge_advisor.weights.base import LocalBase
@@ -48,7 +48,7 @@ def find_members(pool: Pool, local: LocalBase, folder: Path, recipe: Recipe) -> 
     Args:
         pool: where the candidates are.
         local: the base.
-        folder: the run folder, which may hold `shots_lora`.
+        folder: the run folder, which may hold what was trained.
         recipe: names the members.
 
     Returns:
@@ -59,14 +59,14 @@ def find_members(pool: Pool, local: LocalBase, folder: Path, recipe: Recipe) -> 
     """
     # by fingerprint: the pool may lie elsewhere, and name its models otherwise
     by_fingerprint = {candidate.fingerprint: candidate for candidate in pool.candidates}
-    lora = folder / SHOTS_LORA
     members = {}
     for member in recipe.members:
         candidate = by_fingerprint.get(member.fingerprint)
-        if candidate is None and member.id == SHOTS_LORA and lora.is_dir():
-            candidate = read_shots_lora(lora, local)
+        trained = folder / member.id
+        if candidate is None and member.id in TRAINED and trained.is_dir():
+            candidate = read_trained(trained, local)
             if candidate.fingerprint != member.fingerprint:
-                raise RunError(f"{lora}: was changed after the plan; copy the whole run folder again")
+                raise RunError(f"{trained}: was changed after the plan; copy the whole run folder again")
         if candidate is None:
             raise RunError(
                 f"member {member.id} (fingerprint {member.fingerprint[:12]}) is not in the pool; name its `pool`"

@@ -4,6 +4,8 @@ plan.json       what was found, chosen and why; verdict; one `environment` block
 recipe.json     the merge itself; every other format is a rendering of it
 mergekit.yaml, lorahub.json, adapter/      renderings, each only where it gives the same model
 shots_lora/     the LoRA finetuned on the shots
+residual/       what was trained on top of the merge, where something was
+start/          the merge before that, and its renderings
 tasks/          each task's rows, split
 score/          each task's score table, row by row, and what was asked; tasks of lm-eval under their names
 report.md       the same in words
@@ -21,9 +23,10 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from merge_advisor.adapt.workbench import Option
 from merge_advisor.errors import RunError
 from merge_advisor.json_form import STRICT, digest_of, from_json, to_json
 from merge_advisor.report.values import SimilarityMap, TuningReport
@@ -33,6 +36,8 @@ from merge_advisor.whole_files import replaced_folder, write_text
 
 PLANNED, TUNING = "plan", "tune.json"
 """Folder of the plan's own recipe, and file of what was tried, in a tuned run."""
+START = "start"
+"""Folder of the merge that an adaptation began with, and label of its row in a score table."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +105,37 @@ class PlanSettings:
     finetune: dict[str, float | int | None]
     choose_by: ChooseBy = "loss"
     """Plans from before there was a choice chose by the loss."""
+    adaptation: str = "none"
+    """Plans from before there were adaptations had none."""
+
+
+@dataclass(frozen=True, slots=True)
+class AdaptationReport:
+    """How rows and pool became one model.
+
+    >>> AdaptationReport("auto", "continue", "trained from the chosen merge", numbers=4096).chosen
+    'continue'
+    """
+
+    __pydantic_config__ = STRICT
+
+    asked: str
+    """Spec of the adaptation."""
+    chosen: str
+    """Name of the one that made the model: what `auto` chose, or the one that was asked for."""
+    reason: str
+    numbers: int
+    """How many numbers were trained."""
+    settings: dict[str, str | int | float | bool | None] = field(default_factory=dict)
+    """What the training can be done again by."""
+    options: tuple[Option, ...] = ()
+    """What `auto` compared, the best first."""
+    predicted: float | None = None
+    """Fall of the loss from the base's, on rows held out of the training they are judged by; None where none was."""
+    start: Recipe | None = None
+    """The merge that the strategy chose, before anything was trained."""
+    shots_scale: float = 1.0
+    """Weight of `shots_lora` alone, as it is scored."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +194,8 @@ class Plan:
     environment: Environment
     map: SimilarityMap | None = None
     """Where the pool's deltas and the task's lie; None in plans made before it was kept."""
+    adaptation: AdaptationReport | None = None
+    """None in plans from before there were adaptations."""
     planned_digest: str = ""
     """Digest of the recipe under `plan/`, once the run was tuned."""
 

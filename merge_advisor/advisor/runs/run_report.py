@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 _FILES = {
     "recipe.json": "the merge, independent of any tool",
     "shots_lora": "the LoRA finetuned on the shots",
+    "residual": "what was trained on top of the merge; it is a member of the recipe at weight 1",
+    "start": "the merge before that, as a recipe and its renderings",
     "report.md": "this result in full",
     "report.html": "the same with plots, for a browser",
     "tune.json": "the trials of `tune` and which won",
@@ -164,6 +166,26 @@ def _report_input(run: Run, shown: Path | None) -> ReportInput:
         map=plan.map,
         similarity={c.id: c.similarity for c in plan.candidates if c.status != "refused"},
         tuning=_tuning_of(run),
+        adaptation=_adaptation(run),
+        compared=tuple(
+            (o.name, o.loss, o.error, o.forwards) for o in (plan.adaptation.options if plan.adaptation else ())
+        ),
+    )
+
+
+def _adaptation(run: Run) -> tuple[tuple[str, str], ...]:
+    """What was trained into the merge and how, in pairs of a word and its value."""
+    found = run.plan.adaptation
+    if found is None or found.start is None:
+        return ()
+    settings = ", ".join(f"{name} {value}" for name, value in found.settings.items())
+    promised = "none" if found.predicted is None else f"{found.predicted:+.3f} nats below the base"
+    return (
+        ("adaptation", found.chosen if found.chosen == found.asked else f"{found.chosen}, of {found.asked}"),
+        ("what was done", found.reason),
+        ("numbers trained", str(found.numbers)),
+        ("on examples held out of the training", promised),
+        ("settings", settings),
     )
 
 

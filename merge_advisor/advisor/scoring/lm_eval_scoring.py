@@ -42,6 +42,7 @@ def score_asked(
     limit: int | None = None,
     guard: GuardScore | None = None,
     seen: Sequence[str] = (),
+    adaptation: str = "none",
 ) -> Score:
     """Return the score of a run's models on a task of lm-eval, judged.
 
@@ -52,6 +53,7 @@ def score_asked(
         metric: "auto", or what of lm-eval's metrics the verdict rests on.
         limit: documents at most.
         guard: loss on unrelated text, where it was measured.
+        adaptation: name of what made the merge of members and rows.
         seen: inputs the plan learned from; documents with them are left out.
 
     Raises:
@@ -61,7 +63,7 @@ def score_asked(
     requests = build_requests(task, limit=limit, seen=seen)
     table = ask_models(meter, models, requests)
     metric = primary_metric(requests, table[0], metric)
-    verdict, reason, comparisons = judge(table, metric, requests.row_digests, guard=guard)
+    verdict, reason, comparisons = judge(table, metric, requests.row_digests, guard=guard, adaptation=adaptation)
     return Score(
         version=VERSION,
         task=task.name,

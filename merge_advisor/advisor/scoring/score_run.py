@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Unpack
 from merge_advisor import registry
 from merge_advisor.advisor.measuring.meter import BASE, MergeMeter, ScoredModel, finite_or_worst
 from merge_advisor.advisor.measuring.session import Session
-from merge_advisor.advisor.measuring.shots_lora import read_shots_lora
+from merge_advisor.advisor.measuring.shots_lora import read_trained
 from merge_advisor.advisor.runs.reopening import find_members, reopen
-from merge_advisor.advisor.runs.run_folder import Run, read_run, write_scores
+from merge_advisor.advisor.runs.run_folder import START, Run, read_run, write_scores
 from merge_advisor.errors import InputError, TaskError
 from merge_advisor.evaluators.guard import guard_score, read_guard
 from merge_advisor.evaluators.metrics import METRICS, majority_score, metric_for
@@ -52,7 +52,8 @@ class Judging:
 def models_of(session: Session, run: Run) -> list[ScoredModel]:
     """Return the models of a score table: base, each member alone, shots_lora, uniform, merge.
 
-    Of a tuned run also the plan's own merge, "plan".
+    Of a tuned run also the plan's own merge, "plan"; of an adapted one the merge that it began with, "start", whose
+    members are the ones that are shown alone.
 
     Args:
         session: holds the pool.
@@ -63,18 +64,24 @@ def models_of(session: Session, run: Run) -> list[ScoredModel]:
     """
     planned = run.planned or run.recipe
     members = find_members(session.pool, session.local, run.folder, planned)
+    adaptation = run.plan.adaptation
+    start = adaptation.start if adaptation else None
+    begun = start or planned
+    shown = find_members(session.pool, session.local, run.folder, begun)
     alone = {}
-    for member, chosen in zip(planned.members, run.plan.selection.members, strict=True):
-        label = "anchor" if chosen.role == "anchor" else f"member {member.id}"
-        alone[SHOTS_LORA if member.id == SHOTS_LORA else label] = members[member.id]
+    for number, member in enumerate(begun.members):
+        label = "anchor" if number == 0 else f"member {member.id}"
+        alone[SHOTS_LORA if member.id == SHOTS_LORA else label] = WeightedMerge(((shown[member.id], 1.0),))
     # shots_lora is a row of every table, whether or not it is a member
-    alone.setdefault(SHOTS_LORA, read_shots_lora(run.folder / SHOTS_LORA, session.local))
-    plan, merge = merge_of(planned, members), merge_of(run.recipe, members)
+    own = read_trained(run.folder / SHOTS_LORA, session.local)
+    alone.setdefault(SHOTS_LORA, WeightedMerge(((own, adaptation.shots_scale if adaptation else 1.0),)))
+    first, plan, merge = merge_of(begun, shown), merge_of(planned, members), merge_of(run.recipe, members)
     tuned = run.planned is not None and planned.digest != run.recipe.digest
     return [
         ScoredModel("base", BASE),
-        *(ScoredModel(label, WeightedMerge(((candidate, 1.0),))) for label, candidate in alone.items()),
-        ScoredModel("uniform", plan.with_weights([1 / len(planned.members)] * len(planned.members))),
+        *(ScoredModel(label, single) for label, single in alone.items()),
+        ScoredModel("uniform", first.with_weights([1 / len(begun.members)] * len(begun.members))),
+        *([ScoredModel(START, first)] if start else []),
         *([ScoredModel("plan", plan)] if tuned else []),
         ScoredModel("merge", merge),
     ]
@@ -140,7 +147,13 @@ def score_guard(meter: MergeMeter, models: Sequence[ScoredModel], path: Path) ->
 
 
 def score_task(
-    meter: MergeMeter, models: Sequence[ScoredModel], task: Task, *, metric: str, guard: GuardScore | None
+    meter: MergeMeter,
+    models: Sequence[ScoredModel],
+    task: Task,
+    *,
+    metric: str,
+    guard: GuardScore | None,
+    adaptation: str = "none",
 ) -> Score:
     """Return the score of one task's held-out rows, judged.
 
@@ -150,6 +163,7 @@ def score_task(
         task: its held-out rows are scored.
         metric: as in `Judging`.
         guard: loss on unrelated text, where it was measured.
+        adaptation: name of what made the merge of members and rows.
 
     Raises:
         TaskError: no held-out rows.
@@ -164,7 +178,7 @@ def score_task(
         # of the rows learned from: that of the held-out rows would be an oracle
         table.insert(1, majority_score(rows, answer, metric, label="majority"))
     digests = tuple(row.digest for row in rows)
-    verdict, reason, comparisons = judge(table, metric, digests, guard=guard)
+    verdict, reason, comparisons = judge(table, metric, digests, guard=guard, adaptation=adaptation)
     template = meter.model.template
     return Score(
         version=VERSION,
@@ -275,15 +289,20 @@ def score_open_run(
     models = models_of(session, run)
     guarded = score_guard(session.meter, models, judging.guard) if judging.guard else None
     scores = run.scores
+    adaptation = run.plan.adaptation.chosen if run.plan.adaptation else "none"
     if heldout or not lm_eval:
-        own = [score_task(session.meter, models, task, metric=judging.metric, guard=guarded) for task in tasks]
+        own = [
+            score_task(session.meter, models, task, metric=judging.metric, guard=guarded, adaptation=adaptation)
+            for task in tasks
+        ]
         scores = (*own, *(score for score in scores if score.task not in [task.name for task in tasks]))
     # by input: a document of lm-eval has the digest of no row
     seen = [row.input for task in run.tasks for row in (*task.shots, *task.tuning)]
     for task in asked:
         score = score_asked(
-            session.meter, models, task, metric=judging.metric, limit=judging.limit, guard=guarded, seen=seen
-        )
+            session.meter, models, task, metric=judging.metric, limit=judging.limit, guard=guarded, seen=seen,
+            adaptation=adaptation,
+        )  # fmt: skip
         scores = (*(other for other in scores if other.task != task.name), score)
     verdict, reason = overall(scores)
     plan = replace(run.plan, verdict=verdict, reason=reason)

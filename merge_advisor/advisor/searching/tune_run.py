@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from merge_advisor import registry
 from merge_advisor.advisor.measuring.deltas import take_deltas
 from merge_advisor.advisor.measuring.meter import loss_kind_of
-from merge_advisor.advisor.measuring.shots_lora import read_shots_lora
+from merge_advisor.advisor.measuring.shots_lora import read_trained
 from merge_advisor.advisor.runs.renderings import write_formats
 from merge_advisor.advisor.runs.reopening import find_members
 from merge_advisor.advisor.runs.run_folder import Run, read_run
@@ -19,7 +19,7 @@ from merge_advisor.advisor.runs.tuned_folder import tuned_folder
 from merge_advisor.advisor.searching.problem import MergeProblem, TaskDelta, make_problem, on_rows
 from merge_advisor.advisor.searching.tune_report import tuning_report
 from merge_advisor.advisor.searching.tuning_rows import TuningRows, tuning_rows
-from merge_advisor.errors import SpecError
+from merge_advisor.errors import RunError, SpecError
 from merge_advisor.evaluators.guard import read_guard
 from merge_advisor.json_form import digest_of
 from merge_advisor.merges import WeightedMerge
@@ -79,6 +79,7 @@ def tune_open_run(session: Session, run: Run, options: TuneOptions, *, guard: Pa
         InputError: a budget of nothing, rows that cannot be tuned on.
         SpecError: a sampler, objective, goal or space that cannot be.
     """
+    _check_adaptation(run)
     planned = run.planned or run.recipe
     members = find_members(session.pool, session.local, run.folder, planned)
     candidates = [members[member.id] for member in planned.members]
@@ -105,6 +106,16 @@ def tune_open_run(session: Session, run: Run, options: TuneOptions, *, guard: Pa
     with tuned_folder(run.folder, run, recipe, carried.rank_error, report) as staged:
         write_formats(session.local, recipe, carried, staged)
     return read_run(run.folder)
+
+
+def _check_adaptation(run: Run) -> None:
+    """Refuse a run whose rows were trained on: no row is left that could judge other weights."""
+    adaptation = run.plan.adaptation
+    if adaptation is not None and adaptation.start is not None:
+        raise RunError(
+            f"{run.folder}: its model was trained on all of its examples ({adaptation.chosen}), so none can judge "
+            "other weights; plan with `adaptation=none`, and tune that"
+        )
 
 
 def _search(
@@ -200,7 +211,7 @@ def _recipe_at(point: Point, planned: Recipe, rank: int | None) -> Recipe:
 
 def _task_delta(meter: MergeMeter, run: Run) -> TaskDelta:
     """The delta of the run's `shots_lora`."""
-    lora = read_shots_lora(run.folder / SHOTS_LORA, meter.model.local)
+    lora = read_trained(run.folder / SHOTS_LORA, meter.model.local)
     embedding = run.plan.settings.embedding
     embedded = take_deltas(meter, embedding, [lora])
     if embedded.refused:

@@ -20,12 +20,13 @@ def metric_value(result: Result, metric: Metric) -> float | None:
 
     Args:
         result: of an arm or a control.
-        metric: "accuracy" (points) or "loss" (minus the loss, nats per token).
+        metric: "accuracy" (points), or "loss" or "judged" (minus the loss, nats).
 
     >>> metric_value(Result(Unit("dates", "time"), "nearest", "own-out", 4, accuracy=0.5, loss=1.2), "loss")
     -1.2
     """
-    value = 100 * result.accuracy if metric == "accuracy" else None if result.loss is None else -result.loss
+    loss = result.judged if metric == "judged" else result.loss
+    value = 100 * result.accuracy if metric == "accuracy" else None if loss is None else -loss
     return value if result.status == "done" and value is not None and math.isfinite(value) else None
 
 

@@ -17,7 +17,7 @@ from merge_advisor.benchmark.report.csv_files import CsvCell, CsvTable
 from merge_advisor.benchmark.values import Metric, Question, Unit
 from merge_advisor.json_form import to_plain
 
-_UNITS: dict[Metric, str] = {"accuracy": "points", "loss": "nats"}
+_UNITS: dict[Metric, str] = {"accuracy": "points", "loss": "nats", "judged": "nats"}
 _QUESTION = ("better", "than", "metric", "view", "k")
 _SLICE = ("metric", "view", "k")
 """Columns that say where a number is taken."""

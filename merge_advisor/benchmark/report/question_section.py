@@ -42,7 +42,7 @@ def contrasts_section(findings: Findings) -> Section | None:
         " Intervals are 95%, families resampled; p is of the sign-flip test over families, Holm-adjusted among the"
         " secondaries."
     )
-    metrics: tuple[Metric, ...] = ("accuracy", "loss")
+    metrics: tuple[Metric, ...] = ("accuracy", "loss", "judged")
     drawn = [
         (metric, [c for c in findings.contrasts if c.question.metric == metric and c.families]) for metric in metrics
     ]

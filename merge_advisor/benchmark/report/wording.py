@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from merge_advisor.benchmark.analysis.findings import Findings
 from merge_advisor.benchmark.values import Contrast, Metric, Setup
 
-UNIT_WORDS: dict[Metric, str] = {"accuracy": "points of accuracy", "loss": "nats per token"}
+UNIT_WORDS: dict[Metric, str] = {
+    "accuracy": "points of accuracy", "loss": "nats per token", "judged": "nats over the choices, or per token",
+}  # fmt: skip
 """The unit of a difference, by metric."""
 
 
@@ -17,7 +19,7 @@ def amount(value: float | None, metric: Metric) -> str:
 
     Args:
         value: points of accuracy, or nats.
-        metric: which of the two.
+        metric: which of them.
 
     >>> amount(1.04, "accuracy"), amount(-0.0504, "loss"), amount(None, "loss")
     ('+1.0', '-0.050', '')
@@ -34,7 +36,7 @@ def interval_text(lower: float | None, upper: float | None, metric: Metric) -> s
     Args:
         lower: its lower end, points of accuracy or nats.
         upper: its upper end.
-        metric: which of the two.
+        metric: which of them.
 
     >>> interval_text(0.6, 3.0, "accuracy")
     '+0.6 to +3.0'

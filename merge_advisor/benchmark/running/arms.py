@@ -5,11 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from merge_advisor import registry
+from merge_advisor.adapt.workbench import NOTHING, Adaptation
+from merge_advisor.advisor.measuring.shots_lora import target_parameters
+from merge_advisor.advisor.planning.adapting import AdaptationRequest, adapt_merge
 from merge_advisor.advisor.planning.choosing import LORA_LOSSES, SEARCH, ChoiceRequest, ChosenMerge, choose_merge
 from merge_advisor.advisor.planning.choosing_losses import ChoosingLosses, rows_in
 from merge_advisor.benchmark.running.context import seed_of
 from merge_advisor.benchmark.running.task_draw import ResultPlace, TaskDraw
 from merge_advisor.benchmark.running.tuners import tune_weights
+from merge_advisor.benchmark.setup import finetune_of
 from merge_advisor.benchmark.values import Arm, Result
 from merge_advisor.select.halving import HALVING_SHARES, halving_rounds
 from merge_advisor.select.weight_rule import first_scales
@@ -28,6 +33,8 @@ def run_arm(draw: TaskDraw, arm: Arm, place: ResultPlace, budget: int | None = N
         MergeAdvisorError: whatever choosing, finetuning or merging refuses.
     """
     setup, task = draw.context.setup, draw.task
+    if arm.adaptation:
+        return _adapted(draw, arm, place, budget)
     chosen = _choose(draw, arm, place, budget)
     merge, forwards, reason = chosen.merge, chosen.selection.forwards, chosen.selection.stopped
     if arm.tuner:
@@ -42,6 +49,27 @@ def run_arm(draw: TaskDraw, arm: Arm, place: ResultPlace, budget: int | None = N
     elif arm.shots_lora:
         forwards += draw.finetune_forwards
     return draw.result(place, merge, forwards=forwards, reason=reason, by=arm.choose_by)
+
+
+def _adapted(draw: TaskDraw, arm: Arm, place: ResultPlace, budget: int | None) -> Result:
+    """What an adaptation makes of the merge that the arm's strategy chooses, where it needs one."""
+    context, task = draw.context, draw.task
+    adaptation: Adaptation = registry.build("adaptation", arm.adaptation)
+    merge, spent = NOTHING, 0
+    used: frozenset[str] = frozenset()
+    if adaptation.needs() == "merge":
+        chosen = _choose(draw, arm, place, budget)
+        merge, spent, used = chosen.merge, chosen.selection.forwards, frozenset(chosen.used)
+    candidates = tuple(draw.in_view(place.view, arm.composition)[0]) if adaptation.needs() != "nothing" else ()
+    request = AdaptationRequest(
+        arm.adaptation, (task,), tuple(target_parameters(context.meter.model.local, context.candidates)), merge,
+        candidates, arm.choose_by, finetune_of(context.setup),
+        seed_of(context.setup.seed, task.name, draw.number, "adaptation"),
+    )  # fmt: skip
+    adapted, forwards = adapt_merge(context.meter, context.cache, request)
+    if "task_delta" in used:
+        forwards += draw.finetune_forwards + draw.delta_forwards
+    return draw.adapted_result(place, adapted, forwards=spent + forwards, by=arm.choose_by)
 
 
 def _choose(draw: TaskDraw, arm: Arm, place: ResultPlace, budget: int | None) -> ChosenMerge:

@@ -13,7 +13,7 @@ from merge_advisor.benchmark.running.rows import BenchTask, in_view, read_bench_
 from merge_advisor.benchmark.running.units import result_keys, run_units, select_keys
 from merge_advisor.benchmark.running.workers import Job, run_workers
 from merge_advisor.benchmark.setup import ks_of, notes_of, read_setup
-from merge_advisor.benchmark.values import BenchResults, Setup
+from merge_advisor.benchmark.values import Arm, BenchResults, Setup
 from merge_advisor.benchmark.views import candidate_families
 from merge_advisor.errors import InputError
 from merge_advisor.json_form import digest_of, to_json, to_plain
@@ -130,12 +130,19 @@ def setup_parts(setup: Setup) -> dict[str, str]:
         setup: what is asked.
     """
     # an arm's sizes are parts of their own, so that a k may be added without the arm becoming another
-    parts = {f"arm {arm.name}": digest_of(to_plain(replace(arm, k=()))) for arm in setup.arms}
+    parts = {f"arm {arm.name}": _arm_digest(arm) for arm in setup.arms}
     parts |= {f"control {name}": "" for name in setup.controls}
     parts |= {f"k {k} of {arm.name}": "" for arm in setup.arms for k in ks_of(arm, setup)}
     parts |= {f"k {k} of the controls": "" for k in setup.k}
     parts |= {f"view {view}": "" for view in setup.views}
     return parts | {f"question {q.text} ({q.metric})": "" for q in setup.secondaries}
+
+
+def _arm_digest(arm: Arm) -> str:
+    plain = to_plain(replace(arm, k=()))
+    if not arm.adaptation:  # digests of arms from before there were adaptations stay valid
+        del plain["adaptation"]
+    return digest_of(plain)
 
 
 def _check_context(context: BenchContext, tasks: Mapping[str, BenchTask]) -> None:

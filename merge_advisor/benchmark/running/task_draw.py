@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,7 @@ from merge_advisor.scores import ModelScore
 from merge_advisor.types import Candidate, ChooseBy, Task, same_space
 
 if TYPE_CHECKING:
+    from merge_advisor.adapt.workbench import Adapted
     from merge_advisor.arrays import Float32Array
 
 
@@ -192,11 +193,37 @@ class TaskDraw:
             members=tuple((candidate.id, float(weight)) for candidate, weight in merge.members),
             merge=merge.digest,
             loss=score.metrics["loss"],
+            judged=judged_loss(score),
             predicted=predicted,
             came=came,
             forwards=forwards,
             **answered(self.rows, score),
         )  # fmt: skip
+
+    def adapted_result(self, place: ResultPlace, adapted: Adapted, *, forwards: int, by: ChooseBy) -> Result:
+        """Return what is kept of the model that an adaptation makes.
+
+        Args:
+            place: what it is the result of.
+            adapted: the model.
+            forwards: forward passes over one row that were spent on it.
+            by: what rows are judged by.
+
+        Raises:
+            SpecError: the composition cannot take these members.
+        """
+        result = self.result(place, adapted.merge, forwards=forwards, reason=adapted.reason, by=None)
+        rows = (*self.task.shots, *self.task.tuning)
+        kind = loss_kind_of(self.task.choosing, by)
+        base = self.context.meter.losses(BASE, rows, kind)
+        # the promise of rows that were held out of the training behind it; without such there is none
+        predicted = float(np.mean(base) - adapted.loss) if adapted.losses else None
+        score = self.score(BASE)
+        came = score.metrics[kind] - self.score(adapted.merge).metrics[kind] if kind != "loss" else None
+        options = tuple((option.name, option.loss, option.error) for option in adapted.options)
+        return replace(
+            result, predicted=predicted, came=came if adapted.losses else None, adapted=adapted.name, options=options
+        )
 
     def _promise(self, merge: WeightedMerge, by: ChooseBy, score: ModelScore) -> tuple[float, float | None]:
         """The drop of the loss that choosing promised (base minus merge), and the drop on the held-out rows.
@@ -211,6 +238,15 @@ class TaskDraw:
         if kind not in score.metrics or kind == "loss":
             return predicted, None
         return predicted, self.score(BASE).metrics[kind] - score.metrics[kind]
+
+
+def judged_loss(score: ModelScore) -> float:
+    """Return the mean loss that rows are judged by: over the choices where there are some, else per token.
+
+    Args:
+        score: of a model on held-out rows.
+    """
+    return score.metrics.get("choices", score.metrics["loss"])
 
 
 def answered(rows: BenchTask, score: ModelScore) -> dict[str, Any]:

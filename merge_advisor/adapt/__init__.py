@@ -1,0 +1,26 @@
+"""Adaptations: how a handful of rows and a pool become one model. One file each, numpy on a `Workbench`.
+
+An adaptation is a frozen dataclass, registered under its name (see `registry`). Its fields are its parameters and have
+defaults. It has class attributes and three methods:
+
+    name: ClassVar[str]      the registered name
+    trains: ClassVar[str]    what is trained, in words; "" where nothing is
+    cost: ClassVar[str]      what it costs beside choosing, in words
+    def passes(self, members: int) -> tuple[int, int]   finetunes in each fold, and passes over all rows, at most
+    def needs(self) -> Need                        whether a merge has to be chosen, or the pool is enough, or neither
+    def adapt(self, bench: Workbench) -> Adapted
+
+`adapt` keeps to this, for every workbench:
+
+- The result is a merge of the pool's candidates plus at most one trained adapter at weight 1, so that every tool that
+  merges or serves adapters can carry it out.
+- Nothing is judged on rows it was trained on: `Adapted.losses` are of rows held out of the training behind them.
+- The same workbench and seed give the same result; chance comes from `bench.seed` alone.
+- With one row a fold, no tuning rows, a pool of one, checkpoints or mixed modules it works or raises one clear line.
+"""
+
+from __future__ import annotations
+
+from merge_advisor.adapt.workbench import Adaptation, Adapted, Need, Trained, TrainingRecord, TrainingRequest, Workbench
+
+__all__ = ["Adaptation", "Adapted", "Need", "Trained", "TrainingRecord", "TrainingRequest", "Workbench"]

@@ -1,0 +1,105 @@
+"""The best of several uses of rows and pool, by rows that each was not trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import numpy as np
+
+from merge_advisor.adapt.continuing import Continue
+from merge_advisor.adapt.mix import Mix
+from merge_advisor.adapt.shots import SCALES, Shots
+from merge_advisor.adapt.workbench import NOTHING, Adapted, Need, Option, Workbench
+from merge_advisor.merges import WeightedMerge
+from merge_advisor.types import RESIDUAL, SHOTS_LORA
+
+
+@dataclass(frozen=True)
+class Auto:
+    """Take what has the least cross-fitted loss: the base, a LoRA of the rows, one beside the merge, or one from it.
+
+    The models of the folds are shared: the LoRAs that `shots` trains are those that `mix` mixes.
+
+    >>> Auto().needs(), Auto(pool=False).needs()
+    ('merge', 'nothing')
+    """
+
+    pool: bool = True
+    """Whether merges are looked at; without, the best of what needs no pool."""
+    folds: int = 3
+    """As of `shots`."""
+    choices: float = 1.0
+    """As of `shots`."""
+    margin: float = 0.0
+    """Loss that something with the pool has to be better by, since the rows chose the merge as well, in nats."""
+
+    name: ClassVar[str] = "auto"
+    trains: ClassVar[str] = "what the best of them trains"
+    cost: ClassVar[str] = "choosing the merge, and two finetunes for each fold"
+
+    def needs(self) -> Need:
+        """A merge, or nothing at all."""
+        return "merge" if self.pool else "nothing"
+
+    def passes(self, members: int) -> tuple[int, int]:
+        """See `Adaptation.passes`."""
+        # the LoRAs of `shots` and `mix` are the same
+        return (2, len(SCALES) + Mix(self.folds).passes(members)[1] + 1) if self.pool else (1, len(SCALES) + 1)
+
+    def adapt(self, bench: Workbench) -> Adapted:
+        """See `Adaptation.adapt`."""
+        found: dict[str, Adapted] = {}
+        spent: dict[str, int] = {}
+        for name, run in self._runs(bench).items():
+            before = bench.forwards
+            found[name] = run()
+            spent[name] = bench.forwards - before
+        # a name is never worse placed than an equal one after it: from the cheapest
+        means = {name: adapted.loss + (self.margin if name in WITH_POOL else 0.0) for name, adapted in found.items()}
+        ordered = sorted(found, key=lambda name: (round(means[name], 9), list(found).index(name)))
+        best = found[ordered[0]]
+        options = tuple(
+            Option(name, means[name], _error(found[name], best), spent[name]) for name in ordered
+        )  # fmt: skip
+        second = f"; next best {ordered[1]}, {means[ordered[1]] - means[ordered[0]]:+.3f} nats" if options[1:] else ""
+        alone = found["shots"].merge
+        return replace(
+            best, name=ordered[0], options=options, without_pool=alone, reason=f"{ordered[0]}: {best.reason}{second}"
+        )
+
+    def _runs(self, bench: Workbench) -> dict[str, Callable[[], Adapted]]:
+        def base() -> Adapted:
+            return Adapted(NOTHING, tuple(bench.losses(NOTHING, bench.learning).tolist()), reason="the base as it is")
+
+        runs: dict[str, Callable[[], Adapted]] = {
+            "none": base,
+            "shots": lambda: Shots(self.folds, self.choices).adapt(bench),
+        }
+        if self.pool:
+            runs["mix"] = lambda: Mix(self.folds, self.choices).adapt(bench)
+            runs["continue"] = lambda: Continue(folds=self.folds, choices=self.choices).adapt(bench)
+        return runs
+
+
+WITH_POOL = ("mix", "continue", "basis", "coefficients")
+"""Adaptations whose result has members of the pool, or directions of it."""
+
+
+def _error(one: Adapted, other: Adapted) -> float:
+    """Standard error of the mean difference of two, row by row."""
+    differences = np.asarray(one.losses) - np.asarray(other.losses)
+    if len(differences) < 2:
+        return 0.0
+    return float(differences.std(ddof=1) / np.sqrt(len(differences)))
+
+
+def trained_in(merge: WeightedMerge) -> str:
+    """Return the id of what was trained into a merge; empty where nothing was.
+
+    Args:
+        merge: of an adaptation.
+    """
+    ids = [candidate.id for candidate, weight in merge.members if weight]
+    return next((name for name in (RESIDUAL, SHOTS_LORA) if name in ids), "")

@@ -1,0 +1,135 @@
+"""Training in the pool's directions: adapters of one base move its weights along a few directions more than others."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from merge_advisor.adapt.continuing import Continue, start_of, train_on
+from merge_advisor.adapt.directions import Spectrum, by_weight, spectrum
+from merge_advisor.adapt.workbench import Adapted, Need, Workbench
+from merge_advisor.arrays import Float64Array
+from merge_advisor.backbone.shapes import BasisShape, LoraShape, PriorShape, Shape
+from merge_advisor.weights.naming import block_of
+
+FORMS = ("core", "output", "first", "prior")
+SOURCES = ("pool", "random", "layer")
+
+
+@dataclass(frozen=True)
+class Basis:
+    """Train in the directions that the pool's adapters share, from zero or on top of the chosen merge.
+
+    Of each module the directions are the leading eigenvectors of the pool's Σ_in and Σ_out (see `directions`); they
+    cost no forward pass.
+
+    >>> Basis().needs(), Basis(start="merge").needs()
+    ('pool', 'merge')
+    """
+
+    form: str = "core"
+    """"core": ΔW = U C V with K² numbers; "output": ΔW = U C, any input; "first": a LoRA whose A begins there; "prior":
+    a LoRA in the coordinates of a Gaussian prior, so that no direction is forbidden."""
+    count: int = 32
+    """K, directions of each side."""
+    shrinkage: float = 0.3
+    """ρ of the prior: at 1 no direction is preferred."""
+    start: str = "base"
+    """As of `continue`: "base" or "merge"."""
+    source: str = "pool"
+    """"pool"; or, to compare with: "random" (orthonormal), "layer" (the directions of another layer)."""
+    likeness: bool = False
+    """Count each adapter by the weight it has in the chosen merge, and the others little."""
+    folds: int = 4
+    """As of `shots`."""
+    choices: float = 1.0
+    """As of `shots`."""
+    rate: float = 1.0
+    """Factor on the rate, which is set for each form so that a step is about as large as a LoRA's."""
+
+    name: ClassVar[str] = "basis"
+    trains: ClassVar[str] = "a core between the pool's directions"
+    cost: ClassVar[str] = "a finetune for each fold"
+
+    def __post_init__(self) -> None:
+        for value, known, what in ((self.form, FORMS, "form"), (self.source, SOURCES, "source")):
+            if value not in known:
+                raise ValueError(f"{what}={value} is none of {', '.join(known)}")
+        if self.count < 1 or not 0 < self.shrinkage <= 1:
+            raise ValueError(f"count={self.count}, shrinkage={self.shrinkage}: give 1 or more, and above 0 up to 1")
+
+    def needs(self) -> Need:
+        """The pool, and a merge where it begins there."""
+        return "merge" if self.start == "merge" or self.likeness else "pool"
+
+    def passes(self, members: int) -> tuple[int, int]:
+        """See `Adaptation.passes`."""
+        return 1, 0
+
+    def adapt(self, bench: Workbench) -> Adapted:
+        """See `Adaptation.adapt`."""
+        begun = start_of(bench, self.start)
+        how = Continue(self.start, self.folds, self.choices, self.rate * _RATES[self.form])
+        words = "on top of the chosen merge" if begun.members else "from zero"
+        return train_on(bench, begun, self.shape(bench), how, f"in the directions of the {self.source}, {words}")
+
+    def shape(self, bench: Workbench) -> Shape:
+        """Return what is trained.
+
+        Args:
+            bench: holds the pool.
+        """
+        spectra = self._spectra(bench)
+        rank, alpha = bench.settings.rank, bench.settings.alpha
+        if self.form == "prior":
+            return PriorShape({name: found.roots(self.shrinkage) for name, found in spectra.items()}, rank, alpha)
+        if self.form == "first":
+            first = {name: found.leading(rank)[1] for name, found in spectra.items()}
+            return LoraShape(tuple(spectra), rank, alpha, first)
+        both = {name: found.leading(self.count) for name, found in spectra.items()}
+        free = self.form == "output"
+        return BasisShape({name: (u, None if free else v) for name, (u, v) in both.items()}, _UNIT)
+
+    def _spectra(self, bench: Workbench) -> dict[str, Spectrum]:
+        deltas = [bench.weights_of(candidate) for candidate in bench.candidates]
+        weights = [1.0] * len(deltas)
+        if self.likeness:
+            chosen = {candidate.fingerprint for candidate, weight in bench.merge.members if weight}
+            weights = [1.0 if candidate.fingerprint in chosen else 0.1 for candidate in bench.candidates]
+        found = spectrum(by_weight(deltas, bench.targets), weights)
+        if self.source == "random":
+            rng = np.random.default_rng(bench.seed)
+            return {name: _redrawn(found[name], rng) for name in sorted(found)}
+        return _shifted(found) if self.source == "layer" else found
+
+
+_UNIT = 2.0
+"""What a trained number of 1 stands for in ΔW: with it a core's first steps are about as large as a LoRA's."""
+_RATES = {"core": 1.0, "output": 1.0, "first": 1.0, "prior": 0.125}
+"""Factor on the rate of each form: in whitened coordinates a step goes several times as far."""
+
+
+def _redrawn(found: Spectrum, rng: np.random.Generator) -> Spectrum:
+    """Random orthonormal directions with the shares the pool's have."""
+
+    def drawn(like: Float64Array) -> Float64Array:
+        vectors: Float64Array = np.linalg.qr(rng.normal(size=like.shape))[0]
+        return vectors
+
+    return Spectrum(drawn(found.out), found.out_shares, drawn(found.width), found.width_shares, found.shape)
+
+
+def _shifted(found: dict[str, Spectrum]) -> dict[str, Spectrum]:
+    """Each weight with the directions that the same kind of weight has half of the blocks further on."""
+    kinds: dict[tuple[str, tuple[int, int]], list[str]] = {}
+    for name in sorted(found, key=lambda name: ((block_of(name) or ("", -1))[1], name)):
+        block = block_of(name)
+        kind = name.removeprefix(block[0]) if block else name
+        kinds.setdefault((kind, found[name].shape), []).append(name)
+    shifted: dict[str, Spectrum] = {}
+    for names in kinds.values():
+        away = len(names) // 2
+        shifted |= {name: found[names[(place + away) % len(names)]] for place, name in enumerate(names)}
+    return shifted

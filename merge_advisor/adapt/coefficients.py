@@ -1,0 +1,90 @@
+"""A coefficient for each adapter and module, by gradient: finer than a weight for each adapter, coarser than a LoRA."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+from merge_advisor.adapt.continuing import Continue, start_of, train_on
+from merge_advisor.adapt.workbench import Adapted, Need, Workbench
+from merge_advisor.arrays import Float32Array
+from merge_advisor.backbone.shapes import CoefficientShape
+from merge_advisor.errors import PoolError
+from merge_advisor.types import BACKWARD
+from merge_advisor.weights.updates import LowRankUpdate, along
+
+
+@dataclass(frozen=True)
+class Coefficients:
+    """Train one number for each (adapter, module) on top of the chosen merge: ΔW_m = Σ_j c_jm ΔW_jm.
+
+    Of each module the adapters take part whose updates change the loss most to first order, |⟨∂L/∂W, ΔW⟩|, at the
+    merge: by block, a few are enough (aTLAS, arXiv 2407.02880, section 5). A penalty keeps c near the merge's.
+
+    >>> Coefficients().needs()
+    'merge'
+    """
+
+    most: int = 4
+    """Adapters a module."""
+    pull: float = 0.01
+    """λ of the penalty towards the merge."""
+    folds: int = 4
+    """As of `shots`."""
+    choices: float = 1.0
+    """As of `shots`."""
+    rate: float = 1.0
+    """Factor on the finetune's rate."""
+
+    name: ClassVar[str] = "coefficients"
+    trains: ClassVar[str] = "a number for each of a few adapters and module"
+    cost: ClassVar[str] = "choosing the merge, a backward pass over the rows, and a finetune for each fold"
+
+    def __post_init__(self) -> None:
+        if self.most < 1:
+            raise ValueError(f"most={self.most}: at least one adapter a module")
+
+    def needs(self) -> Need:
+        """A merge."""
+        return "merge"
+
+    def passes(self, members: int) -> tuple[int, int]:
+        """See `Adaptation.passes`."""
+        return 1, BACKWARD
+
+    def adapt(self, bench: Workbench) -> Adapted:
+        """See `Adaptation.adapt`."""
+        begun = start_of(bench, "merge")
+        gradient = bench.gradient(begun, bench.shots or bench.learning)
+        shape = CoefficientShape(self.terms(bench, gradient), _UNIT)
+        how = Continue("merge", self.folds, self.choices, self.rate, self.pull)
+        return train_on(bench, begun, shape, how, "coefficients of adapters by module, on top of the chosen merge")
+
+    def terms(self, bench: Workbench, gradient: Mapping[str, Float32Array]) -> dict[str, tuple[LowRankUpdate, ...]]:
+        """Return the adapters' updates that take part, by parameter name.
+
+        Args:
+            bench: holds the pool.
+            gradient: of the loss, by parameter name.
+
+        Raises:
+            PoolError: no adapter of the pool changes any of these weights.
+        """
+        found: dict[str, tuple[LowRankUpdate, ...]] = {}
+        deltas = [bench.weights_of(candidate) for candidate in bench.candidates]
+        for name in bench.targets:
+            updates = [delta[name] for delta in deltas if name in delta]
+            # of a full checkpoint's update the sum would be as large as the weight, for each of them
+            low = [update for update in updates if isinstance(update, LowRankUpdate) and not update.transposed]
+            slopes = [abs(along(update, gradient[name])) for update in low]
+            best = sorted(range(len(low)), key=lambda place: (-slopes[place], place))[: self.most]
+            if best:
+                found[name] = tuple(low[place] for place in best)
+        if not found:
+            raise PoolError("no adapter of the pool changes the weights that are trained; give another `adaptation`")
+        return found
+
+
+_UNIT = 10.0
+"""Coefficient that a trained number of 1 stands for: at a rate of 0.002 a step then moves it by 0.02."""

@@ -1,0 +1,154 @@
+"""Training on from a merge: what the pool knows is where the finetune begins."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import numpy as np
+
+from merge_advisor.adapt.folds import Fold, cross_fit, mean_of, watched_out_of_fold, with_trained
+from merge_advisor.adapt.shots import settings_of
+from merge_advisor.adapt.workbench import NOTHING, Adapted, Need, Trained, TrainingRequest, Workbench
+from merge_advisor.backbone.shapes import LoraShape, Shape
+from merge_advisor.backbone.training_loss import TrainingLoss
+from merge_advisor.errors import SpecError
+from merge_advisor.merges import WeightedMerge
+from merge_advisor.types import RESIDUAL
+from merge_advisor.weights.updates import WeightDelta, inner_all
+
+STARTS = ("merge", "anchor", "mean", "random", "base")
+
+
+@dataclass(frozen=True)
+class Continue:
+    """Train on from the merge that was chosen: a fresh LoRA on top of it, the start itself a candidate throughout.
+
+    >>> Continue().needs(), Continue(start="mean").needs()
+    ('merge', 'pool')
+    """
+
+    start: str = "merge"
+    """"merge"; or, to compare it with: "anchor" (its first member alone), "mean" (of the whole pool), "random" (as many
+    random members, of the merge's norm), "base"."""
+    folds: int = 4
+    """As of `shots`."""
+    choices: float = 1.0
+    """Weight of the loss over a row's choices beside that of the right answer."""
+    rate: float = 1.0
+    """Factor on the finetune's rate."""
+    pull: float = 0.0
+    """λ of the penalty towards the start (L2-SP, arXiv 1802.01483)."""
+
+    name: ClassVar[str] = "continue"
+    trains: ClassVar[str] = "a LoRA on top of a merge"
+    cost: ClassVar[str] = "choosing the merge, and a finetune for each fold"
+
+    def __post_init__(self) -> None:
+        if self.start not in STARTS:
+            raise ValueError(f"start={self.start} is none of {', '.join(STARTS)}")
+
+    def needs(self) -> Need:
+        """A merge, unless it begins elsewhere."""
+        needed: dict[str, Need] = {"mean": "pool", "base": "nothing"}
+        return needed.get(self.start, "merge")
+
+    def passes(self, members: int) -> tuple[int, int]:
+        """See `Adaptation.passes`."""
+        return 1, 0
+
+    def adapt(self, bench: Workbench) -> Adapted:
+        """See `Adaptation.adapt`."""
+        begun = start_of(bench, self.start)
+        shape = LoraShape(bench.targets, bench.settings.rank, bench.settings.alpha)
+        return train_on(bench, begun, shape, self, f"from {_WORDS[self.start]}")
+
+    def request(self, bench: Workbench, begun: WeightedMerge, shape: Shape, fold: Fold) -> TrainingRequest:
+        """Return the finetune of one fold."""
+        return TrainingRequest(
+            shape, fold.rows, fold.out, begun, replace(bench.settings, lr=bench.settings.lr * self.rate),
+            TrainingLoss(choices=self.choices), self.pull, bench.seed,
+        )  # fmt: skip
+
+
+_WORDS = {
+    "merge": "the chosen merge", "anchor": "the anchor", "mean": "the mean of the pool",
+    "random": "random members of the merge's norm", "base": "the base",
+}  # fmt: skip
+
+
+def train_on(bench: Workbench, begun: WeightedMerge, shape: Shape, how: Continue, words: str) -> Adapted:
+    """Train numbers on top of a merge, cross-fitted; the result is the merge and the mean of what was trained.
+
+    Args:
+        bench: trains them.
+        begun: the merge.
+        shape: what is trained.
+        how: rate, terms, penalty and number of folds.
+        words: what it is trained on top of, for the report.
+    """
+    if not how.folds:
+        request = how.request(bench, begun, shape, Fold(bench.shots, bench.watch))
+        trained = bench.train(request)
+        reason = f"trained {words}: {trained.record.steps} steps on {len(bench.shots)} rows"
+        return Adapted(_on(begun, trained), (), trained.record.numbers, reason, settings_of(request))
+    fit = cross_fit(bench, lambda fold: how.request(bench, begun, shape, fold), how.folds)
+    losses = watched_out_of_fold(bench, fit, begun)
+    moved = [trained for trained in fit.trained if trained.record.steps]
+    reason = f"trained {words}: the mean of {len(fit.trained)} updates, each trained without one part of the rows"
+    if not moved:
+        reason = f"training on {words} lowered the loss of no part of the rows that was left out: the start itself"
+    merge = with_trained(begun, mean_of(bench, fit), 1.0) if moved else begun
+    settings = settings_of(how.request(bench, begun, shape, fit.folds[0])) | {"folds": len(fit.folds)}
+    return Adapted(merge, tuple(losses.tolist()), fit.numbers, reason, settings)
+
+
+def _on(begun: WeightedMerge, trained: Trained) -> WeightedMerge:
+    return with_trained(begun, trained.candidate, 1.0 if trained.record.steps else 0.0)
+
+
+def start_of(bench: Workbench, name: str) -> WeightedMerge:
+    """Return where training begins.
+
+    Args:
+        bench: holds merge and pool.
+        name: one of `STARTS`.
+
+    Raises:
+        SpecError: the chosen merge is no sum of weight deltas, so nothing trained beside it can be added to it.
+    """
+    if name == "base":
+        return NOTHING
+    if name == "mean":
+        share = 1 / len(bench.candidates)
+        return WeightedMerge(tuple((candidate, share) for candidate in bench.candidates))
+    merge = bench.merge.without_zeros()
+    if merge.members and merge.composition.partition(":")[0].strip() not in ("exact", "task_arithmetic"):
+        raise SpecError(
+            f"composition {merge.composition} is no plain sum, so an adapter trained on top cannot be a member of it; "
+            "give `composition=exact`, or `adaptation=none`"
+        )
+    if name == "anchor" and merge.members:
+        return WeightedMerge(((merge.candidates[0], 1.0),))
+    if name == "random" and merge.members:
+        return _random(bench, merge)
+    return merge
+
+
+def _random(bench: Workbench, merge: WeightedMerge) -> WeightedMerge:
+    rng = np.random.default_rng(bench.seed)
+    order = rng.permutation(len(bench.candidates))[: len(merge.members)]
+    members = [bench.candidates[int(place)] for place in order]
+    deltas = {candidate.fingerprint: bench.weights_of(candidate) for candidate in (*members, *merge.candidates)}
+
+    def norm(weighted: list[tuple[WeightDelta, float]]) -> float:
+        products = ((w * v, inner_all(one, other)) for one, w in weighted for other, v in weighted)
+        return float(np.sqrt(max(sum(weight * product for weight, product in products), 0.0)))
+
+    equal = [(deltas[member.fingerprint], 1 / len(members)) for member in members]
+    wanted = norm([(deltas[candidate.fingerprint], weight) for candidate, weight in merge.members])
+    scale = wanted / (norm(equal) or 1.0)
+    return WeightedMerge(tuple((member, scale / len(members)) for member in members))
+
+
+__all__ = ["RESIDUAL", "Continue", "start_of", "train_on"]

@@ -1,0 +1,147 @@
+"""Cross-fitting: every row is judged by a model that was not trained on it, and all rows are trained on.
+
+The rows are cut into F folds. F models are trained, each without one fold, which says when it stops and judges it.
+Their mean (of the updates, each at 1/F) is the result: it has seen all rows, and costs no further training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from merge_advisor.adapt.workbench import Trained, TrainingRequest, Workbench
+from merge_advisor.arrays import Float64Array
+from merge_advisor.compose.exact import Exact
+from merge_advisor.merges import WeightedMerge
+from merge_advisor.types import RESIDUAL, Candidate, Row
+
+FOLDS = 4
+"""Of 20 rows each is then judged by a model that was trained on 15."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Fold:
+    """Rows to train on, and those left out.
+
+    >>> Fold(rows=(Row("a", "b"),), out=(Row("c", "d"),)).out[0].output
+    'd'
+    """
+
+    rows: tuple[Row, ...]
+    out: tuple[Row, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CrossFit:
+    """What cross-fitting gave.
+
+    >>> CrossFit((), ()).trained
+    ()
+    """
+
+    folds: tuple[Fold, ...]
+    trained: tuple[Trained, ...]
+    """One model a fold."""
+
+    @property
+    def numbers(self) -> int:
+        """How many numbers each of them trained."""
+        return max((trained.record.numbers for trained in self.trained), default=0)
+
+
+def folds_of(tasks: Sequence[Sequence[Row]], count: int = FOLDS) -> tuple[Fold, ...]:
+    """Return folds of the rows, each with about the same share of every task.
+
+    >>> rows = [Row(f"say {n}", f"{n}") for n in range(5)]
+    >>> [[row.output for row in fold.out] for fold in folds_of([rows], 2)]
+    [['0', '2', '4'], ['1', '3']]
+
+    Args:
+        tasks: the rows, task by task; all together at least two.
+        count: F; fewer where there are fewer rows.
+    """
+    # by place: the rows of a task stand in an order of their hashes
+    places = [(place, row) for rows in tasks for place, row in enumerate(rows)]
+    count = min(count, len(places))
+    if len(tasks) > 1 and max(map(len, tasks)) < count:  # tiny tasks: one place after the other over all of them
+        places = [(number, row) for number, (_, row) in enumerate(places)]
+    folds = []
+    for number in range(count):
+        out = tuple(row for place, row in places if place % count == number)
+        kept = tuple(row for place, row in places if place % count != number)
+        if out and kept:
+            folds.append(Fold(kept, out))
+    return tuple(folds)
+
+
+def cross_fit(bench: Workbench, request: Callable[[Fold], TrainingRequest], count: int = FOLDS) -> CrossFit:
+    """Train one model a fold.
+
+    Args:
+        bench: trains them.
+        request: what to train on a fold.
+        count: F.
+    """
+    folds = folds_of(bench.tasks, count)
+    return CrossFit(folds, tuple(bench.train(request(fold)) for fold in folds))
+
+
+def out_of_fold(bench: Workbench, fit: CrossFit, model: Callable[[Trained], WeightedMerge]) -> Float64Array:
+    """Return the loss of each row learned from under the model of the fold that it was left out of.
+
+    Args:
+        bench: measures them.
+        fit: the folds and their models.
+        model: the merge that a fold's trained adapter becomes part of.
+
+    Returns:
+        (n,) float64 in the order of `bench.learning`.
+    """
+    found: dict[str, float] = {}
+    for fold, trained in zip(fit.folds, fit.trained, strict=True):
+        losses = bench.losses(model(trained), fold.out)
+        found |= dict(zip([row.digest for row in fold.out], losses.tolist(), strict=True))
+    return np.array([found[row.digest] for row in bench.learning])
+
+
+def watched_out_of_fold(bench: Workbench, fit: CrossFit, start: WeightedMerge) -> Float64Array:
+    """Return the same of each fold's model at weight 1, from what training saw; only what it did not see is measured.
+
+    Args:
+        bench: measures what is missing.
+        fit: the folds and their models.
+        start: what they were trained on top of.
+    """
+    if not all(trained.record.rows for trained in fit.trained):
+        return out_of_fold(bench, fit, lambda trained: with_trained(start, trained.candidate, 1.0))
+    found: dict[str, float] = {}
+    for fold, trained in zip(fit.folds, fit.trained, strict=True):
+        found |= dict(zip([row.digest for row in fold.out], trained.record.rows, strict=True))
+    return np.array([found[row.digest] for row in bench.learning])
+
+
+def with_trained(start: WeightedMerge, candidate: Candidate, weight: float) -> WeightedMerge:
+    """Return a merge with a trained adapter beside its members.
+
+    Args:
+        start: the merge.
+        candidate: the adapter.
+        weight: of it; 0 leaves it out.
+    """
+    if not weight:
+        return start
+    return WeightedMerge((*start.members, (candidate, weight)), start.composition, start.layers, start.rank)
+
+
+def mean_of(bench: Workbench, fit: CrossFit, name: str = RESIDUAL) -> Candidate:
+    """Return the mean of the folds' adapters as one adapter: their factors side by side, F times the rank.
+
+    Args:
+        bench: keeps it.
+        fit: the folds' models.
+        name: id of the adapter.
+    """
+    deltas = [bench.weights_of(trained.candidate) for trained in fit.trained]
+    return bench.keep(Exact().compose(deltas, [1 / len(deltas)] * len(deltas)), name)

@@ -1,0 +1,285 @@
+"""What an adaptation may use, and what it answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ClassVar, Literal, NoReturn, Protocol
+
+import numpy as np
+
+from merge_advisor.backbone.training_loss import ANSWER_ALONE, TrainingLoss
+from merge_advisor.errors import InputError
+from merge_advisor.json_form import STRICT, digest_of
+from merge_advisor.merges import WeightedMerge
+from merge_advisor.options import FinetuneSettings
+from merge_advisor.types import Candidate, Row
+
+if TYPE_CHECKING:
+    from merge_advisor.arrays import Float32Array, Float64Array
+    from merge_advisor.backbone.shapes import Shape
+    from merge_advisor.weights.updates import WeightDelta
+
+Need = Literal["nothing", "pool", "merge"]
+"""What has to be there before an adaptation begins: the rows alone, the pool's weights, or a chosen merge as well."""
+NOTHING = WeightedMerge()
+"""The merge of nothing: the base."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TrainingRequest:
+    """One finetune: what is trained, from where, on what.
+
+    >>> from merge_advisor.backbone.shapes import LoraShape
+    >>> request = TrainingRequest(LoraShape(("q.weight",), 8, 16.0), rows=(Row("2 + 2", "4"),))
+    >>> request.start.members, request.settings.lr
+    ((), 0.002)
+    """
+
+    shape: Shape
+    rows: tuple[Row, ...]
+    """Rows trained on, at least one."""
+    watch: tuple[Row, ...] = ()
+    """Rows that say when to stop; none of those trained on."""
+    start: WeightedMerge = NOTHING
+    """What is placed on the base before and while the numbers are trained."""
+    settings: FinetuneSettings = field(default_factory=FinetuneSettings)
+    terms: TrainingLoss = ANSWER_ALONE
+    pull: float = 0.0
+    """λ of the penalty towards the start, see `finetune.Pull`."""
+    seed: int = 0
+
+    @property
+    def key(self) -> list[object]:
+        """JSON values of all that the result depends on beside base, template and dtype."""
+        parts = [[row.digest for row in part] for part in (self.rows, self.watch)]
+        settings = {name: getattr(self.settings, name) for name in type(self.settings).__slots__}
+        terms = [getattr(self.terms, name) for name in type(self.terms).__slots__]
+        return [self.shape.digest, parts, self.start.key, settings, terms, self.pull, self.seed]
+
+    @property
+    def digest(self) -> str:
+        """Sha256 of `key`."""
+        return digest_of(self.key)
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingRecord:
+    """How something was trained.
+
+    >>> TrainingRecord(steps=8, taken=16, watched=(1.2, 1.1), rows=(1.1,), numbers=256, forwards=204).steps
+    8
+    """
+
+    __pydantic_config__ = STRICT
+
+    steps: int
+    """Optimiser steps behind it; 0: what it began with was best."""
+    taken: int
+    """Optimiser steps taken."""
+    watched: tuple[float, ...]
+    """Mean loss on the watched rows at each check."""
+    rows: tuple[float, ...]
+    """Loss of each watched row at the least mean; none where nothing was watched."""
+    numbers: int
+    """How many numbers were trained."""
+    forwards: int
+    """Cost in forward passes over one row."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """A trained adapter and how it came about.
+
+    >>> record = TrainingRecord(steps=8, taken=16, watched=(), rows=(), numbers=256, forwards=192)
+    >>> Trained(Candidate("residual", "adapter", "cache/trained/x/residual"), record).record.numbers
+    256
+    """
+
+    candidate: Candidate
+    record: TrainingRecord
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One way to use rows and pool, as `auto` compared it.
+
+    >>> Option("continue", loss=1.04, error=0.05, forwards=240).name
+    'continue'
+    """
+
+    __pydantic_config__ = STRICT
+
+    name: str
+    loss: float
+    """Mean loss on the rows, each held out of the training it is judged by."""
+    error: float
+    """Standard error of its difference to the best one's loss; 0 of the best itself."""
+    forwards: int
+    """What it cost, in forward passes over one row."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Adapted:
+    """The model an adaptation makes.
+
+    >>> Adapted(NOTHING, losses=(1.0, 2.0), reason="nothing is better than the base").loss
+    1.5
+    """
+
+    merge: WeightedMerge
+    """Members of the pool with their weights, and what was trained at its own."""
+    losses: tuple[float, ...] = ()
+    """Loss of each row learned from, in their order, under models that were not trained on it; empty where none was."""
+    numbers: int = 0
+    """How many numbers were trained for it."""
+    reason: str = ""
+    """What was done, in one sentence."""
+    settings: Mapping[str, object] = field(default_factory=dict)
+    """What the training can be done again by: seed, rate, steps, terms."""
+    options: tuple[Option, ...] = ()
+    """What else was compared, the best first; of `auto`."""
+    name: str = ""
+    """Name of the adaptation that made it, where another one (`auto`) chose."""
+    without_pool: WeightedMerge | None = None
+    """The LoRA of the rows alone, as strong as it was made on the way; None where none was made."""
+
+    @property
+    def loss(self) -> float:
+        """Mean of `losses`."""
+        return float(np.mean(self.losses)) if self.losses else float("nan")
+
+
+@dataclass(eq=False)
+class Workbench:
+    """Rows, pool and chosen merge, and what can be done with them; counts the forward passes it takes.
+
+    The callables measure and train on demand, and what was done before is remembered, so an adaptation may simply call
+    them. Costs are nominal: what is remembered counts in full.
+
+    >>> bench = Workbench(tasks=((Row("2 + 2", "4"), Row("2 + 3", "5")),), tuning=frozenset())
+    >>> [row.output for row in bench.learning], bench.merge == NOTHING
+    (['4', '5'], True)
+    """
+
+    tasks: tuple[tuple[Row, ...], ...]
+    """The rows learned from, task by task: shots, then tuning rows."""
+    tuning: frozenset[str]
+    """Digests of the tuning rows among them."""
+    merge: WeightedMerge = NOTHING
+    """What the strategy chose."""
+    candidates: tuple[Candidate, ...] = ()
+    """The pool."""
+    targets: tuple[str, ...] = ()
+    """Names of the parameters that a LoRA changes."""
+    settings: FinetuneSettings = field(default_factory=FinetuneSettings)
+    seed: int = 0
+    run_training: Callable[[TrainingRequest], Trained] = field(repr=False, default=lambda request: _absent())
+    run_losses: Callable[[WeightedMerge, Sequence[Row]], list[float]] = field(
+        repr=False, default=lambda merge, rows: _absent()
+    )
+    run_gradient: Callable[[WeightedMerge, Sequence[Row]], Mapping[str, Float32Array]] = field(
+        repr=False, default=lambda merge, rows: _absent()
+    )
+    weights_of: Callable[[Candidate], WeightDelta] = field(repr=False, default=lambda candidate: {})
+    keep: Callable[[WeightDelta, str], Candidate] = field(repr=False, default=lambda delta, name: _absent())
+    """Write a weight delta as an adapter under an id, and return it as a candidate."""
+    forwards: int = 0
+    """Forward passes over one row so far; a backward pass counts as two."""
+    _charged: set[str] = field(repr=False, default_factory=set)
+
+    @property
+    def learning(self) -> tuple[Row, ...]:
+        """All rows learned from."""
+        return tuple(row for rows in self.tasks for row in rows)
+
+    @property
+    def shots(self) -> tuple[Row, ...]:
+        """The rows that are not for tuning."""
+        return tuple(row for row in self.learning if row.digest not in self.tuning)
+
+    @property
+    def watch(self) -> tuple[Row, ...]:
+        """The tuning rows."""
+        return tuple(row for row in self.learning if row.digest in self.tuning)
+
+    def train(self, request: TrainingRequest) -> Trained:
+        """Return what a request trains.
+
+        Raises:
+            InputError: the loss became infinite; a smaller rate is needed.
+            RunError: the cache cannot be written.
+        """
+        trained = self.run_training(request)
+        # once: adaptations that are compared with each other share what they train
+        self.forwards += trained.record.forwards if request.digest not in self._charged else 0
+        self._charged.add(request.digest)
+        return trained
+
+    def losses(self, merge: WeightedMerge, rows: Sequence[Row]) -> Float64Array:
+        """Return what each row is judged by: nats over its choices where it has some, else nats per token.
+
+        Args:
+            merge: the model.
+            rows: n rows, none of them trained on.
+
+        Returns:
+            (n,) float64.
+        """
+        asked = {f"{merge.digest} {row.digest}" for row in rows} - self._charged
+        self.forwards += len(asked)
+        self._charged |= asked
+        return np.asarray(self.run_losses(merge, rows), dtype=np.float64)
+
+    def gradient(self, merge: WeightedMerge, rows: Sequence[Row]) -> Mapping[str, Float32Array]:
+        """Return the gradient of the mean loss of rows at a merge, by parameter name.
+
+        Args:
+            merge: where it is taken.
+            rows: the rows.
+        """
+        from merge_advisor.types import BACKWARD
+
+        self.forwards += BACKWARD * len(rows)
+        return self.run_gradient(merge, rows)
+
+
+def _absent() -> NoReturn:
+    raise InputError("this workbench has no model")
+
+
+class Adaptation(Protocol):
+    """What the registry's adaptations look like; the package docstring is the contract.
+
+    >>> from merge_advisor import registry
+    >>> adaptation: Adaptation = registry.build("adaptation", "continue:pull=0.1")
+    >>> adaptation.name, adaptation.needs()
+    ('continue', 'merge')
+    """
+
+    name: ClassVar[str]
+    trains: ClassVar[str]
+    cost: ClassVar[str]
+
+    def needs(self) -> Need:
+        """Return what has to be there before it begins."""
+        ...
+
+    def passes(self, members: int) -> tuple[int, int]:
+        """Return how many finetunes it makes in each fold, and how many passes over all rows it measures, at most.
+
+        Args:
+            members: of the merge that was chosen.
+        """
+        ...
+
+    def adapt(self, bench: Workbench) -> Adapted:
+        """Return the model made of rows and pool.
+
+        Args:
+            bench: rows, pool and merge, and what can be done with them.
+
+        Raises:
+            MergeAdvisorError: whatever training and measuring refuse.
+        """
+        ...

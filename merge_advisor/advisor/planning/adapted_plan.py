@@ -1,0 +1,114 @@
+"""The adaptation of a plan: from the merge that was chosen to the model that is written."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from merge_advisor import registry
+from merge_advisor.adapt.workbench import NOTHING
+from merge_advisor.advisor.measuring.meter import BASE
+from merge_advisor.advisor.measuring.shots_lora import target_parameters
+from merge_advisor.advisor.planning.adapting import AdaptationRequest, adapt_merge, row_losses_by
+from merge_advisor.advisor.planning.choosing import ChosenMerge, members_of
+from merge_advisor.advisor.runs.run_folder import AdaptationReport
+from merge_advisor.merges import recipe_of
+from merge_advisor.types import SHOTS_LORA, TRAINED, Candidate, Task
+
+if TYPE_CHECKING:
+    from merge_advisor.adapt.workbench import Adapted
+    from merge_advisor.advisor.measuring.deltas import EmbeddedCandidates
+    from merge_advisor.advisor.measuring.session import Session
+    from merge_advisor.advisor.measuring.shots_lora import ShotsLora
+    from merge_advisor.merges import WeightedMerge
+    from merge_advisor.options import PlanOptions
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class AdaptedPlan:
+    """What a plan comes to: the model, how it was made, and the adapters that were trained for it.
+
+    >>> AdaptedPlan.__slots__
+    ('chosen', 'report', 'trained', 'forwards')
+    """
+
+    chosen: ChosenMerge
+    """The selection, what was trained among its members, and the model itself."""
+    report: AdaptationReport
+    trained: tuple[Candidate, ...]
+    """Adapters that go into the run folder: `shots_lora` always, `residual` where something was trained on top."""
+    forwards: int
+    """Cost in forward passes over one row."""
+
+
+def adapt_chosen(
+    session: Session, tasks: Sequence[Task], embedded: EmbeddedCandidates, chosen: ChosenMerge, lora: ShotsLora,
+    options: PlanOptions,
+) -> AdaptedPlan:  # fmt: skip
+    """Return the model that the plan's adaptation makes of the chosen merge and the rows.
+
+    Args:
+        session: base, pool and store.
+        tasks: the tasks.
+        embedded: the pool's candidates.
+        chosen: what the strategy chose.
+        lora: the LoRA that embeds the task; it is `shots_lora` where the adaptation makes no better one.
+        options: the adaptation, and how a finetune is made.
+
+    Raises:
+        SpecError: no such adaptation, or one that cannot go on from this merge.
+        InputError: a loss became infinite; a smaller rate is needed.
+    """
+    name = registry.build("adaptation", options.adaptation).name
+    if name == "none":
+        report = AdaptationReport(options.adaptation, name, "the merge as it was chosen", 0)
+        return AdaptedPlan(chosen, report, (lora.candidate,), 0)
+    start = recipe_of(chosen.merge, session.local.base, session.model.template.name)
+    request = AdaptationRequest(
+        options.adaptation, tuple(tasks), tuple(target_parameters(session.local, embedded.candidates)), chosen.merge,
+        embedded.candidates, options.choose_by, options.finetune, options.seed,
+    )  # fmt: skip
+    adapted, forwards = adapt_merge(session.meter, session.cache, request)
+    shots, scale = _shots_lora(adapted, lora.candidate)
+    report = AdaptationReport(
+        options.adaptation, adapted.name or name, adapted.reason, adapted.numbers,
+        {key: value for key, value in adapted.settings.items() if isinstance(value, (str, int, float, bool))},
+        adapted.options, _predicted(session, tasks, adapted, options), start, scale,
+    )  # fmt: skip
+    merge = adapted.merge
+    if not merge.members:  # the base: a recipe names the members that were looked at, at weight 0
+        merge = chosen.merge.with_weights([0.0] * len(chosen.merge.members))
+    trained = {shots.id: shots} | {c.id: c for c in merge.candidates if c.id in TRAINED}
+    return AdaptedPlan(_selected(session, chosen, merge, adapted), report, tuple(trained.values()), forwards)
+
+
+def _shots_lora(adapted: Adapted, single: Candidate) -> tuple[Candidate, float]:
+    """The LoRA of the rows alone and its scale: that of the adaptation where it made one.
+
+    One that is a member of the model goes first: a run folder holds one adapter of that name.
+    """
+    for merge in (adapted.merge, adapted.without_pool):
+        for candidate, weight in merge.members if merge else ():
+            if candidate.id == SHOTS_LORA:
+                alone = next((w for c, w in (adapted.without_pool or NOTHING).members if c == candidate), None)
+                return candidate, (weight if merge is adapted.without_pool else 1.0) if alone is None else alone
+    return single, 1.0
+
+
+def _predicted(session: Session, tasks: Sequence[Task], adapted: Adapted, options: PlanOptions) -> float | None:
+    if not adapted.losses:
+        return None
+    rows = [row for task in tasks for row in (*task.shots, *task.tuning)]
+    base = row_losses_by(session.meter, tasks, options.choose_by)(BASE, rows)
+    return sum(base) / len(base) - adapted.loss
+
+
+def _selected(session: Session, chosen: ChosenMerge, merge: WeightedMerge, adapted: Adapted) -> ChosenMerge:
+    """The selection of the model: members keep what choosing found of them, what was trained has no such numbers."""
+    known = {member.id: member for member in chosen.selection.members}
+    gains = [known[c.id].gain if c.id in known else None for c in merge.candidates]
+    similarity = {member.id: member.similarity for member in known.values() if member.similarity is not None}
+    members = members_of(merge, session.weights, gains, similarity)
+    stopped = f"{chosen.selection.stopped}; {adapted.reason}"
+    return ChosenMerge(replace(chosen.selection, members=members, stopped=stopped), merge, chosen.used)

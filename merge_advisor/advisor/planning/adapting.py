@@ -1,0 +1,126 @@
+"""Making one model of the rows and the merge that was chosen: an adaptation on what measures and trains."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from merge_advisor import registry
+from merge_advisor.adapt.workbench import NOTHING, Workbench
+from merge_advisor.advisor.measuring.meter import loss_kind_of
+from merge_advisor.advisor.measuring.trainer import Trainer
+from merge_advisor.merges import WeightedMerge
+from merge_advisor.options import FinetuneSettings
+from merge_advisor.types import Candidate, LossKind, Row, Task
+
+if TYPE_CHECKING:
+    from merge_advisor.adapt.workbench import Adaptation, Adapted
+    from merge_advisor.advisor.measuring.meter import MergeMeter
+    from merge_advisor.arrays import Float32Array
+    from merge_advisor.types import ChooseBy
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class AdaptationRequest:
+    """How to adapt.
+
+    >>> AdaptationRequest("continue", (), targets=("q.weight",)).seed
+    0
+    """
+
+    adaptation: str
+    """Spec of the adaptation."""
+    tasks: tuple[Task, ...]
+    targets: tuple[str, ...]
+    """Parameters that a LoRA changes."""
+    merge: WeightedMerge = NOTHING
+    """What the strategy chose."""
+    candidates: tuple[Candidate, ...] = ()
+    """The pool."""
+    choose_by: ChooseBy = "auto"
+    """What rows are judged by."""
+    settings: FinetuneSettings = field(default_factory=FinetuneSettings)
+    seed: int = 0
+
+
+def adapt_merge(meter: MergeMeter, cache: Path, request: AdaptationRequest) -> tuple[Adapted, int]:
+    """Return the model that an adaptation makes, and what it cost in forward passes over one row.
+
+    Args:
+        meter: puts models on the base.
+        cache: folder of what is trained.
+        request: how to adapt, from what.
+
+    Raises:
+        SpecError: no such adaptation, or one that cannot go on from this merge.
+        InputError: a loss became infinite; a smaller rate is needed.
+        RunError: the cache cannot be written.
+    """
+    kinds = kinds_of(request.tasks, request.choose_by)
+    trainer = Trainer(meter, cache, kinds)
+
+    def gradient(merge: WeightedMerge, rows: Sequence[Row]) -> Mapping[str, Float32Array]:
+        return meter.gradient(rows, request.targets, merge, kinds.get(rows[0].digest, "loss"))
+
+    bench = Workbench(
+        tasks=tuple((*task.shots, *task.tuning) for task in request.tasks),
+        tuning=frozenset(row.digest for task in request.tasks for row in task.tuning),
+        merge=request.merge,
+        candidates=request.candidates,
+        targets=request.targets,
+        settings=request.settings,
+        seed=request.seed,
+        run_training=trainer.train,
+        run_losses=row_losses_by(meter, request.tasks, request.choose_by),
+        run_gradient=gradient,
+        weights_of=meter.weights.of,
+        keep=trainer.keep,
+    )
+    adaptation: Adaptation = registry.build("adaptation", request.adaptation)
+    adapted = adaptation.adapt(bench)
+    return adapted, bench.forwards
+
+
+def row_losses_by(
+    meter: MergeMeter, tasks: Sequence[Task], by: ChooseBy
+) -> Callable[[WeightedMerge, Sequence[Row]], list[float]]:
+    """Return what gives the loss of each row learned from under a merge, by what its task is judged by.
+
+    Args:
+        meter: measures them.
+        tasks: the tasks.
+        by: what the user asks for.
+    """
+    kinds = kinds_of(tasks, by)
+    both: tuple[LossKind, ...] = ("loss", "choices")
+
+    def losses(merge: WeightedMerge, rows: Sequence[Row]) -> list[float]:
+        found: dict[str, float] = {}
+        for kind in both:
+            part = [row for row in rows if kinds.get(row.digest, "loss") == kind]
+            if part:
+                found |= dict(zip([row.digest for row in part], meter.losses(merge, part, kind), strict=True))
+        return [found[row.digest] for row in rows]
+
+    return losses
+
+
+def kinds_of(tasks: Sequence[Task], by: ChooseBy) -> dict[str, LossKind]:
+    """Return what each row learned from is judged by, by its digest: as choosing among the pool judges its task.
+
+    Args:
+        tasks: the tasks.
+        by: what the user asks for.
+
+    Raises:
+        TaskError: the choices are asked for, and a row has none.
+    """
+    kinds: dict[str, LossKind] = {}
+    for task in tasks:
+        kind = loss_kind_of(task.choosing, by)
+        rows = (*task.shots, *task.tuning)
+        # the rows that choose may all have choices where one of the others has none
+        kinds |= {row.digest: kind if row.choices or kind == "loss" else "loss" for row in rows}
+    return kinds

@@ -1,0 +1,303 @@
+"""What a finetune trains: a rule from a few numbers to the update of each weight it changes.
+
+Each is a pair of factors a module, ΔW = B A, of which all, one, or a small core between fixed ones is trained. A
+finetune sees the factors only (`Trainable.factors`), so that all of them train, stop and are written alike.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from merge_advisor.arrays import Float32Array
+from merge_advisor.weights.updates import LowRankUpdate, WeightDelta
+
+if TYPE_CHECKING:
+    import torch
+
+    from merge_advisor.backbone.model import Backbone
+
+
+class Trainable:
+    """Numbers that are trained, and the factors of each changed weight that follow from them.
+
+    >>> trainable = Trainable(["model.layers.0.self_attn.q_proj.weight"])
+    >>> trainable.names, trainable.size
+    (('model.layers.0.self_attn.q_proj.weight',), 0)
+    """
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self.names = tuple(sorted(names))
+        self.numbers: dict[str, tuple[torch.Tensor, ...]] = {}
+        """By parameter name, the tensors that are trained."""
+
+    @property
+    def size(self) -> int:
+        """How many numbers are trained."""
+        return sum(tensor.numel() for tensors in self.numbers.values() for tensor in tensors)
+
+    @property
+    def parameters(self) -> list[torch.Tensor]:
+        """The tensors that are trained, in the order of the names."""
+        return [tensor for name in self.names for tensor in self.numbers[name]]
+
+    def factors(self, name: str) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return A (r, in) and B (out, r) of one weight, differentiable: ΔW = B A."""
+        raise NotImplementedError
+
+    def distance(self, name: str) -> torch.Tensor:
+        """Return what a penalty takes the square norm of, as a scalar: ‖ΔW‖² (Frobenius) unless a prior says otherwise.
+
+        tr(AᵀBᵀBA) = Σ (BᵀB) ∘ (AAᵀ), without the dense matrix.
+        """
+        a, b = self.factors(name)
+        return ((b.T @ b) * (a @ a.T)).sum()
+
+    def delta(self) -> WeightDelta:
+        """Return the trained update, in numpy."""
+        import torch
+
+        with torch.no_grad():
+            found = {name: self.factors(name) for name in self.names}
+            return {name: LowRankUpdate(_numpy(a), _numpy(b)) for name, (a, b) in found.items()}
+
+    def attach(self, backbone: Backbone) -> list[torch.utils.hooks.RemovableHandle]:
+        """Let the base run with the update beside each weight, until the handles are removed."""
+        return [self._hook(backbone, name) for name in self.names]
+
+    def _hook(self, backbone: Backbone, name: str) -> torch.utils.hooks.RemovableHandle:
+        import torch
+
+        linear = torch.nn.functional.linear
+
+        def forward(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
+            a, b = self.factors(name)
+            return output + linear(linear(inputs[0].to(a.dtype), a), b).to(output.dtype)
+
+        return backbone.modules[name.removesuffix(".weight")].register_forward_hook(forward)
+
+
+class LoraFactors(Trainable):
+    """Both factors of a LoRA (arXiv 2106.09685): A drawn or given, B zero, ΔW = alpha/r · B A.
+
+    >>> from merge_advisor.backbone.model import load_backbone
+    >>> from pathlib import Path
+    >>> backbone = load_backbone(Path("base"), threads=1)
+    >>> import torch
+    >>> name = "model.layers.0.self_attn.q_proj.weight"
+    >>> lora = LoraFactors(backbone, [name], rank=4, alpha=8, generator=torch.Generator().manual_seed(0))
+    >>> lora.size, float(abs(lora.delta()[name].dense()).max())
+    (256, 0.0)
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        names: Sequence[str],
+        *,
+        rank: int,
+        alpha: float,
+        generator: torch.Generator,
+        given: Mapping[str, Float32Array] | None = None,
+    ) -> None:
+        """Draw A as PEFT does (uniform ±1/sqrt(in), Kaiming with a = sqrt(5)), or take it.
+
+        Args:
+            backbone: a base.
+            names: the weights to change.
+            rank: r.
+            alpha: of the scale alpha / r.
+            generator: draws A, in the order of the names.
+            given: rows of A by name, (≤ r, in) orthonormal; they replace drawn rows at the length those have.
+        """
+        import torch
+
+        super().__init__(names)
+        self._scale = alpha / rank
+        for name in self.names:
+            out, width = backbone.parameters[name].shape
+            bound = 1 / math.sqrt(width)  # sqrt(6 / ((1 + 5) · width)): Kaiming's bound for a = sqrt(5)
+            a = (torch.rand(rank, width, generator=generator) * 2 - 1) * bound
+            if given is not None:
+                rows = torch.from_numpy(given[name])[:rank]
+                # a drawn row has about this length: 1/sqrt(3) of a uniform in ±1/sqrt(in)
+                a[: len(rows)] = rows / math.sqrt(3)
+            b = torch.zeros(out, rank)
+            self.numbers[name] = (_parameter(a, backbone), _parameter(b, backbone))
+
+    def factors(self, name: str) -> tuple[torch.Tensor, torch.Tensor]:
+        """A and s·B."""
+        a, b = self.numbers[name]
+        return a, b * self._scale
+
+    def delta(self) -> WeightDelta:
+        """A, B and the scale apart, as PEFT keeps them."""
+        return {name: LowRankUpdate(_numpy(a), _numpy(b), self._scale) for name, (a, b) in self.numbers.items()}
+
+
+class BasisFactors(Trainable):
+    """A core between fixed directions: ΔW = U C V (K² numbers), or ΔW = U C with V left out (K · in numbers).
+
+    >>> import numpy as np
+    >>> from merge_advisor.backbone.model import load_backbone
+    >>> from pathlib import Path
+    >>> backbone, name = load_backbone(Path("base"), threads=1), "model.layers.0.self_attn.q_proj.weight"
+    >>> eye = np.eye(32, dtype=np.float32)
+    >>> BasisFactors(backbone, {name: (eye[:, :4], eye[:4])}, unit=0.1).size
+    16
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        directions: Mapping[str, tuple[Float32Array, Float32Array | None]],
+        *,
+        unit: float,
+    ) -> None:
+        """Start at ΔW = 0.
+
+        Args:
+            backbone: a base.
+            directions: by parameter name U (out, K) with orthonormal columns, and V (K, in) with orthonormal rows or
+                None for any input.
+            unit: the size of ΔW's entries in these directions that a trained number of 1 stands for.
+        """
+        import torch
+
+        super().__init__(list(directions))
+        self._fixed: dict[str, tuple[torch.Tensor, torch.Tensor | None]] = {}
+        for name in self.names:
+            u, v = directions[name]
+            rows = torch.from_numpy(u * unit).to(backbone.device)
+            columns = None if v is None else torch.from_numpy(v).to(backbone.device)
+            self._fixed[name] = rows, columns
+            wide = u.shape[1] if v is None else v.shape[0]
+            core = torch.zeros(u.shape[1], backbone.parameters[name].shape[1] if v is None else wide)
+            self.numbers[name] = (_parameter(core, backbone),)
+
+    def factors(self, name: str) -> tuple[torch.Tensor, torch.Tensor]:
+        """C V and U."""
+        (core,) = self.numbers[name]
+        rows, columns = self._fixed[name]
+        return (core if columns is None else core @ columns), rows
+
+
+class WhitenedFactors(Trainable):
+    """A LoRA in the coordinates of a Gaussian prior: ΔW = s · Σ_out^½ B A Σ_in^½, both factors trained.
+
+    A step of the optimiser goes further along directions in which the prior has more variance, and the penalty is the
+    prior's own quadratic form, so no direction is forbidden and those of the pool are cheap.
+
+    >>> import numpy as np
+    >>> from merge_advisor.backbone.model import load_backbone
+    >>> from pathlib import Path
+    >>> backbone, name = load_backbone(Path("base"), threads=1), "model.layers.0.self_attn.q_proj.weight"
+    >>> root = np.eye(32, dtype=np.float32)
+    >>> import torch
+    >>> generator = torch.Generator().manual_seed(0)
+    >>> WhitenedFactors(backbone, {name: (root, root)}, rank=4, alpha=8, generator=generator).size
+    256
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        roots: Mapping[str, tuple[Float32Array, Float32Array]],
+        *,
+        rank: int,
+        alpha: float,
+        generator: torch.Generator,
+    ) -> None:
+        """Start at ΔW = 0.
+
+        Args:
+            backbone: a base.
+            roots: by parameter name Σ_out^½ (out, out) and Σ_in^½ (in, in), each of mean squared row norm 1.
+            rank: r.
+            alpha: of the scale alpha / r.
+            generator: draws A.
+        """
+        import torch
+
+        super().__init__(list(roots))
+        self._lora = LoraFactors(backbone, self.names, rank=rank, alpha=alpha, generator=generator)
+        self.numbers = self._lora.numbers
+        self._roots = {
+            name: tuple(torch.from_numpy(root).to(backbone.device) for root in pair) for name, pair in roots.items()
+        }
+
+    def factors(self, name: str) -> tuple[torch.Tensor, torch.Tensor]:
+        """A Σ_in^½ and s · Σ_out^½ B."""
+        a, b = self._lora.factors(name)
+        out, width = self._roots[name]
+        return a @ width, out @ b
+
+    def distance(self, name: str) -> torch.Tensor:
+        """tr(Σ_out⁻¹ ΔW Σ_in⁻¹ ΔWᵀ), which is ‖s · B A‖² in these coordinates."""
+        return self._lora.distance(name)
+
+
+class Coefficients(Trainable):
+    """One number for each (adapter, module): ΔW = Σ_j c_j ΔW_j, beginning at zero.
+
+    Task vectors scaled block by block, as in aTLAS (arXiv 2407.02880).
+
+    >>> import numpy as np
+    >>> from merge_advisor.backbone.model import load_backbone
+    >>> from pathlib import Path
+    >>> backbone, name = load_backbone(Path("base"), threads=1), "model.layers.0.self_attn.q_proj.weight"
+    >>> update = LowRankUpdate(np.ones((1, 32), np.float32), np.ones((32, 1), np.float32))
+    >>> Coefficients(backbone, {name: [update, update]}, unit=0.5).size
+    2
+    """
+
+    def __init__(self, backbone: Backbone, terms: Mapping[str, Sequence[LowRankUpdate]], *, unit: float) -> None:
+        """Start at ΔW = 0.
+
+        Args:
+            backbone: a base.
+            terms: by parameter name the updates of that weight.
+            unit: the coefficient that a trained number of 1 stands for; the rate of a finetune is made for small ones.
+        """
+        import torch
+
+        super().__init__(list(terms))
+        self._unit = unit
+        self._fixed: dict[str, tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = {}
+        for name in self.names:
+            updates = terms[name]
+            a = torch.from_numpy(_stacked([update.a for update in updates]))
+            b = torch.from_numpy(_stacked([update.b.T * np.float32(update.scale) for update in updates])).T.contiguous()
+            which = torch.tensor([place for place, update in enumerate(updates) for _ in range(update.rank)])
+            self._fixed[name] = a.to(backbone.device), b.to(backbone.device), which.to(backbone.device)
+            self.numbers[name] = (_parameter(torch.zeros(len(updates)), backbone),)
+
+    def factors(self, name: str) -> tuple[torch.Tensor, torch.Tensor]:
+        """All A behind one another, and each B times its coefficient."""
+        (numbers,) = self.numbers[name]
+        a, b, which = self._fixed[name]
+        return a, b * (self._unit * numbers)[which]
+
+    def distance(self, name: str) -> torch.Tensor:
+        """Σ_j c_j², the square distance from where it began."""
+        (numbers,) = self.numbers[name]
+        return (self._unit * numbers).square().sum()
+
+
+def _stacked(parts: Sequence[Float32Array]) -> Float32Array:
+    stacked: Float32Array = np.ascontiguousarray(np.concatenate(parts, axis=0), dtype=np.float32)
+    return stacked
+
+
+def _parameter(tensor: torch.Tensor, backbone: Backbone) -> torch.Tensor:
+    import torch
+
+    return torch.nn.Parameter(tensor.to(backbone.device))
+
+
+def _numpy(tensor: torch.Tensor) -> Float32Array:
+    array: Float32Array = tensor.detach().float().cpu().numpy().copy()
+    return array

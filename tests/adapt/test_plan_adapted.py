@@ -1,0 +1,194 @@
+"""`plan --adaptation`: every registered one, end to end on a tiny base."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import merge_advisor as ma
+from merge_advisor import registry
+from merge_advisor.advisor import PlanOptions
+from merge_advisor.advisor.planning.dry_run import describe_plan
+from merge_advisor.advisor.runs.run_folder import Run, read_run
+from merge_advisor.advisor.scoring.score_model import score_model
+from merge_advisor.cli import main
+from merge_advisor.errors import RunError, SpecError
+from merge_advisor.options import FinetuneSettings
+from merge_advisor.types import RESIDUAL, SHOTS_LORA
+from merge_advisor.weights.adapter import read_adapter
+from merge_advisor.weights.base import resolve_base
+from merge_advisor.weights.updates import digest_of_delta
+from tests.support.task_files import write_task
+
+FAST = FinetuneSettings(rank=4, lr=1e-2, epochs=3)
+SPECS = (
+    "auto", "auto:pool=false", "basis", "basis:form=prior,start=merge", "basis:form=output", "basis:form=first",
+    "coefficients", "continue", "continue:folds=0", "mix", "shots", "shots:folds=0",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("adapted")
+    write_task(folder / "even.jsonl")
+    return folder
+
+
+def planned(place: Path, base: Path, pool: Path, spec: str, name: str = "", **more: bool) -> Run:
+    out = place / (name or spec.replace(":", "-").replace("=", "-").replace(",", "-"))
+    if (out / "plan.json").is_file():
+        return read_run(out)
+    return ma.plan(
+        place / "even.jsonl", pool=pool, base=str(base), out=out, cache=place / "cache",
+        options=PlanOptions(k=2, finetune=FAST, adaptation=spec), **more,
+    )  # fmt: skip
+
+
+def test_every_adaptation_is_planned_here() -> None:
+    assert {spec.partition(":")[0] for spec in SPECS} | {"none"} == set(registry.names("adaptation"))
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_a_run_folder_holds_the_model_and_how_it_was_made(
+    place: Path, tiny_llama: Path, tiny_pool: Path, spec: str
+) -> None:
+    run = planned(place, tiny_llama, tiny_pool, spec)
+    found = run.plan.adaptation
+    assert found is not None and found.asked == spec and found.reason and found.start is not None
+    assert run.plan.verdict is not None
+    ids = [member.id for member in run.recipe.members]
+    assert sum(name in ids for name in (SHOTS_LORA, RESIDUAL)) <= 1
+    # what was trained is in the folder, byte for byte what the recipe names, at weight 1 on top of a merge
+    local = resolve_base(str(tiny_llama), cache=place / "cache" / "base")
+    for member in run.recipe.members:
+        if member.id in (SHOTS_LORA, RESIDUAL):
+            assert digest_of_delta(read_adapter(run.folder / member.id, local.shapes)) == member.fingerprint
+        if member.id == RESIDUAL:
+            assert member.weight == 1.0 and found.numbers > 0
+    labels = [model.label for model in run.scores[0].models]
+    assert {"base", "anchor", "shots_lora", "uniform", "start", "merge"} <= set(labels)
+    assert (run.folder / "start" / "recipe.json").is_file()
+    if found.predicted is not None:
+        assert np.isfinite(found.predicted)
+    assert found.reason.partition(":")[0] in (run.folder / "report.md").read_text()
+
+
+def test_the_folders_adapter_is_the_model_that_was_scored(place: Path, tiny_llama: Path, tiny_pool: Path) -> None:
+    run = planned(place, tiny_llama, tiny_pool, "continue")
+    assert RESIDUAL in [member.id for member in run.recipe.members]
+    rows = [{"input": row.input, "output": row.output} for row in run.tasks[0].heldout]
+    (place / "heldout.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    alone = score_model(run.folder / "adapter", [place / "heldout.jsonl"], base=str(tiny_llama), metric="loss")
+    table = run.scores[0]
+    own, start = table.model("merge").metrics["loss"], table.model("start").metrics["loss"]
+    assert alone["heldout"][1].metrics["loss"] == pytest.approx(own, abs=1e-5)
+    assert abs(own - start) > 1e-3
+
+
+def test_the_same_again_gives_the_same_bytes(place: Path, tiny_llama: Path, tiny_pool: Path) -> None:
+    one = planned(place, tiny_llama, tiny_pool, "continue")
+    shutil.rmtree(place / "cache" / "trained")
+    other = planned(place, tiny_llama, tiny_pool, "continue", "again", scored=False)
+    assert one.recipe == other.recipe
+    files = ("recipe.json", "residual/adapter_model.safetensors", "adapter/adapter_model.safetensors")
+    for name in files:
+        assert (one.folder / name).read_bytes() == (other.folder / name).read_bytes()
+
+
+def test_what_was_trained_is_not_trained_again(place: Path, tiny_llama: Path, tiny_pool: Path) -> None:
+    planned(place, tiny_llama, tiny_pool, "continue", "first", scored=False)
+    kept = {path: path.stat().st_mtime_ns for path in (place / "cache" / "trained").rglob("*.safetensors")}
+    planned(place, tiny_llama, tiny_pool, "continue", "second", scored=False)
+    after = {path: path.stat().st_mtime_ns for path in (place / "cache" / "trained").rglob("*.safetensors")}
+    assert kept and after == kept
+
+
+def test_a_finetune_that_was_killed_is_made_anew(place: Path, tiny_llama: Path, tiny_pool: Path) -> None:
+    one = planned(place, tiny_llama, tiny_pool, "continue", "first", scored=False)
+    for config in (place / "cache" / "trained").rglob("adapter_config.json"):  # it is written last
+        config.unlink()
+    other = planned(place, tiny_llama, tiny_pool, "continue", "third", scored=False)
+    assert one.recipe == other.recipe
+
+
+def test_auto_says_what_it_compared(place: Path, tiny_llama: Path, tiny_pool: Path) -> None:
+    found = planned(place, tiny_llama, tiny_pool, "auto").plan.adaptation
+    assert found is not None
+    assert {option.name for option in found.options} == {"none", "shots", "mix", "continue"}
+    losses = [option.loss for option in found.options]
+    assert losses == sorted(losses) and found.chosen == found.options[0].name
+    assert f"next best {found.options[1].name}" in found.reason
+    alone = planned(place, tiny_llama, tiny_pool, "auto:pool=false").plan.adaptation
+    assert alone is not None and {option.name for option in alone.options} == {"none", "shots"}
+
+
+def test_the_dry_run_costs_no_less_than_the_plan(place: Path, tiny_llama: Path, tiny_pool: Path) -> None:
+    for spec in ("auto", "continue", "mix", "shots"):
+        run = planned(place, tiny_llama, tiny_pool, spec)
+        options = PlanOptions(k=2, finetune=FAST, adaptation=spec)
+        said = describe_plan([place / "even.jsonl"], pool=tiny_pool, base=str(tiny_llama), options=options)
+        assert 0 < run.plan.forwards["adapt"] <= said["passes"]["adapt, at most"]
+
+
+def test_tuning_an_adapted_run_is_refused(place: Path, tiny_llama: Path, tiny_pool: Path) -> None:
+    run = planned(place, tiny_llama, tiny_pool, "continue")
+    with pytest.raises(RunError, match="trained on all of its examples"):
+        ma.tune(run.folder, base=str(tiny_llama), pool=tiny_pool)
+
+
+def test_a_composition_that_is_no_sum_is_refused(place: Path, tiny_llama: Path, tiny_pool: Path) -> None:
+    options = PlanOptions(k=2, finetune=FAST, adaptation="continue", composition="ties", rank=4)
+    with pytest.raises(SpecError, match="no plain sum"):
+        ma.plan(
+            place / "even.jsonl", pool=tiny_pool, base=str(tiny_llama), out=place / "ties", options=options,
+            cache=place / "cache",
+        )  # fmt: skip
+    assert not (place / "ties").exists()
+
+
+@pytest.mark.parametrize(
+    ("spec", "says"),
+    [("continue:start=moon", "start=moon is none of"), ("basis:form=x", "form=x"), ("mix:folds=1", "at least 2"),
+     ("strange", "adaptation 'strange' is unknown"), ("basis:shrinkage=0", "shrinkage=0"),
+     ("coefficients:most=0", "one")],
+)  # fmt: skip
+def test_a_wrong_spec_is_one_line(
+    place: Path, tiny_llama: Path, tiny_pool: Path, spec: str, says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["plan", "--task", str(place / "even.jsonl"), "--pool", str(tiny_pool), "--base", str(tiny_llama)]
+    assert main([*given, "--out", str(place / "wrong"), "--adaptation", spec]) == 2
+    said = capsys.readouterr().err.strip().splitlines()
+    assert len(said) == 1 and says in said[0]
+
+
+def test_a_pool_of_one(place: Path, tiny_llama: Path, tiny_pool: Path) -> None:
+    only = sorted(path.name for path in tiny_pool.iterdir() if path.is_dir())[0]
+    for spec in ("auto", "basis", "coefficients"):
+        options = PlanOptions(k=4, finetune=FAST, adaptation=spec, include=(only,))
+        run = ma.plan(
+            place / "even.jsonl", pool=tiny_pool, base=str(tiny_llama), out=place / f"one-{spec}", options=options,
+            cache=place / "cache", scored=False,
+        )  # fmt: skip
+        assert run.plan.adaptation is not None
+
+
+def test_two_rows_are_two_folds(place: Path, tiny_llama: Path, tiny_pool: Path) -> None:
+    rows = [{"input": "is 1 even?", "output": "no"}, {"input": "is 2 even?", "output": "yes"}]
+    (place / "two.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    run = ma.plan(
+        place / "two.jsonl", pool=tiny_pool, base=str(tiny_llama), out=place / "two", cache=place / "cache",
+        options=PlanOptions(k=2, finetune=FAST, adaptation="auto"),
+    )  # fmt: skip
+    assert run.plan.adaptation is not None and run.plan.verdict is None
+
+
+def test_steps_that_are_fixed_are_judged_afterwards(place: Path, tiny_llama: Path, tiny_pool: Path) -> None:
+    options = PlanOptions(k=2, finetune=replace(FAST, steps=4), adaptation="continue")
+    run = ma.plan(
+        place / "even.jsonl", pool=tiny_pool, base=str(tiny_llama), out=place / "fixed", options=options,
+        cache=place / "cache", scored=False,
+    )  # fmt: skip
+    assert run.plan.adaptation is not None and run.plan.adaptation.predicted is not None
