@@ -50,7 +50,7 @@ def _cells(lines: Sequence[Line], setting: str, share: float | None) -> list[Lin
 
 def summarise(lines: Sequence[Line]) -> None:
     """Print what a held-out adapter looks like, who wins, and the ratios of the first setting, as Markdown."""
-    print("| setting | in the span | output side | input side | worlds | seconds |\n" + "|---" * 6 + "|")
+    print("| setting | in the span | output side | input side | worlds | seconds of a core |\n" + "|---" * 6 + "|")
     for one in _about(lines):
         shown = " | ".join(f"{one[key]:.1%}" for key in ("span", "output side", "input side"))
         print(f"| {one['name']} | {shown} | {one['worlds']} | {one['seconds']:.0f} |")
@@ -62,6 +62,15 @@ def summarise(lines: Sequence[Line]) -> None:
         for share in shares if one["name"] in ("centre", "strange task") else shares[:1]:
             won = [winner(cell) for cell in _cells(lines, one["name"], share)]
             print(f"| {one['name']} | {_share(one, share)} | " + " | ".join(won) + " |")
+    print("\nhow many examples shots alone needs for the excess risk of an estimator with m\n")
+    print(
+        "| setting | share in the span | m | " + " | ".join(ESTIMATORS) + " |\n" + "|---" * (3 + len(ESTIMATORS)) + "|"
+    )
+    for setting, share, *_ in PANELS:
+        cells, about = _cells(lines, setting, share), [one for one in _about(lines) if one["name"] == setting]
+        for cell in (cell for cell in cells if cell["m"] in (5, 20)):
+            shown = " | ".join(worth(cells, cell[name][0]) for name in ESTIMATORS)
+            print(f"| {setting} | {_share(about[0], share)} | {cell['m']} | {shown} |")
     for one, names in itertools.product(_about(lines)[:1], (ESTIMATORS, OTHERS)):
         print(f"\n{one['name']}: excess risk of shots (base = 1), then the ratio to it\n")
         print("| share in the span | m | shots | " + " | ".join(names) + " |\n" + "|---" * (3 + len(names)) + "|")
@@ -81,6 +90,17 @@ def winner(cell: Line) -> str:
     best = min(ESTIMATORS, key=lambda name: float(cell[name][1]))
     _, ratio, error = cell[best]
     return f"{best} {ratio:.2f}" if math.log(ratio) < -3 * error and ratio < 0.995 else "-"
+
+
+def worth(cells: Sequence[Line], risk: float) -> str:
+    """Return how many examples `shots` needs for an excess risk, between those simulated in log m and log risk."""
+    places = [(float(cell["m"]), float(cell["shots"][0])) for cell in cells]
+    if risk >= places[0][1]:
+        return f"{places[0][0]:.0f}" if risk < 1.02 * places[0][1] else f"< {places[0][0]:.0f}"
+    for (m, above), (more, below) in itertools.pairwise(places):
+        if risk >= below:
+            return f"{m * (more / m) ** (math.log(above / risk) / math.log(above / below)):.0f}"
+    return f"> {places[-1][0]:.0f}"
 
 
 def _share(about: Line, share: float | None) -> str:

@@ -348,7 +348,7 @@ def excess(world: World, m: int, k: int) -> dict[str, Array]:
 
 def simulate(setting: Setting, worlds: int, seed: int) -> list[dict[str, Any]]:
     """Return the lines of a setting: what it is, then each share and m."""
-    began, found, seen = time.perf_counter(), dict[int, list[dict[str, Array]]](), []
+    began, found, seen = time.process_time(), dict[int, list[dict[str, Array]]](), []
     for number in range(worlds):
         world = draw_world(setting, [seed, number])
         seen.append((world.span, *world.sides))
@@ -357,7 +357,7 @@ def simulate(setting: Setting, worlds: int, seed: int) -> list[dict[str, Any]]:
     span, output, inner = np.mean(seen, axis=0)
     about: dict[str, Any] = {
         **asdict(setting), "worlds": worlds, "seed": seed, "span": round(span, 4), "output side": round(output, 4),
-        "input side": round(inner, 4), "seconds": round(time.perf_counter() - began, 1),
+        "input side": round(inner, 4), "seconds": round(time.process_time() - began, 1),
     }  # fmt: skip
     cells = []
     for place, share in enumerate((None, *SHARES)):

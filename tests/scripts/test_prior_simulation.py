@@ -165,3 +165,10 @@ def test_a_winner_is_named_beyond_three_errors_only(script: Any) -> None:
     assert report.winner(cell) == "-"
     assert report.winner(cell | {"mix": (0.4, 0.95, 0.02)}) == "-"
     assert report.winner(cell | {"mix": (0.4, 0.9, 0.02)}) == "mix 0.90"
+
+
+def test_what_an_estimator_is_worth_in_examples(script: Any) -> None:
+    report = importlib.import_module("prior_report")
+    cells = [{"m": m, "shots": (risk, 1.0, 0.0)} for m, risk in ((5, 0.9), (20, 0.6), (80, 0.3))]
+    for risk, shown in ((1.0, "< 5"), (0.9, "5"), (0.6, "20"), ((0.6 * 0.3) ** 0.5, "40"), (0.29, "> 80")):
+        assert report.worth(cells, risk) == shown
