@@ -42,7 +42,7 @@ BUILTIN: dict[str, dict[str, str]] = {
         "continue": "merge_advisor.adapt.continuing:Continue",
         "mix": "merge_advisor.adapt.mix:Mix",
         "none": "merge_advisor.adapt.unadapted:Unadapted",
-        "shots": "merge_advisor.adapt.shots:Shots",
+        "shots": "merge_advisor.adapt.shots:ShotsAlone",
     },
     "composition": {
         "breadcrumbs": "merge_advisor.compose.breadcrumbs:Breadcrumbs",

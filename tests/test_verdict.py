@@ -185,7 +185,8 @@ def test_every_table_has_a_verdict_that_keeps_the_rules() -> None:
         if decided == Verdict.NO_GAIN and not ruled_out:
             assert lower["base"] <= 0
         found.append(decided)
-    assert set(found) == set(Verdict)
+    trained = {Verdict.TRAIN_FROM_MERGE, Verdict.TRAIN_IN_BASIS, Verdict.PROMPT_WITH_EXAMPLES}
+    assert set(found) == set(Verdict) - trained
 
 
 def test_the_order_of_the_table_changes_nothing() -> None:

@@ -10,8 +10,8 @@ import numpy as np
 
 from merge_advisor.adapt.continuing import Continue
 from merge_advisor.adapt.mix import Mix
-from merge_advisor.adapt.shots import SCALES, Shots
-from merge_advisor.adapt.workbench import NOTHING, Adapted, Need, Option, Workbench
+from merge_advisor.adapt.shots import SCALES, ShotsAlone
+from merge_advisor.adapt.workbench import NOTHING, Adapted, Alternative, Need, Workbench
 from merge_advisor.merges import WeightedMerge
 from merge_advisor.types import RESIDUAL, SHOTS_LORA
 
@@ -40,7 +40,7 @@ class Auto:
     cost: ClassVar[str] = "choosing the merge, and two finetunes for each fold"
 
     def needs(self) -> Need:
-        """A merge, or nothing at all."""
+        """Return that it needs a merge, or nothing at all."""
         return "merge" if self.pool else "nothing"
 
     def passes(self, members: int) -> tuple[int, int]:
@@ -61,7 +61,7 @@ class Auto:
         ordered = sorted(found, key=lambda name: (round(means[name], 9), list(found).index(name)))
         best = found[ordered[0]]
         options = tuple(
-            Option(name, means[name], _error(found[name], best), spent[name]) for name in ordered
+            Alternative(name, means[name], _error(found[name], best), spent[name]) for name in ordered
         )  # fmt: skip
         second = f"; next best {ordered[1]}, {means[ordered[1]] - means[ordered[0]]:+.3f} nats" if options[1:] else ""
         alone = found["shots"].merge
@@ -75,7 +75,7 @@ class Auto:
 
         runs: dict[str, Callable[[], Adapted]] = {
             "none": base,
-            "shots": lambda: Shots(self.folds, self.choices).adapt(bench),
+            "shots": lambda: ShotsAlone(self.folds, self.choices).adapt(bench),
         }
         if self.pool:
             runs["mix"] = lambda: Mix(self.folds, self.choices).adapt(bench)

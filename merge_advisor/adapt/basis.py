@@ -61,7 +61,7 @@ class Basis:
             raise ValueError(f"count={self.count}, shrinkage={self.shrinkage}: give 1 or more, and above 0 up to 1")
 
     def needs(self) -> Need:
-        """The pool, and a merge where it begins there."""
+        """Return that it needs the pool, and a merge where it begins there."""
         return "merge" if self.start == "merge" or self.likeness else "pool"
 
     def passes(self, members: int) -> tuple[int, int]:

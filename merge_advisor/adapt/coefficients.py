@@ -46,7 +46,7 @@ class Coefficients:
             raise ValueError(f"most={self.most}: at least one adapter a module")
 
     def needs(self) -> Need:
-        """A merge."""
+        """Return that it needs a merge."""
         return "merge"
 
     def passes(self, members: int) -> tuple[int, int]:

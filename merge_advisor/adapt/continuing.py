@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from merge_advisor.adapt.folds import Fold, cross_fit, mean_of, watched_out_of_fold, with_trained
-from merge_advisor.adapt.shots import settings_of
+from merge_advisor.adapt.shots import finetune_settings
 from merge_advisor.adapt.workbench import NOTHING, Adapted, Need, Trained, TrainingRequest, Workbench
 from merge_advisor.backbone.shapes import LoraShape, Shape
 from merge_advisor.backbone.training_loss import TrainingLoss
@@ -49,7 +49,7 @@ class Continue:
             raise ValueError(f"start={self.start} is none of {', '.join(STARTS)}")
 
     def needs(self) -> Need:
-        """A merge, unless it begins elsewhere."""
+        """Return that it needs a merge, unless it begins elsewhere."""
         needed: dict[str, Need] = {"mean": "pool", "base": "nothing"}
         return needed.get(self.start, "merge")
 
@@ -64,7 +64,14 @@ class Continue:
         return train_on(bench, begun, shape, self, f"from {_WORDS[self.start]}")
 
     def request(self, bench: Workbench, begun: WeightedMerge, shape: Shape, fold: Fold) -> TrainingRequest:
-        """Return the finetune of one fold."""
+        """Return the finetune of one fold.
+
+        Args:
+            bench: says how it is trained.
+            begun: the merge it begins at.
+            shape: what is trained.
+            fold: rows to train on, and those that say when to stop.
+        """
         return TrainingRequest(
             shape, fold.rows, fold.out, begun, replace(bench.settings, lr=bench.settings.lr * self.rate),
             TrainingLoss(choices=self.choices), self.pull, bench.seed,
@@ -78,7 +85,7 @@ _WORDS = {
 
 
 def train_on(bench: Workbench, begun: WeightedMerge, shape: Shape, how: Continue, words: str) -> Adapted:
-    """Train numbers on top of a merge, cross-fitted; the result is the merge and the mean of what was trained.
+    """Return a merge with what is trained on top of it, cross-fitted: the mean of what the folds trained.
 
     Args:
         bench: trains them.
@@ -91,7 +98,7 @@ def train_on(bench: Workbench, begun: WeightedMerge, shape: Shape, how: Continue
         request = how.request(bench, begun, shape, Fold(bench.shots, bench.watch))
         trained = bench.train(request)
         reason = f"trained {words}: {trained.record.steps} steps on {len(bench.shots)} rows"
-        return Adapted(_on(begun, trained), (), trained.record.numbers, reason, settings_of(request))
+        return Adapted(_on(begun, trained), (), trained.record.numbers, reason, finetune_settings(request))
     fit = cross_fit(bench, lambda fold: how.request(bench, begun, shape, fold), how.folds)
     losses = watched_out_of_fold(bench, fit, begun)
     moved = [trained for trained in fit.trained if trained.record.steps]
@@ -99,7 +106,7 @@ def train_on(bench: Workbench, begun: WeightedMerge, shape: Shape, how: Continue
     if not moved:
         reason = f"training on {words} lowered the loss of no part of the rows that was left out: the start itself"
     merge = with_trained(begun, mean_of(bench, fit), 1.0) if moved else begun
-    settings = settings_of(how.request(bench, begun, shape, fit.folds[0])) | {"folds": len(fit.folds)}
+    settings = finetune_settings(how.request(bench, begun, shape, fit.folds[0])) | {"folds": len(fit.folds)}
     return Adapted(merge, tuple(losses.tolist()), fit.numbers, reason, settings)
 
 

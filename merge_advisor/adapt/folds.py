@@ -77,7 +77,7 @@ def folds_of(tasks: Sequence[Sequence[Row]], count: int = FOLDS) -> tuple[Fold, 
 
 
 def cross_fit(bench: Workbench, request: Callable[[Fold], TrainingRequest], count: int = FOLDS) -> CrossFit:
-    """Train one model a fold.
+    """Return the folds with one model trained without each.
 
     Args:
         bench: trains them.

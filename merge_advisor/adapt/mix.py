@@ -9,7 +9,7 @@ import numpy as np
 
 from merge_advisor.adapt.continuing import start_of
 from merge_advisor.adapt.folds import CrossFit, cross_fit, mean_of, out_of_fold, with_trained
-from merge_advisor.adapt.shots import Shots, settings_of
+from merge_advisor.adapt.shots import ShotsAlone, finetune_settings
 from merge_advisor.adapt.workbench import Adapted, Need, Trained, Workbench
 from merge_advisor.arrays import Float64Array
 from merge_advisor.merges import WeightedMerge
@@ -49,7 +49,7 @@ class Mix:
             raise ValueError(f"folds={self.folds}: weights are chosen on rows held out, so at least 2")
 
     def needs(self) -> Need:
-        """A merge."""
+        """Return that it needs a merge."""
         return "merge"
 
     def passes(self, members: int) -> tuple[int, int]:
@@ -59,14 +59,14 @@ class Mix:
     def adapt(self, bench: Workbench) -> Adapted:
         """See `Adaptation.adapt`."""
         start = start_of(bench, "merge")
-        how = Shots(self.folds, self.choices, scaled=False)
+        how = ShotsAlone(self.folds, self.choices, scaled=False)
         fit = cross_fit(bench, lambda fold: how.request(bench, fold), self.folds)
         (s, weights), losses = self._search(bench, fit, start)
         members = start.with_weights(weights).without_zeros()
         merge = with_trained(members, mean_of(bench, fit, SHOTS_LORA), s)
         kept = "nobody" if not members.members else f"{len(members.members)} members of the pool"
         reason = f"the mean of {len(fit.trained)} LoRAs of the rows times {s:g}, beside {kept}"
-        settings = settings_of(how.request(bench, fit.folds[0])) | {"folds": len(fit.folds), "scale": s}
+        settings = finetune_settings(how.request(bench, fit.folds[0])) | {"folds": len(fit.folds), "scale": s}
         return Adapted(merge, tuple(losses.tolist()), fit.numbers + len(weights) + 1, reason, settings)
 
     def _search(

@@ -18,10 +18,10 @@ SCALES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
 @dataclass(frozen=True)
-class Shots:
+class ShotsAlone:
     """Train a LoRA on the rows alone, at the scale that suits rows it was not trained on.
 
-    >>> Shots().needs(), Shots(folds=0).scaled
+    >>> ShotsAlone().needs(), ShotsAlone(folds=0).scaled
     ('nothing', True)
     """
 
@@ -39,7 +39,7 @@ class Shots:
     cost: ClassVar[str] = "a finetune for each fold, and 4 passes over the rows"
 
     def needs(self) -> Need:
-        """No pool and no merge."""
+        """Return that it needs no pool and no merge."""
         return "nothing"
 
     def passes(self, members: int) -> tuple[int, int]:
@@ -56,11 +56,16 @@ class Shots:
         return Adapted(
             with_trained(NOTHING, lora, scale), tuple(losses.tolist()), fit.numbers,
             f"the mean of {len(fit.trained)} LoRAs of the rows, each trained without one part of them, times {scale:g}",
-            settings_of(self.request(bench, fit.folds[0])) | {"folds": len(fit.folds), "scale": scale},
+            finetune_settings(self.request(bench, fit.folds[0])) | {"folds": len(fit.folds), "scale": scale},
         )  # fmt: skip
 
     def request(self, bench: Workbench, fold: Fold) -> TrainingRequest:
-        """Return the finetune of one fold."""
+        """Return the finetune of one fold.
+
+        Args:
+            bench: says what a LoRA changes, and how it is trained.
+            fold: rows to train on, and those that say when to stop.
+        """
         return TrainingRequest(
             LoraShape(bench.targets, bench.settings.rank, bench.settings.alpha),
             fold.rows, fold.out, settings=replace(bench.settings, lr=bench.settings.lr * self.rate),
@@ -79,7 +84,7 @@ class Shots:
             scale = min(means, key=lambda s: (means[s], -s))
         merge = with_trained(NOTHING, trained.candidate, scale)
         reason = f"a LoRA of {len(bench.shots)} rows, {trained.record.steps} steps, times {scale:g}"
-        return Adapted(merge, (), trained.record.numbers, reason, settings_of(request) | {"scale": scale})
+        return Adapted(merge, (), trained.record.numbers, reason, finetune_settings(request) | {"scale": scale})
 
 
 def best_scale(bench: Workbench, fit: CrossFit) -> tuple[float, np.ndarray[tuple[int], np.dtype[np.float64]]]:
@@ -99,7 +104,7 @@ def best_scale(bench: Workbench, fit: CrossFit) -> tuple[float, np.ndarray[tuple
     return best, found[best]
 
 
-def settings_of(request: TrainingRequest) -> dict[str, object]:
+def finetune_settings(request: TrainingRequest) -> dict[str, object]:
     """Return what a finetune can be done again by, as JSON values.
 
     Args:

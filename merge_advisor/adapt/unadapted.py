@@ -21,7 +21,7 @@ class Unadapted:
     cost: ClassVar[str] = "choosing the merge"
 
     def needs(self) -> Need:
-        """A merge."""
+        """Return that it needs a merge."""
         return "merge"
 
     def passes(self, members: int) -> tuple[int, int]:

@@ -101,10 +101,10 @@ class Trained:
 
 
 @dataclass(frozen=True, slots=True)
-class Option:
+class Alternative:
     """One way to use rows and pool, as `auto` compared it.
 
-    >>> Option("continue", loss=1.04, error=0.05, forwards=240).name
+    >>> Alternative("continue", loss=1.04, error=0.05, forwards=240).name
     'continue'
     """
 
@@ -137,7 +137,7 @@ class Adapted:
     """What was done, in one sentence."""
     settings: Mapping[str, object] = field(default_factory=dict)
     """What the training can be done again by: seed, rate, steps, terms."""
-    options: tuple[Option, ...] = ()
+    options: tuple[Alternative, ...] = ()
     """What else was compared, the best first; of `auto`."""
     name: str = ""
     """Name of the adaptation that made it, where another one (`auto`) chose."""

@@ -13,7 +13,7 @@ import numpy as np
 from merge_advisor.backbone.encoding import EncodedRow
 from merge_advisor.backbone.losses import row_losses
 from merge_advisor.backbone.model import release_memory
-from merge_advisor.backbone.trainable import LoraFactors, Trainable
+from merge_advisor.backbone.trainable import Trainable, TrainableLora
 from merge_advisor.backbone.training_loss import ANSWER_ALONE, TrainingLoss, backward, watched_losses
 from merge_advisor.errors import InputError
 from merge_advisor.options import CHECK_STEPS, FinetuneSettings
@@ -94,7 +94,7 @@ def finetune_lora(
     import torch
 
     generator = torch.Generator().manual_seed(seed)
-    lora = LoraFactors(backbone, targets, rank=settings.rank, alpha=settings.alpha, generator=generator)
+    lora = TrainableLora(backbone, targets, rank=settings.rank, alpha=settings.alpha, generator=generator)
     return finetune(
         backbone, lora, rows, settings, generator=generator, progress=progress,
         watch=(lambda: row_losses(backbone, watch)) if watch else None,
@@ -119,8 +119,9 @@ def finetune(
     AdamW without weight decay, a linear warm-up over the first tenth of the steps, then a linear fall to a tenth of the
     rate; the loss of a batch is the mean over its rows. A handful of long rows is learnt by heart within a few passes,
     a handful of short ones takes many: where rows are watched, the result is what had the least loss on them. Matrix
-    products may be taken in bfloat16 (torch's "medium" precision), weights and optimiser are float32. Each of the ten
-    parameters is a part of the finetune that some adaptation varies and another does not.
+    products may be taken in bfloat16 (torch's "medium" precision), weights and optimiser are float32.
+
+    Takes more than eight parameters because each is a part of a finetune that one adaptation varies and another leaves.
 
     Args:
         backbone: a bare base, or a base with something placed.

@@ -48,7 +48,7 @@ class Shape(Protocol):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LoraShape:
-    """Both factors of a LoRA; see `trainable.LoraFactors`.
+    """Both factors of a LoRA; see `trainable.TrainableLora`.
 
     >>> LoraShape(("q.weight",), rank=8, alpha=16.0).first is None
     True
@@ -68,16 +68,16 @@ class LoraShape:
 
     def build(self, backbone: Backbone, generator: torch.Generator) -> Trainable:
         """See `Shape.build`."""
-        from merge_advisor.backbone.trainable import LoraFactors
+        from merge_advisor.backbone.trainable import TrainableLora
 
-        return LoraFactors(
+        return TrainableLora(
             backbone, self.names, rank=self.rank, alpha=self.alpha, generator=generator, given=self.first
         )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class BasisShape:
-    """A core between fixed directions; see `trainable.BasisFactors`.
+    """A core between fixed directions; see `trainable.TrainableCore`.
 
     >>> eye = np.eye(4, dtype=np.float32)
     >>> BasisShape({"q.weight": (eye, None)}, unit=2.0).unit
@@ -97,14 +97,14 @@ class BasisShape:
 
     def build(self, backbone: Backbone, generator: torch.Generator) -> Trainable:
         """See `Shape.build`; nothing is drawn, it begins at zero."""
-        from merge_advisor.backbone.trainable import BasisFactors
+        from merge_advisor.backbone.trainable import TrainableCore
 
-        return BasisFactors(backbone, self.directions, unit=self.unit)
+        return TrainableCore(backbone, self.directions, unit=self.unit)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PriorShape:
-    """A LoRA in the coordinates of a Gaussian prior; see `trainable.WhitenedFactors`.
+    """A LoRA in the coordinates of a Gaussian prior; see `trainable.WhitenedLora`.
 
     >>> eye = np.eye(4, dtype=np.float32)
     >>> PriorShape({"q.weight": (eye, eye)}, rank=8, alpha=16.0).rank
@@ -124,14 +124,14 @@ class PriorShape:
 
     def build(self, backbone: Backbone, generator: torch.Generator) -> Trainable:
         """See `Shape.build`."""
-        from merge_advisor.backbone.trainable import WhitenedFactors
+        from merge_advisor.backbone.trainable import WhitenedLora
 
-        return WhitenedFactors(backbone, self.roots, rank=self.rank, alpha=self.alpha, generator=generator)
+        return WhitenedLora(backbone, self.roots, rank=self.rank, alpha=self.alpha, generator=generator)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CoefficientShape:
-    """One number for each (adapter, module), beginning at no change; see `trainable.Coefficients`.
+    """One number for each (adapter, module), beginning at no change; see `trainable.TrainableCoefficients`.
 
     >>> update = LowRankUpdate(np.ones((1, 4), np.float32), np.ones((4, 1), np.float32))
     >>> CoefficientShape({"q.weight": (update,)}, unit=10.0).unit
@@ -153,9 +153,9 @@ class CoefficientShape:
 
     def build(self, backbone: Backbone, generator: torch.Generator) -> Trainable:
         """See `Shape.build`; nothing is drawn."""
-        from merge_advisor.backbone.trainable import Coefficients
+        from merge_advisor.backbone.trainable import TrainableCoefficients
 
-        return Coefficients(backbone, self.terms, unit=self.unit)
+        return TrainableCoefficients(backbone, self.terms, unit=self.unit)
 
 
 def _digest(parts: Sequence[object], arrays: Iterable[Float32Array]) -> str:

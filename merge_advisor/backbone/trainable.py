@@ -45,7 +45,11 @@ class Trainable:
         return [tensor for name in self.names for tensor in self.numbers[name]]
 
     def factors(self, name: str) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return A (r, in) and B (out, r) of one weight, differentiable: ΔW = B A."""
+        """Return A (r, in) and B (out, r) of one weight, differentiable: ΔW = B A.
+
+        Raises:
+            NotImplementedError: this class trains nothing; its subclasses do.
+        """
         raise NotImplementedError
 
     def distance(self, name: str) -> torch.Tensor:
@@ -65,7 +69,7 @@ class Trainable:
             return {name: LowRankUpdate(_numpy(a), _numpy(b)) for name, (a, b) in found.items()}
 
     def attach(self, backbone: Backbone) -> list[torch.utils.hooks.RemovableHandle]:
-        """Let the base run with the update beside each weight, until the handles are removed."""
+        """Return handles; until they are removed the base runs with the update beside each weight."""
         return [self._hook(backbone, name) for name in self.names]
 
     def _hook(self, backbone: Backbone, name: str) -> torch.utils.hooks.RemovableHandle:
@@ -80,7 +84,7 @@ class Trainable:
         return backbone.modules[name.removesuffix(".weight")].register_forward_hook(forward)
 
 
-class LoraFactors(Trainable):
+class TrainableLora(Trainable):
     """Both factors of a LoRA (arXiv 2106.09685): A drawn or given, B zero, ΔW = alpha/r · B A.
 
     >>> from merge_advisor.backbone.model import load_backbone
@@ -88,7 +92,7 @@ class LoraFactors(Trainable):
     >>> backbone = load_backbone(Path("base"), threads=1)
     >>> import torch
     >>> name = "model.layers.0.self_attn.q_proj.weight"
-    >>> lora = LoraFactors(backbone, [name], rank=4, alpha=8, generator=torch.Generator().manual_seed(0))
+    >>> lora = TrainableLora(backbone, [name], rank=4, alpha=8, generator=torch.Generator().manual_seed(0))
     >>> lora.size, float(abs(lora.delta()[name].dense()).max())
     (256, 0.0)
     """
@@ -129,16 +133,16 @@ class LoraFactors(Trainable):
             self.numbers[name] = (_parameter(a, backbone), _parameter(b, backbone))
 
     def factors(self, name: str) -> tuple[torch.Tensor, torch.Tensor]:
-        """A and s·B."""
+        """Return A and s·B."""
         a, b = self.numbers[name]
         return a, b * self._scale
 
     def delta(self) -> WeightDelta:
-        """A, B and the scale apart, as PEFT keeps them."""
+        """Return A, B and the scale apart, as PEFT keeps them."""
         return {name: LowRankUpdate(_numpy(a), _numpy(b), self._scale) for name, (a, b) in self.numbers.items()}
 
 
-class BasisFactors(Trainable):
+class TrainableCore(Trainable):
     """A core between fixed directions: ΔW = U C V (K² numbers), or ΔW = U C with V left out (K · in numbers).
 
     >>> import numpy as np
@@ -146,7 +150,7 @@ class BasisFactors(Trainable):
     >>> from pathlib import Path
     >>> backbone, name = load_backbone(Path("base"), threads=1), "model.layers.0.self_attn.q_proj.weight"
     >>> eye = np.eye(32, dtype=np.float32)
-    >>> BasisFactors(backbone, {name: (eye[:, :4], eye[:4])}, unit=0.1).size
+    >>> TrainableCore(backbone, {name: (eye[:, :4], eye[:4])}, unit=0.1).size
     16
     """
 
@@ -179,13 +183,13 @@ class BasisFactors(Trainable):
             self.numbers[name] = (_parameter(core, backbone),)
 
     def factors(self, name: str) -> tuple[torch.Tensor, torch.Tensor]:
-        """C V and U."""
+        """Return C V and U."""
         (core,) = self.numbers[name]
         rows, columns = self._fixed[name]
         return (core if columns is None else core @ columns), rows
 
 
-class WhitenedFactors(Trainable):
+class WhitenedLora(Trainable):
     """A LoRA in the coordinates of a Gaussian prior: ΔW = s · Σ_out^½ B A Σ_in^½, both factors trained.
 
     A step of the optimiser goes further along directions in which the prior has more variance, and the penalty is the
@@ -198,7 +202,7 @@ class WhitenedFactors(Trainable):
     >>> root = np.eye(32, dtype=np.float32)
     >>> import torch
     >>> generator = torch.Generator().manual_seed(0)
-    >>> WhitenedFactors(backbone, {name: (root, root)}, rank=4, alpha=8, generator=generator).size
+    >>> WhitenedLora(backbone, {name: (root, root)}, rank=4, alpha=8, generator=generator).size
     256
     """
 
@@ -223,24 +227,24 @@ class WhitenedFactors(Trainable):
         import torch
 
         super().__init__(list(roots))
-        self._lora = LoraFactors(backbone, self.names, rank=rank, alpha=alpha, generator=generator)
+        self._lora = TrainableLora(backbone, self.names, rank=rank, alpha=alpha, generator=generator)
         self.numbers = self._lora.numbers
         self._roots = {
             name: tuple(torch.from_numpy(root).to(backbone.device) for root in pair) for name, pair in roots.items()
         }
 
     def factors(self, name: str) -> tuple[torch.Tensor, torch.Tensor]:
-        """A Σ_in^½ and s · Σ_out^½ B."""
+        """Return A Σ_in^½ and s · Σ_out^½ B."""
         a, b = self._lora.factors(name)
         out, width = self._roots[name]
         return a @ width, out @ b
 
     def distance(self, name: str) -> torch.Tensor:
-        """tr(Σ_out⁻¹ ΔW Σ_in⁻¹ ΔWᵀ), which is ‖s · B A‖² in these coordinates."""
+        """Return tr(Σ_out⁻¹ ΔW Σ_in⁻¹ ΔWᵀ), which is ‖s · B A‖² in these coordinates."""
         return self._lora.distance(name)
 
 
-class Coefficients(Trainable):
+class TrainableCoefficients(Trainable):
     """One number for each (adapter, module): ΔW = Σ_j c_j ΔW_j, beginning at zero.
 
     Task vectors scaled block by block, as in aTLAS (arXiv 2407.02880).
@@ -250,7 +254,7 @@ class Coefficients(Trainable):
     >>> from pathlib import Path
     >>> backbone, name = load_backbone(Path("base"), threads=1), "model.layers.0.self_attn.q_proj.weight"
     >>> update = LowRankUpdate(np.ones((1, 32), np.float32), np.ones((32, 1), np.float32))
-    >>> Coefficients(backbone, {name: [update, update]}, unit=0.5).size
+    >>> TrainableCoefficients(backbone, {name: [update, update]}, unit=0.5).size
     2
     """
 
@@ -276,13 +280,13 @@ class Coefficients(Trainable):
             self.numbers[name] = (_parameter(torch.zeros(len(updates)), backbone),)
 
     def factors(self, name: str) -> tuple[torch.Tensor, torch.Tensor]:
-        """All A behind one another, and each B times its coefficient."""
+        """Return all A behind one another, and each B times its coefficient."""
         (numbers,) = self.numbers[name]
         a, b, which = self._fixed[name]
         return a, b * (self._unit * numbers)[which]
 
     def distance(self, name: str) -> torch.Tensor:
-        """Σ_j c_j², the square distance from where it began."""
+        """Return Σ_j c_j², the square distance from where it began."""
         (numbers,) = self.numbers[name]
         return (self._unit * numbers).square().sum()
 

@@ -53,7 +53,7 @@ ANSWER_ALONE = TrainingLoss()
 
 
 def backward(backbone: Backbone, examples: Sequence[Example], terms: TrainingLoss = ANSWER_ALONE) -> float:
-    """Accumulate the gradient of the mean training loss of some rows; return that loss.
+    """Return the mean training loss of some rows; its gradient is accumulated.
 
     Args:
         backbone: base, with something trainable attached.

@@ -37,13 +37,13 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def planned(place: Path, base: Path, pool: Path, spec: str, name: str = "", **more: bool) -> Run:
+def planned(place: Path, base: Path, pool: Path, spec: str, name: str = "", *, scored: bool = True) -> Run:
     out = place / (name or spec.replace(":", "-").replace("=", "-").replace(",", "-"))
     if (out / "plan.json").is_file():
         return read_run(out)
     return ma.plan(
         place / "even.jsonl", pool=pool, base=str(base), out=out, cache=place / "cache",
-        options=PlanOptions(k=2, finetune=FAST, adaptation=spec), **more,
+        options=PlanOptions(k=2, finetune=FAST, adaptation=spec), scored=scored,
     )  # fmt: skip
 
 

@@ -81,7 +81,7 @@ class Trainer:
         return Trained(read_trained(folder, self.meter.model.local), record)
 
     def keep(self, delta: WeightDelta, name: str) -> Candidate:
-        """Write a weight delta as an adapter into the cache, and return it as a candidate.
+        """Return a weight delta as a candidate, an adapter that is written into the cache.
 
         Args:
             delta: low-rank throughout.

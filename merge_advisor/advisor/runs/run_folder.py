@@ -26,7 +26,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from merge_advisor.adapt.workbench import Option
+from merge_advisor.adapt.workbench import Alternative
 from merge_advisor.errors import RunError
 from merge_advisor.json_form import STRICT, digest_of, from_json, to_json
 from merge_advisor.report.values import SimilarityMap, TuningReport
@@ -128,7 +128,7 @@ class AdaptationReport:
     """How many numbers were trained."""
     settings: dict[str, str | int | float | bool | None] = field(default_factory=dict)
     """What the training can be done again by."""
-    options: tuple[Option, ...] = ()
+    options: tuple[Alternative, ...] = ()
     """What `auto` compared, the best first."""
     predicted: float | None = None
     """Fall of the loss from the base's, on rows held out of the training they are judged by; None where none was."""
@@ -143,7 +143,7 @@ class Environment:
     """All that may differ between two machines or two runs; the rest of plan.json does not.
 
     >>> sorted(read_run(Path("run")).plan.environment.seconds)
-    ['choose', 'embed the pool', 'finetune on the shots', 'open']
+    ['adapt', 'choose', 'embed the pool', 'finetune on the shots', 'open']
     """
 
     __pydantic_config__ = STRICT
