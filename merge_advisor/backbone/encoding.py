@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 ROW_TOKENS = 1024
 """Tokens of a row at most, or the base's context if shorter: prompts are cut on their left to fit."""
+EXAMPLE_TOKENS = 2048
+"""The same for a row with examples in its prompt, which are as many as fit. More would be dear on a CPU, where a token
+costs about the same wherever it stands, and past about this length attending to them costs as much as all else."""
 TOKENS_PER_BATCH = 2048
 """Padded tokens in one batch of losses: past about this size two cores gain nothing."""
 IGNORE_INDEX = -100
@@ -83,12 +86,10 @@ def encode(
     """
     tokenizer = backbone.tokenizer
     rows = []
+    known: dict[str, list[int]] = {}  # a prompt comes once for each of its choices, and may be long
     for index, (prompt_text, completion_text) in enumerate(texts):
-        special = backbone.encoder_decoder
-        # verbose=False: a text longer than the context is cut below, so the tokenizer's warning about it is noise
-        prompt = list(tokenizer(prompt_text, add_special_tokens=special, verbose=False)["input_ids"])
-        if backbone.begins and prompt[:1] != [tokenizer.bos_token_id]:  # a chat template writes it itself
-            prompt = [tokenizer.bos_token_id, *prompt]
+        prompt = known.get(prompt_text) or _prompt_ids(backbone, prompt_text)
+        known[prompt_text] = prompt
         completion = list(tokenizer(completion_text, add_special_tokens=False, verbose=False)["input_ids"])
         if end:
             completion.append(backbone.end_id)
@@ -100,6 +101,15 @@ def encode(
             raise TaskError(f"{name}: its answer takes {len(completion)} tokens of {max_length}; shorten or drop it")
         rows.append(EncodedRow(tuple(prompt[-room:]), tuple(completion)))
     return rows
+
+
+def _prompt_ids(backbone: Backbone, text: str) -> list[int]:
+    tokenizer = backbone.tokenizer
+    # verbose=False: a text longer than the context is cut later, so the tokenizer's warning about it is noise
+    prompt = list(tokenizer(text, add_special_tokens=backbone.encoder_decoder, verbose=False)["input_ids"])
+    if backbone.begins and prompt[:1] != [tokenizer.bos_token_id]:  # a chat template writes it itself
+        return [tokenizer.bos_token_id, *prompt]
+    return prompt
 
 
 def context_length(backbone: Backbone) -> int:
@@ -116,7 +126,7 @@ def context_length(backbone: Backbone) -> int:
     return _UNKNOWN_CONTEXT
 
 
-def batches(rows: Sequence[EncodedRow]) -> Iterator[list[int]]:
+def batches(rows: Sequence[EncodedRow], *, shared: int = 0, most: int | None = None) -> Iterator[list[int]]:
     """Yield positions of rows of similar length together, at most `TOKENS_PER_BATCH` padded tokens (or one row).
 
     >>> short, long = EncodedRow((5, 6), (1,)), EncodedRow((5,) * 1500, (1,))
@@ -125,11 +135,14 @@ def batches(rows: Sequence[EncodedRow]) -> Iterator[list[int]]:
 
     Args:
         rows: the rows, of any lengths.
+        shared: first tokens of each row that do not count, since they run once for all.
+        most: padded tokens of a batch at most; None: `TOKENS_PER_BATCH`.
     """
+    most = TOKENS_PER_BATCH if most is None else most
     batch: list[int] = []
     # lengths grow, so that the newest row is the widest of its batch; equal lengths keep their order
     for position in sorted(range(len(rows)), key=lambda index: (len(rows[index]), index)):
-        if batch and len(rows[position]) * (len(batch) + 1) > TOKENS_PER_BATCH:
+        if batch and (len(rows[position]) - shared) * (len(batch) + 1) > most:
             yield batch
             batch = []
         batch.append(position)

@@ -1,11 +1,12 @@
-"""One forward pass of a batch of rows: the logits of their completions, and the log-likelihoods these give."""
+"""Forward passes of rows: the logits of their completions, and the log-likelihoods these give."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from merge_advisor.backbone.encoding import IGNORE_INDEX, EncodedRow, padded
+from merge_advisor.backbone.encoding import IGNORE_INDEX, EncodedRow, batches, padded
+from merge_advisor.backbone.long_prefix import read_prefix
 from merge_advisor.backbone.packing import PACKED_TOKENS, can_pack, packed_logits
 from merge_advisor.backbone.prefix import attends_to_all, continue_from, shared_prefix
 
@@ -13,6 +14,29 @@ if TYPE_CHECKING:
     import torch
 
     from merge_advisor.backbone.model import Backbone
+
+
+def all_logits(
+    backbone: Backbone, rows: Sequence[EncodedRow]
+) -> Iterator[tuple[list[int], torch.Tensor, torch.Tensor]]:
+    """Yield positions of rows with their logits and labels, batch by batch, until all rows were run.
+
+    A long beginning that all prompts share, examples for instance, runs once for all batches.
+
+    Args:
+        backbone: base, with or without a candidate placed.
+        rows: the rows, of any lengths.
+
+    Yields:
+        Positions of n rows; and what `batch_logits` returns for them.
+    """
+    prefix = read_prefix(backbone, [row.prompt for row in rows])
+    if prefix is None:
+        for batch in batches(rows):
+            yield batch, *batch_logits(backbone, [rows[position] for position in batch])
+        return
+    for batch in batches(rows, shared=len(prefix.ids), most=PACKED_TOKENS):
+        yield batch, *prefix.row_logits([rows[position] for position in batch])
 
 
 def batch_logits(backbone: Backbone, rows: Sequence[EncodedRow]) -> tuple[torch.Tensor, torch.Tensor]:

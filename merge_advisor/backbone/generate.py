@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from merge_advisor.backbone.encoding import context_length, encode, padded
+from merge_advisor.backbone.long_prefix import LongPrefix, PlacedToken
 from merge_advisor.backbone.prefix import PromptCache, read_prompts
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ def greedy(
     *,
     max_new_tokens: int,
     finished: Callable[[Sequence[int]], bool] | None = None,
+    prefix: LongPrefix | None = None,
 ) -> list[list[int]]:
     """Return greedy answers as token ids: the most likely next token, until the end token (left out).
 
@@ -43,9 +45,12 @@ def greedy(
         prompts: n prompts as token ids.
         max_new_tokens: tokens of an answer at most.
         finished: called with the answer so far after each token; a row for which it returns True is done as well.
+        prefix: a long beginning of all prompts that was read before, for them and others.
     """
     if backbone.encoder_decoder:
         return _by_transformers(backbone, prompts, max_new_tokens)
+    if prefix is not None:
+        return _behind(prefix, prompts, max_new_tokens, finished)
     import torch
 
     answers: list[list[int]] = [[] for _ in prompts]
@@ -70,6 +75,35 @@ def greedy(
             else:
                 going = [row if place in left else -1 for place, row in enumerate(going)]
             _advance(backbone, read, tokens)
+    return answers
+
+
+def _behind(
+    prefix: LongPrefix,
+    prompts: Sequence[Sequence[int]],
+    max_new_tokens: int,
+    finished: Callable[[Sequence[int]], bool] | None,
+) -> list[list[int]]:
+    """Greedy answers behind a prefix whose keys and values no row copies; a row that is done is not run again."""
+    import torch
+
+    answers: list[list[int]] = [[] for _ in prompts]
+    going = list(range(len(prompts)))
+    with torch.inference_mode():
+        sequence = prefix.sequence()
+        last = prefix.read(sequence, prompts)
+        for step in range(max_new_tokens):
+            left = []
+            for row, token in zip(going, last.argmax(-1).tolist(), strict=True):
+                if token == prefix.backbone.end_id:
+                    continue
+                answers[row].append(token)
+                if finished is None or not finished(answers[row]):
+                    left.append(row)
+            if not left or step == max_new_tokens - 1:
+                break
+            tokens = [PlacedToken(answers[row][-1], len(prompts[row]) + step, row + 1) for row in left]
+            last, going = prefix.append(sequence, tokens, range(len(left))), left
     return answers
 
 

@@ -3,6 +3,7 @@
 A prompt with one answer runs with it in one forward. A prompt with several (choices) runs alone, and its keys and
 values (of an encoder-decoder: what the encoder read) serve every answer. The end token is part of an answer, so even
 choices of one token take a second forward, of one position each: what follows a choice decides among them as well.
+Where all prompts share a long beginning (`long_prefix`), prompt and answers run in one forward behind it.
 """
 
 from __future__ import annotations
@@ -10,8 +11,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from merge_advisor.backbone.encoding import IGNORE_INDEX, TOKENS_PER_BATCH, EncodedRow, batches, padded
-from merge_advisor.backbone.forward import batch_logits, log_likelihoods
+from merge_advisor.backbone.encoding import IGNORE_INDEX, TOKENS_PER_BATCH, EncodedRow, padded
+from merge_advisor.backbone.forward import all_logits, log_likelihoods
+from merge_advisor.backbone.long_prefix import read_prefix
+from merge_advisor.backbone.packing import PACKED_TOKENS
 from merge_advisor.backbone.prefix import attends_to_all, read_prompts
 
 if TYPE_CHECKING:
@@ -46,18 +49,21 @@ def answer_totals(backbone: Backbone, rows: Sequence[EncodedRow]) -> list[float]
     alone = [position for position in range(len(rows)) if position not in held]
     sums = [0.0] * len(rows)
     with torch.inference_mode():
-        for batch in batches([rows[position] for position in alone]):
-            positions = [alone[place] for place in batch]
-            logits, labels = batch_logits(backbone, [rows[position] for position in positions])
-            for position, total in zip(positions, log_likelihoods(logits, labels).tolist(), strict=True):
-                sums[position] = total
-        for groups in _grouped(rows, sharing):
+        for batch, logits, labels in all_logits(backbone, [rows[position] for position in alone]):
+            for place, total in zip(batch, log_likelihoods(logits, labels).tolist(), strict=True):
+                sums[alone[place]] = total
+        prefix = read_prefix(backbone, [rows[group[0]].prompt for group in sharing])
+        for groups in _grouped(rows, sharing) if prefix is None else _packed(rows, sharing, len(prefix.ids)):
             positions = [position for group in groups for position in group]
             prompts = [rows[group[0]].prompt for group in groups]
             which = [place for place, group in enumerate(groups) for _ in group]
             answers = [rows[position].completion for position in positions]
-            together = _after_encoder if backbone.encoder_decoder else _after_prompts
-            for position, total in zip(positions, together(backbone, prompts, which, answers).tolist(), strict=True):
+            if prefix is not None:
+                totals = prefix.answer_sums(prompts, which, answers)
+            else:
+                together = _after_encoder if backbone.encoder_decoder else _after_prompts
+                totals = together(backbone, prompts, which, answers)
+            for position, total in zip(positions, totals.tolist(), strict=True):
                 sums[position] = total
     return sums
 
@@ -78,8 +84,7 @@ def losses_and_greedy(backbone: Backbone, rows: Sequence[EncodedRow]) -> tuple[l
     losses = [0.0] * len(rows)
     likeliest: list[tuple[int, ...]] = [()] * len(rows)
     with torch.inference_mode():
-        for batch in batches(rows):
-            logits, labels = batch_logits(backbone, [rows[position] for position in batch])
+        for batch, logits, labels in all_logits(backbone, rows):
             totals = log_likelihoods(logits, labels).tolist()
             best = logits.argmax(-1).tolist()
             counted = (labels != IGNORE_INDEX).tolist()
@@ -105,6 +110,26 @@ def _grouped(rows: Sequence[EncodedRow], groups: Sequence[Sequence[int]]) -> Ite
             batch, count = [], len(piece)
         batch.append(piece)
         held = count
+    if batch:
+        yield batch
+
+
+def _packed(rows: Sequence[EncodedRow], groups: Sequence[Sequence[int]], shared: int) -> Iterator[list[list[int]]]:
+    """Yield batches of groups that run as one sequence behind a prefix; a group too large for one comes in pieces."""
+    batch: list[list[int]] = []
+    room = PACKED_TOKENS
+    for group in groups:
+        prompt = len(rows[group[0]].prompt) - shared
+        piece: list[int] = []
+        for position in group:
+            needed = len(rows[position].completion) - 1 + (0 if piece else prompt)
+            if needed > room and (batch or piece):
+                yield [*batch, piece] if piece else batch
+                batch, piece, room = [], [], PACKED_TOKENS
+                needed = len(rows[position].completion) - 1 + prompt
+            piece.append(position)
+            room -= needed
+        batch.append(piece)
     if batch:
         yield batch
 

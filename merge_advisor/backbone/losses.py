@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from merge_advisor.backbone.encoding import IGNORE_INDEX, EncodedRow, batches
-from merge_advisor.backbone.forward import batch_logits, log_likelihoods
+from merge_advisor.backbone.encoding import IGNORE_INDEX, EncodedRow
+from merge_advisor.backbone.forward import all_logits, batch_logits, log_likelihoods
 
 if TYPE_CHECKING:
     import torch
@@ -28,9 +28,8 @@ def row_losses(backbone: Backbone, rows: Sequence[EncodedRow]) -> list[float]:
 
     by_row = [0.0] * len(rows)
     with torch.inference_mode():
-        for batch in batches(rows):
-            losses = batch_losses(backbone, [rows[position] for position in batch])
-            for position, loss in zip(batch, losses.tolist(), strict=True):
+        for batch, logits, labels in all_logits(backbone, rows):
+            for position, loss in zip(batch, _means(logits, labels).tolist(), strict=True):
                 by_row[position] = loss
     return by_row
 
@@ -44,7 +43,10 @@ def batch_losses(backbone: Backbone, rows: Sequence[EncodedRow]) -> torch.Tensor
         backbone: base, with or without a candidate placed.
         rows: n rows, as in `forward.batch_logits`.
     """
-    logits, labels = batch_logits(backbone, rows)
+    return _means(*batch_logits(backbone, rows))
+
+
+def _means(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     return -log_likelihoods(logits, labels) / (labels != IGNORE_INDEX).sum(1)
 
 
