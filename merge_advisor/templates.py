@@ -7,8 +7,8 @@ chat template writes its own).
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +30,9 @@ _AROUND = {
     "plain": ("", "\n"),
 }
 """What stands before and after the input in the templates that are fixed text."""
+_BETWEEN = "\n\n"
+"""Stands between examples, and between them and what is asked."""
+_ROLES = ("user", "assistant")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +51,31 @@ class Template:
     """The base's Jinja source for `chat`, None for all others."""
     specials: tuple[tuple[str, str], ...] = ()
     """Special tokens the chat template may write, e.g. ("bos_token", "<s>"), sorted."""
+    examples: tuple[tuple[str, str], ...] = ()
+    """Inputs with their outputs that every prompt shows first, see `with_examples`."""
+
+    def with_examples(self, examples: Iterable[tuple[str, str]]) -> Template:
+        r"""Return the template whose prompts show examples before the input.
+
+        Each is prompt and completion as a model would see them, with a blank line behind it; in a chat they are earlier
+        turns. No end token stands in between: it is no text.
+
+        >>> get("plain").with_examples([("1 + 1", "2")]).prompt("2 + 2")
+        '1 + 1\n2\n\n2 + 2\n'
+
+        Args:
+            examples: inputs with their outputs, in the order they are to be shown in.
+        """
+        return replace(self, examples=tuple(examples))
+
+    @property
+    def next_example(self) -> str:
+        r"""What ends an answer where a model goes on with another example; empty where an end token ends it.
+
+        >>> get("plain").with_examples([("1 + 1", "2")]).next_example
+        '\n\n'
+        """
+        return _BETWEEN + _AROUND[self.name][0] if self.examples and self.chat_template is None else ""
 
     def prompt(self, input: str) -> str:  # noqa: A002 (the field of a row it takes)
         """Return the text that a model gets for `input`.
@@ -57,8 +85,11 @@ class Template:
         """
         if self.chat_template is None:
             before, after = _AROUND[self.name]
-            return before + input + after
-        messages = [{"role": "user", "content": input}]
+            shown = [before + given + after + self.completion(output) for given, output in self.examples]
+            return _BETWEEN.join([*shown, before + input + after])
+        turns = [(given, self.completion(output)) for given, output in self.examples]
+        messages = [{"role": role, "content": text} for turn in turns for role, text in zip(_ROLES, turn, strict=True)]
+        messages.append({"role": "user", "content": input})
         try:
             return _compiled(self.chat_template).render(
                 messages=messages, add_generation_prompt=True, tools=None, documents=None, **dict(self.specials)
@@ -72,8 +103,10 @@ class Template:
 
     @property
     def digest(self) -> str:
-        """Sha256 over name, source and a rendered prompt (so over those special tokens that are really written)."""
-        return digest_of([self.name, self.chat_template, self.prompt("{input}")])
+        """Sha256 over name, source, examples and a rendered prompt (so over the special tokens really written)."""
+        parts = [self.name, self.chat_template, self.prompt("{input}")]
+        # examples only where there are some: the digests of templates alone are what they were before there were any
+        return digest_of([*parts, *([self.examples] if self.examples else [])])
 
 
 def get(name: str, chat_template: str | None = None, specials: Mapping[str, object] | None = None) -> Template:

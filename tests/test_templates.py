@@ -140,6 +140,41 @@ def test_the_clock_of_a_chat_template_stands_still() -> None:
     assert templates.get("chat", "{{ strftime_now('%d %b %Y') }}").prompt("Hi") == "26 Jul 2024"
 
 
+@pytest.mark.parametrize("name", ["alpaca", "bare", "plain"])
+def test_examples_stand_before_the_input_as_the_model_would_see_them(name: str) -> None:
+    plain = templates.get(name)
+    shown = plain.with_examples([(" one\n", "1"), ("{{ x }}", "2\n2")])
+    first, second = (plain.prompt(text) + plain.completion(answer) for text, answer in shown.examples)
+    assert shown.prompt("three") == f"{first}\n\n{second}\n\n{plain.prompt('three')}"
+    assert shown.prompt("four").startswith(f"{first}\n\n{second}{shown.next_example}")
+    assert plain.with_examples([]) == plain and plain.next_example == ""
+
+
+@pytest.mark.parametrize("source", [None, SOURCE], ids=["own", "tricky"])
+def test_examples_are_earlier_turns_of_a_chat(tiny_llama: Path, source: str | None) -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_llama)
+    tokenizer.bos_token = "<|end|>"
+    if source:
+        tokenizer.chat_template = source
+    template = templates.get("chat", tokenizer.chat_template, tokenizer.special_tokens_map)
+    pairs = [(TRICKY[0], TRICKY[1]), (TRICKY[2], TRICKY[3])]
+    turns = [(role, text) for pair in pairs for role, text in zip(("user", "assistant"), pair, strict=True)]
+    messages = [{"role": role, "content": text} for role, text in (*turns, ("user", "asked"))]
+    wanted = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    shown = template.with_examples(pairs)
+    assert shown.prompt("asked") == wanted and shown.next_example == ""
+
+
+def test_digest_depends_on_the_examples_and_is_the_old_one_without() -> None:
+    plain = templates.get("plain")
+    assert plain.digest == "89718e8ac86dd2c04a7d10d39ce6df97d8b9c327f8c8713e5d2c25330cda23a7"
+    given = [[("a", "b")], [("a", "b"), ("c", "d")], [("c", "d"), ("a", "b")], [("a\nb\n\nc", "d")]]
+    assert len({plain.digest, *(plain.with_examples(pairs).digest for pairs in given)}) == 5
+    assert plain.with_examples(given[1]).prompt("x") == plain.with_examples(given[3]).prompt("x")
+
+
 def test_digest_is_what_reaches_the_text() -> None:
     chat = templates.get("chat", "{{ bos_token }}{{ messages[0].content }}", {"bos_token": "<s>"})
     same = templates.get("chat", "{{ bos_token }}{{ messages[0].content }}", {"bos_token": "<s>", "pad_token": "<p>"})

@@ -16,18 +16,19 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from merge_advisor.backbone.encoding import EncodedRow, batches, encode
 from merge_advisor.backbone.generate import greedy
 from merge_advisor.backbone.likelihood import answer_totals, losses_and_greedy
+from merge_advisor.backbone.long_prefix import read_prefix
 from merge_advisor.backbone.losses import row_losses
 from merge_advisor.evaluators.metrics import (
     MAX_NEW_TOKENS,
-    ONE_LINE,
+    answer_end,
     answer_of,
-    answer_pattern,
     backbone_of,
     check_rows,
     check_settings,
     choice_loss,
     encode_rows,
     generation_budget,
+    is_ended,
     likeliest_choice,
     loss_per_token,
     matches,
@@ -106,7 +107,8 @@ class Fast:
         answers = encode_rows(backbone, rows, template)
         if metric == "loss":
             return model_score(label, {"loss": [loss_per_token(-loss, 1) for loss in row_losses(backbone, answers)]})
-        budget = generation_budget(backbone, answers, self.max_new_tokens, self.exact_match)
+        limit = token_limit(backbone, template)
+        budget = generation_budget(limit, answers, self.max_new_tokens, self.exact_match)
         outputs, losses = _by_text(backbone, rows, template, answers, budget)
         hits = [float(matches(output, row.output, self.exact_match)) for row, output in zip(rows, outputs, strict=True)]
         return model_score(label, {"exact_match": hits, "loss": [loss_per_token(-loss, 1) for loss in losses]}, outputs)
@@ -131,7 +133,7 @@ def row_values(backbone: Backbone, rows: Sequence[Row], template: Template, metr
     answers = encode_rows(backbone, rows, template)
     if metric == "loss":
         return [loss_per_token(-loss, 1) for loss in row_losses(backbone, answers)]
-    budget = generation_budget(backbone, answers, MAX_NEW_TOKENS, "plain")
+    budget = generation_budget(token_limit(backbone, template), answers, MAX_NEW_TOKENS, "plain")
     # under `plain` a text that has begun otherwise is another: its end is not needed
     outputs, _ = _by_text(backbone, rows, template, answers, budget, needed=False)
     return [float(matches(output, row.output, "plain")) for row, output in zip(rows, outputs, strict=True)]
@@ -141,7 +143,7 @@ def _by_choices(backbone: Backbone, rows: Sequence[Row], template: Template, lab
     wanted = encode_rows(backbone, rows, template)  # refuses answers that are too long, by row
     pairs = [(template.prompt(row.input), template.completion(text)) for row in rows for text in row.choices or ()]
     names = [f"row {row.digest[:8]}" for row in rows for _ in row.choices or ()]
-    answers = encode(backbone, pairs, max_length=token_limit(backbone), names=names)
+    answers = encode(backbone, pairs, max_length=token_limit(backbone, template), names=names)
     sums = iter(answer_totals(backbone, answers))
     outputs, hits, nats, losses = [], [], [], []
     for row, answer in zip(rows, wanted, strict=True):
@@ -157,21 +159,26 @@ def _by_choices(backbone: Backbone, rows: Sequence[Row], template: Template, lab
 
 def _prompts(backbone: Backbone, rows: Sequence[Row], template: Template, budget: int) -> list[EncodedRow]:
     """Return the prompts, cut to leave room for `budget` tokens."""
-    room = token_limit(backbone) - (0 if backbone.encoder_decoder else budget)
+    room = token_limit(backbone, template) - (0 if backbone.encoder_decoder else budget)
     return encode(backbone, [(template.prompt(row.input), "") for row in rows], max_length=room, end=False)
 
 
-def _generated(backbone: Backbone, prompts: Sequence[EncodedRow], pattern: str, budget: int) -> list[str]:
+def _generated(backbone: Backbone, prompts: Sequence[EncodedRow], end: str, budget: int) -> list[str]:
     """Return the greedy answer to each prompt."""
 
     def finished(tokens: Sequence[int]) -> bool:
-        return pattern == ONE_LINE and "\n" in _text(backbone, tokens).lstrip()
+        return is_ended(_text(backbone, tokens), end)
 
     texts = [""] * len(prompts)
-    for batch in batches(prompts):
-        answers = greedy(backbone, [prompts[at].prompt for at in batch], max_new_tokens=budget, finished=finished)
+    prefix = read_prefix(backbone, [prompt.prompt for prompt in prompts])
+    # behind a prefix, what is generated stays in the sequence of the whole batch
+    shared = len(prefix.ids) - budget if prefix else 0
+    for batch in batches(prompts, shared=shared):
+        answers = greedy(
+            backbone, [prompts[at].prompt for at in batch], max_new_tokens=budget, finished=finished, prefix=prefix
+        )
         for at, tokens in zip(batch, answers, strict=True):
-            texts[at] = answer_of(_text(backbone, tokens), pattern)
+            texts[at] = answer_of(_text(backbone, tokens), end)
     return texts
 
 
@@ -192,21 +199,21 @@ def _by_text(
 
     With `needed` False an answer that is plainly another than the output is not generated either: it may be cut short.
     """
-    pattern = answer_pattern(rows)
+    end = answer_end(rows, template)
     prompts = _prompts(backbone, rows, template, budget)
     losses, greedily = losses_and_greedy(backbone, answers)
     foreseen: list[str | None] = []
     for row, prompt, answer, best in zip(rows, prompts, answers, greedily, strict=True):
         uncut = prompt.prompt == answer.prompt  # a long prompt is cut elsewhere where more is to be generated
         wanted = None if needed else row.output.strip()
-        foreseen.append(_foreseen(backbone, answer.completion, best, budget, pattern, wanted) if uncut else None)
+        foreseen.append(_foreseen(backbone, answer.completion, best, budget, end, wanted) if uncut else None)
     left = [at for at, text in enumerate(foreseen) if text is None]
-    late = dict(zip(left, _generated(backbone, [prompts[at] for at in left], pattern, budget), strict=True))
+    late = dict(zip(left, _generated(backbone, [prompts[at] for at in left], end, budget), strict=True))
     return [late[at] if text is None else text for at, text in enumerate(foreseen)], losses
 
 
 def _foreseen(
-    backbone: Backbone, output: Sequence[int], best: Sequence[int], budget: int, pattern: str, wanted: str | None
+    backbone: Backbone, output: Sequence[int], best: Sequence[int], budget: int, end: str, wanted: str | None
 ) -> str | None:
     """Return the greedy answer as far as one forward over the output shows it; None where it does not show enough.
 
@@ -221,9 +228,9 @@ def _foreseen(
     if len(begun) > budget:
         return None
     text = _text(backbone, begun)
-    if ended or (pattern == ONE_LINE and "\n" in text.lstrip()):
-        return answer_of(text, pattern)
-    if wanted is None or getattr(backbone.tokenizer, "clean_up_tokenization_spaces", False):
-        return None  # what comes next may also change what is there
+    if ended or is_ended(text, end):
+        return answer_of(text, end)
+    if wanted is None or len(end) > 1 or getattr(backbone.tokenizer, "clean_up_tokenization_spaces", False):
+        return None  # what comes next may also change what is there, or show that it is not of the answer
     seen = text.strip().rstrip(_UNFINISHED).strip()
     return None if wanted.startswith(seen) else seen

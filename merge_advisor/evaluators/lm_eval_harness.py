@@ -28,6 +28,7 @@ from merge_advisor.evaluators.lm_eval_model import in_memory_hflm
 from merge_advisor.evaluators.lm_eval_process import contained_lm_eval, lm_eval_version
 from merge_advisor.evaluators.metrics import (
     MAX_NEW_TOKENS,
+    answer_end,
     answer_pattern,
     backbone_of,
     check_rows,
@@ -40,6 +41,7 @@ from merge_advisor.evaluators.metrics import (
     metric_for,
     model_score,
     score_settings,
+    token_limit,
 )
 from merge_advisor.json_form import digest_of
 from merge_advisor.scores import ModelScore
@@ -119,9 +121,10 @@ class LmEval:
         backbone = backbone_of(model, tokenizer)
         with contained_lm_eval(label, trusted=True):  # our own task: its fields are named, no template is rendered
             answers = encode_rows(backbone, rows, template)
-            budget = generation_budget(backbone, answers, self.max_new_tokens, self.exact_match)
+            limit = token_limit(backbone, template)
+            budget = generation_budget(limit, answers, self.max_new_tokens, self.exact_match)
             tasks = self._prepare(backbone, rows, template, metric, budget)
-            samples = _evaluate(backbone, tasks, self.batch_size)
+            samples = _evaluate(backbone, tasks, self.batch_size, limit)
         return _model_score(label, rows, [len(answer.completion) for answer in answers], samples)
 
     def _prepare(
@@ -143,14 +146,14 @@ def _build(
     """Write the rows as JSONL into a private folder and have lm-eval load the tasks from it; the folder goes again."""
     from lm_eval.tasks import TaskManager
 
-    specs = []
+    specs, pattern = [], answer_pattern(answer_end(rows, template))
     with tempfile.TemporaryDirectory(prefix="merge-advisor-") as folder:
         for name in {"accuracy": ("accuracy",), "exact_match": ("exact_match", "loss")}.get(metric, ("loss",)):
             path = Path(folder, f"{name}.jsonl")
             lines = [json.dumps(_document(name, row, template, end)) + "\n" for row in rows]
             path.write_text("".join(lines), encoding="utf-8")
             specs.append(
-                {"task": name, "custom_dataset": partial(_read, path), **_config(name, rows, budget, exact_match)}
+                {"task": name, "custom_dataset": partial(_read, path), **_config(name, pattern, budget, exact_match)}
             )
         manager = TaskManager(include_path=folder, include_defaults=False)
         return dict(manager.load(specs)["tasks"])
@@ -176,7 +179,7 @@ def _document(name: str, row: Row, template: Template, end: str) -> dict[str, An
     return {"prompt": prompt, "whole": template.completion(row.output) + end}
 
 
-def _config(name: str, rows: Sequence[Row], budget: int, exact_match: str) -> dict[str, Any]:
+def _config(name: str, pattern: str, budget: int, exact_match: str) -> dict[str, Any]:
     """Return the lm-eval configuration of a task; a string that names a field of the documents is never rendered."""
     shared = {
         "test_split": "test",
@@ -192,7 +195,7 @@ def _config(name: str, rows: Sequence[Row], budget: int, exact_match: str) -> di
         return {**shared, **output, **accuracy}
     if name == "loss":
         return {**shared, "output_type": "loglikelihood", "doc_to_target": "whole", **accuracy}
-    take = {"function": "regex", "regex_pattern": answer_pattern(rows), "fallback": ""}  # it strips what it found
+    take = {"function": "regex", "regex_pattern": pattern, "fallback": ""}  # it strips what it found
     rule = {"ignore_case": True, "regexes_to_ignore": [r"\."]} if exact_match == "lorahub" else {}
     greedy = {"do_sample": False, "num_beams": 1, "repetition_penalty": 1.0, "until": [], "max_gen_toks": budget}
     return {
@@ -205,13 +208,15 @@ def _config(name: str, rows: Sequence[Row], budget: int, exact_match: str) -> di
     }
 
 
-def _evaluate(backbone: Backbone, tasks: dict[str, Any], batch_size: int) -> dict[str, list[dict[str, Any]]]:
+def _evaluate(
+    backbone: Backbone, tasks: dict[str, Any], batch_size: int, limit: int
+) -> dict[str, list[dict[str, Any]]]:
     """Return lm-eval's samples by task, in the order of the documents."""
     from lm_eval.evaluator import evaluate
 
     # not simple_evaluate: that seeds every generator, runs git and describes the machine
     result = evaluate(
-        in_memory_hflm(backbone, batch_size),
+        in_memory_hflm(backbone, batch_size, limit),
         {"tasks": tasks, "groups": {}, "group_map": {}},
         bootstrap_iters=0,
         log_samples=True,

@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from merge_advisor.backbone.encoding import EncodedRow, batches, encode
+from merge_advisor.backbone.encoding import TOKENS_PER_BATCH, EncodedRow, batches, encode
 from merge_advisor.backbone.generate import greedy
 from merge_advisor.backbone.likelihood import HELD_TOKENS
+from merge_advisor.backbone.long_prefix import LongPrefix, PlacedToken, read_prefix
+from merge_advisor.backbone.packing import PACKED_TOKENS
 from merge_advisor.backbone.prefix import continue_from, shared_prefix
-from merge_advisor.evaluators.metrics import token_limit
 
 if TYPE_CHECKING:
     from merge_advisor.backbone.model import Backbone
 
 
-def in_memory_hflm(backbone: Backbone, batch_size: int) -> Any:
+def in_memory_hflm(backbone: Backbone, batch_size: int, limit: int) -> Any:
     """Return lm-eval's HFLM over a model, with tokens as everywhere else in this package.
 
     HFLM tokenises prompt and answer as one text and moves blanks from the prompt's end to the answer; adapters were
@@ -24,15 +25,16 @@ def in_memory_hflm(backbone: Backbone, batch_size: int) -> Any:
     Args:
         backbone: the model.
         batch_size: prompts generated from at once at most.
+        limit: tokens of prompt and answer together at most.
     """
     import torch
     from lm_eval.models.huggingface import HFLM
 
-    limit = token_limit(backbone)
     end = str(backbone.tokenizer.decode(backbone.end_id))
 
     class InMemoryHFLM(HFLM):  # type: ignore[misc]
         kept = 0  # positions, counted from the end of a batch, that hold answers
+        prefix: LongPrefix | None = None  # what all prompts begin with, where it is long
 
         @property
         def max_length(self) -> int:
@@ -42,7 +44,9 @@ def in_memory_hflm(backbone: Backbone, batch_size: int) -> Any:
             # `encode` closes every answer with the one end token; as text it could be cut into several
             rows = encode(backbone, [(p, a.removesuffix(end)) for p, a in (r.args for r in requests)], max_length=limit)
             answers: list[Any] = [None] * len(rows)
-            for batch in batches(rows):
+            self.prefix = prefix = read_prefix(backbone, [row.prompt for row in rows])
+            sizes = {"shared": len(prefix.ids), "most": PACKED_TOKENS} if prefix else {}
+            for batch in batches(rows, **sizes):
                 width = max(map(len, (rows[i] for i in batch)))
                 self.kept = max(width - len(rows[i].prompt) for i in batch)
                 self.batch_size_per_gpu = len(batch)
@@ -55,6 +59,8 @@ def in_memory_hflm(backbone: Backbone, batch_size: int) -> Any:
             if labels is not None:
                 return super()._model_call(inps, attn_mask, labels)
             with torch.inference_mode():
+                if self.prefix:
+                    return _after_prefix(self.prefix, inps, self.kept)
                 shared = shared_prefix(backbone, [row[: inps.shape[1] - self.kept + 1] for row in inps.tolist()])
                 tail = inps[:, shared:]
                 kept = torch.arange(tail.shape[1] - self.kept, tail.shape[1])
@@ -64,7 +70,9 @@ def in_memory_hflm(backbone: Backbone, batch_size: int) -> Any:
         def generate_until(self, requests: Any, disable_tqdm: bool = False) -> Any:
             rows = encode(backbone, [(request.args[0], "") for request in requests], max_length=limit, end=False)
             width = max(map(len, rows)) + max(int(request.args[1]["max_gen_toks"]) for request in requests)
-            self.batch_size_per_gpu = max(1, min(batch_size, HELD_TOKENS // width))
+            self.prefix = prefix = read_prefix(backbone, [row.prompt for row in rows])
+            room = TOKENS_PER_BATCH // (width - len(prefix.ids)) if prefix else HELD_TOKENS // width
+            self.batch_size_per_gpu = max(1, min(batch_size, room))
             return super().generate_until(requests, disable_tqdm=True)
 
         def tok_batch_encode(self, strings: Any, *_: Any, left_truncate_len: int = limit, **__: Any) -> Any:
@@ -77,7 +85,10 @@ def in_memory_hflm(backbone: Backbone, batch_size: int) -> Any:
             real = settings["attention_mask"].bool()
             prompts = [row[mask].tolist() for row, mask in zip(context, real, strict=True)]
             # the only stop is the end token (see `lm_eval_harness`); the same greedy choice, sharing the preamble
-            answers = greedy(backbone, prompts, max_new_tokens=max_length - context.shape[1])
+            shared = self.prefix.ids if self.prefix else ()
+            # a prompt that was cut may begin elsewhere
+            prefix = self.prefix if all(tuple(prompt[: len(shared)]) == shared for prompt in prompts) else None
+            answers = greedy(backbone, prompts, max_new_tokens=max_length - context.shape[1], prefix=prefix)
             width = max(map(len, answers))
             ends = [[*answer, *[backbone.end_id] * (width - len(answer))] for answer in answers]
             return torch.cat([context, torch.tensor(ends, dtype=context.dtype, device=context.device)], dim=1)
@@ -90,6 +101,16 @@ def in_memory_hflm(backbone: Backbone, batch_size: int) -> Any:
         softmax_dtype="float32",
         batch_size=batch_size,
     )
+
+
+def _after_prefix(prefix: LongPrefix, ids: Any, kept: int) -> Any:
+    """Return the logits at the last `kept` positions of rows that begin with a prefix, (n, kept, vocabulary)."""
+    begin = len(prefix.ids)
+    tails = ids[:, begin:].tolist()  # padding on the right included: no token of the row sees it
+    tokens = [PlacedToken(id_, at, n) for n, tail in enumerate(tails, 1) for at, id_ in enumerate(tail, begin)]
+    width = len(tails[0])
+    wanted = [n * width + at for n in range(len(tails)) for at in range(width - kept, width)]
+    return prefix.append(prefix.sequence(), tokens, wanted).unflatten(0, (len(tails), kept))
 
 
 def _padded(rows: Sequence[EncodedRow], pad: int, *, left: bool) -> tuple[Any, Any]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from merge_advisor.backbone.choice_loss import right_loss
-from merge_advisor.backbone.encoding import ROW_TOKENS, EncodedRow, context_length, encode
+from merge_advisor.backbone.encoding import EXAMPLE_TOKENS, ROW_TOKENS, EncodedRow, context_length, encode
 from merge_advisor.backbone.model import Backbone
 from merge_advisor.errors import TaskError
 from merge_advisor.scores import ModelScore
@@ -27,8 +27,6 @@ MAX_NEW_TOKENS = 64
 """Tokens generated at most; fewer where all outputs are shorter. A longer output cannot be matched."""
 WORST_LOSS = 1e4
 """Stands for a likelihood that is no number (overflowing weights): finite, and worse than anything real."""
-ONE_LINE, ALL_LINES = r"\S[^\n]*", r"\S[\s\S]*"
-"""Regular expressions of an answer in generated text: its first line that is not blank, or all of it."""
 EXACT_MATCH_RULES = ("plain", "lorahub")
 """When generated text is the output: `plain` once both are stripped; `lorahub` once both are also in lower case and
 without any full stop, as LoraHub's evaluation has it (arXiv 2307.13269 and its code)."""
@@ -153,13 +151,14 @@ def backbone_of(model: Any, tokenizer: Any) -> Backbone:
     )
 
 
-def token_limit(backbone: Backbone) -> int:
+def token_limit(backbone: Backbone, template: Template) -> int:
     """Return how many tokens prompt and answer have together at most.
 
     Args:
         backbone: the model.
+        template: the prompt around each input; with examples in it prompts may be longer.
     """
-    return min(ROW_TOKENS, context_length(backbone))
+    return min(EXAMPLE_TOKENS if template.examples else ROW_TOKENS, context_length(backbone))
 
 
 def encode_rows(backbone: Backbone, rows: Sequence[Row], template: Template) -> list[EncodedRow]:
@@ -175,14 +174,14 @@ def encode_rows(backbone: Backbone, rows: Sequence[Row], template: Template) -> 
     """
     texts = [(template.prompt(row.input), template.completion(row.output)) for row in rows]
     names = [f"row {row.digest[:8]}" for row in rows]
-    return encode(backbone, texts, max_length=token_limit(backbone), names=names)
+    return encode(backbone, texts, max_length=token_limit(backbone, template), names=names)
 
 
-def generation_budget(backbone: Backbone, answers: Sequence[EncodedRow], most: int, exact_match: str) -> int:
+def generation_budget(limit: int, answers: Sequence[EncodedRow], most: int, exact_match: str) -> int:
     """Return how many tokens to generate at most: the longest answer's and a few more, `most`, or half the context.
 
     Args:
-        backbone: the model.
+        limit: as of `token_limit`.
         answers: the rows, encoded.
         most: the evaluator's `max_new_tokens`.
         exact_match: one of `EXACT_MATCH_RULES`.
@@ -190,29 +189,61 @@ def generation_budget(backbone: Backbone, answers: Sequence[EncodedRow], most: i
     # Under `plain` a text that goes on behind the answer is wrong however it goes on. Where full stops do not count, a
     # text cut there may look like the answer, so by `lorahub` it is `most` or half the context.
     needed = max(len(row.completion) for row in answers) + _SPARE_TOKENS if exact_match == "plain" else most
-    return min(most, needed, token_limit(backbone) // 2)
+    return min(most, needed, limit // 2)
 
 
-def answer_pattern(rows: Sequence[Row]) -> str:
-    """Return what an answer in generated text is: `ONE_LINE`, or `ALL_LINES` where an output of the rows has several.
+def answer_end(rows: Sequence[Row], template: Template) -> str:
+    r"""Return what ends an answer in generated text, where no end token does; empty: nothing.
+
+    That is the end of its first line, or where an output of the rows has several lines the beginning of a next example:
+    a model that was shown some goes on with more.
 
     Args:
         rows: what to measure on.
+        template: the prompt around each input.
+
+    >>> from merge_advisor.templates import get
+    >>> answer_end([Row("2 + 2", "4")], get("plain")), answer_end([Row("two lines", "1\n2")], get("plain"))
+    ('\n', '')
     """
-    return ALL_LINES if any("\n" in row.output.strip() for row in rows) else ONE_LINE
+    return template.next_example if any("\n" in row.output.strip() for row in rows) else "\n"
 
 
-def answer_of(text: str, pattern: str) -> str:
+def answer_pattern(end: str) -> str:
+    r"""Return the regular expression of an answer in generated text.
+
+    Args:
+        end: as of `answer_end`.
+
+    >>> answer_pattern("\n"), answer_pattern("")
+    ('\\S[^\\n]*', '\\S[\\s\\S]*')
+    """
+    if len(end) < 2:
+        return r"\S[^\n]*" if end else r"\S[\s\S]*"
+    return rf"\S[\s\S]*?(?={re.escape(end)}|\Z)"
+
+
+def is_ended(text: str, end: str) -> bool:
+    """Tell whether generated text holds a whole answer, whatever follows.
+
+    Args:
+        text: what was generated so far.
+        end: as of `answer_end`.
+    """
+    return bool(end) and end in text.lstrip()
+
+
+def answer_of(text: str, end: str) -> str:
     r"""Return the answer in generated text, stripped; empty where there is none.
 
     Args:
         text: what was generated.
-        pattern: `ONE_LINE` or `ALL_LINES`.
+        end: as of `answer_end`.
 
-    >>> answer_of(" four \n because ...", ONE_LINE)
-    'four'
+    >>> answer_of(" four \n because ...", "\n"), answer_of("1\n2\n\n3 + 3\n", "\n\n")
+    ('four', '1\n2')
     """
-    match = re.search(pattern, text)
+    match = re.search(answer_pattern(end), text)
     return match[0].strip() if match else ""
 
 

@@ -94,6 +94,23 @@ def test_matches_and_near_misses_are_lm_evals(backbone: Backbone) -> None:
     assert 0 < found.metrics["exact_match"] < 1
 
 
+SHOWN = [(f"{'so ' * (at % 4)}question {at}", ["yes", "a cat", "0", "two\nlines"][at % 4]) for at in range(20)]
+SHORT = [row for row in CHOICES if len(row.input) < 100]  # so that no prompt with examples is cut
+
+
+@pytest.mark.parametrize(("name", "number"), [("plain", 20), ("alpaca", 4), ("chat", 9)])
+@pytest.mark.parametrize("several_lines", [False, True])
+def test_with_examples_in_the_prompt_as_well(backbone: Backbone, name: str, number: int, several_lines: bool) -> None:
+    source = backbone.tokenizer.chat_template if name == "chat" else None
+    template = templates.get(name, source).with_examples(SHOWN[:number])
+    shown = len(backbone.tokenizer(template.prompt(""))["input_ids"])
+    assert 330 < shown < 360  # what all prompts begin with runs once
+    free = [row for row in FREE if several_lines or "\n" not in row.output]
+    assert_equal(backbone, free, "loss", template)
+    assert_equal(backbone, SHORT, "accuracy", template)
+    assert_equal(backbone, free, "exact_match", template)
+
+
 @pytest.fixture(scope="module")
 def learned(llama: Backbone) -> WeightDelta:
     """A LoRA of the tiny base that knows a few answers by heart."""
@@ -115,6 +132,20 @@ def test_answers_known_by_heart_match_as_in_lm_eval(llama: Backbone, learned: An
             rows = [Row(row.input, change(row.output)) for row in LEARNED]
             assert_equal(llama, rows, "exact_match")
             assert_equal(llama, rows[:3], "exact_match")  # the first line counts where all outputs are one line
+
+
+def test_an_answer_of_several_lines_ends_where_a_next_example_begins(llama: Backbone) -> None:
+    """A model that was shown examples goes on with more; each but the first question asks with one in its prompt."""
+    template = PLAIN.with_examples([("one", "yes")])
+    texts = [(PLAIN.prompt(row.input), f"{row.output}\n\nand\nso on") for row in LEARNED]
+    texts += [(template.prompt(row.input), text) for row, (_, text) in zip(LEARNED, texts, strict=True)]
+    names = [name for name in llama.parameters if name.endswith(("proj.weight",))]
+    settings = FinetuneSettings(rank=8, lr=2e-2, steps=150)
+    rows = [*LEARNED[1:], Row("five", "é")]
+    with placed(llama, finetune_lora(llama, encode(llama, texts, max_length=512), names, settings, seed=0).delta):
+        found = assert_equal(llama, rows, "exact_match", template)
+        assert found.rows["exact_match"] == (1.0, 1.0, 1.0, 1.0, 0.0)
+        assert_equal(llama, rows, "exact_match")
 
 
 def told_one_by_one(backbone: Backbone, rows: list[EncodedRow]) -> list[tuple[float, tuple[int, ...]]]:
