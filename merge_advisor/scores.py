@@ -44,7 +44,7 @@ class ModelScore:
     __pydantic_config__ = STRICT
 
     label: str
-    """"base", "majority", "anchor", "member <id>", "shots_lora", "uniform" or "merge"."""
+    """"base", "icl", "majority", "anchor", "member <id>", "shots_lora", "uniform" or "merge"."""
     metrics: dict[str, float]
     """Mean over the rows: "accuracy" (choice likelihood) and "choices" (nats of the right choice among the choices), or
     "exact_match"; and "loss" (nats per token)."""
@@ -146,7 +146,9 @@ class Score:
     template: str = ""
     """Prompt template of the rows; of an lm-eval task, its name and its few shots."""
     logs: tuple[RowLog, ...] = ()
-    """What was asked on each row, in the order of `row_digests`."""
+    """What was asked on each row, in the order of `row_digests`; `icl` was shown examples before it."""
+    notes: tuple[str, ...] = ()
+    """What else has to be known of the table, a sentence each: how many examples `icl` was shown, or why it is out."""
 
     def model(self, label: str) -> ModelScore:
         """Return the row of the table named `label`.

@@ -23,6 +23,8 @@ RESIDUAL = "residual"
 """Id of an adapter that was trained on top of a merge; it means something beside that merge alone."""
 TRAINED = (SHOTS_LORA, RESIDUAL)
 """Ids of what is trained on the rows; each is a folder of the run folder."""
+ICL = "icl"
+"""Label of the base with examples in its prompt, in every score table, and name of a control of a benchmark."""
 
 Kind = Literal["adapter", "checkpoint"]
 Role = Literal["anchor", "partner", "trained"]

@@ -21,7 +21,8 @@ So a merge that leads an anchor by little is not worth more than the anchor; one
 beyond noise asks for more rows, and so do rows too few to see even a gain of 4g; and nothing that costs more is advised
 unless what costs less is beaten. "Something measured" includes the members alone and the uniform merge, at a level
 shared out among them (Bonferroni): the best of many looks good by chance. The majority answer is not a model to choose;
-the reason says so where it does as well. A guard that regresses takes the merge out.
+the reason says so where it does as well. `icl`, the base with examples in its prompt, decides nothing yet: the table
+compares the merge with it. A guard that regresses takes the merge out.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ import numpy as np
 from merge_advisor.errors import TaskError
 from merge_advisor.scores import Comparison, GuardScore, ModelScore, Verdict
 from merge_advisor.statistics import CONFIDENCE, Interval, paired_interval, rows_to_decide, rows_to_rule_out
-from merge_advisor.types import SHOTS_LORA
+from merge_advisor.types import ICL, SHOTS_LORA
 
 _BASE, _ANCHOR, _START, _MERGE, _MAJORITY = "base", "anchor", "start", "merge", "majority"
 """Labels of rows of a score table; that of the shots' LoRA is `SHOTS_LORA`."""
@@ -156,7 +157,7 @@ def _compare(table: _Table, label: str, row_digests: Sequence[str]) -> Compariso
 def _decide(table: _Table, cheap: list[str], worth: Verdict, *, merge: bool) -> tuple[Verdict, str]:
     """Apply the rule to the contenders; `merge` says whether the merge is one, `worth` what to do where it wins."""
     contenders = [*cheap, _MERGE] if merge else cheap
-    others = [label for label in table.values if label not in (*cheap, _MERGE, _MAJORITY)]
+    others = [label for label in table.values if label not in (*cheap, _MERGE, _MAJORITY, ICL)]
     if merge and all(table.lead(_MERGE, label).lower > 0 for label in cheap):
         leads = ", ".join(f"{label} by {table.amount(table.lead(_MERGE, label))}" for label in cheap)
         reason = f"the merge reaches {table.score(_MERGE)} on {table.rows} rows and beats {leads}"

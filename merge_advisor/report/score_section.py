@@ -51,6 +51,7 @@ def score_section(place: int, score: Score, task: Task, *, alone: bool) -> Secti
     blocks.append(Paragraph(measured_text(score)))
     blocks.append(FigureGroup((_score_bars(place, score), _differences(place, score))))
     blocks.append(Table("Scores", SCORE_HEADERS, score_rows(score), SCORE_RIGHT))
+    blocks += [Paragraph(note) for note in score.notes]
     if score.guard is not None:
         blocks.append(Paragraph(guard_text(score.guard)))
     hardest = hardest_rival(score)

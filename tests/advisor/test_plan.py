@@ -48,7 +48,7 @@ def test_a_run_folder_holds_everything(run: Run) -> None:
     assert "lorahub.json" not in names  # another model under the same weights
     assert run.plan.verdict is not None and run.plan.reason
     labels = [model.label for model in run.scores[0].models]
-    assert labels[:2] == ["base", "majority"] and {"anchor", "shots_lora", "uniform", "merge"} <= set(labels)
+    assert labels[:3] == ["base", "icl", "majority"] and {"anchor", "shots_lora", "uniform", "merge"} <= set(labels)
     assert len(run.scores[0].row_digests) == len(run.tasks[0].heldout) == 16
     report = run.plan.tasks[0]
     assert not set(report.shots) & set(report.heldout) and not set(report.tuning) & set(report.heldout)

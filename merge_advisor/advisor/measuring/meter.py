@@ -23,6 +23,7 @@ from merge_advisor.weights.updates import WeightDelta, along
 
 if TYPE_CHECKING:
     from merge_advisor.arrays import Float32Array
+    from merge_advisor.templates import Template
 
 _T = TypeVar("_T")
 
@@ -44,8 +45,16 @@ class ScoredModel:
     """
 
     label: str
-    """"base", "anchor", "member <id>", "shots_lora", "uniform", "plan" or "merge"."""
+    """"base", "icl", "anchor", "member <id>", "shots_lora", "uniform", "plan" or "merge"."""
     merge: WeightedMerge
+    template: Template | None = None
+    """Prompt template it is asked under, where that is another than the pool's: with examples in it."""
+
+    @property
+    def key(self) -> list[object]:
+        """What makes two models of one base different, for the key of what was measured."""
+        # the pool's template is in the key of everything measured
+        return [*self.merge.key, *([] if self.template is None else [["template", self.template.digest]])]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -180,14 +189,18 @@ class MergeMeter:
         return gradient
 
     def scores(
-        self, models: Sequence[ScoredModel], key: Sequence[object], score: Callable[[str], ModelScore], what: str
+        self,
+        models: Sequence[ScoredModel],
+        key: Sequence[object],
+        score: Callable[[ScoredModel], ModelScore],
+        what: str,
     ) -> list[ModelScore]:
-        """Return the scores of models; one that is remembered under `key` and its merge is not run again.
+        """Return the scores of models; one that is remembered under `key` and its own key is not run again.
 
         Args:
             models: what to score.
             key: all that a score depends on beside the model.
-            score: scores what is on the base, by its label.
+            score: scores a model that is on the base.
             what: named in the progress.
         """
         table = []
@@ -195,10 +208,10 @@ class MergeMeter:
             self.model.progress(what, number, len(models))
 
             def measure(model: ScoredModel = model) -> str:
-                return self.on_base(model.merge, lambda: to_json(score(model.label)))
+                return self.on_base(model.merge, lambda: to_json(score(model)))
 
             # as text: a score has floats that JSON gives back to the last bit, and its own strict form
-            text = self.memo.remember([*key, *model.merge.key], measure)
+            text = self.memo.remember([*key, *model.key], measure)
             # the same model may be in the store under another label
             table.append(replace(from_json(ModelScore, text, "store"), label=model.label))
         self.model.progress(what, len(models), len(models))

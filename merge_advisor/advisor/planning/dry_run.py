@@ -89,8 +89,8 @@ def plan_passes(tasks: Sequence[Task], candidates: int, options: PlanOptions) ->
     """
     probes = registry.build("embedding", options.embedding).forwards
     shots, watch = sum(len(task.shots) for task in tasks), sum(len(task.tuning) for task in tasks)
-    # base, anchor and partners, shots_lora, uniform and merge are scored
-    scored = min(options.k, candidates) + 4
+    # base, icl, anchor and partners, shots_lora, uniform and merge are scored
+    scored = min(options.k, candidates) + 5
     adapting = adaptation_passes(tasks, options)
     scored += adapting > 0  # the merge that it began with
     return {

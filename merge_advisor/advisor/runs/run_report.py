@@ -118,6 +118,7 @@ def _score_blocks(scores: tuple[Score, ...]) -> list[TextBlock]:
         rows = f"{len(score.row_digests)} held-out rows"
         blocks.append(Paragraph(f"{score.task}: {score.metric} on {rows}, {score.evaluator}"))
         blocks.append(Table("", SCORE_HEADERS, score_rows(score), SCORE_RIGHT))
+        blocks += [Paragraph(note) for note in score.notes]
     if len(scores) > 1:
         headers, cells = trade_off(scores)
         blocks.append(Paragraph("one merge for all tasks"))

@@ -1,4 +1,7 @@
-"""Scores on tasks of lm-eval: its documents, its prompts and metrics, our verdict."""
+"""Scores on tasks of lm-eval: its documents, its prompts and metrics, our verdict.
+
+There is no row `icl` here: the prompts are the task's own, and so is the number of examples in them.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +33,7 @@ def ask_models(meter: MergeMeter, models: Sequence[ScoredModel], requests: LmEva
     """
     key = ["lm-eval task", lm_eval_version(), requests.digest]
     what = f"scoring {requests.loaded.name}"
-    return meter.scores(models, key, lambda label: evaluate_requests(requests, meter.model.backbone, label), what)
+    return meter.scores(models, key, lambda model: evaluate_requests(requests, meter.model.backbone, model.label), what)
 
 
 def score_asked(

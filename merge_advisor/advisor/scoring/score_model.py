@@ -1,4 +1,7 @@
-"""`score MODEL`: one model folder, an adapter beside its base or a full model, on every row of task files."""
+"""`score MODEL`: one model folder, an adapter beside its base or a full model, on every row of task files.
+
+All rows are scored, so there are none to show as examples: no row `icl`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""`score`: base, members, the LoRA of the shots, the uniform merge and the merge, on rows none of them has seen."""
+"""`score`: a run's models on rows none of them has seen.
+
+They are the base, alone and with examples in its prompt, the members, the LoRA of the shots, the uniform merge and the
+merge.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +17,7 @@ from merge_advisor.advisor.measuring.session import Session
 from merge_advisor.advisor.measuring.shots_lora import read_trained
 from merge_advisor.advisor.runs.reopening import find_members, reopen
 from merge_advisor.advisor.runs.run_folder import START, Run, read_run, write_scores
+from merge_advisor.advisor.scoring.in_context import in_context
 from merge_advisor.errors import InputError, TaskError
 from merge_advisor.evaluators.guard import guard_score, read_guard
 from merge_advisor.evaluators.metrics import METRICS, majority_score, metric_for
@@ -20,7 +25,7 @@ from merge_advisor.json_form import VERSION
 from merge_advisor.merges import WeightedMerge, merge_of
 from merge_advisor.scores import GuardScore, ModelScore, RowLog, Score, Verdict
 from merge_advisor.tasks import majority, read_rows
-from merge_advisor.types import SHOTS_LORA, Row, Task
+from merge_advisor.types import ICL, SHOTS_LORA, Row, Task
 from merge_advisor.verdict import judge
 
 if TYPE_CHECKING:
@@ -113,9 +118,9 @@ def score_models(
     scorer: Fast | LmEval = registry.build("evaluator", evaluator)
     key = ["score", scorer.name, scorer.version, scorer.settings, metric, [row.digest for row in rows]]
 
-    def score(label: str) -> ModelScore:
-        backbone, template = meter.model.backbone, meter.model.template
-        return scorer.score(backbone.model, backbone.tokenizer, rows, template, label=label, metric=metric)
+    def score(model: ScoredModel) -> ModelScore:
+        backbone, template = meter.model.backbone, model.template or meter.model.template
+        return scorer.score(backbone.model, backbone.tokenizer, rows, template, label=model.label, metric=metric)
 
     return meter.scores(models, key, score, what)
 
@@ -159,7 +164,7 @@ def score_task(
 
     Args:
         meter: puts the models on the base.
-        models: as `models_of` gives them.
+        models: as `models_of` gives them, the base first; the base with examples in its prompt is added here.
         task: its held-out rows are scored.
         metric: as in `Judging`.
         guard: loss on unrelated text, where it was measured.
@@ -172,11 +177,17 @@ def score_task(
     if not rows:
         raise TaskError(f"task {task.name}: no held-out rows to score on; give more examples, or `heldout=FILE`")
     metric = metric_for(rows, metric)
+    first = 1
+    try:
+        shown = in_context(meter, task, rows, metric, FINAL)
+        models, first, note = [*models[:1], shown.model, *models[1:]], 2, f"{shown.note}."
+    except TaskError as error:
+        note = f"{ICL} is left out: {error}."
     table = score_models(meter, models, rows, metric, what=f"scoring {task.name}")
     if metric != "loss":
         answer = majority((*task.shots, *task.tuning))
         # of the rows learned from: that of the held-out rows would be an oracle
-        table.insert(1, majority_score(rows, answer, metric, label="majority"))
+        table.insert(first, majority_score(rows, answer, metric, label="majority"))
     digests = tuple(row.digest for row in rows)
     verdict, reason, comparisons = judge(table, metric, digests, guard=guard, adaptation=adaptation)
     template = meter.model.template
@@ -193,6 +204,7 @@ def score_task(
         evaluator=registry.build("evaluator", FINAL).version,
         guard=guard,
         template=template.name,
+        notes=(note,),
         logs=tuple(RowLog(template.prompt(row.input), row.output, row.choices) for row in rows),
     )
 

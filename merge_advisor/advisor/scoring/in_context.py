@@ -1,0 +1,82 @@
+"""`icl`, the base with examples in its prompt (in-context learning): what every user tries first.
+
+It learns from the rows that everything else learns from, shots and tuning rows, and trains nothing; in exchange each of
+its answers costs the longer prompt. It is asked on our rows only: a task of lm-eval brings few shots of its own
+(`num_fewshot`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from merge_advisor import registry
+from merge_advisor.advisor.measuring.meter import BASE, MergeMeter, ScoredModel
+from merge_advisor.backbone.encoding import EXAMPLE_TOKENS
+from merge_advisor.errors import SpecError, TaskError
+from merge_advisor.types import ICL, Row, Task
+
+if TYPE_CHECKING:
+    from merge_advisor.evaluators.fast import Fast
+    from merge_advisor.evaluators.lm_eval_harness import LmEval
+
+
+@dataclass(frozen=True, slots=True)
+class InContext:
+    """The base with examples in its prompt, as a model to be scored.
+
+    >>> InContext(ScoredModel("icl", BASE), used=14, given=20).note
+    'icl has 14 of 20 examples in its prompt: as many as fit whole'
+    """
+
+    model: ScoredModel
+    used: int
+    """Examples in its prompt."""
+    given: int
+    """Examples there are."""
+
+    @property
+    def note(self) -> str:
+        """How many examples it was shown, as a sentence."""
+        fit = ": as many as fit whole" if self.used < self.given else ""
+        return f"{ICL} has {self.used} of {self.given} examples in its prompt{fit}"
+
+
+def in_context(meter: MergeMeter, task: Task, rows: Sequence[Row], metric: str, evaluator: str) -> InContext:
+    """Return the base with as many rows that are learned from in its prompt as fit: shots, then tuning rows.
+
+    Args:
+        meter: has the base and its template; remembers which examples fit.
+        task: its shots and tuning rows are the examples.
+        rows: what is to be scored on.
+        metric: "accuracy", "exact_match" or "loss".
+        evaluator: spec of what scores.
+
+    Raises:
+        TaskError: not one example fits, or the base's chat template takes no earlier turns.
+    """
+    examples, template = (*task.shots, *task.tuning), meter.model.template
+    scorer: Fast | LmEval = registry.build("evaluator", evaluator)
+
+    def measure() -> list[int]:
+        from merge_advisor.evaluators.in_context import fitting_examples
+
+        return list(fitting_examples(meter.model.backbone, examples, rows, template, metric, scorer))
+
+    try:
+        probe = template.with_examples((row.input, row.output) for row in examples[:1])
+        if examples and probe.prompt("") == template.prompt(""):
+            raise TaskError("the base's chat template shows no earlier turns")
+        digests = [[row.digest for row in part] for part in (examples, rows)]
+        key = ["examples that fit", EXAMPLE_TOKENS, scorer.settings, metric, *digests]
+        fitting = meter.memo.remember(key, measure)
+    except SpecError as error:
+        raise TaskError(str(error)) from error
+    if not fitting:
+        raise TaskError(
+            f"not one of {len(examples)} examples fits into its prompt beside the longest row; there is room for "
+            f"{EXAMPLE_TOKENS} tokens, or the base's context"
+        )
+    shown = template.with_examples((examples[at].input, examples[at].output) for at in fitting)
+    return InContext(ScoredModel(ICL, BASE, shown), len(fitting), len(examples))
