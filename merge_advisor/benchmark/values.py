@@ -20,7 +20,7 @@ Metric = Literal["accuracy", "loss", "judged"]
 """Accuracy is by choice likelihood where every row has choices, exact match otherwise; loss is nats per token; judged
 is the loss that rows are judged by: nats of the right choice among the choices where every row has some, else per
 token."""
-Control = Literal["base", "majority", "majority-oracle", "random-adapters", "shots_lora", "best-single-oracle"]
+Control = Literal["base", "icl", "majority", "majority-oracle", "random-adapters", "shots_lora", "best-single-oracle"]
 """The comparisons that need no strategy; those named oracle read held-out answers."""
 ContrastStanding = Literal["better", "worse", "equivalent", "undecided"]
 """What a contrast says of its first arm, see `analysis.contrasts`."""
@@ -176,7 +176,7 @@ class Setup:
     """Smallest gain that matters, in the primary's metric: points (1.0 is one row in a hundred) or nats."""
     version: int = VERSION
     secondaries: tuple[Question, ...] = ()
-    controls: tuple[Control, ...] = ("base", "majority", "majority-oracle", "random-adapters", "shots_lora")
+    controls: tuple[Control, ...] = ("base", "icl", "majority", "majority-oracle", "random-adapters", "shots_lora")
     views: tuple[View, ...] = ("own-out",)
     k: tuple[int, ...] = (4,)
     draws: Draws = field(default_factory=Draws)

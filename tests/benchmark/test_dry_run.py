@@ -47,17 +47,17 @@ def test_with_everything_there(tmp_path: Path, tiny_llama: Path, tiny_pool: Path
     found = describe_bench(path, base=str(tiny_llama), pool=str(tiny_pool), rate=10.0)
     assert (found["tasks"], found["models"], found["absent"]) == (3, 6, [])
     assert found["bytes"]["pool"] == sum(file.stat().st_size for file in tiny_pool.rglob("*") if file.is_file())
-    assert found["results"] == 3 * 4 * (6 + 3)
+    assert found["results"] == 3 * 4 * (7 + 3)
     assert found["hours"] == pytest.approx(sum(found["passes"].values()) / 36000)
     rows, scale = ROWS, 8
     assert found["passes"]["embed the pool"] == 5 * 7
     nearest = describe_bench(
-        path, base=str(tiny_llama), pool=str(tiny_pool), only=["nearest/*", "shots_lora/*", "base/*"]
+        path, base=str(tiny_llama), pool=str(tiny_pool), only=["nearest/*", "shots_lora/*", "base/*", "icl/*"]
     )
     finetune = nearest["passes"]["finetune on the shots"] / (3 * 2)
-    assert nearest["passes"] == {  # both selection draws are one choice; the base is one model in all draws
+    assert nearest["passes"] == {  # both selection draws are one choice; the base is one in all, icl in those
         "embed the pool": 35, "finetune on the shots": 6 * finetune, "choose and tune": 3 * 2 * scale * rows,
-        "score": 5 * 3 * (2 + 2 + 1),
+        "score": 5 * 3 * (2 + 2 + 1 + 2),
     }  # fmt: skip
     chance = describe_bench(
         path, base=str(tiny_llama), pool=str(tiny_pool), only=["random-adapters/*", "best-single-oracle/*"]

@@ -64,7 +64,7 @@ def of(measured: BenchResults, arm: str, **wanted: Any) -> list[Result]:
 
 def test_every_result_is_there_once(ran: BenchResults) -> None:
     assert [key_of(result) for result in ran.results] == sorted(result_keys(ran.setup, list(TASKS)))
-    assert ran.wanted == len(ran.results) == 3 * 2 * 2 * 3 * (6 + len(ARMS) + 1)
+    assert ran.wanted == len(ran.results) == 3 * 2 * 2 * 3 * (7 + len(ARMS) + 1)
     assert not ran.failed, ran.failed[:3]
     for result in ran.results:
         assert result.rows == 5 and 0 <= result.accuracy <= 1 and 0 <= result.valid <= 1 and result.merge
@@ -99,8 +99,18 @@ def test_what_is_charged(ran: BenchResults) -> None:
         assert result.forwards - untuned[result.unit, result.view] >= 7 * ROWS
     for result in of(ran, "hub"):
         assert result.forwards == 6 * ROWS  # no search of the scale: it begins at 0
-    for result in of(ran, "base"):
-        assert result.forwards == 0 and result.members == ()
+    for name in ("base", "icl"):
+        assert all(result.forwards == 0 and result.members == () for result in of(ran, name))
+
+
+def test_icl_shows_the_rows_learned_from(ran: BenchResults) -> None:
+    """Another model in every draw of the shots, the same in all others."""
+    found = of(ran, "icl")
+    assert {result.reason for result in found} == {f"icl has {TUNING + 3} of {TUNING + 3} examples in its prompt"}
+    merges = {(result.unit.task, result.unit.shot_draw, result.merge, result.loss) for result in found}
+    assert len(merges) == len({merge for _, _, merge, _ in merges}) == 3 * 2
+    base = {result.unit: result.loss for result in of(ran, "base")}
+    assert all(result.loss != base[result.unit] and not result.oracle for result in found)
 
 
 @pytest.mark.parametrize(("arm", "other"), [
@@ -178,7 +188,7 @@ def test_predictions_are_drops_of_the_choosing_loss(ran: BenchResults) -> None:
         predicted = [result.predicted for result in of(ran, arm)]
         # the search of the scale looks at 0
         assert all(gain is not None and gain >= -1e-6 for gain in predicted), arm
-    assert all(result.predicted is None for arm in ("base", "majority") for result in of(ran, arm))
+    assert all(result.predicted is None for arm in ("base", "icl", "majority") for result in of(ran, arm))
     with_choices = {name for name, labels in TASKS.items() if labels}
     assert with_choices and with_choices != set(TASKS)
     for result in of(ran, "default"):
@@ -245,7 +255,7 @@ def test_what_crashes_is_kept_as_failed_and_tried_anew(
 
 @pytest.mark.parametrize(
     ("pattern", "size"),
-    [("*", 3 * 2 * 2 * 9), ("*/2", 3 * 2 * 2 * 9), ("*#0.*", 3 * 2 * 9), ("*/count/*/2#1.1", 9), ("base/*#0.1", 3)],
+    [("*", 3 * 2 * 2 * 10), ("*/2", 3 * 2 * 2 * 10), ("*#0.*", 3 * 2 * 10), ("*/count/*/2#1.1", 10), ("base/*#0.1", 3)],
 )
 def test_only_by_draws(tmp_path: Path, pattern: str, size: int) -> None:
     """A pattern may name the draws of shots and selections by their numbers."""

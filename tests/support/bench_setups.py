@@ -24,7 +24,7 @@ SETUP: dict[str, Any] = {
     ],
     "primary": {"better": "default", "than": "random", "k": 2},
     "smallest_gain": 1.0,
-    "controls": ["base", "majority", "majority-oracle", "random-adapters", "shots_lora", "best-single-oracle"],
+    "controls": ["base", "icl", "majority", "majority-oracle", "random-adapters", "shots_lora", "best-single-oracle"],
     "k": [2],
     "draws": {"shots": 2, "selections": 2},
     "template": "plain",

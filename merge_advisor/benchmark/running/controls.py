@@ -9,14 +9,17 @@ import numpy as np
 
 from merge_advisor.advisor.planning.choosing import ChoiceRequest, choose_merge
 from merge_advisor.advisor.planning.choosing_losses import ChoosingLosses
+from merge_advisor.advisor.scoring.in_context import in_context
+from merge_advisor.advisor.scoring.score_run import score_models
 from merge_advisor.benchmark.running.context import seed_of
 from merge_advisor.benchmark.running.task_draw import ResultPlace, TaskDraw, answered
+from merge_advisor.benchmark.setup import scorer_of
 from merge_advisor.benchmark.values import Result
 from merge_advisor.evaluators.metrics import majority_score
 from merge_advisor.json_form import digest_of
 from merge_advisor.merges import WeightedMerge
 from merge_advisor.tasks import majority
-from merge_advisor.types import SHOTS_LORA, ChooseBy
+from merge_advisor.types import ICL, SHOTS_LORA, ChooseBy
 from merge_advisor.weights.updates import DenseUpdate, LowRankUpdate, Update, WeightDelta, digest_of_delta, inner
 
 ControlRunner = Callable[[TaskDraw, ResultPlace], Result]
@@ -38,6 +41,18 @@ def run_control(draw: TaskDraw, place: ResultPlace) -> Result:
 def _base(draw: TaskDraw, place: ResultPlace) -> Result:
     """The base as it is."""
     return draw.result(place, WeightedMerge(), by=None)
+
+
+def _icl(draw: TaskDraw, place: ResultPlace) -> Result:
+    """The base with the rows learned from in its prompt; nothing is spent on choosing, each answer costs the prompt."""
+    rows = draw.rows
+    scorer = scorer_of(draw.context.setup)
+    shown = in_context(draw.context.meter, draw.task, rows.heldout, rows.metric, scorer)
+    score = score_models(draw.context.meter, [shown.model], rows.heldout, rows.metric, evaluator=scorer)[0]
+    return Result(
+        place.unit, place.arm, place.view, place.k, reason=shown.note, merge=digest_of(shown.model.key),
+        loss=score.metrics["loss"], **answered(rows, score),
+    )  # fmt: skip
 
 
 def _shots_lora(draw: TaskDraw, place: ResultPlace) -> Result:
@@ -112,6 +127,7 @@ def redrawn(delta: WeightDelta, rng: np.random.Generator) -> dict[str, Update]:
 CONTROL_RUNNERS: dict[str, ControlRunner] = {
     "base": _base,
     "best-single-oracle": _best_single,
+    ICL: _icl,
     "majority": _majority,
     "majority-oracle": _majority,
     "random-adapters": _random_adapters,

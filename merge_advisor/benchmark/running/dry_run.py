@@ -27,7 +27,7 @@ from merge_advisor.pool.sources import find_models
 from merge_advisor.select.evidence import Evidence
 from merge_advisor.select.run_strategy import run_strategy
 from merge_advisor.tuning.samplers.gradient import GRADIENT_PARTS
-from merge_advisor.types import BACKWARD, more_to_choose
+from merge_advisor.types import BACKWARD, ICL, SHOTS_LORA, more_to_choose
 from merge_advisor.weights.updates import LowRankUpdate
 
 if TYPE_CHECKING:
@@ -145,8 +145,8 @@ def _cost(name: str, arm: Arm | None, setup: Setup, models: int, k: int) -> ArmC
         return spent_by(arm, setup, models, k)
     if name == "random-adapters":
         return ArmCost(SEARCH * _choosing_rows(setup), False, True)
-    scored = {"base": 1, "shots_lora": 1, "best-single-oracle": models}.get(name, 0)
-    return ArmCost(0, name == "shots_lora", False, name == "shots_lora", scored)
+    scored = {"base": 1, ICL: 1, SHOTS_LORA: 1, "best-single-oracle": models}.get(name, 0)
+    return ArmCost(0, name == SHOTS_LORA, False, name in (ICL, SHOTS_LORA), scored)
 
 
 def probes_of(setup: Setup) -> int:
