@@ -156,6 +156,15 @@ def test_comparisons_are_the_merge_against_the_rest() -> None:
     assert anchor.difference == pytest.approx(4 / 70) and anchor.lower < anchor.difference < anchor.upper
 
 
+def test_examples_in_the_prompt_are_compared_and_decide_nothing() -> None:
+    for merge in (model("merge", range(60)), model("merge", range(37))):
+        without = judge([BASE, ANCHOR, SHOTS, model("uniform", range(30)), merge], "accuracy", DIGESTS)
+        shown = [BASE, model("icl", range(69)), ANCHOR, SHOTS, model("uniform", range(30)), merge]
+        found = judge(shown, "accuracy", DIGESTS)
+        assert found[:2] == without[:2]
+        assert [c.against for c in found[2]] == ["base", "icl", "anchor", "shots_lora", "uniform"]
+
+
 def test_a_model_without_the_metric_is_passed_over() -> None:
     _, _, comparisons = judge([losses("base", 2.0), model("majority", range(3)), losses("merge", 1.0)], "loss", DIGESTS)
     assert [c.against for c in comparisons] == ["base"]

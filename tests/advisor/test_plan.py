@@ -1,6 +1,7 @@
 """`plan`, `merge`, `score`, `try`, end to end on a tiny base."""
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -197,6 +198,30 @@ def test_scoring_other_rows(run: Run, place: Path, tmp_path: Path) -> None:
         ma.score(tmp_path / "run", heldout=[tmp_path / "used.jsonl"], cache=place / "cache")
 
 
+def test_icl_is_in_the_table_or_a_line_says_why_not(
+    run: Run, place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is shown whole rows that are learned from, and left out where a long held-out row leaves them no room."""
+    shutil.copytree(run.folder, tmp_path / "run")
+    (note,) = run.scores[0].notes
+    count = len(run.tasks[0].shots) + len(run.tasks[0].tuning)
+    assert re.fullmatch(rf"icl has [1-9] of {count} examples in its prompt: as many as fit whole\.", note)
+    assert note in (run.folder / "report.md").read_text() and note in (run.folder / "report.html").read_text()
+    assert run.scores[0].model("icl").rows != run.scores[0].model("base").rows
+    row = {"input": "is it even? " * 100, "output": "yes"}
+    (tmp_path / "long.jsonl").write_text("\n".join(json.dumps(row | {"output": answer}) for answer in ("yes", "no")))
+    where = ["--task", str(tmp_path / "long.jsonl"), "--cache", str(place / "cache")]
+    assert main(["score", str(tmp_path / "run"), *where]) == 0
+    assert "icl is left out: not one of" in capsys.readouterr().out
+    found = read_run(tmp_path / "run").scores[0]
+    assert [model.label for model in found.models][:2] == ["base", "majority"]
+    assert found.notes[0].startswith(f"icl is left out: not one of {count} examples fits into its prompt")
+    old = json.loads((tmp_path / "run" / "score" / "0.json").read_text())
+    del old["notes"]  # as a file written before there were any
+    (tmp_path / "run" / "score" / "0.json").write_text(json.dumps(old))
+    assert read_run(tmp_path / "run").scores[0].notes == ()
+
+
 def test_two_tasks_make_one_merge(place: Path, tiny_llama: Path, tiny_pool: Path, tmp_path: Path) -> None:
     write_task(tmp_path / "choice.jsonl", answers=("red", "blue"), choices=True)
     run = ma.plan(
@@ -218,6 +243,7 @@ def test_an_encoder_decoder_base(tiny_t5: Path, tiny_t5_pool: Path, tmp_path: Pa
     )  # fmt: skip
     assert run.recipe.base.architecture == "T5ForConditionalGeneration"
     assert run.plan.verdict is not None
+    assert [model.label for model in run.scores[0].models][:2] == ["base", "icl"]  # the encoder reads the examples
 
 
 def test_try_answers_side_by_side(run: Run, place: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -365,7 +365,7 @@ def test_an_encoder_decoder_base(tiny_t5: Path, tiny_t5_pool: Path, tmp_path: Pa
     tasks = SETUP["tasks"] | {"own": {"colour": "m0"}, "only": ["colour", "count"]}
     path = write_world(tmp_path, arms=[*SETUP["arms"], hub], tasks=tasks, draws={"shots": 1, "selections": 1})
     found = measure_setup(path, tmp_path / "out", base=str(tiny_t5), pool=str(tiny_t5_pool), cache=tmp_path / "cache")
-    assert not found.failed and len(found.results) == found.wanted == 2 * 10
+    assert not found.failed and len(found.results) == found.wanted == 2 * 11
     assert {r.members[0][0] for r in of(found, "hub", task="colour")} <= {"m1", "m2"}
 
 

@@ -77,6 +77,12 @@ def test_rows_won_and_lost_are_listed_against_the_hardest_rival() -> None:
     assert f"| {'w' * 59}… |" in shown and "w" * 61 not in shown
 
 
+def test_what_has_to_be_known_of_a_table_stands_below_it() -> None:
+    score = replace(score_of("first"), notes=("icl is left out: not one of 3 examples fits.",))
+    text = section(markdown_report(report(scores=(score,))), "Scores: first")
+    assert text.index("| merge |") < text.index("icl is left out: not one of 3 examples fits.")
+
+
 def test_losses_are_shown_as_nats() -> None:
     models = [ModelScore(m, {"loss": v}, {"loss": (v, v + 0.1) * 20}) for m, v in (("base", 2.0), ("merge", 1.5))]
     verdict, reason, comparisons = judge(models, "loss", DIGESTS)
