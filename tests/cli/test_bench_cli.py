@@ -59,7 +59,7 @@ def test_the_command_tells_and_goes_on(
     assert any(line.startswith("best-single-oracle") for line in lines) and lines[-1].startswith("wrote ")
     assert main([*command, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert found["results"] == found["wanted"] == 3 * 4 * 9 and found["failed"] == [] and len(found["contrasts"]) == 4
+    assert found["results"] == found["wanted"] == 3 * 4 * 10 and found["failed"] == [] and len(found["contrasts"]) == 4
 
 
 def test_failed_results_are_counted_and_exit_3(

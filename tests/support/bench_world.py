@@ -15,12 +15,12 @@ FAMILIES = (
 GAINS = {
     "default": 6.0, "random": 3.0, "anchor_diverse": 4.4, "anchor_random": 3.6, "top_k": 3.1, "text": 4.0,
     "weight_kinship": 2.6, "gradient then shot loss": 5.5,
-    "base": 0.0, "icl": 1.5, "majority": 2.0, "majority-oracle": 5.0, "random-adapters": -0.5, "shots_lora": 5.0,
+    "base": 0.0, "majority": 2.0, "majority-oracle": 5.0, "random-adapters": -0.5, "shots_lora": 5.0,
     "best-single-oracle": 9.0,
 }  # fmt: skip
 """Points of accuracy over the base, at k = 4."""
 ORACLES = ("majority-oracle", "best-single-oracle")
-CONTROLS = ("base", "icl", "majority", "majority-oracle", "random-adapters", "shots_lora", "best-single-oracle")
+CONTROLS = ("base", "majority", "majority-oracle", "random-adapters", "shots_lora", "best-single-oracle")
 COST = {"default": 900, "random": 900, "gradient then shot loss": 420, "shots_lora": 260, "text": 0, "top_k": 260}
 VIEWS: tuple[View, ...] = ("own-in", "own-out", "family-out")
 SHIFT: dict[View, float] = {"own-in": 8.0, "own-out": 0.0, "family-out": -1.5}
