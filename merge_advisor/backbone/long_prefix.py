@@ -52,7 +52,7 @@ class LongPrefix:
     >>> front = tuple(range(5, 300))
     >>> prefix = read_prefix(load_backbone(Path("base"), threads=1), [(*front, 7, 8), (*front, 9)])
     >>> len(prefix.ids), tuple(prefix.append(prefix.sequence(), [PlacedToken(7, 295, 1)], [0]).shape)
-    (295, (1, 300))
+    (295, (1, 320))
     """
 
     backbone: Backbone

@@ -241,7 +241,7 @@ def score_run(
     >>> import shutil
     >>> scored = score_run(shutil.copytree("run", "scored-run"), heldout=[Path("examples.jsonl")], metric="loss")
     >>> sorted(model.label for model in scored.scores[0].models)[:3]
-    ['anchor', 'base', 'member ...
+    ['anchor', 'base', 'icl']
 
     Args:
         run: the run folder.
