@@ -33,6 +33,8 @@ of the pool were set aside or results of a benchmark failed; 130 interrupted (wh
 INTRODUCTIONS = {
     "strategies": "How members and weights are chosen: `merge-advisor plan --strategy NAME`. The cost counts model "
     "runs over the choosing rows, beside embedding the pool and the LoRA of the shots.",
+    "adaptations": "How your rows and the chosen merge become one model: `merge-advisor plan --adaptation NAME`, and "
+    "`adaptation:` in an arm of a benchmark. The result is a merge with at most one trained adapter at weight 1.",
     "compositions": "How members and weights become one model: `merge-advisor plan --composition NAME`, and in a "
     "search `merge-advisor tune RUN --composition NAME`.",
     "formats": "How a recipe is handed to other tools: `plan` and `tune` write each format that gives the same model.",
@@ -41,6 +43,7 @@ INTRODUCTIONS = {
 }
 TABLES = {
     "strategy": ("cost", "stops", "centres"),
+    "adaptation": ("trains", "cost"),
     "composition": ("weight_means", "takes", "deterministic", "memory", "formats", "source"),
     "format": ("writes", "runs_with"),
     "embedding": ("pooling", "forwards", "source"),

@@ -29,7 +29,7 @@ HEADING = re.compile(r"^#+ +(.*?) *$", re.MULTILINE)
 REPOSITORY_PATH = re.compile(r"^(?:\./)?(?:merge_advisor|scripts|eval|recipes|tests|docs)/[\w./{},*-]+$")
 TO_BE_WRITTEN = {"merge_advisor/select/projection.py"}
 """By the reader, who follows CONTRIBUTING."""
-RUN_FOLDERS = {"adapter/", "base/", "shots/", "shots_lora/", "tasks/", "score/", "plan/"}
+RUN_FOLDERS = {"adapter/", "base/", "shots/", "shots_lora/", "tasks/", "score/", "plan/", "trained/"}
 """Folders that a run or the cache holds, named like those of the package."""
 MOST_WORDS = 900
 """Of README, as `wc -w` counts: a person decides in a minute."""

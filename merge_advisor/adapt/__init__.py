@@ -4,7 +4,7 @@ An adaptation is a frozen dataclass, registered under its name (see `registry`).
 defaults. It has class attributes and three methods:
 
     name: ClassVar[str]      the registered name
-    trains: ClassVar[str]    what is trained, in words; "" where nothing is
+    trains: ClassVar[str]    what is trained, in words
     cost: ClassVar[str]      what it costs beside choosing, in words
     def passes(self, members: int) -> tuple[int, int]   finetunes in each fold, and passes over all rows, at most
     def needs(self) -> Need                        whether a merge has to be chosen, or the pool is enough, or neither

@@ -17,7 +17,7 @@ class Unadapted:
     """
 
     name: ClassVar[str] = "none"
-    trains: ClassVar[str] = ""
+    trains: ClassVar[str] = "nothing"
     cost: ClassVar[str] = "choosing the merge"
 
     def needs(self) -> Need:

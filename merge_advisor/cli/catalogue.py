@@ -9,6 +9,7 @@ from merge_advisor import registry
 
 SHOWN = {
     "strategy": ("centres", "cost"),
+    "adaptation": ("trains", "cost"),
     "composition": ("weight_means", "takes", "deterministic", "memory", "formats", "source"),
     "format": ("writes", "runs_with"),
     "embedding": ("pooling", "source"),
@@ -21,7 +22,7 @@ def catalogue(kind: str, columns: Sequence[str]) -> tuple[tuple[str, ...], tuple
     """Return the table of what is registered of a kind.
 
     Args:
-        kind: "strategy", "composition", "format", "embedding" or "sampler".
+        kind: "strategy", "adaptation", "composition", "format", "embedding" or "sampler".
         columns: attributes; "formats" stands for the formats that can carry a composition out.
 
     Returns:

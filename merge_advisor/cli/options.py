@@ -28,8 +28,8 @@ from merge_advisor.options import (
 )
 
 KINDS = {
-    "strategies": "strategy", "compositions": "composition", "formats": "format", "embeddings": "embedding",
-    "samplers": "sampler",
+    "strategies": "strategy", "adaptations": "adaptation", "compositions": "composition", "formats": "format",
+    "embeddings": "embedding", "samplers": "sampler",
 }  # fmt: skip
 """What `show` lists: the word on the command line, and the kind of the registry."""
 _RUN = "run folder"
@@ -222,7 +222,7 @@ COMMANDS = {
     "convert": Command("rewrite adapters that are pickles (.bin) as safetensors", (ConvertCommand, OutputOptions)),
     "try": Command("answer a prompt with base, anchor and merge side by side", (TryCommand, *_SESSION)),
     "show": Command(
-        "list what can be chosen: strategies, compositions, formats, embeddings, samplers",
+        "list what can be chosen: strategies, adaptations, compositions, formats, embeddings, samplers",
         (ShowCommand, OutputOptions),
     ),
     "doctor": Command("what is installed, reachable, broken", (OutputOptions,)),

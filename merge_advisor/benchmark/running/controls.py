@@ -12,7 +12,7 @@ from merge_advisor.advisor.planning.choosing_losses import ChoosingLosses
 from merge_advisor.advisor.scoring.in_context import in_context
 from merge_advisor.advisor.scoring.score_run import score_models
 from merge_advisor.benchmark.running.context import seed_of
-from merge_advisor.benchmark.running.task_draw import ResultPlace, TaskDraw, answered
+from merge_advisor.benchmark.running.task_draw import ResultPlace, TaskDraw, answered, judged_loss
 from merge_advisor.benchmark.setup import scorer_of
 from merge_advisor.benchmark.values import Result
 from merge_advisor.evaluators.metrics import majority_score
@@ -51,7 +51,7 @@ def _icl(draw: TaskDraw, place: ResultPlace) -> Result:
     score = score_models(draw.context.meter, [shown.model], rows.heldout, rows.metric, evaluator=scorer)[0]
     return Result(
         place.unit, place.arm, place.view, place.k, reason=shown.note, merge=digest_of(shown.model.key),
-        loss=score.metrics["loss"], **answered(rows, score),
+        loss=score.metrics["loss"], judged=judged_loss(score), **answered(rows, score),
     )  # fmt: skip
 
 

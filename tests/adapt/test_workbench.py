@@ -1,0 +1,179 @@
+"""Cross-fitting, the weights of `mix` and what `auto` takes, on a workbench whose models are numbers."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from merge_advisor.adapt.auto import Auto
+from merge_advisor.adapt.continuing import Continue, start_of
+from merge_advisor.adapt.folds import cross_fit, folds_of
+from merge_advisor.adapt.mix import Mix
+from merge_advisor.adapt.shots import SCALES, ShotsAlone
+from merge_advisor.adapt.workbench import Trained, TrainingRecord, TrainingRequest, Workbench
+from merge_advisor.errors import SpecError
+from merge_advisor.json_form import digest_of
+from merge_advisor.merges import WeightedMerge
+from merge_advisor.types import RESIDUAL, SHOTS_LORA, Candidate, Row
+from merge_advisor.weights.updates import LowRankUpdate, WeightDelta
+
+ROWS = tuple(Row(f"say {number}", f"{number}") for number in range(8))
+
+
+class World:
+    """Models are points on a line: the sum of their updates; a row's loss is its square distance from `wanted`."""
+
+    def __init__(self, *, wanted: float, learned: float, merge: float, members: int = 1) -> None:
+        self.wanted, self.learned = wanted, learned
+        self.values: dict[str, float] = {}
+        self.requests: list[TrainingRequest] = []
+        pool = [self.candidate(f"m{place}", merge / members) for place in range(members)]
+        chosen = WeightedMerge(tuple((candidate, 1.0) for candidate in pool))
+        self.bench = Workbench(
+            tasks=(ROWS,), tuning=frozenset(row.digest for row in ROWS[5:]), merge=chosen, candidates=tuple(pool),
+            targets=("w",), run_training=self.train, run_losses=self.losses, weights_of=self.delta, keep=self.keep,
+        )  # fmt: skip
+
+    def candidate(self, name: str, value: float) -> Candidate:
+        fingerprint = digest_of([name, value])
+        self.values[fingerprint] = value
+        return Candidate(name, "adapter", "nowhere", fingerprint)
+
+    def place(self, merge: WeightedMerge) -> float:
+        return sum(weight * self.values[candidate.fingerprint] for candidate, weight in merge.members)
+
+    def losses(self, merge: WeightedMerge, rows: Sequence[Row]) -> list[float]:
+        return [(self.place(merge) - self.wanted) ** 2 for _ in rows]
+
+    def train(self, request: TrainingRequest) -> Trained:
+        """Go towards `wanted` by `learned` of the way."""
+        assert not {row.digest for row in request.rows} & {row.digest for row in request.watch}
+        self.requests.append(request)
+        begun = self.place(request.start)
+        step = self.learned * (self.wanted - begun)
+        candidate = self.candidate(RESIDUAL, round(step, 9))
+        rows = tuple((begun + step - self.wanted) ** 2 for _ in request.watch)
+        return Trained(candidate, TrainingRecord(4, 4, (rows[0],) if rows else (), rows, 10, 60))
+
+    def delta(self, candidate: Candidate) -> WeightDelta:
+        value = np.array([[self.values[candidate.fingerprint]]], np.float32)
+        return {"w": LowRankUpdate(np.ones((1, 1), np.float32), value)}
+
+    def keep(self, delta: WeightDelta, name: str) -> Candidate:
+        return self.candidate(name, round(float(delta["w"].dense()[0, 0]), 6))
+
+
+def test_folds_leave_each_row_out_once_and_share_every_task() -> None:
+    other = tuple(Row(f"add {number}", f"{number}") for number in range(4))
+    folds = folds_of([ROWS, other], 4)
+    assert [len(fold.out) for fold in folds] == [3, 3, 3, 3]
+    out = [row.digest for fold in folds for row in fold.out]
+    assert sorted(out) == sorted(row.digest for row in (*ROWS, *other))
+    assert all({row.input[:3] for row in fold.out} == {"say", "add"} for fold in folds)
+    assert all(not set(fold.rows) & set(fold.out) and len(fold.rows) + len(fold.out) == 12 for fold in folds)
+
+
+@pytest.mark.parametrize(("tasks", "count"), [(([0], [1]), 2), (([0, 1],), 2), (([0, 1, 2],), 3)])
+def test_few_rows_give_fewer_folds(tasks: Sequence[Sequence[int]], count: int) -> None:
+    folds = folds_of([[ROWS[place] for place in rows] for rows in tasks], 4)
+    assert len(folds) == count and all(fold.rows and fold.out for fold in folds)
+
+
+def test_every_row_is_trained_on_and_judged_once() -> None:
+    world = World(wanted=1, learned=0.5, merge=0.2)
+    fit = cross_fit(world.bench, lambda fold: ShotsAlone().request(world.bench, fold), 4)
+    assert len(fit.trained) == 4 and world.bench.forwards == 4 * 60
+    adapted = ShotsAlone().adapt(world.bench)
+    assert len(adapted.losses) == len(ROWS)
+    assert world.bench.forwards == 4 * 60 + (len(SCALES) - 1) * len(ROWS)  # the folds' models are paid once
+
+
+@pytest.mark.parametrize(("wanted", "scale"), [(1.0, 1.0), (0.25, 0.25), (-1.0, 0.0)])
+def test_the_scale_is_that_of_least_loss(wanted: float, scale: float) -> None:
+    world = World(wanted=1, learned=1, merge=0)
+    trained = ShotsAlone(scaled=False).adapt(world.bench)
+    assert world.place(trained.merge) == pytest.approx(1)
+    world.wanted = wanted  # what was trained overshoots
+    world.bench.run_training = lambda request: Trained(
+        world.candidate(RESIDUAL, 1.0), TrainingRecord(4, 4, (), (), 1, 0)
+    )
+    assert world.place(ShotsAlone().adapt(world.bench).merge) == pytest.approx(scale)
+
+
+def test_continue_goes_on_from_the_merge() -> None:
+    world = World(wanted=1, learned=0.5, merge=0.6)
+    adapted = Continue().adapt(world.bench)
+    assert world.place(adapted.merge) == pytest.approx(0.8)
+    assert [candidate.id for candidate in adapted.merge.candidates] == ["m0", RESIDUAL]
+    assert all(request.start == world.bench.merge for request in world.requests)
+    assert adapted.loss == pytest.approx(0.2**2)
+
+
+def test_where_training_never_helps_the_start_stays() -> None:
+    world = World(wanted=1, learned=0.5, merge=0.6)
+    train = world.bench.run_training
+
+    def standing(request: TrainingRequest) -> Trained:
+        train(request)
+        return Trained(
+            world.candidate(RESIDUAL, 0.0), TrainingRecord(0, 8, (0.16,), (0.16,) * len(request.watch), 10, 60)
+        )
+
+    world.bench.run_training = standing
+    adapted = Continue().adapt(world.bench)
+    assert adapted.merge == world.bench.merge and "the start itself" in adapted.reason
+
+
+def test_mix_finds_weights_of_lora_and_members() -> None:
+    world = World(wanted=1, learned=0.5, merge=0.5, members=2)
+    adapted = Mix(l1=0.0).adapt(world.bench)
+    assert world.place(adapted.merge) == pytest.approx(1, abs=0.1)
+    assert SHOTS_LORA in [candidate.id for candidate in adapted.merge.candidates]
+    # a member that leads away is left out, and a penalty leaves out one that is worth too little
+    away = World(wanted=1, learned=1.0, merge=-3)
+    assert [candidate.id for candidate in Mix().adapt(away.bench).merge.candidates] == [SHOTS_LORA]
+    little = World(wanted=1, learned=0.95, merge=0.01)
+    assert [candidate.id for candidate in Mix(l1=0.1).adapt(little.bench).merge.candidates] == [SHOTS_LORA]
+
+
+@pytest.mark.parametrize(
+    ("world", "name"),
+    [
+        (World(wanted=0, learned=0.5, merge=1), "none"),
+        (World(wanted=1, learned=1, merge=-9), "shots"),
+        (World(wanted=1, learned=0.2, merge=0.7), "mix"),
+        (World(wanted=1, learned=0.9, merge=0.91), "continue"),
+    ],
+)
+def test_auto_takes_what_does_best_on_rows_held_out(world: World, name: str) -> None:
+    adapted = Auto().adapt(world.bench)
+    assert adapted.name == name, adapted.options
+    assert [option.loss for option in adapted.options] == sorted(option.loss for option in adapted.options)
+    assert adapted.options[0].error == 0
+
+
+def test_auto_asks_a_margin_of_what_uses_the_pool() -> None:
+    def world() -> World:
+        return World(wanted=1, learned=0.9, merge=0.5)  # shots leaves 0.01, from the merge 0.0025
+
+    assert Auto().adapt(world().bench).name != "shots"
+    assert Auto(margin=0.05).adapt(world().bench).name == "shots"
+
+
+def test_auto_without_a_pool_looks_at_no_merge() -> None:
+    world = World(wanted=1, learned=0.5, merge=1)
+    adapted = Auto(pool=False).adapt(world.bench)
+    assert adapted.name == "shots" and {option.name for option in adapted.options} == {"none", "shots"}
+    assert not any(request.start.members for request in world.requests)
+
+
+def test_starts_to_compare_with() -> None:
+    world = World(wanted=1, learned=0.5, merge=0.6, members=3)
+    assert start_of(world.bench, "base").members == ()
+    assert world.place(start_of(world.bench, "anchor")) == pytest.approx(0.2)
+    assert world.place(start_of(world.bench, "mean")) == pytest.approx(0.2)
+    drawn = start_of(world.bench, "random")
+    assert len(drawn.members) == 3 and abs(world.place(drawn)) == pytest.approx(0.6, abs=1e-5)
+    world.bench.merge = WeightedMerge(world.bench.merge.members, "ties")
+    with pytest.raises(SpecError, match="no plain sum"):
+        start_of(world.bench, "merge")
