@@ -8,19 +8,18 @@ from typing import ClassVar
 
 import numpy as np
 
-from merge_advisor.adapt.continuing import Continue
+from merge_advisor.adapt.basis import Basis
 from merge_advisor.adapt.mix import Mix
 from merge_advisor.adapt.shots import SCALES, ShotsAlone
 from merge_advisor.adapt.workbench import NOTHING, Adapted, Alternative, Need, Workbench
-from merge_advisor.merges import WeightedMerge
-from merge_advisor.types import RESIDUAL, SHOTS_LORA
 
 
 @dataclass(frozen=True)
 class Auto:
-    """Take what has the least cross-fitted loss: the base, a LoRA of the rows, one beside the merge, or one from it.
+    """Take what has the least cross-fitted loss: base, `shots`, `mix`, `basis` from zero, or `basis` from the merge.
 
-    The models of the folds are shared: the LoRAs that `shots` trains are those that `mix` mixes.
+    `basis` is its form `prior`. The models of the folds are shared: the LoRAs that `shots` trains are those that `mix`
+    mixes.
 
     >>> Auto().needs(), Auto(pool=False).needs()
     ('merge', 'nothing')
@@ -37,7 +36,7 @@ class Auto:
 
     name: ClassVar[str] = "auto"
     trains: ClassVar[str] = "what the best of them trains"
-    cost: ClassVar[str] = "choosing the merge, and two finetunes for each fold"
+    cost: ClassVar[str] = "choosing the merge, and three finetunes for each fold"
 
     def needs(self) -> Need:
         """Return that it needs a merge, or nothing at all."""
@@ -46,7 +45,7 @@ class Auto:
     def passes(self, members: int) -> tuple[int, int]:
         """See `Adaptation.passes`."""
         # the LoRAs of `shots` and `mix` are the same
-        return (2, len(SCALES) + Mix(self.folds).passes(members)[1] + 1) if self.pool else (1, len(SCALES) + 1)
+        return (3, len(SCALES) + Mix(self.folds).passes(members)[1] + 1) if self.pool else (1, len(SCALES) + 1)
 
     def adapt(self, bench: Workbench) -> Adapted:
         """See `Adaptation.adapt`."""
@@ -66,8 +65,15 @@ class Auto:
         second = f"; next best {ordered[1]}, {means[ordered[1]] - means[ordered[0]]:+.3f} nats" if options[1:] else ""
         alone = found["shots"].merge
         return replace(
-            best, name=ordered[0], options=options, without_pool=alone, reason=f"{ordered[0]}: {best.reason}{second}"
+            best,
+            name=ordered[0].partition(" ")[0],  # as it is registered
+            options=options,
+            without_pool=alone,
+            reason=f"{ordered[0]}: {best.reason}{second}",
         )
+
+    def _basis(self, start: str) -> Basis:
+        return Basis("prior", start=start, folds=self.folds, choices=self.choices)
 
     def _runs(self, bench: Workbench) -> dict[str, Callable[[], Adapted]]:
         def base() -> Adapted:
@@ -79,12 +85,13 @@ class Auto:
         }
         if self.pool:
             runs["mix"] = lambda: Mix(self.folds, self.choices).adapt(bench)
-            runs["continue"] = lambda: Continue(folds=self.folds, choices=self.choices).adapt(bench)
+            runs["basis"] = lambda: self._basis("base").adapt(bench)
+            runs["basis from merge"] = lambda: self._basis("merge").adapt(bench)
         return runs
 
 
-WITH_POOL = ("mix", "continue", "basis", "coefficients")
-"""Adaptations whose result has members of the pool, or directions of it."""
+WITH_POOL = ("mix", "basis", "basis from merge")
+"""What is compared whose result has members of the pool, or directions of it."""
 
 
 def _error(one: Adapted, other: Adapted) -> float:
@@ -93,13 +100,3 @@ def _error(one: Adapted, other: Adapted) -> float:
     if len(differences) < 2:
         return 0.0
     return float(differences.std(ddof=1) / np.sqrt(len(differences)))
-
-
-def trained_in(merge: WeightedMerge) -> str:
-    """Return the id of what was trained into a merge; empty where nothing was.
-
-    Args:
-        merge: of an adaptation.
-    """
-    ids = [candidate.id for candidate, weight in merge.members if weight]
-    return next((name for name in (RESIDUAL, SHOTS_LORA) if name in ids), "")

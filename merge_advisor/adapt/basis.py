@@ -71,7 +71,9 @@ class Basis:
     def adapt(self, bench: Workbench) -> Adapted:
         """See `Adaptation.adapt`."""
         begun = start_of(bench, self.start)
-        how = Continue(self.start, self.folds, self.choices, self.rate * _RATES[self.form])
+        # a start is near to what is wanted already: half the rate of zero
+        rate = self.rate * _RATES[self.form] * (0.5 if begun.members else 1.0)
+        how = Continue(self.start, self.folds, self.choices, rate)
         words = "on top of the chosen merge" if begun.members else "from zero"
         return train_on(bench, begun, self.shape(bench), how, f"in the directions of the {self.source}, {words}")
 

@@ -117,9 +117,9 @@ def test_a_finetune_that_was_killed_is_made_anew(place: Path, tiny_llama: Path, 
 def test_auto_says_what_it_compared(place: Path, tiny_llama: Path, tiny_pool: Path) -> None:
     found = planned(place, tiny_llama, tiny_pool, "auto").plan.adaptation
     assert found is not None
-    assert {option.name for option in found.options} == {"none", "shots", "mix", "continue"}
+    assert {option.name for option in found.options} == {"none", "shots", "mix", "basis", "basis from merge"}
     losses = [option.loss for option in found.options]
-    assert losses == sorted(losses) and found.chosen == found.options[0].name
+    assert losses == sorted(losses) and found.chosen == found.options[0].name.partition(" ")[0]
     assert f"next best {found.options[1].name}" in found.reason
     alone = planned(place, tiny_llama, tiny_pool, "auto:pool=false").plan.adaptation
     assert alone is not None and {option.name for option in alone.options} == {"none", "shots"}

@@ -142,12 +142,14 @@ def test_mix_finds_weights_of_lora_and_members() -> None:
         (World(wanted=0, learned=0.5, merge=1), "none"),
         (World(wanted=1, learned=1, merge=-9), "shots"),
         (World(wanted=1, learned=0.2, merge=0.7), "mix"),
-        (World(wanted=1, learned=0.9, merge=0.91), "continue"),
+        (World(wanted=1, learned=0.9, merge=0.91), "basis"),
     ],
 )
 def test_auto_takes_what_does_best_on_rows_held_out(world: World, name: str) -> None:
     adapted = Auto().adapt(world.bench)
     assert adapted.name == name, adapted.options
+    if name == "basis":
+        assert adapted.options[0].name == "basis from merge" and adapted.merge.candidates[0].id == "m0"
     assert [option.loss for option in adapted.options] == sorted(option.loss for option in adapted.options)
     assert adapted.options[0].error == 0
 

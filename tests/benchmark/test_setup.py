@@ -56,6 +56,11 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "an unknown objective": (
         {"arms": arms({"name": "two", "strategy": "text", "tuner": {"sampler": "tpe", "trials": 9, "objective": "x"}})},
         "objective 'x' is unknown"),
+    "an unknown adaptation": (
+        {"arms": arms({"name": "two", "strategy": "text", "adaptation": "train"})}, "adaptation 'train' is unknown"),
+    "an adaptation that is tuned": (
+        {"arms": arms({"name": "two", "strategy": "text", "adaptation": "mix", "shots_lora": True})},
+        "goes with no tuner, shots_lora or match"),
     "a seen share of all": ({"tasks": SETUP["tasks"] | {"seen": 1.0}}, "tasks.seen"),
     "one shot": ({"tasks": SETUP["tasks"] | {"shots": 1}}, "tasks.shots: 1"),
     "no draws": ({"draws": {"shots": 0}}, "draws.shots: 0"),

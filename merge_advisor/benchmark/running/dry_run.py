@@ -17,17 +17,19 @@ import numpy as np
 from merge_advisor import registry
 from merge_advisor.advisor.planning.choosing import LORA_LOSSES, SEARCH
 from merge_advisor.advisor.planning.choosing_losses import rows_in
+from merge_advisor.advisor.planning.dry_run import adaptation_passes
 from merge_advisor.benchmark.running.ledger import ResultKey
 from merge_advisor.benchmark.running.rows import read_families, task_files, task_folder
 from merge_advisor.benchmark.running.units import result_keys, select_keys
 from merge_advisor.benchmark.setup import HUB, SetupPlaces, finetune_of, notes_of, read_setup
 from merge_advisor.benchmark.values import Arm, Setup
 from merge_advisor.errors import MergeAdvisorError
+from merge_advisor.options import PlanOptions
 from merge_advisor.pool.sources import find_models
 from merge_advisor.select.evidence import Evidence
 from merge_advisor.select.run_strategy import run_strategy
 from merge_advisor.tuning.samplers.gradient import GRADIENT_PARTS
-from merge_advisor.types import BACKWARD, ICL, SHOTS_LORA, more_to_choose
+from merge_advisor.types import BACKWARD, ICL, SHOTS_LORA, Row, Task, more_to_choose
 from merge_advisor.weights.updates import LowRankUpdate
 
 if TYPE_CHECKING:
@@ -186,13 +188,26 @@ def spent_by(arm: Arm, setup: Setup, models: int, k: int) -> ArmCost:
         budget = matched.choosing + finetune * (matched.finetune and not arm.shots_lora)
         # two losses at least: a search of the scale is never shorter
         return ArmCost(max(budget, 2 * rows + lora), arm.shots_lora, True)
+    adapting = _adapting(arm, setup, k)
+    if arm.adaptation and registry.build("adaptation", arm.adaptation).needs() != "merge":
+        return ArmCost(adapting, False, False)
     asked = _Asked(rows)
     choice = run_strategy(arm.strategy, asked.evidence(models), k)
     slopes = (BACKWARD - 1) * math.ceil(rows / GRADIENT_PARTS) if _slopes(arm) else 0
     tuner = arm.tuner.trials * (rows + slopes) if arm.tuner else 0
     search = 0 if arm.tuner and arm.tuner.begins_at_zero else SEARCH
-    choosing = asked.forwards + search * rows + lora + tuner
+    choosing = asked.forwards + search * rows + lora + tuner + adapting
     return ArmCost(choosing, arm.shots_lora or "task_delta" in choice.used, "rng" in choice.used)
+
+
+def _adapting(arm: Arm, setup: Setup, k: int) -> int:
+    """What an arm's adaptation takes at most, for as many rows as the setup wants."""
+    if not arm.adaptation:
+        return 0
+    rows = tuple(Row(f"row {number}", "") for number in range(setup.tasks.shots + setup.tasks.tuning))
+    task = Task("task", rows[: setup.tasks.shots], rows[setup.tasks.shots :], ())
+    options = PlanOptions(k=k, adaptation=arm.adaptation, finetune=finetune_of(setup))
+    return adaptation_passes([task], options)
 
 
 def _choosing_rows(setup: Setup) -> int:
