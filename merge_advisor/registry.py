@@ -42,6 +42,7 @@ BUILTIN: dict[str, dict[str, str]] = {
         "continue": "merge_advisor.adapt.continuing:Continue",
         "mix": "merge_advisor.adapt.mix:Mix",
         "none": "merge_advisor.adapt.unadapted:Unadapted",
+        "prompt": "merge_advisor.adapt.prompting:Prompting",
         "shots": "merge_advisor.adapt.shots:ShotsAlone",
     },
     "composition": {

@@ -26,7 +26,7 @@ class Verdict(StrEnum):
     TRAIN_IN_BASIS = "train-in-basis"
     """An adapter trained in the pool's directions is better than all that is cheaper, beyond noise."""
     PROMPT_WITH_EXAMPLES = "prompt-with-examples"
-    """The base with the examples in its prompt is as good as anything measured."""
+    """The base with the examples in its prompt is better than all that is cheaper, beyond noise."""
     NO_GAIN = "no-gain"
     """The base is as good as anything measured."""
     UNDECIDED = "undecided"

@@ -49,7 +49,7 @@ _VERDICTS = {
 """What to do where the merge is not worth it, by the model that is as good; from the cheapest."""
 _TRAINED = {
     "basis": Verdict.TRAIN_IN_BASIS, "coefficients": Verdict.TRAIN_FROM_MERGE, "continue": Verdict.TRAIN_FROM_MERGE,
-    "shots": Verdict.TRAIN_ON_EXAMPLES,
+    "prompt": Verdict.PROMPT_WITH_EXAMPLES, "shots": Verdict.TRAIN_ON_EXAMPLES,
 }  # fmt: skip
 """What a merge that is worth it is called, by the adaptation that made it; `merge` where nothing was trained on top."""
 

@@ -198,6 +198,26 @@ def test_every_table_has_a_verdict_that_keeps_the_rules() -> None:
     assert set(found) == set(Verdict) - trained
 
 
+@pytest.mark.parametrize(
+    ("adaptation", "verdict"),
+    [
+        ("none", Verdict.MERGE), ("mix", Verdict.MERGE), ("continue", Verdict.TRAIN_FROM_MERGE),
+        ("coefficients", Verdict.TRAIN_FROM_MERGE), ("basis", Verdict.TRAIN_IN_BASIS),
+        ("prompt", Verdict.PROMPT_WITH_EXAMPLES), ("shots", Verdict.TRAIN_ON_EXAMPLES),
+    ],
+)  # fmt: skip
+def test_a_model_that_wins_is_called_by_how_it_was_made(adaptation: str, verdict: Verdict) -> None:
+    rivals = [BASE, ANCHOR, model("start", range(10)), model("shots_lora", range(12))]
+    best, _, comparisons = judge([*rivals, model("merge", range(60))], "accuracy", DIGESTS, adaptation=adaptation)
+    assert best == verdict and "start" in [c.against for c in comparisons]
+
+
+def test_a_start_as_good_as_what_was_trained_on_it_is_the_merge_to_use() -> None:
+    rows = [BASE, ANCHOR, model("start", range(60)), model("shots_lora", range(12)), model("merge", range(60))]
+    verdict, reason, _ = judge(rows, "accuracy", DIGESTS, adaptation="continue")
+    assert verdict == Verdict.MERGE and reason.startswith("start reaches")
+
+
 def test_the_order_of_the_table_changes_nothing() -> None:
     models = [BASE, ANCHOR, SHOTS, model("merge", {*range(27), *range(35, 51)})]
     assert len({verdict(*order) for order in itertools.permutations(models)}) == 1

@@ -10,13 +10,15 @@ import numpy as np
 
 from merge_advisor.adapt.basis import Basis
 from merge_advisor.adapt.mix import Mix
+from merge_advisor.adapt.prompting import Prompting
 from merge_advisor.adapt.shots import SCALES, ShotsAlone
 from merge_advisor.adapt.workbench import NOTHING, Adapted, Alternative, Need, Workbench
+from merge_advisor.errors import TaskError
 
 
 @dataclass(frozen=True)
 class Auto:
-    """Take what has the least cross-fitted loss: base, `shots`, `mix`, `basis` from zero, or `basis` from the merge.
+    """Take what has the least cross-fitted loss: base, `prompt`, `shots`, `mix`, `basis` from zero or from the merge.
 
     `basis` is its form `prior`. The models of the folds are shared: the LoRAs that `shots` trains are those that `mix`
     mixes.
@@ -45,7 +47,8 @@ class Auto:
     def passes(self, members: int) -> tuple[int, int]:
         """See `Adaptation.passes`."""
         # the LoRAs of `shots` and `mix` are the same
-        return (3, len(SCALES) + Mix(self.folds).passes(members)[1] + 1) if self.pool else (1, len(SCALES) + 1)
+        alone = len(SCALES) + 1 + Prompting(self.folds).passes(members)[1]
+        return (3, alone + Mix(self.folds).passes(members)[1]) if self.pool else (1, alone)
 
     def adapt(self, bench: Workbench) -> Adapted:
         """See `Adaptation.adapt`."""
@@ -57,6 +60,8 @@ class Auto:
             spent[name] = bench.forwards - before
         # a name is never worse placed than an equal one after it: from the cheapest
         means = {name: adapted.loss + (self.margin if name in WITH_POOL else 0.0) for name, adapted in found.items()}
+        lacking = [f"{name} {found[name].reason}" for name in found if not np.isfinite(means[name])]
+        found = {name: adapted for name, adapted in found.items() if np.isfinite(adapted.loss)} or found
         ordered = sorted(found, key=lambda name: (round(means[name], 9), list(found).index(name)))
         best = found[ordered[0]]
         options = tuple(
@@ -69,8 +74,18 @@ class Auto:
             name=ordered[0].partition(" ")[0],  # as it is registered
             options=options,
             without_pool=alone,
-            reason=f"{ordered[0]}: {best.reason}{second}",
+            reason="; ".join([f"{ordered[0]}: {best.reason}{second}", *lacking]),
         )
+
+    def _prompted(self, bench: Workbench) -> Callable[[], Adapted]:
+        def run() -> Adapted:
+            try:
+                return Prompting(self.folds).adapt(bench)
+            except TaskError as error:  # no example fits into the prompt: the others do not need one
+                worst = (float("inf"),) * len(bench.learning)
+                return Adapted(NOTHING, worst, reason=f"cannot be: {error}", prompted=True)
+
+        return run
 
     def _basis(self, start: str) -> Basis:
         return Basis("prior", start=start, folds=self.folds, choices=self.choices)
@@ -83,6 +98,8 @@ class Auto:
             "none": base,
             "shots": lambda: ShotsAlone(self.folds, self.choices).adapt(bench),
         }
+        if len(bench.tasks) == 1:  # one prompt cannot show the examples of several tasks
+            runs["prompt"] = self._prompted(bench)
         if self.pool:
             runs["mix"] = lambda: Mix(self.folds, self.choices).adapt(bench)
             runs["basis"] = lambda: self._basis("base").adapt(bench)

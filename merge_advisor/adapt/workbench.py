@@ -141,6 +141,8 @@ class Adapted:
     """What else was compared, the best first; of `auto`."""
     name: str = ""
     """Name of the adaptation that made it, where another one (`auto`) chose."""
+    prompted: bool = False
+    """Whether the model is the base with the rows as examples in its prompt; `merge` is then the base."""
     without_pool: WeightedMerge | None = None
     """The LoRA of the rows alone, as strong as it was made on the way; None where none was made."""
 
@@ -180,6 +182,9 @@ class Workbench:
     )
     run_gradient: Callable[[WeightedMerge, Sequence[Row]], Mapping[str, Float32Array]] = field(
         repr=False, default=lambda merge, rows: _absent()
+    )
+    run_prompted: Callable[[Sequence[Row], Sequence[Row]], list[float]] = field(
+        repr=False, default=lambda shown, asked: _absent()
     )
     weights_of: Callable[[Candidate], WeightDelta] = field(repr=False, default=lambda candidate: {})
     keep: Callable[[WeightDelta, str], Candidate] = field(repr=False, default=lambda delta, name: _absent())
@@ -230,6 +235,24 @@ class Workbench:
         self.forwards += len(asked)
         self._charged |= asked
         return np.asarray(self.run_losses(merge, rows), dtype=np.float64)
+
+    def prompted(self, shown: Sequence[Row], asked: Sequence[Row]) -> Float64Array:
+        """Return what each row is judged by under the base with other rows in its prompt, as many as fit.
+
+        A forward pass for each row, and one for each example: all rows share the prompt that shows them.
+
+        Args:
+            shown: the examples.
+            asked: n rows, none of the examples.
+
+        Returns:
+            (n,) float64.
+
+        Raises:
+            TaskError: not one example fits, or the base's chat template takes no earlier turns.
+        """
+        self.forwards += len(shown) + len(asked)
+        return np.asarray(self.run_prompted(shown, asked), dtype=np.float64)
 
     def gradient(self, merge: WeightedMerge, rows: Sequence[Row]) -> Mapping[str, Float32Array]:
         """Return the gradient of the mean loss of rows at a merge, by parameter name.

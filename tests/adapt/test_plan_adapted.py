@@ -26,7 +26,7 @@ from tests.support.task_files import write_task
 FAST = FinetuneSettings(rank=4, lr=1e-2, epochs=3)
 SPECS = (
     "auto", "auto:pool=false", "basis", "basis:form=prior,start=merge", "basis:form=output", "basis:form=first",
-    "coefficients", "continue", "continue:folds=0", "mix", "shots", "shots:folds=0",
+    "coefficients", "continue", "continue:folds=0", "mix", "prompt", "shots", "shots:folds=0",
 )  # fmt: skip
 
 
@@ -117,12 +117,19 @@ def test_a_finetune_that_was_killed_is_made_anew(place: Path, tiny_llama: Path, 
 def test_auto_says_what_it_compared(place: Path, tiny_llama: Path, tiny_pool: Path) -> None:
     found = planned(place, tiny_llama, tiny_pool, "auto").plan.adaptation
     assert found is not None
-    assert {option.name for option in found.options} == {"none", "shots", "mix", "basis", "basis from merge"}
+    assert {option.name for option in found.options} == {"none", "prompt", "shots", "mix", "basis", "basis from merge"}
     losses = [option.loss for option in found.options]
     assert losses == sorted(losses) and found.chosen == found.options[0].name.partition(" ")[0]
     assert f"next best {found.options[1].name}" in found.reason
     alone = planned(place, tiny_llama, tiny_pool, "auto:pool=false").plan.adaptation
-    assert alone is not None and {option.name for option in alone.options} == {"none", "shots"}
+    assert alone is not None and {option.name for option in alone.options} == {"none", "prompt", "shots"}
+
+
+def test_the_model_of_a_prompt_is_the_base_with_examples(place: Path, tiny_llama: Path, tiny_pool: Path) -> None:
+    run = planned(place, tiny_llama, tiny_pool, "prompt")
+    assert all(member.weight == 0 for member in run.recipe.members)  # the recipe is the base
+    table = run.scores[0]
+    assert table.model("merge").rows == table.model("icl").rows != table.model("base").rows
 
 
 def test_the_dry_run_costs_no_less_than_the_plan(place: Path, tiny_llama: Path, tiny_pool: Path) -> None:

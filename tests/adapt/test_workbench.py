@@ -11,7 +11,7 @@ from merge_advisor.adapt.folds import cross_fit, folds_of
 from merge_advisor.adapt.mix import Mix
 from merge_advisor.adapt.shots import SCALES, ShotsAlone
 from merge_advisor.adapt.workbench import Trained, TrainingRecord, TrainingRequest, Workbench
-from merge_advisor.errors import SpecError
+from merge_advisor.errors import SpecError, TaskError
 from merge_advisor.json_form import digest_of
 from merge_advisor.merges import WeightedMerge
 from merge_advisor.types import RESIDUAL, SHOTS_LORA, Candidate, Row
@@ -27,11 +27,13 @@ class World:
         self.wanted, self.learned = wanted, learned
         self.values: dict[str, float] = {}
         self.requests: list[TrainingRequest] = []
+        self.shown = 9.0  # loss with examples in the prompt
         pool = [self.candidate(f"m{place}", merge / members) for place in range(members)]
         chosen = WeightedMerge(tuple((candidate, 1.0) for candidate in pool))
         self.bench = Workbench(
             tasks=(ROWS,), tuning=frozenset(row.digest for row in ROWS[5:]), merge=chosen, candidates=tuple(pool),
             targets=("w",), run_training=self.train, run_losses=self.losses, weights_of=self.delta, keep=self.keep,
+            run_prompted=lambda shown, asked: [self.shown] * len(asked),
         )  # fmt: skip
 
     def candidate(self, name: str, value: float) -> Candidate:
@@ -154,6 +156,21 @@ def test_auto_takes_what_does_best_on_rows_held_out(world: World, name: str) -> 
     assert adapted.options[0].error == 0
 
 
+def test_auto_takes_the_prompt_where_it_is_best_and_says_where_it_cannot_be() -> None:
+    world = World(wanted=1, learned=0.5, merge=0)
+    world.shown = 0.01
+    adapted = Auto().adapt(world.bench)
+    assert adapted.name == "prompt" and adapted.prompted and not adapted.merge.members
+
+    def full(shown: Sequence[Row], asked: Sequence[Row]) -> list[float]:
+        raise TaskError("not one of 6 examples fits")
+
+    world.bench.run_prompted = full
+    adapted = Auto().adapt(world.bench)
+    assert adapted.name != "prompt" and "prompt cannot be: not one of 6 examples fits" in adapted.reason
+    assert "prompt" not in [option.name for option in adapted.options]
+
+
 def test_auto_asks_a_margin_of_what_uses_the_pool() -> None:
     def world() -> World:
         return World(wanted=1, learned=0.9, merge=0.5)  # shots leaves 0.01, from the merge 0.0025
@@ -165,7 +182,7 @@ def test_auto_asks_a_margin_of_what_uses_the_pool() -> None:
 def test_auto_without_a_pool_looks_at_no_merge() -> None:
     world = World(wanted=1, learned=0.5, merge=1)
     adapted = Auto(pool=False).adapt(world.bench)
-    assert adapted.name == "shots" and {option.name for option in adapted.options} == {"none", "shots"}
+    assert adapted.name == "shots" and {option.name for option in adapted.options} == {"none", "prompt", "shots"}
     assert not any(request.start.members for request in world.requests)
 
 

@@ -18,6 +18,7 @@ ARMS = [
     {"name": "alone", "strategy": "rerank:pool=3", "adaptation": "auto:folds=2,pool=false"},
     {"name": "continue", "strategy": "top_k", "adaptation": "continue:folds=2"},
     {"name": "single", "strategy": "top_k", "adaptation": "continue:folds=0"},
+    {"name": "prompt", "strategy": "top_k", "adaptation": "prompt:folds=2"},
     {"name": "basis", "strategy": "top_k", "adaptation": "basis:folds=2,count=2"},
 ]
 PRIMARY = {"better": "auto", "than": "alone", "metric": "judged", "k": 2}
@@ -49,13 +50,20 @@ def test_what_needs_no_pool_has_none_and_chooses_none(ran: BenchResults) -> None
     with_pool = by_task(ran, "auto")
     for task, result in by_task(ran, "alone").items():
         assert all(name == SHOTS_LORA for name, _ in result.members)
-        assert {name for name, _, _ in result.options} == {"none", "shots"}
+        assert {name for name, _, _ in result.options} == {"none", "prompt", "shots"}
         assert 0 < result.forwards < with_pool[task].forwards
 
 
 def test_auto_with_the_pool_has_looked_at_all_of_it(ran: BenchResults) -> None:
     for result in by_task(ran, "auto").values():
-        assert {name for name, _, _ in result.options} == {"none", "shots", "mix", "basis", "basis from merge"}
+        assert {name for name, _, _ in result.options} == {
+            "none",
+            "prompt",
+            "shots",
+            "mix",
+            "basis",
+            "basis from merge",
+        }
         assert result.adapted == result.options[0][0].partition(" ")[0]
 
 
@@ -65,6 +73,13 @@ def test_the_merge_and_what_was_trained_on_it_are_members(ran: BenchResults) -> 
         kept = tuple(pair for pair in result.members if pair[0] != RESIDUAL)
         assert [name for name, _ in kept] == [name for name, weight in nearest[task].members if weight]
         assert result.forwards > 0
+
+
+def test_a_prompt_is_the_control_icl_at_the_price_of_judging_it(ran: BenchResults) -> None:
+    icl = by_task(ran, "icl")
+    for task, result in by_task(ran, "prompt").items():
+        assert (result.merge, result.loss, result.accuracy) == (icl[task].merge, icl[task].loss, icl[task].accuracy)
+        assert result.predicted is not None and result.forwards == 2 * 5  # each fold shows and asks five rows in all
 
 
 def test_a_promise_is_of_rows_held_out_or_not_made(ran: BenchResults) -> None:

@@ -251,7 +251,12 @@ def test_tasks_of_the_hub_are_fetched_once_and_pinned(tmp_path: Path) -> None:
     assert all("/datasets/" in asked for _, asked in hub.requests) and hub.requests
 
 
-@pytest.mark.parametrize("name", ["bench-demo", "bench-bigbench-smollm2", "bench-bigbench-again", "bench-bbh-smollm2"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "bench-demo", "bench-bigbench-smollm2", "bench-bigbench-again", "bench-bbh-smollm2", "bench-adaptations-tried",
+    ],
+)  # fmt: skip
 def test_shipped_setups_are_read(name: str, pytestconfig: pytest.Config) -> None:
     path = pytestconfig.rootpath / "recipes" / f"{name}.yaml"
     setup, _ = read_setup(path)

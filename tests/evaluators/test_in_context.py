@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from merge_advisor import templates
+from merge_advisor.advisor.measuring.in_context import in_context
 from merge_advisor.advisor.measuring.session import open_session
-from merge_advisor.advisor.scoring.in_context import in_context
 from merge_advisor.advisor.scoring.score_run import score_models
 from merge_advisor.backbone.encoding import context_length, encode
 from merge_advisor.backbone.model import Backbone

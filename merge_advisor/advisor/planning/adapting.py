@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from merge_advisor import registry
 from merge_advisor.adapt.workbench import NOTHING, Workbench
+from merge_advisor.advisor.measuring.in_context import prompted_losses
 from merge_advisor.advisor.measuring.meter import loss_kind_of
 from merge_advisor.advisor.measuring.trainer import Trainer
 from merge_advisor.merges import WeightedMerge
@@ -64,6 +65,9 @@ def adapt_merge(meter: MergeMeter, cache: Path, request: AdaptationRequest) -> t
     def gradient(merge: WeightedMerge, rows: Sequence[Row]) -> Mapping[str, Float32Array]:
         return meter.gradient(rows, request.targets, merge, kinds.get(rows[0].digest, "loss"))
 
+    def prompted(shown: Sequence[Row], asked: Sequence[Row]) -> list[float]:
+        return prompted_losses(meter, shown, asked, kinds.get(asked[0].digest, "loss"))
+
     bench = Workbench(
         tasks=tuple((*task.shots, *task.tuning) for task in request.tasks),
         tuning=frozenset(row.digest for task in request.tasks for row in task.tuning),
@@ -75,6 +79,7 @@ def adapt_merge(meter: MergeMeter, cache: Path, request: AdaptationRequest) -> t
         run_training=trainer.train,
         run_losses=row_losses_by(meter, request.tasks, request.choose_by),
         run_gradient=gradient,
+        run_prompted=prompted,
         weights_of=meter.weights.of,
         keep=trainer.keep,
     )

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
 from merge_advisor import registry
+from merge_advisor.advisor.measuring.in_context import in_context
 from merge_advisor.advisor.measuring.meter import BASE, MergeMeter, ScoredModel, finite_or_worst
 from merge_advisor.advisor.measuring.session import Session
 from merge_advisor.advisor.measuring.shots_lora import read_trained
 from merge_advisor.advisor.runs.reopening import find_members, reopen
 from merge_advisor.advisor.runs.run_folder import START, Run, read_run, write_scores
-from merge_advisor.advisor.scoring.in_context import in_context
 from merge_advisor.errors import InputError, TaskError
 from merge_advisor.evaluators.guard import guard_score, read_guard
 from merge_advisor.evaluators.metrics import METRICS, majority_score, metric_for
@@ -181,6 +181,8 @@ def score_task(
     try:
         shown = in_context(meter, task, rows, metric, FINAL)
         models, first, note = [*models[:1], shown.model, *models[1:]], 2, f"{shown.note}."
+        if adaptation == "prompt":  # the model of the run is this one, and its recipe the base
+            models = [replace(shown.model, label=m.label) if m.label == "merge" else m for m in models]
     except TaskError as error:
         note = f"{ICL} is left out: {error}."
     table = score_models(meter, models, rows, metric, what=f"scoring {task.name}")

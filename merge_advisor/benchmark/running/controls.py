@@ -9,11 +9,8 @@ import numpy as np
 
 from merge_advisor.advisor.planning.choosing import ChoiceRequest, choose_merge
 from merge_advisor.advisor.planning.choosing_losses import ChoosingLosses
-from merge_advisor.advisor.scoring.in_context import in_context
-from merge_advisor.advisor.scoring.score_run import score_models
 from merge_advisor.benchmark.running.context import seed_of
 from merge_advisor.benchmark.running.task_draw import ResultPlace, TaskDraw, answered, judged_loss
-from merge_advisor.benchmark.setup import scorer_of
 from merge_advisor.benchmark.values import Result
 from merge_advisor.evaluators.metrics import majority_score
 from merge_advisor.json_form import digest_of
@@ -45,10 +42,7 @@ def _base(draw: TaskDraw, place: ResultPlace) -> Result:
 
 def _icl(draw: TaskDraw, place: ResultPlace) -> Result:
     """The base with the rows learned from in its prompt; nothing is spent on choosing, each answer costs the prompt."""
-    rows = draw.rows
-    scorer = scorer_of(draw.context.setup)
-    shown = in_context(draw.context.meter, draw.task, rows.heldout, rows.metric, scorer)
-    score = score_models(draw.context.meter, [shown.model], rows.heldout, rows.metric, evaluator=scorer)[0]
+    rows, (shown, score) = draw.rows, draw.in_context()
     return Result(
         place.unit, place.arm, place.view, place.k, reason=shown.note, merge=digest_of(shown.model.key),
         loss=score.metrics["loss"], judged=judged_loss(score), **answered(rows, score),

@@ -11,6 +11,7 @@ import numpy as np
 
 from merge_advisor import registry
 from merge_advisor.advisor.measuring.deltas import take_deltas
+from merge_advisor.advisor.measuring.in_context import InContext, in_context
 from merge_advisor.advisor.measuring.meter import BASE, ScoredModel, loss_kind_of
 from merge_advisor.advisor.measuring.shots_lora import Shots, ShotsLora, finetune_on_shots, target_parameters
 from merge_advisor.advisor.scoring.score_run import score_models
@@ -19,6 +20,7 @@ from merge_advisor.benchmark.running.rows import BenchTask, in_view
 from merge_advisor.benchmark.setup import finetune_of, scorer_of
 from merge_advisor.benchmark.values import Result, Unit, View
 from merge_advisor.errors import InputError, TaskError
+from merge_advisor.json_form import digest_of
 from merge_advisor.merges import WeightedMerge
 from merge_advisor.scores import ModelScore
 from merge_advisor.types import Candidate, ChooseBy, Task, same_space
@@ -212,6 +214,8 @@ class TaskDraw:
         Raises:
             SpecError: the composition cannot take these members.
         """
+        if adapted.prompted:
+            return self._prompted(place, adapted, forwards, by)
         result = self.result(place, adapted.merge, forwards=forwards, reason=adapted.reason, by=None)
         rows = (*self.task.shots, *self.task.tuning)
         kind = loss_kind_of(self.task.choosing, by)
@@ -224,6 +228,30 @@ class TaskDraw:
         return replace(
             result, predicted=predicted, came=came if adapted.losses else None, adapted=adapted.name, options=options
         )
+
+    def in_context(self) -> tuple[InContext, ModelScore]:
+        """Return the base with the rows learned from in its prompt, and its score on the held-out rows.
+
+        Raises:
+            TaskError: not one of them fits.
+        """
+        rows, scorer = self.rows, scorer_of(self.context.setup)
+        shown = in_context(self.context.meter, self.task, rows.heldout, rows.metric, scorer)
+        return shown, score_models(self.context.meter, [shown.model], rows.heldout, rows.metric, evaluator=scorer)[0]
+
+    def _prompted(self, place: ResultPlace, adapted: Adapted, forwards: int, by: ChooseBy) -> Result:
+        """What is kept of the base with the rows in its prompt."""
+        shown, score = self.in_context()
+        kind = loss_kind_of(self.task.choosing, by)
+        base = self.context.meter.losses(BASE, (*self.task.shots, *self.task.tuning), kind)
+        came = None if kind == "loss" else self.score(BASE).metrics[kind] - score.metrics[kind]
+        return Result(
+            place.unit, place.arm, place.view, place.k, reason=f"{adapted.reason}; {shown.note}",
+            merge=digest_of(shown.model.key), loss=score.metrics["loss"], judged=judged_loss(score),
+            predicted=float(np.mean(base) - adapted.loss), came=came, forwards=forwards, adapted=adapted.name,
+            options=tuple((option.name, option.loss, option.error) for option in adapted.options),
+            **answered(self.rows, score),
+        )  # fmt: skip
 
     def _promise(self, merge: WeightedMerge, by: ChooseBy, score: ModelScore) -> tuple[float, float | None]:
         """The drop of the loss that choosing promised (base minus merge), and the drop on the held-out rows.

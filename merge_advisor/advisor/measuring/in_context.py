@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from merge_advisor import registry
-from merge_advisor.advisor.measuring.meter import BASE, MergeMeter, ScoredModel
+from merge_advisor.advisor.measuring.meter import BASE, MergeMeter, ScoredModel, finite_or_worst
 from merge_advisor.backbone.encoding import EXAMPLE_TOKENS
 from merge_advisor.errors import SpecError, TaskError
-from merge_advisor.types import ICL, Row, Task
+from merge_advisor.scores import ModelScore
+from merge_advisor.types import ICL, LossKind, Row, Task
 
 if TYPE_CHECKING:
     from merge_advisor.evaluators.fast import Fast
@@ -80,3 +81,32 @@ def in_context(meter: MergeMeter, task: Task, rows: Sequence[Row], metric: str, 
         )
     shown = template.with_examples((examples[at].input, examples[at].output) for at in fitting)
     return InContext(ScoredModel(ICL, BASE, shown), len(fitting), len(examples))
+
+
+def prompted_losses(meter: MergeMeter, shown: Sequence[Row], asked: Sequence[Row], kind: LossKind) -> list[float]:
+    """Return the loss of each row under the base with other rows in its prompt, as many as fit.
+
+    Args:
+        meter: has the base and its template.
+        shown: the examples.
+        asked: n rows, none of the examples.
+        kind: nats per token, or nats over the choices where every row has them.
+
+    Raises:
+        TaskError: not one example fits, or the base's chat template takes no earlier turns.
+    """
+    metric = "accuracy" if kind == "choices" else "loss"
+    scorer: Fast | LmEval = registry.build("evaluator", _SCORER)
+    model = in_context(meter, Task("examples", tuple(shown), (), tuple(asked)), asked, metric, _SCORER).model
+
+    def score(scored: ScoredModel) -> ModelScore:
+        backbone, template = meter.model.backbone, scored.template or meter.model.template
+        return scorer.score(backbone.model, backbone.tokenizer, asked, template, label=scored.label, metric=metric)
+
+    key = ["score", scorer.name, scorer.version, scorer.settings, metric, [row.digest for row in asked]]
+    found = meter.scores([model], key, score, "asking with examples in the prompt")[0]
+    return finite_or_worst(found.rows[kind])
+
+
+_SCORER = "fast"
+"""Evaluator of what is only compared, not reported."""

@@ -1,0 +1,49 @@
+"""What everybody tries first: the rows as examples in the prompt of the base."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from merge_advisor.adapt.folds import folds_of
+from merge_advisor.adapt.workbench import NOTHING, Adapted, Need, Workbench
+
+
+@dataclass(frozen=True)
+class Prompting:
+    """Train nothing: put the rows into the prompt of the base as examples, as many as fit.
+
+    >>> Prompting().needs()
+    'nothing'
+    """
+
+    folds: int = 4
+    """Parts of the rows; each is judged with the others in the prompt."""
+
+    name: ClassVar[str] = "prompt"
+    trains: ClassVar[str] = "nothing"
+    cost: ClassVar[str] = "a pass over the rows, and one over the examples, for each fold; every answer a longer prompt"
+
+    def __post_init__(self) -> None:
+        if self.folds < 2:
+            raise ValueError(f"folds={self.folds}: rows are judged with others in the prompt, so at least 2")
+
+    def needs(self) -> Need:
+        """Return that it needs no pool and no merge."""
+        return "nothing"
+
+    def passes(self, members: int) -> tuple[int, int]:
+        """See `Adaptation.passes`."""
+        return 0, self.folds
+
+    def adapt(self, bench: Workbench) -> Adapted:
+        """See `Adaptation.adapt`."""
+        found: dict[str, float] = {}
+        for fold in folds_of(bench.tasks, self.folds):
+            losses = bench.prompted(fold.rows, fold.out)
+            found |= dict(zip([row.digest for row in fold.out], losses.tolist(), strict=True))
+        losses = np.array([found[row.digest] for row in bench.learning])
+        reason = f"the base with {len(bench.learning)} examples in its prompt, or as many as fit; nothing is trained"
+        return Adapted(NOTHING, tuple(losses.tolist()), reason=reason, prompted=True)
