@@ -52,7 +52,10 @@ def test_kept_results_were_made_for_their_setup(kept: Path) -> None:
             ["base", "pool", "prompt template", "dtype", "rows or families of the tasks"]
         )
         ledger.claim(setup_digests(setup) | elsewhere, setup_parts(setup))
-    assert to_json(setup) == text
+    now, then = json.loads(to_json(setup)), json.loads(text)
+    # keys that came later, at a default that means what there was before
+    assert all(arm.pop("adaptation") == "" for arm in now["arms"])
+    assert now == then
 
 
 def test_kept_results_give_the_answers_they_gave(kept: Path) -> None:
@@ -82,5 +85,5 @@ def test_the_digests_of_the_demo_setup_are_what_they_were() -> None:
     assert digests["draws"] == "6df96ba7bfe4352c8607dedc8a7ff5b7cb4c5c447628c2cc5c6d5c1d77350b8d"
     assert parts["arm default"] == "9e14153406a2a56f262ebce23f7844a7549e59ded2e607f076e060be34ec33be"
     assert parts["arm weight_kinship"] == "586f5d42acfd5628a97789d853c5f13416fdd97b984c068c2bf0371718da746b"
-    assert digest_of(to_json(setup)) == "e606efe829e7d921921246b596db4bb1f32dd5b1ac34418a05dfa66e7b49534a"
+    assert digest_of(to_json(setup)) == "1dc5c158613c43ebc0f9a08af26ba0f7a3a54d8ff87d7004a3d32acaeec42c23"
     assert from_json(Setup, json.dumps(json.loads(to_json(setup))), "setup") == setup
