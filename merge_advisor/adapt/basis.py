@@ -12,6 +12,7 @@ from merge_advisor.adapt.directions import Spectrum, by_weight, spectrum
 from merge_advisor.adapt.workbench import Adapted, Need, Workbench
 from merge_advisor.arrays import Float64Array
 from merge_advisor.backbone.shapes import BasisShape, LoraShape, PriorShape, Shape
+from merge_advisor.json_form import digest_of
 from merge_advisor.weights.naming import block_of
 
 FORMS = ("core", "output", "first", "prior")
@@ -100,7 +101,9 @@ class Basis:
         if self.likeness:
             chosen = {candidate.fingerprint for candidate, weight in bench.merge.members if weight}
             weights = [1.0 if candidate.fingerprint in chosen else 0.1 for candidate in bench.candidates]
-        found = spectrum(by_weight(deltas, bench.targets), weights)
+        found = bench.once(
+            digest_of(["spectrum", weights]), lambda: spectrum(by_weight(deltas, bench.targets), weights)
+        )
         if self.source == "random":
             rng = np.random.default_rng(bench.seed)
             return {name: _redrawn(found[name], rng) for name in sorted(found)}

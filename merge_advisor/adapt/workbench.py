@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar, Literal, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NoReturn, Protocol, TypeVar
 
 import numpy as np
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from merge_advisor.arrays import Float32Array, Float64Array
     from merge_advisor.backbone.shapes import Shape
     from merge_advisor.weights.updates import WeightDelta
+
+_T = TypeVar("_T")
 
 Need = Literal["nothing", "pool", "merge"]
 """What has to be there before an adaptation begins: the rows alone, the pool's weights, or a chosen merge as well."""
@@ -192,6 +194,7 @@ class Workbench:
     forwards: int = 0
     """Forward passes over one row so far; a backward pass counts as two."""
     _charged: set[str] = field(repr=False, default_factory=set)
+    _made: dict[str, Any] = field(repr=False, default_factory=dict)
 
     @property
     def learning(self) -> tuple[Row, ...]:
@@ -207,6 +210,18 @@ class Workbench:
     def watch(self) -> tuple[Row, ...]:
         """The tuning rows."""
         return tuple(row for row in self.learning if row.digest in self.tuning)
+
+    def once(self, key: str, make: Callable[[], _T]) -> _T:
+        """Return what `make` gives, made at the first call with this key: what several adaptations need of the pool.
+
+        Args:
+            key: names it, and all that it depends on beside this workbench.
+            make: makes it; it measures nothing.
+        """
+        if key not in self._made:
+            self._made[key] = make()
+        found: _T = self._made[key]
+        return found
 
     def train(self, request: TrainingRequest) -> Trained:
         """Return what a request trains.
