@@ -170,7 +170,7 @@ def finetune(
         for handle in handles:
             handle.remove()
         release_memory()
-    if best.delta is None:  # nothing was watched, or nothing finite
+    if best.delta is None:  # nothing was watched
         return FinetuneResult(trainable.delta(), step, step, tuple(best.losses))
     return FinetuneResult(best.delta, best.step, step, tuple(best.losses), best.rows)
 
@@ -220,6 +220,8 @@ class _Best:
 
     def check(self, step: int, rows: Sequence[float]) -> None:
         loss = float(np.mean(rows))
+        if not math.isfinite(loss):
+            raise InputError(f"finetuning on the shots: watched loss is {loss} at step {step}; lower `lr`")
         self.losses.append(loss)
         self._since += 1
         if loss < self._least:
