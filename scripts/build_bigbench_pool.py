@@ -179,7 +179,7 @@ def table(options: argparse.Namespace, names: Sequence[str]) -> None:
 def measure(session: Any, candidate: Any, options: argparse.Namespace) -> dict[str, Any]:
     """Loss (nats per token) and score of base, adapter and the commonest answer; what was measured before is stored."""
     from merge_advisor.advisor.measuring.meter import ScoredModel
-    from merge_advisor.advisor.scoring.score_run import score_models
+    from merge_advisor.advisor.measuring.model_scores import score_models
     from merge_advisor.evaluators.metrics import metric_for
     from merge_advisor.merges import WeightedMerge
 

@@ -245,9 +245,9 @@ def check(base: str, out: Path) -> None:
     """
     from merge_advisor import types
     from merge_advisor.advisor.measuring.meter import ScoredModel
+    from merge_advisor.advisor.measuring.model_scores import score_models
     from merge_advisor.advisor.measuring.session import open_session
     from merge_advisor.advisor.measuring.shots_lora import Shots, finetune_on_shots, target_parameters
-    from merge_advisor.advisor.scoring.score_run import score_models
     from merge_advisor.merges import WeightedMerge
     from merge_advisor.options import FinetuneSettings
 

@@ -54,14 +54,18 @@ class Auto:
         """See `Adaptation.adapt`."""
         found: dict[str, Adapted] = {}
         spent: dict[str, int] = {}
+        lacking = []
         for name, run in self._runs(bench).items():
             before = bench.forwards
-            found[name] = run()
+            try:
+                found[name] = run()
+            except TaskError as error:
+                if name != "prompt":
+                    raise
+                lacking.append(f"prompt cannot be: {error}")  # no example fits, and the others need none
             spent[name] = bench.forwards - before
         # a name is never worse placed than an equal one after it: from the cheapest
         means = {name: adapted.loss + (self.margin if name in WITH_POOL else 0.0) for name, adapted in found.items()}
-        lacking = [f"{name} {found[name].reason}" for name in found if not np.isfinite(means[name])]
-        found = {name: adapted for name, adapted in found.items() if np.isfinite(adapted.loss)} or found
         ordered = sorted(found, key=lambda name: (round(means[name], 9), list(found).index(name)))
         best = found[ordered[0]]
         options = tuple(
@@ -77,16 +81,6 @@ class Auto:
             reason="; ".join([f"{ordered[0]}: {best.reason}{second}", *lacking]),
         )
 
-    def _prompted(self, bench: Workbench) -> Callable[[], Adapted]:
-        def run() -> Adapted:
-            try:
-                return Prompting(self.folds).adapt(bench)
-            except TaskError as error:  # no example fits into the prompt: the others do not need one
-                worst = (float("inf"),) * len(bench.learning)
-                return Adapted(NOTHING, worst, reason=f"cannot be: {error}", prompted=True)
-
-        return run
-
     def _basis(self, start: str) -> Basis:
         return Basis("prior", start=start, folds=self.folds, choices=self.choices)
 
@@ -99,7 +93,7 @@ class Auto:
             "shots": lambda: ShotsAlone(self.folds, self.choices).adapt(bench),
         }
         if len(bench.tasks) == 1:  # one prompt cannot show the examples of several tasks
-            runs["prompt"] = self._prompted(bench)
+            runs["prompt"] = lambda: Prompting(self.folds).adapt(bench)
         if self.pool:
             runs["mix"] = lambda: Mix(self.folds, self.choices).adapt(bench)
             runs["basis"] = lambda: self._basis("base").adapt(bench)

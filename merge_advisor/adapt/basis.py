@@ -9,6 +9,7 @@ import numpy as np
 
 from merge_advisor.adapt.continuing import Continue, start_of, train_on
 from merge_advisor.adapt.directions import Spectrum, by_weight, spectrum
+from merge_advisor.adapt.folds import FOLDS
 from merge_advisor.adapt.workbench import Adapted, Need, Workbench
 from merge_advisor.arrays import Float64Array
 from merge_advisor.backbone.shapes import BasisShape, LoraShape, PriorShape, Shape
@@ -43,7 +44,7 @@ class Basis:
     """"pool"; or, to compare with: "random" (orthonormal), "layer" (the directions of another layer)."""
     likeness: bool = False
     """Count each adapter by the weight it has in the chosen merge, and the others little."""
-    folds: int = 4
+    folds: int = FOLDS
     """As of `shots`."""
     choices: float = 1.0
     """As of `shots`."""

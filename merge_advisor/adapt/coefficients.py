@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from merge_advisor.adapt.continuing import Continue, start_of, train_on
+from merge_advisor.adapt.folds import FOLDS
 from merge_advisor.adapt.workbench import Adapted, Need, Workbench
 from merge_advisor.arrays import Float32Array
 from merge_advisor.backbone.shapes import CoefficientShape
@@ -30,7 +31,7 @@ class Coefficients:
     """Adapters a module."""
     pull: float = 0.01
     """λ of the penalty towards the merge."""
-    folds: int = 4
+    folds: int = FOLDS
     """As of `shots`."""
     choices: float = 1.0
     """As of `shots`."""

@@ -7,14 +7,13 @@ from typing import ClassVar
 
 import numpy as np
 
-from merge_advisor.adapt.folds import Fold, cross_fit, mean_of, watched_out_of_fold, with_trained
+from merge_advisor.adapt.folds import FOLDS, Fold, cross_fit, mean_of, watched_out_of_fold, with_trained
 from merge_advisor.adapt.shots import finetune_settings
 from merge_advisor.adapt.workbench import NOTHING, Adapted, Need, Trained, TrainingRequest, Workbench
 from merge_advisor.backbone.shapes import LoraShape, Shape
 from merge_advisor.backbone.training_loss import TrainingLoss
 from merge_advisor.errors import SpecError
 from merge_advisor.merges import WeightedMerge
-from merge_advisor.types import RESIDUAL
 from merge_advisor.weights.updates import WeightDelta, inner_all
 
 STARTS = ("merge", "anchor", "mean", "random", "base")
@@ -31,7 +30,7 @@ class Continue:
     start: str = "merge"
     """"merge"; or, to compare it with: "anchor" (its first member alone), "mean" (of the whole pool), "random" (as many
     random members, of the merge's norm), "base"."""
-    folds: int = 4
+    folds: int = FOLDS
     """As of `shots`."""
     choices: float = 1.0
     """Weight of the loss over a row's choices beside that of the right answer."""
@@ -156,6 +155,3 @@ def _random(bench: Workbench, merge: WeightedMerge) -> WeightedMerge:
     wanted = norm([(deltas[candidate.fingerprint], weight) for candidate, weight in merge.members])
     scale = wanted / (norm(equal) or 1.0)
     return WeightedMerge(tuple((member, scale / len(members)) for member in members))
-
-
-__all__ = ["RESIDUAL", "Continue", "start_of", "train_on"]

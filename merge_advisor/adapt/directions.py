@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from merge_advisor.arrays import Float32Array, Float64Array
-from merge_advisor.weights.updates import DenseUpdate, LowRankUpdate, Update, WeightDelta
+from merge_advisor.weights.updates import DenseUpdate, LowRankUpdate, Update, WeightDelta, inner_all
 
 CHECKPOINT_RANK = 32
 """Directions kept of a full checkpoint's update, by randomised SVD."""
@@ -155,7 +155,7 @@ def by_weight(deltas: Sequence[WeightDelta], names: Sequence[str]) -> dict[str, 
         names: the weights wanted.
     """
     found: dict[str, list[Update]] = {}
-    norms = [np.sqrt(sum(_square(delta[name]) for name in delta)) or 1.0 for delta in deltas]
+    norms = [np.sqrt(inner_all(delta, delta)) or 1.0 for delta in deltas]
     for name in names:
         shape = next((delta[name].shape for delta in deltas if name in delta), None)
         if shape is None:
@@ -166,9 +166,3 @@ def by_weight(deltas: Sequence[WeightDelta], names: Sequence[str]) -> dict[str, 
             for delta, norm in zip(deltas, norms, strict=True)
         ]
     return found
-
-
-def _square(update: Update) -> float:
-    from merge_advisor.weights.updates import inner
-
-    return inner(update, update)

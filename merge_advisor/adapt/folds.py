@@ -99,10 +99,21 @@ def out_of_fold(bench: Workbench, fit: CrossFit, model: Callable[[Trained], Weig
     Returns:
         (n,) float64 in the order of `bench.learning`.
     """
+    pairs = zip(fit.folds, fit.trained, strict=True)
+    return in_order(bench, fit.folds, [bench.losses(model(trained), fold.out) for fold, trained in pairs])
+
+
+def in_order(bench: Workbench, folds: Sequence[Fold], losses: Sequence[Sequence[float] | Float64Array]) -> Float64Array:
+    """Return losses of the rows that each fold leaves out in the order of all rows, (n,) float64.
+
+    Args:
+        bench: holds the rows.
+        folds: every row is left out by one.
+        losses: of the rows that each leaves out.
+    """
     found: dict[str, float] = {}
-    for fold, trained in zip(fit.folds, fit.trained, strict=True):
-        losses = bench.losses(model(trained), fold.out)
-        found |= dict(zip([row.digest for row in fold.out], losses.tolist(), strict=True))
+    for fold, values in zip(folds, losses, strict=True):
+        found |= dict(zip([row.digest for row in fold.out], values, strict=True))
     return np.array([found[row.digest] for row in bench.learning])
 
 
@@ -116,10 +127,7 @@ def watched_out_of_fold(bench: Workbench, fit: CrossFit, start: WeightedMerge) -
     """
     if not all(trained.record.rows for trained in fit.trained):
         return out_of_fold(bench, fit, lambda trained: with_trained(start, trained.candidate, 1.0))
-    found: dict[str, float] = {}
-    for fold, trained in zip(fit.folds, fit.trained, strict=True):
-        found |= dict(zip([row.digest for row in fold.out], trained.record.rows, strict=True))
-    return np.array([found[row.digest] for row in bench.learning])
+    return in_order(bench, fit.folds, [trained.record.rows for trained in fit.trained])
 
 
 def with_trained(start: WeightedMerge, candidate: Candidate, weight: float) -> WeightedMerge:

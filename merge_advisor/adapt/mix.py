@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from merge_advisor.adapt.continuing import start_of
-from merge_advisor.adapt.folds import CrossFit, cross_fit, mean_of, out_of_fold, with_trained
+from merge_advisor.adapt.folds import FOLDS, CrossFit, cross_fit, mean_of, out_of_fold, with_trained
 from merge_advisor.adapt.shots import ShotsAlone, finetune_settings
 from merge_advisor.adapt.workbench import Adapted, Need, Trained, Workbench
 from merge_advisor.arrays import Float64Array
@@ -33,7 +33,7 @@ class Mix:
     'merge'
     """
 
-    folds: int = 4
+    folds: int = FOLDS
     """As of `shots`."""
     choices: float = 1.0
     """As of `shots`."""

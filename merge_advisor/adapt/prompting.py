@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
-
-from merge_advisor.adapt.folds import folds_of
+from merge_advisor.adapt.folds import FOLDS, folds_of, in_order
 from merge_advisor.adapt.workbench import NOTHING, Adapted, Need, Workbench
 
 
@@ -19,7 +17,7 @@ class Prompting:
     'nothing'
     """
 
-    folds: int = 4
+    folds: int = FOLDS
     """Parts of the rows; each is judged with the others in the prompt."""
 
     name: ClassVar[str] = "prompt"
@@ -40,10 +38,7 @@ class Prompting:
 
     def adapt(self, bench: Workbench) -> Adapted:
         """See `Adaptation.adapt`."""
-        found: dict[str, float] = {}
-        for fold in folds_of(bench.tasks, self.folds):
-            losses = bench.prompted(fold.rows, fold.out)
-            found |= dict(zip([row.digest for row in fold.out], losses.tolist(), strict=True))
-        losses = np.array([found[row.digest] for row in bench.learning])
+        folds = folds_of(bench.tasks, self.folds)
+        losses = in_order(bench, folds, [bench.prompted(fold.rows, fold.out) for fold in folds])
         reason = f"the base with {len(bench.learning)} examples in its prompt, or as many as fit; nothing is trained"
         return Adapted(NOTHING, tuple(losses.tolist()), reason=reason, prompted=True)

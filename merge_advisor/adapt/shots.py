@@ -7,7 +7,16 @@ from typing import ClassVar
 
 import numpy as np
 
-from merge_advisor.adapt.folds import CrossFit, Fold, cross_fit, mean_of, out_of_fold, watched_out_of_fold, with_trained
+from merge_advisor.adapt.folds import (
+    FOLDS,
+    CrossFit,
+    Fold,
+    cross_fit,
+    mean_of,
+    out_of_fold,
+    watched_out_of_fold,
+    with_trained,
+)
 from merge_advisor.adapt.workbench import NOTHING, Adapted, Need, TrainingRequest, Workbench
 from merge_advisor.backbone.shapes import LoraShape
 from merge_advisor.backbone.training_loss import TrainingLoss
@@ -25,7 +34,7 @@ class ShotsAlone:
     ('nothing', True)
     """
 
-    folds: int = 4
+    folds: int = FOLDS
     """LoRAs that are trained, each without one part of the rows, and averaged; 0: one, that the tuning rows stop."""
     choices: float = 1.0
     """Weight of the loss over a row's choices beside that of the right answer."""

@@ -10,7 +10,7 @@ import numpy as np
 
 from merge_advisor.backbone.training_loss import ANSWER_ALONE, TrainingLoss
 from merge_advisor.errors import InputError
-from merge_advisor.json_form import STRICT, digest_of
+from merge_advisor.json_form import STRICT, digest_of, to_plain
 from merge_advisor.merges import WeightedMerge
 from merge_advisor.options import FinetuneSettings
 from merge_advisor.types import Candidate, Row
@@ -55,9 +55,8 @@ class TrainingRequest:
     def key(self) -> list[object]:
         """JSON values of all that the result depends on beside base, template and dtype."""
         parts = [[row.digest for row in part] for part in (self.rows, self.watch)]
-        settings = {name: getattr(self.settings, name) for name in type(self.settings).__slots__}
-        terms = [getattr(self.terms, name) for name in type(self.terms).__slots__]
-        return [self.shape.digest, parts, self.start.key, settings, terms, self.pull, self.seed]
+        how = [to_plain(self.settings), list(to_plain(self.terms).values())]
+        return [self.shape.digest, parts, self.start.key, *how, self.pull, self.seed]
 
     @property
     def digest(self) -> str:

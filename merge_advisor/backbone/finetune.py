@@ -146,13 +146,13 @@ def finetune(
     optimiser, schedule = _optimiser(trainable, settings.lr, total)
     # not more often than once a pass over the rows: a check runs all watched rows
     every = max(CHECK_STEPS, math.ceil(len(examples) / settings.batch_size))
-    watching = watch is not None and settings.steps is None
+    watched = watch if settings.steps is None else None
     best, step = _Best(trainable), 0
     try:
         with _medium_precision():
             drawn = _drawn_batches(len(examples), settings.batch_size, generator)
-            if watch is not None and watching and start_counts:
-                best.check(0, watch())
+            if watched is not None and start_counts:
+                best.check(0, watched())
             for step in range(1, total + 1):
                 value = backward(backbone, [examples[index] for index in next(drawn)], terms)
                 value += _pulled(trainable, pull)
@@ -162,8 +162,8 @@ def finetune(
                 schedule.step()
                 optimiser.zero_grad(set_to_none=True)
                 progress(step, total)
-                if watch is not None and watching and (step % every == 0 or step == total):
-                    best.check(step, watch())
+                if watched is not None and (step % every == 0 or step == total):
+                    best.check(step, watched())
                     if best.over:
                         break
     finally:

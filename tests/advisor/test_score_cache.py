@@ -12,9 +12,9 @@ import pytest
 
 from merge_advisor import registry
 from merge_advisor.advisor.measuring.meter import MergeMeter, ScoredModel
+from merge_advisor.advisor.measuring.model_scores import score_models
 from merge_advisor.advisor.measuring.session import Session, open_session
 from merge_advisor.advisor.scoring.lm_eval_scoring import ask_models
-from merge_advisor.advisor.scoring.score_run import score_models
 from merge_advisor.evaluators.lm_eval_requests import build_requests
 from merge_advisor.evaluators.lm_eval_tasks import TaskName, load_tasks
 from merge_advisor.merges import WeightedMerge

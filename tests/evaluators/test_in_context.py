@@ -7,8 +7,8 @@ import pytest
 
 from merge_advisor import templates
 from merge_advisor.advisor.measuring.in_context import in_context
+from merge_advisor.advisor.measuring.model_scores import score_models
 from merge_advisor.advisor.measuring.session import open_session
-from merge_advisor.advisor.scoring.score_run import score_models
 from merge_advisor.backbone.encoding import context_length, encode
 from merge_advisor.backbone.model import Backbone
 from merge_advisor.errors import TaskError

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 
 from merge_advisor import registry
 from merge_advisor.advisor.measuring.meter import BASE, MergeMeter, ScoredModel, finite_or_worst
+from merge_advisor.advisor.measuring.model_scores import score_models
 from merge_advisor.backbone.encoding import EXAMPLE_TOKENS
 from merge_advisor.errors import SpecError, TaskError
-from merge_advisor.scores import ModelScore
 from merge_advisor.types import ICL, LossKind, Row, Task
 
 if TYPE_CHECKING:
@@ -96,15 +96,9 @@ def prompted_losses(meter: MergeMeter, shown: Sequence[Row], asked: Sequence[Row
         TaskError: not one example fits, or the base's chat template takes no earlier turns.
     """
     metric = "accuracy" if kind == "choices" else "loss"
-    scorer: Fast | LmEval = registry.build("evaluator", _SCORER)
     model = in_context(meter, Task("examples", tuple(shown), (), tuple(asked)), asked, metric, _SCORER).model
-
-    def score(scored: ScoredModel) -> ModelScore:
-        backbone, template = meter.model.backbone, scored.template or meter.model.template
-        return scorer.score(backbone.model, backbone.tokenizer, asked, template, label=scored.label, metric=metric)
-
-    key = ["score", scorer.name, scorer.version, scorer.settings, metric, [row.digest for row in asked]]
-    found = meter.scores([model], key, score, "asking with examples in the prompt")[0]
+    what = "asking with examples in the prompt"
+    found = score_models(meter, [model], asked, metric, what=what, evaluator=_SCORER)[0]
     return finite_or_worst(found.rows[kind])
 
 

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from merge_advisor.backbone.finetune import FinetuneResult
     from merge_advisor.weights.base import LocalBase
 
+TRAINING = "training.json"
+"""File beside an adapter in the cache, which says how it was trained."""
+
 
 @dataclass(frozen=True, slots=True)
 class FinetuneRecord:
@@ -93,20 +96,16 @@ def finetune_on_shots(
     # 2 is the version of the finetune: raise it when the same settings give another LoRA
     key = digest_of([list(memo.context), "lora", 2, parts, sorted(targets), settings_plain(settings), seed])
     folder = cache / "shots" / key / SHOTS_LORA
-    record_file = folder.parent / "training.json"
-    if (folder / "adapter_config.json").is_file():
+    record_file = folder.parent / TRAINING
+    if is_kept(folder):
         memo.hits += 1
     else:
         memo.misses += 1
         result = _finetune(model, shots, targets, settings, seed)
         trained = BACKWARD * result.taken * min(settings.batch_size, len(shots.rows))
         forwards = trained + len(result.watched) * len(shots.watch)
-        if folder.exists():  # a folder without its configuration: cut short by a full disk or a kill
-            shutil.rmtree(folder)
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        # the record first: the folder, once it is there, says that all is there
-        write_text(record_file, to_json(FinetuneRecord(result.steps, result.taken, result.watched, forwards)))
-        write_lora(folder, result.delta, model)
+        record = FinetuneRecord(result.steps, result.taken, result.watched, forwards)
+        keep_lora(folder, result.delta, model, to_json(record))
     record = from_json(FinetuneRecord, record_file.read_text(encoding="utf-8"), str(record_file))
     return ShotsLora(read_trained(folder, model.local, settings.rank), record)
 
@@ -123,6 +122,35 @@ def _finetune(
         model.progress("finetuning on the shots", done, total)
 
     return finetune_lora(model.backbone, rows, targets, settings, seed=seed, watch=watch, progress=progress)
+
+
+def is_kept(folder: Path) -> bool:
+    """Return whether an adapter is in the cache, whole: its configuration is written last.
+
+    Args:
+        folder: the adapter's.
+    """
+    return (folder / "adapter_config.json").is_file()
+
+
+def keep_lora(folder: Path, delta: WeightDelta, model: PromptedModel, record: str = "") -> None:
+    """Write an adapter into the cache, in the place of one that was cut short by a full disk or a kill.
+
+    Args:
+        folder: the adapter's; `is_kept` is False of it.
+        delta: its factors.
+        model: the base.
+        record: what `TRAINING` beside it says; empty: nothing.
+
+    Raises:
+        RunError: no permission, or no room.
+    """
+    if folder.exists():
+        shutil.rmtree(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    if record:  # first: the folder, once it is there, says that all is there
+        write_text(folder.parent / TRAINING, record)
+    write_lora(folder, delta, model)
 
 
 def write_lora(folder: Path, delta: WeightDelta, model: PromptedModel, *, card: str = "") -> None:

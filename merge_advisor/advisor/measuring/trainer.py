@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from merge_advisor.adapt.workbench import Trained, TrainingRecord, TrainingRequest
-from merge_advisor.advisor.measuring.shots_lora import read_trained, write_lora
+from merge_advisor.advisor.measuring.shots_lora import TRAINING, is_kept, keep_lora, read_trained
 from merge_advisor.json_form import digest_of, from_json, to_json
 from merge_advisor.types import BACKWARD, RESIDUAL, Candidate
 from merge_advisor.weights.updates import digest_of_delta
-from merge_advisor.whole_files import write_text
 
 if TYPE_CHECKING:
     from merge_advisor.advisor.measuring.meter import MergeMeter
@@ -62,8 +60,8 @@ class Trainer:
         kinds = [self.kinds.get(row.digest, "loss") for row in (*request.rows, *request.watch)]
         key = digest_of([list(memo.context), "adaptation", _VERSION, request.digest, kinds])
         folder = self.cache / "trained" / key / RESIDUAL
-        record_file = folder.parent / "training.json"
-        if (folder / "adapter_config.json").is_file():
+        record_file = folder.parent / TRAINING
+        if is_kept(folder):
             memo.hits += 1
         else:
             memo.misses += 1
@@ -71,12 +69,7 @@ class Trainer:
             passes = BACKWARD * result.taken * min(request.settings.batch_size, len(request.rows))
             forwards = passes + len(result.watched) * len(request.watch)
             record = TrainingRecord(result.steps, result.taken, result.watched, result.rows, numbers, forwards)
-            if folder.exists():  # a folder without its configuration: cut short by a full disk or a kill
-                shutil.rmtree(folder)
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            # the record first: the folder, once it is there, says that all is there
-            write_text(record_file, to_json(record))
-            write_lora(folder, result.delta, self.meter.model)
+            keep_lora(folder, result.delta, self.meter.model, to_json(record))
         record = from_json(TrainingRecord, record_file.read_text(encoding="utf-8"), str(record_file))
         return Trained(read_trained(folder, self.meter.model.local), record)
 
@@ -91,11 +84,8 @@ class Trainer:
             RunError: the cache cannot be written.
         """
         folder = self.cache / "trained" / digest_of(["kept", digest_of_delta(delta), name]) / name
-        if not (folder / "adapter_config.json").is_file():
-            if folder.exists():
-                shutil.rmtree(folder)
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            write_lora(folder, delta, self.meter.model)
+        if not is_kept(folder):
+            keep_lora(folder, delta, self.meter.model)
         return read_trained(folder, self.meter.model.local)
 
     def _finetune(self, request: TrainingRequest) -> tuple[FinetuneResult, int]:

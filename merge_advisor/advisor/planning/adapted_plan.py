@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING
 
 from merge_advisor import registry
 from merge_advisor.adapt.workbench import NOTHING
-from merge_advisor.advisor.measuring.meter import BASE
 from merge_advisor.advisor.measuring.shots_lora import target_parameters
-from merge_advisor.advisor.planning.adapting import AdaptationRequest, adapt_merge, row_losses_by
+from merge_advisor.advisor.planning.adapting import AdaptationRequest, adapt_merge
 from merge_advisor.advisor.planning.choosing import ChosenMerge, members_of
 from merge_advisor.advisor.runs.run_folder import AdaptationReport
 from merge_advisor.merges import recipe_of
@@ -69,12 +68,12 @@ def adapt_chosen(
         options.adaptation, tuple(tasks), tuple(target_parameters(session.local, embedded.candidates)), chosen.merge,
         embedded.candidates, options.choose_by, options.finetune, options.seed,
     )  # fmt: skip
-    adapted, forwards = adapt_merge(session.meter, session.cache, request)
+    adapted, forwards, predicted = adapt_merge(session.meter, session.cache, request)
     shots, scale = _shots_lora(adapted, lora.candidate)
     report = AdaptationReport(
         options.adaptation, adapted.name or name, adapted.reason, adapted.numbers,
         {key: value for key, value in adapted.settings.items() if isinstance(value, (str, int, float, bool))},
-        adapted.options, _predicted(session, tasks, adapted, options), start, scale,
+        adapted.options, predicted, start, scale,
     )  # fmt: skip
     merge = adapted.merge
     if not merge.members:  # the base: a recipe names the members that were looked at, at weight 0
@@ -88,20 +87,10 @@ def _shots_lora(adapted: Adapted, single: Candidate) -> tuple[Candidate, float]:
 
     One that is a member of the model goes first: a run folder holds one adapter of that name.
     """
-    for merge in (adapted.merge, adapted.without_pool):
-        for candidate, weight in merge.members if merge else ():
-            if candidate.id == SHOTS_LORA:
-                alone = next((w for c, w in (adapted.without_pool or NOTHING).members if c == candidate), None)
-                return candidate, (weight if merge is adapted.without_pool else 1.0) if alone is None else alone
-    return single, 1.0
-
-
-def _predicted(session: Session, tasks: Sequence[Task], adapted: Adapted, options: PlanOptions) -> float | None:
-    if not adapted.losses:
-        return None
-    rows = [row for task in tasks for row in (*task.shots, *task.tuning)]
-    base = row_losses_by(session.meter, tasks, options.choose_by)(BASE, rows)
-    return sum(base) / len(base) - adapted.loss
+    alone = dict((adapted.without_pool or NOTHING).members)
+    own = (candidate for candidate in (*adapted.merge.candidates, *alone) if candidate.id == SHOTS_LORA)
+    shown = next(own, single)
+    return shown, alone.get(shown, 1.0)
 
 
 def _selected(session: Session, chosen: ChosenMerge, merge: WeightedMerge, adapted: Adapted) -> ChosenMerge:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
 
 from merge_advisor import registry
 from merge_advisor.adapt.workbench import NOTHING, Workbench
@@ -46,8 +48,22 @@ class AdaptationRequest:
     seed: int = 0
 
 
-def adapt_merge(meter: MergeMeter, cache: Path, request: AdaptationRequest) -> tuple[Adapted, int]:
-    """Return the model that an adaptation makes, and what it cost in forward passes over one row.
+class AdaptedMerge(NamedTuple):
+    """What an adaptation came to.
+
+    >>> AdaptedMerge._fields
+    ('model', 'forwards', 'predicted')
+    """
+
+    model: Adapted
+    forwards: int
+    """Cost in forward passes over one row."""
+    predicted: float | None
+    """Fall of the loss from the base's, on rows held out of the training they are judged by; None where none was."""
+
+
+def adapt_merge(meter: MergeMeter, cache: Path, request: AdaptationRequest) -> AdaptedMerge:
+    """Return the model that an adaptation makes, what it cost, and what it promises.
 
     Args:
         meter: puts models on the base.
@@ -60,7 +76,7 @@ def adapt_merge(meter: MergeMeter, cache: Path, request: AdaptationRequest) -> t
         RunError: the cache cannot be written.
     """
     kinds = kinds_of(request.tasks, request.choose_by)
-    trainer = Trainer(meter, cache, kinds)
+    trainer, losses = Trainer(meter, cache, kinds), _row_losses(meter, kinds)
 
     def gradient(merge: WeightedMerge, rows: Sequence[Row]) -> Mapping[str, Float32Array]:
         return meter.gradient(rows, request.targets, merge, kinds.get(rows[0].digest, "loss"))
@@ -77,7 +93,7 @@ def adapt_merge(meter: MergeMeter, cache: Path, request: AdaptationRequest) -> t
         settings=request.settings,
         seed=request.seed,
         run_training=trainer.train,
-        run_losses=row_losses_by(meter, request.tasks, request.choose_by),
+        run_losses=losses,
         run_gradient=gradient,
         run_prompted=prompted,
         weights_of=meter.weights.of,
@@ -85,20 +101,14 @@ def adapt_merge(meter: MergeMeter, cache: Path, request: AdaptationRequest) -> t
     )
     adaptation: Adaptation = registry.build("adaptation", request.adaptation)
     adapted = adaptation.adapt(bench)
-    return adapted, bench.forwards
+    predicted = float(np.mean(losses(NOTHING, bench.learning))) - adapted.loss if adapted.losses else None
+    return AdaptedMerge(adapted, bench.forwards, predicted)
 
 
-def row_losses_by(
-    meter: MergeMeter, tasks: Sequence[Task], by: ChooseBy
+def _row_losses(
+    meter: MergeMeter, kinds: Mapping[str, LossKind]
 ) -> Callable[[WeightedMerge, Sequence[Row]], list[float]]:
-    """Return what gives the loss of each row learned from under a merge, by what its task is judged by.
-
-    Args:
-        meter: measures them.
-        tasks: the tasks.
-        by: what the user asks for.
-    """
-    kinds = kinds_of(tasks, by)
+    """What gives the loss of each row learned from under a merge, by the kind that stands for its digest."""
     both: tuple[LossKind, ...] = ("loss", "choices")
 
     def losses(merge: WeightedMerge, rows: Sequence[Row]) -> list[float]:

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
 from merge_advisor.advisor.measuring.meter import BASE, ScoredModel
+from merge_advisor.advisor.measuring.model_scores import score_models
 from merge_advisor.advisor.measuring.session import open_session
 from merge_advisor.advisor.scoring.lm_eval_scoring import ask_models
-from merge_advisor.advisor.scoring.score_run import check_limit, check_metric, score_models
+from merge_advisor.advisor.scoring.score_run import check_limit, check_metric
 from merge_advisor.errors import InputError
 from merge_advisor.evaluators.lm_eval_requests import build_requests
 from merge_advisor.evaluators.lm_eval_tasks import load_all_tasks

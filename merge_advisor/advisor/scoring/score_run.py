@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Unpack
 from merge_advisor import registry
 from merge_advisor.advisor.measuring.in_context import in_context
 from merge_advisor.advisor.measuring.meter import BASE, MergeMeter, ScoredModel, finite_or_worst
+from merge_advisor.advisor.measuring.model_scores import FINAL, score_models
 from merge_advisor.advisor.measuring.session import Session
 from merge_advisor.advisor.measuring.shots_lora import read_trained
 from merge_advisor.advisor.runs.reopening import find_members, reopen
@@ -23,19 +24,14 @@ from merge_advisor.evaluators.guard import guard_score, read_guard
 from merge_advisor.evaluators.metrics import METRICS, majority_score, metric_for
 from merge_advisor.json_form import VERSION
 from merge_advisor.merges import WeightedMerge, merge_of
-from merge_advisor.scores import GuardScore, ModelScore, RowLog, Score, Verdict
+from merge_advisor.scores import GuardScore, RowLog, Score, Verdict
 from merge_advisor.tasks import majority, read_rows
-from merge_advisor.types import ICL, SHOTS_LORA, Row, Task
+from merge_advisor.types import ICL, SHOTS_LORA, Task
 from merge_advisor.verdict import judge
 
 if TYPE_CHECKING:
-    from merge_advisor.evaluators.fast import Fast
-    from merge_advisor.evaluators.lm_eval_harness import LmEval
     from merge_advisor.evaluators.lm_eval_tasks import TaskName
     from merge_advisor.session_options import Where
-
-FINAL = "lm_eval"
-"""Evaluator of final scores."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,39 +86,6 @@ def models_of(session: Session, run: Run) -> list[ScoredModel]:
         *([ScoredModel("plan", plan)] if tuned else []),
         ScoredModel("merge", merge),
     ]
-
-
-def score_models(
-    meter: MergeMeter,
-    models: Sequence[ScoredModel],
-    rows: Sequence[Row],
-    metric: str,
-    *,
-    what: str = "scoring",
-    evaluator: str = FINAL,
-) -> list[ModelScore]:
-    """Return the scores of models on rows; a model that this evaluator scored on these rows before is not run again.
-
-    Args:
-        meter: puts the models on the base.
-        models: what to score.
-        rows: what to score on.
-        metric: "accuracy", "exact_match" or "loss".
-        what: named in the progress.
-        evaluator: spec of the evaluator; the final score of a run is lm-eval's.
-
-    Raises:
-        TaskError: rows that the metric does not fit.
-        ExternalError: lm-eval failed.
-    """
-    scorer: Fast | LmEval = registry.build("evaluator", evaluator)
-    key = ["score", scorer.name, scorer.version, scorer.settings, metric, [row.digest for row in rows]]
-
-    def score(model: ScoredModel) -> ModelScore:
-        backbone, template = meter.model.backbone, model.template or meter.model.template
-        return scorer.score(backbone.model, backbone.tokenizer, rows, template, label=model.label, metric=metric)
-
-    return meter.scores(models, key, score, what)
 
 
 def score_guard(meter: MergeMeter, models: Sequence[ScoredModel], path: Path) -> GuardScore:

@@ -34,7 +34,7 @@ def run_arm(draw: TaskDraw, arm: Arm, place: ResultPlace, budget: int | None = N
     """
     setup, task = draw.context.setup, draw.task
     if arm.adaptation:
-        return _adapted(draw, arm, place, budget)
+        return _adapted(draw, arm, place)
     chosen = _choose(draw, arm, place, budget)
     merge, forwards, reason = chosen.merge, chosen.selection.forwards, chosen.selection.stopped
     if arm.tuner:
@@ -51,14 +51,14 @@ def run_arm(draw: TaskDraw, arm: Arm, place: ResultPlace, budget: int | None = N
     return draw.result(place, merge, forwards=forwards, reason=reason, by=arm.choose_by)
 
 
-def _adapted(draw: TaskDraw, arm: Arm, place: ResultPlace, budget: int | None) -> Result:
+def _adapted(draw: TaskDraw, arm: Arm, place: ResultPlace) -> Result:
     """What an adaptation makes of the merge that the arm's strategy chooses, where it needs one."""
     context, task = draw.context, draw.task
     adaptation: Adaptation = registry.build("adaptation", arm.adaptation)
     merge, spent = NOTHING, 0
     used: frozenset[str] = frozenset()
     if adaptation.needs() == "merge":
-        chosen = _choose(draw, arm, place, budget)
+        chosen = _choose(draw, arm, place, None)  # it matches no other arm's budget: a setup that asks so is refused
         merge, spent, used = chosen.merge, chosen.selection.forwards, frozenset(chosen.used)
     candidates = tuple(draw.in_view(place.view, arm.composition)[0]) if adaptation.needs() != "nothing" else ()
     request = AdaptationRequest(
@@ -66,10 +66,10 @@ def _adapted(draw: TaskDraw, arm: Arm, place: ResultPlace, budget: int | None) -
         candidates, arm.choose_by, finetune_of(context.setup),
         seed_of(context.setup.seed, task.name, draw.number, "adaptation"),
     )  # fmt: skip
-    adapted, forwards = adapt_merge(context.meter, context.cache, request)
+    adapted = adapt_merge(context.meter, context.cache, request)
     if "task_delta" in used:
-        forwards += draw.finetune_forwards + draw.delta_forwards
-    return draw.adapted_result(place, adapted, forwards=spent + forwards, by=arm.choose_by)
+        spent += draw.finetune_forwards + draw.delta_forwards
+    return draw.adapted_result(place, adapted, forwards=spent + adapted.forwards, by=arm.choose_by)
 
 
 def _choose(draw: TaskDraw, arm: Arm, place: ResultPlace, budget: int | None) -> ChosenMerge:

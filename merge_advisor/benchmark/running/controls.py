@@ -10,7 +10,7 @@ import numpy as np
 from merge_advisor.advisor.planning.choosing import ChoiceRequest, choose_merge
 from merge_advisor.advisor.planning.choosing_losses import ChoosingLosses
 from merge_advisor.benchmark.running.context import seed_of
-from merge_advisor.benchmark.running.task_draw import ResultPlace, TaskDraw, answered, judged_loss
+from merge_advisor.benchmark.running.task_draw import ResultPlace, TaskDraw, answered
 from merge_advisor.benchmark.values import Result
 from merge_advisor.evaluators.metrics import majority_score
 from merge_advisor.json_form import digest_of
@@ -42,11 +42,8 @@ def _base(draw: TaskDraw, place: ResultPlace) -> Result:
 
 def _icl(draw: TaskDraw, place: ResultPlace) -> Result:
     """The base with the rows learned from in its prompt; nothing is spent on choosing, each answer costs the prompt."""
-    rows, (shown, score) = draw.rows, draw.in_context()
-    return Result(
-        place.unit, place.arm, place.view, place.k, reason=shown.note, merge=digest_of(shown.model.key),
-        loss=score.metrics["loss"], judged=judged_loss(score), **answered(rows, score),
-    )  # fmt: skip
+    shown, score = draw.in_context()
+    return replace(draw.scored(place, score, digest_of(shown.model.key)), reason=shown.note)
 
 
 def _shots_lora(draw: TaskDraw, place: ResultPlace) -> Result:

@@ -13,8 +13,8 @@ from merge_advisor import registry
 from merge_advisor.advisor.measuring.deltas import take_deltas
 from merge_advisor.advisor.measuring.in_context import InContext, in_context
 from merge_advisor.advisor.measuring.meter import BASE, ScoredModel, loss_kind_of
+from merge_advisor.advisor.measuring.model_scores import score_models
 from merge_advisor.advisor.measuring.shots_lora import Shots, ShotsLora, finetune_on_shots, target_parameters
-from merge_advisor.advisor.scoring.score_run import score_models
 from merge_advisor.benchmark.running.context import BenchContext, seed_of
 from merge_advisor.benchmark.running.rows import BenchTask, in_view
 from merge_advisor.benchmark.setup import finetune_of, scorer_of
@@ -26,7 +26,7 @@ from merge_advisor.scores import ModelScore
 from merge_advisor.types import Candidate, ChooseBy, Task, same_space
 
 if TYPE_CHECKING:
-    from merge_advisor.adapt.workbench import Adapted
+    from merge_advisor.advisor.planning.adapting import AdaptedMerge
     from merge_advisor.arrays import Float32Array
 
 
@@ -190,44 +190,53 @@ class TaskDraw:
         """
         score = self.score(merge)
         predicted, came = (None, None) if by is None else self._promise(merge, by, score)
-        return Result(
-            unit=place.unit, arm=place.arm, view=place.view, k=place.k, oracle=oracle, reason=reason,
-            members=tuple((candidate.id, float(weight)) for candidate, weight in merge.members),
-            merge=merge.digest,
-            loss=score.metrics["loss"],
-            judged=judged_loss(score),
-            predicted=predicted,
-            came=came,
-            forwards=forwards,
-            **answered(self.rows, score),
+        members = tuple((candidate.id, float(weight)) for candidate, weight in merge.members)
+        return replace(
+            self.scored(place, score, merge.digest), oracle=oracle, reason=reason, members=members,
+            predicted=predicted, came=came, forwards=forwards,
         )  # fmt: skip
 
-    def adapted_result(self, place: ResultPlace, adapted: Adapted, *, forwards: int, by: ChooseBy) -> Result:
+    def scored(self, place: ResultPlace, score: ModelScore, merge: str) -> Result:
+        """Return what is kept of a score; nothing of how its model came about.
+
+        Args:
+            place: what it is the result of.
+            score: of a model on the held-out rows.
+            merge: digest of the model.
+        """
+        return Result(
+            place.unit, place.arm, place.view, place.k, merge=merge, loss=score.metrics["loss"],
+            judged=judged_loss(score), **answered(self.rows, score),
+        )  # fmt: skip
+
+    def adapted_result(self, place: ResultPlace, adapted: AdaptedMerge, *, forwards: int, by: ChooseBy) -> Result:
         """Return what is kept of the model that an adaptation makes.
 
         Args:
             place: what it is the result of.
-            adapted: the model.
+            adapted: the model, and what it promises.
             forwards: forward passes over one row that were spent on it.
             by: what rows are judged by.
 
         Raises:
             SpecError: the composition cannot take these members.
+            TaskError: the model is prompted with rows, and not one of them fits.
         """
-        if adapted.prompted:
-            return self._prompted(place, adapted, forwards, by)
-        result = self.result(place, adapted.merge, forwards=forwards, reason=adapted.reason, by=None)
-        rows = (*self.task.shots, *self.task.tuning)
+        model, reason = adapted.model, adapted.model.reason
+        if model.prompted:
+            shown, score = self.in_context()
+            digest, reason = digest_of(shown.model.key), f"{reason}; {shown.note}"
+        else:
+            score, digest = self.score(model.merge), model.merge.digest
         kind = loss_kind_of(self.task.choosing, by)
-        base = self.context.meter.losses(BASE, rows, kind)
-        # the promise of rows that were held out of the training behind it; without such there is none
-        predicted = float(np.mean(base) - adapted.loss) if adapted.losses else None
-        score = self.score(BASE)
-        came = score.metrics[kind] - self.score(adapted.merge).metrics[kind] if kind != "loss" else None
-        options = tuple((option.name, option.loss, option.error) for option in adapted.options)
+        promised = adapted.predicted is not None and kind != "loss"
         return replace(
-            result, predicted=predicted, came=came if adapted.losses else None, adapted=adapted.name, options=options
-        )
+            self.scored(place, score, digest), reason=reason, forwards=forwards, adapted=model.name,
+            members=tuple((candidate.id, float(weight)) for candidate, weight in model.merge.members),
+            predicted=adapted.predicted,
+            came=self.score(BASE).metrics[kind] - score.metrics[kind] if promised else None,
+            options=tuple((option.name, option.loss, option.error) for option in model.options),
+        )  # fmt: skip
 
     def in_context(self) -> tuple[InContext, ModelScore]:
         """Return the base with the rows learned from in its prompt, and its score on the held-out rows.
@@ -238,20 +247,6 @@ class TaskDraw:
         rows, scorer = self.rows, scorer_of(self.context.setup)
         shown = in_context(self.context.meter, self.task, rows.heldout, rows.metric, scorer)
         return shown, score_models(self.context.meter, [shown.model], rows.heldout, rows.metric, evaluator=scorer)[0]
-
-    def _prompted(self, place: ResultPlace, adapted: Adapted, forwards: int, by: ChooseBy) -> Result:
-        """What is kept of the base with the rows in its prompt."""
-        shown, score = self.in_context()
-        kind = loss_kind_of(self.task.choosing, by)
-        base = self.context.meter.losses(BASE, (*self.task.shots, *self.task.tuning), kind)
-        came = None if kind == "loss" else self.score(BASE).metrics[kind] - score.metrics[kind]
-        return Result(
-            place.unit, place.arm, place.view, place.k, reason=f"{adapted.reason}; {shown.note}",
-            merge=digest_of(shown.model.key), loss=score.metrics["loss"], judged=judged_loss(score),
-            predicted=float(np.mean(base) - adapted.loss), came=came, forwards=forwards, adapted=adapted.name,
-            options=tuple((option.name, option.loss, option.error) for option in adapted.options),
-            **answered(self.rows, score),
-        )  # fmt: skip
 
     def _promise(self, merge: WeightedMerge, by: ChooseBy, score: ModelScore) -> tuple[float, float | None]:
         """The drop of the loss that choosing promised (base minus merge), and the drop on the held-out rows.
