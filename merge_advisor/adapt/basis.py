@@ -9,7 +9,7 @@ import numpy as np
 
 from merge_advisor.adapt.continuing import Continue, start_of, train_on
 from merge_advisor.adapt.directions import Spectrum, by_weight, spectrum
-from merge_advisor.adapt.folds import FOLDS
+from merge_advisor.adapt.folds import FOLDS, check_folds
 from merge_advisor.adapt.workbench import Adapted, Need, Workbench
 from merge_advisor.arrays import Float64Array
 from merge_advisor.backbone.shapes import BasisShape, LoraShape, PriorShape, Shape
@@ -56,6 +56,7 @@ class Basis:
     cost: ClassVar[str] = "a finetune for each fold"
 
     def __post_init__(self) -> None:
+        check_folds(self.folds)
         for value, known, what in ((self.form, FORMS, "form"), (self.source, SOURCES, "source")):
             if value not in known:
                 raise ValueError(f"{what}={value} is none of {', '.join(known)}")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from merge_advisor.adapt.continuing import Continue, start_of, train_on
-from merge_advisor.adapt.folds import FOLDS
+from merge_advisor.adapt.folds import FOLDS, check_folds
 from merge_advisor.adapt.workbench import Adapted, Need, Workbench
 from merge_advisor.arrays import Float32Array
 from merge_advisor.backbone.shapes import CoefficientShape
@@ -43,6 +43,7 @@ class Coefficients:
     cost: ClassVar[str] = "choosing the merge, a backward pass over the rows, and a finetune for each fold"
 
     def __post_init__(self) -> None:
+        check_folds(self.folds)
         if self.most < 1:
             raise ValueError(f"most={self.most}: at least one adapter a module")
 

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from merge_advisor.adapt.folds import FOLDS, Fold, cross_fit, mean_of, watched_out_of_fold, with_trained
+from merge_advisor.adapt.folds import FOLDS, Fold, check_folds, cross_fit, mean_of, watched_out_of_fold, with_trained
 from merge_advisor.adapt.shots import finetune_settings
 from merge_advisor.adapt.workbench import NOTHING, Adapted, Need, Trained, TrainingRequest, Workbench
 from merge_advisor.backbone.shapes import LoraShape, Shape
@@ -44,6 +44,7 @@ class Continue:
     cost: ClassVar[str] = "choosing the merge, and a finetune for each fold"
 
     def __post_init__(self) -> None:
+        check_folds(self.folds)
         if self.start not in STARTS:
             raise ValueError(f"start={self.start} is none of {', '.join(STARTS)}")
 

@@ -21,6 +21,22 @@ FOLDS = 4
 """Of 20 rows each is then judged by a model that was trained on 15."""
 
 
+def check_folds(count: int) -> None:
+    """Refuse a number of folds that leaves no rows to train on.
+
+    >>> check_folds(0), check_folds(2)
+    (None, None)
+
+    Args:
+        count: F; 0 where nothing is cross-fitted.
+
+    Raises:
+        ValueError: 1, or below 0.
+    """
+    if count < 0 or count == 1:
+        raise ValueError(f"folds={count}: each is trained without one part of the rows, so at least 2; or 0, for one")
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Fold:
     """Rows to train on, and those left out.

@@ -5,25 +5,28 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-import numpy as np
-
 from merge_advisor.adapt.folds import (
     FOLDS,
     CrossFit,
     Fold,
+    check_folds,
     cross_fit,
     mean_of,
     out_of_fold,
     watched_out_of_fold,
     with_trained,
 )
-from merge_advisor.adapt.workbench import NOTHING, Adapted, Need, TrainingRequest, Workbench
+from merge_advisor.adapt.workbench import NOTHING, Adapted, Need, Trained, TrainingRequest, Workbench
+from merge_advisor.arrays import Float64Array
 from merge_advisor.backbone.shapes import LoraShape
 from merge_advisor.backbone.training_loss import TrainingLoss
+from merge_advisor.errors import TaskError
 from merge_advisor.types import SHOTS_LORA
 
 SCALES = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Of the trained update; a LoRA of a handful of rows is often too large."""
+RATES = {1: (1.0,), 2: (1.0, 0.25), 3: (1.0, 0.5, 0.25)}
+"""Factors tried on the rate, by how many: none above 1, since a handful of rows is learnt by heart soon enough."""
 
 
 @dataclass(frozen=True)
@@ -42,10 +45,17 @@ class ShotsAlone:
     """Factor on the finetune's rate."""
     scaled: bool = True
     """Choose one scale of 0, ¼, ½, ¾ and 1 on rows that were not trained on."""
+    rates: int = 1
+    """Rates tried, the best by rows that were not trained on: 2: full and a quarter; 3: full, half and a quarter."""
 
     name: ClassVar[str] = "shots"
     trains: ClassVar[str] = "a LoRA"
-    cost: ClassVar[str] = "a finetune for each fold, and 4 passes over the rows"
+    cost: ClassVar[str] = "a finetune for each fold and rate, and 4 passes over the rows for each rate"
+
+    def __post_init__(self) -> None:
+        check_folds(self.folds)
+        if self.rates not in RATES:
+            raise ValueError(f"rates={self.rates}: give {', '.join(map(str, RATES))}")
 
     def needs(self) -> Need:
         """Return that it needs no pool and no merge."""
@@ -53,19 +63,25 @@ class ShotsAlone:
 
     def passes(self, members: int) -> tuple[int, int]:
         """See `Adaptation.passes`."""
-        return 1, len(SCALES) if self.scaled else 0
+        return self.rates, self.rates * (len(SCALES) if self.scaled else 1)
 
     def adapt(self, bench: Workbench) -> Adapted:
         """See `Adaptation.adapt`."""
         if not self.folds:
             return self._single(bench)
-        fit = cross_fit(bench, lambda fold: self.request(bench, fold), self.folds)
-        scale, losses = best_scale(bench, fit) if self.scaled else (1.0, watched_out_of_fold(bench, fit, NOTHING))
-        lora = mean_of(bench, fit, SHOTS_LORA)
+        found: dict[ShotsAlone, tuple[CrossFit, float, Float64Array]] = {}
+        for how in self._tried():
+            fit = cross_fit(bench, lambda fold, how=how: how.request(bench, fold), self.folds)  # type: ignore[misc]
+            scale, losses = best_scale(bench, fit) if self.scaled else (1.0, watched_out_of_fold(bench, fit, NOTHING))
+            found[how] = fit, scale, losses
+        best = min(found, key=lambda how: float(found[how][2].mean()))  # of equals the first, the full rate
+        fit, scale, losses = found[best]
+        request = best.request(bench, fit.folds[0])
+        reason = f"the mean of {len(fit.trained)} LoRAs of the rows, each trained without one part of them"
         return Adapted(
-            with_trained(NOTHING, lora, scale), tuple(losses.tolist()), fit.numbers,
-            f"the mean of {len(fit.trained)} LoRAs of the rows, each trained without one part of them, times {scale:g}",
-            finetune_settings(self.request(bench, fit.folds[0])) | {"folds": len(fit.folds), "scale": scale},
+            with_trained(NOTHING, mean_of(bench, fit, SHOTS_LORA), scale), tuple(losses.tolist()), fit.numbers,
+            f"{reason}, times {scale:g}{self._at(request)}",
+            self._settings(bench, request) | {"folds": len(fit.folds), "scale": scale},
         )  # fmt: skip
 
     def request(self, bench: Workbench, fold: Fold) -> TrainingRequest:
@@ -81,22 +97,53 @@ class ShotsAlone:
             terms=TrainingLoss(choices=self.choices), seed=bench.seed,
         )  # fmt: skip
 
+    def _tried(self) -> list[ShotsAlone]:
+        """One for each rate, the full one first."""
+        return [replace(self, rate=self.rate * factor, rates=1) for factor in RATES[self.rates]]
+
+    def _at(self, request: TrainingRequest) -> str:
+        return f", at a rate of {request.settings.lr:g}, the best of {self.rates}" if self.rates > 1 else ""
+
+    def _settings(self, bench: Workbench, chosen: TrainingRequest) -> dict[str, object]:
+        tried = {"rates tried": ", ".join(f"{bench.settings.lr * how.rate:g}" for how in self._tried())}
+        return finetune_settings(chosen) | (tried if self.rates > 1 else {})
+
     def _single(self, bench: Workbench) -> Adapted:
-        """One LoRA of the shots; the tuning rows, where there are any, stop it and choose the scale."""
-        request = self.request(bench, Fold(bench.shots, bench.watch))
-        trained = bench.train(request)
-        scale = 1.0
-        if bench.watch and self.scaled:
-            means = {
-                s: float(bench.losses(with_trained(NOTHING, trained.candidate, s), bench.watch).mean()) for s in SCALES
-            }
-            scale = min(means, key=lambda s: (means[s], -s))
+        """One LoRA of the shots; the tuning rows, where there are any, stop it and choose scale and rate.
+
+        Raises:
+            TaskError: several rates, and no tuning rows to choose among them.
+        """
+        if self.rates > 1 and not bench.watch:
+            raise TaskError(
+                f"shots: rates={self.rates} with folds=0 chooses the rate on tuning rows, and there are none; give "
+                "`tuning`, or 2 folds or more"
+            )
+        found: dict[ShotsAlone, tuple[TrainingRequest, Trained, float, float]] = {}
+        for how in self._tried():
+            request = how.request(bench, Fold(bench.shots, bench.watch))
+            trained = bench.train(request)
+            found[how] = request, trained, *self._scale_of(bench, trained)
+        best = min(found, key=lambda how: found[how][3])
+        request, trained, scale, _ = found[best]
         merge = with_trained(NOTHING, trained.candidate, scale)
-        reason = f"a LoRA of {len(bench.shots)} rows, {trained.record.steps} steps, times {scale:g}"
-        return Adapted(merge, (), trained.record.numbers, reason, finetune_settings(request) | {"scale": scale})
+        reason = f"a LoRA of {len(bench.shots)} rows, {trained.record.steps} steps, times {scale:g}{self._at(request)}"
+        settings = self._settings(bench, request) | {"scale": scale}
+        return Adapted(merge, (), trained.record.numbers, reason, settings)
+
+    def _scale_of(self, bench: Workbench, trained: Trained) -> tuple[float, float]:
+        """The scale of least loss on the tuning rows (the larger of equals), and that loss; 0 where nothing asks."""
+        if not bench.watch or (not self.scaled and self.rates == 1):
+            return 1.0, 0.0
+        means = {
+            scale: float(bench.losses(with_trained(NOTHING, trained.candidate, scale), bench.watch).mean())
+            for scale in (SCALES if self.scaled else (1.0,))
+        }
+        scale = min(means, key=lambda scale: (means[scale], -scale))
+        return scale, means[scale]
 
 
-def best_scale(bench: Workbench, fit: CrossFit) -> tuple[float, np.ndarray[tuple[int], np.dtype[np.float64]]]:
+def best_scale(bench: Workbench, fit: CrossFit) -> tuple[float, Float64Array]:
     """Return the scale of least loss on rows that were not trained on (the larger of equals), and the rows' losses.
 
     Args:

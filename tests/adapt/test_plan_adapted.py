@@ -26,7 +26,7 @@ from tests.support.task_files import write_task
 FAST = FinetuneSettings(rank=4, lr=1e-2, epochs=3)
 SPECS = (
     "auto", "auto:pool=false", "basis", "basis:form=prior,start=merge", "basis:form=output", "basis:form=first",
-    "coefficients", "continue", "continue:folds=0", "mix", "prompt", "shots", "shots:folds=0",
+    "coefficients", "continue", "continue:folds=0", "mix", "prompt", "shots", "shots:folds=0", "shots:rates=2",
 )  # fmt: skip
 
 
@@ -133,7 +133,7 @@ def test_the_model_of_a_prompt_is_the_base_with_examples(place: Path, tiny_llama
 
 
 def test_the_dry_run_costs_no_less_than_the_plan(place: Path, tiny_llama: Path, tiny_pool: Path) -> None:
-    for spec in ("auto", "continue", "mix", "shots"):
+    for spec in ("auto", "continue", "mix", "shots", "shots:rates=2"):
         run = planned(place, tiny_llama, tiny_pool, spec)
         options = PlanOptions(k=2, finetune=FAST, adaptation=spec)
         said = describe_plan([place / "even.jsonl"], pool=tiny_pool, base=str(tiny_llama), options=options)
@@ -160,7 +160,8 @@ def test_a_composition_that_is_no_sum_is_refused(place: Path, tiny_llama: Path, 
     ("spec", "says"),
     [("continue:start=moon", "start=moon is none of"), ("basis:form=x", "form=x"), ("mix:folds=1", "at least 2"),
      ("strange", "adaptation 'strange' is unknown"), ("basis:shrinkage=0", "shrinkage=0"),
-     ("coefficients:most=0", "one")],
+     ("coefficients:most=0", "one"), ("shots:rates=4", "rates=4: give 1, 2, 3"), ("shots:folds=1", "at least 2"),
+     ("continue:folds=-1", "folds=-1")],
 )  # fmt: skip
 def test_a_wrong_spec_is_one_line(
     place: Path, tiny_llama: Path, tiny_pool: Path, spec: str, says: str, capsys: pytest.CaptureFixture[str]

@@ -9,7 +9,7 @@ from merge_advisor.adapt.auto import Auto
 from merge_advisor.adapt.continuing import Continue, start_of
 from merge_advisor.adapt.folds import cross_fit, folds_of
 from merge_advisor.adapt.mix import Mix
-from merge_advisor.adapt.shots import SCALES, ShotsAlone
+from merge_advisor.adapt.shots import RATES, SCALES, ShotsAlone
 from merge_advisor.adapt.workbench import Trained, TrainingRecord, TrainingRequest, Workbench
 from merge_advisor.errors import SpecError, TaskError
 from merge_advisor.json_form import digest_of
@@ -100,6 +100,43 @@ def test_the_scale_is_that_of_least_loss(wanted: float, scale: float) -> None:
         world.candidate(RESIDUAL, 1.0), TrainingRecord(4, 4, (), (), 1, 0)
     )
     assert world.place(ShotsAlone().adapt(world.bench).merge) == pytest.approx(scale)
+
+
+class Rates(World):
+    """A world in which how far training goes is given by its rate; at the full rate it overshoots."""
+
+    def train(self, request: TrainingRequest) -> Trained:
+        self.learned = {0.002: 4.5, 0.001: 0.5, 0.0005: 0.9}[round(request.settings.lr, 9)]
+        return super().train(request)
+
+
+@pytest.mark.parametrize(("rates", "rate"), [(1, 0.002), (2, 0.0005), (3, 0.0005)])
+@pytest.mark.parametrize("scaled", [False, True])
+def test_the_rate_is_chosen_on_rows_that_were_not_trained_on(rates: int, rate: float, scaled: bool) -> None:
+    for folds in (4, 0):
+        world = Rates(wanted=1, learned=1, merge=0)
+        adaptation = ShotsAlone(folds=folds, rates=rates, scaled=scaled)
+        adapted = adaptation.adapt(world.bench)
+        assert adapted.settings["rate"] == rate
+        assert {request.settings.lr for request in world.requests} == {0.002 * part for part in RATES[rates]}
+        assert (f"at a rate of {rate:g}, the best of {rates}" in adapted.reason) == (rates > 1)
+        assert ("rates tried" in adapted.settings) == (rates > 1)
+        trained, measured = adaptation.passes(0)
+        assert len(world.requests) == trained * max(folds, 1)
+        assert world.bench.forwards <= trained * max(folds, 1) * 60 + measured * len(ROWS)
+
+
+def test_of_equal_rates_the_full_one_is_taken() -> None:
+    world = World(wanted=1, learned=0.5, merge=0)
+    assert ShotsAlone(rates=3).adapt(world.bench).settings["rate"] == 0.002
+
+
+def test_a_rate_without_rows_that_choose_it_is_refused() -> None:
+    world = World(wanted=1, learned=0.5, merge=0)
+    world.bench.tuning = frozenset()
+    with pytest.raises(TaskError, match="rates=2 with folds=0 chooses the rate on tuning rows"):
+        ShotsAlone(folds=0, rates=2).adapt(world.bench)
+    assert not world.requests
 
 
 def test_continue_goes_on_from_the_merge() -> None:
