@@ -1,40 +1,40 @@
-"""The best of several uses of rows and pool, by rows that each was not trained on."""
+"""The best of several uses of rows and pool, by rows that each was not trained on and by what other tasks have shown."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
 
 from merge_advisor.adapt.basis import Basis
-from merge_advisor.adapt.mix import Mix
+from merge_advisor.adapt.experience import EXPERIENCE, Belief, Experience, believe
 from merge_advisor.adapt.prompting import Prompting
-from merge_advisor.adapt.shots import SCALES, ShotsAlone
+from merge_advisor.adapt.shots import ShotsAlone
 from merge_advisor.adapt.workbench import NOTHING, Adapted, Alternative, Need, Workbench
 from merge_advisor.errors import TaskError
 
 
 @dataclass(frozen=True)
 class Auto:
-    """Take what has the least cross-fitted loss: base, `prompt`, `shots`, `mix`, `basis` from zero or from the merge.
+    """Take what is believed best: base, `prompt`, `shots`, or `basis` on top of the merge, where that may stay as it is.
 
-    `basis` is its form `prior`. The models of the folds are shared: the LoRAs that `shots` trains are those that `mix`
-    mixes.
+    Each is judged on rows that it was not trained on, by its difference to `shots`; the differences are shrunk towards
+    what other tasks have shown (see `experience`). `basis` is its form `prior`.
 
     >>> Auto().needs(), Auto(pool=False).needs()
     ('merge', 'nothing')
     """
 
     pool: bool = True
-    """Whether merges are looked at; without, the best of what needs no pool."""
-    folds: int = 3
+    """Whether what needs a pool is looked at; without, the best of what needs none."""
+    folds: int = 2
     """As of `shots`."""
     choices: float = 1.0
     """As of `shots`."""
-    margin: float = 0.0
-    """Loss that something with the pool has to be better by, since the rows chose the merge as well, in nats."""
+    rates: int = 2
+    """As of `shots`; what needs no pool is to be as strong as it can be."""
 
     name: ClassVar[str] = "auto"
     trains: ClassVar[str] = "what the best of them trains"
@@ -46,9 +46,8 @@ class Auto:
 
     def passes(self, members: int) -> tuple[int, int]:
         """See `Adaptation.passes`."""
-        # the LoRAs of `shots` and `mix` are the same
-        alone = len(SCALES) + 1 + Prompting(self.folds).passes(members)[1]
-        return (3, alone + Mix(self.folds).passes(members)[1]) if self.pool else (1, alone)
+        shots, prompt = self._shots().passes(members), Prompting(self.folds).passes(members)
+        return shots[0] + (1 if self.pool else 0), 1 + shots[1] + prompt[1]
 
     def adapt(self, bench: Workbench) -> Adapted:
         """See `Adaptation.adapt`."""
@@ -64,45 +63,57 @@ class Auto:
                     raise
                 lacking.append(f"prompt cannot be: {error}")  # no example fits, and the others need none
             spent[name] = bench.forwards - before
+        gains = {name: _gain(found, name, "shots") for name in found}
         # a name is never worse placed than an equal one after it: from the cheapest
-        means = {name: adapted.loss + (self.margin if name in WITH_POOL else 0.0) for name, adapted in found.items()}
-        ordered = sorted(found, key=lambda name: (round(means[name], 9), list(found).index(name)))
+        ordered = sorted(found, key=lambda name: (-round(gains[name].mean, 9), list(found).index(name)))
         best = found[ordered[0]]
         options = tuple(
-            Alternative(name, means[name], _error(found[name], best), spent[name]) for name in ordered
-        )  # fmt: skip
-        second = f"; next best {ordered[1]}, {means[ordered[1]] - means[ordered[0]]:+.3f} nats" if options[1:] else ""
-        alone = found["shots"].merge
+            Alternative(name, found[name].loss, _error(found[name], best), spent[name], gains[name].mean)
+            for name in ordered
+        )
+        second = ""
+        if options[1:]:
+            second = f"; next best {ordered[1]}, {gains[ordered[1]].mean - gains[ordered[0]].mean:+.3f} nats of gain"
+        alone = next(name for name in ordered if name not in WITH_POOL)
         return replace(
             best,
-            name=ordered[0].partition(" ")[0],  # as it is registered
+            name=_REGISTERED.get(ordered[0], ordered[0]),
             options=options,
-            without_pool=alone,
+            without_pool=found["shots"].merge,
+            chance=_gain(found, ordered[0], alone).chance if ordered[0] in WITH_POOL else None,
             reason="; ".join([f"{ordered[0]}: {best.reason}{second}", *lacking]),
         )
 
-    def _basis(self, start: str) -> Basis:
-        return Basis("prior", start=start, folds=self.folds, choices=self.choices)
+    def _shots(self) -> ShotsAlone:
+        return ShotsAlone(self.folds, self.choices, rates=self.rates)
 
     def _runs(self, bench: Workbench) -> dict[str, Callable[[], Adapted]]:
         def base() -> Adapted:
             return Adapted(NOTHING, tuple(bench.losses(NOTHING, bench.learning).tolist()), reason="the base as it is")
 
-        runs: dict[str, Callable[[], Adapted]] = {
-            "none": base,
-            "shots": lambda: ShotsAlone(self.folds, self.choices).adapt(bench),
-        }
+        runs: dict[str, Callable[[], Adapted]] = {"base": base}
         if len(bench.tasks) == 1:  # one prompt cannot show the examples of several tasks
             runs["prompt"] = lambda: Prompting(self.folds).adapt(bench)
+        runs["shots"] = lambda: self._shots().adapt(bench)
         if self.pool:
-            runs["mix"] = lambda: Mix(self.folds, self.choices).adapt(bench)
-            runs["basis"] = lambda: self._basis("base").adapt(bench)
-            runs["basis from merge"] = lambda: self._basis("merge").adapt(bench)
+            basis = Basis("prior", start="merge", folds=self.folds, choices=self.choices)
+            runs["basis from merge"] = lambda: basis.adapt(bench)
         return runs
 
 
-WITH_POOL = ("mix", "basis", "basis from merge")
+WITH_POOL = ("basis from merge",)
 """What is compared whose result has members of the pool, or directions of it."""
+_REGISTERED = {"base": "none", "basis from merge": "basis"}
+"""Names of adaptations, where what is compared has another one."""
+
+
+def _gain(found: Mapping[str, Adapted], name: str, over: str) -> Belief:
+    """What is believed of how much less loss one has than another."""
+    differences = np.asarray(found[over].losses) - np.asarray(found[name].losses)
+    if not differences.any():  # the same model, as the base is where `shots` at scale 0 is best
+        return Belief(0.0, 0.0)
+    experience: Experience = EXPERIENCE[name].than(EXPERIENCE[over])
+    return believe(differences.tolist(), experience)
 
 
 def _error(one: Adapted, other: Adapted) -> float:

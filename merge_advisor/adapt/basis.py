@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from merge_advisor.adapt.continuing import Continue, start_of, train_on
+from merge_advisor.adapt.continuing import START_WORDS, Continue, start_of, train_on
 from merge_advisor.adapt.directions import Spectrum, by_weight, spectrum
 from merge_advisor.adapt.folds import FOLDS, check_folds
 from merge_advisor.adapt.workbench import Adapted, Need, Workbench
@@ -39,7 +39,7 @@ class Basis:
     shrinkage: float = 0.3
     """ρ of the prior: at 1 no direction is preferred."""
     start: str = "base"
-    """As of `continue`: "base" or "merge"."""
+    """As of `continue`."""
     source: str = "pool"
     """"pool"; or, to compare with: "random" (orthonormal), "layer" (the directions of another layer)."""
     likeness: bool = False
@@ -65,7 +65,7 @@ class Basis:
 
     def needs(self) -> Need:
         """Return that it needs the pool, and a merge where it begins there."""
-        return "merge" if self.start == "merge" or self.likeness else "pool"
+        return "pool" if self.start in ("base", "mean") and not self.likeness else "merge"
 
     def passes(self, members: int) -> tuple[int, int]:
         """See `Adaptation.passes`."""
@@ -77,8 +77,8 @@ class Basis:
         # a start is near to what is wanted already: half the rate of zero
         rate = self.rate * _RATES[self.form] * (0.5 if begun.members else 1.0)
         how = Continue(self.start, self.folds, self.choices, rate)
-        words = "on top of the chosen merge" if begun.members else "from zero"
-        return train_on(bench, begun, self.shape(bench), how, f"in the directions of the {self.source}, {words}")
+        words = f"from {START_WORDS[self.start]}" if begun.members else "from zero"
+        return train_on(bench, begun, self.shape(bench), how, f"{words}, in the directions of the {self.source}")
 
     def shape(self, bench: Workbench) -> Shape:
         """Return what is trained.

@@ -61,7 +61,7 @@ class Continue:
         """See `Adaptation.adapt`."""
         begun = start_of(bench, self.start)
         shape = LoraShape(bench.targets, bench.settings.rank, bench.settings.alpha)
-        return train_on(bench, begun, shape, self, f"from {_WORDS[self.start]}")
+        return train_on(bench, begun, shape, self, f"from {START_WORDS[self.start]}")
 
     def request(self, bench: Workbench, begun: WeightedMerge, shape: Shape, fold: Fold) -> TrainingRequest:
         """Return the finetune of one fold.
@@ -78,10 +78,11 @@ class Continue:
         )  # fmt: skip
 
 
-_WORDS = {
+START_WORDS = {
     "merge": "the chosen merge", "anchor": "the anchor", "mean": "the mean of the pool",
     "random": "random members of the merge's norm", "base": "the base",
 }  # fmt: skip
+"""Where training begins, by the name of it."""
 
 
 def train_on(bench: Workbench, begun: WeightedMerge, shape: Shape, how: Continue, words: str) -> Adapted:
@@ -104,7 +105,7 @@ def train_on(bench: Workbench, begun: WeightedMerge, shape: Shape, how: Continue
     moved = [trained for trained in fit.trained if trained.record.steps]
     reason = f"trained {words}: the mean of {len(fit.trained)} updates, each trained without one part of the rows"
     if not moved:
-        reason = f"training on {words} lowered the loss of no part of the rows that was left out: the start itself"
+        reason = f"training {words} lowered the loss of no part of the rows that was left out: the start itself"
     merge = with_trained(begun, mean_of(bench, fit), 1.0) if moved else begun
     settings = finetune_settings(how.request(bench, begun, shape, fit.folds[0])) | {"folds": len(fit.folds)}
     return Adapted(merge, tuple(losses.tolist()), fit.numbers, reason, settings)

@@ -25,7 +25,7 @@ from merge_advisor.types import SHOTS_LORA
 
 SCALES = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Of the trained update; a LoRA of a handful of rows is often too large."""
-RATES = {1: (1.0,), 2: (1.0, 0.25), 3: (1.0, 0.5, 0.25)}
+RATES = {1: (1.0,), 2: (1.0, 0.5), 3: (1.0, 0.5, 0.25)}
 """Factors tried on the rate, by how many: none above 1, since a handful of rows is learnt by heart soon enough."""
 
 
@@ -46,7 +46,7 @@ class ShotsAlone:
     scaled: bool = True
     """Choose one scale of 0, ¼, ½, ¾ and 1 on rows that were not trained on."""
     rates: int = 1
-    """Rates tried, the best by rows that were not trained on: 2: full and a quarter; 3: full, half and a quarter."""
+    """Rates tried, the best by rows that were not trained on: 2: full and half; 3: full, half and a quarter."""
 
     name: ClassVar[str] = "shots"
     trains: ClassVar[str] = "a LoRA"

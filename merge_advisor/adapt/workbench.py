@@ -118,6 +118,8 @@ class Alternative:
     """Standard error of its difference to the best one's loss; 0 of the best itself."""
     forwards: int
     """What it cost, in forward passes over one row."""
+    gain: float = 0.0
+    """How much less loss than `shots` it is believed to have on new rows, nats; what `auto` goes by."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -146,6 +148,8 @@ class Adapted:
     """Whether the model is the base with the rows as examples in its prompt; `merge` is then the base."""
     without_pool: WeightedMerge | None = None
     """The LoRA of the rows alone, as strong as it was made on the way; None where none was made."""
+    chance: float | None = None
+    """Of `auto`: probability that it has less loss than the best that needs no pool; None where it is that."""
 
     @property
     def loss(self) -> float:

@@ -261,6 +261,9 @@ class Result:
     """What an adaptation made of merge and rows: the name of what `auto` chose, or its own."""
     options: tuple[tuple[str, float, float], ...] = ()
     """What `auto` compared, the best first: name, cross-fitted loss, standard error of its difference to the best."""
+    chance: float | None = None
+    """Of `auto`: stated probability that what it took has less loss than the best that needs no pool; None where it took
+    that."""
     seconds: float = 0.0
     """Time on the wall, as it was: less where others had measured the same."""
 

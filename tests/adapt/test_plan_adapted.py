@@ -117,12 +117,13 @@ def test_a_finetune_that_was_killed_is_made_anew(place: Path, tiny_llama: Path, 
 def test_auto_says_what_it_compared(place: Path, tiny_llama: Path, tiny_pool: Path) -> None:
     found = planned(place, tiny_llama, tiny_pool, "auto").plan.adaptation
     assert found is not None
-    assert {option.name for option in found.options} == {"none", "prompt", "shots", "mix", "basis", "basis from merge"}
-    losses = [option.loss for option in found.options]
-    assert losses == sorted(losses) and found.chosen == found.options[0].name.partition(" ")[0]
+    assert {option.name for option in found.options} == {"base", "prompt", "shots", "basis from merge"}
+    gains = [option.gain for option in found.options]
+    assert gains == sorted(gains, reverse=True)
+    assert found.chosen == {"base": "none"}.get(found.options[0].name, found.options[0].name.partition(" ")[0])
     assert f"next best {found.options[1].name}" in found.reason
     alone = planned(place, tiny_llama, tiny_pool, "auto:pool=false").plan.adaptation
-    assert alone is not None and {option.name for option in alone.options} == {"none", "prompt", "shots"}
+    assert alone is not None and {option.name for option in alone.options} == {"base", "prompt", "shots"}
 
 
 def test_the_model_of_a_prompt_is_the_base_with_examples(place: Path, tiny_llama: Path, tiny_pool: Path) -> None:

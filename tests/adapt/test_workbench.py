@@ -178,23 +178,37 @@ def test_mix_finds_weights_of_lora_and_members() -> None:
 @pytest.mark.parametrize(
     ("world", "name"),
     [
-        (World(wanted=0, learned=0.5, merge=1), "none"),
-        (World(wanted=1, learned=1, merge=-9), "shots"),
-        (World(wanted=1, learned=0.2, merge=0.7), "mix"),
-        (World(wanted=1, learned=0.9, merge=0.91), "basis"),
+        (World(wanted=0, learned=0.5, merge=30), "none"),
+        (World(wanted=30, learned=0.9, merge=-300), "shots"),
+        (World(wanted=30, learned=0.7, merge=20), "basis from merge"),
     ],
 )
 def test_auto_takes_what_does_best_on_rows_held_out(world: World, name: str) -> None:
+    world.shown = 900.0
     adapted = Auto().adapt(world.bench)
-    assert adapted.name == name, adapted.options
-    if name == "basis":
-        assert adapted.options[0].name == "basis from merge" and adapted.merge.candidates[0].id == "m0"
-    assert [option.loss for option in adapted.options] == sorted(option.loss for option in adapted.options)
+    assert adapted.options[0].name == {"none": "base"}.get(name, name), adapted.options
+    assert adapted.name == name.partition(" ")[0]
+    assert [option.gain for option in adapted.options] == sorted((o.gain for o in adapted.options), reverse=True)
     assert adapted.options[0].error == 0
+    if name == "basis from merge":
+        assert adapted.merge.candidates[0].id == "m0"
+        assert adapted.chance is not None and adapted.chance > 0.99
+    else:
+        assert adapted.chance is None
+
+
+def test_auto_goes_by_what_other_tasks_have_shown_where_the_rows_say_little() -> None:
+    def taken(merge: float) -> str:
+        world = World(wanted=1, learned=0.9, merge=merge)  # shots leaves 0.01
+        return Auto().adapt(world.bench).options[0].name
+
+    assert taken(0.95) == "basis from merge"  # a little better, as other tasks say
+    assert taken(-0.5) == "basis from merge"  # 0.01 nats worse, which eight rows do not show
+    assert taken(-30.0) == "shots"  # 9.6 nats worse
 
 
 def test_auto_takes_the_prompt_where_it_is_best_and_says_where_it_cannot_be() -> None:
-    world = World(wanted=1, learned=0.5, merge=0)
+    world = World(wanted=30, learned=0.5, merge=0)
     world.shown = 0.01
     adapted = Auto().adapt(world.bench)
     assert adapted.name == "prompt" and adapted.prompted and not adapted.merge.members
@@ -208,18 +222,10 @@ def test_auto_takes_the_prompt_where_it_is_best_and_says_where_it_cannot_be() ->
     assert "prompt" not in [option.name for option in adapted.options]
 
 
-def test_auto_asks_a_margin_of_what_uses_the_pool() -> None:
-    def world() -> World:
-        return World(wanted=1, learned=0.9, merge=0.5)  # shots leaves 0.01, from the merge 0.0025
-
-    assert Auto().adapt(world().bench).name != "shots"
-    assert Auto(margin=0.05).adapt(world().bench).name == "shots"
-
-
 def test_auto_without_a_pool_looks_at_no_merge() -> None:
     world = World(wanted=1, learned=0.5, merge=1)
     adapted = Auto(pool=False).adapt(world.bench)
-    assert adapted.name == "shots" and {option.name for option in adapted.options} == {"none", "prompt", "shots"}
+    assert adapted.name == "shots" and {option.name for option in adapted.options} == {"base", "prompt", "shots"}
     assert not any(request.start.members for request in world.requests)
 
 

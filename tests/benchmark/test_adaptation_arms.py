@@ -50,21 +50,16 @@ def test_what_needs_no_pool_has_none_and_chooses_none(ran: BenchResults) -> None
     with_pool = by_task(ran, "auto")
     for task, result in by_task(ran, "alone").items():
         assert all(name == SHOTS_LORA for name, _ in result.members)
-        assert {name for name, _, _ in result.options} == {"none", "prompt", "shots"}
+        assert {name for name, _, _ in result.options} == {"base", "prompt", "shots"}
         assert 0 < result.forwards < with_pool[task].forwards
 
 
 def test_auto_with_the_pool_has_looked_at_all_of_it(ran: BenchResults) -> None:
     for result in by_task(ran, "auto").values():
-        assert {name for name, _, _ in result.options} == {
-            "none",
-            "prompt",
-            "shots",
-            "mix",
-            "basis",
-            "basis from merge",
-        }
-        assert result.adapted == result.options[0][0].partition(" ")[0]
+        assert {name for name, _, _ in result.options} == {"base", "prompt", "shots", "basis from merge"}
+        chosen = result.options[0][0]
+        assert result.adapted == {"base": "none"}.get(chosen, chosen.partition(" ")[0])
+        assert (result.chance is not None) == (chosen == "basis from merge")
 
 
 def test_the_merge_and_what_was_trained_on_it_are_members(ran: BenchResults) -> None:

@@ -235,7 +235,7 @@ class TaskDraw:
             members=tuple((candidate.id, float(weight)) for candidate, weight in model.merge.members),
             predicted=adapted.predicted,
             came=self.score(BASE).metrics[kind] - score.metrics[kind] if promised else None,
-            options=tuple((option.name, option.loss, option.error) for option in model.options),
+            options=tuple((option.name, option.loss, option.error) for option in model.options), chance=model.chance,
         )  # fmt: skip
 
     def in_context(self) -> tuple[InContext, ModelScore]:

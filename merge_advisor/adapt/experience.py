@@ -1,0 +1,100 @@
+"""What benchmarks have shown of each adaptation, and how a task's own few rows are weighed against it.
+
+Twenty rows say little about which of several models is the best: the differences between them are about as large as the
+noise of their means, and the best of several looks better than it is. So a difference is shrunk towards what tasks of
+other families have shown, as far as they agree and the rows do not speak (the normal model of empirical Bayes, Efron
+and Morris 1975, JASA 70:311):
+
+    gain of an adaptation on a task    θ ~ N(gain, spread²)
+    its cross-fitted difference        d ~ N(θ + optimism, noise · s²)
+
+with s the standard error of d over rows. The numbers come from tasks that no question is asked of:
+`eval/adaptations_tried.md`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True, slots=True)
+class Experience:
+    """How much less loss an adaptation has than `shots`, over tasks, in nats; more is better.
+
+    >>> Experience(gain=0.1, spread=0.2).than(Experience(gain=0.0, spread=0.0)).spread
+    0.2
+    """
+
+    gain: float
+    """Mean over families, on held-out rows."""
+    spread: float
+    """Standard deviation over tasks, without the noise of their rows."""
+    optimism: float = 0.0
+    """How much more cross-fitted differences say than held-out rows: the rows chose the merge as well."""
+
+    def than(self, other: Experience) -> Experience:
+        """Return what this one gains over another one, as if their gains had nothing to do with each other.
+
+        Args:
+            other: what it is compared with.
+        """
+        spread = math.hypot(self.spread, other.spread)
+        return Experience(self.gain - other.gain, spread, self.optimism - other.optimism)
+
+
+@dataclass(frozen=True, slots=True)
+class Belief:
+    """What is believed of a gain: a normal distribution, in nats.
+
+    >>> round(Belief(mean=0.1, error=0.1).chance, 2)
+    0.84
+    """
+
+    mean: float
+    error: float
+    """Its standard deviation."""
+
+    @property
+    def chance(self) -> float:
+        """Probability that the gain is above 0; ½ where nothing speaks for either."""
+        if not self.error:
+            return 0.5 if not self.mean else float(self.mean > 0)
+        return 0.5 * (1.0 + math.erf(self.mean / self.error / math.sqrt(2.0)))
+
+
+def believe(differences: Sequence[float], experience: Experience) -> Belief:
+    """Return what is believed of a gain after some rows.
+
+    Args:
+        differences: by how much each row's loss is less, under models that were not trained on it; at least one.
+        experience: of other tasks.
+
+    >>> believe([0.3] * 20, Experience(gain=0.1, spread=0.0)).mean
+    0.1
+    """
+    count = len(differences)
+    # rows of other tasks stand in for the variance that a handful of rows cannot tell
+    sums = float(np.var(differences)) * count + _ROWS_BEFORE * ROW_SPREAD**2
+    noise = NOISE * sums / (count + _ROWS_BEFORE) / count
+    weight = experience.spread**2 / (experience.spread**2 + noise)
+    found = float(np.mean(differences)) - experience.optimism
+    return Belief(weight * found + (1 - weight) * experience.gain, math.sqrt(weight * noise))
+
+
+EXPERIENCE: dict[str, Experience] = {
+    "base": Experience(gain=-1.8, spread=2.6),
+    "prompt": Experience(gain=-0.6, spread=1.3),
+    "shots": Experience(gain=0.0, spread=0.0),
+    "basis from merge": Experience(gain=0.1, spread=0.27),
+}
+"""By what is compared. A name that is not here has no place in `auto`."""
+NOISE = 1.0
+"""Factor on the variance of a cross-fitted mean."""
+ROW_SPREAD = 0.6
+"""Standard deviation of a difference between two models from row to row, nats."""
+_ROWS_BEFORE = 4
+"""Rows that `ROW_SPREAD` counts for."""
