@@ -1,4 +1,4 @@
-"""The best of several uses of rows and pool, by rows that each was not trained on and by what other tasks have shown."""
+"""The best of several uses of rows and pool, by rows it was not trained on and by what other tasks have shown."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from merge_advisor.errors import TaskError
 
 @dataclass(frozen=True)
 class Auto:
-    """Take what is believed best: base, `prompt`, `shots`, or `basis` on top of the merge, where that may stay as it is.
+    """Take what is believed best: base, `prompt`, `shots`, or `basis` on top of the merge (which may stay as it is).
 
     Each is judged on rows that it was not trained on, by its difference to `shots`; the differences are shrunk towards
     what other tasks have shown (see `experience`). `basis` is its form `prior`.

@@ -262,8 +262,8 @@ class Result:
     options: tuple[tuple[str, float, float], ...] = ()
     """What `auto` compared, the best first: name, cross-fitted loss, standard error of its difference to the best."""
     chance: float | None = None
-    """Of `auto`: stated probability that what it took has less loss than the best that needs no pool; None where it took
-    that."""
+    """Of `auto`: stated probability that what it took has less loss than the best that needs no pool; None where that
+    is what it took."""
     seconds: float = 0.0
     """Time on the wall, as it was: less where others had measured the same."""
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from merge_advisor.benchmark.analysis.calibration import Calibration, calibrations
 from merge_advisor.benchmark.analysis.choices import NO_FAMILIES, TaskChoices, choices_by_task
 from merge_advisor.benchmark.analysis.curves import CostPoint, Sweep, TaskTable, cost_gain, k_sweep, task_table
 from merge_advisor.benchmark.analysis.means import (
@@ -47,6 +48,8 @@ class ArmSummary:
     read side by side."""
     loss: float | None
     """Nats per token."""
+    judged: float | None
+    """Loss that rows are judged by, nats: over the choices where there are some, else per token."""
     valid: float | None
     """Share of outputs in a valid format."""
     accuracy_valid: float | None
@@ -108,6 +111,8 @@ class Findings:
     """What the arms chose; arms without members are left out."""
     added: tuple[LateAddition, ...] = ()
     """Parts of the setup that came when results were there, in the order they came."""
+    calibrations: tuple[Calibration, ...] = ()
+    """How good the chances are that arms of `auto` state, in the main slice."""
     own: bool = True
     """Whether the pool has an adapter trained on one of the tasks; True where the pool is not known."""
 
@@ -169,6 +174,7 @@ def make_findings(
         agreement=agreement(_with_base(fresh, main), promising, seed=setup.seed) if promising else None,
         chosen=choices_by_task(results, families, setup.tasks.own),
         added=tuple(added),
+        calibrations=calibrations(setup, fresh, main.view, main.k),
         own=not families or any(setup.tasks.own.get(task, task) in families for task in {r.unit.task for r in results}),
     )
 
@@ -242,6 +248,7 @@ def _level(group: Sequence[Result], base: Mapping[Unit, float]) -> ArmSummary:
         accuracy=over(lambda result: result.accuracy),
         over_base=over(gain) if first.arm != "base" else None,
         loss=over(lambda result: result.loss),
+        judged=over(lambda result: result.judged),
         valid=over(lambda result: result.valid),
         accuracy_valid=over(lambda result: result.accuracy_valid),
         forwards=over(lambda result: result.forwards),

@@ -41,7 +41,7 @@ def arms_section(findings: Findings) -> Section | None:
     ordered = _ordered_levels(findings)
     there = [by_view[main] for by_view in ordered.values() if main in by_view]
     shares = ("accuracy", "over base", "valid format", "accuracy if valid")
-    headers = ("arm", "k", *shares, "loss", "forwards", "results", "failed")
+    headers = ("arm", "k", *shares, "loss", "judged", "forwards", "results", "failed")
     right = tuple(range(1, len(headers)))
     free = [_level_row(level) for level in there if not level.oracle]
     oracles = [_level_row(level) for level in there if level.oracle]
@@ -49,7 +49,7 @@ def arms_section(findings: Findings) -> Section | None:
     text = (
         f"Means over families, at k = {findings.main.k} where an arm has it. Over base: points of accuracy, on the"
         " units that the arm and the base both have. Forwards are nominal passes over one row, a unit; loss is in nats"
-        " per token, less is better."
+        " per token, less is better; judged is the loss that rows are judged by, over the choices where there are some."
     )
     # oracles apart: beside the others they would look like arms that can be chosen
     return bench_section(
@@ -83,6 +83,7 @@ def _level_row(level: ArmSummary) -> tuple[str, ...]:
         share_text(level.valid),
         share_text(level.accuracy_valid),
         loss_text(level.loss),
+        loss_text(level.judged),
         "" if level.forwards is None else f"{level.forwards:,.0f}",
         str(level.done),
         str(level.failed),

@@ -6,6 +6,7 @@ import re
 
 from merge_advisor.benchmark.analysis.findings import Findings
 from merge_advisor.benchmark.report.arm_sections import arms_section, ranks_section, tasks_section
+from merge_advisor.benchmark.report.auto_sections import calibration_section, taken_section
 from merge_advisor.benchmark.report.choice_sections import chosen_section, promises_section
 from merge_advisor.benchmark.report.common_blocks import bench_section, cut_table, titled
 from merge_advisor.benchmark.report.limits import limits
@@ -43,10 +44,12 @@ def bench_document(findings: Findings) -> Document:
         _limits,
         ranks_section,
         tasks_section,
+        taken_section,
         chosen_section,
         sizes_section,
         costs_section,
         promises_section,
+        calibration_section,
         _failed,
         _setup,
     )
@@ -92,6 +95,7 @@ def _setup(findings: Findings) -> Section:
         (
             arm.name,
             arm.strategy,
+            arm.adaptation,
             arm.composition,
             ", ".join(map(str, arm.k or setup.k)),
             "member" if arm.shots_lora else "",
@@ -100,7 +104,7 @@ def _setup(findings: Findings) -> Section:
         )
         for arm in setup.arms
     )
-    headers = ("arm", "strategy", "composition", "k", "shots_lora", "budget of", "tuner")
+    headers = ("arm", "strategy", "adaptation", "composition", "k", "shots_lora", "budget of", "tuner")
     # the name becomes a file name that a reader pastes into a shell
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", setup.name).strip("-.") or "setup"
     text = f"This text as {name}.yaml, beside what its paths lead to, and the command under it repeat the benchmark."

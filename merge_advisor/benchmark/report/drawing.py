@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 
+from merge_advisor.benchmark.analysis.calibration import Calibration
 from merge_advisor.benchmark.analysis.curves import CostPoint, Sweep
 from merge_advisor.benchmark.analysis.prediction import Agreement
 from merge_advisor.benchmark.analysis.ranks import Ranking
@@ -227,6 +228,35 @@ def reliability_plot(key: str, title: str, agreement: Agreement) -> str:
         f"{len(agreement.promises)} promises, {len(promises)} drawn, {outside} of them at the edge that lie beyond it"
     )
     return figure(key, title, count, 326, parts)
+
+
+def calibration_plot(key: str, title: str, found: Calibration) -> str:
+    """Return how often a gain came against the chance that was stated: the means of equal counts as squares.
+
+    Args:
+        key: makes the ids of this plot unique on its page.
+        title: what it shows.
+        found: forecasts and bins; on the slanted line chances come true as often as stated.
+
+    Returns:
+        One SVG element; empty without forecasts.
+    """
+    if not found.forecasts:
+        return ""
+    x = scale_over([0.0, 1.0], _LEFT + 8, WIDTH - 8, margin=0.02)
+    y = scale_over([0.0, 1.0], 288, 12, margin=0.02)
+    parts = [*vertical_axis(y, _LEFT, WIDTH), *horizontal_axis(x, 12, 288), line(x(0), y(0), x(1), y(1), "reference")]
+    # above the edge those that came true, below it those that did not: how many chances stand behind each mean
+    parts.append(dots([(x(one.chance), y(float(one.came))) for one in found.forecasts], "promises"))
+    means = [(x(bin_.chance), y(bin_.came)) for bin_ in found.bins]
+    parts.append(polyline(means, "best") if len(means) > 1 else "")
+    for spot, bin_ in zip(means, found.bins, strict=True):
+        shown = f"stated {100 * bin_.chance:.0f}%, came {100 * bin_.came:.0f}%, {bin_.count} units"
+        parts.append(marked("square", *spot, 4, "mark better", shown))
+    parts.append(label(WIDTH, 320, "stated chance of a gain", anchor="end", class_="tick"))
+    turned = label(0, 0, "share that came", room=270, anchor="end", class_="tick")
+    parts.append(element("g", turned, transform="translate(7 12) rotate(-90)"))
+    return figure(key, title, f"{len(found.forecasts)} chances", 326, parts)
 
 
 def _bulk(values: Sequence[float]) -> list[float]:
