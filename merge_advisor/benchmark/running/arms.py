@@ -8,7 +8,7 @@ from dataclasses import replace
 from merge_advisor import registry
 from merge_advisor.adapt.workbench import NOTHING, Adaptation
 from merge_advisor.advisor.measuring.shots_lora import target_parameters
-from merge_advisor.advisor.planning.adapting import AdaptationRequest, adapt_merge
+from merge_advisor.advisor.planning.adapting import AdaptationRequest, AdaptedMerge, adapt_merge
 from merge_advisor.advisor.planning.choosing import LORA_LOSSES, SEARCH, ChoiceRequest, ChosenMerge, choose_merge
 from merge_advisor.advisor.planning.choosing_losses import ChoosingLosses, rows_in
 from merge_advisor.benchmark.running.context import seed_of
@@ -34,8 +34,9 @@ def run_arm(draw: TaskDraw, arm: Arm, place: ResultPlace, budget: int | None = N
     """
     setup, task = draw.context.setup, draw.task
     if arm.adaptation:
-        return _adapted(draw, arm, place)
-    chosen = _choose(draw, arm, place, budget)
+        adapted, forwards = adapt_arm(draw, arm, place)
+        return draw.adapted_result(place, adapted, forwards=forwards, by=arm.choose_by)
+    chosen = choose_members(draw, arm, place, budget)
     merge, forwards, reason = chosen.merge, chosen.selection.forwards, chosen.selection.stopped
     if arm.tuner:
         seed = seed_of(setup.seed, task.name, place.unit.shot_draw, place.unit.tuner_seed, "tuner")
@@ -51,14 +52,26 @@ def run_arm(draw: TaskDraw, arm: Arm, place: ResultPlace, budget: int | None = N
     return draw.result(place, merge, forwards=forwards, reason=reason, by=arm.choose_by)
 
 
-def _adapted(draw: TaskDraw, arm: Arm, place: ResultPlace) -> Result:
-    """What an adaptation makes of the merge that the arm's strategy chooses, where it needs one."""
+def adapt_arm(draw: TaskDraw, arm: Arm, place: ResultPlace) -> tuple[AdaptedMerge, int]:
+    """Return what an adaptation makes of the merge that the arm's strategy chooses, where it needs one.
+
+    Args:
+        draw: the task and its shots.
+        arm: the strategy and the adaptation.
+        place: unit, view and k.
+
+    Returns:
+        The model, and the forward passes over one row that all of it took.
+
+    Raises:
+        MergeAdvisorError: whatever choosing and finetuning refuse.
+    """
     context, task = draw.context, draw.task
     adaptation: Adaptation = registry.build("adaptation", arm.adaptation)
     merge, spent = NOTHING, 0
     used: frozenset[str] = frozenset()
     if adaptation.needs() == "merge":
-        chosen = _choose(draw, arm, place, None)  # it matches no other arm's budget: a setup that asks so is refused
+        chosen = choose_members(draw, arm, place)  # it matches no other arm's budget: a setup that asks so is refused
         merge, spent, used = chosen.merge, chosen.selection.forwards, frozenset(chosen.used)
     candidates = tuple(draw.in_view(place.view, arm.composition)[0]) if adaptation.needs() != "nothing" else ()
     request = AdaptationRequest(
@@ -69,11 +82,21 @@ def _adapted(draw: TaskDraw, arm: Arm, place: ResultPlace) -> Result:
     adapted = adapt_merge(context.meter, context.cache, request)
     if "task_delta" in used:
         spent += draw.finetune_forwards + draw.delta_forwards
-    return draw.adapted_result(place, adapted, forwards=spent + adapted.forwards, by=arm.choose_by)
+    return adapted, spent + adapted.forwards
 
 
-def _choose(draw: TaskDraw, arm: Arm, place: ResultPlace, budget: int | None) -> ChosenMerge:
-    """What an arm chooses, within its budget where it has one."""
+def choose_members(draw: TaskDraw, arm: Arm, place: ResultPlace, budget: int | None = None) -> ChosenMerge:
+    """Return what an arm chooses, within its budget where it has one.
+
+    Args:
+        draw: the task and its shots.
+        arm: how to choose.
+        place: unit, view and k.
+        budget: forward passes it may spend, of an arm that matches another's.
+
+    Raises:
+        MergeAdvisorError: whatever choosing refuses.
+    """
     task, unit = draw.task, place.unit
     candidates, deltas = draw.in_view(place.view, arm.composition)
     losses, judging = (
