@@ -5,7 +5,7 @@ Nothing here computes; nothing here imports more than the standard library. Arra
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 from merge_advisor.errors import SpaceMismatchError
@@ -48,7 +48,7 @@ class Row:
     input: str
     """What the model is asked, before the prompt template."""
     output: str
-    """The wanted answer, byte for byte."""
+    """The wanted answer, byte for byte; empty of an unlabelled row."""
     choices: tuple[str, ...] | None = None
     """The answers to choose among, `output` one of them; None for a free answer."""
 
@@ -56,6 +56,15 @@ class Row:
     def digest(self) -> str:
         """Sha256 of input, output and choices: the row's identity in splits, caches and reports."""
         return digest_of([self.input, self.output, self.choices])
+
+    @property
+    def labelled(self) -> bool:
+        """Whether its output is known; one that is not can be trained on by what a model says, and judges nothing."""
+        return bool(self.output)
+
+    def without_output(self) -> Row:
+        """Return the row as an unlabelled one."""
+        return replace(self, output="")
 
 
 BACKWARD = 3

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -69,6 +69,8 @@ class _Noticed:
     mappings: Counter[str] = field(default_factory=Counter)
     unused: Counter[str] = field(default_factory=Counter)
     numbers: int = 0
+    outputs: int = 0
+    """Outputs in a file that is read for its inputs."""
 
 
 def read_rows(path: Path, *, minimum: int = MINIMUM_ROWS) -> TaskFile:
@@ -82,8 +84,31 @@ def read_rows(path: Path, *, minimum: int = MINIMUM_ROWS) -> TaskFile:
         TaskError: the file cannot be opened, is not UTF-8, not JSON, has too few rows, or a row cannot be used; the
             message names the file and the line (the row, in a file that is one JSON value).
     """
+    return _read(path, minimum, "input and output", _row)
+
+
+def read_inputs(path: Path) -> TaskFile:
+    """Return the rows of a file of inputs, unlabelled: the same formats without outputs; where there are some, noted.
+
+    A chat ends with a user's turn, or with the assistant's answer to it, which is an output.
+
+    Args:
+        path: JSONL, a JSON array, or a JSON object whose `examples` is one.
+
+    Raises:
+        TaskError: as `read_rows`.
+    """
+    return _read(path, 1, "input", _unlabelled_row)
+
+
+def _read(path: Path, minimum: int, wanted: str, row_of: Callable[[Any, str, _Noticed], Row]) -> TaskFile:
+    """Read a file; `wanted` says what a row has, for the messages."""
     noticed = _Noticed()
-    read = [_row(record, place, noticed) for place, record in _records(path, _decode(path))]
+    read = []
+    for place, record in _records(path, _decode(path), wanted):
+        if not isinstance(record, dict):
+            raise _error(place, f"{_kind(record)}, not an object; write one JSON object with {wanted}")
+        read.append(row_of(record, place, noticed))
     rows = tuple(dict.fromkeys(read))
     if len(rows) < minimum:
         same = f" ({len(read)} equal ones)" if len(read) > len(rows) else ""
@@ -119,10 +144,10 @@ def _decode(path: Path) -> str:
         raise _error(f"{path}:{line}", f"byte 0x{raw[error.start]:02x} is not UTF-8; save it as UTF-8") from error
 
 
-def _records(path: Path, text: str) -> Iterator[tuple[str, Any]]:
+def _records(path: Path, text: str, wanted: str) -> Iterator[tuple[str, Any]]:
     """Yield each record with its place, "file:line" or "file: row n"."""
     if not text.strip():
-        raise _error(path, "empty; write one JSON object with input and output per line")
+        raise _error(path, f"empty; write one JSON object with {wanted} per line")
     if not _is_one_value(path, text):
         # not splitlines(): that also breaks at characters JSON allows inside a string
         for line, record in enumerate(text.split("\n"), start=1):
@@ -133,7 +158,7 @@ def _records(path: Path, text: str) -> Iterator[tuple[str, Any]]:
     if isinstance(whole, dict):
         whole = whole.get("examples", [whole])
     if not isinstance(whole, list) or not whole:
-        raise _error(path, "holds no rows; write one JSON object with input and output per line")
+        raise _error(path, f"holds no rows; write one JSON object with {wanted} per line")
     for number, record in enumerate(whole, start=1):
         yield f"{path}: row {number}", record
 
@@ -178,26 +203,52 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return by_name
 
 
-def _row(record: Any, place: str, noticed: _Noticed) -> Row:
-    if not isinstance(record, dict):
-        raise _error(place, f"{_kind(record)}, not an object; write one JSON object with input and output")
+def _row(record: dict[str, Any], place: str, noticed: _Noticed) -> Row:
     fields = {name: value for name, value in record.items() if value is not None}
     mapping = next((pair for pair in _MAPPINGS if pair[0] in fields and pair[1] in fields), None)
     if mapping:
-        used, label = set(mapping), "/".join(mapping)
-        text = _text(fields[mapping[0]], mapping[0], place, noticed)
+        text, used = _input(fields, mapping[0], place, noticed)
         output = _text(fields[mapping[1]], mapping[1], place, noticed)
-        if mapping[0] == "instruction" and fields.get("input", "") != "":
-            used, label = used | {"input"}, "instruction+input/output"
-            text += "\n\n" + _text(fields["input"], "input", place, noticed)
+        label = "+".join(used) + "/" + mapping[1]
+        used = (*used, mapping[1])
     elif "messages" in fields:
-        used, label = {"messages"}, "messages"
+        used, label = ("messages",), "messages"
         text, output = _chat(fields["messages"], place, noticed)
     else:
         raise _error(place, _unmapped(record))
     noticed.mappings[label] += 1
-    noticed.unused.update(fields.keys() - used - {"choices"})
+    noticed.unused.update(fields.keys() - {*used, "choices"})
     return Row(text, output, _choices(fields.get("choices"), output, place, noticed))
+
+
+def _unlabelled_row(record: dict[str, Any], place: str, noticed: _Noticed) -> Row:
+    fields = {name: value for name, value in record.items() if value is not None}
+    pairs = [pair for pair in _MAPPINGS if pair[0] in fields]
+    # where an output is there too, what a row of a task file would be read from
+    whole = next((pair for pair in pairs if pair[1] in fields), None)
+    used: tuple[str, ...]
+    seen: tuple[str, ...]
+    if whole is None and "messages" in fields:
+        text, answered = _asked(fields["messages"], place, noticed)
+        used = seen = ("messages",)
+    elif pairs:
+        name, output = whole or pairs[0]
+        text, used = _input(fields, name, place, noticed)
+        seen, answered = (*used, output), whole is not None
+    else:
+        raise _error(place, _without_input(record))
+    noticed.outputs += answered
+    noticed.mappings["+".join(used)] += 1
+    noticed.unused.update(fields.keys() - {*seen, "choices"})
+    return Row(text, "", _choices(fields.get("choices"), None, place, noticed))
+
+
+def _input(fields: dict[str, Any], name: str, place: str, noticed: _Noticed) -> tuple[str, tuple[str, ...]]:
+    """Return the input that a field holds, and the fields it was read from."""
+    text = _text(fields[name], name, place, noticed)
+    if name == "instruction" and fields.get("input", "") != "":
+        return text + "\n\n" + _text(fields["input"], "input", place, noticed), (name, "input")
+    return text, (name,)
 
 
 def _text(value: Any, name: str, place: str, noticed: _Noticed) -> str:
@@ -216,6 +267,30 @@ def _text(value: Any, name: str, place: str, noticed: _Noticed) -> str:
 
 
 def _chat(messages: Any, place: str, noticed: _Noticed) -> tuple[str, str]:
+    turns = _turns(messages, place, noticed)
+    roles = [role for role, _ in turns]
+    if roles[-1:] != ["assistant"] or "user" not in roles:
+        raise _error(place, "messages must hold a user turn and end with the assistant's answer; complete the chat")
+    return _as_text(turns[:-1]), turns[-1][1]
+
+
+def _asked(messages: Any, place: str, noticed: _Noticed) -> tuple[str, bool]:
+    """Return a chat without its answer, and whether it has one."""
+    turns = _turns(messages, place, noticed)
+    answered = turns[-1:] != [] and turns[-1][0] == "assistant"
+    asked = turns[:-1] if answered else turns
+    if not asked or asked[-1][0] != "user":
+        raise _error(place, "messages must end with a user turn, or with the answer to it; complete the chat")
+    return _as_text(asked), answered
+
+
+def _as_text(turns: list[tuple[str, str]]) -> str:
+    if len(turns) == 1:
+        return turns[0][1]
+    return "\n\n".join(f"{_ROLES[role]}: {content}" for role, content in turns)
+
+
+def _turns(messages: Any, place: str, noticed: _Noticed) -> list[tuple[str, str]]:
     if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
         raise _error(place, "messages is no list of objects; give each message a role and a content")
     turns = []
@@ -224,16 +299,10 @@ def _chat(messages: Any, place: str, noticed: _Noticed) -> tuple[str, str]:
         if not isinstance(role, str) or role not in _ROLES:
             raise _error(place, f"messages[{number}] has role {_quoted(role)}; use one of: {', '.join(_ROLES)}")
         turns.append((role, _text(message.get("content"), f"messages[{number}].content", place, noticed)))
-    roles = [role for role, _ in turns]
-    if roles[-1:] != ["assistant"] or "user" not in roles:
-        raise _error(place, "messages must hold a user turn and end with the assistant's answer; complete the chat")
-    *before, (_, output) = turns
-    if len(before) == 1:
-        return before[0][1], output
-    return "\n\n".join(f"{_ROLES[role]}: {content}" for role, content in before), output
+    return turns
 
 
-def _choices(value: Any, output: str, place: str, noticed: _Noticed) -> tuple[str, ...] | None:
+def _choices(value: Any, output: str | None, place: str, noticed: _Noticed) -> tuple[str, ...] | None:
     if value is None:
         return None
     if not isinstance(value, list):
@@ -241,7 +310,7 @@ def _choices(value: Any, output: str, place: str, noticed: _Noticed) -> tuple[st
     choices = tuple(_text(choice, f"choices[{number}]", place, noticed) for number, choice in enumerate(value))
     if len(choices) < 2 or len(set(choices)) < len(choices):
         raise _error(place, "choices needs at least two answers, all different; correct it or leave it out")
-    if output not in choices:
+    if output is not None and output not in choices:
         raise _error(place, f"the output {_quoted(output)} is none of its choices; correct one of them")
     return choices
 
@@ -280,6 +349,19 @@ def _unmapped(record: dict[str, Any]) -> str:
     return f"{has}; rename them or give input/output (or prompt/completion, question/answer, messages)"
 
 
+def _without_input(record: dict[str, Any]) -> str:
+    """Say the same of a row that has to have an input alone."""
+    names = ("input", "instruction", "prompt", "question", "context", "messages")
+    null = next((name for name in names if name in record), None)
+    if null:
+        return f"{null} is null; fill it in or drop the row"
+    by_name = {name.lower(): name for name, value in record.items() if value is not None}
+    source = next((by_name[name] for name in _LIKE_INPUT if name in by_name), None)
+    has = f"has {'field' if len(record) == 1 else 'fields'} {_listed(list(record))}" if record else "has no fields"
+    remedy = f'rename {_quoted(source)} to "input"' if source else f"give input (or {', '.join(names[1:])})"
+    return f"{has} and no input; {remedy}"
+
+
 def _listed(names: list[str]) -> str:
     more = [f"{len(names) - 6} more"] if len(names) > 6 else []
     return ", ".join([_quoted(name) for name in names[:6]] + more)
@@ -296,6 +378,8 @@ def _notes(rows: tuple[Row, ...], read: int, noticed: _Noticed) -> Iterator[str]
         yield f"{_count(mixed, 'input')} with more than one output; all kept"
     if noticed.numbers:
         yield f"{_count(noticed.numbers, 'number')} taken as text"
+    if noticed.outputs:
+        yield f"outputs of {_count(noticed.outputs, 'row')} not looked at"
     if len(noticed.mappings) > 1:
         yield "rows with different fields: " + ", ".join(f"{name} ({n})" for name, n in noticed.mappings.items())
     if noticed.unused:
