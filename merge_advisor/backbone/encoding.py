@@ -53,7 +53,7 @@ class EncodedChoices:
     answers: tuple[EncodedRow, ...]
     """One per choice, in the row's order; all have the same prompt, except where a long choice cut it."""
     right: int
-    """Position of the right choice."""
+    """Position of the right choice; 0 of an unlabelled row, of which nothing asks it."""
 
 
 def encode(

@@ -112,6 +112,7 @@ def finetune(
     terms: TrainingLoss = ANSWER_ALONE,
     pull: Pull = Pull(),
     start_counts: bool = False,
+    check_rows: int | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> FinetuneResult:
     """Train what is trainable on rows; the base, and what is placed on it, are not changed.
@@ -133,6 +134,7 @@ def finetune(
         terms: what is lowered on each row.
         pull: a penalty towards where it began.
         start_counts: whether what it began with is a candidate for the least watched loss.
+        check_rows: rows trained on between two checks of the watched ones, at most; None: all of them.
         progress: called after each step with (done, total).
 
     Returns:
@@ -145,7 +147,7 @@ def finetune(
     total = settings.steps_for(len(examples), watched=watch is not None)
     optimiser, schedule = _optimiser(trainable, settings.lr, total)
     # not more often than once a pass over the rows: a check runs all watched rows
-    every = max(CHECK_STEPS, math.ceil(len(examples) / settings.batch_size))
+    every = max(CHECK_STEPS, math.ceil(min(len(examples), check_rows or len(examples)) / settings.batch_size))
     watched = watch if settings.steps is None else None
     best, step = _Best(trainable), 0
     try:

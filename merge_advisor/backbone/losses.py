@@ -29,7 +29,7 @@ def row_losses(backbone: Backbone, rows: Sequence[EncodedRow]) -> list[float]:
     by_row = [0.0] * len(rows)
     with torch.inference_mode():
         for batch, logits, labels in all_logits(backbone, rows):
-            for position, loss in zip(batch, _means(logits, labels).tolist(), strict=True):
+            for position, loss in zip(batch, losses_per_token(logits, labels).tolist(), strict=True):
                 by_row[position] = loss
     return by_row
 
@@ -43,10 +43,16 @@ def batch_losses(backbone: Backbone, rows: Sequence[EncodedRow]) -> torch.Tensor
         backbone: base, with or without a candidate placed.
         rows: n rows, as in `forward.batch_logits`.
     """
-    return _means(*batch_logits(backbone, rows))
+    return losses_per_token(*batch_logits(backbone, rows))
 
 
-def _means(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+def losses_per_token(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Return the mean loss of each row's tokens, (n,) float32, in nats per token.
+
+    Args:
+        logits: (n, kept, vocabulary).
+        labels: (n, kept) the tokens they should give, `IGNORE_INDEX` where none counts.
+    """
     return -log_likelihoods(logits, labels) / (labels != IGNORE_INDEX).sum(1)
 
 

@@ -89,5 +89,5 @@ class PromptedModel:
         for row in rows:
             choices = row.choices or ()
             answers = self.encode([replace(row, output=choice) for choice in choices])
-            encoded.append(EncodedChoices(tuple(answers), choices.index(row.output)))
+            encoded.append(EncodedChoices(tuple(answers), choices.index(row.output) if row.labelled else 0))
         return encoded

@@ -103,10 +103,12 @@ class Trainer:
 
         def train() -> tuple[FinetuneResult, int]:
             trainable = request.shape.build(backbone, generator)
+            # what learns from no output may get worse from its first step on, and its rows may be many
+            blind = not request.terms.needs_outputs
             result = finetune(
                 backbone, trainable, rows, request.settings, generator=generator, watch=watcher(backbone, watch),
-                terms=request.terms, pull=Pull(request.pull), start_counts=bool(request.start.members),
-                progress=progress,
+                terms=request.terms, pull=Pull(request.pull), start_counts=bool(request.start.members) or blind,
+                check_rows=len(watch) if blind else None, progress=progress,
             )  # fmt: skip
             return result, trainable.size
 
