@@ -221,6 +221,10 @@ class PlanOptions:
     heldout: Path | int | None = option(
         None, group=_ROWS, metavar="N|FILE", help="rows kept for scoring, or a file of them (default: the rest)"
     )
+    inputs: Path | None = option(
+        None, group=_ROWS, metavar="FILE",
+        help="further inputs, without outputs, for an adaptation that trains on such (coefficients:objective=entropy)",
+    )  # fmt: skip
     template: str | None = option(
         None, group=_ROWS, settings=True, help="alpaca, plain, bare or chat (default: the pool's)"
     )

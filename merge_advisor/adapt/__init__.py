@@ -10,6 +10,9 @@ defaults. It has class attributes and three methods:
     def needs(self) -> Need                        whether a merge has to be chosen, or the pool is enough, or neither
     def adapt(self, bench: Workbench) -> Adapted
 
+One that trains on inputs without outputs says so by an attribute `unlabelled`: a plan gives inputs (`bench.inputs`) to
+no other. The labelled rows then judge it.
+
 `adapt` keeps to this, for every workbench:
 
 - The result is a merge of the pool's candidates plus at most one trained adapter at weight 1, so that every tool that

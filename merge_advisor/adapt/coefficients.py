@@ -8,12 +8,15 @@ from typing import ClassVar
 
 from merge_advisor.adapt.continuing import Continue, start_of, train_on
 from merge_advisor.adapt.folds import FOLDS, check_folds
+from merge_advisor.adapt.unlabelled import lower_entropy
 from merge_advisor.adapt.workbench import Adapted, Need, Workbench
 from merge_advisor.arrays import Float32Array
 from merge_advisor.backbone.shapes import CoefficientShape
 from merge_advisor.errors import PoolError
 from merge_advisor.types import BACKWARD
 from merge_advisor.weights.updates import LowRankUpdate, along
+
+OBJECTIVES = ("loss", "entropy")
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,11 @@ class Coefficients:
 
     Of each module the adapters take part whose updates change the loss most to first order, |⟨∂L/∂W, ΔW⟩|, at the
     merge: by block, a few are enough (aTLAS, arXiv 2407.02880, section 5). A penalty keeps c near the merge's.
+
+    With `objective=entropy` no output is trained on: c lowers the entropy of the answers (AdaMerging, arXiv 2310.02575)
+    to the inputs that the plan was given, or to the rows' own. The entropy is as low where a model gives one answer to
+    everything, and training goes there if it may. The pull towards the merge holds it, and the labelled rows, which say
+    when to stop (the start is a candidate), pick the adapters that take part, and judge the result.
 
     >>> Coefficients().needs()
     'merge'
@@ -32,11 +40,14 @@ class Coefficients:
     pull: float = 0.01
     """λ of the penalty towards the merge."""
     folds: int = FOLDS
-    """As of `shots`."""
+    """As of `shots`; on inputs that the plan was given there is one finetune, stopped by all labelled rows."""
     choices: float = 1.0
     """As of `shots`."""
     rate: float = 1.0
     """Factor on the finetune's rate."""
+    objective: str = "loss"
+    """"loss": of the labelled rows; "entropy": of the answers to unlabelled inputs (`plan --inputs`), else to the rows'
+    own."""
 
     name: ClassVar[str] = "coefficients"
     trains: ClassVar[str] = "a number for each of a few adapters and module"
@@ -46,6 +57,15 @@ class Coefficients:
         check_folds(self.folds)
         if self.most < 1:
             raise ValueError(f"most={self.most}: at least one adapter a module")
+        if self.objective not in OBJECTIVES:
+            raise ValueError(f"objective={self.objective} is none of {', '.join(OBJECTIVES)}")
+        if self.objective == "entropy" and self.choices != 1:
+            raise ValueError("choices weighs a loss of labelled rows, which objective=entropy does not have")
+
+    @property
+    def unlabelled(self) -> bool:
+        """Whether it trains on inputs without outputs."""
+        return self.objective == "entropy"
 
     def needs(self) -> Need:
         """Return that it needs a merge."""
@@ -61,6 +81,9 @@ class Coefficients:
         gradient = bench.gradient(begun, bench.shots or bench.learning)
         shape = CoefficientShape(self.terms(bench, gradient), _UNIT)
         how = Continue("merge", self.folds, self.choices, self.rate, self.pull)
+        if self.unlabelled:
+            words = "coefficients by module of adapters that the labelled rows picked, on top of the chosen merge"
+            return lower_entropy(bench, begun, shape, how, words)
         return train_on(bench, begun, shape, how, "coefficients of adapters by module, on top of the chosen merge")
 
     def terms(self, bench: Workbench, gradient: Mapping[str, Float32Array]) -> dict[str, tuple[LowRankUpdate, ...]]:

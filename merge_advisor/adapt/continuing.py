@@ -48,6 +48,11 @@ class Continue:
         if self.start not in STARTS:
             raise ValueError(f"start={self.start} is none of {', '.join(STARTS)}")
 
+    @property
+    def terms(self) -> TrainingLoss:
+        """What is lowered on each row."""
+        return TrainingLoss(choices=self.choices)
+
     def needs(self) -> Need:
         """Return that it needs a merge, unless it begins elsewhere."""
         needed: dict[str, Need] = {"mean": "pool", "base": "nothing"}
@@ -74,7 +79,7 @@ class Continue:
         """
         return TrainingRequest(
             shape, fold.rows, fold.out, begun, replace(bench.settings, lr=bench.settings.lr * self.rate),
-            TrainingLoss(choices=self.choices), self.pull, bench.seed,
+            self.terms, self.pull, bench.seed,
         )  # fmt: skip
 
 

@@ -40,7 +40,7 @@ class TrainingRequest:
 
     shape: Shape
     rows: tuple[Row, ...]
-    """Rows trained on, at least one."""
+    """Rows trained on, at least one; unlabelled ones where the terms ask for no output."""
     watch: tuple[Row, ...] = ()
     """Rows that say when to stop; none of those trained on."""
     start: WeightedMerge = NOTHING
@@ -51,11 +51,16 @@ class TrainingRequest:
     """λ of the penalty towards the start, see `finetune.Pull`."""
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        trained = () if not self.terms.needs_outputs else self.rows
+        if not all(row.labelled for row in (*trained, *self.watch)):
+            raise ValueError("an unlabelled row can be trained on by the entropy alone, and judges nothing")
+
     @property
     def key(self) -> list[object]:
         """JSON values of all that the result depends on beside base, template and dtype."""
         parts = [[row.digest for row in part] for part in (self.rows, self.watch)]
-        how = [to_plain(self.settings), list(to_plain(self.terms).values())]
+        how = [to_plain(self.settings), self.terms.key]
         return [self.shape.digest, parts, self.start.key, *how, self.pull, self.seed]
 
     @property
@@ -173,6 +178,8 @@ class Workbench:
     """The rows learned from, task by task: shots, then tuning rows."""
     tuning: frozenset[str]
     """Digests of the tuning rows among them."""
+    inputs: tuple[Row, ...] = ()
+    """Unlabelled rows given beside them."""
     merge: WeightedMerge = NOTHING
     """What the strategy chose."""
     candidates: tuple[Candidate, ...] = ()
@@ -287,6 +294,15 @@ class Workbench:
 
 def _absent() -> NoReturn:
     raise InputError("this workbench has no model")
+
+
+def trains_unlabelled(adaptation: Adaptation) -> bool:
+    """Return whether an adaptation trains on inputs without outputs; most do not, and say nothing of it.
+
+    Args:
+        adaptation: as it is registered.
+    """
+    return bool(getattr(adaptation, "unlabelled", False))
 
 
 class Adaptation(Protocol):

@@ -15,7 +15,7 @@ from merge_advisor.advisor.measuring.session import PoolFilter, open_session
 from merge_advisor.advisor.merge_run import merge_run as merge
 from merge_advisor.advisor.planning.plan import PlanPlace, check_choosing, check_options, make_plan
 from merge_advisor.advisor.planning.plan_value import StepTimer
-from merge_advisor.advisor.planning.sources import find_sources, read_sources
+from merge_advisor.advisor.planning.sources import find_sources, read_plan_inputs, read_sources
 from merge_advisor.advisor.runs.reopening import reopen
 from merge_advisor.advisor.runs.run_folder import Run, check_out
 from merge_advisor.evaluators.lm_eval_tasks import TaskName
@@ -86,12 +86,13 @@ def plan(
     paths = [Path(task)] if isinstance(task, (str, Path)) else [Path(item) for item in task]
     tasks = read_sources(find_sources(paths, lm_eval, offline=where.get("offline", False)), options)
     check_choosing([item.task for item in tasks], options)
+    inputs = read_plan_inputs([item.task for item in tasks], options)
     timer = StepTimer()
     wanted = PoolFilter(options.include, options.exclude, options.licence)
     with timer.step("open"):
         session = open_session(base, pool, template=options.template, wanted=wanted, **where)
     with session:
-        run = make_plan(session, tasks, options, place, timer)
+        run = make_plan(session, tasks, options, place, timer, inputs)
         if scored and all(part.heldout for part in run.tasks):
             run = score_open_run(session, run, Judging(metric, guard))
     return run

@@ -26,7 +26,8 @@ from tests.support.task_files import write_task
 FAST = FinetuneSettings(rank=4, lr=1e-2, epochs=3)
 SPECS = (
     "auto", "auto:pool=false", "basis", "basis:form=prior,start=merge", "basis:form=output", "basis:form=first",
-    "coefficients", "continue", "continue:folds=0", "mix", "prompt", "shots", "shots:folds=0", "shots:rates=2",
+    "coefficients", "coefficients:objective=entropy", "continue", "continue:folds=0", "mix", "prompt", "shots",
+    "shots:folds=0", "shots:rates=2",
 )  # fmt: skip
 
 

@@ -15,7 +15,10 @@ from tests.support.models import LLAMA_MODULES, write_lora
 from tests.support.task_files import write_task
 
 FAST = FinetuneSettings(rank=2, lr=1e-2, epochs=2)
-WITH_POOL = ("basis:form=prior,start=merge,folds=2", "coefficients:folds=2", "continue:folds=2", "mix:folds=2")
+WITH_POOL = (
+    "basis:form=prior,start=merge,folds=2", "coefficients:folds=2", "coefficients:folds=2,objective=entropy",
+    "continue:folds=2", "mix:folds=2",
+)  # fmt: skip
 
 
 def planned(task: Path, base: Path, pool: Path, spec: str, **more: int | str) -> Run:

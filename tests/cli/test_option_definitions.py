@@ -116,6 +116,7 @@ def test_where_says_what_places_and_machine_do() -> None:
 NOT_KEPT = {
     "tuning": "the rows themselves are kept in tasks/",
     "heldout": "the rows themselves are kept in tasks/",
+    "inputs": "kept beside the settings, as the number and digest of the rows",
     "template": "kept beside the settings, as the name and digest of what was used",
 }
 """Fields of PlanOptions that plan.json's settings leave out, with the reason."""

@@ -13,7 +13,7 @@ from merge_advisor.advisor.planning.adapting import AdaptationRequest, adapt_mer
 from merge_advisor.advisor.planning.choosing import ChosenMerge, members_of
 from merge_advisor.advisor.runs.run_folder import AdaptationReport
 from merge_advisor.merges import recipe_of
-from merge_advisor.types import SHOTS_LORA, TRAINED, Candidate, Task
+from merge_advisor.types import SHOTS_LORA, TRAINED, Candidate, Row, Task
 
 if TYPE_CHECKING:
     from merge_advisor.adapt.workbench import Adapted
@@ -43,7 +43,7 @@ class AdaptedPlan:
 
 def adapt_chosen(
     session: Session, tasks: Sequence[Task], embedded: EmbeddedCandidates, chosen: ChosenMerge, lora: ShotsLora,
-    options: PlanOptions,
+    options: PlanOptions, inputs: tuple[Row, ...] = (),
 ) -> AdaptedPlan:  # fmt: skip
     """Return the model that the plan's adaptation makes of the chosen merge and the rows.
 
@@ -54,6 +54,7 @@ def adapt_chosen(
         chosen: what the strategy chose.
         lora: the LoRA that embeds the task; it is `shots_lora` where the adaptation makes no better one.
         options: the adaptation, and how a finetune is made.
+        inputs: unlabelled rows.
 
     Raises:
         SpecError: no such adaptation, or one that cannot go on from this merge.
@@ -66,7 +67,7 @@ def adapt_chosen(
     start = recipe_of(chosen.merge, session.local.base, session.model.template.name)
     request = AdaptationRequest(
         options.adaptation, tuple(tasks), tuple(target_parameters(session.local, embedded.candidates)), chosen.merge,
-        embedded.candidates, options.choose_by, options.finetune, options.seed,
+        embedded.candidates, options.choose_by, options.finetune, options.seed, inputs,
     )  # fmt: skip
     adapted, forwards, predicted = adapt_merge(session.meter, session.cache, request)
     shots, scale = _shots_lora(adapted, lora.candidate)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from merge_advisor import registry
+from merge_advisor.adapt.unlabelled import without_outputs
 from merge_advisor.adapt.workbench import NOTHING, Workbench
 from merge_advisor.advisor.measuring.in_context import prompted_losses
 from merge_advisor.advisor.measuring.meter import loss_kind_of
@@ -46,6 +47,8 @@ class AdaptationRequest:
     """What rows are judged by."""
     settings: FinetuneSettings = field(default_factory=FinetuneSettings)
     seed: int = 0
+    inputs: tuple[Row, ...] = ()
+    """Unlabelled rows."""
 
 
 class AdaptedMerge(NamedTuple):
@@ -75,7 +78,7 @@ def adapt_merge(meter: MergeMeter, cache: Path, request: AdaptationRequest) -> A
         InputError: a loss became infinite; a smaller rate is needed.
         RunError: the cache cannot be written.
     """
-    kinds = kinds_of(request.tasks, request.choose_by)
+    kinds = kinds_of(request.tasks, request.choose_by) | _kinds_unlabelled(request)
     trainer, losses = Trainer(meter, cache, kinds), _row_losses(meter, kinds)
 
     def gradient(merge: WeightedMerge, rows: Sequence[Row]) -> Mapping[str, Float32Array]:
@@ -87,6 +90,7 @@ def adapt_merge(meter: MergeMeter, cache: Path, request: AdaptationRequest) -> A
     bench = Workbench(
         tasks=tuple((*task.shots, *task.tuning) for task in request.tasks),
         tuning=frozenset(row.digest for task in request.tasks for row in task.tuning),
+        inputs=request.inputs,
         merge=request.merge,
         candidates=request.candidates,
         targets=request.targets,
@@ -120,6 +124,13 @@ def _row_losses(
         return [found[row.digest] for row in rows]
 
     return losses
+
+
+def _kinds_unlabelled(request: AdaptationRequest) -> dict[str, LossKind]:
+    """The same for unlabelled rows: by their choices where they have some, unless the loss is asked for."""
+    own = without_outputs(row for task in request.tasks for row in (*task.shots, *task.tuning))
+    by_choices = request.choose_by != "loss"
+    return {row.digest: "choices" if row.choices and by_choices else "loss" for row in (*own, *request.inputs)}
 
 
 def kinds_of(tasks: Sequence[Task], by: ChooseBy) -> dict[str, LossKind]:

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 from merge_advisor import registry
 from merge_advisor.adapt.folds import folds_of
+from merge_advisor.adapt.unlabelled import settings_on_inputs
 from merge_advisor.advisor.measuring.session import PoolFilter, open_session
 from merge_advisor.advisor.planning.plan import check_choosing, check_options, fitting
-from merge_advisor.advisor.planning.sources import find_sources, read_sources
+from merge_advisor.advisor.planning.sources import find_sources, read_plan_inputs, read_sources
 
 if TYPE_CHECKING:
     from merge_advisor.evaluators.lm_eval_tasks import TaskName
@@ -53,11 +54,12 @@ def describe_plan(
     given = read_sources(find_sources(tasks, lm_eval, offline=where.get("offline", False)), options)
     parts = [item.task for item in given]
     check_choosing(parts, options)
+    inputs = read_plan_inputs(parts, options)
     wanted = PoolFilter(options.include, options.exclude, options.licence)
     with open_session(base, pool, template=options.template, wanted=wanted, **where) as session:
         fit = fitting(session.pool, options.composition)
         name, template = session.local.base.id, session.model.template.name
-    passes = plan_passes(parts, len(fit.candidates), options)
+    passes = plan_passes(parts, len(fit.candidates), options, len(inputs.rows) if inputs else 0)
     choosing = sum(len(task.choosing) for task in parts)
     lines = [
         f"base {name}, template {template}, pool of {len(fit.candidates)} candidates, {len(fit.refused)} set aside",
@@ -66,8 +68,10 @@ def describe_plan(
             for task in parts
         ),
         f"strategy {options.strategy}: {registry.build('strategy', options.strategy).cost} ({choosing} choosing rows)",
+        *([f"inputs {inputs.path.name}: {len(inputs.rows)} unlabelled rows"] if inputs else []),
         *(f"{step}: {count} forward passes of one row" for step, count in passes.items()),
         *(f"note: {note}" for item in given for note in item.notes),
+        *(f"note: {note}" for note in (inputs.notes if inputs else ())),
         *(f"set aside {item.id}: {item.reason}" for item in fit.refused),
         "dry run: nothing was written",
     ]
@@ -79,19 +83,20 @@ def describe_plan(
     return {"models": len(fit.candidates), "refused": refused, "rows": rows, "passes": passes, "lines": lines}
 
 
-def plan_passes(tasks: Sequence[Task], candidates: int, options: PlanOptions) -> dict[str, int]:
+def plan_passes(tasks: Sequence[Task], candidates: int, options: PlanOptions, inputs: int = 0) -> dict[str, int]:
     """Return the forward passes over one row of each step of a plan that can be counted beforehand.
 
     Args:
         tasks: with their rows split.
         candidates: models of the pool that can be chosen.
         options: of the plan.
+        inputs: how many unlabelled rows it was given.
     """
     probes = registry.build("embedding", options.embedding).forwards
     shots, watch = sum(len(task.shots) for task in tasks), sum(len(task.tuning) for task in tasks)
     # base, icl, anchor and partners, shots_lora, uniform and merge are scored
     scored = min(options.k, candidates) + 5
-    adapting = adaptation_passes(tasks, options)
+    adapting = adaptation_passes(tasks, options, inputs)
     scored += adapting > 0  # the merge that it began with
     return {
         "embed the pool": probes * (candidates + 1),
@@ -101,12 +106,13 @@ def plan_passes(tasks: Sequence[Task], candidates: int, options: PlanOptions) ->
     }
 
 
-def adaptation_passes(tasks: Sequence[Task], options: PlanOptions) -> int:
+def adaptation_passes(tasks: Sequence[Task], options: PlanOptions, inputs: int = 0) -> int:
     """Return the forward passes over one row that an adaptation takes at most; 0 where nothing is trained.
 
     Args:
         tasks: with their rows split.
         options: the adaptation, and how a finetune is made.
+        inputs: how many unlabelled rows it was given; it then trains on those, in one finetune.
     """
     adaptation = registry.build("adaptation", options.adaptation)
     rows = [(*task.shots, *task.tuning) for task in tasks]
@@ -116,6 +122,9 @@ def adaptation_passes(tasks: Sequence[Task], options: PlanOptions) -> int:
     if not parts:
         watch = sum(len(task.tuning) for task in tasks)
         finetunes = [options.finetune.forwards_for(total - watch, watch)]
+    if inputs:
+        # the start is judged as well
+        finetunes = [settings_on_inputs(options.finetune, inputs, total).forwards_for(inputs, total) + total]
     trainings, measured = adaptation.passes(min(options.k, CHOSEN))
     return int(trainings * sum(finetunes) + measured * total)
 

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from merge_advisor import registry
+from merge_advisor.adapt.unlabelled import check_stops
+from merge_advisor.adapt.workbench import trains_unlabelled
 from merge_advisor.advisor.measuring.deltas import EmbeddedCandidates, take_deltas
 from merge_advisor.advisor.measuring.meter import loss_kind_of
 from merge_advisor.advisor.measuring.shots_lora import Shots, ShotsLora, finetune_on_shots, target_parameters
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
     from merge_advisor.advisor.measuring.meter import MergeMeter
     from merge_advisor.advisor.measuring.session import Session
     from merge_advisor.advisor.planning.adapted_plan import AdaptedPlan
-    from merge_advisor.advisor.planning.sources import PlanTask
+    from merge_advisor.advisor.planning.sources import PlanInputs, PlanTask
     from merge_advisor.arrays import Float32Array
     from merge_advisor.options import PlanOptions
 
@@ -50,8 +52,9 @@ class PlanPlace:
 
 
 def make_plan(
-    session: Session, given: Sequence[PlanTask], options: PlanOptions, place: PlanPlace, timer: StepTimer | None = None
-) -> Run:
+    session: Session, given: Sequence[PlanTask], options: PlanOptions, place: PlanPlace,
+    timer: StepTimer | None = None, inputs: PlanInputs | None = None,
+) -> Run:  # fmt: skip
     """Return the run of what to merge for the tasks, its folder written, unscored.
 
     Args:
@@ -60,6 +63,7 @@ def make_plan(
         options: strategy, k, shots, composition and the rest.
         place: where the run is written.
         timer: goes on counting the seconds of the steps.
+        inputs: unlabelled rows, for an adaptation that trains on such.
 
     Raises:
         TaskError: the shots cannot be finetuned on.
@@ -80,11 +84,11 @@ def make_plan(
     with timer.step("choose"):
         chosen = _choose(session.meter, tasks, embedded, lora, task_delta, options)
     with timer.step("adapt"):
-        adapted = adapt_chosen(session, tasks, embedded, chosen, lora, options)
+        adapted = adapt_chosen(session, tasks, embedded, chosen, lora, options, inputs.rows if inputs else ())
     # made once here: the formats, the report and the recipe's rank all rest on this one merge
     carried = session.weights.cut(adapted.chosen.merge, options.rank)
     recipe = recipe_of(carried.merge, session.local.base, session.model.template.name)
-    steps = PlanSteps(pool, embedded, lora, task_delta, adapted, recipe, carried.rank_error)
+    steps = PlanSteps(pool, embedded, lora, task_delta, adapted, recipe, carried.rank_error, inputs)
     with new_folder(place.out, force=place.force) as folder:
         write_formats(session.local, recipe, carried, folder, trained=adapted.trained)
         _write_start(session, chosen, adapted, folder)
@@ -199,7 +203,7 @@ def check_options(options: PlanOptions) -> None:
         options: of the plan.
 
     Raises:
-        InputError: k or rank below 1.
+        InputError: k or rank below 1; inputs that the adaptation does not train on, or steps it could not stop at.
         SpecError: an unknown strategy or composition, a wrong parameter, or more members than the composition takes.
     """
     if options.rank is not None and options.rank < 1:
@@ -210,7 +214,13 @@ def check_options(options: PlanOptions) -> None:
     if options.k > most:
         raise SpecError(f"composition {options.composition} merges at most {most} members; give `k={most}`")
     registry.build("strategy", options.strategy)
-    registry.build("adaptation", options.adaptation)
+    if trains_unlabelled(registry.build("adaptation", options.adaptation)):
+        check_stops(options.finetune)
+    elif options.inputs is not None:
+        raise InputError(
+            f"`inputs={options.inputs}`: adaptation {options.adaptation} does not train on inputs without outputs; "
+            "give `adaptation=coefficients:objective=entropy`, or leave them out"
+        )
 
 
 def check_choosing(tasks: Sequence[Task], options: PlanOptions) -> None:

@@ -17,14 +17,21 @@ from merge_advisor.advisor.measuring.shots_lora import ShotsLora, settings_plain
 from merge_advisor.advisor.planning.adapted_plan import AdaptedPlan
 from merge_advisor.advisor.planning.choosing import ChosenMerge
 from merge_advisor.advisor.planning.pool_map import pool_map
-from merge_advisor.advisor.runs.run_folder import CandidateReport, Environment, Plan, PlanSettings, TaskReport
+from merge_advisor.advisor.runs.run_folder import (
+    CandidateReport,
+    Environment,
+    InputsReport,
+    Plan,
+    PlanSettings,
+    TaskReport,
+)
 from merge_advisor.json_form import VERSION
 from merge_advisor.pool import licence_conflicts
 from merge_advisor.types import SHOTS_LORA, TRAINED, Pool, Recipe, Task
 
 if TYPE_CHECKING:
     from merge_advisor.advisor.measuring.session import Session
-    from merge_advisor.advisor.planning.sources import PlanTask
+    from merge_advisor.advisor.planning.sources import PlanInputs, PlanTask
     from merge_advisor.arrays import Float32Array
     from merge_advisor.options import PlanOptions
 
@@ -70,6 +77,8 @@ class PlanSteps:
     recipe: Recipe
     rank_error: float
     """Relative Frobenius error of cutting the merge to the recipe's rank."""
+    inputs: PlanInputs | None = None
+    """Unlabelled rows that it was given."""
 
     @property
     def chosen(self) -> ChosenMerge:
@@ -93,6 +102,8 @@ def plan_value(
     tasks = [item.task for item in given]
     members = [candidate for candidate in steps.chosen.merge.candidates if candidate.id not in TRAINED]
     paths = {"base": str(session.local.path), "pool": pool, "store": str(session.memo.store.path)}
+    inputs = steps.inputs
+    paths |= {} if inputs is None else {"inputs": str(inputs.path)}
     return Plan(
         version=VERSION,
         base=session.local.base,
@@ -115,6 +126,7 @@ def plan_value(
             session, timer, paths | {f"task {item.task.name}": str(item.source) for item in given}
         ),
         adaptation=steps.adapted.report,
+        inputs=None if inputs is None else InputsReport(inputs.digest, len(inputs.rows), inputs.notes),
         map=pool_map(steps.embedded.deltas, steps.task_delta),
     )
 

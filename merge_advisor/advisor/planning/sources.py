@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from merge_advisor.errors import TaskError
 from merge_advisor.evaluators.lm_eval_rows import lm_eval_rows
 from merge_advisor.evaluators.lm_eval_tasks import LmEvalTask, TaskName, load_all_tasks
-from merge_advisor.tasks import read_rows, split
+from merge_advisor.json_form import digest_of
+from merge_advisor.tasks import read_inputs, read_rows, split
 from merge_advisor.types import Row, Task
 
 if TYPE_CHECKING:
@@ -18,6 +19,25 @@ if TYPE_CHECKING:
 
 Source = Path | LmEvalTask
 """Where a task's rows come from."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PlanInputs:
+    """Unlabelled rows beside the tasks of a plan.
+
+    >>> len(PlanInputs(Path("more.jsonl"), (Row("2 + 2", ""),), ()).digest)
+    64
+    """
+
+    path: Path
+    rows: tuple[Row, ...]
+    """At least one, ordered by digest: the order of the file does not matter."""
+    notes: tuple[str, ...]
+
+    @property
+    def digest(self) -> str:
+        """Sha256 over the digests of the rows."""
+        return digest_of([row.digest for row in self.rows])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -75,6 +95,41 @@ def read_sources(sources: Sequence[Source], options: PlanOptions) -> tuple[PlanT
             raise TaskError(f"{source}: a task named '{planned.task.name}' is there already; rename the file")
         read.append(planned)
     return tuple(read)
+
+
+def read_plan_inputs(tasks: Sequence[Task], options: PlanOptions) -> PlanInputs | None:
+    """Return the unlabelled rows of a plan, None where no file of them is named.
+
+    Rows whose input is in a task are left out: what is held out is then held out of this training too, and no row that
+    judges it is trained on.
+
+    Args:
+        tasks: of the plan.
+        options: name the file.
+
+    Raises:
+        TaskError: a file that cannot be used, or that has no input beside those of the tasks.
+    """
+    if options.inputs is None:
+        return None
+    file = read_inputs(options.inputs)
+    known = [row for task in tasks for row in (*task.shots, *task.tuning, *task.heldout)]
+    inputs = {row.input for row in known}
+    rows = tuple(sorted((row for row in file.rows if row.input not in inputs), key=lambda row: row.digest))
+    if not rows:
+        raise TaskError(
+            f"{options.inputs}: each of its inputs is in the task too, so none is left to train on; add inputs, or "
+            "leave `inputs` out, and the task's own are trained on"
+        )
+    notes = list(file.notes)
+    if len(rows) < len(file.rows):
+        notes.append(f"{file.name}: inputs not trained on, as they are in the task too: {len(file.rows) - len(rows)}")
+    if all(row.choices for row in known) and not any(row.choices for row in rows):
+        notes.append(
+            f"{file.name}: no input has choices, as the task's rows do, so the entropy is that of the answer's first "
+            "token; give them choices"
+        )
+    return PlanInputs(options.inputs, rows, tuple(notes))
 
 
 def _split_file(path: Path, options: PlanOptions, *, alone: bool) -> PlanTask:

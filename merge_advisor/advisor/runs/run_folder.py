@@ -82,6 +82,23 @@ class TaskReport:
 
 
 @dataclass(frozen=True, slots=True)
+class InputsReport:
+    """The unlabelled rows that a plan was given, and what the file was like.
+
+    >>> InputsReport("0" * 64, rows=200, notes=()).rows
+    200
+    """
+
+    __pydantic_config__ = STRICT
+
+    digest: str
+    """Sha256 over the digests of the rows, sorted."""
+    rows: int
+    """How many were trained on."""
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class PlanSettings:
     """What was asked for: the fields of `PlanOptions` that change a plan, under the same names.
 
@@ -196,6 +213,8 @@ class Plan:
     """Where the pool's deltas and the task's lie; None in plans made before it was kept."""
     adaptation: AdaptationReport | None = None
     """None in plans from before there were adaptations."""
+    inputs: InputsReport | None = None
+    """None where none were given."""
     planned_digest: str = ""
     """Digest of the recipe under `plan/`, once the run was tuned."""
 

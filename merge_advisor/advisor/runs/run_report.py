@@ -191,7 +191,8 @@ def _adaptation(run: Run) -> tuple[tuple[str, str], ...]:
 
 
 def _notes(run: Run) -> list[str]:
-    return [*run.plan.notes, *(f"{task.name}: {note}" for task in run.plan.tasks for note in task.notes)]
+    inputs = run.plan.inputs.notes if run.plan.inputs else ()
+    return [*run.plan.notes, *inputs, *(f"{task.name}: {note}" for task in run.plan.tasks for note in task.notes)]
 
 
 def _tuning_of(run: Run) -> TuningReport | None:
