@@ -131,7 +131,7 @@ def _auto(arm: Arm) -> Auto | None:
 
 
 def calibration(results: Sequence[Result], arm: str, than: str, *, seed: int = 0) -> Calibration:
-    """Compare the chances that an arm states with what came.
+    """Return the chances that an arm states compared with what came.
 
     Args:
         results: of one view and k.
