@@ -106,11 +106,11 @@ class Rates(World):
     """A world in which how far training goes is given by its rate; at the full rate it overshoots."""
 
     def train(self, request: TrainingRequest) -> Trained:
-        self.learned = {0.002: 4.5, 0.001: 0.5, 0.0005: 0.9}[round(request.settings.lr, 9)]
+        self.learned = {0.002: 20.0, 0.001: 0.5, 0.0005: 0.9}[round(request.settings.lr, 9)]
         return super().train(request)
 
 
-@pytest.mark.parametrize(("rates", "rate"), [(1, 0.002), (2, 0.0005), (3, 0.0005)])
+@pytest.mark.parametrize(("rates", "rate"), [(1, 0.002), (2, 0.001), (3, 0.0005)])
 @pytest.mark.parametrize("scaled", [False, True])
 def test_the_rate_is_chosen_on_rows_that_were_not_trained_on(rates: int, rate: float, scaled: bool) -> None:
     for folds in (4, 0):
