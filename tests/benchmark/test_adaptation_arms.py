@@ -25,11 +25,6 @@ PRIMARY = {"better": "auto", "than": "alone", "metric": "judged", "k": 2}
 
 
 @pytest.fixture(scope="module")
-def places(tiny_llama: Path, tiny_pool: Path, tmp_path_factory: pytest.TempPathFactory) -> Places:
-    return {"base": str(tiny_llama), "pool": str(tiny_pool), "cache": tmp_path_factory.mktemp("cache")}
-
-
-@pytest.fixture(scope="module")
 def ran(places: Places, tmp_path_factory: pytest.TempPathFactory) -> BenchResults:
     folder = tmp_path_factory.mktemp("bench")
     path = write_world(folder, arms=ARMS, primary=PRIMARY, smallest_gain=0.1, draws={"shots": 1, "selections": 1})

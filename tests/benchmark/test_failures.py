@@ -51,8 +51,8 @@ class Deadly:
 
 
 @pytest.fixture(scope="module")
-def places(tiny_llama: Path, tiny_pool: Path, tmp_path_factory: pytest.TempPathFactory) -> Places:
-    return {"base": str(tiny_llama), "pool": str(tiny_pool), "cache": tmp_path_factory.mktemp("cache"), "machine": ONE}
+def places(places: Places) -> Places:
+    return {**places, "machine": ONE}
 
 
 @pytest.fixture
