@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from merge_advisor.adapt.continuing import START_WORDS, Continue, start_of, train_on
+from merge_advisor.adapt.continuing import START_WORDS, STARTS, Continue, start_of, train_on
 from merge_advisor.adapt.directions import Spectrum, by_weight, spectrum
 from merge_advisor.adapt.folds import FOLDS, check_folds
 from merge_advisor.adapt.workbench import Adapted, Need, Workbench
@@ -57,7 +57,8 @@ class Basis:
 
     def __post_init__(self) -> None:
         check_folds(self.folds)
-        for value, known, what in ((self.form, FORMS, "form"), (self.source, SOURCES, "source")):
+        asked = ((self.form, FORMS, "form"), (self.start, STARTS, "start"), (self.source, SOURCES, "source"))
+        for value, known, what in asked:
             if value not in known:
                 raise ValueError(f"{what}={value} is none of {', '.join(known)}")
         if self.count < 1 or not 0 < self.shrinkage <= 1:

@@ -160,7 +160,8 @@ def test_a_composition_that_is_no_sum_is_refused(place: Path, tiny_llama: Path, 
 
 @pytest.mark.parametrize(
     ("spec", "says"),
-    [("continue:start=moon", "start=moon is none of"), ("basis:form=x", "form=x"), ("mix:folds=1", "at least 2"),
+    [("continue:start=moon", "start=moon is none of"), ("basis:form=x", "form=x"),
+     ("basis:start=moon", "start=moon is none of"), ("mix:folds=1", "at least 2"),
      ("strange", "adaptation 'strange' is unknown"), ("basis:shrinkage=0", "shrinkage=0"),
      ("coefficients:most=0", "one"), ("shots:rates=4", "rates=4: give 1, 2, 3"), ("shots:folds=1", "at least 2"),
      ("continue:folds=-1", "folds=-1")],
