@@ -78,10 +78,12 @@ class ShotsAlone:
         fit, scale, losses = found[best]
         request = best.request(bench, fit.folds[0])
         reason = f"the mean of {len(fit.trained)} LoRAs of the rows, each trained without one part of them"
+        merge = with_trained(NOTHING, mean_of(bench, fit, SHOTS_LORA), scale)
         return Adapted(
-            with_trained(NOTHING, mean_of(bench, fit, SHOTS_LORA), scale), tuple(losses.tolist()), fit.numbers,
+            merge, tuple(losses.tolist()), fit.numbers,
             f"{reason}, times {scale:g}{self._at(request)}",
             self._settings(bench, request) | {"folds": len(fit.folds), "scale": scale},
+            without_pool=merge,
         )  # fmt: skip
 
     def request(self, bench: Workbench, fold: Fold) -> TrainingRequest:
@@ -126,10 +128,11 @@ class ShotsAlone:
             found[how] = request, trained, *self._scale_of(bench, trained)
         best = min(found, key=lambda how: found[how][3])
         request, trained, scale, _ = found[best]
-        merge = with_trained(NOTHING, trained.candidate, scale)
+        lora = bench.keep(bench.weights_of(trained.candidate), SHOTS_LORA)
+        merge = with_trained(NOTHING, lora, scale)
         reason = f"a LoRA of {len(bench.shots)} rows, {trained.record.steps} steps, times {scale:g}{self._at(request)}"
         settings = self._settings(bench, request) | {"scale": scale}
-        return Adapted(merge, (), trained.record.numbers, reason, settings)
+        return Adapted(merge, (), trained.record.numbers, reason, settings, without_pool=merge)
 
     def _scale_of(self, bench: Workbench, trained: Trained) -> tuple[float, float]:
         """The scale of least loss on the tuning rows (the larger of equals), and that loss; 0 where nothing asks."""

@@ -134,6 +134,20 @@ def test_the_model_of_a_prompt_is_the_base_with_examples(place: Path, tiny_llama
     assert table.model("merge").rows == table.model("icl").rows != table.model("base").rows
 
 
+@pytest.mark.parametrize("spec", ("shots", "shots:folds=0"))
+def test_the_row_of_the_shots_lora_is_the_one_that_was_made(
+    place: Path, tiny_llama: Path, tiny_pool: Path, spec: str
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("merge_advisor.adapt.shots.SCALES", (0.5,))
+        run = planned(place, tiny_llama, tiny_pool, spec, f"half-{spec[-1]}")
+    assert [(member.id, member.weight) for member in run.recipe.members] == [(SHOTS_LORA, 0.5)]
+    found = run.plan.adaptation
+    assert found is not None and found.shots_scale == 0.5
+    table = run.scores[0]
+    assert table.model("merge").rows == table.model("shots_lora").rows
+
+
 def test_the_dry_run_costs_no_less_than_the_plan(place: Path, tiny_llama: Path, tiny_pool: Path) -> None:
     for spec in ("auto", "continue", "mix", "shots", "shots:rates=2"):
         run = planned(place, tiny_llama, tiny_pool, spec)

@@ -99,7 +99,10 @@ def test_the_scale_is_that_of_least_loss(wanted: float, scale: float) -> None:
     world.bench.run_training = lambda request: Trained(
         world.candidate(RESIDUAL, 1.0), TrainingRecord(4, 4, (), (), 1, 0)
     )
-    assert world.place(ShotsAlone().adapt(world.bench).merge) == pytest.approx(scale)
+    for folds in (4, 0):
+        adapted = ShotsAlone(folds).adapt(world.bench)
+        assert world.place(adapted.merge) == pytest.approx(scale)
+        assert adapted.without_pool == adapted.merge
 
 
 class Rates(World):
