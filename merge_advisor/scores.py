@@ -16,7 +16,7 @@ class Verdict(StrEnum):
     """
 
     MERGE = "merge"
-    """The merge is better than base, anchor and `shots_lora`, each beyond noise."""
+    """The merge is better than base, `icl`, anchor and `shots_lora`, each beyond noise."""
     USE_ANCHOR = "use-anchor"
     """The anchor alone is as good as anything measured."""
     TRAIN_ON_EXAMPLES = "train-on-examples"
@@ -26,7 +26,7 @@ class Verdict(StrEnum):
     TRAIN_IN_BASIS = "train-in-basis"
     """An adapter trained in the pool's directions is better than all that is cheaper, beyond noise."""
     PROMPT_WITH_EXAMPLES = "prompt-with-examples"
-    """The base with the examples in its prompt is better than all that is cheaper, beyond noise."""
+    """The base with the examples in its prompt is as good as anything measured."""
     NO_GAIN = "no-gain"
     """The base is as good as anything measured."""
     UNDECIDED = "undecided"
@@ -139,7 +139,7 @@ class Score:
     comparisons: tuple[Comparison, ...]
     verdict: Verdict
     reason: str
-    """The verdict in one sentence with its numbers."""
+    """What to do, and the numbers that say so, in one sentence."""
     evaluator: str
     """Name and version of what measured, e.g. "lm-eval 0.4.13"."""
     guard: GuardScore | None = None

@@ -1,18 +1,20 @@
 """The verdict: is the merge worth it, or is something cheaper as good?
 
-The contenders are base, anchor, start (the merge of the pool, where something was trained on top of it), `shots_lora`
-and merge, from the cheapest to the most expensive; those not measured are left out. Differences are paired, on the same
-held-out rows; *beaten* means that the 95% interval of a difference lies above 0. `g` is the smallest gain that matters:
-5 points of accuracy or exact match, or 0.05 nats per token of loss.
+The contenders are base, `icl` (the base with examples in its prompt), anchor, start (the merge of the pool, where
+something was trained on top of it), `shots_lora` and merge, from the cheapest to the most expensive; those not measured
+are left out. Examples in a prompt need no pool and no training, so they come second, though every answer pays for them.
+Differences are paired, on the same held-out rows; *beaten* means that the 95% interval of a difference lies above 0.
+`g` is the smallest gain that matters: 5 points of accuracy or exact match, or 0.05 nats per token of loss.
 
 1. The merge beats each of the others: `merge`, or by what was trained into it `train-from-merge`, `train-in-basis`.
-2. Else X is base, then anchor, start, shots_lora, and the first that this table does not pass over decides:
+2. Else X is base, then icl, anchor, start, shots_lora, and the first that this table does not pass over decides:
 
    | X is                                                                     | then                                 |
    |--------------------------------------------------------------------------|--------------------------------------|
    | beaten by something measured                                             | the next one                         |
-   | not beaten, and no contender leads it by g, nor can by 4g (the upper end | X: `no-gain`, `use-anchor` or        |
-   | of its lead stays below that)                                            | `merge` or `train-on-examples`       |
+   | not beaten, and no contender leads it by g, nor can by 4g (the upper end | X: `no-gain`, `prompt-with-examples`,|
+   | of its lead stays below that)                                            | `use-anchor`, `merge` or             |
+   |                                                                          | `train-on-examples`                  |
    | not beaten, but a contender leads it by g or may lead it by 4g           | `undecided`, with the rows it takes  |
 
 3. All of them are beaten, and not all by the merge: `undecided`.
@@ -21,8 +23,11 @@ So a merge that leads an anchor by little is not worth more than the anchor; one
 beyond noise asks for more rows, and so do rows too few to see even a gain of 4g; and nothing that costs more is advised
 unless what costs less is beaten. "Something measured" includes the members alone and the uniform merge, at a level
 shared out among them (Bonferroni): the best of many looks good by chance. The majority answer is not a model to choose;
-the reason says so where it does as well. `icl`, the base with examples in its prompt, decides nothing yet: the table
-compares the merge with it. A guard that regresses takes the merge out.
+the reason says so where it does as well. A guard that regresses takes the merge out, and so does an adaptation whose
+model is another contender under a second name: `prompt` is icl, `shots` is shots_lora.
+
+The reason begins with what to do and goes on with the numbers; where a contender may still be better by g, it says
+about how many more rows would rule that out.
 """
 
 from __future__ import annotations
@@ -44,14 +49,24 @@ _SMALLEST_GAIN = 0.05
 _COARSEST = 4
 """Rows that cannot rule out a gain of this many smallest gains decide nothing."""
 _VERDICTS = {
-    _BASE: Verdict.NO_GAIN, _ANCHOR: Verdict.USE_ANCHOR, _START: Verdict.MERGE, SHOTS_LORA: Verdict.TRAIN_ON_EXAMPLES,
-}  # fmt: skip
-"""What to do where the merge is not worth it, by the model that is as good; from the cheapest."""
+    _BASE: (Verdict.NO_GAIN, "use the base as it is"),
+    ICL: (Verdict.PROMPT_WITH_EXAMPLES, "put the examples into the prompt of the base"),
+    _ANCHOR: (Verdict.USE_ANCHOR, "use the anchor alone"),
+    _START: (Verdict.MERGE, "use the merge that training began with (start/)"),
+    SHOTS_LORA: (Verdict.TRAIN_ON_EXAMPLES, "use shots_lora, the LoRA trained on the examples"),
+}
+"""The verdict where the merge is not worth it and what to do, by the model that is as good; from the cheapest."""
 _TRAINED = {
-    "basis": Verdict.TRAIN_IN_BASIS, "coefficients": Verdict.TRAIN_FROM_MERGE, "continue": Verdict.TRAIN_FROM_MERGE,
-    "prompt": Verdict.PROMPT_WITH_EXAMPLES, "shots": Verdict.TRAIN_ON_EXAMPLES,
-}  # fmt: skip
-"""What a merge that is worth it is called, by the adaptation that made it; `merge` where nothing was trained on top."""
+    "basis": (Verdict.TRAIN_IN_BASIS, "use the model trained in the pool's directions"),
+    "coefficients": (Verdict.TRAIN_FROM_MERGE, "use the model trained from the merge"),
+    "continue": (Verdict.TRAIN_FROM_MERGE, "use the model trained from the merge"),
+    "shots": (Verdict.TRAIN_ON_EXAMPLES, "use the LoRA trained on the examples"),
+}
+"""The same where the merge is worth it, by the adaptation that made it."""
+_WORTH = (Verdict.MERGE, "use the merge")
+"""The same where nothing was trained on top."""
+_SECOND_NAMES = {"prompt": ICL, "shots": SHOTS_LORA}
+"""The contender that the model of an adaptation is, unless it came out as the base."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +113,7 @@ def judge(
     *,
     guard: GuardScore | None = None,
     adaptation: str = "none",
+    anchor: str = "",
 ) -> tuple[Verdict, str, tuple[Comparison, ...]]:
     """Decide what to do with a merge, by the rule in this module's docstring.
 
@@ -108,7 +124,7 @@ def judge(
     >>> verdict
     <Verdict.MERGE: 'merge'>
     >>> reason
-    'the merge reaches 83.3% on 30 rows and beats base by +83.3 points (+61.4 to +94.9)'
+    'use the merge: it reaches 83.3% on 30 rows and beats base by +83.3 points (+61.4 to +94.9)'
 
     Args:
         models: the score table; "base" and "merge" are in it. Models without `metric` (the majority answer has no
@@ -117,10 +133,11 @@ def judge(
         row_digests: the rows, in the order of the per-row values.
         guard: loss on unrelated text, where it was measured.
         adaptation: name of what made the merge of members and rows.
+        anchor: id of the anchor, to name it.
 
     Returns:
-        The verdict; a sentence that gives its numbers; and the merge compared with each other model, in their order
-        (positive is better for the merge, whatever the metric).
+        The verdict; a sentence that says what to do and gives its numbers; and the merge compared with each other
+        model, in their order (positive is better for the merge, whatever the metric).
 
     Raises:
         TaskError: fewer than two rows.
@@ -134,9 +151,9 @@ def judge(
         raise ValueError("a score table has a base, a merge, and one value per row and model")
     table = _Table(metric, values, len(row_digests))
     comparisons = tuple(_compare(table, label, row_digests) for label in values if label != _MERGE)
-    cheap = [label for label in _VERDICTS if label in values]
     regressed = guard is not None and guard.regressed
-    verdict, reason = _decide(table, cheap, _TRAINED.get(adaptation, Verdict.MERGE), merge=not regressed)
+    merge = not regressed and not _is_another(table, adaptation)
+    verdict, reason = _decide(table, _TRAINED.get(adaptation, _WORTH), anchor, merge=merge)
     if guard is not None and regressed:
         cost = f"{guard.merge - guard.base:+.3f} nats ({guard.lower:+.3f} to {guard.upper:+.3f})"
         reason += f"; the merge is ruled out by its loss on unrelated text, {cost} per token"
@@ -154,14 +171,24 @@ def _compare(table: _Table, label: str, row_digests: Sequence[str]) -> Compariso
     )
 
 
-def _decide(table: _Table, cheap: list[str], worth: Verdict, *, merge: bool) -> tuple[Verdict, str]:
+def _is_another(table: _Table, adaptation: str) -> bool:
+    """Whether the merge is one of the cheaper contenders: such a model cannot beat itself."""
+    if adaptation not in _SECOND_NAMES:
+        return False
+    merge = table.values[_MERGE]
+    names = (_BASE, _SECOND_NAMES[adaptation])
+    return any(np.array_equal(table.values[name], merge) for name in names if name in table.values)
+
+
+def _decide(table: _Table, worth: tuple[Verdict, str], anchor: str, *, merge: bool) -> tuple[Verdict, str]:
     """Apply the rule to the contenders; `merge` says whether the merge is one, `worth` what to do where it wins."""
+    cheap = [label for label in _VERDICTS if label in table.values]
     contenders = [*cheap, _MERGE] if merge else cheap
-    others = [label for label in table.values if label not in (*cheap, _MERGE, _MAJORITY, ICL)]
+    others = [label for label in table.values if label not in (*cheap, _MERGE, _MAJORITY)]
     if merge and all(table.lead(_MERGE, label).lower > 0 for label in cheap):
         leads = ", ".join(f"{label} by {table.amount(table.lead(_MERGE, label))}" for label in cheap)
-        reason = f"the merge reaches {table.score(_MERGE)} on {table.rows} rows and beats {leads}"
-        return worth, reason + _caution(table, _MERGE, _beaten_by(table, _MERGE, [], others))
+        reason = f"{worth[1]}: it reaches {table.score(_MERGE)} on {table.rows} rows and beats {leads}"
+        return worth[0], reason + _caution(table, _MERGE, _beaten_by(table, _MERGE, [], others))
     for label in cheap:
         rivals = [rival for rival in contenders if rival != label]
         if _beaten_by(table, label, rivals, others):
@@ -169,7 +196,10 @@ def _decide(table: _Table, cheap: list[str], worth: Verdict, *, merge: bool) -> 
         if hidden := _open(table, label, rivals):
             rival = max(hidden, key=lambda name: hidden[name])
             return Verdict.UNDECIDED, _too_few(table, rival, label, hidden[rival])
-        return _VERDICTS[label], _as_good(table, label, rivals) + _caution(table, label, [])
+        verdict, what = _VERDICTS[label]
+        if label == _ANCHOR and anchor:
+            what = f"use the anchor, {anchor}, alone"
+        return verdict, f"{what}: {_as_good(table, label, rivals)}{_caution(table, label, [])}"
     return Verdict.UNDECIDED, _all_beaten(table, cheap, contenders, others)
 
 
@@ -197,10 +227,23 @@ def _as_good(table: _Table, label: str, rivals: Sequence[str]) -> str:
     beaten = [rival for rival in rivals if table.lead(label, rival).lower > 0]
     ahead = [f"it beats {rival} by {table.amount(table.lead(label, rival))}" for rival in beaten]
     level = [f"{rival} {table.amount(table.lead(rival, label))}" for rival in rivals if rival not in beaten]
-    comparisons = "; ".join([*ahead, *([f"against it {', '.join(level)}"] if level else [])])
-    return f"{label} reaches {table.score(label)} on {table.rows} rows and nothing is better beyond noise" + (
-        f": {comparisons}" if comparisons else ""
-    )
+    comparisons = [*ahead, *([f"against it {', '.join(level)}"] if level else [])]
+    reached = f"{label} reaches {table.score(label)} on {table.rows} rows and nothing is better beyond noise"
+    return "; ".join([reached, *comparisons, *_surer(table, label, rivals)])
+
+
+def _surer(table: _Table, label: str, rivals: Sequence[str]) -> list[str]:
+    """What it costs to know that no rival is better than `label` by the smallest gain; nothing where that is known."""
+    asked = {
+        rival: rows_to_rule_out(table.differences(rival, label), _SMALLEST_GAIN, counts=table.counts) or 0
+        for rival in rivals
+    }
+    hardest = max(asked, key=lambda name: asked[name], default="")
+    if not asked.get(hardest):
+        return []
+    gain = f"{100 * _SMALLEST_GAIN:g} points" if table.shares else f"{_SMALLEST_GAIN:g} nats"
+    more = max(1, asked[hardest] - table.rows)
+    return [f"about {more} more rows would rule out that {hardest} is better by {gain}"]
 
 
 def _caution(table: _Table, label: str, better: Sequence[str]) -> str:
@@ -215,8 +258,8 @@ def _all_beaten(table: _Table, cheap: Sequence[str], contenders: Sequence[str], 
     best = max(contenders, key=lambda name: float(table.values[name].mean()))  # the cheapest of equals
     for other in _beaten_by(table, best, [], others):
         lead = table.amount(table.lead(other, best))
-        advice = "make it the anchor" if other.startswith("member ") else "its weights are the better ones"
-        return f"{other} beats all there is to choose from, {best} by {lead} on {table.rows} rows; {advice}"
+        advice = "make it the anchor" if other.startswith("member ") else "take its weights"
+        return f"{advice}: {other} beats all there is to choose from, {best} by {lead} on {table.rows} rows"
     # only the merge is left: ahead of all, of some of them not beyond noise
     asked = {label: rows_to_decide(table.differences(_MERGE, label), counts=table.counts) or 0 for label in cheap}
     behind = max(asked, key=lambda name: asked[name])
@@ -225,7 +268,5 @@ def _all_beaten(table: _Table, cheap: Sequence[str], contenders: Sequence[str], 
 
 def _too_few(table: _Table, ahead: str, behind: str, rows: int) -> str:
     scores = f"{ahead} reaches {table.score(ahead)} against {table.score(behind)} of {behind}"
-    return (
-        f"{table.rows} rows are too few: {scores}, {table.amount(table.lead(ahead, behind))}; "
-        f"about {max(1, rows - table.rows)} more rows would decide"
-    )
+    more = f"hold out about {max(1, rows - table.rows)} more rows, {table.rows} are too few"
+    return f"{more}: {scores}, {table.amount(table.lead(ahead, behind))}"

@@ -288,8 +288,6 @@ class Headline:
     """CSS class: "none", or the verdict."""
     word: str
     sentence: str
-    advice: str = ""
-    """What to do, behind the word."""
 
 
 @dataclass(frozen=True, slots=True)

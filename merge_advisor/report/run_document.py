@@ -25,7 +25,6 @@ from merge_advisor.report.document import (
 from merge_advisor.report.maps import similarity_map
 from merge_advisor.report.plots import Bar, bar_plot
 from merge_advisor.report.run_wording import (
-    ADVICE,
     MEMBER_HEADERS,
     MEMBER_RIGHT,
     SPLIT_HEADERS,
@@ -153,14 +152,14 @@ def _headline(report: ReportInput) -> Headline:
     if report.verdict is None:
         todo = "The score command measures the merge on rows it has not seen."
         return Headline("Verdict", "none", "Not scored yet", todo)
-    return Headline("Verdict", report.verdict, report.verdict, f"{report.reason}.", ADVICE[report.verdict])
+    return Headline("Verdict", report.verdict, report.verdict, f"{report.reason}.")
 
 
 def _verdict(report: ReportInput) -> Section:
     """The headline in Markdown, which has no header above its sections."""
     blocks: tuple[Block, ...] = (Paragraph("Not scored yet."),)
     if report.verdict is not None:
-        blocks = (Paragraph(f" — {ADVICE[report.verdict]}", strong=report.verdict), Paragraph(f"{report.reason}."))
+        blocks = (Paragraph(f": {report.reason}.", strong=report.verdict),)
     return Section("verdict", Heading("Verdict"), blocks, only="markdown")
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from merge_advisor.report.score_table import METRIC_TITLES, difference_text, value_text
 from merge_advisor.report.values import Side, TuningReport
-from merge_advisor.scores import GuardScore, Score, Verdict
+from merge_advisor.scores import GuardScore, Score
 from merge_advisor.types import Member, Task
 
 MEMBER_HEADERS = ("member", "role", "weight", "similarity", "gain", "sign conflict", "overlap")
@@ -15,18 +15,6 @@ MEMBER_RIGHT = (2, 3, 4, 5, 6)
 SPLIT_HEADERS = ("task", "shots", "tuning", "held-out")
 SIDE_HEADERS = ("task", "metric", "part", "rows", "reference", "winner", "gain", "95% interval")
 SIDE_RIGHT = (3, 4, 5, 6, 7)
-
-ADVICE = {
-    Verdict.MERGE: "Use the merge.",
-    Verdict.USE_ANCHOR: "Use the anchor alone; the merge adds nothing to it.",
-    Verdict.TRAIN_ON_EXAMPLES: "Use the LoRA trained on your examples alone; the merge adds nothing to it.",
-    Verdict.TRAIN_FROM_MERGE: "Use the model trained on your examples from the merge of the pool.",
-    Verdict.TRAIN_IN_BASIS: "Use the model trained on your examples in the pool's directions.",
-    Verdict.PROMPT_WITH_EXAMPLES: "Put your examples in the prompt of the base; nothing trained or merged is better.",
-    Verdict.NO_GAIN: "Use the base as it is; nothing in this pool helps.",
-    Verdict.UNDECIDED: "The held-out rows do not tell; see why below.",
-}
-"""What each verdict asks of the reader."""
 
 
 def measured_text(score: Score) -> str:

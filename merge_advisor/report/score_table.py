@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from merge_advisor.report.document import RowChange
 from merge_advisor.scores import Comparison, ModelScore, Score
-from merge_advisor.types import Row
+from merge_advisor.types import ICL, SHOTS_LORA, Row
 
 SCORE_HEADERS = ("model", "score", "merge minus it", "95% interval", "won", "lost", "loss")
 SCORE_RIGHT = (1, 2, 3, 4, 5, 6)
@@ -68,15 +68,16 @@ def difference_text(value: float, metric: str) -> str:
 
 
 def hardest_rival(score: Score) -> str | None:
-    """Return the label of the model hardest to beat among base, anchor and `shots_lora`; None where none was compared.
+    """Return the label of the model hardest to beat among those a verdict could advise; None where none was compared.
 
     The rows won and lost are listed against it.
 
     Args:
         score: of one task.
     """
-    # other models (majority, single members, uniform weights) are no alternative that a verdict could advise
-    rivals = [comparison for comparison in score.comparisons if comparison.against in ("base", "anchor", "shots_lora")]
+    # other models (majority, single members, uniform weights) are none that a verdict advises
+    advised = ("base", ICL, "anchor", "start", SHOTS_LORA)
+    rivals = [comparison for comparison in score.comparisons if comparison.against in advised]
     return min(rivals, key=lambda comparison: comparison.difference).against if rivals else None
 
 

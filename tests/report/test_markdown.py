@@ -37,7 +37,7 @@ def test_a_report_tells_all_of_a_run() -> None:
         "cut to rank 16",
     ):
         assert line in text.replace("\\", "")
-    assert "**merge** — Use the merge." in text and "the merge reaches 90.0%" in section(text, "Verdict")
+    assert "**merge**: use the merge: it reaches 90.0%" in section(text, "Verdict")
     assert "| legal | anchor | 0.7500 | 0.900 | 0.31 |  |  |" in section(text, "Members")
     assert "| 0.2500 |  |  | 0.125 | 0.500 |" in section(text, "Members") and "1.25" in section(text, "Members")
     assert "| first | 2 | 1 | 40 |" in section(text, "Splits") and "disjoint by hash" in section(text, "Splits")
@@ -115,9 +115,9 @@ def test_a_row_in_two_parts_is_told() -> None:
 
 
 @pytest.mark.parametrize("verdict", list(Verdict))
-def test_every_verdict_has_its_words(verdict: Verdict) -> None:
-    text = markdown_report(report(verdict=verdict))
-    assert f"**{verdict}** — " in text
+def test_a_verdict_stands_with_what_to_do(verdict: Verdict) -> None:
+    text = section(markdown_report(report(verdict=verdict, reason="do this: so it is")), "Verdict")
+    assert f"**{verdict}**: do this: so it is." in text
 
 
 def test_names_are_text() -> None:

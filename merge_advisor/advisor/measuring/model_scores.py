@@ -18,6 +18,21 @@ FINAL = "lm_eval"
 """Evaluator of final scores."""
 
 
+def anchor_of(models: Sequence[ScoredModel]) -> str:
+    """Return the id of the candidate that is scored as the anchor; "" where there is none.
+
+    >>> from merge_advisor.merges import WeightedMerge
+    >>> from merge_advisor.types import Candidate
+    >>> alone = WeightedMerge(((Candidate("dates-1", "adapter", "pool/dates-1", "f"), 1.0),))
+    >>> anchor_of([ScoredModel("anchor", alone)]), anchor_of([ScoredModel("merge", alone)])
+    ('dates-1', '')
+
+    Args:
+        models: as `score_run.models_of` gives them.
+    """
+    return next((model.merge.candidates[0].id for model in models if model.label == "anchor"), "")
+
+
 def score_models(
     meter: MergeMeter,
     models: Sequence[ScoredModel],

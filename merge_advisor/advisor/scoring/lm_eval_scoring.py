@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from merge_advisor.advisor.measuring.model_scores import anchor_of
 from merge_advisor.evaluators.lm_eval_process import lm_eval_version
 from merge_advisor.evaluators.lm_eval_requests import build_requests, evaluate_requests, primary_metric
 from merge_advisor.evaluators.lm_eval_tasks import LmEvalTask
@@ -66,7 +67,9 @@ def score_asked(
     requests = build_requests(task, limit=limit, seen=seen)
     table = ask_models(meter, models, requests)
     metric = primary_metric(requests, table[0], metric)
-    verdict, reason, comparisons = judge(table, metric, requests.row_digests, guard=guard, adaptation=adaptation)
+    verdict, reason, comparisons = judge(
+        table, metric, requests.row_digests, guard=guard, adaptation=adaptation, anchor=anchor_of(models)
+    )
     return Score(
         version=VERSION,
         task=task.name,

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Unpack
 from merge_advisor import registry
 from merge_advisor.advisor.measuring.in_context import in_context
 from merge_advisor.advisor.measuring.meter import BASE, MergeMeter, ScoredModel, finite_or_worst
-from merge_advisor.advisor.measuring.model_scores import FINAL, score_models
+from merge_advisor.advisor.measuring.model_scores import FINAL, anchor_of, score_models
 from merge_advisor.advisor.measuring.session import Session
 from merge_advisor.advisor.measuring.shots_lora import read_trained
 from merge_advisor.advisor.runs.reopening import find_members, reopen
@@ -154,7 +154,9 @@ def score_task(
         # of the rows learned from: that of the held-out rows would be an oracle
         table.insert(first, majority_score(rows, answer, metric, label="majority"))
     digests = tuple(row.digest for row in rows)
-    verdict, reason, comparisons = judge(table, metric, digests, guard=guard, adaptation=adaptation)
+    verdict, reason, comparisons = judge(
+        table, metric, digests, guard=guard, adaptation=adaptation, anchor=anchor_of(models)
+    )
     template = meter.model.template
     return Score(
         version=VERSION,
@@ -188,7 +190,7 @@ def overall(scores: Sequence[Score]) -> tuple[Verdict, str]:
 
     # one merge for several tasks is as good as where it does worst
     worst = min(scores, key=lambda score: (score.verdict == Verdict.MERGE, standing(score), score.task))
-    return worst.verdict, f"worst of {len(scores)} tasks, {worst.task}: {worst.reason}"
+    return worst.verdict, f"{worst.task} is the worst of {len(scores)} tasks; {worst.reason}"
 
 
 def score_run(
