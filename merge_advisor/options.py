@@ -259,6 +259,11 @@ class TuneOptions:
         help="mean (default), worst or pareto over several tasks, lorahub, lorahub-clean",
     )  # fmt: skip
     seed: int = option(0, group=_SEARCH, settings=True, help="the only randomness (default {default})")
+    adaptation: str | None = option(
+        None, group=_SEARCH, settings=True, metavar="SPEC", registered="adaptation",
+        help="what is made of the examples and the tuned merge (default: the run's own adaptation, begun anew; none: "
+             "the tuned merge as it is); one of: {names}; parameters as name:key=value",
+    )  # fmt: skip
     storage: str | None = option(
         None, group=_SEARCH, metavar="URL", help="Optuna storage (default: study.sqlite in the run folder)"
     )

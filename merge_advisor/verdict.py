@@ -42,7 +42,7 @@ from merge_advisor.scores import Comparison, GuardScore, ModelScore, Verdict
 from merge_advisor.statistics import CONFIDENCE, Interval, paired_interval, rows_to_decide, rows_to_rule_out
 from merge_advisor.types import ICL, SHOTS_LORA
 
-_BASE, _ANCHOR, _START, _MERGE, _MAJORITY = "base", "anchor", "start", "merge", "majority"
+_BASE, _ANCHOR, _START, _PLAN, _MERGE, _MAJORITY = "base", "anchor", "start", "plan", "merge", "majority"
 """Labels of rows of a score table; that of the shots' LoRA is `SHOTS_LORA`."""
 _SMALLEST_GAIN = 0.05
 """The smallest gain that matters: a share of the rows, of whatever else grows from 0 to 1, or nats per token."""
@@ -259,6 +259,7 @@ def _all_beaten(table: _Table, cheap: Sequence[str], contenders: Sequence[str], 
     for other in _beaten_by(table, best, [], others):
         lead = table.amount(table.lead(other, best))
         advice = "make it the anchor" if other.startswith("member ") else "take its weights"
+        advice = "take it, it is kept under plan/" if other == _PLAN else advice
         return f"{advice}: {other} beats all there is to choose from, {best} by {lead} on {table.rows} rows"
     # only the merge is left: ahead of all, of some of them not beyond noise
     asked = {label: rows_to_decide(table.differences(_MERGE, label), counts=table.counts) or 0 for label in cheap}

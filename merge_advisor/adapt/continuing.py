@@ -17,6 +17,8 @@ from merge_advisor.merges import WeightedMerge
 from merge_advisor.weights.updates import WeightDelta, inner_all
 
 STARTS = ("merge", "anchor", "mean", "random", "base")
+SUMS = ("exact", "task_arithmetic")
+"""Compositions that are a plain sum: an adapter trained beside such a merge can be a member of it."""
 
 
 @dataclass(frozen=True)
@@ -128,7 +130,8 @@ def start_of(bench: Workbench, name: str) -> WeightedMerge:
         name: one of `STARTS`.
 
     Raises:
-        SpecError: the chosen merge is no sum of weight deltas, so nothing trained beside it can be added to it.
+        SpecError: the chosen merge is no sum of weight deltas, so nothing trained beside it can be added to it; or its
+            weights have a factor by layer, which a member trained beside it would get too.
     """
     if name == "base":
         return NOTHING
@@ -136,10 +139,15 @@ def start_of(bench: Workbench, name: str) -> WeightedMerge:
         share = 1 / len(bench.candidates)
         return WeightedMerge(tuple((candidate, share) for candidate in bench.candidates))
     merge = bench.merge.without_zeros()
-    if merge.members and merge.composition.partition(":")[0].strip() not in ("exact", "task_arithmetic"):
+    if merge.members and merge.composition.partition(":")[0].strip() not in SUMS:
         raise SpecError(
             f"composition {merge.composition} is no plain sum, so an adapter trained on top cannot be a member of it; "
             "give `composition=exact`, or `adaptation=none`"
+        )
+    if merge.layers:
+        raise SpecError(
+            "the merge has a factor by layer, which an adapter trained on top would get too; leave `layers` out, or "
+            "give `adaptation=none`"
         )
     if name == "anchor" and merge.members:
         return WeightedMerge(((merge.candidates[0], 1.0),))

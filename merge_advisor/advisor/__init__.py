@@ -141,7 +141,9 @@ def tune(
 ) -> Run:
     """Return a run tuned: its members' weights searched, the winner its recipe, and (unless `scored` is False) scored.
 
-    The plan's own recipe stays under `plan/`. Called again it goes on where it ended; finished trials are never lost.
+    The run's adaptation, if it has one, begins anew from the merge that was found; the plan's model stays unless what
+    comes of it is better. The plan's own recipe stays under `plan/`. Called again the search goes on where it ended;
+    finished trials are never lost.
 
     >>> tuned = tune(plan("examples.jsonl", pool="adapters", base="base", out="tuned", scored=False).folder,
     ...              options=TuneOptions(trials=5), scored=False)
@@ -150,7 +152,7 @@ def tune(
 
     Args:
         run: the run folder.
-        options: sampler, objective, budget and the rest.
+        options: sampler, objective, budget, adaptation and the rest.
         scored: score base, members, plan and tuned merge on the held-out rows where there are any.
         guard: file of unrelated text that a tuned merge must not get worse on.
         metric: "auto", "accuracy", "exact_match" or "loss", for the scores.
@@ -168,6 +170,8 @@ def tune(
     # what can be refused without the models is refused before they are opened
     budget_of(options)
     registry.build("sampler", options.sampler)
+    if options.adaptation is not None:
+        registry.build("adaptation", options.adaptation)
     opened, session = reopen(Path(run), **where)
     with session:
         tuned = tune_open_run(session, opened, options, guard=guard)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Unpack
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from merge_advisor.advisor.runs.run_folder import Run
     from merge_advisor.formats import Format
     from merge_advisor.session_options import Where
-    from merge_advisor.types import Recipe
+    from merge_advisor.types import Candidate, Recipe
 
 Engine = Literal["memory", "mergekit"]
 """Who merges: this program, or mergekit in a child process."""
@@ -83,7 +83,7 @@ def merge_run(
         recipe = _adapter_recipe(opened, rank) if adapter else opened.recipe
         carried = session.weights.carry_out(merge_of(recipe, members))
         if engine == "mergekit":
-            _with_mergekit(session, opened, carried, out)
+            _with_mergekit(session, opened, members, carried, out)
         elif adapter:
             card = model_card(recipe, model_places(session.local, recipe, carried))
             write_lora(out, carried.delta, session.model, card=card)
@@ -137,7 +137,9 @@ def _adapter_recipe(run: Run, rank: int | None) -> Recipe:
     return replace(recipe, rank=min(ranks, default=None if factors else DEFAULT_RANK))
 
 
-def _with_mergekit(session: Session, run: Run, carried: MergedWeights, out: Path) -> None:
+def _with_mergekit(
+    session: Session, run: Run, found: Mapping[str, Candidate], carried: MergedWeights, out: Path
+) -> None:
     from merge_advisor.formats.run_mergekit import run_mergekit
 
     rendering: Format = registry.build("format", "mergekit")
@@ -149,7 +151,8 @@ def _with_mergekit(session: Session, run: Run, carried: MergedWeights, out: Path
     places = model_places(session.local, run.recipe, carried)
     # mergekit runs in a folder of its own, where the run folder's relative path leads nowhere
     members = {
-        name: str((run.folder / name).resolve()) if name in TRAINED else place for name, place in places.members.items()
+        name: str(Path(found[name].path).resolve()) if name in TRAINED else place
+        for name, place in places.members.items()
     }
     with tempfile.TemporaryDirectory(prefix="merge-advisor-") as scratch:
         rendering.write(run.recipe, replace(places, members=members), Path(scratch))

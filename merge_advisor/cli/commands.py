@@ -122,10 +122,15 @@ def _tune(arguments: Arguments) -> int:
     """`merge-advisor tune`."""
     from merge_advisor import advisor
 
-    folder, options = arguments.part(TuneCommand).run, arguments.part(TuneOptions)
+    command, options = arguments.part(TuneCommand), arguments.part(TuneOptions)
     scoring = arguments.part(MayScoreOptions)
-    with _run_session(arguments, folder) as where:
-        tuned = advisor.tune(folder, options=options, **asdict(scoring), **where)
+    with _run_session(arguments, command.run) as where:
+        if command.dry_run:
+            from merge_advisor.advisor.searching.dry_run import describe_tune
+
+            told = describe_tune(command.run, options=options, scored=scoring.scored, guard=scoring.guard, **where)
+            return _print(arguments, told, flagged([Paragraph("\n".join(told["lines"]))], "tune"))
+        tuned = advisor.tune(command.run, options=options, **asdict(scoring), **where)
     return _print_run(arguments, tuned)
 
 

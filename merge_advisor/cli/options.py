@@ -87,6 +87,7 @@ class TuneCommand:
     run: Path = option(
         positional=True, metavar="RUN", help="run folder; called again the search goes on where it ended"
     )
+    dry_run: bool = option(False, help="say what would be done and what it costs; write nothing")
 
 
 @dataclass(frozen=True)

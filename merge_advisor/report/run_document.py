@@ -92,6 +92,8 @@ class ReportInput:
     """None until the run was tuned."""
     adaptation: tuple[tuple[str, str], ...] = ()
     """How rows and pool became one model, as pairs of a word and its value; empty where the merge is as chosen."""
+    weights_adapted: bool = False
+    """Whether the weights of the selection are those of an adapted model."""
     compared: tuple[tuple[str, float, float, int], ...] = ()
     """What was compared for it, the best first: name, loss on rows held out, standard error of its difference to the
     best, forward passes."""
@@ -168,17 +170,21 @@ def _members(report: ReportInput) -> Section:
     rows = tuple(member_cells(member) for member in members)
     blocks: list[Block] = [
         Table("Members", MEMBER_HEADERS, rows, MEMBER_RIGHT),
-        Paragraph(
-            "Weights are as adapted, see below."
-            if report.adaptation
-            else f"Weights sum to 1 before one scale of {report.selection.scale:.4g}."
-        ),
+        Paragraph(_weights_text(report)),
     ]
     if members and report.tuning is None:  # the section about tuning draws planned and tuned weights in one figure
         short = brief([member.id for member in members], 200)
         drawn = [Bar(short[member.id], member.weight, f"{member.weight:.3f}") for member in _heaviest(members)]
         blocks.append(Figure("Weights", bar_plot("weights", "Weights of the plan", drawn)))
     return Section("members", Heading("Members"), tuple(blocks), "Members")
+
+
+def _weights_text(report: ReportInput) -> str:
+    if not report.weights_adapted:
+        return f"Weights sum to 1 before one scale of {report.selection.scale:.4g}."
+    if report.tuning is None:
+        return "Weights are as adapted, see below."
+    return "Weights are those of the plan's own model; what was tuned is below."
 
 
 def _adaptation(report: ReportInput) -> Section:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from merge_advisor.report.score_table import METRIC_TITLES, difference_text, value_text
-from merge_advisor.report.values import Side, TuningReport
+from merge_advisor.report.values import Side, TunedAdaptation, TuningReport
 from merge_advisor.scores import GuardScore, Score
 from merge_advisor.types import Member, Task
 
@@ -80,7 +80,17 @@ def tuning_text(tuning: TuningReport) -> str:
     return (
         f"{counted(len(tuning.trials), 'trial')} by {tuning.sampler}{early}, {tuning.forwards} forward passes. "
         f"Goal: {tuning.goal}. Winner: trial {tuning.winner}{named}{value}; it is compared with {tuning.reference}."
+        f"{_trained_text(tuning.adaptation)}"
     )
+
+
+def _trained_text(found: TunedAdaptation | None) -> str:
+    """What an adaptation made of the tuned merge, as a sentence with a blank before it."""
+    if found is None:
+        return ""
+    chose = "" if found.chosen == found.asked.partition(":")[0].strip() else f" (which chose {found.chosen})"
+    cost = f", {found.forwards} forward passes" if found.forwards else ""
+    return f" Adaptation {found.asked}{chose}{cost}: {found.reason}."
 
 
 def side_cells(side: Side) -> tuple[str, ...]:

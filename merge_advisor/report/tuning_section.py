@@ -90,7 +90,7 @@ def _weights(tuning: TuningReport, final: tuple[float, ...]) -> Figure | None:
         for place, (name, weight, planned) in enumerate(zip(tuning.members, final, tuning.planned, strict=True))
         if place in heaviest
     ]
-    title = "Weights of the final recipe"
+    title = "Weights of the final recipe" if tuning.adaptation is None else "Weights of the merge that is trained on"
     legend = (LegendEntry("tuned", colour="--blue"), LegendEntry("plan", colour="--grey"))
     return Figure(title, bar_plot("tuned", title, rows), legend, run_on=True)
 

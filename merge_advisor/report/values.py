@@ -8,7 +8,9 @@ from typing import Literal
 
 from merge_advisor.json_form import STRICT
 
-RowsPart = Literal["tuning", "confirmation", "held-out"]
+RowsPart = Literal["tuning", "confirmation", "cross-fitted", "held-out"]
+"""Which rows a comparison is on; cross-fitted: those learned from, each held out of the training it is judged by."""
+_LESS_IS_BETTER = ("loss", "choice loss", "errors a row")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +74,7 @@ class Side:
     task: str
     part: RowsPart
     metric: str
-    """"loss" (nats per token), "accuracy" or "exact_match" (0..1), or another metric's name."""
+    """"loss" (nats per token), "choice loss" (nats), "errors a row", "accuracy" or "exact_match" (0..1), or another."""
     rows: int
     reference: float | None
     winner: float | None
@@ -85,7 +87,29 @@ class Side:
         """By how much the winner is better than the reference, whatever the metric."""
         if self.reference is None or self.winner is None:
             return None
-        return self.reference - self.winner if self.metric == "loss" else self.winner - self.reference
+        return self.reference - self.winner if self.metric in _LESS_IS_BETTER else self.winner - self.reference
+
+
+@dataclass(frozen=True, slots=True)
+class TunedAdaptation:
+    """What an adaptation made of the merge that a search found, and whether that is the run's model now.
+
+    >>> TunedAdaptation("continue", "continue", tuned=False, reason="the plan's model stays", forwards=240).tuned
+    False
+    """
+
+    __pydantic_config__ = STRICT
+
+    asked: str
+    """Spec of the adaptation."""
+    chosen: str
+    """Name of the one that made the model, where `auto` was asked for."""
+    tuned: bool
+    """Whether what it made of the tuned merge is the run's model; otherwise the plan's own model stays."""
+    reason: str
+    """Why, in one sentence with its numbers."""
+    forwards: int
+    """What it cost, in forward passes over one row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +135,7 @@ class TuningReport:
     trials: tuple[TrialReport, ...]
     """In the order they finished."""
     winner: int
-    """Number of the trial whose merge is the recipe now."""
+    """Number of the trial whose merge is the recipe now, or what was trained for it began with."""
     reference: str
     """Label of what the winner is compared with, e.g. "plan"."""
     sides: tuple[Side, ...] = ()
@@ -119,6 +143,8 @@ class TuningReport:
     tasks: tuple[str, ...] = ()
     """Names of the tasks the values belong to, where a trial has several."""
     notes: tuple[str, ...] = ()
+    adaptation: TunedAdaptation | None = None
+    """What was trained from the tuned merge; None where nothing was."""
 
     @property
     def won(self) -> TrialReport | None:

@@ -18,6 +18,9 @@ The best of many trials looks better than it is. The rule against that was chose
 4. Where no line connects the two (another composition), or a point on it is no better than the reference (a ridge),
    the best trial itself is the result if the 95% interval of its cross-validated gain lies above 0, else the reference.
 5. Rows kept aside, which the search never saw, have a veto.
+6. Where something is trained on top of the result (`plan --adaptation`), no line connects what comes of it with the
+   plan's model: as in 4, it takes the plan's place only if the 95% interval of its gain lies above 0. The gain is taken
+   on rows held out of the training; they chose the tuned merge, so it is still too large rather than too small.
 """
 
 from __future__ import annotations
@@ -180,6 +183,55 @@ def choose_winner(
     reason = f"{seen}; {share:.0%} of the way to it from {start.label} ({score}) the lead is {_amount(ahead, unit)}"
     won = Winner(point, search.trials[best].label, share, start.label, reason, start_losses, _plain(losses), gain, None)
     return won if confirm is None else _confirmed(stays, won, seen, confirm, unit)
+
+
+@dataclass(frozen=True, slots=True)
+class TrainedChoice:
+    """Whether a model trained from a tuned merge takes the place of the plan's, and why.
+
+    >>> TrainedChoice(False, None, "the plan's model stays").tuned
+    False
+    """
+
+    tuned: bool
+    gain: Interval | None
+    """Of the model trained from the tuned merge over the plan's; None on one row."""
+    reason: str
+
+
+def choose_trained(
+    planned: Sequence[float], tuned: Sequence[float], tasks: Sequence[int], *, worst: bool = False, unit: str = "nats"
+) -> TrainedChoice:
+    """Return whether a model trained from a tuned merge takes the place of the plan's, by rule 6 of this module.
+
+    >>> choose_trained((2.0, 2.1, 1.9, 2.0, 2.2), (1.0, 1.2, 0.9, 1.0, 1.1), tasks=(0,) * 5).tuned
+    True
+
+    Args:
+        planned: (n,) losses of the plan's model, n at least 1.
+        tuned: (n,) those of the other, on the same rows.
+        tasks: (n,) the task of each row.
+        worst: judge by the task of the largest mean loss; then no task may get worse beyond noise.
+        unit: of the losses, for the reason.
+    """
+    losses = np.array([planned, tuned], dtype=np.float64)
+    search = _Search([], losses, 1, np.asarray(tasks, dtype=np.int64), worst)
+    before, after = (float(value) for value in search.judged(losses))
+    differences = _differences(search, 0, losses[1])
+    gain = _interval(differences)
+    lead = f"{before - after:+.3f} {unit}" if gain is None else _amount(gain, unit)
+    seen = f"from the tuned merge it comes to {after:.3f} {unit} on {_rows(len(tasks))} held out of its training"
+    seen = f"{seen}, the plan's model to {before:.3f}, a lead of {lead}"
+    if gain is None or len(differences) < _FEWEST:
+        return TrainedChoice(False, gain, f"{seen}, which so few rows cannot tell from chance: the plan's model stays")
+    if not gain.mean > 0:
+        return TrainedChoice(False, gain, f"{seen}: the plan's model stays")
+    if not gain.lower > 0:
+        return TrainedChoice(False, gain, f"{seen}, which is within noise: the plan's model stays")
+    if worst and (hurt := _hurt(search, 0, losses[1])):
+        lost = f"but task {hurt[0]} gains {_amount(hurt[1], unit)}"
+        return TrainedChoice(False, gain, f"{seen}, {lost}: the plan's model stays")
+    return TrainedChoice(True, gain, f"{seen}: it takes the place of the plan's model")
 
 
 def _score(search: _Search, ref: int, unit: str) -> str:

@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from merge_advisor import registry
-from merge_advisor.adapt.workbench import NOTHING
+from merge_advisor.advisor.measuring.adapting import AdaptationRequest, adapt_merge
 from merge_advisor.advisor.measuring.shots_lora import target_parameters
-from merge_advisor.advisor.planning.adapting import AdaptationRequest, adapt_merge
 from merge_advisor.advisor.planning.choosing import ChosenMerge, members_of
-from merge_advisor.advisor.runs.run_folder import AdaptationReport
+from merge_advisor.advisor.runs.adapted_run import adaptation_report, scored_shots_lora, trained_into
+from merge_advisor.advisor.runs.run_folder import UNADAPTED, AdaptationReport
 from merge_advisor.merges import recipe_of
-from merge_advisor.types import SHOTS_LORA, TRAINED, Candidate, Row, Task
+from merge_advisor.types import Candidate, Row, Task
 
 if TYPE_CHECKING:
     from merge_advisor.adapt.workbench import Adapted
@@ -60,38 +60,24 @@ def adapt_chosen(
         SpecError: no such adaptation, or one that cannot go on from this merge.
         InputError: a loss became infinite; a smaller rate is needed.
     """
-    name = registry.build("adaptation", options.adaptation).name
-    if name == "none":
-        report = AdaptationReport(options.adaptation, name, "the merge as it was chosen", 0)
-        return AdaptedPlan(chosen, report, (lora.candidate,), 0)
+    if registry.build("adaptation", options.adaptation).name == "none":
+        return AdaptedPlan(chosen, replace(UNADAPTED, asked=options.adaptation), (lora.candidate,), 0)
     start = recipe_of(chosen.merge, session.local.base, session.model.template.name)
     request = AdaptationRequest(
         options.adaptation, tuple(tasks), tuple(target_parameters(session.local, embedded.candidates)), chosen.merge,
         embedded.candidates, options.choose_by, options.finetune, options.seed, inputs,
     )  # fmt: skip
-    adapted, forwards, predicted = adapt_merge(session.meter, session.cache, request)
-    shots, scale = _shots_lora(adapted, lora.candidate)
-    report = AdaptationReport(
-        options.adaptation, adapted.name or name, adapted.reason, adapted.numbers,
-        {key: value for key, value in adapted.settings.items() if isinstance(value, (str, int, float, bool))},
-        adapted.options, predicted, start, scale,
-    )  # fmt: skip
+    made = adapt_merge(session.meter, session.cache, request)
+    adapted = made.model
+    shots, scale = scored_shots_lora(adapted, lora.candidate)
     merge = adapted.merge
     if not merge.members:  # the base: a recipe names the members that were looked at, at weight 0
         merge = chosen.merge.with_weights([0.0] * len(chosen.merge.members))
-    trained = {shots.id: shots} | {c.id: c for c in merge.candidates if c.id in TRAINED}
-    return AdaptedPlan(_selected(session, chosen, merge, adapted), report, tuple(trained.values()), forwards)
-
-
-def _shots_lora(adapted: Adapted, single: Candidate) -> tuple[Candidate, float]:
-    """The LoRA of the rows alone and its scale: that of the adaptation where it made one.
-
-    One that is a member of the model goes first: a run folder holds one adapter of that name.
-    """
-    alone = dict((adapted.without_pool or NOTHING).members)
-    own = (candidate for candidate in (*adapted.merge.candidates, *alone) if candidate.id == SHOTS_LORA)
-    shown = next(own, single)
-    return shown, alone.get(shown, 1.0)
+    trained = {shots.id: shots} | {candidate.id: candidate for candidate in trained_into(adapted)}
+    return AdaptedPlan(
+        _selected(session, chosen, merge, adapted), adaptation_report(options.adaptation, made, start, scale),
+        tuple(trained.values()), made.forwards,
+    )  # fmt: skip
 
 
 def _selected(session: Session, chosen: ChosenMerge, merge: WeightedMerge, adapted: Adapted) -> ChosenMerge:

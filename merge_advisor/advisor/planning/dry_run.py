@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
 from merge_advisor import registry
-from merge_advisor.adapt.folds import folds_of
-from merge_advisor.adapt.unlabelled import settings_on_inputs
+from merge_advisor.advisor.measuring.adapting import adaptation_passes
 from merge_advisor.advisor.measuring.session import PoolFilter, open_session
 from merge_advisor.advisor.planning.plan import check_choosing, check_options, fitting
 from merge_advisor.advisor.planning.sources import find_sources, read_plan_inputs, read_sources
@@ -96,7 +95,7 @@ def plan_passes(tasks: Sequence[Task], candidates: int, options: PlanOptions, in
     shots, watch = sum(len(task.shots) for task in tasks), sum(len(task.tuning) for task in tasks)
     # base, icl, anchor and partners, shots_lora, uniform and merge are scored
     scored = min(options.k, candidates) + 5
-    adapting = adaptation_passes(tasks, options, inputs)
+    adapting = adaptation_passes(tasks, options.adaptation, options.finetune, min(options.k, CHOSEN), inputs)
     scored += adapting > 0  # the merge that it began with
     return {
         "embed the pool": probes * (candidates + 1),
@@ -104,29 +103,6 @@ def plan_passes(tasks: Sequence[Task], candidates: int, options: PlanOptions, in
         "finetune on the shots, at most": options.finetune.forwards_for(shots, watch) + probes,
         "score": scored * sum(len(task.heldout) for task in tasks),
     }
-
-
-def adaptation_passes(tasks: Sequence[Task], options: PlanOptions, inputs: int = 0) -> int:
-    """Return the forward passes over one row that an adaptation takes at most; 0 where nothing is trained.
-
-    Args:
-        tasks: with their rows split.
-        options: the adaptation, and how a finetune is made.
-        inputs: how many unlabelled rows it was given; it then trains on those, in one finetune.
-    """
-    adaptation = registry.build("adaptation", options.adaptation)
-    rows = [(*task.shots, *task.tuning) for task in tasks]
-    total = sum(map(len, rows))
-    parts = folds_of(rows, adaptation.folds) if getattr(adaptation, "folds", 0) else ()
-    finetunes = [options.finetune.forwards_for(len(part.rows), len(part.out)) for part in parts]
-    if not parts:
-        watch = sum(len(task.tuning) for task in tasks)
-        finetunes = [options.finetune.forwards_for(total - watch, watch)]
-    if inputs:
-        # the start is judged as well
-        finetunes = [settings_on_inputs(options.finetune, inputs, total).forwards_for(inputs, total) + total]
-    trainings, measured = adaptation.passes(min(options.k, CHOSEN))
-    return int(trainings * sum(finetunes) + measured * total)
 
 
 CHOSEN = 20

@@ -17,11 +17,10 @@ from merge_advisor.advisor.planning.adapted_plan import adapt_chosen
 from merge_advisor.advisor.planning.choosing import ChoiceRequest, ChosenMerge, choose_merge
 from merge_advisor.advisor.planning.choosing_losses import ChoosingLosses
 from merge_advisor.advisor.planning.plan_value import PlanSteps, StepTimer, plan_value
-from merge_advisor.advisor.runs.renderings import write_formats
-from merge_advisor.advisor.runs.run_folder import START, Run, new_folder, read_run, write_values
+from merge_advisor.advisor.runs.renderings import write_formats, write_start
+from merge_advisor.advisor.runs.run_folder import Run, new_folder, read_run, write_values
 from merge_advisor.advisor.runs.run_report import html_of, report_of
 from merge_advisor.errors import InputError, PoolError, SpecError, TaskError
-from merge_advisor.json_form import to_json
 from merge_advisor.merges import recipe_of
 from merge_advisor.types import SHOTS_LORA, ChooseBy, Pool, RefusedModel, Task, same_space
 from merge_advisor.whole_files import write_text
@@ -29,7 +28,6 @@ from merge_advisor.whole_files import write_text
 if TYPE_CHECKING:
     from merge_advisor.advisor.measuring.meter import MergeMeter
     from merge_advisor.advisor.measuring.session import Session
-    from merge_advisor.advisor.planning.adapted_plan import AdaptedPlan
     from merge_advisor.advisor.planning.sources import PlanInputs, PlanTask
     from merge_advisor.arrays import Float32Array
     from merge_advisor.options import PlanOptions
@@ -91,7 +89,8 @@ def make_plan(
     steps = PlanSteps(pool, embedded, lora, task_delta, adapted, recipe, carried.rank_error, inputs)
     with new_folder(place.out, force=place.force) as folder:
         write_formats(session.local, recipe, carried, folder, trained=adapted.trained)
-        _write_start(session, chosen, adapted, folder)
+        if adapted.report.start is not None:
+            write_start(session.local, adapted.report.start, session.weights.cut(chosen.merge, None), folder)
         plan = plan_value(session, given, options, steps, timer, place.pool)
         write_values(folder, plan, recipe, tasks)
         written = Run(folder, plan, recipe, tasks, ())
@@ -99,15 +98,6 @@ def make_plan(
         write_text(folder / "report.md", report_of(written, shown=place.out))
         write_text(folder / "report.html", html_of(written, shown=place.out))
     return read_run(place.out)
-
-
-def _write_start(session: Session, chosen: ChosenMerge, adapted: AdaptedPlan, folder: Path) -> None:
-    """Write the merge that was adapted, so that it can be used where the verdict says that training adds nothing."""
-    start = adapted.report.start
-    if start is not None:
-        (folder / START).mkdir()
-        write_text(folder / START / "recipe.json", to_json(start))
-        write_formats(session.local, start, session.weights.cut(chosen.merge, None), folder / START)
 
 
 def _check_anchor(anchor: str | None, pool: Pool) -> None:

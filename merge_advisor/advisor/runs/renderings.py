@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from merge_advisor import registry
+from merge_advisor.advisor.runs.run_folder import START
 from merge_advisor.formats import ModelPlaces
+from merge_advisor.json_form import to_json
 from merge_advisor.types import TRAINED, Candidate, Recipe
+from merge_advisor.whole_files import write_text
 
 if TYPE_CHECKING:
     from merge_advisor.advisor.measuring.pool_weights import MergedWeights
@@ -73,6 +76,23 @@ def write_formats(
             rendering.write(recipe, places, folder)
             written.append(name)
     return written
+
+
+def write_start(local: LocalBase, start: Recipe, carried: MergedWeights, folder: Path) -> None:
+    """Write the merge that was adapted, so that it can be used where the verdict says that training adds nothing.
+
+    Args:
+        local: the base.
+        start: its recipe.
+        carried: the same, carried out.
+        folder: the run folder, or one that becomes it.
+
+    Raises:
+        InputError: a format cannot be written.
+    """
+    (folder / START).mkdir()
+    write_text(folder / START / "recipe.json", to_json(start))
+    write_formats(local, start, carried, folder / START)
 
 
 def rendering_names() -> list[str]:

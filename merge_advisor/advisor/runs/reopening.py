@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
 from merge_advisor.advisor.measuring.session import Session, open_session
 from merge_advisor.advisor.measuring.shots_lora import read_trained
-from merge_advisor.advisor.runs.run_folder import Run, read_run
+from merge_advisor.advisor.runs.run_folder import PLANNED, Run, read_run
 from merge_advisor.errors import RunError
 from merge_advisor.session_options import Where, session_options
-from merge_advisor.types import TRAINED, Candidate, Pool, Recipe
+from merge_advisor.types import SHOTS_LORA, TRAINED, Candidate, Pool, Recipe
 
 if TYPE_CHECKING:
     from merge_advisor.weights.base import LocalBase
@@ -48,7 +49,7 @@ def find_members(pool: Pool, local: LocalBase, folder: Path, recipe: Recipe) -> 
     Args:
         pool: where the candidates are.
         local: the base.
-        folder: the run folder, which may hold what was trained.
+        folder: the run folder, which may hold what was trained; once tuned, what the plan trained under `plan/`.
         recipe: names the members.
 
     Returns:
@@ -62,14 +63,56 @@ def find_members(pool: Pool, local: LocalBase, folder: Path, recipe: Recipe) -> 
     members = {}
     for member in recipe.members:
         candidate = by_fingerprint.get(member.fingerprint)
-        trained = folder / member.id
-        if candidate is None and member.id in TRAINED and trained.is_dir():
-            candidate = read_trained(trained, local)
-            if candidate.fingerprint != member.fingerprint:
-                raise RunError(f"{trained}: was changed after the plan; copy the whole run folder again")
+        places = [place for place in (folder / member.id, folder / PLANNED / member.id) if place.is_dir()]
+        if candidate is None and member.id in TRAINED and places:
+            found = [read_trained(place, local) for place in places]
+            candidate = next((own for own in found if own.fingerprint == member.fingerprint), None)
+            if candidate is None:
+                raise RunError(f"{places[0]}: was changed after the plan; copy the whole run folder again")
         if candidate is None:
             raise RunError(
                 f"member {member.id} (fingerprint {member.fingerprint[:12]}) is not in the pool; name its `pool`"
             )
         members[member.id] = candidate
     return members
+
+
+def find_shots_lora(run: Run, local: LocalBase, *, of_plan: bool = False) -> Candidate:
+    """Return the LoRA of the rows alone that a run shows.
+
+    Args:
+        run: the run.
+        local: the base.
+        of_plan: whether the plan's own is asked for, whatever `tune` put in its place.
+
+    Raises:
+        PoolError: it is no adapter of this base.
+    """
+    kept = run.folder / PLANNED / SHOTS_LORA
+    # without its tuning a run is read as planned, also where `tune` was killed while it put its own in place
+    planned = (of_plan or run.tuning is None) and kept.is_dir()
+    return read_trained(kept if planned else run.folder / SHOTS_LORA, local)
+
+
+def find_candidates(pool: Pool, run: Run) -> tuple[Candidate, ...]:
+    """Find all candidates of a plan in a pool, by fingerprint, under the plan's ids and in its order.
+
+    Args:
+        pool: where they are, perhaps with others and under other names.
+        run: its plan names them.
+
+    Raises:
+        RunError: one is not in the pool; the message names it.
+    """
+    by_fingerprint = {candidate.fingerprint: candidate for candidate in pool.candidates}
+    found = []
+    for report in run.plan.candidates:
+        if report.status == "refused":
+            continue
+        if report.fingerprint not in by_fingerprint:
+            raise RunError(
+                f"candidate {report.id} of the plan (fingerprint {report.fingerprint[:12]}) is not in the pool, and an "
+                "adaptation looks at all of them; name its `pool`, or give `adaptation=none`"
+            )
+        found.append(replace(by_fingerprint[report.fingerprint], id=report.id))
+    return tuple(found)

@@ -14,7 +14,7 @@ report.html     the same with plots, one page that needs nothing else
 Once tuned (see `tuned_folder`):
 study.sqlite    the trials, as an Optuna study
 tune.json       what they were and which won; recipe.json and its renderings are the winner's
-plan/           the plan's own recipe and renderings
+plan/           the plan's own recipe, renderings and what was trained for it
 """
 
 from __future__ import annotations
@@ -38,6 +38,8 @@ PLANNED, TUNING = "plan", "tune.json"
 """Folder of the plan's own recipe, and file of what was tried, in a tuned run."""
 START = "start"
 """Folder of the merge that an adaptation began with, and label of its row in a score table."""
+PLAN_START = "plan start"
+"""Label of the plan's merge before anything was trained, in the score table of a run tuned without its adaptation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +155,17 @@ class AdaptationReport:
     """The merge that the strategy chose, before anything was trained."""
     shots_scale: float = 1.0
     """Weight of `shots_lora` alone, as it is scored."""
+    losses: tuple[float, ...] = ()
+    """Loss of each row learned from, held out of the training that it is judged by; empty where none was."""
+
+    @property
+    def loss(self) -> float:
+        """Mean of `losses`."""
+        return sum(self.losses) / len(self.losses) if self.losses else float("nan")
+
+
+UNADAPTED = AdaptationReport("none", "none", "the merge as it was chosen", 0)
+"""Of a merge that nothing was trained into."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,11 +225,13 @@ class Plan:
     map: SimilarityMap | None = None
     """Where the pool's deltas and the task's lie; None in plans made before it was kept."""
     adaptation: AdaptationReport | None = None
-    """None in plans from before there were adaptations."""
+    """How the run's model was made; None in plans from before there were adaptations."""
     inputs: InputsReport | None = None
     """None where none were given."""
     planned_digest: str = ""
     """Digest of the recipe under `plan/`, once the run was tuned."""
+    planned_adaptation: AdaptationReport | None = None
+    """How the model under `plan/` was made, once the run was tuned."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,6 +251,16 @@ class Run:
     planned: Recipe | None = None
     """The plan's own recipe, where `recipe` is a tuned one."""
     tuning: TuningReport | None = None
+
+    @property
+    def own_adaptation(self) -> AdaptationReport:
+        """How the plan's own model was made, whatever `tune` made of it."""
+        return self.plan.planned_adaptation or self.plan.adaptation or UNADAPTED
+
+    @property
+    def chosen(self) -> Recipe:
+        """The merge that the plan's strategy chose, before anything was trained: what `tune` searches around."""
+        return self.own_adaptation.start or self.planned or self.recipe
 
 
 def check_out(out: Path, *, force: bool) -> None:
@@ -343,7 +368,10 @@ def read_run(folder: Path) -> Run:
     if recipe.digest != plan.recipe_digest:
         if planned is None:
             raise RunError(f"{folder / 'recipe.json'}: was changed after the plan; make the plan anew")
-        return replace(run, recipe=planned)  # `tune` was killed while it wrote: the plan still stands
+        # `tune` was killed while it wrote: the plan still stands, not what an earlier `tune` had made of it
+        if plan.planned_digest:
+            plan = replace(plan, adaptation=run.own_adaptation, verdict=None, reason="")
+        return replace(run, plan=plan, recipe=planned)
     scores = [folder / "score" / f"{number}.json" for number in range(len(plan.tasks))]
     # scores of the run's own tasks are files by number; those of lm-eval tasks are added later, by name
     scores += sorted((folder / "score").glob("lm-eval-*.json"))

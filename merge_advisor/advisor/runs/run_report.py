@@ -8,6 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from merge_advisor import registry
+from merge_advisor.advisor.runs.adapted_run import why_not_adapted
+from merge_advisor.advisor.runs.run_folder import PLAN_START
+from merge_advisor.errors import SpecError
 from merge_advisor.report.document import Code, Paragraph, Table, TextBlock
 from merge_advisor.report.html import to_html
 from merge_advisor.report.markdown import to_markdown
@@ -27,6 +30,7 @@ _FILES = {
     "shots_lora": "the LoRA finetuned on the shots",
     "residual": "what was trained on top of the merge; it is a member of the recipe at weight 1",
     "start": "the merge before that, as a recipe and its renderings",
+    "plan": "the plan's own recipe and what goes with it",
     "report.md": "this result in full",
     "report.html": "the same with plots, for a browser",
     "tune.json": "the trials of `tune` and which won",
@@ -142,8 +146,16 @@ def _commands(run: Run, folder: Path) -> list[str]:
     """What to type next, for a run that is, or will be, in a folder."""
     name = shlex.quote(str(folder))  # a line that can be pasted whatever the folder is called
     scored = [] if run.scores else [f"merge-advisor score {name} --task held_out.jsonl"]
-    tune = [] if run.tuning else [f"merge-advisor tune {name}"]
+    tune = [] if run.tuning or not _may_be_tuned(run) else [f"merge-advisor tune {name}"]
     return [*scored, f'merge-advisor try {name} "a prompt"', *tune, f"merge-advisor merge {name} --out model"]
+
+
+def _may_be_tuned(run: Run) -> bool:
+    """Whether the run's own adaptation can begin anew from a tuned merge."""
+    try:
+        return not why_not_adapted(run, run.own_adaptation.asked)
+    except SpecError:  # of a package that is not installed here
+        return False
 
 
 def _report_input(run: Run, shown: Path | None) -> ReportInput:
@@ -168,6 +180,7 @@ def _report_input(run: Run, shown: Path | None) -> ReportInput:
         similarity={c.id: c.similarity for c in plan.candidates if c.status != "refused"},
         tuning=_tuning_of(run),
         adaptation=_adaptation(run),
+        weights_adapted=run.own_adaptation.start is not None,
         compared=tuple(
             (o.name, o.loss, o.error, o.forwards) for o in (plan.adaptation.options if plan.adaptation else ())
         ),
@@ -184,10 +197,16 @@ def _adaptation(run: Run) -> tuple[tuple[str, str], ...]:
     return (
         ("adaptation", found.chosen if found.chosen == found.asked else f"{found.chosen}, of {found.asked}"),
         ("what was done", found.reason),
+        *([("begun with", "the merge that tuning found")] if _trained_anew(run) else []),
         ("numbers trained", str(found.numbers)),
         ("on examples held out of the training", promised),
         ("settings", settings),
     )
+
+
+def _trained_anew(run: Run) -> bool:
+    """Whether the run's model was trained from a tuned merge."""
+    return run.tuning is not None and run.tuning.adaptation is not None and run.tuning.adaptation.tuned
 
 
 def _notes(run: Run) -> list[str]:
@@ -199,12 +218,17 @@ def _tuning_of(run: Run) -> TuningReport | None:
     """How the run was tuned, its reference and winner compared on the held-out rows as well."""
     if run.tuning is None:
         return None
-    heldout = (_heldout(score, run.tuning.reference) for score in run.scores)
+    reference = run.tuning.reference
+    if run.tuning.adaptation is not None:  # what was trained is compared with the plan's model, whatever was searched
+        reference = "plan"
+    elif reference == "plan" and run.own_adaptation.start is not None:
+        reference = PLAN_START
+    heldout = (_heldout(score, reference) for score in run.scores)
     return replace(run.tuning, sides=(*run.tuning.sides, *heldout))
 
 
 def _heldout(score: Score, reference: str) -> Side:
-    if reference == "plan" and not any(model.label == "plan" for model in score.models):
+    if reference in ("plan", PLAN_START) and not any(model.label == reference for model in score.models):
         reference = "merge"  # the plan won, so the merge that was scored is the plan
     comparison = next((c for c in score.comparisons if c.against == reference), None)
     before, after = (

@@ -6,52 +6,76 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from merge_advisor.advisor.runs.renderings import rendering_names
-from merge_advisor.advisor.runs.run_folder import PLANNED, TUNING, Run
+from merge_advisor.advisor.runs.run_folder import PLANNED, START, TUNING, AdaptationReport, Run
 from merge_advisor.errors import RunError
 from merge_advisor.json_form import to_json
 from merge_advisor.report.values import TuningReport
-from merge_advisor.types import Recipe
+from merge_advisor.types import RESIDUAL, SHOTS_LORA, Recipe
 from merge_advisor.whole_files import whole_folder, write_text
 
 
-@contextmanager
-def tuned_folder(folder: Path, run: Run, recipe: Recipe, rank_error: float, tuning: TuningReport) -> Iterator[Path]:
-    """Yield a folder for the renderings of a tuned recipe; they take the place of the plan's when the block ends well.
+@dataclass(frozen=True, slots=True)
+class TunedValues:
+    """What `tune` writes into a run folder as JSON.
 
-    plan.json is written last and names the recipe by its digest: killed before that, the run is read as the plan made
-    it, and tuning it again writes everything anew. Scores of another recipe are taken away.
+    >>> TunedValues.__slots__
+    ('recipe', 'rank_error', 'adaptation', 'tuning')
+    """
+
+    recipe: Recipe
+    """The run's recipe from now on."""
+    rank_error: float
+    """Relative error of cutting its merge to its rank."""
+    adaptation: AdaptationReport
+    """How its model was made."""
+    tuning: TuningReport
+    """What was tried."""
+
+
+@contextmanager
+def tuned_folder(run: Run, values: TunedValues) -> Iterator[Path]:
+    """Yield a folder for what goes with a tuned recipe; it takes the place of the plan's when the block ends well.
+
+    That is the renderings, what was trained on top of the merge (`residual/`) and that merge (`start/`), which vanish
+    where the block writes none, and `shots_lora/`, which stays where it writes none. recipe.json is written first and
+    plan.json, which names the recipe by its digest, last: killed between, the run is read as the plan made it, and
+    tuning it again writes everything anew. Scores of another recipe are taken away.
 
     Args:
-        folder: the run folder.
         run: as it was read.
-        recipe: the tuned recipe.
-        rank_error: relative error of cutting its merge to its rank.
-        tuning: what was tried.
+        values: what is written beside.
 
     Raises:
         RunError: no permission, or no room.
     """
+    folder, recipe = run.folder, values.recipe
     staged = Path(tempfile.mkdtemp(dir=folder, prefix=".tuned."))
     try:
         yield staged
         _set_plan_aside(folder)
-        for name in rendering_names():
-            _remove(folder / name)
+        write_text(folder / "recipe.json", to_json(recipe))
+        if (staged / SHOTS_LORA).is_dir():
+            _set_shots_lora_aside(folder)
+        for name in (*_replaced(), SHOTS_LORA):
+            if name != SHOTS_LORA or (staged / name).exists():
+                _remove(folder / name)
             if (staged / name).exists():
                 (staged / name).rename(folder / name)
-        write_text(folder / "recipe.json", to_json(recipe))
-        write_text(folder / TUNING, to_json(tuning))
+        write_text(folder / TUNING, to_json(values.tuning))
         plan = replace(
             run.plan,
             recipe_digest=recipe.digest,
-            rank_error=rank_error,
+            rank_error=values.rank_error,
+            adaptation=values.adaptation,
             planned_digest=(run.planned or run.recipe).digest,
+            planned_adaptation=run.own_adaptation,
         )
-        if recipe.digest != run.recipe.digest:
+        # of plan.json: after a kill the run is read with the plan's recipe, whatever was scored before
+        if recipe.digest != run.plan.recipe_digest:
             plan = replace(plan, verdict=None, reason="")
             _remove(folder / "score")
         write_text(folder / "plan.json", to_json(plan))
@@ -61,16 +85,28 @@ def tuned_folder(folder: Path, run: Run, recipe: Recipe, rank_error: float, tuni
         shutil.rmtree(staged, ignore_errors=True)
 
 
+def _replaced() -> list[str]:
+    """Files and folders that go with a recipe, `shots_lora/` aside."""
+    return [*rendering_names(), RESIDUAL, START]
+
+
 def _set_plan_aside(folder: Path) -> None:
-    """Copy the plan's own recipe and renderings to `plan/`, whole or not at all, unless they are there."""
+    """Copy the plan's own recipe and what goes with it to `plan/`, whole or not at all, unless it is there."""
     if (folder / PLANNED).is_dir():
         return
     with whole_folder(folder / PLANNED) as partial:
-        for name in ("recipe.json", *rendering_names()):
+        for name in ("recipe.json", *_replaced()):
             if (folder / name).is_dir():
                 shutil.copytree(folder / name, partial / name)
             elif (folder / name).exists():
                 shutil.copyfile(folder / name, partial / name)
+
+
+def _set_shots_lora_aside(folder: Path) -> None:
+    """Copy the plan's own `shots_lora/` to `plan/`, unless it is there: only before another one takes its place."""
+    if not (folder / PLANNED / SHOTS_LORA).is_dir():
+        with whole_folder(folder / PLANNED / SHOTS_LORA) as partial:
+            shutil.copytree(folder / SHOTS_LORA, partial, dirs_exist_ok=True)
 
 
 def _remove(path: Path) -> None:

@@ -6,7 +6,7 @@ merge.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
@@ -16,9 +16,8 @@ from merge_advisor.advisor.measuring.in_context import in_context
 from merge_advisor.advisor.measuring.meter import BASE, MergeMeter, ScoredModel, finite_or_worst
 from merge_advisor.advisor.measuring.model_scores import FINAL, anchor_of, score_models
 from merge_advisor.advisor.measuring.session import Session
-from merge_advisor.advisor.measuring.shots_lora import read_trained
-from merge_advisor.advisor.runs.reopening import find_members, reopen
-from merge_advisor.advisor.runs.run_folder import START, Run, read_run, write_scores
+from merge_advisor.advisor.runs.reopening import find_members, find_shots_lora, reopen
+from merge_advisor.advisor.runs.run_folder import PLAN_START, START, UNADAPTED, Run, read_run, write_scores
 from merge_advisor.errors import InputError, TaskError
 from merge_advisor.evaluators.guard import guard_score, read_guard
 from merge_advisor.evaluators.metrics import METRICS, majority_score, metric_for
@@ -26,7 +25,7 @@ from merge_advisor.json_form import VERSION
 from merge_advisor.merges import WeightedMerge, merge_of
 from merge_advisor.scores import GuardScore, RowLog, Score, Verdict
 from merge_advisor.tasks import majority, read_rows
-from merge_advisor.types import ICL, SHOTS_LORA, Task
+from merge_advisor.types import ICL, SHOTS_LORA, Recipe, Task
 from merge_advisor.verdict import judge
 
 if TYPE_CHECKING:
@@ -53,8 +52,9 @@ class Judging:
 def models_of(session: Session, run: Run) -> list[ScoredModel]:
     """Return the models of a score table: base, each member alone, shots_lora, uniform, merge.
 
-    Of a tuned run also the plan's own merge, "plan"; of an adapted one the merge that it began with, "start", whose
-    members are the ones that are shown alone.
+    Of an adapted run also the merge that it began with, "start"; of a tuned one the plan's own model, "plan", and where
+    the plan's adaptation was left out the merge it had begun with, "plan start". Shown alone are the members that the
+    plan's strategy chose.
 
     Args:
         session: holds the pool.
@@ -63,28 +63,30 @@ def models_of(session: Session, run: Run) -> list[ScoredModel]:
     Raises:
         RunError: a member is not in the pool.
     """
-    planned = run.planned or run.recipe
-    members = find_members(session.pool, session.local, run.folder, planned)
-    adaptation = run.plan.adaptation
-    start = adaptation.start if adaptation else None
-    begun = start or planned
-    shown = find_members(session.pool, session.local, run.folder, begun)
+
+    def merged(recipe: Recipe) -> WeightedMerge:
+        return merge_of(recipe, find_members(session.pool, session.local, run.folder, recipe))
+
+    planned, chosen, own = run.planned or run.recipe, run.chosen, run.own_adaptation
+    made = run.plan.adaptation or UNADAPTED
+    tuned = planned.digest != run.recipe.digest
+    shown = find_members(session.pool, session.local, run.folder, chosen)
     alone = {}
-    for number, member in enumerate(begun.members):
+    for number, member in enumerate(chosen.members):
         label = "anchor" if number == 0 else f"member {member.id}"
         alone[SHOTS_LORA if member.id == SHOTS_LORA else label] = WeightedMerge(((shown[member.id], 1.0),))
     # shots_lora is a row of every table, whether or not it is a member
-    own = read_trained(run.folder / SHOTS_LORA, session.local)
-    alone.setdefault(SHOTS_LORA, WeightedMerge(((own, adaptation.shots_scale if adaptation else 1.0),)))
-    first, plan, merge = merge_of(begun, shown), merge_of(planned, members), merge_of(run.recipe, members)
-    tuned = run.planned is not None and planned.digest != run.recipe.digest
+    alone.setdefault(SHOTS_LORA, WeightedMerge(((find_shots_lora(run, session.local), made.shots_scale),)))
+    first = merge_of(chosen, shown)
+    left_out = tuned and own.start is not None and made.start is None
     return [
         ScoredModel("base", BASE),
         *(ScoredModel(label, single) for label, single in alone.items()),
-        ScoredModel("uniform", first.with_weights([1 / len(begun.members)] * len(begun.members))),
-        *([ScoredModel(START, first)] if start else []),
-        *([ScoredModel("plan", plan)] if tuned else []),
-        ScoredModel("merge", merge),
+        ScoredModel("uniform", first.with_weights([1 / len(chosen.members)] * len(chosen.members))),
+        *([ScoredModel(START, merged(made.start))] if made.start else []),
+        *([ScoredModel(PLAN_START, first)] if left_out and chosen.digest != run.recipe.digest else []),
+        *([ScoredModel("plan", merged(planned))] if tuned else []),
+        ScoredModel("merge", merged(run.recipe)),
     ]
 
 
@@ -122,6 +124,7 @@ def score_task(
     metric: str,
     guard: GuardScore | None,
     adaptation: str = "none",
+    prompted: Collection[str] = (),
 ) -> Score:
     """Return the score of one task's held-out rows, judged.
 
@@ -132,6 +135,8 @@ def score_task(
         metric: as in `Judging`.
         guard: loss on unrelated text, where it was measured.
         adaptation: name of what made the merge of members and rows.
+        prompted: labels of models that are the base with the rows learned from in its prompt; their recipes are the
+            base.
 
     Raises:
         TaskError: no held-out rows.
@@ -144,8 +149,7 @@ def score_task(
     try:
         shown = in_context(meter, task, rows, metric, FINAL)
         models, first, note = [*models[:1], shown.model, *models[1:]], 2, f"{shown.note}."
-        if adaptation == "prompt":  # the model of the run is this one, and its recipe the base
-            models = [replace(shown.model, label=m.label) if m.label == "merge" else m for m in models]
+        models = [replace(shown.model, label=m.label) if m.label in prompted else m for m in models]
     except TaskError as error:
         note = f"{ICL} is left out: {error}."
     table = score_models(meter, models, rows, metric, what=f"scoring {task.name}")
@@ -268,10 +272,19 @@ def score_open_run(
     models = models_of(session, run)
     guarded = score_guard(session.meter, models, judging.guard) if judging.guard else None
     scores = run.scores
-    adaptation = run.plan.adaptation.chosen if run.plan.adaptation else "none"
+    made = {"merge": (run.plan.adaptation or UNADAPTED).chosen, "plan": run.own_adaptation.chosen}
+    adaptation, prompted = made["merge"], [label for label, name in made.items() if name == "prompt"]
     if heldout or not lm_eval:
         own = [
-            score_task(session.meter, models, task, metric=judging.metric, guard=guarded, adaptation=adaptation)
+            score_task(
+                session.meter,
+                models,
+                task,
+                metric=judging.metric,
+                guard=guarded,
+                adaptation=adaptation,
+                prompted=prompted,
+            )
             for task in tasks
         ]
         scores = (*own, *(score for score in scores if score.task not in [task.name for task in tasks]))

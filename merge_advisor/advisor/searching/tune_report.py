@@ -12,32 +12,32 @@ from merge_advisor.statistics import paired_interval
 if TYPE_CHECKING:
     from merge_advisor.advisor.runs.run_folder import Run
     from merge_advisor.advisor.searching.problem import MergeProblem
+    from merge_advisor.advisor.searching.tuned_model import TunedModel
     from merge_advisor.advisor.searching.tuning_rows import TuningRows
     from merge_advisor.options import TuneOptions
     from merge_advisor.tuning.settings import SearchResult
     from merge_advisor.tuning.winner import Winner
-    from merge_advisor.types import Recipe
 
 
 def tuning_report(
     run: Run,
-    planned: Recipe,
     options: TuneOptions,
     result: SearchResult,
     winner: Winner,
     judge: MergeProblem,
     rows: TuningRows,
+    model: TunedModel,
 ) -> TuningReport:
     """Return the values of tune.json.
 
     Args:
-        run: names the tasks.
-        planned: the plan's recipe.
+        run: names the tasks and the members.
         options: sampler, goal and objective.
         result: the trials.
         winner: what the search ended in.
         judge: says the unit of the losses and what one costs.
         rows: of the search.
+        model: what became of the winner.
     """
     trials = [
         TrialReport(t.number, t.label, _plain(t.values), t.point.weights, t.point.composition, t.whole, t.forwards)
@@ -50,24 +50,29 @@ def tuning_report(
         mean = math.fsum(winner.losses) / len(winner.losses)
         point = winner.point
         trials.append(TrialReport(number, label, (mean,), point.weights, point.composition, True, cost))
-    notes = [winner.reason, f"the search ended: {result.stopped}"]
+    alone = "" if model.outcome is None else "the merges alone: "  # not what became of them
+    notes = [alone + winner.reason, f"the search ended: {result.stopped}"]
     if winner.gain is not None:
         notes.append(
             f"cross-validated gain of the search over the best start: {winner.gain.mean:+.3f} {judge.unit} "
             f"({winner.gain.lower:+.3f} to {winner.gain.upper:+.3f})"
         )
+    own = run.own_adaptation
+    if own.start is not None and model.adaptation.start is None:
+        notes.append(f"the plan's adaptation ({own.asked}) was left out; the plan's own model is kept under plan/")
     unit = "nats per token" if judge.unit == "nats" else judge.unit
     return TuningReport(
         sampler=options.sampler,
         goal=f"{options.goal} over {len(rows.search)} tuning rows of {options.objective} ({unit})",
-        members=tuple(member.id for member in planned.members),
-        planned=tuple(member.weight for member in planned.members),
+        members=tuple(member.id for member in run.chosen.members),
+        planned=tuple(member.weight for member in run.chosen.members),
         trials=tuple(trials),
         winner=number,
         reference=winner.reference,
-        sides=tuple(_sides(run, winner, judge, rows)),
+        sides=(*_sides(run, winner, judge, rows), *model.sides),
         tasks=tuple(task.name for task in run.tasks) if len(run.tasks) > 1 else (),
         notes=tuple(notes),
+        adaptation=model.outcome,
     )
 
 
@@ -76,7 +81,7 @@ def _sides(run: Run, winner: Winner, judge: MergeProblem, rows: TuningRows) -> l
     sides = []
     for number, task in enumerate(run.tasks):
         places = [place for place, of in enumerate(rows.tasks) if of == number]
-        if not places:
+        if not places or len(winner.losses) < len(rows.tasks):  # a plan that is no number on some row has none
             continue
         before, after = ([losses[place] for place in places] for losses in (winner.reference_losses, winner.losses))
         gains = [one - other for one, other in zip(before, after, strict=True)]

@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from merge_advisor import registry
+from merge_advisor.adapt.continuing import SUMS
 from merge_advisor.advisor.measuring.deltas import take_deltas
 from merge_advisor.advisor.measuring.meter import loss_kind_of
-from merge_advisor.advisor.measuring.shots_lora import read_trained
-from merge_advisor.advisor.runs.renderings import write_formats
-from merge_advisor.advisor.runs.reopening import find_members
+from merge_advisor.advisor.runs.adapted_run import why_not_adapted
+from merge_advisor.advisor.runs.reopening import find_candidates, find_members, find_shots_lora
 from merge_advisor.advisor.runs.run_folder import Run, read_run
-from merge_advisor.advisor.runs.tuned_folder import tuned_folder
+from merge_advisor.advisor.runs.tuned_folder import TunedValues, tuned_folder
 from merge_advisor.advisor.searching.problem import MergeProblem, TaskDelta, make_problem, on_rows
 from merge_advisor.advisor.searching.tune_report import tuning_report
+from merge_advisor.advisor.searching.tuned_model import adapted_model, merge_at, unadapted_model
 from merge_advisor.advisor.searching.tuning_rows import TuningRows, tuning_rows
 from merge_advisor.errors import RunError, SpecError
 from merge_advisor.evaluators.guard import read_guard
 from merge_advisor.json_form import digest_of
-from merge_advisor.merges import WeightedMerge
 from merge_advisor.options import DEFAULT_TRIALS, TuneOptions
 from merge_advisor.progress import Progress
 from merge_advisor.tuning import Point, SearchSpace, Trial
@@ -31,7 +31,7 @@ from merge_advisor.tuning.goals import PENALISED, WorstGoal, goal_named
 from merge_advisor.tuning.settings import Budget, SearchResult, SearchSettings, start_points
 from merge_advisor.tuning.study import StudyPlace
 from merge_advisor.tuning.winner import START_LABELS, Winner, choose_winner
-from merge_advisor.types import SHOTS_LORA, Candidate, Recipe, Row
+from merge_advisor.types import Recipe, Row
 
 if TYPE_CHECKING:
     from merge_advisor.advisor.measuring.memo import Memo
@@ -66,7 +66,8 @@ def tune_open_run(session: Session, run: Run, options: TuneOptions, *, guard: Pa
     """Return a run tuned: merges of its members searched on its choosing rows, the winner written as its recipe.
 
     The study stays in the run folder: called again it goes on, and a search that was killed ends as if it had not been.
-    The plan's own recipe and formats are kept under `plan/`; scores of the recipe before are taken away.
+    The run's adaptation then begins anew from the merge that was found; the plan's model stays unless it is better. The
+    plan's own recipe and formats are kept under `plan/`; scores of the recipe before are taken away.
 
     Args:
         session: the run's base, pool and store.
@@ -75,55 +76,97 @@ def tune_open_run(session: Session, run: Run, options: TuneOptions, *, guard: Pa
         guard: file of unrelated text that a tuned merge must not get worse on.
 
     Raises:
-        RunError: a member or a study that cannot be used, or another process tunes the run.
+        RunError: a member, an adaptation or a study that cannot be used, or another process tunes the run.
         InputError: a budget of nothing, rows that cannot be tuned on.
         SpecError: a sampler, objective, goal or space that cannot be.
     """
-    _check_adaptation(run)
-    planned = run.planned or run.recipe
-    members = find_members(session.pool, session.local, run.folder, planned)
-    candidates = [members[member.id] for member in planned.members]
+    spec = adaptation_of(run, options)
+    chosen = run.chosen
+    members = find_members(session.pool, session.local, run.folder, chosen)
+    if spec != "none":
+        find_candidates(session.pool, run)  # refuses a pool that lacks one, before an hour of searching
+    candidates = [members[member.id] for member in chosen.members]
     rows = tuning_rows(run, options.seed)
     chosen_by = loss_kind_of(rows.search, run.plan.settings.choose_by)
-    options = _settled(options, chosen_by)
+    options = settled_options(options, chosen_by)
     texts = read_guard(guard) if guard else ()
     problem = make_problem(
         session.meter, candidates, rows.search, rows.tasks, options.objective, guard=texts,
         task=_task_delta(session.meter, run) if options.objective == "delta" else None,
     )  # fmt: skip
     goal = goal_named(options.goal, problem.tasks)
-    study = _study_place(run.folder, session.memo, planned, options, rows, texts)
-    result = _search(problem, planned, options, goal, study, session.model.progress)
+    study = _study_place(run.folder, session.memo, chosen, options, rows, texts)
+    result = _search(problem, chosen, options, goal, study, session.model.progress)
     judge, trials = problem, list(result.trials)
     if options.objective == "delta":  # a distance of deltas says nothing about rows: the best few are judged by loss
         judge = make_problem(session.meter, candidates, rows.search, rows.tasks, chosen_by, guard=texts)
         trials = _judged(trials, judge)
-    winner = winner_of(trials, judge, rows.kept, rows.kept_tasks, seed=options.seed, worst=isinstance(goal, WorstGoal))
-    # the rank that was asked for in the plan holds for what becomes of it
-    carried = session.weights.cut(_merge_at(winner.point, planned, members), planned.rank)
-    recipe = _recipe_at(winner.point, planned, carried.merge.rank)
-    report = tuning_report(run, planned, options, result, winner, judge, rows)
-    with tuned_folder(run.folder, run, recipe, carried.rank_error, report) as staged:
-        write_formats(session.local, recipe, carried, staged)
+    worst = isinstance(goal, WorstGoal)
+    winner = winner_of(trials, judge, rows.kept, rows.kept_tasks, seed=options.seed, worst=worst)
+    merge = merge_at(winner.point, candidates)
+    if spec == "none":
+        model = unadapted_model(session, run, merge)
+    else:
+        model = adapted_model(session, run, merge, spec, worst=worst)
+    if model.outcome is not None and not model.outcome.tuned:
+        winner = plan_stays(trials, winner)
+    report = tuning_report(run, options, result, winner, judge, rows, model)
+    values = TunedValues(model.recipe, model.carried.rank_error, model.adaptation, report)
+    with tuned_folder(run, values) as staged:
+        model.write(session, staged)
     return read_run(run.folder)
 
 
-def _check_adaptation(run: Run) -> None:
-    """Refuse a run whose rows were trained on: no row is left that could judge other weights."""
-    adaptation = run.plan.adaptation
-    if adaptation is not None and adaptation.start is not None:
-        raise RunError(
-            f"{run.folder}: its model was trained on all of its examples ({adaptation.chosen}), so none can judge "
-            "other weights; plan with `adaptation=none`, and tune that"
+def adaptation_of(run: Run, options: TuneOptions) -> str:
+    """Return the spec of the adaptation that begins anew from the tuned merge of a run: the run's own by default.
+
+    Args:
+        run: the run.
+        options: of the search.
+
+    Raises:
+        RunError: there is nothing for a tuned merge to change, or nothing that could judge it.
+        SpecError: no such adaptation, or one that cannot go on from what the search may try.
+    """
+    spec = run.own_adaptation.asked if options.adaptation is None else options.adaptation
+    if registry.build("adaptation", spec).name == "none":
+        return "none"
+    if reason := why_not_adapted(run, spec):
+        raise RunError(f"{run.folder}: {reason}")
+    for composition in options.compositions:
+        if composition.partition(":")[0].strip() not in SUMS:
+            raise SpecError(
+                f"`compositions={composition}`: is no plain sum, so no adapter trained on top can be a member; leave "
+                "it out, or give `adaptation=none`"
+            )
+    if options.layers:
+        raise SpecError(
+            f"`layers={options.layers}`: an adapter trained on top would get the factors of the layers too; leave it "
+            "out, or give `adaptation=none`"
         )
+    return spec
+
+
+def plan_stays(trials: Sequence[Trial], winner: Winner) -> Winner:
+    """Return the outcome of a search whose winner made no better model than the plan's: the plan itself.
+
+    Args:
+        trials: of the search, with their losses on the tuning rows.
+        winner: what the search ended in.
+    """
+    plan = next(trial for trial in trials if trial.label == "plan")
+    losses = tuple(loss for loss in plan.losses if loss is not None)
+    return replace(
+        winner, point=plan.point, label="plan", share=0.0, reference="plan", reference_losses=losses, losses=losses
+    )
 
 
 def _search(
-    problem: MergeProblem, planned: Recipe, options: TuneOptions, goal: Goal, study: StudyPlace, progress: Progress
+    problem: MergeProblem, chosen: Recipe, options: TuneOptions, goal: Goal, study: StudyPlace, progress: Progress
 ) -> SearchResult:
     """The search itself, with what the options say of it."""
     sampler: Sampler = registry.build("sampler", options.sampler)
-    space = search_space(planned, options, smooth=problem.smooth)
+    space = search_space(chosen, options, smooth=problem.smooth)
     settings = SearchSettings(
         goal, budget_of(options), options.seed, start_points(space, len(problem.members)),
         guard=len(problem.guard_texts) or None,
@@ -131,8 +174,16 @@ def _search(
     return search(problem, space, sampler, settings, study=study, progress=_reporting(progress))
 
 
-def _settled(options: TuneOptions, chosen_by: str) -> TuneOptions:
-    """The options with what "auto" and LoraHub's objectives stand for; these are the loss, with a penalty as goal."""
+def settled_options(options: TuneOptions, chosen_by: str) -> TuneOptions:
+    """Return the options with what "auto" and LoraHub's objectives stand for; these are the loss, with a penalty.
+
+    Args:
+        options: of the search.
+        chosen_by: the loss that the plan was chosen by.
+
+    Raises:
+        SpecError: a goal beside an objective that is one of its own.
+    """
     if options.objective in PENALISED:
         if options.goal not in ("mean", options.objective):
             raise SpecError(f"objective '{options.objective}' is a goal of its own; leave `goal={options.goal}` out")
@@ -172,46 +223,25 @@ def winner_of(
     )  # fmt: skip
 
 
-def search_space(planned: Recipe, options: TuneOptions, *, smooth: bool) -> SearchSpace:
-    """Return what is varied, around the planned merge.
+def search_space(chosen: Recipe, options: TuneOptions, *, smooth: bool) -> SearchSpace:
+    """Return what is varied, around the merge that the plan's strategy chose.
 
     Args:
-        planned: the plan's recipe.
+        chosen: its recipe.
         options: bounds, compositions, layer groups and the rest.
         smooth: whether the problem has gradients.
     """
-    start = Point(tuple(member.weight for member in planned.members), planned.composition, planned.layers)
-    compositions = tuple(dict.fromkeys((planned.composition, *options.compositions))) if options.compositions else ()
+    start = Point(tuple(member.weight for member in chosen.members), chosen.composition, chosen.layers)
+    compositions = tuple(dict.fromkeys((chosen.composition, *options.compositions))) if options.compositions else ()
     return SearchSpace(
         start=start, bounds=options.bounds, scale=options.scale, compositions=compositions, members=options.drop,
         density=options.density, layers=options.layers, smooth=smooth,
     )  # fmt: skip
 
 
-def _used(point: Point) -> list[int]:
-    """Positions of the members of a tuned merge: those of weight 0 leave it, unless that leaves none."""
-    return [place for place, weight in enumerate(point.weights) if weight] or list(range(len(point.weights)))
-
-
-def _layers_of(point: Point) -> tuple[float, ...]:
-    return point.layers if any(factor != 1 for factor in point.layers) else ()
-
-
-def _merge_at(point: Point, planned: Recipe, members: Mapping[str, Candidate]) -> WeightedMerge:
-    """The merge a point of the search stands for."""
-    pairs = tuple((members[planned.members[place].id], point.weights[place]) for place in _used(point))
-    return WeightedMerge(pairs, point.composition, _layers_of(point))
-
-
-def _recipe_at(point: Point, planned: Recipe, rank: int | None) -> Recipe:
-    """The plan's recipe with a point's weights, its members named as the plan named them."""
-    members = tuple(replace(planned.members[place], weight=float(point.weights[place])) for place in _used(point))
-    return replace(planned, composition=point.composition, layers=_layers_of(point), members=members, rank=rank)
-
-
 def _task_delta(meter: MergeMeter, run: Run) -> TaskDelta:
     """The delta of the run's `shots_lora`."""
-    lora = read_trained(run.folder / SHOTS_LORA, meter.model.local)
+    lora = find_shots_lora(run, meter.model.local, of_plan=True)
     embedding = run.plan.settings.embedding
     embedded = take_deltas(meter, embedding, [lora])
     if embedded.refused:
@@ -220,18 +250,18 @@ def _task_delta(meter: MergeMeter, run: Run) -> TaskDelta:
 
 
 def _study_place(
-    folder: Path, memo: Memo, planned: Recipe, options: TuneOptions, rows: TuningRows, texts: Sequence[str]
+    folder: Path, memo: Memo, chosen: Recipe, options: TuneOptions, rows: TuningRows, texts: Sequence[str]
 ) -> StudyPlace:
     """Where the study is, and what it must have been made for."""
     made_for = {
         "task rows": digest_of([[row.digest for row in part] for part in (rows.search, rows.kept)]),
-        "plan": planned.digest,
+        "plan": chosen.digest,
         "objective": options.objective,
         "base, template or dtype": digest_of(memo.context),
         "guard file": digest_of(list(texts)),
     }
     # a storage of several runs needs a name for each of its studies
-    name = f"merge-advisor {planned.digest[:12]}" if options.storage else "tune"
+    name = f"merge-advisor {chosen.digest[:12]}" if options.storage else "tune"
     return StudyPlace(options.storage or folder / STUDY, made_for, name=name, force=options.force)
 
 

@@ -43,7 +43,7 @@ def tuning_rows(run: Run, seed: int) -> TuningRows:
     Raises:
         TaskError: one row in all, on which nothing can be told apart.
     """
-    members = [member.id for member in (run.planned or run.recipe).members]
+    members = [member.id for member in run.chosen.members]
     pairs = [(row, number) for number, task in enumerate(run.tasks) for row in task.choosing_among(members)]
     if len(pairs) < 2:
         raise TaskError(f"{run.folder}: one row to tune on tells nothing; plan with more examples, or `tuning=N`")

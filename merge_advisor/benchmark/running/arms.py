@@ -7,8 +7,8 @@ from dataclasses import replace
 
 from merge_advisor import registry
 from merge_advisor.adapt.workbench import NOTHING, Adaptation
+from merge_advisor.advisor.measuring.adapting import AdaptationRequest, AdaptedMerge, adapt_merge
 from merge_advisor.advisor.measuring.shots_lora import target_parameters
-from merge_advisor.advisor.planning.adapting import AdaptationRequest, AdaptedMerge, adapt_merge
 from merge_advisor.advisor.planning.choosing import LORA_LOSSES, SEARCH, ChoiceRequest, ChosenMerge, choose_merge
 from merge_advisor.advisor.planning.choosing_losses import ChoosingLosses, rows_in
 from merge_advisor.benchmark.running.context import seed_of

@@ -15,16 +15,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from merge_advisor import registry
+from merge_advisor.advisor.measuring.adapting import adaptation_passes
 from merge_advisor.advisor.planning.choosing import LORA_LOSSES, SEARCH
 from merge_advisor.advisor.planning.choosing_losses import rows_in
-from merge_advisor.advisor.planning.dry_run import adaptation_passes
+from merge_advisor.advisor.planning.dry_run import CHOSEN
 from merge_advisor.benchmark.running.ledger import ResultKey
 from merge_advisor.benchmark.running.rows import read_families, task_files, task_folder
 from merge_advisor.benchmark.running.units import result_keys, select_keys
 from merge_advisor.benchmark.setup import HUB, SetupPlaces, finetune_of, notes_of, read_setup
 from merge_advisor.benchmark.values import Arm, Setup
 from merge_advisor.errors import MergeAdvisorError
-from merge_advisor.options import PlanOptions
 from merge_advisor.pool.sources import find_models
 from merge_advisor.select.evidence import Evidence
 from merge_advisor.select.run_strategy import run_strategy
@@ -206,8 +206,7 @@ def _adapting(arm: Arm, setup: Setup, k: int) -> int:
         return 0
     rows = tuple(Row(f"row {number}", "") for number in range(setup.tasks.shots + setup.tasks.tuning))
     task = Task("task", rows[: setup.tasks.shots], rows[setup.tasks.shots :], ())
-    options = PlanOptions(k=k, adaptation=arm.adaptation, finetune=finetune_of(setup))
-    return adaptation_passes([task], options)
+    return adaptation_passes([task], arm.adaptation, finetune_of(setup), min(k, CHOSEN))
 
 
 def _choosing_rows(setup: Setup) -> int:

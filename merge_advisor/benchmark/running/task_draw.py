@@ -26,7 +26,7 @@ from merge_advisor.scores import ModelScore
 from merge_advisor.types import Candidate, ChooseBy, Task, same_space
 
 if TYPE_CHECKING:
-    from merge_advisor.advisor.planning.adapting import AdaptedMerge
+    from merge_advisor.advisor.measuring.adapting import AdaptedMerge
     from merge_advisor.arrays import Float32Array
 
 

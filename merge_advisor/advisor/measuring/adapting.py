@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from merge_advisor import registry
-from merge_advisor.adapt.unlabelled import without_outputs
+from merge_advisor.adapt.folds import folds_of
+from merge_advisor.adapt.unlabelled import settings_on_inputs, without_outputs
 from merge_advisor.adapt.workbench import NOTHING, Workbench
 from merge_advisor.advisor.measuring.in_context import prompted_losses
 from merge_advisor.advisor.measuring.meter import loss_kind_of
@@ -107,6 +108,51 @@ def adapt_merge(meter: MergeMeter, cache: Path, request: AdaptationRequest) -> A
     adapted = adaptation.adapt(bench)
     predicted = float(np.mean(losses(NOTHING, bench.learning))) - adapted.loss if adapted.losses else None
     return AdaptedMerge(adapted, bench.forwards, predicted)
+
+
+def learned_losses(meter: MergeMeter, tasks: Sequence[Task], by: ChooseBy, merge: WeightedMerge) -> list[float]:
+    """Return the loss of each row learned from under a merge, in the order of `Adapted.losses`.
+
+    Args:
+        meter: measures them.
+        tasks: with their rows.
+        by: what rows are judged by.
+        merge: the model.
+
+    Raises:
+        TaskError: the choices are asked for, and a row has none.
+    """
+    rows = [row for task in tasks for row in (*task.shots, *task.tuning)]
+    return _row_losses(meter, kinds_of(tasks, by))(merge, rows)
+
+
+def adaptation_passes(
+    tasks: Sequence[Task], spec: str, settings: FinetuneSettings, members: int, inputs: int = 0
+) -> int:
+    """Return the forward passes over one row that an adaptation takes at most; 0 where nothing is trained.
+
+    Args:
+        tasks: with their rows split.
+        spec: of the adaptation.
+        settings: how a finetune is made.
+        members: of the merge.
+        inputs: how many unlabelled rows it was given; it then trains on those, in one finetune.
+    """
+    adaptation = registry.build("adaptation", spec)
+    rows = [(*task.shots, *task.tuning) for task in tasks]
+    total = sum(map(len, rows))
+    parts = folds_of(rows, adaptation.folds) if getattr(adaptation, "folds", 0) else ()
+    # what training begins with is judged as well, where that is more than the base
+    begun = adaptation.needs() != "nothing"
+    finetunes = [settings.forwards_for(len(part.rows), len(part.out)) + begun * len(part.out) for part in parts]
+    if not parts:
+        watch = sum(len(task.tuning) for task in tasks)
+        finetunes = [settings.forwards_for(total - watch, watch) + begun * watch]
+    if inputs:
+        # the start is judged as well
+        finetunes = [settings_on_inputs(settings, inputs, total).forwards_for(inputs, total) + total]
+    trainings, measured = adaptation.passes(members)
+    return int(trainings * sum(finetunes) + measured * total)
 
 
 def _row_losses(

@@ -1,0 +1,101 @@
+"""What an adaptation leaves in a run folder, for `plan` and `tune` alike; and why a run's own cannot be tuned."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from merge_advisor import registry
+from merge_advisor.adapt.continuing import SUMS
+from merge_advisor.adapt.workbench import NOTHING
+from merge_advisor.advisor.runs.run_folder import AdaptationReport
+from merge_advisor.types import SHOTS_LORA, TRAINED, Candidate, Recipe
+
+if TYPE_CHECKING:
+    from merge_advisor.adapt.workbench import Adaptation, Adapted
+    from merge_advisor.advisor.measuring.adapting import AdaptedMerge
+    from merge_advisor.advisor.runs.run_folder import Run
+
+
+def adaptation_report(asked: str, made: AdaptedMerge, start: Recipe, shots_scale: float) -> AdaptationReport:
+    """Return how rows and pool became one model, as plan.json says it.
+
+    Args:
+        asked: spec of the adaptation.
+        made: what it came to.
+        start: the merge that it began with.
+        shots_scale: weight of `shots_lora` alone, as it is scored.
+    """
+    adapted = made.model
+    return AdaptationReport(
+        asked, adapted.name or registry.build("adaptation", asked).name, adapted.reason, adapted.numbers,
+        {key: value for key, value in adapted.settings.items() if isinstance(value, (str, int, float, bool))},
+        adapted.options, made.predicted, start, shots_scale, adapted.losses,
+    )  # fmt: skip
+
+
+def scored_shots_lora(adapted: Adapted, other: Candidate, scale: float = 1.0) -> tuple[Candidate, float]:
+    """Return the LoRA of the rows alone and its scale: that of the adaptation where it made one.
+
+    One that is a member of the model goes first: a run folder holds one adapter of that name.
+
+    Args:
+        adapted: the model.
+        other: the LoRA where the adaptation made none.
+        scale: of that one.
+    """
+    alone = dict((adapted.without_pool or NOTHING).members)
+    own = (candidate for candidate in (*adapted.merge.candidates, *alone) if candidate.id == SHOTS_LORA)
+    shown = next(own, None)
+    return (other, scale) if shown is None else (shown, alone.get(shown, 1.0))
+
+
+def trained_into(adapted: Adapted) -> tuple[Candidate, ...]:
+    """Return the adapters that were trained for a model and are members of it.
+
+    Args:
+        adapted: the model.
+    """
+    return tuple(candidate for candidate in adapted.merge.candidates if candidate.id in TRAINED)
+
+
+def why_not_adapted(run: Run, spec: str) -> str:
+    """Return why an adaptation cannot go on from a tuned merge of a run, and what can; "" where it can.
+
+    Args:
+        run: the run.
+        spec: of the adaptation.
+
+    Raises:
+        SpecError: no such adaptation.
+    """
+    adaptation: Adaptation = registry.build("adaptation", spec)
+    if adaptation.name == "none":
+        return ""
+    if adaptation.needs() != "merge":
+        return (
+            f"adaptation {spec} does not begin with the merge, so a tuned one changes nothing; give `adaptation=none` "
+            "to tune the merge alone, or one that does, like `adaptation=continue` or `adaptation=basis:start=merge`"
+        )
+    if not getattr(adaptation, "folds", 1):
+        return (
+            f"adaptation {spec} holds no example out of its training, so none can tell whether a tuned merge makes a "
+            "better model; give `adaptation=none` to tune the merge alone, or one with folds, like "
+            "`adaptation=continue`"
+        )
+    own = run.own_adaptation
+    if own.start is not None and not own.losses:
+        return (
+            f"its own model ({own.asked}) was not judged on examples held out of its training, so none can be compared "
+            "with it; give `adaptation=none` to tune the merge alone, or plan again with an adaptation that has folds"
+        )
+    if joined := [member.id for member in run.chosen.members if member.id in TRAINED]:
+        return (
+            f"{joined[0]} is a member of its merge, and has seen examples that would judge what is trained on top; "
+            f"give `adaptation=none`, or plan with `adaptation={spec}`"
+        )
+    if run.chosen.composition.partition(":")[0].strip() not in SUMS:
+        return (
+            f"its composition {run.chosen.composition} is no plain sum, so no adapter trained on top can be a member; "
+            "give `adaptation=none`, or plan with `composition=exact`"
+        )
+    return ""
