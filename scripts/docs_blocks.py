@@ -103,7 +103,9 @@ def settings_section() -> str:
     from merge_advisor.cli.settings import all_parts, setting_options
 
     rows: list[tuple[str, ...]] = []
-    for key, item in setting_options(all_parts()).items():
+    # of a key that several commands read, the default of the first is shown: the plan's
+    first = setting_options(reversed(all_parts()))
+    for key, item in ((key, first[key]) for key in setting_options(all_parts())):
         users = [name for name, command in COMMANDS.items() if key in setting_options(command.parts)]
         kind = item.kind.__name__ if item.kind in (bool, int, float) else "path" if item.kind is Path else "text"
         default = "" if item.default is None or item.default is False else f"`{item.default}`"

@@ -132,6 +132,8 @@ def test_a_member_better_beyond_noise_is_told() -> None:
     assert found == Verdict.UNDECIDED and "member b beats all" in reason and "make it the anchor" in reason
     uniform = model("uniform", range(60))
     assert "take its weights: uniform beats all" in verdict(BASE, ANCHOR, SHOTS, uniform, model("merge", range(37)))[1]
+    plan = model("plan", range(60))
+    assert "kept under plan/" in verdict(BASE, ANCHOR, SHOTS, plan, model("merge", range(37)))[1]
     found, reason = verdict(BASE, ANCHOR, SHOTS, member, model("merge", range(48)))
     assert found == Verdict.MERGE and "member b is better still" in reason
 

@@ -200,8 +200,9 @@ class TrainedChoice:
 
 
 def choose_trained(
-    planned: Sequence[float], tuned: Sequence[float], tasks: Sequence[int], *, worst: bool = False, unit: str = "nats"
-) -> TrainedChoice:
+    planned: Sequence[float] | Float64Array, tuned: Sequence[float] | Float64Array, tasks: Sequence[int], *,
+    worst: bool = False, unit: str = "nats",
+) -> TrainedChoice:  # fmt: skip
     """Return whether a model trained from a tuned merge takes the place of the plan's, by rule 6 of this module.
 
     >>> choose_trained((2.0, 2.1, 1.9, 2.0, 2.2), (1.0, 1.2, 0.9, 1.0, 1.1), tasks=(0,) * 5).tuned

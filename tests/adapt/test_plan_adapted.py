@@ -15,7 +15,7 @@ from merge_advisor.advisor.planning.dry_run import describe_plan
 from merge_advisor.advisor.runs.run_folder import Run, read_run
 from merge_advisor.advisor.scoring.score_model import score_model
 from merge_advisor.cli import main
-from merge_advisor.errors import RunError, SpecError
+from merge_advisor.errors import SpecError
 from merge_advisor.options import FinetuneSettings
 from merge_advisor.types import RESIDUAL, SHOTS_LORA
 from merge_advisor.weights.adapter import read_adapter
@@ -154,12 +154,6 @@ def test_the_dry_run_costs_no_less_than_the_plan(place: Path, tiny_llama: Path, 
         options = PlanOptions(k=2, finetune=FAST, adaptation=spec)
         said = describe_plan([place / "even.jsonl"], pool=tiny_pool, base=str(tiny_llama), options=options)
         assert 0 < run.plan.forwards["adapt"] <= said["passes"]["adapt, at most"]
-
-
-def test_tuning_an_adapted_run_is_refused(place: Path, tiny_llama: Path, tiny_pool: Path) -> None:
-    run = planned(place, tiny_llama, tiny_pool, "continue")
-    with pytest.raises(RunError, match="trained on all of its examples"):
-        ma.tune(run.folder, base=str(tiny_llama), pool=tiny_pool)
 
 
 def test_a_composition_that_is_no_sum_is_refused(place: Path, tiny_llama: Path, tiny_pool: Path) -> None:

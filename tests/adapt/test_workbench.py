@@ -242,3 +242,6 @@ def test_starts_to_compare_with() -> None:
     world.bench.merge = WeightedMerge(world.bench.merge.members, "ties")
     with pytest.raises(SpecError, match="no plain sum"):
         start_of(world.bench, "merge")
+    world.bench.merge = WeightedMerge(world.bench.merge.members, layers=(0.5, 1.0))
+    with pytest.raises(SpecError, match="factor by layer"):
+        start_of(world.bench, "merge")

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from merge_advisor.errors import TaskError
 from merge_advisor.statistics import Interval
 from merge_advisor.tuning import Point, Trial
-from merge_advisor.tuning.winner import Winner, choose_winner, confirmation_rows
+from merge_advisor.tuning.winner import Winner, choose_trained, choose_winner, confirmation_rows
 from tests.support.coordinator_world import losses_of
 
 LEAST = np.array([1.0, -0.5])
@@ -329,6 +329,33 @@ def test_what_cannot_be_judged() -> None:
         choose_winner([], [], never, seed=0)
     with pytest.raises(ValueError, match="each of them"):
         choose_winner([trial(0, "plan", (0.0,), [1.0])], [0, 0], never, seed=0)
+
+
+def test_what_is_trained_takes_the_plans_place_only_beyond_noise() -> None:
+    plan = np.array([2.0, 2.2, 1.8, 2.1, 1.9, 2.3, 1.7, 2.0])
+    wobble = np.array([0.3, -0.3] * 4)
+    found = choose_trained(plan, plan - 0.5 + wobble, [0] * 8)
+    assert found.tuned and interval_of(found.gain).mean == pytest.approx(0.5) and "takes the place" in found.reason
+    for tuned, why in (
+        (plan - 0.1 + wobble, "within noise"), (plan, "a lead of +0.000 nats"), (plan + 0.5, "the plan's model stays"),
+    ):  # fmt: skip
+        found = choose_trained(plan, tuned, [0] * 8)
+        assert not found.tuned and why in found.reason and found.reason.endswith("the plan's model stays")
+    for rows in (1, 2, 3):
+        assert "so few rows" in choose_trained([2.0] * rows, [1.0] * rows, [0] * rows).reason
+    assert "nats a row" in choose_trained(plan, plan - 1, [0] * 8, unit="nats a row").reason
+
+
+def test_of_several_tasks_the_worst_may_count_for_what_is_trained_too() -> None:
+    tasks, plan = [0] * 6 + [1] * 6, [1.0] * 6 + [6.0] * 6
+    gain, loss = np.array([2.9, 3.0, 3.1] * 2), np.array([-0.1, -0.2, -0.3] * 2)
+    better = np.subtract(plan, [*gain, *loss])
+    assert choose_trained(plan, better, tasks).tuned  # in the mean
+    assert not choose_trained(plan, better, tasks, worst=True).tuned  # the task that is worst gets worse
+    other = np.subtract(plan, [*loss, *gain])
+    found = choose_trained(plan, other, tasks, worst=True)
+    assert not found.tuned and "but task 0 gains -0.200 nats" in found.reason
+    assert choose_trained(plan, np.subtract(plan, [*gain, *gain]), tasks, worst=True).tuned
 
 
 def test_rows_to_keep_aside() -> None:
