@@ -221,7 +221,7 @@ def choose_trained(
     differences = _differences(search, 0, losses[1])
     gain = _interval(differences)
     lead = f"{before - after:+.3f} {unit}" if gain is None else _amount(gain, unit)
-    seen = f"from the tuned merge it comes to {after:.3f} {unit} on {_rows(len(tasks))} held out of its training"
+    seen = f"from the tuned merge it comes to {after:.3f} {unit} on {_rows(len(differences))} held out of its training"
     seen = f"{seen}, the plan's model to {before:.3f}, a lead of {lead}"
     if gain is None or len(differences) < _FEWEST:
         return TrainedChoice(False, gain, f"{seen}, which so few rows cannot tell from chance: the plan's model stays")
