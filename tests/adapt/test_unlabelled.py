@@ -18,7 +18,7 @@ from merge_advisor.advisor.runs.run_folder import Run, read_run
 from merge_advisor.backbone.shapes import LoraShape
 from merge_advisor.backbone.training_loss import ENTROPY_ALONE, TrainingLoss
 from merge_advisor.cli import main
-from merge_advisor.errors import InputError, TaskError
+from merge_advisor.errors import InputError, RunError, TaskError
 from merge_advisor.options import FinetuneSettings
 from merge_advisor.types import RESIDUAL, Row
 from tests.adapt.test_workbench import ROWS, World
@@ -202,6 +202,12 @@ def test_the_order_of_the_file_does_not_matter_and_other_inputs_do(
     fewer = write_inputs(place / "fewer.jsonl", range(24, 59))
     planned(place, "open", tiny_llama, tiny_pool, fewer, "run-fewer")
     assert len(trained()) == len(kept) + 1
+
+
+def test_such_a_run_is_tuned_without_its_adaptation(place: Path, tiny_llama: Path, tiny_pool: Path) -> None:
+    run = planned(place, "open", tiny_llama, tiny_pool, write_inputs(place / "tuned.jsonl", range(30, 40)), "run-tuned")
+    with pytest.raises(RunError, match="a file of inputs, which the run folder does not hold"):
+        ma.tune(run.folder, base=str(tiny_llama), pool=tiny_pool)
 
 
 def test_without_a_file_the_tasks_own_inputs_are_trained_on(place: Path, tiny_llama: Path, tiny_pool: Path) -> None:

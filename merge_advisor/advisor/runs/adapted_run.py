@@ -82,6 +82,11 @@ def why_not_adapted(run: Run, spec: str) -> str:
             "better model; give `adaptation=none` to tune the merge alone, or one with folds, like "
             "`adaptation=continue`"
         )
+    if run.plan.inputs is not None and adaptation == registry.build("adaptation", run.own_adaptation.asked):
+        return (
+            f"adaptation {spec} was trained on a file of inputs, which the run folder does not hold, so it cannot be "
+            "trained so again; give `adaptation=none` to tune the merge alone"
+        )
     own = run.own_adaptation
     if own.start is not None and not own.losses:
         return (
