@@ -36,9 +36,9 @@ def describe_tune(
     """Read a run folder and the headers of its models, and say what `tune` would do.
 
     >>> from merge_advisor.options import TuneOptions
-    >>> told = describe_tune("run", options=TuneOptions(trials=10, adaptation="continue"))
+    >>> told = describe_tune("run", options=TuneOptions(trials=10))
     >>> list(told["passes"]), told["adaptation"]
-    (['search, at most', 'adapt, at most', 'score, at most'], 'continue')
+    (['search, at most', 'score, at most'], 'none')
 
     Args:
         run: the run folder.
