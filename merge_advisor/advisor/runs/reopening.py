@@ -95,7 +95,7 @@ def find_shots_lora(run: Run, local: LocalBase, *, of_plan: bool = False) -> Can
 
 
 def find_candidates(pool: Pool, run: Run) -> tuple[Candidate, ...]:
-    """Find all candidates of a plan in a pool, by fingerprint, under the plan's ids and in its order.
+    """Return all candidates of a plan in a pool, by fingerprint, under the plan's ids and in its order.
 
     Args:
         pool: where they are, perhaps with others and under other names.
