@@ -40,6 +40,11 @@ class Auto:
     trains: ClassVar[str] = "what the best of them trains"
     cost: ClassVar[str] = "choosing the merge, and three finetunes for each fold"
 
+    def __post_init__(self) -> None:
+        if self.folds < 2:
+            raise ValueError(f"folds={self.folds}: what is compared is judged on rows held out, so at least 2")
+        self._shots()  # which says what it takes
+
     def needs(self) -> Need:
         """Return that it needs a merge, or nothing at all."""
         return "merge" if self.pool else "nothing"

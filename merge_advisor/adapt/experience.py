@@ -6,7 +6,7 @@ other families have shown, as far as they agree and the rows do not speak (the n
 and Morris 1975, JASA 70:311):
 
     gain of an adaptation on a task    θ ~ N(gain, spread²)
-    its cross-fitted difference        d ~ N(θ + optimism, noise · s²)
+    its cross-fitted difference        d ~ N(θ + optimism, s²)
 
 with s the standard error of d over rows. The numbers come from tasks that no question is asked of:
 `eval/adaptations_tried.md`.
@@ -79,7 +79,7 @@ def believe(differences: Sequence[float], experience: Experience) -> Belief:
     count = len(differences)
     # rows of other tasks stand in for the variance that a handful of rows cannot tell
     sums = float(np.var(differences)) * count + _ROWS_BEFORE * ROW_SPREAD**2
-    noise = NOISE * sums / (count + _ROWS_BEFORE) / count
+    noise = sums / (count + _ROWS_BEFORE) / count
     weight = experience.spread**2 / (experience.spread**2 + noise)
     found = float(np.mean(differences)) - experience.optimism
     return Belief(weight * found + (1 - weight) * experience.gain, math.sqrt(weight * noise))
@@ -92,8 +92,6 @@ EXPERIENCE: dict[str, Experience] = {
     "basis from merge": Experience(gain=0.1, spread=0.27),
 }
 """By what is compared. A name that is not here has no place in `auto`."""
-NOISE = 1.0
-"""Factor on the variance of a cross-fitted mean."""
 ROW_SPREAD = 0.6
 """Standard deviation of a difference between two models from row to row, nats."""
 _ROWS_BEFORE = 4

@@ -1,0 +1,47 @@
+"""What is believed of a gain: rows against what other tasks have shown."""
+
+import numpy as np
+import pytest
+
+from merge_advisor.adapt.experience import EXPERIENCE, Belief, Experience, believe
+
+
+def test_many_clear_rows_are_believed_and_few_noisy_ones_are_not() -> None:
+    other = Experience(gain=0.1, spread=0.3)
+    rng = np.random.default_rng(0)
+    many = believe((1.0 + 0.1 * rng.normal(size=400)).tolist(), other)
+    assert many.mean == pytest.approx(1.0, abs=0.03) and many.error < 0.05 and many.chance > 0.999
+    few = believe([3.0, -1.0], other)
+    assert 0.1 < few.mean < 0.35 and few.error > 0.2
+
+
+def test_what_was_promised_too_much_is_taken_off() -> None:
+    rows = [0.5] * 50
+    plain, wary = (believe(rows, Experience(0.0, 10.0, optimism)) for optimism in (0.0, 0.2))
+    assert plain.mean - wary.mean == pytest.approx(0.2, abs=0.01)
+
+
+def test_beliefs_are_right_as_often_as_they_say() -> None:
+    """On tasks drawn as the model says, the mean is right on average and a chance comes true as often as stated."""
+    rng, other = np.random.default_rng(3), Experience(gain=0.1, spread=0.3)
+    drawn, said = [], []
+    for _ in range(4000):
+        gain = other.gain + other.spread * rng.normal()
+        drawn.append(gain)
+        said.append(believe((gain + 0.6 * rng.normal(size=20)).tolist(), other))
+    errors = np.array(drawn) - np.array([belief.mean for belief in said])
+    assert abs(errors.mean()) < 0.01
+    assert errors.std() == pytest.approx(np.mean([belief.error for belief in said]), rel=0.05)
+    sure = [gain > 0 for gain, belief in zip(drawn, said, strict=True) if belief.chance > 0.8]
+    assert np.mean(sure) == pytest.approx(np.mean([b.chance for b in said if b.chance > 0.8]), abs=0.03)
+
+
+def test_chances() -> None:
+    assert Belief(0.0, 0.0).chance == 0.5 and Belief(1.0, 0.0).chance == 1.0 and Belief(-1.0, 0.0).chance == 0.0
+    assert Belief(-0.1, 0.1).chance == pytest.approx(1 - Belief(0.1, 0.1).chance)
+
+
+def test_the_reference_gains_nothing_over_itself() -> None:
+    assert EXPERIENCE["shots"] == Experience(0.0, 0.0)
+    turned = EXPERIENCE["shots"].than(EXPERIENCE["basis from merge"])
+    assert turned.gain == -EXPERIENCE["basis from merge"].gain
