@@ -25,8 +25,10 @@ from tests.support.task_files import write_task
 
 FAST = FinetuneSettings(rank=4, lr=1e-2, epochs=3)
 SPECS = (
-    "auto", "auto:pool=false", "basis", "basis:form=prior,start=merge", "basis:form=output", "basis:form=first",
-    "coefficients", "coefficients:objective=entropy", "continue", "continue:folds=0", "mix", "prompt", "shots",
+    "auto", "basis:form=prior,start=merge", "coefficients", "continue", "continue:folds=0", "mix", "prompt", "shots",
+)  # fmt: skip
+VARIANTS = (
+    "auto:pool=false", "basis", "basis:form=output", "basis:form=first", "coefficients:objective=entropy",
     "shots:folds=0", "shots:rates=2",
 )  # fmt: skip
 
@@ -52,7 +54,7 @@ def test_every_adaptation_is_planned_here() -> None:
     assert {spec.partition(":")[0] for spec in SPECS} | {"none"} == set(registry.names("adaptation"))
 
 
-@pytest.mark.parametrize("spec", SPECS)
+@pytest.mark.parametrize("spec", (*SPECS, *(pytest.param(spec, marks=pytest.mark.slow) for spec in VARIANTS)))
 def test_a_run_folder_holds_the_model_and_how_it_was_made(
     place: Path, tiny_llama: Path, tiny_pool: Path, spec: str
 ) -> None:
@@ -183,6 +185,7 @@ def test_a_wrong_spec_is_one_line(
     assert len(said) == 1 and says in said[0]
 
 
+@pytest.mark.slow
 def test_a_pool_of_one(place: Path, tiny_llama: Path, tiny_pool: Path) -> None:
     only = sorted(path.name for path in tiny_pool.iterdir() if path.is_dir())[0]
     for spec in ("auto", "basis", "coefficients"):

@@ -14,6 +14,8 @@ from merge_advisor.options import FinetuneSettings
 from tests.support.models import LLAMA_MODULES, write_lora
 from tests.support.task_files import write_task
 
+pytestmark = pytest.mark.slow  # half a minute of small plans in all
+
 FAST = FinetuneSettings(rank=2, lr=1e-2, epochs=2)
 WITH_POOL = (
     "basis:form=prior,start=merge,folds=2", "coefficients:folds=2", "coefficients:folds=2,objective=entropy",
