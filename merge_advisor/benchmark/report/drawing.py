@@ -210,19 +210,14 @@ def reliability_plot(key: str, title: str, agreement: Agreement) -> str:
     promises = agreement.promises[:: max(1, math.ceil(len(agreement.promises) / _PROMISES))]
     x = scale_over(_bulk([p.predicted for p in promises]), _LEFT + 8, WIDTH - 8, margin=0.04)
     y = scale_over(_bulk([0.0, *(p.measured for p in promises)]), 288, 12, margin=0.04)
-    parts = [*vertical_axis(y, _LEFT, WIDTH), *horizontal_axis(x, 12, 288)]
-    low, high = max(x.low, y.low), min(x.high, y.high)  # the two axes have scales of their own
-    if low < high:
-        parts.append(line(x(low), y(low), x(high), y(high), "reference"))
-    parts.append(dots([(x(p.predicted), y(p.measured)) for p in promises], "promises"))
-    means = [(x(bin_.predicted), y(bin_.measured)) for bin_ in agreement.bins]
-    parts.append(polyline(means, "best") if len(means) > 1 else "")
-    for spot, bin_ in zip(means, agreement.bins, strict=True):
-        shown = f"predicted {bin_.predicted:+.3f}, measured {bin_.measured:+.3f}, {bin_.count} merges"
-        parts.append(marked("square", *spot, 4, "mark better", shown))
-    parts.append(label(WIDTH, 320, "predicted gain, nats", anchor="end", class_="tick"))
-    turned = label(0, 0, "measured gain, nats", room=270, anchor="end", class_="tick")
-    parts.append(element("g", turned, transform="translate(7 12) rotate(-90)"))
+    shown = [
+        f"predicted {bin_.predicted:+.3f}, measured {bin_.measured:+.3f}, {bin_.count} merges"
+        for bin_ in agreement.bins
+    ]
+    means = [(bin_.predicted, bin_.measured) for bin_ in agreement.bins]
+    points = [(p.predicted, p.measured) for p in promises]
+    equal = max(x.low, y.low), min(x.high, y.high)  # the two axes have scales of their own
+    parts = _reliability_parts((x, y), equal, points, means, shown, ("predicted gain, nats", "measured gain, nats"))
     outside = sum(not (x.low <= p.predicted <= x.high and y.low <= p.measured <= y.high) for p in promises)
     count = (
         f"{len(agreement.promises)} promises, {len(promises)} drawn, {outside} of them at the edge that lie beyond it"
@@ -245,18 +240,36 @@ def calibration_plot(key: str, title: str, found: Calibration) -> str:
         return ""
     x = scale_over([0.0, 1.0], _LEFT + 8, WIDTH - 8, margin=0.02)
     y = scale_over([0.0, 1.0], 288, 12, margin=0.02)
-    parts = [*vertical_axis(y, _LEFT, WIDTH), *horizontal_axis(x, 12, 288), line(x(0), y(0), x(1), y(1), "reference")]
+    shown = [f"stated {100 * bin_.chance:.0f}%, came {100 * bin_.came:.0f}%, {bin_.count} units" for bin_ in found.bins]
+    means = [(bin_.chance, bin_.came) for bin_ in found.bins]
     # above the edge those that came true, below it those that did not: how many chances stand behind each mean
-    parts.append(dots([(x(one.chance), y(float(one.came))) for one in found.forecasts], "promises"))
-    means = [(x(bin_.chance), y(bin_.came)) for bin_ in found.bins]
-    parts.append(polyline(means, "best") if len(means) > 1 else "")
-    for spot, bin_ in zip(means, found.bins, strict=True):
-        shown = f"stated {100 * bin_.chance:.0f}%, came {100 * bin_.came:.0f}%, {bin_.count} units"
-        parts.append(marked("square", *spot, 4, "mark better", shown))
-    parts.append(label(WIDTH, 320, "stated chance of a gain", anchor="end", class_="tick"))
-    turned = label(0, 0, "share that came", room=270, anchor="end", class_="tick")
-    parts.append(element("g", turned, transform="translate(7 12) rotate(-90)"))
+    points = [(one.chance, float(one.came)) for one in found.forecasts]
+    parts = _reliability_parts((x, y), (0.0, 1.0), points, means, shown, ("stated chance of a gain", "share that came"))
     return figure(key, title, f"{len(found.forecasts)} chances", 326, parts)
+
+
+def _reliability_parts(
+    scales: tuple[Scale, Scale],
+    equal: tuple[float, float],
+    points: Sequence[tuple[float, float]],
+    means: Sequence[tuple[float, float]],
+    shown: Sequence[str],
+    names: tuple[str, str],
+) -> list[str]:
+    """What came against what was said: named axes, the line where they are equal (its ends), points, their means."""
+    x, y = scales
+    parts = [*vertical_axis(y, _LEFT, WIDTH), *horizontal_axis(x, 12, 288)]
+    low, high = equal
+    if low < high:
+        parts.append(line(x(low), y(low), x(high), y(high), "reference"))
+    parts.append(dots([(x(said), y(came)) for said, came in points], "promises"))
+    spots = [(x(said), y(came)) for said, came in means]
+    parts.append(polyline(spots, "best") if len(spots) > 1 else "")
+    parts += [marked("square", *spot, 4, "mark better", text) for spot, text in zip(spots, shown, strict=True)]
+    parts.append(label(WIDTH, 320, names[0], anchor="end", class_="tick"))
+    turned = label(0, 0, names[1], room=270, anchor="end", class_="tick")
+    parts.append(element("g", turned, transform="translate(7 12) rotate(-90)"))
+    return parts
 
 
 def _bulk(values: Sequence[float]) -> list[float]:
