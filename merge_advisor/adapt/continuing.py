@@ -17,8 +17,8 @@ from merge_advisor.merges import WeightedMerge
 from merge_advisor.weights.updates import WeightDelta, inner_all
 
 STARTS = ("merge", "anchor", "mean", "random", "base")
-SUMS = ("exact", "task_arithmetic")
-"""Compositions that are a plain sum: an adapter trained beside such a merge can be a member of it."""
+_SUMS = ("exact", "task_arithmetic")
+"""Compositions that are a plain sum."""
 
 
 @dataclass(frozen=True)
@@ -122,6 +122,18 @@ def _on(begun: WeightedMerge, trained: Trained) -> WeightedMerge:
     return with_trained(begun, trained.candidate, 1.0 if trained.record.steps else 0.0)
 
 
+def is_sum(composition: str) -> bool:
+    """Return whether a composition is a plain sum: an adapter trained beside such a merge can be a member of it.
+
+    >>> is_sum("exact"), is_sum("ties:density=0.5")
+    (True, False)
+
+    Args:
+        composition: its spec.
+    """
+    return composition.partition(":")[0].strip() in _SUMS
+
+
 def start_of(bench: Workbench, name: str) -> WeightedMerge:
     """Return where training begins.
 
@@ -139,7 +151,7 @@ def start_of(bench: Workbench, name: str) -> WeightedMerge:
         share = 1 / len(bench.candidates)
         return WeightedMerge(tuple((candidate, share) for candidate in bench.candidates))
     merge = bench.merge.without_zeros()
-    if merge.members and merge.composition.partition(":")[0].strip() not in SUMS:
+    if merge.members and not is_sum(merge.composition):
         raise SpecError(
             f"composition {merge.composition} is no plain sum, so an adapter trained on top cannot be a member of it; "
             "give `composition=exact`, or `adaptation=none`"

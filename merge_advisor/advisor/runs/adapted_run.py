@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from merge_advisor import registry
-from merge_advisor.adapt.continuing import SUMS
+from merge_advisor.adapt.continuing import is_sum
 from merge_advisor.adapt.workbench import NOTHING
 from merge_advisor.advisor.runs.run_folder import AdaptationReport
 from merge_advisor.types import SHOTS_LORA, TRAINED, Candidate, Recipe
@@ -98,7 +98,7 @@ def why_not_adapted(run: Run, spec: str) -> str:
             f"{joined[0]} is a member of its merge, and has seen examples that would judge what is trained on top; "
             f"give `adaptation=none`, or plan with `adaptation={spec}`"
         )
-    if run.chosen.composition.partition(":")[0].strip() not in SUMS:
+    if not is_sum(run.chosen.composition):
         return (
             f"its composition {run.chosen.composition} is no plain sum, so no adapter trained on top can be a member; "
             "give `adaptation=none`, or plan with `composition=exact`"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from merge_advisor import registry
-from merge_advisor.adapt.continuing import SUMS
+from merge_advisor.adapt.continuing import is_sum
 from merge_advisor.advisor.measuring.deltas import take_deltas
 from merge_advisor.advisor.measuring.meter import loss_kind_of
 from merge_advisor.advisor.runs.adapted_run import why_not_adapted
@@ -134,7 +134,7 @@ def adaptation_of(run: Run, options: TuneOptions) -> str:
     if reason := why_not_adapted(run, spec):
         raise RunError(f"{run.folder}: {reason}")
     for composition in options.compositions:
-        if composition.partition(":")[0].strip() not in SUMS:
+        if not is_sum(composition):
             raise SpecError(
                 f"`compositions={composition}`: is no plain sum, so no adapter trained on top can be a member; leave "
                 "it out, or give `adaptation=none`"
