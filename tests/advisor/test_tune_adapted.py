@@ -28,8 +28,9 @@ from merge_advisor.errors import RunError, SpecError
 from merge_advisor.merges import WeightedMerge
 from merge_advisor.options import FinetuneSettings
 from merge_advisor.report.terminal import to_text
-from merge_advisor.report.values import TunedAdaptation, TuningReport
+from merge_advisor.report.values import TunedAdaptation
 from merge_advisor.types import RESIDUAL, SHOTS_LORA, RecipeMember
+from tests.advisor.test_tune import tuning_of
 
 ONE = Machine(threads=1)
 LITTLE = FinetuneSettings(rank=2, lr=5e-4, epochs=1)
@@ -89,11 +90,6 @@ def copied(run: Run, place: Path) -> Path:
 def tune(run: Path, place: Path, *, scored: bool = False, **options: Any) -> Run:
     asked = TuneOptions(**{"trials": 14, **options})
     return ma.tune(run, options=asked, scored=scored, cache=place / "cache", machine=ONE)
-
-
-def tuning_of(run: Run) -> TuningReport:
-    assert run.tuning is not None
-    return run.tuning
 
 
 def outcome_of(run: Run) -> TunedAdaptation:
