@@ -197,7 +197,7 @@ class PlanOptions:
         help="only candidates under these licences",
     )  # fmt: skip
     adaptation: str = option(
-        "none", group=_CHOOSING, settings=True, registered="adaptation",
+        "auto", group=_CHOOSING, settings=True, registered="adaptation",
         help="how examples and pool become one model; default {default}; one of: {names}; parameters as name:key=value",
     )  # fmt: skip
     composition: str = option(

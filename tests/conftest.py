@@ -151,6 +151,6 @@ def example_world(tiny_llama: Path, tiny_pool: Path, tmp_path_factory: pytest.Te
     (folder / "examples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     plan(
         folder / "examples.jsonl", pool=str(folder / "adapters"), base=str(folder / "base"), out=folder / "run",
-        options=PlanOptions(strategy="top_k", k=2), scored=False, cache=folder / "cache",
+        options=PlanOptions(strategy="top_k", k=2, adaptation="none"), scored=False, cache=folder / "cache",
     )  # fmt: skip
     return folder

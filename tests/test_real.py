@@ -117,7 +117,7 @@ def test_the_demo_pool_clusters_by_family(local: LocalBase) -> None:
 def plan_of_demo(task: str, real_base: Path, cache: Path, out: Path) -> Run:
     return ma.plan(
         DEMO / "tasks" / f"{task}.jsonl", pool=DEMO / "pool.yaml", base=str(real_base), out=out, cache=cache,
-        options=PlanOptions(k=3),
+        options=PlanOptions(k=3, adaptation="none"),
     )  # fmt: skip
 
 
@@ -169,7 +169,7 @@ def test_a_plan_from_the_command_line_with_options(
     code = main([
         "plan", "--task", str(DEMO / "tasks" / "mixed.jsonl"), "--pool", str(DEMO / "pool.yaml"), "--base",
         str(real_base), "--cache", str(cache), "--out", str(tmp_path / "run"), "--no-score", "--strategy",
-        "anchor_diverse:objective=facility", "--k", "3", "--rank", "4", "--json", "-q",
+        "anchor_diverse:objective=facility", "--adaptation", "none", "--k", "3", "--rank", "4", "--json", "-q",
     ])  # fmt: skip
     found = json.loads(capsys.readouterr().out)
     assert code == 0 and len(found["recipe"]["members"]) <= 4

@@ -9,7 +9,8 @@ from typing import ClassVar
 import numpy as np
 
 from merge_advisor.adapt.basis import Basis
-from merge_advisor.adapt.experience import EXPERIENCE, Belief, Experience, believe
+from merge_advisor.adapt.continuing import no_start
+from merge_advisor.adapt.experience import Belief, believe, experience_of
 from merge_advisor.adapt.prompting import Prompting
 from merge_advisor.adapt.shots import ShotsAlone
 from merge_advisor.adapt.workbench import NOTHING, Adapted, Alternative, Need, Workbench
@@ -21,7 +22,8 @@ class Auto:
     """Take what is believed best: base, `prompt`, `shots`, or `basis` on top of the merge (which may stay as it is).
 
     Each is judged on rows that it was not trained on, by its difference to `shots`; the differences are shrunk towards
-    what other tasks have shown (see `experience`). `basis` is its form `prior`.
+    what other tasks have shown (see `experience`). `basis` is its form `prior`. Where nothing can be trained on top of
+    the merge, the merge itself is compared instead; and it stays where one row alone leaves nothing to judge by.
 
     >>> Auto().needs(), Auto(pool=False).needs()
     ('merge', 'nothing')
@@ -36,6 +38,8 @@ class Auto:
     rates: int = 2
     """As of `shots`; what needs no pool is to be as strong as it can be."""
 
+    any_merge: ClassVar[bool] = True
+    """It compares a merge that nothing can be trained on top of as it is."""
     name: ClassVar[str] = "auto"
     trains: ClassVar[str] = "what the best of them trains"
     cost: ClassVar[str] = "choosing the merge, and three finetunes for each fold"
@@ -56,9 +60,14 @@ class Auto:
 
     def adapt(self, bench: Workbench) -> Adapted:
         """See `Adaptation.adapt`."""
+        if len(bench.learning) < 2:
+            stays = bench.merge if self.pool else NOTHING
+            what = "the merge as it was chosen" if self.pool else "the base"
+            return Adapted(stays, name="none", reason=f"one row cannot both train and judge: {what}")
         found: dict[str, Adapted] = {}
         spent: dict[str, int] = {}
-        lacking = []
+        obstacle = no_start(bench.merge) if self.pool else ""
+        lacking = [f"nothing was trained on top of the merge: {obstacle}"] if obstacle else []
         for name, run in self._runs(bench).items():
             before = bench.forwards
             try:
@@ -82,7 +91,7 @@ class Auto:
         alone = next(name for name in ordered if name not in WITH_POOL)
         return replace(
             best,
-            name=_REGISTERED.get(ordered[0], ordered[0]),
+            name=best.name or _REGISTERED.get(ordered[0], ordered[0]),
             options=options,
             without_pool=found["shots"].merge,
             chance=_gain(found, ordered[0], alone).chance if ordered[0] in WITH_POOL else None,
@@ -100,15 +109,21 @@ class Auto:
         if len(bench.tasks) == 1:  # one prompt cannot show the examples of several tasks
             runs["prompt"] = lambda: Prompting(self.folds).adapt(bench)
         runs["shots"] = lambda: self._shots().adapt(bench)
-        if self.pool:
+        if self.pool and no_start(bench.merge):
+            runs["merge"] = lambda: Adapted(
+                bench.merge,
+                tuple(bench.losses(bench.merge, bench.learning).tolist()),
+                reason="the merge as it was chosen",
+            )
+        elif self.pool:
             basis = Basis("prior", start="merge", folds=self.folds, choices=self.choices)
             runs["basis from merge"] = lambda: basis.adapt(bench)
         return runs
 
 
-WITH_POOL = ("basis from merge",)
+WITH_POOL = ("basis from merge", "merge")
 """What is compared whose result has members of the pool, or directions of it."""
-_REGISTERED = {"base": "none", "basis from merge": "basis"}
+_REGISTERED = {"base": "none", "merge": "none", "basis from merge": "basis"}
 """Names of adaptations, where what is compared has another one."""
 
 
@@ -117,8 +132,8 @@ def _gain(found: Mapping[str, Adapted], name: str, over: str) -> Belief:
     differences = np.asarray(found[over].losses) - np.asarray(found[name].losses)
     if not differences.any():  # the same model, as the base is where `shots` at scale 0 is best
         return Belief(0.0, 0.0)
-    experience: Experience = EXPERIENCE[name].than(EXPERIENCE[over])
-    return believe(differences.tolist(), experience)
+    rows = len(differences)
+    return believe(differences.tolist(), experience_of(name, rows).than(experience_of(over, rows)))
 
 
 def _error(one: Adapted, other: Adapted) -> float:

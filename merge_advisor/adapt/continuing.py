@@ -115,7 +115,8 @@ def train_on(bench: Workbench, begun: WeightedMerge, shape: Shape, how: Continue
         reason = f"training {words} lowered the loss of no part of the rows that was left out: the start itself"
     merge = with_trained(begun, mean_of(bench, fit), 1.0) if moved else begun
     settings = finetune_settings(how.request(bench, begun, shape, fit.folds[0])) | {"folds": len(fit.folds)}
-    return Adapted(merge, tuple(losses.tolist()), fit.numbers, reason, settings)
+    name = "none" if not moved and how.start == "merge" else ""  # the chosen merge as it is
+    return Adapted(merge, tuple(losses.tolist()), fit.numbers, reason, settings, name=name)
 
 
 def _on(begun: WeightedMerge, trained: Trained) -> WeightedMerge:
@@ -132,6 +133,28 @@ def is_sum(composition: str) -> bool:
         composition: its spec.
     """
     return composition.partition(":")[0].strip() in _SUMS
+
+
+def no_start(merge: WeightedMerge) -> str:
+    """Return why nothing can be trained on top of a merge, with the remedy; empty where it can.
+
+    >>> no_start(NOTHING)
+    ''
+
+    Args:
+        merge: the merge.
+    """
+    if merge.without_zeros().members and not is_sum(merge.composition):
+        return (
+            f"composition {merge.composition} is no plain sum, so an adapter trained on top cannot be a member of it; "
+            "give `composition=exact`, or `adaptation=none`"
+        )
+    if merge.layers:
+        return (
+            "the merge has a factor by layer, which an adapter trained on top would get too; leave `layers` out, or "
+            "give `adaptation=none`"
+        )
+    return ""
 
 
 def start_of(bench: Workbench, name: str) -> WeightedMerge:
@@ -151,16 +174,9 @@ def start_of(bench: Workbench, name: str) -> WeightedMerge:
         share = 1 / len(bench.candidates)
         return WeightedMerge(tuple((candidate, share) for candidate in bench.candidates))
     merge = bench.merge.without_zeros()
-    if merge.members and not is_sum(merge.composition):
-        raise SpecError(
-            f"composition {merge.composition} is no plain sum, so an adapter trained on top cannot be a member of it; "
-            "give `composition=exact`, or `adaptation=none`"
-        )
-    if merge.layers:
-        raise SpecError(
-            "the merge has a factor by layer, which an adapter trained on top would get too; leave `layers` out, or "
-            "give `adaptation=none`"
-        )
+    obstacle = no_start(merge)
+    if obstacle:
+        raise SpecError(obstacle)
     if name == "anchor" and merge.members:
         return WeightedMerge(((merge.candidates[0], 1.0),))
     if name == "random" and merge.members:

@@ -85,14 +85,35 @@ def believe(differences: Sequence[float], experience: Experience) -> Belief:
     return Belief(weight * found + (1 - weight) * experience.gain, math.sqrt(weight * noise))
 
 
-EXPERIENCE: dict[str, Experience] = {
-    "base": Experience(gain=-1.8, spread=2.6),
-    "prompt": Experience(gain=-0.6, spread=1.3),
-    "shots": Experience(gain=0.0, spread=0.0),
-    "basis from merge": Experience(gain=0.1, spread=0.27),
+EXPERIENCE: dict[str, dict[int, Experience]] = {
+    "base": {20: Experience(gain=-1.8, spread=2.6)},
+    "prompt": {20: Experience(gain=-0.6, spread=1.3)},
+    "shots": {20: Experience(gain=0.0, spread=0.0)},
+    "merge": {20: Experience(gain=-0.1, spread=0.27)},
+    "basis from merge": {20: Experience(gain=0.1, spread=0.27)},
 }
-"""By what is compared. A name that is not here has no place in `auto`."""
+"""By what is compared and the number of rows it had. A name that is not here has no place in `auto`."""
 ROW_SPREAD = 0.6
 """Standard deviation of a difference between two models from row to row, nats."""
 _ROWS_BEFORE = 4
 """Rows that `ROW_SPREAD` counts for."""
+
+
+def experience_of(name: str, rows: int) -> Experience:
+    """Return what other tasks have shown with as many rows: between the numbers measured by their logarithm.
+
+    >>> experience_of("shots", 12)
+    Experience(gain=0.0, spread=0.0, optimism=0.0)
+
+    Args:
+        name: what is compared, a key of `EXPERIENCE`.
+        rows: learned from; beyond the numbers measured the nearest one counts.
+    """
+    known = EXPERIENCE[name]
+    numbers = sorted(known)
+    places = np.log(numbers)
+
+    def between(what: str) -> float:
+        return float(np.interp(math.log(max(rows, 1)), places, [getattr(known[number], what) for number in numbers]))
+
+    return Experience(between("gain"), between("spread"), between("optimism"))

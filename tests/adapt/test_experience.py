@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from merge_advisor.adapt.experience import EXPERIENCE, Belief, Experience, believe
+from merge_advisor.adapt.experience import EXPERIENCE, Belief, Experience, believe, experience_of
 
 
 def test_many_clear_rows_are_believed_and_few_noisy_ones_are_not() -> None:
@@ -42,6 +42,17 @@ def test_chances() -> None:
 
 
 def test_the_reference_gains_nothing_over_itself() -> None:
-    assert EXPERIENCE["shots"] == Experience(0.0, 0.0)
-    turned = EXPERIENCE["shots"].than(EXPERIENCE["basis from merge"])
-    assert turned.gain == -EXPERIENCE["basis from merge"].gain
+    assert experience_of("shots", 7) == Experience(0.0, 0.0)
+    known = experience_of("basis from merge", 7)
+    assert experience_of("shots", 7).than(known).gain == -known.gain
+
+
+def test_between_numbers_of_rows_by_their_logarithm_and_beyond_them_the_nearest(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    known = {5: Experience(0.4, 0.2, 0.1), 20: Experience(0.0, 0.1, 0.0)}
+    monkeypatch.setitem(EXPERIENCE, "strange", known)
+    assert experience_of("strange", 5) == experience_of("strange", 1) == known[5]
+    assert experience_of("strange", 20) == experience_of("strange", 300) == known[20]
+    half = experience_of("strange", 10)
+    assert (half.gain, half.spread, half.optimism) == pytest.approx((0.2, 0.15, 0.05))

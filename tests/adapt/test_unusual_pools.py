@@ -58,8 +58,8 @@ def checkpoints(tmp_path: Path, base: Path, pool: Path) -> Path:
     for name in sorted(path.name for path in pool.iterdir() if path.is_dir())[:2]:
         run = ma.plan(
             write_task(tmp_path / f"{name}.jsonl", 12), pool=pool, base=str(base), out=tmp_path / f"made-{name}",
-            cache=tmp_path / "cache", options=PlanOptions(k=1, finetune=FAST, include=(name,), anchor=name),
-            scored=False,
+            cache=tmp_path / "cache", scored=False,
+            options=PlanOptions(k=1, finetune=FAST, adaptation="none", include=(name,), anchor=name),
         )  # fmt: skip
         ma.merge(run.folder, folder / name, pool=pool, base=str(base), cache=tmp_path / "cache")
     return folder

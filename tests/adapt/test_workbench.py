@@ -232,6 +232,28 @@ def test_auto_without_a_pool_looks_at_no_merge() -> None:
     assert not any(request.start.members for request in world.requests)
 
 
+@pytest.mark.parametrize("merge", [0.9, -9.0])
+def test_auto_compares_the_merge_itself_where_nothing_can_be_trained_on_top(merge: float) -> None:
+    world = World(wanted=1, learned=0.5, merge=merge)
+    world.bench.merge = WeightedMerge(world.bench.merge.members, "ties")
+    adapted = Auto().adapt(world.bench)
+    assert "merge" in [option.name for option in adapted.options] and "ties is no plain sum" in adapted.reason
+    assert not any(request.start.members for request in world.requests)
+    if merge > 0:
+        assert adapted.merge == world.bench.merge and adapted.name == "none" and adapted.chance is not None
+    else:
+        assert adapted.name == "shots"
+
+
+def test_auto_of_one_row_leaves_the_merge() -> None:
+    world = World(wanted=1, learned=0.5, merge=0.5)
+    world.bench.tasks, world.bench.tuning = (ROWS[:1],), frozenset()
+    adapted = Auto().adapt(world.bench)
+    assert adapted.merge == world.bench.merge and adapted.name == "none" and not adapted.losses
+    assert "one row cannot both train and judge: the merge" in adapted.reason
+    assert not Auto(pool=False).adapt(world.bench).merge.members and not world.requests
+
+
 def test_starts_to_compare_with() -> None:
     world = World(wanted=1, learned=0.5, merge=0.6, members=3)
     assert start_of(world.bench, "base").members == ()

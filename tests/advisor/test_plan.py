@@ -33,7 +33,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(place: Path, tiny_llama: Path, tiny_pool: Path) -> Run:
     return ma.plan(
         place / "even.jsonl", pool=tiny_pool, base=str(tiny_llama), out=place / "run", cache=place / "cache",
-        options=PlanOptions(k=2, finetune=FAST),
+        options=PlanOptions(k=2, adaptation="none", finetune=FAST),
     )  # fmt: skip
 
 
@@ -70,7 +70,8 @@ def test_same_inputs_same_bytes_warm_or_cold_in_any_order(
     task = tmp_path / "even.jsonl"
     task.write_text("\n".join(lines if order == "same" else reversed(lines)))
     again = ma.plan(
-        task, pool=pool, base=str(tiny_llama), out=tmp_path / "run", options=PlanOptions(k=2, finetune=FAST),
+        task, pool=pool, base=str(tiny_llama), out=tmp_path / "run",
+        options=PlanOptions(k=2, adaptation="none", finetune=FAST),
         cache=place / "cache" if order == "same" else tmp_path / "cache",
     )  # fmt: skip
     assert without_environment(again.folder) == without_environment(run.folder)
@@ -111,7 +112,7 @@ def test_a_warm_plan_imports_no_torch(run: Run, place: Path, tiny_llama: Path, t
         "import sys\nfrom merge_advisor.cli import main\n"
         f"code = main(['plan', '--task', {str(place / 'even.jsonl')!r}, '--pool', {str(tiny_pool)!r}, '--base',"
         f" {str(tiny_llama)!r}, '--out', {str(tmp_path / 'run')!r}, '--cache', {str(place / 'cache')!r}, '--k', '2',"
-        " '--no-score', '--lora-rank', '4', '--lora-lr', '0.01', '--lora-steps', '12'])\n"
+        " '--no-score', '--adaptation', 'none', '--lora-rank', '4', '--lora-lr', '0.01', '--lora-steps', '12'])\n"
         "heavy = {'torch', 'transformers', 'peft', 'mergekit', 'lm_eval', 'optuna', 'pandas', 'sklearn', 'scipy'}\n"
         "print(sorted(heavy & set(sys.modules)))\nsys.exit(code)"
     )
@@ -226,7 +227,7 @@ def test_two_tasks_make_one_merge(place: Path, tiny_llama: Path, tiny_pool: Path
     write_task(tmp_path / "choice.jsonl", answers=("red", "blue"), choices=True)
     run = ma.plan(
         [place / "even.jsonl", tmp_path / "choice.jsonl"], pool=tiny_pool, base=str(tiny_llama), out=tmp_path / "run",
-        cache=place / "cache", options=PlanOptions(k=2, finetune=FAST),
+        cache=place / "cache", options=PlanOptions(k=2, adaptation="none", finetune=FAST),
     )  # fmt: skip
     assert [score.metric for score in run.scores] == ["exact_match", "accuracy"]
     assert run.plan.verdict in {score.verdict for score in run.scores}
@@ -239,7 +240,7 @@ def test_an_encoder_decoder_base(tiny_t5: Path, tiny_t5_pool: Path, tmp_path: Pa
     write_task(tmp_path / "even.jsonl", 24)
     run = ma.plan(
         tmp_path / "even.jsonl", pool=tiny_t5_pool, base=str(tiny_t5), out=tmp_path / "run",
-        cache=tmp_path / "cache", options=PlanOptions(k=2, finetune=FAST, template="plain"),
+        cache=tmp_path / "cache", options=PlanOptions(k=2, adaptation="none", finetune=FAST, template="plain"),
     )  # fmt: skip
     assert run.recipe.base.architecture == "T5ForConditionalGeneration"
     assert run.plan.verdict is not None
@@ -255,7 +256,7 @@ def test_fewer_rows_than_can_be_held_out(place: Path, tiny_llama: Path, tiny_poo
     write_task(tmp_path / "few.jsonl", 5)
     run = ma.plan(
         tmp_path / "few.jsonl", pool=tiny_pool, base=str(tiny_llama), out=tmp_path / "run", cache=place / "cache",
-        options=PlanOptions(k=2, finetune=FAST),
+        options=PlanOptions(k=2, adaptation="none", finetune=FAST),
     )  # fmt: skip
     assert run.scores == () and run.plan.verdict is None
     assert all(member.id != "shots_lora" for member in run.plan.selection.members)
@@ -266,7 +267,7 @@ def test_fewer_rows_than_can_be_held_out(place: Path, tiny_llama: Path, tiny_poo
 def ties(run: Run, place: Path, tiny_llama: Path, tiny_pool: Path) -> Run:
     return ma.plan(
         place / "even.jsonl", pool=tiny_pool, base=str(tiny_llama), out=place / "ties", cache=place / "cache",
-        options=PlanOptions(k=2, finetune=FAST, composition="ties:density=0.5"),
+        options=PlanOptions(k=2, adaptation="none", finetune=FAST, composition="ties:density=0.5"),
     )  # fmt: skip
 
 
@@ -316,7 +317,8 @@ def test_a_nonlinear_composition_with_a_rank_is_the_cut_one(
 
     run = ma.plan(
         place / "even.jsonl", pool=tiny_pool, base=str(tiny_llama), out=tmp_path / "run", cache=place / "cache",
-        options=PlanOptions(k=2, finetune=FAST, composition="ties:density=0.5", rank=5), scored=False,
+        scored=False,
+        options=PlanOptions(k=2, adaptation="none", finetune=FAST, composition="ties:density=0.5", rank=5),
     )  # fmt: skip
     assert run.recipe.rank == 5 and 0 < run.plan.rank_error < 1
     assert (run.folder / "adapter").is_dir() and not (run.folder / "mergekit.yaml").exists()
@@ -373,12 +375,12 @@ def test_checkpoints_are_candidates_too(place: Path, tiny_llama: Path, tiny_pool
     shutil.copytree(tiny_pool / "a0", tmp_path / "pool" / "a0")
     made = ma.plan(
         place / "even.jsonl", pool=tmp_path / "pool", base=str(tiny_llama), out=tmp_path / "first",
-        cache=place / "cache", options=PlanOptions(k=1, finetune=FAST), scored=False,
+        cache=place / "cache", options=PlanOptions(k=1, adaptation="none", finetune=FAST), scored=False,
     )  # fmt: skip
     ma.merge(made.folder, tmp_path / "pool" / "full", cache=place / "cache")
     run = ma.plan(
         place / "even.jsonl", pool=tmp_path / "pool", base=str(tiny_llama), out=tmp_path / "run",
-        cache=place / "cache", options=PlanOptions(strategy="all", finetune=FAST),
+        cache=place / "cache", options=PlanOptions(strategy="all", adaptation="none", finetune=FAST),
     )  # fmt: skip
     assert {member.kind for member in run.plan.selection.members} == {"adapter", "checkpoint"}
     assert not (run.folder / "adapter").exists()  # no adapter holds a checkpoint
@@ -410,7 +412,10 @@ def test_a_lora_of_another_rank_does_not_stop_a_composition_that_adds_factors(
 ) -> None:
     found = ma.plan(
         place / "even.jsonl", pool=tiny_pool, base=str(tiny_llama), out=tmp_path / "run", cache=place / "cache",
-        options=PlanOptions(k=2, strategy="top_k", composition="lorahub", finetune=replace(FAST, rank=2)), scored=False,
+        scored=False,
+        options=PlanOptions(
+            k=2, adaptation="none", strategy="top_k", composition="lorahub", finetune=replace(FAST, rank=2)
+        ),
     )  # fmt: skip
     assert "shots_lora cannot join" in found.plan.selection.stopped
     assert "shots_lora" not in [member.id for member in found.recipe.members]

@@ -21,7 +21,7 @@ PROBES = {"delta_activations": 5, "delta_logits": 5, "delta_meaning": 40}
 
 
 def make(folder: Path, base: Path, pool: Path, embedding: str = "delta_activations", *, scored: bool = False) -> Run:
-    options = PlanOptions(strategy="top_k", k=2, embedding=embedding, finetune=FAST)
+    options = PlanOptions(strategy="top_k", k=2, adaptation="none", embedding=embedding, finetune=FAST)
     return ma.plan(
         write_task(folder / "even.jsonl"), pool=pool, base=str(base), out=folder / "run", options=options,
         cache=folder / "cache", scored=scored,
@@ -40,7 +40,7 @@ def test_an_embedding_is_charged_what_it_runs(
     assert run.plan.forwards["finetune on the shots"] == record["forwards"] + rows
     foreseen = describe_plan(
         [tmp_path / "even.jsonl"], pool=tiny_pool, base=str(tiny_llama), cache=tmp_path / "cache",
-        options=PlanOptions(embedding=embedding, finetune=FAST),
+        options=PlanOptions(embedding=embedding, adaptation="none", finetune=FAST),
     )  # fmt: skip
     assert foreseen["passes"]["embed the pool"] == run.plan.forwards["embed the pool"]
     assert foreseen["passes"]["finetune on the shots, at most"] >= run.plan.forwards["finetune on the shots"]

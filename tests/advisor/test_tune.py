@@ -38,7 +38,7 @@ def place(tmp_path_factory: pytest.TempPathFactory, tiny_llama: Path, tiny_pool:
         "scored": False,
         "machine": ONE,
     }
-    options = PlanOptions(k=3, finetune=FAST, strategy="top_k")
+    options = PlanOptions(k=3, adaptation="none", finetune=FAST, strategy="top_k")
     ma.plan(write_task(folder / "even.jsonl", choices=True), out=folder / "run", options=options, **shared)
     other = folder / "letters.jsonl"
     other.write_text("".join(json.dumps({"input": f"say {c}", "output": c * 2}) + "\n" for c in "abcdefghijklmnop"))
@@ -214,7 +214,7 @@ def test_a_study_of_something_else_is_refused(run: Path, place: Path) -> None:
 def test_one_row_is_not_enough(place: Path, tmp_path: Path, tiny_llama: Path, tiny_pool: Path) -> None:
     ma.plan(
         place / "even.jsonl", pool=tiny_pool, base=str(tiny_llama), out=tmp_path / "run", cache=place / "cache",
-        options=PlanOptions(k=2, finetune=FAST, strategy="top_k", tuning=1), scored=False,
+        options=PlanOptions(k=2, adaptation="none", finetune=FAST, strategy="top_k", tuning=1), scored=False,
     )  # fmt: skip
     with pytest.raises(TaskError, match="one row"):
         tune(tmp_path / "run", place)
@@ -292,7 +292,9 @@ def test_members_that_are_all_the_same(
     planned = ma.plan(
         place / "even.jsonl", pool=tmp_path / "pool", base=str(tiny_llama), out=tmp_path / "run",
         cache=place / "cache", scored=False, machine=ONE,
-        options=PlanOptions(k=3, finetune=FAST, strategy="top_k", choose_by="loss", exclude=("shots_lora",)),
+        options=PlanOptions(
+            k=3, adaptation="none", finetune=FAST, strategy="top_k", choose_by="loss", exclude=("shots_lora",)
+        ),
     )  # fmt: skip
     assert len(planned.recipe.members) == 3
     found = tune(tmp_path / "run", place, trials=10, sampler=sampler, objective="loss")

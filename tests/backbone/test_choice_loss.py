@@ -129,7 +129,7 @@ def test_a_plan_chooses_by_the_choices_and_says_so(tiny_llama: Path, tiny_pool: 
         runs[by] = ma.plan(
             write_task(tmp_path / "even.jsonl", choices=True), pool=tiny_pool, base=str(tiny_llama), out=tmp_path / by,
             cache=tmp_path / "cache", scored=False,
-            options=PlanOptions(k=2, finetune=FAST, choose_by=by, exclude=("shots_lora",)),
+            options=PlanOptions(k=2, adaptation="none", finetune=FAST, choose_by=by, exclude=("shots_lora",)),
         )  # fmt: skip
     assert [run.plan.settings.choose_by for run in runs.values()] == ["auto", "loss"]
     assert any("likelihood of the right choice" in note for note in runs["auto"].plan.notes)
@@ -154,7 +154,7 @@ def test_a_plan_is_chosen_by_what_its_verdict_rests_on(
     run = ma.plan(
         write_task(tmp_path / "even.jsonl", choices=True), pool=tiny_pool, base=str(tiny_llama), out=tmp_path / "run",
         cache=tmp_path / "cache", scored=False, metric=metric,
-        options=PlanOptions(k=1, finetune=FAST, strategy="random"),
+        options=PlanOptions(k=1, adaptation="none", finetune=FAST, strategy="random"),
     )  # fmt: skip
     assert run.plan.settings.choose_by == by
 
@@ -162,7 +162,8 @@ def test_a_plan_is_chosen_by_what_its_verdict_rests_on(
 def test_an_older_plan_was_chosen_by_the_loss(tiny_llama: Path, tiny_pool: Path, tmp_path: Path) -> None:
     run = ma.plan(
         write_task(tmp_path / "even.jsonl", choices=True), pool=tiny_pool, base=str(tiny_llama), out=tmp_path / "run",
-        cache=tmp_path / "cache", scored=False, options=PlanOptions(k=1, finetune=FAST, strategy="random"),
+        cache=tmp_path / "cache", scored=False,
+        options=PlanOptions(k=1, adaptation="none", finetune=FAST, strategy="random"),
     )  # fmt: skip
     plan = json.loads((run.folder / "plan.json").read_text())
     assert plan["settings"].pop("choose_by") == "auto"

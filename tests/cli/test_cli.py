@@ -99,7 +99,8 @@ def test_a_run_folder_in_the_way(
     capsys: pytest.CaptureFixture[str], task: Path, tmp_path: Path, tiny_llama: Path, tiny_pool: Path
 ) -> None:
     here = ["--pool", str(tiny_pool), "--base", str(tiny_llama), "--cache", str(tmp_path / "cache"), "--no-score",
-            "--lora-steps", "2", "--strategy", "random", "--out", str(tmp_path / "run")]  # fmt: skip
+            "--lora-steps", "2", "--strategy", "random", "--adaptation", "none",
+            "--out", str(tmp_path / "run")]  # fmt: skip
     assert main(["plan", "--task", str(task), *here]) == 0
     capsys.readouterr()
     assert "--force" in error_of(capsys, "plan", "--task", task, *here)
@@ -122,7 +123,7 @@ def test_a_bad_model_is_set_aside_and_the_code_says_so(
     (tmp_path / "pool" / "a1" / "adapter_model.safetensors").write_bytes(b"short")
     code = main(["plan", "--task", str(task), "--pool", str(tmp_path / "pool"), "--base", str(tiny_llama), "--cache",
                  str(tmp_path / "cache"), "--no-score", "--lora-steps", "2", "--strategy", "random", "--k", "99",
-                 "--out", str(tmp_path / "run")])  # fmt: skip
+                 "--adaptation", "none", "--out", str(tmp_path / "run")])  # fmt: skip
     assert code == 3
     assert "set aside a1" in capsys.readouterr().err
     plan = json.loads((tmp_path / "run" / "plan.json").read_text())
@@ -173,7 +174,7 @@ def test_interrupting_keeps_what_was_measured(
 
     arguments = ["plan", "--task", str(task), "--pool", str(tiny_pool), "--base", str(tiny_llama), "--cache",
                  str(tmp_path / "cache"), "--out", str(tmp_path / "run"), "--no-score", "--lora-steps", "2",
-                 "--strategy", "random"]  # fmt: skip
+                 "--strategy", "random", "--adaptation", "none"]  # fmt: skip
     with monkeypatch.context() as patch:
         patch.setattr(module, "placed", placed)
         assert main(arguments) == 130

@@ -27,7 +27,10 @@ def write(folder: Path, **settings: object) -> None:
     (folder / "merge-advisor.toml").write_text("\n".join(lines))
 
 
-PLAN = "plan --task examples.jsonl --base base --pool adapters --strategy random --lora-steps 1 --no-score --force"
+PLAN = (
+    "plan --task examples.jsonl --base base --pool adapters --strategy random --adaptation none --lora-steps 1 "
+    "--no-score --force"
+)
 
 
 def test_an_option_given_wins_though_it_is_the_default(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

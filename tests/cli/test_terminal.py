@@ -83,7 +83,7 @@ def test_a_plan_on_a_terminal(example_world: Path, tmp_path: Path) -> None:
     code, text = on_a_terminal(
         "-m", "merge_advisor", "plan", "--task", "[red]t.jsonl", "--pool", str(example_world / "adapters"), "--base",
         str(example_world / "base"), "--cache", "cache", "--strategy", "top_k", "--lora-steps", "2", "--k", "99",
-        "--heldout", "8", cwd=tmp_path, columns=120,
+        "--adaptation", "none", "--heldout", "8", cwd=tmp_path, columns=120,
     )  # fmt: skip
     assert code == 0, text
     assert "[red]t" in text and "verdict:" in text and "──" in text and "anchor" in text

@@ -286,7 +286,9 @@ def run(folder: Path, tiny_llama: Path, tiny_pool: Path, tmp_path_factory: pytes
     return ma.plan(
         lm_eval=[TaskName("pick", folder)], pool=tiny_pool, base=str(tiny_llama), out=place / "run",
         cache=place / "cache",
-        options=PlanOptions(k=2, shots=8, strategy="random", finetune=FinetuneSettings(rank=2, steps=4)),
+        options=PlanOptions(
+            k=2, adaptation="none", shots=8, strategy="random", finetune=FinetuneSettings(rank=2, steps=4)
+        ),
     )  # fmt: skip
 
 

@@ -247,7 +247,7 @@ def test_from_published_pickles_to_tuned_merges(tmp_path: Path) -> None:
         for goal, strategy in (("lorahub", "anchor_random"), ("lorahub-clean", "rerank")):
             out = tmp_path / f"{task}-{goal}"
             options = PlanOptions(
-                strategy=strategy, k=6, shots=5, tuning=0, heldout=40, composition="lorahub",
+                strategy=strategy, k=6, shots=5, tuning=0, heldout=40, composition="lorahub", adaptation="none",
                 exclude=(f"acme/t5-{task}", "shots_lora"),
             )  # fmt: skip
             path = T5 / "tasks" / f"{task}.jsonl"

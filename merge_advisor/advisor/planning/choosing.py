@@ -17,7 +17,7 @@ from merge_advisor.select.evidence import Evidence
 from merge_advisor.select.interference import interference
 from merge_advisor.select.run_strategy import run_strategy
 from merge_advisor.select.weight_rule import line_search, weights_direction
-from merge_advisor.types import RESIDUAL, SHOTS_LORA, Candidate, Member, Selection
+from merge_advisor.types import RESIDUAL, SHOTS_LORA, Candidate, Member, Role, Selection
 
 if TYPE_CHECKING:
     from merge_advisor.advisor.measuring.pool_weights import PoolWeights
@@ -219,8 +219,7 @@ def members_of(
             source=candidate.source,
             revision=candidate.revision,
             licence=candidate.licence,
-            # a LoRA of the shots that joins is a partner, as it always was; what was trained on top is not
-            role="trained" if candidate.id == RESIDUAL else "anchor" if number == 0 else "partner",
+            role=_role(number, candidate.id),
             weight=float(weight),
             similarity=similarity.get(candidate.id),
             gain=None if gain is None else float(gain or 0.0),  # no -0.0 in files
@@ -228,3 +227,10 @@ def members_of(
         )
         for number, ((candidate, weight), gain, clash) in enumerate(zip(merge.members, gains, clashes, strict=True))
     )
+
+
+def _role(number: int, name: str) -> Role:
+    """A LoRA of the shots that joins is a partner, as it always was; what was trained on top is not, nor one alone."""
+    if name == RESIDUAL or (name == SHOTS_LORA and number == 0):
+        return "trained"
+    return "partner" if number else "anchor"

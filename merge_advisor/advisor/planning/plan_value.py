@@ -183,7 +183,7 @@ def _notes(tasks: Sequence[Task], options: PlanOptions, steps: PlanSteps) -> tup
     composition = registry.build("composition", options.composition)
     candidates, selection = steps.embedded.candidates, steps.chosen.selection
     notes = []
-    if not all(task.tuning for task in tasks) and steps.adapted.report.chosen == "none":
+    if not all(task.tuning for task in tasks) and not steps.adapted.report.start:
         notes.append("no tuning rows: shots_lora was not considered as a member; give more examples")
     if options.k > len(candidates):
         notes.append(f"`k={options.k}` is more than the pool holds; {len(candidates)} can be chosen")

@@ -98,7 +98,7 @@ def why_not_adapted(run: Run, spec: str) -> str:
             f"{joined[0]} is a member of its merge, and has seen examples that would judge what is trained on top; "
             f"give `adaptation=none`, or plan with `adaptation={spec}`"
         )
-    if not is_sum(run.chosen.composition):
+    if not is_sum(run.chosen.composition) and not getattr(adaptation, "any_merge", False):
         return (
             f"its composition {run.chosen.composition} is no plain sum, so no adapter trained on top can be a member; "
             "give `adaptation=none`, or plan with `composition=exact`"

@@ -79,14 +79,17 @@ def models_of(session: Session, run: Run) -> list[ScoredModel]:
     alone.setdefault(SHOTS_LORA, WeightedMerge(((find_shots_lora(run, session.local), made.shots_scale),)))
     first = merge_of(chosen, shown)
     left_out = tuned and own.start is not None and made.start is None
+    final = merged(run.recipe)
+    begun = merged(made.start) if made.start else final
     return [
         ScoredModel("base", BASE),
         *(ScoredModel(label, single) for label, single in alone.items()),
         ScoredModel("uniform", first.with_weights([1 / len(chosen.members)] * len(chosen.members))),
-        *([ScoredModel(START, merged(made.start))] if made.start else []),
+        # where nothing was trained on top, it is the merge itself
+        *([ScoredModel(START, begun)] if begun.without_zeros().digest != final.without_zeros().digest else []),
         *([ScoredModel(PLAN_START, first)] if left_out and chosen.digest != run.recipe.digest else []),
         *([ScoredModel("plan", merged(planned))] if tuned else []),
-        ScoredModel("merge", merged(run.recipe)),
+        ScoredModel("merge", final),
     ]
 
 
