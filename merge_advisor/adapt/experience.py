@@ -89,8 +89,14 @@ EXPERIENCE: dict[str, dict[int, Experience]] = {
     "base": {20: Experience(gain=-1.8, spread=2.6)},
     "prompt": {20: Experience(gain=-0.6, spread=1.3)},
     "shots": {20: Experience(gain=0.0, spread=0.0)},
-    "merge": {20: Experience(gain=-0.1, spread=0.27)},
-    "basis from merge": {20: Experience(gain=0.1, spread=0.27)},
+    "merge": {
+        5: Experience(gain=-0.7, spread=2.0, optimism=1.0),
+        20: Experience(gain=-0.15, spread=0.25, optimism=0.04),
+    },
+    "basis from merge": {
+        5: Experience(gain=-0.42, spread=1.17, optimism=1.0),
+        20: Experience(gain=0.06, spread=0.12, optimism=0.04),
+    },
 }
 """By what is compared and the number of rows it had. A name that is not here has no place in `auto`."""
 ROW_SPREAD = 0.6
