@@ -49,6 +49,11 @@ class Auto:
             raise ValueError(f"folds={self.folds}: what is compared is judged on rows held out, so at least 2")
         self._shots()  # which says what it takes
 
+    @property
+    def anew(self) -> bool:
+        """Whether merges are chosen again, see `Basis.anew`."""
+        return self.pool
+
     def needs(self) -> Need:
         """Return that it needs a merge, or nothing at all."""
         return "merge" if self.pool else "nothing"
@@ -116,7 +121,7 @@ class Auto:
                 reason="the merge as it was chosen",
             )
         elif self.pool:
-            basis = Basis("prior", start="merge", folds=self.folds, choices=self.choices)
+            basis = Basis("prior", start="merge", anew=True, folds=self.folds, choices=self.choices)
             runs["basis from merge"] = lambda: basis.adapt(bench)
         return runs
 

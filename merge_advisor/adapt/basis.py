@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from merge_advisor.adapt.continuing import START_WORDS, STARTS, Continue, start_of, train_on
+from merge_advisor.adapt.continuing import START_WORDS, STARTS, Continue, start_of, starts_of, train_on
 from merge_advisor.adapt.directions import Spectrum, by_weight, spectrum
 from merge_advisor.adapt.folds import FOLDS, check_folds
 from merge_advisor.adapt.workbench import Adapted, Need, Workbench
@@ -42,6 +42,9 @@ class Basis:
     """As of `continue`."""
     source: str = "pool"
     """"pool"; or, to compare with: "random" (orthonormal), "layer" (the directions of another layer)."""
+    anew: bool = False
+    """Begin each fold at the merge that is chosen without the rows that judge it, so that none of them is judged by a
+    merge that it helped to choose; what is trained goes on top of the merge chosen by all."""
     likeness: bool = False
     """Count each adapter by the weight it has in the chosen merge, and the others little."""
     folds: int = FOLDS
@@ -79,7 +82,10 @@ class Basis:
         rate = self.rate * _RATES[self.form] * (0.5 if begun.members else 1.0)
         how = Continue(self.start, self.folds, self.choices, rate)
         words = f"from {START_WORDS[self.start]}" if begun.members else "from zero"
-        return train_on(bench, begun, self.shape(bench), how, f"{words}, in the directions of the {self.source}")
+        starts = starts_of(bench, self.folds) if self.anew and self.start == "merge" and self.folds else ()
+        return train_on(
+            bench, begun, self.shape(bench), how, f"{words}, in the directions of the {self.source}", starts
+        )
 
     def shape(self, bench: Workbench) -> Shape:
         """Return what is trained.

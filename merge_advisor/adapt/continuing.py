@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
 
-from merge_advisor.adapt.folds import FOLDS, Fold, check_folds, cross_fit, mean_of, watched_out_of_fold, with_trained
+from merge_advisor.adapt.folds import (
+    FOLDS,
+    Fold,
+    check_folds,
+    cross_fit,
+    folds_of,
+    mean_of,
+    watched_out_of_fold,
+    with_trained,
+)
 from merge_advisor.adapt.shots import finetune_settings
 from merge_advisor.adapt.workbench import NOTHING, Adapted, Need, Trained, TrainingRequest, Workbench
 from merge_advisor.backbone.shapes import LoraShape, Shape
@@ -92,7 +102,10 @@ START_WORDS = {
 """Where training begins, by the name of it."""
 
 
-def train_on(bench: Workbench, begun: WeightedMerge, shape: Shape, how: Continue, words: str) -> Adapted:
+def train_on(
+    bench: Workbench, begun: WeightedMerge, shape: Shape, how: Continue, words: str,
+    starts: Sequence[WeightedMerge] = (),
+) -> Adapted:  # fmt: skip
     """Return a merge with what is trained on top of it, cross-fitted: the mean of what the folds trained.
 
     Args:
@@ -101,14 +114,18 @@ def train_on(bench: Workbench, begun: WeightedMerge, shape: Shape, how: Continue
         shape: what is trained.
         how: rate, terms, penalty and number of folds.
         words: what it is trained on top of, for the report.
+        starts: of each fold, where it is not the merge itself.
     """
     if not how.folds:
         request = how.request(bench, begun, shape, Fold(bench.shots, bench.watch))
         trained = bench.train(request)
         reason = f"trained {words}: {trained.record.steps} steps on {len(bench.shots)} rows"
         return Adapted(_on(begun, trained), (), trained.record.numbers, reason, finetune_settings(request))
-    fit = cross_fit(bench, lambda fold: how.request(bench, begun, shape, fold), how.folds)
-    losses = watched_out_of_fold(bench, fit, begun)
+    folds = folds_of(bench.tasks, how.folds)
+    starts = starts or [begun] * len(folds)
+    of_fold = {fold.out: start for fold, start in zip(folds, starts, strict=True)}
+    fit = cross_fit(bench, lambda fold: how.request(bench, of_fold[fold.out], shape, fold), how.folds)
+    losses = watched_out_of_fold(bench, fit, starts)
     moved = [trained for trained in fit.trained if trained.record.steps]
     reason = f"trained {words}: the mean of {len(fit.trained)} updates, each trained without one part of the rows"
     if not moved:
@@ -155,6 +172,22 @@ def no_start(merge: WeightedMerge) -> str:
             "give `adaptation=none`"
         )
     return ""
+
+
+def starts_of(bench: Workbench, count: int) -> tuple[WeightedMerge, ...]:
+    """Return the merge that each fold begins at, chosen without the rows that judge it.
+
+    Args:
+        bench: chooses them.
+        count: number of folds.
+
+    Raises:
+        SpecError: as `start_of`.
+    """
+    starts = tuple(bench.chosen_by(fold.rows).without_zeros() for fold in folds_of(bench.tasks, count))
+    for obstacle in filter(None, map(no_start, starts)):
+        raise SpecError(obstacle)
+    return starts
 
 
 def start_of(bench: Workbench, name: str) -> WeightedMerge:

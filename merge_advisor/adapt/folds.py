@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from merge_advisor.adapt.workbench import Trained, TrainingRequest, Workbench
+from merge_advisor.adapt.workbench import NOTHING, Trained, TrainingRequest, Workbench
 from merge_advisor.arrays import Float64Array
 from merge_advisor.compose.exact import Exact
 from merge_advisor.merges import WeightedMerge
@@ -133,16 +133,19 @@ def in_order(bench: Workbench, folds: Sequence[Fold], losses: Sequence[Sequence[
     return np.array([found[row.digest] for row in bench.learning])
 
 
-def watched_out_of_fold(bench: Workbench, fit: CrossFit, start: WeightedMerge) -> Float64Array:
+def watched_out_of_fold(bench: Workbench, fit: CrossFit, starts: Sequence[WeightedMerge] = ()) -> Float64Array:
     """Return the same of each fold's model at weight 1, from what training saw; only what it did not see is measured.
 
     Args:
         bench: measures what is missing.
         fit: the folds and their models.
-        start: what they were trained on top of.
+        starts: what each was trained on top of; none: the base.
     """
     if not all(trained.record.rows for trained in fit.trained):
-        return out_of_fold(bench, fit, lambda trained: with_trained(start, trained.candidate, 1.0))
+        begun = starts or [NOTHING] * len(fit.folds)
+        models = [with_trained(start, one.candidate, 1.0) for start, one in zip(begun, fit.trained, strict=True)]
+        losses = [bench.losses(model, fold.out) for model, fold in zip(models, fit.folds, strict=True)]
+        return in_order(bench, fit.folds, losses)
     return in_order(bench, fit.folds, [trained.record.rows for trained in fit.trained])
 
 

@@ -72,7 +72,7 @@ class ShotsAlone:
         found: dict[ShotsAlone, tuple[CrossFit, float, Float64Array]] = {}
         for how in self._tried():
             fit = cross_fit(bench, lambda fold, how=how: how.request(bench, fold), self.folds)  # type: ignore[misc]
-            scale, losses = best_scale(bench, fit) if self.scaled else (1.0, watched_out_of_fold(bench, fit, NOTHING))
+            scale, losses = best_scale(bench, fit) if self.scaled else (1.0, watched_out_of_fold(bench, fit))
             found[how] = fit, scale, losses
         best = min(found, key=lambda how: float(found[how][2].mean()))  # of equals the first, the full rate
         fit, scale, losses = found[best]
@@ -154,7 +154,7 @@ def best_scale(bench: Workbench, fit: CrossFit) -> tuple[float, Float64Array]:
         fit: the folds' LoRAs.
     """
     found = {
-        scale: watched_out_of_fold(bench, fit, NOTHING)
+        scale: watched_out_of_fold(bench, fit)
         if scale == 1
         else out_of_fold(bench, fit, lambda trained, s=scale: with_trained(NOTHING, trained.candidate, s))  # type: ignore[misc]
         for scale in SCALES

@@ -195,6 +195,9 @@ class Workbench:
     run_gradient: Callable[[WeightedMerge, Sequence[Row]], Mapping[str, Float32Array]] = field(
         repr=False, default=lambda merge, rows: _absent()
     )
+    run_choice: Callable[[Sequence[Row]], tuple[WeightedMerge, int]] | None = field(repr=False, default=None)
+    """Choose a merge by some of the rows alone, as `merge` was chosen by all, and say what that cost; None where it was
+    not chosen so."""
     run_prompted: Callable[[Sequence[Row], Sequence[Row]], list[float]] = field(
         repr=False, default=lambda shown, asked: _absent()
     )
@@ -260,6 +263,21 @@ class Workbench:
         self.forwards += len(asked)
         self._charged |= asked
         return np.asarray(self.run_losses(merge, rows), dtype=np.float64)
+
+    def chosen_by(self, rows: Sequence[Row]) -> WeightedMerge:
+        """Return the merge that is chosen by some of the rows alone; where none can be, the one chosen by all.
+
+        Args:
+            rows: of those learned from, at least one.
+
+        Raises:
+            MergeAdvisorError: whatever choosing refuses.
+        """
+        if self.run_choice is None:
+            return self.merge
+        merge, forwards = self.run_choice(rows)
+        self.forwards += forwards
+        return merge
 
     def prompted(self, shown: Sequence[Row], asked: Sequence[Row]) -> Float64Array:
         """Return what each row is judged by under the base with other rows in its prompt, as many as fit.

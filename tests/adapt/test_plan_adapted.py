@@ -156,6 +156,7 @@ def test_the_dry_run_costs_no_less_than_the_plan(place: Path, tiny_llama: Path, 
         options = PlanOptions(k=2, finetune=FAST, adaptation=spec)
         said = describe_plan([place / "even.jsonl"], pool=tiny_pool, base=str(tiny_llama), options=options)
         assert 0 < run.plan.forwards["adapt"] <= said["passes"]["adapt, at most"]
+        assert 0 < run.plan.forwards["choose"] <= said["passes"]["choose, at most"]
 
 
 def test_a_composition_that_is_no_sum_is_refused(place: Path, tiny_llama: Path, tiny_pool: Path) -> None:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from merge_advisor.adapt.auto import Auto
+from merge_advisor.adapt.basis import Basis
 from merge_advisor.adapt.continuing import Continue, start_of
 from merge_advisor.adapt.experience import EXPERIENCE, Experience
 from merge_advisor.adapt.folds import cross_fit, folds_of
@@ -150,6 +151,30 @@ def test_continue_goes_on_from_the_merge() -> None:
     assert [candidate.id for candidate in adapted.merge.candidates] == ["m0", RESIDUAL]
     assert all(request.start == world.bench.merge for request in world.requests)
     assert adapted.loss == pytest.approx(0.2**2)
+
+
+def test_a_merge_chosen_anew_is_judged_by_rows_that_did_not_choose_it() -> None:
+    world = World(wanted=1, learned=0.5, merge=0.6)
+    asked: list[tuple[Row, ...]] = []
+
+    def choose(rows: Sequence[Row]) -> tuple[WeightedMerge, int]:
+        asked.append(tuple(rows))
+        return WeightedMerge(((world.candidate(f"half {len(asked)}", 0.2 * len(asked)), 1.0),)), 100
+
+    world.bench.run_choice = choose
+    adapted = Basis("prior", start="merge", anew=True, folds=2).adapt(world.bench)
+    assert [request.rows for request in world.requests] == asked and len(asked) == 2
+    assert [world.place(request.start) for request in world.requests] == pytest.approx([0.2, 0.4])
+    assert sorted(set(adapted.losses)) == pytest.approx([0.3**2, 0.4**2])
+    # what the halves were trained by goes on top of the merge that all rows chose
+    assert world.place(adapted.merge) == pytest.approx(0.6 + (0.4 + 0.3) / 2)
+    assert world.bench.forwards == 2 * 100 + 2 * 60
+
+
+def test_without_anything_that_chooses_the_merge_stands_for_each_part() -> None:
+    world = World(wanted=1, learned=0.5, merge=0.6)
+    one, other = (Basis("prior", start="merge", anew=anew, folds=2).adapt(world.bench) for anew in (True, False))
+    assert one.losses == other.losses and one.merge == other.merge
 
 
 def test_where_training_never_helps_the_start_stays() -> None:

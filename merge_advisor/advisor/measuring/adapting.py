@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -50,6 +50,9 @@ class AdaptationRequest:
     seed: int = 0
     inputs: tuple[Row, ...] = ()
     """Unlabelled rows."""
+    choose: Callable[[Sequence[Task]], tuple[WeightedMerge, int]] | None = None
+    """Chooses a merge as `merge` was chosen, by tasks with fewer rows, and says what it cost in forward passes; None
+    where it was not chosen so."""
 
 
 class AdaptedMerge(NamedTuple):
@@ -100,6 +103,7 @@ def adapt_merge(meter: MergeMeter, cache: Path, request: AdaptationRequest) -> A
         run_training=trainer.train,
         run_losses=losses,
         run_gradient=gradient,
+        run_choice=_choice(request),
         run_prompted=prompted,
         weights_of=meter.weights.of,
         keep=trainer.keep,
@@ -108,6 +112,27 @@ def adapt_merge(meter: MergeMeter, cache: Path, request: AdaptationRequest) -> A
     adapted = adaptation.adapt(bench)
     predicted = float(np.mean(losses(NOTHING, bench.learning))) - adapted.loss if adapted.losses else None
     return AdaptedMerge(adapted, bench.forwards, predicted)
+
+
+def _choice(request: AdaptationRequest) -> Callable[[Sequence[Row]], tuple[WeightedMerge, int]] | None:
+    """What chooses by some of the rows; tasks that have none among them are left out."""
+    choose = request.choose
+    if choose is None:
+        return None
+
+    def by_rows(rows: Sequence[Row]) -> tuple[WeightedMerge, int]:
+        kept = {row.digest for row in rows}
+        parts = [
+            replace(
+                task,
+                shots=tuple(row for row in task.shots if row.digest in kept),
+                tuning=tuple(row for row in task.tuning if row.digest in kept),
+            )
+            for task in request.tasks
+        ]
+        return choose([task for task in parts if task.choosing])
+
+    return by_rows
 
 
 def learned_losses(meter: MergeMeter, tasks: Sequence[Task], by: ChooseBy, merge: WeightedMerge) -> list[float]:
@@ -127,8 +152,9 @@ def learned_losses(meter: MergeMeter, tasks: Sequence[Task], by: ChooseBy, merge
 
 
 def adaptation_passes(
-    tasks: Sequence[Task], spec: str, settings: FinetuneSettings, members: int, inputs: int = 0
-) -> int:
+    tasks: Sequence[Task], spec: str, settings: FinetuneSettings, members: int, inputs: int = 0,
+    choosing: Callable[[Sequence[int]], int] | None = None,
+) -> int:  # fmt: skip
     """Return the forward passes over one row that an adaptation takes at most; 0 where nothing is trained.
 
     Args:
@@ -137,6 +163,8 @@ def adaptation_passes(
         settings: how a finetune is made.
         members: of the merge.
         inputs: how many unlabelled rows it was given; it then trains on those, in one finetune.
+        choosing: the passes that choosing a merge takes, by the number of rows of each task; None where none can be
+            chosen anew.
     """
     adaptation = registry.build("adaptation", spec)
     rows = [(*task.shots, *task.tuning) for task in tasks]
@@ -152,7 +180,16 @@ def adaptation_passes(
         # the start is judged as well
         finetunes = [settings_on_inputs(settings, inputs, total).forwards_for(inputs, total) + total]
     trainings, measured = adaptation.passes(members)
-    return int(trainings * sum(finetunes) + measured * total)
+    anew = 0
+    if choosing is not None and getattr(adaptation, "anew", False):
+        anew = sum(choosing(_counts(part.rows, rows)) for part in parts)
+    return int(trainings * sum(finetunes) + measured * total + anew)
+
+
+def _counts(kept: Sequence[Row], tasks: Sequence[Sequence[Row]]) -> list[int]:
+    """How many of the rows kept are of each task, tasks without any left out."""
+    digests = {row.digest for row in kept}
+    return [count for rows in tasks if (count := sum(row.digest in digests for row in rows))]
 
 
 def _row_losses(

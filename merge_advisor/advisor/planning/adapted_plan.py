@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -44,6 +44,7 @@ class AdaptedPlan:
 def adapt_chosen(
     session: Session, tasks: Sequence[Task], embedded: EmbeddedCandidates, chosen: ChosenMerge, lora: ShotsLora,
     options: PlanOptions, inputs: tuple[Row, ...] = (),
+    choose: Callable[[Sequence[Task]], tuple[WeightedMerge, int]] | None = None,
 ) -> AdaptedPlan:  # fmt: skip
     """Return the model that the plan's adaptation makes of the chosen merge and the rows.
 
@@ -55,6 +56,7 @@ def adapt_chosen(
         lora: the LoRA that embeds the task; it is `shots_lora` where the adaptation makes no better one.
         options: the adaptation, and how a finetune is made.
         inputs: unlabelled rows.
+        choose: chooses by tasks with fewer rows, and says what it cost.
 
     Raises:
         SpecError: no such adaptation, or one that cannot go on from this merge.
@@ -65,7 +67,7 @@ def adapt_chosen(
     start = recipe_of(chosen.merge, session.local.base, session.model.template.name)
     request = AdaptationRequest(
         options.adaptation, tuple(tasks), tuple(target_parameters(session.local, embedded.candidates)), chosen.merge,
-        embedded.candidates, options.choose_by, options.finetune, options.seed, inputs,
+        embedded.candidates, options.choose_by, options.finetune, options.seed, inputs, choose,
     )  # fmt: skip
     made = adapt_merge(session.meter, session.cache, request)
     adapted = made.model

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Unpack
 from merge_advisor import registry
 from merge_advisor.advisor.measuring.adapting import adaptation_passes
 from merge_advisor.advisor.measuring.session import PoolFilter, open_session
+from merge_advisor.advisor.planning.choosing import LORA_LOSSES, SEARCH
+from merge_advisor.advisor.planning.choosing_cost import choosing_cost
 from merge_advisor.advisor.planning.plan import check_choosing, check_options, fitting
 from merge_advisor.advisor.planning.sources import find_sources, read_plan_inputs, read_sources
 
@@ -95,10 +97,16 @@ def plan_passes(tasks: Sequence[Task], candidates: int, options: PlanOptions, in
     shots, watch = sum(len(task.shots) for task in tasks), sum(len(task.tuning) for task in tasks)
     # base, icl, anchor and partners, shots_lora, uniform and merge are scored
     scored = min(options.k, candidates) + 5
-    adapting = adaptation_passes(tasks, options.adaptation, options.finetune, min(options.k, CHOSEN), inputs)
+
+    def choosing(rows: Sequence[int]) -> int:
+        return choosing_cost(options.strategy, candidates, options.k, rows).forwards + SEARCH * sum(rows)
+
+    adapting = adaptation_passes(tasks, options.adaptation, options.finetune, min(options.k, CHOSEN), inputs, choosing)
     scored += adapting > 0  # the merge that it began with
     return {
         "embed the pool": probes * (candidates + 1),
+        "choose, at most": choosing([len(task.choosing) for task in tasks])
+        + LORA_LOSSES * sum(len(task.tuning) for task in tasks),
         **({"adapt, at most": adapting} if adapting else {}),
         "finetune on the shots, at most": options.finetune.forwards_for(shots, watch) + probes,
         "score": scored * sum(len(task.heldout) for task in tasks),

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from merge_advisor.advisor.measuring.session import Session
     from merge_advisor.advisor.planning.sources import PlanInputs, PlanTask
     from merge_advisor.arrays import Float32Array
+    from merge_advisor.merges import WeightedMerge
     from merge_advisor.options import PlanOptions
 
 
@@ -81,8 +82,14 @@ def make_plan(
         task_delta = _task_delta(session.meter, lora, embedded, options.embedding)
     with timer.step("choose"):
         chosen = _choose(session.meter, tasks, embedded, lora, task_delta, options)
+
+    def again(parts: Sequence[Task]) -> tuple[WeightedMerge, int]:
+        made = _choose(session.meter, parts, embedded, lora, task_delta, options)
+        return made.merge, made.selection.forwards
+
     with timer.step("adapt"):
-        adapted = adapt_chosen(session, tasks, embedded, chosen, lora, options, inputs.rows if inputs else ())
+        rows = inputs.rows if inputs else ()
+        adapted = adapt_chosen(session, tasks, embedded, chosen, lora, options, rows, again)
     # made once here: the formats, the report and the recipe's rank all rest on this one merge
     carried = session.weights.cut(adapted.chosen.merge, options.rank)
     recipe = recipe_of(carried.merge, session.local.base, session.model.template.name)

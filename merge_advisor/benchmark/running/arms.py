@@ -16,8 +16,10 @@ from merge_advisor.benchmark.running.task_draw import ResultPlace, TaskDraw
 from merge_advisor.benchmark.running.tuners import tune_weights
 from merge_advisor.benchmark.setup import finetune_of
 from merge_advisor.benchmark.values import Arm, Result
+from merge_advisor.merges import WeightedMerge
 from merge_advisor.select.halving import HALVING_SHARES, halving_rounds
 from merge_advisor.select.weight_rule import first_scales
+from merge_advisor.types import Task
 
 
 def run_arm(draw: TaskDraw, arm: Arm, place: ResultPlace, budget: int | None = None) -> Result:
@@ -74,10 +76,15 @@ def adapt_arm(draw: TaskDraw, arm: Arm, place: ResultPlace) -> tuple[AdaptedMerg
         chosen = choose_members(draw, arm, place)  # it matches no other arm's budget: a setup that asks so is refused
         merge, spent, used = chosen.merge, chosen.selection.forwards, frozenset(chosen.used)
     candidates = tuple(draw.in_view(place.view, arm.composition)[0]) if adaptation.needs() != "nothing" else ()
+
+    def again(tasks: Sequence[Task]) -> tuple[WeightedMerge, int]:
+        made = choose_members(draw, arm, place, rows=tasks[0])
+        return made.merge, made.selection.forwards
+
     request = AdaptationRequest(
         arm.adaptation, (task,), tuple(target_parameters(context.meter.model.local, context.candidates)), merge,
         candidates, arm.choose_by, finetune_of(context.setup),
-        seed_of(context.setup.seed, task.name, draw.number, "adaptation"),
+        seed_of(context.setup.seed, task.name, draw.number, "adaptation"), choose=again,
     )  # fmt: skip
     adapted = adapt_merge(context.meter, context.cache, request)
     if "task_delta" in used:
@@ -85,7 +92,9 @@ def adapt_arm(draw: TaskDraw, arm: Arm, place: ResultPlace) -> tuple[AdaptedMerg
     return adapted, spent + adapted.forwards
 
 
-def choose_members(draw: TaskDraw, arm: Arm, place: ResultPlace, budget: int | None = None) -> ChosenMerge:
+def choose_members(
+    draw: TaskDraw, arm: Arm, place: ResultPlace, budget: int | None = None, rows: Task | None = None
+) -> ChosenMerge:
     """Return what an arm chooses, within its budget where it has one.
 
     Args:
@@ -93,11 +102,12 @@ def choose_members(draw: TaskDraw, arm: Arm, place: ResultPlace, budget: int | N
         arm: how to choose.
         place: unit, view and k.
         budget: forward passes it may spend, of an arm that matches another's.
+        rows: the task with the rows to choose by, where those are not all.
 
     Raises:
         MergeAdvisorError: whatever choosing refuses.
     """
-    task, unit = draw.task, place.unit
+    task, unit = rows or draw.task, place.unit
     candidates, deltas = draw.in_view(place.view, arm.composition)
     losses, judging = (
         ChoosingLosses(draw.context.meter, [rows], arm.choose_by) for rows in (task.choosing, task.tuning)

@@ -7,17 +7,15 @@ strategy, and the rules are those that results are charged by.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import Any
 
 from merge_advisor import registry
 from merge_advisor.advisor.measuring.adapting import adaptation_passes
 from merge_advisor.advisor.planning.choosing import LORA_LOSSES, SEARCH
-from merge_advisor.advisor.planning.choosing_losses import rows_in
+from merge_advisor.advisor.planning.choosing_cost import choosing_cost
 from merge_advisor.advisor.planning.dry_run import CHOSEN
 from merge_advisor.benchmark.running.ledger import ResultKey
 from merge_advisor.benchmark.running.rows import read_families, task_files, task_folder
@@ -26,14 +24,8 @@ from merge_advisor.benchmark.setup import HUB, SetupPlaces, finetune_of, notes_o
 from merge_advisor.benchmark.values import Arm, Setup
 from merge_advisor.errors import MergeAdvisorError
 from merge_advisor.pool.sources import find_models
-from merge_advisor.select.evidence import Evidence
-from merge_advisor.select.run_strategy import run_strategy
 from merge_advisor.tuning.samplers.gradient import GRADIENT_PARTS
 from merge_advisor.types import BACKWARD, ICL, SHOTS_LORA, Row, Task, more_to_choose
-from merge_advisor.weights.updates import LowRankUpdate
-
-if TYPE_CHECKING:
-    from merge_advisor.arrays import FloatingArray
 
 RATE = 12.0
 """Forward passes of one row a second by default: SmolLM2-135M in float32 on two cores, rows of about 90 tokens."""
@@ -188,25 +180,28 @@ def spent_by(arm: Arm, setup: Setup, models: int, k: int) -> ArmCost:
         budget = matched.choosing + finetune * (matched.finetune and not arm.shots_lora)
         # two losses at least: a search of the scale is never shorter
         return ArmCost(max(budget, 2 * rows + lora), arm.shots_lora, True)
-    adapting = _adapting(arm, setup, k)
+    adapting = _adapting(arm, setup, models, k)
     if arm.adaptation and registry.build("adaptation", arm.adaptation).needs() != "merge":
         return ArmCost(adapting, False, False)
-    asked = _Asked(rows)
-    choice = run_strategy(arm.strategy, asked.evidence(models), k)
+    choice = choosing_cost(arm.strategy, models, k, [rows])
     slopes = (BACKWARD - 1) * math.ceil(rows / GRADIENT_PARTS) if _slopes(arm) else 0
     tuner = arm.tuner.trials * (rows + slopes) if arm.tuner else 0
     search = 0 if arm.tuner and arm.tuner.begins_at_zero else SEARCH
-    choosing = asked.forwards + search * rows + lora + tuner + adapting
+    choosing = choice.forwards + search * rows + lora + tuner + adapting
     return ArmCost(choosing, arm.shots_lora or "task_delta" in choice.used, "rng" in choice.used)
 
 
-def _adapting(arm: Arm, setup: Setup, k: int) -> int:
+def _adapting(arm: Arm, setup: Setup, models: int, k: int) -> int:
     """What an arm's adaptation takes at most, for as many rows as the setup wants."""
     if not arm.adaptation:
         return 0
     rows = tuple(Row(f"row {number}", "") for number in range(setup.tasks.shots + setup.tasks.tuning))
     task = Task("task", rows[: setup.tasks.shots], rows[setup.tasks.shots :], ())
-    return adaptation_passes([task], arm.adaptation, finetune_of(setup), min(k, CHOSEN))
+
+    def choosing(rows: Sequence[int]) -> int:
+        return choosing_cost(arm.strategy, models, k, rows).forwards + SEARCH * sum(rows)
+
+    return adaptation_passes([task], arm.adaptation, finetune_of(setup), min(k, CHOSEN), choosing=choosing)
 
 
 def _choosing_rows(setup: Setup) -> int:
@@ -215,46 +210,6 @@ def _choosing_rows(setup: Setup) -> int:
 
 def _slopes(arm: Arm) -> bool:
     return arm.tuner is not None and arm.tuner.sampler.partition(":")[0].strip() in ("gradient", "auto")
-
-
-@dataclass(eq=False)
-class _Asked:
-    """Counts what a strategy calls of invented evidence, in which every partner helps, but only at the average."""
-
-    rows: int
-    forwards: int = 0
-    known: dict[tuple[tuple[int, float], ...], int] = field(default_factory=dict)
-    """Rows measured, by merge."""
-    rng: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0))
-
-    def loss(self, weights: Mapping[int, float], share: float = 1.0) -> float:
-        """Return a loss that falls with every member, so that nothing stops early; at full strength it does not fall.
-
-        Later positions are slightly better: what looks at more of them chooses others, and pays for them.
-        """
-        merge, rows = tuple(sorted(weights.items())), rows_in(share, self.rows)
-        self.forwards += max(0, rows - self.known.get(merge, 0))
-        self.known[merge] = max(rows, self.known.get(merge, 0))
-        full = len(weights) > 1 and max(weights.values()) > 1 / len(weights) + 1e-9
-        return 9.0 if full else 5.0 * 0.9 ** len(weights) - 1e-6 * sum(weights)
-
-    def gains(self, models: int, share: float) -> FloatingArray:
-        """Return the same falling gains every time, all above 0."""
-        self.forwards += BACKWARD * rows_in(share, self.rows)
-        return np.linspace(2, 1, models)
-
-    def evidence(self, models: int) -> Evidence:
-        """Return invented deltas, texts and weights of so many candidates."""
-        # more dimensions than models, so that no delta is a sum of others and `additive` does not stop early
-        deltas = self.rng.normal(size=(models, 2 * models)) + 1
-        factors = [self.rng.normal(size=(models, 2, 3)).astype(np.float32) for _ in range(2)]
-        return Evidence(
-            ids=tuple(f"model {number:05}" for number in range(models)), deltas=deltas,
-            task_delta=lambda: deltas.sum(axis=0), texts=("word",) * models, query="word",
-            rng=np.random.default_rng(0), shot_loss=self.loss,
-            gradient_gain=lambda weights, share=1.0: self.gains(models, share),
-            weights_of=lambda place: {"layer": LowRankUpdate(factors[0][place], factors[1][place].T)},
-        )  # fmt: skip
 
 
 def _tasks(setup: Setup, places: SetupPlaces, absent: list[str]) -> list[str]:
