@@ -22,7 +22,8 @@ class Auto:
     """Take what is believed best: base, `prompt`, `shots`, or `basis` on top of the merge (which may stay as it is).
 
     Each is judged on rows that it was not trained on, by its difference to `shots`; the differences are shrunk towards
-    what other tasks have shown (see `experience`). `basis` is its form `prior`. Where nothing can be trained on top of
+    what other tasks have shown (see `experience`). `basis` is its form `prior`, each part of the rows judged by a merge
+    that was chosen without it: few rows choose a merge that promises far too much of them. Where nothing can be trained on top of
     the merge, the merge itself is compared instead; and it stays where one row alone leaves nothing to judge by.
 
     >>> Auto().needs(), Auto(pool=False).needs()
@@ -35,14 +36,14 @@ class Auto:
     """As of `shots`."""
     choices: float = 1.0
     """As of `shots`."""
-    rates: int = 2
-    """As of `shots`; what needs no pool is to be as strong as it can be."""
+    rates: int = 1
+    """As of `shots`."""
 
     any_merge: ClassVar[bool] = True
     """It compares a merge that nothing can be trained on top of as it is."""
     name: ClassVar[str] = "auto"
     trains: ClassVar[str] = "what the best of them trains"
-    cost: ClassVar[str] = "choosing the merge, and three finetunes for each fold"
+    cost: ClassVar[str] = "choosing the merge, once more in parts, and two finetunes for each fold"
 
     def __post_init__(self) -> None:
         if self.folds < 2:

@@ -90,12 +90,12 @@ EXPERIENCE: dict[str, dict[int, Experience]] = {
     "prompt": {20: Experience(gain=-0.6, spread=1.3)},
     "shots": {20: Experience(gain=0.0, spread=0.0)},
     "merge": {
-        5: Experience(gain=-0.7, spread=2.0, optimism=1.0),
-        20: Experience(gain=-0.15, spread=0.25, optimism=0.04),
+        5: Experience(gain=-0.7, spread=2.0),
+        20: Experience(gain=-0.15, spread=0.25),
     },
     "basis from merge": {
-        5: Experience(gain=-0.42, spread=1.17, optimism=1.0),
-        20: Experience(gain=0.06, spread=0.12, optimism=0.04),
+        5: Experience(gain=-0.42, spread=1.17),
+        20: Experience(gain=0.06, spread=0.12),
     },
 }
 """By what is compared and the number of rows it had. A name that is not here has no place in `auto`."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 
 from merge_advisor import registry
@@ -118,8 +118,10 @@ def calibrations(setup: Setup, results: Sequence[Result], view: str, k: int) -> 
     here = [result for result in results if (result.view, result.k, result.status) == (view, k, "done")]
     autos = {arm.name: made for arm in setup.arms if (made := _auto(arm)) is not None}
     found = []
+    # the first of those that cross-fit alike; how many rates it tries is its own affair
+    alone = {rule.folds: name for name, rule in reversed(autos.items()) if not rule.pool}
     for name, made in autos.items():
-        than = next((other for other, rule in autos.items() if rule == replace(made, pool=False)), None)
+        than = alone.get(made.folds)
         if made.pool and than is not None and (one := calibration(here, name, than)).forecasts:
             found.append(one)
     return tuple(found)
