@@ -11,6 +11,7 @@ import numpy as np
 from merge_advisor.adapt.basis import Basis
 from merge_advisor.adapt.continuing import no_start
 from merge_advisor.adapt.experience import Belief, believe, experience_of
+from merge_advisor.adapt.folds import folds_of, in_order
 from merge_advisor.adapt.prompting import Prompting
 from merge_advisor.adapt.shots import ShotsAlone
 from merge_advisor.adapt.workbench import NOTHING, Adapted, Alternative, Need, Workbench
@@ -23,8 +24,9 @@ class Auto:
 
     Each is judged on rows that it was not trained on, by its difference to `shots`; the differences are shrunk towards
     what other tasks have shown (see `experience`). `basis` is its form `prior`, each part of the rows judged by a merge
-    that was chosen without it: few rows choose a merge that promises far too much of them. Where nothing can be trained on top of
-    the merge, the merge itself is compared instead; and it stays where one row alone leaves nothing to judge by.
+    that was chosen without it: few rows choose a merge that promises far too much of them. Where nothing can be trained
+    on top of the merge, the merge itself is compared instead; and it stays where one row alone leaves nothing to judge
+    by.
 
     >>> Auto().needs(), Auto(pool=False).needs()
     ('merge', 'nothing')
@@ -107,6 +109,11 @@ class Auto:
     def _shots(self) -> ShotsAlone:
         return ShotsAlone(self.folds, self.choices, rates=self.rates)
 
+    def _merge(self, bench: Workbench) -> Adapted:
+        folds = folds_of(bench.tasks, self.folds)
+        losses = in_order(bench, folds, [bench.losses(bench.chosen_by(fold.rows), fold.out) for fold in folds])
+        return Adapted(bench.merge, tuple(losses.tolist()), reason="the merge as it was chosen")
+
     def _runs(self, bench: Workbench) -> dict[str, Callable[[], Adapted]]:
         def base() -> Adapted:
             return Adapted(NOTHING, tuple(bench.losses(NOTHING, bench.learning).tolist()), reason="the base as it is")
@@ -116,11 +123,7 @@ class Auto:
             runs["prompt"] = lambda: Prompting(self.folds).adapt(bench)
         runs["shots"] = lambda: self._shots().adapt(bench)
         if self.pool and no_start(bench.merge):
-            runs["merge"] = lambda: Adapted(
-                bench.merge,
-                tuple(bench.losses(bench.merge, bench.learning).tolist()),
-                reason="the merge as it was chosen",
-            )
+            runs["merge"] = lambda: self._merge(bench)
         elif self.pool:
             basis = Basis("prior", start="merge", anew=True, folds=self.folds, choices=self.choices)
             runs["basis from merge"] = lambda: basis.adapt(bench)
