@@ -230,7 +230,7 @@ def test_inputs_without_choices_beside_rows_that_have_some_are_said(
     ("words", "says"),
     [
         (["--adaptation", "mix", "--inputs", "MORE"], "mix does not train on inputs without outputs; give --adapt"),
-        (["--inputs", "MORE"], "adaptation none does not train on inputs"),
+        (["--inputs", "MORE"], "adaptation auto does not train on inputs"),
         (["--adaptation", "coefficients", "--inputs", "MORE"], "adaptation coefficients does not train on inputs"),
         (["--adaptation", SPEC, "--inputs", "ABSENT"], "no such file"),
         (["--adaptation", SPEC, "--inputs", "SAME"], "each of its inputs is in the task too, so none is left"),
