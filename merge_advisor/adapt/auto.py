@@ -11,7 +11,7 @@ import numpy as np
 from merge_advisor.adapt.basis import Basis
 from merge_advisor.adapt.continuing import no_start
 from merge_advisor.adapt.experience import Belief, believe, experience_of
-from merge_advisor.adapt.folds import folds_of, in_order
+from merge_advisor.adapt.folds import folds_of, judged_out
 from merge_advisor.adapt.prompting import Prompting
 from merge_advisor.adapt.shots import ShotsAlone
 from merge_advisor.adapt.workbench import NOTHING, Adapted, Alternative, Need, Workbench
@@ -76,7 +76,7 @@ class Auto:
         spent: dict[str, int] = {}
         obstacle = no_start(bench.merge) if self.pool else ""
         lacking = [f"nothing was trained on top of the merge: {obstacle}"] if obstacle else []
-        for name, run in self._runs(bench).items():
+        for name, run in self._runs(bench, tops=not obstacle).items():
             before = bench.forwards
             try:
                 found[name] = run()
@@ -111,10 +111,12 @@ class Auto:
 
     def _merge(self, bench: Workbench) -> Adapted:
         folds = folds_of(bench.tasks, self.folds)
-        losses = in_order(bench, folds, [bench.losses(bench.chosen_by(fold.rows), fold.out) for fold in folds])
+        losses = judged_out(bench, folds, [bench.chosen_by(fold.rows) for fold in folds])
         return Adapted(bench.merge, tuple(losses.tolist()), reason="the merge as it was chosen")
 
-    def _runs(self, bench: Workbench) -> dict[str, Callable[[], Adapted]]:
+    def _runs(self, bench: Workbench, *, tops: bool) -> dict[str, Callable[[], Adapted]]:
+        """What is compared; `tops` says whether anything can be trained on top of the merge."""
+
         def base() -> Adapted:
             return Adapted(NOTHING, tuple(bench.losses(NOTHING, bench.learning).tolist()), reason="the base as it is")
 
@@ -122,7 +124,7 @@ class Auto:
         if len(bench.tasks) == 1:  # one prompt cannot show the examples of several tasks
             runs["prompt"] = lambda: Prompting(self.folds).adapt(bench)
         runs["shots"] = lambda: self._shots().adapt(bench)
-        if self.pool and no_start(bench.merge):
+        if self.pool and not tops:
             runs["merge"] = lambda: self._merge(bench)
         elif self.pool:
             basis = Basis("prior", start="merge", anew=True, folds=self.folds, choices=self.choices)

@@ -10,9 +10,9 @@ import numpy as np
 
 from merge_advisor.adapt.folds import (
     FOLDS,
+    CrossFit,
     Fold,
     check_folds,
-    cross_fit,
     folds_of,
     mean_of,
     watched_out_of_fold,
@@ -123,15 +123,15 @@ def train_on(
         return Adapted(_on(begun, trained), (), trained.record.numbers, reason, finetune_settings(request))
     folds = folds_of(bench.tasks, how.folds)
     starts = starts or [begun] * len(folds)
-    of_fold = {fold.out: start for fold, start in zip(folds, starts, strict=True)}
-    fit = cross_fit(bench, lambda fold: how.request(bench, of_fold[fold.out], shape, fold), how.folds)
+    requests = [how.request(bench, start, shape, fold) for fold, start in zip(folds, starts, strict=True)]
+    fit = CrossFit(folds, tuple(map(bench.train, requests)))
     losses = watched_out_of_fold(bench, fit, starts)
     moved = [trained for trained in fit.trained if trained.record.steps]
     reason = f"trained {words}: the mean of {len(fit.trained)} updates, each trained without one part of the rows"
     if not moved:
         reason = f"training {words} lowered the loss of no part of the rows that was left out: the start itself"
     merge = with_trained(begun, mean_of(bench, fit), 1.0) if moved else begun
-    settings = finetune_settings(how.request(bench, begun, shape, fit.folds[0])) | {"folds": len(fit.folds)}
+    settings = finetune_settings(requests[0]) | {"folds": len(folds)}
     name = "none" if not moved and how.start == "merge" else ""  # the chosen merge as it is
     return Adapted(merge, tuple(losses.tolist()), fit.numbers, reason, settings, name=name)
 

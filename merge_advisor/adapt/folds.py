@@ -115,8 +115,19 @@ def out_of_fold(bench: Workbench, fit: CrossFit, model: Callable[[Trained], Weig
     Returns:
         (n,) float64 in the order of `bench.learning`.
     """
-    pairs = zip(fit.folds, fit.trained, strict=True)
-    return in_order(bench, fit.folds, [bench.losses(model(trained), fold.out) for fold, trained in pairs])
+    return judged_out(bench, fit.folds, [model(trained) for trained in fit.trained])
+
+
+def judged_out(bench: Workbench, folds: Sequence[Fold], models: Sequence[WeightedMerge]) -> Float64Array:
+    """Return the loss of each row learned from under the model of the fold that leaves it out, (n,) float64.
+
+    Args:
+        bench: measures them.
+        folds: every row is left out by one.
+        models: of each fold.
+    """
+    pairs = zip(folds, models, strict=True)
+    return in_order(bench, folds, [bench.losses(model, fold.out) for fold, model in pairs])
 
 
 def in_order(bench: Workbench, folds: Sequence[Fold], losses: Sequence[Sequence[float] | Float64Array]) -> Float64Array:
@@ -144,8 +155,7 @@ def watched_out_of_fold(bench: Workbench, fit: CrossFit, starts: Sequence[Weight
     if not all(trained.record.rows for trained in fit.trained):
         begun = starts or [NOTHING] * len(fit.folds)
         models = [with_trained(start, one.candidate, 1.0) for start, one in zip(begun, fit.trained, strict=True)]
-        losses = [bench.losses(model, fold.out) for model, fold in zip(models, fit.folds, strict=True)]
-        return in_order(bench, fit.folds, losses)
+        return judged_out(bench, fit.folds, models)
     return in_order(bench, fit.folds, [trained.record.rows for trained in fit.trained])
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from merge_advisor.advisor.planning.choosing import SEARCH
 from merge_advisor.advisor.planning.choosing_losses import rows_in
 from merge_advisor.select.evidence import Evidence
 from merge_advisor.select.run_strategy import run_strategy
@@ -53,6 +54,24 @@ def choosing_cost(strategy: str, models: int, k: int, rows: Sequence[int]) -> Ch
     asked = _Asked(rows)
     choice = run_strategy(strategy, asked.evidence(models), k)
     return ChoosingCost(asked.forwards, frozenset(choice.used))
+
+
+def choosing_passes(strategy: str, models: int, k: int, rows: Sequence[int]) -> int:
+    """Return the forward passes over one row that choosing takes at most, the search of the global scale among them.
+
+    >>> choosing_passes("top_k", 9, 2, [20])
+    160
+
+    Args:
+        strategy: its spec.
+        models: candidates that it chooses among.
+        k: members at most.
+        rows: choosing rows of each task.
+
+    Raises:
+        SpecError: no such strategy.
+    """
+    return choosing_cost(strategy, models, k, rows).forwards + SEARCH * sum(rows)
 
 
 @dataclass(eq=False)

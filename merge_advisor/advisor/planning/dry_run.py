@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
 from merge_advisor import registry
 from merge_advisor.advisor.measuring.adapting import adaptation_passes
 from merge_advisor.advisor.measuring.session import PoolFilter, open_session
-from merge_advisor.advisor.planning.choosing import LORA_LOSSES, SEARCH
-from merge_advisor.advisor.planning.choosing_cost import choosing_cost
+from merge_advisor.advisor.planning.choosing import LORA_LOSSES
+from merge_advisor.advisor.planning.choosing_cost import choosing_passes
 from merge_advisor.advisor.planning.plan import check_choosing, check_options, fitting
 from merge_advisor.advisor.planning.sources import find_sources, read_plan_inputs, read_sources
 
@@ -97,10 +98,7 @@ def plan_passes(tasks: Sequence[Task], candidates: int, options: PlanOptions, in
     shots, watch = sum(len(task.shots) for task in tasks), sum(len(task.tuning) for task in tasks)
     # base, icl, anchor and partners, shots_lora, uniform and merge are scored
     scored = min(options.k, candidates) + 5
-
-    def choosing(rows: Sequence[int]) -> int:
-        return choosing_cost(options.strategy, candidates, options.k, rows).forwards + SEARCH * sum(rows)
-
+    choosing = partial(choosing_passes, options.strategy, candidates, options.k)
     adapting = adaptation_passes(tasks, options.adaptation, options.finetune, min(options.k, CHOSEN), inputs, choosing)
     scored += adapting > 0  # the merge that it began with
     return {

@@ -9,13 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from merge_advisor import registry
 from merge_advisor.advisor.measuring.adapting import adaptation_passes
 from merge_advisor.advisor.planning.choosing import LORA_LOSSES, SEARCH
-from merge_advisor.advisor.planning.choosing_cost import choosing_cost
+from merge_advisor.advisor.planning.choosing_cost import choosing_cost, choosing_passes
 from merge_advisor.advisor.planning.dry_run import CHOSEN
 from merge_advisor.benchmark.running.ledger import ResultKey
 from merge_advisor.benchmark.running.rows import read_families, task_files, task_folder
@@ -197,10 +198,7 @@ def _adapting(arm: Arm, setup: Setup, models: int, k: int) -> int:
         return 0
     rows = tuple(Row(f"row {number}", "") for number in range(setup.tasks.shots + setup.tasks.tuning))
     task = Task("task", rows[: setup.tasks.shots], rows[setup.tasks.shots :], ())
-
-    def choosing(rows: Sequence[int]) -> int:
-        return choosing_cost(arm.strategy, models, k, rows).forwards + SEARCH * sum(rows)
-
+    choosing = partial(choosing_passes, arm.strategy, models, k)
     return adaptation_passes([task], arm.adaptation, finetune_of(setup), min(k, CHOSEN), choosing=choosing)
 
 
