@@ -114,7 +114,8 @@ def train_on(
         shape: what is trained.
         how: rate, terms, penalty and number of folds.
         words: what it is trained on top of, for the report.
-        starts: of each fold, where it is not the merge itself.
+        starts: of each fold, where it is not the merge itself; what was trained on top of them goes on top of their
+            mean, and where nothing was, `begun` stands.
     """
     if not how.folds:
         request = how.request(bench, begun, shape, Fold(bench.shots, bench.watch))
@@ -122,15 +123,17 @@ def train_on(
         reason = f"trained {words}: {trained.record.steps} steps on {len(bench.shots)} rows"
         return Adapted(_on(begun, trained), (), trained.record.numbers, reason, finetune_settings(request))
     folds = folds_of(bench.tasks, how.folds)
-    starts = starts or [begun] * len(folds)
-    requests = [how.request(bench, start, shape, fold) for fold, start in zip(folds, starts, strict=True)]
+    begins = starts or [begun] * len(folds)
+    requests = [how.request(bench, start, shape, fold) for fold, start in zip(folds, begins, strict=True)]
     fit = CrossFit(folds, tuple(map(bench.train, requests)))
-    losses = watched_out_of_fold(bench, fit, starts)
+    losses = watched_out_of_fold(bench, fit, begins)
     moved = [trained for trained in fit.trained if trained.record.steps]
     reason = f"trained {words}: the mean of {len(fit.trained)} updates, each trained without one part of the rows"
+    if starts:
+        reason += ", on top of the mean of their merges"
     if not moved:
         reason = f"training {words} lowered the loss of no part of the rows that was left out: the start itself"
-    merge = with_trained(begun, mean_of(bench, fit), 1.0) if moved else begun
+    merge = with_trained(_mean(starts) if starts else begun, mean_of(bench, fit), 1.0) if moved else begun
     settings = finetune_settings(requests[0]) | {"folds": len(folds)}
     name = "none" if not moved and how.start == "merge" else ""  # the chosen merge as it is
     return Adapted(merge, tuple(losses.tolist()), fit.numbers, reason, settings, name=name)
@@ -138,6 +141,20 @@ def train_on(
 
 def _on(begun: WeightedMerge, trained: Trained) -> WeightedMerge:
     return with_trained(begun, trained.candidate, 1.0 if trained.record.steps else 0.0)
+
+
+def _mean(merges: Sequence[WeightedMerge]) -> WeightedMerge:
+    """The mean of merges that are plain sums: each at an equal share, the members of several with their weights added.
+
+    What is trained on top of one fits that one; the merge that all rows choose may hold none of its members.
+    """
+    weights: dict[str, float] = {}
+    members = {candidate.fingerprint: candidate for merge in merges for candidate in merge.candidates}
+    for merge in merges:
+        for candidate, weight in merge.members:
+            weights[candidate.fingerprint] = weights.get(candidate.fingerprint, 0.0) + weight / len(merges)
+    summed = tuple((members[fingerprint], weight) for fingerprint, weight in weights.items())
+    return WeightedMerge(summed, merges[0].composition, rank=merges[0].rank)
 
 
 def is_sum(composition: str) -> bool:

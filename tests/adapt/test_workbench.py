@@ -166,9 +166,37 @@ def test_a_merge_chosen_anew_is_judged_by_rows_that_did_not_choose_it() -> None:
     assert [request.rows for request in world.requests] == asked and len(asked) == 2
     assert [world.place(request.start) for request in world.requests] == pytest.approx([0.2, 0.4])
     assert sorted(set(adapted.losses)) == pytest.approx([0.3**2, 0.4**2])
-    # what the halves were trained by goes on top of the merge that all rows chose
-    assert world.place(adapted.merge) == pytest.approx(0.6 + (0.4 + 0.3) / 2)
+    # what was trained on top of the halves' merges goes on top of their mean
+    assert world.place(adapted.merge) == pytest.approx((0.2 + 0.4) / 2 + (0.4 + 0.3) / 2)
+    assert [candidate.id for candidate in adapted.merge.candidates] == ["half 1", "half 2", RESIDUAL]
+    assert adapted.merge.weights == (0.5, 0.5, 1.0)
+    assert "on top of the mean of their merges" in adapted.reason
     assert world.bench.forwards == 2 * 100 + 2 * 60
+
+
+def test_a_member_that_both_halves_chose_is_one_member() -> None:
+    world = World(wanted=1, learned=0.5, merge=0.6)
+    world.bench.run_choice = lambda rows: (world.bench.merge, 100)
+    adapted = Basis("prior", start="merge", anew=True, folds=2).adapt(world.bench)
+    assert [candidate.id for candidate in adapted.merge.candidates] == ["m0", RESIDUAL]
+    assert adapted.merge.weights == (1.0, 1.0)
+    assert world.place(adapted.merge) == pytest.approx(0.8)
+
+
+def test_where_training_on_top_of_the_halves_merges_helps_neither_the_merge_of_all_rows_stands() -> None:
+    world = World(wanted=1, learned=0.0, merge=0.6)
+    world.bench.run_choice = lambda rows: (WeightedMerge(((world.candidate("half", 0.2), 1.0),)), 100)
+    train = world.bench.run_training
+
+    def standing(request: TrainingRequest) -> Trained:
+        train(request)
+        record = TrainingRecord(0, 8, (0.64,), (0.64,) * len(request.watch), 10, 60)
+        return Trained(world.candidate(RESIDUAL, 0.0), record)
+
+    world.bench.run_training = standing
+    adapted = Basis("prior", start="merge", anew=True, folds=2).adapt(world.bench)
+    assert adapted.merge == world.bench.merge
+    assert adapted.loss == pytest.approx(0.8**2)  # judged all the same by merges that it did not choose
 
 
 def test_without_anything_that_chooses_the_merge_stands_for_each_part() -> None:
