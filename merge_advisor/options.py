@@ -259,8 +259,9 @@ class TuneOptions:
         help="mean (default), worst or pareto over several tasks, lorahub, lorahub-clean",
     )  # fmt: skip
     seed: int = option(0, group=_SEARCH, settings=True, help="the only randomness (default {default})")
+    # not from merge-advisor.toml: its `adaptation` is the plan's, which the run holds already
     adaptation: str | None = option(
-        None, group=_SEARCH, settings=True, metavar="SPEC", registered="adaptation",
+        None, group=_SEARCH, metavar="SPEC", registered="adaptation",
         help="what is made of the examples and the tuned merge (default: the run's own adaptation, begun anew; none: "
              "the tuned merge as it is); one of: {names}; parameters as name:key=value",
     )  # fmt: skip

@@ -10,8 +10,10 @@ defaults. It has class attributes and three methods:
     def needs(self) -> Need                        whether a merge has to be chosen, or the pool is enough, or neither
     def adapt(self, bench: Workbench) -> Adapted
 
-One that trains on inputs without outputs says so by an attribute `unlabelled`: a plan gives inputs (`bench.inputs`) to
-no other. The labelled rows then judge it.
+One that needs tuning rows has `check_rows(tuning)`, which refuses too few before anything is measured; one that can
+compare a merge that nothing is trained on top of says so by an attribute `any_merge`, and one that has merges chosen
+again by some of the rows by `anew`. One that trains on inputs without outputs says so by an attribute `unlabelled`: a
+plan gives inputs (`bench.inputs`) to no other. The labelled rows then judge it.
 
 `adapt` keeps to this, for every workbench:
 

@@ -52,6 +52,8 @@ class Basis:
     """As of `shots`."""
     choices: float = 1.0
     """As of `shots`."""
+    scaled: bool = True
+    """As of `continue`."""
     rate: float = 1.0
     """Factor on the rate, which is set for each form so that a step is about as large as a LoRA's."""
 
@@ -74,14 +76,14 @@ class Basis:
 
     def passes(self, members: int) -> tuple[int, int]:
         """See `Adaptation.passes`."""
-        return 1, 0
+        return Continue(self.start, self.folds, scaled=self.scaled).passes(members)
 
     def adapt(self, bench: Workbench) -> Adapted:
         """See `Adaptation.adapt`."""
         begun = start_of(bench, self.start)
         # a start is near to what is wanted already: half the rate of zero
         rate = self.rate * _RATES[self.form] * (0.5 if begun.members else 1.0)
-        how = Continue(self.start, self.folds, self.choices, rate)
+        how = Continue(self.start, self.folds, self.choices, rate, scaled=self.scaled)
         words = f"from {START_WORDS[self.start]}" if begun.members else "from zero"
         starts = starts_of(bench, self.folds) if self.anew and self.start == "merge" and self.folds else ()
         return train_on(

@@ -18,7 +18,7 @@ from merge_advisor.adapt.folds import (
     watched_out_of_fold,
     with_trained,
 )
-from merge_advisor.adapt.shots import finetune_settings
+from merge_advisor.adapt.shots import SCALES, best_scale, finetune_settings
 from merge_advisor.adapt.workbench import NOTHING, Adapted, Need, Trained, TrainingRequest, Workbench
 from merge_advisor.backbone.shapes import LoraShape, Shape
 from merge_advisor.backbone.training_loss import TrainingLoss
@@ -50,6 +50,8 @@ class Continue:
     """Factor on the finetune's rate."""
     pull: float = 0.0
     """λ of the penalty towards the start (L2-SP, arXiv 1802.01483)."""
+    scaled: bool = True
+    """As of `shots`, where it begins at the base: at a merge, the merge is what training falls back to."""
 
     name: ClassVar[str] = "continue"
     trains: ClassVar[str] = "a LoRA on top of a merge"
@@ -72,7 +74,7 @@ class Continue:
 
     def passes(self, members: int) -> tuple[int, int]:
         """See `Adaptation.passes`."""
-        return 1, 0
+        return 1, len(SCALES) - 1 if self.start == "base" and self.scaled and self.folds else 0
 
     def adapt(self, bench: Workbench) -> Adapted:
         """See `Adaptation.adapt`."""
@@ -126,6 +128,8 @@ def train_on(
     begins = starts or [begun] * len(folds)
     requests = [how.request(bench, start, shape, fold) for fold, start in zip(folds, begins, strict=True)]
     fit = CrossFit(folds, tuple(map(bench.train, requests)))
+    if how.start == "base" and how.scaled:
+        return _from_zero(bench, fit, words, finetune_settings(requests[0]))
     losses = watched_out_of_fold(bench, fit, begins)
     moved = [trained for trained in fit.trained if trained.record.steps]
     reason = f"trained {words}: the mean of {len(fit.trained)} updates, each trained without one part of the rows"
@@ -135,8 +139,19 @@ def train_on(
         reason = f"training {words} lowered the loss of no part of the rows that was left out: the start itself"
     merge = with_trained(_mean(starts) if starts else begun, mean_of(bench, fit), 1.0) if moved else begun
     settings = finetune_settings(requests[0]) | {"folds": len(folds)}
-    name = "none" if not moved and how.start == "merge" else ""  # the chosen merge as it is
-    return Adapted(merge, tuple(losses.tolist()), fit.numbers, reason, settings, name=name)
+    return Adapted(merge, tuple(losses.tolist()), fit.numbers, reason, settings)
+
+
+def _from_zero(bench: Workbench, fit: CrossFit, words: str, settings: dict[str, object]) -> Adapted:
+    """The mean of what the folds trained on the base, at the scale that suits the rows each left out."""
+    scale, losses = best_scale(bench, fit)
+    merge = with_trained(NOTHING, mean_of(bench, fit), scale)
+    return Adapted(
+        merge, tuple(losses.tolist()), fit.numbers,
+        f"trained {words}: the mean of {len(fit.trained)} updates, each trained without one part of the rows, times "
+        f"{scale:g}",
+        settings | {"folds": len(fit.folds), "scale": scale},
+    )  # fmt: skip
 
 
 def _on(begun: WeightedMerge, trained: Trained) -> WeightedMerge:

@@ -65,6 +65,21 @@ class ShotsAlone:
         """See `Adaptation.passes`."""
         return self.rates, self.rates * (len(SCALES) if self.scaled else 1)
 
+    def check_rows(self, tuning: int) -> None:
+        """Refuse rows that could not choose what is to be chosen.
+
+        Args:
+            tuning: number of tuning rows.
+
+        Raises:
+            TaskError: several rates, no folds, and no tuning rows to choose among them.
+        """
+        if self.rates > 1 and not self.folds and not tuning:
+            raise TaskError(
+                f"shots: rates={self.rates} with folds=0 chooses the rate on tuning rows, and there are none; give "
+                "`tuning`, or 2 folds or more"
+            )
+
     def adapt(self, bench: Workbench) -> Adapted:
         """See `Adaptation.adapt`."""
         if not self.folds:
@@ -116,11 +131,7 @@ class ShotsAlone:
         Raises:
             TaskError: several rates, and no tuning rows to choose among them.
         """
-        if self.rates > 1 and not bench.watch:
-            raise TaskError(
-                f"shots: rates={self.rates} with folds=0 chooses the rate on tuning rows, and there are none; give "
-                "`tuning`, or 2 folds or more"
-            )
+        self.check_rows(len(bench.watch))
         found: dict[ShotsAlone, tuple[TrainingRequest, Trained, float, float]] = {}
         for how in self._tried():
             request = how.request(bench, Fold(bench.shots, bench.watch))

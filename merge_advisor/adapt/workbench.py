@@ -148,7 +148,7 @@ class Adapted:
     options: tuple[Alternative, ...] = ()
     """What else was compared, the best first; of `auto`."""
     name: str = ""
-    """Name of the adaptation that made it, where another one (`auto`) chose."""
+    """Name of the adaptation that made it, where another one (`auto`) chose; "" for the one that was asked."""
     prompted: bool = False
     """Whether the model is the base with the rows as examples in its prompt; `merge` is then the base."""
     without_pool: WeightedMerge | None = None

@@ -12,12 +12,13 @@ import merge_advisor as ma
 from merge_advisor import registry
 from merge_advisor.advisor import PlanOptions
 from merge_advisor.advisor.planning.dry_run import describe_plan
+from merge_advisor.advisor.planning.plan import check_choosing
 from merge_advisor.advisor.runs.run_folder import Run, read_run
 from merge_advisor.advisor.scoring.score_model import score_model
 from merge_advisor.cli import main
-from merge_advisor.errors import SpecError
+from merge_advisor.errors import SpecError, TaskError
 from merge_advisor.options import FinetuneSettings
-from merge_advisor.types import RESIDUAL, SHOTS_LORA
+from merge_advisor.types import RESIDUAL, SHOTS_LORA, Row, Task
 from merge_advisor.weights.adapter import read_adapter
 from merge_advisor.weights.base import resolve_base
 from merge_advisor.weights.updates import digest_of_delta
@@ -184,6 +185,26 @@ def test_a_wrong_spec_is_one_line(
     assert main([*given, "--out", str(place / "wrong"), "--adaptation", spec]) == 2
     said = capsys.readouterr().err.strip().splitlines()
     assert len(said) == 1 and says in said[0]
+
+
+def test_what_the_rows_cannot_choose_is_refused_before_anything_is_measured() -> None:
+    rows = tuple(Row(f"say {number}", f"{number}") for number in range(4))
+    task, options = Task("say", rows, (), ()), PlanOptions(adaptation="shots:folds=0,rates=2")
+    with pytest.raises(TaskError, match="chooses the rate on tuning rows, and there are none"):
+        check_choosing([task], options)
+    check_choosing([replace(task, shots=rows[:3], tuning=rows[3:])], options)
+    check_choosing([task], replace(options, adaptation="shots:rates=2"))  # its folds choose it
+
+
+def test_a_run_that_stays_at_its_merge_says_so_without_folds_too(tiny_llama: Path, tiny_pool: Path, place: Path) -> None:
+    options = PlanOptions(k=2, finetune=FAST, adaptation="continue:folds=0,rate=1e-12")  # nothing moves
+    run = ma.plan(
+        place / "even.jsonl", pool=tiny_pool, base=str(tiny_llama), out=place / "stays", options=options,
+        cache=place / "cache", scored=False,
+    )  # fmt: skip
+    found = run.plan.adaptation
+    assert found is not None and found.chosen == "none"
+    assert found.start is not None and found.start.digest == run.recipe.digest
 
 
 @pytest.mark.slow

@@ -105,6 +105,11 @@ def test_the_scale_is_that_of_least_loss(wanted: float, scale: float) -> None:
         adapted = ShotsAlone(folds).adapt(world.bench)
         assert world.place(adapted.merge) == pytest.approx(scale)
         assert adapted.without_pool == adapted.merge
+    # what is trained in the pool's directions from zero overshoots as well
+    for how in (Basis("prior"), Continue(start="base"), Basis("prior", start="mean")):
+        adapted = how.adapt(world.bench)
+        assert world.place(adapted.merge) == pytest.approx(1.0 if how.start == "mean" else scale)
+        assert how.passes(1)[1] == (0 if how.start == "mean" else len(SCALES) - 1)
 
 
 class Rates(World):

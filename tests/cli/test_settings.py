@@ -33,6 +33,15 @@ PLAN = (
 )
 
 
+def test_a_run_keeps_its_adaptation(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(folder, adaptation="continue")
+    assert main("tune run --trials 1 --no-score --dry-run".split()) == 0
+    assert "adaptation" not in capsys.readouterr().out
+    # asked for, it is heard: this run's merge cannot be trained on
+    assert main("tune run --trials 1 --no-score --dry-run --adaptation continue".split()) == 2
+    assert "shots_lora is a member of its merge" in capsys.readouterr().err
+
+
 def test_an_option_given_wins_though_it_is_the_default(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write(folder, device="cuda", k=1, strategy="top_k")
     assert main([*PLAN.split(), "--out", "new"]) == 2

@@ -221,16 +221,19 @@ def check_options(options: PlanOptions) -> None:
 
 
 def check_choosing(tasks: Sequence[Task], options: PlanOptions) -> None:
-    """Refuse choosing by choices where there are none.
+    """Refuse choosing by choices where there are none, and an adaptation that these rows could not stop or choose.
 
     Args:
         tasks: the tasks of the plan.
         options: of the plan.
 
     Raises:
-        SpecError: no such way to choose.
-        TaskError: a choosing row has no choices.
+        SpecError: no such way to choose, or no such adaptation.
+        TaskError: a choosing row has no choices; or the adaptation needs tuning rows, and there are none.
     """
+    adaptation = registry.build("adaptation", options.adaptation)
+    if hasattr(adaptation, "check_rows"):
+        adaptation.check_rows(sum(len(task.tuning) for task in tasks))
     if options.choose_by not in get_args(ChooseBy):
         raise SpecError(f"`choose_by={options.choose_by}` is unknown; choose one of: {', '.join(get_args(ChooseBy))}")
     for task in tasks:

@@ -27,7 +27,7 @@ def adaptation_report(asked: str, made: AdaptedMerge, start: Recipe, shots_scale
     """
     adapted = made.model
     return AdaptationReport(
-        asked, adapted.name or registry.build("adaptation", asked).name, adapted.reason, adapted.numbers,
+        asked, adapted.name, adapted.reason, adapted.numbers,
         {key: value for key, value in adapted.settings.items() if isinstance(value, (str, int, float, bool))},
         adapted.options, made.predicted, start, shots_scale, adapted.losses,
     )  # fmt: skip

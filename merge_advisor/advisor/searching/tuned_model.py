@@ -140,7 +140,7 @@ def adapted_model(session: Session, run: Run, merge: WeightedMerge, spec: str, *
     kinds = kinds_of(run.tasks, settings.choose_by)
     tasks = [number for number, task in enumerate(run.tasks) for _ in (*task.shots, *task.tuning)]
     unit = "nats a row" if set(kinds.values()) == {"choices"} else "nats"
-    after, name = made.model.losses, made.model.name or adaptation.name
+    after, name = made.model.losses, made.model.name
     if not after:
         reason = "it held no example out of its training, so none shows that it is better: the plan's model stays"
         return _model_of_plan(session, run, TunedAdaptation(spec, name, False, reason, forwards))
