@@ -11,7 +11,7 @@ import numpy as np
 from merge_advisor.adapt.basis import Basis
 from merge_advisor.adapt.continuing import no_start
 from merge_advisor.adapt.experience import Belief, believe, experience_of
-from merge_advisor.adapt.folds import folds_of, judged_out
+from merge_advisor.adapt.folds import chosen_apart, folds_of, judged_out
 from merge_advisor.adapt.prompting import Prompting
 from merge_advisor.adapt.shots import ShotsAlone
 from merge_advisor.adapt.workbench import NOTHING, Adapted, Alternative, Need, Workbench
@@ -35,7 +35,10 @@ class Auto:
     pool: bool = True
     """Whether what needs a pool is looked at; without, the best of what needs none."""
     folds: int = 2
-    """As of `shots`."""
+    """As of `shots`, of ten rows or more."""
+    few: int = 4
+    """The same of fewer: the fewer the rows, the more it costs to train without half of them, and the less to train
+    more often."""
     choices: float = 1.0
     """As of `shots`."""
     rates: int = 1
@@ -48,9 +51,21 @@ class Auto:
     cost: ClassVar[str] = "choosing the merge, once more in parts, and two finetunes for each fold"
 
     def __post_init__(self) -> None:
-        if self.folds < 2:
-            raise ValueError(f"folds={self.folds}: what is compared is judged on rows held out, so at least 2")
+        for name, folds in (("folds", self.folds), ("few", self.few)):
+            if folds < 2:
+                raise ValueError(f"{name}={folds}: what is compared is judged on rows held out, so at least 2")
         self._shots()  # which says what it takes
+
+    def for_rows(self, rows: int) -> Auto:
+        """Return what it is with so many rows: its folds.
+
+        >>> Auto().for_rows(5).folds, Auto().for_rows(20).folds
+        (4, 2)
+
+        Args:
+            rows: learned from.
+        """
+        return replace(self, folds=self.few) if rows < FEW else self
 
     @property
     def anew(self) -> bool:
@@ -68,7 +83,10 @@ class Auto:
 
     def adapt(self, bench: Workbench) -> Adapted:
         """See `Adaptation.adapt`."""
-        if len(bench.learning) < 2:
+        rows = len(bench.learning)
+        if rows < FEW and self.folds != self.few:
+            return self.for_rows(rows).adapt(bench)
+        if rows < 2:
             stays = bench.merge if self.pool else NOTHING
             what = "the merge as it was chosen" if self.pool else "the base"
             return Adapted(stays, name="none", reason=f"one row cannot both train and judge: {what}")
@@ -111,7 +129,7 @@ class Auto:
 
     def _merge(self, bench: Workbench) -> Adapted:
         folds = folds_of(bench.tasks, self.folds)
-        losses = judged_out(bench, folds, [bench.chosen_by(fold.rows) for fold in folds])
+        losses = judged_out(bench, folds, chosen_apart(bench, folds))
         return Adapted(bench.merge, tuple(losses.tolist()), reason="the merge as it was chosen")
 
     def _runs(self, bench: Workbench, *, tops: bool) -> dict[str, Callable[[], Adapted]]:
@@ -132,6 +150,8 @@ class Auto:
         return runs
 
 
+FEW = 10
+"""Rows under which `Auto.few` holds: four finetunes then cost no more than two of twenty rows."""
 WITH_POOL = ("basis from merge", "merge")
 """What is compared whose result has members of the pool, or directions of it."""
 _REGISTERED = {"base": "none", "merge": "none", "basis from merge": "basis"}

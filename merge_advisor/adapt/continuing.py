@@ -13,6 +13,7 @@ from merge_advisor.adapt.folds import (
     CrossFit,
     Fold,
     check_folds,
+    chosen_apart,
     folds_of,
     mean_of,
     watched_out_of_fold,
@@ -207,7 +208,7 @@ def no_start(merge: WeightedMerge) -> str:
 
 
 def starts_of(bench: Workbench, count: int) -> tuple[WeightedMerge, ...]:
-    """Return the merge that each fold begins at, chosen without the rows that judge it.
+    """Return the merge that each fold begins at, chosen without the rows that judge it: see `folds.chosen_apart`.
 
     Args:
         bench: chooses them.
@@ -216,7 +217,7 @@ def starts_of(bench: Workbench, count: int) -> tuple[WeightedMerge, ...]:
     Raises:
         SpecError: as `start_of`.
     """
-    starts = tuple(bench.chosen_by(fold.rows).without_zeros() for fold in folds_of(bench.tasks, count))
+    starts = tuple(merge.without_zeros() for merge in chosen_apart(bench, folds_of(bench.tasks, count)))
     for obstacle in filter(None, map(no_start, starts)):
         raise SpecError(obstacle)
     return starts

@@ -92,6 +92,37 @@ def folds_of(tasks: Sequence[Sequence[Row]], count: int = FOLDS) -> tuple[Fold, 
     return tuple(folds)
 
 
+def rows_apart(folds: Sequence[Fold]) -> tuple[tuple[Row, ...], ...]:
+    """Return for each fold the rows that choose a merge for it, none of which it judges.
+
+    Choosing costs more than training, so of an even number of folds not each has a merge of its own: each half of them
+    chooses one, for the folds of the other half. Of an odd number each is chosen by all rows that the fold trains on.
+
+    >>> folds = folds_of([[Row(f"say {n}", f"{n}") for n in range(8)]], 4)
+    >>> [[row.output for row in rows] for rows in rows_apart(folds)]
+    [['1', '5', '3', '7'], ['0', '4', '2', '6'], ['1', '5', '3', '7'], ['0', '4', '2', '6']]
+
+    Args:
+        folds: every row is left out by one.
+    """
+    if len(folds) % 2:
+        return tuple(fold.rows for fold in folds)
+    halves = [tuple(row for fold in folds[start::2] for row in fold.out) for start in (1, 0)]
+    return tuple(halves[number % 2] for number in range(len(folds)))
+
+
+def chosen_apart(bench: Workbench, folds: Sequence[Fold]) -> tuple[WeightedMerge, ...]:
+    """Return for each fold the merge that `rows_apart` chooses for it.
+
+    Args:
+        bench: chooses them, each once.
+        folds: every row is left out by one.
+    """
+    apart = rows_apart(folds)
+    chosen = {rows: bench.chosen_by(rows) for rows in dict.fromkeys(apart)}
+    return tuple(chosen[rows] for rows in apart)
+
+
 def cross_fit(bench: Workbench, request: Callable[[Fold], TrainingRequest], count: int = FOLDS) -> CrossFit:
     """Return the folds with one model trained without each.
 

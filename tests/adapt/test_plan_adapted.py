@@ -176,7 +176,7 @@ def test_a_composition_that_is_no_sum_is_refused(place: Path, tiny_llama: Path, 
      ("basis:start=moon", "start=moon is none of"), ("mix:folds=1", "at least 2"),
      ("strange", "adaptation 'strange' is unknown"), ("basis:shrinkage=0", "shrinkage=0"),
      ("coefficients:most=0", "one"), ("shots:rates=4", "rates=4: give 1, 2, 3"), ("shots:folds=1", "at least 2"),
-     ("continue:folds=-1", "folds=-1"), ("auto:folds=0", "at least 2"), ("auto:rates=5", "rates=5")],
+     ("continue:folds=-1", "folds=-1"), ("auto:folds=0", "at least 2"), ("auto:few=1", "few=1"), ("auto:rates=5", "rates=5")],
 )  # fmt: skip
 def test_a_wrong_spec_is_one_line(
     place: Path, tiny_llama: Path, tiny_pool: Path, spec: str, says: str, capsys: pytest.CaptureFixture[str]

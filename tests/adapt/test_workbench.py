@@ -188,6 +188,34 @@ def test_a_member_that_both_halves_chose_is_one_member() -> None:
     assert world.place(adapted.merge) == pytest.approx(0.8)
 
 
+def test_each_of_four_folds_begins_at_the_merge_of_the_half_that_it_does_not_judge() -> None:
+    world = World(wanted=1, learned=0.5, merge=0.6)
+    asked: list[tuple[Row, ...]] = []
+
+    def choose(rows: Sequence[Row]) -> tuple[WeightedMerge, int]:
+        asked.append(tuple(rows))
+        return WeightedMerge(((world.candidate(f"half {len(asked)}", 0.2 * len(asked)), 1.0),)), 100
+
+    world.bench.run_choice = choose
+    adapted = Basis("prior", start="merge", anew=True, folds=4).adapt(world.bench)
+    assert len(asked) == 2 and len(world.requests) == 4
+    assert {row for rows in asked for row in rows} == set(ROWS) and not set(asked[0]) & set(asked[1])
+    for request in world.requests:
+        (chosen_by,) = (rows for rows in asked if not set(rows) & set(request.watch))
+        assert world.place(request.start) == pytest.approx(0.2 * (1 + asked.index(chosen_by)))
+    assert world.place(adapted.merge) == pytest.approx(0.3 + (0.4 + 0.3) / 2)
+
+
+@pytest.mark.parametrize(("rows", "folds"), [(2, 2), (5, 4), (8, 4), (9, 4), (10, 2), (20, 2)])
+def test_auto_makes_more_folds_of_few_rows(rows: int, folds: int) -> None:
+    world = World(wanted=30, learned=0.9, merge=-300)
+    world.bench.tasks = (tuple(Row(f"say {number}", f"{number}") for number in range(rows)),)
+    assert len(world.bench.learning) == rows
+    adapted = Auto().adapt(world.bench)
+    assert adapted.options[0].name == "shots" and adapted.settings["folds"] == folds
+    assert Auto(folds=3, few=2).for_rows(rows).folds == (2 if rows < 10 else 3)
+
+
 def test_where_training_on_top_of_the_halves_merges_helps_neither_the_merge_of_all_rows_stands() -> None:
     world = World(wanted=1, learned=0.0, merge=0.6)
     world.bench.run_choice = lambda rows: (WeightedMerge(((world.candidate("half", 0.2), 1.0),)), 100)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from merge_advisor import registry
-from merge_advisor.adapt.folds import folds_of
+from merge_advisor.adapt.folds import folds_of, rows_apart
 from merge_advisor.adapt.unlabelled import settings_on_inputs, without_outputs
 from merge_advisor.adapt.workbench import NOTHING, Workbench
 from merge_advisor.advisor.measuring.in_context import prompted_losses
@@ -176,6 +176,8 @@ def adaptation_passes(
     adaptation = registry.build("adaptation", spec)
     rows = [(*task.shots, *task.tuning) for task in tasks]
     total = sum(map(len, rows))
+    if hasattr(adaptation, "for_rows"):
+        adaptation = adaptation.for_rows(total)
     parts = folds_of(rows, adaptation.folds) if getattr(adaptation, "folds", 0) else ()
     # what training begins with is judged as well, where that is more than the base
     begun = adaptation.needs() != "nothing"
@@ -189,7 +191,7 @@ def adaptation_passes(
     trainings, measured = adaptation.passes(members)
     anew = 0
     if choosing is not None and getattr(adaptation, "anew", False):
-        anew = sum(choosing(_counts(part.rows, rows)) for part in parts)
+        anew = sum(choosing(_counts(apart, rows)) for apart in dict.fromkeys(rows_apart(parts)))
     return int(trainings * sum(finetunes) + measured * total + anew)
 
 
