@@ -176,7 +176,8 @@ def test_a_composition_that_is_no_sum_is_refused(place: Path, tiny_llama: Path, 
      ("basis:start=moon", "start=moon is none of"), ("mix:folds=1", "at least 2"),
      ("strange", "adaptation 'strange' is unknown"), ("basis:shrinkage=0", "shrinkage=0"),
      ("coefficients:most=0", "one"), ("shots:rates=4", "rates=4: give 1, 2, 3"), ("shots:folds=1", "at least 2"),
-     ("continue:folds=-1", "folds=-1"), ("auto:folds=0", "at least 2"), ("auto:few=1", "few=1"), ("auto:rates=5", "rates=5")],
+     ("continue:folds=-1", "folds=-1"), ("auto:folds=0", "at least 2"), ("auto:few=1", "few=1"),
+     ("auto:rates=5", "rates=5")],
 )  # fmt: skip
 def test_a_wrong_spec_is_one_line(
     place: Path, tiny_llama: Path, tiny_pool: Path, spec: str, says: str, capsys: pytest.CaptureFixture[str]
@@ -196,7 +197,9 @@ def test_what_the_rows_cannot_choose_is_refused_before_anything_is_measured() ->
     check_choosing([task], replace(options, adaptation="shots:rates=2"))  # its folds choose it
 
 
-def test_a_run_that_stays_at_its_merge_says_so_without_folds_too(tiny_llama: Path, tiny_pool: Path, place: Path) -> None:
+def test_a_run_that_stays_at_its_merge_says_so_without_folds_too(
+    tiny_llama: Path, tiny_pool: Path, place: Path
+) -> None:
     options = PlanOptions(k=2, finetune=FAST, adaptation="continue:folds=0,rate=1e-12")  # nothing moves
     run = ma.plan(
         place / "even.jsonl", pool=tiny_pool, base=str(tiny_llama), out=place / "stays", options=options,

@@ -209,6 +209,7 @@ def test_each_of_four_folds_begins_at_the_merge_of_the_half_that_it_does_not_jud
 @pytest.mark.parametrize(("rows", "folds"), [(2, 2), (5, 4), (8, 4), (9, 4), (10, 2), (20, 2)])
 def test_auto_makes_more_folds_of_few_rows(rows: int, folds: int) -> None:
     world = World(wanted=30, learned=0.9, merge=-300)
+    world.shown = 900.0
     world.bench.tasks = (tuple(Row(f"say {number}", f"{number}") for number in range(rows)),)
     assert len(world.bench.learning) == rows
     adapted = Auto().adapt(world.bench)
