@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -23,10 +23,12 @@ class Auto:
     """Take what is believed best: base, `prompt`, `shots`, or `basis` on top of the merge (which may stay as it is).
 
     Each is judged on rows that it was not trained on, by its difference to `shots`; the differences are shrunk towards
-    what other tasks have shown (see `experience`). `basis` is its form `prior`, each part of the rows judged by a merge
-    that was chosen without it: few rows choose a merge that promises far too much of them. Where nothing can be trained
-    on top of the merge, the merge itself is compared instead; and it stays where one row alone leaves nothing to judge
-    by.
+    what other tasks have shown (see `experience`), and what needs a pool is taken only where it is better than all that
+    needs none with a probability of ¾. `basis` is its form `prior`. Of fewer than ten rows each part is judged by a
+    merge that was chosen without it: few rows choose a merge that promises far too much of them. Of more rows the merge
+    of all is so much better than those of their halves, and promises so little too much, that it stands for each part.
+    Where nothing can be trained on top of the merge, the merge itself is compared instead; and it stays where one row
+    alone leaves nothing to judge by.
 
     >>> Auto().needs(), Auto(pool=False).needs()
     ('merge', 'nothing')
@@ -39,6 +41,8 @@ class Auto:
     few: int = 4
     """The same of fewer: the fewer the rows, the more it costs to train without half of them, and the less to train
     more often."""
+    anew: bool = False
+    """Choose merges anew, as `basis`; of fewer than ten rows always."""
     choices: float = 1.0
     """As of `shots`."""
     rates: int = 1
@@ -48,7 +52,7 @@ class Auto:
     """It compares a merge that nothing can be trained on top of as it is."""
     name: ClassVar[str] = "auto"
     trains: ClassVar[str] = "what the best of them trains"
-    cost: ClassVar[str] = "choosing the merge, once more in parts, and two finetunes for each fold"
+    cost: ClassVar[str] = "choosing the merge (of fewer than ten rows once more in parts), two finetunes for each fold"
 
     def __post_init__(self) -> None:
         for name, folds in (("folds", self.folds), ("few", self.few)):
@@ -57,20 +61,16 @@ class Auto:
         self._shots()  # which says what it takes
 
     def for_rows(self, rows: int) -> Auto:
-        """Return what it is with so many rows: its folds.
+        """Return what it is with so many rows: its folds, and whether they choose merges anew.
 
-        >>> Auto().for_rows(5).folds, Auto().for_rows(20).folds
-        (4, 2)
+        >>> Auto().for_rows(5) == Auto(folds=4, anew=True), Auto().for_rows(20) == Auto()
+        (True, True)
 
         Args:
             rows: learned from.
         """
-        return replace(self, folds=self.few) if rows < FEW else self
-
-    @property
-    def anew(self) -> bool:
-        """Whether merges are chosen again, see `Basis.anew`."""
-        return self.pool
+        few = rows < FEW
+        return replace(self, folds=self.few if few else self.folds, anew=self.pool and (few or self.anew))
 
     def needs(self) -> Need:
         """Return that it needs a merge, or nothing at all."""
@@ -84,7 +84,7 @@ class Auto:
     def adapt(self, bench: Workbench) -> Adapted:
         """See `Adaptation.adapt`."""
         rows = len(bench.learning)
-        if rows < FEW and self.folds != self.few:
+        if self != self.for_rows(rows):
             return self.for_rows(rows).adapt(bench)
         if rows < 2:
             stays = bench.merge if self.pool else NOTHING
@@ -103,29 +103,38 @@ class Auto:
                     raise
                 lacking.append(f"prompt cannot be: {error}")  # no example fits, and the others need none
             spent[name] = bench.forwards - before
-        gains = {name: _gain(found, name, "shots") for name in found}
+        gains = {name: self._gain(found, name, "shots") for name in found}
         # a name is never worse placed than an equal one after it: from the cheapest
         ordered = sorted(found, key=lambda name: (-round(gains[name].mean, 9), list(found).index(name)))
-        best = found[ordered[0]]
+        alone = next(name for name in ordered if name not in WITH_POOL)
+        chances = {name: self._gain(found, name, alone).chance for name in ordered if name in WITH_POOL}
+        # what needs a pool has to be better, not just look so: what needs none is the simpler model
+        kept = [name for name in ordered if chances.get(name, 1.0) >= SURE]
+        best = found[kept[0]]
+        ordered = [kept[0], *(name for name in ordered if name != kept[0])]
         options = tuple(
             Alternative(name, found[name].loss, _error(found[name], best), spent[name], gains[name].mean)
             for name in ordered
         )
-        second = ""
-        if options[1:]:
-            second = f"; next best {ordered[1]}, {gains[ordered[1]].mean - gains[ordered[0]].mean:+.3f} nats of gain"
-        alone = next(name for name in ordered if name not in WITH_POOL)
         return replace(
             best,
             name=best.name or _REGISTERED.get(ordered[0], ordered[0]),
             options=options,
             without_pool=found["shots"].merge,
-            chance=_gain(found, ordered[0], alone).chance if ordered[0] in WITH_POOL else None,
-            reason="; ".join([f"{ordered[0]}: {best.reason}{second}", *lacking]),
+            chance=chances.get(ordered[0]),
+            reason="; ".join([f"{ordered[0]}: {best.reason}{_second(ordered, gains, chances)}", *lacking]),
         )
 
     def _shots(self) -> ShotsAlone:
         return ShotsAlone(self.folds, self.choices, rates=self.rates)
+
+    def _gain(self, found: Mapping[str, Adapted], name: str, over: str) -> Belief:
+        """What is believed of how much less loss one has than another."""
+        differences = np.asarray(found[over].losses) - np.asarray(found[name].losses)
+        if not differences.any():  # the same model, as the base is where `shots` at scale 0 is best
+            return Belief(0.0, 0.0)
+        known, other = (experience_of(one, len(differences), anew=self.anew) for one in (name, over))
+        return believe(differences.tolist(), known.than(other))
 
     def _merge(self, bench: Workbench) -> Adapted:
         folds = folds_of(bench.tasks, self.folds)
@@ -145,26 +154,34 @@ class Auto:
         if self.pool and not tops:
             runs["merge"] = lambda: self._merge(bench)
         elif self.pool:
-            basis = Basis("prior", start="merge", anew=True, folds=self.folds, choices=self.choices)
+            basis = Basis("prior", start="merge", anew=self.anew, folds=self.folds, choices=self.choices)
             runs["basis from merge"] = lambda: basis.adapt(bench)
         return runs
 
 
 FEW = 10
 """Rows under which `Auto.few` holds: four finetunes then cost no more than two of twenty rows."""
+SURE = 0.75
+"""Probability of being better than the best that needs no pool, from which on what needs one is taken. On the tried
+tasks (`eval/adaptations_tried.md`) all three of five rows that looked better with less were worse on the held-out rows;
+both of twenty rows above it were better."""
 WITH_POOL = ("basis from merge", "merge")
 """What is compared whose result has members of the pool, or directions of it."""
 _REGISTERED = {"base": "none", "merge": "none", "basis from merge": "basis"}
 """Names of adaptations, where what is compared has another one."""
 
 
-def _gain(found: Mapping[str, Adapted], name: str, over: str) -> Belief:
-    """What is believed of how much less loss one has than another."""
-    differences = np.asarray(found[over].losses) - np.asarray(found[name].losses)
-    if not differences.any():  # the same model, as the base is where `shots` at scale 0 is best
-        return Belief(0.0, 0.0)
-    rows = len(differences)
-    return believe(differences.tolist(), experience_of(name, rows).than(experience_of(over, rows)))
+def _second(ordered: Sequence[str], gains: Mapping[str, Belief], chances: Mapping[str, float]) -> str:
+    """What is said of the next best, with its gap; and where that looks better, why it is not taken."""
+    if not ordered[1:]:
+        return ""
+    name = ordered[1]
+    gap = gains[name].mean - gains[ordered[0]].mean
+    said = f"; next best {name}, {gap:+.3f} nats of gain"
+    if gap <= 0:
+        return said
+    chance = f"better with a probability of {chances[name]:.0%}"
+    return f"{said}, not taken: {chance}, and what needs a pool has to be at {SURE:.0%}"
 
 
 def _error(one: Adapted, other: Adapted) -> float:

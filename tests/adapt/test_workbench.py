@@ -5,14 +5,14 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from merge_advisor.adapt.auto import Auto
+from merge_advisor.adapt.auto import SURE, Auto
 from merge_advisor.adapt.basis import Basis
 from merge_advisor.adapt.continuing import Continue, start_of
-from merge_advisor.adapt.experience import EXPERIENCE, Experience
+from merge_advisor.adapt.experience import ANEW, EXPERIENCE, Experience
 from merge_advisor.adapt.folds import cross_fit, folds_of
 from merge_advisor.adapt.mix import Mix
 from merge_advisor.adapt.shots import RATES, SCALES, ShotsAlone
-from merge_advisor.adapt.workbench import Trained, TrainingRecord, TrainingRequest, Workbench
+from merge_advisor.adapt.workbench import Adapted, Trained, TrainingRecord, TrainingRequest, Workbench
 from merge_advisor.errors import SpecError, TaskError
 from merge_advisor.json_form import digest_of
 from merge_advisor.merges import WeightedMerge
@@ -217,6 +217,24 @@ def test_auto_makes_more_folds_of_few_rows(rows: int, folds: int) -> None:
     assert Auto(folds=3, few=2).for_rows(rows).folds == (2 if rows < 10 else 3)
 
 
+@pytest.mark.parametrize(("rows", "asked"), [(9, 2), (10, 0), (20, 0)])
+def test_auto_chooses_merges_anew_where_rows_are_few(rows: int, asked: int) -> None:
+    world = World(wanted=1, learned=0.5, merge=0.6)
+    world.bench.tasks = (tuple(Row(f"say {number}", f"{number}") for number in range(rows)),)
+    choices: list[Sequence[Row]] = []
+
+    def choose(by: Sequence[Row]) -> tuple[WeightedMerge, int]:
+        choices.append(by)
+        return world.bench.merge, 100
+
+    world.bench.run_choice = choose
+    for adaptation in (Auto(), Auto(pool=False), Auto(anew=True)):
+        choices.clear()
+        adaptation.adapt(world.bench)
+        expected = 0 if not adaptation.pool else 2 if adaptation.anew else asked
+        assert len(choices) == expected
+
+
 def test_where_training_on_top_of_the_halves_merges_helps_neither_the_merge_of_all_rows_stands() -> None:
     world = World(wanted=1, learned=0.0, merge=0.6)
     world.bench.run_choice = lambda rows: (WeightedMerge(((world.candidate("half", 0.2), 1.0),)), 100)
@@ -291,7 +309,7 @@ def test_auto_takes_what_does_best_on_rows_held_out(world: World, name: str) -> 
 @pytest.fixture
 def shown(monkeypatch: pytest.MonkeyPatch) -> None:
     """What other tasks have shown, whatever benchmarks say today."""
-    monkeypatch.setitem(EXPERIENCE, "basis from merge", {20: Experience(gain=0.1, spread=0.27)})
+    monkeypatch.setitem(ANEW, "basis from merge", {20: Experience(gain=0.8, spread=0.27)})
     monkeypatch.setitem(EXPERIENCE, "merge", {20: Experience(gain=-0.1, spread=0.27)})
 
 
@@ -304,6 +322,19 @@ def test_auto_goes_by_what_other_tasks_have_shown_where_the_rows_say_little() ->
     assert taken(0.95) == "basis from merge"  # a little better, as other tasks say
     assert taken(-0.5) == "basis from merge"  # 0.01 nats worse, which eight rows do not show
     assert taken(-30.0) == "shots"  # 9.6 nats worse
+
+
+def test_auto_takes_what_needs_a_pool_only_where_it_is_surely_better(monkeypatch: pytest.MonkeyPatch) -> None:
+    def taken(gain: float) -> Adapted:
+        monkeypatch.setitem(ANEW, "basis from merge", {20: Experience(gain=gain, spread=0.27)})
+        return Auto().adapt(World(wanted=1, learned=0.9, merge=0.95).bench)
+
+    sure, unsure, worse = taken(0.8), taken(0.3), taken(-0.8)
+    assert sure.options[0].name == "basis from merge" and sure.chance is not None and sure.chance >= SURE
+    assert unsure.options[0].name == "shots" and unsure.chance is None and unsure.merge == unsure.without_pool
+    assert unsure.options[1].name == "basis from merge" and unsure.options[1].gain > unsure.options[0].gain
+    assert "nats of gain, not taken: better with a probability of 70%" in unsure.reason
+    assert worse.options[0].name == "shots" and "not taken" not in worse.reason
 
 
 def test_auto_takes_the_prompt_where_it_is_best_and_says_where_it_cannot_be() -> None:

@@ -393,8 +393,8 @@ def test_shots_lora_is_the_models_own_and_the_plans_is_kept(
     assert (back.folder / name).read_bytes() == own and back.plan.adaptation == before.plan.adaptation
 
 
-def test_the_settings_file_may_name_the_adaptation() -> None:
+def test_the_adaptation_of_the_settings_file_is_the_plans_and_a_run_keeps_its_own() -> None:
     settings = {"adaptation": "none"}
-    assert Arguments("tune", {}, settings).part(TuneOptions).adaptation == "none"
+    assert Arguments("plan", {}, settings).part(PlanOptions).adaptation == "none"
+    assert Arguments("tune", {}, settings).part(TuneOptions).adaptation is None
     assert Arguments("tune", {"adaptation": "mix"}, settings).part(TuneOptions).adaptation == "mix"
-    assert Arguments("tune", {}).part(TuneOptions).adaptation is None

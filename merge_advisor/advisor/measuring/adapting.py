@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from merge_advisor import registry
+from merge_advisor.adapt.continuing import is_sum
 from merge_advisor.adapt.folds import folds_of, rows_apart
 from merge_advisor.adapt.unlabelled import settings_on_inputs, without_outputs
 from merge_advisor.adapt.workbench import NOTHING, Workbench
@@ -160,7 +161,7 @@ def learned_losses(meter: MergeMeter, tasks: Sequence[Task], by: ChooseBy, merge
 
 def adaptation_passes(
     tasks: Sequence[Task], spec: str, settings: FinetuneSettings, members: int, inputs: int = 0,
-    choosing: Callable[[Sequence[int]], int] | None = None,
+    choosing: Callable[[Sequence[int]], int] | None = None, composition: str = "exact",
 ) -> int:  # fmt: skip
     """Return the forward passes over one row that an adaptation takes at most; 0 where nothing is trained.
 
@@ -172,6 +173,7 @@ def adaptation_passes(
         inputs: how many unlabelled rows it was given; it then trains on those, in one finetune.
         choosing: the passes that choosing a merge takes, by the number of rows of each task; None where none can be
             chosen anew.
+        composition: of the merge; one that is no plain sum is judged by merges chosen anew.
     """
     adaptation = registry.build("adaptation", spec)
     rows = [(*task.shots, *task.tuning) for task in tasks]
@@ -190,7 +192,8 @@ def adaptation_passes(
         finetunes = [settings_on_inputs(settings, inputs, total).forwards_for(inputs, total) + total]
     trainings, measured = adaptation.passes(members)
     anew = 0
-    if choosing is not None and getattr(adaptation, "anew", False):
+    alone = getattr(adaptation, "any_merge", False) and begun and not is_sum(composition)
+    if choosing is not None and (getattr(adaptation, "anew", False) or alone):
         anew = sum(choosing(_counts(apart, rows)) for apart in dict.fromkeys(rows_apart(parts)))
     return int(trainings * sum(finetunes) + measured * total + anew)
 

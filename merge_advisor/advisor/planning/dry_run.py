@@ -99,7 +99,9 @@ def plan_passes(tasks: Sequence[Task], candidates: int, options: PlanOptions, in
     # base, icl, anchor and partners, shots_lora, uniform and merge are scored
     scored = min(options.k, candidates) + 5
     choosing = partial(choosing_passes, options.strategy, candidates, options.k)
-    adapting = adaptation_passes(tasks, options.adaptation, options.finetune, min(options.k, CHOSEN), inputs, choosing)
+    adapting = adaptation_passes(
+        tasks, options.adaptation, options.finetune, min(options.k, CHOSEN), inputs, choosing, options.composition
+    )
     scored += adapting > 0  # the merge that it began with
     return {
         "embed the pool": probes * (candidates + 1),

@@ -199,7 +199,9 @@ def _adapting(arm: Arm, setup: Setup, models: int, k: int) -> int:
     rows = tuple(Row(f"row {number}", "") for number in range(setup.tasks.shots + setup.tasks.tuning))
     task = Task("task", rows[: setup.tasks.shots], rows[setup.tasks.shots :], ())
     choosing = partial(choosing_passes, arm.strategy, models, k)
-    return adaptation_passes([task], arm.adaptation, finetune_of(setup), min(k, CHOSEN), choosing=choosing)
+    return adaptation_passes(
+        [task], arm.adaptation, finetune_of(setup), min(k, CHOSEN), choosing=choosing, composition=arm.composition
+    )
 
 
 def _choosing_rows(setup: Setup) -> int:
