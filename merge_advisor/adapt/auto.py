@@ -160,7 +160,7 @@ class Auto:
 
 
 FEW = 10
-"""Rows under which `Auto.few` holds: four finetunes then cost no more than two of twenty rows."""
+"""Rows under which `Auto.few` holds: four finetunes of five rows cost less than two of twenty, of nine a third more."""
 SURE = 0.75
 """Probability of being better than the best that needs no pool, from which on what needs one is taken. On the tried
 tasks (`eval/adaptations_tried.md`) all three of five rows that looked better with less were worse on the held-out rows;
