@@ -84,8 +84,9 @@ class Auto:
     def adapt(self, bench: Workbench) -> Adapted:
         """See `Adaptation.adapt`."""
         rows = len(bench.learning)
-        if self != self.for_rows(rows):
-            return self.for_rows(rows).adapt(bench)
+        how = self.for_rows(rows)
+        if how != self:
+            return how.adapt(bench)
         if rows < 2:
             stays = bench.merge if self.pool else NOTHING
             what = "the merge as it was chosen" if self.pool else "the base"

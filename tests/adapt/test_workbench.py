@@ -46,6 +46,17 @@ class World:
     def place(self, merge: WeightedMerge) -> float:
         return sum(weight * self.values[candidate.fingerprint] for candidate, weight in merge.members)
 
+    def choosing_halves(self) -> list[tuple[Row, ...]]:
+        """Have each part of the rows choose a member of its own, at 0.2, 0.4 and so on; the parts are listed."""
+        asked: list[tuple[Row, ...]] = []
+
+        def choose(rows: Sequence[Row]) -> tuple[WeightedMerge, int]:
+            asked.append(tuple(rows))
+            return WeightedMerge(((self.candidate(f"half {len(asked)}", 0.2 * len(asked)), 1.0),)), 100
+
+        self.bench.run_choice = choose
+        return asked
+
     def losses(self, merge: WeightedMerge, rows: Sequence[Row]) -> list[float]:
         return [(self.place(merge) - self.wanted) ** 2 for _ in rows]
 
@@ -160,13 +171,7 @@ def test_continue_goes_on_from_the_merge() -> None:
 
 def test_a_merge_chosen_anew_is_judged_by_rows_that_did_not_choose_it() -> None:
     world = World(wanted=1, learned=0.5, merge=0.6)
-    asked: list[tuple[Row, ...]] = []
-
-    def choose(rows: Sequence[Row]) -> tuple[WeightedMerge, int]:
-        asked.append(tuple(rows))
-        return WeightedMerge(((world.candidate(f"half {len(asked)}", 0.2 * len(asked)), 1.0),)), 100
-
-    world.bench.run_choice = choose
+    asked = world.choosing_halves()
     adapted = Basis("prior", start="merge", anew=True, folds=2).adapt(world.bench)
     assert [request.rows for request in world.requests] == asked and len(asked) == 2
     assert [world.place(request.start) for request in world.requests] == pytest.approx([0.2, 0.4])
@@ -190,13 +195,7 @@ def test_a_member_that_both_halves_chose_is_one_member() -> None:
 
 def test_each_of_four_folds_begins_at_the_merge_of_the_half_that_it_does_not_judge() -> None:
     world = World(wanted=1, learned=0.5, merge=0.6)
-    asked: list[tuple[Row, ...]] = []
-
-    def choose(rows: Sequence[Row]) -> tuple[WeightedMerge, int]:
-        asked.append(tuple(rows))
-        return WeightedMerge(((world.candidate(f"half {len(asked)}", 0.2 * len(asked)), 1.0),)), 100
-
-    world.bench.run_choice = choose
+    asked = world.choosing_halves()
     adapted = Basis("prior", start="merge", anew=True, folds=4).adapt(world.bench)
     assert len(asked) == 2 and len(world.requests) == 4
     assert {row for rows in asked for row in rows} == set(ROWS) and not set(asked[0]) & set(asked[1])

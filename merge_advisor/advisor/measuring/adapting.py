@@ -112,14 +112,10 @@ def adapt_merge(meter: MergeMeter, cache: Path, request: AdaptationRequest) -> A
     adaptation: Adaptation = registry.build("adaptation", request.adaptation)
     adapted = adaptation.adapt(bench)
     # whatever was tried on top of the chosen merge, that merge as it is is no adaptation
-    stays = adaptation.needs() == "merge" and not adapted.prompted and _same(adapted.merge, request.merge)
+    stays = adaptation.needs() == "merge" and not adapted.prompted and adapted.merge.digest == request.merge.digest
     adapted = replace(adapted, name="none" if stays else adapted.name or adaptation.name)
     predicted = float(np.mean(losses(NOTHING, bench.learning))) - adapted.loss if adapted.losses else None
     return AdaptedMerge(adapted, bench.forwards, predicted)
-
-
-def _same(one: WeightedMerge, other: WeightedMerge) -> bool:
-    return one.without_zeros().digest == other.without_zeros().digest
 
 
 def _choice(request: AdaptationRequest) -> Callable[[Sequence[Row]], tuple[WeightedMerge, int]] | None:

@@ -86,7 +86,7 @@ def models_of(session: Session, run: Run) -> list[ScoredModel]:
         *(ScoredModel(label, single) for label, single in alone.items()),
         ScoredModel("uniform", first.with_weights([1 / len(chosen.members)] * len(chosen.members))),
         # where nothing was trained on top, it is the merge itself
-        *([ScoredModel(START, begun)] if begun.without_zeros().digest != final.without_zeros().digest else []),
+        *([ScoredModel(START, begun)] if begun.digest != final.digest else []),
         *([ScoredModel(PLAN_START, first)] if left_out and chosen.digest != run.recipe.digest else []),
         *([ScoredModel("plan", merged(planned))] if tuned else []),
         ScoredModel("merge", final),
