@@ -12,7 +12,7 @@ import merge_advisor as ma
 from merge_advisor.advisor import PlanOptions
 from merge_advisor.advisor.runs.run_folder import Run
 from merge_advisor.arrays import Float32Array
-from merge_advisor.backbone.model import cores, load_backbone
+from merge_advisor.backbone.model import load_backbone
 from merge_advisor.backbone.place import placed
 from merge_advisor.embeddings import PROBES
 from merge_advisor.embeddings.activations import DeltaActivations
@@ -38,7 +38,7 @@ def cosine(a: Float32Array, b: Float32Array) -> float:
 
 
 def our_deltas(local: LocalBase, folders: Sequence[Path]) -> list[Float32Array]:
-    backbone = load_backbone(local.path, threads=cores())
+    backbone = load_backbone(local.path)
     embedding = DeltaActivations()
     base = embedding.features(backbone)
     found = []
@@ -53,7 +53,7 @@ def peft_deltas(local: LocalBase, folders: Sequence[Path]) -> list[Float32Array]
     import torch
     from peft import PeftModel
 
-    backbone = load_backbone(local.path, threads=cores())
+    backbone = load_backbone(local.path)
     model, tokenizer = backbone.model, backbone.tokenizer
 
     def mean_state(model: Any) -> Float32Array:

@@ -8,16 +8,17 @@ from typing import ClassVar
 import numpy as np
 
 from merge_advisor.adapt.continuing import START_WORDS, STARTS, Continue, start_of, starts_of, train_on
-from merge_advisor.adapt.directions import Spectrum, by_weight, spectrum
+from merge_advisor.adapt.directions import Spectrum, by_weight, principal_inputs, spectrum
 from merge_advisor.adapt.folds import FOLDS, check_folds
-from merge_advisor.adapt.workbench import Adapted, Need, Workbench
+from merge_advisor.adapt.workbench import NOTHING, Adapted, Need, Workbench
 from merge_advisor.arrays import Float64Array
 from merge_advisor.backbone.shapes import BasisShape, LoraShape, PriorShape, Shape
 from merge_advisor.json_form import digest_of
+from merge_advisor.merges import WeightedMerge
 from merge_advisor.weights.naming import block_of
 
 FORMS = ("core", "output", "first", "prior")
-SOURCES = ("pool", "random", "layer")
+SOURCES = ("pool", "random", "layer", "inputs")
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,8 @@ class Basis:
     start: str = "base"
     """As of `continue`."""
     source: str = "pool"
-    """"pool"; or, to compare with: "random" (orthonormal), "layer" (the directions of another layer)."""
+    """"pool"; or, to compare with: "random" (orthonormal), "layer" (the directions of another layer), "inputs" (with
+    the form "first": the principal directions of what the module is given by the rows' prompts, no pool asked)."""
     anew: bool = False
     """Begin each fold at the merge that is chosen without the rows that judge it, so that none of them is judged by a
     merge that it helped to choose; what is trained goes on top of the mean of these merges, which it fits better than
@@ -69,14 +71,19 @@ class Basis:
                 raise ValueError(f"{what}={value} is none of {', '.join(known)}")
         if self.count < 1 or not 0 < self.shrinkage <= 1:
             raise ValueError(f"count={self.count}, shrinkage={self.shrinkage}: give 1 or more, and above 0 up to 1")
+        if self.source == "inputs" and self.form != "first":
+            raise ValueError(f"source=inputs knows directions of the input alone; give form=first, not {self.form}")
 
     def needs(self) -> Need:
         """Return that it needs the pool, and a merge where it begins there."""
+        if self.source == "inputs" and self.start == "base":
+            return "nothing"
         return "pool" if self.start in ("base", "mean") and not self.likeness else "merge"
 
     def passes(self, members: int) -> tuple[int, int]:
         """See `Adaptation.passes`."""
-        return Continue(self.start, self.folds, scaled=self.scaled).passes(members)
+        trainings, measured = Continue(self.start, self.folds, scaled=self.scaled).passes(members)
+        return trainings, measured + (self.source == "inputs")
 
     def adapt(self, bench: Workbench) -> Adapted:
         """See `Adaptation.adapt`."""
@@ -86,18 +93,20 @@ class Basis:
         how = Continue(self.start, self.folds, self.choices, rate, scaled=self.scaled)
         words = f"from {START_WORDS[self.start]}" if begun.members else "from zero"
         starts = starts_of(bench, self.folds) if self.anew and self.start == "merge" and self.folds else ()
-        return train_on(
-            bench, begun, self.shape(bench), how, f"{words}, in the directions of the {self.source}", starts
-        )
+        return train_on(bench, begun, self.shape(bench, begun), how, f"{words}, {_SOURCE_WORDS[self.source]}", starts)
 
-    def shape(self, bench: Workbench) -> Shape:
+    def shape(self, bench: Workbench, begun: WeightedMerge = NOTHING) -> Shape:
         """Return what is trained.
 
         Args:
-            bench: holds the pool.
+            bench: holds pool and rows.
+            begun: the merge that it is trained on top of.
         """
-        spectra = self._spectra(bench)
         rank, alpha = bench.settings.rank, bench.settings.alpha
+        if self.source == "inputs":
+            moments = bench.input_moments(begun, bench.learning)
+            return LoraShape(bench.targets, rank, alpha, principal_inputs(moments, rank))
+        spectra = self._spectra(bench)
         if self.form == "prior":
             return PriorShape({name: found.roots(self.shrinkage) for name, found in spectra.items()}, rank, alpha)
         if self.form == "first":
@@ -122,6 +131,10 @@ class Basis:
         return _shifted(found) if self.source == "layer" else found
 
 
+_SOURCE_WORDS = {
+    "pool": "in the directions of the pool", "random": "in random directions",
+    "layer": "in the directions of another layer", "inputs": "in the directions of what the rows give each module",
+}  # fmt: skip
 _UNIT = 2.0
 """What a trained number of 1 stands for in ΔW: with it a core's first steps are about as large as a LoRA's."""
 _RATES = {"core": 1.0, "output": 1.0, "first": 1.0, "prior": 0.125}

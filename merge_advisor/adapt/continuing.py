@@ -8,6 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from merge_advisor.adapt.directions import canonical
 from merge_advisor.adapt.folds import (
     FOLDS,
     CrossFit,
@@ -21,12 +22,15 @@ from merge_advisor.adapt.folds import (
 )
 from merge_advisor.adapt.shots import SCALES, best_scale, finetune_settings
 from merge_advisor.adapt.workbench import NOTHING, Adapted, Need, Trained, TrainingRequest, Workbench
-from merge_advisor.backbone.shapes import LoraShape, Shape
+from merge_advisor.arrays import Float32Array
+from merge_advisor.backbone.shapes import LoraShape, RefactoredShape, Shape
 from merge_advisor.backbone.training_loss import TrainingLoss
+from merge_advisor.compose.exact import Exact
 from merge_advisor.errors import SpecError
 from merge_advisor.merges import WeightedMerge
 from merge_advisor.weights.updates import WeightDelta, inner_all
 
+FORMS_ON_TOP = ("fresh", "refactored")
 STARTS = ("merge", "anchor", "mean", "random", "base")
 _SUMS = ("exact", "task_arithmetic")
 """Compositions that are a plain sum."""
@@ -53,6 +57,9 @@ class Continue:
     """λ of the penalty towards the start (L2-SP, arXiv 1802.01483)."""
     scaled: bool = True
     """As of `shots`, where it begins at the base: at a merge, the merge is what training falls back to."""
+    form: str = "fresh"
+    """"fresh": a LoRA that begins at nothing; "refactored": one that begins at the start's own leading directions, its
+    factors of equal norms, so that training turns what is there before it adds to it."""
 
     name: ClassVar[str] = "continue"
     trains: ClassVar[str] = "a LoRA on top of a merge"
@@ -62,6 +69,10 @@ class Continue:
         check_folds(self.folds)
         if self.start not in STARTS:
             raise ValueError(f"start={self.start} is none of {', '.join(STARTS)}")
+        if self.form not in FORMS_ON_TOP:
+            raise ValueError(f"form={self.form} is none of {', '.join(FORMS_ON_TOP)}")
+        if self.form == "refactored" and self.start == "base":
+            raise ValueError("form=refactored with start=base: the base is no update to begin at; give another start")
 
     @property
     def terms(self) -> TrainingLoss:
@@ -80,8 +91,12 @@ class Continue:
     def adapt(self, bench: Workbench) -> Adapted:
         """See `Adaptation.adapt`."""
         begun = start_of(bench, self.start)
-        shape = LoraShape(bench.targets, bench.settings.rank, bench.settings.alpha)
-        return train_on(bench, begun, shape, self, f"from {START_WORDS[self.start]}")
+        rank, alpha = bench.settings.rank, bench.settings.alpha
+        words = f"from {START_WORDS[self.start]}"
+        if self.form == "refactored":
+            shape: Shape = RefactoredShape(bench.targets, halves_of(bench, begun, rank), rank, alpha)
+            return train_on(bench, begun, shape, self, f"{words}, its own factors")
+        return train_on(bench, begun, LoraShape(bench.targets, rank, alpha), self, words)
 
     def request(self, bench: Workbench, begun: WeightedMerge, shape: Shape, fold: Fold) -> TrainingRequest:
         """Return the finetune of one fold.
@@ -248,6 +263,28 @@ def start_of(bench: Workbench, name: str) -> WeightedMerge:
     if name == "random" and merge.members:
         return _random(bench, merge)
     return merge
+
+
+def halves_of(bench: Workbench, merge: WeightedMerge, rank: int) -> dict[str, tuple[Float32Array, Float32Array]]:
+    """Return U S^½ (out, ≤ r) and S^½ Vᵀ (≤ r, in) of a merge's leading directions, by the name of each target.
+
+    Args:
+        bench: gives the members' weights.
+        merge: a plain sum.
+        rank: r, how many directions.
+    """
+    deltas = [bench.weights_of(candidate) for candidate in merge.candidates]
+    summed = Exact().compose(deltas, [weight for _, weight in merge.members]) if deltas else {}
+    found = {}
+    for name in bench.targets:
+        if name not in summed:
+            continue
+        parts = canonical(summed[name], rank)
+        root = np.sqrt(parts.singular[:rank])
+        halves = parts.u[:, :rank] * root, (parts.v[:, :rank] * root).T
+        left, right = (np.ascontiguousarray(half, dtype=np.float32) for half in halves)
+        found[name] = left, right
+    return found
 
 
 def _random(bench: Workbench, merge: WeightedMerge) -> WeightedMerge:

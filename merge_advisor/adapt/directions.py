@@ -138,6 +138,30 @@ def spectrum(updates: Mapping[str, Sequence[Update]], weights: Sequence[float]) 
     return found
 
 
+def principal_inputs(moments: Mapping[str, Float32Array], count: int) -> dict[str, Float32Array]:
+    """Return the principal directions of what modules are given, by the name of their weight.
+
+    Where A of a LoRA begins in them it sees most of its input from the first step (EVA, arXiv 2410.07170).
+
+    Args:
+        moments: by name E[x xᵀ], (in, in).
+        count: how many, the leading ones.
+
+    Returns:
+        By name (≤ count, in) orthonormal rows, leading first.
+
+    >>> principal_inputs({"q.weight": np.diag(np.float32([1, 9, 4]))}, 1)["q.weight"].round(3).tolist()
+    [[-0.0, 1.0, 0.0]]
+    """
+    found = {}
+    for name, moment in moments.items():
+        vectors = np.linalg.eigh(moment.astype(np.float64))[1]
+        # eigh leaves the sign open, and another machine's LAPACK may choose the other one
+        vectors = vectors * np.where(vectors[np.abs(vectors).argmax(0), np.arange(len(vectors))] < 0, -1.0, 1.0)
+        found[name] = np.ascontiguousarray(vectors[:, : -count - 1 : -1].T, dtype=np.float32)
+    return found
+
+
 def _principal(columns: Sequence[Float64Array]) -> tuple[Float64Array, Float64Array]:
     vectors, singular, _ = np.linalg.svd(np.concatenate(columns, axis=1), full_matrices=False)
     energy = np.square(singular)

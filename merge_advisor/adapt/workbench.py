@@ -195,6 +195,9 @@ class Workbench:
     run_gradient: Callable[[WeightedMerge, Sequence[Row]], Mapping[str, Float32Array]] = field(
         repr=False, default=lambda merge, rows: _absent()
     )
+    run_moments: Callable[[WeightedMerge, Sequence[Row]], Mapping[str, Float32Array]] = field(
+        repr=False, default=lambda merge, rows: _absent()
+    )
     run_choice: Callable[[Sequence[Row]], tuple[WeightedMerge, int]] | None = field(repr=False, default=None)
     """Choose a merge by some of the rows alone, as `merge` was chosen by all, and say what that cost; None where it was
     not chosen so."""
@@ -308,6 +311,16 @@ class Workbench:
 
         self.forwards += BACKWARD * len(rows)
         return self.run_gradient(merge, rows)
+
+    def input_moments(self, merge: WeightedMerge, rows: Sequence[Row]) -> Mapping[str, Float32Array]:
+        """Return E[x xᵀ] of what the module of each target is given over the rows' prompts, (in, in) by its name.
+
+        Args:
+            merge: what is on the base meanwhile.
+            rows: the rows; their answers are not looked at.
+        """
+        self.forwards += len(rows)
+        return self.run_moments(merge, rows)
 
 
 def _absent() -> NoReturn:

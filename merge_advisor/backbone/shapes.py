@@ -76,6 +76,35 @@ class LoraShape:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class RefactoredShape:
+    """A LoRA that begins at what is on the base already; see `trainable.RefactoredLora`.
+
+    >>> ones = np.ones((4, 1), dtype=np.float32)
+    >>> RefactoredShape(("q.weight",), {"q.weight": (ones, ones.T)}, rank=8, alpha=16.0).rank
+    8
+    """
+
+    names: tuple[str, ...]
+    halves: Mapping[str, tuple[Float32Array, Float32Array]]
+    """By name U S^½ (out, ≤ r) and S^½ Vᵀ (≤ r, in) of the update it begins at."""
+    rank: int
+    alpha: float
+
+    @property
+    def digest(self) -> str:
+        """See `Shape.digest`."""
+        begun = sorted(self.halves)
+        arrays = [half for name in begun for half in self.halves[name]]
+        return _digest(["refactored", sorted(self.names), begun, self.rank, self.alpha], arrays)
+
+    def build(self, backbone: Backbone, generator: torch.Generator) -> Trainable:
+        """See `Shape.build`."""
+        from merge_advisor.backbone.trainable import RefactoredLora
+
+        return RefactoredLora(backbone, self.names, self.halves, rank=self.rank, alpha=self.alpha, generator=generator)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class BasisShape:
     """A core between fixed directions; see `trainable.TrainableCore`.
 

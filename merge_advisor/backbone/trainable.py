@@ -120,7 +120,7 @@ class TrainableLora(Trainable):
         import torch
 
         super().__init__(names)
-        self._scale = alpha / rank
+        self.scale = alpha / rank
         for name in self.names:
             out, width = backbone.parameters[name].shape
             bound = 1 / math.sqrt(width)  # sqrt(6 / ((1 + 5) · width)): Kaiming's bound for a = sqrt(5)
@@ -135,11 +135,72 @@ class TrainableLora(Trainable):
     def factors(self, name: str) -> tuple[torch.Tensor, torch.Tensor]:
         """Return A and s·B."""
         a, b = self.numbers[name]
-        return a, b * self._scale
+        return a, b * self.scale
 
     def delta(self) -> WeightDelta:
         """Return A, B and the scale apart, as PEFT keeps them."""
-        return {name: LowRankUpdate(_numpy(a), _numpy(b), self._scale) for name, (a, b) in self.numbers.items()}
+        return {name: LowRankUpdate(_numpy(a), _numpy(b), self.scale) for name, (a, b) in self.numbers.items()}
+
+
+class RefactoredLora(Trainable):
+    """A LoRA that begins at an update instead of at nothing: ΔW = s (B A - B₀ A₀), B₀ and A₀ of equal norms.
+
+    What is on the base already holds s B₀ A₀; both factors are trained on from it, and what they move by is the update.
+    Where the update has fewer directions than the rank, or changes a weight not at all, the rest begins as a LoRA does.
+
+    >>> from merge_advisor.backbone.model import load_backbone
+    >>> from pathlib import Path
+    >>> backbone, name = load_backbone(Path("base"), threads=1), "model.layers.0.self_attn.q_proj.weight"
+    >>> import torch
+    >>> ones = np.ones((32, 1), np.float32)
+    >>> generator = torch.Generator().manual_seed(0)
+    >>> lora = RefactoredLora(backbone, [name], {name: (ones, ones.T)}, rank=4, alpha=8, generator=generator)
+    >>> lora.size, float(abs(lora.delta()[name].dense()).max())
+    (256, 0.0)
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        names: Sequence[str],
+        halves: Mapping[str, tuple[Float32Array, Float32Array]],
+        *,
+        rank: int,
+        alpha: float,
+        generator: torch.Generator,
+    ) -> None:
+        """Start at ΔW = 0.
+
+        Args:
+            backbone: a base, with the update placed on it.
+            names: the weights to change.
+            halves: by parameter name U S^½ (out, ≤ r) and S^½ Vᵀ (≤ r, in) of the update's leading directions.
+            rank: r.
+            alpha: of the scale s = alpha / r.
+            generator: draws the rows of A that the update does not give.
+        """
+        import torch
+
+        super().__init__(names)
+        self._lora = TrainableLora(backbone, self.names, rank=rank, alpha=alpha, generator=generator)
+        self.numbers = self._lora.numbers
+        self._begun: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+        for name in self.names:
+            a, b = self.numbers[name]
+            if name in halves:
+                left, right = (torch.from_numpy(half / math.sqrt(self._lora.scale)) for half in halves[name])
+                with torch.no_grad():
+                    a[: len(right)] = right.to(a)
+                    b[:, : left.shape[1]] = left.to(b)
+            self._begun[name] = a.detach().clone(), b.detach().clone()
+
+    def factors(self, name: str) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return A - A₀ behind A₀, and s·B before s·(B - B₀): B (A - A₀) + (B - B₀) A₀ is exactly 0 at the start."""
+        import torch
+
+        a, b = self._lora.factors(name)
+        a0, b0 = self._begun[name]
+        return torch.cat([a - a0, a0]), torch.cat([b, b - b0 * self._lora.scale], dim=1)
 
 
 class TrainableCore(Trainable):

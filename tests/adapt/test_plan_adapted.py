@@ -29,7 +29,8 @@ SPECS = (
     "auto", "basis:form=prior,start=merge", "coefficients", "continue", "continue:folds=0", "mix", "prompt", "shots",
 )  # fmt: skip
 VARIANTS = (
-    "auto:pool=false", "basis", "basis:form=output", "basis:form=first", "coefficients:objective=entropy",
+    "auto:pool=false", "basis", "basis:form=output", "basis:form=first",
+    "basis:form=first,source=inputs", "continue:form=refactored", "coefficients:objective=entropy",
     "shots:folds=0", "shots:rates=2",
 )  # fmt: skip
 
@@ -175,6 +176,8 @@ def test_a_composition_that_is_no_sum_is_refused(place: Path, tiny_llama: Path, 
     [("continue:start=moon", "start=moon is none of"), ("basis:form=x", "form=x"),
      ("basis:start=moon", "start=moon is none of"), ("mix:folds=1", "at least 2"),
      ("strange", "adaptation 'strange' is unknown"), ("basis:shrinkage=0", "shrinkage=0"),
+     ("basis:source=inputs", "give form=first, not core"), ("continue:form=x", "form=x is none of"),
+     ("continue:form=refactored,start=base", "the base is no update to begin at"),
      ("coefficients:most=0", "one"), ("shots:rates=4", "rates=4: give 1, 2, 3"), ("shots:folds=1", "at least 2"),
      ("continue:folds=-1", "folds=-1"), ("auto:folds=0", "at least 2"), ("auto:few=1", "few=1"),
      ("auto:rates=5", "rates=5")],

@@ -31,14 +31,27 @@ def planned(task: Path, base: Path, pool: Path, spec: str, **more: int | str) ->
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("spec", (*WITH_POOL, "basis:folds=2", "shots:folds=2", "prompt:folds=2"))
+OTHERS = (
+    "basis:folds=2", "basis:form=first,source=inputs,folds=2", "continue:form=refactored,folds=2", "shots:folds=2",
+    "prompt:folds=2",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("spec", (*WITH_POOL, *OTHERS))
 def test_an_encoder_decoder(spec: str, tmp_path: Path, tiny_t5: Path, tiny_t5_pool: Path) -> None:
     found = planned(write_task(tmp_path / "even.jsonl", 12), tiny_t5, tiny_t5_pool, spec, template="bare")
     assert found.plan.adaptation is not None and found.plan.adaptation.predicted is not None
 
 
 @pytest.mark.parametrize(
-    "spec", ("basis:form=prior,folds=2", "basis:start=merge,folds=2", "continue:folds=2", "mix:folds=2")
+    "spec",
+    (
+        "basis:form=prior,folds=2",
+        "basis:start=merge,folds=2",
+        "continue:folds=2",
+        "mix:folds=2",
+        "continue:form=refactored,folds=2",
+    ),
 )
 def test_a_pool_of_full_checkpoints(spec: str, tmp_path: Path, tiny_llama: Path, tiny_pool: Path) -> None:
     pool = checkpoints(tmp_path, tiny_llama, tiny_pool)
@@ -65,7 +78,7 @@ def checkpoints(tmp_path: Path, base: Path, pool: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("spec", (*WITH_POOL, "basis:form=output,folds=2"))
+@pytest.mark.parametrize("spec", (*WITH_POOL, "basis:form=output,folds=2", "continue:form=refactored,folds=2"))
 def test_mixed_ranks_and_modules(spec: str, tmp_path: Path, tiny_llama: Path, tiny_pool: Path) -> None:
     pool = tmp_path / "mixed"
     shutil.copytree(tiny_pool, pool)

@@ -11,7 +11,7 @@ from merge_advisor.backbone.finetune import Pull, finetune
 from merge_advisor.backbone.losses import row_losses
 from merge_advisor.backbone.model import Backbone, load_backbone
 from merge_advisor.backbone.place import placed
-from merge_advisor.backbone.shapes import BasisShape, CoefficientShape, LoraShape, PriorShape, Shape
+from merge_advisor.backbone.shapes import BasisShape, CoefficientShape, LoraShape, PriorShape, RefactoredShape, Shape
 from merge_advisor.backbone.training_loss import Example, TrainingLoss, backward, watched_losses
 from merge_advisor.options import FinetuneSettings
 from merge_advisor.weights.updates import LowRankUpdate, inner_all
@@ -40,6 +40,11 @@ def shape(name: str, backbone: Backbone) -> Shape:
     if name in ("lora", "first"):
         first = {weight: drawn(width, 2).T for weight, (_, width) in sizes.items()}
         return LoraShape(NAMES, 2, 4.0, first if name == "first" else None)
+    if name == "refactored":
+        halves = {
+            weight: (0.3 * drawn(out, 1), 0.3 * drawn(width, 1).T.copy()) for weight, (out, width) in sizes.items()
+        }
+        return RefactoredShape(NAMES, halves, 2, 4.0)
     if name in ("core", "output"):
         both = {weight: (drawn(out, 4), drawn(width, 4).T.copy()) for weight, (out, width) in sizes.items()}
         return BasisShape({weight: (u, v if name == "core" else None) for weight, (u, v) in both.items()}, unit=2.0)
@@ -61,7 +66,7 @@ def shape(name: str, backbone: Backbone) -> Shape:
     return CoefficientShape(terms, unit=1.0)
 
 
-SHAPES = ("lora", "first", "core", "output", "prior", "coefficients")
+SHAPES = ("lora", "first", "refactored", "core", "output", "prior", "coefficients")
 
 
 @pytest.mark.parametrize("name", SHAPES)
@@ -100,6 +105,30 @@ def test_shapes_that_differ_have_other_digests(backbone: Backbone) -> None:
     digests = [shape(name, backbone).digest for name in SHAPES]
     digests += [LoraShape(NAMES, 3, 4.0).digest, LoraShape(NAMES[:1], 2, 4.0).digest, LoraShape(NAMES, 2, 8.0).digest]
     assert len(set(digests)) == len(digests)
+
+
+def test_a_refactored_start_is_turned_before_anything_is_added(backbone: Backbone, rows: list[EncodedRow]) -> None:
+    given = shape("refactored", backbone)
+    assert isinstance(given, RefactoredShape)
+    begun = {weight: LowRankUpdate(right, left) for weight, (left, right) in given.halves.items()}
+    generator = torch.Generator().manual_seed(0)
+    with placed(backbone, begun):
+        trainable = given.build(backbone, generator)
+        before = row_losses(backbone, rows)
+        handles = trainable.attach(backbone)
+        assert row_losses(backbone, rows) == pytest.approx(before, abs=1e-6)
+        for handle in handles:
+            handle.remove()
+        delta = finetune(backbone, trainable, rows, QUICK, generator=generator).delta
+    for weight, (left, right) in given.halves.items():
+        whole = left @ right + delta[weight].dense()
+        assert np.linalg.matrix_rank(whole, tol=1e-4) == 2  # both factors moved, and nothing stands beside them
+        a, b = trainable.numbers[weight]
+        np.testing.assert_allclose(whole, 2.0 * (b @ a).detach().numpy(), atol=1e-5)
+    empty = RefactoredShape(NAMES, {}, 2, 4.0).build(backbone, torch.Generator().manual_seed(0))
+    plain = shape("lora", backbone).build(backbone, torch.Generator().manual_seed(0))
+    for one, other in zip(empty.parameters, plain.parameters, strict=True):
+        assert torch.equal(one, other)
 
 
 @pytest.mark.parametrize("name", ("core", "output"))

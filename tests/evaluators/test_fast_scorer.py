@@ -11,7 +11,7 @@ from merge_advisor.backbone.finetune import finetune_lora
 from merge_advisor.backbone.generate import greedy
 from merge_advisor.backbone.likelihood import answer_totals, losses_and_greedy
 from merge_advisor.backbone.losses import row_losses
-from merge_advisor.backbone.model import Backbone, cores, load_backbone
+from merge_advisor.backbone.model import Backbone, load_backbone
 from merge_advisor.backbone.place import placed
 from merge_advisor.errors import TaskError
 from merge_advisor.evaluators.fast import Fast, row_values
@@ -269,7 +269,7 @@ DEMO = Path(__file__).parents[2] / "recipes" / "demo"
 
 @pytest.fixture(scope="module")
 def real(real_folder: Path) -> Backbone:
-    return load_backbone(real_folder, threads=cores())
+    return load_backbone(real_folder)
 
 
 def demo_rows(number: int) -> tuple[list[Row], list[Row]]:

@@ -89,6 +89,9 @@ def adapt_merge(meter: MergeMeter, cache: Path, request: AdaptationRequest) -> A
     def gradient(merge: WeightedMerge, rows: Sequence[Row]) -> Mapping[str, Float32Array]:
         return meter.gradient(rows, request.targets, merge, kinds.get(rows[0].digest, "loss"))
 
+    def moments(merge: WeightedMerge, rows: Sequence[Row]) -> Mapping[str, Float32Array]:
+        return meter.input_moments(rows, request.targets, merge)
+
     def prompted(shown: Sequence[Row], asked: Sequence[Row]) -> list[float]:
         return prompted_losses(meter, shown, asked, kinds.get(asked[0].digest, "loss"))
 
@@ -104,6 +107,7 @@ def adapt_merge(meter: MergeMeter, cache: Path, request: AdaptationRequest) -> A
         run_training=trainer.train,
         run_losses=losses,
         run_gradient=gradient,
+        run_moments=moments,
         run_choice=_choice(request),
         run_prompted=prompted,
         weights_of=meter.weights.of,

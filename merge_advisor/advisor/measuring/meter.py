@@ -188,6 +188,20 @@ class MergeMeter:
         self.model.progress("gradient of the shot loss", 1, 1)
         return gradient
 
+    def input_moments(
+        self, rows: Sequence[Row], names: Sequence[str], merge: WeightedMerge = BASE
+    ) -> Mapping[str, Float32Array]:
+        """Return E[x xᵀ] of what each weight's module is given over the rows' prompts, (in, in) float32 by its name.
+
+        Args:
+            rows: the rows.
+            names: the weights, each of a linear module.
+            merge: what is on the base meanwhile.
+        """
+        from merge_advisor.backbone.module_inputs import input_moments
+
+        return self.on_base(merge, lambda: input_moments(self.model.backbone, self.model.encode(rows), names))
+
     def scores(
         self,
         models: Sequence[ScoredModel],
