@@ -107,6 +107,47 @@ def test_numbers_are_their_own_text(write: Callable[..., Any]) -> None:
     )
 
 
+FOUR = ["3", "1", "0", "2"]
+
+
+@pytest.mark.parametrize(
+    ("records", "outputs", "said"),
+    [
+        ([{"question": "a", "choices": FOUR, "answer": 1}, {"question": "b", "choices": FOUR, "answer": 3}], ["1", "2"],
+         '2 answers read as the place of a choice, from 0, or its key (answer 1 is "1"); where the'),
+        ([{"question": "a", "choices": ["red", "blue"], "answer": 0}], ["red"], "1 answer read as the place"),
+        ([{"input": "a", "choices": ["7", "8"], "output": 7}], ["7"], "1 number taken as text"),
+        ([{"input": "a", "choices": [5, 7], "output": 7}], ["7"], "numbers taken as text"),
+        ([{"input": "a", "choices": [0, 1, 2], "output": 1}], ["1"], "numbers taken as text"),
+        ([{"ctx": "a", "endings": ["red", "blue"], "label": "1", "ind": 4}], ["blue"], 'label 1 is "blue"'),
+        ([{"ctx": "a", "endings": ["red", "blue"], "label": 1}], ["blue"], 'label 1 is "blue"'),
+        ([{"question": "a", "choices": {"text": ["red", "B"], "label": ["A", "B"]}, "answerKey": "A"},
+          {"question": "b", "choices": {"text": ["A", "B"], "label": ["B", "A"]}, "answerKey": "A"}], ["red", "B"],
+         'answerKey A is "red"'),
+        ([{"question": "a", "choices": {"text": ["red", "blue"], "label": ["1", "2"]}, "answerKey": 2}], ["blue"],
+         "answerKey 2 is"),
+        ([{"question_stem": "a", "choices": [{"text": "red", "label": "A"}, {"text": "blue", "label": "B"}],
+           "answerKey": "B"}], ["blue"], 'answerKey B is "blue"'),
+        ([{"question": "a", "choices": ["red", "blue"], "answerKey": "B"}], ["blue"], 'answerKey B is "blue"'),
+    ],
+)  # fmt: skip
+def test_an_answer_is_a_place_or_a_key_where_data_sets_mean_that(
+    write: Callable[..., Any], records: list[dict[str, Any]], outputs: list[str], said: str
+) -> None:
+    found = read_rows(write([*records, {"input": "other", "output": "row"}]))
+    assert [row.output for row in found.rows[:-1]] == outputs
+    assert all(row.output in (row.choices or ()) for row in found.rows[:-1])
+    assert any(said in note for note in found.notes)
+    assert not any("not used" in note and "choices" in note for note in found.notes)
+
+
+def test_text_beside_choices_is_the_answer_itself(write: Callable[..., Any]) -> None:
+    found = read_rows(write([{"question": "a", "choices": FOUR, "answer": "1"}, {"input": "b", "output": "c"}]))
+    assert found.rows[0].output == "1" and not any("place" in note for note in found.notes)
+    with pytest.raises(TaskError, match=r'the answer "B" is none of its choices; correct one of them'):
+        read_rows(write([{"question": "a", "choices": ["red", "blue"], "answer": "B"}]))
+
+
 def test_duplicates_are_dropped_and_contradictions_kept(write: Callable[..., Any]) -> None:
     records = [("a", "b"), ("a", "b"), ("a", "c"), ("d", "e"), ("a", "b")]
     found = read_rows(write([{"input": i, "output": o} for i, o in records]))
@@ -210,6 +251,27 @@ BAD = {
         [{"input": "a", "output": "b", "choices": ["c", "d"]}],
         ':1: the output "b" is none of its choices; correct one of them',
     ),
+    "place too large": (
+        [{"question": "a", "answer": 4, "choices": ["c", "d", "e", "f"]}],
+        ':1: the answer "4" is none of its choices, which are 0 to 3; correct it',
+    ),
+    "place huge": (
+        f'{{"question": "a", "answer": {"9" * 5000}, "choices": ["c", "d"]}}',
+        "is none of its choices, which are 0 to 1; correct it",
+    ),
+    "place or value": (
+        [{"question": "a", "answer": 1, "choices": [1, 2]}],
+        ':1: the answer 1 may be the choice 1 or the one at place 1, which is "2"; write it as text',
+    ),
+    "key of none": (
+        [{"question": "a", "answerKey": "C", "choices": {"text": ["c", "d"], "label": ["A", "B"]}}],
+        ':1: the answerKey "C" is none of its choices; correct one of them',
+    ),
+    "key missing": (
+        [{"question": "a", "answerKey": "A", "choices": {"text": ["c", "d"], "label": ["A"]}}],
+        ":1: choices has no label of its own for each text; correct it",
+    ),
+    "key without choices": ([{"question": "a", "answerKey": "A"}], 'rename "question" to "input" and add "output"'),
     "messages text": (
         [{"messages": "a"}],
         ":1: messages is no list of objects; give each message a role and a content",
