@@ -39,7 +39,9 @@ def digest_of(value: Any) -> str:
 
 
 def to_plain(value: Any) -> Any:
-    """Return what `json` writes of dataclasses, tuples and enums; a field of metadata `json=False` is left out.
+    """Return what `json` writes of dataclasses, tuples and enums.
+
+    A field of metadata `json=False` is left out; one of `json="if set"` where it is None.
 
     >>> from merge_advisor.types import Row
     >>> to_plain(Row("2 + 2", "4"))
@@ -50,7 +52,12 @@ def to_plain(value: Any) -> Any:
     """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         kept = (item for item in dataclasses.fields(value) if item.metadata.get("json", True))
-        return {item.name: to_plain(getattr(value, item.name)) for item in kept}
+        values = ((item, getattr(value, item.name)) for item in kept)
+        return {
+            item.name: to_plain(found)
+            for item, found in values
+            if found is not None or item.metadata.get("json") != "if set"
+        }
     if isinstance(value, dict):
         return {key: to_plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -75,7 +82,7 @@ def from_json(cls: type[_T], text: str, where: str) -> _T:
 
     >>> from merge_advisor.types import Row
     >>> from_json(Row, to_json(Row("2 + 2", "4")), "row.json")
-    Row(input='2 + 2', output='4', choices=None)
+    Row(input='2 + 2', output='4', choices=None, turns=None)
 
     Args:
         cls: the class of the value, a dataclass.

@@ -7,13 +7,14 @@ chat template writes its own).
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from merge_advisor.errors import BaseModelError, SpecError
 from merge_advisor.json_form import digest_of
+from merge_advisor.types import Turn
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,7 +33,7 @@ _AROUND = {
 """What stands before and after the input in the templates that are fixed text."""
 _BETWEEN = "\n\n"
 """Stands between examples, and between them and what is asked."""
-_ROLES = ("user", "assistant")
+_LABELS = {"system": "System", "user": "User", "assistant": "Assistant"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,20 +52,21 @@ class Template:
     """The base's Jinja source for `chat`, None for all others."""
     specials: tuple[tuple[str, str], ...] = ()
     """Special tokens the chat template may write, e.g. ("bos_token", "<s>"), sorted."""
-    examples: tuple[tuple[str, str], ...] = ()
-    """Inputs with their outputs that every prompt shows first, see `with_examples`."""
+    examples: tuple[tuple[str | tuple[Turn, ...], str], ...] = ()
+    """Inputs, or turns, with their outputs that every prompt shows first, see `with_examples`."""
 
-    def with_examples(self, examples: Iterable[tuple[str, str]]) -> Template:
+    def with_examples(self, examples: Iterable[tuple[str | tuple[Turn, ...], str]]) -> Template:
         r"""Return the template whose prompts show examples before the input.
 
         Each is prompt and completion as a model would see them, with a blank line behind it; in a chat they are earlier
-        turns. No end token stands in between: it is no text.
+        turns, without a system prompt of their own: templates take one, in front. No end token stands in between: it
+        is no text.
 
         >>> get("plain").with_examples([("1 + 1", "2")]).prompt("2 + 2")
         '1 + 1\n2\n\n2 + 2\n'
 
         Args:
-            examples: inputs with their outputs, in the order they are to be shown in.
+            examples: inputs or turns (`Row.asked`) with their outputs, in the order they are to be shown in.
         """
         return replace(self, examples=tuple(examples))
 
@@ -77,19 +79,27 @@ class Template:
         """
         return _BETWEEN + _AROUND[self.name][0] if self.examples and self.chat_template is None else ""
 
-    def prompt(self, input: str) -> str:  # noqa: A002 (the field of a row it takes)
-        """Return the text that a model gets for `input`.
+    def prompt(self, asked: str | Sequence[Turn]) -> str:
+        """Return the text that a model gets.
+
+        Args:
+            asked: an input, or the turns of a chat (`Row.asked`). A chat template renders the turns, examples between
+                a system prompt and the others; all other templates take them as one text.
 
         Raises:
             SpecError: the base's chat template fails on this input.
         """
         if self.chat_template is None:
             before, after = _AROUND[self.name]
-            shown = [before + given + after + self.completion(output) for given, output in self.examples]
-            return _BETWEEN.join([*shown, before + input + after])
-        turns = [(given, self.completion(output)) for given, output in self.examples]
-        messages = [{"role": role, "content": text} for turn in turns for role, text in zip(_ROLES, turn, strict=True)]
-        messages.append({"role": "user", "content": input})
+            shown = [before + _text(given) + after + self.completion(output) for given, output in self.examples]
+            return _BETWEEN.join([*shown, before + _text(asked) + after])
+        system, turns = _parted(asked)
+        earlier = [
+            turn
+            for given, output in self.examples
+            for turn in (*_parted(given)[1], ("assistant", self.completion(output)))
+        ]
+        messages = [{"role": role, "content": text} for role, text in (*system, *earlier, *turns)]
         try:
             return _compiled(self.chat_template).render(
                 messages=messages, add_generation_prompt=True, tools=None, documents=None, **dict(self.specials)
@@ -107,6 +117,31 @@ class Template:
         parts = [self.name, self.chat_template, self.prompt("{input}")]
         # examples only where there are some: the digests of templates alone are what they were before there were any
         return digest_of([*parts, *([self.examples] if self.examples else [])])
+
+
+def as_text(turns: Sequence[Turn]) -> str:
+    r"""Return turns as one text: a user's turn alone as it is, several labelled and separated by an empty line.
+
+    >>> as_text([("system", "Be kind."), ("user", "Hi")])
+    'System: Be kind.\n\nUser: Hi'
+
+    Args:
+        turns: at least one.
+    """
+    if len(turns) == 1 and turns[0][0] == "user":
+        return turns[0][1]
+    return "\n\n".join(f"{_LABELS[role]}: {text}" for role, text in turns)
+
+
+def _text(asked: str | Sequence[Turn]) -> str:
+    return asked if isinstance(asked, str) else as_text(asked)
+
+
+def _parted(asked: str | Sequence[Turn]) -> tuple[Sequence[Turn], Sequence[Turn]]:
+    """The system prompt, where there is one, and the other turns."""
+    turns = [("user", asked)] if isinstance(asked, str) else list(asked)
+    first = 1 if turns[0][0] == "system" else 0
+    return turns[:first], turns[first:]
 
 
 def get(name: str, chat_template: str | None = None, specials: Mapping[str, object] | None = None) -> Template:

@@ -35,6 +35,10 @@ ChooseBy = Literal["auto", "loss", "choices"]
 """What members and weights are chosen by; auto takes the choices where every row has them, as the metric does."""
 
 
+Turn = tuple[str, str]
+"""Who speaks, "system", "user" or "assistant", and what is said."""
+
+
 @dataclass(frozen=True, slots=True)
 class Row:
     """One example of a task.
@@ -51,11 +55,18 @@ class Row:
     """The wanted answer, byte for byte; empty of an unlabelled row."""
     choices: tuple[str, ...] | None = None
     """The answers to choose among, `output` one of them; None for a free answer."""
+    turns: tuple[Turn, ...] | None = field(default=None, metadata={"json": "if set"})
+    """Of a chat the turns before the answer, which `input` holds as one text; None of a user's turn alone."""
 
     @property
     def digest(self) -> str:
-        """Sha256 of input, output and choices: the row's identity in splits, caches and reports."""
-        return digest_of([self.input, self.output, self.choices])
+        """Sha256 of input, output, choices and turns: the row's identity in splits, caches and reports."""
+        return digest_of([self.input, self.output, self.choices, *([self.turns] if self.turns else [])])
+
+    @property
+    def asked(self) -> str | tuple[Turn, ...]:
+        """What a template makes a prompt of."""
+        return self.turns or self.input
 
     @property
     def labelled(self) -> bool:

@@ -141,7 +141,7 @@ def row_values(backbone: Backbone, rows: Sequence[Row], template: Template, metr
 
 def _by_choices(backbone: Backbone, rows: Sequence[Row], template: Template, label: str) -> ModelScore:
     wanted = encode_rows(backbone, rows, template)  # refuses answers that are too long, by row
-    pairs = [(template.prompt(row.input), template.completion(text)) for row in rows for text in row.choices or ()]
+    pairs = [(template.prompt(row.asked), template.completion(text)) for row in rows for text in row.choices or ()]
     names = [f"row {row.digest[:8]}" for row in rows for _ in row.choices or ()]
     answers = encode(backbone, pairs, max_length=token_limit(backbone, template), names=names)
     sums = iter(answer_totals(backbone, answers))
@@ -160,7 +160,7 @@ def _by_choices(backbone: Backbone, rows: Sequence[Row], template: Template, lab
 def _prompts(backbone: Backbone, rows: Sequence[Row], template: Template, budget: int) -> list[EncodedRow]:
     """Return the prompts, cut to leave room for `budget` tokens."""
     room = token_limit(backbone, template) - (0 if backbone.encoder_decoder else budget)
-    return encode(backbone, [(template.prompt(row.input), "") for row in rows], max_length=room, end=False)
+    return encode(backbone, [(template.prompt(row.asked), "") for row in rows], max_length=room, end=False)
 
 
 def _generated(backbone: Backbone, prompts: Sequence[EncodedRow], end: str, budget: int) -> list[str]:

@@ -54,7 +54,7 @@ def fitting_examples(
     longest = rows[lengths.index(max(lengths))]
 
     def shown(chosen: Sequence[int]) -> Template:
-        return template.with_examples((examples[at].input, examples[at].output) for at in chosen)
+        return template.with_examples((examples[at].asked, examples[at].output) for at in chosen)
 
     def fits(chosen: Sequence[int], asked: Sequence[Row]) -> bool:
         return max(_lengths(backbone, asked, shown(chosen), metric, budget)) <= limit
@@ -78,7 +78,7 @@ def _lengths(
 ) -> list[int]:  # fmt: skip
     """Return the tokens that each row takes of the context."""
     texts = [
-        (template.prompt(row.input), template.completion(text))
+        (template.prompt(row.asked), template.completion(text))
         for row in rows
         for text in (row.choices or (row.output,) if metric == "accuracy" else (row.output,))
     ]

@@ -169,7 +169,7 @@ def _read(path: Path, **_: Any) -> dict[str, Any]:
 
 def _document(name: str, row: Row, template: Template, end: str) -> dict[str, Any]:
     """Return one row for one task. A whole answer ends with the end token as text; `in_memory_hflm` makes it one id."""
-    prompt = template.prompt(row.input)
+    prompt = template.prompt(row.asked)
     if name == "accuracy":
         choices = row.choices or (row.output,)
         wholes = [template.completion(choice) + end for choice in choices]

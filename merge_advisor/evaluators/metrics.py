@@ -172,7 +172,7 @@ def encode_rows(backbone: Backbone, rows: Sequence[Row], template: Template) -> 
     Raises:
         TaskError: an answer longer than the context; the message names the row.
     """
-    texts = [(template.prompt(row.input), template.completion(row.output)) for row in rows]
+    texts = [(template.prompt(row.asked), template.completion(row.output)) for row in rows]
     names = [f"row {row.digest[:8]}" for row in rows]
     return encode(backbone, texts, max_length=token_limit(backbone, template), names=names)
 

@@ -37,6 +37,12 @@ class Noticed:
     unused: Counter[str] = field(default_factory=Counter)
     numbers: int = 0
     """Numbers taken as text."""
+    booleans: int = 0
+    """The same of true and false."""
+    tools: int = 0
+    """Turns of a chat that call tools or are what these answered, left out."""
+    parts: int = 0
+    """Parts of messages that are no text, left out."""
     outputs: int = 0
     """Outputs in a file that is read for its inputs."""
     places: list[str] = field(default_factory=list)
@@ -63,10 +69,13 @@ def text_of(value: Any, name: str, place: str, noticed: Noticed) -> str:
         noticed: counts numbers.
 
     Raises:
-        TaskError: it is no text and no number, it is empty, or it holds half of a character.
+        TaskError: it is no text, number, true or false, it is empty, or it holds half of a character.
     """
     if isinstance(value, JsonNumber):
         noticed.numbers += 1
+    elif isinstance(value, bool):
+        noticed.booleans += 1
+        value = json.dumps(value)
     elif not isinstance(value, str):
         raise field_error(place, f"{name} is {kind_of(value)}, not text; write it as one string")
     if not value.strip():

@@ -39,7 +39,8 @@ def written(place: Path, *records: object, name: str = "more.jsonl") -> Path:
 )
 def test_the_fields_of_a_task_file_without_the_output(tmp_path: Path, record: dict[str, Any], text: str) -> None:
     (row,) = read_inputs(written(tmp_path, record)).rows
-    assert row == Row(text, "") and not row.labelled
+    assert (row.input, row.output, row.choices) == (text, "", None) and not row.labelled
+    assert (row.turns is not None) == text.startswith("System: ")
 
 
 def test_choices_are_kept_and_need_no_right_one(tmp_path: Path) -> None:
@@ -63,7 +64,7 @@ def test_an_output_is_not_looked_at_and_said(tmp_path: Path) -> None:
 BAD: dict[str, tuple[object, str]] = {
     "no object": (3, ":1: a number, not an object; write one JSON object with input"),
     "no input": ({"output": "o"}, ':1: has field "output" and no input; give input (or instruction, prompt'),
-    "another name": ({"text": "t", "id": 1}, ':1: has fields "text", "id" and no input; rename "text" to "input"'),
+    "another name": ({"query": "t", "id": 1}, ':1: has fields "query", "id" and no input; rename "query" to "input"'),
     "null": ({"input": None}, ":1: input is null; fill it in or drop the row"),
     "nothing": ({}, ":1: has no fields and no input; give input"),
     "empty text": ({"input": " "}, ":1: input is empty; fill it in or drop the row"),

@@ -73,7 +73,11 @@ def test_chat_messages(write: Callable[..., Any]) -> None:
     )
     assert found.rows == (
         Row("Hi ", "Hello"),
-        Row("System: Be kind.\n\nUser: Hi\n\nAssistant: Hello\n\nUser: Go", "No"),
+        Row(
+            "System: Be kind.\n\nUser: Hi\n\nAssistant: Hello\n\nUser: Go",
+            "No",
+            turns=(("system", "Be kind."), ("user", "Hi"), ("assistant", "Hello"), ("user", "Go")),
+        ),
     )
     assert (found.mapping, found.notes) == ("messages", ())
 
@@ -212,8 +216,8 @@ BAD = {
         ":2: byte 0xe9 is not UTF-8; save it as UTF-8",
     ),
     "unknown fields": (
-        [{"text": "a", "label": "b", "id": None}],
-        ':1: has fields "text", "label", "id"; rename "text" to "input" and "label" to "output"',
+        [{"source": "a", "label": "b", "id": None}],
+        ':1: has fields "source", "label", "id"; rename "source" to "input" and "label" to "output"',
     ),
     "capitals": ([{"Input": "a", "output": "b"}], ':1: has fields "Input", "output"; rename "Input" to "input"'),
     "no output": ([{"question": "a", "n": 1}], 'rename "question" to "input" and add "output"'),
@@ -232,7 +236,10 @@ BAD = {
     "deep row": (f'{GOOD}\n{{"input": ' + "[" * 200_000, ":2: nested too deeply; a row is one flat object"),
     "object": ([{"input": "a", "output": {"b": 1}}], ":1: output is an object, not text; write it as one string"),
     "list": ([{"input": ["a"], "output": "b"}], ":1: input is a list, not text; write it as one string"),
-    "boolean": ([{"input": "a", "output": True}], ":1: output is true, not text; write it as one string"),
+    "list of outputs": (
+        [{"input": "a", "output": ["b"]}],
+        ":1: output is a list, not text; write it as one string",
+    ),
     "not an object": (f"{GOOD}\n3", ":2: a number, not an object; write one JSON object with input and output"),
     "empty input": ([{"input": "", "output": "b"}], ":1: input is empty; fill it in or drop the row"),
     "empty output": ([{"input": "a", "output": " \n"}], ":1: output is empty; fill it in or drop the row"),
@@ -286,8 +293,8 @@ BAD = {
     ),
     "no messages": ([{"messages": []}], ":1: messages must hold a user turn and end with the assistant's answer"),
     "message without text": (
-        [{"messages": [{"role": "user", "content": [{"type": "text"}]}]}],
-        ":1: messages[0].content is a list, not text; write it as one string",
+        [{"messages": [{"role": "user", "content": [{"type": "image"}]}]}],
+        ":1: messages[0].content is empty; fill it in or drop the row",
     ),
     "line break in a name": ([{"a\nb\x1b[2J": "x"}], ':1: has field "a\\nb\\u001b[2J"; rename'),
 }

@@ -66,7 +66,7 @@ def in_context(meter: MergeMeter, task: Task, rows: Sequence[Row], metric: str, 
         return list(fitting_examples(meter.model.backbone, examples, rows, template, metric, scorer))
 
     try:
-        probe = template.with_examples((row.input, row.output) for row in examples[:1])
+        probe = template.with_examples((row.asked, row.output) for row in examples[:1])
         if examples and probe.prompt("") == template.prompt(""):
             raise TaskError("the base's chat template shows no earlier turns")
         digests = [[row.digest for row in part] for part in (examples, rows)]
@@ -79,7 +79,7 @@ def in_context(meter: MergeMeter, task: Task, rows: Sequence[Row], metric: str, 
             f"not one of {len(examples)} examples fits into its prompt beside the longest row; there is room for "
             f"{EXAMPLE_TOKENS} tokens, or the base's context"
         )
-    shown = template.with_examples((examples[at].input, examples[at].output) for at in fitting)
+    shown = template.with_examples((examples[at].asked, examples[at].output) for at in fitting)
     return InContext(ScoredModel(ICL, BASE, shown), len(fitting), len(examples))
 
 
