@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import shutil
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -12,8 +14,9 @@ from merge_advisor import registry
 from merge_advisor.advisor.measuring.shots_lora import write_lora
 from merge_advisor.advisor.runs.renderings import model_places
 from merge_advisor.advisor.runs.reopening import find_members, reopen
+from merge_advisor.advisor.runs.run_folder import MEMBERS
 from merge_advisor.compose.truncate import DEFAULT_RANK
-from merge_advisor.errors import InputError, RunError
+from merge_advisor.errors import ExternalError, InputError, RunError
 from merge_advisor.formats.full_model import write_full_model
 from merge_advisor.formats.peft import model_card
 from merge_advisor.merges import merge_of
@@ -61,7 +64,7 @@ def merge_run(
     Raises:
         RunError: `out` is there already, or a member cannot be found.
         InputError: mergekit, or an adapter, cannot give the same model, or a rank that is none.
-        ExternalError: mergekit failed.
+        ExternalError: mergekit failed, or merged another model.
     """
     folder, out = Path(run), Path(out)
     if out.exists():
@@ -148,14 +151,43 @@ def _with_mergekit(
         raise InputError(
             f"{run.folder}: mergekit cannot give the same model ({refusal}); leave out `engine='mergekit'`"
         )
-    places = model_places(session.local, run.recipe, carried)
-    # mergekit runs in a folder of its own, where the run folder's relative path leads nowhere
-    members = {
-        name: str(Path(found[name].path).resolve()) if name in TRAINED else place
-        for name, place in places.members.items()
-    }
     with tempfile.TemporaryDirectory(prefix="merge-advisor-") as scratch:
+        places = model_places(session.local, run.recipe, carried, Path(scratch))
+        # mergekit runs in a folder of its own, where the run folder's relative path leads nowhere
+        members = {name: _absolute(place, found[name], Path(scratch)) for name, place in places.members.items()}
         rendering.write(run.recipe, replace(places, members=members), Path(scratch))
         text = (Path(scratch) / "mergekit.yaml").read_text(encoding="utf-8")
         threads = session.model.machine.threads
         with_progress(session, "mergekit", lambda: run_mergekit(text, out, threads=threads))
+    with_progress(session, "comparing with our own merge", lambda: _check_same(session, run.recipe, carried, out))
+
+
+def _absolute(place: str, member: Candidate, scratch: Path) -> str:
+    if member.id in TRAINED:
+        return str(Path(member.path).resolve())
+    return str(scratch / place) if place.startswith(f"{MEMBERS}/") else place
+
+
+def _check_same(session: Session, recipe: Recipe, carried: MergedWeights, out: Path) -> None:
+    """Compare mergekit's weights with ours, one after the other; remove them where they are another model.
+
+    mergekit sees base + ΔW rounded to float32, so a few entries that tie a threshold or a vote may fall the other way.
+
+    Raises:
+        ExternalError: a weight differs by more than a thousandth of its change (where entries are trimmed or voted on,
+            a tenth), or is not there.
+    """
+    from merge_advisor.formats.compare_models import differences
+
+    exact = recipe.composition.partition(":")[0] in ("exact", "task_arithmetic")
+    apart = differences(session.local.path, carried.delta, out)
+    limit = 1e-3 if exact else 0.1
+    wrong = {name: share for name, share in apart.items() if not share <= limit}
+    if wrong:
+        name = max(wrong, key=lambda key: wrong[key])
+        by = f"by {wrong[name]:.1%} of its change" if math.isfinite(wrong[name]) else "altogether"
+        shutil.rmtree(out)
+        raise ExternalError(
+            f"mergekit merged another model: {len(wrong)} of {len(apart)} weights differ, {name} {by}; nothing was "
+            "kept, merge without `engine='mergekit'`"
+        )

@@ -37,7 +37,11 @@ ADAPTER_WEIGHTS = "adapter_model.safetensors"
 ADAPTER_PICKLE = "adapter_model.bin"
 """The older form of the weights, a pickle; never opened in this process."""
 
-_KEY = re.compile(r"(?:base_model\.model\.)?(?P<module>.+)\.lora_(?P<side>[AB])(?:\.(?!weight$)[^.]+)?\.weight")
+_KEY = re.compile(
+    r"(?:_orig_mod\.)?(?:base_model\.model\.)?(?P<module>.+)\.lora_(?P<side>[AB])(?:\.(?!weight$)[^.]+)?\.weight"
+)
+_WRAPPERS = re.compile(r"(?:(?<=\.)|^)(?:_orig_mod|_checkpoint_wrapped_module|_fsdp_wrapped_module)\.")
+"""What torch puts into names when a module is compiled, checkpointed or sharded: no part of the model's own names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +80,7 @@ def pair_factors(header: Mapping[str, TensorInfo]) -> dict[str, tuple[TensorInfo
         header: tensor name -> its place, of `adapter_model.safetensors`.
 
     Returns:
-        Module name, without PEFT's prefix, -> (A, B).
+        Module name, without PEFT's prefix and what torch's wrappers add, -> (A, B).
 
     Raises:
         PoolError: a tensor that plain LoRA does not have, a pair without its other half, or shapes that do not chain.
@@ -86,10 +90,11 @@ def pair_factors(header: Mapping[str, TensorInfo]) -> dict[str, tuple[TensorInfo
         match = _KEY.fullmatch(key)
         if match is None:
             raise PoolError(f"{ADAPTER_WEIGHTS}: {_what_it_holds(key)}")
-        pair = sides.setdefault(match["module"], {})
+        module = _WRAPPERS.sub("", match["module"])
+        pair = sides.setdefault(module, {})
         if match["side"] in pair:
             raise PoolError(
-                f"{ADAPTER_WEIGHTS}: two tensors for lora_{match['side']} of {match['module']}; save one adapter alone"
+                f"{ADAPTER_WEIGHTS}: two tensors for lora_{match['side']} of {module}; save one adapter alone"
             )
         pair[match["side"]] = info
     if not sides:

@@ -137,6 +137,18 @@ def _refuse_variants(config: dict[str, Any]) -> None:
         raise PoolError(f"{ADAPTER_CONFIG}: init_lora_weights={init[:40]!r} may have changed the base; {RETRAIN}")
 
 
+def is_costly_pattern(pattern: str) -> bool:
+    r"""Return whether a regular expression from elsewhere may take exponential time to fail.
+
+    >>> is_costly_pattern(r"(a+)+$"), is_costly_pattern(r".*\.q_proj")
+    (True, False)
+
+    Args:
+        pattern: the expression.
+    """
+    return bool(len(pattern) > 300 or len(re.findall(r"(?<!\\)[*+{]", pattern)) > 4 or re.search(r"\)[*+{]", pattern))
+
+
 def _number(config: dict[str, Any], key: str, default: float) -> float:
     value = config.get(key, default)
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
@@ -150,8 +162,7 @@ def _pattern(config: dict[str, Any], key: str) -> tuple[tuple[str, float], ...]:
     if not isinstance(value, dict):
         raise PoolError(f"{ADAPTER_CONFIG}: {key} is no object of module patterns; correct it")
     for pattern in value:
-        # a repeated group or many repeats can take exponential time to fail
-        if len(pattern) > 300 or len(re.findall(r"(?<!\\)[*+{]", pattern)) > 4 or re.search(r"\)[*+{]", pattern):
+        if is_costly_pattern(pattern):
             raise PoolError(
                 f"{ADAPTER_CONFIG}: the pattern {pattern[:60]!r} in {key} is too costly; write plain module names"
             )

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from merge_advisor import registry
-from merge_advisor.advisor.runs.run_folder import START
+from merge_advisor.advisor.runs.run_folder import MEMBERS, START
 from merge_advisor.formats import ModelPlaces
+from merge_advisor.formats.peft import task_type
 from merge_advisor.json_form import to_json
 from merge_advisor.types import TRAINED, Candidate, Recipe
+from merge_advisor.weights.adapter import read_adapter, write_adapter
+from merge_advisor.weights.peft_names import peft_loads
 from merge_advisor.whole_files import write_text
 
 if TYPE_CHECKING:
@@ -20,20 +24,30 @@ if TYPE_CHECKING:
     from merge_advisor.weights.base import LocalBase
 
 
-def model_places(local: LocalBase, recipe: Recipe, carried: MergedWeights) -> ModelPlaces:
+def model_places(local: LocalBase, recipe: Recipe, carried: MergedWeights, folder: Path | None = None) -> ModelPlaces:
     """Return where base and members are, as a format in the run folder names them.
 
     Args:
         local: the base.
         recipe: the recipe that is rendered.
         carried: its merge, carried out.
+        folder: what becomes the run folder; members whose own files PEFT would not load whole are written there anew,
+            below `members/`, since the programs that carry a rendering out load them by PEFT. None: nothing is written.
+
+    Raises:
+        PoolError: a member cannot be read any more.
+        RunError: `folder` cannot be written.
     """
     # by the recipe's ids: a pool may hold the same model under another one
     pairs = list(zip(recipe.members, carried.merge.candidates, strict=True))
     places: dict[str, str] = {}
+    rewritten = set()
     for member, candidate in pairs:
         if member.id in TRAINED:
             places[member.id] = member.id  # the folder of that name in the run folder
+        elif folder is not None and _needs_copy(candidate, local):
+            places[member.id] = _copied(candidate, local, folder)
+            rewritten.add(member.id)
         else:
             places[member.id] = candidate.source if candidate.revision else str(Path(candidate.path).resolve())
     on_hub = local.base.revision is not None
@@ -41,11 +55,28 @@ def model_places(local: LocalBase, recipe: Recipe, carried: MergedWeights) -> Mo
         base=local.base.id if on_hub else str(local.path.resolve()),
         base_revision=local.base.revision,
         members=places,
-        revisions={member.id: candidate.revision for member, candidate in pairs},
+        revisions={member.id: None if member.id in rewritten else candidate.revision for member, candidate in pairs},
         merged=carried.delta,
         rank_error=carried.rank_error,
         names=local.shapes,
     )
+
+
+def _needs_copy(candidate: Candidate, local: LocalBase) -> bool:
+    return candidate.kind == "adapter" and not peft_loads(Path(candidate.path), local.shapes, local.prefix)
+
+
+def _copied(candidate: Candidate, local: LocalBase, folder: Path) -> str:
+    """Write an adapter under the names that PEFT expects; return its place in the run folder."""
+    name = f"{re.sub(r'[^A-Za-z0-9._-]+', '-', candidate.id)[:60]}-{candidate.fingerprint[:8]}"
+    (folder / MEMBERS).mkdir(exist_ok=True)
+    if not (folder / MEMBERS / name).exists():
+        delta = read_adapter(Path(candidate.path), local.shapes)
+        write_adapter(
+            folder / MEMBERS / name, delta, base_name=local.base.id, task_type=task_type(local.base.architecture),
+            dtype="float32", base_shapes=local.shapes, prefix=local.prefix,
+        )  # fmt: skip
+    return f"{MEMBERS}/{name}"
 
 
 def write_formats(
@@ -68,7 +99,7 @@ def write_formats(
     """
     for candidate in trained:
         shutil.copytree(candidate.path, folder / candidate.id)
-    places = model_places(local, recipe, carried)
+    places = model_places(local, recipe, carried, folder)
     written = []
     for name in registry.names("format"):
         rendering: Format = registry.build("format", name)

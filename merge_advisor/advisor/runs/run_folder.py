@@ -36,6 +36,8 @@ from merge_advisor.whole_files import replaced_folder, write_text
 
 PLANNED, TUNING = "plan", "tune.json"
 """Folder of the plan's own recipe, and file of what was tried, in a tuned run."""
+MEMBERS = "members"
+"""Folder of a run: members whose own files PEFT would not load whole, written anew."""
 START = "start"
 """Folder of the merge that an adaptation began with, and label of its row in a score table."""
 PLAN_START = "plan start"

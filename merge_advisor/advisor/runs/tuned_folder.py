@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from merge_advisor.advisor.runs.renderings import rendering_names
-from merge_advisor.advisor.runs.run_folder import PLANNED, START, TUNING, AdaptationReport, Run
+from merge_advisor.advisor.runs.run_folder import MEMBERS, PLANNED, START, TUNING, AdaptationReport, Run
 from merge_advisor.errors import RunError
 from merge_advisor.json_form import to_json
 from merge_advisor.report.values import TuningReport
@@ -87,7 +87,7 @@ def tuned_folder(run: Run, values: TunedValues) -> Iterator[Path]:
 
 def _replaced() -> list[str]:
     """Files and folders that go with a recipe, `shots_lora/` aside."""
-    return [*rendering_names(), RESIDUAL, START]
+    return [*rendering_names(), MEMBERS, RESIDUAL, START]
 
 
 def _set_plan_aside(folder: Path) -> None:

@@ -1,0 +1,65 @@
+"""Whether PEFT itself loads an adapter whole: it drops, without an error, tensors whose names it does not expect.
+
+Names are read here more kindly than PEFT reads them (`_orig_mod.`, no inner `model.`, the adapter's own name in its
+keys), so a file that stands for the right update may be a base without a change to mergekit, LoraHub and PEFT.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from merge_advisor.weights.adapter import LoraFactors, map_factors, read_weights_header
+from merge_advisor.weights.adapter_config import ADAPTER_CONFIG, is_costly_pattern, read_adapter_config
+from merge_advisor.weights.files import read_json
+from merge_advisor.weights.naming import Shapes
+
+
+def peft_loads(folder: Path, base_shapes: Shapes, prefix: str = "") -> bool:
+    """Return whether PEFT finds every tensor of an adapter in the place that is meant, by names and configuration.
+
+    >>> from merge_advisor.weights.base import resolve_base
+    >>> peft_loads(Path("adapters/a0"), resolve_base("base", cache=Path("cache")).shapes)
+    True
+
+    Args:
+        folder: an adapter of this base, in safetensors.
+        base_shapes: the base's parameters, as in its weight files.
+        prefix: what names in memory begin with beside those, see `naming.model_prefix`.
+
+    Raises:
+        PoolError: it cannot be read, or does not fit the base.
+    """
+    header = read_weights_header(folder)
+    placed = map_factors(read_adapter_config(folder), header, base_shapes)
+    modules = {name: prefix + name.removesuffix(".weight") for name in placed}
+    wanted = {f"base_model.model.{module}.lora_{side}.weight" for module in modules.values() for side in "AB"}
+    config = read_json(folder / ADAPTER_CONFIG)
+    return wanted == set(header) and _picks_all(config, modules.values()) and _same_scales(placed, modules, config)
+
+
+def _picks_all(config: Mapping[str, Any], modules: Any) -> bool:
+    """Whether the configuration makes a LoRA of every module; where that is not plain to see, no."""
+    if any(config.get(name) not in (None, []) for name in ("layers_to_transform", "exclude_modules")):
+        return False
+    targets = config.get("target_modules")
+    if isinstance(targets, list):
+        return all(module in targets or module.endswith(tuple(f".{name}" for name in targets)) for module in modules)
+    if not isinstance(targets, str):
+        return False
+    if targets == "all-linear":  # all but the head, which is no layer of the inner model
+        return all("." in module for module in modules)
+    if is_costly_pattern(targets):
+        return False
+    try:
+        return all(re.fullmatch(targets, module) for module in modules)
+    except (re.error, RecursionError):
+        return False
+
+
+def _same_scales(placed: Mapping[str, LoraFactors], modules: Mapping[str, str], config: Mapping[str, Any]) -> bool:
+    """Whether patterns of ranks and scales mean the same by PEFT's name of a module as by the one they were read by."""
+    patterned = config.get("rank_pattern") or config.get("alpha_pattern")
+    return not patterned or all(placed[name].module == module for name, module in modules.items())
