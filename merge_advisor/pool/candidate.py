@@ -88,7 +88,7 @@ def _adapter(model: FoundModel, place: hub.Snapshot, base: LocalBase, hashes: Ha
         modules=_kinds(part.module for part in placed.values()),
         licence=card.licence,
         description=model.description or card.text,
-        notes=(*settings.notes, *_base_note(settings.base_name, base)),
+        notes=(*_notes(model), *settings.notes, *_base_note(settings.base_name, base)),
     )
 
 
@@ -107,12 +107,19 @@ def _checkpoint(model: FoundModel, place: hub.Snapshot, base: LocalBase, hashes:
         modules=_kinds(name.removesuffix(".weight") for name in located if name.endswith(".weight")),
         licence=card.licence,
         description=model.description or card.text,
-        notes=_base_note(named if isinstance(named, str) else "", base),
+        notes=(*_notes(model), *_base_note(named if isinstance(named, str) else "", base)),
     )
 
 
+def _notes(model: FoundModel) -> tuple[str, ...]:
+    return (model.note,) if model.note else ()
+
+
 def _source(model: FoundModel, place: hub.Snapshot) -> str:
-    return model.hub.repo if model.hub else place.path.name
+    if model.hub:
+        return model.hub.repo
+    name = place.path.name
+    return f"{model.id}/{name}" if model.note and not model.id.endswith(name) else name
 
 
 def _kinds(modules: Iterable[str]) -> tuple[str, ...]:

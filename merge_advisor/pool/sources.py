@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePath, PureWindowsPath
 
 from merge_advisor.errors import PoolError
@@ -17,6 +19,13 @@ FOLDER_MANIFEST = "pool.yaml"
 
 _ADAPTER, _CONFIG = "adapter_config.json", "config.json"
 _WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "*.bin", "*.pt", "*.pth", "*.ckpt")
+_NO_WEIGHTS = re.compile(r"(training_args|optimizer|scheduler|scaler|rng_state)[\w-]*\.(bin|pt|pth)")
+"""What trainers leave beside weights, or where there are none."""
+_CHECKPOINT = re.compile(r"checkpoint-(\d+)")
+_CACHED = re.compile(r"models--(?P<org>[^/]+?)--(?P<name>[^/]+)")
+"""A model in the hub's cache, whose files are in `snapshots/COMMIT`."""
+_DEPTH = 3
+"""Folders below a pool that are looked into for models, one inside the other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +43,8 @@ class FoundModel:
     """Where to fetch it from; None for a model in a folder."""
     description: str = ""
     """What the manifest says of it; comes before the model card."""
+    note: str = ""
+    """What was decided where a folder holds more than the model, or holds it further down."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +130,7 @@ def _may_be_model(folder: Path) -> bool:
 
 
 def _has_weights(folder: Path) -> bool:
-    return any(next(folder.glob(pattern), None) is not None for pattern in _WEIGHTS)
+    return any(not _NO_WEIGHTS.fullmatch(file.name) for pattern in _WEIGHTS for file in folder.glob(pattern))
 
 
 def _in_folder(path: Path) -> Sources:
@@ -129,17 +140,67 @@ def _in_folder(path: Path) -> Sources:
         return _in_manifest(where)
     texts = manifest.descriptions if manifest else {}
     try:
-        folders = [path] if _is_model(path) else sorted(f for f in path.iterdir() if f.is_dir() and f.name[0] != ".")
-        named = {_own_name(folder): folder for folder in folders if _may_be_model(folder)}
+        found = [FoundModel(_own_name(path), path)] if _is_model(path) else list(_below(path, (), _DEPTH))
     except OSError as error:
         raise PoolError(f"pool {path}: cannot be read ({error.strerror}); check its permissions") from error
-    if not named:
+    named = {model.id for model in found}
+    if not found:
         raise PoolError(f"pool {path}: has no models; each is a folder with adapter_config.json or config.json")
     for name in texts:
         if name not in named:
             raise PoolError(f"{where}: describes '{short_name(name)}', which is not there; correct the name")
-    models = tuple(FoundModel(name, folder, None, texts.get(name, "")) for name, folder in named.items())
+    models = tuple(replace(model, description=texts.get(model.id, "")) for model in found)
     return Sources(models, manifest.template if manifest else None)
+
+
+def _below(path: Path, within: tuple[str, ...], depth: int) -> Iterator[FoundModel]:
+    """Yield the models in a folder and in the folders that are none themselves."""
+    if (cached := _cached(path)) is not None:
+        yield cached
+        return
+    folders = sorted(folder for folder in path.iterdir() if folder.is_dir() and folder.name[0] != ".")
+    numbers = {folder: _step(folder) for folder in folders if _step(folder) is not None and _may_be_model(folder)}
+    if within and numbers:  # a training run that was not finished, or not saved at its end
+        newest = max(numbers, key=lambda folder: numbers[folder] or 0)
+        note = f"{newest.name}, the newest of {len(numbers)} checkpoints there, stands for it"
+        yield FoundModel("/".join(within), newest, note=note)
+        folders = [folder for folder in folders if folder not in numbers]
+    for folder in folders:
+        name = "/".join([*within, folder.name])
+        if _may_be_model(folder):
+            yield FoundModel(name, folder, note=_left_out(folder))
+        elif depth > 1:
+            yield from _below(folder, (*within, folder.name), depth - 1)
+
+
+def _step(folder: Path) -> int | None:
+    match = _CHECKPOINT.fullmatch(folder.name)
+    return int(match[1]) if match else None
+
+
+def _left_out(folder: Path) -> str:
+    """What is said of models inside a folder that is a model."""
+    try:
+        inside = [part.name for part in folder.iterdir() if part.is_dir() and _is_model(part)]
+    except OSError:  # told where the model itself is read
+        return ""
+    return f"models inside its folder are left out: {', '.join(map(short_name, sorted(inside)))}" if inside else ""
+
+
+def _cached(folder: Path) -> FoundModel | None:
+    """A model in a folder of the hub's cache: the commit that `refs/main` names, else the only one."""
+    match = _CACHED.fullmatch(folder.name)
+    if match is None or not (folder / "snapshots").is_dir():
+        return None
+    commits = sorted(part for part in (folder / "snapshots").iterdir() if part.is_dir())
+    main = folder / "refs" / "main"
+    named = main.read_text(encoding="utf-8").strip() if main.is_file() else ""
+    chosen = next((part for part in commits if part.name == named), None)
+    if chosen is None and len(commits) == 1:
+        chosen = commits[0]
+    if chosen is None:
+        return FoundModel(f"{match['org']}/{match['name']}", folder)
+    return FoundModel(f"{match['org']}/{match['name']}", chosen, note=f"commit {chosen.name[:12]} of the hub's cache")
 
 
 def _own_name(folder: Path) -> str:

@@ -1,0 +1,91 @@
+"""Models that are not just below the pool's folder: training runs, named adapters, the hub's cache. None vanishes."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from merge_advisor.errors import PoolError
+from merge_advisor.pool import open_pool
+from merge_advisor.pool.sources import find_models
+from merge_advisor.types import Pool
+from merge_advisor.weights.base import LocalBase, resolve_base
+
+
+@pytest.fixture(scope="module")
+def base(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> LocalBase:
+    return resolve_base(str(tiny_llama), cache=tmp_path_factory.mktemp("cache"))
+
+
+def put(tiny_pool: Path, name: str, place: Path) -> None:
+    shutil.copytree(tiny_pool / name, place)
+
+
+def notes(pool: Pool) -> dict[str, tuple[str, ...]]:
+    return {candidate.id: candidate.notes for candidate in pool.candidates}
+
+
+def test_a_training_run_is_its_newest_checkpoint(tiny_pool: Path, base: LocalBase, tmp_path: Path) -> None:
+    for step, name in ((9, "a0"), (40, "a1"), (100, "a2")):
+        put(tiny_pool, name, tmp_path / "run" / f"checkpoint-{step}")
+        for left in ("optimizer.pt", "scheduler.pt", "rng_state_0.pth", "training_args.bin"):
+            (tmp_path / "run" / f"checkpoint-{step}" / left).write_bytes(b"not read")
+    (tmp_path / "run" / "training_args.bin").write_bytes(b"not read")
+    put(tiny_pool, "b0", tmp_path / "plain")
+    found = open_pool(tmp_path, base)
+    assert not found.refused
+    assert notes(found) == {
+        "plain": (), "run": ("checkpoint-100, the newest of 3 checkpoints there, stands for it",)
+    }  # fmt: skip
+    run = next(candidate for candidate in found.candidates if candidate.id == "run")
+    assert run.path.endswith("checkpoint-100") and run.source == "run/checkpoint-100"
+
+
+def test_what_stands_beside_checkpoints_is_a_model_too(tiny_pool: Path, base: LocalBase, tmp_path: Path) -> None:
+    put(tiny_pool, "a0", tmp_path / "run" / "checkpoint-5")
+    put(tiny_pool, "a1", tmp_path / "run" / "best")
+    assert list(notes(open_pool(tmp_path, base))) == ["run", "run/best"]
+
+
+def test_a_finished_run_stands_for_itself(tiny_pool: Path, base: LocalBase, tmp_path: Path) -> None:
+    put(tiny_pool, "a0", tmp_path / "run")
+    put(tiny_pool, "a1", tmp_path / "run" / "checkpoint-10")
+    assert notes(open_pool(tmp_path, base)) == {
+        "run": ("models inside its folder are left out: checkpoint-10",)
+    }  # fmt: skip
+
+
+def test_adapters_further_down(tiny_pool: Path, base: LocalBase, tmp_path: Path) -> None:
+    put(tiny_pool, "a0", tmp_path / "law" / "my_task")
+    put(tiny_pool, "a1", tmp_path / "law" / "other" / "deep")
+    put(tiny_pool, "a2", tmp_path / ".cache" / "hidden")
+    (tmp_path / "logs").mkdir()
+    found = open_pool(tmp_path, base)
+    assert notes(found) == {"law/my_task": (), "law/other/deep": ()} and not found.refused
+
+
+def test_a_pool_of_checkpoints_is_a_pool(tiny_pool: Path, base: LocalBase, tmp_path: Path) -> None:
+    put(tiny_pool, "a0", tmp_path / "checkpoint-1")
+    put(tiny_pool, "a1", tmp_path / "checkpoint-2")
+    assert list(notes(open_pool(tmp_path, base))) == ["checkpoint-1", "checkpoint-2"]
+
+
+def test_the_hubs_cache_is_a_pool(tiny_pool: Path, base: LocalBase, tmp_path: Path) -> None:
+    for repo, commits, main in (("one", ["c1", "c2"], "c2"), ("two", ["d1"], None), ("three", ["e1", "e2"], None)):
+        folder = tmp_path / f"models--org--{repo}"
+        for number, commit in enumerate(commits):
+            put(tiny_pool, f"{'ab'[repo == 'two']}{number}", folder / "snapshots" / commit)
+        (folder / "refs").mkdir()
+        if main:
+            (folder / "refs" / "main").write_text(main)
+    found = open_pool(tmp_path, base)
+    assert notes(found) == {"org/one": ("commit c2 of the hub's cache",), "org/two": ("commit d1 of the hub's cache",)}
+    assert [model.id for model in found.refused] == ["org/three"]  # which commit is meant nobody says
+    assert [model.id for model in find_models(tmp_path / "models--org--one").models] == ["org/one"]
+
+
+def test_a_folder_without_models_says_so(tmp_path: Path, base: LocalBase) -> None:
+    (tmp_path / "a" / "b" / "c" / "d").mkdir(parents=True)
+    (tmp_path / "a" / "training_args.bin").write_bytes(b"not read")
+    with pytest.raises(PoolError, match=r"has no models; each is a folder with adapter_config.json or config.json"):
+        open_pool(tmp_path, base)
