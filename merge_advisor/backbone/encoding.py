@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -64,11 +64,13 @@ def encode(
     names: Sequence[str] | None = None,
     end: bool = True,
     cut: bool = False,
+    on_cut: Callable[[int, int], None] = lambda row, tokens: None,
 ) -> list[EncodedRow]:
     """Turn (prompt, completion) texts into token ids, the prompt cut on its left to `max_length` tokens in all.
 
-    Prompt and completion are tokenised apart, so that the prompt's ids do not depend on the answer, and without special
-    tokens. The prompt of an encoder-decoder gets those that its tokenizer adds, as in its pretraining.
+    Prompt and completion are tokenised apart, so that the prompt's ids do not depend on the answer. The prompt begins
+    with what the tokenizer puts before a text (`Backbone.lead`), which no cut takes away; that of an encoder-decoder
+    gets all special tokens that its tokenizer adds, as in its pretraining.
 
     Args:
         backbone: gives the tokenizer.
@@ -77,6 +79,7 @@ def encode(
         names: what to call each row in an error; its number if None.
         end: whether the end token closes the completion.
         cut: whether to cut a completion over three quarters of `max_length` on its right.
+        on_cut: called with the position of each row whose prompt is cut, and the tokens it would have.
 
     Returns:
         The rows, in order.
@@ -99,17 +102,29 @@ def encode(
         if room < 1 or len(completion) > max_length:
             name = names[index] if names else f"row {index + 1}"
             raise TaskError(f"{name}: its answer takes {len(completion)} tokens of {max_length}; shorten or drop it")
-        rows.append(EncodedRow(tuple(prompt[-room:]), tuple(completion)))
+        if len(prompt) > room:
+            on_cut(index, len(prompt) + (0 if backbone.encoder_decoder else len(completion)))
+        rows.append(EncodedRow(_cut(prompt, room, backbone.lead), tuple(completion)))
     return rows
 
 
 def _prompt_ids(backbone: Backbone, text: str) -> list[int]:
-    tokenizer = backbone.tokenizer
     # verbose=False: a text longer than the context is cut later, so the tokenizer's warning about it is noise
-    prompt = list(tokenizer(text, add_special_tokens=backbone.encoder_decoder, verbose=False)["input_ids"])
-    if backbone.begins and prompt[:1] != [tokenizer.bos_token_id]:  # a chat template writes it itself
-        return [tokenizer.bos_token_id, *prompt]
-    return prompt
+    prompt = list(backbone.tokenizer(text, add_special_tokens=backbone.encoder_decoder, verbose=False)["input_ids"])
+    # a chat template writes it itself
+    return prompt if _led(prompt, backbone.lead) else [*backbone.lead, *prompt]
+
+
+def _led(prompt: Sequence[int], lead: Sequence[int]) -> bool:
+    return list(prompt[: len(lead)]) == list(lead)
+
+
+def _cut(prompt: Sequence[int], room: int, lead: Sequence[int]) -> tuple[int, ...]:
+    """The end of a prompt behind what every prompt begins with: a base is lost without its begin token."""
+    if len(prompt) <= room:
+        return tuple(prompt)
+    kept = room - len(lead)
+    return (*lead, *prompt[-kept:]) if kept > 0 and _led(prompt, lead) else tuple(prompt[-room:])
 
 
 def context_length(backbone: Backbone) -> int:

@@ -57,9 +57,10 @@ def losses_per_token(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor
 
 
 def text_losses(backbone: Backbone, texts: Sequence[str]) -> list[float]:
-    """Return the mean loss of each plain text, all its tokens but the first, in nats per token.
+    """Return the mean loss of each plain text, in nats per token.
 
-    No template and no end token: it shows what a merge does to text that no task is about.
+    All its tokens count where the tokenizer puts one of its own before a text, else all but the first. No template and
+    no end token: it shows what a merge does to text that no task is about.
 
     Args:
         backbone: base, with or without a candidate placed. An encoder-decoder reads the first half of a text and
@@ -69,6 +70,7 @@ def text_losses(backbone: Backbone, texts: Sequence[str]) -> list[float]:
     rows = []
     for text in texts:
         ids = list(backbone.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])[:_TEXT_TOKENS]
-        given = max(1, len(ids) // 2) if backbone.encoder_decoder else 1
+        ids = [*backbone.lead, *ids]
+        given = max(1, len(ids) // 2) if backbone.encoder_decoder else max(1, len(backbone.lead))
         rows.append(EncodedRow(tuple(ids[:given]), tuple(ids[given:]) or (backbone.end_id,)))
     return row_losses(backbone, rows)

@@ -8,6 +8,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,10 +59,21 @@ class Backbone:
             raise BaseModelError("the base's tokenizer has no end token; set eos_token in its tokenizer_config.json")
         return int(end)
 
-    @property
-    def begins(self) -> bool:
-        """Whether a prompt starts with the begin token although no other special tokens are added (Gemma)."""
-        return str(getattr(self.model.config, "model_type", "")).startswith("gemma")
+    @cached_property
+    def lead(self) -> tuple[int, ...]:
+        """Ids of what the tokenizer puts before a text, a begin token for most bases that have one; of a decoder.
+
+        Rows get what the tokenizer adds there, as in training, and as transformers and lm-eval do; what it may add
+        behind a text (an end token) they do not get.
+        """
+        if self.encoder_decoder:
+            return ()
+        plain, whole = (list(self.tokenizer("a", add_special_tokens=added)["input_ids"]) for added in (False, True))
+        found = next((at for at in range(len(whole)) if whole[at : at + len(plain)] == plain), 0)
+        begin = self.tokenizer.bos_token_id
+        if not found and begin is not None and str(getattr(self.model.config, "model_type", "")).startswith("gemma"):
+            return (int(begin),)  # Gemma is nothing without it, and files that were converted may have lost the rule
+        return tuple(int(token) for token in whole[:found])
 
 
 def load_backbone(path: Path, *, device: str = "cpu", dtype: str = "float32", threads: int | None = None) -> Backbone:

@@ -1,6 +1,7 @@
 """Candidates on the base and off, hidden states, losses, gradients, the LoRA of the shots."""
 
 import copy
+import json
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,6 +22,7 @@ from merge_advisor.embeddings import PROBES
 from merge_advisor.errors import BaseModelError, InputError, PoolError, TaskError
 from merge_advisor.options import FinetuneSettings
 from merge_advisor.weights.adapter import read_adapter
+from merge_advisor.weights.begin_token import adds_begin_token
 from merge_advisor.weights.updates import DenseUpdate, LowRankUpdate, digest_of_delta, inner, inner_all
 from tests.support.models import END, parameter_shapes
 
@@ -283,12 +285,49 @@ def test_encoding_cuts_the_prompt_on_the_left_and_refuses_long_answers(llama: Ba
 
 @pytest.mark.parametrize("written", ["", END])
 def test_a_begin_token_comes_once_whoever_writes_it(llama: Backbone, written: str) -> None:
-    """Gemma wants one before every prompt, and its chat template writes it as text."""
+    """The tokenizer puts one before every text, and a chat template writes it as text."""
+    begun = beginning(llama)
+    row = encode(begun, [(f"{written}the cat", "sat")], max_length=64)[0]
+    begin = begun.tokenizer.bos_token_id
+    assert row.prompt == (begin, *encode(llama, [("the cat", "sat")], max_length=64)[0].prompt)
+    # no cut takes it away
+    short = encode(begun, [(f"{written}{'x ' * 500}", "sat")], max_length=32)[0]
+    assert len(short) == 32 and short.prompt[0] == begin and begin not in short.prompt[1:]
+
+
+def beginning(llama: Backbone) -> Backbone:
+    """The same base with a tokenizer that begins and ends texts with a token of its own, as Llama 3's begins them."""
+    from tokenizers.processors import TemplateProcessing
+
     tokenizer = copy.deepcopy(llama.tokenizer)
     tokenizer.bos_token = END
-    gemma: Any = SimpleNamespace(tokenizer=tokenizer, begins=True, encoder_decoder=False, end_id=llama.end_id)
-    row = encode(gemma, [(f"{written}the cat", "sat")], max_length=64)[0]
-    assert row.prompt[0] == tokenizer.bos_token_id and tokenizer.bos_token_id not in row.prompt[1:]
+    around = [(END, tokenizer.bos_token_id)]
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single=f"{END} $A {END}", special_tokens=around)
+    return replace(llama, tokenizer=tokenizer)
+
+
+def test_what_the_tokenizer_adds_before_a_text_is_asked_of_it(llama: Backbone, tmp_path: Path) -> None:
+    begun = beginning(llama)
+    assert llama.lead == () and begun.lead == (begun.tokenizer.bos_token_id,)
+    for backbone, adds in ((llama, False), (begun, True)):
+        backbone.tokenizer.save_pretrained(tmp_path / str(adds))
+        assert adds_begin_token(tmp_path / str(adds)) == adds
+    config = tmp_path / "True" / "tokenizer_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"add_bos_token": False}))
+    assert not adds_begin_token(tmp_path / "True")
+    (tmp_path / "sentencepiece").mkdir()
+    (tmp_path / "sentencepiece" / "tokenizer_config.json").write_text('{"tokenizer_class": "LlamaTokenizer"}')
+    assert adds_begin_token(tmp_path / "sentencepiece") and not adds_begin_token(tmp_path)
+
+
+def test_plain_texts_begin_alike(llama: Backbone) -> None:
+    begun = beginning(llama)
+    ids = llama.tokenizer("the cat sat", add_special_tokens=False)["input_ids"]
+    row = EncodedRow((begun.tokenizer.bos_token_id,), tuple(ids))
+    assert text_losses(begun, ["the cat sat"]) == pytest.approx(row_losses(begun, [row]))
+    assert text_losses(llama, ["the cat sat"]) == pytest.approx(
+        row_losses(llama, [EncodedRow(tuple(ids[:1]), tuple(ids[1:]))])
+    )
 
 
 def test_batches_hold_like_lengths_and_every_row_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -56,13 +56,21 @@ class PromptedModel:
         """PEFT's `task_type` of adapters of this base."""
         return "SEQ_2_SEQ_LM" if self.encoder_decoder else "CAUSAL_LM"
 
-    def encode(self, rows: Sequence[Row], max_length: int = ROW_TOKENS, *, cut: bool = False) -> list[EncodedRow]:
+    def encode(
+        self,
+        rows: Sequence[Row],
+        max_length: int = ROW_TOKENS,
+        *,
+        cut: bool = False,
+        on_cut: Callable[[int, int], None] = lambda row, tokens: None,
+    ) -> list[EncodedRow]:
         """Return rows as token ids under the template.
 
         Args:
             rows: n rows.
             max_length: tokens of a row at most; never more than the context.
             cut: cut long answers as well as long prompts.
+            on_cut: as of `encoding.encode`.
 
         Raises:
             TaskError: an answer is longer than the context, and `cut` is off.
@@ -72,7 +80,7 @@ class PromptedModel:
         texts = [(self.template.prompt(row.asked), self.template.completion(row.output)) for row in rows]
         names = [f"row {row.digest[:8]}" for row in rows]
         limit = min(max_length, context_length(self.backbone))
-        return encode(self.backbone, texts, max_length=limit, names=names, cut=cut)
+        return encode(self.backbone, texts, max_length=limit, names=names, cut=cut, on_cut=on_cut)
 
     def encode_choices(self, rows: Sequence[Row]) -> list[EncodedChoices]:
         """Return rows that have choices as token ids, each choice as an answer of its own.

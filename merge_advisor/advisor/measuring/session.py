@@ -20,6 +20,7 @@ from merge_advisor.session_options import SessionOptions
 from merge_advisor.store import Store
 from merge_advisor.types import Pool
 from merge_advisor.weights.base import LocalBase, resolve_base
+from merge_advisor.weights.begin_token import adds_begin_token
 
 
 def default_cache() -> Path:
@@ -125,8 +126,14 @@ def open_session(
         # only "chat" is a property of the base: the other templates need no file of it
         chat = templates.read_chat(local.path) if name == "chat" else ()
         model = PromptedModel(local, templates.get(name, *chat), machine, where.get("progress", quiet_progress))
-        memo = Memo(store, (local.base.digest, model.template.digest, machine.dtype))
+        memo = Memo(store, (local.base.digest, _prompts(model), machine.dtype))
         return Session(opened, MergeMeter(model, PoolWeights(local), memo), cache)
     except BaseException:  # an interrupt as well: an open store leaves its journal behind
         store.close()
         raise
+
+
+def _prompts(model: PromptedModel) -> str:
+    """What prompts are like: the template's digest, and whether the tokenizer puts a token before them."""
+    begun = adds_begin_token(model.local.path) and not model.encoder_decoder
+    return model.template.digest + (" after a begin token" if begun else "")

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from merge_advisor import registry
+from merge_advisor.advisor.measuring.cut_prompts import cut_notes
 from merge_advisor.advisor.measuring.deltas import EmbeddedCandidates, cosine
 from merge_advisor.advisor.measuring.meter import loss_kind_of
 from merge_advisor.advisor.measuring.shots_lora import ShotsLora, settings_plain
@@ -27,7 +28,7 @@ from merge_advisor.advisor.runs.run_folder import (
 )
 from merge_advisor.json_form import VERSION
 from merge_advisor.pool import licence_conflicts
-from merge_advisor.types import SHOTS_LORA, TRAINED, Pool, Recipe, Task
+from merge_advisor.types import SHOTS_LORA, TRAINED, Pool, Recipe, Row, Task
 
 if TYPE_CHECKING:
     from merge_advisor.advisor.measuring.session import Session
@@ -112,7 +113,9 @@ def plan_value(
         pool_digest=session.pool.digest,
         space=steps.embedded.deltas.space,
         settings=settings_of(options),
-        tasks=tuple(task_report(item.task, item.notes) for item in given),
+        tasks=tuple(
+            task_report(item.task, (*item.notes, *cut_notes(session.meter, _rows_of(item.task)))) for item in given
+        ),
         candidates=_candidate_reports(steps),
         selection=steps.chosen.selection,
         recipe_digest=steps.recipe.digest,
@@ -176,6 +179,10 @@ def _forwards(steps: PlanSteps, options: PlanOptions) -> dict[str, int]:
         "choose": steps.chosen.selection.forwards,
         **({"adapt": steps.adapted.forwards} if steps.adapted.forwards else {}),
     }
+
+
+def _rows_of(task: Task) -> tuple[Row, ...]:
+    return (*task.shots, *task.tuning, *task.heldout)
 
 
 def _notes(tasks: Sequence[Task], options: PlanOptions, steps: PlanSteps) -> tuple[str, ...]:
