@@ -1,7 +1,7 @@
 """Prompt templates: the text around an input, exact to the byte. A property of the pool, not of the task.
 
-Text only: `backbone.encoding` appends the end token's id after the completion, and puts in front what the tokenizer puts
-before a text (a begin token), unless a chat template has written it.
+Text only: `backbone.encoding` appends the end token's id after the completion, and puts in front what the tokenizer
+puts before a text (a begin token), unless a chat template has written it.
 """
 
 from __future__ import annotations

@@ -15,14 +15,13 @@ from merge_advisor.arrays import Float32Array
 from merge_advisor.errors import BaseModelError, InputError, RunError
 from merge_advisor.weights.base import TOKENIZER_FILES
 from merge_advisor.weights.files import FileError, read_json
+from merge_advisor.weights.naming import EMBEDDINGS, HEADS
 from merge_advisor.weights.tensorfile import SIZES, Located, TensorInfo, open_folder, read_tensor
 from merge_advisor.weights.updates import Update, WeightDelta
 from merge_advisor.whole_files import whole_folder
 
-_EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "shared.weight", "word_embeddings.weight", "embed_in.weight")
-_HEADS = ("lm_head.weight", "embed_out.weight")
 _STACKS = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
-"""Ends of the names of embeddings, output heads and T5's two stacks in the architectures we know."""
+"""Ends of the names of T5's two stacks of embeddings."""
 _INDEX = "model.safetensors.index.json"
 _BLOCK = 1 << 24
 """Bytes copied at once of a tensor that stays as it is."""
@@ -97,9 +96,9 @@ def tied_copies(located: Located, config: Mapping[str, Any]) -> dict[str, str]:
         config: its config.json.
     """
     # transformers ties by default: only an explicit false frees the head
-    tails = _STACKS if config.get("tie_word_embeddings") is False else (*_HEADS, *_STACKS)
+    tails = _STACKS if config.get("tie_word_embeddings") is False else (*HEADS, *_STACKS)
     copies = [name for name in located if name.endswith(tails)]
-    sources = [name for name in located if name.endswith(_EMBEDDINGS) and name not in copies]
+    sources = [name for name in located if name.endswith(EMBEDDINGS) and name not in copies]
     tied: dict[str, str] = {}
     for copy in copies:
         for source in sources:

@@ -28,7 +28,7 @@ from merge_advisor.weights.adapter_config import (
     read_adapter_config,
 )
 from merge_advisor.weights.files import FileError, Hashes, file_digest
-from merge_advisor.weights.naming import Shapes, find_parameter, is_conv1d
+from merge_advisor.weights.naming import EMBEDDINGS, HEADS, Shapes, find_parameter, is_conv1d
 from merge_advisor.weights.tensorfile import TensorInfo, read_header, read_tensor
 from merge_advisor.weights.updates import LowRankUpdate, WeightDelta
 from merge_advisor.whole_files import whole_folder
@@ -174,14 +174,27 @@ def map_factors(
             )
         transposed = conv1d if shape[0] == shape[1] else base_shape != shape
         placed[name] = LoraFactors(module, a, b, settings.scale_of(module, rank), transposed)
+    if absent and all(_is_tied_head(module, *pairs[module], base_shapes) for module in absent):
+        raise PoolError(
+            f"{ADAPTER_WEIGHTS}: changes {absent[0]}, which in this base is the embedding: merged, it would change "
+            "what the model reads as well; train it without the head, or on a base that has one of its own"
+        )
     if absent:
         raise PoolError(
             f"{ADAPTER_WEIGHTS}: {len(absent)} of its {len(pairs)} modules are not in the base, e.g. {absent[0]}: "
-            "another base, or a layer tied to the embedding; give the base it was trained on"
+            "another base; give the one it was trained on"
         )
     if not any(place.scale for place in placed.values()):
         raise PoolError(f"{ADAPTER_CONFIG}: lora_alpha is 0, it changes nothing; correct it or take another adapter")
     return placed
+
+
+def _is_tied_head(module: str, a: TensorInfo, b: TensorInfo, base_shapes: Shapes) -> bool:
+    """Whether a module that the base's files lack is an output head as large as its embedding."""
+    size = (b.shape[0], a.shape[1])
+    return f"{module}.weight".endswith(HEADS) and any(
+        shape == size and name.endswith(EMBEDDINGS) for name, shape in base_shapes.items()
+    )
 
 
 def _by(shape: tuple[int, ...]) -> str:

@@ -9,6 +9,10 @@ from typing import Any
 Shapes = Mapping[str, tuple[int, ...]]
 """By parameter name, as in the base's safetensors files."""
 
+EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "shared.weight", "word_embeddings.weight", "embed_in.weight")
+HEADS = ("lm_head.weight", "embed_out.weight")
+"""Ends of the names of embeddings and output heads in the architectures we know."""
+
 # architectures whose oldest checkpoints were saved from the inner model, without its name
 _UNPREFIXED = {"gpt2", "bloom", "gpt_neo", "gptj", "codegen", "falcon", "gpt_bigcode", "mpt"}
 

@@ -100,7 +100,9 @@ def test_tensors_that_plain_lora_does_not_have(
         ({"model.layers.0.self_attn.q_proj": (64, 64)}, "is 64x64, the base's is 32x32: another base or size"),
         ({"model.layers.7.self_attn.q_proj": (32, 32)}, "1 of its 1 modules are not in the base"),
         ({"transformer.h.0.attn.c_attn": (96, 32)}, "are not in the base, e.g. transformer.h.0.attn.c_attn"),
-        ({"lm_head": (320, 32)}, "a layer tied to the embedding"),
+        ({"lm_head": (320, 32)}, "changes lm_head, which in this base is the embedding: merged, it would change what"),
+        ({"lm_head": (320, 32), **LLAMA_MODULES}, "train it without the head, or on a base that has one of its own"),
+        ({"lm_head": (300, 32)}, "1 of its 1 modules are not in the base, e.g. lm_head: another base"),
     ],
 )
 def test_what_fits_is_decided_by_keys_and_shapes(
