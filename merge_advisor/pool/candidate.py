@@ -14,6 +14,7 @@ from merge_advisor.weights import adapter, checkpoint, hub
 from merge_advisor.weights.adapter_config import ADAPTER_CONFIG, read_adapter_config
 from merge_advisor.weights.base import HUB_PATTERNS, LocalBase
 from merge_advisor.weights.files import Hashes, read_json
+from merge_advisor.weights.saved_copies import check_copies
 
 _CARD = ("README.md", "config.json", ADAPTER_CONFIG, adapter.ADAPTER_WEIGHTS)
 
@@ -76,6 +77,7 @@ def _adapter(model: FoundModel, place: hub.Snapshot, base: LocalBase, hashes: Ha
         )
     header = adapter.read_weights_header(place.path)
     placed = adapter.map_factors(settings, header, base.shapes)
+    check_copies(place.path / adapter.ADAPTER_WEIGHTS, header, base.path, base.base.digest, hashes)
     adapter.check_values(place.path, header, hashes)
     return Candidate(
         id=model.id,

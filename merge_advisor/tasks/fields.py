@@ -47,6 +47,8 @@ class Noticed:
     """Outputs in a file that is read for its inputs."""
     places: list[str] = field(default_factory=list)
     """Of each row whose answer was given as the place or key of a choice: what was made of it."""
+    shown: bool = False
+    """Whether the first of these shows a place that is not written as the choice itself."""
 
 
 def field_error(place: object, what: str) -> TaskError:

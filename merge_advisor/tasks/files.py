@@ -151,8 +151,13 @@ def _row(record: dict[str, Any], place: str, noticed: Noticed) -> Row:
     else:
         output = right_choice(choices, given, name, place, noticed, keyed=bool(mapping and mapping.keyed))
     noticed.mappings[label] += 1
-    noticed.unused.update(fields.keys() - {*used, listed_in})
+    noticed.unused.update(_filled(fields) - {*used, listed_in})
     return Row(as_text(before), output, None if choices is None else choices.texts, kept_turns(before))
+
+
+def _filled(fields: dict[str, Any]) -> set[str]:
+    """The fields that hold something: nothing is lost with an empty one."""
+    return {name for name, value in fields.items() if value not in ("", [])}
 
 
 def _fits(mapping: _Mapping, fields: dict[str, Any]) -> bool:
@@ -183,7 +188,7 @@ def _unlabelled_row(record: dict[str, Any], place: str, noticed: Noticed) -> Row
         raise field_error(place, _without_input(record))
     noticed.outputs += has_answer
     noticed.mappings["+".join(used)] += 1
-    noticed.unused.update(fields.keys() - {*seen, listed_in})
+    noticed.unused.update(_filled(fields) - {*seen, listed_in})
     choices = read_choices(fields.get(listed_in), listed_in, place, noticed)
     return Row(as_text(before), "", None if choices is None else choices.texts, kept_turns(before))
 

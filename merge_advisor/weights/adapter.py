@@ -29,6 +29,7 @@ from merge_advisor.weights.adapter_config import (
 )
 from merge_advisor.weights.files import FileError, Hashes, file_digest
 from merge_advisor.weights.naming import EMBEDDINGS, HEADS, Shapes, find_parameter, is_conv1d
+from merge_advisor.weights.saved_copies import copied_name
 from merge_advisor.weights.tensorfile import TensorInfo, read_header, read_tensor
 from merge_advisor.weights.updates import LowRankUpdate, WeightDelta
 from merge_advisor.whole_files import whole_folder
@@ -69,7 +70,7 @@ class LoraFactors:
 
 
 def pair_factors(header: Mapping[str, TensorInfo]) -> dict[str, tuple[TensorInfo, TensorInfo]]:
-    """Pair the tensors of an adapter.
+    """Pair the tensors of an adapter; embeddings and heads beside them are left out, `check_copies` judges those.
 
     >>> header = read_weights_header(Path("adapters/a0"))
     >>> a, b = pair_factors(header)["model.layers.0.self_attn.v_proj"]
@@ -89,6 +90,8 @@ def pair_factors(header: Mapping[str, TensorInfo]) -> dict[str, tuple[TensorInfo
     for key, info in header.items():
         match = _KEY.fullmatch(key)
         if match is None:
+            if copied_name(key) is not None:  # no change where it equals the base's, see `check_copies`
+                continue
             raise PoolError(f"{ADAPTER_WEIGHTS}: {_what_it_holds(key)}")
         module = _WRAPPERS.sub("", match["module"])
         pair = sides.setdefault(module, {})
@@ -232,6 +235,8 @@ class AdapterDelta(Mapping[str, LowRankUpdate]):
 
 def read_adapter(folder: Path, base_shapes: Shapes) -> WeightDelta:
     """Return an adapter as a lazy mapping of the base's parameter names to `LowRankUpdate` in float32.
+
+    Embeddings and heads that were saved beside its factors are not looked at; opening a pool refuses trained ones.
 
     Args:
         folder: the adapter's folder.

@@ -67,7 +67,7 @@ def spoil(folder: Path, how: str, mark: Path) -> None:
     elif how == "blown up":
         torch.save(state | {first: torch.ones(1).expand(2**20, 2**20)}, file)
     elif how == "whole weight":
-        torch.save(state | {"base_model.model.shared.weight": torch.ones(4, 4)}, file)
+        torch.save(state | {"base_model.model.final_layer_norm.weight": torch.ones(4)}, file)
     elif how == "half a pair":
         torch.save({name: tensor for name, tensor in state.items() if name != first}, file)
     elif how == "no config":

@@ -118,7 +118,7 @@ FOUR = ["3", "1", "0", "2"]
     ("records", "outputs", "said"),
     [
         ([{"question": "a", "choices": FOUR, "answer": 1}, {"question": "b", "choices": FOUR, "answer": 3}], ["1", "2"],
-         '2 answers read as the place of a choice, from 0, or its key (answer 1 is "1"); where the'),
+         '2 answers read as the place of a choice, from 0, or its key (answer 3 is "2"); where the'),
         ([{"question": "a", "choices": ["red", "blue"], "answer": 0}], ["red"], "1 answer read as the place"),
         ([{"input": "a", "choices": ["7", "8"], "output": 7}], ["7"], "1 number taken as text"),
         ([{"input": "a", "choices": [5, 7], "output": 7}], ["7"], "numbers taken as text"),

@@ -76,7 +76,7 @@ TENSORS = {
     "LoRA on an embedding": {"base_model.model.model.embed_tokens.lora_embedding_A": (4, 32)},
     "DoRA": {f"{KEY}.lora_magnitude_vector.weight": (32,)},
     "holds trained biases": {f"{KEY}.lora_B.bias": (32,)},
-    "holds a whole weight": {"base_model.model.lm_head.weight": (300, 32)},
+    "holds a whole weight": {"base_model.model.model.norm.weight": (32,)},
     "has one of lora_A and lora_B only": {f"{KEY.replace('q_proj', 'k_proj')}.lora_A.weight": (4, 32)},
     "two tensors for lora_A": {f"{KEY}.lora_A.second.weight": (4, 32)},
     "belongs to no plain LoRA": {f"{KEY}.lora_E": (4, 1)},
