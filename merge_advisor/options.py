@@ -225,6 +225,10 @@ class PlanOptions:
         None, group=_ROWS, metavar="FILE",
         help="further inputs, without outputs, for an adaptation that trains on such (coefficients:objective=entropy)",
     )  # fmt: skip
+    fields: str | None = option(
+        None, group=_ROWS, flags=("--map",), metavar="FIELDS",
+        help="fields of the task files: input=A,output=B[,choices=C]; several inputs as A+B, nested ones as A.B or A.0",
+    )  # fmt: skip
     template: str | None = option(
         None, group=_ROWS, settings=True, help="alpaca, plain, bare or chat (default: the pool's)"
     )

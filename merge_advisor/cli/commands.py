@@ -91,8 +91,8 @@ def _score(arguments: Arguments) -> int:
         return _score_model(arguments, command, options, scoring.metric)
     with _run_session(arguments, command.run) as where:
         scored = advisor.score(
-            command.run, heldout=command.heldout, lm_eval=_lm_eval(options), limit=options.limit, **asdict(scoring),
-            **where,
+            command.run, heldout=command.heldout, lm_eval=_lm_eval(options), limit=options.limit,
+            fields=command.fields, **asdict(scoring), **where,
         )  # fmt: skip
     return _print_run(arguments, scored)
 
@@ -108,7 +108,7 @@ def _score_model(arguments: Arguments, command: ScoreCommand, options: LmEvalSco
     with _session(arguments, places) as session:
         scores = score_model(
             command.run, command.heldout, lm_eval=lm_eval, limit=options.limit, base=places.base,
-            template=command.template, metric=metric, **session,
+            template=command.template, metric=metric, fields=command.fields, **session,
         )  # fmt: skip
     names = sorted({name for models in scores.values() for model in models for name in model.metrics})
     tables = []

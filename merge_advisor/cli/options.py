@@ -129,6 +129,10 @@ class ScoreCommand:
         positional=True, metavar="RUN|MODEL", help="run folder, model folder, or adapter folder (with --base)"
     )
     heldout: tuple[Path, ...] = option((), flags=("--task",), metavar="FILE", help="held-out rows, one file a task")
+    fields: str | None = option(
+        None, flags=("--map",), metavar="FIELDS",
+        help="fields of these files, as of plan (default: those the run was planned with)",
+    )  # fmt: skip
     template: str | None = option(None, settings=True, help="alpaca, plain, bare or chat, for a MODEL (default alpaca)")
 
 

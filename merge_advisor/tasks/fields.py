@@ -32,6 +32,8 @@ class Noticed:
     0
     """
 
+    mapped: bool = False
+    """Whether the user named the fields."""
     mappings: Counter[str] = field(default_factory=Counter)
     """Fields read, with how many rows had them."""
     unused: Counter[str] = field(default_factory=Counter)

@@ -14,9 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from merge_advisor.errors import TaskError
 from merge_advisor.plain_text import printable
 from merge_advisor.tasks.chat import CHATS, is_chat, kept_turns, turns_of, with_answer, without_answer
 from merge_advisor.tasks.choices import read_choices, right_choice
+from merge_advisor.tasks.field_map import FieldMap, parse_field_map
 from merge_advisor.tasks.fields import Noticed, field_error, kind_of, listed, quoted, text_of
 from merge_advisor.tasks.records import read_records
 from merge_advisor.templates import as_text
@@ -78,49 +80,62 @@ class TaskFile:
     """Rows in the file, repeated ones included."""
 
 
-def read_rows(path: Path, *, minimum: int = MINIMUM_ROWS) -> TaskFile:
+def read_rows(path: Path, *, minimum: int = MINIMUM_ROWS, fields: str | None = None) -> TaskFile:
     """Return the rows of a task file.
 
     Args:
         path: JSONL (one object per line), or one JSON value: an array of such objects, an object with one such array,
             or columns; a table with a header (`.csv`, `.tsv`); Parquet.
         minimum: rows it must have at least, equal ones counted once.
+        fields: which fields are input, output and choices, as `parse_field_map` takes it; None: those that are known.
 
     Raises:
         TaskError: the file cannot be opened, is not UTF-8, not JSON, has too few rows, or a row cannot be used; the
             message names the file and the line (the row, in a file that is one JSON value).
     """
-    return _read(path, minimum, "input and output", _row)
+    field_map = None if fields is None else parse_field_map(fields)
+    if field_map is not None and "output" not in field_map.paths:
+        raise TaskError(f"`fields={fields}`: names no output; add output=FIELD")
+    return _read(path, minimum, "input and output", _row, field_map)
 
 
-def read_inputs(path: Path) -> TaskFile:
+def read_inputs(path: Path, *, fields: str | None = None) -> TaskFile:
     """Return the rows of a file of inputs, unlabelled: the same formats without outputs; where there are some, noted.
 
     A chat ends with a user's turn, or with the assistant's answer to it, which is an output.
 
     Args:
         path: as of `read_rows`.
+        fields: as of `read_rows`; an output it names is not looked at.
 
     Raises:
         TaskError: as `read_rows`.
     """
-    return _read(path, 1, "input", _unlabelled_row)
+    return _read(path, 1, "input", _unlabelled_row, None if fields is None else parse_field_map(fields))
 
 
-def _read(path: Path, minimum: int, wanted: str, row_of: Callable[[Any, str, Noticed], Row]) -> TaskFile:
+def _read(
+    path: Path, minimum: int, wanted: str, row_of: Callable[[Any, str, Noticed], Row], field_map: FieldMap | None
+) -> TaskFile:
     """Read a file; `wanted` says what a row has, for the messages."""
-    noticed = Noticed()
+    noticed = Noticed(mapped=field_map is not None)
     read = []
     for place, record in read_records(path, wanted):
         if not isinstance(record, dict):
             raise field_error(place, f"{kind_of(record)}, not an object; write one JSON object with {wanted}")
-        read.append(row_of(record, place, noticed))
+        if field_map is None:
+            read.append(row_of(record, place, noticed))
+        else:
+            noticed.unused.update(_filled(record) - field_map.fields)
+            given = field_map.apply(record, place, inputs=row_of is _unlabelled_row)
+            read.append(row_of(given, place, noticed))
     rows = tuple(dict.fromkeys(read))
     if len(rows) < minimum:
         same = f" ({len(read)} equal ones)" if len(read) > len(rows) else ""
         raise field_error(path, f"{_count(len(rows), 'row')}{same}, the minimum is {minimum}; add examples")
     notes = tuple(printable(f"{path.name}: {note}") for note in _notes(rows, len(read), noticed))
-    return TaskFile(printable(path.stem), rows, notes, ", ".join(noticed.mappings), len(read))
+    mapping = ", ".join(noticed.mappings) if field_map is None else printable(field_map.text)
+    return TaskFile(printable(path.stem), rows, notes, mapping, len(read))
 
 
 def _count(n: int, noun: str) -> str:
@@ -149,7 +164,9 @@ def _row(record: dict[str, Any], place: str, noticed: Noticed) -> Row:
     if choices is None:
         output = text_of(given, name, place, noticed)
     else:
-        output = right_choice(choices, given, name, place, noticed, keyed=bool(mapping and mapping.keyed))
+        # of fields that the user named, a letter or a place may stand for a choice that is none of these itself
+        keyed = bool(mapping and mapping.keyed) or (noticed.mapped and given not in choices.texts)
+        output = right_choice(choices, given, name, place, noticed, keyed=keyed)
     noticed.mappings[label] += 1
     noticed.unused.update(_filled(fields) - {*used, listed_in})
     return Row(as_text(before), output, None if choices is None else choices.texts, kept_turns(before))

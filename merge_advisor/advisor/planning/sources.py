@@ -112,7 +112,7 @@ def read_plan_inputs(tasks: Sequence[Task], options: PlanOptions) -> PlanInputs 
     """
     if options.inputs is None:
         return None
-    file = read_inputs(options.inputs)
+    file = read_inputs(options.inputs, fields=options.fields)
     known = [row for task in tasks for row in (*task.shots, *task.tuning, *task.heldout)]
     inputs = {row.input for row in known}
     rows = tuple(sorted((row for row in file.rows if row.input not in inputs), key=lambda row: row.digest))
@@ -133,13 +133,13 @@ def read_plan_inputs(tasks: Sequence[Task], options: PlanOptions) -> PlanInputs 
 
 
 def _split_file(path: Path, options: PlanOptions, *, alone: bool) -> PlanTask:
-    file = read_rows(path)
+    file = read_rows(path, fields=options.fields)
     heldout: Sequence[Row] | int | None = None
     extra: tuple[str, ...] = ()
     if isinstance(options.heldout, Path):
         if not alone:
             raise TaskError("`heldout=FILE` goes with one `task`; give a number, or one file with all rows a task")
-        other = read_rows(options.heldout, minimum=1)
+        other = read_rows(options.heldout, minimum=1, fields=options.fields)
         heldout, extra = other.rows, tuple(other.notes)
     else:
         heldout = options.heldout

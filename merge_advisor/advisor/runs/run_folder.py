@@ -128,6 +128,7 @@ class PlanSettings:
     """Plans from before there was a choice chose by the loss."""
     adaptation: str = "none"
     """Plans from before there were adaptations had none."""
+    fields: str | None = field(default=None, metadata={"json": "if set"})
 
 
 @dataclass(frozen=True, slots=True)

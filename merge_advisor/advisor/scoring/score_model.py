@@ -36,9 +36,12 @@ def score_model(
     base: str | None = None,
     template: str | None = None,
     metric: str = "auto",
+    fields: str | None = None,
     **where: Unpack[SessionOptions],
 ) -> dict[str, list[ModelScore]]:
     """Score one model folder on every row of task files: an adapter beside its base, or a full model alone.
+
+    Takes more than eight parameters because it is a command of its own: what, on which rows, and how these are read.
 
     Args:
         model: folder of an adapter (then `base` is needed) or of a full model.
@@ -48,6 +51,7 @@ def score_model(
         base: the adapter's base.
         template: prompt template; "alpaca" where None.
         metric: "auto", "accuracy", "exact_match" or "loss".
+        fields: which fields of the files are input, output and choices, as `read_rows` takes it.
         where: how to compute and where stores are, see `SessionOptions`.
 
     Returns:
@@ -70,7 +74,7 @@ def score_model(
         models = [ScoredModel("base" if is_adapter else folder.name, BASE)]
         models += [ScoredModel(c.id, WeightedMerge(((c, 1.0),))) for c in session.pool.candidates]
         for path in tasks:
-            file = read_rows(path, minimum=1)
+            file = read_rows(path, minimum=1, fields=fields)
             measured = metric_for(file.rows, metric)
             scores = score_models(session.meter, models, file.rows, measured, what=f"scoring {file.name}")
             if measured != "loss":

@@ -208,6 +208,7 @@ def score_run(
     limit: int | None = None,
     guard: Path | None = None,
     metric: str = "auto",
+    fields: str | None = None,
     **where: Unpack[Where],
 ) -> Run:
     """Return a run scored on its held-out rows, on other rows or on tasks of lm-eval; all is written into its folder.
@@ -225,6 +226,7 @@ def score_run(
         limit: documents of each of these tasks at most, the first ones as with lm-eval's own `--limit`.
         guard: file of unrelated text; a merge that loses on it is ruled out.
         metric: "auto", "accuracy", "exact_match" or "loss"; with tasks of lm-eval only, any metric of theirs.
+        fields: which fields of `heldout` are input, output and choices; None: as the plan read its own files.
         where: where members and base are, and how to compute, see `Where`.
 
     Raises:
@@ -238,7 +240,7 @@ def score_run(
     with session:
         return score_open_run(
             session, opened, Judging(metric, guard, limit), heldout=heldout, lm_eval=lm_eval,
-            offline=where.get("offline", False),
+            offline=where.get("offline", False), fields=fields,
         )  # fmt: skip
 
 
@@ -250,6 +252,7 @@ def score_open_run(
     heldout: Sequence[Path] = (),
     lm_eval: Sequence[TaskName] = (),
     offline: bool = False,
+    fields: str | None = None,
 ) -> Run:
     """Return a run scored whose base and pool are open; table, verdict and report are written into its folder.
 
@@ -260,6 +263,7 @@ def score_open_run(
         heldout: as in `score_run`.
         lm_eval: as in `score_run`.
         offline: whether documents of lm-eval may not be fetched.
+        fields: as in `score_run`.
 
     Raises:
         TaskError: as `score_run`.
@@ -270,7 +274,7 @@ def score_open_run(
     from merge_advisor.advisor.scoring.lm_eval_scoring import score_asked
     from merge_advisor.evaluators.lm_eval_tasks import load_all_tasks
 
-    tasks = _with_heldout(run.tasks, heldout) if heldout else run.tasks
+    tasks = _with_heldout(run.tasks, heldout, fields or run.plan.settings.fields) if heldout else run.tasks
     asked = load_all_tasks(lm_eval, offline=offline) if lm_eval else []
     models = models_of(session, run)
     guarded = score_guard(session.meter, models, judging.guard) if judging.guard else None
@@ -334,7 +338,7 @@ def check_limit(limit: int | None, lm_eval: Sequence[TaskName]) -> None:
         raise InputError(f"`limit={limit}`: goes with `lm_eval`, and is at least 1")
 
 
-def _with_heldout(tasks: Sequence[Task], paths: Sequence[Path]) -> tuple[Task, ...]:
+def _with_heldout(tasks: Sequence[Task], paths: Sequence[Path], fields: str | None) -> tuple[Task, ...]:
     """The tasks with the rows of other files held out; rows the plan learned from are dropped."""
     if len(paths) != len(tasks):
         raise TaskError(f"{len(paths)} held-out files for {len(tasks)} tasks; give one for each, in the run's order")
@@ -342,7 +346,7 @@ def _with_heldout(tasks: Sequence[Task], paths: Sequence[Path]) -> tuple[Task, .
     for task, path in zip(tasks, paths, strict=True):
         # rows that were learned from would be scored too well
         seen = {row.digest for row in (*task.shots, *task.tuning)}
-        rows = tuple(row for row in read_rows(path, minimum=1).rows if row.digest not in seen)
+        rows = tuple(row for row in read_rows(path, minimum=1, fields=fields).rows if row.digest not in seen)
         if not rows:
             raise TaskError(f"{path}: every row of it was used in the plan; give rows it has not seen")
         replaced.append(replace(task, heldout=rows))

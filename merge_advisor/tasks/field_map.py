@@ -1,0 +1,101 @@
+"""Fields of a task file that its user names: `input=ctx,output=label,choices=endings`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from merge_advisor.errors import TaskError
+from merge_advisor.tasks.fields import JsonNumber, field_error, kind_of, listed, quoted
+
+_ROLES = ("input", "output", "choices")
+
+
+@dataclass(frozen=True, slots=True)
+class FieldMap:
+    r"""What of a record is input, output and choices.
+
+    >>> field_map = parse_field_map("input=passage+question,output=answers.text.0")
+    >>> field_map.apply({"passage": "p", "question": "q", "answers": {"text": ["a", "b"]}, "id": 1}, "rows.jsonl:1")
+    {'input': 'p\n\nq', 'output': 'a'}
+    """
+
+    text: str
+    """As it was given."""
+    paths: Mapping[str, tuple[str, ...]]
+    """Of input, output and perhaps choices, the fields; several of the input are joined by an empty line."""
+
+    def apply(self, record: Mapping[str, Any], place: str, *, inputs: bool = False) -> dict[str, Any]:
+        """Return a record of `input`, `output` and `choices`, those that are named.
+
+        Args:
+            record: of the file.
+            place: the file and what in it, for the error.
+            inputs: whether the file is one of inputs, which need no outputs and no choices.
+
+        Raises:
+            TaskError: a field that is not there; or several of the input, one of which is no text.
+        """
+        found = {}
+        for role, paths in self.paths.items():
+            if inputs and role != "input" and paths[0].partition(".")[0] not in record:
+                continue
+            values = [_value(record, path, place) for path in paths]
+            if len(values) > 1:
+                other = next((value for value in values if not isinstance(value, (str, JsonNumber))), None)
+                if other is not None:
+                    raise field_error(place, f"of {'+'.join(paths)} one is {kind_of(other)}, not text; name one field")
+                values = ["\n\n".join(str(value) for value in values)]
+            found[role] = values[0]
+        return found
+
+    @property
+    def fields(self) -> frozenset[str]:
+        """Names of the fields it reads, without what is inside them."""
+        return frozenset(path.partition(".")[0] for paths in self.paths.values() for path in paths)
+
+
+def parse_field_map(text: str) -> FieldMap:
+    """Return a map of fields.
+
+    >>> dict(parse_field_map("input=ctx,output=label,choices=endings").paths)
+    {'input': ('ctx',), 'output': ('label',), 'choices': ('endings',)}
+
+    Args:
+        text: `role=field` parts joined by commas; the roles are input, output and choices. A field inside another is
+            `a.b`, an entry of a list `a.0`; several fields of the input are joined by `+`.
+
+    Raises:
+        TaskError: it is no such text; the message says how to write it.
+    """
+    example = "write input=FIELD,output=FIELD[,choices=FIELD]"
+    paths: dict[str, tuple[str, ...]] = {}
+    for part in text.split(","):
+        role, separator, named = (piece.strip() for piece in part.partition("="))
+        fields = tuple(name.strip() for name in named.split("+"))
+        if role not in _ROLES or not separator or not all(fields):
+            raise TaskError(f"`fields={text}`: {quoted(part.strip())} names no field; {example}")
+        if role in paths:
+            raise TaskError(f"`fields={text}`: {role} is there twice; {example}")
+        if len(fields) > 1 and role != "input":
+            raise TaskError(f"`fields={text}`: {role} is one field; {example}")
+        paths[role] = fields
+    if "input" not in paths:
+        raise TaskError(f"`fields={text}`: names no input; {example}")
+    return FieldMap(text, paths)
+
+
+def _value(record: Mapping[str, Any], path: str, place: str) -> Any:
+    """The value at a path; a field whose own name has dots counts before what is inside one."""
+    if path in record:
+        return record[path]
+    value: Any = record
+    for step in path.split("."):
+        if isinstance(value, dict) and step in value:
+            value = value[step]
+        elif isinstance(value, list) and step.isdigit() and int(step) < len(value):
+            value = value[int(step)]
+        else:
+            raise field_error(place, f"has no field {quoted(path)}; it has {listed(list(record))}")
+    return value
