@@ -41,6 +41,8 @@ class Noticed:
     """Numbers taken as text."""
     booleans: int = 0
     """The same of true and false."""
+    systems: int = 0
+    """Fields `system`, taken as system prompts."""
     tools: int = 0
     """Turns of a chat that call tools or are what these answered, left out."""
     parts: int = 0

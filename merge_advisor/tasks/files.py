@@ -230,6 +230,7 @@ def _with_system(
     """Return turns with the system prompt of a field of its own in front, and that field where there is one."""
     if fields.get("system", "") == "":
         return turns, ()
+    noticed.systems += 1
     return [("system", text_of(fields["system"], "system", place, noticed)), *turns], ("system",)
 
 
@@ -284,6 +285,8 @@ def _notes(rows: tuple[Row, ...], read: int, noticed: Noticed) -> Iterator[str]:
         yield f"{read_as} ({noticed.places[0]}); where the answer itself is meant, write it as text"
     if noticed.booleans:
         yield f"{_count(noticed.booleans, 'boolean')} taken as text, true or false"
+    if noticed.systems:
+        yield f'"system" of {_count(noticed.systems, "row")} taken as the system prompt; rename it if it is none'
     if noticed.tools:
         yield f"{_count(noticed.tools, 'turn')} of tools left out; a model is asked without them"
     if noticed.parts:
