@@ -159,9 +159,10 @@ def _below(path: Path, within: tuple[str, ...], depth: int) -> Iterator[FoundMod
         yield cached
         return
     folders = sorted(folder for folder in path.iterdir() if folder.is_dir() and folder.name[0] != ".")
-    numbers = {folder: _step(folder) for folder in folders if _step(folder) is not None and _may_be_model(folder)}
+    steps = {folder: _step(folder) for folder in folders}
+    numbers = {folder: step for folder, step in steps.items() if step is not None and _may_be_model(folder)}
     if within and numbers:  # a training run that was not finished, or not saved at its end
-        newest = max(numbers, key=lambda folder: numbers[folder] or 0)
+        newest = max(numbers, key=lambda folder: numbers[folder])
         note = f"{newest.name}, the newest of {len(numbers)} checkpoints there, stands for it"
         yield FoundModel("/".join(within), newest, note=note)
         folders = [folder for folder in folders if folder not in numbers]

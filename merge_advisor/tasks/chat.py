@@ -44,7 +44,7 @@ def turns_of(messages: Any, field: str, place: str, noticed: Noticed) -> list[Tu
     Raises:
         TaskError: no such list, a role that is unknown, or a turn without text.
     """
-    if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
+    if messages != [] and not is_chat(messages):  # an empty one lacks a turn, which is said where turns are wanted
         raise field_error(place, f"{field} is no list of objects; give each message a role and a content")
     turns = []
     for number, message in enumerate(messages):

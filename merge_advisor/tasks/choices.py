@@ -131,8 +131,5 @@ def _place_of(choices: Choices, text: str, *, keyed: bool) -> int | None:
 
 
 def _noticed(choices: Choices, found: int, given: str, name: str, noticed: Noticed) -> str:
-    said = f"{name} {given} is {quoted(choices.texts[found])}"
-    # the first that shows what is meant stands in front, since the note has one
-    noticed.places.insert(0 if given != choices.texts[found] and not noticed.shown else len(noticed.places), said)
-    noticed.shown = noticed.shown or given != choices.texts[found]
+    noticed.places.append((name, given, choices.texts[found]))
     return choices.texts[found]

@@ -49,10 +49,8 @@ class Noticed:
     """Parts of messages that are no text, left out."""
     outputs: int = 0
     """Outputs in a file that is read for its inputs."""
-    places: list[str] = field(default_factory=list)
-    """Of each row whose answer was given as the place or key of a choice: what was made of it."""
-    shown: bool = False
-    """Whether the first of these shows a place that is not written as the choice itself."""
+    places: list[tuple[str, str, str]] = field(default_factory=list)
+    """Of each row whose answer was given as the place or key of a choice: the field, the place or key, the choice."""
 
 
 def field_error(place: object, what: str) -> TaskError:

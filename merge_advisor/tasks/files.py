@@ -282,7 +282,9 @@ def _notes(rows: tuple[Row, ...], read: int, noticed: Noticed) -> Iterator[str]:
         yield f"{_count(noticed.numbers, 'number')} taken as text"
     if noticed.places:
         read_as = f"{_count(len(noticed.places), 'answer')} read as the place of a choice, from 0, or its key"
-        yield f"{read_as} ({noticed.places[0]}); where the answer itself is meant, write it as text"
+        # a place that is written as the choice itself would show nothing
+        name, given, text = next((found for found in noticed.places if found[1] != found[2]), noticed.places[0])
+        yield f"{read_as} ({name} {given} is {quoted(text)}); where the answer itself is meant, write it as text"
     if noticed.booleans:
         yield f"{_count(noticed.booleans, 'boolean')} taken as text, true or false"
     if noticed.systems:

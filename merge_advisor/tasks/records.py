@@ -6,11 +6,12 @@ import csv
 import io
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from merge_advisor.tasks.fields import JsonNumber, field_error, listed
+from merge_advisor.errors import TaskError
+from merge_advisor.tasks.fields import JsonNumber, field_error, quoted
 
 _TABLES = {".csv": ",", ".tsv": "\t"}
 """Endings of tables as text, with what separates their cells."""
@@ -140,13 +141,8 @@ def _spread(path: Path, text: str) -> Iterator[tuple[str, Any]]:
         line = text.count("\n", 0, at) + 1
         try:
             record, at = _DECODER.raw_decode(text, at)
-        except json.JSONDecodeError as error:
-            said = f"not JSON ({error.msg}, column {error.colno}); write one JSON object per line"
-            raise field_error(f"{path}:{error.lineno}", said) from error
-        except RecursionError as error:
-            raise field_error(f"{path}:{line}", _DEEP) from error
-        except ValueError as error:
-            raise field_error(f"{path}:{line}", str(error)) from error
+        except (RecursionError, ValueError) as error:
+            raise _json_error(error, path, line, counted=True) from error
         yield f"{path}:{line}", record
 
 
@@ -157,17 +153,20 @@ def _skip(text: str, at: int) -> int:
 
 
 def _parse(text: str, path: Path, line: int | None) -> Any:
-    place = path if line is None else f"{path}:{line}"
     try:
         return _DECODER.decode(text)
-    except RecursionError as error:
-        raise field_error(place, _DEEP) from error
-    except json.JSONDecodeError as error:
-        place = f"{path}:{error.lineno if line is None else line}"
+    except (RecursionError, ValueError) as error:
+        raise _json_error(error, path, line, counted=line is None) from error
+
+
+def _json_error(error: RecursionError | ValueError, path: Path, line: int | None, *, counted: bool) -> TaskError:
+    """What is wrong with JSON; `counted`: the decoder saw the file from its beginning, so its lines are the file's."""
+    if isinstance(error, json.JSONDecodeError):
         remedy = "write one JSON object per line" if line else "correct the JSON"
-        raise field_error(place, f"not JSON ({error.msg}, column {error.colno}); {remedy}") from error
-    except ValueError as error:
-        raise field_error(place, str(error)) from error
+        place = f"{path}:{error.lineno if counted else line}"
+        return field_error(place, f"not JSON ({error.msg}, column {error.colno}); {remedy}")
+    said = _DEEP if isinstance(error, RecursionError) else str(error)
+    return field_error(path if line is None else f"{path}:{line}", said)
 
 
 def _constant(name: str) -> Any:
@@ -175,11 +174,13 @@ def _constant(name: str) -> Any:
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    by_name = dict(pairs)
-    if len(by_name) < len(pairs):
-        twice = next(name for name, n in Counter(name for name, _ in pairs).items() if n > 1)
-        raise ValueError(f"field {listed([twice])} is there twice in one object; keep one")
-    return by_name
+    if (twice := _twice(name for name, _ in pairs)) is not None:
+        raise ValueError(f"field {quoted(twice)} is there twice in one object; keep one")
+    return dict(pairs)
+
+
+def _twice(names: Iterable[str]) -> str | None:
+    return next((name for name, n in Counter(names).items() if n > 1), None)
 
 
 _DECODER = json.JSONDecoder(
@@ -208,9 +209,8 @@ def _table(path: Path, text: str) -> Iterator[tuple[str, Any]]:
             continue
         if header is None:
             header = [cell.strip() for cell in cells]
-            if len(set(header)) < len(header):
-                twice = next(name for name, n in Counter(header).items() if n > 1)
-                raise field_error(place, f"column {listed([twice])} is there twice; keep one")
+            if (twice := _twice(header)) is not None:
+                raise field_error(place, f"column {quoted(twice)} is there twice; keep one")
             continue
         if len(cells) != len(header):
             said = f"{len(cells)} cells, the first line names {len(header)}; quote text that holds a separator"

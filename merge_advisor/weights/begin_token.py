@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -41,14 +42,10 @@ def _post_processor(path: Path) -> Any:
     """The part of tokenizer.json that adds tokens; the vocabulary beside it, perhaps many megabytes, is not parsed."""
     try:
         text = path.read_text(encoding="utf-8")
-        at = text.index('"post_processor"') + len('"post_processor"')
-        return json.JSONDecoder().raw_decode(text, text.index(":", at) + 1 + _spaces(text, text.index(":", at) + 1))[0]
+        begins = re.search(r'"post_processor"\s*:\s*', text)
+        return json.JSONDecoder().raw_decode(text, begins.end())[0] if begins else None
     except (OSError, ValueError):
         return None
-
-
-def _spaces(text: str, at: int) -> int:
-    return len(text[at : at + 64]) - len(text[at : at + 64].lstrip())
 
 
 def _begins(processor: Any) -> bool:

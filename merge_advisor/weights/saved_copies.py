@@ -13,7 +13,7 @@ from merge_advisor.errors import PoolError
 from merge_advisor.plain_text import short_name
 from merge_advisor.weights.files import FileError, Hashes, file_digest
 from merge_advisor.weights.naming import EMBEDDINGS, HEADS, find_parameter
-from merge_advisor.weights.tensorfile import TensorInfo, open_folder, read_tensor
+from merge_advisor.weights.tensorfile import Located, TensorInfo, open_folder, read_tensor
 
 _KEY = re.compile(r"(?:_orig_mod\.)?(?:base_model\.model\.)?(?P<name>.+?)(?:\.base_layer)?\.weight")
 
@@ -51,7 +51,8 @@ def check_copies(path: Path, header: Mapping[str, TensorInfo], base: Path, base_
     try:
         memo = f"copies|{file_digest(path, hashes)}|{base_digest}"
         if memo not in hashes:
-            hashes[memo] = next((key for key, name in names.items() if not _same(path, header[key], base, name)), "")
+            ours = open_folder(base)
+            hashes[memo] = next((key for key, name in names.items() if not _same(path, header[key], ours, name)), "")
     except FileError as error:
         raise PoolError(str(error)) from error
     if hashes[memo]:
@@ -61,8 +62,7 @@ def check_copies(path: Path, header: Mapping[str, TensorInfo], base: Path, base_
         )
 
 
-def _same(path: Path, info: TensorInfo, base: Path, name: str) -> bool:
-    located = open_folder(base)
+def _same(path: Path, info: TensorInfo, located: Located, name: str) -> bool:
     shapes = {parameter: place.shape for parameter, (_, place) in located.items()}
     there = find_parameter(name, shapes)
     # the base's files lack a head that is tied: it is the embedding then
