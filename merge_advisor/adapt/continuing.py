@@ -126,14 +126,17 @@ def train_on(
 ) -> Adapted:  # fmt: skip
     """Return a merge with what is trained on top of it, cross-fitted: the mean of what the folds trained.
 
+    Where folds begin at different merges, that of the folds whose left-out rows lose least is kept, with the mean of
+    what these trained: what began at two merges does not average well (`eval/adaptations_tried.md`). The losses are
+    still those of every row, so none of them is better for having been chosen by them.
+
     Args:
         bench: trains them.
         begun: the merge.
         shape: what is trained.
         how: rate, terms, penalty and number of folds.
         words: what it is trained on top of, for the report.
-        starts: of each fold, where it is not the merge itself; what was trained on top of them goes on top of their
-            mean, and where nothing was, `begun` stands.
+        starts: of each fold, where it is not the merge itself; where training helps none of them, `begun` stands.
     """
     if not how.folds:
         request = how.request(bench, begun, shape, Fold(bench.shots, bench.watch))
@@ -147,15 +150,37 @@ def train_on(
     if how.start == "base" and how.scaled:
         return _from_zero(bench, fit, words, finetune_settings(requests[0]))
     losses = watched_out_of_fold(bench, fit, begins)
-    moved = [trained for trained in fit.trained if trained.record.steps]
-    reason = f"trained {words}: the mean of {len(fit.trained)} updates, each trained without one part of the rows"
-    if starts:
-        reason += ", on top of the mean of their merges"
-    if not moved:
-        reason = f"training {words} lowered the loss of no part of the rows that was left out: the start itself"
-    merge = with_trained(_mean(starts) if starts else begun, mean_of(bench, fit), 1.0) if moved else begun
     settings = finetune_settings(requests[0]) | {"folds": len(folds)}
+    moved = any(trained.record.steps for trained in fit.trained)
+    # where training helped no fold, nothing fits one merge better than another, and all rows choose better than some
+    kept, begun = _least_loss(bench, fit, begins, losses.tolist()) if moved else (fit, begun)
+    updates = f"the mean of {len(kept.trained)} updates, each" if len(kept.trained) > 1 else "one update,"
+    reason = f"trained {words}: {updates} trained without one part of the rows"
+    if len(kept.trained) < len(fit.trained):
+        reason += f", on the merge of {len({start.digest for start in begins})} whose left-out rows lost least"
+    if not any(trained.record.steps for trained in kept.trained):
+        reason = f"training {words} lowered the loss of no part of the rows that was left out: the start itself"
+        return Adapted(begun, tuple(losses.tolist()), fit.numbers, reason, settings)
+    merge = with_trained(begun, mean_of(bench, kept), 1.0)
     return Adapted(merge, tuple(losses.tolist()), fit.numbers, reason, settings)
+
+
+def _least_loss(
+    bench: Workbench, fit: CrossFit, starts: Sequence[WeightedMerge], losses: Sequence[float]
+) -> tuple[CrossFit, WeightedMerge]:
+    """The folds of the start whose left-out rows lose least on average, and that start."""
+    of_row = dict(zip([row.digest for row in bench.learning], losses, strict=True))
+    groups: dict[str, list[int]] = {}
+    for place, start in enumerate(starts):
+        groups.setdefault(start.digest, []).append(place)
+
+    def lost(places: Sequence[int]) -> float:
+        return float(np.mean([of_row[row.digest] for place in places for row in fit.folds[place].out]))
+
+    best = min(groups.values(), key=lost)
+    return CrossFit(tuple(fit.folds[place] for place in best), tuple(fit.trained[place] for place in best)), starts[
+        best[0]
+    ]
 
 
 def _from_zero(bench: Workbench, fit: CrossFit, words: str, settings: dict[str, object]) -> Adapted:
@@ -172,20 +197,6 @@ def _from_zero(bench: Workbench, fit: CrossFit, words: str, settings: dict[str, 
 
 def _on(begun: WeightedMerge, trained: Trained) -> WeightedMerge:
     return with_trained(begun, trained.candidate, 1.0 if trained.record.steps else 0.0)
-
-
-def _mean(merges: Sequence[WeightedMerge]) -> WeightedMerge:
-    """The mean of merges that are plain sums: each at an equal share, the members of several with their weights added.
-
-    What is trained on top of one fits that one; the merge that all rows choose may hold none of its members.
-    """
-    weights: dict[str, float] = {}
-    members = {candidate.fingerprint: candidate for merge in merges for candidate in merge.candidates}
-    for merge in merges:
-        for candidate, weight in merge.members:
-            weights[candidate.fingerprint] = weights.get(candidate.fingerprint, 0.0) + weight / len(merges)
-    summed = tuple((members[fingerprint], weight) for fingerprint, weight in weights.items())
-    return WeightedMerge(summed, merges[0].composition, rank=merges[0].rank)
 
 
 def is_sum(composition: str) -> bool:

@@ -176,11 +176,12 @@ def test_a_merge_chosen_anew_is_judged_by_rows_that_did_not_choose_it() -> None:
     assert [request.rows for request in world.requests] == asked and len(asked) == 2
     assert [world.place(request.start) for request in world.requests] == pytest.approx([0.2, 0.4])
     assert sorted(set(adapted.losses)) == pytest.approx([0.3**2, 0.4**2])
-    # what was trained on top of the halves' merges goes on top of their mean
-    assert world.place(adapted.merge) == pytest.approx((0.2 + 0.4) / 2 + (0.4 + 0.3) / 2)
-    assert [candidate.id for candidate in adapted.merge.candidates] == ["half 1", "half 2", RESIDUAL]
-    assert adapted.merge.weights == (0.5, 0.5, 1.0)
-    assert "on top of the mean of their merges" in adapted.reason
+    # what began at two merges does not average well: the one is kept whose left-out rows lose less
+    assert world.place(adapted.merge) == pytest.approx(0.4 + 0.3)
+    assert [candidate.id for candidate in adapted.merge.candidates] == ["half 2", RESIDUAL]
+    assert adapted.merge.weights == (1.0, 1.0)
+    assert "one update, trained without one part" in adapted.reason
+    assert "on the merge of 2 whose left-out rows lost least" in adapted.reason
     assert world.bench.forwards == 2 * 100 + 2 * 60
 
 
@@ -202,7 +203,8 @@ def test_each_of_four_folds_begins_at_the_merge_of_the_half_that_it_does_not_jud
     for request in world.requests:
         (chosen_by,) = (rows for rows in asked if not set(rows) & set(request.watch))
         assert world.place(request.start) == pytest.approx(0.2 * (1 + asked.index(chosen_by)))
-    assert world.place(adapted.merge) == pytest.approx(0.3 + (0.4 + 0.3) / 2)
+    assert world.place(adapted.merge) == pytest.approx(0.4 + 0.3)
+    assert sorted(set(adapted.losses)) == pytest.approx([0.3**2, 0.4**2]), "of every row, also of the half not kept"
 
 
 @pytest.mark.parametrize(("rows", "folds"), [(2, 2), (5, 4), (8, 4), (9, 4), (10, 2), (20, 2)])
