@@ -133,7 +133,7 @@ def train_adapter(session: Any, name: str, options: argparse.Namespace) -> float
     settings = FinetuneSettings(
         rank=RANK, alpha=ALPHA, lr=RATE, batch_size=BATCH, steps=steps, max_length=LENGTH
     )  # fmt: skip
-    targets = [key for key in session.model.backbone.parameters if key.split(".")[-2] in TARGETS]
+    targets = [key for key in session.model.backbone.memory if key.split(".")[-2] in TARGETS]
     encoded = session.model.encode(rows, LENGTH, cut=True)
     seed = random.Random(name).randrange(2**31)  # one seed for all would give every adapter the same A to start from
     delta = finetune_lora(session.model.backbone, encoded, targets, settings, seed=seed).delta
@@ -145,7 +145,7 @@ def train_adapter(session: Any, name: str, options: argparse.Namespace) -> float
     )  # fmt: skip
     write_adapter(
         options.out / "pool" / name, delta, base_name=options.base_name, task_type="CAUSAL_LM", card=card,
-        base_shapes=session.local.shapes, prefix=session.local.prefix,
+        base_shapes=session.local.shapes,
     )  # fmt: skip
     backbone = session.model.backbone
     return fmean(session.meter.placed(delta, lambda: row_losses(backbone, encoded[:BATCH])))

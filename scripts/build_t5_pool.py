@@ -121,7 +121,7 @@ def train_adapter(backbone: Any, name: str, folder: Path) -> None:
 
     settings = FinetuneSettings(rank=RANK, alpha=ALPHA, lr=LORA_RATE, batch_size=LORA_BATCH, steps=STEPS)
     rows = encoded(backbone, draw(name, TRAIN_ROWS, "pool"))
-    targets = [key for key in backbone.parameters if key.split(".")[-2] in TARGETS]
+    targets = [key for key in backbone.memory if key.split(".")[-2] in TARGETS]
     delta = finetune_lora(backbone, rows, targets, settings, seed=0).delta
     tensors = {}
     for key, update in delta.items():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -111,7 +111,7 @@ class Basis:
         if self.form == "prior":
             return PriorShape({name: found.roots(self.shrinkage) for name, found in spectra.items()}, rank, alpha)
         if self.form == "first":
-            first = {name: found.leading(rank)[1] for name, found in spectra.items()}
+            first = {name: found.leading_inputs(rank) for name, found in spectra.items()}
             return LoraShape(tuple(spectra), rank, alpha, first)
         both = {name: found.leading(self.count) for name, found in spectra.items()}
         free = self.form == "output"
@@ -149,7 +149,7 @@ def _redrawn(found: Spectrum, rng: np.random.Generator) -> Spectrum:
         vectors: Float64Array = np.linalg.qr(rng.normal(size=like.shape))[0]
         return vectors
 
-    return Spectrum(drawn(found.out), found.out_shares, drawn(found.width), found.width_shares, found.shape)
+    return replace(found, out=drawn(found.out), width=drawn(found.width))
 
 
 def _shifted(found: dict[str, Spectrum]) -> dict[str, Spectrum]:

@@ -101,7 +101,7 @@ class Coefficients:
         for name in bench.targets:
             updates = [delta[name] for delta in deltas if name in delta]
             # of a full checkpoint's update the sum would be as large as the weight, for each of them
-            low = [update for update in updates if isinstance(update, LowRankUpdate) and not update.transposed]
+            low = [update for update in updates if isinstance(update, LowRankUpdate)]
             slopes = [abs(along(update, gradient[name])) for update in low]
             best = sorted(range(len(low)), key=lambda place: (-slopes[place], place))[: self.most]
             if best:

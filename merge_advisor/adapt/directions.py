@@ -49,9 +49,9 @@ def canonical(update: Update, rank: int = CHECKPOINT_RANK) -> Canonical:
         The factors; of r below the rank where the update has less, and r = 0 of no change at all.
     """
     if isinstance(update, LowRankUpdate):
-        left, right = (update.a.T, update.b.T) if update.transposed else (update.b, update.a)
-        q_left, r_left = np.linalg.qr(left.astype(np.float64))
-        q_right, r_right = np.linalg.qr(right.T.astype(np.float64))
+        stored = update.as_stored()
+        q_left, r_left = np.linalg.qr(stored.b.astype(np.float64))
+        q_right, r_right = np.linalg.qr(stored.a.T.astype(np.float64))
         u, singular, vt = np.linalg.svd(update.scale * (r_left @ r_right.T))
         return _positive(q_left @ u, singular, q_right @ vt.T)
     return _positive(*_randomised(update, rank))
@@ -95,12 +95,19 @@ class Spectrum:
     """(m,)"""
     shape: tuple[int, int]
     """(out, in) of the weight."""
+    turned: bool = False
+    """Whether the base stores the weight (in, out): "out" then stands for its rows all the same."""
 
     def leading(self, count: int) -> tuple[Float32Array, Float32Array]:
         """Return U (out, ≤ count) and V (≤ count, in) of the leading directions."""
         u = np.ascontiguousarray(self.out[:, :count], dtype=np.float32)
         v = np.ascontiguousarray(self.width[:, :count].T, dtype=np.float32)
         return u, v
+
+    def leading_inputs(self, count: int) -> Float32Array:
+        """Return the leading directions of what the module is given, (≤ count, in)."""
+        u, v = self.leading(count)
+        return np.ascontiguousarray(u.T) if self.turned else v
 
     def roots(self, shrinkage: float) -> tuple[Float32Array, Float32Array]:
         """Return Σ_out^½ and Σ_in^½ of the shrunk covariances, each of mean squared row norm 1.
@@ -134,7 +141,8 @@ def spectrum(updates: Mapping[str, Sequence[Update]], weights: Sequence[float]) 
         out, out_shares = _principal([part.u * part.singular * w for part, w in parts])
         width, width_shares = _principal([part.v * part.singular * w for part, w in parts])
         shape = of_weight[0].shape
-        found[name] = Spectrum(out, out_shares, width, width_shares, (int(shape[0]), int(shape[1])))
+        turned = any(isinstance(update, LowRankUpdate) and update.transposed for update in of_weight)
+        found[name] = Spectrum(out, out_shares, width, width_shares, (int(shape[0]), int(shape[1])), turned)
     return found
 
 

@@ -57,7 +57,7 @@ def choice_loss_and_gradient(
     Args:
         backbone: base, with or without a candidate placed, in float32.
         rows: the rows.
-        names: the parameters, as in `Backbone.parameters`.
+        names: the parameters, keys of `Backbone.places`.
 
     Returns:
         The losses; and by name ∂L/∂W in the parameter's layout, float32.

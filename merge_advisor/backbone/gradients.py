@@ -25,7 +25,7 @@ def loss_and_gradient(
     Args:
         backbone: base, with or without a candidate placed, in float32.
         rows: the rows, of any lengths.
-        names: the parameters, as in `Backbone.parameters`.
+        names: the parameters, keys of `Backbone.places`.
 
     Returns:
         Losses as of `losses.row_losses`; and by name ∂L/∂W in the parameter's layout, float32.
@@ -49,24 +49,25 @@ def gradient_of(backbone: Backbone, parts: Iterator[torch.Tensor], names: Sequen
     Args:
         backbone: base, with or without a candidate placed.
         parts: the scalars; each goes backward as it comes, so that one graph at a time is in memory.
-        names: the parameters, as in `Backbone.parameters`.
+        names: the parameters, keys of `Backbone.places`.
     """
     import torch
 
-    wanted = [backbone.parameters[name] for name in names]
-    for parameter in wanted:
+    places = {name: backbone.places[name] for name in names}
+    wanted = {place.parameter: backbone.memory[place.parameter] for place in places.values()}
+    for parameter in wanted.values():
         parameter.requires_grad_(True)
     try:
         for part in parts:
             part.backward()
         return {
             # a parameter that no part used has no gradient: it is zero
-            name: np.zeros(tuple(parameter.shape), dtype=np.float32)
-            if parameter.grad is None
-            else parameter.grad.detach().to(torch.float32).cpu().numpy()
-            for name, parameter in zip(names, wanted, strict=True)
+            name: np.zeros(place.shape, dtype=np.float32)
+            if (gradient := wanted[place.parameter].grad) is None
+            else place.view(gradient.detach().contiguous()).to(torch.float32).cpu().numpy()
+            for name, place in places.items()
         }
     finally:
-        for parameter in wanted:
+        for parameter in wanted.values():
             parameter.requires_grad_(False)
             parameter.grad = None

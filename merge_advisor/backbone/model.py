@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from merge_advisor.errors import BaseModelError
+from merge_advisor.weights.parameter_map import MemoryPlace, map_parameters, model_class
+from merge_advisor.weights.tensorfile import open_folder
 
 if TYPE_CHECKING:
     import torch
@@ -38,18 +40,49 @@ class Backbone:
     encoder_decoder: bool
     device: torch.device
     dtype: torch.dtype
-    parameters: dict[str, torch.nn.Parameter]
-    """By name as in the base's safetensors files."""
-    modules: dict[str, torch.nn.Module]
-    """By name, e.g. "model.layers.0.self_attn.q_proj"."""
+    places: dict[str, MemoryPlace]
+    """Where each parameter of the base's safetensors files lies, by its name there."""
+    memory: dict[str, torch.nn.Parameter]
+    """Parameters by name in memory."""
     scratch: dict[str, torch.Tensor] = field(default_factory=dict, repr=False)
-    """Buffers that hold base + update, kept between candidates so that memory is taken once."""
+    """Buffers that hold base + update, by name in memory, kept between candidates so that memory is taken once."""
 
     @property
     def hidden_size(self) -> int:
         """Width of the last hidden state, the d of Delta Activations."""
         config = self.model.config
         return int(getattr(config, "hidden_size", None) or config.d_model)
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shape of each parameter of the files, by its name there."""
+        return {name: place.shape for name, place in self.places.items()}
+
+    def weight(self, name: str) -> torch.Tensor:
+        """Return a parameter by its name in the files: what is in memory now, sharing its storage.
+
+        Args:
+            name: a key of `places`.
+        """
+        place = self.places[name]
+        return place.view(self.memory[place.parameter].data)
+
+    def module(self, name: str) -> torch.nn.Module | None:
+        """Return the linear module that a parameter of the files is the weight of, None where it is none's or a part.
+
+        Args:
+            name: a key of `places`.
+        """
+        place = self.places.get(name)
+        return self.model.get_submodule(place.module) if place is not None and place.module else None
+
+    def turned(self, name: str) -> bool:
+        """Return whether a weight is stored (in, out), as GPT-2's `Conv1D` does; a linear layer's is (out, in).
+
+        Args:
+            name: a key of `places`.
+        """
+        return type(self.module(name)).__name__ == "Conv1D"
 
     @property
     def end_id(self) -> int:
@@ -100,7 +133,7 @@ def load_backbone(path: Path, *, device: str = "cpu", dtype: str = "float32", th
     try:
         config = transformers.AutoConfig.from_pretrained(path, local_files_only=True)
         seq2seq = bool(getattr(config, "is_encoder_decoder", False))
-        loader = transformers.AutoModelForSeq2SeqLM if seq2seq else transformers.AutoModelForCausalLM
+        loader = model_class(config)
         with quiet():
             model = loader.from_pretrained(path, dtype=getattr(torch, dtype), local_files_only=True)
             tokenizer = transformers.AutoTokenizer.from_pretrained(path, local_files_only=True)
@@ -116,8 +149,8 @@ def load_backbone(path: Path, *, device: str = "cpu", dtype: str = "float32", th
         encoder_decoder=seq2seq,
         device=torch.device(device),
         dtype=getattr(torch, dtype),
-        parameters=dict(model.named_parameters()),
-        modules=dict(model.named_modules()),
+        places=map_parameters(model, {name: info.shape for name, (_, info) in open_folder(path).items()}),
+        memory=dict(model.named_parameters()),
     )
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from merge_advisor.arrays import Float32Array
 from merge_advisor.backbone.encoding import EncodedRow
 from merge_advisor.backbone.forward import batch_logits
+from merge_advisor.errors import InputError
 
 if TYPE_CHECKING:
     import torch
@@ -24,10 +25,13 @@ def input_moments(backbone: Backbone, rows: Sequence[EncodedRow], names: Sequenc
     Args:
         backbone: base, with or without a candidate placed.
         rows: at least one. Their answers are not looked at, so that rows which judge may be among them.
-        names: the weights, as in `Backbone.parameters`, each of a linear module.
+        names: the weights, keys of `Backbone.places`, each of a linear module.
 
     Returns:
         By name (in, in) float32. Of an encoder-decoder's decoder over its start token alone.
+
+    Raises:
+        InputError: a weight of no linear module.
     """
     import torch
 
@@ -41,8 +45,10 @@ def input_moments(backbone: Backbone, rows: Sequence[EncodedRow], names: Sequenc
             sums[name] = sums[name] + moment if counts[name] else moment
             counts[name] += len(seen)
 
-        handle = backbone.modules[name.removesuffix(".weight")].register_forward_pre_hook(before)
-        stack.callback(handle.remove)
+        module = backbone.module(name)
+        if module is None:
+            raise InputError(f"parameter {name} is no linear layer of its own in memory; its inputs cannot be seen")
+        stack.callback(module.register_forward_pre_hook(before).remove)
 
     with ExitStack() as stack, torch.inference_mode():
         for name in names:

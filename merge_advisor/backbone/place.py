@@ -30,7 +30,7 @@ def placed(backbone: Backbone, delta: WeightDelta) -> Iterator[None]:
     >>> from merge_advisor.weights.updates import DenseUpdate
     >>> import numpy as np
     >>> backbone = load_backbone(Path("base"), threads=1)
-    >>> name, norm = "model.norm.weight", backbone.parameters["model.norm.weight"]
+    >>> name, norm = "model.norm.weight", backbone.memory["model.norm.weight"]
     >>> with placed(backbone, {name: DenseUpdate(np.ones(32, np.float32))}):
     ...     norm[:2].tolist()
     [2.0, 2.0]
@@ -49,21 +49,30 @@ def placed(backbone: Backbone, delta: WeightDelta) -> Iterator[None]:
     """
     import torch
 
-    for name in delta:
-        if name not in backbone.parameters:
-            raise PoolError(f"parameter {name} is not in the base; this candidate belongs to another base")
+    _check(backbone, delta)
     beside = backbone.dtype != torch.float32  # half precision would round the update away
     with ExitStack() as stack:
+        inside: dict[str, list[str]] = {}
         for name in delta:
             update = delta[name]
-            if tuple(update.shape) != tuple(backbone.parameters[name].shape):
-                wanted, given = tuple(backbone.parameters[name].shape), tuple(update.shape)
-                raise PoolError(f"parameter {name}: update is {given}, base is {wanted}; another base or size")
-            if beside and isinstance(update, LowRankUpdate):
+            if beside and isinstance(update, LowRankUpdate) and backbone.module(name) is not None:
                 stack.callback(_hook(backbone, name, _beside(backbone, [update])).remove)
-            else:
+            elif backbone.places[name].whole:
                 stack.callback(_swap(backbone, name, update))
+            else:
+                inside.setdefault(backbone.places[name].parameter, []).append(name)
+        for parameter, names in inside.items():
+            stack.callback(_swap_parts(backbone, parameter, {name: delta[name] for name in names}))
         yield
+
+
+def _check(backbone: Backbone, delta: WeightDelta) -> None:
+    for name in delta:
+        if name not in backbone.places:
+            raise PoolError(f"parameter {name} is not in the base; this candidate belongs to another base")
+        wanted, given = backbone.places[name].shape, tuple(delta[name].shape)
+        if given != wanted:
+            raise PoolError(f"parameter {name}: update is {given}, base is {wanted}; another base or size")
 
 
 @contextmanager
@@ -82,7 +91,7 @@ def placed_together(backbone: Backbone, deltas: Sequence[WeightDelta]) -> Iterat
     """
     with ExitStack() as stack:
         for name in sorted({name for delta in deltas for name in delta}):
-            if name not in backbone.parameters:
+            if name not in backbone.places:
                 raise PoolError(f"parameter {name} is not in the base; this candidate belongs to another base")
             updates: list[LowRankUpdate | None] = []
             for delta in deltas:
@@ -98,24 +107,55 @@ def _swap(backbone: Backbone, name: str, update: Update) -> Callable[[], None]:
     """Point the parameter at base + update; return a function that points it back."""
     import torch
 
-    parameter = backbone.parameters[name]
-    original = parameter.data
-    buffer = backbone.scratch.get(name)
-    if buffer is None:
-        buffer = backbone.scratch[name] = torch.empty_like(original)
+    parameter, original, buffer = _buffer(backbone, backbone.places[name].parameter)
     if isinstance(update, LowRankUpdate):
-        a, b = _tensor(update.a, original), _tensor(update.b, original)
-        left, right = (a.T, b.T) if update.transposed else (b, a)
+        left, right = _factors(update, original)
         torch.addmm(original, left, right, alpha=update.scale, out=buffer)
     else:
         change = torch.from_numpy(update.dense()).to(device=original.device)
         buffer.copy_(original.to(torch.float32) + change)
+    return _pointed(parameter, original, buffer)
+
+
+def _swap_parts(backbone: Backbone, parameter: str, updates: WeightDelta) -> Callable[[], None]:
+    """The same of one parameter in memory that several of the files lie in, as the experts of a mixture do."""
+    import torch
+
+    there, original, buffer = _buffer(backbone, parameter)
+    buffer.copy_(original)
+    for name, update in updates.items():
+        part = backbone.places[name].view(buffer)
+        if isinstance(update, LowRankUpdate):
+            left, right = _factors(update, original.float())
+            part.copy_(torch.addmm(part.float(), left, right, alpha=update.scale))
+        else:
+            part.copy_(part.to(torch.float32) + torch.from_numpy(update.dense()).to(device=original.device))
+    return _pointed(there, original, buffer)
+
+
+def _buffer(backbone: Backbone, parameter: str) -> tuple[torch.nn.Parameter, torch.Tensor, torch.Tensor]:
+    """A parameter in memory, its storage, and as much to write base + update into."""
+    import torch
+
+    there = backbone.memory[parameter]
+    original = there.data
+    if parameter not in backbone.scratch:
+        backbone.scratch[parameter] = torch.empty_like(original)
+    return there, original, backbone.scratch[parameter]
+
+
+def _pointed(parameter: torch.nn.Parameter, original: torch.Tensor, buffer: torch.Tensor) -> Callable[[], None]:
     parameter.data = buffer
 
     def restore() -> None:
         parameter.data = original
 
     return restore
+
+
+def _factors(update: LowRankUpdate, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    a, b = _tensor(update.a, like), _tensor(update.b, like)
+    return (a.T, b.T) if update.transposed else (b, a)
 
 
 def _tensor(array: Any, like: torch.Tensor) -> torch.Tensor:
@@ -125,8 +165,8 @@ def _tensor(array: Any, like: torch.Tensor) -> torch.Tensor:
 
 
 def _hook(backbone: Backbone, name: str, add: Callable[[torch.Tensor], torch.Tensor]) -> Any:
-    module = backbone.modules.get(name.removesuffix(".weight"))
-    if module is None or not name.endswith(".weight"):
+    module = backbone.module(name)
+    if module is None:
         raise PoolError(f"parameter {name} belongs to no module; an adapter cannot run beside it")
 
     def forward(module: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor:

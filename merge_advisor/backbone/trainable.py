@@ -1,18 +1,20 @@
 """What a finetune trains: a rule from a few numbers to the update of each weight it changes.
 
 Each is a pair of factors a module, ΔW = B A, of which all, one, or a small core between fixed ones is trained. A
-finetune sees the factors only (`Trainable.factors`), so that all of them train, stop and are written alike.
+finetune sees the factors only (`Trainable.factors`), so that all of them train, stop and are written alike. They are
+those of the weight as it is stored: its rows are the outputs of a linear layer, and the inputs of GPT-2's `Conv1D`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from merge_advisor.arrays import Float32Array
+from merge_advisor.errors import InputError
 from merge_advisor.weights.updates import LowRankUpdate, WeightDelta
 
 if TYPE_CHECKING:
@@ -29,8 +31,15 @@ class Trainable:
     (('model.layers.0.self_attn.q_proj.weight',), 0)
     """
 
-    def __init__(self, names: Sequence[str]) -> None:
+    def __init__(self, names: Sequence[str], turned: Collection[str] = ()) -> None:
+        """Note the weights.
+
+        Args:
+            names: the weights to change.
+            turned: those of them that are stored (in, out).
+        """
         self.names = tuple(sorted(names))
+        self.turned = frozenset(turned)
         self.numbers: dict[str, tuple[torch.Tensor, ...]] = {}
         """By parameter name, the tensors that are trained."""
 
@@ -45,7 +54,7 @@ class Trainable:
         return [tensor for name in self.names for tensor in self.numbers[name]]
 
     def factors(self, name: str) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return A (r, in) and B (out, r) of one weight, differentiable: ΔW = B A.
+        """Return A (r, columns) and B (rows, r) of one weight as it is stored, differentiable: ΔW = B A.
 
         Raises:
             NotImplementedError: this class trains nothing; its subclasses do.
@@ -66,7 +75,12 @@ class Trainable:
 
         with torch.no_grad():
             found = {name: self.factors(name) for name in self.names}
-            return {name: LowRankUpdate(_numpy(a), _numpy(b)) for name, (a, b) in found.items()}
+            return {
+                name: LowRankUpdate(_numpy(b.T), _numpy(a.T), transposed=True)
+                if name in self.turned
+                else LowRankUpdate(_numpy(a), _numpy(b))
+                for name, (a, b) in found.items()
+            }
 
     def attach(self, backbone: Backbone) -> list[torch.utils.hooks.RemovableHandle]:
         """Return handles; until they are removed the base runs with the update beside each weight."""
@@ -76,12 +90,18 @@ class Trainable:
         import torch
 
         linear = torch.nn.functional.linear
+        turned = name in self.turned
 
         def forward(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
             a, b = self.factors(name)
+            if turned:
+                a, b = b.T, a.T
             return output + linear(linear(inputs[0].to(a.dtype), a), b).to(output.dtype)
 
-        return backbone.modules[name.removesuffix(".weight")].register_forward_hook(forward)
+        module = backbone.module(name)
+        if module is None:
+            raise InputError(f"parameter {name} is no linear layer of its own in memory; a finetune cannot change it")
+        return module.register_forward_hook(forward)
 
 
 class TrainableLora(Trainable):
@@ -119,10 +139,10 @@ class TrainableLora(Trainable):
         """
         import torch
 
-        super().__init__(names)
+        super().__init__(names, turned_of(backbone, names))
         self.scale = alpha / rank
         for name in self.names:
-            out, width = backbone.parameters[name].shape
+            out, width = reversed(backbone.shapes[name]) if name in self.turned else backbone.shapes[name]
             bound = 1 / math.sqrt(width)  # sqrt(6 / ((1 + 5) · width)): Kaiming's bound for a = sqrt(5)
             a = (torch.rand(rank, width, generator=generator) * 2 - 1) * bound
             if given is not None:
@@ -133,13 +153,16 @@ class TrainableLora(Trainable):
             self.numbers[name] = (_parameter(a, backbone), _parameter(b, backbone))
 
     def factors(self, name: str) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return A and s·B."""
+        """Return A and s·B; of a weight stored (in, out) their transposes, the other way round."""
         a, b = self.numbers[name]
-        return a, b * self.scale
+        return (b.T * self.scale, a.T) if name in self.turned else (a, b * self.scale)
 
     def delta(self) -> WeightDelta:
         """Return A, B and the scale apart, as PEFT keeps them."""
-        return {name: LowRankUpdate(_numpy(a), _numpy(b), self.scale) for name, (a, b) in self.numbers.items()}
+        return {
+            name: LowRankUpdate(_numpy(a), _numpy(b), self.scale, name in self.turned)
+            for name, (a, b) in self.numbers.items()
+        }
 
 
 class RefactoredLora(Trainable):
@@ -174,14 +197,14 @@ class RefactoredLora(Trainable):
         Args:
             backbone: a base, with the update placed on it.
             names: the weights to change.
-            halves: by parameter name U S^½ (out, ≤ r) and S^½ Vᵀ (≤ r, in) of the update's leading directions.
+            halves: by parameter name U S^½ (rows, ≤ r) and S^½ Vᵀ (≤ r, columns) of the update's leading directions.
             rank: r.
             alpha: of the scale s = alpha / r.
             generator: draws the rows of A that the update does not give.
         """
         import torch
 
-        super().__init__(names)
+        super().__init__(names, turned_of(backbone, names))
         self._lora = TrainableLora(backbone, self.names, rank=rank, alpha=alpha, generator=generator)
         self.numbers = self._lora.numbers
         self._begun: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
@@ -189,6 +212,8 @@ class RefactoredLora(Trainable):
             a, b = self.numbers[name]
             if name in halves:
                 left, right = (torch.from_numpy(half / math.sqrt(self._lora.scale)) for half in halves[name])
+                if name in self.turned:
+                    left, right = right.T, left.T
                 with torch.no_grad():
                     a[: len(right)] = right.to(a)
                     b[:, : left.shape[1]] = left.to(b)
@@ -198,9 +223,11 @@ class RefactoredLora(Trainable):
         """Return A - A₀ behind A₀, and s·B before s·(B - B₀): B (A - A₀) + (B - B₀) A₀ is exactly 0 at the start."""
         import torch
 
-        a, b = self._lora.factors(name)
+        a, b = self._lora.numbers[name]
         a0, b0 = self._begun[name]
-        return torch.cat([a - a0, a0]), torch.cat([b, b - b0 * self._lora.scale], dim=1)
+        scale = self._lora.scale
+        down, up = torch.cat([a - a0, a0]), torch.cat([b, b - b0], dim=1) * scale
+        return (up.T, down.T) if name in self.turned else (down, up)
 
 
 class TrainableCore(Trainable):
@@ -226,13 +253,13 @@ class TrainableCore(Trainable):
 
         Args:
             backbone: a base.
-            directions: by parameter name U (out, K) with orthonormal columns, and V (K, in) with orthonormal rows or
-                None for any input.
+            directions: by parameter name U (rows, K) with orthonormal columns, and V (K, columns) with orthonormal rows
+                or None for any.
             unit: the size of ΔW's entries in these directions that a trained number of 1 stands for.
         """
         import torch
 
-        super().__init__(list(directions))
+        super().__init__(list(directions), turned_of(backbone, directions))
         self._fixed: dict[str, tuple[torch.Tensor, torch.Tensor | None]] = {}
         for name in self.names:
             u, v = directions[name]
@@ -240,7 +267,7 @@ class TrainableCore(Trainable):
             columns = None if v is None else torch.from_numpy(v).to(backbone.device)
             self._fixed[name] = rows, columns
             wide = u.shape[1] if v is None else v.shape[0]
-            core = torch.zeros(u.shape[1], backbone.parameters[name].shape[1] if v is None else wide)
+            core = torch.zeros(u.shape[1], backbone.shapes[name][1] if v is None else wide)
             self.numbers[name] = (_parameter(core, backbone),)
 
     def factors(self, name: str) -> tuple[torch.Tensor, torch.Tensor]:
@@ -280,14 +307,15 @@ class WhitenedLora(Trainable):
 
         Args:
             backbone: a base.
-            roots: by parameter name Σ_out^½ (out, out) and Σ_in^½ (in, in), each of mean squared row norm 1.
+            roots: by parameter name the square roots of Σ over its rows and over its columns, each of mean squared row
+                norm 1.
             rank: r.
             alpha: of the scale alpha / r.
             generator: draws A.
         """
         import torch
 
-        super().__init__(list(roots))
+        super().__init__(list(roots), turned_of(backbone, roots))
         self._lora = TrainableLora(backbone, self.names, rank=rank, alpha=alpha, generator=generator)
         self.numbers = self._lora.numbers
         self._roots = {
@@ -329,11 +357,11 @@ class TrainableCoefficients(Trainable):
         """
         import torch
 
-        super().__init__(list(terms))
+        super().__init__(list(terms), turned_of(backbone, terms))
         self._unit = unit
         self._fixed: dict[str, tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = {}
         for name in self.names:
-            updates = terms[name]
+            updates = [update.as_stored() for update in terms[name]]
             a = torch.from_numpy(_stacked([update.a for update in updates]))
             b = torch.from_numpy(_stacked([update.b.T * np.float32(update.scale) for update in updates])).T.contiguous()
             which = torch.tensor([place for place, update in enumerate(updates) for _ in range(update.rank)])
@@ -350,6 +378,16 @@ class TrainableCoefficients(Trainable):
         """Return Σ_j c_j², the square distance from where it began."""
         (numbers,) = self.numbers[name]
         return (self._unit * numbers).square().sum()
+
+
+def turned_of(backbone: Backbone, names: Iterable[str]) -> list[str]:
+    """Return those of the weights that are stored (in, out).
+
+    Args:
+        backbone: a base.
+        names: keys of its `places`.
+    """
+    return [name for name in names if backbone.turned(name)]
 
 
 def _stacked(parts: Sequence[Float32Array]) -> Float32Array:

@@ -146,8 +146,8 @@ def backbone_of(model: Any, tokenizer: Any) -> Backbone:
         encoder_decoder=bool(getattr(model.config, "is_encoder_decoder", False)),
         device=model.device,
         dtype=model.dtype,
-        parameters={},
-        modules={},
+        places={},
+        memory={},
     )
 
 

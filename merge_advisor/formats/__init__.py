@@ -14,13 +14,14 @@ A format that cannot reproduce a recipe is not written. `full_model` writes the 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from merge_advisor import registry
 from merge_advisor.types import Base, Kind, Recipe, RecipeMember
+from merge_advisor.weights.naming import Shapes
 
 if TYPE_CHECKING:
     from merge_advisor.weights.updates import WeightDelta
@@ -48,8 +49,8 @@ class ModelPlaces:
     """The merged weight delta of the recipe, for formats that write weights."""
     rank_error: float = 0.0
     """Relative Frobenius error of cutting it to the recipe's rank."""
-    names: Collection[str] = ()
-    """The base's parameters, for recipes with weights by layer group."""
+    shapes: Shapes = field(default_factory=dict)
+    """The base's parameters: names for recipes with weights by layer group, and for PEFT those in memory."""
 
 
 class Format(Protocol):

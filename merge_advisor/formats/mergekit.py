@@ -287,8 +287,8 @@ def mergekit_config(recipe: Recipe, places: ModelPlaces) -> MergekitConfig:
 def _by_block(layers: Sequence[float], places: ModelPlaces, total: float | None) -> tuple[ConditionalParameter, ...]:
     """Return `lambda` block by block, found by the beginning of the names that end with the block's number."""
     scale = 1.0 if total is None else total
-    count = count_blocks(places.names)
-    blocks = {block: layer_factor(block[0], layers, count) for name in places.names if (block := block_of(name))}
+    count = count_blocks(places.shapes)
+    blocks = {block: layer_factor(block[0], layers, count) for name in places.shapes if (block := block_of(name))}
     ordered = sorted(blocks.items(), key=lambda item: (item[0][0].rstrip("0123456789."), item[0][1]))
     return (
         *(ConditionalParameter(scale * factor, prefix) for (prefix, _), factor in ordered),

@@ -25,9 +25,6 @@ _SEQ2SEQ = re.compile(
 _CARD_HEAD = 1 << 16
 """Characters read of a model card: its front matter comes first."""
 
-_BARE = ("h.", "blocks.")
-"""How names begin in checkpoints saved from the inner model (GPT-2, BLOOM, MPT); PEFT names from the outer one."""
-
 
 @dataclass(frozen=True, slots=True)
 class PeftFormat:
@@ -71,7 +68,7 @@ class PeftFormat:
             task_type=task_type(recipe.base.architecture),
             dtype="float32",
             card=model_card(recipe, places),
-            prefix="transformer." if all(name.startswith(_BARE) for name in places.merged) else "",
+            base_shapes=places.shapes,
         )
 
 

@@ -29,6 +29,7 @@ from merge_advisor.weights.adapter_config import (
 )
 from merge_advisor.weights.files import FileError, Hashes, file_digest
 from merge_advisor.weights.naming import EMBEDDINGS, HEADS, Shapes, find_parameter, is_conv1d
+from merge_advisor.weights.parameter_map import BaseShapes
 from merge_advisor.weights.saved_copies import copied_name
 from merge_advisor.weights.tensorfile import TensorInfo, read_header, read_tensor
 from merge_advisor.weights.updates import LowRankUpdate, WeightDelta
@@ -155,7 +156,7 @@ def map_factors(
     absent = []
     for module, (a, b) in pairs.items():
         name = find_parameter(f"{module}.weight", base_shapes)
-        if name is None:
+        if name is None or _is_tied_copy(name, base_shapes):
             absent.append(module)
             continue
         shape, base_shape = (b.shape[0], a.shape[1]), base_shapes[name]
@@ -190,6 +191,11 @@ def map_factors(
     if not any(place.scale for place in placed.values()):
         raise PoolError(f"{ADAPTER_CONFIG}: lora_alpha is 0, it changes nothing; correct it or take another adapter")
     return placed
+
+
+def _is_tied_copy(name: str, base_shapes: Shapes) -> bool:
+    """Whether a head of the files is a copy that the model in memory does not have apart from its embedding."""
+    return name.endswith(HEADS) and isinstance(base_shapes, BaseShapes) and name not in base_shapes.places
 
 
 def _is_tied_head(module: str, a: TensorInfo, b: TensorInfo, base_shapes: Shapes) -> bool:
@@ -334,7 +340,6 @@ def write_adapter(
     dtype: Literal["float16", "float32"] = "float16",
     card: str = "",
     base_shapes: Shapes | None = None,
-    prefix: str = "",
 ) -> None:
     """Write a low-rank weight delta as a PEFT folder that plain PEFT loads to the same weights, whole or not at all.
 
@@ -348,9 +353,8 @@ def write_adapter(
         task_type: PEFT's "CAUSAL_LM" or "SEQ_2_SEQ_LM".
         dtype: of the tensors.
         card: text of README.md; none is written where it is empty.
-        base_shapes: the base's parameters; if given, `target_modules` are short names where these pick the same
-            modules.
-        prefix: see `naming.model_prefix`.
+        base_shapes: the base's parameters; if given, modules are called as in memory where these know it, and
+            `target_modules` are short names where these pick the same modules.
 
     Raises:
         RunError: `folder` is there already, or cannot be written.
@@ -366,7 +370,7 @@ def write_adapter(
         if not isinstance(update, LowRankUpdate) or not name.endswith(".weight"):
             raise InputError(f"{folder}: {name} has no LoRA factors; write a merge with checkpoints as a full model")
         if update.rank:
-            module = prefix + name.removesuffix(".weight")
+            module = _module(name, base_shapes)
             a, b = _stored(update, dtype, f"{folder}: {name}")
             tensors |= {f"base_model.model.{module}.lora_A.weight": a, f"base_model.model.{module}.lora_B.weight": b}
             ranks[module] = update.rank
@@ -379,7 +383,7 @@ def write_adapter(
     config = {
         "peft_type": "LORA", "task_type": task_type, "base_model_name_or_path": base_name, "inference_mode": True,
         "r": rank, "lora_alpha": rank, "rank_pattern": others, "alpha_pattern": others, "lora_dropout": 0.0,
-        "target_modules": _targets(ranks, base_shapes, prefix), "bias": "none", "modules_to_save": None,
+        "target_modules": _targets(ranks, base_shapes), "bias": "none", "modules_to_save": None,
         "fan_in_fan_out": transposed, "use_rslora": False, "use_dora": False, "init_lora_weights": True,
     }  # fmt: skip
     with whole_folder(folder) as partial:
@@ -408,10 +412,14 @@ def _stored(update: LowRankUpdate, dtype: str, where: str) -> tuple[NDArray[np.f
     return stored
 
 
-def _targets(modules: Iterable[str], base_shapes: Shapes | None, prefix: str) -> list[str]:
+def _module(name: str, base_shapes: Shapes | None) -> str:
+    return base_shapes.module_of(name) if isinstance(base_shapes, BaseShapes) else name.removesuffix(".weight")
+
+
+def _targets(modules: Iterable[str], base_shapes: Shapes | None) -> list[str]:
     """Return the last parts of the names where PEFT would pick just these modules by them, else full names."""
     wanted = set(modules)
     names = {module.rsplit(".", 1)[-1] for module in wanted}
     weights = (name for name in base_shapes or () if name.endswith(".weight"))
-    picked = {prefix + name.removesuffix(".weight") for name in weights if name.split(".")[-2] in names}
+    picked = {_module(name, base_shapes) for name in weights if name.split(".")[-2] in names}
     return sorted(names if picked == wanted else wanted)

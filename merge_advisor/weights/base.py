@@ -18,7 +18,7 @@ from merge_advisor.types import Base
 from merge_advisor.weights import hub
 from merge_advisor.weights.checkpoint import config_meaning, weights_digests
 from merge_advisor.weights.files import FileError, Hashes, file_digest, read_json
-from merge_advisor.weights.naming import model_prefix
+from merge_advisor.weights.parameter_map import BaseShapes
 from merge_advisor.weights.tensorfile import Located, open_folder
 from merge_advisor.whole_files import whole_folder
 
@@ -37,22 +37,17 @@ class LocalBase:
     """A base on this machine, as transformers' `from_pretrained` takes it.
 
     >>> local = resolve_base("base", cache=Path("cache"))
-    >>> local.base.architecture, local.shapes["model.layers.0.self_attn.v_proj.weight"], local.prefix
-    ('LlamaForCausalLM', (16, 32), '')
+    >>> local.base.architecture, local.shapes["model.layers.0.self_attn.v_proj.weight"]
+    ('LlamaForCausalLM', (16, 32))
     """
 
     base: Base
     path: Path
     """Folder of config.json, tokenizer and safetensors weights."""
-    shapes: dict[str, tuple[int, ...]]
+    shapes: BaseShapes
     """By parameter name, as in the weight files; tied copies may be absent."""
     config: dict[str, Any]
     """config.json."""
-
-    @property
-    def prefix(self) -> str:
-        """The beginning that names in memory have and names in the weight files lack: see `naming.model_prefix`."""
-        return model_prefix(self.config, self.shapes)
 
 
 def resolve_base(ref: str, *, offline: bool = False, cache: Path, hashes: Hashes | None = None) -> LocalBase:
@@ -109,7 +104,8 @@ def _open(path: Path, name: str, revision: str | None, hashes: Hashes) -> LocalB
     if config.get("quantization_config"):
         raise FileError("config.json: its weights are quantised; give an unquantised form, or a GGUF file")
     base = Base(name, revision, _digest(path, config, located, hashes), short_name(architectures[0]))
-    return LocalBase(base, path, {name: info.shape for name, (_, info) in located.items() if info.is_float}, config)
+    floats = {name: info.shape for name, (_, info) in located.items() if info.is_float}
+    return LocalBase(base, path, BaseShapes(floats, path, config), config)
 
 
 def _digest(path: Path, config: dict[str, Any], located: Located, hashes: Hashes) -> str:

@@ -14,6 +14,7 @@ from merge_advisor.json_form import digest_of
 from merge_advisor.plain_text import short_name
 from merge_advisor.weights.files import FileError, Hashes, file_digest, read_json
 from merge_advisor.weights.naming import Shapes, find_parameter
+from merge_advisor.weights.parameter_map import BaseShapes
 from merge_advisor.weights.tensorfile import Located, open_folder, read_tensor
 from merge_advisor.weights.updates import DenseUpdate, WeightDelta
 
@@ -71,6 +72,7 @@ def check_checkpoint(folder: Path, base_config: Mapping[str, Any], base_shapes: 
 def _match(located: Located, base_shapes: Shapes) -> dict[str, str]:
     """Map the base's names to the checkpoint's, or raise PoolError."""
     names: dict[str, str] = {}
+    copies = _copies(base_shapes)
     for name, (file, info) in located.items():
         if name.endswith(_BUFFERS):
             continue
@@ -79,6 +81,8 @@ def _match(located: Located, base_shapes: Shapes) -> dict[str, str]:
             if name.endswith(_TIED):
                 continue  # a copy of the embedding: values are compared when the delta is read
             raise PoolError(f"{file.name}: {short_name(name)} is not in the base; give the base it was trained on")
+        if base_name in copies:
+            continue
         if info.shape != base_shapes[base_name]:
             raise PoolError(f"{file.name}: {_size_differs(name, info.shape, base_shapes[base_name])}")
         if not info.is_float:
@@ -88,6 +92,13 @@ def _match(located: Located, base_shapes: Shapes) -> dict[str, str]:
     if missing:
         raise PoolError(f"lacks {len(missing)} of the base's weights, e.g. {missing[0]}; fetch it again")
     return names
+
+
+def _copies(base_shapes: Shapes) -> set[str]:
+    """Copies of the embedding that the base's files hold and its model ties: they have no value of their own."""
+    ends = [name for name in base_shapes if name.endswith(_TIED)]
+    known = base_shapes.places if ends and isinstance(base_shapes, BaseShapes) else base_shapes
+    return {name for name in ends if name not in known}
 
 
 def _size_differs(name: str, shape: tuple[int, ...], base_shape: tuple[int, ...]) -> str:
@@ -147,7 +158,8 @@ def read_checkpoint_delta(folder: Path, base_path: Path) -> WeightDelta:
     """
     try:
         tuned, base = open_folder(folder), open_folder(base_path)
-        names = _match(tuned, {name: info.shape for name, (_, info) in base.items() if info.is_float})
+        floats = {name: info.shape for name, (_, info) in base.items() if info.is_float}
+        names = _match(tuned, BaseShapes(floats, base_path, read_json(base_path / "config.json")))
     except (FileError, PoolError) as error:
         raise PoolError(f"{folder.name}: {error}") from error
     return CheckpointDelta(tuned, base, dict(sorted(names.items())))

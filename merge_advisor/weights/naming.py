@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from merge_advisor.weights.parameter_map import BaseShapes
+
 Shapes = Mapping[str, tuple[int, ...]]
 """By parameter name, as in the base's safetensors files."""
 
@@ -13,23 +15,27 @@ EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "shared.weight", "word_embedd
 HEADS = ("lm_head.weight", "embed_out.weight")
 """Ends of the names of embeddings and output heads in the architectures we know."""
 
-# architectures whose oldest checkpoints were saved from the inner model, without its name
-_UNPREFIXED = {"gpt2", "bloom", "gpt_neo", "gptj", "codegen", "falcon", "gpt_bigcode", "mpt"}
-
 
 def find_parameter(name: str, shapes: Shapes) -> str | None:
     """Return the base's name for a parameter, or None.
 
     The names are equal, or one has a prefix that the other lacks (`transformer.h.0…` and `h.0…`); where several base
-    names end in `name`, none is taken.
+    names end in `name`, none is taken. Where the files have no such name, that of the model in memory counts as well.
 
     >>> find_parameter("transformer.h.0.mlp.weight", {"h.0.mlp.weight": (8, 8), "h.1.mlp.weight": (8, 8)})
     'h.0.mlp.weight'
 
     Args:
         name: the name in the adapter or checkpoint.
-        shapes: the base's parameters.
+        shapes: the base's parameters; a `BaseShapes` knows the names in memory too.
     """
+    found = _find(name, shapes)
+    if found is None and isinstance(shapes, BaseShapes) and (there := _find(name, shapes.of_memory)) is not None:
+        found = shapes.of_memory[there]
+    return found
+
+
+def _find(name: str, shapes: Mapping[str, Any]) -> str | None:
     tail = name  # its own prefix comes off part by part, so that the longest match counts
     while tail.count("."):
         if tail in shapes:
@@ -56,22 +62,6 @@ def is_conv1d(shapes: Shapes) -> bool:
             if bias in ((shape[0],), (shape[1],)):
                 return bias == (shape[1],)
     return False
-
-
-def model_prefix(config: Mapping[str, Any], shapes: Shapes) -> str:
-    """Return what to put before the base's names to get those of the model in memory: "transformer." or nothing.
-
-    Older checkpoints (GPT-2, BLOOM) were saved from the inner model; PEFT names modules from the outer one.
-
-    >>> model_prefix({"model_type": "gpt2"}, {"h.0.attn.c_attn.weight": (8, 24)})
-    'transformer.'
-
-    Args:
-        config: config.json.
-        shapes: the base's parameters.
-    """
-    bare = config.get("model_type") in _UNPREFIXED and not any(name.startswith("transformer.") for name in shapes)
-    return "transformer." if bare else ""
 
 
 _BLOCK = re.compile(r"(?:^|\.)(?:layers|blocks|block|layer|h)\.(\d+)\.")

@@ -14,10 +14,10 @@ from typing import Any
 from merge_advisor.weights.adapter import LoraFactors, map_factors, read_weights_header
 from merge_advisor.weights.adapter_config import ADAPTER_CONFIG, is_costly_pattern, read_adapter_config
 from merge_advisor.weights.files import read_json
-from merge_advisor.weights.naming import Shapes
+from merge_advisor.weights.parameter_map import BaseShapes
 
 
-def peft_loads(folder: Path, base_shapes: Shapes, prefix: str = "") -> bool:
+def peft_loads(folder: Path, base_shapes: BaseShapes) -> bool:
     """Return whether PEFT finds every tensor of an adapter in the place that is meant, by names and configuration.
 
     >>> from merge_advisor.weights.base import resolve_base
@@ -26,15 +26,14 @@ def peft_loads(folder: Path, base_shapes: Shapes, prefix: str = "") -> bool:
 
     Args:
         folder: an adapter of this base, in safetensors.
-        base_shapes: the base's parameters, as in its weight files.
-        prefix: what names in memory begin with beside those, see `naming.model_prefix`.
+        base_shapes: the base's parameters; PEFT names modules as they are called in memory.
 
     Raises:
         PoolError: it cannot be read, or does not fit the base.
     """
     header = read_weights_header(folder)
     placed = map_factors(read_adapter_config(folder), header, base_shapes)
-    modules = {name: prefix + name.removesuffix(".weight") for name in placed}
+    modules = {name: base_shapes.module_of(name) for name in placed}
     wanted = {f"base_model.model.{module}.lora_{side}.weight" for module in modules.values() for side in "AB"}
     config = read_json(folder / ADAPTER_CONFIG)
     return wanted == set(header) and _picks_all(config, modules.values()) and _same_scales(placed, modules, config)

@@ -50,6 +50,10 @@ class LowRankUpdate:
         update = np.asarray(self.scale * (self.b @ self.a), dtype=np.float32)
         return update.T if self.transposed else update
 
+    def as_stored(self) -> LowRankUpdate:
+        """Return the same update with factors of the weight as it is stored: `transposed` is false."""
+        return LowRankUpdate(self.b.T, self.a.T, self.scale) if self.transposed else self
+
     def times(self, factor: float) -> LowRankUpdate:
         """Return the same update times a number; factors are shared, only the scale changes.
 

@@ -43,7 +43,7 @@ def by_peft(backbone: Backbone, folder: Path) -> np.ndarray:
 
 def by_us(backbone: Backbone, folder: Path) -> np.ndarray:
     """The same by placing the adapter."""
-    shapes = {name: tuple(parameter.shape) for name, parameter in backbone.parameters.items()}
+    shapes = backbone.shapes
     with placed(backbone, read_adapter(folder, shapes)):
         return DeltaActivations().features(backbone)
 

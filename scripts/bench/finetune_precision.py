@@ -32,7 +32,7 @@ def trained(backbone: Backbone, rows: Sequence[EncodedRow], steps: int, *, mediu
     """A LoRA of the attention's queries and values."""
     import torch
 
-    names = tuple(name for name in backbone.parameters if name.endswith(("q_proj.weight", "v_proj.weight")))
+    names = tuple(name for name in backbone.memory if name.endswith(("q_proj.weight", "v_proj.weight")))
     generator = torch.Generator().manual_seed(0)
     trainable = LoraShape(names, 8, 16.0).build(backbone, generator)
     room._multiplies_bfloat16 = lambda: medium

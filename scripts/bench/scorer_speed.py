@@ -66,7 +66,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
     backbone = load_backbone(arguments.base, threads=arguments.threads)
-    shapes = {name: tuple(parameter.shape) for name, parameter in backbone.parameters.items()}
+    shapes = backbone.shapes
     place = placed(backbone, read_adapter(arguments.adapter, shapes)) if arguments.adapter else nullcontext()
     measured = [("accuracy", rows_of(arguments.rows)[1]), ("exact_match", rows_of(arguments.rows)[0])]
     if arguments.task:

@@ -61,7 +61,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     backbone = load_backbone(options.pool / "base", threads=1)
-    shapes = {name: tuple(parameter.shape) for name, parameter in backbone.parameters.items()}
+    shapes = backbone.shapes
     embeddings: dict[str, Any] = {name: registry.build("embedding", name) for name in NAMES}
     embeddings |= {"decoder, own probes": OwnProbes(True), "encoder, own probes": OwnProbes(False)}
     base = {name: embedding.features(backbone) for name, embedding in embeddings.items()}

@@ -42,7 +42,7 @@ def main() -> None:
     parser.add_argument("--settings", nargs="*", default=["{}"], help="JSON objects of finetune settings")
     arguments = parser.parse_args()
     backbone = load_backbone(arguments.base, threads=arguments.threads)
-    shapes = {name: tuple(parameter.shape) for name, parameter in backbone.parameters.items()}
+    shapes = backbone.shapes
     embedding = DeltaActivations()
     base = embedding.features(backbone)
     rows = {

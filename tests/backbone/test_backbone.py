@@ -60,7 +60,7 @@ def random_delta(
 
 def test_a_b_a_is_bit_equal_and_leaves_no_trace(llama: Backbone, tiny_pool: Path) -> None:
     a, b = (read_adapter(tiny_pool / name, parameter_shapes(llama)) for name in ("a0", "b0"))
-    before = {name: parameter.data.clone() for name, parameter in llama.parameters.items()}
+    before = {name: parameter.data.clone() for name, parameter in llama.memory.items()}
     base = probe_hidden(llama, PROBES)
     seen = []
     for delta in (a, b, a):
@@ -69,7 +69,7 @@ def test_a_b_a_is_bit_equal_and_leaves_no_trace(llama: Backbone, tiny_pool: Path
     assert np.array_equal(seen[0], seen[2])
     assert np.abs(seen[0] - seen[1]).max() > 1e-2
     assert np.array_equal(base, probe_hidden(llama, PROBES))
-    assert all((parameter.data == before[name]).all() for name, parameter in llama.parameters.items())
+    assert all((parameter.data == before[name]).all() for name, parameter in llama.memory.items())
 
 
 def test_an_error_inside_the_block_takes_the_candidate_off(llama: Backbone) -> None:
@@ -97,10 +97,10 @@ def test_half_precision_runs_the_factors_beside_the_weight(tiny_llama: Path) -> 
     features = []
     for backbone in (full, half):
         base = probe_hidden(backbone, PROBES).mean(1)[0]
-        originals = {name: parameter.data_ptr() for name, parameter in backbone.parameters.items()}
+        originals = {name: parameter.data_ptr() for name, parameter in backbone.memory.items()}
         with placed(backbone, delta):
             features.append(probe_hidden(backbone, PROBES).mean(1)[0] - base)
-            same = all(backbone.parameters[name].data_ptr() == place for name, place in originals.items())
+            same = all(backbone.memory[name].data_ptr() == place for name, place in originals.items())
         assert same == (backbone is half)  # float32 swaps weights, bfloat16 never touches them
     cosine = features[0] @ features[1] / np.linalg.norm(features[0]) / np.linalg.norm(features[1])
     assert cosine > 0.99
@@ -140,8 +140,8 @@ def test_transposed_updates_are_laid_as_the_base_stores_them(llama: Backbone) ->
     )
     assert update.shape == (out, width)
     with placed(llama, {name: update}):
-        seen = llama.parameters[name].data.numpy().copy()
-    np.testing.assert_allclose(seen - llama.parameters[name].data.numpy(), update.dense(), atol=1e-5)
+        seen = llama.memory[name].data.numpy().copy()
+    np.testing.assert_allclose(seen - llama.memory[name].data.numpy(), update.dense(), atol=1e-5)
 
 
 def test_row_losses_equal_the_models_own(llama: Backbone) -> None:
@@ -218,7 +218,7 @@ def test_gradient_predicts_the_change_of_the_loss(llama: Backbone) -> None:
     with placed(llama, delta):
         after = float(np.mean(row_losses(llama, rows)))
     assert after - before == pytest.approx(predicted, rel=0.1)
-    assert not any(parameter.requires_grad for parameter in llama.parameters.values())
+    assert not any(parameter.requires_grad for parameter in llama.memory.values())
 
 
 @pytest.mark.parametrize("which", ["llama", "t5"])
@@ -226,7 +226,7 @@ def test_finetuning_lowers_the_loss_and_repeats_bit_for_bit(which: str, request:
     backbone = request.getfixturevalue(which)
     rows = encode(backbone, ROWS, max_length=128)
     targets = [
-        name for name in backbone.parameters if name.removesuffix(".weight").endswith(("q_proj", "v_proj", ".q", ".v"))
+        name for name in backbone.memory if name.removesuffix(".weight").endswith(("q_proj", "v_proj", ".q", ".v"))
     ]
     settings = FinetuneSettings(rank=4, lr=2e-2, steps=40, batch_size=2)
     deltas = [finetune_lora(backbone, rows, targets, settings, seed=7).delta for _ in range(2)]
@@ -244,7 +244,7 @@ def test_watched_rows_tell_when_to_stop(which: str, request: pytest.FixtureReque
     rows = encode(backbone, ROWS, max_length=128)
     watch = encode(backbone, [("the cat\n", "ran away from the dog"), ("a dog, no?\n", "cat")], max_length=128)
     targets = [
-        name for name in backbone.parameters if name.removesuffix(".weight").endswith(("q_proj", "v_proj", ".q", ".v"))
+        name for name in backbone.memory if name.removesuffix(".weight").endswith(("q_proj", "v_proj", ".q", ".v"))
     ]
     settings = FinetuneSettings(rank=4, lr=5e-2, epochs=60)
     found = finetune_lora(backbone, rows, targets, settings, seed=1, watch=watch)

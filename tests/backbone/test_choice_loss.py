@@ -59,10 +59,10 @@ def test_its_gradient_predicts_its_change(base: str, request: pytest.FixtureRequ
     with opened(tmp_path, request.getfixturevalue(base)) as session:
         backbone, rows = session.model.backbone, session.model.encode_choices(ROWS)
         rng = np.random.default_rng(0)
-        names = [name for name in sorted(backbone.parameters) if name.endswith(("q_proj.weight", "v.weight"))]
+        names = [name for name in sorted(backbone.memory) if name.endswith(("q_proj.weight", "v.weight"))]
         step = {}
         for name in names:
-            out, width = backbone.parameters[name].shape
+            out, width = backbone.shapes[name]
             a, b = (rng.normal(0, 0.2, shape).astype(np.float32) for shape in ((3, width), (out, 3)))
             step[name] = LowRankUpdate(a, b, 1e-2)
         losses, gradient = choice_loss_and_gradient(backbone, rows, names)
@@ -73,7 +73,7 @@ def test_its_gradient_predicts_its_change(base: str, request: pytest.FixtureRequ
             with placed(backbone, {name: update.times(sign) for name, update in step.items()}):
                 found.append(float(np.mean(choice_losses(backbone, rows))))
         assert (found[0] - found[1]) / 2 == pytest.approx(predicted, rel=0.05, abs=1e-6)
-        assert not any(parameter.requires_grad for parameter in backbone.parameters.values())
+        assert not any(parameter.requires_grad for parameter in backbone.memory.values())
 
 
 def test_what_choosing_makes_small_follows_from_the_rows() -> None:

@@ -23,7 +23,7 @@ OPEN = [Row(row.input, "") for row in ASKED]
 
 def value_of(model: PromptedModel, rows: list[Row], terms: TrainingLoss = ENTROPY_ALONE) -> float:
     """The mean training loss of rows; nothing is attached, so a parameter is told to want its gradient."""
-    weight = next(iter(model.backbone.parameters.values()))
+    weight = next(iter(model.backbone.memory.values()))
     weight.requires_grad_(True)
     try:
         return backward(model.backbone, encoded(model, rows), terms)

@@ -23,7 +23,7 @@ def test_moments_are_those_of_every_token_of_the_prompts(backbone: Backbone) -> 
     rows = encode(backbone, [("say 1", "1"), ("say 2 and then 3 as well", "2 3")], max_length=64)
     seen: dict[str, list[torch.Tensor]] = {name: [] for name in NAMES}
     handles = [
-        backbone.modules[name.removesuffix(".weight")].register_forward_pre_hook(
+        backbone.model.get_submodule(name.removesuffix(".weight")).register_forward_pre_hook(
             lambda module, inputs, name=name: seen[name].append(inputs[0][0])
         )
         for name in NAMES

@@ -32,7 +32,7 @@ def rows(backbone: Backbone) -> list[EncodedRow]:
 
 def shape(name: str, backbone: Backbone) -> Shape:
     rng = np.random.default_rng(0)
-    sizes = {weight: tuple(backbone.parameters[weight].shape) for weight in NAMES}
+    sizes = {weight: backbone.shapes[weight] for weight in NAMES}
 
     def drawn(size: int, count: int) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
         return np.linalg.qr(rng.normal(size=(size, count)))[0].astype(np.float32)

@@ -115,7 +115,7 @@ def test_with_examples_in_the_prompt_as_well(backbone: Backbone, name: str, numb
 def learned(llama: Backbone) -> WeightDelta:
     """A LoRA of the tiny base that knows a few answers by heart."""
     texts = [(ALPACA.prompt(row.input), row.output) for row in LEARNED]
-    names = [name for name in llama.parameters if name.endswith(("proj.weight",))]
+    names = [name for name in llama.memory if name.endswith(("proj.weight",))]
     settings = FinetuneSettings(rank=8, lr=2e-2, steps=120)
     return finetune_lora(llama, encode(llama, texts, max_length=512), names, settings, seed=0).delta
 
@@ -139,7 +139,7 @@ def test_an_answer_of_several_lines_ends_where_a_next_example_begins(llama: Back
     template = PLAIN.with_examples([("one", "yes")])
     texts = [(PLAIN.prompt(row.input), f"{row.output}\n\nand\nso on") for row in LEARNED]
     texts += [(template.prompt(row.input), text) for row, (_, text) in zip(LEARNED, texts, strict=True)]
-    names = [name for name in llama.parameters if name.endswith(("proj.weight",))]
+    names = [name for name in llama.memory if name.endswith(("proj.weight",))]
     settings = FinetuneSettings(rank=8, lr=2e-2, steps=150)
     rows = [*LEARNED[1:], Row("five", "é")]
     with placed(llama, finetune_lora(llama, encode(llama, texts, max_length=512), names, settings, seed=0).delta):
@@ -282,7 +282,7 @@ def demo_rows(number: int) -> tuple[list[Row], list[Row]]:
 
 
 def adapter(backbone: Backbone, folder: Path) -> WeightDelta:
-    return read_adapter(folder, {name: tuple(parameter.shape) for name, parameter in backbone.parameters.items()})
+    return read_adapter(folder, backbone.shapes)
 
 
 @pytest.mark.slow

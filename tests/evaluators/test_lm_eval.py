@@ -186,7 +186,7 @@ def test_among_single_lines_the_first_that_is_not_blank_answers(llama: Backbone)
 
 @pytest.mark.parametrize("metric", ["loss", "exact_match"])
 def test_each_model_gets_its_own_score_from_one_prepared_task(llama: Backbone, tiny_pool: Path, metric: str) -> None:
-    shapes = {name: tuple(parameter.shape) for name, parameter in llama.parameters.items()}
+    shapes = {name: tuple(parameter.shape) for name, parameter in llama.memory.items()}
     delta = read_adapter(tiny_pool / "a0", shapes)
     evaluator = LmEval(max_new_tokens=3)
     before = score(llama, FREE, metric, evaluator)

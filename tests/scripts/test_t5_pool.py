@@ -83,7 +83,7 @@ def t5(tiny_t5: Path) -> Iterator[Backbone]:
     """The tiny T5 with a LoRA that knows a few answers by heart."""
     backbone = load_backbone(tiny_t5, threads=1)
     texts = [(BARE.prompt(row.input), row.output) for row in LEARNED]
-    names = [name for name in backbone.parameters if name.split(".")[-2] in ("q", "k", "v", "o", "wi_0", "wi_1", "wo")]
+    names = [name for name in backbone.memory if name.split(".")[-2] in ("q", "k", "v", "o", "wi_0", "wi_1", "wo")]
     settings = FinetuneSettings(rank=8, lr=2e-2, steps=180)
     delta = finetune_lora(backbone, encode(backbone, texts, max_length=128), names, settings, seed=0).delta
     with placed(backbone, delta):

@@ -42,7 +42,7 @@ def merge_of(
     rule = registry.build("composition", composition)
     merged = compose_layers(rule, deltas, weights, layers, count_blocks(shapes))
     where = {folder.name: str(folder) for folder in folders}
-    return recipe, ModelPlaces(str(base), None, where, dict.fromkeys(where), merged, names=tuple(shapes))
+    return recipe, ModelPlaces(str(base), None, where, dict.fromkeys(where), merged, shapes=shapes)
 
 
 def weights_of(folder: Path) -> dict[str, Float32Array]:

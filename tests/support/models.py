@@ -100,7 +100,7 @@ T5_MODULES = {
 
 def parameter_shapes(backbone: Backbone) -> dict[str, tuple[int, ...]]:
     """The shape of each parameter of a model in memory, as readers of adapters take them."""
-    return {name: tuple(parameter.shape) for name, parameter in backbone.parameters.items()}
+    return backbone.shapes
 
 
 def open_base(folder: Path, cache: Path) -> LocalBase:

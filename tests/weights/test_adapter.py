@@ -149,11 +149,13 @@ def test_a_base_saved_from_its_inner_model(tiny_gpt2: Path, tmp_path: Path) -> N
     for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
         (inner / name).write_bytes((tiny_gpt2 / name).read_bytes())
     base = open_base(inner, tmp_path)
-    assert base.prefix == "transformer."
+    assert base.shapes.module_of("h.0.attn.c_attn.weight") == "transformer.h.0.attn.c_attn"
     folder = write_lora(tmp_path / "x", GPT2_MODULES, target_modules=list(GPT2_MODULES), fan_in_fan_out=True)
     delta = read_adapter(folder, base.shapes)
     assert sorted(delta) == sorted(name.removeprefix("transformer.") + ".weight" for name in GPT2_MODULES)
-    write_adapter(tmp_path / "again", delta, base_name="x", task_type="CAUSAL_LM", dtype="float32", prefix=base.prefix)
+    write_adapter(
+        tmp_path / "again", delta, base_name="x", task_type="CAUSAL_LM", dtype="float32", base_shapes=base.shapes
+    )
     assert_same(inner, delta, by_peft(inner, tmp_path / "again"))
 
 

@@ -78,7 +78,6 @@ def test_a_folder(tiny_llama: Path, tmp_path: Path) -> None:
     assert found.shapes["model.layers.1.self_attn.v_proj.weight"] == (16, 32)
     assert "lm_head.weight" not in found.shapes  # tied
     assert found.config["hidden_size"] == 32
-    assert found.prefix == ""
     assert list(tmp_path.iterdir()) == []
 
 

@@ -162,12 +162,17 @@ def _features(meter: MergeMeter, embedding: Embedding, group: Sequence[Candidate
         return [str(error)]
 
 
+def _runs_beside(meter: MergeMeter, candidate: Candidate) -> bool:
+    delta = meter.weights.of(candidate)
+    return is_low_rank(delta) and all(meter.model.backbone.module(name) is not None for name in delta)
+
+
 def _groups(meter: MergeMeter, candidates: Sequence[Candidate], size: int) -> Iterator[list[Candidate]]:
-    """Adapters in groups of `size`; a checkpoint always alone."""
+    """Adapters in groups of `size`; a checkpoint always alone, and what changes a part of a weight in memory."""
     group: list[Candidate] = []
     for candidate in candidates:
         # checkpoints replace whole weights, so two of them cannot be on the base at once
-        if size == 1 or not is_low_rank(meter.weights.of(candidate)):
+        if size == 1 or not _runs_beside(meter, candidate):
             yield [candidate]
             continue
         group.append(candidate)

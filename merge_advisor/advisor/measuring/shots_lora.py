@@ -173,7 +173,6 @@ def write_lora(folder: Path, delta: WeightDelta, model: PromptedModel, *, card: 
         dtype="float32",
         card=card,
         base_shapes=model.local.shapes,
-        prefix=model.local.prefix,
     )
 
 
@@ -224,8 +223,9 @@ def target_parameters(local: LocalBase, candidates: Sequence[Candidate]) -> list
     kinds = {kind for c in candidates if c.kind == "adapter" for kind in c.modules} or {"q_proj", "v_proj", "q", "v"}
     targets = [
         name
-        for name, shape in local.shapes.items()
-        if len(shape) == 2 and name.endswith(".weight") and name.removesuffix(".weight").rpartition(".")[2] in kinds
+        for name, place in local.shapes.places.items()
+        # a part of a larger weight in memory, as an expert of a mixture is, has no layer that a LoRA could run beside
+        if len(place.shape) == 2 and place.module and name.removesuffix(".weight").rpartition(".")[2] in kinds
     ]
     if not targets:
         raise InputError(

@@ -58,12 +58,12 @@ def model_places(local: LocalBase, recipe: Recipe, carried: MergedWeights, folde
         revisions={member.id: None if member.id in rewritten else candidate.revision for member, candidate in pairs},
         merged=carried.delta,
         rank_error=carried.rank_error,
-        names=local.shapes,
+        shapes=local.shapes,
     )
 
 
 def _needs_copy(candidate: Candidate, local: LocalBase) -> bool:
-    return candidate.kind == "adapter" and not peft_loads(Path(candidate.path), local.shapes, local.prefix)
+    return candidate.kind == "adapter" and not peft_loads(Path(candidate.path), local.shapes)
 
 
 def _copied(candidate: Candidate, local: LocalBase, folder: Path) -> str:
@@ -74,7 +74,7 @@ def _copied(candidate: Candidate, local: LocalBase, folder: Path) -> str:
         delta = read_adapter(Path(candidate.path), local.shapes)
         write_adapter(
             folder / MEMBERS / name, delta, base_name=local.base.id, task_type=task_type(local.base.architecture),
-            dtype="float32", base_shapes=local.shapes, prefix=local.prefix,
+            dtype="float32", base_shapes=local.shapes,
         )  # fmt: skip
     return f"{MEMBERS}/{name}"
 
