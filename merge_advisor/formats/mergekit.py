@@ -168,13 +168,17 @@ class MergekitFormat:
 
     name: ClassVar[str] = "mergekit"
     writes: ClassVar[str] = _FILE
-    runs_with: ClassVar[str] = "mergekit-yaml mergekit.yaml OUT --lora-merge-dtype float32  (in the run folder)"
+    runs_with: ClassVar[str] = (
+        "mergekit-yaml mergekit.yaml OUT --lora-merge-cache LORAS --lora-merge-dtype float32  (in the run folder)"
+    )
 
     def refusal(self, recipe: Recipe) -> str:
         """See `Format.refusal`; mergekit has no random draws, factor sums or ranks that equal ours."""
         settings = _settings(recipe)
         if isinstance(settings, str):
             return settings
+        if _MIXTURE.search(recipe.base.architecture):
+            return f"mergekit takes the experts of {recipe.base.architecture} by other names than its files have"
         if recipe.rank is not None:
             return f"the merged adapter is cut to rank {recipe.rank}, mergekit keeps every rank"
         if recipe.layers and settings.method not in _TAKE_LAMBDA:
@@ -188,6 +192,10 @@ class MergekitFormat:
         text = to_yaml(mergekit_config(recipe, places))
         parse_mergekit(text, _FILE)  # what is written can be read again, or nothing is written
         (folder / _FILE).write_text(text, encoding="utf-8")
+
+
+_MIXTURE = re.compile(r"moe|mixtral|dbrx|jamba|gptoss|deepseekv[23]|llama4", re.IGNORECASE)
+"""Architectures with experts: transformers keeps all of a layer in one tensor, and mergekit writes none of them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
 """mergekit in a child process gives our model; whatever goes wrong leaves nothing half done."""
 
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -52,6 +53,22 @@ def all_agree(
     moved = max(float(np.abs(places.merged[name].dense()).max()) for name in places.merged)
     assert moved > 1e-3  # else agreement would mean nothing
     return wanted
+
+
+def test_the_command_that_is_told_carries_the_file_out(tiny_llama: Path, tiny_pool: Path, tmp_path: Path) -> None:
+    recipe, places = merge_of(tiny_llama, [tiny_pool / "a0", tiny_pool / "b1"], [0.6, 0.4], "exact", ())
+    MergekitFormat().write(recipe, places, tmp_path)
+    name, *rest = MergekitFormat.runs_with.partition("  (")[0].split()
+    program = Path(sys.executable).with_name(name)
+    subprocess.run([program, *rest], cwd=tmp_path, check=True, capture_output=True)
+    assert_same_weights(weights_of(tmp_path / "OUT"), merged_weights(tiny_llama, places.merged))
+
+
+@pytest.mark.parametrize("architecture", ["MixtralForCausalLM", "Qwen3MoeForCausalLM", "GptOssForCausalLM"])
+def test_a_base_with_experts_is_refused(architecture: str, tiny_llama: Path, tiny_pool: Path) -> None:
+    recipe, _ = merge_of(tiny_llama, [tiny_pool / "a0"], [1.0], "exact", ())
+    recipe = replace(recipe, base=replace(recipe.base, architecture=architecture))
+    assert "takes the experts" in MergekitFormat().refusal(recipe)
 
 
 def test_ours_peft_and_mergekit_give_the_same_weights(tiny_llama: Path, tiny_pool: Path, tmp_path: Path) -> None:

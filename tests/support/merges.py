@@ -16,6 +16,7 @@ from merge_advisor.types import Base, Kind, Recipe, RecipeMember
 from merge_advisor.weights.adapter import read_adapter
 from merge_advisor.weights.checkpoint import read_checkpoint_delta
 from merge_advisor.weights.naming import count_blocks
+from merge_advisor.weights.parameter_map import BaseShapes
 from merge_advisor.weights.tensorfile import open_folder, read_tensor
 from merge_advisor.weights.updates import WeightDelta
 
@@ -28,7 +29,9 @@ def merge_of(
     layers: tuple[float, ...] = (),
 ) -> tuple[Recipe, ModelPlaces]:
     """A recipe of adapters and checkpoints lying in folders, and where they are."""
-    shapes = {name: info.shape for name, (_, info) in open_folder(base).items()}
+    located = open_folder(base)
+    config = json.loads((base / "config.json").read_text())
+    shapes = BaseShapes({name: info.shape for name, (_, info) in located.items()}, base, config)
     deltas: list[WeightDelta] = []
     members: list[RecipeMember] = []
     for folder, weight in zip(folders, weights, strict=True):
@@ -36,7 +39,6 @@ def merge_of(
         kind: Kind = "adapter" if is_adapter else "checkpoint"
         deltas.append(read_adapter(folder, shapes) if is_adapter else read_checkpoint_delta(folder, base))
         members.append(RecipeMember(folder.name, "0" * 64, kind, folder.name, None, weight))
-    config = json.loads((base / "config.json").read_text())
     about = Base(base.name, None, "1" * 64, config["architectures"][0])
     recipe = Recipe(1, about, "alpaca", composition, None, tuple(members), layers)
     rule = registry.build("composition", composition)
