@@ -41,20 +41,28 @@ _SEARCH = "search"
 _VARIED = "what is varied (default: the members' weights)"
 
 
+AUTO = "auto"
+"""Device or dtype that the machine and the base decide."""
+
+
 @dataclass(frozen=True, slots=True)
 class Machine:
     """Where and how to compute; only `dtype` changes what is computed.
 
     >>> Machine(threads=2).device
-    'cpu'
+    'auto'
     """
 
-    device: str = option("cpu", group=_MACHINE, settings=True, help="cpu (default), cuda or cuda:N")
+    device: str = option(
+        AUTO, group=_MACHINE, settings=True,
+        help="auto (default: CUDA, MPS, XPU, else the CPU), cpu, cuda, cuda:N, mps or xpu",
+    )  # fmt: skip
     dtype: str = option(
-        "float32", group=_MACHINE, settings=True, choices=("float32", "bfloat16", "float16"), help="default {default}"
-    )
+        AUTO, group=_MACHINE, settings=True, choices=(AUTO, "float32", "bfloat16", "float16"),
+        help="auto (default): float32 on a CPU, else the base's own",
+    )  # fmt: skip
     threads: int | None = option(
-        None, group=_MACHINE, settings=True, metavar="N", help="CPU threads (default: torch's, at most the cores)"
+        None, group=_MACHINE, settings=True, metavar="N", help="CPU threads (default: the cores that are idle)"
     )
 
     def __post_init__(self) -> None:

@@ -6,12 +6,14 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from merge_advisor.backbone.encoding import EncodedRow
 from merge_advisor.backbone.losses import row_losses
+from merge_advisor.backbone.memory import within_memory
 from merge_advisor.backbone.model import release_memory
 from merge_advisor.backbone.trainable import Trainable, TrainableLora
 from merge_advisor.backbone.training_loss import ANSWER_ALONE, TrainingLoss, backward, watched_losses
@@ -157,7 +159,8 @@ def finetune(
             if watched is not None and start_counts:
                 best.check(0, watched())
             for step in range(1, total + 1):
-                value = backward(backbone, [examples[index] for index in next(drawn)], terms)
+                batch = [examples[index] for index in next(drawn)]
+                value = within_memory(backbone, partial(backward, backbone, batch, terms), optimiser.zero_grad)
                 value += _pulled(trainable, pull)
                 if not math.isfinite(value):
                     raise InputError(f"finetuning on the shots: loss is {value} at step {step}; lower `lr`")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from merge_advisor.backbone.encoding import IGNORE_INDEX, EncodedRow, batches, padded
+from merge_advisor.backbone.encoding import IGNORE_INDEX, TOKENS_PER_BATCH, EncodedRow, batches, padded
 from merge_advisor.backbone.long_prefix import read_prefix
 from merge_advisor.backbone.packing import PACKED_TOKENS, can_pack, packed_logits
 from merge_advisor.backbone.prefix import attends_to_all, continue_from, shared_prefix
@@ -32,10 +32,10 @@ def all_logits(
     """
     prefix = read_prefix(backbone, [row.prompt for row in rows])
     if prefix is None:
-        for batch in batches(rows):
+        for batch in batches(rows, most=backbone.tokens(TOKENS_PER_BATCH)):
             yield batch, *batch_logits(backbone, [rows[position] for position in batch])
         return
-    for batch in batches(rows, shared=len(prefix.ids), most=PACKED_TOKENS):
+    for batch in batches(rows, shared=len(prefix.ids), most=backbone.tokens(PACKED_TOKENS)):
         yield batch, *prefix.row_logits([rows[position] for position in batch])
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from merge_advisor.arrays import Float32Array
-from merge_advisor.backbone.encoding import EncodedRow, batches
+from merge_advisor.backbone.encoding import TOKENS_PER_BATCH, EncodedRow, batches
 from merge_advisor.backbone.losses import batch_losses
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def loss_and_gradient(
     by_row = [0.0] * len(rows)
 
     def parts() -> Iterator[torch.Tensor]:
-        for batch in batches(rows):
+        for batch in batches(rows, most=backbone.tokens(TOKENS_PER_BATCH)):
             losses = batch_losses(backbone, [rows[position] for position in batch])
             for position, loss in zip(batch, losses.tolist(), strict=True):
                 by_row[position] = loss

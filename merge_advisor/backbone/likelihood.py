@@ -53,7 +53,10 @@ def answer_totals(backbone: Backbone, rows: Sequence[EncodedRow]) -> list[float]
             for place, total in zip(batch, log_likelihoods(logits, labels).tolist(), strict=True):
                 sums[alone[place]] = total
         prefix = read_prefix(backbone, [rows[group[0]].prompt for group in sharing])
-        for groups in _grouped(rows, sharing) if prefix is None else _packed(rows, sharing, len(prefix.ids)):
+        batched = (
+            _grouped(backbone, rows, sharing) if prefix is None else _packed(backbone, rows, sharing, len(prefix.ids))
+        )
+        for groups in batched:
             positions = [position for group in groups for position in group]
             prompts = [rows[group[0]].prompt for group in groups]
             which = [place for place, group in enumerate(groups) for _ in group]
@@ -94,18 +97,21 @@ def losses_and_greedy(backbone: Backbone, rows: Sequence[EncodedRow]) -> tuple[l
     return losses, likeliest
 
 
-def _grouped(rows: Sequence[EncodedRow], groups: Sequence[Sequence[int]]) -> Iterator[list[list[int]]]:
+def _grouped(
+    backbone: Backbone, rows: Sequence[EncodedRow], groups: Sequence[Sequence[int]]
+) -> Iterator[list[list[int]]]:
     """Yield batches of groups of similar length; a group too large for one batch comes in pieces."""
+    most, most_held = backbone.tokens(TOKENS_PER_BATCH), backbone.tokens(HELD_TOKENS)
     pieces: list[tuple[int, int, list[int]]] = []
     for group in groups:
         width = max(len(rows[position]) for position in group)
-        size = max(1, HELD_TOKENS // width)
+        size = max(1, most_held // width)
         pieces += [(width, group[at], list(group[at : at + size])) for at in range(0, len(group), size)]
     batch: list[list[int]] = []
     held = 0
     for width, _, piece in sorted(pieces):  # widths grow: the newest is the widest of its batch
         count = held + len(piece)
-        if batch and (width * count > HELD_TOKENS or width * (len(batch) + 1) > TOKENS_PER_BATCH):
+        if batch and (width * count > most_held or width * (len(batch) + 1) > most):
             yield batch
             batch, count = [], len(piece)
         batch.append(piece)
@@ -114,10 +120,13 @@ def _grouped(rows: Sequence[EncodedRow], groups: Sequence[Sequence[int]]) -> Ite
         yield batch
 
 
-def _packed(rows: Sequence[EncodedRow], groups: Sequence[Sequence[int]], shared: int) -> Iterator[list[list[int]]]:
+def _packed(
+    backbone: Backbone, rows: Sequence[EncodedRow], groups: Sequence[Sequence[int]], shared: int
+) -> Iterator[list[list[int]]]:
     """Yield batches of groups that run as one sequence behind a prefix; a group too large for one comes in pieces."""
     batch: list[list[int]] = []
-    room = PACKED_TOKENS
+    most = backbone.tokens(PACKED_TOKENS)
+    room = most
     for group in groups:
         prompt = len(rows[group[0]].prompt) - shared
         piece: list[int] = []
@@ -125,7 +134,7 @@ def _packed(rows: Sequence[EncodedRow], groups: Sequence[Sequence[int]], shared:
             needed = len(rows[position].completion) - 1 + (0 if piece else prompt)
             if needed > room and (batch or piece):
                 yield [*batch, piece] if piece else batch
-                batch, piece, room = [], [], PACKED_TOKENS
+                batch, piece, room = [], [], most
                 needed = len(rows[position].completion) - 1 + prompt
             piece.append(position)
             room -= needed

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
 import warnings
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from merge_advisor.backbone.devices import cores, is_there
 from merge_advisor.errors import BaseModelError
 from merge_advisor.weights.parameter_map import MemoryPlace, map_parameters, model_class
 from merge_advisor.weights.tensorfile import open_folder
@@ -46,12 +46,22 @@ class Backbone:
     """Parameters by name in memory."""
     scratch: dict[str, torch.Tensor] = field(default_factory=dict, repr=False)
     """Buffers that hold base + update, by name in memory, kept between candidates so that memory is taken once."""
+    batch_share: float = 1.0
+    """Of the usual tokens in a batch; halved where memory ran out, see `memory.within_memory`."""
 
     @property
     def hidden_size(self) -> int:
         """Width of the last hidden state, the d of Delta Activations."""
         config = self.model.config
         return int(getattr(config, "hidden_size", None) or config.d_model)
+
+    def tokens(self, usual: int) -> int:
+        """Return how many tokens a batch may have here, of the usual number.
+
+        Args:
+            usual: number where memory does.
+        """
+        return max(1, int(usual * self.batch_share))
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -114,7 +124,7 @@ def load_backbone(path: Path, *, device: str = "cpu", dtype: str = "float32", th
 
     Args:
         path: its folder, as of `weights.base.resolve_base`.
-        device: "cpu", "cuda" or "cuda:N".
+        device: "cpu", "cuda", "cuda:N", "mps" or "xpu".
         dtype: "float32", "bfloat16" or "float16".
         threads: threads of the CPU work, never more than there are cores; None for torch's choice.
 
@@ -126,8 +136,8 @@ def load_backbone(path: Path, *, device: str = "cpu", dtype: str = "float32", th
 
     if dtype not in _DTYPES:
         raise BaseModelError(f"dtype '{dtype}' is unknown; choose one of: {', '.join(_DTYPES)}")
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise BaseModelError(f"device '{device}' is not there (torch sees no CUDA GPU); leave out `device`")
+    if not is_there(device):
+        raise BaseModelError(f"device '{device}' is not there (torch sees none); leave out `device`")
     _settle_threads(threads)
     _settle_allocator()
     try:
@@ -152,11 +162,6 @@ def load_backbone(path: Path, *, device: str = "cpu", dtype: str = "float32", th
         places=map_parameters(model, {name: info.shape for name, (_, info) in open_folder(path).items()}),
         memory=dict(model.named_parameters()),
     )
-
-
-def cores() -> int:
-    """Count the cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _settle_threads(threads: int | None) -> None:

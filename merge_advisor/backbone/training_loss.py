@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from merge_advisor.backbone.choice_loss import choice_losses
-from merge_advisor.backbone.encoding import IGNORE_INDEX, EncodedChoices, EncodedRow, batches
+from merge_advisor.backbone.encoding import IGNORE_INDEX, TOKENS_PER_BATCH, EncodedChoices, EncodedRow, batches
 from merge_advisor.backbone.entropy import choice_entropy, next_token_entropies
 from merge_advisor.backbone.forward import batch_logits, log_likelihoods
 from merge_advisor.backbone.losses import batch_losses, losses_per_token, row_losses
@@ -85,7 +85,7 @@ def backward(backbone: Backbone, examples: Sequence[Example], terms: TrainingLos
         loss.backward()
         value += float(loss.detach())
     rows = [_answer(row) for row in examples if not (isinstance(row, EncodedChoices) and terms.needs_choices)]
-    for batch in batches(rows):
+    for batch in batches(rows, most=backbone.tokens(TOKENS_PER_BATCH)):
         # an answer's weight counts here too, so that rows of both kinds stay in proportion
         loss = _plain_terms(backbone, [rows[index] for index in batch], terms) / len(examples)
         loss.backward()

@@ -9,8 +9,10 @@ import sqlite3
 from pathlib import Path
 from typing import Any
 
+from merge_advisor.backbone.devices import cores, memory_free, settle
 from merge_advisor.cli.settings import SETTINGS_FILE, read_settings
 from merge_advisor.errors import MergeAdvisorError
+from merge_advisor.options import Machine
 
 PACKAGES = {
     "torch": "everything that runs a model", "transformers": "loading a base", "peft": "reading our adapters elsewhere",
@@ -56,10 +58,13 @@ def _compute() -> dict[str, Any]:
     except ImportError as error:
         return _finding("compute", False, f"torch cannot be imported ({error}); install it anew")
     gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return _finding(
-        "compute", True, f"{cores} cores, {torch.get_num_threads()} threads, GPUs: {', '.join(gpus) or 'none'}"
-    )
+    machine, said = settle(Machine(), {})
+    free = memory_free(machine.device)
+    used = [
+        f"{cores()} cores, {machine.threads or torch.get_num_threads()} threads", f"GPUs: {', '.join(gpus) or 'none'}",
+        f"plans run on {machine.device}", *([f"{free / 1e9:.1f} GB of its memory are free"] if free else []),
+    ]  # fmt: skip
+    return _finding("compute", True, ", ".join(used) + (f"; {said}" if said else ""))
 
 
 def _cache(folder: Path) -> dict[str, Any]:

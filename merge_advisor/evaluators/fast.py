@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from merge_advisor.backbone.encoding import EncodedRow, batches, encode
+from merge_advisor.backbone.encoding import TOKENS_PER_BATCH, EncodedRow, batches, encode
 from merge_advisor.backbone.generate import greedy
 from merge_advisor.backbone.likelihood import answer_totals, losses_and_greedy
 from merge_advisor.backbone.long_prefix import read_prefix
@@ -173,7 +173,7 @@ def _generated(backbone: Backbone, prompts: Sequence[EncodedRow], end: str, budg
     prefix = read_prefix(backbone, [prompt.prompt for prompt in prompts])
     # behind a prefix, what is generated stays in the sequence of the whole batch
     shared = len(prefix.ids) - budget if prefix else 0
-    for batch in batches(prompts, shared=shared):
+    for batch in batches(prompts, shared=shared, most=backbone.tokens(TOKENS_PER_BATCH)):
         answers = greedy(
             backbone, [prompts[at].prompt for at in batch], max_new_tokens=budget, finished=finished, prefix=prefix
         )

@@ -45,8 +45,8 @@ def in_memory_hflm(backbone: Backbone, batch_size: int, limit: int) -> Any:
             rows = encode(backbone, [(p, a.removesuffix(end)) for p, a in (r.args for r in requests)], max_length=limit)
             answers: list[Any] = [None] * len(rows)
             self.prefix = prefix = read_prefix(backbone, [row.prompt for row in rows])
-            sizes = {"shared": len(prefix.ids), "most": PACKED_TOKENS} if prefix else {}
-            for batch in batches(rows, **sizes):
+            shared, most = (len(prefix.ids), PACKED_TOKENS) if prefix else (0, TOKENS_PER_BATCH)
+            for batch in batches(rows, shared=shared, most=backbone.tokens(most)):
                 width = max(map(len, (rows[i] for i in batch)))
                 self.kept = max(width - len(rows[i].prompt) for i in batch)
                 self.batch_size_per_gpu = len(batch)
@@ -72,7 +72,7 @@ def in_memory_hflm(backbone: Backbone, batch_size: int, limit: int) -> Any:
             width = max(map(len, rows)) + max(int(request.args[1]["max_gen_toks"]) for request in requests)
             self.prefix = prefix = read_prefix(backbone, [row.prompt for row in rows])
             room = TOKENS_PER_BATCH // (width - len(prefix.ids)) if prefix else HELD_TOKENS // width
-            self.batch_size_per_gpu = max(1, min(batch_size, room))
+            self.batch_size_per_gpu = max(1, min(batch_size, backbone.tokens(room)))
             return super().generate_until(requests, disable_tqdm=True)
 
         def tok_batch_encode(self, strings: Any, *_: Any, left_truncate_len: int = limit, **__: Any) -> Any:

@@ -105,7 +105,7 @@ def test_other_decoders(kind: str) -> None:
         parameter.data.normal_(0, 0.2)
     backbone: Any = SimpleNamespace(
         model=model, tokenizer=SimpleNamespace(pad_token_id=0), device=torch.device("cpu"), dtype=torch.float32,
-        encoder_decoder=False, end_id=2,
+        encoder_decoder=False, end_id=2, tokens=lambda usual: usual,
     )  # fmt: skip
     rows = rows_of(5, 3)
     assert read_prefix(backbone, [row.prompt for row in rows]) is not None

@@ -93,10 +93,12 @@ class MergeMeter:
             delta: parameter name -> update.
             measure: measures what is on the base.
         """
+        from merge_advisor.backbone.memory import within_memory
         from merge_advisor.backbone.place import placed
 
-        with placed(self.model.backbone, delta):
-            return measure()
+        backbone = self.model.backbone
+        with placed(backbone, delta):
+            return within_memory(backbone, measure)
 
     def losses(self, merge: WeightedMerge, rows: Sequence[Row], kind: LossKind = "loss") -> list[float]:
         """Return the loss of each row under a merge: nats per token, the end token included, or nats over the choices.

@@ -33,17 +33,20 @@ class PromptedModel:
     template: Template
     machine: Machine
     progress: Progress = quiet_progress
+    said: str = ""
+    """What there is to say of how the machine is used."""
 
     @cached_property
     def backbone(self) -> Backbone:
         """The base in memory."""
         from merge_advisor.backbone.model import load_backbone
 
-        self.progress("loading the base", 0, 1)
+        loading = f"loading the base ({self.said})" if self.said else "loading the base"
+        self.progress(loading, 0, 1)
         backbone = load_backbone(
             self.local.path, device=self.machine.device, dtype=self.machine.dtype, threads=self.machine.threads
         )
-        self.progress("loading the base", 1, 1)
+        self.progress(loading, 1, 1)
         return backbone
 
     @property

@@ -13,6 +13,7 @@ from merge_advisor.advisor.measuring.memo import Memo
 from merge_advisor.advisor.measuring.meter import MergeMeter
 from merge_advisor.advisor.measuring.pool_weights import PoolWeights
 from merge_advisor.advisor.measuring.prompted_model import PromptedModel
+from merge_advisor.backbone.devices import settle
 from merge_advisor.options import Machine
 from merge_advisor.pool import open_pool
 from merge_advisor.progress import quiet_progress
@@ -125,7 +126,9 @@ def open_session(
         name = template or opened.template
         # only "chat" is a property of the base: the other templates need no file of it
         chat = templates.read_chat(local.path) if name == "chat" else ()
-        model = PromptedModel(local, templates.get(name, *chat), machine, where.get("progress", quiet_progress))
+        machine, said = settle(machine, local.config)
+        progress = where.get("progress", quiet_progress)
+        model = PromptedModel(local, templates.get(name, *chat), machine, progress, said)
         memo = Memo(store, (local.base.digest, _prompts(model), machine.dtype))
         return Session(opened, MergeMeter(model, PoolWeights(local), memo), cache)
     except BaseException:  # an interrupt as well: an open store leaves its journal behind

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -9,17 +10,18 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 from merge_advisor import registry
 from merge_advisor.advisor.measuring.adapting import adaptation_passes
-from merge_advisor.advisor.measuring.session import PoolFilter, open_session
+from merge_advisor.advisor.measuring.session import PoolFilter, Session, open_session
 from merge_advisor.advisor.planning.choosing import LORA_LOSSES
 from merge_advisor.advisor.planning.choosing_cost import choosing_passes
 from merge_advisor.advisor.planning.plan import check_choosing, check_options, fitting
 from merge_advisor.advisor.planning.sources import find_sources, read_plan_inputs, read_sources
+from merge_advisor.backbone.devices import memory_free, memory_needed
 
 if TYPE_CHECKING:
     from merge_advisor.evaluators.lm_eval_tasks import TaskName
     from merge_advisor.options import PlanOptions
     from merge_advisor.session_options import SessionOptions
-    from merge_advisor.types import Task
+    from merge_advisor.types import Candidate, Task
 
 
 def describe_plan(
@@ -61,6 +63,7 @@ def describe_plan(
     with open_session(base, pool, template=options.template, wanted=wanted, **where) as session:
         fit = fitting(session.pool, options.composition)
         name, template = session.local.base.id, session.model.template.name
+        machine = machine_line(session, fit.candidates)
     passes = plan_passes(parts, len(fit.candidates), options, len(inputs.rows) if inputs else 0)
     choosing = sum(len(task.choosing) for task in parts)
     lines = [
@@ -72,6 +75,7 @@ def describe_plan(
         f"strategy {options.strategy}: {registry.build('strategy', options.strategy).cost} ({choosing} choosing rows)",
         *([f"inputs {inputs.path.name}: {len(inputs.rows)} unlabelled rows"] if inputs else []),
         *(f"{step}: {count} forward passes of one row" for step, count in passes.items()),
+        machine,
         *(f"note: {note}" for item in given for note in item.notes),
         *(f"note: {note}" for note in (inputs.notes if inputs else ())),
         *(f"set aside {item.id}: {item.reason}" for item in fit.refused),
@@ -83,6 +87,28 @@ def describe_plan(
     }
     refused = {item.id: item.reason for item in fit.refused}
     return {"models": len(fit.candidates), "refused": refused, "rows": rows, "passes": passes, "lines": lines}
+
+
+def machine_line(session: Session, candidates: Sequence[Candidate]) -> str:
+    """Return what will be computed on, and whether about as much memory is free as that takes.
+
+    Args:
+        session: open; nothing of it is loaded.
+        candidates: that can be chosen.
+    """
+    model = session.model
+    machine, config = model.machine, session.local.config
+    names = {name for candidate in candidates for name in session.meter.weights.of(candidate)}
+    changed = sum(math.prod(session.local.shapes[name]) for name in names)
+    inner = config.get("text_config", config)
+    needed = memory_needed(
+        session.local.shapes, machine.dtype, changed=changed, vocabulary=int(inner.get("vocab_size", 0))
+    )
+    free = memory_free(machine.device)
+    told = "" if free is None else f", {free / 1e9:.1f} GB are free"
+    short = "; it may not fit: give `dtype=bfloat16`, or fewer candidates" if free is not None and free < needed else ""
+    said = f"; {model.said}" if model.said else ""
+    return f"on {machine.device} in {machine.dtype}: about {needed / 1e9:.1f} GB of memory{told}{short}{said}"
 
 
 def plan_passes(tasks: Sequence[Task], candidates: int, options: PlanOptions, inputs: int = 0) -> dict[str, int]:

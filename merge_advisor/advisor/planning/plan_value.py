@@ -236,9 +236,10 @@ def environment_of(session: Session, timer: StepTimer, paths: dict[str, str]) ->
         except PackageNotFoundError:
             versions[package] = "not installed"
     machine = session.model.machine
+    threads = f", {session.model.said.partition(';')[0]}" if session.model.said else ""
     return Environment(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        machine=f"{platform.system()} {platform.machine()}, {machine.device}, {machine.dtype}",
+        machine=f"{platform.system()} {platform.machine()}, {machine.device}, {machine.dtype}{threads}",
         versions=versions,
         seconds=dict(timer.seconds),
         store_hits=session.memo.hits,

@@ -1,0 +1,128 @@
+"""What a machine has to compute with: the device and dtype that are taken where none is named, and whether it fits."""
+
+from __future__ import annotations
+
+import math
+import os
+import platform
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from merge_advisor.options import AUTO, Machine
+
+_BATCH = 2048
+"""Tokens of a batch, as `encoding.TOKENS_PER_BATCH`."""
+_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+_NODES = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd", "/dev/dri")
+"""What a Linux machine with a GPU has: of NVIDIA, below Windows, of AMD, of Intel and others."""
+
+
+def settle(machine: Machine, config: Mapping[str, Any]) -> tuple[Machine, str]:
+    """Return a machine with device, dtype and threads decided, and what there is to say of it.
+
+    The device is CUDA, else MPS, else XPU, else the CPU; the dtype float32 on a CPU, else the base's own. Where other
+    work keeps cores busy, fewer threads are taken: two of which one shares its core wait for it at every step.
+
+    >>> settle(Machine(device="cpu", threads=1), {"dtype": "bfloat16"})
+    (Machine(device='cpu', dtype='float32', threads=1), '')
+
+    Args:
+        machine: as it was asked for.
+        config: config.json of the base.
+    """
+    device = _best_device() if machine.device == AUTO else machine.device
+    dtype = machine.dtype
+    if dtype == AUTO:
+        dtype = "float32" if device == "cpu" else _own_dtype(device, config)
+    threads, said = machine.threads, ""
+    if threads is None and device == "cpu" and (threads := idle_threads()) is not None:
+        said = f"{threads} of {cores()} cores, the others are busy; `threads` takes as many as it says"
+    return replace(machine, device=device, dtype=dtype, threads=threads), said
+
+
+def idle_threads() -> int | None:
+    """Return how many threads leave other work its cores; None where there is none, or OMP_NUM_THREADS says it."""
+    if "OMP_NUM_THREADS" in os.environ or not hasattr(os, "getloadavg"):
+        return None
+    found, busy = cores(), round(os.getloadavg()[0])
+    return max(1, found - busy) if busy and found > 1 else None
+
+
+def cores() -> int:
+    """Count the cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _best_device() -> str:
+    # torch takes seconds to import, and most machines without a GPU can be told apart without it
+    if platform.system() == "Linux" and not any(Path(node).exists() for node in _NODES):
+        return "cpu"
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    if torch.backends.mps.is_available():
+        return "mps"
+    return "xpu" if torch.xpu.is_available() else "cpu"
+
+
+def is_there(device: str) -> bool:
+    """Return whether torch has a device.
+
+    Args:
+        device: "cpu", "cuda", "cuda:N", "mps" or "xpu".
+    """
+    import torch
+
+    kind, _, number = device.partition(":")
+    if kind == "cuda":
+        return torch.cuda.is_available() and (not number or int(number) < torch.cuda.device_count())
+    if kind == "mps":
+        return bool(torch.backends.mps.is_available())
+    return bool(torch.xpu.is_available()) if kind == "xpu" else kind == "cpu"
+
+
+def _own_dtype(device: str, config: Mapping[str, Any]) -> str:
+    """The dtype that the base's files say they are in, as far as the device computes in it."""
+    import torch
+
+    own = str(config.get("dtype") or config.get("torch_dtype") or "float32").removeprefix("torch.")
+    if own not in _BYTES:
+        return "float32"
+    if own == "bfloat16" and device.startswith("cuda") and not torch.cuda.is_bf16_supported(including_emulation=False):
+        return "float16"
+    return own
+
+
+def memory_needed(shapes: Mapping[str, tuple[int, ...]], dtype: str, *, changed: int, vocabulary: int) -> int:
+    """Return about how many bytes choosing and training take: weights, what is placed on them, gradients, logits.
+
+    Args:
+        shapes: the base's parameters.
+        dtype: of its weights in memory.
+        changed: entries of the weights that candidates change.
+        vocabulary: tokens the base knows.
+    """
+    weights = sum(math.prod(shape) for shape in shapes.values()) * _BYTES[dtype]
+    # in float32 base + update lies beside the weights; the gradient of choosing has as many entries
+    beside = changed * (8 if dtype == "float32" else 4)
+    # logits, their softmax and its gradient are what a batch holds most of
+    return weights + beside + 3 * _BATCH * vocabulary * 4
+
+
+def memory_free(device: str) -> int | None:
+    """Return the bytes a device has free; None where that cannot be told.
+
+    Args:
+        device: "cpu", "cuda", "cuda:N", "mps" or "xpu".
+    """
+    if device.startswith("cuda"):
+        import torch
+
+        return int(torch.cuda.mem_get_info(device)[0])
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if device == "cpu" else None
+    except (ValueError, OSError, AttributeError):  # another system
+        return None
