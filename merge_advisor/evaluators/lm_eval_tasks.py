@@ -197,7 +197,7 @@ def _load(entry: Any, named: TaskName, manager: Any, offline: bool) -> LmEvalTas
 
 
 def _unfetched(label: str, data: str, offline: bool, error: Exception) -> MergeAdvisorError:
-    from merge_advisor.weights.hub import switched_off
+    from merge_advisor.weights.hub_errors import switched_off
 
     if offline or switched_off():
         return OfflineError(f"{label}: data set {data} is not in the cache, and fetching is off; run once online")

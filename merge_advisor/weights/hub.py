@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from merge_advisor.errors import ExternalError, InputError, OfflineError
+from merge_advisor.errors import OfflineError
+from merge_advisor.weights.hub_errors import hub_failures, switched_off
 
 _NAME = r"[A-Za-z0-9_](?:[A-Za-z0-9._-]*[A-Za-z0-9_])?"
 _REFERENCE = re.compile(rf"(?P<repo>{_NAME}/{_NAME})(?:@(?P<revision>[A-Za-z0-9][\w./-]*))?")
@@ -61,11 +61,6 @@ def parse_id(text: str) -> HubId | None:
     return HubId(match["repo"], match["revision"])
 
 
-def switched_off() -> bool:
-    """Return whether HF_HUB_OFFLINE forbids fetching; the same values count as for huggingface_hub."""
-    return os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
-
-
 def fetch_snapshot(model: HubId, patterns: Sequence[str], *, offline: bool = False, kind: str = "model") -> Snapshot:
     """Fetch files of a repository into the hub's own cache and return where they are.
 
@@ -83,45 +78,31 @@ def fetch_snapshot(model: HubId, patterns: Sequence[str], *, offline: bool = Fal
     Raises:
         OfflineError: not in the cache, while `offline` or HF_HUB_OFFLINE forbids fetching.
         InputError: the hub has no such repository or revision, or does not give it to this user.
-        ExternalError: the hub cannot be reached or failed.
+        RunError: the cache cannot be written.
+        ExternalError: the hub cannot be reached, asks for a pause, or failed.
     """
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HfHubHTTPError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
+    from huggingface_hub.errors import LocalEntryNotFoundError
 
     offline = offline or switched_off()
     named = f"{model.repo}@{model.revision}" if model.revision else model.repo
     # only a commit never changes: a tag or branch has to be asked for even where a copy of it is in the cache
     tries = [True] if offline else [True, False] if _COMMIT.fullmatch(model.revision or "") else [False]
     for local in tries:
-        try:
-            folder = snapshot_download(
-                model.repo, revision=model.revision, allow_patterns=list(patterns), local_files_only=local,
-                tqdm_class=_progress_class(), repo_type=kind,
-            )  # fmt: skip
+        with hub_failures(named, kind):
+            try:
+                folder = snapshot_download(
+                    model.repo, revision=model.revision, allow_patterns=list(patterns), local_files_only=local,
+                    tqdm_class=_progress_class(), repo_type=kind,
+                )  # fmt: skip
+            except LocalEntryNotFoundError as error:
+                if offline:
+                    message = "not in the hub's cache, and fetching is off; run once online, or give a local folder"
+                    raise OfflineError(f"{named}: {message}") from error
+                if local:
+                    continue
+                raise
             return Snapshot(Path(folder), Path(folder).name)
-        except LocalEntryNotFoundError as error:
-            if local and not offline:
-                continue
-            if offline:
-                message = "not in the hub's cache, and fetching is off; run once online, or give a local folder"
-                raise OfflineError(f"{named}: {message}") from error
-            raise ExternalError(f"{named}: the hub cannot be reached; check the network, or work offline") from error
-        except GatedRepoError as error:
-            raise InputError(f"{named}: it is gated; ask for access on its page, then set HF_TOKEN") from error
-        except RevisionNotFoundError as error:
-            raise InputError(f"{named}: the hub has no such revision; correct it") from error
-        except (RepositoryNotFoundError, HFValidationError) as error:
-            raise InputError(f"{named}: no such folder here and no such {kind} on the hub; correct the name") from error
-        except (HfHubHTTPError, OSError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise ExternalError(f"{named}: the hub failed ({reason}); try again later") from error
     raise AssertionError("the last try returns or raises")
 
 
