@@ -4,11 +4,13 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tests.support.hub_server import Hub
 from tests.support.models import LLAMA_MODULES, T5_MODULES, build_tokenizer, write_lora
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -105,6 +107,40 @@ def tiny_pool(tmp_path_factory: pytest.TempPathFactory) -> Path:
             card = f"---\nlicense: apache-2.0\nbase_model: tiny-llama\n---\nAdapter of family {family}.\n"
             write_lora(root / f"{family}{index}", modules, card=card)
     return root
+
+
+@pytest.fixture
+def hub_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """A stand-in hub that this process takes for the hub, with a cache of its own and no token."""
+    from huggingface_hub import constants
+    from huggingface_hub.utils import close_session
+
+    with Hub() as server:
+        for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
+            monkeypatch.delenv(name, raising=False)
+        for name in ("NO_PROXY", "no_proxy"):
+            monkeypatch.setenv(name, "127.0.0.1")
+        # what HF_ENDPOINT and HF_HOME are read into, once a process
+        address = server.url + "/{repo_id}/resolve/{revision}/{filename}"
+        for name, value in {
+            "ENDPOINT": server.url, "HUGGINGFACE_CO_URL_TEMPLATE": address,
+            "HF_HUB_CACHE": str(tmp_path / "hf"), "HF_TOKEN_PATH": str(tmp_path / "token"),
+            "HF_HUB_DISABLE_XET": True, "HF_HUB_OFFLINE": False,
+        }.items():  # fmt: skip
+            monkeypatch.setattr(constants, name, value)
+        close_session()  # the one kept from before may go through a proxy
+        yield server
+        close_session()
+
+
+@pytest.fixture
+def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The seconds that were waited, without waiting."""
+    import time
+
+    waited: list[float] = []
+    monkeypatch.setattr(time, "sleep", waited.append)
+    return waited
 
 
 @pytest.fixture(scope="session")

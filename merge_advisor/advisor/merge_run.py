@@ -19,8 +19,10 @@ from merge_advisor.compose.truncate import DEFAULT_RANK
 from merge_advisor.errors import ExternalError, InputError, RunError
 from merge_advisor.formats.full_model import write_full_model
 from merge_advisor.formats.peft import model_card
+from merge_advisor.json_form import to_json
 from merge_advisor.merges import merge_of
 from merge_advisor.types import TRAINED
+from merge_advisor.whole_files import write_text
 
 if TYPE_CHECKING:
     from merge_advisor.advisor.measuring.pool_weights import MergedWeights
@@ -98,6 +100,8 @@ def merge_run(
         else:
             base = session.local.path
             with_progress(session, "writing the model", lambda: write_full_model(base, carried.delta, out))
+    if not gguf:
+        write_text(out / "recipe.json", to_json(recipe))  # says what the model is, wherever the folder goes
     return out
 
 

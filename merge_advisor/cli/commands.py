@@ -9,6 +9,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from merge_advisor.cli.hub_commands import card, pool, push
 from merge_advisor.cli.messages import with_flags
 from merge_advisor.cli.options import (
     COMMANDS,
@@ -26,8 +27,8 @@ from merge_advisor.cli.options import (
     TuneCommand,
 )
 from merge_advisor.cli.parser import Arguments
-from merge_advisor.cli.printing import flagged, print_blocks, print_json
-from merge_advisor.cli.progress import ProgressReporter, progress_reporter
+from merge_advisor.cli.printing import flagged, print_result
+from merge_advisor.cli.progress import reporting
 from merge_advisor.cli.settings import SETTINGS_FILE, read_settings, setting_options
 from merge_advisor.errors import InputError
 from merge_advisor.json_form import to_plain
@@ -194,7 +195,7 @@ def _convert(arguments: Arguments) -> int:
     from merge_advisor.pool.converting import convert
 
     command = arguments.part(ConvertCommand)
-    with _progress(arguments) as progress:
+    with reporting(arguments.part(OutputOptions)) as progress:
         report = convert(command.source, command.out, offline=command.offline, progress=progress)
     copied = f", {len(report.copied)} of them as they were" if report.copied else ""
     lines = [f"wrote {report.out}: {len(report.written)} adapters{copied}"]
@@ -245,7 +246,7 @@ def _doctor(arguments: Arguments) -> int:
 
 _RUNNERS: dict[str, Callable[[Arguments], int]] = {
     "plan": _plan, "init": _init, "embed": _embed, "tune": _tune, "bench": _bench, "merge": _merge, "score": _score,
-    "convert": _convert, "try": _try, "show": _show, "doctor": _doctor,
+    "convert": _convert, "try": _try, "show": _show, "doctor": _doctor, "pool": pool, "card": card, "push": push,
 }  # fmt: skip
 
 
@@ -283,20 +284,9 @@ def _lm_eval(options: LmEvalOptions) -> list[TaskName]:
 
 
 @contextmanager
-def _progress(arguments: Arguments) -> Iterator[ProgressReporter]:
-    """Report progress on stderr as long as the block runs, as the options want it."""
-    output = arguments.part(OutputOptions)
-    progress = progress_reporter("never" if output.quiet else "always" if output.verbose else "auto")
-    try:
-        yield progress
-    finally:
-        progress.finish()
-
-
-@contextmanager
 def _session(arguments: Arguments, places: Places) -> Iterator[SessionOptions]:
     """Give what every function of the API that opens a base takes."""
-    with _progress(arguments) as progress:
+    with reporting(arguments.part(OutputOptions)) as progress:
         yield SessionOptions(
             offline=places.offline, cache=places.cache, store=places.store, machine=arguments.part(Machine),
             progress=progress,
@@ -343,8 +333,5 @@ def _print_refused(command: str, refused: list[str], rest: str) -> None:
 
 def _print(arguments: Arguments, value: Any, blocks: Sequence[TextBlock], *, gap: str = "\n\n") -> int:
     """Print one JSON object or text on stdout, as the options want it; return the exit code of success."""
-    if arguments.part(OutputOptions).json:
-        print_json(value)
-    else:
-        print_blocks(blocks, gap=gap)
+    print_result(arguments.part(OutputOptions), value, blocks, gap=gap)
     return OK

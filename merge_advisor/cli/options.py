@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from merge_advisor.hub_options import CardOptions, FindOptions, PushOptions
 from merge_advisor.option_fields import option
 from merge_advisor.options import (
     BenchOptions,
@@ -165,6 +166,47 @@ class TryCommand:
 
 
 @dataclass(frozen=True)
+class PoolCommand:
+    """Where `pool find` looks, and what it writes.
+
+    >>> PoolCommand("find", base="org/base").out
+    """
+
+    what: str = option(positional=True, choices=("find",), help="find: list the hub's finetunes of a base")
+    base: str | None = option(None, settings=True, place=True, metavar="ORG/NAME", help="hub id of the base")
+    out: Path | None = option(None, metavar="FILE.yaml", help="manifest to write, for --pool; each model at its commit")
+    force: bool = option(False, help="replace a manifest that is there")
+    dry_run: bool = option(False, help="say how much `plan` would download; write nothing")
+    offline: bool = option(False, settings=True, help="never fetch (nothing can be found then)")
+
+
+@dataclass(frozen=True)
+class CardCommand:
+    """What `card` writes.
+
+    >>> CardCommand(run=Path("run")).out
+    """
+
+    run: Path = option(positional=True, metavar="RUN", help=_RUN)
+    out: Path | None = option(None, metavar="FILE", help="file to write (default: stdout)")
+    offline: bool = option(False, settings=True, help="never fetch; use what is in the cache")
+
+
+@dataclass(frozen=True)
+class PushCommand:
+    """What `push` uploads, and to where.
+
+    >>> PushCommand(run=Path("run"), repo="org/name").dry_run
+    False
+    """
+
+    run: Path = option(positional=True, metavar="RUN", help=_RUN)
+    repo: str = option(positional=True, metavar="ORG/NAME", help="the repository on the hub")
+    dry_run: bool = option(False, help="say what would be uploaded; upload nothing")
+    offline: bool = option(False, settings=True, help="never fetch; use what is in the cache")
+
+
+@dataclass(frozen=True)
 class ShowCommand:
     """What `show` lists.
 
@@ -226,6 +268,9 @@ COMMANDS = {
     ),
     "convert": Command("rewrite adapters that are pickles (.bin) as safetensors", (ConvertCommand, OutputOptions)),
     "try": Command("answer a prompt with base, anchor and merge side by side", (TryCommand, *_SESSION)),
+    "pool": Command("find a pool on the hub: the finetunes of a base", (PoolCommand, FindOptions, OutputOptions)),
+    "card": Command("write the model card of a run's result", (CardCommand, CardOptions, OutputOptions)),
+    "push": Command("upload a run's result with its card to the hub", (PushCommand, PushOptions, OutputOptions)),
     "show": Command(
         "list what can be chosen: strategies, adaptations, compositions, formats, embeddings, samplers",
         (ShowCommand, OutputOptions),

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table as RichTable
 
+    from merge_advisor.cli.options import OutputOptions
+
 
 def print_json(value: Any) -> None:
     """Print a value as one JSON object.
@@ -30,6 +32,21 @@ def print_json(value: Any) -> None:
     }
     """
     print(json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False))
+
+
+def print_result(output: OutputOptions, value: Any, blocks: Sequence[TextBlock], *, gap: str = "\n\n") -> None:
+    """Print one JSON object or text on stdout, as the options want it.
+
+    Args:
+        output: what the options say.
+        value: for JSON.
+        blocks: for text.
+        gap: as of `print_blocks`.
+    """
+    if output.json:
+        print_json(value)
+    else:
+        print_blocks(blocks, gap=gap)
 
 
 def print_blocks(blocks: Sequence[TextBlock], *, gap: str = "\n\n") -> None:

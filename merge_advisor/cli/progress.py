@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
     from rich.progress import TaskID
+
+    from merge_advisor.cli.options import OutputOptions
 
 Mode = Literal["auto", "always", "never"]
 """Where progress is shown: on a terminal alone, everywhere, nowhere."""
@@ -50,6 +54,23 @@ def progress_reporter(mode: Mode) -> ProgressReporter:
     if mode == "never" or (mode == "auto" and not terminal):
         return SilentProgress()
     return BarProgress() if terminal else PlainProgress()
+
+
+@contextmanager
+def reporting(output: OutputOptions) -> Iterator[ProgressReporter]:
+    """Report progress on stderr as long as the block runs, as the options want it.
+
+    Args:
+        output: what the options say.
+
+    Yields:
+        What reports it.
+    """
+    progress = progress_reporter("never" if output.quiet else "always" if output.verbose else "auto")
+    try:
+        yield progress
+    finally:
+        progress.finish()
 
 
 class SilentProgress:

@@ -16,7 +16,10 @@ from merge_advisor.weights.base import HUB_PATTERNS, LocalBase
 from merge_advisor.weights.files import Hashes, read_json
 from merge_advisor.weights.saved_copies import check_copies
 
-_CARD = ("README.md", "config.json", ADAPTER_CONFIG, adapter.ADAPTER_WEIGHTS)
+ADAPTER_FILES = ("README.md", "config.json", ADAPTER_CONFIG, adapter.ADAPTER_WEIGHTS)
+"""What is fetched of an adapter."""
+CHECKPOINT_FILES = ("README.md", *HUB_PATTERNS)
+"""What is fetched of a checkpoint, as globs."""
 
 
 def fetch_model(model: FoundModel, *, offline: bool) -> hub.Snapshot:
@@ -37,10 +40,10 @@ def fetch_model(model: FoundModel, *, offline: bool) -> hub.Snapshot:
     if model.hub is None:
         return hub.Snapshot((model.folder or Path()).absolute(), "")
     # first what an adapter has: a checkpoint's weights are large, and fetched only where it turns out to be one
-    snapshot = hub.fetch_snapshot(model.hub, _CARD, offline=offline)
+    snapshot = hub.fetch_snapshot(model.hub, ADAPTER_FILES, offline=offline)
     if not (snapshot.path / ADAPTER_CONFIG).exists():
         pinned = hub.HubId(model.hub.repo, snapshot.revision)
-        snapshot = hub.fetch_snapshot(pinned, ("README.md", *HUB_PATTERNS), offline=offline)
+        snapshot = hub.fetch_snapshot(pinned, CHECKPOINT_FILES, offline=offline)
     return snapshot
 
 

@@ -13,12 +13,15 @@ descriptions: {rhymes: Writes rhymes.}
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from merge_advisor.errors import PoolError
 from merge_advisor.json_form import VERSION
+from merge_advisor.plain_text import printable
 from merge_advisor.plain_yaml import read_mapping
 
 _SIZE_LIMIT = 4 * 2**20
@@ -94,6 +97,30 @@ def read_manifest(path: Path) -> Manifest:
         models=listed,
         descriptions={str(key): _text(descriptions, key, f"{path}: descriptions") or "" for key in descriptions},
     )
+
+
+def manifest_text(base: str, models: Sequence[tuple[str, str, str]], comments: Sequence[str] = ()) -> str:
+    """Return a manifest of hub models, each pinned to a commit.
+
+    >>> print(manifest_text("org/base", [("org/name", "8f3c0d1", "8 MB")], ["one was left out"]), end="")
+    # one was left out
+    version: 1
+    base: "org/base"
+    models:
+    - hub: "org/name"  # 8 MB
+      revision: "8f3c0d1"
+
+    Args:
+        base: what the models were finetuned from.
+        models: hub id, commit, and what is said of it in a comment.
+        comments: lines at the head.
+    """
+    lines = [f"# {printable(comment)}" for comment in comments]
+    # quoted: some commits would be read as numbers
+    lines += [f"version: {VERSION}", f"base: {json.dumps(base)}", "models:"]
+    for hub, revision, said in models:
+        lines += [f"- hub: {json.dumps(hub)}  # {printable(said)}", f"  revision: {json.dumps(revision)}"]
+    return "\n".join(lines) + "\n"
 
 
 def _model(item: Any, where: str) -> ManifestEntry:

@@ -93,9 +93,7 @@ def hub_error(error: BaseException, named: str, kind: str = "model", *, writing:
             return InputError(f"{named}: the hub lets this token write no such {kind}; correct the name, or the token")
         case RepositoryNotFoundError() | HFValidationError():
             private = "" if isinstance(error, HFValidationError) else ", or (where it is private) set HF_TOKEN"
-            return InputError(
-                f"{named}: no such folder here and no such {kind} on the hub; correct the name{private}"
-            )
+            return InputError(f"{named}: no such folder here and no such {kind} on the hub; correct the name{private}")
         case HfHubHTTPError():
             return _by_status(error, named, writing)
         case OSError() if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
@@ -144,7 +142,8 @@ def _by_status(error: Any, named: str, writing: bool) -> MergeAdvisorError:
     """What an answer of the hub means by its status."""
     status = error.response.status_code
     if status == 401:
-        return InputError(f"{named}: the hub does not accept the token (401); give a valid one (HF_TOKEN)")
+        what = "does not accept the token (401); give a valid one (HF_TOKEN)"
+        return InputError(f"{named}: the hub {what if has_token() else 'asks who you are (401); set HF_TOKEN'}")
     if status == 403:
         may = "may write there" if writing else "may read it"
         return InputError(f"{named}: the hub forbids it (403: {said_by(error)}); set HF_TOKEN to a token that {may}")
