@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import warnings
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +17,15 @@ from merge_advisor.hub_options import CardOptions, PushOptions
 from merge_advisor.json_form import from_json, to_json
 from merge_advisor.plain_text import short_name
 from merge_advisor.types import Recipe
+from merge_advisor.weights.adapter import ADAPTER_WEIGHTS
 from merge_advisor.weights.adapter_config import ADAPTER_CONFIG
+from merge_advisor.weights.base import HUB_PATTERNS
 from merge_advisor.weights.hub import parse_id
 from merge_advisor.weights.hub_errors import has_token, hub_failures, switched_off
 
 _CARD, _RECIPE = "README.md", "recipe.json"
+_SHARED = (*HUB_PATTERNS, ADAPTER_CONFIG, ADAPTER_WEIGHTS, _RECIPE)
+"""What is uploaded of a folder, as globs: anything else in it may be private, such as paths in mergekit's files."""
 _HUBS_OWN = (".gitattributes",)
 """What the hub itself puts into a new repository."""
 
@@ -83,7 +89,9 @@ def push_run(
     offline = offline or switched_off()
     card = card_of_run(run, options, name=name, offline=offline)
     card = replace(card, text=card.text.replace("THIS_REPOSITORY", named.repo))
-    contents = _contents(opened, folder, card)
+    contents, others = _contents(opened, folder, card)
+    if others:
+        card = replace(card, notes=(*card.notes, f"not uploaded, as it is no part of the model: {', '.join(others)}"))
     files = {name: len(data) if isinstance(data, bytes) else data.stat().st_size for name, data in contents.items()}
     pushed = Pushed(named.repo, files, card)
     if dry_run:
@@ -119,10 +127,16 @@ def _weights(run: Run, options: CardOptions) -> Path:
     return options.model
 
 
-def _contents(run: Run, folder: Path, card: RunCard) -> dict[str, Path | bytes]:
-    """Name in the repository -> the file or its bytes."""
-    # the card of `merge` speaks of the folder, ours of the repository; hidden files are none of ours
-    kept = [path for path in sorted(folder.iterdir()) if path.is_file() and path.name[0] != "." and path.name != _CARD]
+def _contents(run: Run, folder: Path, card: RunCard) -> tuple[dict[str, Path | bytes], list[str]]:
+    """Name in the repository -> the file or its bytes; and the files of the folder that are left out.
+
+    Raises:
+        InputError: the folder holds no weights.
+    """
+    files = sorted(path for path in folder.iterdir() if path.is_file() and path.name != _CARD)
+    kept = [path for path in files if any(fnmatchcase(path.name, pattern) for pattern in _SHARED)]
+    if not any(path.suffix == ".safetensors" for path in kept):
+        raise InputError(f"{folder}: holds no weights (safetensors); write the model anew by `merge(run, out=MODEL)`")
     contents: dict[str, Path | bytes] = {path.name: path for path in kept}
     if (folder / ADAPTER_CONFIG).is_file():
         # a folder's name, where the run was planned on one, would lead nobody to the base
@@ -131,7 +145,7 @@ def _contents(run: Run, folder: Path, card: RunCard) -> dict[str, Path | bytes]:
         contents[ADAPTER_CONFIG] = (json.dumps(settings, indent=2, sort_keys=True) + "\n").encode()
     contents.setdefault(_RECIPE, to_json(run.recipe).encode("utf-8", "surrogatepass"))
     contents[_CARD] = card.text.encode("utf-8", "replace")
-    return contents
+    return contents, [path.name for path in files if path not in kept]
 
 
 def _upload(pushed: Pushed, contents: dict[str, Path | bytes], options: PushOptions) -> Pushed:
@@ -144,7 +158,9 @@ def _upload(pushed: Pushed, contents: dict[str, Path | bytes], options: PushOpti
         operations += [CommitOperationDelete(name) for name in there if name not in (*contents, *_HUBS_OWN)]
         what = "adapter" if pushed.card.relation == "adapter" else "merged model"
         try:
-            done = api.create_commit(repo, operations, commit_message=f"{what.capitalize()} made by merge-advisor")
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of the card's check: what is wrong is an error
+                done = api.create_commit(repo, operations, commit_message=f"{what.capitalize()} made by merge-advisor")
         except ValueError as error:
             if "metadata" in str(error):
                 said = " ".join(str(error).split())[:200]

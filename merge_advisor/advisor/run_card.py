@@ -85,9 +85,11 @@ def card_of_run(
         raise InputError(f"{opened.folder}: its model is the base itself, there is nothing to share; plan another run")
     base = _base_id(opened, options)
     relation = "adapter" if is_adapter(opened, options) else "merge"
-    stated, notes = _licences(opened, base, offline=offline or options.licence is not None)
+    stated = _licences(opened, base, options, offline=offline)
     licence = shared_licence(stated, options.licence)
-    notes += licence_conflicts([*stated.values(), licence])
+    notes = list(licence_conflicts([*stated.values(), licence]))
+    if _base(base) not in stated:
+        notes.append("the base's licence was not looked at; the one you state has to fit it")
     if opened.plan.verdict is not None:
         notes.append(f"verdict {opened.plan.verdict}: {opened.plan.reason}")
     else:
@@ -129,24 +131,37 @@ def _base_id(run: Run, options: CardOptions) -> str:
     return run.recipe.base.id
 
 
-def _licences(run: Run, base: str, *, offline: bool) -> tuple[dict[str, str | None], list[str]]:
-    """The licences of base and members, as far as their cards state them; and what could not be asked."""
+def _licences(run: Run, base: str, options: CardOptions, *, offline: bool) -> dict[str, str | None]:
+    """The licences of base and members as their cards state them; without the base where nobody had to ask.
+
+    Raises:
+        MergeAdvisorError: the base's licence is needed, and cannot be asked for.
+    """
     stated: dict[str, str | None] = {}
-    notes = []
-    folder = Path(run.plan.environment.paths["base"])
+    folder, given = Path(run.plan.environment.paths["base"]), options.licence is not None
     licence = read_card(folder).licence if folder.is_dir() else None
     if licence is None:
         try:
-            snapshot = fetch_snapshot(HubId(base, run.recipe.base.revision), ("README.md",), offline=offline)
-            licence = read_card(snapshot.path).licence
+            # where the licence is given, nothing is fetched for a line of the table
+            asked = HubId(base, run.recipe.base.revision)
+            stated[_base(base)] = read_card(
+                fetch_snapshot(asked, ("README.md",), offline=offline or given).path
+            ).licence
         except MergeAdvisorError as error:
-            notes.append(f"the base's licence is not known here ({error})")
-    stated[f"base {base}"] = licence
+            if not given:
+                raise type(error)(f"the base's licence: {error}; or state the result's with `licence=ID`") from error
+    else:
+        stated[_base(base)] = licence
     known = {candidate.fingerprint: candidate.licence for candidate in run.plan.candidates if candidate.fingerprint}
     for member in run.recipe.members:
         if member.id not in TRAINED and member.weight:  # what was trained here is the author's own
             stated[member.id] = known.get(member.fingerprint)
-    return stated, notes
+    return stated
+
+
+def _base(name: str) -> str:
+    """What the base is called among the members: one of them may have the same id."""
+    return f"base {name}"
 
 
 def _front_matter(run: Run, made: RunCard, name: str) -> str:
@@ -233,8 +248,8 @@ def _usage(recipe: Recipe, made: RunCard) -> tuple[str, ...]:
 
 
 def _members(run: Run, made: RunCard, stated: Mapping[str, str | None]) -> Table:
-    base = f"base {made.base}"
-    rows = [("base", made.base, run.recipe.base.revision or "", stated.get(base) or "unknown", "")]
+    named = stated[_base(made.base)] or "unknown" if _base(made.base) in stated else "see its page"
+    rows = [("base", made.base, run.recipe.base.revision or "", named, "")]
     for member in run.recipe.members:
         if not member.weight:
             continue

@@ -146,8 +146,9 @@ def list_hub_models(base: str, options: FindOptions, *, progress: Progress = qui
         notes.append(f"the hub calls {renamed[0]} {info.id}")
     from_copies = sum(model.copy for model in models)
     if copies:
-        most = f" (the {_COPIES} downloaded most; there are more)" if more else ""
-        notes.append(f"{from_copies} of {len(models)} are adapters of {len(copies)} quantised copies of the base{most}")
+        most = ", those downloaded most of more" if more else ""
+        words = f"of quantised copies of the base (copies looked at: {len(copies)}{most})"
+        notes.append(f"{from_copies} of {len(models)} are adapters {words}")
     if cut:
         notes.append(f"the hub has more than these {len(models)}; a larger `limit` takes them in")
     return HubListing(HubId(info.id, info.sha), tuple(models), tuple(refused), tuple(notes))
@@ -284,12 +285,11 @@ def with_files(model: HubModel, files: dict[str, int]) -> HubModel:
     """
     kind: Kind = "adapter" if ADAPTER_CONFIG in files else "checkpoint"
     if kind == "adapter":
-        wanted, whole = ADAPTER_FILES, ADAPTER_WEIGHTS in files
+        whole = ADAPTER_WEIGHTS in files
     else:
-        wanted = CHECKPOINT_FILES
-        whole = "config.json" in files and any(
-            _fits(name, ("model.safetensors", "model-*.safetensors")) for name in files
-        )
+        shards = ("model.safetensors", "model-*.safetensors")
+        whole = "config.json" in files and any(_fits(name, shards) for name in files)
+    wanted: Sequence[str] = ADAPTER_FILES if kind == "adapter" else CHECKPOINT_FILES
     pickles = [name for name in files if _fits(name, _PICKLES) and not _fits(name, _NO_PICKLES)]
     weights: Weights = "safetensors" if whole else "pickle" if pickles else "none"
     fetched = [name for name in files if _fits(name, wanted) or (not whole and name in pickles)]

@@ -10,9 +10,9 @@ import errno
 import os
 import re
 import sys
-import warnings
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from merge_advisor.errors import ExternalError, InputError, MergeAdvisorError, OfflineError, RunError
@@ -52,7 +52,8 @@ def hub_failures(named: str, kind: str = "model", *, writing: bool = False) -> I
         ExternalError: the hub cannot be reached, asks for a pause, or failed.
     """
     try:
-        with _quiet():
+        # on a terminal its log says what is waited for
+        with nullcontext() if sys.stderr.isatty() else _QUIET:
             yield
     except MergeAdvisorError:
         raise
@@ -172,23 +173,34 @@ def _network_error() -> type[Exception]:
     return next(base for base in HfHubHTTPError.__mro__ if base.__name__ == "HTTPError")  # type: ignore[no-any-return]
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the library's log, warnings and bars off stderr, unless that is a terminal."""
-    if sys.stderr.isatty():
-        yield
-        return
-    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars, logging
+class _Quiet:
+    """Keeps the library's log and bars off stderr; several threads may be inside, the last one restores them."""
 
-    level, bars = logging.get_verbosity(), not are_progress_bars_disabled()
-    logging.set_verbosity(logging.CRITICAL)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        if bars:
-            disable_progress_bars()
-        try:
-            yield
-        finally:
-            logging.set_verbosity(level)
-            if bars:
-                enable_progress_bars()
+    def __init__(self) -> None:
+        self.inside = 0
+        self.lock = threading.Lock()
+        self.level, self.bars = 0, False
+
+    def __enter__(self) -> None:
+        from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, logging
+
+        with self.lock:
+            self.inside += 1
+            if self.inside == 1:
+                self.level, self.bars = logging.get_verbosity(), not are_progress_bars_disabled()
+                logging.set_verbosity(logging.CRITICAL)
+                if self.bars:
+                    disable_progress_bars()
+
+    def __exit__(self, *_: object) -> None:
+        from huggingface_hub.utils import enable_progress_bars, logging
+
+        with self.lock:
+            self.inside -= 1
+            if self.inside == 0:
+                logging.set_verbosity(self.level)
+                if self.bars:
+                    enable_progress_bars()
+
+
+_QUIET = _Quiet()

@@ -93,6 +93,7 @@ def test_a_full_model_is_a_merge_of_base_and_members(run: Path, tmp_path: Path) 
     shutil.copyfile(run / "recipe.json", model / "recipe.json")
     (model / "config.json").write_text("{}")
     (model / "model.safetensors").write_bytes(b"weights")
+    (model / "mergekit_config.yml").write_text("model: C:/models/a0")
     options = replace(PUSH, model=model)
     front = front_of(card_of_run(run, options).text)
     ids = [f"acme/{member.id}" for member in read_run(run).recipe.members]
@@ -101,6 +102,8 @@ def test_a_full_model_is_a_merge_of_base_and_members(run: Path, tmp_path: Path) 
     assert set(push_run(run, "me/merged", options, dry_run=True).files) == {
         "README.md", "config.json", "model.safetensors", "recipe.json",
     }  # fmt: skip
+    told = push_run(run, "me/merged", options, dry_run=True).card.notes
+    assert "not uploaded, as it is no part of the model: mergekit_config.yml" in told
     other = json.loads((run / "recipe.json").read_text())
     other["members"][0]["weight"] += 0.25
     (model / "recipe.json").write_text(json.dumps(other))
@@ -130,6 +133,10 @@ def test_licences_agree_or_are_given(run: Path, hub_here: Hub) -> None:
     }  # fmt: skip
     hub_here.commit("acme/base", {"README.md": b"no front matter"})
     with pytest.raises(InputError, match="no licence is stated by base acme/base; ask its author, then state"):
+        card_of_run(run, agreed)
+    hub_here.fail("acme/base", (403, {"X-Error-Code": "GatedRepo"}, b""))
+    hub_here.commit("acme/base", {"README.md": b"once more"})
+    with pytest.raises(InputError, match=r"the base's licence: acme/base: it is gated; .*; or state the result's with"):
         card_of_run(run, agreed)
     with pytest.raises(InputError, match="`licence=unknown`: is no licence"):
         shared_licence({}, "unknown")

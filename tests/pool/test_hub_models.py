@@ -62,7 +62,7 @@ def test_each_model_is_pinned_sized_and_marked(hub: Hub) -> None:
         "acme/old": ("pickles only",),
         "acme/closed": ("gated, not open to you",),
     }
-    assert listing.notes == ("1 of 6 are adapters of 1 quantised copies of the base",)
+    assert listing.notes == ("1 of 6 are adapters of quantised copies of the base (copies looked at: 1)",)
 
 
 def test_a_token_opens_what_is_gated_or_private(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,8 +9,10 @@ import json
 import socket
 import struct
 import threading
+from collections.abc import Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -23,7 +25,7 @@ RESET: Answer = (0, {"how": "reset"}, b"")
 LISTED = ("id", "sha", "downloads", "tags", "gated", "private", "siblings")
 
 
-def as_json(value: Any, status: int = 200, **headers: str) -> Answer:
+def as_json(value: Any, status: int = 200, headers: Mapping[str, str] = MappingProxyType({})) -> Answer:
     return status, {"Content-Type": "application/json", **headers}, json.dumps(value).encode()
 
 
@@ -128,7 +130,7 @@ class Hub:
         if start + size < len(names):
             rest = "&".join(f"{key}={value}" for key, values in query.items() if key != "cursor" for value in values)
             headers["Link"] = f'<{self.url}/api/models?{rest}&cursor={start + size}>; rel="next"'
-        return as_json([{key: item[key] for key in LISTED if key in item} for item in page], **headers)
+        return as_json([{key: item[key] for key in LISTED if key in item} for item in page], headers=headers)
 
     def take(self, path: str, body: bytes, known: bool) -> Answer:
         """What a POST of a path gives."""
