@@ -13,7 +13,7 @@ from merge_advisor.pool.manifest import manifest_text
 from merge_advisor.report.document import Table
 from merge_advisor.whole_files import write_text
 
-_KINDS = {"adapter": "adapters", "checkpoint": "full finetunes"}
+_KINDS = {"adapter": "adapter", "checkpoint": "full finetune"}
 _HEADERS = ("model", "kind", "size", "licence", "downloads", "like the task", "")
 _RIGHT = (2, 4, 5)
 """Columns aligned on the right."""
@@ -34,17 +34,26 @@ def size_text(size: int) -> str:
 
 
 def download_text(search: PoolSearch) -> str:
-    """Return how much `plan` would fetch of a pool, in gigabytes, by kind.
+    """Return how much `plan` would fetch of a pool, in gigabytes, by kind; what the cache holds is counted too.
 
     >>> download_text(PoolSearch("org/base", "", (HubModel("org/a", "1", "adapter", "org/base", size=10**9),), "x"))
-    'to download: 1.00 GB (1.00 GB of 1 adapters)'
+    'to download, where the cache holds none of it: 1.00 GB (1.00 GB of 1 adapter)'
 
     Args:
         search: what was found.
     """
     counts = {kind: sum(model.kind == kind for model in search.usable) for kind in search.download}
-    parts = [f"{size / 1e9:.2f} GB of {counts[kind]} {_KINDS[kind]}" for kind, size in sorted(search.download.items())]
-    return f"to download: {sum(search.download.values()) / 1e9:.2f} GB ({', '.join(parts) or 'nothing can be used'})"
+    parts = [
+        f"{_gigabytes(size)} of {counts[kind]} {_KINDS[kind]}{'s' if counts[kind] > 1 else ''}"
+        for kind, size in sorted(search.download.items())
+    ]
+    total = _gigabytes(sum(search.download.values()))
+    return f"to download, where the cache holds none of it: {total} ({', '.join(parts) or 'nothing can be used'})"
+
+
+def _gigabytes(size: int) -> str:
+    number = size / 1e9
+    return f"{number:.1f} GB" if number >= 10 else f"{number:.2f} GB" if number >= 0.1 else f"{number:.4f} GB"
 
 
 def check_manifest_place(out: Path, *, force: bool) -> None:

@@ -85,10 +85,8 @@ def push_run(
         raise InputError(f"'{short_name(repo)}' is no name of a repository; give organisation/name")
     opened = read_run(Path(run))
     folder = _weights(opened, options)
-    name = named.repo.partition("/")[2]
     offline = offline or switched_off()
-    card = card_of_run(run, options, name=name, offline=offline)
-    card = replace(card, text=card.text.replace("THIS_REPOSITORY", named.repo))
+    card = card_of_run(run, options, repo=named.repo, offline=offline)
     contents, others = _contents(opened, folder, card)
     if others:
         card = replace(card, notes=(*card.notes, f"not uploaded, as it is no part of the model: {', '.join(others)}"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +59,7 @@ class RunCard:
 
 
 def card_of_run(
-    run: str | Path, options: CardOptions | None = None, *, name: str = "", offline: bool = False
+    run: str | Path, options: CardOptions | None = None, *, repo: str = "", offline: bool = False
 ) -> RunCard:
     """Return the model card of a run's result: its `adapter/`, or the model that `merge` wrote of it.
 
@@ -70,7 +70,7 @@ def card_of_run(
     Args:
         run: the run folder.
         options: the licence, the base's hub id, the model where it is not the run's adapter.
-        name: the result's name; "": the run folder's.
+        repo: its place on the hub; "": not known yet, and the run folder's name is the result's.
         offline: never ask the hub for the base's licence.
 
     Raises:
@@ -95,9 +95,9 @@ def card_of_run(
     else:
         notes.append("it was not scored; `score(run)` before it is shared says what it is worth")
     made = RunCard("", licence, relation, base, tuple(notes))
-    title = name or opened.folder.resolve().name
-    front = _front_matter(opened, made, title)
-    return RunCard(f"---\n{front}\n---\n{_body(opened, made, title, stated)}", licence, relation, base, tuple(notes))
+    title = repo.rpartition("/")[2] or opened.folder.resolve().name
+    body = _body(opened, made, Heading("", title), Code(_usage(recipe, made, repo or "ORG/NAME")), stated)
+    return replace(made, text=f"---\n{_front_matter(opened, made, title)}\n---\n{body}")
 
 
 def is_adapter(run: Run, options: CardOptions) -> bool:
@@ -212,16 +212,13 @@ def _results(run: Run) -> list[Any]:
     return results
 
 
-def _body(run: Run, made: RunCard, name: str, stated: Mapping[str, str | None]) -> str:
+def _body(run: Run, made: RunCard, title: Heading, usage: Code, stated: Mapping[str, str | None]) -> str:
     """The card below its front matter, as Markdown; all text from elsewhere is escaped."""
     what = "A LoRA adapter" if made.relation == "adapter" else "A merged model"
-    examples = sum(len(task.shots) + len(task.tuning) for task in run.plan.tasks)
-    tasks = ", ".join(task.name for task in run.plan.tasks)
-    opening = (
-        Paragraph(f"{what} of {made.base}, chosen and made by merge-advisor {__version__} for {tasks}, of which it "
-                  f"saw {examples} examples. Prompts: template {run.plan.template}."),
-        Code(_usage(run.recipe, made)),
-    )  # fmt: skip
+    rows = sum(len(task.shots) + len(task.tuning) for task in run.plan.tasks)
+    tasks = ", ".join(f"'{task.name}'" for task in run.plan.tasks)
+    words = f"{what} of {made.base}, chosen and made by merge-advisor {__version__} for {tasks}; it saw {rows} rows."
+    opening = (Paragraph(f"{words} Prompts: template {run.plan.template}."), usage)
     sections = [
         Section("members", Heading("What it is made of"), (_members(run, made, stated),)),
         Section("recipe", Heading("Recipe"), _recipe(run)),
@@ -230,20 +227,20 @@ def _body(run: Run, made: RunCard, name: str, stated: Mapping[str, str | None]) 
         Section("licence", Heading("Licence"), _licence(made, stated)),
     ]
     none = Headline("", "none", "", "")
-    return to_markdown(Document(Heading("", name), none, Facts(()), opening, tuple(sections)))
+    return to_markdown(Document(title, none, Facts(()), opening, tuple(sections)))
 
 
-def _usage(recipe: Recipe, made: RunCard) -> tuple[str, ...]:
+def _usage(recipe: Recipe, made: RunCard, repo: str) -> tuple[str, ...]:
     auto = "AutoModelForSeq2SeqLM" if _pipeline(recipe) == "text2text-generation" else "AutoModelForCausalLM"
     if made.relation != "adapter":
-        return (f"from transformers import {auto}", "", f'model = {auto}.from_pretrained("THIS_REPOSITORY")')
+        return (f"from transformers import {auto}", "", f'model = {auto}.from_pretrained("{repo}")')
     pinned = "" if recipe.base.revision is None else f', revision="{recipe.base.revision}"'
     return (
         "from peft import PeftModel",
         f"from transformers import {auto}",
         "",
         f'base = {auto}.from_pretrained("{made.base}"{pinned})',
-        'model = PeftModel.from_pretrained(base, "THIS_REPOSITORY")',
+        f'model = PeftModel.from_pretrained(base, "{repo}")',
     )
 
 

@@ -135,7 +135,7 @@ def list_hub_models(base: str, options: FindOptions, *, progress: Progress = qui
     names = list(dict.fromkeys([info.id, asked.repo]))
     with hub_failures(base):
         copies, more = _copies(api, names) if options.kind != "checkpoint" else ([], False)
-        found, cut = _found(api, names, copies, options)
+        found, cut, unseen = _found(api, names, copies, options)
     if not found:
         raise InputError(_nothing(base, options))
     models, refused = _examined(api, found, options, progress)
@@ -149,6 +149,8 @@ def list_hub_models(base: str, options: FindOptions, *, progress: Progress = qui
         most = ", those downloaded most of more" if more else ""
         words = f"of quantised copies of the base (copies looked at: {len(copies)}{most})"
         notes.append(f"{from_copies} of {len(models)} are adapters {words}")
+    if unseen:
+        notes.append(f"`licence` looked through the {_SCANNED} downloaded most of each kind; the hub has more")
     if cut:
         notes.append(f"the hub has more than these {len(models)}; a larger `limit` takes them in")
     return HubListing(HubId(info.id, info.sha), tuple(models), tuple(refused), tuple(notes))
@@ -171,26 +173,33 @@ def _copies(api: Any, names: Sequence[str]) -> tuple[list[str], bool]:
 
 def _found(
     api: Any, names: Sequence[str], copies: Sequence[str], options: FindOptions
-) -> tuple[list[tuple[Any, str, bool]], bool]:
-    """What is listed, as (entry, base it names, whether that is a copy) by falling downloads; whether there is more."""
+) -> tuple[list[tuple[Any, str, bool]], bool, bool]:
+    """What is listed, as (entry, base it names, whether that is a copy) by falling downloads.
+
+    Then whether more of it fits the options, and whether some was not looked at.
+    """
     relations = {"all": ("adapter", "finetune"), "adapter": ("adapter",), "checkpoint": ("finetune",)}[options.kind]
     asked = [(f"base_model:{relation}:{name}", name, False) for name in names for relation in relations]
     asked += [(f"base_model:adapter:{name}", name, True) for name in copies]
     found: dict[str, tuple[Any, str, bool]] = {}
-    cut = False
+    cut, ended = False, [False]
     for tag, of, copy in asked:
-        kept = list(islice(_listed(api, tag, options), options.limit + 1))
+        kept = list(islice(_listed(api, tag, options, ended), options.limit + 1))
         cut = cut or len(kept) > options.limit
         for info in kept:
             found.setdefault(info.id, (info, of, copy))
     ranked = sorted(found.values(), key=lambda item: (-(item[0].downloads or 0), item[0].id))
-    return ranked[: options.limit], cut or len(ranked) > options.limit
+    return ranked[: options.limit], cut or len(ranked) > options.limit, ended[0]
 
 
-def _listed(api: Any, tag: str, options: FindOptions) -> Iterator[Any]:
-    """The models of a tag by falling downloads, without those that the options leave out."""
-    most = _SCANNED if options.licence else options.limit + 1
-    for info in api.list_models(filter=tag, sort="downloads", limit=most, full=True):
+def _listed(api: Any, tag: str, options: FindOptions, ended: list[bool]) -> Iterator[Any]:
+    """The models of a tag by falling downloads, without those left out; `ended`: not all were seen."""
+    most = _SCANNED if options.licence else options.limit
+    # one more than is looked at, which tells whether there are more
+    for number, info in enumerate(api.list_models(filter=tag, sort="downloads", limit=most + 1, full=True)):
+        if options.licence and number == most:
+            ended[0] = True
+            return
         if (info.downloads or 0) < options.min_downloads:
             return
         # the name of a licence outside of the hub's list stands in the card alone, which is read later

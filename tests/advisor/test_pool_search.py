@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from merge_advisor.cli import main
-from merge_advisor.pool import read_manifest
+from merge_advisor.pool import open_pool, read_manifest
 from merge_advisor.pool.sources import find_models
+from merge_advisor.weights.base import resolve_base
 from tests.support.hub_server import Hub
 
 ADAPTER = {"adapter_config.json": b"{}", "adapter_model.safetensors": b"x" * 2_000_000}
@@ -63,6 +64,21 @@ def test_the_manifest_pins_what_can_be_used_and_plan_reads_it(hub: Hub, tmp_path
     assert '- hub: "acme/sums"  # adapter, 2 MB, mit, 20 downloads' in text
 
 
+def test_plan_opens_what_was_found_at_its_commit(
+    hub_here: Hub, tiny_llama: Path, tiny_pool: Path, tmp_path: Path
+) -> None:
+    """The card was fetched while it was looked for; the weights are fetched now, of the commit that was found."""
+    hub_here.commit("meta/base", {"config.json": b"{}"})
+    found_at = {name: hub_here.add(f"acme/{name}", tiny_pool / name) for name in ("a0", "b1")}
+    for name in found_at:
+        hub_here.about[f"acme/{name}"]["tags"] = TAGS
+    find("--out", tmp_path / "pool.yaml")
+    hub_here.add("acme/a0", tiny_pool / "a2")  # a newer one
+    opened = open_pool(tmp_path / "pool.yaml", resolve_base(str(tiny_llama), cache=tmp_path / "cache"))
+    assert [(c.id, c.revision) for c in opened.candidates] == [(f"acme/{n}", found_at[n]) for n in ("a0", "b1")]
+    assert opened.refused == ()
+
+
 def test_the_order_is_that_of_downloads_or_of_the_task(
     hub: Hub, task: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -103,7 +119,7 @@ def test_a_dry_run_counts_gigabytes_by_kind_and_writes_nothing(
 ) -> None:
     find("--dry-run", "--out", tmp_path / "pool.yaml")
     text = capsys.readouterr().out
-    assert "to download: 0.01 GB (0.01 GB of 3 adapters, 0.00 GB of 1 full finetunes)" in text
+    assert "where the cache holds none of it: 0.0090 GB (0.0060 GB of 3 adapters, 0.0030 GB of 1 full finetune)" in text
     assert "dry run: nothing was written" in text and not (tmp_path / "pool.yaml").exists()
     told = found(capsys, "--dry-run")
     assert told["download"]["checkpoint"] == 3_000_002

@@ -17,6 +17,7 @@ from merge_advisor.hub_options import CardOptions, PushOptions
 from merge_advisor.json_form import to_json
 from merge_advisor.pool.shared_licence import licence_fields, shared_licence
 from merge_advisor.scores import Comparison, ModelScore, Score, Verdict
+from merge_advisor.types import TRAINED
 from tests.support.hub_server import Hub
 
 GIVEN = CardOptions(licence="apache-2.0", base_model="acme/base")
@@ -41,7 +42,10 @@ def run(example_world: Path, tmp_path: Path) -> Path:
     shutil.copytree(example_world / "run", folder)
     opened = read_run(folder)
     plan = replace(opened.plan, verdict=Verdict.MERGE, reason="use the merge: it beats base")
-    members = tuple(replace(member, source=f"acme/{member.id}", revision="a" * 40) for member in opened.recipe.members)
+    members = tuple(
+        member if member.id in TRAINED else replace(member, source=f"acme/{member.id}", revision="a" * 40)
+        for member in opened.recipe.members
+    )
     recipe = replace(opened.recipe, members=members)
     assert recipe.digest == plan.recipe_digest
     write_values(folder, plan, recipe, opened.tasks)
@@ -59,7 +63,7 @@ def front_of(text: str) -> dict[str, Any]:
 
 
 def test_the_card_of_an_adapter_says_what_the_hub_reads(run: Path) -> None:
-    made = card_of_run(run, GIVEN, name="beads")
+    made = card_of_run(run, GIVEN, repo="me/beads")
     front = front_of(made.text)
     assert {key: front[key] for key in ("base_model", "base_model_relation", "library_name", "license", "tags")} == {
         "base_model": "acme/base", "base_model_relation": "adapter", "library_name": "peft", "license": "apache-2.0",
@@ -75,14 +79,16 @@ def test_the_card_of_an_adapter_says_what_the_hub_reads(run: Path) -> None:
 def test_the_card_holds_members_recipe_scores_and_the_command(run: Path, example_world: Path) -> None:
     text = card_of_run(run, GIVEN).text
     recipe = read_run(run).recipe
-    for member in recipe.members:
+    pool = [member for member in recipe.members if member.id not in TRAINED]
+    assert len(pool) >= 1
+    for member in pool:
         assert f"| {member.id} | acme/{member.id} | {'a' * 40} | apache-2.0 | {member.weight:.6g} |" in text
     assert f"- digest: {recipe.digest}" in text and "- composition: exact" in text
     assert "| merge | 75.0% |" in text and "| base | 25.0% | +50.0 | +10.0 to +90.0 | 2 | 0 | 2.500 |" in text
     assert "**verdict merge**: use the merge: it beats base" in text
     assert (
-        "    merge-advisor plan --task examples.jsonl --pool adapters --base base --strategy top_k --k 2 "
-        "--adaptation none --out my-run\n    merge-advisor merge my-run --adapter --out model" in text
+        "    merge-advisor plan --task examples.jsonl --pool adapters --base tiny-llama --strategy top_k --k 2 "
+        "--adaptation none --template alpaca --out my-run\n    merge-advisor merge my-run --adapter --out model" in text
     )
     assert str(example_world) not in text and "say 3 twice" not in text
 
@@ -96,7 +102,7 @@ def test_a_full_model_is_a_merge_of_base_and_members(run: Path, tmp_path: Path) 
     (model / "mergekit_config.yml").write_text("model: C:/models/a0")
     options = replace(PUSH, model=model)
     front = front_of(card_of_run(run, options).text)
-    ids = [f"acme/{member.id}" for member in read_run(run).recipe.members]
+    ids = [f"acme/{member.id}" for member in read_run(run).recipe.members if member.id not in TRAINED]
     assert (front["base_model"], front["base_model_relation"]) == (["acme/base", *ids], "merge")
     assert (front["library_name"], front["tags"]) == ("transformers", ["merge-advisor", "merge"])
     assert set(push_run(run, "me/merged", options, dry_run=True).files) == {
@@ -134,10 +140,11 @@ def test_licences_agree_or_are_given(run: Path, hub_here: Hub) -> None:
     hub_here.commit("acme/base", {"README.md": b"no front matter"})
     with pytest.raises(InputError, match="no licence is stated by base acme/base; ask its author, then state"):
         card_of_run(run, agreed)
-    hub_here.fail("acme/base", (403, {"X-Error-Code": "GatedRepo"}, b""))
-    hub_here.commit("acme/base", {"README.md": b"once more"})
-    with pytest.raises(InputError, match=r"the base's licence: acme/base: it is gated; .*; or state the result's with"):
-        card_of_run(run, agreed)
+    hub_here.commit("acme/closed", {"README.md": b"---\nlicense: mit\n---\n"}, gated="auto")
+    with pytest.raises(
+        InputError, match=r"the base's licence: acme/closed: it is gated; .*; or state the result's with"
+    ):
+        card_of_run(run, replace(agreed, base_model="acme/closed"))
     with pytest.raises(InputError, match="`licence=unknown`: is no licence"):
         shared_licence({}, "unknown")
     assert licence_fields("llama3.1") == {"license": "llama3.1"}

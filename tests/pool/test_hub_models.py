@@ -94,6 +94,13 @@ def test_filters_leave_out_and_say_so_where_nothing_is_left(hub: Hub) -> None:
         found("acme/chat@main")
 
 
+def test_a_filter_that_does_not_look_through_all_says_so(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("merge_advisor.pool.hub_models._SCANNED", 2)
+    listing = found(licence=("apache*",))
+    assert set(by_id(listing)) == {"acme/sums"}
+    assert "`licence` looked through the 2 downloaded most of each kind; the hub has more" in listing.notes
+
+
 def test_a_licence_outside_the_hubs_list_is_read_from_the_card(hub: Hub) -> None:
     card = b"---\nlicense: other\nlicense_name: acme-research\n---\n"
     hub.commit("acme/lab", {**ADAPTER, "README.md": card}, tags=adapter_of("meta/base", "license:other"))
