@@ -65,7 +65,7 @@ def card_of_run(
 
     >>> made = card_of_run("run", CardOptions(licence="mit", base_model="org/base"))
     >>> made.relation, made.text.splitlines()[:3]
-    ('adapter', ['---', 'base_model: org/base', 'library_name: peft'])
+    ('adapter', ['---', 'base_model: org/base', 'base_model_relation: adapter'])
 
     Args:
         run: the run folder.

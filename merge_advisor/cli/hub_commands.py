@@ -18,7 +18,7 @@ _OK, _PARTIAL = 0, 3
 
 
 def pool(arguments: Arguments) -> int:
-    """Run `merge-advisor pool find` and return its exit code.
+    """Return the exit code of `merge-advisor pool find`, run.
 
     Args:
         arguments: what was given.
@@ -61,7 +61,7 @@ def pool(arguments: Arguments) -> int:
 
 
 def card(arguments: Arguments) -> int:
-    """Run `merge-advisor card` and return its exit code.
+    """Return the exit code of `merge-advisor card`, run.
 
     Args:
         arguments: what was given.
@@ -86,7 +86,7 @@ def card(arguments: Arguments) -> int:
 
 
 def push(arguments: Arguments) -> int:
-    """Run `merge-advisor push` and return its exit code.
+    """Return the exit code of `merge-advisor push`, run.
 
     Args:
         arguments: what was given.

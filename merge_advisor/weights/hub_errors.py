@@ -45,6 +45,9 @@ def hub_failures(named: str, kind: str = "model", *, writing: bool = False) -> I
         kind: "model" or "dataset".
         writing: whether the block uploads.
 
+    Yields:
+        Nothing.
+
     Raises:
         OfflineError: fetching is off.
         InputError: no such repository or revision, or the hub does not give it to this user.
