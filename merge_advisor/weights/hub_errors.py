@@ -21,7 +21,8 @@ _SHOWN = 200
 """Characters of what the hub said that a message repeats."""
 # tokens of the hub, and name and password in an address: neither may reach a message, wherever it was quoted
 _SECRET = re.compile(r"\bhf_[A-Za-z0-9]{6,}|(?<=//)[^/@\s]+(?=@)|(?i:(?<=bearer )\S+)")
-_KEPT = "what was fetched is kept"
+_UNREACHED = ("ConnectError", "ConnectTimeout", "ProxyError")
+"""Names of the HTTP client's errors that no request has got through."""
 
 
 def switched_off() -> bool:
@@ -107,8 +108,12 @@ def hub_error(error: BaseException, named: str, kind: str = "model", *, writing:
             return ExternalError(f"{named}: the hub cannot be reached; check the network, or work offline")
         case ValueError():
             return ExternalError(f"{named}: no answer of a hub ({said_by(error)}); check HF_ENDPOINT and the proxy")
+    if type(error).__name__ in _UNREACHED:
+        return ExternalError(
+            f"{named}: the hub cannot be reached ({said_by(error)}); check the network and HF_ENDPOINT"
+        )
     return ExternalError(
-        f"{named}: the connection to the hub broke ({said_by(error)}); give the command again, {_KEPT}"
+        f"{named}: the connection to the hub broke ({said_by(error)}); give the command again{_kept(writing)}"
     )
 
 
@@ -153,11 +158,15 @@ def _by_status(error: Any, named: str, writing: bool) -> MergeAdvisorError:
         return InputError(f"{named}: the hub forbids it (403: {said_by(error)}); set HF_TOKEN to a token that {may}")
     if status == 429:
         wait = _wait(error.response.headers)
-        more = "" if has_token() else "; with a token (HF_TOKEN) it takes more"
+        rest = _kept(writing) + ("" if has_token() else "; with a token (HF_TOKEN) it takes more")
         return ExternalError(
-            f"{named}: the hub takes no more requests for now (429); give the command again {wait}, {_KEPT}{more}"
+            f"{named}: the hub takes no more requests for now (429); give the command again {wait}{rest}"
         )
-    return ExternalError(f"{named}: the hub failed ({said_by(error)}); try again later, {_KEPT}")
+    return ExternalError(f"{named}: the hub failed ({said_by(error)}); try again later{_kept(writing)}")
+
+
+def _kept(writing: bool) -> str:
+    return "" if writing else ", what was fetched is kept"
 
 
 def _wait(headers: Any) -> str:

@@ -6,7 +6,7 @@ import pytest
 
 from merge_advisor.errors import ExternalError, InputError, MergeAdvisorError, OfflineError, RunError
 from merge_advisor.weights.hub import HubId, fetch_snapshot
-from merge_advisor.weights.hub_errors import hub_error, said_by, switched_off
+from merge_advisor.weights.hub_errors import hub_error, hub_failures, said_by, switched_off
 from tests.support.hub_server import CUT, RESET, Answer, Hub
 
 NAMES = ("README.md", "adapter_model.safetensors")
@@ -89,6 +89,14 @@ def test_each_answer_has_its_line(
 def test_a_hub_that_is_down_is_not_called_out_of_reach(hub: Hub, slept: list[float]) -> None:
     hub.fail("/tree/", *[(503, {}, b"")] * 6)
     assert "the hub failed" in failure(HubId("acme/a0"), ExternalError)
+
+
+def test_a_hub_out_of_reach_is_told(hub_here: Hub) -> None:
+    from huggingface_hub import HfApi
+
+    nowhere = HfApi(endpoint="http://127.0.0.1:9")
+    with pytest.raises(ExternalError, match="acme/a0: the hub cannot be reached"), hub_failures("acme/a0"):
+        nowhere.model_info("acme/a0")
 
 
 def test_a_full_disk_is_no_fault_of_the_hub() -> None:
