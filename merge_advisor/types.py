@@ -26,7 +26,9 @@ TRAINED = (SHOTS_LORA, RESIDUAL)
 ICL = "icl"
 """Label of the base with examples in its prompt, in every score table, and name of a control of a benchmark."""
 
-Kind = Literal["adapter", "checkpoint"]
+Kind = Literal["adapter", "checkpoint", "dense"]
+KIND_NAMES: dict[Kind, str] = {"adapter": "a LoRA", "checkpoint": "a checkpoint", "dense": "an adapter of another kind"}
+"""What messages call a candidate of each kind."""
 Role = Literal["anchor", "partner", "trained"]
 """The first of the pool's members, a further one, or what was trained on the task's rows."""
 LossKind = Literal["loss", "choices"]
@@ -185,6 +187,8 @@ class Candidate:
     """Text of its model card (or of the manifest), used by the `text` strategy."""
     notes: tuple[str, ...] = ()
     """Warnings that did not refuse it, e.g. another base named in its configuration."""
+    delta_path: str = field(default="", metadata={"json": False})
+    """Folder of the weight delta that PEFT made of it, on this machine; "" where its own files are read."""
 
 
 @dataclass(frozen=True, slots=True)

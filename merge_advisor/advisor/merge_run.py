@@ -21,7 +21,7 @@ from merge_advisor.formats.full_model import write_full_model
 from merge_advisor.formats.peft import model_card
 from merge_advisor.json_form import to_json
 from merge_advisor.merges import merge_of
-from merge_advisor.types import TRAINED
+from merge_advisor.types import KIND_NAMES, TRAINED
 from merge_advisor.whole_files import write_text
 
 if TYPE_CHECKING:
@@ -137,8 +137,10 @@ def _adapter_recipe(run: Run, rank: int | None) -> Recipe:
         InputError: full checkpoints are merged.
     """
     recipe = run.recipe
-    if any(member.kind == "checkpoint" for member in recipe.members):
-        raise InputError(f"{run.folder}: merges full checkpoints, no adapter holds that; leave out `adapter=True`")
+    if other := next((member for member in recipe.members if member.kind != "adapter"), None):
+        raise InputError(
+            f"{run.folder}: {other.id} is {KIND_NAMES[other.kind]}, no LoRA holds that; leave out `adapter=True`"
+        )
     factors = registry.build("composition", recipe.composition).low_rank
     ranks = [given for given in (rank, recipe.rank) if given is not None]
     return replace(recipe, rank=min(ranks, default=None if factors else DEFAULT_RANK))

@@ -9,7 +9,7 @@ from typing import ClassVar
 from merge_advisor.errors import InputError
 from merge_advisor.formats import ModelPlaces
 from merge_advisor.json_form import STRICT, VERSION, from_json, to_json
-from merge_advisor.types import Recipe
+from merge_advisor.types import KIND_NAMES, Recipe
 
 _FILE = "lorahub.json"
 
@@ -74,8 +74,8 @@ class LoraHubFormat:
             return "weights differ by layer group, LoraHub knows one weight a module"
         if recipe.rank is not None:
             return f"the merged adapter is cut to rank {recipe.rank}, LoraHub keeps the rank of its modules"
-        checkpoints = [member.id for member in recipe.members if member.kind != "adapter"]
-        return f"{checkpoints[0]} is a checkpoint, LoraHub adds the factors of adapters" if checkpoints else ""
+        other = next((member for member in recipe.members if member.kind != "adapter"), None)
+        return f"{other.id} is {KIND_NAMES[other.kind]}, LoraHub adds the factors of LoRAs" if other else ""
 
     def write(self, recipe: Recipe, places: ModelPlaces, folder: Path) -> None:
         """See `Format.write`."""

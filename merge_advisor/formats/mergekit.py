@@ -276,7 +276,7 @@ def mergekit_config(recipe: Recipe, places: ModelPlaces) -> MergekitConfig:
         if settings.member is None and not member.weight:
             continue  # a method without weights would count it like the others
         place = ModelPath(places.members[member.id], places.revisions.get(member.id))
-        reference = ModelReference(base, place) if member.kind == "adapter" else ModelReference(place)
+        reference = ModelReference(base, place) if member.kind != "checkpoint" else ModelReference(place)
         own = None if settings.member is None else MemberParameters(member.weight, **settings.member)
         members.append(MergekitMember(_shortest(reference), own))
     first = members[0].model if settings.method == "slerp" else _shortest(ModelReference(base))

@@ -11,7 +11,7 @@ from typing import ClassVar
 from merge_advisor import registry
 from merge_advisor.errors import InputError
 from merge_advisor.formats import ModelPlaces
-from merge_advisor.types import Recipe
+from merge_advisor.types import KIND_NAMES, Recipe
 from merge_advisor.weights.adapter import write_adapter
 
 _FOLDER = "adapter"
@@ -46,9 +46,8 @@ class PeftFormat:
         name = recipe.composition.partition(":")[0].strip()
         if not registry.load("composition", name).low_rank and recipe.rank is None:
             return f"the composition {name} gives no LoRA factors; merging with `adapter=True` writes an approximation"
-        checkpoints = [member.id for member in recipe.members if member.kind != "adapter"]
-        if checkpoints:
-            return f"{checkpoints[0]} is a checkpoint, its delta has no LoRA factors"
+        if other := next((member for member in recipe.members if member.kind != "adapter"), None):
+            return f"{other.id} is {KIND_NAMES[other.kind]}, its change has no LoRA factors"
         if not any(member.weight for member in recipe.members):
             return "all weights are 0, the merge is the base"
         return ""

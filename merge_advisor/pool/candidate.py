@@ -4,17 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 from merge_advisor.errors import PoolError
 from merge_advisor.plain_text import short_name
 from merge_advisor.pool.licences import Card, read_card
+from merge_advisor.pool.merged_by_peft import PeftMerges, peft_fingerprint
 from merge_advisor.pool.sources import FoundModel, check_id
 from merge_advisor.types import Candidate
 from merge_advisor.weights import adapter, checkpoint, hub
-from merge_advisor.weights.adapter_config import ADAPTER_CONFIG, read_adapter_config
+from merge_advisor.weights.adapter_config import (
+    ADAPTER_CONFIG,
+    AdapterConfig,
+    NotPlainLoraError,
+    read_adapter_config,
+)
 from merge_advisor.weights.base import HUB_PATTERNS, LocalBase
 from merge_advisor.weights.files import Hashes, read_json
 from merge_advisor.weights.saved_copies import check_copies
+from merge_advisor.weights.tensorfile import TensorInfo
+
+
+class _Plain(NamedTuple):
+    """A plain LoRA, read and placed on the base."""
+
+    settings: AdapterConfig
+    header: dict[str, TensorInfo]
+    placed: dict[str, adapter.LoraFactors]
+
 
 ADAPTER_FILES = ("README.md", "config.json", ADAPTER_CONFIG, adapter.ADAPTER_WEIGHTS)
 """What is fetched of an adapter."""
@@ -47,7 +64,28 @@ def fetch_model(model: FoundModel, *, offline: bool) -> hub.Snapshot:
     return snapshot
 
 
-def examine_candidate(model: FoundModel, place: hub.Snapshot, base: LocalBase, hashes: Hashes) -> Candidate:
+def needs_peft(folder: Path, base: LocalBase, hashes: Hashes) -> bool:
+    """Return whether a folder holds an adapter that is more than plain LoRA, and that PEFT may be able to merge.
+
+    Args:
+        folder: any folder.
+        base: the base.
+        hashes: a memo of file hashes.
+    """
+    if not (folder / ADAPTER_CONFIG).is_file():
+        return False
+    try:
+        _read_plain(folder, base, hashes)
+    except NotPlainLoraError:
+        return True
+    except (PoolError, OSError):  # told where it is examined
+        return False
+    return False
+
+
+def examine_candidate(
+    model: FoundModel, place: hub.Snapshot, base: LocalBase, hashes: Hashes, merges: PeftMerges | None = None
+) -> Candidate:
     """Return a model as a candidate, checked against the base by names, shapes and values.
 
     Args:
@@ -55,6 +93,7 @@ def examine_candidate(model: FoundModel, place: hub.Snapshot, base: LocalBase, h
         place: where its files are, from `fetch_model`.
         base: the base.
         hashes: a memo of file hashes and of what reading the weights showed.
+        merges: adapters that PEFT merged; None: those that need it are refused.
 
     Raises:
         PoolError: it cannot be used; the message does not repeat the id.
@@ -65,22 +104,25 @@ def examine_candidate(model: FoundModel, place: hub.Snapshot, base: LocalBase, h
         raise PoolError(f"{short_name(folder.name)}: no such folder; correct its path in the manifest")
     card = read_card(folder)
     if (folder / ADAPTER_CONFIG).exists():
-        return _adapter(model, place, base, hashes, card)
+        try:
+            return _adapter(model, place, base, hashes, card)
+        except NotPlainLoraError:
+            if merges is None or merges.cache is None:
+                raise
+        return _merged(model, place, base, merges, card)
     if (folder / "config.json").exists():
         return _checkpoint(model, place, base, hashes, card)
     raise PoolError("has neither adapter_config.json nor config.json; restore it, or save the model again")
 
 
 def _adapter(model: FoundModel, place: hub.Snapshot, base: LocalBase, hashes: Hashes, card: Card) -> Candidate:
-    settings = read_adapter_config(place.path)
     if model.hub is not None and not (place.path / adapter.ADAPTER_WEIGHTS).exists():
+        read_adapter_config(place.path)
         raise PoolError(
             f"the hub has no {adapter.ADAPTER_WEIGHTS} of it; where it has {adapter.ADAPTER_PICKLE}, rewrite that "
             "by `convert(source, out=DIR)`"
         )
-    header = adapter.read_weights_header(place.path)
-    placed = adapter.map_factors(settings, header, base.shapes)
-    check_copies(place.path / adapter.ADAPTER_WEIGHTS, header, base.path, base.base.digest, hashes)
+    settings, header, placed = _read_plain(place.path, base, hashes)
     adapter.check_values(place.path, header, hashes)
     return Candidate(
         id=model.id,
@@ -94,6 +136,42 @@ def _adapter(model: FoundModel, place: hub.Snapshot, base: LocalBase, hashes: Ha
         licence=card.licence,
         description=model.description or card.text,
         notes=(*_notes(model), *settings.notes, *_base_note(settings.base_name, base)),
+    )
+
+
+def _read_plain(folder: Path, base: LocalBase, hashes: Hashes) -> _Plain:
+    settings = read_adapter_config(folder)
+    header = adapter.read_weights_header(folder)
+    placed = adapter.map_factors(settings, header, base.shapes)
+    check_copies(folder / adapter.ADAPTER_WEIGHTS, header, base.path, base.base.digest, hashes)
+    return _Plain(settings, header, placed)
+
+
+def _merged(model: FoundModel, place: hub.Snapshot, base: LocalBase, merges: PeftMerges, card: Card) -> Candidate:
+    """An adapter as the weight delta that PEFT made of it: an adapter where all of it has factors, else dense."""
+    delta = merges.delta_of(place.path)
+    config = read_json(place.path / ADAPTER_CONFIG)
+    ranks = [delta.rank_of(name) for name in delta]
+    dense = ranks.count(0)
+    what = f"{short_name(str(config.get('peft_type')))} adapter merged by {delta.made_by}"
+    if dense:
+        note = f"{what}; {dense} of the {len(ranks)} weights it changes have no factors, so that it is no LoRA"
+    else:
+        note = f"{what}; its change has factors of rank {max(ranks)} at most, and is used as a LoRA of that rank"
+    named = config.get("base_model_name_or_path")
+    return Candidate(
+        id=model.id,
+        kind="dense" if dense else "adapter",
+        path=str(place.path),
+        fingerprint=peft_fingerprint(place.path, merges.hashes),
+        source=_source(model, place),
+        revision=place.revision or None,
+        rank=0 if dense else max(ranks),
+        modules=_kinds(name.removesuffix(".weight") for name in delta if name.endswith(".weight")),
+        licence=card.licence,
+        description=model.description or card.text,
+        notes=(*_notes(model), note, *delta.notes, *_base_note(named if isinstance(named, str) else "", base)),
+        delta_path=str(merges.place_of(place.path)),
     )
 
 

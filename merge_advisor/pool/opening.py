@@ -10,8 +10,10 @@ from pathlib import Path
 
 from merge_advisor.errors import ExternalError, InputError, MergeAdvisorError, OfflineError, PoolError
 from merge_advisor.plain_text import short_name
-from merge_advisor.pool.candidate import examine_candidate, fetch_model
+from merge_advisor.pool.candidate import examine_candidate, fetch_model, needs_peft
+from merge_advisor.pool.merged_by_peft import PeftMerges
 from merge_advisor.pool.sources import FoundModel, find_models
+from merge_advisor.progress import Progress, quiet_progress
 from merge_advisor.types import SHOTS_LORA, Candidate, Pool, RefusedModel
 from merge_advisor.weights.base import LocalBase
 from merge_advisor.weights.files import FileError, Hashes
@@ -34,8 +36,12 @@ def open_pool(
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     licence: Sequence[str] = (),
+    cache: Path | None = None,
+    progress: Progress = quiet_progress,
 ) -> Pool:
     """Return a pool's candidates for a base; a model that cannot be used is set aside with a reason.
+
+    Takes more than eight parameters because which models are wanted and where files are kept are chosen apart.
 
     >>> from merge_advisor.weights.base import resolve_base
     >>> pool = open_pool("adapters", resolve_base("base", cache=Path("cache")), include=["a*"])
@@ -52,6 +58,8 @@ def open_pool(
         exclude: globs on ids; no model that matches one of them.
         licence: globs on the licences of the model cards, "unknown" where there is none; if given, only models that
             match one of them.
+        cache: folder for what PEFT makes of adapters that are more than plain LoRA; None: these are set aside.
+        progress: called with (what, done, total) where that takes long.
 
     Raises:
         PoolError: no such pool, nothing in it can be used, a bad manifest, or a filter that matches nothing.
@@ -61,6 +69,9 @@ def open_pool(
     sources = find_models(ref)
     models = _filter(sources.models, include, exclude, f"pool {ref}")
     places = _fetch_all(models, offline=offline)
+    merges = PeftMerges(base, cache, hashes, progress)
+    here = [place.path for place in places if isinstance(place, Snapshot)]
+    merges.prepare(folder for folder in here if needs_peft(folder, base, hashes))
     candidates: list[Candidate] = []
     refused: list[RefusedModel] = []
     # by id: the order of a folder's listing differs between machines, that of the pool must not
@@ -68,7 +79,7 @@ def open_pool(
         try:
             if isinstance(place, MergeAdvisorError):
                 raise place
-            candidate = examine_candidate(model, place, base, hashes)
+            candidate = examine_candidate(model, place, base, hashes, merges)
             same = next((c.id for c in candidates if c.fingerprint == candidate.fingerprint), None)
             if same is not None:  # chosen twice it would only be one model at twice the weight
                 raise PoolError(f"same weights as {same}; remove one of the two")

@@ -25,6 +25,7 @@ from merge_advisor.weights.adapter_config import (
     MERGE_FIRST,
     RETRAIN,
     AdapterConfig,
+    NotPlainLoraError,
     read_adapter_config,
 )
 from merge_advisor.weights.files import FileError, Hashes, file_digest
@@ -85,7 +86,8 @@ def pair_factors(header: Mapping[str, TensorInfo]) -> dict[str, tuple[TensorInfo
         Module name, without PEFT's prefix and what torch's wrappers add, -> (A, B).
 
     Raises:
-        PoolError: a tensor that plain LoRA does not have, a pair without its other half, or shapes that do not chain.
+        NotPlainLoraError: a tensor that plain LoRA does not have.
+        PoolError: a pair without its other half, or shapes that do not chain.
     """
     sides: dict[str, dict[str, TensorInfo]] = {}
     for key, info in header.items():
@@ -93,7 +95,7 @@ def pair_factors(header: Mapping[str, TensorInfo]) -> dict[str, tuple[TensorInfo
         if match is None:
             if copied_name(key) is not None:  # no change where it equals the base's, see `check_copies`
                 continue
-            raise PoolError(f"{ADAPTER_WEIGHTS}: {_what_it_holds(key)}")
+            raise NotPlainLoraError(f"{ADAPTER_WEIGHTS}: {_what_it_holds(key)}")
         module = _WRAPPERS.sub("", match["module"])
         pair = sides.setdefault(module, {})
         if match["side"] in pair:
@@ -108,7 +110,7 @@ def pair_factors(header: Mapping[str, TensorInfo]) -> dict[str, tuple[TensorInfo
             raise PoolError(f"{ADAPTER_WEIGHTS}: {module} has one of lora_A and lora_B only; save the adapter again")
         a, b = pair["A"], pair["B"]
         if len(a.shape) != 2 or len(b.shape) != 2:
-            raise PoolError(f"{ADAPTER_WEIGHTS}: {module} is no linear layer (A {_by(a.shape)}); {RETRAIN}")
+            raise NotPlainLoraError(f"{ADAPTER_WEIGHTS}: {module} is no linear layer (A {_by(a.shape)}); {RETRAIN}")
         if a.shape[0] != b.shape[1] or not a.shape[0]:
             raise PoolError(
                 f"{ADAPTER_WEIGHTS}: {module} has A {_by(a.shape)} and B {_by(b.shape)}; save the adapter again"

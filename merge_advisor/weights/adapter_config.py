@@ -17,6 +17,16 @@ MERGE_FIRST = "merge it into its base and list it as a checkpoint"
 
 _T = TypeVar("_T")
 
+
+class NotPlainLoraError(PoolError):
+    """An adapter that is more than W + scale·B·A, which PEFT may be able to merge.
+
+    >>> raise NotPlainLoraError("adapter_config.json: uses DoRA (use_dora), which is more than plain LoRA")
+    Traceback (most recent call last):
+    merge_advisor.weights.adapter_config.NotPlainLoraError: adapter_config.json: uses DoRA (use_dora), which is more ...
+    """
+
+
 # setting -> what it does, and what to do instead: all of these make more of an adapter than W + scale·B·A
 _REFUSED = {
     "use_dora": ("DoRA (use_dora)", MERGE_FIRST),
@@ -33,9 +43,22 @@ _REFUSED = {
     "monteclora_config": ("sampled weights (monteclora_config)", RETRAIN),
     "enable_lora": ("parts of a fused layer only (enable_lora)", MERGE_FIRST),
 }
+_NEVER_MERGED = {"layer_replication", "alora_invocation_tokens", "arrow_config", "enable_lora"}
+"""Those of them that are no change of the base's weights, or that PEFT does not know."""
+_VIRTUAL_TOKENS = {"PROMPT_TUNING", "MULTITASK_PROMPT_TUNING", "P_TUNING", "CPT"}
+_BESIDE_ALONE = {
+    **dict.fromkeys(_VIRTUAL_TOKENS, "trains tokens before the prompt"),
+    **dict.fromkeys(("PREFIX_TUNING", "CARTRIDGE"), "trains keys and values before the prompt"),
+    "ADAPTION_PROMPT": "trains prompts that its own attention looks at",
+    "XLORA": "chooses among adapters for each token", "POLY": "chooses among adapters for each task",
+    "LILY": "routes each input through shared factors", "SHADOW": "runs a small model beside the base",
+}  # fmt: skip
+"""Kinds of adapters that are no change of the base's weights, and what they are instead."""
 # how A and B began does not matter, unless it changed the base that they were trained on
 _HARMLESS_INIT = {"True", "False", "None", "gaussian", "eva", "orthogonal", "mica"}
-_BASE_CHANGING_INIT = ("pissa", "olora", "corda", "loftq", "lora_ga")
+_REPEATED_INIT = ("pissa", "olora")
+"""Initialisations that change the base by its own weights alone: PEFT does the same again where it loads them."""
+_BASE_CHANGING_INIT = ("corda", "loftq", "lora_ga")
 _KNOWN = _REFUSED.keys() | {
     "alpha_pattern", "auto_mapping", "base_model_name_or_path", "bias", "corda_config", "ensure_weight_tying",
     "eva_config", "exclude_modules", "fan_in_fan_out", "inference_mode", "init_lora_weights", "layers_pattern",
@@ -92,7 +115,8 @@ def read_adapter_config(folder: Path) -> AdapterConfig:
         folder: the adapter's folder.
 
     Raises:
-        PoolError: absent, not JSON, not LoRA, or a setting that makes it more than plain LoRA, named.
+        PoolError: absent, not JSON, or a kind that cannot be merged, named.
+        NotPlainLoraError: another kind than LoRA, or a setting that makes it more than plain LoRA, named.
     """
     try:
         config = read_json(folder / ADAPTER_CONFIG)
@@ -117,17 +141,26 @@ def read_adapter_config(folder: Path) -> AdapterConfig:
 
 def _refuse_variants(config: dict[str, Any]) -> None:
     kind = config.get("peft_type")
-    if kind != "LORA":
+    if kind in _BESIDE_ALONE:
         raise PoolError(
-            f"{ADAPTER_CONFIG}: peft_type is {str(kind)[:40]!r}; only LORA adapters can be merged, take another"
+            f"{ADAPTER_CONFIG}: {kind} {_BESIDE_ALONE[kind]}, which is no change of the base's weights and cannot be "
+            "merged; take another adapter, or train it as LoRA"
         )
+    if kind != "LORA":
+        error = NotPlainLoraError if isinstance(kind, str) and kind else PoolError
+        raise error(f"{ADAPTER_CONFIG}: peft_type is {str(kind)[:40]!r}, which is no plain LoRA; {MERGE_FIRST}")
     for key, (name, remedy) in _REFUSED.items():
         if config.get(key):
-            raise PoolError(f"{ADAPTER_CONFIG}: uses {name}, which is more than plain LoRA; {remedy}")
+            error = PoolError if key in _NEVER_MERGED else NotPlainLoraError
+            raise error(f"{ADAPTER_CONFIG}: uses {name}, which is more than plain LoRA; {remedy}")
     bias = config.get("bias", "none")
     if bias not in ("none", None):
-        raise PoolError(f"{ADAPTER_CONFIG}: trained biases as well (bias={str(bias)[:20]!r}); {MERGE_FIRST}")
+        raise NotPlainLoraError(f"{ADAPTER_CONFIG}: trained biases as well (bias={str(bias)[:20]!r}); {MERGE_FIRST}")
     init = str(config.get("init_lora_weights"))
+    if init.startswith(_REPEATED_INIT):
+        raise NotPlainLoraError(
+            f"{ADAPTER_CONFIG}: init_lora_weights={init[:40]!r} changed the base it was trained on; {MERGE_FIRST}"
+        )
     if init.startswith(_BASE_CHANGING_INIT):
         raise PoolError(
             f"{ADAPTER_CONFIG}: init_lora_weights={init[:40]!r} changed the base it was trained on; save it as "

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from merge_advisor.errors import PoolError
 from merge_advisor.plain_text import short_name
+from merge_advisor.weights.adapter_config import NotPlainLoraError
 from merge_advisor.weights.files import FileError, Hashes, file_digest
 from merge_advisor.weights.naming import EMBEDDINGS, HEADS, find_parameter
 from merge_advisor.weights.tensorfile import Located, TensorInfo, open_folder, read_tensor
@@ -43,7 +44,8 @@ def check_copies(path: Path, header: Mapping[str, TensorInfo], base: Path, base_
         hashes: the memo, in which the result is kept under both digests.
 
     Raises:
-        PoolError: one that differs, with the remedy.
+        NotPlainLoraError: one that differs, with the remedy.
+        PoolError: a file that cannot be read.
     """
     names = {key: name for key in header if (name := copied_name(key)) is not None}
     if not names:
@@ -56,7 +58,7 @@ def check_copies(path: Path, header: Mapping[str, TensorInfo], base: Path, base_
     except FileError as error:
         raise PoolError(str(error)) from error
     if hashes[memo]:
-        raise PoolError(
+        raise NotPlainLoraError(
             f"{path.name}: holds {short_name(hashes[memo])}, which is not the base's: it was trained or resized along; "
             "merge it into its base and list it as a checkpoint"
         )

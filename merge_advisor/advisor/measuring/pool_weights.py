@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from merge_advisor import registry
@@ -13,9 +12,8 @@ from merge_advisor.compose.mask_cache import MaskCache
 from merge_advisor.compose.sparse import SparseComposition
 from merge_advisor.compose.truncate import DEFAULT_RANK, truncate
 from merge_advisor.errors import PoolError
-from merge_advisor.weights.adapter import read_adapter
-from merge_advisor.weights.checkpoint import read_checkpoint_delta
 from merge_advisor.weights.naming import count_blocks
+from merge_advisor.weights.opened import read_candidate
 from merge_advisor.weights.updates import LowRankUpdate, WeightDelta
 
 if TYPE_CHECKING:
@@ -73,13 +71,11 @@ class PoolWeights:
         # by fingerprint and not by id: one model under two ids is read once
         delta = self.made.get(candidate.fingerprint) or self._read.get(candidate.fingerprint)
         if delta is None:
-            folder = Path(candidate.path)
             try:
+                delta = read_candidate(candidate, self.local)
                 if candidate.kind == "adapter":
                     # a copy: what is read lazily must not be read again from a folder that changes
-                    delta = dict(read_adapter(folder, self.local.shapes))
-                else:
-                    delta = read_checkpoint_delta(folder, self.local.path)
+                    delta = dict(delta)
             except OSError as error:
                 raise PoolError(f"{candidate.id}: its files cannot be read any more ({error}); restore them") from error
             # only now: a file that cannot be read must fail again, not be remembered as empty
@@ -127,7 +123,7 @@ class PoolWeights:
         """Return a merge carried out, and cut where it has to be cut: the merge returned has the rank.
 
         That is where its factors have more than `rank` (or than servers take), and, if a rank was asked for, where the
-        composition gives no factors. With a checkpoint among the members nothing is cut.
+        composition gives no factors. With a member that is no LoRA nothing is cut.
 
         Args:
             merge: the merge; its own rank is not looked at.
@@ -140,7 +136,7 @@ class PoolWeights:
         # the factors say what has to be cut, so they are made before the rank is known, once
         merge = replace(merge, rank=None)
         delta = self._composed(merge)
-        if any(candidate.kind == "checkpoint" for candidate in merge.candidates):
+        if any(candidate.kind != "adapter" for candidate in merge.candidates):
             return MergedWeights(merge, delta, 0.0)
         if registry.build("composition", merge.composition).low_rank:
             limit = rank or DEFAULT_RANK

@@ -28,7 +28,7 @@ from merge_advisor.advisor.runs.run_folder import (
 )
 from merge_advisor.json_form import VERSION
 from merge_advisor.pool import licence_conflicts
-from merge_advisor.types import SHOTS_LORA, TRAINED, Pool, Recipe, Row, Task
+from merge_advisor.types import KIND_NAMES, SHOTS_LORA, TRAINED, Pool, Recipe, Row, Task
 
 if TYPE_CHECKING:
     from merge_advisor.advisor.measuring.session import Session
@@ -199,8 +199,11 @@ def _notes(tasks: Sequence[Task], options: PlanOptions, steps: PlanSteps) -> tup
             f"{options.composition} gives no LoRA factors: `merge` writes a full model, `merge(run, adapter=True)` one "
             "cut to a rank, with its error; `plan(rank=R)` plans and scores the cut one"
         )
-    if options.rank is not None and any(c.kind == "checkpoint" for c in steps.chosen.merge.candidates):
-        notes.append(f"`rank={options.rank}` was not applied: a member is a full checkpoint, no adapter holds that")
+    other = next((c for c in steps.chosen.merge.candidates if c.kind != "adapter"), None)
+    if options.rank is not None and other is not None:
+        notes.append(
+            f"`rank={options.rank}` was not applied: {other.id} is {KIND_NAMES[other.kind]}, no LoRA holds that"
+        )
     if selection.scale == 0:
         notes.append("no scale of the chosen members lowers the loss on the choosing rows: the merge is the base")
     by_choices = [task.name for task in tasks if loss_kind_of(task.choosing, options.choose_by) == "choices"]

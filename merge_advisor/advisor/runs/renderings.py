@@ -14,7 +14,8 @@ from merge_advisor.formats import ModelPlaces
 from merge_advisor.formats.peft import task_type
 from merge_advisor.json_form import to_json
 from merge_advisor.types import TRAINED, Candidate, Recipe
-from merge_advisor.weights.adapter import read_adapter, write_adapter
+from merge_advisor.weights.adapter import write_adapter
+from merge_advisor.weights.opened import read_candidate
 from merge_advisor.weights.peft_names import peft_loads
 from merge_advisor.whole_files import write_text
 
@@ -63,7 +64,9 @@ def model_places(local: LocalBase, recipe: Recipe, carried: MergedWeights, folde
 
 
 def _needs_copy(candidate: Candidate, local: LocalBase) -> bool:
-    return candidate.kind == "adapter" and not peft_loads(Path(candidate.path), local.shapes)
+    if candidate.kind != "adapter":
+        return False
+    return bool(candidate.delta_path) or not peft_loads(Path(candidate.path), local.shapes)
 
 
 def _copied(candidate: Candidate, local: LocalBase, folder: Path) -> str:
@@ -71,7 +74,7 @@ def _copied(candidate: Candidate, local: LocalBase, folder: Path) -> str:
     name = f"{re.sub(r'[^A-Za-z0-9._-]+', '-', candidate.id)[:60]}-{candidate.fingerprint[:8]}"
     (folder / MEMBERS).mkdir(exist_ok=True)
     if not (folder / MEMBERS / name).exists():
-        delta = read_adapter(Path(candidate.path), local.shapes)
+        delta = read_candidate(candidate, local)
         write_adapter(
             folder / MEMBERS / name, delta, base_name=local.base.id, task_type=task_type(local.base.architecture),
             dtype="float32", base_shapes=local.shapes,
