@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from merge_advisor.errors import PoolError
 from merge_advisor.plain_text import short_name
+from merge_advisor.pool.layouts import MLX_WEIGHTS, SHARD_INDEX, foreign_adapter
 from merge_advisor.pool.licences import Card, read_card
 from merge_advisor.pool.merged_by_peft import PeftMerges, peft_fingerprint
 from merge_advisor.pool.sources import FoundModel, check_id
@@ -33,8 +34,11 @@ class _Plain(NamedTuple):
     placed: dict[str, adapter.LoraFactors]
 
 
-ADAPTER_FILES = ("README.md", "config.json", ADAPTER_CONFIG, adapter.ADAPTER_WEIGHTS)
-"""What is fetched of an adapter."""
+ADAPTER_FILES = (
+    "README.md", "config.json", ADAPTER_CONFIG, adapter.ADAPTER_WEIGHTS, SHARD_INDEX, "adapter_model-*.safetensors",
+    MLX_WEIGHTS,
+)  # fmt: skip
+"""What is fetched of an adapter, as globs."""
 CHECKPOINT_FILES = ("README.md", *HUB_PATTERNS)
 """What is fetched of a checkpoint, as globs."""
 
@@ -112,7 +116,12 @@ def examine_candidate(
         return _merged(model, place, base, merges, card)
     if (folder / "config.json").exists():
         return _checkpoint(model, place, base, hashes, card)
-    raise PoolError("has neither adapter_config.json nor config.json; restore it, or save the model again")
+    if (folder / "recipe.json").exists():
+        raise PoolError("is a run whose merge has no adapter/; write it by `merge(run, out)` and list that folder")
+    raise PoolError(
+        foreign_adapter(folder)
+        or "has neither adapter_config.json nor config.json; restore it, or save the model again"
+    )
 
 
 def _adapter(model: FoundModel, place: hub.Snapshot, base: LocalBase, hashes: Hashes, card: Card) -> Candidate:

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from merge_advisor.progress import Progress, quiet_progress
 from merge_advisor.types import RefusedModel
 from merge_advisor.weights import hub
 from merge_advisor.weights.adapter import ADAPTER_PICKLE, ADAPTER_WEIGHTS, pair_factors
-from merge_advisor.weights.adapter_config import ADAPTER_CONFIG, read_adapter_config
+from merge_advisor.weights.adapter_config import ADAPTER_CONFIG, NotPlainLoraError, read_adapter_config
 from merge_advisor.weights.files import FileError, file_digest
 from merge_advisor.weights.tensorfile import read_header
 from merge_advisor.whole_files import whole_folder
@@ -145,7 +146,8 @@ def _gather(
     for number, model in enumerate(models, 1):
         try:
             place = _place(model, offline)
-            read_adapter_config(place.path)
+            with suppress(NotPlainLoraError):  # PEFT may be able to merge it
+                read_adapter_config(place.path)
             if not any((place.path / name).is_file() for name in (ADAPTER_WEIGHTS, ADAPTER_PICKLE)):
                 raise PoolError(
                     f"has neither {ADAPTER_PICKLE} nor {ADAPTER_WEIGHTS}; fetch it again, or take another adapter"
@@ -245,10 +247,13 @@ def _complete(job: _Job, *, converted: bool) -> None:
     """Check names and shapes of what was written, and note what it was made of.
 
     Raises:
-        PoolError: its tensors are no plain LoRA.
+        PoolError: it is a plain LoRA whose tensors do not go together.
         FileError: a file cannot be read.
     """
-    pair_factors(read_header(job.target / ADAPTER_WEIGHTS))
+    header = read_header(job.target / ADAPTER_WEIGHTS)
+    with suppress(NotPlainLoraError):
+        read_adapter_config(job.target)
+        pair_factors(header)
     if converted:
         note = {
             "version": VERSION,

@@ -12,6 +12,8 @@ from merge_advisor.errors import ExternalError, InputError, MergeAdvisorError, O
 from merge_advisor.plain_text import short_name
 from merge_advisor.pool.candidate import examine_candidate, fetch_model, needs_peft
 from merge_advisor.pool.merged_by_peft import PeftMerges
+from merge_advisor.pool.places import readable
+from merge_advisor.pool.remote import copied_pool, is_address
 from merge_advisor.pool.sources import FoundModel, find_models
 from merge_advisor.progress import Progress, quiet_progress
 from merge_advisor.types import SHOTS_LORA, Candidate, Pool, RefusedModel
@@ -49,8 +51,8 @@ def open_pool(
     (['a0', 'a1', 'a2'], ())
 
     Args:
-        ref: a folder of models (or of one model), a manifest (.yaml), a list of hub ids (.txt), or hub ids separated
-            by commas. Hub models go to the hub's own cache.
+        ref: a folder of models (or of one model), a manifest (.yaml), a list of hub ids (.txt), hub ids separated by
+            commas, or an address that fsspec knows (`s3://...`). Hub models go to the hub's own cache.
         base: the base.
         offline: never fetch.
         hashes: a memo of file hashes and of what reading the weights showed; keep it between runs.
@@ -58,7 +60,8 @@ def open_pool(
         exclude: globs on ids; no model that matches one of them.
         licence: globs on the licences of the model cards, "unknown" where there is none; if given, only models that
             match one of them.
-        cache: folder for what PEFT makes of adapters that are more than plain LoRA; None: these are set aside.
+        cache: folder for what is unpacked, copied, written anew or merged by PEFT before it can be used; None: models
+            that need it are set aside.
         progress: called with (what, done, total) where that takes long.
 
     Raises:
@@ -66,10 +69,16 @@ def open_pool(
         OfflineError: all its models would have to be fetched, and fetching is off.
     """
     hashes = {} if hashes is None else hashes
+    if is_address(str(ref)):
+        if cache is None:
+            raise PoolError(f"pool {ref}: has to be copied, which needs a folder; give `cache`")
+        ref = copied_pool(str(ref), cache / "remote", offline=offline)
     sources = find_models(ref)
     models = _filter(sources.models, include, exclude, f"pool {ref}")
-    places = _fetch_all(models, offline=offline)
-    merges = PeftMerges(base, cache, hashes, progress)
+    fetched = _fetch_all(models, offline=offline)
+    found = [_readable(*pair, cache, hashes) for pair in zip(models, fetched, strict=True)]
+    models, places = [model for model, _ in found], [place for _, place in found]
+    merges = PeftMerges(base, cache and cache / "merged", hashes, progress)
     here = [place.path for place in places if isinstance(place, Snapshot)]
     merges.prepare(folder for folder in here if needs_peft(folder, base, hashes))
     candidates: list[Candidate] = []
@@ -110,6 +119,19 @@ def _fetch_all(models: Sequence[FoundModel], *, offline: bool) -> list[_Snapshot
         return [one(model) for model in models]
     with ThreadPoolExecutor(_DOWNLOADS) as workers:
         return list(workers.map(one, models))
+
+
+def _readable(
+    model: FoundModel, place: _SnapshotOrError, cache: Path | None, hashes: Hashes
+) -> tuple[FoundModel, _SnapshotOrError]:
+    if isinstance(place, MergeAdvisorError):
+        return model, place
+    try:
+        return readable(model, place, cache, hashes)
+    except MergeAdvisorError as error:
+        return model, error
+    except OSError as error:
+        return model, PoolError(f"cannot be read ({error.strerror or error}); check its permissions and free space")
 
 
 def _nothing_left(where: str, refused: Sequence[RefusedModel], places: Sequence[_SnapshotOrError]) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path, PurePath, PureWindowsPath
 
 from merge_advisor.errors import PoolError
 from merge_advisor.plain_text import short_name
+from merge_advisor.pool.archives import archive_stem
 from merge_advisor.pool.manifest import ManifestEntry, read_manifest
 from merge_advisor.types import TRAINED
 from merge_advisor.weights.hub import HubId, parse_id
@@ -24,6 +25,8 @@ _NO_WEIGHTS = re.compile(r"(training_args|optimizer|scheduler|scaler|rng_state)[
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 _CACHED = re.compile(r"models--(?P<org>[^/]+?)--(?P<name>[^/]+)")
 """A model in the hub's cache, whose files are in `snapshots/COMMIT`."""
+_RUN = ("plan.json", "recipe.json")
+"""What a run folder of ours always holds."""
 _DEPTH = 3
 """Folders below a pool that are looked into for models, one inside the other."""
 
@@ -140,7 +143,14 @@ def _in_folder(path: Path) -> Sources:
         return _in_manifest(where)
     texts = manifest.descriptions if manifest else {}
     try:
-        found = [FoundModel(_own_name(path), path)] if _is_model(path) else list(_below(path, (), _DEPTH))
+        if _is_model(path):
+            found = [FoundModel(_own_name(path), path)]
+        elif (run := _run(path, _own_name(path))) is not None:
+            found = [run]
+        else:
+            # weights without a configuration are told, as those further down are
+            found = [FoundModel(_own_name(path), path)] if _may_be_model(path) else []
+            found += _below(path, (), _DEPTH)
     except OSError as error:
         raise PoolError(f"pool {path}: cannot be read ({error.strerror}); check its permissions") from error
     named = {model.id for model in found}
@@ -166,12 +176,37 @@ def _below(path: Path, within: tuple[str, ...], depth: int) -> Iterator[FoundMod
         note = f"{newest.name}, the newest of {len(numbers)} checkpoints there, stands for it"
         yield FoundModel("/".join(within), newest, note=note)
         folders = [folder for folder in folders if folder not in numbers]
+    yield from _packed(path, within, {folder.name for folder in folders})
     for folder in folders:
         name = "/".join([*within, folder.name])
-        if _may_be_model(folder):
+        if (run := _run(folder, name)) is not None:
+            yield run
+        elif _may_be_model(folder):
             yield FoundModel(name, folder, note=_left_out(folder))
         elif depth > 1:
             yield from _below(folder, (*within, folder.name), depth - 1)
+
+
+def _packed(path: Path, within: tuple[str, ...], folders: set[str]) -> Iterator[FoundModel]:
+    """Yield the archives in a folder, and GGUF files, which are set aside by name where they are opened."""
+    for file in sorted(path.iterdir()):
+        if not file.is_file() or file.name[0] == ".":
+            continue
+        stem = archive_stem(file.name) or (file.stem if file.suffix.lower() == ".gguf" else None)
+        if stem is not None:
+            twice = stem in folders or any(archive_stem(o.name) == stem for o in path.iterdir() if o.name != file.name)
+            yield FoundModel("/".join([*within, file.name if twice else stem]), file)
+
+
+def _run(folder: Path, name: str) -> FoundModel | None:
+    """The merge of a run folder of ours, and nothing else that is in there."""
+    if not all((folder / file).is_file() for file in _RUN):
+        return None
+    if (folder / "adapter" / _ADAPTER).is_file():
+        return FoundModel(
+            name, folder / "adapter", note="the merge of the run there (adapter/); its parts are left out"
+        )
+    return FoundModel(name, folder)
 
 
 def _step(folder: Path) -> int | None:

@@ -12,6 +12,8 @@ from merge_advisor.errors import PoolError
 from merge_advisor.weights.files import FileError, read_json
 
 ADAPTER_CONFIG = "adapter_config.json"
+REWRITTEN = "rewritten.json"
+"""Lies beside an adapter that was written anew into the cache, and says what it was made of."""
 RETRAIN = "take another adapter, or train it as plain LoRA"
 MERGE_FIRST = "merge it into its base and list it as a checkpoint"
 

@@ -24,7 +24,7 @@ from tests.support.hub_server import Hub
 from tests.support.models import T5_MODULES, write_lora
 
 
-def publish(folder: Path, seed: int = 0, *, zipped: bool = True) -> dict[str, NDArray[np.float16]]:
+def publish(folder: Path, seed: int = 0, *, zipped: bool = True) -> dict[str, NDArray[Any]]:
     """Write an adapter as a pickle; returns its tensors."""
     import torch
 
@@ -84,7 +84,6 @@ SPOILT = {
     "whole numbers": "is no dense float tensor",
     "list": "holds list and no state dict",
     "blown up": "its tensors claim",
-    "whole weight": "holds a whole weight",
     "half a pair": "has one of lora_A and lora_B only",
     "no config": "adapter_config.json: cannot be read",
     "no weights": "has neither adapter_model.bin nor adapter_model.safetensors",
@@ -95,6 +94,9 @@ def test_a_folder_becomes_a_pool(tmp_path: Path, tiny_t5: Path, capsys: pytest.C
     """All bad ones at once: one child process reads what it can, each refusal has its reason."""
     source, out, mark = tmp_path / "published", tmp_path / "pool", tmp_path / "executed"
     wanted = {"a": publish(source / "a", 0), "z": publish(source / "z", 1, zipped=False)}
+    wanted["whole"] = publish(source / "whole", 3)  # more than plain LoRA: PEFT merges it
+    spoil(source / "whole", "whole weight", mark)
+    wanted["whole"]["base_model.model.final_layer_norm.weight"] = np.ones(4, np.float32)
     write_lora(source / "safe", T5_MODULES, seed=2, base="tiny-t5", task_type="SEQ_2_SEQ_LM")
     (source / "pool.yaml").write_text("version: 1\ntemplate: plain\ndescriptions: {a: Does things.}\n")
     for how in SPOILT:
@@ -104,7 +106,7 @@ def test_a_folder_becomes_a_pool(tmp_path: Path, tiny_t5: Path, capsys: pytest.C
 
     assert main(["convert", str(source), "--out", str(out), "--json"]) == 3
     told = json.loads(capsys.readouterr().out)
-    assert (told["written"], told["copied"]) == (["a", "safe", "z"], ["safe"])
+    assert (told["written"], told["copied"]) == (["a", "safe", "whole", "z"], ["safe"])
     reasons = {item["id"]: item["reason"] for item in told["refused"]}
     assert set(reasons) == set(SPOILT)
     for how, reason in reasons.items():
@@ -113,7 +115,7 @@ def test_a_folder_becomes_a_pool(tmp_path: Path, tiny_t5: Path, capsys: pytest.C
     assert not mark.exists()
     assert before == {path: path.read_bytes() for path in source.rglob("*") if path.is_file()}
 
-    assert sorted(path.name for path in out.iterdir()) == ["a", "pool.yaml", "safe", "z"]
+    assert sorted(path.name for path in out.iterdir()) == ["a", "pool.yaml", "safe", "whole", "z"]
     for name, tensors in wanted.items():
         found = load_file(out / name / "adapter_model.safetensors")
         assert found.keys() == tensors.keys()
@@ -125,7 +127,8 @@ def test_a_folder_becomes_a_pool(tmp_path: Path, tiny_t5: Path, capsys: pytest.C
     base = resolve_base(str(tiny_t5), cache=tmp_path)
     pool = open_pool(out, base)
     assert [c.id for c in pool.candidates] == ["a", "safe", "z"]
-    assert (pool.template, pool.candidates[0].description, pool.refused) == ("plain", "Does things.", ())
+    assert (pool.template, pool.candidates[0].description) == ("plain", "Does things.")
+    assert [item.id for item in pool.refused] == ["whole"]  # without a cache PEFT is not asked
 
     with pytest.raises(PoolError, match=r"`convert\(source, out=DIR\)`"):
         open_pool(source / "a", base)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -40,12 +39,14 @@ WITH_FACTORS = {"target_parameters", "pissa", "hra", "loha", "miss", "vblora", "
 """Those whose change of every weight has factors."""
 
 
-def make_adapter(base: Path, folder: Path, config: Any, *, seed: int = 0, size: float = 0.05) -> Path:
+def make_adapter(
+    base: Path, folder: Path, config: Any, *, seed: int = 0, size: float = 0.05, task_type: str = "CAUSAL_LM"
+) -> Path:
     """Write an adapter as PEFT saves it, its trained weights moved at random."""
     import peft
     import torch
 
-    config.task_type = "CAUSAL_LM"
+    config.task_type = task_type
     torch.manual_seed(seed)
     with warnings.catch_warnings(action="ignore"):
         model = peft.get_peft_model(_load(base), config)
@@ -63,14 +64,21 @@ def peft_logits(base: Path, folder: Path, ids: Any) -> Any:
     import torch
 
     with warnings.catch_warnings(action="ignore"), torch.no_grad():
-        return peft.PeftModel.from_pretrained(_load(base), folder).eval()(ids).logits
+        return logits(peft.PeftModel.from_pretrained(_load(base), folder).eval(), ids)
+
+
+def logits(model: Any, ids: Any) -> Any:
+    """What a model gives; an encoder-decoder is asked to read and to write the same."""
+    return model(input_ids=ids, **({"decoder_input_ids": ids} if model.config.is_encoder_decoder else {})).logits
 
 
 def _load(base: Path) -> Any:
     import torch
     import transformers
 
-    return copy.deepcopy(transformers.AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32))
+    seq2seq = transformers.AutoConfig.from_pretrained(base).is_encoder_decoder
+    loader = transformers.AutoModelForSeq2SeqLM if seq2seq else transformers.AutoModelForCausalLM
+    return loader.from_pretrained(base, dtype=torch.float32)
 
 
 def in_this_process(

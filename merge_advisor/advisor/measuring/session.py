@@ -122,7 +122,7 @@ def open_session(
             opened = open_pool(
                 pool, local, offline=offline, hashes=store.hashes,
                 include=wanted.include, exclude=wanted.exclude, licence=wanted.licence,
-                cache=cache / "merged", progress=where.get("progress", quiet_progress),
+                cache=cache / "pool", progress=where.get("progress", quiet_progress),
             )  # fmt: skip
         name = template or opened.template
         # only "chat" is a property of the base: the other templates need no file of it

@@ -14,7 +14,8 @@ from merge_advisor.formats import ModelPlaces
 from merge_advisor.formats.peft import task_type
 from merge_advisor.json_form import to_json
 from merge_advisor.types import TRAINED, Candidate, Recipe
-from merge_advisor.weights.adapter import write_adapter
+from merge_advisor.weights.adapter import ADAPTER_WEIGHTS, write_adapter
+from merge_advisor.weights.adapter_config import ADAPTER_CONFIG, REWRITTEN
 from merge_advisor.weights.opened import read_candidate
 from merge_advisor.weights.peft_names import peft_loads
 from merge_advisor.whole_files import write_text
@@ -64,16 +65,27 @@ def model_places(local: LocalBase, recipe: Recipe, carried: MergedWeights, folde
 
 
 def _needs_copy(candidate: Candidate, local: LocalBase) -> bool:
-    if candidate.kind != "adapter":
+    if candidate.kind == "checkpoint":
         return False
-    return bool(candidate.delta_path) or not peft_loads(Path(candidate.path), local.shapes)
+    folder = Path(candidate.path)
+    if any((place / REWRITTEN).is_file() for place in (folder, *folder.parents)):
+        return True  # it lies in the cache, which may be emptied
+    if candidate.kind == "dense":
+        return False
+    return bool(candidate.delta_path) or not peft_loads(folder, local.shapes)
 
 
 def _copied(candidate: Candidate, local: LocalBase, folder: Path) -> str:
     """Write an adapter under the names that PEFT expects; return its place in the run folder."""
     name = f"{re.sub(r'[^A-Za-z0-9._-]+', '-', candidate.id)[:60]}-{candidate.fingerprint[:8]}"
     (folder / MEMBERS).mkdir(exist_ok=True)
-    if not (folder / MEMBERS / name).exists():
+    if (folder / MEMBERS / name).exists():
+        return f"{MEMBERS}/{name}"
+    if candidate.kind == "dense":  # no LoRA holds it: as PEFT loads it
+        (folder / MEMBERS / name).mkdir()
+        for file in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
+            shutil.copyfile(Path(candidate.path) / file, folder / MEMBERS / name / file)
+    else:
         delta = read_candidate(candidate, local)
         write_adapter(
             folder / MEMBERS / name, delta, base_name=local.base.id, task_type=task_type(local.base.architecture),

@@ -1,0 +1,126 @@
+"""A model in a .zip or .tar file of a pool, unpacked into the cache: once, by its hash, and nothing outside it."""
+
+from __future__ import annotations
+
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import IO
+
+from merge_advisor.errors import PoolError, RunError
+from merge_advisor.json_form import VERSION, to_json
+from merge_advisor.plain_text import short_name
+from merge_advisor.weights.adapter_config import REWRITTEN
+from merge_advisor.weights.files import FileError, Hashes, file_digest
+from merge_advisor.whole_files import whole_folder
+
+ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
+"""Ends of the names of archives."""
+LARGEST = 64 * 2**30
+"""Bytes that an archive may unpack to."""
+_MOST = 10_000
+"""Files that an archive may hold."""
+_BLOCK = 1 << 20
+
+
+def archive_stem(name: str) -> str | None:
+    """Return the name of an archive without its ending; None where it is none.
+
+    >>> archive_stem("law.tar.gz"), archive_stem("law.safetensors")
+    ('law', None)
+
+    Args:
+        name: of a file.
+    """
+    ending = next((end for end in sorted(ARCHIVES, key=len, reverse=True) if name.lower().endswith(end)), None)
+    return name[: -len(ending)] if ending and len(name) > len(ending) else None
+
+
+def unpacked(archive: Path, cache: Path, hashes: Hashes, *, largest: int = LARGEST) -> Path:
+    """Return the folder that an archive was unpacked to; the one folder in it, where it holds nothing beside that.
+
+    Args:
+        archive: a .zip or .tar file, compressed or not.
+        cache: folder of what was unpacked.
+        hashes: a memo of file hashes.
+        largest: bytes it may unpack to.
+
+    Raises:
+        PoolError: it is damaged or too large, or holds a link, a device, or a path that leads out of it.
+    """
+    try:
+        folder = cache / file_digest(archive, hashes)
+        if not folder.is_dir():
+            try:
+                with whole_folder(folder) as partial:
+                    _unpack(archive, partial, largest)
+                    about = {"version": VERSION, "source": archive.name}
+                    (partial / REWRITTEN).write_text(to_json(about), encoding="utf-8")
+            except RunError:
+                if not folder.is_dir():  # else another process was faster, with the same files
+                    raise
+    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
+        # RuntimeError: a zip with a password
+        reason = " ".join(str(error).split())[:120] or type(error).__name__
+        raise PoolError(f"{archive.name}: cannot be unpacked ({reason}); fetch it again, or unpack it there") from error
+    except FileError as error:
+        raise PoolError(str(error)) from error
+    while len(inside := [path for path in folder.iterdir() if path.name != REWRITTEN]) == 1 and inside[0].is_dir():
+        folder = inside[0]
+    return folder
+
+
+def _unpack(archive: Path, folder: Path, largest: int) -> None:
+    left = largest
+    for number, (name, stream) in enumerate(_files(archive)):
+        if number >= _MOST:
+            raise PoolError(f"{archive.name}: holds more than {_MOST} files; unpack it there, and what is needed alone")
+        target = folder / _safe(name, archive)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if target.exists():
+            raise PoolError(f"{archive.name}: holds {short_name(name)} twice; pack it again")
+        with stream, target.open("xb") as out:
+            while block := stream.read(_BLOCK):
+                left -= len(block)  # counted as it comes: a header may say anything
+                if left < 0:
+                    raise PoolError(
+                        f"{archive.name}: unpacks to more than {largest >> 20} MiB; unpack it there if that is right"
+                    )
+                out.write(block)
+
+
+def _files(archive: Path) -> Iterator[tuple[str, IO[bytes]]]:
+    """Yield name and content of each plain file."""
+    if archive.name.lower().endswith(".zip"):
+        with zipfile.ZipFile(archive) as packed:
+            for item in packed.infolist():
+                kind = (item.external_attr >> 16) & 0o170000
+                if kind not in (0, 0o100000, 0o040000):
+                    raise PoolError(f"{archive.name}: {_no_file(item.filename)}")
+                if not item.is_dir():
+                    yield item.filename, packed.open(item)
+        return
+    with tarfile.open(archive, "r:*") as tape:
+        for entry in tape:
+            if entry.isdir():
+                continue
+            content = tape.extractfile(entry) if entry.isreg() else None
+            if content is None:
+                raise PoolError(f"{archive.name}: {_no_file(entry.name)}")
+            yield entry.name, content
+
+
+def _no_file(name: str) -> str:
+    return f"holds {short_name(name)}, which is a link or a device; pack plain files"
+
+
+def _safe(name: str, archive: Path) -> str:
+    parts = PurePosixPath(name.replace("\\", "/")).parts
+    windows = PureWindowsPath(name)
+    if not parts or ".." in parts or parts[0] == "/" or windows.drive or "\0" in name:
+        raise PoolError(f"{archive.name}: holds {short_name(name)}, which leads out of it; pack it again")
+    if name == REWRITTEN:
+        raise PoolError(f"{archive.name}: holds {REWRITTEN}, a name that is kept; rename that file")
+    return "/".join(parts)

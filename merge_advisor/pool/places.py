@@ -1,0 +1,61 @@
+"""Where the files of a model are once it can be read: fetched, unpacked, and in PEFT's layout."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from merge_advisor.errors import PoolError
+from merge_advisor.plain_text import short_name
+from merge_advisor.pool.archives import archive_stem, unpacked
+from merge_advisor.pool.layouts import gguf_refusal, in_peft_layout, layout_of
+from merge_advisor.pool.sources import FoundModel, find_models
+from merge_advisor.weights.files import Hashes
+from merge_advisor.weights.hub import Snapshot
+
+
+def readable(model: FoundModel, place: Snapshot, cache: Path | None, hashes: Hashes) -> tuple[FoundModel, Snapshot]:
+    """Return a model with what has to be said of it, and the folder that it can be read from.
+
+    Args:
+        model: the model.
+        place: where its files are.
+        cache: folder for what is unpacked and written anew; None: such models are refused.
+        hashes: a memo of file hashes.
+
+    Raises:
+        PoolError: an archive or layout that cannot be read.
+    """
+    if place.path.is_file():
+        model, place = _unpacked(model, place, cache, hashes)
+    layout = layout_of(place.path)
+    if not layout:
+        return model, place
+    if cache is None:
+        raise PoolError(f"its layout ({layout}) has to be written anew, which needs a folder; give `cache`")
+    folder = in_peft_layout(place.path, layout, cache / "layouts", hashes)
+    return _noted(model, f"read from its {layout} layout"), replace(place, path=folder)
+
+
+def _unpacked(model: FoundModel, place: Snapshot, cache: Path | None, hashes: Hashes) -> tuple[FoundModel, Snapshot]:
+    file = place.path
+    if archive_stem(file.name) is None:
+        raise PoolError(gguf_refusal(file))
+    if cache is None:
+        raise PoolError(f"{file.name}: has to be unpacked, which needs a folder; give `cache`")
+    folder = unpacked(file, cache / "archives", hashes)
+    try:
+        inside = find_models(folder).models
+    except PoolError as error:
+        raise PoolError(f"{file.name}: holds no model with adapter_config.json or config.json; remove it") from error
+    if len(inside) > 1:
+        names = ", ".join(short_name(found.id) for found in inside[:5])
+        raise PoolError(f"{file.name}: holds {len(inside)} models ({names}); unpack it there, or pack each alone")
+    found = inside[0]
+    if found.note:
+        model = _noted(model, found.note)
+    return _noted(model, f"unpacked from {short_name(file.name)}"), replace(place, path=found.folder or folder)
+
+
+def _noted(model: FoundModel, note: str) -> FoundModel:
+    return replace(model, note=f"{model.note}; {note}" if model.note else note)
