@@ -17,7 +17,7 @@ from merge_advisor.advisor.runs.reopening import find_members, reopen
 from merge_advisor.advisor.runs.run_folder import MEMBERS
 from merge_advisor.compose.truncate import DEFAULT_RANK
 from merge_advisor.errors import ExternalError, InputError, RunError
-from merge_advisor.formats.full_model import write_full_model
+from merge_advisor.formats.full_model import half_precision, write_full_model
 from merge_advisor.formats.peft import model_card
 from merge_advisor.json_form import to_json
 from merge_advisor.merges import merge_of
@@ -99,6 +99,11 @@ def merge_run(
             _as_gguf(session, carried, out)
         else:
             base = session.local.path
+            if (halves := half_precision(base)) and on_note:
+                on_note(
+                    f"the base is {halves}, the model is written in float32: rounding its weights can be as large as "
+                    "the change; `model.to(dtype)` in transformers makes it smaller"
+                )
             with_progress(session, "writing the model", lambda: write_full_model(base, carried.delta, out))
     if not gguf:
         write_text(out / "recipe.json", to_json(recipe))  # says what the model is, wherever the folder goes

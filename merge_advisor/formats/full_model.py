@@ -68,6 +68,16 @@ def write_full_model(base_path: Path, delta: WeightDelta, out: Path) -> None:
         raise InputError(f"{out}: cannot be written ({error.strerror or error}); free space or rename it") from error
 
 
+def half_precision(base_path: Path) -> str:
+    """Return the half precision that a base's weights are kept in, "bfloat16" or "float16"; "" where it is none.
+
+    Args:
+        base_path: folder of the base.
+    """
+    dtypes = {info.dtype for _, info in open_folder(base_path).values()}
+    return "bfloat16" if "BF16" in dtypes else "float16" if "F16" in dtypes else ""
+
+
 def check_fits(delta: WeightDelta, located: Located) -> None:
     """Refuse a delta that names parameters the base does not have; shapes are checked when they are added.
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Generator
+from contextlib import closing
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import IO
 
@@ -74,24 +75,25 @@ def unpacked(archive: Path, cache: Path, hashes: Hashes, *, largest: int = LARGE
 
 def _unpack(archive: Path, folder: Path, largest: int) -> None:
     left = largest
-    for number, (name, stream) in enumerate(_files(archive)):
-        if number >= _MOST:
-            raise PoolError(f"{archive.name}: holds more than {_MOST} files; unpack it there, and what is needed alone")
-        target = folder / _safe(name, archive)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if target.exists():
-            raise PoolError(f"{archive.name}: holds {short_name(name)} twice; pack it again")
-        with stream, target.open("xb") as out:
-            while block := stream.read(_BLOCK):
-                left -= len(block)  # counted as it comes: a header may say anything
-                if left < 0:
-                    raise PoolError(
-                        f"{archive.name}: unpacks to more than {largest >> 20} MiB; unpack it there if that is right"
-                    )
-                out.write(block)
+    with closing(_files(archive)) as files:
+        for number, (name, stream) in enumerate(files):
+            if number >= _MOST:
+                raise PoolError(f"{archive.name}: holds more than {_MOST} files; unpack what is needed of it there")
+            target = folder / _safe(name, archive)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if target.exists():
+                raise PoolError(f"{archive.name}: holds {short_name(name)} twice; pack it again")
+            with stream, target.open("xb") as out:
+                while block := stream.read(_BLOCK):
+                    left -= len(block)  # counted as it comes: a header may say anything
+                    if left < 0:
+                        raise PoolError(
+                            f"{archive.name}: unpacks to more than {largest >> 20} MiB; unpack it there if right"
+                        )
+                    out.write(block)
 
 
-def _files(archive: Path) -> Iterator[tuple[str, IO[bytes]]]:
+def _files(archive: Path) -> Generator[tuple[str, IO[bytes]]]:
     """Yield name and content of each plain file."""
     if archive.name.lower().endswith(".zip"):
         with zipfile.ZipFile(archive) as packed:

@@ -186,6 +186,7 @@ def _merged(model: FoundModel, place: hub.Snapshot, base: LocalBase, merges: Pef
 
 def _checkpoint(model: FoundModel, place: hub.Snapshot, base: LocalBase, hashes: Hashes, card: Card) -> Candidate:
     located = checkpoint.check_checkpoint(place.path, base.config, base.shapes)
+    resized = checkpoint.resized_note(located, base.shapes)
     checkpoint.check_checkpoint_values(place.path, located, base.path, base.base.digest, hashes)
     config = read_json(place.path / "config.json")
     named = config.get("_name_or_path")
@@ -199,19 +200,20 @@ def _checkpoint(model: FoundModel, place: hub.Snapshot, base: LocalBase, hashes:
         modules=_kinds(name.removesuffix(".weight") for name in located if name.endswith(".weight")),
         licence=card.licence,
         description=model.description or card.text,
-        notes=(*_notes(model), *_base_note(named if isinstance(named, str) else "", base)),
+        notes=(*_notes(model, resized), *_base_note(named if isinstance(named, str) else "", base)),
     )
 
 
-def _notes(model: FoundModel) -> tuple[str, ...]:
-    return (model.note,) if model.note else ()
+def _notes(model: FoundModel, *others: str) -> tuple[str, ...]:
+    return tuple(note for note in (model.note, *others) if note)
 
 
 def _source(model: FoundModel, place: hub.Snapshot) -> str:
     if model.hub:
         return model.hub.repo
-    name = place.path.name
-    return f"{model.id}/{name}" if model.note and not model.id.endswith(name) else name
+    folder = (model.folder or place.path).absolute()  # what is read may be a copy in the cache
+    further_down = model.note and folder.is_dir() and not model.id.endswith(folder.name)
+    return f"{model.id}/{folder.name}" if further_down else folder.name
 
 
 def _kinds(modules: Iterable[str]) -> tuple[str, ...]:

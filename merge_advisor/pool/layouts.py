@@ -95,8 +95,9 @@ def foreign_adapter(folder: Path) -> str:
                 f"{file.name}: holds {short_name(key)}, an adapter of an image model; only language models are merged, "
                 "remove it"
             )
-    for file in sorted(folder.glob("*.gguf")):
-        return gguf_refusal(file)
+    ggufs = [] if any(folder.glob("*.safetensors")) else sorted(folder.glob("*.gguf"))
+    if ggufs:
+        return gguf_refusal(ggufs[0])
     if (folder / "adapters.npz").is_file():
         return "adapters.npz: MLX's older layout; train or save it again with mlx_lm, which writes adapters.safetensors"
     return ""

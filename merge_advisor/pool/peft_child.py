@@ -70,9 +70,9 @@ def report_on(base: Path, adapter: Path, target: Path) -> dict[str, Any]:
 
     try:
         unknown = _unknown_settings(adapter)
-        updates, tensors = merged_updates(base, adapter)
+        updates, tensors, note = merged_updates(base, adapter)
         save_file(tensors, target, metadata={"format": "pt"})
-        return {"updates": updates, "peft": peft.__version__, "unknown": unknown}
+        return {"updates": updates, "peft": peft.__version__, "unknown": unknown, "note": note}
     except CannotMergeError as error:
         return {"error": str(error), "final": True}
     except (MemoryError, OSError) as error:
@@ -103,7 +103,7 @@ def _unknown_settings(adapter: Path) -> list[str]:
     return sorted(key for key, value in config.items() if key not in fields and value)
 
 
-def merged_updates(base: Path, adapter: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+def merged_updates(base: Path, adapter: Path) -> tuple[list[dict[str, Any]], dict[str, Any], str]:
     """Return what PEFT's merge of an adapter changes of its base.
 
     Args:
@@ -112,20 +112,21 @@ def merged_updates(base: Path, adapter: Path) -> tuple[list[dict[str, Any]], dic
 
     Returns:
         For each changed parameter its names (several where the base ties it), `form` and `transposed`; and the tensors
-        `N.a` (r, in) and `N.b` (out, r), or `N.dense`, float32.
+        `N.a` (r, in) and `N.b` (out, r), or `N.dense`, float32; and what was left out, if anything.
 
     Raises:
         CannotMergeError: PEFT loads it in part, merges it to another model than it is beside the base, or changes what
             the base has no parameter for.
     """
     model = _load(base, "float32")
+    adapter, note = _without_new_tokens(adapter, model)
     ids = _probe(model, adapter)
     plain = _logits(model, ids)
     adapted = _adapted(model, adapter)
     beside = _logits(adapted, ids)
     merged = adapted.merge_and_unload(safe_merge=True).eval()
     _check_same(plain, beside, _logits(merged, ids))
-    return _changes(_load(base, "auto"), merged)
+    return (*_changes(_load(base, "auto"), merged), note)
 
 
 def _load(base: Path, dtype: str) -> Any:
@@ -138,6 +139,37 @@ def _load(base: Path, dtype: str) -> Any:
         base, dtype=dtype, local_files_only=True, trust_remote_code=False, use_safetensors=True
     )
     return model.eval().requires_grad_(False)
+
+
+def _without_new_tokens(adapter: Path, model: Any) -> tuple[Path, str]:
+    """The adapter without the rows of whole embeddings and heads that stand for tokens the base does not have."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    rows, width = model.get_input_embeddings().weight.shape
+    names = {id(module): name for name, module in model.named_modules()}
+    ends = [
+        names[id(module)].rpartition(".")[2]
+        for module in (model.get_input_embeddings(), model.get_output_embeddings())
+        if module is not None
+    ]
+    tensors = load_file(adapter / "adapter_model.safetensors")
+    longer: dict[str, torch.Tensor] = {
+        key: tensor
+        for key, tensor in tensors.items()
+        if tensor.dim() == 2 and tensor.shape[1] == width and tensor.shape[0] > rows
+        and any(f".{end}." in f".{key}" for end in ends) and "lora_" not in key
+    }  # fmt: skip
+    if not longer:
+        return adapter, ""
+    cut = adapter.with_name(f"{adapter.name}.cut")
+    cut.mkdir()
+    (cut / "adapter_config.json").write_bytes((adapter / "adapter_config.json").read_bytes())
+    kept = {key: tensor[:rows].contiguous() for key, tensor in longer.items()}
+    save_file(tensors | kept, cut / "adapter_model.safetensors", metadata={"format": "pt"})
+    most = max(tensor.shape[0] for tensor in longer.values())
+    note = f"its vocabulary was resized from {rows} to {most} rows: the first {rows} count, the others are left out"
+    return cut, note
 
 
 def _adapted(model: Any, adapter: Path) -> Any:

@@ -16,7 +16,7 @@ from merge_advisor.json_form import digest_of
 from merge_advisor.plain_text import short_name
 from merge_advisor.types import Base
 from merge_advisor.weights import hub
-from merge_advisor.weights.checkpoint import config_meaning, weights_digests
+from merge_advisor.weights.checkpoint import config_meaning, quantisation, weights_digests
 from merge_advisor.weights.files import FileError, Hashes, file_digest, read_json
 from merge_advisor.weights.parameter_map import BaseShapes
 from merge_advisor.weights.tensorfile import Located, open_folder
@@ -102,7 +102,10 @@ def _open(path: Path, name: str, revision: str | None, hashes: Hashes) -> LocalB
     if not isinstance(architectures, list) or not architectures or not isinstance(architectures[0], str):
         raise FileError("config.json: has no architectures; fetch the model again")
     if config.get("quantization_config"):
-        raise FileError("config.json: its weights are quantised; give an unquantised form, or a GGUF file")
+        raise FileError(
+            f"config.json: its weights are quantised ({quantisation(config)}); give the model it was made of, or "
+            "dequantise it (transformers: model.dequantize(), save_pretrained); a GGUF file is dequantised here"
+        )
     base = Base(name, revision, _digest(path, config, located, hashes), short_name(architectures[0]))
     floats = {name: info.shape for name, (_, info) in located.items() if info.is_float}
     return LocalBase(base, path, BaseShapes(floats, path, config), config)

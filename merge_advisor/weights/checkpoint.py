@@ -13,7 +13,7 @@ from merge_advisor.errors import PoolError
 from merge_advisor.json_form import digest_of
 from merge_advisor.plain_text import short_name
 from merge_advisor.weights.files import FileError, Hashes, file_digest, read_json
-from merge_advisor.weights.naming import Shapes, find_parameter
+from merge_advisor.weights.naming import EMBEDDINGS, HEADS, Shapes, find_parameter
 from merge_advisor.weights.parameter_map import BaseShapes
 from merge_advisor.weights.tensorfile import Located, open_folder, read_tensor
 from merge_advisor.weights.updates import DenseUpdate, WeightDelta
@@ -38,6 +38,24 @@ def config_meaning(config: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in config.items() if key not in _VOLATILE}
 
 
+def quantisation(config: Mapping[str, Any]) -> str:
+    """Return how a model's weights are quantised, by its configuration; "" where they are not.
+
+    >>> quantisation({"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}})
+    'bitsandbytes, 4 bits'
+
+    Args:
+        config: config.json.
+    """
+    settings = config.get("quantization_config")
+    if not settings:
+        return ""
+    settings = settings if isinstance(settings, dict) else {}
+    bits = 4 if settings.get("load_in_4bit") else 8 if settings.get("load_in_8bit") else settings.get("bits")
+    method = short_name(str(settings.get("quant_method") or ("bitsandbytes" if bits else "of an unknown kind")))
+    return f"{method}, {bits} bits" if isinstance(bits, int) else method
+
+
 def check_checkpoint(folder: Path, base_config: Mapping[str, Any], base_shapes: Shapes) -> Located:
     """Check by configuration, names and shapes that a checkpoint is a finetuned form of the base; read no weights.
 
@@ -50,7 +68,8 @@ def check_checkpoint(folder: Path, base_config: Mapping[str, Any], base_shapes: 
         Where its tensors lie, by their name.
 
     Raises:
-        PoolError: unreadable, another architecture, a resized vocabulary, other sizes, or missing or extra weights.
+        PoolError: unreadable, another architecture, quantised, other sizes, or missing or extra weights. A vocabulary
+            larger than the base's is fine, see `resized_note`.
     """
     try:
         config = read_json(folder / "config.json")
@@ -63,7 +82,8 @@ def check_checkpoint(folder: Path, base_config: Mapping[str, Any], base_shapes: 
             raise PoolError(f"config.json: {key} {theirs} is not the base's {ours}; give the base it was trained on")
     if config.get("quantization_config"):
         raise PoolError(
-            "config.json: quantised weights cannot be subtracted from the base; save it as float16 or float32"
+            f"config.json: its weights are quantised ({quantisation(config)}) and cannot be subtracted from the base; "
+            "dequantise it (transformers: model.dequantize(), save_pretrained), or take the form it was made of"
         )
     _match(located, base_shapes)
     return located
@@ -83,7 +103,7 @@ def _match(located: Located, base_shapes: Shapes) -> dict[str, str]:
             raise PoolError(f"{file.name}: {short_name(name)} is not in the base; give the base it was trained on")
         if base_name in copies:
             continue
-        if info.shape != base_shapes[base_name]:
+        if info.shape != base_shapes[base_name] and not _has_more_rows(name, info.shape, base_shapes[base_name]):
             raise PoolError(f"{file.name}: {_size_differs(name, info.shape, base_shapes[base_name])}")
         if not info.is_float:
             raise PoolError(f"{file.name}: {short_name(name)} is {info.dtype}; save it as float16 or float32")
@@ -101,11 +121,32 @@ def _copies(base_shapes: Shapes) -> set[str]:
     return {name for name in ends if name not in known}
 
 
+def resized_note(located: Located, base_shapes: Shapes) -> str:
+    """Return what is said of a checkpoint whose vocabulary is larger than the base's; "" where none is.
+
+    Args:
+        located: where its tensors lie, as of `check_checkpoint`.
+        base_shapes: the base's parameters.
+    """
+    for base_name, name in _match(located, base_shapes).items():
+        rows, ours = located[name][1].shape[:1], base_shapes[base_name][:1]
+        if rows != ours:
+            return (
+                f"its vocabulary was resized from {ours[0]} to {rows[0]} rows: the first {ours[0]} count, the others "
+                "are left out, and with them what it learnt of tokens that the base does not have"
+            )
+    return ""
+
+
+def _has_more_rows(name: str, shape: tuple[int, ...], base_shape: tuple[int, ...]) -> bool:
+    """Whether a tensor is an embedding or head with tokens behind those of the base."""
+    known = name.endswith((*EMBEDDINGS, *HEADS))
+    return known and len(shape) == len(base_shape) == 2 and shape[1] == base_shape[1] and shape[0] > base_shape[0]
+
+
 def _size_differs(name: str, shape: tuple[int, ...], base_shape: tuple[int, ...]) -> str:
     if len(shape) == len(base_shape) == 2 and shape[1] == base_shape[1] and ("embed" in name or "lm_head" in name):
-        return (
-            f"the vocabulary was resized from {base_shape[0]} to {shape[0]}; take a checkpoint of the base's vocabulary"
-        )
+        return f"the vocabulary was cut from {base_shape[0]} to {shape[0]}; take a checkpoint of the base's vocabulary"
     return f"{short_name(name)} is {shape}, the base's is {base_shape}; give the base it was trained on"
 
 
@@ -125,7 +166,8 @@ class CheckpointDelta(Mapping[str, DenseUpdate]):
     def __getitem__(self, name: str) -> DenseUpdate:
         tuned, base = self._tuned[self._names[name]], self._base[name]
         try:
-            return DenseUpdate(read_tensor(*tuned) - read_tensor(*base))
+            ours, theirs = read_tensor(*base), read_tensor(*tuned)
+            return DenseUpdate(theirs[: len(ours)] - ours)  # a resized vocabulary has its new tokens behind the base's
         except FileError as error:  # one of them changed since it was opened
             raise PoolError(f"{tuned[0].parent.name}: {error}") from error
 
