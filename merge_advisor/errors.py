@@ -15,9 +15,11 @@ Every message is one line: file, line or id; what is wrong; what to do. It names
 a value (`k=0`), and calls as `merge(run, adapter=True)`, never flags: the command line writes these (`cli.messages`).
 `ValueError` and `KeyError` are for mistakes of code that calls this package.
 
-Three errors never leave the package; whoever catches one raises one of the tree that says which file or id it was:
+Four errors never leave the package; whoever catches one raises one of the tree that says which file or id it was:
 `weights.files.FileError` (and its `weights.tensorfile.TensorFileError`), where a file of a model does not know whether
-it is the base's or a candidate's; `plain_yaml.YamlError`; and `pool.unpickling.RefusedError`, in a process of its own.
+it is the base's or a candidate's; `plain_yaml.YamlError`; and `pool.unpickling.RefusedError` and
+`pool.peft_child.CannotMergeError`, each in a process of its own. `weights.adapter_config.NotPlainLoraError` is the
+PoolError of an adapter that PEFT may be able to merge.
 """
 
 from __future__ import annotations

@@ -16,8 +16,10 @@ from numpy.typing import NDArray
 from merge_advisor.errors import PoolError, RunError
 from merge_advisor.json_form import VERSION, digest_of, to_json
 from merge_advisor.plain_text import short_name
+from merge_advisor.pool.gguf_lora import read_gguf_lora
 from merge_advisor.weights.adapter import ADAPTER_WEIGHTS
 from merge_advisor.weights.adapter_config import ADAPTER_CONFIG, REWRITTEN
+from merge_advisor.weights.base import LocalBase
 from merge_advisor.weights.files import FileError, Hashes, file_digest, read_json
 from merge_advisor.weights.naming import EMBEDDINGS
 from merge_advisor.weights.tensorfile import read_header, read_tensor
@@ -79,6 +81,32 @@ def in_peft_layout(folder: Path, layout: str, cache: Path, hashes: Hashes) -> Pa
     return place
 
 
+def gguf_in_peft_layout(file: Path, base: LocalBase, cache: Path, hashes: Hashes) -> Path:
+    """Return a folder in the cache with the LoRA of a GGUF file in PEFT's layout; it is written if it is not there.
+
+    Args:
+        file: the file.
+        base: the base.
+        cache: folder of what was written.
+        hashes: a memo of file hashes.
+
+    Raises:
+        PoolError: as `read_gguf_lora`.
+    """
+    try:
+        place = cache / digest_of([VERSION, "GGUF", file_digest(file, hashes), base.base.digest])
+    except FileError as error:
+        raise PoolError(str(error)) from error
+    if not place.is_dir():
+        tensors, settings = read_gguf_lora(file, base)
+        try:
+            _write(place, tensors, settings, file, "GGUF")
+        except RunError:
+            if not place.is_dir():  # else another process was faster, with the same weights
+                raise
+    return place
+
+
 def foreign_adapter(folder: Path) -> str:
     """Return what a folder without a configuration of ours holds, if it is a known kind of adapter; else "".
 
@@ -95,24 +123,9 @@ def foreign_adapter(folder: Path) -> str:
                 f"{file.name}: holds {short_name(key)}, an adapter of an image model; only language models are merged, "
                 "remove it"
             )
-    ggufs = [] if any(folder.glob("*.safetensors")) else sorted(folder.glob("*.gguf"))
-    if ggufs:
-        return gguf_refusal(ggufs[0])
     if (folder / "adapters.npz").is_file():
         return "adapters.npz: MLX's older layout; train or save it again with mlx_lm, which writes adapters.safetensors"
     return ""
-
-
-def gguf_refusal(file: Path) -> str:
-    """Return why a GGUF file is no candidate, and what to do.
-
-    Args:
-        file: the file.
-    """
-    return (
-        f"{file.name}: GGUF is not read in a pool; of a LoRA give the PEFT folder that llama.cpp's "
-        "convert_lora_to_gguf.py read, of a model the safetensors that convert_hf_to_gguf.py read"
-    )
 
 
 def _shards(folder: Path) -> list[Path]:

@@ -7,6 +7,7 @@ other. It is kept in the cache under the adapter's fingerprint and the base's di
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import re
 import shutil
 import tempfile
@@ -41,6 +42,8 @@ _VOLATILE = re.compile(
     r"base_model_name_or_path|revision|peft_version|inference_mode|task_type|auto_mapping|.*dropout.*"
 )
 """Settings that do not change what an adapter is once it is trained."""
+_NAMES_CODE = ("auto_mapping", "megatron_config", "megatron_core")
+"""Settings that name modules of Python to import: of a finetuned adapter no part."""
 _PATTERNS = ("target_modules", "exclude_modules", "layers_pattern", "rank_pattern", "alpha_pattern", "modules_to_save",
              "feedforward_modules", "target_parameters")  # fmt: skip
 """Settings that PEFT may read as regular expressions."""
@@ -173,11 +176,11 @@ class PeftMerges:
             updates[names[0]] = StoredUpdate(number, bool(update["transposed"]))
         if len(updates) < len(report["updates"]):
             raise PoolError("two of its parameters are one in the base's files; give its own base")
-        unknown = report.get("unknown") or []
-        notes = tuple(
-            f"{ADAPTER_CONFIG}: {str(key)[:60]!r} is no setting PEFT knows; it was ignored" for key in unknown
-        )
-        return StoredIndex(VERSION, updates, f"PEFT {report['peft']}", notes)
+        made_by = f"PEFT {report['peft']}"
+        notes = [str(report["note"])] if report["note"] else []
+        for key in report["unknown"]:
+            notes.append(f"{ADAPTER_CONFIG}: {str(key)[:60]!r} is no setting that {made_by} knows; it was ignored")
+        return StoredIndex(VERSION, updates, made_by, tuple(notes))
 
     def _asked(self, jobs: Sequence[_Job], scratch: Path) -> dict[str, Any]:
         """Return what the child process is told, and put beside it what it may read of each adapter."""
@@ -185,8 +188,11 @@ class PeftMerges:
         for job in jobs:
             copy = scratch / f"{job.place.name}.adapter"  # what else lies in its folder is not the child's to read
             copy.mkdir(exist_ok=True)
-            for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
-                _link(job.folder / name, copy / name)
+            config = {
+                key: value for key, value in read_json(job.folder / ADAPTER_CONFIG).items() if key not in _NAMES_CODE
+            }
+            (copy / ADAPTER_CONFIG).write_text(json.dumps(config), encoding="utf-8")
+            _link(job.folder / ADAPTER_WEIGHTS, copy / ADAPTER_WEIGHTS)
             asked.append([str(copy), str(_target(scratch, job))])
         return {"base": str(self.base.path.resolve()), "jobs": asked}
 

@@ -76,7 +76,7 @@ def open_pool(
     sources = find_models(ref)
     models = _filter(sources.models, include, exclude, f"pool {ref}")
     fetched = _fetch_all(models, offline=offline)
-    found = [_readable(*pair, cache, hashes) for pair in zip(models, fetched, strict=True)]
+    found = [_readable(*pair, base, cache, hashes) for pair in zip(models, fetched, strict=True)]
     models, places = [model for model, _ in found], [place for _, place in found]
     merges = PeftMerges(base, cache and cache / "merged", hashes, progress)
     here = [place.path for place in places if isinstance(place, Snapshot)]
@@ -122,12 +122,12 @@ def _fetch_all(models: Sequence[FoundModel], *, offline: bool) -> list[_Snapshot
 
 
 def _readable(
-    model: FoundModel, place: _SnapshotOrError, cache: Path | None, hashes: Hashes
+    model: FoundModel, place: _SnapshotOrError, base: LocalBase, cache: Path | None, hashes: Hashes
 ) -> tuple[FoundModel, _SnapshotOrError]:
     if isinstance(place, MergeAdvisorError):
         return model, place
     try:
-        return readable(model, place, cache, hashes)
+        return readable(model, place, base, cache, hashes)
     except MergeAdvisorError as error:
         return model, error
     except OSError as error:

@@ -8,24 +8,33 @@ from pathlib import Path
 from merge_advisor.errors import PoolError
 from merge_advisor.plain_text import short_name
 from merge_advisor.pool.archives import archive_stem, unpacked
-from merge_advisor.pool.layouts import gguf_refusal, in_peft_layout, layout_of
+from merge_advisor.pool.layouts import gguf_in_peft_layout, in_peft_layout, layout_of
 from merge_advisor.pool.sources import FoundModel, find_models
+from merge_advisor.weights.base import LocalBase
 from merge_advisor.weights.files import Hashes
 from merge_advisor.weights.hub import Snapshot
 
 
-def readable(model: FoundModel, place: Snapshot, cache: Path | None, hashes: Hashes) -> tuple[FoundModel, Snapshot]:
+def readable(
+    model: FoundModel, place: Snapshot, base: LocalBase, cache: Path | None, hashes: Hashes
+) -> tuple[FoundModel, Snapshot]:
     """Return a model with what has to be said of it, and the folder that it can be read from.
 
     Args:
         model: the model.
         place: where its files are.
+        base: the base.
         cache: folder for what is unpacked and written anew; None: such models are refused.
         hashes: a memo of file hashes.
 
     Raises:
         PoolError: an archive or layout that cannot be read.
     """
+    if place.path.suffix.lower() == ".gguf" and place.path.is_file():
+        if cache is None:
+            raise PoolError(f"{place.path.name}: has to be written anew, which needs a folder; give `cache`")
+        folder = gguf_in_peft_layout(place.path, base, cache / "layouts", hashes)
+        return _noted(model, "read from its GGUF file"), replace(place, path=folder)
     if place.path.is_file():
         model, place = _unpacked(model, place, cache, hashes)
     layout = layout_of(place.path)
@@ -40,7 +49,7 @@ def readable(model: FoundModel, place: Snapshot, cache: Path | None, hashes: Has
 def _unpacked(model: FoundModel, place: Snapshot, cache: Path | None, hashes: Hashes) -> tuple[FoundModel, Snapshot]:
     file = place.path
     if archive_stem(file.name) is None:
-        raise PoolError(gguf_refusal(file))
+        raise PoolError(f"{file.name}: is no folder, archive or GGUF file; give the folder of the model")
     if cache is None:
         raise PoolError(f"{file.name}: has to be unpacked, which needs a folder; give `cache`")
     folder = unpacked(file, cache / "archives", hashes)

@@ -188,7 +188,7 @@ def _below(path: Path, within: tuple[str, ...], depth: int) -> Iterator[FoundMod
 
 
 def _packed(path: Path, within: tuple[str, ...], folders: set[str]) -> Iterator[FoundModel]:
-    """Yield the archives in a folder, and GGUF files, which are set aside by name where they are opened."""
+    """Yield the archives in a folder, and GGUF files."""
     for file in sorted(path.iterdir()):
         if not file.is_file() or file.name[0] == ".":
             continue

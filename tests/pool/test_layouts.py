@@ -215,6 +215,41 @@ def test_what_mlx_writes_beside_factors(
         open_pool(tmp_path / "pool", base, cache=tmp_path / "cache")
 
 
+def as_gguf(source: Path, file: Path, *, kind: str = "adapter", architecture: str = "llama") -> Path:
+    """Write an adapter of `tiny_llama` as llama.cpp's convert_lora_to_gguf.py does."""
+    import gguf
+
+    writer = gguf.GGUFWriter(file, architecture)
+    writer.add_string("general.type", kind)
+    writer.add_string("adapter.type", "lora")
+    writer.add_float32("adapter.lora.alpha", 8.0)
+    short = {"q_proj": "attn_q", "v_proj": "attn_v"}
+    for key, array in load_file(source / "adapter_model.safetensors").items():
+        part = key.split(".")
+        if part[6] == "q_proj" and part[7] == "lora_B":  # 4 heads: from halves to pairs, as its LlamaModel.permute
+            array = array.reshape(4, 2, 4, -1).swapaxes(1, 2).reshape(array.shape)
+        writer.add_tensor(f"blk.{part[4]}.{short[part[6]]}.weight.{part[7].lower()}", np.ascontiguousarray(array))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return file
+
+
+def test_a_lora_in_gguf(base: LocalBase, tmp_path: Path, tiny_pool: Path) -> None:
+    pool = tmp_path / "pool"
+    pool.mkdir()
+    as_gguf(tiny_pool / "a0", pool / "law.gguf")
+    found = open_pool(pool, base, cache=tmp_path / "cache")
+    assert the_same(found, base, tiny_pool)
+    assert (found.candidates[0].id, found.candidates[0].notes) == ("law", ("read from its GGUF file",))
+    as_gguf(tiny_pool / "a0", pool / "model.gguf", kind="model")
+    as_gguf(tiny_pool / "a0", pool / "other.gguf", architecture="mamba")
+    reasons = {item.id: item.reason for item in open_pool(pool, base, cache=tmp_path / "cache").refused}
+    assert "model.gguf: a whole model in GGUF, which is no candidate" in reasons["model"]
+    assert "of architecture mamba, whose names are not known here; give the PEFT folder" in reasons["other"]
+
+
 def test_what_is_no_candidate_is_named(base: LocalBase, tmp_path: Path, tiny_pool: Path) -> None:
     pool = tmp_path / "pool"
     shutil.copytree(tiny_pool / "a0", pool / "fine")
@@ -225,7 +260,7 @@ def test_what_is_no_candidate_is_named(base: LocalBase, tmp_path: Path, tiny_poo
     reasons = {item.id: item.reason for item in open_pool(pool, base, cache=tmp_path / "cache").refused}
     assert reasons.keys() == {"picture", "law", "pool"}
     assert "an adapter of an image model" in reasons["picture"]
-    assert "law.gguf: GGUF is not read in a pool; of a LoRA give the PEFT folder" in reasons["law"]
+    assert "law.gguf: cannot be read as GGUF" in reasons["law"]
     assert "has neither adapter_config.json nor config.json" in reasons["pool"]
 
 

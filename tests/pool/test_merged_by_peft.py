@@ -18,6 +18,7 @@ from merge_advisor.pool.candidate import examine_candidate, needs_peft
 from merge_advisor.pool.merged_by_peft import PeftMerges
 from merge_advisor.pool.sources import FoundModel
 from merge_advisor.types import Candidate
+from merge_advisor.weights.adapter import read_adapter
 from merge_advisor.weights.base import LocalBase, resolve_base
 from merge_advisor.weights.hub import Snapshot
 from merge_advisor.weights.opened import read_candidate
@@ -164,6 +165,22 @@ def test_an_encoder_decoder(tiny_t5: Path, tmp_path: Path) -> None:
     config = peft.IA3Config(target_modules=["k", "v", "wo"], feedforward_modules=["wo"])
     folder = make_adapter(base.path, tmp_path / "ia3", config, task_type="SEQ_2_SEQ_LM", size=0.02)
     check_logits(base, folder, opened(folder, base, tmp_path / "cache"))
+
+
+def test_tokens_that_the_base_does_not_have_are_left_out_and_said(base: LocalBase, tmp_path: Path) -> None:
+    """As PEFT saves an adapter whose base was given more tokens: the whole embedding beside the factors."""
+    folder = write_lora(tmp_path / "chat", LLAMA_MODULES)
+    path, embedding = folder / "adapter_model.safetensors", "model.embed_tokens.weight"
+    rows = load_file(base.path / "model.safetensors")[embedding]
+    more = np.concatenate([rows, np.ones((2, 32), np.float32)])
+    save_file(load_file(path) | {f"base_model.model.{embedding}": more}, path)
+    candidate = opened(folder, base, tmp_path / "cache")
+    assert candidate.kind == "adapter"  # its own rows are the base's
+    assert "resized from 320 to 322 rows: the first 320 count" in candidate.notes[1]
+    ours, plain = read_candidate(candidate, base), read_adapter(folder, base.shapes)
+    assert ours.keys() == plain.keys()
+    for name in ours:
+        np.testing.assert_allclose(ours[name].dense(), plain[name].dense(), atol=1e-5)
 
 
 def test_what_has_no_place_in_the_base_or_is_no_merge_is_refused(base: LocalBase, tmp_path: Path) -> None:

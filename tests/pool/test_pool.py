@@ -15,6 +15,7 @@ from merge_advisor.errors import OfflineError, PoolError
 from merge_advisor.pool import check_id, open_pool, read_manifest
 from merge_advisor.types import Candidate, Pool
 from merge_advisor.weights.base import LocalBase, resolve_base
+from merge_advisor.weights.opened import read_candidate
 from tests.support.models import LLAMA_MODULES, write_lora
 
 
@@ -338,6 +339,7 @@ def test_checkpoints_are_candidates_too(pool: Path, base: LocalBase) -> None:
     tune(base, pool / "untied", lambda t: t | {"lm_head.weight": t[embedding] + 1})
     tune(base, pool / "nan", lambda t: t | {"model.norm.weight": t["model.norm.weight"] * np.nan})
     tune(base, pool / "resized", lambda t: t | {embedding: np.ones((400, 32), np.float32)})
+    tune(base, pool / "cut", lambda t: t | {embedding: np.ones((300, 32), np.float32)})
     tune(base, pool / "narrow", lambda t: t | {"model.norm.weight": np.ones(16, np.float32)})
     tune(base, pool / "less", lambda t: dict(itertools.islice(t.items(), 5)))
     tune(base, pool / "more", lambda t: t | {"model.layers.9.extra.weight": np.ones(3, np.float32)})
@@ -351,21 +353,25 @@ def test_checkpoints_are_candidates_too(pool: Path, base: LocalBase) -> None:
     hashes: dict[str, str] = {}
     for _ in range(2):
         found = open_pool(pool, base, hashes=hashes)
-        assert ids_of(found.candidates) == ["a0", "a1", "a2", "b0", "b1", "b2", "full", "head-too"]
+        assert ids_of(found.candidates) == ["a0", "a1", "a2", "b0", "b1", "b2", "full", "head-too", "resized"]
         full = found.candidates[6]
         assert (full.kind, full.rank) == ("checkpoint", 0)
         assert {"q_proj", "embed_tokens"} <= set(full.modules)
+        resized = found.candidates[8]
+        assert "resized from 320 to 400 rows: the first 320 count, the others are left out" in resized.notes[0]
+        update = read_candidate(resized, base)[embedding]
+        np.testing.assert_allclose(update.dense(), 1 - load_file(base.path / "model.safetensors")[embedding], atol=1e-6)
         wanted = {
             "untied": "lm_head.weight differs from the embedding",
             "nan": "model.norm.weight holds NaN or infinity",
-            "resized": "the vocabulary was resized from",
+            "cut": "the vocabulary was cut from 320 to 300",
             "narrow": "is (16,), the base's is (32,)",
             "less": "of the base's weights, e.g.",
             "more": "model.layers.9.extra.weight is not in the base",
             "whole": "model.norm.weight is I32",
             "same": "it changes nothing",
             "other": "architectures ['QwenForCausalLM'] is not the base's ['LlamaForCausalLM']",
-            "quantised": "quantised weights cannot be subtracted",
+            "quantised": "its weights are quantised (of an unknown kind) and cannot be subtracted from the base",
         }
         assert reasons(found).keys() == wanted.keys()
         for name, reason in wanted.items():
