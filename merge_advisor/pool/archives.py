@@ -77,20 +77,28 @@ def _unpack(archive: Path, folder: Path, largest: int) -> None:
     left = largest
     with closing(_files(archive)) as files:
         for number, (name, stream) in enumerate(files):
-            if number >= _MOST:
-                raise PoolError(f"{archive.name}: holds more than {_MOST} files; unpack what is needed of it there")
-            target = folder / _safe(name, archive)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            if target.exists():
-                raise PoolError(f"{archive.name}: holds {short_name(name)} twice; pack it again")
-            with stream, target.open("xb") as out:
-                while block := stream.read(_BLOCK):
-                    left -= len(block)  # counted as it comes: a header may say anything
-                    if left < 0:
-                        raise PoolError(
-                            f"{archive.name}: unpacks to more than {largest >> 20} MiB; unpack it there if right"
-                        )
-                    out.write(block)
+            with stream:
+                if number >= _MOST:
+                    raise PoolError(f"{archive.name}: holds more than {_MOST} files; unpack what is needed of it there")
+                target = folder / _safe(name, archive)
+                if target.exists():
+                    raise PoolError(f"{archive.name}: holds {short_name(name)} twice; pack it again")
+                target.parent.mkdir(parents=True, exist_ok=True)
+                left -= _write(stream, target, left)
+                if left < 0:
+                    raise PoolError(
+                        f"{archive.name}: unpacks to more than {largest >> 20} MiB; unpack it there if that is right"
+                    )
+
+
+def _write(stream: IO[bytes], target: Path, most: int) -> int:
+    """Write a file, and stop where it is longer than it may be: counted as it comes, a header may say anything."""
+    size = 0
+    with target.open("xb") as out:
+        while size <= most and (block := stream.read(_BLOCK)):
+            size += len(block)
+            out.write(block)
+    return size
 
 
 def _files(archive: Path) -> Generator[tuple[str, IO[bytes]]]:

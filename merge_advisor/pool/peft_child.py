@@ -41,7 +41,7 @@ class CannotMergeError(Exception):
     """
 
 
-def run_jobs() -> None:
+def merge_jobs() -> None:
     """Merge the adapters that stdin lists, one JSON line on stdout for each."""
     asked = json.load(sys.stdin)
     lines, sys.stdout = sys.stdout, sys.stderr  # what libraries print is no report
@@ -58,7 +58,7 @@ def run_jobs() -> None:
 
 
 def report_on(base: Path, adapter: Path, target: Path) -> dict[str, Any]:
-    """Merge one adapter, write what it changes, and return the report on it.
+    """Return the report on one adapter, which is merged on the way; what it changes is written to a file.
 
     Args:
         base: folder of the base.
@@ -375,4 +375,4 @@ def _forbid(event: str, arguments: tuple[Any, ...]) -> None:
 
 
 if __name__ == "__main__":
-    run_jobs()
+    merge_jobs()

@@ -21,7 +21,7 @@ _KEPT = ("PATH", "SYSTEMROOT", "LD_LIBRARY_PATH", "OMP_NUM_THREADS", "MKL_NUM_TH
 def run_peft_child(
     asked: Mapping[str, Any], scratch: Path, limit: float, progress: Progress
 ) -> tuple[list[dict[str, Any]], str]:
-    """Run one child process; return what it reported job by job, and what it died of if it did not finish.
+    """Return what one child process reports job by job, and what it died of if it did not finish.
 
     Args:
         asked: what it reads, see `peft_child`.

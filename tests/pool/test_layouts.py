@@ -15,10 +15,13 @@ from safetensors.numpy import load_file, save_file
 from merge_advisor.errors import OfflineError, PoolError
 from merge_advisor.pool import open_pool
 from merge_advisor.pool.archives import archive_stem, unpacked
+from merge_advisor.pool.layouts import in_peft_layout, layout_of
+from merge_advisor.pool.merged_by_peft import PeftMerges
 from merge_advisor.types import Pool
 from merge_advisor.weights.base import LocalBase, resolve_base
 from merge_advisor.weights.opened import read_candidate
 from merge_advisor.weights.updates import LowRankUpdate
+from tests.support.peft_adapters import in_this_process
 
 
 @pytest.fixture(scope="module")
@@ -197,6 +200,25 @@ def test_an_adapter_of_mlx(base: LocalBase, tmp_path: Path, tiny_pool: Path) -> 
     x = np.random.default_rng(0).normal(size=(3, 32))
     theirs = 2.0 * (x @ tensors[f"{name}.lora_a"]) @ tensors[f"{name}.lora_b"]
     np.testing.assert_allclose(x @ update.dense().T, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_a_dora_of_mlx(base: LocalBase, tmp_path: Path, tiny_pool: Path) -> None:
+    folder = as_mlx(tiny_pool / "a0", tmp_path / "mlx", fine_tune_type="dora")
+    path = folder / "adapters.safetensors"
+    tensors, before = load_file(path), load_file(base.path / "model.safetensors")
+    modules = {key.rpartition(".")[0] for key in tensors}
+    sizes = {module: np.full(before[f"{module}.weight"].shape[0], 0.7, np.float32) for module in modules}
+    save_file(tensors | {f"{module}.m": size for module, size in sizes.items()}, path)
+    written = in_peft_layout(folder, layout_of(folder), tmp_path / "layouts", {})
+    merges = PeftMerges(base, tmp_path / "merged", {}, run=in_this_process)
+    merges.prepare([written])
+    delta = merges.delta_of(written)
+    assert {name.removesuffix(".weight") for name in delta} == modules
+    for module, size in sizes.items():  # mlx_lm's DoRALinear
+        weight = before[f"{module}.weight"]
+        adapted = weight + 2.0 * (tensors[f"{module}.lora_a"] @ tensors[f"{module}.lora_b"]).T
+        wanted = size[:, None] * adapted / np.linalg.norm(adapted, axis=1, keepdims=True)
+        np.testing.assert_allclose(weight + delta[f"{module}.weight"].dense(), wanted, atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,7 @@ def opened(folder: Path, base: LocalBase, cache: Path) -> Candidate:
     return examine_candidate(FoundModel(folder.name, folder), Snapshot(folder, ""), base, {}, merges)
 
 
-def check_logits(base: LocalBase, folder: Path, candidate: Candidate) -> None:
+def check_logits(base: LocalBase, folder: Path, candidate: Candidate, *, apart: float = 1e-5) -> None:
     """Ours with the candidate placed are plain PEFT's with the adapter beside, and not the base's."""
     import torch
 
@@ -58,7 +58,7 @@ def check_logits(base: LocalBase, folder: Path, candidate: Candidate) -> None:
         plain = logits(backbone.model, ids)
         with placed(backbone, read_candidate(candidate, base)):
             ours = logits(backbone.model, ids)
-    assert float((theirs - ours).abs().max()) < 1e-5
+    assert float((theirs - ours).abs().max()) < apart
     assert float((theirs - plain).abs().max()) > 1e-4
 
 
@@ -164,7 +164,7 @@ def test_an_encoder_decoder(tiny_t5: Path, tmp_path: Path) -> None:
     base = resolve_base(str(tiny_t5), cache=tmp_path)
     config = peft.IA3Config(target_modules=["k", "v", "wo"], feedforward_modules=["wo"])
     folder = make_adapter(base.path, tmp_path / "ia3", config, task_type="SEQ_2_SEQ_LM", size=0.02)
-    check_logits(base, folder, opened(folder, base, tmp_path / "cache"))
+    check_logits(base, folder, opened(folder, base, tmp_path / "cache"), apart=3e-5)  # its logits are up to 16
 
 
 def test_tokens_that_the_base_does_not_have_are_left_out_and_said(base: LocalBase, tmp_path: Path) -> None:
