@@ -109,7 +109,8 @@ def saved(model: Any, tokenizer: Path, folder: Path) -> LocalBase:
 def test_a_candidate_gives_the_logits_that_plain_peft_gives(base: LocalBase, tmp_path: Path, name: str) -> None:
     import peft
 
-    folder = make_adapter(base.path, tmp_path / "pool" / "odd", KINDS[name](peft))
+    size = 0.01 if name == "randlora" else 0.05  # its change is large, and rounds by as much
+    folder = make_adapter(base.path, tmp_path / "pool" / "odd", KINDS[name](peft), size=size)
     candidate = opened(folder, base, tmp_path / "cache")
     check_logits(base, folder, candidate)
     assert candidate.kind == ("adapter" if name in WITH_FACTORS else "dense")
