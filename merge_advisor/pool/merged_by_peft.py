@@ -194,7 +194,11 @@ class PeftMerges:
             (copy / ADAPTER_CONFIG).write_text(json.dumps(config), encoding="utf-8")
             _link(job.folder / ADAPTER_WEIGHTS, copy / ADAPTER_WEIGHTS)
             asked.append([str(copy), str(_target(scratch, job))])
-        return {"base": str(self.base.path.resolve()), "jobs": asked}
+        parts: dict[str, list[list[Any]]] = {}
+        for name, place in self.base.shapes.places.items():
+            if not place.whole:
+                parts.setdefault(place.parameter, []).append([name, place.shape, place.stride, place.offset])
+        return {"base": str(self.base.path.resolve()), "jobs": asked, "parts": parts}
 
 
 def peft_fingerprint(folder: Path, hashes: Hashes) -> str:

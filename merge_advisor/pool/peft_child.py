@@ -1,9 +1,10 @@
 """The child process of `merged_by_peft`: it has PEFT merge adapters into their base, and writes what changed.
 
 A program of its own (`python -I peft_child.py`), which imports nothing of this package. A job comes on stdin as JSON,
-`{"base": folder, "jobs": [[adapter, file], ...]}`; each adapter gets a JSON line on stdout, `{"updates": [...]}` or
-`{"error": reason, "final": whether another try would say the same}`. A process that dies leaves the lines of what it
-had finished.
+`{"base": folder, "jobs": [[adapter, file], ...], "parts": {parameter: [[name, shape, stride, offset], ...]}}`, where
+`parts` says which parameters of the base's files one in memory is made of (the experts of a mixture). Each adapter gets
+a JSON line on stdout, `{"updates": [...]}` or `{"error": reason, "final": whether another try would say the same}`. A
+process that dies leaves the lines of what it had finished.
 
 A change is written as factors where it has some: where what is left beside them is no more than the rounding of the
 weight itself in float32. Only safetensors are read; the process has no network where the system allows it to give that
@@ -53,24 +54,25 @@ def merge_jobs() -> None:
     _ = peft.PeftModel  # imported before the limits hold
     sys.addaudithook(_forbid)
     for adapter, target in asked["jobs"]:
-        lines.write(json.dumps(report_on(Path(asked["base"]), Path(adapter), Path(target))) + "\n")
+        lines.write(json.dumps(report_on(Path(asked["base"]), Path(adapter), Path(target), asked["parts"])) + "\n")
         lines.flush()
 
 
-def report_on(base: Path, adapter: Path, target: Path) -> dict[str, Any]:
+def report_on(base: Path, adapter: Path, target: Path, parts: dict[str, Any]) -> dict[str, Any]:
     """Return the report on one adapter, which is merged on the way; what it changes is written to a file.
 
     Args:
         base: folder of the base.
         adapter: folder of `adapter_config.json` and `adapter_model.safetensors` alone.
         target: file for the tensors.
+        parts: of parameters in memory that the base's files hold as several.
     """
     import peft
     from safetensors.torch import save_file
 
     try:
         unknown = _unknown_settings(adapter)
-        updates, tensors, note = merged_updates(base, adapter)
+        updates, tensors, note = merged_updates(base, adapter, parts)
         save_file(tensors, target, metadata={"format": "pt"})
         return {"updates": updates, "peft": peft.__version__, "unknown": unknown, "note": note}
     except CannotMergeError as error:
@@ -103,12 +105,15 @@ def _unknown_settings(adapter: Path) -> list[str]:
     return sorted(key for key, value in config.items() if key not in fields and value)
 
 
-def merged_updates(base: Path, adapter: Path) -> tuple[list[dict[str, Any]], dict[str, Any], str]:
+def merged_updates(
+    base: Path, adapter: Path, parts: dict[str, Any]
+) -> tuple[list[dict[str, Any]], dict[str, Any], str]:
     """Return what PEFT's merge of an adapter changes of its base.
 
     Args:
         base: folder of the base.
         adapter: folder of `adapter_config.json` and `adapter_model.safetensors` alone.
+        parts: of parameters in memory that the base's files hold as several.
 
     Returns:
         For each changed parameter its names (several where the base ties it), `form` and `transposed`; and the tensors
@@ -126,7 +131,7 @@ def merged_updates(base: Path, adapter: Path) -> tuple[list[dict[str, Any]], dic
     beside = _logits(adapted, ids)
     merged = adapted.merge_and_unload(safe_merge=True).eval()
     _check_same(plain, beside, _logits(merged, ids))
-    return (*_changes(_load(base, "auto"), merged), note)
+    return (*_changes(_load(base, "auto"), merged, parts), note)
 
 
 def _load(base: Path, dtype: str) -> Any:
@@ -250,7 +255,7 @@ def _check_same(plain: Any, beside: Any, merged: Any) -> None:
         )
 
 
-def _changes(original: Any, merged: Any) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+def _changes(original: Any, merged: Any, parts: dict[str, Any]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     import torch
 
     before = dict(original.named_parameters(remove_duplicate=False))
@@ -276,14 +281,27 @@ def _changes(original: Any, merged: Any) -> tuple[list[dict[str, Any]], dict[str
         change = new - old
         if not torch.isfinite(change).all():
             raise CannotMergeError(f"{names[0]} holds NaN or infinity; its training failed, take another adapter")
-        if change.any():
-            kind = _kind_of(original, names[0])
-            form, parts = _form(change, new, kind)
-            tensors |= {f"{len(updates)}.{part}": tensor.contiguous() for part, tensor in parts.items()}
-            updates.append({"names": names, "form": form, "transposed": form == FACTORS and kind == "conv1d"})
+        for part_names, part, whole, kind in _parts_of(names, change, new, original, parts):
+            if part.any():
+                form, found = _form(part, whole, kind)
+                tensors |= {f"{len(updates)}.{side}": tensor.contiguous() for side, tensor in found.items()}
+                updates.append({"names": part_names, "form": form, "transposed": form == FACTORS and kind == "conv1d"})
     if not updates:
         raise CannotMergeError("changes nothing; it was saved before training, take another adapter")
     return updates, tensors
+
+
+def _parts_of(
+    names: list[str], change: Any, new: Any, original: Any, parts: dict[str, Any]
+) -> list[tuple[list[str], Any, Any, str]]:
+    """A change and the merged weight as the base's files hold them: (names, change, weight, kind of layer)."""
+    if names[0] not in parts:
+        return [(names, change, new, _kind_of(original, names[0]))]
+    change, new = change.contiguous(), new.contiguous()
+    return [
+        ([name], change.as_strided(shape, stride, offset), new.as_strided(shape, stride, offset), "linear")
+        for name, shape, stride, offset in parts[names[0]]
+    ]
 
 
 _ELSEWHERE = "give the base it was trained on, or merge it there and list the result as a base"

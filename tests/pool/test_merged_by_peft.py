@@ -23,6 +23,7 @@ from merge_advisor.weights.base import LocalBase, resolve_base
 from merge_advisor.weights.hub import Snapshot
 from merge_advisor.weights.opened import read_candidate
 from merge_advisor.weights.updates import LowRankUpdate
+from tests.support.architectures import build_model
 from tests.support.models import LLAMA_MODULES, write_lora
 from tests.support.peft_adapters import (
     ATTENTION,
@@ -115,6 +116,22 @@ def test_a_candidate_gives_the_logits_that_plain_peft_gives(base: LocalBase, tmp
     check_logits(base, folder, candidate)
     assert candidate.kind == ("adapter" if name in WITH_FACTORS else "dense")
     assert "merged by PEFT" in candidate.notes[0]
+
+
+@pytest.mark.parametrize("name", [pytest.param("qwen3_moe", marks=pytest.mark.slow), "mixtral"])
+def test_experts_that_peft_trains_as_one_weight(name: str, tmp_path: Path) -> None:
+    import peft
+
+    local = resolve_base(str(build_model(name, tmp_path / "base")), cache=tmp_path)
+    targets = ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]
+    config = peft.LoraConfig(r=2, target_modules=[], target_parameters=targets)
+    folder = make_adapter(local.path, tmp_path / "odd", config)
+    candidate = opened(folder, local, tmp_path / "cache")
+    check_logits(local, folder, candidate, apart=3e-5)
+    delta = read_candidate(candidate, local)
+    experts = [name for name in local.shapes if ".experts." in name]
+    assert candidate.kind == "adapter" and candidate.rank == 2, "each expert has factors of its own"
+    assert sorted(delta) == sorted(experts)
 
 
 OF_UNTIED: dict[str, Callable[[Any], Any]] = {

@@ -87,4 +87,5 @@ def in_this_process(
     """Do what the child process does, here: importing PEFT once is enough for all tests."""
     with warnings.catch_warnings(action="ignore"):
         base = Path(asked["base"])
-        return [peft_child.report_on(base, Path(source), Path(target)) for source, target in asked["jobs"]], ""
+        jobs = [(Path(source), Path(target)) for source, target in asked["jobs"]]
+        return [peft_child.report_on(base, source, target, asked["parts"]) for source, target in jobs], ""
