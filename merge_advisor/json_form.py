@@ -82,7 +82,7 @@ def from_json(cls: type[_T], text: str, where: str) -> _T:
 
     >>> from merge_advisor.types import Row
     >>> from_json(Row, to_json(Row("2 + 2", "4")), "row.json")
-    Row(input='2 + 2', output='4', choices=None, turns=None)
+    Row(input='2 + 2', output='4', choices=None, turns=None, answers=None)
 
     Args:
         cls: the class of the value, a dataclass.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from merge_advisor.json_form import STRICT
@@ -68,6 +68,8 @@ class RowLog:
     """The whole text a model is given, before it is cut to the context; empty where each choice has its own."""
     wanted: str
     choices: tuple[str, ...] | None = None
+    answers: tuple[str, ...] | None = field(default=None, metadata={"json": "if set"})
+    """All answers that count as right, `wanted` the first; None where it is the only one."""
 
 
 @dataclass(frozen=True, slots=True)

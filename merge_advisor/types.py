@@ -59,11 +59,35 @@ class Row:
     """The answers to choose among, `output` one of them; None for a free answer."""
     turns: tuple[Turn, ...] | None = field(default=None, metadata={"json": "if set"})
     """Of a chat the turns before the answer, which `input` holds as one text; None of a user's turn alone."""
+    answers: tuple[str, ...] | None = field(default=None, metadata={"json": "if set"})
+    """All answers that count as right, `output` the first of them; None where it is the only one."""
+    place: str | None = field(default=None, compare=False, repr=False, metadata={"json": "if set"})
+    """The file it stands in and the line or number there, for messages; no part of what the row is."""
 
     @property
     def digest(self) -> str:
-        """Sha256 of input, output, choices and turns: the row's identity in splits, caches and reports."""
-        return digest_of([self.input, self.output, self.choices, *([self.turns] if self.turns else [])])
+        """Sha256 of all but the place: the row's identity in splits, caches and reports."""
+        # turns and answers only where there are some: digests from before there were any stay valid
+        turns, answers = [self.turns] if self.turns else [], [{"answers": self.answers}] if self.answers else []
+        return digest_of([self.input, self.output, self.choices, *turns, *answers])
+
+    @property
+    def called(self) -> str:
+        """What messages call it: its place, or the beginning of its input where it has none.
+
+        >>> Row("2 + 2", "4", place="sums.jsonl:7").called, Row("2 + 2", "4").called
+        ('sums.jsonl:7', "row '2 + 2'")
+        """
+        return self.place or f"row {self.input[:40]!r}"
+
+    @property
+    def right(self) -> tuple[str, ...]:
+        """All answers that count as right, `output` first.
+
+        >>> Row("Who?", "Ada", answers=("Ada", "Ada Lovelace")).right, Row("2 + 2", "4").right
+        (('Ada', 'Ada Lovelace'), ('4',))
+        """
+        return self.answers or (self.output,)
 
     @property
     def asked(self) -> str | tuple[Turn, ...]:
@@ -77,7 +101,7 @@ class Row:
 
     def without_output(self) -> Row:
         """Return the row as an unlabelled one."""
-        return replace(self, output="")
+        return replace(self, output="", answers=None)
 
 
 BACKWARD = 3

@@ -90,7 +90,7 @@ def without_outputs(rows: Iterable[Row]) -> tuple[Row, ...]:
     """Return rows as unlabelled ones, equal ones once.
 
     >>> without_outputs([Row("a", "yes"), Row("a", "no")])
-    (Row(input='a', output='', choices=None, turns=None),)
+    (Row(input='a', output='', choices=None, turns=None, answers=None),)
 
     Args:
         rows: the rows.

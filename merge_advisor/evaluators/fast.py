@@ -26,12 +26,13 @@ from merge_advisor.evaluators.metrics import (
     check_rows,
     check_settings,
     choice_loss,
+    encode_other_answers,
     encode_rows,
     generation_budget,
     is_ended,
+    is_right,
     likeliest_choice,
     loss_per_token,
-    matches,
     metric_for,
     model_score,
     score_settings,
@@ -108,9 +109,10 @@ class Fast:
         if metric == "loss":
             return model_score(label, {"loss": [loss_per_token(-loss, 1) for loss in row_losses(backbone, answers)]})
         limit = token_limit(backbone, template)
-        budget = generation_budget(limit, answers, self.max_new_tokens, self.exact_match)
+        wanted = answers + encode_other_answers(backbone, rows)
+        budget = generation_budget(limit, wanted, self.max_new_tokens, self.exact_match)
         outputs, losses = _by_text(backbone, rows, template, answers, budget)
-        hits = [float(matches(output, row.output, self.exact_match)) for row, output in zip(rows, outputs, strict=True)]
+        hits = [float(is_right(output, row, self.exact_match)) for row, output in zip(rows, outputs, strict=True)]
         return model_score(label, {"exact_match": hits, "loss": [loss_per_token(-loss, 1) for loss in losses]}, outputs)
 
 
@@ -133,16 +135,17 @@ def row_values(backbone: Backbone, rows: Sequence[Row], template: Template, metr
     answers = encode_rows(backbone, rows, template)
     if metric == "loss":
         return [loss_per_token(-loss, 1) for loss in row_losses(backbone, answers)]
-    budget = generation_budget(token_limit(backbone, template), answers, MAX_NEW_TOKENS, "plain")
+    wanted = answers + encode_other_answers(backbone, rows)
+    budget = generation_budget(token_limit(backbone, template), wanted, MAX_NEW_TOKENS, "plain")
     # under `plain` a text that has begun otherwise is another: its end is not needed
     outputs, _ = _by_text(backbone, rows, template, answers, budget, needed=False)
-    return [float(matches(output, row.output, "plain")) for row, output in zip(rows, outputs, strict=True)]
+    return [float(is_right(output, row, "plain")) for row, output in zip(rows, outputs, strict=True)]
 
 
 def _by_choices(backbone: Backbone, rows: Sequence[Row], template: Template, label: str) -> ModelScore:
     wanted = encode_rows(backbone, rows, template)  # refuses answers that are too long, by row
     pairs = [(template.prompt(row.asked), template.completion(text)) for row in rows for text in row.choices or ()]
-    names = [f"row {row.digest[:8]}" for row in rows for _ in row.choices or ()]
+    names = [row.called for row in rows for _ in row.choices or ()]
     answers = encode(backbone, pairs, max_length=token_limit(backbone, template), names=names)
     sums = iter(answer_totals(backbone, answers))
     outputs, hits, nats, losses = [], [], [], []
@@ -197,7 +200,7 @@ def _by_text(
 ) -> tuple[list[str], list[float]]:
     """Return the greedy answer to each row, and the loss of its output; only what one forward leaves open is generated.
 
-    With `needed` False an answer that is plainly another than the output is not generated either: it may be cut short.
+    With `needed` False an answer that is plainly none of the right ones is not generated either: it may be cut short.
     """
     end = answer_end(rows, template)
     prompts = _prompts(backbone, rows, template, budget)
@@ -205,7 +208,7 @@ def _by_text(
     foreseen: list[str | None] = []
     for row, prompt, answer, best in zip(rows, prompts, answers, greedily, strict=True):
         uncut = prompt.prompt == answer.prompt  # a long prompt is cut elsewhere where more is to be generated
-        wanted = None if needed else row.output.strip()
+        wanted = () if needed else tuple(text.strip() for text in row.right)
         foreseen.append(_foreseen(backbone, answer.completion, best, budget, end, wanted) if uncut else None)
     left = [at for at, text in enumerate(foreseen) if text is None]
     late = dict(zip(left, _generated(backbone, [prompts[at] for at in left], end, budget), strict=True))
@@ -213,12 +216,12 @@ def _by_text(
 
 
 def _foreseen(
-    backbone: Backbone, output: Sequence[int], best: Sequence[int], budget: int, end: str, wanted: str | None
+    backbone: Backbone, output: Sequence[int], best: Sequence[int], budget: int, end: str, wanted: Sequence[str]
 ) -> str | None:
     """Return the greedy answer as far as one forward over the output shows it; None where it does not show enough.
 
     Up to the first token where the most likely one is not the output's, greedy decoding gives the output, and there the
-    most likely one. An answer that has not ended there is enough if it already differs from `wanted`.
+    most likely one. An answer that has not ended there is enough if it already differs from all of `wanted`.
     """
     agreed = next((at for at, (a, b) in enumerate(zip(output, best, strict=True)) if a != b), len(output))
     begun = list(best[: agreed + 1])
@@ -230,7 +233,7 @@ def _foreseen(
     text = _text(backbone, begun)
     if ended or is_ended(text, end):
         return answer_of(text, end)
-    if wanted is None or len(end) > 1 or getattr(backbone.tokenizer, "clean_up_tokenization_spaces", False):
+    if not wanted or len(end) > 1 or getattr(backbone.tokenizer, "clean_up_tokenization_spaces", False):
         return None  # what comes next may also change what is there, or show that it is not of the answer
     seen = text.strip().rstrip(_UNFINISHED).strip()
-    return None if wanted.startswith(seen) else seen
+    return None if any(text.startswith(seen) for text in wanted) else seen

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from merge_advisor.backbone.encoding import EXAMPLE_TOKENS, EncodedRow, context_length, encode
-from merge_advisor.evaluators.metrics import MAX_NEW_TOKENS, encode_rows, generation_budget
+from merge_advisor.evaluators.metrics import MAX_NEW_TOKENS, encode_other_answers, encode_rows, generation_budget
 
 if TYPE_CHECKING:
     from merge_advisor.backbone.model import Backbone
@@ -49,6 +49,7 @@ def fitting_examples(
     answers = encode_rows(backbone, rows, template)
     budget = 0
     if metric == "exact_match":
+        answers += encode_other_answers(backbone, rows)
         budget = generation_budget(limit, answers, getattr(scorer, "max_new_tokens", MAX_NEW_TOKENS), _rule(scorer))
     lengths = _lengths(backbone, rows, template, metric, budget)
     longest = rows[lengths.index(max(lengths))]

@@ -5,10 +5,10 @@ Jinja and evaluates some as Python literals, but hands a named field on as the t
 shot and no delimiter, so a request is the prompt and the answer to the byte. Its cache of responses, keyed by request
 alone, would give one model another's answers: it is never used. What is measured, per row:
 
-- accuracy: the choice of the highest log-likelihood, summed over the choice and the end token, without any length
+- accuracy: whether a right answer is the choice of the highest log-likelihood, summed over the choice and the end token, without any length
   normalisation: the most probable of the whole answers. With the end token no choice is a mere beginning of another.
-- exact_match: greedy text, cut at the end token, against the output; both stripped, case counts. Where all outputs
-  are single lines, the first line that is not blank is the answer.
+- exact_match: greedy text, cut at the end token, against each right answer; both stripped, case counts. Where all of
+  these are single lines, the first line that is not blank is the answer.
 - loss: -log-likelihood of output and end token, over their number of tokens (nats per token).
 """
 
@@ -34,6 +34,7 @@ from merge_advisor.evaluators.metrics import (
     check_rows,
     check_settings,
     choice_loss,
+    encode_other_answers,
     encode_rows,
     generation_budget,
     likeliest_choice,
@@ -122,7 +123,8 @@ class LmEval:
         with contained_lm_eval(label, trusted=True):  # our own task: its fields are named, no template is rendered
             answers = encode_rows(backbone, rows, template)
             limit = token_limit(backbone, template)
-            budget = generation_budget(limit, answers, self.max_new_tokens, self.exact_match)
+            wanted = answers + encode_other_answers(backbone, rows)
+            budget = generation_budget(limit, wanted, self.max_new_tokens, self.exact_match)
             tasks = self._prepare(backbone, rows, template, metric, budget)
             samples = _evaluate(backbone, tasks, self.batch_size, limit)
         return _model_score(label, rows, [len(answer.completion) for answer in answers], samples)
@@ -150,7 +152,8 @@ def _build(
     with tempfile.TemporaryDirectory(prefix="merge-advisor-") as folder:
         for name in {"accuracy": ("accuracy",), "exact_match": ("exact_match", "loss")}.get(metric, ("loss",)):
             path = Path(folder, f"{name}.jsonl")
-            lines = [json.dumps(_document(name, row, template, end)) + "\n" for row in rows]
+            several = any(row.answers for row in rows)
+            lines = [json.dumps(_document(name, row, template, end, several=several)) + "\n" for row in rows]
             path.write_text("".join(lines), encoding="utf-8")
             specs.append(
                 {"task": name, "custom_dataset": partial(_read, path), **_config(name, pattern, budget, exact_match)}
@@ -167,15 +170,20 @@ def _read(path: Path, **_: Any) -> dict[str, Any]:
         return {"test": Dataset.from_list([json.loads(line) for line in lines])}
 
 
-def _document(name: str, row: Row, template: Template, end: str) -> dict[str, Any]:
-    """Return one row for one task. A whole answer ends with the end token as text; `in_memory_hflm` makes it one id."""
+def _document(name: str, row: Row, template: Template, end: str, *, several: bool) -> dict[str, Any]:
+    """Return one row for one task. A whole answer ends with the end token as text; `in_memory_hflm` makes it one id.
+
+    With `several` its target is a list of all right answers: lm-eval wants lists of all documents or of none.
+    """
     prompt = template.prompt(row.asked)
     if name == "accuracy":
         choices = row.choices or (row.output,)
         wholes = [template.completion(choice) + end for choice in choices]
-        return {"prompt": prompt, "wholes": wholes, "gold": choices.index(row.output)}
+        golds = [choices.index(answer) for answer in row.right]
+        return {"prompt": prompt, "wholes": wholes, "gold": golds if several else golds[0]}
     if name == "exact_match":
-        return {"prompt": prompt, "answer": row.output.strip()}
+        texts = [answer.strip() for answer in row.right]
+        return {"prompt": prompt, "answer": texts if several else texts[0]}
     return {"prompt": prompt, "whole": template.completion(row.output) + end}
 
 
@@ -241,7 +249,7 @@ def _model_score(
             for sample, totals in zip(samples["accuracy"], table, strict=True)
         ]
         values["choices"] = [choice_loss(row, totals) for row, totals in zip(rows, table, strict=True)]
-        sums = [totals[sample["doc"]["gold"]] for totals, sample in zip(table, samples["accuracy"], strict=True)]
+        sums = [totals[(row.choices or ()).index(row.output)] for row, totals in zip(rows, table, strict=True)]
     else:
         sums = [float(sample["filtered_resps"][0][0]) for sample in samples["loss"]]
     if "exact_match" in samples:

@@ -107,23 +107,23 @@ def _rows(task: Any, docs: Sequence[Any], what: str, notes: list[str]) -> tuple[
             rows.append(row)
     if dropped:
         notes.append(
-            f"{dropped} {what} documents left out: no text to ask, or no single right answer among its choices"
+            f"{dropped} {what} documents left out: no text to ask, or no right answer among its choices"
         )
     return tuple(dict.fromkeys(rows))  # equal documents once: a row must not be on both sides of a split
 
 
 def _row(task: Any, doc: Any) -> Row | None:
-    """Return one document as a row, of several right answers the first; None where it has no input or no answer."""
+    """Return one document as a row, with all its right answers; None where it has no input or no answer."""
     text, target = prompt_of(task, doc), task.doc_to_target(doc)
-    target = target[0] if isinstance(target, list) and target else target
+    targets = target if isinstance(target, list) else [target]
     choices: tuple[str, ...] | None = None
     if task.config.doc_to_choice is not None:
         choices = tuple(str(choice) for choice in task.doc_to_choice(doc))
-        if isinstance(target, int):
-            target = choices[target] if 0 <= target < len(choices) else ""
-        if len(set(choices)) < max(2, len(choices)) or target not in choices:
+        targets = [choices[at] if isinstance(at, int) and 0 <= at < len(choices) else at for at in targets]
+        if len(set(choices)) < max(2, len(choices)) or not all(answer in choices for answer in targets):
             return None
-    target = str(target)
-    if not text.strip() or not target.strip():
+    answers = tuple(dict.fromkeys(answer for answer in map(str, targets) if answer.strip()))
+    if not text.strip() or not answers:
         return None
-    return Row(text, target, choices if task.OUTPUT_TYPE == "multiple_choice" else None)
+    chosen = choices if task.OUTPUT_TYPE == "multiple_choice" else None
+    return Row(text, answers[0], chosen, answers=answers if len(answers) > 1 else None)

@@ -1,4 +1,9 @@
-"""What is measured on a row, whoever measures it: the metrics, their limits, and what counts as an answer."""
+"""What is measured on a row, whoever measures it: the metrics, their limits, and what counts as an answer.
+
+Of a row with several right answers (`Row.answers`) any counts as right, in exact match and in accuracy. The losses are
+those of the first one alone, `Row.output`: it is what is trained on, what gradients and choosing look at, and what costs
+one forward; the least of several would be another answer for each model, and no loss that training lowers.
+"""
 
 from __future__ import annotations
 
@@ -77,7 +82,7 @@ def majority_score(
         raise TaskError(f"metric '{metric}': a fixed answer has none; choose accuracy or exact_match")
     check_rows(rows, metric)
     # a choice is picked as it is written; generated text is compared by its rule
-    right = [row.output == answer if metric == "accuracy" else matches(answer, row.output, exact_match) for row in rows]
+    right = [answer in row.right if metric == "accuracy" else is_right(answer, row, exact_match) for row in rows]
     values = tuple(float(hit) for hit in right)
     return ModelScore(label, {metric: float(np.mean(values))}, {metric: values}, (answer,) * len(rows))
 
@@ -98,9 +103,9 @@ def check_rows(rows: Sequence[Row], metric: str) -> None:
         raise TaskError(f"metric '{metric}' is unknown; choose one of: auto, {', '.join(METRICS)}")
     if metric == "accuracy":
         for row in rows:
-            if not row.choices or row.output not in row.choices:
+            if not row.choices or not set(row.right) <= set(row.choices):
                 what = "its output is none of its choices" if row.choices else "it has no choices"
-                raise TaskError(f"row {row.digest[:8]}: {what}; give choices, or use exact_match or loss")
+                raise TaskError(f"{row.called}: {what}; give choices, or use exact_match or loss")
 
 
 def check_settings(max_new_tokens: int, exact_match: str) -> None:
@@ -173,8 +178,19 @@ def encode_rows(backbone: Backbone, rows: Sequence[Row], template: Template) -> 
         TaskError: an answer longer than the context; the message names the row.
     """
     texts = [(template.prompt(row.asked), template.completion(row.output)) for row in rows]
-    names = [f"row {row.digest[:8]}" for row in rows]
+    names = [row.called for row in rows]
     return encode(backbone, texts, max_length=token_limit(backbone, template), names=names)
+
+
+def encode_other_answers(backbone: Backbone, rows: Sequence[Row]) -> list[EncodedRow]:
+    """Return the further right answers of rows as token ids without their prompts, for how long they are.
+
+    Args:
+        backbone: gives the tokenizer.
+        rows: what to measure on.
+    """
+    texts = [("", answer) for row in rows for answer in row.right[1:]]
+    return encode(backbone, texts, max_length=context_length(backbone), cut=True)
 
 
 def generation_budget(limit: int, answers: Sequence[EncodedRow], most: int, exact_match: str) -> int:
@@ -182,7 +198,7 @@ def generation_budget(limit: int, answers: Sequence[EncodedRow], most: int, exac
 
     Args:
         limit: as of `token_limit`.
-        answers: the rows, encoded.
+        answers: the rows, encoded; of rows with several right answers all of these.
         most: the evaluator's `max_new_tokens`.
         exact_match: one of `EXACT_MATCH_RULES`.
     """
@@ -206,7 +222,7 @@ def answer_end(rows: Sequence[Row], template: Template) -> str:
     >>> answer_end([Row("2 + 2", "4")], get("plain")), answer_end([Row("two lines", "1\n2")], get("plain"))
     ('\n', '')
     """
-    return template.next_example if any("\n" in row.output.strip() for row in rows) else "\n"
+    return template.next_example if any("\n" in text.strip() for row in rows for text in row.right) else "\n"
 
 
 def answer_pattern(end: str) -> str:
@@ -264,6 +280,20 @@ def matches(text: str, output: str, exact_match: str) -> bool:
     return text.strip() == output.strip()
 
 
+def is_right(text: str, row: Row, exact_match: str) -> bool:
+    """Tell whether generated text is one of a row's right answers.
+
+    Args:
+        text: the answer that was generated.
+        row: with its output, or several answers that count.
+        exact_match: one of `EXACT_MATCH_RULES`.
+
+    >>> is_right("Ada", Row("Who?", "Ada Lovelace", answers=("Ada Lovelace", "Ada")), "plain")
+    True
+    """
+    return any(matches(text, answer, exact_match) for answer in row.right)
+
+
 def loss_per_token(total: float, tokens: int) -> float:
     """Return the loss of an answer from its log-likelihood; `WORST_LOSS` where that is no number.
 
@@ -286,11 +316,11 @@ def likeliest_choice(row: Row, totals: Sequence[float]) -> tuple[str, float]:
         totals: log-likelihood of each choice, nats.
 
     Returns:
-        The choice, and 1.0 where it is the output. Where one total is no number the argmax says nothing: 0.0.
+        The choice, and 1.0 where it is a right answer. Where one total is no number the argmax says nothing: 0.0.
     """
     choices = row.choices or ()
     best = choices[int(np.argmax(totals))]
-    return best, float(best == row.output and bool(np.isfinite(totals).all()))
+    return best, float(best in row.right and bool(np.isfinite(totals).all()))
 
 
 def choice_loss(row: Row, totals: Sequence[float]) -> float:

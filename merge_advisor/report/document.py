@@ -192,6 +192,17 @@ class RowChange:
     other: str
     """What the other model gave; empty where a metric has no outputs."""
     merge: str
+    place: str = ""
+    """The file it stands in and the line there; empty where that is not known."""
+
+    @property
+    def name(self) -> str:
+        """What it is called in a table.
+
+        >>> RowChange("1a2b3c4d", "2 + 2 =", "4", "5", "4", place="sums.jsonl:7").name
+        'sums.jsonl:7'
+        """
+        return self.place or self.digest
 
 
 @dataclass(frozen=True, slots=True)

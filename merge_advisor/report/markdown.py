@@ -90,7 +90,7 @@ def _row_changes(block: RowChanges) -> Iterable[str]:
         rows = [
             [
                 shortened(printable(cell), _ROW_TEXT)
-                for cell in (row.digest, row.input, row.wanted, row.other, row.merge)
+                for cell in (row.name, row.input, row.wanted, row.other, row.merge)
             ]
             for row in block.rows
         ]

@@ -13,6 +13,8 @@ SCORE_RIGHT = (1, 2, 3, 4, 5, 6)
 """Columns aligned on the right."""
 METRIC_TITLES = {"accuracy": "accuracy", "exact_match": "exact match", "loss": "loss (nats per token, less is better)"}
 """The metrics in words."""
+_ANSWERS_SHOWN = 4
+"""Right answers listed behind the first."""
 _LOSSES = ("loss", "choice loss")
 """Metrics in nats: per token of the right answer, or of the right choice among a row's choices."""
 
@@ -106,9 +108,18 @@ def row_changes(
     def change(digest: str) -> RowChange:
         row, place = rows.get(digest), places[digest]
         given = [outputs[place] if outputs else "" for outputs in (other, merge)]
-        return RowChange(digest[:8], row.input if row else "", row.output if row else "", *given)
+        return RowChange(
+            digest[:8], row.input if row else "", _wanted(row) if row else "", *given, place=(row and row.place) or ""
+        )
 
     return tuple(map(change, comparison.won)), tuple(map(change, comparison.lost))
+
+
+def _wanted(row: Row) -> str:
+    """The right answer; of several the first, and how many more count."""
+    others = row.right[1:]
+    shown = ", ".join(others[:_ANSWERS_SHOWN]) + (", …" if len(others) > _ANSWERS_SHOWN else "")
+    return f"{row.output} (or: {shown})" if others else row.output
 
 
 def trade_off(scores: Sequence[Score]) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:

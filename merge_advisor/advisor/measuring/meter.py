@@ -246,7 +246,7 @@ def loss_kind_of(rows: Sequence[Row], by: ChooseBy = "auto") -> LossKind:
     """
     measured: LossKind = "choices" if rows and all(row.choices for row in rows) else "loss"
     if by == "choices" and measured != by:
-        lacking = next((f"row {row.digest[:8]}" for row in rows if not row.choices), "a task without rows")
+        lacking = next((row.called for row in rows if not row.choices), "a task without rows")
         raise TaskError(f"{lacking} has no choices to choose by; give every row choices, or choose by the loss")
     return measured if by == "auto" else by
 

@@ -81,7 +81,7 @@ class PromptedModel:
         from merge_advisor.backbone.encoding import context_length, encode
 
         texts = [(self.template.prompt(row.asked), self.template.completion(row.output)) for row in rows]
-        names = [f"row {row.digest[:8]}" for row in rows]
+        names = [row.called for row in rows]
         limit = min(max_length, context_length(self.backbone))
         return encode(self.backbone, texts, max_length=limit, names=names, cut=cut, on_cut=on_cut)
 

@@ -179,7 +179,7 @@ def score_task(
         guard=guard,
         template=template.name,
         notes=(note,),
-        logs=tuple(RowLog(template.prompt(row.asked), row.output, row.choices) for row in rows),
+        logs=tuple(RowLog(template.prompt(row.asked), row.output, row.choices, row.answers) for row in rows),
     )
 
 
