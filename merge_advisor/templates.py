@@ -59,8 +59,8 @@ class Template:
         r"""Return the template whose prompts show examples before the input.
 
         Each is prompt and completion as a model would see them, with a blank line behind it; in a chat they are earlier
-        turns, without a system prompt of their own: templates take one, in front. No end token stands in between: it
-        is no text.
+        turns. Chat templates take one system prompt, in front: that of what is asked; an example's own, where it is
+        another, stands in front of its first user turn. No end token stands in between: it is no text.
 
         >>> get("plain").with_examples([("1 + 1", "2")]).prompt("2 + 2")
         '1 + 1\n2\n\n2 + 2\n'
@@ -97,7 +97,7 @@ class Template:
         earlier = [
             turn
             for given, output in self.examples
-            for turn in (*_parted(given)[1], ("assistant", self.completion(output)))
+            for turn in (*_example_turns(given, system), ("assistant", self.completion(output)))
         ]
         messages = [{"role": role, "content": text} for role, text in (*system, *earlier, *turns)]
         try:
@@ -142,6 +142,15 @@ def _parted(asked: str | Sequence[Turn]) -> tuple[Sequence[Turn], Sequence[Turn]
     turns = [("user", asked)] if isinstance(asked, str) else list(asked)
     first = 1 if turns[0][0] == "system" else 0
     return turns[:first], turns[first:]
+
+
+def _example_turns(asked: str | Sequence[Turn], in_front: Sequence[Turn]) -> Sequence[Turn]:
+    """The turns of an example in a chat that begins with a system prompt, its own or another."""
+    system, turns = _parted(asked)
+    at = next((at for at, (role, _) in enumerate(turns) if role == "user"), None)
+    if not system or system == in_front or at is None:
+        return turns
+    return [*turns[:at], ("user", f"{system[0][1]}{_BETWEEN}{turns[at][1]}"), *turns[at + 1 :]]
 
 
 def get(name: str, chat_template: str | None = None, specials: Mapping[str, object] | None = None) -> Template:

@@ -55,7 +55,7 @@ def plan(
     (True, True)
 
     Args:
-        task: a JSONL file of examples, or several for one merge that serves all.
+        task: a file of examples, or a data set (`hf:org/name:split`); or several for one merge that serves all.
         lm_eval: tasks of lm-eval to plan for, beside the files: what it scores on is held out, other splits are learned
             from.
         pool: folder of candidates, manifest, or hub ids.
@@ -84,9 +84,10 @@ def plan(
     check_out(place.out, force=force)
     check_options(options)
     paths = [Path(task)] if isinstance(task, (str, Path)) else [Path(item) for item in task]
-    tasks = read_sources(find_sources(paths, lm_eval, offline=where.get("offline", False)), options)
+    offline = where.get("offline", False)
+    tasks = read_sources(find_sources(paths, lm_eval, offline=offline), options, offline=offline)
     check_choosing([item.task for item in tasks], options)
-    inputs = read_plan_inputs([item.task for item in tasks], options)
+    inputs = read_plan_inputs([item.task for item in tasks], options, offline=offline)
     timer = StepTimer()
     wanted = PoolFilter(options.include, options.exclude, options.licence)
     with timer.step("open"):

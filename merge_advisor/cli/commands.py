@@ -72,7 +72,7 @@ def _plan(arguments: Arguments) -> int:
 
             told = describe_plan(command.task, lm_eval=lm_eval, pool=pool, base=base, options=options, **session)
             return _print(arguments, told, flagged([Paragraph("\n".join(told["lines"]))], "plan"))
-        names = [*(task.stem for task in command.task), *(task.name for task in lm_eval)]
+        names = [*(_task_name(task) for task in command.task), *(task.name for task in lm_eval)]
         if not names:
             raise InputError("no task named; give `task=FILE` or `lm_eval=NAME`")
         planned = advisor.plan(
@@ -80,6 +80,14 @@ def _plan(arguments: Arguments) -> int:
             options=options, **asdict(scoring), force=command.force, **session,
         )  # fmt: skip
     return _print_run(arguments, planned)
+
+
+def _task_name(path: Path) -> str:
+    """Return what a task is called that is read from a file or a data set."""
+    from merge_advisor.tasks import data_set_of
+
+    data_set = data_set_of(path)
+    return path.stem if data_set is None else data_set.name
 
 
 def _score(arguments: Arguments) -> int:
@@ -105,18 +113,22 @@ def _score_model(arguments: Arguments, command: ScoreCommand, options: LmEvalSco
     lm_eval = _lm_eval(options)
     if not command.heldout and not lm_eval:
         raise InputError(f"{command.run}: is no run folder, so it needs rows to be scored on; give `heldout=FILE`")
-    places = arguments.part(Places)
+    places, notes = arguments.part(Places), list[str]()
     with _session(arguments, places) as session:
         scores = score_model(
             command.run, command.heldout, lm_eval=lm_eval, limit=options.limit, base=places.base,
-            template=command.template, metric=metric, fields=command.fields, **session,
+            template=command.template, metric=metric, fields=command.fields, on_note=notes.append,
+            **session,
         )  # fmt: skip
+    if arguments.part(OutputOptions).json:  # its JSON is tables by task
+        for note in notes:
+            print(f"merge-advisor: {with_flags(note, 'score')}", file=sys.stderr)
     names = sorted({name for models in scores.values() for model in models for name in model.metrics})
-    tables = []
+    tables: list[TextBlock] = [Paragraph("\n".join(notes))] if notes else []
     for task, models in scores.items():
         rows = ((m.label, *(f"{m.metrics[name]:.3f}" if name in m.metrics else "" for name in names)) for m in models)
         tables.append(Table(task, ("model", *names), tuple(rows)))
-    return _print(arguments, {task: to_plain(models) for task, models in scores.items()}, tables)
+    return _print(arguments, {task: to_plain(models) for task, models in scores.items()}, flagged(tables, "score"))
 
 
 def _tune(arguments: Arguments) -> int:

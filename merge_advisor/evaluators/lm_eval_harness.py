@@ -5,8 +5,9 @@ Jinja and evaluates some as Python literals, but hands a named field on as the t
 shot and no delimiter, so a request is the prompt and the answer to the byte. Its cache of responses, keyed by request
 alone, would give one model another's answers: it is never used. What is measured, per row:
 
-- accuracy: whether a right answer is the choice of the highest log-likelihood, summed over the choice and the end token, without any length
-  normalisation: the most probable of the whole answers. With the end token no choice is a mere beginning of another.
+- accuracy: whether the choice of the highest log-likelihood is a right answer; summed over the choice and the end
+  token, without any length normalisation: the most probable of the whole answers. With the end token no choice is a
+  mere beginning of another.
 - exact_match: greedy text, cut at the end token, against each right answer; both stripped, case counts. Where all of
   these are single lines, the first line that is not blank is the answer.
 - loss: -log-likelihood of output and end token, over their number of tokens (nats per token).

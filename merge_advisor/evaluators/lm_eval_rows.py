@@ -106,9 +106,7 @@ def _rows(task: Any, docs: Sequence[Any], what: str, notes: list[str]) -> tuple[
         else:
             rows.append(row)
     if dropped:
-        notes.append(
-            f"{dropped} {what} documents left out: no text to ask, or no right answer among its choices"
-        )
+        notes.append(f"{dropped} {what} documents left out: no text to ask, or no right answer among its choices")
     return tuple(dict.fromkeys(rows))  # equal documents once: a row must not be on both sides of a split
 
 

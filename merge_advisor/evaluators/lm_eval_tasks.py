@@ -5,7 +5,6 @@ Loading is a question of trust (see `lm_eval_task_code`) and of time: lm-eval's 
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 import re
 from collections.abc import Iterator, Sequence
@@ -17,6 +16,7 @@ from typing import Any
 from merge_advisor.errors import ExternalError, MergeAdvisorError, OfflineError, TaskError
 from merge_advisor.evaluators.lm_eval_process import contained_lm_eval
 from merge_advisor.evaluators.lm_eval_task_code import PLAIN_READERS, digest_of_code, read_task_yaml, task_code
+from merge_advisor.weights.hub import fetching
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +185,7 @@ def _load(entry: Any, named: TaskName, manager: Any, offline: bool) -> LmEvalTas
     data = str(config.get("dataset_path") or "its data")
     label = f"lm-eval:{entry.name}"
     try:
-        with _fetching(offline):
+        with fetching(offline):
             (task,) = manager.load([entry.name])["tasks"].values()
     except FileNotFoundError as error:
         if data in PLAIN_READERS:
@@ -206,18 +206,3 @@ def _unfetched(label: str, data: str, offline: bool, error: Exception) -> MergeA
 
 def _line(error: Exception) -> str:
     return " ".join(str(error).split())[:200] or type(error).__name__
-
-
-@contextlib.contextmanager
-def _fetching(offline: bool) -> Iterator[None]:
-    """Forbid `datasets` and the hub's client to fetch; both read their environment only once, when imported."""
-    import datasets
-    from huggingface_hub import constants
-
-    before = datasets.config.HF_HUB_OFFLINE, constants.HF_HUB_OFFLINE
-    if offline:
-        datasets.config.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE = True
-    try:
-        yield
-    finally:
-        datasets.config.HF_HUB_OFFLINE, constants.HF_HUB_OFFLINE = before

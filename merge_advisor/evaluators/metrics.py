@@ -1,8 +1,8 @@
 """What is measured on a row, whoever measures it: the metrics, their limits, and what counts as an answer.
 
 Of a row with several right answers (`Row.answers`) any counts as right, in exact match and in accuracy. The losses are
-those of the first one alone, `Row.output`: it is what is trained on, what gradients and choosing look at, and what costs
-one forward; the least of several would be another answer for each model, and no loss that training lowers.
+those of the first one alone, `Row.output`: it is what is trained on and what gradients and choosing look at, and it
+costs one forward. The least of several would be another answer for each model, and no loss that training lowers.
 """
 
 from __future__ import annotations

@@ -88,10 +88,7 @@ def _row_changes(block: RowChanges) -> Iterable[str]:
     yield f"### Rows {block.word} against {escaped(block.against)}: {block.count}"
     if block.rows:
         rows = [
-            [
-                shortened(printable(cell), _ROW_TEXT)
-                for cell in (row.name, row.input, row.wanted, row.other, row.merge)
-            ]
+            [shortened(printable(cell), _ROW_TEXT) for cell in (row.name, row.input, row.wanted, row.other, row.merge)]
             for row in block.rows
         ]
         yield markdown_table(("row", "input", "wanted", block.against, "merge"), rows)

@@ -78,6 +78,8 @@ class ReportInput:
     rank_error: float = 0.0
     """Relative Frobenius error of cutting the merge to the recipe's rank."""
     notes: tuple[str, ...] = ()
+    understood: tuple[str, ...] = ()
+    """What the task files were understood as, a line each."""
     forwards: Mapping[str, int] = field(default_factory=dict)
     """Nominal cost in forward passes over one row, by step."""
     files: tuple[tuple[str, str], ...] = ()
@@ -232,7 +234,8 @@ def _mark(shape: str, class_: str) -> str:
 
 def _splits(report: ReportInput) -> tuple[Block, ...]:
     table = Table("Rows by task", SPLIT_HEADERS, split_rows(report.tasks), right=(1, 2, 3))
-    return (table, Paragraph(shared_text(report.tasks)))
+    read = (BulletList(report.understood),) if report.understood else ()
+    return (table, Paragraph(shared_text(report.tasks)), *read)
 
 
 def _licences(report: ReportInput) -> tuple[Block, ...]:

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from merge_advisor.errors import TaskError
-from merge_advisor.tasks.fields import JsonNumber, field_error, kind_of, listed, quoted
+from merge_advisor.tasks.fields import JsonNumber, LabelName, field_error, kind_of, listed, quoted
 
-_ROLES = ("input", "output", "choices")
+_ROLES = ("input", "output", "choices", "labels")
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,10 @@ class FieldMap:
     text: str
     """As it was given."""
     paths: Mapping[str, tuple[str, ...]]
-    """Of input, output and perhaps choices, the fields; several of the input are joined by an empty line."""
+    """Of input, output and perhaps choices, the fields; several of the input are joined by an empty line, several of
+    the choices hold one each."""
+    labels: tuple[str, ...] = ()
+    """What numbered labels are called, from 0; an output that is one of their numbers becomes its name."""
 
     def apply(self, record: Mapping[str, Any], place: str, *, inputs: bool = False) -> dict[str, Any]:
         """Return a record of `input`, `output` and `choices`, those that are named.
@@ -42,13 +45,30 @@ class FieldMap:
             if inputs and role != "input" and paths[0].partition(".")[0] not in record:
                 continue
             values = [_value(record, path, place) for path in paths]
-            if len(values) > 1:
+            if len(values) > 1 and role == "choices":
+                values = [values]
+            elif len(values) > 1:
                 other = next((value for value in values if not isinstance(value, (str, JsonNumber))), None)
                 if other is not None:
                     raise field_error(place, f"of {'+'.join(paths)} one is {kind_of(other)}, not text; name one field")
                 values = ["\n\n".join(str(value) for value in values)]
-            found[role] = values[0]
+            found[role] = self._named(values[0], place) if role == "output" and self.labels else values[0]
         return found
+
+    def _named(self, value: Any, place: str) -> Any:
+        """The name of a numbered label."""
+        number = int(value) if isinstance(value, bool) or (isinstance(value, str) and _is_number(value)) else None
+        if number is None and value in self.labels:
+            return LabelName.of(self.labels, self.labels.index(value))
+        if number is None or not 0 <= number < len(self.labels):
+            said = f"the label {quoted(value)} has no name among {listed(list(self.labels))}; add it or drop the row"
+            raise field_error(place, said)
+        return LabelName.of(self.labels, number)
+
+    @property
+    def has_label(self) -> bool:
+        """Whether the output is one of a few labels: they have names, or the field is called so."""
+        return bool(self.labels) or self.paths.get("output", ("",))[0].rpartition(".")[2] in ("label", "label_text")
 
     @property
     def fields(self) -> frozenset[str]:
@@ -64,26 +84,34 @@ def parse_field_map(text: str) -> FieldMap:
 
     Args:
         text: `role=field` parts joined by commas; the roles are input, output and choices. A field inside another is
-            `a.b`, an entry of a list `a.0`; several fields of the input are joined by `+`.
+            `a.b`, an entry of a list `a.0`; several fields of the input, or of the choices, are joined by `+`. With
+            `labels=bad|good` the labels 0 and 1 of the output get names.
 
     Raises:
         TaskError: it is no such text; the message says how to write it.
     """
-    example = "write input=FIELD,output=FIELD[,choices=FIELD]"
+    example = "write input=FIELD,output=FIELD[,choices=FIELD][,labels=NAME|NAME]"
     paths: dict[str, tuple[str, ...]] = {}
     for part in text.split(","):
         role, separator, named = (piece.strip() for piece in part.partition("="))
-        fields = tuple(name.strip() for name in named.split("+"))
+        fields = tuple(name.strip() for name in named.split("|" if role == "labels" else "+"))
         if role not in _ROLES or not separator or not all(fields):
             raise TaskError(f"`fields={text}`: {quoted(part.strip())} names no field; {example}")
         if role in paths:
             raise TaskError(f"`fields={text}`: {role} is there twice; {example}")
-        if len(fields) > 1 and role != "input":
+        if role == "labels" and len(set(fields)) < max(2, len(fields)):
+            raise TaskError(f"`fields={text}`: labels are at least two names, all different; {example}")
+        if len(fields) > 1 and role == "output":
             raise TaskError(f"`fields={text}`: {role} is one field; {example}")
         paths[role] = fields
     if "input" not in paths:
         raise TaskError(f"`fields={text}`: names no input; {example}")
-    return FieldMap(text, paths)
+    labels = paths.pop("labels", ())
+    return FieldMap(text, paths, labels)
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.removeprefix("-").isdigit() and len(text) < 9
 
 
 def _value(record: Mapping[str, Any], path: str, place: str) -> Any:

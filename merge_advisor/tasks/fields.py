@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from merge_advisor.errors import TaskError
 from merge_advisor.plain_text import printable
@@ -24,6 +25,63 @@ class JsonNumber(str):
         return self.isascii() and self.isdigit()
 
 
+class LabelName(str):
+    """The name of a numbered label, as the `datasets` library keeps them; empty where a row has none (-1).
+
+    >>> LabelName.of(["bad", "good"], 1), LabelName.of(["bad", "good"], -1), LabelName.of(["bad"], 0).names
+    ('good', '', ('bad',))
+    """
+
+    names: tuple[str, ...] = ()
+    """Of all labels, in their order."""
+
+    @classmethod
+    def of(cls, names: Sequence[str], number: int) -> LabelName:
+        """Return the name of a label.
+
+        Args:
+            names: of all.
+            number: the label; one that is none of them has no name.
+        """
+        name = cls(names[number] if 0 <= number < len(names) else "")
+        name.names = tuple(names)
+        return name
+
+
+class NoAnswerError(TaskError):
+    """A record that says itself that it has no right answer; its row is left out and counted.
+
+    >>> NoAnswerError("rows.jsonl:3", "answers is an empty list").reason
+    'answers is an empty list'
+    """
+
+    def __init__(self, place: str, reason: str) -> None:
+        super().__init__(printable(f"{place}: {reason}; give it an answer"))
+        self.reason = printable(reason)
+
+
+class Reading(NamedTuple):
+    """What records were taken for.
+
+    >>> Reading("question answering", ("question",), ("choices",), "answer").mapping
+    'question/answer'
+    """
+
+    kind: str
+    """In words."""
+    asked: tuple[str, ...]
+    """Fields of the input, in their order."""
+    choices: tuple[str, ...] = ()
+    """Fields of the choices."""
+    output: str = ""
+    """Field of the answer; empty where it is the last turn of a chat, or not looked at."""
+
+    @property
+    def mapping(self) -> str:
+        """The fields in short."""
+        return "+".join(self.asked) + ("/" + self.output if self.output else "")
+
+
 @dataclass(slots=True)
 class Noticed:
     """What was noticed while records were read, for the notes of a file.
@@ -34,23 +92,37 @@ class Noticed:
 
     mapped: bool = False
     """Whether the user named the fields."""
-    mappings: Counter[str] = field(default_factory=Counter)
-    """Fields read, with how many rows had them."""
+    label: bool = False
+    """Whether the output that the user named is one of a few labels."""
+    readings: Counter[Reading] = field(default_factory=Counter)
+    """What records were taken for, with how many of them."""
     unused: Counter[str] = field(default_factory=Counter)
+    """Fields that hold something and are not read."""
+    left: dict[str, list[str]] = field(default_factory=dict)
+    """Why rows were left out, and their places."""
+    several: int = 0
+    """Rows with more than one right answer."""
+    labelled: int = 0
+    """Rows whose answer is one of a few labels."""
+    names: dict[str, None] = field(default_factory=dict)
+    """Names of all labels, where the file has them, in their order."""
     numbers: int = 0
     """Numbers taken as text."""
     booleans: int = 0
     """The same of true and false."""
     systems: int = 0
-    """Fields `system`, taken as system prompts."""
+    """Rows whose system prompt is a field of its own."""
+    system_fields: set[str] = field(default_factory=set)
+    """These fields."""
     tools: int = 0
     """Turns of a chat that call tools or are what these answered, left out."""
     parts: int = 0
     """Parts of messages that are no text, left out."""
     outputs: int = 0
     """Outputs in a file that is read for its inputs."""
-    places: list[tuple[str, str, str]] = field(default_factory=list)
-    """Of each row whose answer was given as the place or key of a choice: the field, the place or key, the choice."""
+    places: list[tuple[str, str, str, int]] = field(default_factory=list)
+    """Of each row whose answer was given as the place or key of a choice: the field, the place or key, the choice, and
+    what places are counted from."""
 
 
 def field_error(place: object, what: str) -> TaskError:
@@ -105,8 +177,8 @@ def kind_of(value: Any) -> str:
     """
     if isinstance(value, (bool, type(None))):
         return json.dumps(value)
-    names: dict[type, str] = {dict: "an object", list: "a list", JsonNumber: "a number", str: "text"}
-    return names[type(value)]
+    names: dict[type, str] = {dict: "an object", list: "a list", JsonNumber: "a number"}
+    return names.get(type(value), "text")
 
 
 def quoted(value: Any) -> str:
@@ -120,6 +192,19 @@ def quoted(value: Any) -> str:
     """
     text = str(value)
     return json.dumps(text if len(text) <= 40 else text[:39] + "…", ensure_ascii=False)
+
+
+def counted(n: int, noun: str) -> str:
+    """Return a number with its noun, in the plural but for one.
+
+    >>> counted(1, "row"), counted(0, "row")
+    ('1 row', '0 rows')
+
+    Args:
+        n: how many.
+        noun: in the singular.
+    """
+    return f"{n} {noun}" + ("" if n == 1 else "s")
 
 
 def listed(names: list[str]) -> str:

@@ -6,17 +6,19 @@ import csv
 import io
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from merge_advisor.errors import TaskError
-from merge_advisor.tasks.fields import JsonNumber, field_error, quoted
+from merge_advisor.tasks.fields import JsonNumber, LabelName, field_error, quoted
 
 _TABLES = {".csv": ",", ".tsv": "\t"}
 """Endings of tables as text, with what separates their cells."""
 _DEEP = "nested too deeply; a row is one flat object with text fields"
-_NESTED = ("choices", "endings", "messages", "conversations")
+_LISTS = ("choices", "endings", "options")
+"""Columns of a table whose cells are JSON lists of what a whole number beside them may name."""
+_NESTED = (*_LISTS, "answers", "messages", "conversations")
 """Columns of a table whose cells are JSON."""
 
 
@@ -100,9 +102,20 @@ def _rows_of(whole: Any, path: Path, wanted: str) -> list[Any]:
                 sizes = ", ".join(f"{name} ({len(value)})" for name, value in list(lists.items())[:4])
                 raise field_error(path, f"holds several lists of rows, {sizes}; save the one that is meant as a file")
             whole = next(iter(lists.values()), [whole])
+    if isinstance(whole, list) and whole and all(isinstance(part, dict) and "paragraphs" in part for part in whole):
+        whole = [question for part in whole for question in _questions(part)]
     if not isinstance(whole, list) or not whole:
         raise field_error(path, f"holds no rows; write one JSON object with {wanted} per line")
     return whole
+
+
+def _questions(article: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The questions of an article, each with its paragraph, as SQuAD's own files nest them."""
+    for paragraph in article["paragraphs"] if isinstance(article["paragraphs"], list) else []:
+        if isinstance(paragraph, dict) and isinstance(paragraph.get("qas"), list):
+            for question in paragraph["qas"]:
+                if isinstance(question, dict):
+                    yield {"context": paragraph.get("context"), **question}
 
 
 def _is_rows(value: Any) -> bool:
@@ -227,7 +240,7 @@ def _cells(record: dict[str, Any], path: Path, place: str) -> dict[str, Any]:
             record[name] = _parse(cell, path, line)
         elif cell == "":
             record[name] = None
-    if any(record.get(name) is not None for name in _NESTED[:2]):
+    if any(record.get(name) is not None for name in _LISTS):
         return {
             name: JsonNumber(cell) if isinstance(cell, str) and JsonNumber(cell).whole else cell
             for name, cell in record.items()
@@ -248,11 +261,25 @@ def _parquet(path: Path) -> Iterator[tuple[str, Any]]:
         raise field_error(path, f"cannot be read as Parquet ({reason}); save it again, or as JSONL") from error
     names = _label_names(table.schema.metadata or {})
     for number, record in enumerate(table.to_pylist(), start=1):
-        for column, labels in names.items():
-            value = record.get(column)
-            if isinstance(value, int) and 0 <= value < len(labels):
-                record[column] = labels[value]
-        yield f"{path}: row {number}", _plain(record)
+        yield f"{path}: row {number}", plain_record(record, names)
+
+
+def plain_record(record: Mapping[str, Any], names: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    """Return a record as JSON would have it, numbered labels by their names.
+
+    >>> plain_record({"text": "fine", "label": 1, "score": 0.5}, {"label": ["bad", "good"]})
+    {'text': 'fine', 'label': 'good', 'score': '0.5'}
+
+    Args:
+        record: of a table.
+        names: of the labels of a column.
+    """
+    plain = {name: _plain(value) for name, value in record.items()}
+    for column, labels in names.items():
+        value = record.get(column)
+        if isinstance(value, int) and value < len(labels):
+            plain[column] = LabelName.of(labels, value)
+    return plain
 
 
 def _label_names(metadata: dict[bytes, bytes]) -> dict[str, list[str]]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -118,3 +119,25 @@ def _progress_class() -> type:
             super().__init__(*args, **{**kwargs, "disable": True})
 
     return Silent
+
+
+@contextlib.contextmanager
+def fetching(offline: bool) -> Iterator[None]:
+    """Forbid `datasets` and the hub's client to fetch, where asked; both read their environment once, when imported.
+
+    Args:
+        offline: whether to forbid it.
+
+    Yields:
+        nothing, as long as it is forbidden.
+    """
+    import datasets
+    from huggingface_hub import constants
+
+    before = datasets.config.HF_HUB_OFFLINE, constants.HF_HUB_OFFLINE
+    if offline:
+        datasets.config.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        datasets.config.HF_HUB_OFFLINE, constants.HF_HUB_OFFLINE = before

@@ -134,6 +134,43 @@ def test_answers_known_by_heart_match_as_in_lm_eval(llama: Backbone, learned: An
             assert_equal(llama, rows[:3], "exact_match")  # the first line counts where all outputs are one line
 
 
+def test_any_of_several_right_answers_counts_in_both_evaluators(llama: Backbone, learned: Any) -> None:
+    """The model says what it learnt; the first answer of each row is another, and has the loss."""
+    first = ["never said", "ye", "the fox and more", "x"]
+    rows = [
+        Row(row.input, said, answers=(said, row.output, "a much longer answer that nobody gives, ever"))
+        for row, said in zip(LEARNED, first, strict=False)
+    ]
+    mixed = [*rows, LEARNED[4], Row("one", "no", answers=("no", "nor this"))]  # lm-eval wants lists of all or none
+    with placed(llama, learned):
+        for asked in (mixed, [LEARNED[4], *rows[:2]], rows):
+            found = assert_equal(llama, asked, "exact_match")
+            alone = assert_equal(llama, [Row(row.input, row.output) for row in asked], "loss")
+            assert found.rows["loss"] == pytest.approx(alone.rows["loss"], rel=1e-4)
+        assert assert_equal(llama, mixed, "exact_match").rows["exact_match"] == (1.0, 1.0, 1.0, 1.0, 1.0, 0.0)
+        by_rule = [
+            score(one, llama, mixed, "exact_match")
+            for one in (Fast(exact_match="lorahub"), LmEval(exact_match="lorahub"))
+        ]
+        assert by_rule[0].rows["exact_match"] == by_rule[1].rows["exact_match"]
+
+
+def test_any_of_several_right_choices_counts_in_both_evaluators(backbone: Backbone) -> None:
+    picked = assert_equal(backbone, SHORT, "accuracy").outputs
+    wrong = [
+        next(choice for choice in row.choices or () if choice != said) for row, said in zip(SHORT, picked, strict=True)
+    ]
+    rows = [
+        Row(row.input, no, row.choices, answers=(no, said)) for row, no, said in zip(SHORT, wrong, picked, strict=True)
+    ]
+    single = [Row(row.input, no, row.choices) for row, no in zip(SHORT, wrong, strict=True)]
+    assert set(assert_equal(backbone, rows, "accuracy").rows["accuracy"]) == {1.0}
+    mixed = assert_equal(backbone, [*single[:1], *rows[1:]], "accuracy")
+    assert mixed.rows["accuracy"] == (0.0, *[1.0] * (len(rows) - 1))
+    # the losses are those of the first
+    assert mixed.rows["choices"] == pytest.approx(assert_equal(backbone, single, "accuracy").rows["choices"], rel=1e-4)
+
+
 def test_an_answer_of_several_lines_ends_where_a_next_example_begins(llama: Backbone) -> None:
     """A model that was shown examples goes on with more; each but the first question asks with one in its prompt."""
     template = PLAIN.with_examples([("one", "yes")])

@@ -143,6 +143,12 @@ def test_examples_stand_between_the_system_prompt_and_the_turns() -> None:
     template = templates.get("chat", "{% for m in messages %}[{{ m.role }} {{ m.content }}]{% endfor %}")
     shown = template.with_examples([((("system", "Be kind."), ("user", "1 + 1")), "2"), ("1 + 2", "3")])
     assert shown.prompt((("system", "Be brief."), ("user", "2 + 2"))) == (
-        "[system Be brief.][user 1 + 1][assistant 2][user 1 + 2][assistant 3][user 2 + 2]"
+        "[system Be brief.][user Be kind.\n\n1 + 1][assistant 2][user 1 + 2][assistant 3][user 2 + 2]"
     )
-    assert shown.prompt("2 + 2") == "[user 1 + 1][assistant 2][user 1 + 2][assistant 3][user 2 + 2]"
+    # templates take one system prompt: an example's own is said in front of it, where it is another
+    own = "[user Be kind.\n\n1 + 1][assistant 2][user 1 + 2][assistant 3][user 2 + 2]"
+    assert shown.prompt("2 + 2") == own
+    same = shown.prompt((("system", "Be kind."), ("user", "2 + 2")))
+    assert same == "[system Be kind.][user 1 + 1][assistant 2][user 1 + 2][assistant 3][user 2 + 2]"
+    asked_first = template.with_examples([((("system", "Be kind."), ("assistant", "Hi"), ("user", "Go")), "No")])
+    assert asked_first.prompt("2 + 2") == "[assistant Hi][user Be kind.\n\nGo][assistant No][user 2 + 2]"

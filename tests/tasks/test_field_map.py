@@ -30,6 +30,11 @@ def written(place: Path, *records: dict[str, Any], name: str = "rows.jsonl") -> 
         (CHOICES, {"ctx": "a", "label": 1, "ends": ["x", "y"]}, Row("a", "y", ("x", "y"))),
         (CHOICES, {"ctx": "a", "label": "B", "ends": ["x", "y"]}, Row("a", "y", ("x", "y"))),
         (CHOICES, {"ctx": "a", "label": "x", "ends": ["x", "y"]}, Row("a", "x", ("x", "y"))),
+        ("input=q,output=cop,choices=opa+opb", {"q": "a", "cop": 1, "opa": "x", "opb": "y"}, Row("a", "y", ("x", "y"))),
+        ("input=q,output=answers.text", {"q": "a", "answers": {"text": ["x", "y", "x"]}},
+         Row("a", "x", answers=("x", "y"))),
+        ("input=translation.en,output=translation.fr", {"translation": {"en": "dog", "fr": "chien"}},
+         Row("dog", "chien")),
         ("input=passage+question,output=answers.text.0",
          {"passage": "p", "question": "q", "answers": {"text": ["a", "b"]}}, Row("p\n\nq", "a")),
         (" input = a.b , output = c ", {"a.b": "whole", "a": {"b": "inner"}, "c": "d"}, Row("whole", "d")),
@@ -45,7 +50,7 @@ def test_named_fields(tmp_path: Path, fields: str, record: dict[str, Any], row: 
 
 def test_what_is_not_named_is_said(tmp_path: Path) -> None:
     found = read_rows(written(tmp_path, {"t": "a", "u": "b", "id": 3}), minimum=1, fields="input=t,output=u")
-    assert found.notes == ('rows.jsonl: not used: "id"; what a model should see belongs into the input',)
+    assert found.understood == "rows.jsonl: 1 row, read as the map says (input=t,output=u); 1 field left out: id"
 
 
 @pytest.mark.parametrize(
@@ -60,6 +65,9 @@ def test_what_is_not_named_is_said(tmp_path: Path) -> None:
         ("input=a", "names no output; add output=FIELD"),
         ("input=x,output=b", 'rows.jsonl:1: has no field "x"; it has "a", "b"'),
         ("input=a.5,output=b", 'rows.jsonl:1: has no field "a.5"'),
+        ("input=a,output=b,labels=x", "labels are at least two names, all different"),
+        ("input=a,output=b,labels=x|x", "labels are at least two names, all different"),
+        ("input=a,output=a,labels=bad|good", 'rows.jsonl:1: the label "x" has no name among "bad", "good"; add it or'),
         ("input=a+b,output=b", "rows.jsonl:1: of a+b one is a list, not text; name one field"),
     ],
 )

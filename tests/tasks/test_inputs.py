@@ -52,19 +52,21 @@ def test_choices_are_kept_and_need_no_right_one(tmp_path: Path) -> None:
 def test_an_output_is_not_looked_at_and_said(tmp_path: Path) -> None:
     records = [{"context": "c", "question": "q", "answer": str(number)} for number in range(3)]
     file = read_inputs(written(tmp_path, *records, {"input": "j", "id": 1}))
-    assert file.rows == (Row("q", ""), Row("j", ""))
-    assert file.notes == (
-        "more.jsonl: 2 duplicate rows dropped",
-        "more.jsonl: outputs of 3 rows not looked at",
-        "more.jsonl: rows with different fields: question (3), input (1)",
-        'more.jsonl: not used: "context", "id"; what a model should see belongs into the input',
+    assert file.rows == (Row("c\n\nq", ""), Row("j", ""))
+    assert file.notes == ("more.jsonl: 2 duplicate rows dropped", "more.jsonl: outputs of 3 rows not looked at")
+    assert file.understood == (
+        "more.jsonl: 2 rows, read as inputs (fields context, question, 3 rows) and as inputs (fields input, 1 row); "
+        "1 field left out: id"
     )
 
 
 BAD: dict[str, tuple[object, str]] = {
     "no object": (3, ":1: a number, not an object; write one JSON object with input"),
     "no input": ({"output": "o"}, ':1: has field "output" and no input; give input (or instruction, prompt'),
-    "another name": ({"query": "t", "id": 1}, ':1: has fields "query", "id" and no input; rename "query" to "input"'),
+    "another name": (
+        {"source": "t", "id": 1},
+        ':1: has fields "source", "id" and no input; rename "source" to "input"',
+    ),
     "null": ({"input": None}, ":1: input is null; fill it in or drop the row"),
     "nothing": ({}, ":1: has no fields and no input; give input"),
     "empty text": ({"input": " "}, ":1: input is empty; fill it in or drop the row"),

@@ -68,7 +68,9 @@ def test_parquet_with_the_names_of_its_labels(tmp_path: Path) -> None:
         tmp_path / "t.parquet"
     )
     found = read_rows(tmp_path / "t.parquet")
-    assert found.rows == (Row("a", "good"), Row("b", "bad"), Row("c", "good")) and not found.notes
+    labels = ("bad", "good")
+    assert found.rows == (Row("a", "good", labels), Row("b", "bad", labels), Row("c", "good", labels))
+    assert found.labels == labels and not found.notes
 
 
 def test_parquet_with_lists_numbers_and_booleans(tmp_path: Path) -> None:

@@ -167,14 +167,14 @@ def test_what_else_is_noted(write: Callable[..., Any]) -> None:
         write(
             [
                 {"input": "a", "output": "b", "id": 3, "choices": ["b", "c"]},
-                {"question": "a2", "answer": "b", "context": "lost", "empty": None},
+                {"question": "a2", "answer": "b", "context": "c", "empty": None},
             ]
         )
     )
-    assert found.notes == (
-        "task.jsonl: rows with different fields: input/output (1), question/answer (1)",
-        'task.jsonl: not used: "context", "id"; what a model should see belongs into the input',
-        "task.jsonl: choices on 1 of 2 rows only",
+    assert found.notes == ("task.jsonl: choices on 1 of 2 rows only",)
+    assert found.understood == (
+        "task.jsonl: 2 rows, read as input and output with choices (fields input, choices, output, 1 row) and as "
+        "question answering (fields context, question, answer, 1 row); 1 field left out: id"
     )
 
 
@@ -236,10 +236,9 @@ BAD = {
     "deep row": (f'{GOOD}\n{{"input": ' + "[" * 200_000, ":2: nested too deeply; a row is one flat object"),
     "object": ([{"input": "a", "output": {"b": 1}}], ":1: output is an object, not text; write it as one string"),
     "list": ([{"input": ["a"], "output": "b"}], ":1: input is a list, not text; write it as one string"),
-    "list of outputs": (
-        [{"input": "a", "output": ["b"]}],
-        ":1: output is a list, not text; write it as one string",
-    ),
+    "mixed list": ([{"input": "a", "output": ["b", {}]}], ":1: output is a list, not text; write it as one string"),
+    "no answer listed": ([{"question": "a", "answers": []}], ":1: answers has no answer; give it an answer"),
+    "list of labels": ([{"text": "a", "label": ["b"]}], ":1: label is a list, not text; write it as one string"),
     "not an object": (f"{GOOD}\n3", ":2: a number, not an object; write one JSON object with input and output"),
     "empty input": ([{"input": "", "output": "b"}], ":1: input is empty; fill it in or drop the row"),
     "empty output": ([{"input": "a", "output": " \n"}], ":1: output is empty; fill it in or drop the row"),

@@ -49,16 +49,18 @@ def describe_plan(
         where: `offline`, `cache`, `store`, `machine`, `progress`, see `SessionOptions`.
 
     Returns:
-        models, refused, rows by task, passes by step, and the same as `lines` of text.
+        models, refused, rows by task, what each file was understood as, passes by step, and the same as `lines` of
+        text.
 
     Raises:
         MergeAdvisorError: whatever `plan` itself would refuse.
     """
     check_options(options)
-    given = read_sources(find_sources(tasks, lm_eval, offline=where.get("offline", False)), options)
+    offline = where.get("offline", False)
+    given = read_sources(find_sources(tasks, lm_eval, offline=offline), options, offline=offline)
     parts = [item.task for item in given]
     check_choosing(parts, options)
-    inputs = read_plan_inputs(parts, options)
+    inputs = read_plan_inputs(parts, options, offline=offline)
     wanted = PoolFilter(options.include, options.exclude, options.licence)
     with open_session(base, pool, template=options.template, wanted=wanted, **where) as session:
         fit = fitting(session.pool, options.composition)
@@ -68,6 +70,7 @@ def describe_plan(
     choosing = sum(len(task.choosing) for task in parts)
     lines = [
         f"base {name}, template {template}, pool of {len(fit.candidates)} candidates, {len(fit.refused)} set aside",
+        *(line for item in given for line in item.understood),
         *(
             f"task {task.name}: {len(task.shots)} shots, {len(task.tuning)} tuning, {len(task.heldout)} held-out rows"
             for task in parts
@@ -85,8 +88,12 @@ def describe_plan(
         task.name: {"shots": len(task.shots), "tuning": len(task.tuning), "heldout": len(task.heldout)}
         for task in parts
     }
+    understood = {item.task.name: list(item.understood) for item in given}
     refused = {item.id: item.reason for item in fit.refused}
-    return {"models": len(fit.candidates), "refused": refused, "rows": rows, "passes": passes, "lines": lines}
+    return {
+        "models": len(fit.candidates), "refused": refused, "rows": rows, "understood": understood, "passes": passes,
+        "lines": lines,
+    }  # fmt: skip
 
 
 def machine_line(session: Session, candidates: Sequence[Candidate]) -> str:

@@ -114,7 +114,8 @@ def plan_value(
         space=steps.embedded.deltas.space,
         settings=settings_of(options),
         tasks=tuple(
-            task_report(item.task, (*item.notes, *cut_notes(session.meter, _rows_of(item.task)))) for item in given
+            task_report(item.task, (*item.notes, *cut_notes(session.meter, _rows_of(item.task))), item.understood)
+            for item in given
         ),
         candidates=_candidate_reports(steps),
         selection=steps.chosen.selection,
@@ -145,15 +146,16 @@ def settings_of(options: PlanOptions) -> PlanSettings:
     return PlanSettings(**kept | {"finetune": settings_plain(options.finetune)})
 
 
-def task_report(task: Task, notes: Sequence[str]) -> TaskReport:
+def task_report(task: Task, notes: Sequence[str], understood: Sequence[str] = ()) -> TaskReport:
     """Return a task's rows by digest.
 
     Args:
         task: the task.
         notes: what was noticed about it.
+        understood: what its files were understood as.
     """
     shots, tuning, heldout = (tuple(row.digest for row in part) for part in (task.shots, task.tuning, task.heldout))
-    return TaskReport(task.name, task.digest, shots, tuning, heldout, tuple(notes))
+    return TaskReport(task.name, task.digest, shots, tuning, heldout, tuple(notes), tuple(understood))
 
 
 def _candidate_reports(steps: PlanSteps) -> tuple[CandidateReport, ...]:

@@ -11,12 +11,14 @@ from merge_advisor.errors import TaskError
 from merge_advisor.evaluators.lm_eval_rows import lm_eval_rows
 from merge_advisor.evaluators.lm_eval_tasks import LmEvalTask, TaskName, load_all_tasks
 from merge_advisor.json_form import digest_of
-from merge_advisor.tasks import read_inputs, read_rows, split
+from merge_advisor.tasks import DATA_SET_ROWS, read_inputs, read_rows, shared_choices, split
 from merge_advisor.types import Row, Task
 
 if TYPE_CHECKING:
     from merge_advisor.options import PlanOptions
 
+_TUNING = 20
+"""Tuning rows that are made room for where no number is given."""
 Source = Path | LmEvalTask
 """Where a task's rows come from."""
 
@@ -53,13 +55,15 @@ class PlanTask:
     task: Task
     source: Source
     notes: tuple[str, ...] = ()
+    understood: tuple[str, ...] = ()
+    """What its files were understood as, a line each."""
 
 
 def find_sources(paths: Sequence[Path], named: Sequence[TaskName] = (), *, offline: bool = False) -> list[Source]:
     """Return task files, then the tasks of lm-eval that names stand for, loaded.
 
     Args:
-        paths: task files.
+        paths: task files, and data sets as `tasks.data_set_of` takes them.
         named: tasks, groups or tags of lm-eval.
         offline: never fetch their documents.
 
@@ -73,23 +77,25 @@ def find_sources(paths: Sequence[Path], named: Sequence[TaskName] = (), *, offli
     return [*paths, *(load_all_tasks(named, offline=offline) if named else ())]
 
 
-def read_sources(sources: Sequence[Source], options: PlanOptions) -> tuple[PlanTask, ...]:
+def read_sources(sources: Sequence[Source], options: PlanOptions, *, offline: bool = False) -> tuple[PlanTask, ...]:
     """Return the tasks of some sources, read and split.
 
     Args:
         sources: one or more.
         options: how many rows are shots, tuning rows and held out.
+        offline: never fetch a data set.
 
     Raises:
         TaskError: a file that cannot be used, or two tasks of one name.
-        ExternalError: lm-eval failed.
+        OfflineError: a data set is not in the cache, and fetching is off.
+        ExternalError: lm-eval failed, or a data set cannot be fetched.
     """
     read: list[PlanTask] = []
     for source in sources:
         if isinstance(source, LmEvalTask):
             planned = _split_lm_eval(source, options)
         else:
-            planned = _split_file(source, options, alone=len(sources) == 1)
+            planned = _split_file(source, options, alone=len(sources) == 1, offline=offline)
         # reports, score files and notes are by name
         if any(planned.task.name == other.task.name for other in read):
             raise TaskError(f"{source}: a task named '{planned.task.name}' is there already; rename the file")
@@ -97,7 +103,7 @@ def read_sources(sources: Sequence[Source], options: PlanOptions) -> tuple[PlanT
     return tuple(read)
 
 
-def read_plan_inputs(tasks: Sequence[Task], options: PlanOptions) -> PlanInputs | None:
+def read_plan_inputs(tasks: Sequence[Task], options: PlanOptions, *, offline: bool = False) -> PlanInputs | None:
     """Return the unlabelled rows of a plan, None where no file of them is named.
 
     Rows whose input is in a task are left out: what is held out is then held out of this training too, and no row that
@@ -106,14 +112,16 @@ def read_plan_inputs(tasks: Sequence[Task], options: PlanOptions) -> PlanInputs 
     Args:
         tasks: of the plan.
         options: name the file.
+        offline: never fetch a data set.
 
     Raises:
         TaskError: a file that cannot be used, or that has no input beside those of the tasks.
     """
     if options.inputs is None:
         return None
-    file = read_inputs(options.inputs, fields=options.fields)
     known = [row for task in tasks for row in (*task.shots, *task.tuning, *task.heldout)]
+    labels = shared_choices(known)
+    file = read_inputs(options.inputs, fields=options.fields, labels=labels, offline=offline)
     inputs = {row.input for row in known}
     rows = tuple(sorted((row for row in file.rows if row.input not in inputs), key=lambda row: row.digest))
     if not rows:
@@ -121,7 +129,7 @@ def read_plan_inputs(tasks: Sequence[Task], options: PlanOptions) -> PlanInputs 
             f"{options.inputs}: each of its inputs is in the task too, so none is left to train on; add inputs, or "
             "leave `inputs` out, and the task's own are trained on"
         )
-    notes = list(file.notes)
+    notes = [file.understood, *file.notes]
     if len(rows) < len(file.rows):
         notes.append(f"{file.name}: inputs not trained on, as they are in the task too: {len(file.rows) - len(rows)}")
     if all(row.choices for row in known) and not any(row.choices for row in rows):
@@ -132,21 +140,25 @@ def read_plan_inputs(tasks: Sequence[Task], options: PlanOptions) -> PlanInputs 
     return PlanInputs(options.inputs, rows, tuple(notes))
 
 
-def _split_file(path: Path, options: PlanOptions, *, alone: bool) -> PlanTask:
-    file = read_rows(path, fields=options.fields)
+def _split_file(path: Path, options: PlanOptions, *, alone: bool, offline: bool) -> PlanTask:
+    counted = options.heldout if isinstance(options.heldout, int) else 0 if options.heldout else DATA_SET_ROWS
+    most = options.shots + (_TUNING if options.tuning is None else options.tuning) + counted
+    file = read_rows(path, fields=options.fields, most=most, offline=offline)
     heldout: Sequence[Row] | int | None = None
     extra: tuple[str, ...] = ()
+    understood = [file.understood]
     if isinstance(options.heldout, Path):
         if not alone:
             raise TaskError("`heldout=FILE` goes with one `task`; give a number, or one file with all rows a task")
-        other = read_rows(options.heldout, minimum=1, fields=options.fields)
+        other = read_rows(options.heldout, minimum=1, fields=options.fields, labels=file.labels, offline=offline)
         heldout, extra = other.rows, tuple(other.notes)
+        understood.append(other.understood)
     else:
         heldout = options.heldout
     task, notes = split(
         file.rows, name=file.name, shots=options.shots, heldout=heldout, tuning=options.tuning, seed=options.seed
     )
-    return PlanTask(task, path, (*file.notes, *extra, *notes))
+    return PlanTask(task, path, (*file.notes, *extra, *notes), tuple(understood))
 
 
 def _split_lm_eval(source: LmEvalTask, options: PlanOptions) -> PlanTask:

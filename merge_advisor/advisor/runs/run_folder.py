@@ -83,6 +83,8 @@ class TaskReport:
     tuning: tuple[str, ...]
     heldout: tuple[str, ...]
     notes: tuple[str, ...]
+    understood: tuple[str, ...] = ()
+    """What its files were understood as, a line each; empty in plans made before that was kept."""
 
 
 @dataclass(frozen=True, slots=True)

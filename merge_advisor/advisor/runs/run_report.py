@@ -75,7 +75,9 @@ def summary_blocks(run: Run) -> tuple[TextBlock, ...]:
     'merge-advisor score run --task held_out.jsonl'
     """
     plan = run.plan
+    understood = _understood(run)
     blocks: list[TextBlock] = [
+        *([Paragraph("\n".join(understood))] if understood else []),
         Paragraph(f"strategy {plan.selection.strategy}: {plan.selection.stopped}"),
         _member_table(plan.selection.members),
     ]
@@ -173,6 +175,7 @@ def _report_input(run: Run, shown: Path | None) -> ReportInput:
         conflicts=plan.conflicts,
         rank_error=plan.rank_error,
         notes=tuple(_notes(run)),
+        understood=_understood(run),
         forwards=plan.forwards,
         files=tuple(_files(run)),
         commands=tuple(_commands(run, shown or run.folder)),
@@ -214,6 +217,11 @@ def _notes(run: Run) -> list[str]:
     return [*run.plan.notes, *inputs, *(f"{task.name}: {note}" for task in run.plan.tasks for note in task.notes)]
 
 
+def _understood(run: Run) -> tuple[str, ...]:
+    """What the task files were understood as, a line each."""
+    return tuple(line for task in run.plan.tasks for line in task.understood)
+
+
 def _tuning_of(run: Run) -> TuningReport | None:
     """How the run was tuned, its reference and winner compared on the held-out rows as well."""
     if run.tuning is None:
@@ -245,6 +253,6 @@ def _lm_eval_tasks(run: Run) -> list[Task]:
     tasks = []
     for score in run.scores:
         if score.task not in own:
-            rows = (Row(log.prompt, log.wanted, log.choices) for log in score.logs)
+            rows = (Row(log.prompt, log.wanted, log.choices, answers=log.answers) for log in score.logs)
             tasks.append(Task(score.task, (), (), tuple(rows)))
     return tasks

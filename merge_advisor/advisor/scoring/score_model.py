@@ -5,7 +5,7 @@ All rows are scored, so there are none to show as examples: no row `icl`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
@@ -37,6 +37,7 @@ def score_model(
     template: str | None = None,
     metric: str = "auto",
     fields: str | None = None,
+    on_note: Callable[[str], None] = lambda note: None,
     **where: Unpack[SessionOptions],
 ) -> dict[str, list[ModelScore]]:
     """Score one model folder on every row of task files: an adapter beside its base, or a full model alone.
@@ -52,6 +53,7 @@ def score_model(
         template: prompt template; "alpaca" where None.
         metric: "auto", "accuracy", "exact_match" or "loss".
         fields: which fields of the files are input, output and choices, as `read_rows` takes it.
+        on_note: called with what each file was understood as, and with what else has to be known of it.
         where: how to compute and where stores are, see `SessionOptions`.
 
     Returns:
@@ -74,7 +76,9 @@ def score_model(
         models = [ScoredModel("base" if is_adapter else folder.name, BASE)]
         models += [ScoredModel(c.id, WeightedMerge(((c, 1.0),))) for c in session.pool.candidates]
         for path in tasks:
-            file = read_rows(path, minimum=1, fields=fields)
+            file = read_rows(path, minimum=1, fields=fields, offline=where.get("offline", False))
+            for note in (file.understood, *file.notes):
+                on_note(note)
             measured = metric_for(file.rows, metric)
             scores = score_models(session.meter, models, file.rows, measured, what=f"scoring {file.name}")
             if measured != "loss":

@@ -24,7 +24,7 @@ from merge_advisor.evaluators.metrics import METRICS, majority_score, metric_for
 from merge_advisor.json_form import VERSION
 from merge_advisor.merges import WeightedMerge, merge_of
 from merge_advisor.scores import GuardScore, RowLog, Score, Verdict
-from merge_advisor.tasks import majority, read_rows
+from merge_advisor.tasks import majority, read_rows, shared_choices
 from merge_advisor.types import ICL, SHOTS_LORA, Recipe, Task
 from merge_advisor.verdict import judge
 
@@ -274,7 +274,9 @@ def score_open_run(
     from merge_advisor.advisor.scoring.lm_eval_scoring import score_asked
     from merge_advisor.evaluators.lm_eval_tasks import load_all_tasks
 
-    tasks = _with_heldout(run.tasks, heldout, fields or run.plan.settings.fields) if heldout else run.tasks
+    tasks, said = run.tasks, dict[str, tuple[str, ...]]()
+    if heldout:
+        tasks, said = _with_heldout(run.tasks, heldout, fields or run.plan.settings.fields, offline=offline)
     asked = load_all_tasks(lm_eval, offline=offline) if lm_eval else []
     models = models_of(session, run)
     guarded = score_guard(session.meter, models, judging.guard) if judging.guard else None
@@ -294,6 +296,7 @@ def score_open_run(
             )
             for task in tasks
         ]
+        own = [replace(score, notes=(*said.get(score.task, ()), *score.notes)) for score in own]
         scores = (*own, *(score for score in scores if score.task not in [task.name for task in tasks]))
     # by input: a document of lm-eval has the digest of no row
     seen = [row.input for task in run.tasks for row in (*task.shots, *task.tuning)]
@@ -338,16 +341,26 @@ def check_limit(limit: int | None, lm_eval: Sequence[TaskName]) -> None:
         raise InputError(f"`limit={limit}`: goes with `lm_eval`, and is at least 1")
 
 
-def _with_heldout(tasks: Sequence[Task], paths: Sequence[Path], fields: str | None) -> tuple[Task, ...]:
-    """The tasks with the rows of other files held out; rows the plan learned from are dropped."""
+def _with_heldout(
+    tasks: Sequence[Task], paths: Sequence[Path], fields: str | None, *, offline: bool
+) -> tuple[tuple[Task, ...], dict[str, tuple[str, ...]]]:
+    """The tasks with the rows of other files held out, and what is to be said of these files, by task.
+
+    Rows the plan learned from are dropped.
+    """
     if len(paths) != len(tasks):
         raise TaskError(f"{len(paths)} held-out files for {len(tasks)} tasks; give one for each, in the run's order")
-    replaced = []
+    replaced, said = [], {}
     for task, path in zip(tasks, paths, strict=True):
         # rows that were learned from would be scored too well
-        seen = {row.digest for row in (*task.shots, *task.tuning)}
-        rows = tuple(row for row in read_rows(path, minimum=1, fields=fields).rows if row.digest not in seen)
+        learned = (*task.shots, *task.tuning)
+        seen = {(row.input, row.output) for row in learned}
+        file = read_rows(path, minimum=1, fields=fields, labels=shared_choices(learned), offline=offline)
+        rows = tuple(row for row in file.rows if (row.input, row.output) not in seen)
         if not rows:
             raise TaskError(f"{path}: every row of it was used in the plan; give rows it has not seen")
+        dropped = len(file.rows) - len(rows)
+        notes = [f"{file.name}: rows not scored, as the plan learned from them: {dropped}"] if dropped else []
+        said[task.name] = tuple(f"{note}." for note in (file.understood, *file.notes, *notes))
         replaced.append(replace(task, heldout=rows))
-    return tuple(replaced)
+    return tuple(replaced), said

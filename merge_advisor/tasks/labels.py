@@ -1,0 +1,69 @@
+"""Labels of texts as choices: where the answers of a file are a few labels, every row chooses among all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from merge_advisor.tasks.fields import Noticed, Reading, listed
+from merge_advisor.types import Row
+
+MOST_LABELS = 20
+"""Labels that rows choose among at most: each is a forward of its own for every row."""
+
+
+def with_label_choices(
+    rows: Sequence[Row], noticed: Noticed, known: Sequence[str] = ()
+) -> tuple[list[Row], tuple[str, ...], list[str]]:
+    """Return rows that choose among the labels of their file, the labels, and notes; unchanged where they have none.
+
+    They are the labels of the rows in sorted order, or all that the file names in its own; those that are known come
+    first. Labels are few: at most `MOST_LABELS`, and at most half as many as rows where nothing names them.
+
+    Args:
+        rows: of one file.
+        noticed: how they were read.
+        known: labels of the task that the file belongs to.
+    """
+    used = sorted({row.output for row in rows})
+    if not rows or noticed.labelled < len(rows) or any(row.choices or row.answers for row in rows):
+        return list(rows), (), []
+    named = list(noticed.names)
+    labels = tuple(dict.fromkeys([*known, *named, *used]))
+    if len(labels) > MOST_LABELS:
+        said = f"{len(labels)} labels are more than {MOST_LABELS}, so rows have no choices: they are read as free text"
+        return list(rows), (), [said]
+    given = {*known, *named}
+    if len(labels) < 2 or (not given >= set(used) and 2 * len(used) > len(rows)):
+        return list(rows), (), []
+    notes = []
+    if not named and all(_is_number(label) for label in labels):
+        notes.append(_unnamed(labels, next(iter(noticed.readings)), mapped=noticed.mapped))
+    return [replace(row, choices=labels) for row in rows], labels, notes
+
+
+def shared_choices(rows: Sequence[Row]) -> tuple[str, ...]:
+    """Return the choices that all rows have in common, empty where they differ: the labels of a task.
+
+    Args:
+        rows: of a task.
+
+    >>> shared_choices([Row("fine", "good", ("bad", "good")), Row("poor", "bad", ("bad", "good"))])
+    ('bad', 'good')
+    """
+    found = {row.choices for row in rows}
+    only = found.pop() if len(found) == 1 else None
+    return only or ()
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.removeprefix("-").isdigit()
+
+
+def _unnamed(labels: Sequence[str], reading: Reading, *, mapped: bool) -> str:
+    """Say that labels are numbers, and how they are given names."""
+    remedy = "add labels=NAME|NAME|... to `fields`"
+    if not mapped and not any(set(",+=`|.") & set(name) for name in (*reading.asked, reading.output)):
+        names = "|".join(f"NAME{label}" for label in labels[:4]) + ("|..." if len(labels) > 4 else "")
+        remedy = f"give `fields=input={'+'.join(reading.asked)},output={reading.output},labels={names}`"
+    return f"labels are numbers without names ({listed(list(labels))}), and a model is asked for the number; {remedy}"
