@@ -235,7 +235,8 @@ class PlanOptions:
     )  # fmt: skip
     fields: str | None = option(
         None, group=_ROWS, flags=("--map",), metavar="FIELDS",
-        help="fields of the task files: input=A,output=B[,choices=C]; several inputs as A+B, nested ones as A.B or A.0",
+        help="fields of the task files: input=A,output=B[,choices=C][,labels=NAME|NAME]; several inputs as A+B, nested "
+             "ones as A.B or A.0",
     )  # fmt: skip
     template: str | None = option(
         None, group=_ROWS, settings=True, help="alpaca, plain, bare or chat (default: the pool's)"

@@ -45,7 +45,11 @@ class PlanCommand:
     False
     """
 
-    task: tuple[Path, ...] = option((), metavar="FILE", help="examples as JSONL; several --task make one merge for all")
+    task: tuple[Path, ...] = option(
+        (),
+        metavar="FILE",
+        help="examples (JSONL, JSON, CSV, Parquet, or hf:NAME:SPLIT of the hub); several make one merge for all",
+    )
     out: Path | None = option(None, metavar="DIR", help="run folder to make (default: runs/<task>)")
     force: bool = option(False, help="replace a run folder that is there")
     dry_run: bool = option(False, help="say what would be done and what it costs; write nothing")
@@ -129,7 +133,9 @@ class ScoreCommand:
     run: Path = option(
         positional=True, metavar="RUN|MODEL", help="run folder, model folder, or adapter folder (with --base)"
     )
-    heldout: tuple[Path, ...] = option((), flags=("--task",), metavar="FILE", help="held-out rows, one file a task")
+    heldout: tuple[Path, ...] = option(
+        (), flags=("--task",), metavar="FILE", help="held-out rows, one file (or hf:NAME:SPLIT) a task"
+    )
     fields: str | None = option(
         None, flags=("--map",), metavar="FIELDS",
         help="fields of these files, as of plan (default: those the run was planned with)",

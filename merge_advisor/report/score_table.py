@@ -107,10 +107,10 @@ def row_changes(
 
     def change(digest: str) -> RowChange:
         row, place = rows.get(digest), places[digest]
-        given = [outputs[place] if outputs else "" for outputs in (other, merge)]
-        return RowChange(
-            digest[:8], row.input if row else "", _wanted(row) if row else "", *given, place=(row and row.place) or ""
-        )
+        said, merged = (outputs[place] if outputs else "" for outputs in (other, merge))
+        if row is None:
+            return RowChange(digest[:8], "", "", said, merged)
+        return RowChange(digest[:8], row.input, _wanted(row), said, merged, row.place or "")
 
     return tuple(map(change, comparison.won)), tuple(map(change, comparison.lost))
 

@@ -14,7 +14,7 @@ import itertools
 import logging
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,11 @@ class DataSet:
     def name(self) -> str:
         """Of the task: what it is called without its organisation, and the split."""
         return f"{Path(self.path).name}-{self.split}" + (f"-{self.config}" if self.config else "")
+
+    @property
+    def shown(self) -> str:
+        """What notes call it: a folder by its own name."""
+        return str(replace(self, path=Path(self.path).name) if Path(self.path).is_dir() else self)
 
     def __str__(self) -> str:
         revision, config = (mark + part if part else "" for mark, part in (("@", self.revision), (":", self.config)))

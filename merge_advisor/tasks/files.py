@@ -8,14 +8,14 @@ and labelled `System:`, `User:`, `Assistant:`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from merge_advisor.errors import TaskError
 from merge_advisor.plain_text import printable
-from merge_advisor.tasks.data_sets import DATA_SET_ROWS, data_set_of, read_data_set
+from merge_advisor.tasks.data_sets import DATA_SET_ROWS, DataSet, data_set_of, read_data_set
 from merge_advisor.tasks.field_map import FieldMap, parse_field_map
 from merge_advisor.tasks.fields import NoAnswerError, Noticed, counted, field_error, kind_of
 from merge_advisor.tasks.labels import with_label_choices
@@ -121,6 +121,21 @@ class _Source(NamedTuple):
     most: int | None
     offline: bool
 
+    @property
+    def data_set(self) -> DataSet | None:
+        return data_set_of(self.path)
+
+    @property
+    def shown(self) -> str:
+        """What notes call it: no path of this machine."""
+        return self.path.name if self.data_set is None else self.data_set.shown
+
+    def records(self) -> tuple[Iterable[tuple[str, Any]], str]:
+        """What it holds, with the places, and what is to be said of that."""
+        if self.data_set is None:
+            return read_records(self.path, self.wanted), ""
+        return read_data_set(self.data_set, most=self.most or DATA_SET_ROWS, offline=self.offline)
+
 
 def _read(
     source: _Source,
@@ -129,51 +144,61 @@ def _read(
     field_map: FieldMap | None,
     labels: Sequence[str],
 ) -> TaskFile:
-    path, wanted = source.path, source.wanted
-    data_set = data_set_of(path)
-    whole: str | Path = path if data_set is None else str(data_set)
-    name = path.name if data_set is None else str(data_set)
     noticed = Noticed(mapped=field_map is not None, label=field_map is not None and field_map.has_label)
-    notes: list[str] = []
-    if data_set is None:
-        records = read_records(path, wanted)
-    else:
-        records, note = read_data_set(data_set, most=source.most or DATA_SET_ROWS, offline=source.offline)
-        notes += [note] if note else []
-    read, refused = [], []
-    for place, record in records:
-        short = printable(name + place.removeprefix(str(whole)))
-        try:
-            read.append(replace(_mapped(record, place, wanted, noticed, row_of, field_map), place=short))
-        except NoAnswerError as error:
-            noticed.left.setdefault(error.reason, []).append(short)
-            refused.append(error)
-        except TaskError as error:
-            if data_set is None:
-                raise
-            # nobody can correct a row of someone else's data set
-            refused.append(error)
-            noticed.left.setdefault(str(error).removeprefix(f"{place}: "), []).append(short)
-    if refused and len(read) < max(minimum, len(refused) if data_set else 0):
-        raise refused[0]
+    records, taken = source.records()
+
+    def made(record: Any, place: str) -> Row:
+        return _mapped(record, place, source.wanted, noticed, row_of, field_map)
+
+    read, unusable = _usable(records, source, made, noticed, minimum)
     read, found, said = with_label_choices(read, noticed, labels)
     if row_of is unlabelled_row and labels:
         read = [row if row.choices else replace(row, choices=tuple(labels)) for row in read]
     rows = tuple(dict.fromkeys(read))
     if len(rows) < minimum:
         same = f" ({len(read)} equal ones)" if len(read) > len(rows) else ""
-        raise field_error(whole, f"{counted(len(rows), 'row')}{same}, the minimum is {minimum}; add examples")
-    notes += [*file_notes(rows, len(read), noticed), *said]
+        what = f"{counted(len(rows), 'row')}{same}, the minimum is {minimum}; add examples"
+        raise field_error(source.data_set or source.path, what)
+    notes = (*filter(None, (taken, unusable)), *file_notes(rows, len(read), noticed), *said)
     mapping = ", ".join(dict.fromkeys(one.mapping for one in noticed.readings))
     return TaskFile(
-        name=printable(path.stem if data_set is None else data_set.name),
+        name=printable(source.data_set.name if source.data_set else source.path.stem),
         rows=rows,
-        notes=tuple(printable(f"{name}: {note}") for note in notes),
+        notes=tuple(printable(f"{source.shown}: {note}") for note in notes),
         mapping=mapping if field_map is None else printable(field_map.text),
         read=len(read),
-        understood=printable(understood_line(name, rows, noticed, found, field_map)),
+        understood=printable(understood_line(source.shown, rows, noticed, found, field_map)),
         labels=found,
     )
+
+
+def _usable(
+    records: Iterable[tuple[str, Any]], source: _Source, made: Callable[[Any, str], Row], noticed: Noticed,
+    minimum: int,
+) -> tuple[list[Row], str]:  # fmt: skip
+    """The rows of the records that have an answer, and a note; of a data set also without those that cannot be used."""
+    read: list[Row] = []
+    refused: list[TaskError] = []
+    unusable: list[str] = []
+    whole = str(source.data_set or source.path)
+    for place, record in records:
+        short = printable(source.shown + place.removeprefix(whole))
+        try:
+            read.append(replace(made(record, place), place=short))
+        except NoAnswerError as error:
+            noticed.left.setdefault(error.reason, []).append(short)
+            refused.append(error)
+        except TaskError as error:
+            if source.data_set is None:
+                raise
+            # nobody can correct a row of another's data set
+            unusable.append(str(error).replace(place, short))
+            refused.append(error)
+    # where most cannot be used the data set is something else than it was taken for
+    if refused and len(read) < max(minimum, len(unusable)):
+        raise refused[0]
+    left = f"{counted(len(unusable), 'row')} left out that cannot be used; the first: {unusable[0]}" if unusable else ""
+    return read, left
 
 
 def _mapped(

@@ -129,12 +129,13 @@ def unlabelled_row(record: Mapping[str, Any], place: str, noticed: Noticed) -> R
     whole = layout is not None and layout.fits(fields)
     chat = next((name for name in CHATS if name in fields), None)
     seen: tuple[str, ...] = ()
+    listed_in: tuple[str, ...] = ("choices",)
     choices = None
     kind = "inputs"
     if not whole and chat:
         turns, used = _with_system(fields, turns_of(fields[chat], chat, place, noticed), place, noticed)
         before, has_answer = without_answer(turns, chat, place)
-        used, kind, listed_in = (*used, chat), "chats", ("choices",)
+        used, kind = (*used, chat), "chats"
         choices = read_choices(fields.get("choices"), "choices", place, noticed)
     elif layout is not None:
         before, used = _asked_by(fields, layout, place, noticed)

@@ -50,19 +50,19 @@ def test_a_small_split_is_read_whole(folder: Path) -> None:
     found = read_rows(Path(f"hf:{folder}:test"))
     assert found.name == "sums-test" and found.notes == ()
     assert [row.output for row in found.rows] == ["1", "2", "3", "4", "5"]
-    assert found.rows[1].called == f"hf:{folder}:test: row 2"
-    assert found.understood == f"hf:{folder}:test: 5 rows, read as question answering (fields question, answer)"
+    assert found.rows[1].called == "hf:sums:test: row 2"  # no path of one machine
+    assert found.understood == "hf:sums:test: 5 rows, read as question answering (fields question, answer)"
 
 
 def test_of_a_large_split_a_sample_is_taken_and_said(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = Path(f"hf:{folder}:train")
     found = read_rows(source, most=8)
-    assert found.notes == (f"{source}: 8 of 30 rows taken, chosen by hash",)
+    assert found.notes == ("hf:sums:train: 8 of 30 rows taken, chosen by hash",)
     assert found.rows == read_rows(source, most=8).rows and set(found.rows) <= set(read_rows(source, most=12).rows)
     assert max(int(row.output) for row in found.rows) > 8  # no mere beginning
     monkeypatch.setattr(data_sets, "MOST_READ", 10)
     cut = read_rows(source, most=8)
-    assert cut.notes == (f"{source}: 8 of the first 10 rows taken, chosen by hash",)
+    assert cut.notes == ("hf:sums:train: 8 of the first 10 rows taken, chosen by hash",)
     assert max(int(row.output) for row in cut.rows) <= 10
 
 
@@ -78,9 +78,12 @@ def test_names_of_labels_and_what_cannot_be_used(tmp_path: Path, folder: Path) -
         found = read_rows(Path(f"hf:{tmp_path / name}:train"))
         assert [(row.input, row.output) for row in found.rows] == [("a", "good"), ("b", "bad"), ("e", "good")]
         assert {row.choices for row in found.rows} == {("bad", "good")}
+        whole, remedy = f"hf:{name}:train", "fill it in or drop the row"
         # nobody can correct a row of another's data set
-        assert [note.rpartition(":train: ")[0] != "" for note in found.notes] == [True, True]
-        assert "1 row left out: text is empty; fill it in or drop the row" in found.notes[0]
+        assert found.notes == (
+            f"{whole}: 1 row left out that cannot be used; the first: {whole}: row 3: text is empty; {remedy}",
+            f"{whole}: 1 row left out: label is -1, which stands for no label (the first: {whole}: row 4)",
+        )
 
 
 def test_a_layout_that_is_not_known_is_refused_with_a_map(folder: Path) -> None:
