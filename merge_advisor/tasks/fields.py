@@ -194,10 +194,10 @@ def quoted(value: Any) -> str:
     return json.dumps(text if len(text) <= 40 else text[:39] + "…", ensure_ascii=False)
 
 
-def counted(n: int, noun: str) -> str:
+def how_many(n: int, noun: str) -> str:
     """Return a number with its noun, in the plural but for one.
 
-    >>> counted(1, "row"), counted(0, "row")
+    >>> how_many(1, "row"), how_many(0, "row")
     ('1 row', '0 rows')
 
     Args:

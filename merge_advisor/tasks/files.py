@@ -17,7 +17,7 @@ from merge_advisor.errors import TaskError
 from merge_advisor.plain_text import printable
 from merge_advisor.tasks.data_sets import DATA_SET_ROWS, DataSet, data_set_of, read_data_set
 from merge_advisor.tasks.field_map import FieldMap, parse_field_map
-from merge_advisor.tasks.fields import NoAnswerError, Noticed, counted, field_error, kind_of
+from merge_advisor.tasks.fields import NoAnswerError, Noticed, field_error, how_many, kind_of
 from merge_advisor.tasks.labels import with_label_choices
 from merge_advisor.tasks.record_rows import filled, labelled_row, unlabelled_row
 from merge_advisor.tasks.records import read_records
@@ -157,7 +157,7 @@ def _read(
     rows = tuple(dict.fromkeys(read))
     if len(rows) < minimum:
         same = f" ({len(read)} equal ones)" if len(read) > len(rows) else ""
-        what = f"{counted(len(rows), 'row')}{same}, the minimum is {minimum}; add examples"
+        what = f"{how_many(len(rows), 'row')}{same}, the minimum is {minimum}; add examples"
         raise field_error(source.data_set or source.path, what)
     notes = (*filter(None, (taken, unusable)), *file_notes(rows, len(read), noticed), *said)
     mapping = ", ".join(dict.fromkeys(one.mapping for one in noticed.readings))
@@ -197,7 +197,9 @@ def _usable(
     # where most cannot be used the data set is something else than it was taken for
     if refused and len(read) < max(minimum, len(unusable)):
         raise refused[0]
-    left = f"{counted(len(unusable), 'row')} left out that cannot be used; the first: {unusable[0]}" if unusable else ""
+    left = (
+        f"{how_many(len(unusable), 'row')} left out that cannot be used; the first: {unusable[0]}" if unusable else ""
+    )
     return read, left
 
 

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
 from merge_advisor.tasks.field_map import FieldMap
-from merge_advisor.tasks.fields import Noticed, Reading, counted, listed, quoted
+from merge_advisor.tasks.fields import Noticed, Reading, how_many, listed, quoted
 from merge_advisor.types import Row
 
 
@@ -24,16 +24,16 @@ def understood_line(
     """
     many = len(noticed.readings) > 1
     read = [_reading(reading, field_map, count if many else 0) for reading, count in noticed.readings.items()]
-    parts = [f"{name}: {counted(len(rows), 'row')}, read as {' and as '.join(read)}"]
+    parts = [f"{name}: {how_many(len(rows), 'row')}, read as {' and as '.join(read)}"]
     if labels:
         parts.append(f"{len(labels)} labels to choose among: {', '.join(quoted(label) for label in labels)}")
     if noticed.unused:
-        parts.append(f"{counted(len(noticed.unused), 'field')} left out: {', '.join(sorted(noticed.unused))}")
+        parts.append(f"{how_many(len(noticed.unused), 'field')} left out: {', '.join(sorted(noticed.unused))}")
     return "; ".join(parts)
 
 
 def _reading(reading: Reading, field_map: FieldMap | None, count: int) -> str:
-    rows = f", {counted(count, 'row')}" if count else ""
+    rows = f", {how_many(count, 'row')}" if count else ""
     if field_map is not None:
         return f"the map says ({field_map.text}{rows})"
     fields = dict.fromkeys((*reading.asked, *reading.choices, *([reading.output] if reading.output else [])))
@@ -53,21 +53,21 @@ def file_notes(rows: Sequence[Row], read: int, noticed: Noticed) -> Iterator[str
         notes.
     """
     if read > len(rows):
-        yield f"{counted(read - len(rows), 'duplicate row')} dropped"
+        yield f"{how_many(read - len(rows), 'duplicate row')} dropped"
     for reason, places in noticed.left.items():
-        yield f"{counted(len(places), 'row')} left out: {reason} (the first: {places[0]})"
+        yield f"{how_many(len(places), 'row')} left out: {reason} (the first: {places[0]})"
     outputs: dict[str, set[str]] = defaultdict(set)
     for row in rows:
         outputs[row.input].add(row.output)
     mixed = sum(len(different) > 1 for different in outputs.values())
     if mixed:
-        yield f"{counted(mixed, 'input')} with more than one output; all kept"
+        yield f"{how_many(mixed, 'input')} with more than one output; all kept"
     if noticed.several:
-        with_several = f"{counted(noticed.several, 'row')} with several right answers"
+        with_several = f"{how_many(noticed.several, 'row')} with several right answers"
         yield f"{with_several}: any of them counts as right, the first is trained on and has the loss"
     yield from _texts(noticed)
     if noticed.outputs:
-        yield f"outputs of {counted(noticed.outputs, 'row')} not looked at"
+        yield f"outputs of {how_many(noticed.outputs, 'row')} not looked at"
     chosen = sum(row.choices is not None for row in rows)
     if 0 < chosen < len(rows):
         yield f"choices on {chosen} of {len(rows)} rows only"
@@ -76,18 +76,18 @@ def file_notes(rows: Sequence[Row], read: int, noticed: Noticed) -> Iterator[str
 def _texts(noticed: Noticed) -> Iterator[str]:
     """What was made of values that are no text, and of the parts of chats."""
     if noticed.numbers:
-        yield f"{counted(noticed.numbers, 'number')} taken as text"
+        yield f"{how_many(noticed.numbers, 'number')} taken as text"
     if noticed.places:
         # a place that is written as the choice itself would show nothing
         name, given, text, first = next((found for found in noticed.places if found[1] != found[2]), noticed.places[0])
-        read_as = f"{counted(len(noticed.places), 'answer')} read as the place of a choice, from {first}, or its key"
+        read_as = f"{how_many(len(noticed.places), 'answer')} read as the place of a choice, from {first}, or its key"
         yield f"{read_as} ({name} {given} is {quoted(text)}); where the answer itself is meant, write it as text"
     if noticed.booleans:
-        yield f"{counted(noticed.booleans, 'boolean')} taken as text, true or false"
+        yield f"{how_many(noticed.booleans, 'boolean')} taken as text, true or false"
     if noticed.systems:
-        taken = f"{listed(sorted(noticed.system_fields))} of {counted(noticed.systems, 'row')}"
+        taken = f"{listed(sorted(noticed.system_fields))} of {how_many(noticed.systems, 'row')}"
         yield f"{taken} taken as the system prompt; rename it if it is none"
     if noticed.tools:
-        yield f"{counted(noticed.tools, 'turn')} of tools left out; a model is asked without them"
+        yield f"{how_many(noticed.tools, 'turn')} of tools left out; a model is asked without them"
     if noticed.parts:
-        yield f"{counted(noticed.parts, 'part')} of messages left out that are no text"
+        yield f"{how_many(noticed.parts, 'part')} of messages left out that are no text"

@@ -95,6 +95,9 @@ def test_a_plan_keeps_its_map_and_scores_other_files_by_it(
     where = {"pool": str(tiny_pool), "base": str(tiny_llama), "cache": tmp_path / "cache"}
     run = ma.plan(tmp_path / "plan.jsonl", out=tmp_path / "run", options=options, scored=False, **where)  # type: ignore[arg-type]
     assert run.plan.settings.fields == "input=ask,output=say"
+    understood = "plan.jsonl: 12 rows, read as the map says (input=ask,output=say)"
+    assert run.plan.tasks[0].understood == (understood,) and understood in (run.folder / "report.md").read_text()
+    assert {row.place for row in run.tasks[0].shots} <= {f"plan.jsonl:{line}" for line in range(1, 13)}
     given = [
         "score",
         str(tmp_path / "run"),
@@ -104,6 +107,7 @@ def test_a_plan_keeps_its_map_and_scores_other_files_by_it(
         str(tmp_path / "cache"),
     ]
     assert main([*given, "--metric", "loss", "-q"]) == 0
-    capsys.readouterr()
+    shown = capsys.readouterr().out
+    assert understood in shown and "other.jsonl: 4 rows, read as the map says (input=ask,output=say)." in shown
     assert main([*given, "--metric", "loss", "-q", "--map", "input=ask,output=tell"]) == 2
     assert 'has no field "tell"; it has "ask", "say"' in capsys.readouterr().err
