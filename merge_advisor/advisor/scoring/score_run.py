@@ -296,7 +296,7 @@ def score_open_run(
             )
             for task in tasks
         ]
-        own = [replace(score, notes=(*said.get(score.task, ()), *score.notes)) for score in own]
+        own = [replace(score, notes=(*score.notes, *said.get(score.task, ()))) for score in own]
         scores = (*own, *(score for score in scores if score.task not in [task.name for task in tasks]))
     # by input: a document of lm-eval has the digest of no row
     seen = [row.input for task in run.tasks for row in (*task.shots, *task.tuning)]
