@@ -23,7 +23,8 @@ from merge_advisor.json_form import digest_of
 from merge_advisor.plain_text import printable
 from merge_advisor.tasks.fields import listed
 from merge_advisor.tasks.records import plain_record
-from merge_advisor.weights.hub import fetching, switched_off
+from merge_advisor.weights.hub import fetching
+from merge_advisor.weights.hub_errors import switched_off
 
 PREFIX = "hf:"
 DATA_SET_ROWS = 200

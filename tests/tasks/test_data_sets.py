@@ -99,9 +99,9 @@ def test_what_goes_wrong_in_a_folder_is_one_line(folder: Path) -> None:
         read_rows(Path(f"hf:{folder}:dev"))
     assert "\n" not in str(refused.value)
     (folder / "test.jsonl").write_text("not json")
-    with pytest.raises(MergeAdvisorError) as refused:
+    with pytest.raises(MergeAdvisorError) as broken:
         read_rows(Path(f"hf:{folder}:test"))
-    assert "\n" not in str(refused.value) and "save its rows as JSONL or Parquet" in str(refused.value)
+    assert "\n" not in str(broken.value) and "save its rows as JSONL or Parquet" in str(broken.value)
 
 
 def standing_in(error: Exception) -> Callable[..., Any]:

@@ -186,7 +186,10 @@ def test_a_refusal_has_a_remedy_that_works(tmp_path: Path, case: str) -> None:
 
 
 def test_inputs_of_a_layout(tmp_path: Path) -> None:
-    given = [{"context": "c", "question": "q", "choices": ["x", "y"]}, {"goal": "g", "sol1": "x", "sol2": "y"}]
+    given: list[dict[str, Any]] = [
+        {"context": "c", "question": "q", "choices": ["x", "y"]},
+        {"goal": "g", "sol1": "x", "sol2": "y"},
+    ]
     found = read_inputs(written(tmp_path, *given, {"premise": "p", "hypothesis": "h"}))
     assert found.rows == (Row("c\n\nq", "", ("x", "y")), Row("g", "", ("x", "y")), Row("p\n\nh", ""))
 
