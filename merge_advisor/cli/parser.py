@@ -23,7 +23,7 @@ class Arguments:
 
     >>> from merge_advisor.options import Machine
     >>> Arguments("plan", {"threads": 2}, {"threads": 1, "device": "cuda", "k": 3}).part(Machine)
-    Machine(device='cuda', dtype='float32', threads=2)
+    Machine(device='cuda', dtype='auto', threads=2)
     """
 
     command: str

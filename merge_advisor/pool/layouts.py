@@ -35,10 +35,10 @@ _IMAGE = re.compile(
 """How keys of adapters of image models begin, as Diffusers, kohya and ComfyUI write them."""
 
 
-def layout_of(folder: Path) -> str:
+def folder_layout(folder: Path) -> str:
     """Return the layout of an adapter that has to be written anew: "shards", "MLX", or "" for PEFT's own or none.
 
-    >>> layout_of(Path("adapters/a0"))
+    >>> folder_layout(Path("adapters/a0"))
     ''
 
     Args:
@@ -56,7 +56,7 @@ def in_peft_layout(folder: Path, layout: str, cache: Path, hashes: Hashes) -> Pa
 
     Args:
         folder: the adapter's folder.
-        layout: as `layout_of` says.
+        layout: as `folder_layout` says.
         cache: folder of what was written.
         hashes: a memo of file hashes.
 

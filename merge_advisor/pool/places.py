@@ -8,7 +8,7 @@ from pathlib import Path
 from merge_advisor.errors import PoolError
 from merge_advisor.plain_text import short_name
 from merge_advisor.pool.archives import archive_stem, unpacked
-from merge_advisor.pool.layouts import gguf_in_peft_layout, in_peft_layout, layout_of
+from merge_advisor.pool.layouts import folder_layout, gguf_in_peft_layout, in_peft_layout
 from merge_advisor.pool.sources import FoundModel, find_models
 from merge_advisor.weights.base import LocalBase
 from merge_advisor.weights.files import Hashes
@@ -37,7 +37,7 @@ def readable(
         return _noted(model, "read from its GGUF file"), replace(place, path=folder)
     if place.path.is_file():
         model, place = _unpacked(model, place, cache, hashes)
-    layout = layout_of(place.path)
+    layout = folder_layout(place.path)
     if not layout:
         return model, place
     if cache is None:

@@ -17,7 +17,7 @@ from merge_advisor.errors import TaskError
 from merge_advisor.plain_text import printable
 from merge_advisor.tasks.data_sets import DATA_SET_ROWS, DataSet, data_set_of, read_data_set
 from merge_advisor.tasks.field_map import FieldMap, parse_field_map
-from merge_advisor.tasks.fields import NoAnswerError, Noticed, field_error, how_many, kind_of
+from merge_advisor.tasks.fields import NoAnswerError, Noticed, field_error, how_many, kind_of, listed
 from merge_advisor.tasks.labels import with_label_choices
 from merge_advisor.tasks.record_rows import filled, labelled_row, unlabelled_row
 from merge_advisor.tasks.records import read_records
@@ -152,7 +152,8 @@ def _read(
 
     read, unusable = _usable(records, source, made, noticed, minimum)
     read, found, said = with_label_choices(read, noticed, labels)
-    if row_of is unlabelled_row and labels:
+    if row_of is unlabelled_row and labels and any(not row.choices for row in read):
+        said = [*said, f"inputs without choices choose among those that the task's rows share: {listed(list(labels))}"]
         read = [row if row.choices else replace(row, choices=tuple(labels)) for row in read]
     rows = tuple(dict.fromkeys(read))
     if len(rows) < minimum:

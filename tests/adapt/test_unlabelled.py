@@ -171,8 +171,10 @@ def test_a_plan_says_what_it_trained_on(place: Path, tiny_llama: Path, tiny_pool
     run = planned(place, task, tiny_llama, tiny_pool, inputs, f"run-{task}")
     found, given = run.plan.adaptation, run.plan.inputs
     assert found is not None and given is not None and given.rows == 36 and len(given.digest) == 64
-    assert given.notes == (f"more-{task}: inputs not trained on, as they are in the task too: 4",)
-    assert given.notes[0] in (run.folder / "report.md").read_text()
+    understood, note = given.notes
+    assert understood.startswith(f"more-{task}.jsonl: 40 rows, read as inputs")
+    assert note == f"more-{task}: inputs not trained on, as they are in the task too: 4"
+    assert all(line in (run.folder / "report.md").read_text() for line in given.notes)
     assert run.plan.environment.paths["inputs"] == str(inputs)
     assert "36 unlabelled inputs" in found.reason and found.predicted is not None
     assert found.settings["objective"] == "entropy" and found.settings["inputs"] == 36
@@ -217,13 +219,24 @@ def test_without_a_file_the_tasks_own_inputs_are_trained_on(place: Path, tiny_ll
     assert "inputs" not in run.plan.environment.paths
 
 
+@pytest.mark.parametrize(
+    ("shared", "expected"),
+    [
+        (True, "bare.jsonl: inputs without choices choose among those that the task's rows share: "),
+        (False, "bare: no input has choices, as the task's rows do"),
+    ],
+)
 def test_inputs_without_choices_beside_rows_that_have_some_are_said(
-    place: Path, tiny_llama: Path, tiny_pool: Path
+    shared: bool, expected: str, place: Path, tmp_path: Path, tiny_llama: Path, tiny_pool: Path
 ) -> None:
-    inputs = write_inputs(place / "bare.jsonl", range(30, 40))
+    inputs = write_inputs(tmp_path / "bare.jsonl", range(30, 40))
+    rows = [json.loads(line) for line in (place / "closed.jsonl").read_text().splitlines()]
+    for number, row in enumerate(rows):
+        row["choices"] = row["choices"] if shared else [row["output"], f"other {number}"]
+    (tmp_path / "task.jsonl").write_text("\n".join(map(json.dumps, rows)))
     options = PlanOptions(k=2, finetune=FAST, adaptation=SPEC, inputs=inputs)
-    said = describe_plan([place / "closed.jsonl"], pool=tiny_pool, base=str(tiny_llama), options=options)
-    assert any("bare: no input has choices, as the task's rows do" in line for line in said["lines"])
+    said = describe_plan([tmp_path / "task.jsonl"], pool=tiny_pool, base=str(tiny_llama), options=options)
+    assert any(expected in line for line in said["lines"])
 
 
 @pytest.mark.parametrize(

@@ -384,7 +384,7 @@ def test_checkpoints_are_candidates_too(place: Path, tiny_llama: Path, tiny_pool
     )  # fmt: skip
     assert {member.kind for member in run.plan.selection.members} == {"adapter", "checkpoint"}
     assert not (run.folder / "adapter").exists()  # no adapter holds a checkpoint
-    with pytest.raises(InputError, match="no adapter holds that"):
+    with pytest.raises(InputError, match="full is a checkpoint, no LoRA holds that"):
         ma.merge(run.folder, tmp_path / "adapter", adapter=True, cache=place / "cache")
     assert Path(run.folder / "mergekit.yaml").is_file()
 

@@ -178,7 +178,7 @@ def test_bad_ways_to_choose_are_one_line(
     where = ["--task", str(task), "--pool", str(tiny_pool), "--base", str(tiny_llama), "--cache", str(tmp_path / "c")]
     assert main(["plan", *where, "--choose-by", "choices", "--dry-run"]) == 2
     error = capsys.readouterr().err
-    assert error.count("\n") == 1 and "task even: row " in error and "has no choices to choose by" in error
+    assert error.count("\n") == 1 and "task even: even.jsonl:" in error and "has no choices to choose by" in error
     with pytest.raises(SpecError, match="`choose_by=accuracy` is unknown; choose one of: auto, loss, choices"):
         ma.plan(task, pool=tiny_pool, base=str(tiny_llama), out=tmp_path / "run", cache=tmp_path / "c",
                 options=PlanOptions(choose_by="accuracy"))  # type: ignore[arg-type]  # fmt: skip

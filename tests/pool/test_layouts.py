@@ -15,7 +15,7 @@ from safetensors.numpy import load_file, save_file
 from merge_advisor.errors import OfflineError, PoolError
 from merge_advisor.pool import open_pool
 from merge_advisor.pool.archives import archive_stem, unpacked
-from merge_advisor.pool.layouts import in_peft_layout, layout_of
+from merge_advisor.pool.layouts import folder_layout, in_peft_layout
 from merge_advisor.pool.merged_by_peft import PeftMerges
 from merge_advisor.types import Pool
 from merge_advisor.weights.base import LocalBase, resolve_base
@@ -209,7 +209,7 @@ def test_a_dora_of_mlx(base: LocalBase, tmp_path: Path, tiny_pool: Path) -> None
     modules = {key.rpartition(".")[0] for key in tensors}
     sizes = {module: np.full(before[f"{module}.weight"].shape[0], 0.7, np.float32) for module in modules}
     save_file(tensors | {f"{module}.m": size for module, size in sizes.items()}, path)
-    written = in_peft_layout(folder, layout_of(folder), tmp_path / "layouts", {})
+    written = in_peft_layout(folder, folder_layout(folder), tmp_path / "layouts", {})
     merges = PeftMerges(base, tmp_path / "merged", {}, run=in_this_process)
     merges.prepare([written])
     delta = merges.delta_of(written)
