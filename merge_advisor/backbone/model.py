@@ -137,9 +137,8 @@ def load_backbone(path: Path, *, device: str = "cpu", dtype: str = "float32", th
     if dtype not in _DTYPES:
         raise BaseModelError(f"dtype '{dtype}' is unknown; choose one of: {', '.join(_DTYPES)}")
     if not is_there(device):
-        raise BaseModelError(
-            f"device '{device}' is not there (torch sees no {device.partition(':')[0].upper()} device); leave out `device`"
-        )
+        kind = device.partition(":")[0].upper()
+        raise BaseModelError(f"device '{device}' is not there (torch sees no {kind} device); leave out `device`")
     _settle_threads(threads)
     _settle_allocator()
     try:

@@ -55,6 +55,7 @@ def all_agree(
     return wanted
 
 
+@pytest.mark.slow
 def test_the_command_that_is_told_carries_the_file_out(tiny_llama: Path, tiny_pool: Path, tmp_path: Path) -> None:
     recipe, places = merge_of(tiny_llama, [tiny_pool / "a0", tiny_pool / "b1"], [0.6, 0.4], "exact", ())
     MergekitFormat().write(recipe, places, tmp_path)

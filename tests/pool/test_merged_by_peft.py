@@ -35,7 +35,7 @@ from tests.support.peft_adapters import (
     peft_logits,
 )
 
-QUICK = {"dora", "modules_to_save", "trained tokens", "loha", "ia3"}
+QUICK = {"dora", "modules_to_save", "ia3"}
 """Kinds that are tested in every run; the others take as long again."""
 
 

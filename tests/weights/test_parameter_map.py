@@ -23,7 +23,14 @@ from tests.support.models import open_base, write_lora
 IDS = [[5, 9, 20, 33, 41, 7, 12]]
 
 
-@pytest.fixture(scope="module", params=ARCHITECTURES)
+QUICK = ("gpt2, inner model", "gpt_neox", "mixtral")
+"""Architectures that are tested in every run; the others take as long again."""
+
+
+@pytest.fixture(
+    scope="module",
+    params=[name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in ARCHITECTURES],
+)
 def architecture(request: pytest.FixtureRequest) -> str:
     name: str = request.param
     return name
