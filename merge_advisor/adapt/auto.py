@@ -26,7 +26,8 @@ class Auto:
     what other tasks have shown (see `experience`), and what needs a pool is taken only where it is better than all that
     needs none with a probability of ¾. `basis` is its form `prior`. Of fewer than ten rows each part is judged by a
     merge that was chosen without it: few rows choose a merge that promises far too much of them. Of more rows the merge
-    of all is so much better than those of their halves, and promises so little too much, that it stands for each part.
+    of all is so much better than those of their halves that it stands for each part, and what it promises too much is
+    taken off.
     Where nothing can be trained on top of the merge, the merge itself is compared instead; and it stays where one row
     alone leaves nothing to judge by.
 
@@ -165,7 +166,7 @@ FEW = 10
 SURE = 0.75
 """Probability of being better than the best that needs no pool, from which on what needs one is taken. On the tried
 tasks (`eval/adaptations_tried.md`) all three of five rows that looked better with less were worse on the held-out rows;
-both of twenty rows above it were better."""
+all four of twenty rows above it were better, of eighteen."""
 WITH_POOL = ("basis from merge", "merge")
 """What is compared whose result has members of the pool, or directions of it."""
 _REGISTERED = {"base": "none", "merge": "none", "basis from merge": "basis"}
