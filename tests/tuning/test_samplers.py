@@ -112,6 +112,7 @@ def asked(name: str) -> Any:
     return json.loads(json.dumps([*dataclasses.astuple(ask.point), dict(ask.notes)]))
 
 
+@pytest.mark.slow
 def test_another_process_asks_the_same() -> None:
     here = {name: asked(name) for name in NAMES}
     told = [sys.executable, "-c", ELSEWHERE, str(Path(__file__).parents[2]), json.dumps(NAMES)]
@@ -210,12 +211,19 @@ def left(name: str, k: int, count: int, seeds: Iterable[int]) -> float:
 
 
 @pytest.mark.parametrize(
-    ("name", "k", "least"), [("tpe", 4, 0.35), ("tpe", 20, 0.2), ("cmaes", 4, 0.5), ("cmaes", 20, 0.2)]
+    ("name", "k", "least"),
+    [
+        ("tpe", 4, 0.35),
+        pytest.param("tpe", 20, 0.2, marks=pytest.mark.slow),
+        ("cmaes", 4, 0.5),
+        ("cmaes", 20, 0.2),
+    ],  # fmt: skip
 )
 def test_it_finds_more_than_random_in_60_trials(name: str, k: int, least: float) -> None:
     assert left(name, k, 60, range(4)) < left("random", k, 60, range(4)) - least
 
 
+@pytest.mark.slow
 def test_gp_finds_more_than_random_in_16_trials() -> None:
     assert left("gp", 4, 16, range(3)) < left("random", 4, 16, range(3)) - 0.2
 
