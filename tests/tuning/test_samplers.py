@@ -217,7 +217,7 @@ def left(name: str, k: int, count: int, seeds: Iterable[int]) -> float:
         pytest.param("tpe", 20, 0.2, marks=pytest.mark.slow),
         ("cmaes", 4, 0.5),
         ("cmaes", 20, 0.2),
-    ],  # fmt: skip
+    ],
 )
 def test_it_finds_more_than_random_in_60_trials(name: str, k: int, least: float) -> None:
     assert left(name, k, 60, range(4)) < left("random", k, 60, range(4)) - least
