@@ -125,7 +125,7 @@ def train_adapter(session: Any, name: str, options: argparse.Namespace) -> float
     from merge_advisor.backbone.finetune import finetune_lora
     from merge_advisor.backbone.losses import row_losses
     from merge_advisor.options import FinetuneSettings
-    from merge_advisor.weights.adapter import write_adapter
+    from merge_advisor.weights.adapter_writing import write_adapter
 
     folder = options.out / "tasks"
     rows, unseen, cut = split(folder / f"{name}.jsonl")

@@ -178,9 +178,8 @@ def _least_loss(
         return float(np.mean([of_row[row.digest] for place in places for row in fit.folds[place].out]))
 
     best = min(groups.values(), key=lost)
-    return CrossFit(tuple(fit.folds[place] for place in best), tuple(fit.trained[place] for place in best)), starts[
-        best[0]
-    ]
+    kept = CrossFit(tuple(fit.folds[place] for place in best), tuple(fit.trained[place] for place in best))
+    return kept, starts[best[0]]
 
 
 def _from_zero(bench: Workbench, fit: CrossFit, words: str, settings: dict[str, object]) -> Adapted:

@@ -12,7 +12,7 @@ from merge_advisor import registry
 from merge_advisor.advisor.runs.run_command import plan_commands
 from merge_advisor.advisor.runs.run_folder import Run, read_run
 from merge_advisor.errors import InputError, MergeAdvisorError
-from merge_advisor.formats.peft import task_type
+from merge_advisor.formats.peft import auto_class, task_type
 from merge_advisor.hub_options import CardOptions
 from merge_advisor.pool.licences import licence_conflicts, read_card
 from merge_advisor.pool.shared_licence import licence_fields, shared_licence
@@ -231,7 +231,7 @@ def _body(run: Run, made: RunCard, title: Heading, usage: Code, stated: Mapping[
 
 
 def _usage(recipe: Recipe, made: RunCard, repo: str) -> tuple[str, ...]:
-    auto = "AutoModelForSeq2SeqLM" if _pipeline(recipe) == "text2text-generation" else "AutoModelForCausalLM"
+    auto = auto_class(recipe.base.architecture)
     if made.relation != "adapter":
         return (f"from transformers import {auto}", "", f'model = {auto}.from_pretrained("{repo}")')
     pinned = "" if recipe.base.revision is None else f', revision="{recipe.base.revision}"'

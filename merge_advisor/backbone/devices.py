@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import platform
 from collections.abc import Mapping
@@ -12,9 +11,8 @@ from typing import Any
 
 from merge_advisor.options import AUTO, Machine
 
-_BATCH = 2048
-"""Tokens of a batch, as `encoding.TOKENS_PER_BATCH`."""
-_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+"""Bytes of an entry, by the dtypes that a base can have."""
 _NODES = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd", "/dev/dri")
 """What a Linux machine with a GPU has: of NVIDIA, below Windows, of AMD, of Intel and others."""
 
@@ -89,40 +87,8 @@ def _own_dtype(device: str, config: Mapping[str, Any]) -> str:
     import torch
 
     own = str(config.get("dtype") or config.get("torch_dtype") or "float32").removeprefix("torch.")
-    if own not in _BYTES:
+    if own not in BYTES:
         return "float32"
     if own == "bfloat16" and device.startswith("cuda") and not torch.cuda.is_bf16_supported(including_emulation=False):
         return "float16"
     return own
-
-
-def memory_needed(shapes: Mapping[str, tuple[int, ...]], dtype: str, *, changed: int, vocabulary: int) -> int:
-    """Return about how many bytes choosing and training take: weights, what is placed on them, gradients, logits.
-
-    Args:
-        shapes: the base's parameters.
-        dtype: of its weights in memory.
-        changed: entries of the weights that candidates change.
-        vocabulary: tokens the base knows.
-    """
-    weights = sum(math.prod(shape) for shape in shapes.values()) * _BYTES[dtype]
-    # in float32 base + update lies beside the weights; the gradient of choosing has as many entries
-    beside = changed * (8 if dtype == "float32" else 4)
-    # logits, their softmax and its gradient are what a batch holds most of
-    return weights + beside + 3 * _BATCH * vocabulary * 4
-
-
-def memory_free(device: str) -> int | None:
-    """Return the bytes a device has free; None where that cannot be told.
-
-    Args:
-        device: "cpu", "cuda", "cuda:N", "mps" or "xpu".
-    """
-    if device.startswith("cuda"):
-        import torch
-
-        return int(torch.cuda.mem_get_info(device)[0])
-    try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if device == "cpu" else None
-    except (ValueError, OSError, AttributeError):  # another system
-        return None

@@ -11,15 +11,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from merge_advisor.backbone.devices import cores, is_there
+from merge_advisor.backbone.devices import BYTES, cores, is_there
 from merge_advisor.errors import BaseModelError
 from merge_advisor.weights.parameter_map import MemoryPlace, map_parameters, model_class
 from merge_advisor.weights.tensorfile import open_folder
 
 if TYPE_CHECKING:
     import torch
-
-_DTYPES = ("float32", "bfloat16", "float16")
 
 
 @dataclass(eq=False)
@@ -67,15 +65,6 @@ class Backbone:
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Shape of each parameter of the files, by its name there."""
         return {name: place.shape for name, place in self.places.items()}
-
-    def weight(self, name: str) -> torch.Tensor:
-        """Return a parameter by its name in the files: what is in memory now, sharing its storage.
-
-        Args:
-            name: a key of `places`.
-        """
-        place = self.places[name]
-        return place.view(self.memory[place.parameter].data)
 
     def module(self, name: str) -> torch.nn.Module | None:
         """Return the linear module that a parameter of the files is the weight of, None where it is none's or a part.
@@ -134,8 +123,8 @@ def load_backbone(path: Path, *, device: str = "cpu", dtype: str = "float32", th
     import torch
     import transformers
 
-    if dtype not in _DTYPES:
-        raise BaseModelError(f"dtype '{dtype}' is unknown; choose one of: {', '.join(_DTYPES)}")
+    if dtype not in BYTES:
+        raise BaseModelError(f"dtype '{dtype}' is unknown; choose one of: {', '.join(BYTES)}")
     if not is_there(device):
         kind = device.partition(":")[0].upper()
         raise BaseModelError(f"device '{device}' is not there (torch sees no {kind} device); leave out `device`")

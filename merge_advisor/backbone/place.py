@@ -49,30 +49,34 @@ def placed(backbone: Backbone, delta: WeightDelta) -> Iterator[None]:
     """
     import torch
 
-    _check(backbone, delta)
+    for name in delta:
+        if name not in backbone.places:
+            raise PoolError(f"parameter {name} is not in the base; this candidate belongs to another base")
     beside = backbone.dtype != torch.float32  # half precision would round the update away
     with ExitStack() as stack:
         inside: dict[str, list[str]] = {}
         for name in delta:
-            update = delta[name]
+            place = backbone.places[name]
+            if not place.whole:
+                inside.setdefault(place.parameter, []).append(name)
+                continue
+            update = _fitting(backbone, delta, name)
             if beside and isinstance(update, LowRankUpdate) and backbone.module(name) is not None:
                 stack.callback(_hook(backbone, name, _beside(backbone, [update])).remove)
-            elif backbone.places[name].whole:
-                stack.callback(_swap(backbone, name, update))
             else:
-                inside.setdefault(backbone.places[name].parameter, []).append(name)
+                stack.callback(_swap(backbone, name, update))
         for parameter, names in inside.items():
-            stack.callback(_swap_parts(backbone, parameter, {name: delta[name] for name in names}))
+            stack.callback(_swap_parts(backbone, parameter, delta, names))
         yield
 
 
-def _check(backbone: Backbone, delta: WeightDelta) -> None:
-    for name in delta:
-        if name not in backbone.places:
-            raise PoolError(f"parameter {name} is not in the base; this candidate belongs to another base")
-        wanted, given = backbone.places[name].shape, tuple(delta[name].shape)
-        if given != wanted:
-            raise PoolError(f"parameter {name}: update is {given}, base is {wanted}; another base or size")
+def _fitting(backbone: Backbone, delta: WeightDelta, name: str) -> Update:
+    """One update of a delta, read once: it may lie on disk."""
+    update = delta[name]
+    wanted, given = backbone.places[name].shape, tuple(update.shape)
+    if given != wanted:
+        raise PoolError(f"parameter {name}: update is {given}, base is {wanted}; another base or size")
+    return update
 
 
 @contextmanager
@@ -117,13 +121,14 @@ def _swap(backbone: Backbone, name: str, update: Update) -> Callable[[], None]:
     return _pointed(parameter, original, buffer)
 
 
-def _swap_parts(backbone: Backbone, parameter: str, updates: WeightDelta) -> Callable[[], None]:
+def _swap_parts(backbone: Backbone, parameter: str, delta: WeightDelta, names: Sequence[str]) -> Callable[[], None]:
     """The same of one parameter in memory that several of the files lie in, as the experts of a mixture do."""
     import torch
 
     there, original, buffer = _buffer(backbone, parameter)
     buffer.copy_(original)
-    for name, update in updates.items():
+    for name in names:
+        update = _fitting(backbone, delta, name)
         part = backbone.places[name].view(buffer)
         if isinstance(update, LowRankUpdate):
             left, right = _factors(update, original.float())

@@ -142,7 +142,8 @@ class TrainableLora(Trainable):
         super().__init__(names, turned_of(backbone, names))
         self.scale = alpha / rank
         for name in self.names:
-            out, width = reversed(backbone.shapes[name]) if name in self.turned else backbone.shapes[name]
+            rows, columns = backbone.places[name].shape
+            out, width = (columns, rows) if name in self.turned else (rows, columns)
             bound = 1 / math.sqrt(width)  # sqrt(6 / ((1 + 5) · width)): Kaiming's bound for a = sqrt(5)
             a = (torch.rand(rank, width, generator=generator) * 2 - 1) * bound
             if given is not None:
@@ -267,7 +268,7 @@ class TrainableCore(Trainable):
             columns = None if v is None else torch.from_numpy(v).to(backbone.device)
             self._fixed[name] = rows, columns
             wide = u.shape[1] if v is None else v.shape[0]
-            core = torch.zeros(u.shape[1], backbone.shapes[name][1] if v is None else wide)
+            core = torch.zeros(u.shape[1], backbone.places[name].shape[1] if v is None else wide)
             self.numbers[name] = (_parameter(core, backbone),)
 
     def factors(self, name: str) -> tuple[torch.Tensor, torch.Tensor]:

@@ -9,7 +9,8 @@ import sqlite3
 from pathlib import Path
 from typing import Any
 
-from merge_advisor.backbone.devices import cores, memory_free, settle
+from merge_advisor.backbone.devices import cores, settle
+from merge_advisor.backbone.memory import memory_free
 from merge_advisor.cli.settings import SETTINGS_FILE, read_settings
 from merge_advisor.errors import MergeAdvisorError
 from merge_advisor.options import Machine

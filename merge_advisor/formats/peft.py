@@ -12,7 +12,7 @@ from merge_advisor import registry
 from merge_advisor.errors import InputError
 from merge_advisor.formats import ModelPlaces
 from merge_advisor.types import KIND_NAMES, Recipe
-from merge_advisor.weights.adapter import write_adapter
+from merge_advisor.weights.adapter_writing import write_adapter
 
 _FOLDER = "adapter"
 
@@ -83,6 +83,18 @@ def task_type(architecture: str) -> str:
     return "SEQ_2_SEQ_LM" if _SEQ2SEQ.fullmatch(architecture) else "CAUSAL_LM"
 
 
+def auto_class(architecture: str) -> str:
+    """Return the name of the transformers class that loads a language model, by its architecture.
+
+    Args:
+        architecture: first entry of `architectures` in config.json.
+
+    >>> auto_class("T5ForConditionalGeneration"), auto_class("LlamaForCausalLM")
+    ('AutoModelForSeq2SeqLM', 'AutoModelForCausalLM')
+    """
+    return "AutoModelForSeq2SeqLM" if task_type(architecture) == "SEQ_2_SEQ_LM" else "AutoModelForCausalLM"
+
+
 def model_card(recipe: Recipe, places: ModelPlaces) -> str:
     """Return README.md of the merged adapter; names from elsewhere are escaped as text.
 
@@ -103,7 +115,7 @@ def model_card(recipe: Recipe, places: ModelPlaces) -> str:
     cut = "" if recipe.rank is None else f" The result is cut to rank {recipe.rank} by truncated SVD{lost}."
     factors = ", ".join(f"{factor:.6g}" for factor in recipe.layers)
     groups = f" By layer group, first to last, all weights are times {factors}." if factors else ""
-    kind = "AutoModelForSeq2SeqLM" if task_type(recipe.base.architecture) == "SEQ_2_SEQ_LM" else "AutoModelForCausalLM"
+    kind = auto_class(recipe.base.architecture)
     names = [recipe.base.id] if recipe.base.revision is None else [recipe.base.id, recipe.base.revision]
     # a backtick in a name would end the code block
     base = ", revision=".join(repr(name).replace("`", "\\x60") for name in names)

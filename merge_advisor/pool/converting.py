@@ -19,6 +19,7 @@ from merge_advisor.json_form import VERSION, to_json
 from merge_advisor.plain_text import short_name
 from merge_advisor.pool import unpickling
 from merge_advisor.pool.candidate import fetch_model
+from merge_advisor.pool.child_reports import last_words, read_report
 from merge_advisor.pool.sources import FOLDER_MANIFEST, FoundModel, Sources, find_models
 from merge_advisor.progress import Progress, quiet_progress
 from merge_advisor.types import RefusedModel
@@ -33,6 +34,8 @@ _NOTE = "converted.json"
 """Says in each converted folder what it was made of."""
 _KEPT = (ADAPTER_CONFIG, "README.md")
 """Files that go along as they are."""
+_SAID = 240
+"""Characters of what the child process said that a message repeats."""
 _STARTING = 120
 """Seconds a child process gets beside its time per file: importing torch can take many."""
 
@@ -185,7 +188,7 @@ def _rewrite(jobs: Sequence[_Job], progress: Progress) -> dict[str, str]:
         for job, line in zip(left, reports, strict=False):
             if "tensors" not in line:
                 reasons[job.model.id] = (
-                    f"{ADAPTER_PICKLE}: not converted: {_line(line.get('error'))}; take another adapter"
+                    f"{ADAPTER_PICKLE}: not converted: {last_words(line.get('error'), _SAID)}; take another adapter"
                 )
         done = len(reports)
         if done < len(left):  # it died on the next file; another child goes on after that
@@ -211,13 +214,15 @@ def _child(jobs: Sequence[tuple[Path, Path]]) -> tuple[list[dict[str, Any]], str
         )  # fmt: skip
         output, death = done.stdout, _death(done.returncode)
         if not output and done.returncode > 0:
-            raise ExternalError(f"convert: the child process failed ({_line(done.stderr)}); check the installed torch")
+            said = last_words(done.stderr, _SAID)
+            raise ExternalError(f"convert: the child process failed ({said}); check the installed torch")
     except subprocess.TimeoutExpired as error:
         output = error.stdout.decode() if isinstance(error.stdout, bytes) else error.stdout or ""
         death = f"it took more than {limit} s"
     except OSError as error:
         raise ExternalError(f"convert: no child process can be started ({error.strerror}); try again") from error
-    lines = [_parsed(line) for line in output.split("\n") if line.strip()]
+    missing = "the process that read it wrote no report"
+    lines = [read_report(line, missing) for line in output.split("\n") if line.strip()]
     return lines[: len(jobs)], death
 
 
@@ -227,20 +232,6 @@ def _death(code: int) -> str:
         return f"reading it took more than {unpickling.SECONDS} s"
     names = {-number: number.name for number in signal.Signals}
     return f"the process that read it died ({names.get(code, code)})"
-
-
-def _parsed(line: str) -> dict[str, Any]:
-    try:
-        report = json.loads(line)
-    except ValueError:
-        report = None
-    return report if isinstance(report, dict) else {"error": "the process that read it wrote no report"}
-
-
-def _line(text: object) -> str:
-    """The last line of any text, printable and short."""
-    lines = [line for line in str(text or "").splitlines() if line.strip()] or ["no reason given"]
-    return "".join(c if c.isprintable() else " " for c in lines[-1])[:240].strip()
 
 
 def _complete(job: _Job, *, converted: bool) -> None:

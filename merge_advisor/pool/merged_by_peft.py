@@ -18,6 +18,7 @@ from typing import Any
 
 from merge_advisor.errors import PoolError, RunError
 from merge_advisor.json_form import VERSION, digest_of
+from merge_advisor.pool.child_reports import printed
 from merge_advisor.pool.peft_process import run_peft_child
 from merge_advisor.progress import Progress, quiet_progress
 from merge_advisor.weights.adapter import ADAPTER_WEIGHTS, read_weights_header
@@ -149,7 +150,7 @@ class PeftMerges:
     def _keep(self, job: _Job, report: Mapping[str, Any], tensors: Path) -> None:
         """Put what the child wrote in its place, or remember why there is nothing."""
         if "error" in report:
-            reason = f"PEFT cannot merge it into this base: {_printable(report['error'])}"
+            reason = f"PEFT cannot merge it into this base: {printed(report['error'], 300)}"
             if report.get("final"):
                 self.hashes[job.memo] = reason
             self._failed[job.folder] = reason
@@ -243,7 +244,3 @@ def _link(source: Path, target: Path) -> None:
         target.symlink_to(source.resolve())
     except OSError:  # a system without links, or where they need permission
         shutil.copyfile(source, target)
-
-
-def _printable(text: object) -> str:
-    return "".join(c if c.isprintable() else " " for c in str(text))[:300].strip()

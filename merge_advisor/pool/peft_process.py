@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from merge_advisor.pool import peft_child
+from merge_advisor.pool.child_reports import last_words, read_report
 from merge_advisor.progress import Progress
 
 _KEPT = ("PATH", "SYSTEMROOT", "LD_LIBRARY_PATH", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
@@ -55,7 +56,7 @@ def run_peft_child(
                 child.kill()
                 child.wait()
         log.seek(0)
-        return reports[:total], f"the process that merges died ({code}: {_last(log.read())}); try again"
+        return reports[:total], f"the process that merges died ({code}: {last_words(log.read(), 200)}); try again"
 
 
 def _environment(scratch: Path) -> dict[str, str]:
@@ -77,13 +78,4 @@ def _reports_of(child: subprocess.Popen[str], asked: Mapping[str, Any]) -> Itera
         except BrokenPipeError:  # it died before it read them; its log says of what
             return
         for line in lines:
-            try:
-                report = json.loads(line)
-            except ValueError:
-                report = None
-            yield report if isinstance(report, dict) else {"error": "it wrote no report"}
-
-
-def _last(text: str) -> str:
-    lines = [line for line in text.splitlines() if line.strip()] or ["no reason given"]
-    return "".join(c if c.isprintable() else " " for c in lines[-1])[:200].strip()
+            yield read_report(line, "it wrote no report")

@@ -18,7 +18,7 @@ from merge_advisor.types import Base
 from merge_advisor.weights import hub
 from merge_advisor.weights.checkpoint import config_meaning, quantisation, weights_digests
 from merge_advisor.weights.files import FileError, Hashes, file_digest, read_json
-from merge_advisor.weights.parameter_map import BaseShapes
+from merge_advisor.weights.parameter_map import BaseShapes, model_class
 from merge_advisor.weights.tensorfile import Located, open_folder
 from merge_advisor.whole_files import whole_folder
 
@@ -132,14 +132,13 @@ def _dequantised(path: Path, cache: Path, hashes: Hashes) -> Path:
 
 def _dequantise(path: Path, folder: Path) -> None:
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
+    from transformers import AutoConfig, AutoTokenizer
 
     place = {"pretrained_model_name_or_path": path.parent, "gguf_file": path.name}
     with _quiet_unless_terminal(), _read_once():
         try:
             config = AutoConfig.from_pretrained(**place)
-            kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-            model = kind.from_pretrained(**place, config=config, dtype=torch.float32)
+            model = model_class(config).from_pretrained(**place, config=config, dtype=torch.float32)
             tokenizer = AutoTokenizer.from_pretrained(**place)
         except Exception as error:  # on a bad file the reader may raise anything
             reason = " ".join(str(error).split())[:200] or type(error).__name__

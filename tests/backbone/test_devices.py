@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from merge_advisor.backbone import devices, forward, losses
-from merge_advisor.backbone.devices import memory_free, memory_needed, settle
+from merge_advisor.backbone.devices import settle
 from merge_advisor.backbone.encoding import TOKENS_PER_BATCH, EncodedRow, encode
 from merge_advisor.backbone.finetune import finetune
 from merge_advisor.backbone.gradients import loss_and_gradient
-from merge_advisor.backbone.memory import within_memory
+from merge_advisor.backbone.memory import memory_free, memory_needed, within_memory
 from merge_advisor.backbone.model import Backbone, load_backbone
 from merge_advisor.backbone.trainable import TrainableLora
 from merge_advisor.errors import BaseModelError
@@ -168,7 +168,8 @@ def test_other_errors_are_not_hidden(model: Backbone) -> None:
 
 
 def test_batches_are_counted_as_they_are_made() -> None:
-    assert devices._BATCH == TOKENS_PER_BATCH
+    without, with_logits = (memory_needed({}, "float32", changed=0, vocabulary=size) for size in (0, 10))
+    assert with_logits - without == 3 * TOKENS_PER_BATCH * 10 * 4
 
 
 def test_memory_is_counted(model: Backbone) -> None:

@@ -19,9 +19,9 @@ from merge_advisor.weights.adapter import (
     map_factors,
     read_adapter,
     read_weights_header,
-    write_adapter,
 )  # fmt: skip
 from merge_advisor.weights.adapter_config import read_adapter_config
+from merge_advisor.weights.adapter_writing import write_adapter
 from merge_advisor.weights.naming import find_parameter
 from merge_advisor.weights.tensorfile import open_folder, read_tensor
 from merge_advisor.weights.updates import DenseUpdate, LowRankUpdate, WeightDelta

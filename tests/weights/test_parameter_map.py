@@ -12,7 +12,8 @@ from merge_advisor.backbone.place import placed
 from merge_advisor.errors import PoolError
 from merge_advisor.formats.full_model import write_full_model
 from merge_advisor.weights import parameter_map
-from merge_advisor.weights.adapter import read_adapter, write_adapter
+from merge_advisor.weights.adapter import read_adapter
+from merge_advisor.weights.adapter_writing import write_adapter
 from merge_advisor.weights.checkpoint import read_checkpoint_delta
 from merge_advisor.weights.parameter_map import _SAME, build_skeleton, map_parameters, model_class
 from merge_advisor.weights.tensorfile import open_folder, read_tensor

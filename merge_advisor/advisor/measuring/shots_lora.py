@@ -12,7 +12,8 @@ from merge_advisor.errors import InputError
 from merge_advisor.json_form import STRICT, digest_of, from_json, to_json
 from merge_advisor.options import FinetuneSettings
 from merge_advisor.types import BACKWARD, SHOTS_LORA, Candidate, Row
-from merge_advisor.weights.adapter import read_adapter, write_adapter
+from merge_advisor.weights.adapter import read_adapter
+from merge_advisor.weights.adapter_writing import write_adapter
 from merge_advisor.weights.updates import WeightDelta, digest_of_delta
 from merge_advisor.whole_files import write_text
 

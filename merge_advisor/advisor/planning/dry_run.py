@@ -15,7 +15,8 @@ from merge_advisor.advisor.planning.choosing import LORA_LOSSES
 from merge_advisor.advisor.planning.choosing_cost import choosing_passes
 from merge_advisor.advisor.planning.plan import check_choosing, check_options, fitting
 from merge_advisor.advisor.planning.sources import find_sources, read_plan_inputs, read_sources
-from merge_advisor.backbone.devices import memory_free, memory_needed
+from merge_advisor.backbone.memory import memory_free, memory_needed
+from merge_advisor.weights.opened import read_candidate
 
 if TYPE_CHECKING:
     from merge_advisor.evaluators.lm_eval_tasks import TaskName
@@ -105,7 +106,8 @@ def machine_line(session: Session, candidates: Sequence[Candidate]) -> str:
     """
     model = session.model
     machine, config = model.machine, session.local.config
-    names = {name for candidate in candidates for name in session.meter.weights.of(candidate)}
+    # names alone: the weights of a pool are not read for a dry run
+    names = {name for candidate in candidates for name in read_candidate(candidate, session.local)}
     changed = sum(math.prod(session.local.shapes[name]) for name in names)
     inner = config.get("text_config", config)
     needed = memory_needed(

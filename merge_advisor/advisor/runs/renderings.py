@@ -14,8 +14,9 @@ from merge_advisor.formats import ModelPlaces
 from merge_advisor.formats.peft import task_type
 from merge_advisor.json_form import to_json
 from merge_advisor.types import TRAINED, Candidate, Recipe
-from merge_advisor.weights.adapter import ADAPTER_WEIGHTS, write_adapter
+from merge_advisor.weights.adapter import ADAPTER_WEIGHTS
 from merge_advisor.weights.adapter_config import ADAPTER_CONFIG, REWRITTEN
+from merge_advisor.weights.adapter_writing import write_adapter
 from merge_advisor.weights.opened import read_candidate
 from merge_advisor.weights.peft_names import peft_loads
 from merge_advisor.whole_files import write_text
