@@ -55,7 +55,8 @@ class Machine:
 
     device: str = option(
         AUTO, group=_MACHINE, settings=True,
-        help="auto (default: CUDA, MPS, XPU, else the CPU), cpu, cuda, cuda:N, mps or xpu",
+        help="auto (default: CUDA, several GPUs where one is too small, MPS, XPU, else the CPU), cpu, cuda, cuda:N, "
+        "cuda:N,cuda:M, mps or xpu",
     )  # fmt: skip
     dtype: str = option(
         AUTO, group=_MACHINE, settings=True, choices=(AUTO, "float32", "bfloat16", "float16"),

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from merge_advisor.errors import BaseModelError
 from merge_advisor.options import AUTO, Machine
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -66,6 +67,95 @@ def _best_device() -> str:
     return "xpu" if torch.xpu.is_available() else "cpu"
 
 
+def named_devices(device: str) -> tuple[str, ...]:
+    """Return the devices that an option names, one or several CUDA devices between commas.
+
+    >>> named_devices("cuda:0, cuda:1")
+    ('cuda:0', 'cuda:1')
+
+    Args:
+        device: "cpu", "cuda", "cuda:N", "mps", "xpu", or "cuda:N,cuda:M" and so on.
+
+    Raises:
+        BaseModelError: several that are not all CUDA devices by number, or one twice.
+    """
+    names = tuple(name.strip() for name in device.split(","))
+    if len(names) > 1:
+        numbered = all(name.startswith("cuda:") and name.removeprefix("cuda:").isdecimal() for name in names)
+        if not numbered or len(set(names)) < len(names):
+            raise BaseModelError(
+                f"device '{device}': several devices are CUDA devices by number, each once; for example cuda:0,cuda:1"
+            )
+    return names
+
+
+def check_devices(device: str) -> tuple[str, ...]:
+    """Return the devices that an option names, all of which are there.
+
+    Args:
+        device: as of `named_devices`.
+
+    Raises:
+        BaseModelError: torch does not see one of them, or several cannot be taken together.
+    """
+    names = named_devices(device)
+    for name in names:
+        if not is_there(name):
+            kind = name.partition(":")[0].upper()
+            raise BaseModelError(f"device '{name}' is not there (torch sees no {_seen(kind)}); leave out `device`")
+    return names
+
+
+def _seen(kind: str) -> str:
+    import torch
+
+    count = torch.cuda.device_count() if kind == "CUDA" else 0
+    return f"such device, but {', '.join(cuda_devices())}" if count else f"{kind} device"
+
+
+def cuda_devices() -> tuple[str, ...]:
+    """Return the names of the CUDA devices that torch sees."""
+    import torch
+
+    return tuple(f"cuda:{number}" for number in range(torch.cuda.device_count()))
+
+
+def memory_free(device: str) -> int | None:
+    """Return the bytes a device has free; None where that cannot be told.
+
+    Args:
+        device: "cpu", "cuda", "cuda:N", "mps" or "xpu".
+    """
+    if device.startswith("cuda"):
+        import torch
+
+        # what this process has freed is kept by torch, and is free for it
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0]) + int(kept)
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if device == "cpu" else None
+    except (ValueError, OSError, AttributeError):  # another system
+        return None
+
+
+def remedy(device: str, dtype: str) -> str:
+    """Return what to do where a base does not fit.
+
+    >>> remedy("cuda:0", "bfloat16")
+    'give more devices (`device=cuda:0,cuda:1`), or `device=cpu`'
+
+    Args:
+        device: one, or several between commas.
+        dtype: of its weights.
+    """
+    ways = ["`dtype=bfloat16`"] if dtype == "float32" else []
+    if device.startswith("cuda"):
+        ways += ["more devices (`device=cuda:0,cuda:1`)" if "," not in device else "more devices"]
+    if device != "cpu":
+        ways += ["`device=cpu`"]
+    return f"give {', or '.join(ways)}" if ways else "take a smaller base"
+
+
 def is_there(device: str) -> bool:
     """Return whether torch has a device.
 
@@ -75,6 +165,8 @@ def is_there(device: str) -> bool:
     import torch
 
     kind, _, number = device.partition(":")
+    if number and not number.isdecimal():
+        return False
     if kind == "cuda":
         return torch.cuda.is_available() and (not number or int(number) < torch.cuda.device_count())
     if kind == "mps":

@@ -197,7 +197,9 @@ def _pulled(trainable: Trainable, pull: Pull) -> float:
         return 0.0
     import torch
 
-    penalty = pull.strength / 2 * torch.stack([trainable.distance(name) for name in trainable.names]).sum()
+    distances = [trainable.distance(name) for name in trainable.names]
+    # the weights may be on several devices
+    penalty = pull.strength / 2 * torch.stack([distance.to(distances[0].device) for distance in distances]).sum()
     penalty.backward()
     return float(penalty.detach())
 

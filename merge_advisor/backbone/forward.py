@@ -86,11 +86,11 @@ def _causal_logits(backbone: Backbone, rows: Sequence[EncodedRow]) -> tuple[torc
         labels[index, start : len(tail) - 1] = torch.tensor(row.completion)
     kept = (labels != IGNORE_INDEX).any(0).nonzero()[:, 0]
     logits, _ = continue_from(backbone, rows[0].prompt[:shared], ids, mask, kept)
-    return logits, labels[:, kept].to(backbone.device)
+    return logits, labels[:, kept].to(logits.device)
 
 
 def _seq2seq_logits(backbone: Backbone, rows: Sequence[EncodedRow]) -> tuple[torch.Tensor, torch.Tensor]:
     ids, mask = padded([row.prompt for row in rows], int(backbone.tokenizer.pad_token_id), backbone.device)
     labels, _ = padded([row.completion for row in rows], IGNORE_INDEX, backbone.device)
     state = backbone.model(input_ids=ids, attention_mask=mask, labels=labels)
-    return state.logits, labels
+    return state.logits, labels.to(state.logits.device)

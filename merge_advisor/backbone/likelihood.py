@@ -168,7 +168,7 @@ def _after_prompts(
             past_key_values=after.cache,
             use_cache=True,
         )
-        sums[places] += log_likelihoods(state.logits, later)
+        sums[places] += log_likelihoods(state.logits, later.to(state.logits.device)).to(sums.device)
     return sums
 
 
@@ -195,7 +195,7 @@ def _after_encoder(
     state = backbone.model.get_encoder()(input_ids=ids, attention_mask=mask).last_hidden_state
     index = torch.tensor(which, device=backbone.device)
     labels, _ = padded(answers, IGNORE_INDEX, backbone.device)
-    logits = backbone.model(
-        encoder_outputs=BaseModelOutput(last_hidden_state=state[index]), attention_mask=mask[index], labels=labels
-    ).logits
-    return log_likelihoods(logits, labels)
+    # the encoder may end on another device than it began on
+    read = BaseModelOutput(last_hidden_state=state.to(backbone.device)[index])
+    logits = backbone.model(encoder_outputs=read, attention_mask=mask[index], labels=labels).logits
+    return log_likelihoods(logits, labels.to(logits.device))

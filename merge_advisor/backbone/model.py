@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from merge_advisor.backbone.devices import BYTES, cores, is_there
+from merge_advisor.backbone.device_map import base_pieces, spread_pieces
+from merge_advisor.backbone.devices import BYTES, check_devices, cores, memory_free, remedy
 from merge_advisor.errors import BaseModelError
 from merge_advisor.weights.parameter_map import MemoryPlace, map_parameters, model_class
 from merge_advisor.weights.tensorfile import open_folder
@@ -37,6 +38,8 @@ class Backbone:
     """The transformers tokenizer, with a pad token."""
     encoder_decoder: bool
     device: torch.device
+    """Where token ids go and losses are computed: the embedding's. Of a base that is spread over several, weights and
+    what belongs to them lie elsewhere as well (`device_of`)."""
     dtype: torch.dtype
     places: dict[str, MemoryPlace]
     """Where each parameter of the base's safetensors files lies, by its name there."""
@@ -60,6 +63,19 @@ class Backbone:
             usual: number where memory does.
         """
         return max(1, int(usual * self.batch_share))
+
+    def device_of(self, name: str) -> torch.device:
+        """Return the device that a parameter of the files lies on.
+
+        Args:
+            name: a key of `places`.
+        """
+        return self.memory[self.places[name].parameter].device
+
+    @property
+    def devices(self) -> tuple[torch.device, ...]:
+        """All devices that hold a weight, in the order of the parameters; `device` alone where none is known."""
+        return tuple(dict.fromkeys(parameter.device for parameter in self.memory.values())) or (self.device,)
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -108,36 +124,53 @@ class Backbone:
         return tuple(int(token) for token in whole[:found])
 
 
-def load_backbone(path: Path, *, device: str = "cpu", dtype: str = "float32", threads: int | None = None) -> Backbone:
+def load_backbone(
+    path: Path,
+    *,
+    device: str = "cpu",
+    dtype: str = "float32",
+    threads: int | None = None,
+    modules: Mapping[str, str] | None = None,
+) -> Backbone:
     """Return the base in the safetensors folder `path`, loaded into memory.
 
     Args:
         path: its folder, as of `weights.base.resolve_base`.
-        device: "cpu", "cuda", "cuda:N", "mps" or "xpu".
+        device: "cpu", "cuda", "cuda:N", "mps", "xpu", or several CUDA devices between commas.
         dtype: "float32", "bfloat16" or "float16".
         threads: threads of the CPU work, never more than there are cores; None for torch's choice.
+        modules: module name -> device, as `DeviceMap.modules`; None: several devices share the weights by what they
+            have free.
 
     Raises:
-        BaseModelError: the folder cannot be loaded, or the device or dtype is not there.
+        BaseModelError: the folder cannot be loaded, the device or dtype is not there, or its memory is too small.
     """
     import torch
     import transformers
 
     if dtype not in BYTES:
         raise BaseModelError(f"dtype '{dtype}' is unknown; choose one of: {', '.join(BYTES)}")
-    if not is_there(device):
-        kind = device.partition(":")[0].upper()
-        raise BaseModelError(f"device '{device}' is not there (torch sees no {kind} device); leave out `device`")
+    devices = check_devices(device)
     _settle_threads(threads)
     _settle_allocator()
+    shapes = {name: info.shape for name, (_, info) in open_folder(path).items()}
+    if modules is None and len(devices) > 1:
+        free = {name: memory_free(name) or 0 for name in devices}
+        modules = spread_pieces(base_pieces(path, shapes, dtype), free, 0).modules
     try:
         config = transformers.AutoConfig.from_pretrained(path, local_files_only=True)
         seq2seq = bool(getattr(config, "is_encoder_decoder", False))
         loader = model_class(config)
         with quiet():
-            model = loader.from_pretrained(path, dtype=getattr(torch, dtype), local_files_only=True)
+            where = {"device_map": dict(modules)} if modules else {}
+            model = loader.from_pretrained(path, dtype=getattr(torch, dtype), local_files_only=True, **where)
             tokenizer = transformers.AutoTokenizer.from_pretrained(path, local_files_only=True)
-        model = model.to(device).eval().requires_grad_(False)
+        model = (model if modules else model.to(device)).eval().requires_grad_(False)
+        inputs = input_device(model)
+    except torch.OutOfMemoryError as error:
+        raise BaseModelError(
+            f"base {path.name}: memory of {device} is too small for its weights in {dtype}; {remedy(device, dtype)}"
+        ) from error
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise BaseModelError(f"base {path.name}: cannot be loaded ({reason}); check the folder's files") from error
@@ -147,11 +180,24 @@ def load_backbone(path: Path, *, device: str = "cpu", dtype: str = "float32", th
         model=model,
         tokenizer=tokenizer,
         encoder_decoder=seq2seq,
-        device=torch.device(device),
+        device=inputs,
         dtype=getattr(torch, dtype),
-        places=map_parameters(model, {name: info.shape for name, (_, info) in open_folder(path).items()}),
+        places=map_parameters(model, shapes),
         memory=dict(model.named_parameters()),
     )
+
+
+def input_device(model: Any) -> torch.device:
+    """Return the device of a model's embedding; what comes in goes there, also where accelerate would choose another.
+
+    Args:
+        model: a transformers model, on one device or spread over several.
+    """
+    device: torch.device = model.get_input_embeddings().weight.device
+    hook = getattr(model, "_hf_hook", None)
+    if hook is not None:  # accelerate sends inputs to any one of the devices, another one in each process
+        hook.execution_device = device
+    return device
 
 
 def _settle_threads(threads: int | None) -> None:

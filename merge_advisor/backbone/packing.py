@@ -77,4 +77,5 @@ def packed_logits(backbone: Backbone, rows: Sequence[EncodedRow], shared: int) -
         logits_to_keep=torch.tensor(kept, device=backbone.device),
         use_cache=False,
     )
-    return state.logits[0][where.to(backbone.device)], labels.to(backbone.device)
+    logits = state.logits[0]
+    return logits[where.to(logits.device)], labels.to(logits.device)

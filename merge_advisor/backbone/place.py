@@ -62,7 +62,7 @@ def placed(backbone: Backbone, delta: WeightDelta) -> Iterator[None]:
                 continue
             update = _fitting(backbone, delta, name)
             if beside and isinstance(update, LowRankUpdate) and backbone.module(name) is not None:
-                stack.callback(_hook(backbone, name, _beside(backbone, [update])).remove)
+                stack.callback(_hook(backbone, name, _beside(backbone, name, [update])).remove)
             else:
                 stack.callback(_swap(backbone, name, update))
         for parameter, names in inside.items():
@@ -103,7 +103,7 @@ def placed_together(backbone: Backbone, deltas: Sequence[WeightDelta]) -> Iterat
                 if isinstance(update, DenseUpdate):
                     raise PoolError(f"parameter {name}: only adapters run together in one forward, not checkpoints")
                 updates.append(update)
-            stack.callback(_hook(backbone, name, _beside(backbone, updates)).remove)
+            stack.callback(_hook(backbone, name, _beside(backbone, name, updates)).remove)
         yield
 
 
@@ -175,12 +175,14 @@ def _hook(backbone: Backbone, name: str, add: Callable[[torch.Tensor], torch.Ten
         raise PoolError(f"parameter {name} belongs to no module; an adapter cannot run beside it")
 
     def forward(module: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor:
-        return output + add(inputs[0])
+        return output + add(inputs[0].to(output.device))  # it may come from another device than the weight is on
 
     return module.register_forward_hook(forward)
 
 
-def _beside(backbone: Backbone, updates: Sequence[LowRankUpdate | None]) -> Callable[[torch.Tensor], torch.Tensor]:
+def _beside(
+    backbone: Backbone, name: str, updates: Sequence[LowRankUpdate | None]
+) -> Callable[[torch.Tensor], torch.Tensor]:
     """Return x -> s·B(Ax), row block i of x through update i (None adds nothing)."""
     import torch
 
@@ -192,8 +194,9 @@ def _beside(backbone: Backbone, updates: Sequence[LowRankUpdate | None]) -> Call
         if update is not None:
             a[index, : update.rank] = torch.from_numpy(update.a)
             b[index, :, : update.rank] = torch.from_numpy(update.b) * update.scale
-    down = a.transpose(1, 2).to(device=backbone.device, dtype=backbone.dtype)  # (n, in, r)
-    up = b.transpose(1, 2).to(device=backbone.device, dtype=backbone.dtype)  # (n, r, out)
+    device = backbone.device_of(name)
+    down = a.transpose(1, 2).to(device=device, dtype=backbone.dtype)  # (n, in, r)
+    up = b.transpose(1, 2).to(device=device, dtype=backbone.dtype)  # (n, r, out)
 
     def add(x: torch.Tensor) -> torch.Tensor:
         blocks = x.reshape(len(updates), -1, x.shape[-1])  # (n, rows·tokens, in)

@@ -57,7 +57,9 @@ class PromptCache:
         # copies of the layers are shallow: selecting gives a layer other tensors and leaves the old ones alone
         cache.layers = [copy.copy(layer) for layer in cache.layers]
         there = index.to(self.seen.device)
-        cache.batch_select_indices(there)
+        for layer in cache.layers:  # each on the device of its layer
+            keys = getattr(layer, "keys", None)
+            layer.batch_select_indices(index if keys is None else index.to(keys.device))
         return PromptCache(self.last[there], cache, self.seen[there], self.lengths[index])
 
 

@@ -40,14 +40,15 @@ def probe_hidden(backbone: Backbone, probes: Sequence[str], *, copies: int = 1) 
             read = backbone.model.get_encoder()(input_ids=ids, attention_mask=mask).last_hidden_state
             state = backbone.model.get_decoder()(
                 input_ids=_start_tokens(backbone, len(ids)),
-                encoder_hidden_states=read,
+                encoder_hidden_states=read.to(ids.device),  # it may end on another device than it began on
                 encoder_attention_mask=mask,
                 use_cache=False,
             )
             hidden = state.last_hidden_state[:, -1]
         else:
             state = backbone.model.base_model(input_ids=ids, attention_mask=mask, use_cache=False)
-            hidden = state.last_hidden_state[torch.arange(len(ids)), mask.sum(1) - 1]
+            last = (mask.sum(1) - 1).to(state.last_hidden_state.device)
+            hidden = state.last_hidden_state[torch.arange(len(ids)), last]
     vectors: Float32Array = hidden.float().reshape(copies, len(probes), -1).cpu().numpy()
     return vectors
 
@@ -64,8 +65,9 @@ def encoder_hidden(backbone: Backbone, probes: Sequence[str]) -> Float32Array:
     batch = _tokens_of(backbone, probes)
     with torch.inference_mode():
         state = backbone.model.get_encoder()(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
-        weight = batch["attention_mask"].unsqueeze(-1).to(backbone.dtype)
-        mean = (state.last_hidden_state * weight).sum(1) / weight.sum(1)
+        hidden = state.last_hidden_state
+        weight = batch["attention_mask"].unsqueeze(-1).to(hidden)
+        mean = (hidden * weight).sum(1) / weight.sum(1)
     vectors: Float32Array = mean.float().cpu().numpy()
     return vectors
 

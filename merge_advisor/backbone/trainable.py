@@ -96,7 +96,7 @@ class Trainable:
             a, b = self.factors(name)
             if turned:
                 a, b = b.T, a.T
-            return output + linear(linear(inputs[0].to(a.dtype), a), b).to(output.dtype)
+            return output + linear(linear(inputs[0].to(device=a.device, dtype=a.dtype), a), b).to(output.dtype)
 
         module = backbone.module(name)
         if module is None:
@@ -151,7 +151,7 @@ class TrainableLora(Trainable):
                 # a drawn row has about this length: 1/sqrt(3) of a uniform in ±1/sqrt(in)
                 a[: len(rows)] = rows / math.sqrt(3)
             b = torch.zeros(out, rank)
-            self.numbers[name] = (_parameter(a, backbone), _parameter(b, backbone))
+            self.numbers[name] = (_parameter(a, backbone, name), _parameter(b, backbone, name))
 
     def factors(self, name: str) -> tuple[torch.Tensor, torch.Tensor]:
         """Return A and s·B; of a weight stored (in, out) their transposes, the other way round."""
@@ -264,12 +264,12 @@ class TrainableCore(Trainable):
         self._fixed: dict[str, tuple[torch.Tensor, torch.Tensor | None]] = {}
         for name in self.names:
             u, v = directions[name]
-            rows = torch.from_numpy(u * unit).to(backbone.device)
-            columns = None if v is None else torch.from_numpy(v).to(backbone.device)
+            rows = torch.from_numpy(u * unit).to(backbone.device_of(name))
+            columns = None if v is None else torch.from_numpy(v).to(backbone.device_of(name))
             self._fixed[name] = rows, columns
             wide = u.shape[1] if v is None else v.shape[0]
             core = torch.zeros(u.shape[1], backbone.places[name].shape[1] if v is None else wide)
-            self.numbers[name] = (_parameter(core, backbone),)
+            self.numbers[name] = (_parameter(core, backbone, name),)
 
     def factors(self, name: str) -> tuple[torch.Tensor, torch.Tensor]:
         """Return C V and U."""
@@ -320,7 +320,8 @@ class WhitenedLora(Trainable):
         self._lora = TrainableLora(backbone, self.names, rank=rank, alpha=alpha, generator=generator)
         self.numbers = self._lora.numbers
         self._roots = {
-            name: tuple(torch.from_numpy(root).to(backbone.device) for root in pair) for name, pair in roots.items()
+            name: tuple(torch.from_numpy(root).to(backbone.device_of(name)) for root in pair)
+            for name, pair in roots.items()
         }
 
     def factors(self, name: str) -> tuple[torch.Tensor, torch.Tensor]:
@@ -366,8 +367,9 @@ class TrainableCoefficients(Trainable):
             a = torch.from_numpy(_stacked([update.a for update in updates]))
             b = torch.from_numpy(_stacked([update.b.T * np.float32(update.scale) for update in updates])).T.contiguous()
             which = torch.tensor([place for place, update in enumerate(updates) for _ in range(update.rank)])
-            self._fixed[name] = a.to(backbone.device), b.to(backbone.device), which.to(backbone.device)
-            self.numbers[name] = (_parameter(torch.zeros(len(updates)), backbone),)
+            device = backbone.device_of(name)
+            self._fixed[name] = a.to(device), b.to(device), which.to(device)
+            self.numbers[name] = (_parameter(torch.zeros(len(updates)), backbone, name),)
 
     def factors(self, name: str) -> tuple[torch.Tensor, torch.Tensor]:
         """Return all A behind one another, and each B times its coefficient."""
@@ -396,10 +398,11 @@ def _stacked(parts: Sequence[Float32Array]) -> Float32Array:
     return stacked
 
 
-def _parameter(tensor: torch.Tensor, backbone: Backbone) -> torch.Tensor:
+def _parameter(tensor: torch.Tensor, backbone: Backbone, name: str) -> torch.Tensor:
+    """A tensor that is trained, on the device of the weight that it changes."""
     import torch
 
-    return torch.nn.Parameter(tensor.to(backbone.device))
+    return torch.nn.Parameter(tensor.to(backbone.device_of(name)))
 
 
 def _numpy(tensor: torch.Tensor) -> Float32Array:

@@ -9,17 +9,21 @@ import sqlite3
 from pathlib import Path
 from typing import Any
 
-from merge_advisor.backbone.devices import cores, settle
-from merge_advisor.backbone.memory import memory_free
+from merge_advisor.backbone.devices import check_devices, cores, cuda_devices, memory_free, remedy, settle
+from merge_advisor.backbone.memory import devices_for, memory_needed, vocabulary_of
 from merge_advisor.cli.settings import SETTINGS_FILE, read_settings
 from merge_advisor.errors import MergeAdvisorError
-from merge_advisor.options import Machine
+from merge_advisor.options import AUTO, Machine
+from merge_advisor.weights.files import read_json
+from merge_advisor.weights.tensorfile import open_folder
 
 PACKAGES = {
     "torch": "everything that runs a model", "transformers": "loading a base", "peft": "reading our adapters elsewhere",
     "mergekit": "merge --with mergekit", "lm_eval": "score", "scikit-learn": "the strategies cluster and text",
     "optuna": "tune", "pandas": "bench", "gguf": "a base in a .gguf file",
 }  # fmt: skip
+
+_SEVERAL = ", or on several GPUs where one is too small for the base"
 
 
 def diagnose(folder: Path) -> list[dict[str, Any]]:
@@ -36,7 +40,7 @@ def diagnose(folder: Path) -> list[dict[str, Any]]:
     """
     findings = [_finding("python", True, f"{platform.python_version()} on {platform.system()} {platform.machine()}")]
     findings += [_package(name, use) for name, use in PACKAGES.items()]
-    findings += [_compute(), _cache(folder), _hub(), _settings(folder)]
+    findings += [_compute(folder), _cache(folder), _hub(), _settings(folder)]
     return findings
 
 
@@ -53,19 +57,50 @@ def _package(name: str, use: str) -> dict[str, Any]:
         return _finding(name, False, f"not installed; needed for {use}: pip install {name}")
 
 
-def _compute() -> dict[str, Any]:
+def _compute(folder: Path) -> dict[str, Any]:
     try:
         import torch
     except ImportError as error:
         return _finding("compute", False, f"torch cannot be imported ({error}); install it anew")
-    gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-    machine, said = settle(Machine(), {})
-    free = memory_free(machine.device)
+    try:
+        settings = read_settings(folder)
+    except MergeAdvisorError:
+        settings = {}  # what is wrong with them is a finding of its own
+    asked = Machine(**{key: settings[key] for key in ("device", "dtype") if key in settings})
+    base = Path(str(settings.get("base", "")))
+    try:
+        if asked.device != AUTO:
+            check_devices(asked.device)
+        here = "base" in settings and (base / "config.json").is_file()
+        config = read_json(base / "config.json") if here else {}
+        machine, said = settle(asked, config)
+        fit = _fit(asked.device, machine, base, config) if here else ""
+    except MergeAdvisorError as error:
+        return _finding("compute", False, str(error))
+    gpus = [
+        f"{device} {torch.cuda.get_device_name(device)} ({(memory_free(device) or 0) / 1e9:.1f} GB free)"
+        for device in cuda_devices()
+    ]
+    free = None if gpus else memory_free(machine.device)
     used = [
         f"{cores()} cores, {machine.threads or torch.get_num_threads()} threads", f"GPUs: {', '.join(gpus) or 'none'}",
-        f"plans run on {machine.device}", *([f"{free / 1e9:.1f} GB of its memory are free"] if free else []),
+        f"plans run on {machine.device}{_SEVERAL if asked.device == AUTO and len(gpus) > 1 and not fit else ''}",
+        *([f"{free / 1e9:.1f} GB of its memory are free"] if free else []), *([fit] if fit else []),
     ]  # fmt: skip
     return _finding("compute", True, ", ".join(used) + (f"; {said}" if said else ""))
+
+
+def _fit(asked: str, machine: Machine, base: Path, config: dict[str, Any]) -> str:
+    """Where the base of the settings goes, with nothing placed on it, and whether it fits there."""
+    shapes = {name: info.shape for name, (_, info) in open_folder(base).items() if info.is_float}
+    found = devices_for(asked, machine, base, shapes, config, tuple)
+    device = found.name if found else machine.device
+    needed = memory_needed(shapes, machine.dtype, changed=0, vocabulary=vocabulary_of(config))
+    free = memory_free(device) if found is None else None
+    fits = found.fits if found else free is None or needed <= free
+    where = ", ".join(found.lines) if found else f"{device} about {needed / 1e9:.1f} GB"
+    short = "" if fits else f", which may not fit: {remedy(device, machine.dtype)}"
+    return f"the base alone takes in {machine.dtype} on {where}{short}"
 
 
 def _cache(folder: Path) -> dict[str, Any]:

@@ -60,12 +60,13 @@ def in_memory_hflm(backbone: Backbone, batch_size: int, limit: int) -> Any:
                 return super()._model_call(inps, attn_mask, labels)
             with torch.inference_mode():
                 if self.prefix:
-                    return _after_prefix(self.prefix, inps, self.kept)
+                    return _after_prefix(self.prefix, inps, self.kept).to(inps.device)
                 shared = shared_prefix(backbone, [row[: inps.shape[1] - self.kept + 1] for row in inps.tolist()])
                 tail = inps[:, shared:]
                 kept = torch.arange(tail.shape[1] - self.kept, tail.shape[1])
                 # right-padded and causal: what stands behind an answer cannot reach it, so nothing is masked
-                return continue_from(backbone, inps[0, :shared].tolist(), tail, torch.ones_like(tail), kept)[0]
+                logits, _ = continue_from(backbone, inps[0, :shared].tolist(), tail, torch.ones_like(tail), kept)
+                return logits.to(inps.device)
 
         def generate_until(self, requests: Any, disable_tqdm: bool = False) -> Any:
             rows = encode(backbone, [(request.args[0], "") for request in requests], max_length=limit, end=False)

@@ -15,7 +15,7 @@ import numpy as np
 
 from merge_advisor.backbone.choice_loss import right_loss
 from merge_advisor.backbone.encoding import EXAMPLE_TOKENS, ROW_TOKENS, EncodedRow, context_length, encode
-from merge_advisor.backbone.model import Backbone
+from merge_advisor.backbone.model import Backbone, input_device
 from merge_advisor.errors import TaskError
 from merge_advisor.scores import ModelScore
 from merge_advisor.types import Row
@@ -142,14 +142,14 @@ def backbone_of(model: Any, tokenizer: Any) -> Backbone:
     """Return a transformers model as this package's own functions take it; nothing can be placed on it.
 
     Args:
-        model: decoder-only or encoder-decoder, on its device.
+        model: decoder-only or encoder-decoder, on its device or devices.
         tokenizer: its tokenizer.
     """
     return Backbone(
         model=model,
         tokenizer=tokenizer,
         encoder_decoder=bool(getattr(model.config, "is_encoder_decoder", False)),
-        device=model.device,
+        device=input_device(model),
         dtype=model.dtype,
         places={},
         memory={},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,3 +31,16 @@ def read_candidate(candidate: Candidate, base: LocalBase) -> WeightDelta:
     if candidate.kind == "adapter":
         return read_adapter(Path(candidate.path), base.shapes)
     return read_checkpoint_delta(Path(candidate.path), base.path)
+
+
+def changed_names(candidates: Iterable[Candidate], base: LocalBase) -> set[str]:
+    """Return the names of the weights that candidates change; their numbers are not read.
+
+    Args:
+        candidates: the candidates.
+        base: their base.
+
+    Raises:
+        PoolError: files changed since the pool was opened.
+    """
+    return {name for candidate in candidates for name in read_candidate(candidate, base)}

@@ -12,6 +12,7 @@ from merge_advisor.options import Machine
 from merge_advisor.progress import Progress, quiet_progress
 
 if TYPE_CHECKING:
+    from merge_advisor.backbone.device_map import DeviceMap
     from merge_advisor.backbone.encoding import EncodedChoices, EncodedRow
     from merge_advisor.backbone.model import Backbone
     from merge_advisor.templates import Template
@@ -35,17 +36,23 @@ class PromptedModel:
     progress: Progress = quiet_progress
     said: str = ""
     """What there is to say of how the machine is used."""
+    device_map: DeviceMap | None = None
+    """What lies on which device, where there are several to choose from."""
 
     @cached_property
     def backbone(self) -> Backbone:
         """The base in memory."""
         from merge_advisor.backbone.model import load_backbone
 
-        loading = f"loading the base ({self.said})" if self.said else "loading the base"
+        spread = self.device_map if self.device_map and len(self.device_map.devices) > 1 else None
+        said = [*([f"on {', '.join(spread.lines)}"] if spread else []), *([self.said] if self.said else [])]
+        loading = f"loading the base ({'; '.join(said)})" if said else "loading the base"
         self.progress(loading, 0, 1)
+        machine = self.machine
         backbone = load_backbone(
-            self.local.path, device=self.machine.device, dtype=self.machine.dtype, threads=self.machine.threads
-        )
+            self.local.path, device=machine.device, dtype=machine.dtype, threads=machine.threads,
+            modules=spread.modules if spread else None,
+        )  # fmt: skip
         self.progress(loading, 1, 1)
         return backbone
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Unpack
 
@@ -14,6 +14,7 @@ from merge_advisor.advisor.measuring.meter import MergeMeter
 from merge_advisor.advisor.measuring.pool_weights import PoolWeights
 from merge_advisor.advisor.measuring.prompted_model import PromptedModel
 from merge_advisor.backbone.devices import settle
+from merge_advisor.backbone.memory import devices_for
 from merge_advisor.options import Machine
 from merge_advisor.pool import open_pool
 from merge_advisor.progress import quiet_progress
@@ -22,6 +23,7 @@ from merge_advisor.store import Store
 from merge_advisor.types import Pool
 from merge_advisor.weights.base import LocalBase, resolve_base
 from merge_advisor.weights.begin_token import adds_begin_token
+from merge_advisor.weights.opened import changed_names
 
 
 def default_cache() -> Path:
@@ -127,9 +129,15 @@ def open_session(
         name = template or opened.template
         # only "chat" is a property of the base: the other templates need no file of it
         chat = templates.read_chat(local.path) if name == "chat" else ()
+        asked = machine.device
         machine, said = settle(machine, local.config)
+        device_map = devices_for(
+            asked, machine, local.path, local.shapes, local.config, lambda: changed_names(opened.candidates, local)
+        )
+        if device_map is not None:
+            machine = replace(machine, device=device_map.name)
         progress = where.get("progress", quiet_progress)
-        model = PromptedModel(local, templates.get(name, *chat), machine, progress, said)
+        model = PromptedModel(local, templates.get(name, *chat), machine, progress, said, device_map)
         memo = Memo(store, (local.base.digest, _prompts(model), machine.dtype))
         return Session(opened, MergeMeter(model, PoolWeights(local), memo), cache)
     except BaseException:  # an interrupt as well: an open store leaves its journal behind

@@ -15,8 +15,9 @@ from merge_advisor.advisor.planning.choosing import LORA_LOSSES
 from merge_advisor.advisor.planning.choosing_cost import choosing_passes
 from merge_advisor.advisor.planning.plan import check_choosing, check_options, fitting
 from merge_advisor.advisor.planning.sources import find_sources, read_plan_inputs, read_sources
-from merge_advisor.backbone.memory import memory_free, memory_needed
-from merge_advisor.weights.opened import read_candidate
+from merge_advisor.backbone.devices import check_devices, memory_free, remedy
+from merge_advisor.backbone.memory import memory_needed, vocabulary_of
+from merge_advisor.weights.opened import changed_names
 
 if TYPE_CHECKING:
     from merge_advisor.evaluators.lm_eval_tasks import TaskName
@@ -103,20 +104,23 @@ def machine_line(session: Session, candidates: Sequence[Candidate]) -> str:
     Args:
         session: open; nothing of it is loaded.
         candidates: that can be chosen.
+
+    Raises:
+        BaseModelError: the device is not there.
     """
-    model = session.model
-    machine, config = model.machine, session.local.config
-    # names alone: the weights of a pool are not read for a dry run
-    names = {name for candidate in candidates for name in read_candidate(candidate, session.local)}
-    changed = sum(math.prod(session.local.shapes[name]) for name in names)
-    inner = config.get("text_config", config)
-    needed = memory_needed(
-        session.local.shapes, machine.dtype, changed=changed, vocabulary=int(inner.get("vocab_size", 0))
-    )
+    model, local = session.model, session.local
+    machine = model.machine
+    short = f"; it may not fit: {remedy(machine.device, machine.dtype)}, or fewer candidates"
+    said = f"; {model.said}" if model.said else ""
+    if model.device_map is not None:
+        enough = "" if model.device_map.fits else short
+        return f"on {machine.device} in {machine.dtype}: {', '.join(model.device_map.lines)}{enough}{said}"
+    check_devices(machine.device)
+    changed = sum(math.prod(local.shapes[name]) for name in changed_names(candidates, local))
+    needed = memory_needed(local.shapes, machine.dtype, changed=changed, vocabulary=vocabulary_of(local.config))
     free = memory_free(machine.device)
     told = "" if free is None else f", {free / 1e9:.1f} GB are free"
-    short = "; it may not fit: give `dtype=bfloat16`, or fewer candidates" if free is not None and free < needed else ""
-    said = f"; {model.said}" if model.said else ""
+    short = short if free is not None and free < needed else ""
     return f"on {machine.device} in {machine.dtype}: about {needed / 1e9:.1f} GB of memory{told}{short}{said}"
 
 
