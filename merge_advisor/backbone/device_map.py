@@ -119,7 +119,7 @@ def spread_pieces(pieces: Sequence[BasePiece], free: Mapping[str, int], logits: 
         logits: bytes of the logits of a batch: three such arrays lie where losses are computed, one where they are
             made.
     """
-    weights = [piece for piece in pieces if piece.size]
+    weights = [piece for piece in pieces if _counts(piece)]
     ends = _cuts(weights, list(free.values()), logits)
     modules: dict[str, str] = {}
     needed: dict[str, int] = {}
@@ -131,7 +131,7 @@ def spread_pieces(pieces: Sequence[BasePiece], free: Mapping[str, int], logits: 
             needed[device] = _bytes_of(part, logits)
             first = device if any(piece.takes_ids for piece in part) else first
     # what has no weights (rotary positions) is asked once a forward, with what has not left the first device yet
-    modules |= {name: first for piece in pieces if not piece.size for name in piece.names}
+    modules |= {name: first for piece in pieces if not _counts(piece) for name in piece.names}
     return DeviceMap(modules, needed, {device: free[device] for device in needed})
 
 
@@ -218,6 +218,10 @@ def _best(
         ]
         best = [min(found, key=lambda one: one[0]) for found in cuts]
     return best[pieces]
+
+
+def _counts(piece: BasePiece) -> bool:
+    return piece.size > 0 or piece.takes_ids or piece.gives_logits
 
 
 def _bytes_of(pieces: Sequence[BasePiece], logits: int) -> int:

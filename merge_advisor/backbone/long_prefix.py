@@ -95,7 +95,7 @@ class LongPrefix:
             position_ids=positions[None],
             attention_mask=mask[None, None],
             past_key_values=sequence.cache,
-            logits_to_keep=torch.tensor(list(kept), device=backbone.device),
+            logits_to_keep=torch.tensor(list(kept)),
             use_cache=True,
         )
         sequence.cache = state.past_key_values

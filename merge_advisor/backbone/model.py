@@ -188,15 +188,20 @@ def load_backbone(
 
 
 def input_device(model: Any) -> torch.device:
-    """Return the device of a model's embedding; what comes in goes there, also where accelerate would choose another.
+    """Return the device of a model's embedding, where what comes in goes.
+
+    Of a model that is spread over several, accelerate is told so: it would send what comes in to any one of them,
+    another one in each process. It also leaves the positions in `logits_to_keep` where they are, which is to be the
+    CPU, since they are looked up where the hidden states end.
 
     Args:
         model: a transformers model, on one device or spread over several.
     """
     device: torch.device = model.get_input_embeddings().weight.device
     hook = getattr(model, "_hf_hook", None)
-    if hook is not None:  # accelerate sends inputs to any one of the devices, another one in each process
+    if hook is not None:
         hook.execution_device = device
+        hook.skip_keys = {*(hook.skip_keys or ()), "logits_to_keep"}
     return device
 
 

@@ -74,7 +74,7 @@ def packed_logits(backbone: Backbone, rows: Sequence[EncodedRow], shared: int) -
         input_ids=torch.tensor([ids], device=backbone.device),
         position_ids=torch.tensor([positions], device=backbone.device),
         attention_mask=mask[None, None],
-        logits_to_keep=torch.tensor(kept, device=backbone.device),
+        logits_to_keep=torch.tensor(kept),
         use_cache=False,
     )
     logits = state.logits[0]

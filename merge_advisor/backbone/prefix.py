@@ -111,7 +111,7 @@ def continue_from(
         prefix: token ids of the prefix; may be empty.
         ids: (n, w) token ids, padded on the right.
         mask: (n, w) 1 where a token is.
-        kept: positions of `ids` whose logits are wanted, int64.
+        kept: positions of `ids` whose logits are wanted, int64, on the CPU.
         cached: whether the keys and values are wanted.
 
     Returns:
@@ -121,7 +121,7 @@ def continue_from(
     import torch
 
     device = backbone.device
-    ids, mask, kept = ids.to(device), mask.to(device), kept.to(device)
+    ids, mask = ids.to(device), mask.to(device)
     if not prefix:
         state = backbone.model(input_ids=ids, attention_mask=mask, logits_to_keep=kept, use_cache=cached)
         return state.logits, state.past_key_values if cached else None

@@ -75,6 +75,9 @@ class PretendedTensor(torch.Tensor):
 
 class _Computed(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func._can_decompose():  # in inference mode `to`, `matmul` and the like come whole
+            with self:
+                return func.decompose(*args, **(kwargs or {}))
         return _computed(func, args, kwargs or {})
 
 
@@ -102,19 +105,21 @@ def _computed(func: Any, args: Any, kwargs: Mapping[str, Any]) -> Any:
     if kwargs.get("device") is not None:
         device = torch.device(kwargs["device"])
         kwargs = {**kwargs, "device": torch.device("cpu") if device.type == "cpu" else device}
+    on_host = device.type != "cpu" or device.index is None
     known = {id(one.held): one for one in tensors if isinstance(one, PretendedTensor)}
-    result = func(*tree_map(_held, args), **tree_map(_held, dict(kwargs)))
 
     def wrapped(value: Any) -> Any:
         if not isinstance(value, torch.Tensor) or isinstance(value, PretendedTensor):
             return value
         if id(value) in known:  # changed in place: the tensor that was given
             return known[id(value)]
-        if device.type != "cpu" or device.index is None:
+        if on_host:
             return value
         return PretendedTensor(value, device)
 
-    return tree_map(wrapped, result)
+    with torch.inference_mode(False), torch.no_grad():  # views of what was made in another mode are made in all modes
+        result = func(*tree_map(_held, args), **tree_map(_held, dict(kwargs)))
+        return tree_map(wrapped, result)
 
 
 def _held(value: Any) -> Any:
