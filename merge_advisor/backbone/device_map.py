@@ -232,12 +232,15 @@ def _bytes_of(pieces: Sequence[BasePiece], logits: int) -> int:
 def _whole_modules(module: Any, name: str, unsplit: set[str]) -> Iterator[tuple[str, Any]]:
     """Modules that are not split, by name, and tensors beside such modules; what has no numbers is left out."""
     children = list(module.named_children())
-    if type(module).__name__ in unsplit or not children:
+    own_tensors = (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False))
+    splits = any(type(inner).__name__ in unsplit for inner in module.modules())
+    # accelerate moves what goes into modules, not what goes into a tensor beside them
+    if type(module).__name__ in unsplit or not children or (own_tensors and not splits):
         if any(True for _ in (*module.parameters(), *module.buffers())):
             yield name, module
         return
     prefix = f"{name}." if name else ""
-    for own, tensor in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)):
+    for own, tensor in own_tensors:
         yield prefix + own, tensor
     for child, inner in children:
         yield from _whole_modules(inner, prefix + child, unsplit)
