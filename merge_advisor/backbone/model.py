@@ -153,10 +153,9 @@ def load_backbone(
     devices = check_devices(device)
     _settle_threads(threads)
     _settle_allocator()
-    shapes = {name: info.shape for name, (_, info) in open_folder(path).items()}
     if modules is None and len(devices) > 1:
         free = {name: memory_free(name) or 0 for name in devices}
-        modules = spread_pieces(base_pieces(path, shapes, dtype), free, 0).modules
+        modules = spread_pieces(base_pieces(path, _shapes(path), dtype), free, 0).modules
     try:
         config = transformers.AutoConfig.from_pretrained(path, local_files_only=True)
         seq2seq = bool(getattr(config, "is_encoder_decoder", False))
@@ -182,9 +181,13 @@ def load_backbone(
         encoder_decoder=seq2seq,
         device=inputs,
         dtype=getattr(torch, dtype),
-        places=map_parameters(model, shapes),
+        places=map_parameters(model, _shapes(path)),
         memory=dict(model.named_parameters()),
     )
+
+
+def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    return {name: info.shape for name, (_, info) in open_folder(path).items()}
 
 
 def input_device(model: Any) -> torch.device:

@@ -40,7 +40,7 @@ def probe_hidden(backbone: Backbone, probes: Sequence[str], *, copies: int = 1) 
             read = backbone.model.get_encoder()(input_ids=ids, attention_mask=mask).last_hidden_state
             state = backbone.model.get_decoder()(
                 input_ids=_start_tokens(backbone, len(ids)),
-                encoder_hidden_states=read.to(ids.device),  # it may end on another device than it began on
+                encoder_hidden_states=read,
                 encoder_attention_mask=mask,
                 use_cache=False,
             )

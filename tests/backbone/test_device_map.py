@@ -231,8 +231,9 @@ def test_a_dry_run_and_doctor_say_the_devices(
     from merge_advisor.advisor.planning.dry_run import machine_line
     from merge_advisor.cli.doctor import diagnose
 
-    def line(**machine: str) -> str:
-        with open_session(str(tiny_llama), tiny_pool, machine=Machine(**machine), cache=tmp_path / "cache") as session:
+    def line(device: str = "auto") -> str:
+        machine = Machine(device=device)
+        with open_session(str(tiny_llama), tiny_pool, machine=machine, cache=tmp_path / "cache") as session:
             assert session.model.machine.device == (
                 session.model.device_map.name if session.model.device_map else "cuda"
             )

@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from merge_advisor.backbone import devices, forward, losses
-from merge_advisor.backbone.devices import settle
+from merge_advisor.backbone.devices import memory_free, settle
 from merge_advisor.backbone.encoding import TOKENS_PER_BATCH, EncodedRow, encode
 from merge_advisor.backbone.finetune import finetune
 from merge_advisor.backbone.gradients import loss_and_gradient
-from merge_advisor.backbone.memory import memory_free, memory_needed, within_memory
+from merge_advisor.backbone.memory import memory_needed, within_memory
 from merge_advisor.backbone.model import Backbone, load_backbone
 from merge_advisor.backbone.trainable import TrainableLora
 from merge_advisor.errors import BaseModelError

@@ -18,7 +18,7 @@ from merge_advisor.backbone import model as model_module
 from merge_advisor.backbone.choice_loss import choice_loss_and_gradient, choice_losses
 from merge_advisor.backbone.device_map import base_pieces, spread_pieces
 from merge_advisor.backbone.encoding import EncodedChoices, EncodedRow, encode
-from merge_advisor.backbone.finetune import Pull, finetune
+from merge_advisor.backbone.finetune import Pull, finetune, finetune_lora
 from merge_advisor.backbone.generate import generate, greedy
 from merge_advisor.backbone.gradients import loss_and_gradient
 from merge_advisor.backbone.likelihood import answer_totals, losses_and_greedy
@@ -232,17 +232,23 @@ def test_several_adapters_run_together(dtype: str, tiny_llama: Path) -> None:
     same(tiny_llama, together, dtype)
 
 
-def test_an_adapter_of_an_untied_head_runs_beside_it(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """The head's input comes from accelerate's hook, which runs behind torch's own."""
-    path = build_model("phi3", tmp_path_factory.mktemp("head"))
-
-    def beside(backbone: Backbone) -> Any:
-        name = "lm_head.weight"
-        assert backbone.module(name) is not None
+def test_an_adapter_of_a_head_on_a_device_of_its_own(tmp_path: Path) -> None:
+    """What the head is given is moved by accelerate's hook, which runs behind torch's own."""
+    path = build_model("phi3", tmp_path)
+    plain = loaded(path, "bfloat16", False)
+    modules = dict.fromkeys(loaded(path, "bfloat16", True).model.hf_device_map, HERE[0]) | {"lm_head": HERE[1]}
+    spread = load_backbone(path, device=",".join(HERE), dtype="bfloat16", threads=1, modules=modules)
+    name = "lm_head.weight"
+    assert str(spread.device_of(name)) == HERE[1] and str(spread.device_of("model.norm.weight")) == HERE[0]
+    settings = FinetuneSettings(rank=2, alpha=4.0, lr=2e-2, steps=2, batch_size=4)
+    found = []
+    for backbone in (plain, spread):
         with placed(backbone, {name: update(backbone, name, 0)}):
-            return row_losses(backbone, rows_of(backbone))
-
-    same(path, beside, "bfloat16")
+            losses = row_losses(backbone, rows_of(backbone))
+        trained = finetune_lora(backbone, rows_of(backbone), [name], settings, seed=0).delta
+        found.append((losses, trained[name].dense()))
+    assert found[0][0] == found[1][0]
+    assert np.any(found[0][1]) and np.array_equal(found[0][1], found[1][1])
 
 
 def test_gradients_come_from_all_devices(tiny_llama: Path) -> None:
@@ -279,8 +285,6 @@ def test_every_shape_trains_the_same(name: str, tiny_llama: Path) -> None:
 
 
 def test_a_lora_trains_in_half_precision_and_in_an_encoder_decoder(tiny_llama: Path, tiny_t5: Path) -> None:
-    from merge_advisor.backbone.finetune import finetune_lora
-
     def trained(backbone: Backbone) -> Any:
         names = [name for name in backbone.places if name.endswith(("q_proj.weight", "q.weight", "wo.weight"))]
         assert len({backbone.device_of(name) for name in names}) == len(backbone.devices)

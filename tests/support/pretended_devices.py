@@ -29,14 +29,14 @@ class DevicesMixed(RuntimeError):
     """An operation took tensors of two devices; CUDA's own error is a RuntimeError as well."""
 
 
-class PretendedTensor(torch.Tensor):
+class PretendedTensor(torch.Tensor):  # type: ignore[misc]
     """A tensor that says it lies on "cpu:1" or another numbered CPU; `held` has its numbers."""
 
     held: torch.Tensor
 
     @staticmethod
     def __new__(cls: type[PretendedTensor], held: torch.Tensor, device: torch.device) -> PretendedTensor:
-        make: Any = torch.Tensor._make_wrapper_subclass  # type: ignore[attr-defined]
+        make: Any = torch.Tensor._make_wrapper_subclass
         made: PretendedTensor = make(
             cls, held.size(), strides=held.stride(), storage_offset=held.storage_offset(), dtype=held.dtype,
             device=device,
@@ -44,17 +44,17 @@ class PretendedTensor(torch.Tensor):
         made.held = held
         return made
 
-    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
+    __torch_function__ = torch._C._disabled_torch_function_impl
 
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return _computed(func, args, kwargs or {})
 
-    def __repr__(self, **_: Any) -> str:  # type: ignore[override]
+    def __repr__(self, **_: Any) -> str:
         return f"PretendedTensor({self.held}, device={self.device})"
 
-    @property  # type: ignore[misc]
-    def data(self) -> torch.Tensor:  # type: ignore[override]
+    @property
+    def data(self) -> torch.Tensor:
         return self.detach()
 
     @data.setter
@@ -64,7 +64,7 @@ class PretendedTensor(torch.Tensor):
         self.held = value.held
 
     def data_ptr(self) -> int:
-        return self.held.data_ptr()
+        return int(self.held.data_ptr())
 
     def numpy(self, **_: Any) -> Any:
         raise TypeError(f"a tensor on {self.device} cannot be read: use Tensor.cpu() first")
@@ -73,7 +73,7 @@ class PretendedTensor(torch.Tensor):
         return self.held.tolist()
 
 
-class _Computed(TorchDispatchMode):
+class _Computed(TorchDispatchMode):  # type: ignore[misc]
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func._can_decompose():  # in inference mode `to`, `matmul` and the like come whole
             with self:
@@ -81,7 +81,7 @@ class _Computed(TorchDispatchMode):
         return _computed(func, args, kwargs or {})
 
 
-class _Made(TorchFunctionMode):
+class _Made(TorchFunctionMode):  # type: ignore[misc]
     """`torch.tensor` leaves what it made where it is, on any CPU."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
