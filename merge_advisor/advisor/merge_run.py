@@ -87,6 +87,8 @@ def merge_run(
         members = find_members(session.pool, session.local, opened.folder, opened.recipe)
         recipe = _adapter_recipe(opened, rank) if adapter else opened.recipe
         carried = session.weights.carry_out(merge_of(recipe, members))
+        if on_note and session.local.dequantised and not adapter:
+            on_note(session.local.dequantised)
         if engine == "mergekit":
             _with_mergekit(session, opened, members, carried, out)
         elif adapter:

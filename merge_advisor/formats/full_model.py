@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import math
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
@@ -16,15 +15,20 @@ from merge_advisor.errors import BaseModelError, InputError, RunError
 from merge_advisor.weights.base import TOKENIZER_FILES
 from merge_advisor.weights.files import FileError, read_json
 from merge_advisor.weights.naming import EMBEDDINGS, HEADS
-from merge_advisor.weights.tensorfile import SIZES, Located, TensorInfo, open_folder, read_tensor
+from merge_advisor.weights.tensorfile import (
+    Located,
+    TensorInfo,
+    copy_tensor,
+    open_folder,
+    read_tensor,
+    write_tensor_header,
+)
 from merge_advisor.weights.updates import Update, WeightDelta
 from merge_advisor.whole_files import whole_folder
 
 _STACKS = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
 """Ends of the names of T5's two stacks of embeddings."""
 _INDEX = "model.safetensors.index.json"
-_BLOCK = 1 << 24
-"""Bytes copied at once of a tensor that stays as it is."""
 
 
 def write_full_model(base_path: Path, delta: WeightDelta, out: Path) -> None:
@@ -136,31 +140,19 @@ def _write_shards(folder: Path, located: Located, delta: WeightDelta, tied: Mapp
         # one tensor after the other, in the order of the base's file: both files are read and written from end to end
         in_order = dict(sorted(infos.items(), key=lambda item: item[1].start))
         with (folder / path.name).open("wb") as stream:
-            size += _write_header(stream, in_order)
+            size += write_tensor_header(
+                stream,
+                {name: ("F32" if info.is_float else info.dtype, info.shape) for name, info in in_order.items()},
+            )
             for name, info in in_order.items():
                 if info.is_float:
                     stream.write(_merged(name, path, info, _updates_of(name, delta, tied)).tobytes())
                 else:
-                    _copy(path, info, stream)
+                    copy_tensor(path, info, stream)
     if [path.name for path in shards] != ["model.safetensors"]:
         weight_map = {name: path.name for name, (path, _) in sorted(located.items())}
         index = {"metadata": {"total_size": size}, "weight_map": weight_map}
         (folder / _INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
-
-
-def _write_header(stream: BinaryIO, infos: Mapping[str, TensorInfo]) -> int:
-    """Write the safetensors header of one shard; returns the bytes of its data."""
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    place = 0
-    for name, info in infos.items():
-        code = "F32" if info.is_float else info.dtype
-        end = place + math.prod(info.shape) * SIZES[code]
-        header[name] = {"dtype": code, "shape": list(info.shape), "data_offsets": [place, end]}
-        place = end
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)  # readers map the data: it begins at a multiple of 8 bytes
-    stream.write(len(text).to_bytes(8, "little") + text)
-    return place
 
 
 def _merged(name: str, path: Path, info: TensorInfo, updates: list[Update]) -> Float32Array:
@@ -173,19 +165,6 @@ def _merged(name: str, path: Path, info: TensorInfo, updates: list[Update]) -> F
     if not np.isfinite(weight).all():
         raise InputError(f"parameter {name}: base + merge is not finite; use smaller weights")
     return weight.astype("<f4")
-
-
-def _copy(path: Path, info: TensorInfo, stream: BinaryIO) -> None:
-    """Copy the bytes of a tensor that is no float."""
-    with path.open("rb") as source:
-        source.seek(info.start)
-        left = info.end - info.start
-        while left:
-            block = source.read(min(left, _BLOCK))
-            if not block:
-                raise FileError(f"{path.name}: cut short while it was read; fetch it again")
-            stream.write(block)
-            left -= len(block)
 
 
 def _write_config(folder: Path, config: Mapping[str, Any]) -> None:
