@@ -236,6 +236,23 @@ def tensor_bytes(array: NDArray[np.float32], dtype: str) -> bytes:
     return np.where(np.isnan(array), np.uint16(0x7FC0), rounded).astype("<u2").tobytes()
 
 
+def rounded_to(array: NDArray[np.float32], dtype: str) -> NDArray[np.float32]:
+    """Return a float32 array as it is once a file has held it.
+
+    >>> rounded_to(np.array([1.001], np.float32), "BF16").tolist()
+    [1.0]
+
+    Args:
+        array: any.
+        dtype: as of `tensor_bytes`.
+    """
+    if dtype in ("F64", "F32"):
+        return array
+    with np.errstate(over="ignore"):  # beyond float16 it becomes infinite
+        stored = np.frombuffer(tensor_bytes(array, dtype), _READABLE[dtype]).reshape(array.shape)
+    return (stored.astype(np.uint32) << 16).view(np.float32) if dtype == "BF16" else stored.astype(np.float32)
+
+
 def copy_tensor(path: Path, info: TensorInfo, stream: BinaryIO) -> None:
     """Copy the bytes of a tensor.
 
