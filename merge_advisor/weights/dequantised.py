@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -210,7 +210,7 @@ def _files_of(model: QuantisedModel) -> dict[str, list[str]]:
     return files
 
 
-def _dtype_said(model: QuantisedModel) -> Mapping[str, str]:
+def _dtype_said(model: QuantisedModel) -> dict[str, str]:
     """The dtype that the configuration names, or else that of the dequantised weights."""
     if model.config.get("dtype") or model.config.get("torch_dtype") or "text_config" in model.config:
         return {}

@@ -325,7 +325,7 @@ def _compressed(files: _Files, settings: Mapping[str, Any], config: Mapping[str,
         if files.dtype(f"{name}_packed") == "U8":
             yield _float4(files, name, config)
         else:
-            yield _packed_integers(files, name, config)
+            yield _packed_integers(files, name, settings, config)
     for name in files.ending("_scale"):
         if name in files and files.dtype(name) in ("I8", "F8_E4M3", "F8_E5M2"):
             yield _scaled(files, name, f"{name}_scale", settings, config)
@@ -345,13 +345,18 @@ def _float4(files: _Files, name: str, config: Mapping[str, Any]) -> PackedWeight
     return PackedWeight(name, (packed, scale, *files.present(common)), shape, _own_dtype(config), read)
 
 
-def _packed_integers(files: _Files, name: str, config: Mapping[str, Any]) -> PackedWeight:
+def _packed_integers(files: _Files, name: str, settings: Mapping[str, Any], config: Mapping[str, Any]) -> PackedWeight:
     ends = ("_packed", "_scale", "_shape", "_zero_point", "_g_idx")
     packed, scale, size, zero, groups = (name + end for end in ends)
     shape = tuple(int(length) for length in files.codes(size))
     if len(shape) != 2 or files.dtype(packed) != "I32":
         raise ValueError(f"{packed} is {files.dtype(packed)} of {shape}")
-    bits = next((bits for bits in range(1, 9) if math.ceil(shape[1] * bits / 32) == files.shape(packed)[1]), 0)
+    fits = [bits for bits in range(1, 9) if math.ceil(shape[1] * bits / 32) == files.shape(packed)[1]]
+    groups_said = (settings.get("config_groups") or {}).values()
+    said = [(group.get("weights") or {}).get("num_bits") for group in groups_said]
+    bits = next((bits for bits in fits if bits in said), 0)  # rows that are short fit several
+    if not bits:
+        raise ValueError(f"{packed} has {fits or 'no whole number of'} bits, config.json says {said}")
 
     def read() -> Float32Array:
         codes = unpacking.unpack_bits(files.codes(packed), bits, shape[1]).astype(np.int16)
@@ -361,7 +366,8 @@ def _packed_integers(files: _Files, name: str, config: Mapping[str, Any]) -> Pac
             zeros = unpacking.unpack_bits(files.codes(zero).T, bits, shape[0]).T.astype(np.int16)
         if groups in files and int(files.codes(groups).min()) >= 0:
             own = files.codes(groups)
-            return (codes - zeros[:, own]).astype(np.float32) * scales[:, own]
+            values: Float32Array = (codes - zeros[:, own]).astype(np.float32) * scales[:, own]
+            return values
         offsets = unpacking.spread(zeros.astype(np.float32), shape)
         return (codes - offsets).astype(np.float32) * unpacking.spread(scales, shape)
 
@@ -405,17 +411,13 @@ def _fp8(files: _Files, settings: Mapping[str, Any], config: Mapping[str, Any]) 
 
 def _mxfp4(files: _Files, settings: Mapping[str, Any], config: Mapping[str, Any]) -> Iterator[PackedWeight]:
     for name in files.ending("_blocks"):
-        yield _mxfp4_weight(files, name, config)
+        parts = (f"{name}_blocks", f"{name}_scales")
+        experts, out, groups, half = files.shape(parts[0])
 
+        def read(parts: tuple[str, str] = parts) -> Float32Array:
+            return unpacking.from_mxfp4(files.codes(parts[0]), files.codes(parts[1]))
 
-def _mxfp4_weight(files: _Files, name: str, config: Mapping[str, Any]) -> PackedWeight:
-    blocks, scales = f"{name}_blocks", f"{name}_scales"
-    experts, out, groups, half = files.shape(blocks)
-    shape = (experts, groups * half * 2, out)
-    return PackedWeight(
-        name, (blocks, scales), shape, _own_dtype(config),
-        lambda: unpacking.from_mxfp4(files.codes(blocks), files.codes(scales)),
-    )  # fmt: skip
+        yield PackedWeight(name, parts, (experts, groups * half * 2, out), _own_dtype(config), read)
 
 
 _Finder = Callable[[_Files, Mapping[str, Any], Mapping[str, Any]], Iterator[PackedWeight]]

@@ -201,11 +201,14 @@ def read_stored(path: Path, info: TensorInfo) -> NDArray[Any]:
 
 
 def write_tensor_header(stream: BinaryIO, tensors: Mapping[str, tuple[str, tuple[int, ...]]]) -> int:
-    """Write the header of a safetensors file whose tensors follow in this order; returns the bytes of their data.
+    """Write the header of a safetensors file whose tensors follow in this order.
 
     Args:
         stream: the file, at its beginning.
         tensors: by name the dtype, as the format writes it, and the shape.
+
+    Returns:
+        The bytes of their data.
     """
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     place = 0

@@ -39,7 +39,8 @@ def _float8_table(exponent_bits: int) -> Float32Array:
     else:
         top = exponent == 31
         value[top] = np.where(mantissa[top] == 0, np.inf, np.nan)
-    return np.where(codes & 0x80, -value, value).astype(np.float32)
+    signed: Float32Array = np.where(codes & 0x80, -value, value).astype(np.float32)
+    return signed
 
 
 def from_float8(codes: Codes, dtype: str) -> Float32Array:
@@ -82,7 +83,8 @@ def from_float4(packed: Codes) -> Float32Array:
         packed: (..., n) bytes.
     """
     codes = unpack_bits(packed, 4, 2 * packed.shape[-1])
-    return np.where(codes & 8, -_E2M1[codes & 7], _E2M1[codes & 7])
+    values: Float32Array = np.where(codes & 8, -_E2M1[codes & 7], _E2M1[codes & 7])
+    return values
 
 
 def spread(scales: Float32Array, shape: tuple[int, ...], block: tuple[int, ...] | None = None) -> Float32Array:
@@ -127,6 +129,9 @@ def from_bitsandbytes_4bit(
         absmax: a scale for each block.
         block: entries of a block.
         shape: of the weight.
+
+    Raises:
+        ValueError: these do not fit each other.
     """
     count = math.prod(shape)
     codes = unpack_bits(packed.reshape(-1), 4, 2 * packed.size).reshape(-1, 2)[:, ::-1].reshape(-1)[:count]
@@ -204,7 +209,8 @@ def from_awq(qweight: Codes, qzeros: Codes | None, scales: Float32Array) -> Floa
     codes = columns(qweight)
     zeros = np.full((count, out), 8, np.int16) if qzeros is None else columns(qzeros)
     groups = np.arange(width) // (width // count)
-    return ((codes - zeros[groups]).astype(np.float32) * scales[groups]).T
+    values: Float32Array = ((codes - zeros[groups]).astype(np.float32) * scales[groups]).T
+    return values
 
 
 def from_mxfp4(blocks: Codes, exponents: Codes) -> Float32Array:

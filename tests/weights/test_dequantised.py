@@ -81,7 +81,7 @@ def test_layers_that_lie_the_other_way_round(name: str, tmp_path: Path) -> None:
 def test_gptq(bits: int, shuffled: bool, layout: str, tiny_llama: Path, tmp_path: Path) -> None:
     import torch
 
-    meant = []
+    meant: list[Any] = []
 
     def compress(weight: Any) -> dict[str, Any]:
         layer, stands_for = gptq_layer(weight, bits, 16, shuffled=shuffled, less_one=layout == "gptq", seed=len(meant))
@@ -407,3 +407,35 @@ def test_a_copy_that_says_nothing_of_itself(tmp_path: Path) -> None:
     (tmp_path / "rewritten.json").write_text("{")
     with pytest.raises(FileError, match=r"rewritten\.json: not JSON"):
         dequantised.said_of_copy(tmp_path)
+
+
+def test_a_whole_gpt_oss(tiny_llama: Path, tmp_path: Path) -> None:
+    """As published: experts in mxfp4, all else in bfloat16."""
+    import torch
+    from transformers import AutoModelForCausalLM, GptOssConfig, Mxfp4Config
+
+    torch.manual_seed(0)
+    config = GptOssConfig(
+        vocab_size=320, hidden_size=32, intermediate_size=32, num_hidden_layers=2, num_attention_heads=4, head_dim=8,
+        num_key_value_heads=2, num_local_experts=4, num_experts_per_tok=2, pad_token_id=0, eos_token_id=1,
+    )  # fmt: skip
+    folder = tmp_path / "gpt-oss"
+    AutoModelForCausalLM.from_config(config).bfloat16().save_pretrained(folder)
+    tensors = load_file(folder / "model.safetensors")
+    for name in [name for name in tensors if name.endswith(("experts.gate_up_proj", "experts.down_proj"))]:
+        experts, width, out = tensors.pop(name).shape
+        tensors[f"{name}_blocks"] = torch.randint(0, 256, (experts, out, width // 32, 16), dtype=torch.uint8)
+        tensors[f"{name}_scales"] = torch.randint(118, 126, (experts, out, width // 32), dtype=torch.uint8)
+    assert sum(name.endswith("_blocks") for name in tensors) == 4
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    edit(folder, {"quant_method": "mxfp4"})
+    shutil.copy(tiny_llama / "tokenizer.json", folder)
+    found = resolve_base(str(folder), cache=tmp_path / "cache")
+    assert "(mxfp4): dequantised once, to bfloat16" in found.dequantised
+    ours = AutoModelForCausalLM.from_pretrained(found.path, dtype=torch.float32).state_dict()
+    theirs = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.bfloat16, quantization_config=Mxfp4Config(dequantize=True)
+    ).state_dict()
+    assert ours.keys() == theirs.keys()
+    for name, tensor in theirs.items():
+        assert torch.equal(ours[name], tensor.float()), name
