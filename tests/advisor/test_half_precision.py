@@ -60,7 +60,7 @@ def test_every_format_is_written(run: Path, base: Path, tiny_pool: Path) -> None
         options=PlanOptions(strategy="random", k=2, adaptation="none", composition="lorahub"),
         cache=run.parent / "cache",
     )  # fmt: skip
-    assert {"lorahub.json", "adapter"} <= {path.name for path in (run.parent / "factors").iterdir()}
+    assert (run.parent / "factors" / "lorahub.json").is_file()
 
 
 def dtypes_of(folder: Path) -> set[str]:

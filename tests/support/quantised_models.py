@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from merge_advisor.weights.base import resolve_base
+
 BITSANDBYTES: Mapping[str, dict[str, Any]] = {
     "nf4": {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"},
     "nf4, scales quantised again, kept as bfloat16": {
@@ -138,3 +140,19 @@ def awq_layer(weight: Any, group: int, seed: int = 0) -> dict[str, Any]:
         return packed_words(columns.reshape(len(columns), -1, 8)[:, :, list(AWQ_ORDER)].reshape(len(columns), -1), 4)
 
     return {"qweight": ordered(codes), "qzeros": ordered(zeros), "scales": scales}
+
+
+def copied(folder: Path, cache: Path) -> dict[str, Any]:
+    """The weights of the dequantised copy of a base."""
+    from safetensors.torch import load_file
+
+    found = resolve_base(str(folder), cache=cache)
+    assert found.path.parent == cache and found.dequantised
+    assert "quantization_config" not in found.config
+    return dict(load_file(found.path / "model.safetensors"))
+
+
+def say_quantised(folder: Path, settings: Mapping[str, Any]) -> None:
+    """Have a model's config.json say how it is quantised."""
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"quantization_config": dict(settings)}))
