@@ -180,7 +180,9 @@ class MergekitFormat:
         if _MIXTURE.search(recipe.base.architecture):
             return f"mergekit takes the experts of {recipe.base.architecture} by other names than its files have"
         if recipe.base.architecture == _NEOX and any(member.kind != "checkpoint" for member in recipe.members):
-            return "mergekit asks a GPT-NeoX for attention.masked_bias, which it lacks once an adapter is merged into it"
+            return (
+                "mergekit asks a GPT-NeoX for attention.masked_bias, which it lacks once an adapter is merged into it"
+            )
         if recipe.rank is not None:
             return f"the merged adapter is cut to rank {recipe.rank}, mergekit keeps every rank"
         if recipe.layers and settings.method not in _TAKE_LAMBDA:
