@@ -12,8 +12,9 @@ from typing import Any
 from merge_advisor.backbone.devices import cores, settle
 from merge_advisor.backbone.memory import memory_free
 from merge_advisor.cli.settings import SETTINGS_FILE, read_settings
-from merge_advisor.errors import MergeAdvisorError
+from merge_advisor.errors import BaseModelError, MergeAdvisorError
 from merge_advisor.options import Machine
+from merge_advisor.weights.base import quantised_base
 
 PACKAGES = {
     "torch": "everything that runs a model", "transformers": "loading a base", "peft": "reading our adapters elsewhere",
@@ -36,7 +37,7 @@ def diagnose(folder: Path) -> list[dict[str, Any]]:
     """
     findings = [_finding("python", True, f"{platform.python_version()} on {platform.system()} {platform.machine()}")]
     findings += [_package(name, use) for name, use in PACKAGES.items()]
-    findings += [_compute(), _cache(folder), _hub(), _settings(folder)]
+    findings += [_compute(), _cache(folder), _hub(), _settings(folder), *_base(folder)]
     return findings
 
 
@@ -122,3 +123,15 @@ def _settings(folder: Path) -> dict[str, Any]:
     return _finding(
         "settings", True, f"{SETTINGS_FILE}: " + ", ".join(f"{key} = {value}" for key, value in settings.items())
     )
+
+
+def _base(folder: Path) -> list[dict[str, Any]]:
+    """What a quantised base of the settings becomes; of any other, and of one that is not fetched yet, nothing."""
+    try:
+        named = read_settings(folder).get("base")
+        quantised = quantised_base(str(named)) if named else None
+    except BaseModelError as error:
+        return [_finding("base", False, str(error))]
+    except MergeAdvisorError:
+        return []  # what is wrong with the settings is a finding of its own
+    return [] if quantised is None else [_finding("base", True, f"{named}: {quantised.sentence}")]

@@ -18,6 +18,9 @@ def answering_model(totals: Mapping[tuple[str, str], float], texts: Mapping[str,
     Args:
         totals: (prompt, answer) -> log-likelihood of the answer in nats.
         texts: prompt -> the text generated after it.
+
+    Raises:
+        NotImplementedError: (by what is returned) rolling likelihoods are asked for, which no task of ours does.
     """
     from lm_eval.api.model import LM
 

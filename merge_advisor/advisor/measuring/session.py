@@ -116,19 +116,19 @@ def open_session(
     # the store first: it remembers the hashes of files, so that a known base or pool is not read again
     store = Store(where.get("store") or cache / "store.sqlite")
     try:
-        local = resolve_base(base, offline=offline, cache=cache / "base", hashes=store.hashes)
+        progress = where.get("progress", quiet_progress)
+        local = resolve_base(base, offline=offline, cache=cache / "base", hashes=store.hashes, progress=progress)
         opened = Pool((), ())
         if pool is not None:
             opened = open_pool(
                 pool, local, offline=offline, hashes=store.hashes,
                 include=wanted.include, exclude=wanted.exclude, licence=wanted.licence,
-                cache=cache / "pool", progress=where.get("progress", quiet_progress),
+                cache=cache / "pool", progress=progress,
             )  # fmt: skip
         name = template or opened.template
         # only "chat" is a property of the base: the other templates need no file of it
         chat = templates.read_chat(local.path) if name == "chat" else ()
         machine, said = settle(machine, local.config)
-        progress = where.get("progress", quiet_progress)
         model = PromptedModel(local, templates.get(name, *chat), machine, progress, said)
         memo = Memo(store, (local.base.digest, _prompts(model), machine.dtype))
         return Session(opened, MergeMeter(model, PoolWeights(local), memo), cache)
