@@ -12,6 +12,7 @@ import pytest
 
 from tests.support.hub_server import Hub
 from tests.support.models import LLAMA_MODULES, T5_MODULES, build_tokenizer, write_lora
+from tests.support.quantised_models import build_wide_llama
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
@@ -56,6 +57,12 @@ def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def wide_llama(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random Llama of width 64, which bitsandbytes can quantise."""
+    return build_wide_llama(tiny_llama, tmp_path_factory.mktemp("models") / "wide-llama")
 
 
 @pytest.fixture(scope="session")

@@ -57,6 +57,8 @@ class Basis:
     """As of `shots`."""
     scaled: bool = True
     """As of `continue`."""
+    stop: str = "rows"
+    """As of `continue`."""
     rate: float = 1.0
     """Factor on the rate, which is set for each form so that a step is about as large as a LoRA's."""
 
@@ -83,7 +85,7 @@ class Basis:
 
     def passes(self, members: int) -> tuple[int, int]:
         """See `Adaptation.passes`."""
-        trainings, measured = Continue(self.start, self.folds, scaled=self.scaled).passes(members)
+        trainings, measured = Continue(self.start, self.folds, scaled=self.scaled, stop=self.stop).passes(members)
         return trainings, measured + (self.source == "inputs")
 
     def adapt(self, bench: Workbench) -> Adapted:
@@ -91,7 +93,7 @@ class Basis:
         begun = start_of(bench, self.start)
         # a start is near to what is wanted already: half the rate of zero
         rate = self.rate * _RATES[self.form] * (0.5 if begun.members else 1.0)
-        how = Continue(self.start, self.folds, self.choices, rate, scaled=self.scaled)
+        how = Continue(self.start, self.folds, self.choices, rate, scaled=self.scaled, stop=self.stop)
         words = f"from {START_WORDS[self.start]}" if begun.members else "from zero"
         starts = starts_of(bench, self.folds) if self.anew and self.start == "merge" and self.folds else ()
         return train_on(bench, begun, self.shape(bench, begun), how, f"{words}, {_SOURCE_WORDS[self.source]}", starts)

@@ -20,7 +20,7 @@ from merge_advisor.adapt.folds import (
     watched_out_of_fold,
     with_trained,
 )
-from merge_advisor.adapt.shots import SCALES, best_scale, finetune_settings
+from merge_advisor.adapt.shots import SCALES, ShotsAlone, best_scale, finetune_settings
 from merge_advisor.adapt.workbench import NOTHING, Adapted, Need, Trained, TrainingRequest, Workbench
 from merge_advisor.arrays import Float32Array
 from merge_advisor.backbone.shapes import LoraShape, RefactoredShape, Shape
@@ -32,6 +32,7 @@ from merge_advisor.weights.updates import WeightDelta, inner_all
 
 FORMS_ON_TOP = ("fresh", "refactored")
 STARTS = ("merge", "anchor", "mean", "random", "base")
+STOPS = ("rows", "shots")
 _SUMS = ("exact", "task_arithmetic")
 """Compositions that are a plain sum."""
 
@@ -57,6 +58,10 @@ class Continue:
     """λ of the penalty towards the start (L2-SP, arXiv 1802.01483)."""
     scaled: bool = True
     """As of `shots`, where it begins at the base: at a merge, the merge is what training falls back to."""
+    stop: str = "rows"
+    """When a fold's finetune ends: "rows": where the rows it leaves out lose least, the start itself a candidate at
+    every check; "shots": after as many steps as a LoRA of the same rows takes from the base (see `shots`). Rows that
+    chose the merge lose little under it, and say that training should end where it begins."""
     form: str = "fresh"
     """"fresh": a LoRA that begins at nothing; "refactored": one that begins at the start's own leading directions, its
     factors of equal norms, so that training turns what is there before it adds to it."""
@@ -71,6 +76,8 @@ class Continue:
             raise ValueError(f"start={self.start} is none of {', '.join(STARTS)}")
         if self.form not in FORMS_ON_TOP:
             raise ValueError(f"form={self.form} is none of {', '.join(FORMS_ON_TOP)}")
+        if self.stop not in STOPS:
+            raise ValueError(f"stop={self.stop} is none of {', '.join(STOPS)}")
         if self.form == "refactored" and self.start == "base":
             raise ValueError("form=refactored with start=base: the base is no update to begin at; give another start")
 
@@ -86,7 +93,9 @@ class Continue:
 
     def passes(self, members: int) -> tuple[int, int]:
         """See `Adaptation.passes`."""
-        return 1, len(SCALES) - 1 if self.start == "base" and self.scaled and self.folds else 0
+        counted = self.stop == "shots"  # by a finetune from the base, and what is trained then is not watched
+        scales = len(SCALES) - 1 if self.start == "base" and self.scaled and self.folds else 0
+        return 1 + counted, scales + counted
 
     def adapt(self, bench: Workbench) -> Adapted:
         """See `Adaptation.adapt`."""
@@ -107,10 +116,11 @@ class Continue:
             shape: what is trained.
             fold: rows to train on, and those that say when to stop.
         """
-        return TrainingRequest(
-            shape, fold.rows, fold.out, begun, replace(bench.settings, lr=bench.settings.lr * self.rate),
-            self.terms, self.pull, bench.seed,
-        )  # fmt: skip
+        settings = replace(bench.settings, lr=bench.settings.lr * self.rate)
+        if self.stop == "shots":
+            alone = ShotsAlone(self.folds, self.choices).request(bench, fold)
+            settings = replace(settings, steps=bench.train(alone).record.steps)
+        return TrainingRequest(shape, fold.rows, fold.out, begun, settings, self.terms, self.pull, bench.seed)
 
 
 START_WORDS = {
@@ -156,6 +166,9 @@ def train_on(
     kept, begun = _least_loss(bench, fit, begins, losses.tolist()) if moved else (fit, begun)
     updates = f"the mean of {len(kept.trained)} updates, each" if len(kept.trained) > 1 else "one update,"
     reason = f"trained {words}: {updates} trained without one part of the rows"
+    if how.stop == "shots":
+        reason += ", for as many steps as from the base"
+        settings |= {"steps": ", ".join(str(request.settings.steps) for request in requests)}
     if len(kept.trained) < len(fit.trained):
         reason += f", on the merge of {len({start.digest for start in begins})} whose left-out rows lost least"
     if not any(trained.record.steps for trained in kept.trained):

@@ -17,7 +17,7 @@ from merge_advisor.advisor.runs.reopening import find_members, reopen
 from merge_advisor.advisor.runs.run_folder import MEMBERS
 from merge_advisor.compose.truncate import DEFAULT_RANK
 from merge_advisor.errors import ExternalError, InputError, RunError
-from merge_advisor.formats.full_model import half_precision, write_full_model
+from merge_advisor.formats.full_model import half_precision, to_own_dtype, write_full_model
 from merge_advisor.formats.peft import model_card
 from merge_advisor.json_form import to_json
 from merge_advisor.merges import merge_of
@@ -87,8 +87,18 @@ def merge_run(
         members = find_members(session.pool, session.local, opened.folder, opened.recipe)
         recipe = _adapter_recipe(opened, rank) if adapter else opened.recipe
         carried = session.weights.carry_out(merge_of(recipe, members))
+        if on_note and session.local.dequantised and not adapter:
+            on_note(session.local.dequantised)
         if engine == "mergekit":
             _with_mergekit(session, opened, members, carried, out)
+            if (halves := _own_dtype(session, where)) and on_note:
+                on_note(f"written in {halves}, as the base is; `dtype=float32` writes it in float32")
+            if halves:
+                try:
+                    to_own_dtype(out, session.local.path)
+                except InputError:
+                    shutil.rmtree(out)
+                    raise
         elif adapter:
             card = model_card(recipe, model_places(session.local, recipe, carried))
             write_lora(out, carried.delta, session.model, card=card)
@@ -98,16 +108,32 @@ def merge_run(
         elif gguf:
             _as_gguf(session, carried, out)
         else:
-            base = session.local.path
-            if (halves := half_precision(base)) and on_note:
-                on_note(
-                    f"the base is {halves}, the model is written in float32: rounding its weights can be as large as "
-                    "the change; `model.to(dtype)` in transformers makes it smaller"
-                )
-            with_progress(session, "writing the model", lambda: write_full_model(base, carried.delta, out))
+            _write_whole(session, carried, out, where, on_note)
     if not gguf:
         write_text(out / "recipe.json", to_json(recipe))  # says what the model is, wherever the folder goes
     return out
+
+
+def _own_dtype(session: Session, where: Where) -> str:
+    """The half precision that the base is in and its merge is written in; "" where that is float32, or was asked."""
+    asked = where.get("machine")
+    return "" if asked is not None and asked.dtype == "float32" else half_precision(session.local.path)
+
+
+def _write_whole(
+    session: Session, carried: MergedWeights, out: Path, where: Where, on_note: Callable[[str], None] | None
+) -> None:
+    base, halves = session.local.path, _own_dtype(session, where)
+    lost: list[float] = []
+    with_progress(
+        session, "writing the model",
+        lambda: lost.append(write_full_model(base, carried.delta, out, own_dtype=bool(halves))),
+    )  # fmt: skip
+    if halves and on_note:
+        on_note(
+            f"written in {halves}, as the base is: rounding takes {lost[0]:.1%} of the change (Frobenius norm); "
+            "`dtype=float32` writes it in float32"
+        )
 
 
 def with_progress(session: Session, what: str, work: Callable[[], object]) -> None:

@@ -133,7 +133,7 @@ def context_length(backbone: Backbone) -> int:
     Args:
         backbone: gives the configuration.
     """
-    config = backbone.model.config
+    config = backbone.model.config.get_text_config()
     for key in ("max_position_embeddings", "n_positions"):  # the second is GPT-2's name for it
         value = getattr(config, key, None)
         if isinstance(value, int) and value > 0:

@@ -53,7 +53,7 @@ class Backbone:
     @property
     def hidden_size(self) -> int:
         """Width of the last hidden state, the d of Delta Activations."""
-        config = self.model.config
+        config = self.model.config.get_text_config(decoder=True)  # of a model that takes images as well: the text's
         return int(getattr(config, "hidden_size", None) or config.d_model)
 
     def tokens(self, usual: int) -> int:

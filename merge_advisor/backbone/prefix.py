@@ -69,7 +69,7 @@ def attends_to_all(backbone: Backbone) -> bool:
     Args:
         backbone: a decoder.
     """
-    config = backbone.model.config
+    config = backbone.model.config.get_text_config(decoder=True)
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
     # Qwen's configurations name a window and, apart from it, whether it is used
     window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None

@@ -12,8 +12,9 @@ from typing import Any
 from merge_advisor.backbone.devices import check_devices, cores, cuda_devices, memory_free, remedy, settle
 from merge_advisor.backbone.memory import devices_for, memory_needed, vocabulary_of
 from merge_advisor.cli.settings import SETTINGS_FILE, read_settings
-from merge_advisor.errors import MergeAdvisorError
+from merge_advisor.errors import BaseModelError, MergeAdvisorError
 from merge_advisor.options import AUTO, Machine
+from merge_advisor.weights.base import quantised_base
 from merge_advisor.weights.files import read_json
 from merge_advisor.weights.tensorfile import open_folder
 
@@ -40,7 +41,7 @@ def diagnose(folder: Path) -> list[dict[str, Any]]:
     """
     findings = [_finding("python", True, f"{platform.python_version()} on {platform.system()} {platform.machine()}")]
     findings += [_package(name, use) for name, use in PACKAGES.items()]
-    findings += [_compute(folder), _cache(folder), _hub(), _settings(folder)]
+    findings += [_compute(folder), _cache(folder), _hub(), _settings(folder), *_base(folder)]
     return findings
 
 
@@ -74,7 +75,9 @@ def _compute(folder: Path) -> dict[str, Any]:
         here = "base" in settings and (base / "config.json").is_file()
         config = read_json(base / "config.json") if here else {}
         machine, said = settle(asked, config)
-        fit = _fit(asked.device, machine, base, config) if here else ""
+        # a quantised base is dequantised first: what its files hold says little of what a device has to
+        plain = here and quantised_base(str(base)) is None
+        fit = _fit(asked.device, machine, base, config) if plain else ""
     except MergeAdvisorError as error:
         return _finding("compute", False, str(error))
     gpus = [
@@ -157,3 +160,15 @@ def _settings(folder: Path) -> dict[str, Any]:
     return _finding(
         "settings", True, f"{SETTINGS_FILE}: " + ", ".join(f"{key} = {value}" for key, value in settings.items())
     )
+
+
+def _base(folder: Path) -> list[dict[str, Any]]:
+    """What a quantised base of the settings becomes; of any other, and of one that is not fetched yet, nothing."""
+    try:
+        named = read_settings(folder).get("base")
+        quantised = quantised_base(str(named)) if named else None
+    except BaseModelError as error:
+        return [_finding("base", False, str(error))]
+    except MergeAdvisorError:
+        return []  # what is wrong with the settings is a finding of its own
+    return [] if quantised is None else [_finding("base", True, f"{named}: {quantised.sentence}")]

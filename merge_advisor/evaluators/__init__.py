@@ -7,10 +7,10 @@ An evaluator is a frozen dataclass (its fields are its parameters, see `registry
     settings: dict[str, int | str]  what changes a score besides model, rows and template, for stored scores
     def score(self, model, tokenizer, rows, template, *, label, metric) -> ModelScore
 
-`metrics` holds what is measured, whoever measures it. Two evaluators score our rows: `lm_eval_harness` gives final
-scores through lm-eval, `fast` gives the same numbers for the price of the forward passes. Tasks of lm-eval's own making
-are no rows of ours: `lm_eval_tasks` loads them, `lm_eval_requests` asks models exactly as lm-eval does, `lm_eval_rows`
-turns their documents into rows for a plan. What these share: `lm_eval_process` (lm-eval kept quiet and in a sandbox),
-`lm_eval_model` (a model in memory as lm-eval takes it), `lm_eval_samples` (values per row from its logs) and
-`lm_eval_task_code` (whether a task runs code of its own). `guard` reads and compares losses on unrelated text.
+`metrics` holds what is measured, whoever measures it, and `responses` what a model says to our rows. Two evaluators
+decide what that is worth: `lm_eval_harness` has lm-eval do so, for final scores, `fast` does it by itself. Tasks of
+lm-eval's own making are no rows of ours: `lm_eval_tasks` loads them, `lm_eval_requests` asks models exactly as lm-eval
+does, `lm_eval_rows` turns their documents into rows for a plan. What these share: `lm_eval_process` (lm-eval kept quiet
+and in a sandbox), `lm_eval_model` (tells lm-eval what a model said), `lm_eval_samples` (values per row from its logs),
+and `lm_eval_task_code` (whether a task runs code of its own). `guard` reads and compares losses on unrelated text.
 """

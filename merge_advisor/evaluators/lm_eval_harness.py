@@ -1,5 +1,7 @@
 """lm-eval (EleutherAI's harness) on the held-out rows of a task, for a model that is already in memory.
 
+The model runs once, as for `fast` (`responses`); lm-eval's tasks ask what it said, its filters and metrics decide.
+
 Each row becomes a document of a local JSONL task whose fields are named, never templated: lm-eval renders strings as
 Jinja and evaluates some as Python literals, but hands a named field on as the text it is. There is no description, no
 shot and no delimiter, so a request is the prompt and the answer to the byte. Its cache of responses, keyed by request
@@ -25,7 +27,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from merge_advisor.evaluators.lm_eval_model import in_memory_hflm
+from merge_advisor.evaluators.lm_eval_model import answering_model
 from merge_advisor.evaluators.lm_eval_process import contained_lm_eval, lm_eval_version
 from merge_advisor.evaluators.metrics import (
     MAX_NEW_TOKENS,
@@ -35,22 +37,18 @@ from merge_advisor.evaluators.metrics import (
     check_rows,
     check_settings,
     choice_loss,
-    encode_other_answers,
-    encode_rows,
-    generation_budget,
     likeliest_choice,
     loss_per_token,
     metric_for,
     model_score,
     score_settings,
-    token_limit,
 )
+from merge_advisor.evaluators.responses import Responses, respond
 from merge_advisor.json_form import digest_of
 from merge_advisor.scores import ModelScore
 from merge_advisor.types import Row
 
 if TYPE_CHECKING:
-    from merge_advisor.backbone.model import Backbone
     from merge_advisor.templates import Template
 
 _KEPT_TASKS = 4
@@ -122,30 +120,41 @@ class LmEval:
         check_rows(rows, metric)
         backbone = backbone_of(model, tokenizer)
         with contained_lm_eval(label, trusted=True):  # our own task: its fields are named, no template is rendered
-            answers = encode_rows(backbone, rows, template)
-            limit = token_limit(backbone, template)
-            wanted = answers + encode_other_answers(backbone, rows)
-            budget = generation_budget(limit, wanted, self.max_new_tokens, self.exact_match)
-            tasks = self._prepare(backbone, rows, template, metric, budget)
-            samples = _evaluate(backbone, tasks, self.batch_size, limit)
-        return _model_score(label, rows, [len(answer.completion) for answer in answers], samples)
+            said = respond(
+                backbone, rows, template, metric,
+                max_new_tokens=self.max_new_tokens, exact_match=self.exact_match, at_once=self.batch_size,
+            )  # fmt: skip
+            end = str(backbone.tokenizer.decode(backbone.end_id))
+            samples = _evaluate(self._prepare(rows, template, metric, end), _model(rows, template, metric, end, said))
+        return _model_score(label, rows, said.tokens, samples)
 
-    def _prepare(
-        self, backbone: Backbone, rows: Sequence[Row], template: Template, metric: str, budget: int
-    ) -> dict[str, Any]:
+    def _prepare(self, rows: Sequence[Row], template: Template, metric: str, end: str) -> dict[str, Any]:
         """Return the lm-eval tasks of these rows by what they measure, built once for all models scored on them."""
-        end = str(backbone.tokenizer.decode(backbone.end_id))
-        key = digest_of([[row.digest for row in rows], template.digest, metric, end, budget, self.exact_match])
+        key = digest_of([[row.digest for row in rows], template.digest, metric, end, self.exact_match])
         if key not in self._prepared:
             while len(self._prepared) >= _KEPT_TASKS:
                 self._prepared.pop(next(iter(self._prepared)))
-            self._prepared[key] = _build(rows, template, metric, end, budget, self.exact_match)
+            self._prepared[key] = _build(rows, template, metric, end, self.exact_match)
         return self._prepared[key]
 
 
-def _build(
-    rows: Sequence[Row], template: Template, metric: str, end: str, budget: int, exact_match: str
-) -> dict[str, Any]:
+def _model(rows: Sequence[Row], template: Template, metric: str, end: str, said: Responses) -> Any:
+    """Return a model of lm-eval's that says this, asked with the texts of `_document`."""
+    prompts = [template.prompt(row.asked) for row in rows]
+    totals = {
+        (prompt, template.completion(text) + end): total
+        for row, prompt, found in zip(rows, prompts, said.totals, strict=True)
+        for text, total in zip(_asked(metric, row), found, strict=True)
+    }
+    return answering_model(totals, dict(zip(prompts, said.texts, strict=bool(said.texts))))
+
+
+def _asked(metric: str, row: Row) -> tuple[str, ...]:
+    """Return the answers of a row whose likelihoods are asked for."""
+    return (row.choices or (row.output,)) if metric == "accuracy" else (row.output,)
+
+
+def _build(rows: Sequence[Row], template: Template, metric: str, end: str, exact_match: str) -> dict[str, Any]:
     """Write the rows as JSONL into a private folder and have lm-eval load the tasks from it; the folder goes again."""
     from lm_eval.tasks import TaskManager
 
@@ -156,9 +165,7 @@ def _build(
             several = any(row.answers for row in rows)
             lines = [json.dumps(_document(name, row, template, end, several=several)) + "\n" for row in rows]
             path.write_text("".join(lines), encoding="utf-8")
-            specs.append(
-                {"task": name, "custom_dataset": partial(_read, path), **_config(name, pattern, budget, exact_match)}
-            )
+            specs.append({"task": name, "custom_dataset": partial(_read, path), **_config(name, pattern, exact_match)})
         manager = TaskManager(include_path=folder, include_defaults=False)
         return dict(manager.load(specs)["tasks"])
 
@@ -172,13 +179,13 @@ def _read(path: Path, **_: Any) -> dict[str, Any]:
 
 
 def _document(name: str, row: Row, template: Template, end: str, *, several: bool) -> dict[str, Any]:
-    """Return one row for one task. A whole answer ends with the end token as text; `in_memory_hflm` makes it one id.
+    """Return one row for one task. A whole answer ends with the end token, whose likelihood is asked for as well.
 
     With `several` its target is a list of all right answers: lm-eval wants lists of all documents or of none.
     """
     prompt = template.prompt(row.asked)
     if name == "accuracy":
-        choices = row.choices or (row.output,)
+        choices = _asked(name, row)
         wholes = [template.completion(choice) + end for choice in choices]
         golds = [choices.index(answer) for answer in row.right]
         return {"prompt": prompt, "wholes": wholes, "gold": golds if several else golds[0]}
@@ -188,7 +195,7 @@ def _document(name: str, row: Row, template: Template, end: str, *, several: boo
     return {"prompt": prompt, "whole": template.completion(row.output) + end}
 
 
-def _config(name: str, pattern: str, budget: int, exact_match: str) -> dict[str, Any]:
+def _config(name: str, pattern: str, exact_match: str) -> dict[str, Any]:
     """Return the lm-eval configuration of a task; a string that names a field of the documents is never rendered."""
     shared = {
         "test_split": "test",
@@ -198,34 +205,32 @@ def _config(name: str, pattern: str, budget: int, exact_match: str) -> dict[str,
         "target_delimiter": "",
     }
     mean = {"aggregation": "mean", "higher_is_better": True}
-    accuracy = {"metric_list": [{"metric": "acc", **mean}]}
     if name == "accuracy":
         output = {"output_type": "multiple_choice", "doc_to_choice": "wholes", "doc_to_target": "gold"}
-        return {**shared, **output, **accuracy}
+        return {**shared, **output, "metric_list": [{"metric": "acc", **mean}]}
     if name == "loss":
-        return {**shared, "output_type": "loglikelihood", "doc_to_target": "whole", **accuracy}
+        # lm-eval's name for the log-likelihood of a row; its own aggregate of them overflows on a broken model
+        likelihood = {"metric_list": [{"metric": "perplexity", **mean}]}
+        return {**shared, "output_type": "loglikelihood", "doc_to_target": "whole", **likelihood}
     take = {"function": "regex", "regex_pattern": pattern, "fallback": ""}  # it strips what it found
     rule = {"ignore_case": True, "regexes_to_ignore": [r"\."]} if exact_match == "lorahub" else {}
-    greedy = {"do_sample": False, "num_beams": 1, "repetition_penalty": 1.0, "until": [], "max_gen_toks": budget}
     return {
         **shared,
         "output_type": "generate_until",
         "doc_to_target": "answer",
-        "generation_kwargs": greedy,
+        "generation_kwargs": {"do_sample": False, "until": []},
         "filter_list": [{"name": "stripped", "filter": [take, {"function": "take_first"}]}],
         "metric_list": [{"metric": "exact_match", **mean, **rule}],
     }
 
 
-def _evaluate(
-    backbone: Backbone, tasks: dict[str, Any], batch_size: int, limit: int
-) -> dict[str, list[dict[str, Any]]]:
+def _evaluate(tasks: dict[str, Any], model: Any) -> dict[str, list[dict[str, Any]]]:
     """Return lm-eval's samples by task, in the order of the documents."""
     from lm_eval.evaluator import evaluate
 
     # not simple_evaluate: that seeds every generator, runs git and describes the machine
     result = evaluate(
-        in_memory_hflm(backbone, batch_size, limit),
+        model,
         {"tasks": tasks, "groups": {}, "group_map": {}},
         bootstrap_iters=0,
         log_samples=True,
@@ -252,7 +257,7 @@ def _model_score(
         values["choices"] = [choice_loss(row, totals) for row, totals in zip(rows, table, strict=True)]
         sums = [totals[(row.choices or ()).index(row.output)] for row, totals in zip(rows, table, strict=True)]
     else:
-        sums = [float(sample["filtered_resps"][0][0]) for sample in samples["loss"]]
+        sums = [float(sample["perplexity"]) for sample in samples["loss"]]  # the log-likelihood, see `_config`
     if "exact_match" in samples:
         values["exact_match"] = [float(sample["exact_match"]) for sample in samples["exact_match"]]
         outputs = [str(sample["filtered_resps"][0]) for sample in samples["exact_match"]]

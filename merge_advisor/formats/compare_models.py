@@ -23,7 +23,7 @@ def differences(base_path: Path, delta: WeightDelta, folder: Path) -> dict[str, 
     >>> import tempfile
     >>> from merge_advisor.formats.full_model import write_full_model
     >>> out = Path(tempfile.mkdtemp()) / "model"
-    >>> write_full_model(Path("base"), {}, out)
+    >>> lost = write_full_model(Path("base"), {}, out)
     >>> set(differences(Path("base"), {}, out).values())
     {0.0}
 

@@ -6,8 +6,9 @@ import json
 import math
 import shutil
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
@@ -15,29 +16,52 @@ from merge_advisor.arrays import Float32Array
 from merge_advisor.errors import BaseModelError, InputError, RunError
 from merge_advisor.weights.base import TOKENIZER_FILES
 from merge_advisor.weights.files import FileError, read_json
-from merge_advisor.weights.naming import EMBEDDINGS, HEADS
-from merge_advisor.weights.tensorfile import SIZES, Located, TensorInfo, open_folder, read_tensor
+from merge_advisor.weights.naming import EMBEDDINGS, HEADS, find_parameter
+from merge_advisor.weights.tensorfile import (
+    Located,
+    TensorInfo,
+    copy_tensor,
+    open_folder,
+    read_tensor,
+    rounded_to,
+    tensor_bytes,
+    write_tensor_header,
+)
 from merge_advisor.weights.updates import Update, WeightDelta
-from merge_advisor.whole_files import whole_folder
+from merge_advisor.whole_files import replaced_folder, whole_folder
 
 _STACKS = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
 """Ends of the names of T5's two stacks of embeddings."""
 _INDEX = "model.safetensors.index.json"
-_BLOCK = 1 << 24
-"""Bytes copied at once of a tensor that stays as it is."""
 
 
-def write_full_model(base_path: Path, delta: WeightDelta, out: Path) -> None:
+@dataclass
+class _Lost:
+    """What rounding takes of a change, as sums of squares."""
+
+    change: float = 0.0
+    rounding: float = 0.0
+
+    @property
+    def share(self) -> float:
+        return math.sqrt(self.rounding / self.change) if self.change else 0.0
+
+
+def write_full_model(base_path: Path, delta: WeightDelta, out: Path, *, own_dtype: bool = False) -> float:
     """Write base + ΔW as a model folder that transformers loads, whole or not at all.
 
-    Shards, names and order are the base's; configuration, generation settings and tokenizer are copied. All float
-    weights are written as float32: rounding to half precision can be as large as ΔW. Copies of the embedding that the
-    base ties (an output head, T5's two stacks) move with it.
+    Shards, names and order are the base's; configuration, generation settings and tokenizer are copied. Copies of the
+    embedding that the base ties (an output head, T5's two stacks) move with it.
 
     Args:
         base_path: folder of the base (config.json and safetensors).
         delta: parameter name, as in the base's files, -> update; empty writes the base itself.
         out: a folder that is not there yet.
+        own_dtype: write each weight in the base's dtype, rounded once; else all floats as float32, since rounding to
+            half precision can be as large as ΔW.
+
+    Returns:
+        What rounding takes of ΔW, as a share of its Frobenius norm; 0 where nothing is rounded.
 
     Raises:
         RunError: `out` is there already.
@@ -47,6 +71,7 @@ def write_full_model(base_path: Path, delta: WeightDelta, out: Path) -> None:
     >>> import tempfile
     >>> out = Path(tempfile.mkdtemp()) / "model"
     >>> write_full_model(Path("base"), {}, out)
+    0.0
     >>> sorted(path.name for path in out.iterdir() if path.suffix in (".safetensors", ".json"))[0]
     'config.json'
     """
@@ -56,12 +81,14 @@ def write_full_model(base_path: Path, delta: WeightDelta, out: Path) -> None:
         located, config = open_folder(base_path), read_json(base_path / "config.json")
         check_fits(delta, located)
         tied = tied_copies(located, config)
+        lost = _Lost()
         with whole_folder(out) as partial:
-            _write_shards(partial, located, delta, tied)
-            _write_config(partial, config)
+            _write_shards(partial, located, delta, tied, lost if own_dtype else None)
+            _write_config(partial, config, own_dtype=own_dtype)
             for name in ("generation_config.json", *TOKENIZER_FILES):
                 if (base_path / name).is_file():
                     shutil.copyfile(base_path / name, partial / name)
+        return lost.share
     except FileError as error:
         raise BaseModelError(f"base {base_path}: {error}") from error
     except OSError as error:
@@ -76,6 +103,45 @@ def half_precision(base_path: Path) -> str:
     """
     dtypes = {info.dtype for _, info in open_folder(base_path).values()}
     return "bfloat16" if "BF16" in dtypes else "float16" if "F16" in dtypes else ""
+
+
+def to_own_dtype(folder: Path, base_path: Path) -> None:
+    """Round a float32 model to the dtypes that the base has its weights in; the folder is replaced as a whole.
+
+    Args:
+        folder: of the model, as another program wrote it.
+        base_path: folder of the base.
+
+    Raises:
+        InputError: a weight is beyond float16.
+    """
+    located, model = open_folder(base_path), open_folder(folder)
+    dtypes = {name: _written(info, own=True) for name, (_, info) in located.items()}
+    shapes = {name: info.shape for name, (_, info) in located.items()}
+    shards: dict[str, dict[str, TensorInfo]] = {}
+    for name, (path, info) in model.items():
+        shards.setdefault(path.name, {})[name] = info
+    with replaced_folder(folder) as partial:
+        for file, infos in shards.items():
+            names = {name: find_parameter(name, shapes) for name in infos}
+            layout = {name: (dtypes.get(names[name] or "", info.dtype), info.shape) for name, info in infos.items()}
+            with (partial / file).open("wb") as stream:
+                write_tensor_header(stream, layout)
+                for name, info in infos.items():
+                    if not info.is_float:
+                        copy_tensor(folder / file, info, stream)
+                        continue
+                    weight = read_tensor(folder / file, info)
+                    if not np.isfinite(rounded_to(weight, layout[name][0])).all():
+                        raise InputError(f"parameter {name}: is beyond float16; write it in float32 (`dtype=float32`)")
+                    stream.write(tensor_bytes(weight, layout[name][0]))
+        for path in folder.iterdir():
+            if path.is_file() and not (partial / path.name).exists():
+                shutil.copyfile(path, partial / path.name)
+        config, own = read_json(folder / "config.json"), read_json(base_path / "config.json")
+        kept = {key: value for key, value in config.items() if key not in ("dtype", "torch_dtype")}
+        kept |= {"dtype": own.get("dtype") or own.get("torch_dtype") or half_precision(base_path)}
+        (partial / "config.json").write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
 
 
 def check_fits(delta: WeightDelta, located: Located) -> None:
@@ -127,7 +193,10 @@ def _updates_of(name: str, delta: WeightDelta, tied: Mapping[str, str]) -> list[
     return [delta[member] for member in sorted(group) if member in delta]
 
 
-def _write_shards(folder: Path, located: Located, delta: WeightDelta, tied: Mapping[str, str]) -> None:
+def _write_shards(
+    folder: Path, located: Located, delta: WeightDelta, tied: Mapping[str, str], lost: _Lost | None
+) -> None:
+    """Write the weights: in the base's own dtypes, counting what that loses, or all in float32 (`lost` is None)."""
     shards: dict[Path, dict[str, TensorInfo]] = {}
     for name, (path, info) in located.items():
         shards.setdefault(path, {})[name] = info
@@ -135,60 +204,47 @@ def _write_shards(folder: Path, located: Located, delta: WeightDelta, tied: Mapp
     for path, infos in sorted(shards.items()):
         # one tensor after the other, in the order of the base's file: both files are read and written from end to end
         in_order = dict(sorted(infos.items(), key=lambda item: item[1].start))
+        layout = {name: (_written(info, own=lost is not None), info.shape) for name, info in in_order.items()}
         with (folder / path.name).open("wb") as stream:
-            size += _write_header(stream, in_order)
+            size += write_tensor_header(stream, layout)
             for name, info in in_order.items():
-                if info.is_float:
-                    stream.write(_merged(name, path, info, _updates_of(name, delta, tied)).tobytes())
+                updates = _updates_of(name, delta, tied)
+                if info.is_float and (updates or info.dtype != layout[name][0]):
+                    stream.write(tensor_bytes(_merged(name, path, info, updates, lost), layout[name][0]))
                 else:
-                    _copy(path, info, stream)
+                    copy_tensor(path, info, stream)
     if [path.name for path in shards] != ["model.safetensors"]:
         weight_map = {name: path.name for name, (path, _) in sorted(located.items())}
         index = {"metadata": {"total_size": size}, "weight_map": weight_map}
         (folder / _INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
 
-def _write_header(stream: BinaryIO, infos: Mapping[str, TensorInfo]) -> int:
-    """Write the safetensors header of one shard; returns the bytes of its data."""
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    place = 0
-    for name, info in infos.items():
-        code = "F32" if info.is_float else info.dtype
-        end = place + math.prod(info.shape) * SIZES[code]
-        header[name] = {"dtype": code, "shape": list(info.shape), "data_offsets": [place, end]}
-        place = end
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)  # readers map the data: it begins at a multiple of 8 bytes
-    stream.write(len(text).to_bytes(8, "little") + text)
-    return place
+def _written(info: TensorInfo, *, own: bool) -> str:
+    return info.dtype if not info.is_float or (own and info.dtype in ("BF16", "F16")) else "F32"
 
 
-def _merged(name: str, path: Path, info: TensorInfo, updates: list[Update]) -> Float32Array:
-    """Return base + ΔW of one parameter in the layout of the file, little-endian."""
+def _merged(name: str, path: Path, info: TensorInfo, updates: list[Update], lost: _Lost | None) -> Float32Array:
+    """Return base + ΔW of one parameter; `lost` gets what its dtype loses of that."""
     weight = read_tensor(path, info)
+    before = weight.copy() if updates and lost else weight
     for update in updates:
         if update.shape != info.shape:
             raise InputError(f"parameter {name}: update is {update.shape}, base is {info.shape}; another base or size")
         weight += update.dense()
     if not np.isfinite(weight).all():
         raise InputError(f"parameter {name}: base + merge is not finite; use smaller weights")
-    return weight.astype("<f4")
+    if updates and lost:
+        rounded = rounded_to(weight, _written(info, own=True))
+        if not np.isfinite(rounded).all():
+            raise InputError(f"parameter {name}: base + merge is beyond float16; write it in float32 (`dtype=float32`)")
+        lost.change += float(np.square(weight - before, dtype=np.float64).sum())
+        lost.rounding += float(np.square(rounded - weight, dtype=np.float64).sum())
+    return weight
 
 
-def _copy(path: Path, info: TensorInfo, stream: BinaryIO) -> None:
-    """Copy the bytes of a tensor that is no float."""
-    with path.open("rb") as source:
-        source.seek(info.start)
-        left = info.end - info.start
-        while left:
-            block = source.read(min(left, _BLOCK))
-            if not block:
-                raise FileError(f"{path.name}: cut short while it was read; fetch it again")
-            stream.write(block)
-            left -= len(block)
-
-
-def _write_config(folder: Path, config: Mapping[str, Any]) -> None:
+def _write_config(folder: Path, config: Mapping[str, Any], *, own_dtype: bool) -> None:
     """Copy config.json, saying what dtype the weights have now."""
-    kept = {key: value for key, value in config.items() if key != "torch_dtype"} | {"dtype": "float32"}
+    kept = dict(config)
+    if not own_dtype:
+        kept = {key: value for key, value in config.items() if key != "torch_dtype"} | {"dtype": "float32"}
     (folder / "config.json").write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")

@@ -179,6 +179,10 @@ class MergekitFormat:
             return settings
         if _MIXTURE.search(recipe.base.architecture):
             return f"mergekit takes the experts of {recipe.base.architecture} by other names than its files have"
+        if recipe.base.architecture == _NEOX and any(member.kind != "checkpoint" for member in recipe.members):
+            return (
+                "mergekit asks a GPT-NeoX for attention.masked_bias, which it lacks once an adapter is merged into it"
+            )
         if recipe.rank is not None:
             return f"the merged adapter is cut to rank {recipe.rank}, mergekit keeps every rank"
         if recipe.layers and settings.method not in _TAKE_LAMBDA:
@@ -196,6 +200,8 @@ class MergekitFormat:
 
 _MIXTURE = re.compile(r"moe|mixtral|dbrx|jamba|gptoss|deepseekv[23]|llama4", re.IGNORECASE)
 """Architectures with experts: transformers keeps all of a layer in one tensor, and mergekit writes none of them."""
+_NEOX = "GPTNeoXForCausalLM"
+"""transformers, by which mergekit merges an adapter into a base, no longer writes a buffer that mergekit requires."""
 
 
 @dataclass(frozen=True, slots=True)

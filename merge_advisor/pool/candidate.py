@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -39,6 +40,11 @@ ADAPTER_FILES = (
     MLX_WEIGHTS,
 )  # fmt: skip
 """What is fetched of an adapter, as globs."""
+_QUANTISED_NAME = re.compile(
+    r"(?:[-_.](?:unsloth|dynamic|bnb|nf4|fp4|[248]-?bits?|int[48]|gptq|awq|fp8(?:-dynamic)?|w4a16|w8a8|w8a16|mxfp4|g128|128g"
+    r"|quantized[._-]w\d+a\d+))+$"
+)
+"""What the names of quantised copies end with."""
 CHECKPOINT_FILES = ("README.md", *HUB_PATTERNS)
 """What is fetched of a checkpoint, as globs."""
 
@@ -226,6 +232,14 @@ def _base_note(named: str, base: LocalBase) -> tuple[str, ...]:
     That is evidence, not proof: a folder that was moved and a GGUF file look like that as well.
     """
     own = named.rstrip("/\\").replace("\\", "/").rsplit("/", 1)[-1].lower()
-    if not named or own == base.base.id.rsplit("/", 1)[-1].lower():
+    ours = base.base.id.rsplit("/", 1)[-1].lower()
+    if not named or own == ours:
         return ()
+    if _QUANTISED_NAME.sub("", own) == _QUANTISED_NAME.sub("", ours):
+        which = (
+            "the base is a quantised copy of that" if _QUANTISED_NAME.search(ours) else "a quantised copy of the base"
+        )
+        return (
+            f"it was trained on '{short_name(named)}', {which}: the weights that it is added to differ by rounding",
+        )
     return (f"its configuration names the base '{short_name(named)}'; keys and shapes fit {base.base.id}",)

@@ -26,6 +26,7 @@ from merge_advisor.weights.adapter_config import ADAPTER_CONFIG, is_costly_patte
 from merge_advisor.weights.base import LocalBase
 from merge_advisor.weights.files import FileError, Hashes, file_digest, read_json
 from merge_advisor.weights.naming import find_parameter
+from merge_advisor.weights.parameter_map import model_class_of
 from merge_advisor.weights.stored_delta import (
     STORED_WEIGHTS,
     StoredDelta,
@@ -199,7 +200,8 @@ class PeftMerges:
         for name, place in self.base.shapes.places.items():
             if not place.whole:
                 parts.setdefault(place.parameter, []).append([name, place.shape, place.stride, place.offset])
-        return {"base": str(self.base.path.resolve()), "jobs": asked, "parts": parts}
+        loader = model_class_of(self.base.path).__name__
+        return {"base": str(self.base.path.resolve()), "loader": loader, "jobs": asked, "parts": parts}
 
 
 def peft_fingerprint(folder: Path, hashes: Hashes) -> str:

@@ -1,8 +1,9 @@
 """The child process of `merged_by_peft`: it has PEFT merge adapters into their base, and writes what changed.
 
 A program of its own (`python -I peft_child.py`), which imports nothing of this package. A job comes on stdin as JSON,
-`{"base": folder, "jobs": [[adapter, file], ...], "parts": {parameter: [[name, shape, stride, offset], ...]}}`, where
-`parts` says which parameters of the base's files one in memory is made of (the experts of a mixture). Each adapter gets
+`{"base": folder, "loader": class, "jobs": [[adapter, file], ...], "parts": {parameter: [[name, shape, stride, offset],
+...]}}`, where `loader` names the class of transformers that loads the base, and `parts` says which parameters of the
+base's files one in memory is made of (the experts of a mixture). Each adapter gets
 a JSON line on stdout, `{"updates": [...]}` or `{"error": reason, "final": whether another try would say the same}`. A
 process that dies leaves the lines of what it had finished.
 
@@ -29,6 +30,8 @@ _EPSILON = 2.0**-23
 """Distance of 1 to the next float32."""
 _RANKS = (8, 32, 128, 512)
 """Ranks that are tried; a change of a larger one is dense."""
+_OF_IMAGES = ("image", "video", "vision", "audio", "boi", "eoi")
+"""How settings begin that name tokens which stand for something else than text."""
 _TOKENS = 24
 """Tokens of the text on which merged and unmerged model are compared."""
 
@@ -54,15 +57,16 @@ def merge_jobs() -> None:
     _ = peft.PeftModel  # imported before the limits hold
     sys.addaudithook(_forbid)
     for adapter, target in asked["jobs"]:
-        lines.write(json.dumps(report_on(Path(asked["base"]), Path(adapter), Path(target), asked["parts"])) + "\n")
+        base = (Path(asked["base"]), asked["loader"])
+        lines.write(json.dumps(report_on(base, Path(adapter), Path(target), asked["parts"])) + "\n")
         lines.flush()
 
 
-def report_on(base: Path, adapter: Path, target: Path, parts: dict[str, Any]) -> dict[str, Any]:
+def report_on(base: tuple[Path, str], adapter: Path, target: Path, parts: dict[str, Any]) -> dict[str, Any]:
     """Return the report on one adapter, which is merged on the way; what it changes is written to a file.
 
     Args:
-        base: folder of the base.
+        base: folder of the base, and the class of transformers that loads it.
         adapter: folder of `adapter_config.json` and `adapter_model.safetensors` alone.
         target: file for the tensors.
         parts: of parameters in memory that the base's files hold as several.
@@ -106,12 +110,12 @@ def _unknown_settings(adapter: Path) -> list[str]:
 
 
 def merged_updates(
-    base: Path, adapter: Path, parts: dict[str, Any]
+    base: tuple[Path, str], adapter: Path, parts: dict[str, Any]
 ) -> tuple[list[dict[str, Any]], dict[str, Any], str]:
     """Return what PEFT's merge of an adapter changes of its base.
 
     Args:
-        base: folder of the base.
+        base: folder of the base, and the class of transformers that loads it.
         adapter: folder of `adapter_config.json` and `adapter_model.safetensors` alone.
         parts: of parameters in memory that the base's files hold as several.
 
@@ -123,7 +127,7 @@ def merged_updates(
         CannotMergeError: PEFT loads it in part, merges it to another model than it is beside the base, or changes what
             the base has no parameter for.
     """
-    model = _load(base, "float32")
+    model = _load(*base, "float32")
     adapter, note = _without_new_tokens(adapter, model)
     ids = _probe(model, adapter)
     plain = _logits(model, ids)
@@ -131,16 +135,13 @@ def merged_updates(
     beside = _logits(adapted, ids)
     merged = adapted.merge_and_unload(safe_merge=True).eval()
     _check_same(plain, beside, _logits(merged, ids))
-    return (*_changes(_load(base, "auto"), merged, parts), note)
+    return (*_changes(_load(*base, "auto"), merged, parts), note)
 
 
-def _load(base: Path, dtype: str) -> Any:
+def _load(base: Path, loader: str, dtype: str) -> Any:
     import transformers
 
-    config = transformers.AutoConfig.from_pretrained(base, local_files_only=True, trust_remote_code=False)
-    seq2seq = bool(getattr(config, "is_encoder_decoder", False))
-    loader = transformers.AutoModelForSeq2SeqLM if seq2seq else transformers.AutoModelForCausalLM
-    model = loader.from_pretrained(
+    model = getattr(transformers, loader).from_pretrained(
         base, dtype=dtype, local_files_only=True, trust_remote_code=False, use_safetensors=True
     )
     return model.eval().requires_grad_(False)
@@ -221,6 +222,9 @@ def _probe(model: Any, adapter: Path) -> Any:
 
     size = model.get_input_embeddings().num_embeddings
     ids = torch.randint(0, size, (2, _TOKENS), generator=torch.Generator().manual_seed(0))
+    settings = model.config.to_dict()
+    for key in (key for key in settings if key.startswith(_OF_IMAGES) and "_token_i" in key):
+        ids[ids == settings[key]] = settings.get("pad_token_id") or 0  # it would stand for an image that is not there
     config = json.loads((adapter / "adapter_config.json").read_bytes())
     trained = config.get("trainable_token_indices") or config.get("token_indices") or []
     if isinstance(trained, dict):

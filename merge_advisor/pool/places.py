@@ -1,4 +1,4 @@
-"""Where the files of a model are once it can be read: fetched, unpacked, and in PEFT's layout."""
+"""Where the files of a model are once it can be read: fetched, unpacked, in PEFT's layout, and dequantised."""
 
 from __future__ import annotations
 
@@ -6,12 +6,16 @@ from dataclasses import replace
 from pathlib import Path
 
 from merge_advisor.errors import PoolError
+from merge_advisor.json_form import digest_of
 from merge_advisor.plain_text import short_name
 from merge_advisor.pool.archives import archive_stem, unpacked
 from merge_advisor.pool.layouts import folder_layout, gguf_in_peft_layout, in_peft_layout
 from merge_advisor.pool.sources import FoundModel, find_models
+from merge_advisor.weights.adapter_config import ADAPTER_CONFIG
 from merge_advisor.weights.base import LocalBase
-from merge_advisor.weights.files import Hashes
+from merge_advisor.weights.checkpoint import config_meaning, weights_digests
+from merge_advisor.weights.dequantised import dequantised_copy, look_at_quantised
+from merge_advisor.weights.files import FileError, Hashes
 from merge_advisor.weights.hub import Snapshot
 
 
@@ -28,7 +32,7 @@ def readable(
         hashes: a memo of file hashes.
 
     Raises:
-        PoolError: an archive or layout that cannot be read.
+        PoolError: an archive, layout or quantisation that cannot be read.
     """
     if place.path.suffix.lower() == ".gguf" and place.path.is_file():
         if cache is None:
@@ -39,7 +43,7 @@ def readable(
         model, place = _unpacked(model, place, cache, hashes)
     layout = folder_layout(place.path)
     if not layout:
-        return model, place
+        return _dequantised(model, place, cache, hashes)
     if cache is None:
         raise PoolError(f"its layout ({layout}) has to be written anew, which needs a folder; give `cache`")
     folder = in_peft_layout(place.path, layout, cache / "layouts", hashes)
@@ -64,6 +68,22 @@ def _unpacked(model: FoundModel, place: Snapshot, cache: Path | None, hashes: Ha
     if found.note:
         model = _noted(model, found.note)
     return _noted(model, f"unpacked from {short_name(file.name)}"), replace(place, path=found.folder or folder)
+
+
+def _dequantised(model: FoundModel, place: Snapshot, cache: Path | None, hashes: Hashes) -> tuple[FoundModel, Snapshot]:
+    """A checkpoint whose weights are quantised as plain weights; any other model as it is."""
+    folder = place.path
+    if cache is None or (folder / ADAPTER_CONFIG).exists() or not (folder / "config.json").is_file():
+        return model, place
+    try:
+        quantised = look_at_quantised(folder)
+        if quantised is None:
+            return model, place
+        digest = digest_of([config_meaning(quantised.config), weights_digests(quantised.located, hashes)])
+        copy = dequantised_copy(quantised, cache / "dequantised" / digest)
+    except FileError as error:
+        raise PoolError(str(error)) from error
+    return _noted(model, quantised.sentence), replace(place, path=copy)
 
 
 def _noted(model: FoundModel, note: str) -> FoundModel:

@@ -11,16 +11,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from merge_advisor.errors import BaseModelError, InputError, OfflineError, RunError
+from merge_advisor.errors import BaseModelError, InputError, OfflineError
 from merge_advisor.json_form import digest_of
 from merge_advisor.plain_text import short_name
+from merge_advisor.progress import Progress, quiet_progress
 from merge_advisor.types import Base
 from merge_advisor.weights import hub
-from merge_advisor.weights.checkpoint import config_meaning, quantisation, weights_digests
+from merge_advisor.weights.checkpoint import config_meaning, weights_digests
+from merge_advisor.weights.dequantised import (
+    QuantisedModel,
+    dequantised_copy,
+    look_at_quantised,
+    made_once,
+    said_of_copy,
+)
 from merge_advisor.weights.files import FileError, Hashes, file_digest, read_json
 from merge_advisor.weights.parameter_map import BaseShapes, model_class
 from merge_advisor.weights.tensorfile import Located, open_folder
-from merge_advisor.whole_files import whole_folder
 
 TOKENIZER_FILES = (
     "added_tokens.json", "chat_template.jinja", "merges.txt", "special_tokens_map.json", "spiece.model",
@@ -48,16 +55,26 @@ class LocalBase:
     """By parameter name, as in the weight files; tied copies may be absent."""
     config: dict[str, Any]
     """config.json."""
+    dequantised: str = ""
+    """Of a base whose weights are quantised, what is said of the copy that `path` is; "" where they are not."""
 
 
-def resolve_base(ref: str, *, offline: bool = False, cache: Path, hashes: Hashes | None = None) -> LocalBase:
+def resolve_base(
+    ref: str,
+    *,
+    offline: bool = False,
+    cache: Path,
+    hashes: Hashes | None = None,
+    progress: Progress = quiet_progress,
+) -> LocalBase:
     """Return a base by its folder, its `.gguf` file or its hub id, fetched and dequantised where it has to be.
 
     Args:
         ref: a folder, a `.gguf` file, or a hub id `org/name[@revision]`. Hub files go to the hub's own cache.
         offline: never fetch.
-        cache: folder for the weights of GGUF files, dequantised once.
+        cache: folder for the weights of GGUF files and of quantised models, dequantised once.
         hashes: a memo of file hashes; keep it between runs.
+        progress: called with (what, done, total) while a quantised model is dequantised.
 
     Raises:
         BaseModelError: absent, unreadable, with pickle weights only, or no such hub id or revision.
@@ -69,15 +86,17 @@ def resolve_base(ref: str, *, offline: bool = False, cache: Path, hashes: Hashes
     model = hub.parse_id(ref)
     try:
         if path.is_dir():
-            return _open(path.absolute(), path.resolve().name, None, hashes)
+            return _open_plain(path.absolute(), path.resolve().name, None, (cache, hashes, progress))
         if path.is_file():
             if path.suffix.lower() != ".gguf":
                 raise BaseModelError(f"base {ref}: is neither a folder nor a .gguf file; give the model's folder")
-            return _open(_dequantised(path, cache, hashes), path.name, None, hashes)
+            folder = cache.absolute() / file_digest(path, hashes)
+            made_once(folder, lambda partial: _dequantise(path, partial))
+            return _open(folder, path.name, None, hashes)
         if model is None:
             raise BaseModelError(f"base {ref}: no such folder or file; give one, or a hub id like org/name")
         snapshot = hub.fetch_snapshot(model, HUB_PATTERNS, offline=offline)
-        return _open(snapshot.path, model.repo, snapshot.revision, hashes)
+        return _open_plain(snapshot.path, model.repo, snapshot.revision, (cache, hashes, progress))
     except FileError as error:
         raise BaseModelError(f"base {ref}: {error}") from error
     except OfflineError as error:
@@ -88,6 +107,37 @@ def resolve_base(ref: str, *, offline: bool = False, cache: Path, hashes: Hashes
         raise BaseModelError(f"base {error}") from error
     except OSError as error:
         raise BaseModelError(f"base {ref}: {error.strerror or error}; check the disk and its permissions") from error
+
+
+def quantised_base(ref: str) -> QuantisedModel | None:
+    """Return what is quantised in a base that is on this machine; None where nothing is, or it is not here.
+
+    Args:
+        ref: as `resolve_base` takes it.
+
+    Raises:
+        BaseModelError: it cannot be read, or is quantised in a way that is not read here.
+    """
+    path, model = Path(ref).expanduser(), hub.parse_id(ref)
+    try:
+        if not path.exists() and model is not None:
+            path = hub.fetch_snapshot(model, HUB_PATTERNS, offline=True).path
+        return look_at_quantised(path) if (path / "config.json").is_file() else None
+    except FileError as error:
+        raise BaseModelError(f"base {ref}: {error}") from error
+    except OfflineError:
+        return None
+
+
+def _open_plain(path: Path, name: str, revision: str | None, into: tuple[Path, Hashes, Progress]) -> LocalBase:
+    """The base in a folder, dequantised where its weights are quantised."""
+    cache, hashes, progress = into
+    quantised = look_at_quantised(path) if (path / "config.json").exists() else None
+    if quantised is None:
+        return _open(path, name, revision, hashes)
+    digest = _digest(path, quantised.config, quantised.located, hashes)
+    copy = dequantised_copy(quantised, cache.absolute() / digest, progress)
+    return _open(copy, name, revision, hashes)
 
 
 def _open(path: Path, name: str, revision: str | None, hashes: Hashes) -> LocalBase:
@@ -101,33 +151,17 @@ def _open(path: Path, name: str, revision: str | None, hashes: Hashes) -> LocalB
     architectures = config.get("architectures")
     if not isinstance(architectures, list) or not architectures or not isinstance(architectures[0], str):
         raise FileError("config.json: has no architectures; fetch the model again")
-    if config.get("quantization_config"):
-        raise FileError(
-            f"config.json: its weights are quantised ({quantisation(config)}); give the model it was made of, or "
-            "dequantise it (transformers: model.dequantize(), save_pretrained); a GGUF file is dequantised here"
-        )
     base = Base(name, revision, _digest(path, config, located, hashes), short_name(architectures[0]))
     floats = {name: info.shape for name, (_, info) in located.items() if info.is_float}
-    return LocalBase(base, path, BaseShapes(floats, path, config), config)
+    said = said_of_copy(path)
+    dequantised = said and f"base {name}: {said}; merges are written into these weights, and are not quantised again"
+    return LocalBase(base, path, BaseShapes(floats, path, config), config, dequantised)
 
 
 def _digest(path: Path, config: dict[str, Any], located: Located, hashes: Hashes) -> str:
     """Sha256 over configuration (without versions and paths), tokenizer files and weight files."""
     tokenizer = {name: file_digest(path / name, hashes) for name in TOKENIZER_FILES if (path / name).is_file()}
     return digest_of([config_meaning(config), tokenizer, weights_digests(located, hashes)])
-
-
-def _dequantised(path: Path, cache: Path, hashes: Hashes) -> Path:
-    """Return the folder of float32 weights of a GGUF file; it is made if it is not there."""
-    folder = cache.absolute() / file_digest(path, hashes)
-    if not folder.exists():
-        try:
-            with whole_folder(folder) as partial:
-                _dequantise(path, partial)
-        except RunError:
-            if not folder.exists():  # else another process was faster, with the same weights
-                raise
-    return folder
 
 
 def _dequantise(path: Path, folder: Path) -> None:

@@ -15,6 +15,7 @@ from merge_advisor.plain_text import short_name
 from merge_advisor.weights.files import FileError, Hashes, file_digest, read_json
 from merge_advisor.weights.naming import EMBEDDINGS, HEADS, Shapes, find_parameter
 from merge_advisor.weights.parameter_map import BaseShapes
+from merge_advisor.weights.quantised import quantisation
 from merge_advisor.weights.tensorfile import Located, open_folder, read_tensor
 from merge_advisor.weights.updates import DenseUpdate, WeightDelta
 
@@ -36,24 +37,6 @@ def config_meaning(config: Mapping[str, Any]) -> dict[str, Any]:
         config: config.json.
     """
     return {key: value for key, value in config.items() if key not in _VOLATILE}
-
-
-def quantisation(config: Mapping[str, Any]) -> str:
-    """Return how a model's weights are quantised, by its configuration; "" where they are not.
-
-    >>> quantisation({"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}})
-    'bitsandbytes, 4 bits'
-
-    Args:
-        config: config.json.
-    """
-    settings = config.get("quantization_config")
-    if not settings:
-        return ""
-    settings = settings if isinstance(settings, dict) else {}
-    bits = 4 if settings.get("load_in_4bit") else 8 if settings.get("load_in_8bit") else settings.get("bits")
-    method = short_name(str(settings.get("quant_method") or ("bitsandbytes" if bits else "of an unknown kind")))
-    return f"{method}, {bits} bits" if isinstance(bits, int) else method
 
 
 def check_checkpoint(folder: Path, base_config: Mapping[str, Any], base_shapes: Shapes) -> Located:
@@ -80,10 +63,10 @@ def check_checkpoint(folder: Path, base_config: Mapping[str, Any], base_shapes: 
         if None not in (config.get(key), base_config.get(key)) and config[key] != base_config[key]:
             theirs, ours = short_name(str(config[key])), short_name(str(base_config[key]))
             raise PoolError(f"config.json: {key} {theirs} is not the base's {ours}; give the base it was trained on")
-    if config.get("quantization_config"):
+    if how := quantisation(config):
         raise PoolError(
-            f"config.json: its weights are quantised ({quantisation(config)}) and cannot be subtracted from the base; "
-            "dequantise it (transformers: model.dequantize(), save_pretrained), or take the form it was made of"
+            f"config.json: its weights are quantised ({how}) and have to be dequantised, which needs a folder; give "
+            "`cache`"
         )
     _match(located, base_shapes)
     return located

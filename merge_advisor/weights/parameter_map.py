@@ -7,7 +7,8 @@ base has moved. transformers knows how to load them; here the same conversion is
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property
@@ -121,12 +122,35 @@ def build_skeleton(folder: Path) -> Any:
         BaseModelError: transformers cannot build it.
     """
     import torch
+
+    with _naming_base(folder), torch.device("meta"):
+        config = _read_config(folder)
+        return model_class(config).from_config(config)
+
+
+def model_class_of(folder: Path) -> Any:
+    """Return the transformers class that loads the model of a folder, see `model_class`.
+
+    Args:
+        folder: of config.json.
+
+    Raises:
+        BaseModelError: transformers does not know its config.json.
+    """
+    with _naming_base(folder):
+        return model_class(_read_config(folder))
+
+
+def _read_config(folder: Path) -> Any:
     import transformers
 
+    return transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
+
+
+@contextmanager
+def _naming_base(folder: Path) -> Iterator[None]:
     try:
-        config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
-        with torch.device("meta"):
-            return model_class(config).from_config(config)
+        yield
     except (OSError, ValueError, RuntimeError, KeyError, ImportError, AttributeError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise BaseModelError(f"base {folder.name}: cannot be loaded ({reason}); check the folder's files") from error

@@ -12,10 +12,10 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +31,10 @@ SIZES = {
 }  # fmt: skip
 _READABLE = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 """numpy's name of a dtype; BF16 is read as whole numbers and shifted, see `read_tensor`."""
+_STORED = {"I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1", "U64": "<u8", "U32": "<u4", "U16": "<u2", "BOOL": "?"}
+"""The same of what is no float, for `read_stored`; of a dtype that numpy lacks it gives the bytes."""
+_BLOCK = 1 << 24
+"""Bytes copied at once of a tensor that stays as it is."""
 
 
 class TensorFileError(FileError):
@@ -163,17 +167,115 @@ def read_tensor(path: Path, info: TensorInfo) -> NDArray[np.float32]:
         raise TensorFileError(
             f"{path.name}: {info.dtype} weights are not read; save them as float32, float16 or bfloat16"
         )
-    count = math.prod(info.shape)
-    try:
-        raw = np.fromfile(path, dtype=_READABLE[info.dtype], count=count, offset=info.start)
-    except OSError as error:
-        raise TensorFileError(f"{path.name}: cannot be read ({error.strerror}); check the folder") from error
-    if raw.size != count:
-        raise TensorFileError(f"{path.name}: cut short while it was read; fetch it again")
+    raw = _numbers(path, info, _READABLE[info.dtype], math.prod(info.shape))
     if info.dtype == "BF16":  # the upper half of a float32
         raw = (raw.astype(np.uint32) << 16).view(np.float32)
     with np.errstate(over="ignore"):  # a float64 beyond float32 becomes inf, which the checks of values name
         return raw.astype(np.float32, copy=False).reshape(info.shape)
+
+
+def _numbers(path: Path, info: TensorInfo, dtype: str, count: int) -> NDArray[Any]:
+    try:
+        raw = np.fromfile(path, dtype=dtype, count=count, offset=info.start)
+    except OSError as error:
+        raise TensorFileError(f"{path.name}: cannot be read ({error.strerror}); check the folder") from error
+    if raw.size != count:
+        raise TensorFileError(f"{path.name}: cut short while it was read; fetch it again")
+    return raw
+
+
+def read_stored(path: Path, info: TensorInfo) -> NDArray[Any]:
+    """Return one tensor as it is stored: whole numbers in its shape, of 8-bit floats and BF16 the bytes in a row.
+
+    Args:
+        path: its file.
+        info: its place there, from `read_header`.
+
+    Raises:
+        TensorFileError: the file changed since its header was read.
+    """
+    dtype = _STORED.get(info.dtype) or (info.dtype != "BF16" and _READABLE.get(info.dtype)) or "u1"
+    count = (info.end - info.start) // np.dtype(dtype).itemsize
+    raw = _numbers(path, info, dtype, count)
+    return raw.reshape(info.shape) if count == math.prod(info.shape) else raw
+
+
+def write_tensor_header(stream: BinaryIO, tensors: Mapping[str, tuple[str, tuple[int, ...]]]) -> int:
+    """Write the header of a safetensors file whose tensors follow in this order.
+
+    Args:
+        stream: the file, at its beginning.
+        tensors: by name the dtype, as the format writes it, and the shape.
+
+    Returns:
+        The bytes of their data.
+    """
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    place = 0
+    for name, (dtype, shape) in tensors.items():
+        end = place + math.prod(shape) * SIZES[dtype]
+        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [place, end]}
+        place = end
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # readers map the data: it begins at a multiple of 8 bytes
+    stream.write(len(text).to_bytes(8, "little") + text)
+    return place
+
+
+def tensor_bytes(array: NDArray[np.float32], dtype: str) -> bytes:
+    """Return a float32 array as a file holds it, rounded to the nearest, ties to even.
+
+    >>> tensor_bytes(np.array([1.0], np.float32), "BF16").hex()
+    '803f'
+
+    Args:
+        array: any.
+        dtype: "F64", "F32", "F16" or "BF16".
+    """
+    if dtype != "BF16":
+        return array.astype(_READABLE[dtype]).tobytes()
+    bits = np.ascontiguousarray(array, dtype=np.float32).view(np.uint32)
+    rounded = ((bits + np.uint32(0x7FFF) + ((bits >> 16) & 1)) >> 16).astype("<u2")
+    return np.where(np.isnan(array), np.uint16(0x7FC0), rounded).astype("<u2").tobytes()
+
+
+def rounded_to(array: NDArray[np.float32], dtype: str) -> NDArray[np.float32]:
+    """Return a float32 array as it is once a file has held it.
+
+    >>> rounded_to(np.array([1.001], np.float32), "BF16").tolist()
+    [1.0]
+
+    Args:
+        array: any.
+        dtype: as of `tensor_bytes`.
+    """
+    if dtype in ("F64", "F32"):
+        return array
+    with np.errstate(over="ignore"):  # beyond float16 it becomes infinite
+        stored = np.frombuffer(tensor_bytes(array, dtype), _READABLE[dtype]).reshape(array.shape)
+    return (stored.astype(np.uint32) << 16).view(np.float32) if dtype == "BF16" else stored.astype(np.float32)
+
+
+def copy_tensor(path: Path, info: TensorInfo, stream: BinaryIO) -> None:
+    """Copy the bytes of a tensor.
+
+    Args:
+        path: its file.
+        info: its place there.
+        stream: the file that it is appended to.
+
+    Raises:
+        TensorFileError: the file changed since its header was read.
+    """
+    with path.open("rb") as source:
+        source.seek(info.start)
+        left = info.end - info.start
+        while left:
+            block = source.read(min(left, _BLOCK))
+            if not block:
+                raise TensorFileError(f"{path.name}: cut short while it was read; fetch it again")
+            stream.write(block)
+            left -= len(block)
 
 
 def open_folder(folder: Path) -> Located:

@@ -3,10 +3,9 @@
     python scripts/bench/scorer_speed.py --base BASE [--adapter FOLDER] [--task FILE] [--rows 40] [--rounds 3]
 
 Rows are the demo's: with four choices each (outputs of other rows), and free for exact match; with --task those of a
-file that have choices, for accuracy alone. Both ways hold the model in memory; lm-eval's side is `LmEval`, which
-already shares the template's preamble and takes few logits. `row_values` is what a tuner asks for: one metric per row,
-no texts. Prints medians of the ratios by round, of seconds on the clock and of CPU time, which other work on a machine
-disturbs less.
+file that have choices, for accuracy alone. Both ways hold the model in memory and run it by `responses`; `LmEval` then
+has lm-eval decide. `row_values` is what a tuner asks for: one metric per row, no texts. Prints medians of the ratios by
+round, of seconds on the clock and of CPU time, which other work on a machine disturbs less.
 """
 
 from __future__ import annotations

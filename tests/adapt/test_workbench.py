@@ -67,8 +67,9 @@ class World:
         begun = self.place(request.start)
         step = self.learned * (self.wanted - begun)
         candidate = self.candidate(RESIDUAL, round(step, 9))
-        rows = tuple((begun + step - self.wanted) ** 2 for _ in request.watch)
-        return Trained(candidate, TrainingRecord(4, 4, (rows[0],) if rows else (), rows, 10, 60))
+        counted = request.settings.steps  # a finetune of so many steps watches no rows
+        rows = () if counted else tuple((begun + step - self.wanted) ** 2 for _ in request.watch)
+        return Trained(candidate, TrainingRecord(counted or 4, 4, (rows[0],) if rows else (), rows, 10, 60))
 
     def delta(self, candidate: Candidate) -> WeightDelta:
         value = np.array([[self.values[candidate.fingerprint]]], np.float32)
@@ -167,6 +168,29 @@ def test_continue_goes_on_from_the_merge() -> None:
     assert [candidate.id for candidate in adapted.merge.candidates] == ["m0", RESIDUAL]
     assert all(request.start == world.bench.merge for request in world.requests)
     assert adapted.loss == pytest.approx(0.2**2)
+
+
+@pytest.mark.parametrize(
+    "adaptation", [Continue(folds=2, stop="shots"), Basis("prior", start="merge", folds=2, stop="shots")]
+)
+def test_rows_that_chose_the_merge_need_not_say_when_to_leave_it(adaptation: Continue | Basis) -> None:
+    world = World(wanted=1, learned=0.5, merge=0.6)
+    adapted = adaptation.adapt(world.bench)
+    alone = [request for request in world.requests if not request.start.members]
+    on_top = [request for request in world.requests if request.start == world.bench.merge]
+    assert [request.settings.steps for request in alone] == [None, None]
+    assert [request.settings.steps for request in on_top] == [4, 4] and adapted.settings["steps"] == "4, 4"
+    assert [request.rows for request in alone] == [request.rows for request in on_top]
+    assert world.place(adapted.merge) == pytest.approx(0.8) and adapted.loss == pytest.approx(0.2**2)
+    assert "for as many steps as from the base" in adapted.reason
+    assert adaptation.passes(1) == (2, 1) and world.bench.forwards == 2 * 2 * 60 + len(ROWS)
+
+
+def test_one_lora_on_top_takes_as_many_steps_as_one_from_the_base() -> None:
+    world = World(wanted=1, learned=0.5, merge=0.6)
+    adapted = Continue(folds=0, stop="shots").adapt(world.bench)
+    assert [request.settings.steps for request in world.requests] == [None, 4]
+    assert world.place(adapted.merge) == pytest.approx(0.8)
 
 
 def test_a_merge_chosen_anew_is_judged_by_rows_that_did_not_choose_it() -> None:

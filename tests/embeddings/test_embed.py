@@ -17,7 +17,8 @@ from merge_advisor.embeddings.activations import DeltaActivations
 from merge_advisor.errors import BaseModelError, SpaceMismatchError
 from merge_advisor.types import Space, same_space
 from merge_advisor.weights.adapter import read_adapter
-from tests.support.models import parameter_shapes
+from tests.support.architectures import ARCHITECTURES, build_model
+from tests.support.models import parameter_shapes, write_lora
 
 NAMES = registry.names("embedding")
 
@@ -141,3 +142,10 @@ def test_spaces_never_mix() -> None:
     same_space(one, one)
     with pytest.raises(SpaceMismatchError, match="dtype: float32 and bfloat16"):
         same_space(one, other)
+
+
+def test_a_base_that_takes_images_is_embedded_by_its_text(tmp_path: Path) -> None:
+    base = build_model("llava", tmp_path / "llava")
+    write_lora(tmp_path / "pool" / "x", ARCHITECTURES["llava"], seed=1, std=0.2)
+    found = ma.embed(pool=tmp_path / "pool", base=str(base), cache=tmp_path / "cache")
+    assert found.array.shape == (1, 32) and np.abs(found.array).max() > 1e-3

@@ -1,4 +1,4 @@
-"""Our own scorer against lm-eval, row by row, on rows whose texts are odd on purpose."""
+"""Both scorers of our rows against lm-eval's own model, row by row, on rows whose texts are odd on purpose."""
 
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from merge_advisor.backbone.likelihood import answer_totals, losses_and_greedy
 from merge_advisor.backbone.losses import row_losses
 from merge_advisor.backbone.model import Backbone, load_backbone
 from merge_advisor.backbone.place import placed
-from merge_advisor.errors import TaskError
+from merge_advisor.errors import ExternalError, TaskError
 from merge_advisor.evaluators.fast import Fast, row_values
 from merge_advisor.evaluators.lm_eval_harness import LmEval
 from merge_advisor.evaluators.metrics import WORST_LOSS
@@ -24,6 +24,7 @@ from merge_advisor.templates import Template
 from merge_advisor.types import Row
 from merge_advisor.weights.adapter import read_adapter
 from merge_advisor.weights.updates import WeightDelta
+from tests.support.plain_hflm import score_by_hflm
 
 ALPACA = templates.get("alpaca")
 PLAIN = templates.get("plain")
@@ -49,11 +50,13 @@ def score(
 def assert_equal(
     backbone: Backbone, rows: list[Row], metric: str, template: Template = ALPACA, max_new_tokens: int = 64
 ) -> ModelScore:
-    """Fast and lm-eval agree on every row; returns what lm-eval says."""
-    theirs = score(LmEval(max_new_tokens=max_new_tokens), backbone, rows, metric, template)
+    """Fast and LmEval agree with lm-eval's own HFLM on every row; returns what HFLM says."""
+    theirs = score_by_hflm(backbone, rows, template, metric, max_new_tokens=max_new_tokens)
+    through = score(LmEval(max_new_tokens=max_new_tokens), backbone, rows, metric, template)
     ours = score(Fast(max_new_tokens=max_new_tokens), backbone, rows, metric, template)
+    assert ours == through
     assert ours.outputs == theirs.outputs
-    assert ours.rows.keys() == theirs.rows.keys() == ours.metrics.keys()
+    assert list(ours.rows) == list(theirs.rows) == list(ours.metrics)
     for name, values in theirs.rows.items():
         if name in ("loss", "choices"):
             assert ours.rows[name] == pytest.approx(values, rel=1e-4, abs=1e-5)
@@ -232,6 +235,37 @@ def test_a_prompt_runs_once_for_all_its_choices(llama: Backbone) -> None:
         hook.remove()
     prompt = len(llama.tokenizer(ALPACA.prompt(row.input))["input_ids"])
     assert [tuple(ids.shape) for ids in seen] == [(1, prompt), (4, 1)]
+
+
+@pytest.mark.parametrize(("rows", "metric"), [(FREE, "exact_match"), (FREE, "loss"), (CHOICES, "accuracy")])
+def test_the_model_runs_no_more_for_lm_eval_than_for_fast(backbone: Backbone, rows: list[Row], metric: str) -> None:
+    """The same positions in the same forwards, whatever kinds of requests lm-eval makes."""
+    import torch
+
+    seen: list[tuple[int, ...]] = []
+    hooks = [
+        module.register_forward_hook(lambda module, inputs, output: seen.append(tuple(inputs[0].shape)))
+        for module in backbone.model.modules()
+        if isinstance(module, torch.nn.Embedding)
+    ]
+    try:
+        score(Fast(max_new_tokens=5), backbone, rows, metric)
+        alone = seen.copy()
+        seen.clear()
+        score(LmEval(max_new_tokens=5), backbone, rows, metric)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    assert seen == alone != []
+
+
+def test_a_request_that_nobody_asked_the_model_is_refused(llama: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Should lm-eval come to change a prompt, the score must not be that of another."""
+    from lm_eval.api.task import ConfigurableTask
+
+    monkeypatch.setattr(ConfigurableTask, "fewshot_context", lambda *_, **__: "another prompt")
+    with pytest.raises(ExternalError, match="another prompt"):
+        score(LmEval(), llama, FREE[:1], "loss")
 
 
 def test_one_forward_tells_most_matches(llama: Backbone, learned: Any) -> None:

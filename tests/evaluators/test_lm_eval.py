@@ -137,7 +137,10 @@ def test_generated_text_is_that_of_the_model_and_is_matched_exactly(backbone: Ba
 
 @contextmanager
 def saying(backbone: Backbone, text: str) -> Iterator[None]:
-    """Make the model answer `text` and its end token, whatever it is asked, and then babble."""
+    """Make the model answer `text` and its end token, whatever it is asked, and then babble.
+
+    Along an output that it is shown it babbles as well, so that nothing is foreseen there and all is generated.
+    """
     import torch
 
     ids = [*backbone.tokenizer(text, add_special_tokens=False)["input_ids"], backbone.end_id, 40, 41]
@@ -148,6 +151,7 @@ def saying(backbone: Backbone, text: str) -> Iterator[None]:
             left[:] = ids
 
     def force(module: torch.nn.Module, inputs: tuple[torch.Tensor], output: torch.Tensor) -> None:
+        output[:, :-1, 40] = 1e4
         output[:, -1, left.pop(0) if left else 40] = 1e4
 
     hooks = (

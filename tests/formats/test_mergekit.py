@@ -72,6 +72,14 @@ def test_a_base_with_experts_is_refused(architecture: str, tiny_llama: Path, tin
     assert "takes the experts" in MergekitFormat().refusal(recipe)
 
 
+def test_adapters_of_a_gpt_neox_are_refused_but_not_checkpoints(tiny_llama: Path, tiny_pool: Path) -> None:
+    recipe, _ = merge_of(tiny_llama, [tiny_pool / "a0"], [1.0], "exact", ())
+    recipe = replace(recipe, base=replace(recipe.base, architecture="GPTNeoXForCausalLM"))
+    assert "masked_bias" in MergekitFormat().refusal(recipe)
+    members = tuple(replace(member, kind="checkpoint") for member in recipe.members)
+    assert not MergekitFormat().refusal(replace(recipe, members=members))
+
+
 def test_ours_peft_and_mergekit_give_the_same_weights(tiny_llama: Path, tiny_pool: Path, tmp_path: Path) -> None:
     other = write_lora(tmp_path / "pool" / "other", {"model.layers.1.mlp.down_proj": (32, 64)}, rank=2, use_rslora=True)
     place = tmp_path / "run"

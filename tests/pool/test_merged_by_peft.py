@@ -134,6 +134,48 @@ def test_experts_that_peft_trains_as_one_weight(name: str, tmp_path: Path) -> No
     assert sorted(delta) == sorted(experts)
 
 
+OF_TEXT = r".*language_model.*\.(q_proj|v_proj)"
+
+
+@pytest.mark.parametrize(
+    ("architecture", "kind"),
+    [
+        ("llava", "loha"), pytest.param("llava", "dora", marks=pytest.mark.slow),
+        pytest.param("gemma3", "dora", marks=pytest.mark.slow), pytest.param("gemma3", "loha", marks=pytest.mark.slow),
+        ("qwen2_vl", "dora"), pytest.param("qwen2_vl", "loha", marks=pytest.mark.slow),
+    ],
+)  # fmt: skip
+def test_the_text_part_of_a_base_that_takes_images(architecture: str, kind: str, tmp_path: Path) -> None:
+    import peft
+    from transformers import AutoModelForImageTextToText
+
+    local = resolve_base(str(build_model(architecture, tmp_path / "base")), cache=tmp_path)
+    config = KINDS[kind](peft)
+    config.target_modules = OF_TEXT
+    folder = make_adapter(local.path, tmp_path / "odd", config)
+    candidate = opened(folder, local, tmp_path / "cache")
+    check_logits(local, folder, candidate)
+    plain = AutoModelForImageTextToText.from_pretrained(local.path)
+    merged = peft.PeftModel.from_pretrained(AutoModelForImageTextToText.from_pretrained(local.path), folder)
+    after = dict(merged.merge_and_unload().named_parameters())
+    changes = {name: (after[name] - old).detach() for name, old in plain.named_parameters()}
+    delta = read_candidate(candidate, local)
+    assert len(delta) == sum(bool(change.any()) for change in changes.values()) == 4
+    for name, update in delta.items():
+        change = changes[local.shapes.places[name].parameter].numpy()
+        np.testing.assert_allclose(update.dense(), change, atol=2e-6, err_msg=name)
+
+
+def test_the_child_loads_what_the_base_is_loaded_as(tiny_llama: Path, tiny_t5: Path, tmp_path: Path) -> None:
+    llava = build_model("llava", tmp_path / "llava")
+    named = {
+        tiny_llama: "AutoModelForCausalLM", tiny_t5: "AutoModelForSeq2SeqLM", llava: "AutoModelForImageTextToText"
+    }  # fmt: skip
+    for folder, loader in named.items():
+        asked = PeftMerges(resolve_base(str(folder), cache=tmp_path), tmp_path / "cache", {})._asked([], tmp_path)
+        assert asked["loader"] == loader
+
+
 OF_UNTIED: dict[str, Callable[[Any], Any]] = {
     "bias lora_only": lambda peft: peft.LoraConfig(r=4, target_modules=ATTENTION, bias="lora_only"),
     "bias all": lambda peft: peft.LoraConfig(r=4, target_modules=ATTENTION, bias="all"),

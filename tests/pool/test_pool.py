@@ -371,7 +371,7 @@ def test_checkpoints_are_candidates_too(pool: Path, base: LocalBase) -> None:
             "whole": "model.norm.weight is I32",
             "same": "it changes nothing",
             "other": "architectures ['QwenForCausalLM'] is not the base's ['LlamaForCausalLM']",
-            "quantised": "its weights are quantised (of an unknown kind) and cannot be subtracted from the base",
+            "quantised": "its weights are quantised (of an unknown kind) and have to be dequantised",
         }
         assert reasons(found).keys() == wanted.keys()
         for name, reason in wanted.items():

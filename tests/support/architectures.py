@@ -35,6 +35,20 @@ def _config(name: str, size: int) -> Any:
         "gemma3": lambda: t.Gemma3Config(
             text_config=small | _HEADS, vision_config=_IMAGES, mm_tokens_per_image=4, eos_token_id=1
         ),
+        "llava": lambda: t.LlavaConfig(
+            text_config=small | {"model_type": "llama"},
+            vision_config=_IMAGES | {"model_type": "clip_vision_model"},
+            image_token_index=7,
+            vision_feature_layer=-1,
+        ),
+        "qwen2_vl": lambda: t.Qwen2VLConfig(
+            text_config=small | {"rope_parameters": {"rope_type": "default", "mrope_section": [1, 1, 2]}},
+            vision_config={"depth": 1, "embed_dim": 16, "hidden_size": 32, "num_heads": 2, "patch_size": 14},
+            image_token_id=7,
+            video_token_id=8,
+            vision_start_token_id=9,
+            vision_end_token_id=10,
+        ),
     }
     return made[name.removesuffix(", inner model")]()
 
@@ -68,6 +82,11 @@ ARCHITECTURES: Mapping[str, Mapping[str, tuple[int, int]]] = {
         "language_model.model.layers.0.self_attn.q_proj": (32, 32),
         "language_model.model.layers.1.mlp.up_proj": (48, 32),
     },
+    "llava": {
+        "language_model.model.layers.0.self_attn.q_proj": (32, 32),
+        "language_model.model.layers.1.mlp.up_proj": (48, 32),
+    },
+    "qwen2_vl": {"model.layers.0.self_attn.q_proj": (32, 32), "model.layers.1.mlp.up_proj": (48, 32)},
 }  # fmt: skip
 """By architecture the modules of an adapter, as files name them, -> (out, in)."""
 

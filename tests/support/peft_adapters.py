@@ -76,9 +76,9 @@ def _load(base: Path) -> Any:
     import torch
     import transformers
 
-    seq2seq = transformers.AutoConfig.from_pretrained(base).is_encoder_decoder
-    loader = transformers.AutoModelForSeq2SeqLM if seq2seq else transformers.AutoModelForCausalLM
-    return loader.from_pretrained(base, dtype=torch.float32)
+    from merge_advisor.weights.parameter_map import model_class
+
+    return model_class(transformers.AutoConfig.from_pretrained(base)).from_pretrained(base, dtype=torch.float32)
 
 
 def in_this_process(
@@ -86,6 +86,6 @@ def in_this_process(
 ) -> tuple[list[dict[str, Any]], str]:
     """Do what the child process does, here: importing PEFT once is enough for all tests."""
     with warnings.catch_warnings(action="ignore"):
-        base = Path(asked["base"])
+        base = (Path(asked["base"]), asked["loader"])
         jobs = [(Path(source), Path(target)) for source, target in asked["jobs"]]
         return [peft_child.report_on(base, source, target, asked["parts"]) for source, target in jobs], ""

@@ -118,13 +118,14 @@ def open_session(
     # the store first: it remembers the hashes of files, so that a known base or pool is not read again
     store = Store(where.get("store") or cache / "store.sqlite")
     try:
-        local = resolve_base(base, offline=offline, cache=cache / "base", hashes=store.hashes)
+        progress = where.get("progress", quiet_progress)
+        local = resolve_base(base, offline=offline, cache=cache / "base", hashes=store.hashes, progress=progress)
         opened = Pool((), ())
         if pool is not None:
             opened = open_pool(
                 pool, local, offline=offline, hashes=store.hashes,
                 include=wanted.include, exclude=wanted.exclude, licence=wanted.licence,
-                cache=cache / "pool", progress=where.get("progress", quiet_progress),
+                cache=cache / "pool", progress=progress,
             )  # fmt: skip
         name = template or opened.template
         # only "chat" is a property of the base: the other templates need no file of it
@@ -136,7 +137,6 @@ def open_session(
         )
         if device_map is not None:
             machine = replace(machine, device=device_map.name)
-        progress = where.get("progress", quiet_progress)
         model = PromptedModel(local, templates.get(name, *chat), machine, progress, said, device_map)
         memo = Memo(store, (local.base.digest, _prompts(model), machine.dtype))
         return Session(opened, MergeMeter(model, PoolWeights(local), memo), cache)

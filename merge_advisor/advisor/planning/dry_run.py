@@ -68,6 +68,7 @@ def describe_plan(
         fit = fitting(session.pool, options.composition)
         name, template = session.local.base.id, session.model.template.name
         machine = machine_line(session, fit.candidates)
+        of_base = session.local.dequantised
     passes = plan_passes(parts, len(fit.candidates), options, len(inputs.rows) if inputs else 0)
     choosing = sum(len(task.choosing) for task in parts)
     lines = [
@@ -81,6 +82,7 @@ def describe_plan(
         *([f"inputs {inputs.path.name}: {len(inputs.rows)} unlabelled rows"] if inputs else []),
         *(f"{step}: {count} forward passes of one row" for step, count in passes.items()),
         machine,
+        *([f"note: {of_base}"] if of_base else []),
         *(f"note: {note}" for item in given for note in item.notes),
         *(f"note: {note}" for note in (inputs.notes if inputs else ())),
         *(f"set aside {item.id}: {item.reason}" for item in fit.refused),

@@ -102,12 +102,13 @@ def plan_value(
     """
     tasks = [item.task for item in given]
     members = [candidate for candidate in steps.chosen.merge.candidates if candidate.id not in TRAINED]
-    paths = {"base": str(session.local.path), "pool": pool, "store": str(session.memo.store.path)}
+    local = session.local
+    paths = {"base": str(local.path), "pool": pool, "store": str(session.memo.store.path)}
     inputs = steps.inputs
     paths |= {} if inputs is None else {"inputs": str(inputs.path)}
     return Plan(
         version=VERSION,
-        base=session.local.base,
+        base=local.base,
         template=session.model.template.name,
         template_digest=session.model.template.digest,
         pool_digest=session.pool.digest,
@@ -122,7 +123,7 @@ def plan_value(
         recipe_digest=steps.recipe.digest,
         rank_error=steps.rank_error,
         forwards=_forwards(steps, options),
-        notes=_notes(tasks, options, steps),
+        notes=(*([local.dequantised] if local.dequantised else []), *_notes(tasks, options, steps)),
         conflicts=licence_conflicts([candidate.licence for candidate in members]),
         verdict=None,
         reason="",

@@ -44,19 +44,23 @@ def model_places(local: LocalBase, recipe: Recipe, carried: MergedWeights, folde
     # by the recipe's ids: a pool may hold the same model under another one
     pairs = list(zip(recipe.members, carried.merge.candidates, strict=True))
     places: dict[str, str] = {}
-    rewritten = set()
+    rewritten = set()  # ids whose hub revision is not what is named
     for member, candidate in pairs:
         if member.id in TRAINED:
             places[member.id] = member.id  # the folder of that name in the run folder
         elif folder is not None and _needs_copy(candidate, local):
             places[member.id] = _copied(candidate, local, folder)
             rewritten.add(member.id)
+        elif candidate.revision and not (candidate.kind == "checkpoint" and _in_cache(candidate)):
+            places[member.id] = candidate.source
         else:
-            places[member.id] = candidate.source if candidate.revision else str(Path(candidate.path).resolve())
-    on_hub = local.base.revision is not None
+            places[member.id] = str(Path(candidate.path).resolve())
+            rewritten.add(member.id)
+    # of a quantised base the dequantised copy is the one that other programs can add to
+    on_hub = local.base.revision is not None and not local.dequantised
     return ModelPlaces(
         base=local.base.id if on_hub else str(local.path.resolve()),
-        base_revision=local.base.revision,
+        base_revision=local.base.revision if on_hub else None,
         members=places,
         revisions={member.id: None if member.id in rewritten else candidate.revision for member, candidate in pairs},
         merged=carried.delta,
@@ -68,12 +72,17 @@ def model_places(local: LocalBase, recipe: Recipe, carried: MergedWeights, folde
 def _needs_copy(candidate: Candidate, local: LocalBase) -> bool:
     if candidate.kind == "checkpoint":
         return False
-    folder = Path(candidate.path)
-    if any((place / REWRITTEN).is_file() for place in (folder, *folder.parents)):
-        return True  # it lies in the cache, which may be emptied
+    if _in_cache(candidate):
+        return True
     if candidate.kind == "dense":
         return False
-    return bool(candidate.delta_path) or not peft_loads(folder, local.shapes)
+    return bool(candidate.delta_path) or not peft_loads(Path(candidate.path), local.shapes)
+
+
+def _in_cache(candidate: Candidate) -> bool:
+    """Whether what is read of it was written into the cache, which may be emptied."""
+    folder = Path(candidate.path)
+    return any((place / REWRITTEN).is_file() for place in (folder, *folder.parents))
 
 
 def _copied(candidate: Candidate, local: LocalBase, folder: Path) -> str:

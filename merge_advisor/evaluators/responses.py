@@ -1,0 +1,171 @@
+"""What a model says to rows, before anything is decided: the one computation of both evaluators of our rows.
+
+`fast` decides by `metrics`, `lm_eval_harness` has lm-eval decide. What makes it cheap: a prompt runs once for all of
+its choices, rows are batched by length and by tokens, logits are taken only where an answer is, generation ends where
+the answer is complete, and a text that one forward over prompt and output already shows is not generated (greedy
+decoding gives the output where each of its tokens is the most likely one). Keys and values are held for one batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from merge_advisor.backbone.encoding import TOKENS_PER_BATCH, EncodedRow, batches, encode
+from merge_advisor.backbone.generate import greedy
+from merge_advisor.backbone.likelihood import answer_totals, losses_and_greedy
+from merge_advisor.backbone.long_prefix import read_prefix
+from merge_advisor.backbone.losses import row_losses
+from merge_advisor.evaluators.metrics import (
+    MAX_NEW_TOKENS,
+    answer_end,
+    encode_other_answers,
+    encode_rows,
+    generation_budget,
+    is_ended,
+    token_limit,
+)
+from merge_advisor.types import Row
+
+if TYPE_CHECKING:
+    from merge_advisor.backbone.model import Backbone
+    from merge_advisor.templates import Template
+
+_UNFINISHED = "\ufffd"
+"""What a tokenizer writes for a character whose bytes are not all there yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class Responses:
+    """What a model says to rows, in their order.
+
+    >>> said = Responses(totals=((-6.0, -9.0),), tokens=(3,))
+    >>> said.texts
+    ()
+    """
+
+    totals: tuple[tuple[float, ...], ...]
+    """Log-likelihoods in nats, the end token's included: of each choice of a row, or of its output alone where the
+    metric asks for no choices."""
+    tokens: tuple[int, ...]
+    """Tokens of each row's output, the end token included."""
+    texts: tuple[str, ...] = ()
+    """What is generated for each row, at least until its answer is whole; none where the metric asks for none."""
+
+
+def respond(
+    backbone: Backbone,
+    rows: Sequence[Row],
+    template: Template,
+    metric: str,
+    *,
+    max_new_tokens: int = MAX_NEW_TOKENS,
+    exact_match: str = "plain",
+    at_once: int | None = None,
+    whole: bool = True,
+) -> Responses:
+    """Return what a metric needs of a model's answers to rows.
+
+    Args:
+        backbone: the model.
+        rows: those of `metrics.check_rows`.
+        template: the prompt around each input.
+        metric: "accuracy", "exact_match" or "loss".
+        max_new_tokens: tokens generated at most; fewer where all outputs are shorter.
+        exact_match: one of `metrics.EXACT_MATCH_RULES`.
+        at_once: rows generated at once at most; None: as many as a batch has tokens for.
+        whole: whether texts that plainly match no right answer are wanted whole; else they may be cut short.
+
+    Raises:
+        TaskError: an answer longer than the model's context.
+    """
+    answers = encode_rows(backbone, rows, template)  # refuses answers that are too long, by row
+    tokens = tuple(len(answer.completion) for answer in answers)
+    if metric == "accuracy":
+        return Responses(_choice_totals(backbone, rows, template), tokens)
+    if metric == "loss":
+        return Responses(_totals(row_losses(backbone, answers), tokens), tokens)
+    limit = token_limit(backbone, template)
+    wanted = answers + encode_other_answers(backbone, rows)
+    budget = generation_budget(limit, wanted, max_new_tokens, exact_match)
+    end = answer_end(rows, template)
+    prompts = _prompts(backbone, rows, template, budget)
+    losses, greedily = losses_and_greedy(backbone, answers)
+    foreseen: list[str | None] = []
+    for row, prompt, answer, best in zip(rows, prompts, answers, greedily, strict=True):
+        uncut = prompt.prompt == answer.prompt  # a long prompt is cut elsewhere where more is to be generated
+        right = () if whole else tuple(text.strip() for text in row.right)
+        foreseen.append(_foreseen(backbone, answer.completion, best, budget, end, right) if uncut else None)
+    left = [at for at, text in enumerate(foreseen) if text is None]
+    late = iter(_generated(backbone, [prompts[at] for at in left], end, budget, at_once))
+    texts = tuple(next(late) if text is None else text for text in foreseen)
+    return Responses(_totals(losses, tokens), tokens, texts)
+
+
+def _totals(losses: Sequence[float], tokens: Sequence[int]) -> tuple[tuple[float, ...], ...]:
+    return tuple((-loss * count,) for loss, count in zip(losses, tokens, strict=True))
+
+
+def _choice_totals(backbone: Backbone, rows: Sequence[Row], template: Template) -> tuple[tuple[float, ...], ...]:
+    pairs = [(template.prompt(row.asked), template.completion(text)) for row in rows for text in row.choices or ()]
+    names = [row.called for row in rows for _ in row.choices or ()]
+    answers = encode(backbone, pairs, max_length=token_limit(backbone, template), names=names)
+    sums = iter(answer_totals(backbone, answers))
+    return tuple(tuple(next(sums) for _ in row.choices or ()) for row in rows)
+
+
+def _prompts(backbone: Backbone, rows: Sequence[Row], template: Template, budget: int) -> list[EncodedRow]:
+    """Return the prompts, cut to leave room for `budget` tokens."""
+    room = token_limit(backbone, template) - (0 if backbone.encoder_decoder else budget)
+    return encode(backbone, [(template.prompt(row.asked), "") for row in rows], max_length=room, end=False)
+
+
+def _generated(
+    backbone: Backbone, prompts: Sequence[EncodedRow], end: str, budget: int, at_once: int | None
+) -> list[str]:
+    """Return the greedy text after each prompt, until it holds a whole answer."""
+
+    def finished(tokens: Sequence[int]) -> bool:
+        return is_ended(_text(backbone, tokens), end)
+
+    texts = [""] * len(prompts)
+    prefix = read_prefix(backbone, [prompt.prompt for prompt in prompts])
+    # behind a prefix, what is generated stays in the sequence of the whole batch
+    shared = len(prefix.ids) - budget if prefix else 0
+    for batch in batches(prompts, shared=shared, most=backbone.tokens(TOKENS_PER_BATCH)):
+        size = at_once or len(batch)
+        for part in (batch[first : first + size] for first in range(0, len(batch), size)):
+            ids = [prompts[at].prompt for at in part]
+            answers = greedy(backbone, ids, max_new_tokens=budget, finished=finished, prefix=prefix)
+            for at, tokens in zip(part, answers, strict=True):
+                texts[at] = _text(backbone, tokens)
+    return texts
+
+
+def _text(backbone: Backbone, tokens: Sequence[int]) -> str:
+    return str(backbone.tokenizer.decode(list(tokens), skip_special_tokens=True))
+
+
+def _foreseen(
+    backbone: Backbone, output: Sequence[int], best: Sequence[int], budget: int, end: str, wanted: Sequence[str]
+) -> str | None:
+    """Return the greedy text as far as one forward over the output shows it; None where it does not show enough.
+
+    Up to the first token where the most likely one is not the output's, greedy decoding gives the output, and there the
+    most likely one. A text that has not ended there is enough if it already differs from all of `wanted`.
+    """
+    agreed = next((at for at, (a, b) in enumerate(zip(output, best, strict=True)) if a != b), len(output))
+    begun = list(best[: agreed + 1])
+    ended = begun[-1] == backbone.end_id
+    if ended:
+        begun.pop()
+    if len(begun) > budget:
+        return None
+    text = _text(backbone, begun)
+    if ended or is_ended(text, end):
+        return text
+    if not wanted or len(end) > 1 or getattr(backbone.tokenizer, "clean_up_tokenization_spaces", False):
+        return None  # what comes next may also change what is there, or show that it is not of the answer
+    seen = text.strip().rstrip(_UNFINISHED).strip()
+    return None if any(text.startswith(seen) for text in wanted) else seen
