@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 
 from merge_advisor.adapt.basis import Basis
-from merge_advisor.adapt.continuing import no_start
+from merge_advisor.adapt.continuing import Continue, no_start
 from merge_advisor.adapt.experience import Belief, believe, experience_of
 from merge_advisor.adapt.folds import chosen_apart, folds_of, judged_out
 from merge_advisor.adapt.prompting import Prompting
@@ -20,16 +20,16 @@ from merge_advisor.errors import TaskError
 
 @dataclass(frozen=True)
 class Auto:
-    """Take what is believed best: base, `prompt`, `shots`, or `basis` on top of the merge (which may stay as it is).
+    """Take what is believed best: base, `prompt`, `shots`, the merge, or `continue` on top of it.
 
     Each is judged on rows that it was not trained on, by its difference to `shots`; the differences are shrunk towards
     what other tasks have shown (see `experience`), and what needs a pool is taken only where it is better than all that
-    needs none with a probability of ¾. `basis` is its form `prior`. Of fewer than ten rows each part is judged by a
-    merge that was chosen without it: few rows choose a merge that promises far too much of them. Of more rows the merge
-    of all is so much better than those of their halves that it stands for each part, and what it promises too much is
-    taken off.
-    Where nothing can be trained on top of the merge, the merge itself is compared instead; and it stays where one row
-    alone leaves nothing to judge by.
+    needs none with a probability of ¾. `continue` takes as many steps as `shots` does: the rows have chosen the merge,
+    and would say to stay there. The merge of all rows stands for each part of them, and what it promises too much is
+    taken off. Of fewer than ten rows that would be far too much: each part is judged by a merge chosen without it, and
+    on top of that is tried `basis`, its form `prior`, in place of `continue`.
+    Where nothing can be trained on top of the merge, the merge alone is compared; and it stays where one row alone
+    leaves nothing to judge by.
 
     >>> Auto().needs(), Auto(pool=False).needs()
     ('merge', 'nothing')
@@ -43,7 +43,7 @@ class Auto:
     """The same of fewer: the fewer the rows, the more it costs to train without half of them, and the less to train
     more often."""
     anew: bool = False
-    """Choose merges anew, as `basis`; of fewer than ten rows always."""
+    """Choose merges anew, as `basis`, which then stands for `continue`; of fewer than ten rows always."""
     choices: float = 1.0
     """As of `shots`."""
     rates: int = 1
@@ -80,7 +80,8 @@ class Auto:
     def passes(self, members: int) -> tuple[int, int]:
         """See `Adaptation.passes`."""
         shots, prompt = self._shots().passes(members), Prompting(self.folds).passes(members)
-        return shots[0] + (1 if self.pool else 0), 1 + shots[1] + prompt[1]
+        # with a pool a finetune from the merge, and a pass each over the rows it is judged by and those of the merge
+        return shots[0] + (1 if self.pool else 0), 1 + shots[1] + prompt[1] + (2 if self.pool else 0)
 
     def adapt(self, bench: Workbench) -> Adapted:
         """See `Adaptation.adapt`."""
@@ -138,9 +139,11 @@ class Auto:
         known, other = (experience_of(one, len(differences), anew=self.anew) for one in (name, over))
         return believe(differences.tolist(), known.than(other))
 
-    def _merge(self, bench: Workbench) -> Adapted:
+    def _merge(self, bench: Workbench, *, apart: bool) -> Adapted:
+        """The merge as it was chosen; `apart` says whether rows judge the merge that was chosen without them."""
         folds = folds_of(bench.tasks, self.folds)
-        losses = judged_out(bench, folds, chosen_apart(bench, folds))
+        merges = chosen_apart(bench, folds) if apart else [bench.merge] * len(folds)
+        losses = judged_out(bench, folds, merges)
         return Adapted(bench.merge, tuple(losses.tolist()), reason="the merge as it was chosen")
 
     def _runs(self, bench: Workbench, *, tops: bool) -> dict[str, Callable[[], Adapted]]:
@@ -153,11 +156,15 @@ class Auto:
         if len(bench.tasks) == 1:  # one prompt cannot show the examples of several tasks
             runs["prompt"] = lambda: Prompting(self.folds).adapt(bench)
         runs["shots"] = lambda: self._shots().adapt(bench)
-        if self.pool and not tops:
-            runs["merge"] = lambda: self._merge(bench)
-        elif self.pool:
-            basis = Basis("prior", start="merge", anew=self.anew, folds=self.folds, choices=self.choices)
-            runs["basis from merge"] = lambda: basis.adapt(bench)
+        if self.pool:
+            runs["merge"] = lambda: self._merge(bench, apart=self.anew or not tops)
+        if self.pool and tops:
+            if self.anew:  # what has been measured on merges of few rows
+                basis = Basis("prior", start="merge", anew=True, folds=self.folds, choices=self.choices)
+                runs["basis from merge"] = lambda: basis.adapt(bench)
+            else:
+                onwards = Continue(folds=self.folds, choices=self.choices, stop="shots")
+                runs["continue from merge"] = lambda: onwards.adapt(bench)
         return runs
 
 
@@ -167,9 +174,11 @@ SURE = 0.75
 """Probability of being better than the best that needs no pool, from which on what needs one is taken. On the tried
 tasks (`eval/adaptations_tried.md`) all three of five rows that looked better with less were worse on the held-out rows;
 all four of twenty rows above it were better, of eighteen."""
-WITH_POOL = ("basis from merge", "merge")
+WITH_POOL = ("continue from merge", "basis from merge", "merge")
 """What is compared whose result has members of the pool, or directions of it."""
-_REGISTERED = {"base": "none", "merge": "none", "basis from merge": "basis"}
+_REGISTERED = {
+    "base": "none", "merge": "none", "continue from merge": "continue", "basis from merge": "basis",
+}  # fmt: skip
 """Names of adaptations, where what is compared has another one."""
 
 

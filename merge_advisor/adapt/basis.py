@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from merge_advisor.adapt.continuing import START_WORDS, STARTS, Continue, start_of, starts_of, train_on
+from merge_advisor.adapt.continuing import START_WORDS, STARTS, Continue, start_of, train_on
 from merge_advisor.adapt.directions import Spectrum, by_weight, principal_inputs, spectrum
 from merge_advisor.adapt.folds import FOLDS, check_folds
 from merge_advisor.adapt.workbench import NOTHING, Adapted, Need, Workbench
@@ -45,10 +45,7 @@ class Basis:
     """"pool"; or, to compare with: "random" (orthonormal), "layer" (the directions of another layer), "inputs" (with
     the form "first": the principal directions of what the module is given by the rows' prompts, no pool asked)."""
     anew: bool = False
-    """Begin each fold at the merge that is chosen without the rows that judge it, so that none of them is judged by a
-    merge that it helped to choose; of these merges the one whose left-out rows lose least is kept, with what was
-    trained on it (better than the mean of all on 6 of 9 tried tasks of five rows). Where training helps no fold, the
-    merge chosen by all stands."""
+    """As of `continue`."""
     likeness: bool = False
     """Count each adapter by the weight it has in the chosen merge, and the others little."""
     folds: int = FOLDS
@@ -93,10 +90,11 @@ class Basis:
         begun = start_of(bench, self.start)
         # a start is near to what is wanted already: half the rate of zero
         rate = self.rate * _RATES[self.form] * (0.5 if begun.members else 1.0)
-        how = Continue(self.start, self.folds, self.choices, rate, scaled=self.scaled, stop=self.stop)
+        how = Continue(self.start, self.folds, self.choices, rate, scaled=self.scaled, stop=self.stop, anew=self.anew)
         words = f"from {START_WORDS[self.start]}" if begun.members else "from zero"
-        starts = starts_of(bench, self.folds) if self.anew and self.start == "merge" and self.folds else ()
-        return train_on(bench, begun, self.shape(bench, begun), how, f"{words}, {_SOURCE_WORDS[self.source]}", starts)
+        return train_on(
+            bench, begun, self.shape(bench, begun), how, f"{words}, {_SOURCE_WORDS[self.source]}", how.starts(bench)
+        )
 
     def shape(self, bench: Workbench, begun: WeightedMerge = NOTHING) -> Shape:
         """Return what is trained.

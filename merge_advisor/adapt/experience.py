@@ -91,12 +91,9 @@ EXPERIENCE: dict[str, dict[int, Experience]] = {
     "shots": {20: Experience(gain=0.0, spread=0.0)},
     "merge": {
         5: Experience(gain=-0.9, spread=2.1),
-        20: Experience(gain=-0.15, spread=0.25),
+        20: Experience(gain=-0.2, spread=0.38, optimism=0.18),
     },
-    "basis from merge": {
-        5: Experience(gain=-0.46, spread=1.17, optimism=1.0),
-        20: Experience(gain=-0.05, spread=0.25, optimism=0.15),
-    },
+    "continue from merge": {20: Experience(gain=0.02, spread=0.16)},
 }
 """By what is compared and the number of rows it had. A name that is not here has no place in `auto`."""
 ANEW: dict[str, dict[int, Experience]] = {

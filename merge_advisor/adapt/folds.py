@@ -14,6 +14,7 @@ import numpy as np
 from merge_advisor.adapt.workbench import NOTHING, Trained, TrainingRequest, Workbench
 from merge_advisor.arrays import Float64Array
 from merge_advisor.compose.exact import Exact
+from merge_advisor.json_form import digest_of
 from merge_advisor.merges import WeightedMerge
 from merge_advisor.types import RESIDUAL, Candidate, Row
 
@@ -118,9 +119,11 @@ def chosen_apart(bench: Workbench, folds: Sequence[Fold]) -> tuple[WeightedMerge
         bench: chooses them, each once.
         folds: every row is left out by one.
     """
-    apart = rows_apart(folds)
-    chosen = {rows: bench.chosen_by(rows) for rows in dict.fromkeys(apart)}
-    return tuple(chosen[rows] for rows in apart)
+
+    def chosen(rows: tuple[Row, ...]) -> WeightedMerge:
+        return bench.once(digest_of(["chosen", [row.digest for row in rows]]), lambda: bench.chosen_by(rows))
+
+    return tuple(map(chosen, rows_apart(folds)))
 
 
 def cross_fit(bench: Workbench, request: Callable[[Fold], TrainingRequest], count: int = FOLDS) -> CrossFit:

@@ -228,11 +228,11 @@ class Workbench:
         return tuple(row for row in self.learning if row.digest in self.tuning)
 
     def once(self, key: str, make: Callable[[], _T]) -> _T:
-        """Return what `make` gives, made at the first call with this key: what several adaptations need of the pool.
+        """Return what `make` gives, made at the first call with this key: what several adaptations need.
 
         Args:
             key: names it, and all that it depends on beside this workbench.
-            make: makes it; it measures nothing.
+            make: makes it; what it costs is charged once.
         """
         if key not in self._made:
             self._made[key] = make()

@@ -22,7 +22,7 @@ from merge_advisor.adapt.experience import ROW_SPREAD
 from merge_advisor.benchmark.running.ledger import Ledger
 from merge_advisor.benchmark.values import Result
 
-ARMS = {"base": "base", "prompt": "icl", "basis from merge": "trained", "merge": "merge"}
+ARMS = {"base": "base", "prompt": "icl", "continue from merge": "trained", "merge": "merge"}
 """Arm or control that is each way, by its name in `auto`."""
 
 

@@ -43,7 +43,7 @@ def test_chances() -> None:
 
 def test_the_reference_gains_nothing_over_itself() -> None:
     assert experience_of("shots", 7) == Experience(0.0, 0.0)
-    known = experience_of("basis from merge", 7)
+    known = experience_of("continue from merge", 7)
     assert experience_of("shots", 7).than(known).gain == -known.gain
 
 

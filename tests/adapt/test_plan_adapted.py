@@ -122,7 +122,7 @@ def test_a_finetune_that_was_killed_is_made_anew(place: Path, tiny_llama: Path, 
 def test_auto_says_what_it_compared(place: Path, tiny_llama: Path, tiny_pool: Path) -> None:
     found = planned(place, tiny_llama, tiny_pool, "auto").plan.adaptation
     assert found is not None
-    assert {option.name for option in found.options} == {"base", "prompt", "shots", "basis from merge"}
+    assert {option.name for option in found.options} == {"base", "prompt", "shots", "merge", "continue from merge"}
     gains = [option.gain for option in found.options]
     assert gains == sorted(gains, reverse=True)
     assert found.chosen == {"base": "none"}.get(found.options[0].name, found.options[0].name.partition(" ")[0])
@@ -179,6 +179,7 @@ def test_a_composition_that_is_no_sum_is_refused(place: Path, tiny_llama: Path, 
      ("basis:source=inputs", "give form=first, not core"), ("continue:form=x", "form=x is none of"),
      ("continue:form=refactored,start=base", "the base is no update to begin at"),
      ("coefficients:most=0", "one"), ("shots:rates=4", "rates=4: give 1, 2, 3"), ("shots:folds=1", "at least 2"),
+     ("continue:stop=x", "stop=x is none of"), ("continue:form=refactored,anew=true", "one set of factors"),
      ("continue:folds=-1", "folds=-1"), ("auto:folds=0", "at least 2"), ("auto:few=1", "few=1"),
      ("auto:rates=5", "rates=5")],
 )  # fmt: skip

@@ -21,7 +21,7 @@ from merge_advisor.cli import main
 from merge_advisor.errors import InputError, RunError, TaskError
 from merge_advisor.options import FinetuneSettings
 from merge_advisor.types import RESIDUAL, Row
-from tests.adapt.test_workbench import ROWS, World
+from tests.support.number_world import ROWS, World
 from tests.support.task_files import write_task
 
 SPEC = "coefficients:objective=entropy"

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-import numpy as np
 import pytest
 
 from merge_advisor.adapt.auto import SURE, Auto
@@ -12,71 +11,11 @@ from merge_advisor.adapt.experience import ANEW, EXPERIENCE, Experience
 from merge_advisor.adapt.folds import cross_fit, folds_of
 from merge_advisor.adapt.mix import Mix
 from merge_advisor.adapt.shots import RATES, SCALES, ShotsAlone
-from merge_advisor.adapt.workbench import Adapted, Trained, TrainingRecord, TrainingRequest, Workbench
+from merge_advisor.adapt.workbench import Adapted, Trained, TrainingRecord, TrainingRequest
 from merge_advisor.errors import SpecError, TaskError
-from merge_advisor.json_form import digest_of
 from merge_advisor.merges import WeightedMerge
-from merge_advisor.types import RESIDUAL, SHOTS_LORA, Candidate, Row
-from merge_advisor.weights.updates import LowRankUpdate, WeightDelta
-
-ROWS = tuple(Row(f"say {number}", f"{number}") for number in range(8))
-
-
-class World:
-    """Models are points on a line: the sum of their updates; a row's loss is its square distance from `wanted`."""
-
-    def __init__(self, *, wanted: float, learned: float, merge: float, members: int = 1) -> None:
-        self.wanted, self.learned = wanted, learned
-        self.values: dict[str, float] = {}
-        self.requests: list[TrainingRequest] = []
-        self.shown = 9.0  # loss with examples in the prompt
-        pool = [self.candidate(f"m{place}", merge / members) for place in range(members)]
-        chosen = WeightedMerge(tuple((candidate, 1.0) for candidate in pool))
-        self.bench = Workbench(
-            tasks=(ROWS,), tuning=frozenset(row.digest for row in ROWS[5:]), merge=chosen, candidates=tuple(pool),
-            targets=("w",), run_training=self.train, run_losses=self.losses, weights_of=self.delta, keep=self.keep,
-            run_prompted=lambda shown, asked: [self.shown] * len(asked),
-        )  # fmt: skip
-
-    def candidate(self, name: str, value: float) -> Candidate:
-        fingerprint = digest_of([name, value])
-        self.values[fingerprint] = value
-        return Candidate(name, "adapter", "nowhere", fingerprint)
-
-    def place(self, merge: WeightedMerge) -> float:
-        return sum(weight * self.values[candidate.fingerprint] for candidate, weight in merge.members)
-
-    def choosing_halves(self) -> list[tuple[Row, ...]]:
-        """Have each part of the rows choose a member of its own, at 0.2, 0.4 and so on; the parts are listed."""
-        asked: list[tuple[Row, ...]] = []
-
-        def choose(rows: Sequence[Row]) -> tuple[WeightedMerge, int]:
-            asked.append(tuple(rows))
-            return WeightedMerge(((self.candidate(f"half {len(asked)}", 0.2 * len(asked)), 1.0),)), 100
-
-        self.bench.run_choice = choose
-        return asked
-
-    def losses(self, merge: WeightedMerge, rows: Sequence[Row]) -> list[float]:
-        return [(self.place(merge) - self.wanted) ** 2 for _ in rows]
-
-    def train(self, request: TrainingRequest) -> Trained:
-        """Go towards `wanted` by `learned` of the way."""
-        assert not {row.digest for row in request.rows} & {row.digest for row in request.watch}
-        self.requests.append(request)
-        begun = self.place(request.start)
-        step = self.learned * (self.wanted - begun)
-        candidate = self.candidate(RESIDUAL, round(step, 9))
-        counted = request.settings.steps  # a finetune of so many steps watches no rows
-        rows = () if counted else tuple((begun + step - self.wanted) ** 2 for _ in request.watch)
-        return Trained(candidate, TrainingRecord(counted or 4, 4, (rows[0],) if rows else (), rows, 10, 60))
-
-    def delta(self, candidate: Candidate) -> WeightDelta:
-        value = np.array([[self.values[candidate.fingerprint]]], np.float32)
-        return {"w": LowRankUpdate(np.ones((1, 1), np.float32), value)}
-
-    def keep(self, delta: WeightDelta, name: str) -> Candidate:
-        return self.candidate(name, round(float(delta["w"].dense()[0, 0]), 6))
+from merge_advisor.types import RESIDUAL, SHOTS_LORA, Row
+from tests.support.number_world import ROWS, World
 
 
 def test_folds_leave_each_row_out_once_and_share_every_task() -> None:
@@ -170,29 +109,6 @@ def test_continue_goes_on_from_the_merge() -> None:
     assert adapted.loss == pytest.approx(0.2**2)
 
 
-@pytest.mark.parametrize(
-    "adaptation", [Continue(folds=2, stop="shots"), Basis("prior", start="merge", folds=2, stop="shots")]
-)
-def test_rows_that_chose_the_merge_need_not_say_when_to_leave_it(adaptation: Continue | Basis) -> None:
-    world = World(wanted=1, learned=0.5, merge=0.6)
-    adapted = adaptation.adapt(world.bench)
-    alone = [request for request in world.requests if not request.start.members]
-    on_top = [request for request in world.requests if request.start == world.bench.merge]
-    assert [request.settings.steps for request in alone] == [None, None]
-    assert [request.settings.steps for request in on_top] == [4, 4] and adapted.settings["steps"] == "4, 4"
-    assert [request.rows for request in alone] == [request.rows for request in on_top]
-    assert world.place(adapted.merge) == pytest.approx(0.8) and adapted.loss == pytest.approx(0.2**2)
-    assert "for as many steps as from the base" in adapted.reason
-    assert adaptation.passes(1) == (2, 1) and world.bench.forwards == 2 * 2 * 60 + len(ROWS)
-
-
-def test_one_lora_on_top_takes_as_many_steps_as_one_from_the_base() -> None:
-    world = World(wanted=1, learned=0.5, merge=0.6)
-    adapted = Continue(folds=0, stop="shots").adapt(world.bench)
-    assert [request.settings.steps for request in world.requests] == [None, 4]
-    assert world.place(adapted.merge) == pytest.approx(0.8)
-
-
 def test_a_merge_chosen_anew_is_judged_by_rows_that_did_not_choose_it() -> None:
     world = World(wanted=1, learned=0.5, merge=0.6)
     asked = world.choosing_halves()
@@ -244,20 +160,21 @@ def test_auto_makes_more_folds_of_few_rows(rows: int, folds: int) -> None:
 
 @pytest.mark.parametrize(("rows", "asked"), [(9, 2), (10, 0), (20, 0)])
 def test_auto_chooses_merges_anew_where_rows_are_few(rows: int, asked: int) -> None:
-    world = World(wanted=1, learned=0.5, merge=0.6)
-    world.bench.tasks = (tuple(Row(f"say {number}", f"{number}") for number in range(rows)),)
-    choices: list[Sequence[Row]] = []
-
-    def choose(by: Sequence[Row]) -> tuple[WeightedMerge, int]:
-        choices.append(by)
-        return world.bench.merge, 100
-
-    world.bench.run_choice = choose
     for adaptation in (Auto(), Auto(pool=False), Auto(anew=True)):
-        choices.clear()
+        world = World(wanted=1, learned=0.5, merge=0.6)
+        world.bench.tasks = (tuple(Row(f"say {number}", f"{number}") for number in range(rows)),)
+        choices: list[Sequence[Row]] = []
+
+        def choose(
+            by: Sequence[Row], world: World = world, choices: list[Sequence[Row]] = choices
+        ) -> tuple[WeightedMerge, int]:
+            choices.append(by)
+            return world.bench.merge, 100
+
+        world.bench.run_choice = choose
         adaptation.adapt(world.bench)
-        expected = 0 if not adaptation.pool else 2 if adaptation.anew else asked
-        assert len(choices) == expected
+        # once for the merge and for what is trained on top of it
+        assert len(choices) == (0 if not adaptation.pool else 2 if adaptation.anew else asked)
 
 
 def test_where_training_on_top_of_the_halves_merges_helps_neither_the_merge_of_all_rows_stands() -> None:

@@ -1,0 +1,70 @@
+"""A workbench for adaptations whose models are numbers."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from merge_advisor.adapt.workbench import Trained, TrainingRecord, TrainingRequest, Workbench
+from merge_advisor.json_form import digest_of
+from merge_advisor.merges import WeightedMerge
+from merge_advisor.types import RESIDUAL, Candidate, Row
+from merge_advisor.weights.updates import LowRankUpdate, WeightDelta
+
+ROWS = tuple(Row(f"say {number}", f"{number}") for number in range(8))
+
+
+class World:
+    """Models are points on a line: the sum of their updates; a row's loss is its square distance from `wanted`."""
+
+    def __init__(self, *, wanted: float, learned: float, merge: float, members: int = 1) -> None:
+        self.wanted, self.learned = wanted, learned
+        self.values: dict[str, float] = {}
+        self.requests: list[TrainingRequest] = []
+        self.shown = 9.0  # loss with examples in the prompt
+        pool = [self.candidate(f"m{place}", merge / members) for place in range(members)]
+        chosen = WeightedMerge(tuple((candidate, 1.0) for candidate in pool))
+        self.bench = Workbench(
+            tasks=(ROWS,), tuning=frozenset(row.digest for row in ROWS[5:]), merge=chosen, candidates=tuple(pool),
+            targets=("w",), run_training=self.train, run_losses=self.losses, weights_of=self.delta, keep=self.keep,
+            run_prompted=lambda shown, asked: [self.shown] * len(asked),
+        )  # fmt: skip
+
+    def candidate(self, name: str, value: float) -> Candidate:
+        fingerprint = digest_of([name, value])
+        self.values[fingerprint] = value
+        return Candidate(name, "adapter", "nowhere", fingerprint)
+
+    def place(self, merge: WeightedMerge) -> float:
+        return sum(weight * self.values[candidate.fingerprint] for candidate, weight in merge.members)
+
+    def choosing_halves(self) -> list[tuple[Row, ...]]:
+        """Have each part of the rows choose a member of its own, at 0.2, 0.4 and so on; the parts are listed."""
+        asked: list[tuple[Row, ...]] = []
+
+        def choose(rows: Sequence[Row]) -> tuple[WeightedMerge, int]:
+            asked.append(tuple(rows))
+            return WeightedMerge(((self.candidate(f"half {len(asked)}", 0.2 * len(asked)), 1.0),)), 100
+
+        self.bench.run_choice = choose
+        return asked
+
+    def losses(self, merge: WeightedMerge, rows: Sequence[Row]) -> list[float]:
+        return [(self.place(merge) - self.wanted) ** 2 for _ in rows]
+
+    def train(self, request: TrainingRequest) -> Trained:
+        """Go towards `wanted` by `learned` of the way."""
+        assert not {row.digest for row in request.rows} & {row.digest for row in request.watch}
+        self.requests.append(request)
+        begun = self.place(request.start)
+        step = self.learned * (self.wanted - begun)
+        candidate = self.candidate(RESIDUAL, round(step, 9))
+        counted = request.settings.steps  # a finetune of so many steps watches no rows
+        rows = () if counted else tuple((begun + step - self.wanted) ** 2 for _ in request.watch)
+        return Trained(candidate, TrainingRecord(counted or 4, 4, (rows[0],) if rows else (), rows, 10, 60))
+
+    def delta(self, candidate: Candidate) -> WeightDelta:
+        value = np.array([[self.values[candidate.fingerprint]]], np.float32)
+        return {"w": LowRankUpdate(np.ones((1, 1), np.float32), value)}
+
+    def keep(self, delta: WeightDelta, name: str) -> Candidate:
+        return self.candidate(name, round(float(delta["w"].dense()[0, 0]), 6))
