@@ -362,8 +362,8 @@ def test_auto_compares_again_and_trains_only_what_begins_with_the_merge(
 
     monkeypatch.setattr(Trainer, "_finetune", finetune)
     found = tune(run, place)
-    assert starts == [True, True]  # `basis` from the merge; the LoRAs of the rows are those of the plan
-    assert outcome_of(found).chosen in ("none", "prompt", "shots", "mix", "basis")
+    assert starts == [True, True]  # `continue` from the merge; the LoRAs of the rows are those of the plan
+    assert outcome_of(found).chosen in ("none", "prompt", "shots", "mix", "continue")
     assert "(which chose " in (run / "report.md").read_text()
 
 
