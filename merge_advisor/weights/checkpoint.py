@@ -21,6 +21,8 @@ from merge_advisor.weights.updates import DenseUpdate, WeightDelta
 
 # tensors that some versions of transformers save and others compute anew
 _BUFFERS = (".inv_freq", ".masked_bias", ".attn.bias", ".position_ids")
+_MASK = ".attention.bias"
+"""A causal mask, (1, 1, n, n), that older transformers saved with GPT-NeoX; with two dimensions less it is a bias."""
 # copies of the embedding where the base ties them
 _TIED = ("lm_head.weight", "encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
 # keys that differ between saves of the same model
@@ -77,7 +79,7 @@ def _match(located: Located, base_shapes: Shapes) -> dict[str, str]:
     names: dict[str, str] = {}
     copies = _copies(base_shapes)
     for name, (file, info) in located.items():
-        if name.endswith(_BUFFERS):
+        if _is_computed(name, info.shape):
             continue
         base_name = find_parameter(name, base_shapes)
         if base_name is None:
@@ -91,10 +93,16 @@ def _match(located: Located, base_shapes: Shapes) -> dict[str, str]:
         if not info.is_float:
             raise PoolError(f"{file.name}: {short_name(name)} is {info.dtype}; save it as float16 or float32")
         names[base_name] = name
-    missing = [name for name in base_shapes if name not in names and not name.endswith((*_BUFFERS, *_TIED))]
+    kept = [name for name, shape in base_shapes.items() if not _is_computed(name, shape)]
+    missing = [name for name in kept if name not in names and not name.endswith(_TIED)]
     if missing:
         raise PoolError(f"lacks {len(missing)} of the base's weights, e.g. {missing[0]}; fetch it again")
     return names
+
+
+def _is_computed(name: str, shape: tuple[int, ...]) -> bool:
+    """Whether a tensor is no weight, but what the model computes anew."""
+    return name.endswith(_BUFFERS) or (name.endswith(_MASK) and len(shape) == 4)
 
 
 def _copies(base_shapes: Shapes) -> set[str]:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from merge_advisor.advisor.measuring.shots_lora import target_parameters
 from merge_advisor.backbone.model import load_backbone
 from merge_advisor.backbone.place import placed
 from merge_advisor.errors import PoolError
@@ -14,6 +15,7 @@ from merge_advisor.formats.full_model import write_full_model
 from merge_advisor.weights import parameter_map
 from merge_advisor.weights.adapter import read_adapter
 from merge_advisor.weights.adapter_writing import write_adapter
+from merge_advisor.weights.base import resolve_base
 from merge_advisor.weights.checkpoint import read_checkpoint_delta
 from merge_advisor.weights.parameter_map import _SAME, build_skeleton, map_parameters, model_class
 from merge_advisor.weights.tensorfile import open_folder, read_tensor
@@ -112,6 +114,42 @@ def test_a_checkpoint_placed_is_that_model(architecture: str, base: Path, tmp_pa
     assert np.allclose(logits_placed(base, delta), logits_of(loaded(tuned)), atol=1e-4)
     write_full_model(base, delta, tmp_path / "merged")
     assert np.allclose(logits_of(loaded(tmp_path / "merged")), logits_of(loaded(tuned)), atol=1e-4)
+
+
+@pytest.mark.parametrize("where", ["tuned", "base"])
+def test_a_causal_mask_that_older_exports_hold_is_no_weight(where: str, tmp_path: Path) -> None:
+    from safetensors.numpy import load_file, save_file
+
+    folders = {name: build_model("gpt_neox", tmp_path / name, seed) for seed, name in enumerate(("base", "tuned"))}
+    plain = dict(read_checkpoint_delta(folders["tuned"], folders["base"]))
+    file = folders[where] / "model.safetensors"
+    masks = {
+        "gpt_neox.layers.0.attention.bias": np.ones((1, 1, 8, 8), bool),
+        "gpt_neox.layers.0.attention.masked_bias": np.array(-1e9, np.float32),
+    }
+    save_file(load_file(file) | masks, file)
+    delta = dict(read_checkpoint_delta(folders["tuned"], folders["base"]))
+    assert sorted(delta) == sorted(plain)
+    assert all(np.array_equal(delta[name].dense(), plain[name].dense()) for name in plain)
+    save_file(load_file(file) | {"gpt_neox.layers.0.attention.bias": np.ones(8, np.float32)}, file)
+    with pytest.raises(PoolError, match=r"attention\.bias"):  # a bias is a weight
+        read_checkpoint_delta(folders["tuned"], folders["base"])
+
+
+@pytest.mark.parametrize(
+    ("architecture", "ends"),
+    [
+        ("gpt2", "attn.c_attn.weight"),
+        ("gpt_neox", "attention.query_key_value.weight"),
+        ("phi3", "self_attn.qkv_proj.weight"),
+    ],
+)
+def test_a_lora_of_the_rows_finds_attention_where_no_adapter_of_the_pool_names_it(
+    architecture: str, ends: str, tmp_path: Path
+) -> None:
+    base = build_model(architecture, tmp_path / "base")
+    targets = target_parameters(resolve_base(str(base), cache=tmp_path / "cache"), ())
+    assert targets and all(name.endswith(ends) for name in targets)
 
 
 def test_a_head_that_files_and_memory_name_differently(tmp_path: Path) -> None:

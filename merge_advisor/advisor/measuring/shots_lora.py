@@ -211,8 +211,14 @@ def settings_plain(settings: FinetuneSettings) -> dict[str, Any]:
     return {name: getattr(settings, name) for name in type(settings).__slots__}
 
 
+_ATTENTION = {"q_proj", "v_proj", "q", "v", "c_attn", "query_key_value", "qkv_proj", "Wqkv", "W_pack"}
+"""Modules of attention's queries and values, by the names that families give them; from `c_attn` on all in one."""
+
+
 def target_parameters(local: LocalBase, candidates: Sequence[Candidate]) -> list[str]:
     """Return the parameters the LoRA of the shots changes: those the pool's adapters change, else attention's q and v.
+
+    Where a base has q, k and v in one weight, that is changed as a whole.
 
     Args:
         local: the base.
@@ -221,7 +227,7 @@ def target_parameters(local: LocalBase, candidates: Sequence[Candidate]) -> list
     Raises:
         InputError: the base has none of them.
     """
-    kinds = {kind for c in candidates if c.kind == "adapter" for kind in c.modules} or {"q_proj", "v_proj", "q", "v"}
+    kinds = {kind for c in candidates if c.kind == "adapter" for kind in c.modules} or _ATTENTION
     targets = [
         name
         for name, place in local.shapes.places.items()
