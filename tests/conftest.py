@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 
 from tests.support.hub_server import Hub
-from tests.support.models import LLAMA_MODULES, T5_MODULES, build_tokenizer, write_lora
-from tests.support.quantised_models import build_wide_llama
+from tests.support.models import LLAMA_MODULES, T5_MODULES, build_llama, build_tokenizer, write_lora
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
@@ -39,30 +38,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 @pytest.fixture(scope="session")
 def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random Llama: 2 layers, width 32, grouped heads, tied embeddings."""
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    torch.manual_seed(0)
-    tokenizer = build_tokenizer()
-    config = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=512, tie_word_embeddings=True,
-        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, bos_token_id=None,
-    )  # fmt: skip
-    model = LlamaForCausalLM(config)
-    for parameter in model.parameters():  # wider than the default 0.02, so that an adapter moves the output
-        if parameter.dim() > 1:
-            torch.nn.init.normal_(parameter, std=0.15)
-    folder = tmp_path_factory.mktemp("models") / "tiny-llama"
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+    return build_llama(tmp_path_factory.mktemp("models") / "tiny-llama")
 
 
 @pytest.fixture(scope="session")
-def wide_llama(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random Llama of width 64, which bitsandbytes can quantise."""
-    return build_wide_llama(tiny_llama, tmp_path_factory.mktemp("models") / "wide-llama")
+def wide_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same of width 64: bitsandbytes quantises rows that are no whole blocks of its scales otherwise on a CPU."""
+    return build_llama(tmp_path_factory.mktemp("models") / "wide-llama", width=64)
 
 
 @pytest.fixture(scope="session")

@@ -136,7 +136,7 @@ class Auto:
         differences = np.asarray(found[over].losses) - np.asarray(found[name].losses)
         if not differences.any():  # the same model, as the base is where `shots` at scale 0 is best
             return Belief(0.0, 0.0)
-        known, other = (experience_of(one, len(differences), anew=self.anew) for one in (name, over))
+        known, other = (experience_of(one, len(differences)) for one in (name, over))
         return believe(differences.tolist(), known.than(other))
 
     def _merge(self, bench: Workbench, *, apart: bool) -> Adapted:

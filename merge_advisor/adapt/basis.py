@@ -92,9 +92,7 @@ class Basis:
         rate = self.rate * _RATES[self.form] * (0.5 if begun.members else 1.0)
         how = Continue(self.start, self.folds, self.choices, rate, scaled=self.scaled, stop=self.stop, anew=self.anew)
         words = f"from {START_WORDS[self.start]}" if begun.members else "from zero"
-        return train_on(
-            bench, begun, self.shape(bench, begun), how, f"{words}, {_SOURCE_WORDS[self.source]}", how.starts(bench)
-        )
+        return train_on(bench, begun, self.shape(bench, begun), how, f"{words}, {_SOURCE_WORDS[self.source]}")
 
     def shape(self, bench: Workbench, begun: WeightedMerge = NOTHING) -> Shape:
         """Return what is trained.

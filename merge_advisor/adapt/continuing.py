@@ -107,13 +107,12 @@ class Continue:
     def adapt(self, bench: Workbench) -> Adapted:
         """See `Adaptation.adapt`."""
         begun = start_of(bench, self.start)
-        starts = self.starts(bench)
         rank, alpha = bench.settings.rank, bench.settings.alpha
         words = f"from {START_WORDS[self.start]}"
         if self.form == "refactored":
             shape: Shape = RefactoredShape(bench.targets, halves_of(bench, begun, rank), rank, alpha)
-            return train_on(bench, begun, shape, self, f"{words}, its own factors", starts)
-        return train_on(bench, begun, LoraShape(bench.targets, rank, alpha), self, words, starts)
+            return train_on(bench, begun, shape, self, f"{words}, its own factors")
+        return train_on(bench, begun, LoraShape(bench.targets, rank, alpha), self, words)
 
     def starts(self, bench: Workbench) -> tuple[WeightedMerge, ...]:
         """Return the merge that each fold begins at where merges are chosen anew; none where all begin at one.
@@ -127,7 +126,7 @@ class Continue:
         return starts_of(bench, self.folds) if self.anew and self.start == "merge" and self.folds else ()
 
     def request(self, bench: Workbench, begun: WeightedMerge, shape: Shape, fold: Fold) -> TrainingRequest:
-        """Return the finetune of one fold.
+        """Return the finetune of one fold; where another one counts its steps, that is done first.
 
         Args:
             bench: says how it is trained.
@@ -149,10 +148,7 @@ START_WORDS = {
 """Where training begins, by the name of it."""
 
 
-def train_on(
-    bench: Workbench, begun: WeightedMerge, shape: Shape, how: Continue, words: str,
-    starts: Sequence[WeightedMerge] = (),
-) -> Adapted:  # fmt: skip
+def train_on(bench: Workbench, begun: WeightedMerge, shape: Shape, how: Continue, words: str) -> Adapted:
     """Return a merge with what is trained on top of it, cross-fitted: the mean of what the folds trained.
 
     Where folds begin at different merges, that of the folds whose left-out rows lose least is kept, with the mean of
@@ -161,11 +157,13 @@ def train_on(
 
     Args:
         bench: trains them.
-        begun: the merge.
+        begun: the merge; where folds begin at others and training helps none of them, it stands.
         shape: what is trained.
-        how: rate, terms, penalty and number of folds.
+        how: where folds begin, rate, terms, penalty and number of folds.
         words: what it is trained on top of, for the report.
-        starts: of each fold, where it is not the merge itself; where training helps none of them, `begun` stands.
+
+    Raises:
+        SpecError: as `start_of`, of a merge that a fold begins at.
     """
     if not how.folds:
         request = how.request(bench, begun, shape, Fold(bench.shots, bench.watch))
@@ -173,7 +171,7 @@ def train_on(
         reason = f"trained {words}: {trained.record.steps} steps on {len(bench.shots)} rows"
         return Adapted(_on(begun, trained), (), trained.record.numbers, reason, finetune_settings(request))
     folds = folds_of(bench.tasks, how.folds)
-    begins = starts or [begun] * len(folds)
+    begins = how.starts(bench) or [begun] * len(folds)
     requests = [how.request(bench, start, shape, fold) for fold, start in zip(folds, begins, strict=True)]
     fit = CrossFit(folds, tuple(map(bench.train, requests)))
     if how.start == "base" and how.scaled:

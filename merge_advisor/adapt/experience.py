@@ -94,22 +94,20 @@ EXPERIENCE: dict[str, dict[int, Experience]] = {
         20: Experience(gain=-0.2, spread=0.38, optimism=0.18),
     },
     "continue from merge": {20: Experience(gain=0.02, spread=0.16)},
-}
-"""By what is compared and the number of rows it had. A name that is not here has no place in `auto`."""
-ANEW: dict[str, dict[int, Experience]] = {
     "basis from merge": {
         5: Experience(gain=-0.04, spread=0.29),
         20: Experience(gain=-0.2, spread=0.38),
     },
 }
-"""The same, where merges are chosen anew for each fold and that makes a difference."""
+"""By what is compared and the number of rows it had. A name that is not here has no place in `auto`. `basis` had merges
+that were chosen anew for each fold."""
 ROW_SPREAD = 0.6
 """Standard deviation of a difference between two models from row to row, nats."""
 _ROWS_BEFORE = 4
 """Rows that `ROW_SPREAD` counts for."""
 
 
-def experience_of(name: str, rows: int, *, anew: bool = False) -> Experience:
+def experience_of(name: str, rows: int) -> Experience:
     """Return what other tasks have shown with as many rows: between the numbers measured by their logarithm.
 
     >>> experience_of("shots", 12)
@@ -118,9 +116,8 @@ def experience_of(name: str, rows: int, *, anew: bool = False) -> Experience:
     Args:
         name: what is compared, a key of `EXPERIENCE`.
         rows: learned from; beyond the numbers measured the nearest one counts.
-        anew: whether merges are chosen anew for each fold.
     """
-    known = (ANEW if anew and name in ANEW else EXPERIENCE)[name]
+    known = EXPERIENCE[name]
     numbers = sorted(known)
     places = np.log(numbers)
 

@@ -6,6 +6,7 @@ one another, and what a forward computes goes from device to device (transformer
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -155,7 +156,7 @@ def base_pieces(
     for name in changed:
         if name in places:
             parameter = places[name].parameter
-            beside[parameter] = beside.get(parameter, 0) + _size(places[name].shape) * beside_bytes(dtype)
+            beside[parameter] = beside.get(parameter, 0) + math.prod(places[name].shape) * beside_bytes(dtype)
     ids, logits = model.get_input_embeddings(), model.get_output_embeddings()
     pieces: list[BasePiece] = []
     owner: dict[int, int] = {}  # of each parameter, the piece that counts it
@@ -248,10 +249,3 @@ def _whole_modules(module: Any, name: str, unsplit: set[str]) -> Iterator[tuple[
 
 def _holds(module: Any, wanted: Any) -> bool:
     return wanted is not None and hasattr(module, "modules") and any(inner is wanted for inner in module.modules())
-
-
-def _size(shape: Sequence[int]) -> int:
-    size = 1
-    for length in shape:
-        size *= length
-    return size

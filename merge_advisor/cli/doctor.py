@@ -16,6 +16,7 @@ from merge_advisor.errors import BaseModelError, MergeAdvisorError
 from merge_advisor.options import AUTO, Machine
 from merge_advisor.weights.base import quantised_base
 from merge_advisor.weights.files import read_json
+from merge_advisor.weights.quantised import quantisation
 from merge_advisor.weights.tensorfile import open_folder
 
 PACKAGES = {
@@ -76,8 +77,7 @@ def _compute(folder: Path) -> dict[str, Any]:
         config = read_json(base / "config.json") if here else {}
         machine, said = settle(asked, config)
         # a quantised base is dequantised first: what its files hold says little of what a device has to
-        plain = here and quantised_base(str(base)) is None
-        fit = _fit(asked.device, machine, base, config) if plain else ""
+        fit = _fit(asked.device, machine, base, config) if here and not quantisation(config) else ""
     except MergeAdvisorError as error:
         return _finding("compute", False, str(error))
     gpus = [

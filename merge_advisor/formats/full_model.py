@@ -25,6 +25,7 @@ from merge_advisor.weights.tensorfile import (
     read_tensor,
     rounded_to,
     tensor_bytes,
+    write_shard_index,
     write_tensor_header,
 )
 from merge_advisor.weights.updates import Update, WeightDelta
@@ -32,7 +33,6 @@ from merge_advisor.whole_files import replaced_folder, whole_folder
 
 _STACKS = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
 """Ends of the names of T5's two stacks of embeddings."""
-_INDEX = "model.safetensors.index.json"
 
 
 @dataclass
@@ -118,23 +118,18 @@ def to_own_dtype(folder: Path, base_path: Path) -> None:
     located, model = open_folder(base_path), open_folder(folder)
     dtypes = {name: _written(info, own=True) for name, (_, info) in located.items()}
     shapes = {name: info.shape for name, (_, info) in located.items()}
-    shards: dict[str, dict[str, TensorInfo]] = {}
-    for name, (path, info) in model.items():
-        shards.setdefault(path.name, {})[name] = info
     with replaced_folder(folder) as partial:
-        for file, infos in shards.items():
+        for path, infos in _by_file(model).items():
             names = {name: find_parameter(name, shapes) for name in infos}
             layout = {name: (dtypes.get(names[name] or "", info.dtype), info.shape) for name, info in infos.items()}
-            with (partial / file).open("wb") as stream:
+            with (partial / path.name).open("wb") as stream:
                 write_tensor_header(stream, layout)
                 for name, info in infos.items():
                     if not info.is_float:
-                        copy_tensor(folder / file, info, stream)
+                        copy_tensor(path, info, stream)
                         continue
-                    weight = read_tensor(folder / file, info)
-                    if not np.isfinite(rounded_to(weight, layout[name][0])).all():
-                        raise InputError(f"parameter {name}: is beyond float16; write it in float32 (`dtype=float32`)")
-                    stream.write(tensor_bytes(weight, layout[name][0]))
+                    rounded = _rounded(read_tensor(path, info), layout[name][0], f"parameter {name}: is")
+                    stream.write(tensor_bytes(rounded, layout[name][0]))
         for path in folder.iterdir():
             if path.is_file() and not (partial / path.name).exists():
                 shutil.copyfile(path, partial / path.name)
@@ -197,11 +192,8 @@ def _write_shards(
     folder: Path, located: Located, delta: WeightDelta, tied: Mapping[str, str], lost: _Lost | None
 ) -> None:
     """Write the weights: in the base's own dtypes, counting what that loses, or all in float32 (`lost` is None)."""
-    shards: dict[Path, dict[str, TensorInfo]] = {}
-    for name, (path, info) in located.items():
-        shards.setdefault(path, {})[name] = info
     size = 0
-    for path, infos in sorted(shards.items()):
+    for path, infos in sorted(_by_file(located).items()):
         # one tensor after the other, in the order of the base's file: both files are read and written from end to end
         in_order = dict(sorted(infos.items(), key=lambda item: item[1].start))
         layout = {name: (_written(info, own=lost is not None), info.shape) for name, info in in_order.items()}
@@ -213,10 +205,23 @@ def _write_shards(
                     stream.write(tensor_bytes(_merged(name, path, info, updates, lost), layout[name][0]))
                 else:
                     copy_tensor(path, info, stream)
-    if [path.name for path in shards] != ["model.safetensors"]:
-        weight_map = {name: path.name for name, (path, _) in sorted(located.items())}
-        index = {"metadata": {"total_size": size}, "weight_map": weight_map}
-        (folder / _INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+    write_shard_index(folder, {name: path.name for name, (path, _) in located.items()}, size)
+
+
+def _by_file(located: Located) -> dict[Path, dict[str, TensorInfo]]:
+    """The tensors of each file, in the order they were given in."""
+    files: dict[Path, dict[str, TensorInfo]] = {}
+    for name, (path, info) in located.items():
+        files.setdefault(path, {})[name] = info
+    return files
+
+
+def _rounded(weight: Float32Array, dtype: str, what: str) -> Float32Array:
+    """Return a weight as a file of this dtype holds it, or raise InputError that begins with `what`."""
+    rounded = rounded_to(weight, dtype)
+    if not np.isfinite(rounded).all():
+        raise InputError(f"{what} beyond float16; write it in float32 (`dtype=float32`)")
+    return rounded
 
 
 def _written(info: TensorInfo, *, own: bool) -> str:
@@ -234,9 +239,7 @@ def _merged(name: str, path: Path, info: TensorInfo, updates: list[Update], lost
     if not np.isfinite(weight).all():
         raise InputError(f"parameter {name}: base + merge is not finite; use smaller weights")
     if updates and lost:
-        rounded = rounded_to(weight, _written(info, own=True))
-        if not np.isfinite(rounded).all():
-            raise InputError(f"parameter {name}: base + merge is beyond float16; write it in float32 (`dtype=float32`)")
+        rounded = _rounded(weight, _written(info, own=True), f"parameter {name}: base + merge is")
         lost.change += float(np.square(weight - before, dtype=np.float64).sum())
         lost.rounding += float(np.square(rounded - weight, dtype=np.float64).sum())
     return weight

@@ -73,7 +73,7 @@ def _unpacked(model: FoundModel, place: Snapshot, cache: Path | None, hashes: Ha
 def _dequantised(model: FoundModel, place: Snapshot, cache: Path | None, hashes: Hashes) -> tuple[FoundModel, Snapshot]:
     """A checkpoint whose weights are quantised as plain weights; any other model as it is."""
     folder = place.path
-    if cache is None or (folder / ADAPTER_CONFIG).exists() or not (folder / "config.json").is_file():
+    if cache is None or (folder / ADAPTER_CONFIG).exists():
         return model, place
     try:
         quantised = look_at_quantised(folder)

@@ -86,7 +86,7 @@ def resolve_base(
     model = hub.parse_id(ref)
     try:
         if path.is_dir():
-            return _open_plain(path.absolute(), path.resolve().name, None, (cache, hashes, progress))
+            return _open_plain(path.absolute(), path.resolve().name, None, cache, hashes, progress)
         if path.is_file():
             if path.suffix.lower() != ".gguf":
                 raise BaseModelError(f"base {ref}: is neither a folder nor a .gguf file; give the model's folder")
@@ -96,7 +96,7 @@ def resolve_base(
         if model is None:
             raise BaseModelError(f"base {ref}: no such folder or file; give one, or a hub id like org/name")
         snapshot = hub.fetch_snapshot(model, HUB_PATTERNS, offline=offline)
-        return _open_plain(snapshot.path, model.repo, snapshot.revision, (cache, hashes, progress))
+        return _open_plain(snapshot.path, model.repo, snapshot.revision, cache, hashes, progress)
     except FileError as error:
         raise BaseModelError(f"base {ref}: {error}") from error
     except OfflineError as error:
@@ -122,17 +122,18 @@ def quantised_base(ref: str) -> QuantisedModel | None:
     try:
         if not path.exists() and model is not None:
             path = hub.fetch_snapshot(model, HUB_PATTERNS, offline=True).path
-        return look_at_quantised(path) if (path / "config.json").is_file() else None
+        return look_at_quantised(path)
     except FileError as error:
         raise BaseModelError(f"base {ref}: {error}") from error
     except OfflineError:
         return None
 
 
-def _open_plain(path: Path, name: str, revision: str | None, into: tuple[Path, Hashes, Progress]) -> LocalBase:
+def _open_plain(
+    path: Path, name: str, revision: str | None, cache: Path, hashes: Hashes, progress: Progress
+) -> LocalBase:
     """The base in a folder, dequantised where its weights are quantised."""
-    cache, hashes, progress = into
-    quantised = look_at_quantised(path) if (path / "config.json").exists() else None
+    quantised = look_at_quantised(path)
     if quantised is None:
         return _open(path, name, revision, hashes)
     digest = _digest(path, quantised.config, quantised.located, hashes)

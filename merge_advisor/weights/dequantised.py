@@ -14,9 +14,8 @@ from merge_advisor.errors import RunError
 from merge_advisor.progress import Progress, quiet_progress
 from merge_advisor.weights.adapter_config import REWRITTEN
 from merge_advisor.weights.files import FileError, read_json
+from merge_advisor.weights.packed_weights import DTYPES, PackedWeight
 from merge_advisor.weights.quantised import (
-    DTYPES,
-    PackedWeight,
     find_packed,
     is_of_activations,
     quantisation,
@@ -30,10 +29,12 @@ from merge_advisor.weights.tensorfile import (
     copy_tensor,
     open_folder,
     tensor_bytes,
+    write_shard_index,
     write_tensor_header,
 )
 from merge_advisor.whole_files import whole_folder
 
+_DTYPE_NAMES = {code: name for name, code in DTYPES.items()}
 _WEIGHT_FILES = (".safetensors", ".safetensors.index.json", ".bin", ".pt", ".pth", ".gguf")
 """Ends of the names of files that are not copied with the others."""
 _COPIED = 64 * 2**20
@@ -73,8 +74,7 @@ class QuantisedModel:
     @property
     def sentence(self) -> str:
         """What is said of it: how it is quantised, and what the dequantised copy is and takes."""
-        names = {code: name for name, code in DTYPES.items()}
-        dtypes = " and ".join(sorted({names[weight.dtype] for weight in self.packed.values()}))
+        dtypes = " and ".join(sorted({_DTYPE_NAMES[weight.dtype] for weight in self.packed.values()}))
         return (
             f"its weights are quantised ({quantisation(self.config)}): dequantised once, to {dtypes}, a copy of "
             f"{gigabytes(self.size)} in the cache"
@@ -102,6 +102,8 @@ def look_at_quantised(folder: Path) -> QuantisedModel | None:
     Raises:
         FileError: it cannot be read, or is quantised in a way that is not read here.
     """
+    if not (folder / "config.json").is_file():
+        return None
     config = read_json(folder / "config.json")
     if not quantisation(config):
         return None
@@ -187,10 +189,7 @@ def _write(model: QuantisedModel, folder: Path, progress: Progress) -> None:
                     copy_tensor(*model.located[name], stream)
                 done += 1
                 progress(what, done, total)
-    if list(files) != ["model.safetensors"]:
-        weight_map = {name: file for file, names in files.items() for name in names}
-        index = {"metadata": {"total_size": model.size}, "weight_map": dict(sorted(weight_map.items()))}
-        (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+    write_shard_index(folder, {name: file for file, names in files.items() for name in names}, model.size)
     config = without_quantisation(model.config) | _dtype_said(model)
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     about = {"said": model.sentence, "source": model.folder.name}
@@ -214,5 +213,4 @@ def _dtype_said(model: QuantisedModel) -> dict[str, str]:
     """The dtype that the configuration names, or else that of the dequantised weights."""
     if model.config.get("dtype") or model.config.get("torch_dtype") or "text_config" in model.config:
         return {}
-    names = {code: name for name, code in DTYPES.items()}
-    return {"dtype": names[next(iter(model.packed.values())).dtype]}
+    return {"dtype": _DTYPE_NAMES[next(iter(model.packed.values())).dtype]}

@@ -33,6 +33,8 @@ _READABLE = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 """numpy's name of a dtype; BF16 is read as whole numbers and shifted, see `read_tensor`."""
 _STORED = {"I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1", "U64": "<u8", "U32": "<u4", "U16": "<u2", "BOOL": "?"}
 """The same of what is no float, for `read_stored`; of a dtype that numpy lacks it gives the bytes."""
+_WEIGHTS = "model.safetensors"
+_SHARDS = f"{_WEIGHTS}.index.json"
 _BLOCK = 1 << 24
 """Bytes copied at once of a tensor that stays as it is."""
 
@@ -222,6 +224,19 @@ def write_tensor_header(stream: BinaryIO, tensors: Mapping[str, tuple[str, tuple
     return place
 
 
+def write_shard_index(folder: Path, files: Mapping[str, str], size: int) -> None:
+    """Write the index of a model's files; none where all its tensors lie in the one that needs none.
+
+    Args:
+        folder: of the files.
+        files: by tensor name the name of its file.
+        size: bytes of all tensors.
+    """
+    if set(files.values()) != {_WEIGHTS}:
+        index = {"metadata": {"total_size": size}, "weight_map": dict(sorted(files.items()))}
+        (folder / _SHARDS).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+
 def tensor_bytes(array: NDArray[np.float32], dtype: str) -> bytes:
     """Return a float32 array as a file holds it, rounded to the nearest, ties to even.
 
@@ -291,8 +306,8 @@ def open_folder(folder: Path) -> Located:
     Raises:
         TensorFileError: neither is there, a shard is bad or lies outside the folder, or index and shards disagree.
     """
-    single = folder / "model.safetensors"
-    index = folder / "model.safetensors.index.json"
+    single = folder / _WEIGHTS
+    index = folder / _SHARDS
     if single.exists() or not index.exists():
         if not single.exists():
             raise TensorFileError(_no_weights(folder, single.name))

@@ -22,7 +22,13 @@ from merge_advisor.adapt.experience import ROW_SPREAD
 from merge_advisor.benchmark.running.ledger import Ledger
 from merge_advisor.benchmark.values import Result
 
-ARMS = {"base": "base", "prompt": "icl", "continue from merge": "trained", "merge": "merge"}
+ARMS = {
+    "base": "base",
+    "prompt": "icl",
+    "merge": "merge",
+    "continue from merge": "trained",
+    "basis from merge": "trained",
+}
 """Arm or control that is each way, by its name in `auto`."""
 
 

@@ -7,7 +7,7 @@ import pytest
 from merge_advisor.adapt.auto import SURE, Auto
 from merge_advisor.adapt.basis import Basis
 from merge_advisor.adapt.continuing import Continue, start_of
-from merge_advisor.adapt.experience import ANEW, EXPERIENCE, Experience
+from merge_advisor.adapt.experience import EXPERIENCE, Experience
 from merge_advisor.adapt.folds import cross_fit, folds_of
 from merge_advisor.adapt.mix import Mix
 from merge_advisor.adapt.shots import RATES, SCALES, ShotsAlone
@@ -251,7 +251,7 @@ def test_auto_takes_what_does_best_on_rows_held_out(world: World, name: str) -> 
 @pytest.fixture
 def shown(monkeypatch: pytest.MonkeyPatch) -> None:
     """What other tasks have shown, whatever benchmarks say today."""
-    monkeypatch.setitem(ANEW, "basis from merge", {20: Experience(gain=0.8, spread=0.27)})
+    monkeypatch.setitem(EXPERIENCE, "basis from merge", {20: Experience(gain=0.8, spread=0.27)})
     monkeypatch.setitem(EXPERIENCE, "merge", {20: Experience(gain=-0.1, spread=0.27)})
 
 
@@ -268,7 +268,7 @@ def test_auto_goes_by_what_other_tasks_have_shown_where_the_rows_say_little() ->
 
 def test_auto_takes_what_needs_a_pool_only_where_it_is_surely_better(monkeypatch: pytest.MonkeyPatch) -> None:
     def taken(gain: float) -> Adapted:
-        monkeypatch.setitem(ANEW, "basis from merge", {20: Experience(gain=gain, spread=0.27)})
+        monkeypatch.setitem(EXPERIENCE, "basis from merge", {20: Experience(gain=gain, spread=0.27)})
         return Auto().adapt(World(wanted=1, learned=0.9, merge=0.95).bench)
 
     sure, unsure, worse = taken(0.8), taken(0.3), taken(-0.8)

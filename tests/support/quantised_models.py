@@ -41,26 +41,6 @@ def with_bitsandbytes(base: Path, folder: Path, dtype: str = "float32", name: st
     return folder
 
 
-def build_wide_llama(tokenizer: Path, folder: Path) -> Path:
-    """A random Llama whose rows are whole blocks of bitsandbytes' scales: on others its CPU kernels are wrong."""
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=320, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=512, tie_word_embeddings=True, eos_token_id=1, pad_token_id=0,
-        bos_token_id=None,
-    )  # fmt: skip
-    model = LlamaForCausalLM(config)
-    for parameter in model.parameters():
-        if parameter.dim() > 1:
-            torch.nn.init.normal_(parameter, std=0.15)
-    model.save_pretrained(folder)
-    copy_tokenizer(tokenizer, folder)
-    return folder
-
-
 def copy_tokenizer(base: Path, folder: Path) -> None:
     for file in (*base.glob("token*"), *base.glob("chat*")):
         shutil.copy(file, folder)
