@@ -59,8 +59,9 @@ class Machine:
         "cuda:N,cuda:M, mps or xpu",
     )  # fmt: skip
     dtype: str = option(
-        AUTO, group=_MACHINE, settings=True, choices=(AUTO, "float32", "bfloat16", "float16"),
-        help="auto (default): float32 on a CPU, else the base's own",
+        AUTO, group=_MACHINE, settings=True, choices=(AUTO, "float32", "mixed", "bfloat16", "float16"),
+        help="auto (default): the base's own; on a CPU mixed (float32, products of choosing and training in bfloat16) "
+        "where it has units for that, else float32",
     )  # fmt: skip
     threads: int | None = option(
         None, group=_MACHINE, settings=True, metavar="N", help="CPU threads (default: the cores that are idle)"

@@ -35,6 +35,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(skip)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_units() -> Iterator[None]:
+    """A CPU without units for bfloat16, whatever this one has: `auto` then gives the same numbers on every machine."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("merge_advisor.backbone.devices.multiplies_bfloat16", lambda: False)
+        yield
+
+
 @pytest.fixture(scope="session")
 def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random Llama: 2 layers, width 32, grouped heads, tied embeddings."""

@@ -12,8 +12,12 @@ from typing import Any
 from merge_advisor.errors import BaseModelError
 from merge_advisor.options import AUTO, Machine
 
-BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+MIXED = "mixed"
+"""The dtype of a base whose weights are float32 and whose products while choosing and training are bfloat16."""
+BYTES = {"float32": 4, MIXED: 4, "bfloat16": 2, "float16": 2}
 """Bytes of an entry, by the dtypes that a base can have."""
+_UNITS = frozenset({"amx_bf16", "avx512_bf16"})
+"""What Linux calls units that multiply bfloat16; without one, products in bfloat16 take longer than in float32."""
 _NODES = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd", "/dev/dri")
 """What a Linux machine with a GPU has: of NVIDIA, below Windows, of AMD, of Intel and others."""
 
@@ -21,11 +25,12 @@ _NODES = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd", "/dev/dri")
 def settle(machine: Machine, config: Mapping[str, Any]) -> tuple[Machine, str]:
     """Return a machine with device, dtype and threads decided, and what there is to say of it.
 
-    The device is CUDA, else MPS, else XPU, else the CPU; the dtype float32 on a CPU, else the base's own. Where other
-    work keeps cores busy, fewer threads are taken: two of which one shares its core wait for it at every step.
+    The device is CUDA, else MPS, else XPU, else the CPU; the dtype the base's own, but on a CPU `MIXED` where it has
+    units for that, else float32. Where other work keeps cores busy, fewer threads are taken: two of which one shares
+    its core wait for it at every step.
 
-    >>> settle(Machine(device="cpu", threads=1), {"dtype": "bfloat16"})
-    (Machine(device='cpu', dtype='float32', threads=1), '')
+    >>> settle(Machine(device="cpu", dtype="bfloat16", threads=1), {"dtype": "float16"})
+    (Machine(device='cpu', dtype='bfloat16', threads=1), '')
 
     Args:
         machine: as it was asked for.
@@ -34,11 +39,39 @@ def settle(machine: Machine, config: Mapping[str, Any]) -> tuple[Machine, str]:
     device = _best_device() if machine.device == AUTO else machine.device
     dtype = machine.dtype
     if dtype == AUTO:
-        dtype = "float32" if device == "cpu" else _own_dtype(device, config)
+        dtype = _own_dtype(device, config) if device != "cpu" else MIXED if multiplies_bfloat16() else "float32"
     threads, said = machine.threads, ""
     if threads is None and device == "cpu" and (threads := idle_threads()) is not None:
         said = f"{threads} of {cores()} cores, the others are busy; `threads` takes as many as it says"
     return replace(machine, device=device, dtype=dtype, threads=threads), said
+
+
+def multiplies_bfloat16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
+    """Return whether this machine's CPU has units for products in bfloat16; False where that cannot be told.
+
+    Asked of Linux and not of torch, whose import takes seconds that a dry run does not need.
+
+    Args:
+        cpuinfo: what Linux says of its processors.
+    """
+    try:
+        lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:  # another system
+        return False
+    flags = next((line.partition(":")[2].split() for line in lines if line.startswith("flags")), [])
+    return not _UNITS.isdisjoint(flags)
+
+
+def dtype_of_weights(dtype: str) -> str:
+    """Return the dtype that a base's weights have in memory, by the one that it is loaded as.
+
+    >>> dtype_of_weights(MIXED), dtype_of_weights("float16")
+    ('float32', 'float16')
+
+    Args:
+        dtype: as of `model.load_backbone`.
+    """
+    return "float32" if dtype == MIXED else dtype
 
 
 def idle_threads() -> int | None:
@@ -148,7 +181,7 @@ def remedy(device: str, dtype: str) -> str:
         device: one, or several between commas.
         dtype: of its weights.
     """
-    ways = ["`dtype=bfloat16`"] if dtype == "float32" else []
+    ways = ["`dtype=bfloat16`"] if dtype in ("float32", MIXED) else []
     if device.startswith("cuda"):
         ways += ["more devices (`device=cuda:0,cuda:1`)" if "," not in device else "more devices"]
     if device != "cpu":

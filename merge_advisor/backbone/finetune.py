@@ -15,6 +15,7 @@ from merge_advisor.backbone.encoding import EncodedRow
 from merge_advisor.backbone.losses import row_losses
 from merge_advisor.backbone.memory import within_memory
 from merge_advisor.backbone.model import release_memory
+from merge_advisor.backbone.precision import quick_products
 from merge_advisor.backbone.trainable import Trainable, TrainableLora
 from merge_advisor.backbone.training_loss import ANSWER_ALONE, TrainingLoss, backward, watched_losses
 from merge_advisor.errors import InputError
@@ -121,9 +122,9 @@ def finetune(
 
     AdamW without weight decay, a linear warm-up over the first tenth of the steps, then a linear fall to a tenth of the
     rate; the loss of a batch is the mean over its rows. A handful of long rows is learnt by heart within a few passes,
-    a handful of short ones takes many: where rows are watched, the result is what had the least loss on them. Matrix
-    products may be taken in bfloat16 (torch's "medium" precision) where the machine has units for it; weights and
-    optimiser are float32.
+    a handful of short ones takes many: where rows are watched, the result is what had the least loss on them. Weights
+    and optimiser are float32; products are of the base's dtype (`precision.quick_products`), on an accelerator torch's
+    "medium".
 
     Takes more than eight parameters because each is a part of a finetune that one adaptation varies and another leaves.
 
@@ -154,7 +155,7 @@ def finetune(
     watched = watch if settings.steps is None else None
     best, step = _Best(trainable), 0
     try:
-        with _precision(backbone):
+        with _precision(backbone), quick_products(backbone):
             drawn = _drawn_batches(len(examples), settings.batch_size, generator)
             if watched is not None and start_counts:
                 best.check(0, watched())
@@ -254,21 +255,13 @@ def _optimiser(trainable: Trainable, lr: float, total: int) -> tuple[Any, Any]:
 
 @contextmanager
 def _precision(backbone: Backbone) -> Iterator[None]:
-    """Allow bfloat16 products where they are faster: on a CPU without such units asking for them takes 1.4x to 2x."""
+    """Allow an accelerator to round float32 on both sides of a product; on a CPU `quick_products` says it."""
     import torch
 
     before = torch.get_float32_matmul_precision()
-    if backbone.device.type != "cpu" or _multiplies_bfloat16():
+    if backbone.device.type != "cpu":
         torch.set_float32_matmul_precision("medium")
     try:
         yield
     finally:
         torch.set_float32_matmul_precision(before)
-
-
-def _multiplies_bfloat16() -> bool:
-    import torch
-
-    # torch has no public question for it; without an answer the products stay in float32, which is right everywhere
-    asked = getattr(torch.cpu, "_is_amx_tile_supported", None)
-    return bool(asked is not None and asked())

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from merge_advisor.backbone.device_map import base_pieces, spread_pieces
-from merge_advisor.backbone.devices import BYTES, check_devices, cores, memory_free, remedy
+from merge_advisor.backbone.devices import BYTES, MIXED, check_devices, cores, dtype_of_weights, memory_free, remedy
 from merge_advisor.errors import BaseModelError
 from merge_advisor.weights.parameter_map import MemoryPlace, map_parameters, model_class
 from merge_advisor.weights.tensorfile import open_folder
@@ -47,6 +47,8 @@ class Backbone:
     """Parameters by name in memory."""
     scratch: dict[str, torch.Tensor] = field(default_factory=dict, repr=False)
     """Buffers that hold base + update, by name in memory, kept between candidates so that memory is taken once."""
+    mixed: bool = False
+    """Whether choosing and training take products in bfloat16 beside float32 weights (`precision.quick_products`)."""
     batch_share: float = 1.0
     """Of the usual tokens in a batch; halved where memory ran out, see `memory.within_memory`."""
 
@@ -137,7 +139,7 @@ def load_backbone(
     Args:
         path: its folder, as of `weights.base.resolve_base`.
         device: "cpu", "cuda", "cuda:N", "mps", "xpu", or several CUDA devices between commas.
-        dtype: "float32", "bfloat16" or "float16".
+        dtype: "float32", "mixed" (on a CPU; see `precision`), "bfloat16" or "float16".
         threads: threads of the CPU work, never more than there are cores; None for torch's choice.
         modules: module name -> device, as `DeviceMap.modules`; None: several devices share the weights by what they
             have free.
@@ -151,18 +153,21 @@ def load_backbone(
     if dtype not in BYTES:
         raise BaseModelError(f"dtype '{dtype}' is unknown; choose one of: {', '.join(BYTES)}")
     devices = check_devices(device)
+    if dtype == MIXED and device != "cpu":
+        raise BaseModelError(f"dtype '{MIXED}' is for a CPU; leave out `dtype` on {device}, or name another")
     _settle_threads(threads)
     _settle_allocator()
     if modules is None and len(devices) > 1:
         free = {name: memory_free(name) or 0 for name in devices}
         modules = spread_pieces(base_pieces(path, _shapes(path), dtype), free, 0).modules
+    held = dtype_of_weights(dtype)
     try:
         config = transformers.AutoConfig.from_pretrained(path, local_files_only=True)
         seq2seq = bool(getattr(config, "is_encoder_decoder", False))
         loader = model_class(config)
         with quiet():
             where = {"device_map": dict(modules)} if modules else {}
-            model = loader.from_pretrained(path, dtype=getattr(torch, dtype), local_files_only=True, **where)
+            model = loader.from_pretrained(path, dtype=getattr(torch, held), local_files_only=True, **where)
             tokenizer = transformers.AutoTokenizer.from_pretrained(path, local_files_only=True)
         model = (model if modules else model.to(device)).eval().requires_grad_(False)
         inputs = input_device(model)
@@ -180,7 +185,8 @@ def load_backbone(
         tokenizer=tokenizer,
         encoder_decoder=seq2seq,
         device=inputs,
-        dtype=getattr(torch, dtype),
+        dtype=getattr(torch, held),
+        mixed=dtype == MIXED,
         places=map_parameters(model, _shapes(path)),
         memory=dict(model.named_parameters()),
     )

@@ -66,6 +66,15 @@ def test_the_best_device_and_the_base_s_own_dtype(
     assert (found.device, found.dtype, found.threads, said) == (*expected, None, "")
 
 
+def test_a_cpu_with_units_for_it_mixes(machine_with: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
+    machine_with()
+    monkeypatch.setattr(devices, "multiplies_bfloat16", lambda: True)
+    assert settle(Machine(), {"dtype": "float16"})[0].dtype == "mixed"
+    assert settle(Machine(dtype="float32"), {})[0].dtype == "float32"
+    machine_with("cuda")
+    assert settle(Machine(), {"dtype": "float16"})[0].dtype == "float16"
+
+
 def test_what_is_named_stands(machine_with: Callable[..., None]) -> None:
     machine_with("cuda", load=7.0)
     asked = Machine(device="cpu", dtype="bfloat16", threads=3)

@@ -233,16 +233,3 @@ def test_rows_with_and_without_choices_go_together(backbone: Backbone, rows: lis
     for handle in handles:
         handle.remove()
     assert value == pytest.approx(np.mean(halves), abs=1e-4)
-
-
-@pytest.mark.parametrize(("units", "precision"), [(True, "medium"), (False, "highest")])
-def test_products_are_in_bfloat16_only_where_the_cpu_has_units_for_them(
-    units: bool, precision: str, backbone: Backbone, rows: list[EncodedRow], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: units)
-    generator, seen = torch.Generator().manual_seed(0), set()
-    finetune(
-        backbone, shape("lora", backbone).build(backbone, generator), rows, QUICK, generator=generator,
-        progress=lambda done, total: seen.add(torch.get_float32_matmul_precision()),
-    )  # fmt: skip
-    assert seen == {precision} and torch.get_float32_matmul_precision() == "highest"

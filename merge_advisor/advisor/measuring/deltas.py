@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from merge_advisor import registry
+from merge_advisor.backbone.devices import dtype_of_weights
 from merge_advisor.errors import BaseModelError, PoolError
 from merge_advisor.json_form import digest_of
 from merge_advisor.types import Candidate, Deltas, RefusedModel, Space
@@ -64,7 +65,7 @@ def embedding_space(model: PromptedModel, spec: str) -> tuple[Embedding, Space]:
         probes=digest_of(embedding.probes()),
         layer=embedding.layer,
         pooling=embedding.pooling,
-        dtype=model.machine.dtype,
+        dtype=dtype_of_weights(model.machine.dtype),
         dim=embedding.dim(model.local.config),
     )
     return embedding, space

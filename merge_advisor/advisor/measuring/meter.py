@@ -14,6 +14,7 @@ import numpy as np
 from merge_advisor.advisor.measuring.memo import Memo
 from merge_advisor.advisor.measuring.pool_weights import PoolWeights
 from merge_advisor.advisor.measuring.prompted_model import PromptedModel
+from merge_advisor.backbone.precision import quick_products
 from merge_advisor.errors import TaskError
 from merge_advisor.json_form import digest_of, from_json, to_json
 from merge_advisor.merges import WeightedMerge
@@ -115,7 +116,8 @@ class MergeMeter:
         active = merge.without_zeros()  # a member of weight 0 need not be read, nor fit the composition
 
         def measure() -> list[float]:
-            return finite_or_worst(self._losses(rows, kind))
+            with quick_products(self.model.backbone):
+                return finite_or_worst(self._losses(rows, kind))
 
         key = [*_LOSS_KEYS[kind], [row.digest for row in rows], *active.key]
         values = self.memo.remember(key, lambda: self.on_base(active, measure, repeated=True))
@@ -181,9 +183,11 @@ class MergeMeter:
         from merge_advisor.backbone.gradients import loss_and_gradient
 
         def measure() -> Mapping[str, Float32Array]:
-            if kind == "choices":
-                return choice_loss_and_gradient(self.model.backbone, self.model.encode_choices(rows), names)[1]
-            return loss_and_gradient(self.model.backbone, self.model.encode(rows), names)[1]
+            backbone = self.model.backbone
+            with quick_products(backbone):
+                if kind == "choices":
+                    return choice_loss_and_gradient(backbone, self.model.encode_choices(rows), names)[1]
+                return loss_and_gradient(backbone, self.model.encode(rows), names)[1]
 
         self.model.progress("gradient of the shot loss", 0, 1)
         gradient = self.on_base(merge, measure, repeated=True)

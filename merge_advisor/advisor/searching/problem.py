@@ -16,6 +16,7 @@ import numpy as np
 from merge_advisor import registry
 from merge_advisor.advisor.measuring.deltas import base_features, cosine, embedding_space
 from merge_advisor.advisor.measuring.meter import finite_or_worst, loss_kind_of
+from merge_advisor.backbone.precision import quick_products
 from merge_advisor.errors import SpecError
 from merge_advisor.evaluators.fast import row_values
 from merge_advisor.evaluators.guard import TOLERANCE
@@ -156,8 +157,12 @@ class RowLossProblem(MergeProblem):
 
     def losses(self, point: Point, rows: Sequence[int]) -> list[float]:
         """See `Problem.losses`."""
-        key = [*self.key, "losses", self._digests(rows)]
-        return self._remembered(point, key, lambda: finite_or_worst(self._losses(rows)))
+
+        def measure() -> list[float]:
+            with quick_products(self.meter.model.backbone):
+                return finite_or_worst(self._losses(rows))
+
+        return self._remembered(point, [*self.key, "losses", self._digests(rows)], measure)
 
     def gradient(self, point: Point, rows: Sequence[int]) -> tuple[list[float], Float64Array]:
         """Return the loss on each of the rows, and ∂ mean loss / ∂ weights, (k,) float64.
@@ -179,7 +184,8 @@ class RowLossProblem(MergeProblem):
         blocks = count_blocks(self.meter.model.local.shapes)
 
         def measure() -> list[list[float]]:
-            losses, slopes = self._with_gradient(rows, names)
+            with quick_products(self.meter.model.backbone):
+                losses, slopes = self._with_gradient(rows, names)
             total = np.zeros(len(weights))
             for name in names:
                 updates = [delta.get(name) for delta in weights]
