@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, TypeAlias
 
 from merge_advisor.backbone.encoding import context_length, encode, padded
-from merge_advisor.backbone.long_prefix import LongPrefix, PlacedToken
+from merge_advisor.backbone.long_prefix import LongPrefix, PackedSequence, PlacedToken
 from merge_advisor.backbone.prefix import PromptCache, read_prompts
 
 if TYPE_CHECKING:
+    import torch
+
     from merge_advisor.backbone.model import Backbone
+
+Finished: TypeAlias = Callable[[Sequence[int]], bool]
+"""Called with an answer so far after each token: whether it is whole."""
 
 
 def generate(backbone: Backbone, prompt: str, *, max_new_tokens: int = 64) -> str:
@@ -32,7 +37,7 @@ def greedy(
     prompts: Sequence[Sequence[int]],
     *,
     max_new_tokens: int,
-    finished: Callable[[Sequence[int]], bool] | None = None,
+    finished: Finished | None = None,
     prefix: LongPrefix | None = None,
 ) -> list[list[int]]:
     """Return greedy answers as token ids: the most likely next token, until the end token (left out).
@@ -49,62 +54,88 @@ def greedy(
     """
     if backbone.encoder_decoder:
         return _by_transformers(backbone, prompts, max_new_tokens)
-    if prefix is not None:
-        return _behind(prefix, prompts, max_new_tokens, finished)
     import torch
 
-    answers: list[list[int]] = [[] for _ in prompts]
-    going = list(range(len(prompts)))
     with torch.inference_mode():
-        read = read_prompts(backbone, prompts)
-        for step in range(max_new_tokens):
-            tokens = read.last.argmax(-1).tolist()
-            left = []
-            for place, token in enumerate(tokens):
-                row = going[place]
-                if row < 0 or token == backbone.end_id:
-                    continue
-                answers[row].append(token)
-                if finished is None or not finished(answers[row]):
-                    left.append(place)
-            if not left or step == max_new_tokens - 1:
-                break
-            if 2 * len(left) <= len(going):  # copying keys and values pays where it halves the batch
-                read = read.select(left)
-                tokens, going = [tokens[place] for place in left], [going[place] for place in left]
-            else:
-                going = [row if place in left else -1 for place, row in enumerate(going)]
-            _advance(backbone, read, tokens)
-    return answers
-
-
-def _behind(
-    prefix: LongPrefix,
-    prompts: Sequence[Sequence[int]],
-    max_new_tokens: int,
-    finished: Callable[[Sequence[int]], bool] | None,
-) -> list[list[int]]:
-    """Greedy answers behind a prefix whose keys and values no row copies; a row that is done is not run again."""
-    import torch
-
-    answers: list[list[int]] = [[] for _ in prompts]
-    going = list(range(len(prompts)))
-    with torch.inference_mode():
+        if prefix is None:
+            read = read_prompts(backbone, prompts)
+            return greedy_from(backbone, read, max_new_tokens=max_new_tokens, finished=finished)
         sequence = prefix.sequence()
         last = prefix.read(sequence, prompts)
-        for step in range(max_new_tokens):
-            left = []
-            for row, token in zip(going, last.argmax(-1).tolist(), strict=True):
-                if token == prefix.backbone.end_id:
-                    continue
-                answers[row].append(token)
-                if finished is None or not finished(answers[row]):
-                    left.append(row)
-            if not left or step == max_new_tokens - 1:
-                break
-            tokens = [PlacedToken(answers[row][-1], len(prompts[row]) + step, row + 1) for row in left]
-            last, going = prefix.append(sequence, tokens, range(len(left))), left
+        lengths = {n: len(prompt) for n, prompt in enumerate(prompts, 1)}
+        return greedy_behind(prefix, sequence, last, lengths, max_new_tokens=max_new_tokens, finished=finished)
+
+
+def greedy_from(
+    backbone: Backbone, read: PromptCache, *, max_new_tokens: int, finished: Finished | None = None
+) -> list[list[int]]:
+    """Return greedy answers to prompts that were read, as `greedy` does; to be called without gradients.
+
+    Args:
+        backbone: a decoder, with what was placed on it when it read them.
+        read: n prompts; used up, so give a copy (`PromptCache.select`) where they are wanted again.
+        max_new_tokens: tokens of an answer at most.
+        finished: as of `greedy`.
+    """
+    going = list(range(len(read.lengths)))
+    answers: list[list[int]] = [[] for _ in going]
+    for step in range(max_new_tokens):
+        tokens = read.last.argmax(-1).tolist()
+        left = []
+        for place, token in enumerate(tokens):
+            row = going[place]
+            if row < 0 or token == backbone.end_id:
+                continue
+            answers[row].append(token)
+            if finished is None or not finished(answers[row]):
+                left.append(place)
+        if not left or step == max_new_tokens - 1:
+            break
+        if 2 * len(left) <= len(going):  # copying keys and values pays where it halves the batch
+            read = read.select(left)
+            tokens, going = [tokens[place] for place in left], [going[place] for place in left]
+        else:
+            going = [row if place in left else -1 for place, row in enumerate(going)]
+        _advance(backbone, read, tokens)
     return answers
+
+
+def greedy_behind(
+    prefix: LongPrefix,
+    sequence: PackedSequence,
+    last: torch.Tensor,
+    lengths: Mapping[int, int],
+    *,
+    max_new_tokens: int,
+    finished: Finished | None = None,
+) -> list[list[int]]:
+    """Return greedy answers behind a prefix whose keys and values no row copies; to be called without gradients.
+
+    A row that is done is not run again.
+
+    Args:
+        prefix: what all prompts begin with.
+        sequence: holds the prompts; what is generated becomes part of it.
+        last: (n, vocabulary) logits of the token after each of n prompts.
+        lengths: tokens of each of these prompts, by its row in the sequence.
+        max_new_tokens: tokens of an answer at most.
+        finished: as of `greedy`.
+    """
+    answers: dict[int, list[int]] = {row: [] for row in lengths}
+    going = list(lengths)
+    for step in range(max_new_tokens):
+        left = []
+        for row, token in zip(going, last.argmax(-1).tolist(), strict=True):
+            if token == prefix.backbone.end_id:
+                continue
+            answers[row].append(token)
+            if finished is None or not finished(answers[row]):
+                left.append(row)
+        if not left or step == max_new_tokens - 1:
+            break
+        tokens = [PlacedToken(answers[row][-1], lengths[row] + step, row) for row in left]
+        last, going = prefix.append(sequence, tokens, range(len(left))), left
+    return list(answers.values())
 
 
 def _advance(backbone: Backbone, read: PromptCache, tokens: Sequence[int]) -> None:

@@ -15,7 +15,7 @@ from merge_advisor.backbone.encoding import IGNORE_INDEX, TOKENS_PER_BATCH, Enco
 from merge_advisor.backbone.forward import all_logits, log_likelihoods
 from merge_advisor.backbone.long_prefix import read_prefix
 from merge_advisor.backbone.packing import PACKED_TOKENS
-from merge_advisor.backbone.prefix import attends_to_all, read_prompts
+from merge_advisor.backbone.prefix import PromptCache, attends_to_all, read_prompts
 
 if TYPE_CHECKING:
     import torch
@@ -147,8 +147,6 @@ def _after_prompts(
     backbone: Backbone, prompts: Sequence[Sequence[int]], which: Sequence[int], answers: Sequence[Sequence[int]]
 ) -> torch.Tensor:
     """Sums of answers after prompts that a decoder reads first, (n,); `which` is the prompt of each answer."""
-    import torch
-
     read = read_prompts(backbone, prompts)
     sums = read.last.float().log_softmax(-1)[list(which), [answer[0] for answer in answers]]
     read.last = read.last[:, :0]  # used; without it, `select` copies less
@@ -157,19 +155,33 @@ def _after_prompts(
         if not width:
             continue
         after = read.select([which[place] for place in places])
-        ids, mask = padded(
-            [answers[place][:-1] for place in places], int(backbone.tokenizer.pad_token_id), backbone.device
-        )
-        later, _ = padded([answers[place][1:] for place in places], IGNORE_INDEX, backbone.device)
-        state = backbone.model(
-            input_ids=ids,
-            attention_mask=torch.cat([after.seen, mask], dim=1),
-            position_ids=after.lengths[:, None].to(backbone.device) + torch.arange(width, device=backbone.device),
-            past_key_values=after.cache,
-            use_cache=True,
-        )
-        sums[places] += log_likelihoods(state.logits, later.to(state.logits.device)).to(sums.device)
+        logits = continued(backbone, after, [answers[place][:-1] for place in places])
+        later, _ = padded([answers[place][1:] for place in places], IGNORE_INDEX, logits.device)
+        sums[places] += log_likelihoods(logits, later).to(sums.device)
     return sums
+
+
+def continued(backbone: Backbone, read: PromptCache, answers: Sequence[Sequence[int]]) -> torch.Tensor:
+    """Return the logits after each token of answers, (n, longest answer, vocabulary); void behind an answer's end.
+
+    Args:
+        backbone: a decoder, one of `prefix.attends_to_all`.
+        read: n prompts; used up, so give a copy (`PromptCache.select`) where they are wanted again.
+        answers: n answers as token ids, not all of them empty.
+    """
+    import torch
+
+    ids, mask = padded(answers, int(backbone.tokenizer.pad_token_id), backbone.device)
+    there = torch.arange(ids.shape[1], device=backbone.device)
+    state = backbone.model(
+        input_ids=ids,
+        attention_mask=torch.cat([read.seen, mask], dim=1),
+        position_ids=read.lengths[:, None].to(backbone.device) + there,
+        past_key_values=read.cache,
+        use_cache=True,
+    )
+    logits: torch.Tensor = state.logits
+    return logits
 
 
 def _by_length(answers: Sequence[Sequence[int]]) -> Iterator[list[int]]:

@@ -149,6 +149,31 @@ class LongPrefix:
                 tokens, ends = [], []
         return torch.cat(last)
 
+    def answer_logits(self, sequence: PackedSequence, last: torch.Tensor, rows: Sequence[EncodedRow]) -> torch.Tensor:
+        """Return the logits of each completion's tokens in order, (n, longest completion, vocabulary).
+
+        Args:
+            sequence: holds the prompts as rows 1 to n; the completions become branches of them.
+            last: (n, vocabulary) logits of the token after each prompt, as of `read`.
+            rows: n rows; behind the end of a shorter completion its logits are void.
+        """
+        import torch
+
+        after: list[torch.Tensor] = []
+        tokens: list[PlacedToken] = []
+        where = torch.zeros((len(rows), max(len(row.completion) for row in rows)), dtype=torch.long)
+        count = len(rows)  # in the logits found so far, those after the prompts first
+        for n, row in enumerate(rows):
+            size, start = len(row.completion) - 1, len(row.prompt)  # nothing follows the last token
+            where[n, 0] = n
+            where[n, 1 : size + 1] = torch.arange(count, count + size)
+            count += size
+            tokens += [PlacedToken(id_, at, n + 1, 1) for at, id_ in enumerate(row.completion[:-1], start)]
+            if tokens and (len(tokens) >= PACKED_TOKENS or n == len(rows) - 1):
+                after.append(self.append(sequence, tokens, range(len(tokens))))
+                tokens = []
+        return torch.cat([last, *after])[where.to(last.device)]
+
     def answer_sums(
         self, prompts: Sequence[Sequence[int]], which: Sequence[int], answers: Sequence[Sequence[int]]
     ) -> torch.Tensor:

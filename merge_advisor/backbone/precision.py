@@ -1,9 +1,9 @@
 """Matrix products in bfloat16 where a CPU has units for them: for choosing and training, never for a score.
 
 Weights, what is placed on them, LoRA factors and optimiser stay float32; torch's autocast rounds the two sides of each
-product. On a CPU with AVX512-BF16 the losses of rows then take 0.57 and a training step 0.65 of the time; a row's loss
-moves by 0.02 to 0.05 nats either way, the mean of 24 rows by up to 0.006 (`eval/speed.md`). Embeddings are differences
-of hidden states, smaller than that, and scores are reported: both are computed in float32.
+product. On a CPU with AVX512-BF16 the losses of rows then take 0.57 and a training step 0.69 of the time; a row's loss
+moves by 0.02 to 0.05 nats either way, the mean of 24 rows by 0.006 at most (`eval/speed.md`). Embeddings are
+differences of hidden states, smaller than that, and scores are reported: both are computed in float32.
 """
 
 from __future__ import annotations

@@ -3,17 +3,19 @@
 `fast` decides by `metrics`, `lm_eval_harness` has lm-eval decide. What makes it cheap: a prompt runs once for all of
 its choices, rows are batched by length and by tokens, logits are taken only where an answer is, generation ends where
 the answer is complete, and a text that one forward over prompt and output already shows is not generated (greedy
-decoding gives the output where each of its tokens is the most likely one). Keys and values are held for one batch.
+decoding gives the output where each of its tokens is the most likely one); one that has to be goes on from the same
+reading of the prompt. Keys and values are held for one batch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from merge_advisor.backbone.answers import ReadRows, can_go_on, read_answers
 from merge_advisor.backbone.encoding import TOKENS_PER_BATCH, EncodedRow, batches, encode
-from merge_advisor.backbone.generate import greedy
+from merge_advisor.backbone.generate import Finished, greedy
 from merge_advisor.backbone.likelihood import answer_totals, losses_and_greedy
 from merge_advisor.backbone.long_prefix import read_prefix
 from merge_advisor.backbone.losses import row_losses
@@ -91,16 +93,47 @@ def respond(
     budget = generation_budget(limit, wanted, max_new_tokens, exact_match)
     end = answer_end(rows, template)
     prompts = _prompts(backbone, rows, template, budget)
-    losses, greedily = losses_and_greedy(backbone, answers)
-    foreseen: list[str | None] = []
-    for row, prompt, answer, best in zip(rows, prompts, answers, greedily, strict=True):
-        uncut = prompt.prompt == answer.prompt  # a long prompt is cut elsewhere where more is to be generated
-        right = () if whole else tuple(text.strip() for text in row.right)
-        foreseen.append(_foreseen(backbone, answer.completion, best, budget, end, right) if uncut else None)
-    left = [at for at, text in enumerate(foreseen) if text is None]
-    late = iter(_generated(backbone, [prompts[at] for at in left], end, budget, at_once))
-    texts = tuple(next(late) if text is None else text for text in foreseen)
-    return Responses(_totals(losses, tokens), tokens, texts)
+    losses = [0.0] * len(rows)
+    texts: list[str | None] = [None] * len(rows)
+
+    def finished(tokens: Sequence[int]) -> bool:
+        return is_ended(_text(backbone, tokens), end)
+
+    # where most texts are wanted whole, most are generated; else most rows are decided by one forward over all of them
+    for read in (
+        read_answers(backbone, answers, room=budget) if whole and can_go_on(backbone) else _told(backbone, answers)
+    ):
+        left = []
+        for place, at in enumerate(read.positions):
+            losses[at] = read.losses[place]
+            if prompts[at].prompt != answers[at].prompt:
+                continue  # a long prompt is cut elsewhere where more is to be generated
+            right = () if whole else tuple(text.strip() for text in rows[at].right)
+            texts[at] = _foreseen(backbone, answers[at].completion, read.likeliest[place], budget, end, right)
+            if texts[at] is None:
+                left.append(place)
+        if read.decode is not None:
+            for part in _parts(left, at_once):
+                said = read.go_on(part, max_new_tokens=budget, finished=finished)
+                for place, answer in zip(part, said, strict=True):
+                    texts[read.positions[place]] = _text(backbone, answer)
+    late = [at for at, text in enumerate(texts) if text is None]
+    generated = iter(_generated(backbone, [prompts[at] for at in late], budget, at_once, finished))
+    return Responses(
+        _totals(losses, tokens), tokens, tuple(next(generated) if text is None else text for text in texts)
+    )
+
+
+def _told(backbone: Backbone, answers: Sequence[EncodedRow]) -> Iterator[ReadRows]:
+    """All rows at once, in forwards that hold nothing to go on from."""
+    losses, likeliest = losses_and_greedy(backbone, answers)
+    yield ReadRows(tuple(range(len(answers))), tuple(losses), tuple(likeliest))
+
+
+def _parts(places: Sequence[int], at_once: int | None) -> Iterator[Sequence[int]]:
+    """Some places at a time, `at_once` of them at most; None: all."""
+    size = at_once or max(1, len(places))
+    yield from (places[first : first + size] for first in range(0, len(places), size))
 
 
 def _totals(losses: Sequence[float], tokens: Sequence[int]) -> tuple[tuple[float, ...], ...]:
@@ -122,20 +155,15 @@ def _prompts(backbone: Backbone, rows: Sequence[Row], template: Template, budget
 
 
 def _generated(
-    backbone: Backbone, prompts: Sequence[EncodedRow], end: str, budget: int, at_once: int | None
+    backbone: Backbone, prompts: Sequence[EncodedRow], budget: int, at_once: int | None, finished: Finished
 ) -> list[str]:
     """Return the greedy text after each prompt, until it holds a whole answer."""
-
-    def finished(tokens: Sequence[int]) -> bool:
-        return is_ended(_text(backbone, tokens), end)
-
     texts = [""] * len(prompts)
     prefix = read_prefix(backbone, [prompt.prompt for prompt in prompts])
     # behind a prefix, what is generated stays in the sequence of the whole batch
     shared = len(prefix.ids) - budget if prefix else 0
     for batch in batches(prompts, shared=shared, most=backbone.tokens(TOKENS_PER_BATCH)):
-        size = at_once or len(batch)
-        for part in (batch[first : first + size] for first in range(0, len(batch), size)):
+        for part in _parts(batch, at_once):
             ids = [prompts[at].prompt for at in part]
             answers = greedy(backbone, ids, max_new_tokens=budget, finished=finished, prefix=prefix)
             for at, tokens in zip(part, answers, strict=True):

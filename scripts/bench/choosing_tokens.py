@@ -3,7 +3,7 @@
     python scripts/bench/choosing_tokens.py --base BASE --pool POOL --tasks DIR --only NAME ... --out FILE
     python scripts/bench/choosing_tokens.py --out FILE --summary
 
-Of each task the 20 longest rows among its last 30% (none of them seen by an adapter), under the alpaca template: the
+Of each task the 12 longest rows among its last 30% (none of them seen by an adapter), under the alpaca template: the
 loss of every adapter but the task's own on each, whole and with its prompt cut on its left to fewer tokens, and the
 first-order gain of every adapter by the gradient of all rows. What does a cut keep of the order, what does the best
 adapter by cut rows keep of the gain that the best by whole rows has, what the best of the 8 that the gradient of cut
@@ -23,13 +23,14 @@ from merge_advisor.advisor.measuring.session import Session, open_session
 from merge_advisor.backbone.gradients import loss_and_gradient
 from merge_advisor.backbone.losses import row_losses
 from merge_advisor.backbone.place import placed
+from merge_advisor.backbone.precision import quick_products
 from merge_advisor.options import Machine
 from merge_advisor.tasks.files import read_rows
 from merge_advisor.weights.updates import WeightDelta, along
 
-LIMITS = (1024, 160, 128, 96)
+LIMITS = (1024, 160, 112)
 """Tokens of a row, the template's among them; the first cuts none."""
-ROWS, UNSEEN, TOP = 20, 0.3, 8
+ROWS, UNSEEN, TOP = 12, 0.3, 8
 
 
 def main() -> None:
@@ -59,11 +60,13 @@ def measured(session: Session, path: Path) -> dict[str, Any]:
         encoded = model.encode(kept, limit)
 
         def losses(delta: WeightDelta, encoded: Any = encoded) -> list[float]:
-            with placed(model.backbone, delta):
+            with placed(model.backbone, delta), quick_products(model.backbone):
                 return [round(loss, 4) for loss in row_losses(model.backbone, encoded)]
 
         deltas = [session.weights.of(candidate) for candidate in others]
-        gradient = loss_and_gradient(model.backbone, encoded, sorted({name for one in deltas for name in one}))[1]
+        with quick_products(model.backbone):
+            names = sorted({name for one in deltas for name in one})
+            gradient = loss_and_gradient(model.backbone, encoded, names)[1]
         found["limits"][str(limit)] = {
             "tokens": sum(map(len, encoded)),
             "base": losses({}),

@@ -27,7 +27,7 @@ def options(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--pool", type=Path, help="folder of the adapters")
     parser.add_argument("--tasks", type=Path, help="folder of the tasks")
     parser.add_argument("--out", type=Path, required=True, help="file of lines; what is there is not measured again")
-    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
+    parser.add_argument("--dtype", default="float32", choices=("float32", "mixed", "bfloat16"))
     parser.add_argument("--summary", action="store_true", help="only print what is there")
     return parser
 

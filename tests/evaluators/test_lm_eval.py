@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from merge_advisor import registry, templates
+from merge_advisor.backbone.generate import greedy_from
 from merge_advisor.backbone.model import Backbone
 from merge_advisor.backbone.place import placed
 from merge_advisor.errors import ExternalError, TaskError
@@ -139,27 +140,32 @@ def test_generated_text_is_that_of_the_model_and_is_matched_exactly(backbone: Ba
 def saying(backbone: Backbone, text: str) -> Iterator[None]:
     """Make the model answer `text` and its end token, whatever it is asked, and then babble.
 
-    Along an output that it is shown it babbles as well, so that nothing is foreseen there and all is generated.
+    Along an output that it is shown it says the first token again and again, so that little is foreseen there.
     """
     import torch
 
     ids = [*backbone.tokenizer(text, add_special_tokens=False)["input_ids"], backbone.end_id, 40, 41]
     left: list[int] = []
+    several: list[bool] = []
 
     def begin(module: torch.nn.Module, inputs: tuple[torch.Tensor], output: torch.Tensor) -> None:
-        if inputs[0].shape[1] > 1:  # a prompt, not one more token
-            left[:] = ids
+        several[:] = [inputs[0].shape[1] > 1]  # prompts or outputs, not one more token
 
     def force(module: torch.nn.Module, inputs: tuple[torch.Tensor], output: torch.Tensor) -> None:
-        output[:, :-1, 40] = 1e4
-        output[:, -1, left.pop(0) if left else 40] = 1e4
+        output[..., ids[0] if several[0] else left.pop(0) if left else 40] = 1e4
+
+    def decode(*arguments: Any, **named: Any) -> list[list[int]]:
+        left[:] = ids[1:]
+        return greedy_from(*arguments, **named)
 
     hooks = (
         backbone.model.model.embed_tokens.register_forward_hook(begin),
         backbone.model.lm_head.register_forward_hook(force),
     )
     try:
-        yield
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("merge_advisor.backbone.answers.greedy_from", decode)
+            yield
     finally:
         for hook in hooks:
             hook.remove()
