@@ -127,6 +127,15 @@ def test_a_ledger_keeps_what_is_done_and_replaces_what_failed(tmp_path: Path) ->
         assert other.added() == one.added() and len(one.added()) == 2
 
 
+def test_a_ledger_of_another_machine_s_dtype_says_how_it_goes_on(tmp_path: Path) -> None:
+    with Ledger(tmp_path) as ledger:
+        ledger.claim({"seed": "0", "dtype": "float32"})
+        with pytest.raises(RunError, match="another dtype; give `dtype=float32` to go on with it, or another `out`"):
+            ledger.claim({"seed": "0", "dtype": "mixed"})
+        with pytest.raises(RunError, match="another dtype, seed; give another `out`"):
+            ledger.claim({"seed": "1", "dtype": "mixed"})
+
+
 def test_a_ledger_that_is_none_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "results.sqlite").write_text("no database " * 100)
     with pytest.raises(RunError, match=r"results\.sqlite: cannot be opened"):

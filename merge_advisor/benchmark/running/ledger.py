@@ -115,7 +115,10 @@ class Ledger:
             if kept:
                 differ |= {name for name, _ in new if name in fixed}
             if differ:
-                raise RunError(f"{self.path}: was made with another {', '.join(sorted(differ))}; give another `out`")
+                others = ", ".join(sorted(differ))
+                # what `dtype=auto` is depends on the machine
+                same = f"`dtype={kept['dtype']}` to go on with it, or " if differ == {"dtype"} else ""
+                raise RunError(f"{self.path}: was made with another {others}; give {same}another `out`")
             done = self.count()
             self._connection.executemany("INSERT INTO made_for VALUES (?, ?)", new)
             if kept and done:
