@@ -15,6 +15,8 @@ from tests.support.models import LLAMA_MODULES, T5_MODULES, build_llama, build_t
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+# no units for bfloat16, here and in processes that tests start: `auto` then gives the same numbers on every machine
+os.environ["ONEDNN_MAX_CPU_ISA"] = "AVX512_CORE_VNNI"
 
 pytest.register_assert_rewrite("tests.support.strategy_contract")
 
@@ -33,14 +35,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if "slow" in item.keywords:
             item.add_marker(skip)
-
-
-@pytest.fixture(scope="session", autouse=True)
-def no_units() -> Iterator[None]:
-    """A CPU without units for bfloat16, whatever this one has: `auto` then gives the same numbers on every machine."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("merge_advisor.backbone.devices.multiplies_bfloat16", lambda: False)
-        yield
 
 
 @pytest.fixture(scope="session")

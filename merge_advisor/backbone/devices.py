@@ -18,6 +18,8 @@ BYTES = {"float32": 4, MIXED: 4, "bfloat16": 2, "float16": 2}
 """Bytes of an entry, by the dtypes that a base can have."""
 _UNITS = frozenset({"amx_bf16", "avx512_bf16"})
 """What Linux calls units that multiply bfloat16; without one, products in bfloat16 take longer than in float32."""
+_WITH_UNITS = ("BF16", "FP16", "AMX", "AVX10", "ALL", "DEFAULT")
+"""Parts of those values of $ONEDNN_MAX_CPU_ISA that allow bfloat16 units."""
 _NODES = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd", "/dev/dri")
 """What a Linux machine with a GPU has: of NVIDIA, below Windows, of AMD, of Intel and others."""
 
@@ -49,11 +51,15 @@ def settle(machine: Machine, config: Mapping[str, Any]) -> tuple[Machine, str]:
 def multiplies_bfloat16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
     """Return whether this machine's CPU has units for products in bfloat16; False where that cannot be told.
 
-    Asked of Linux and not of torch, whose import takes seconds that a dry run does not need.
+    Asked of Linux and not of torch, whose import takes seconds that a dry run does not need. $ONEDNN_MAX_CPU_ISA, by
+    which oneDNN (torch's products on a CPU) takes older instructions only, has a say.
 
     Args:
         cpuinfo: what Linux says of its processors.
     """
+    allowed = os.environ.get("ONEDNN_MAX_CPU_ISA", "ALL").upper()
+    if not any(word in allowed for word in _WITH_UNITS):
+        return False
     try:
         lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:  # another system

@@ -37,12 +37,26 @@ EXACT = Machine(device="cpu", dtype="float32", threads=1)
         ("", False),
     ],
 )
-def test_units_are_asked_of_linux(text: str, there: bool, tmp_path: Path) -> None:
+def test_units_are_asked_of_linux(text: str, there: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA")
     (tmp_path / "cpuinfo").write_text(text)
     assert multiplies_bfloat16(tmp_path / "cpuinfo") is there
 
 
-def test_another_system_has_no_units_we_know_of(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("allowed", "there"),
+    [("AVX512_CORE", False), ("avx2", False), ("AVX512_CORE_BF16", True), ("AVX512_CORE_AMX", True), ("DEFAULT", True)],
+)
+def test_units_that_onednn_may_not_use_do_not_count(
+    allowed: str, there: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "cpuinfo").write_text("flags : avx512_bf16\n")
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", allowed)
+    assert multiplies_bfloat16(tmp_path / "cpuinfo") is there
+
+
+def test_another_system_has_no_units_we_know_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA")
     assert multiplies_bfloat16(tmp_path / "absent") is False
 
 
