@@ -187,7 +187,7 @@ def remedy(device: str, dtype: str) -> str:
         device: one, or several between commas.
         dtype: of its weights.
     """
-    ways = ["`dtype=bfloat16`"] if dtype in ("float32", MIXED) else []
+    ways = ["`dtype=bfloat16`"] if dtype_of_weights(dtype) == "float32" else []
     if device.startswith("cuda"):
         ways += ["more devices (`device=cuda:0,cuda:1`)" if "," not in device else "more devices"]
     if device != "cpu":

@@ -81,14 +81,7 @@ def greedy_from(
     answers: list[list[int]] = [[] for _ in going]
     for step in range(max_new_tokens):
         tokens = read.last.argmax(-1).tolist()
-        left = []
-        for place, token in enumerate(tokens):
-            row = going[place]
-            if row < 0 or token == backbone.end_id:
-                continue
-            answers[row].append(token)
-            if finished is None or not finished(answers[row]):
-                left.append(place)
+        left = _going_on(backbone, answers, going, tokens, finished)
         if not left or step == max_new_tokens - 1:
             break
         if 2 * len(left) <= len(going):  # copying keys and values pays where it halves the batch
@@ -124,18 +117,31 @@ def greedy_behind(
     answers: dict[int, list[int]] = {row: [] for row in lengths}
     going = list(lengths)
     for step in range(max_new_tokens):
-        left = []
-        for row, token in zip(going, last.argmax(-1).tolist(), strict=True):
-            if token == prefix.backbone.end_id:
-                continue
-            answers[row].append(token)
-            if finished is None or not finished(answers[row]):
-                left.append(row)
+        tokens = last.argmax(-1).tolist()
+        left = [going[place] for place in _going_on(prefix.backbone, answers, going, tokens, finished)]
         if not left or step == max_new_tokens - 1:
             break
-        tokens = [PlacedToken(answers[row][-1], lengths[row] + step, row) for row in left]
-        last, going = prefix.append(sequence, tokens, range(len(left))), left
+        placed = [PlacedToken(answers[row][-1], lengths[row] + step, row) for row in left]
+        last, going = prefix.append(sequence, placed, range(len(left))), left
     return list(answers.values())
+
+
+def _going_on(
+    backbone: Backbone,
+    answers: list[list[int]] | dict[int, list[int]],
+    going: Sequence[int],
+    tokens: Sequence[int],
+    finished: Finished | None,
+) -> list[int]:
+    """Append the next token of each place to its row's answer; return the places that go on. A row below 0 is done."""
+    left = []
+    for place, (row, token) in enumerate(zip(going, tokens, strict=True)):
+        if row < 0 or token == backbone.end_id:
+            continue
+        answers[row].append(token)
+        if finished is None or not finished(answers[row]):
+            left.append(place)
+    return left
 
 
 def _advance(backbone: Backbone, read: PromptCache, tokens: Sequence[int]) -> None:

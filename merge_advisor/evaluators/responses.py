@@ -100,9 +100,8 @@ def respond(
         return is_ended(_text(backbone, tokens), end)
 
     # where most texts are wanted whole, most are generated; else most rows are decided by one forward over all of them
-    for read in (
-        read_answers(backbone, answers, room=budget) if whole and can_go_on(backbone) else _told(backbone, answers)
-    ):
+    holds = whole and can_go_on(backbone)
+    for read in read_answers(backbone, answers, room=budget) if holds else _told(backbone, answers):
         left = []
         for place, at in enumerate(read.positions):
             losses[at] = read.losses[place]
