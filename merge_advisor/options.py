@@ -35,41 +35,9 @@ _LORA = "LoRA of the shots"
 _LM_EVAL = "lm-eval"
 _SCORING = "scoring"
 _MODELS = "models"
-_MACHINE = "machine"
 _BUDGET = f"budget (the first limit reached ends the search; default {DEFAULT_TRIALS} trials)"
 _SEARCH = "search"
 _VARIED = "what is varied (default: the members' weights)"
-
-
-AUTO = "auto"
-"""Device or dtype that the machine and the base decide."""
-
-
-@dataclass(frozen=True, slots=True)
-class Machine:
-    """Where and how to compute; only `dtype` changes what is computed.
-
-    >>> Machine(threads=2).device
-    'auto'
-    """
-
-    device: str = option(
-        AUTO, group=_MACHINE, settings=True,
-        help="auto (default: CUDA, several GPUs where one is too small, MPS, XPU, else the CPU), cpu, cuda, cuda:N, "
-        "cuda:N,cuda:M, mps or xpu",
-    )  # fmt: skip
-    dtype: str = option(
-        AUTO, group=_MACHINE, settings=True, choices=(AUTO, "float32", "mixed", "bfloat16", "float16"),
-        help="auto (default): the base's own; on a CPU mixed (float32, products of choosing and training in bfloat16) "
-        "where it has units for that, else float32",
-    )  # fmt: skip
-    threads: int | None = option(
-        None, group=_MACHINE, settings=True, metavar="N", help="CPU threads (default: the cores that are idle)"
-    )
-
-    def __post_init__(self) -> None:
-        if self.threads is not None and self.threads < 1:
-            raise InputError(f"`threads={self.threads}`: give 1 or more")
 
 
 @dataclass(frozen=True, slots=True)

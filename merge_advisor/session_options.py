@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TypedDict, cast
 
-from merge_advisor.options import Machine
+from merge_advisor.machine_options import Machine
 from merge_advisor.progress import Progress
 
 

@@ -109,7 +109,7 @@ def train(options: argparse.Namespace, names: Sequence[str]) -> None:
     if not left:
         return
     from merge_advisor.advisor.measuring.session import open_session
-    from merge_advisor.options import Machine
+    from merge_advisor.machine_options import Machine
 
     machine = Machine(threads=options.threads)
     with open_session(options.base, store=options.out / "store.sqlite", machine=machine) as session:
@@ -158,7 +158,7 @@ def table(options: argparse.Namespace, names: Sequence[str]) -> None:
         PoolError: no adapter of these tasks is there.
     """
     from merge_advisor.advisor.measuring.session import PoolFilter, open_session
-    from merge_advisor.options import Machine
+    from merge_advisor.machine_options import Machine
     from merge_advisor.whole_files import write_text
 
     pool, machine = options.out / "pool", Machine(threads=options.threads)

@@ -19,7 +19,8 @@ from merge_advisor.advisor.planning.sources import find_sources, read_plan_input
 from merge_advisor.advisor.runs.reopening import reopen
 from merge_advisor.advisor.runs.run_folder import Run, check_out
 from merge_advisor.evaluators.lm_eval_tasks import TaskName
-from merge_advisor.options import Machine, PlanOptions, TuneOptions
+from merge_advisor.machine_options import Machine
+from merge_advisor.options import PlanOptions, TuneOptions
 from merge_advisor.session_options import SessionOptions, Where
 from merge_advisor.types import Deltas
 from merge_advisor.whole_files import write_text

@@ -10,10 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from merge_advisor.errors import BaseModelError
-from merge_advisor.options import AUTO, Machine
+from merge_advisor.machine_options import AUTO, MIXED, Machine
 
-MIXED = "mixed"
-"""The dtype of a base whose weights are float32 and whose products while choosing and training are bfloat16."""
 BYTES = {"float32": 4, MIXED: 4, "bfloat16": 2, "float16": 2}
 """Bytes of an entry, by the dtypes that a base can have."""
 _UNITS = frozenset({"amx_bf16", "avx512_bf16"})

@@ -11,7 +11,7 @@ from merge_advisor.backbone.device_map import DeviceMap, base_pieces, beside_byt
 from merge_advisor.backbone.devices import BYTES, check_devices, cuda_devices, memory_free, remedy
 from merge_advisor.backbone.encoding import TOKENS_PER_BATCH
 from merge_advisor.errors import BaseModelError
-from merge_advisor.options import AUTO, Machine
+from merge_advisor.machine_options import AUTO, Machine
 
 if TYPE_CHECKING:
     from merge_advisor.backbone.model import Backbone

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from merge_advisor.backbone.device_map import base_pieces, spread_pieces
-from merge_advisor.backbone.devices import BYTES, MIXED, check_devices, cores, dtype_of_weights, memory_free, remedy
+from merge_advisor.backbone.devices import BYTES, check_devices, cores, dtype_of_weights, memory_free, remedy
 from merge_advisor.errors import BaseModelError
+from merge_advisor.machine_options import MIXED
 from merge_advisor.weights.parameter_map import MemoryPlace, map_parameters, model_class
 from merge_advisor.weights.tensorfile import open_folder
 

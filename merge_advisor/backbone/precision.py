@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def quick_products(backbone: Backbone) -> Iterator[None]:
     """Take matrix products in the block as fast as the base's dtype allows; losses and gradients come in float32.
 
-    Nothing changes for a base that was not loaded as `devices.MIXED`.
+    Nothing changes for a base that was not loaded as `machine_options.MIXED`.
 
     >>> from pathlib import Path
     >>> from merge_advisor.backbone.model import load_backbone

@@ -32,13 +32,13 @@ from merge_advisor.cli.progress import reporting
 from merge_advisor.cli.settings import SETTINGS_FILE, read_settings, setting_options
 from merge_advisor.errors import InputError
 from merge_advisor.json_form import to_plain
+from merge_advisor.machine_options import Machine
 from merge_advisor.options import (
     BenchOptions,
     BenchPlaces,
     EmbedOptions,
     LmEvalOptions,
     LmEvalScoreOptions,
-    Machine,
     MayScoreOptions,
     MergeOptions,
     Places,

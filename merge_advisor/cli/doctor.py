@@ -13,7 +13,7 @@ from merge_advisor.backbone.devices import check_devices, cores, cuda_devices, m
 from merge_advisor.backbone.memory import devices_for, memory_needed, vocabulary_of
 from merge_advisor.cli.settings import SETTINGS_FILE, read_settings
 from merge_advisor.errors import BaseModelError, MergeAdvisorError
-from merge_advisor.options import AUTO, Machine
+from merge_advisor.machine_options import AUTO, Machine
 from merge_advisor.weights.base import quantised_base
 from merge_advisor.weights.files import read_json
 from merge_advisor.weights.quantised import quantisation

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from merge_advisor.hub_options import CardOptions, FindOptions, PushOptions
+from merge_advisor.machine_options import Machine
 from merge_advisor.option_fields import option
 from merge_advisor.options import (
     BenchOptions,
@@ -19,7 +20,6 @@ from merge_advisor.options import (
     EmbedOptions,
     LmEvalOptions,
     LmEvalScoreOptions,
-    Machine,
     MayScoreOptions,
     MergeOptions,
     Places,

@@ -21,7 +21,7 @@ _EPILOG = "Settings may stand in ./merge-advisor.toml (see `merge-advisor init`)
 class Arguments:
     """What one call was given: options of the command line, and what merge-advisor.toml says.
 
-    >>> from merge_advisor.options import Machine
+    >>> from merge_advisor.machine_options import Machine
     >>> Arguments("plan", {"threads": 2}, {"threads": 1, "device": "cuda", "k": 3}).part(Machine)
     Machine(device='cuda', dtype='auto', threads=2)
     """

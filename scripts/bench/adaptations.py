@@ -31,8 +31,8 @@ from merge_advisor.benchmark.running.rows import read_bench_tasks
 from merge_advisor.benchmark.running.task_draw import ResultPlace, TaskDraw
 from merge_advisor.benchmark.setup import SetupPlaces
 from merge_advisor.benchmark.values import Arm, Question, Setup, Tasks, Unit
+from merge_advisor.machine_options import Machine
 from merge_advisor.merges import WeightedMerge
-from merge_advisor.options import Machine
 
 TASKS = (
     "cs_algorithms__lcs", "cs_algorithms__valid_parentheses", "operators", "list_functions__03_shot_baseline",

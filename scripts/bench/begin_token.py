@@ -26,7 +26,8 @@ from merge_advisor.backbone.choice_loss import choice_losses
 from merge_advisor.backbone.finetune import finetune_lora
 from merge_advisor.backbone.losses import row_losses
 from merge_advisor.backbone.place import placed
-from merge_advisor.options import FinetuneSettings, Machine
+from merge_advisor.machine_options import Machine
+from merge_advisor.options import FinetuneSettings
 from merge_advisor.tasks.files import read_rows
 from merge_advisor.tasks.splits import split
 from merge_advisor.templates import get

@@ -24,8 +24,8 @@ from kept import add_line, options, parsed, read_lines
 
 from merge_advisor.advisor.measuring.session import Session, open_session
 from merge_advisor.backbone.likelihood import answer_totals
+from merge_advisor.machine_options import Machine
 from merge_advisor.merges import WeightedMerge
-from merge_advisor.options import Machine
 from merge_advisor.tasks import read_rows
 from merge_advisor.types import Candidate
 

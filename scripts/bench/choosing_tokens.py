@@ -24,7 +24,7 @@ from merge_advisor.backbone.gradients import loss_and_gradient
 from merge_advisor.backbone.losses import row_losses
 from merge_advisor.backbone.place import placed
 from merge_advisor.backbone.precision import quick_products
-from merge_advisor.options import Machine
+from merge_advisor.machine_options import Machine
 from merge_advisor.tasks.files import read_rows
 from merge_advisor.weights.updates import WeightDelta, along
 

@@ -24,8 +24,8 @@ from merge_advisor.advisor.planning.choosing_losses import rows_in
 from merge_advisor.benchmark.running.arms import halving_passes
 from merge_advisor.benchmark.running.rows import read_bench_tasks
 from merge_advisor.benchmark.setup import read_setup
+from merge_advisor.machine_options import Machine
 from merge_advisor.merges import WeightedMerge
-from merge_advisor.options import Machine
 from merge_advisor.select.halving import HALVING_SHARES, NO_HALVING, best_of
 from merge_advisor.types import BACKWARD, Task
 

@@ -26,7 +26,8 @@ from merge_advisor.backbone.model import Backbone, load_backbone
 from merge_advisor.backbone.place import placed
 from merge_advisor.backbone.precision import quick_products
 from merge_advisor.backbone.shapes import LoraShape
-from merge_advisor.options import FinetuneSettings, Machine
+from merge_advisor.machine_options import Machine
+from merge_advisor.options import FinetuneSettings
 from merge_advisor.tasks.files import read_rows
 from merge_advisor.weights.updates import WeightDelta
 

@@ -32,7 +32,8 @@ from merge_advisor.advisor.measuring.deltas import take_deltas
 from merge_advisor.advisor.measuring.session import Session, open_session
 from merge_advisor.advisor.measuring.shots_lora import Shots, finetune_on_shots, target_parameters
 from merge_advisor.advisor.searching.problem import RowLossProblem, TaskDelta, make_problem
-from merge_advisor.options import FinetuneSettings, Machine
+from merge_advisor.machine_options import Machine
+from merge_advisor.options import FinetuneSettings
 from merge_advisor.select.weight_rule import line_search
 from merge_advisor.tasks import read_rows
 from merge_advisor.tuning import Point, SearchSpace, Trial

@@ -33,7 +33,7 @@ from merge_advisor import registry
 from merge_advisor.advisor.measuring.session import Session, open_session
 from merge_advisor.advisor.searching.problem import ChoiceLossProblem, ErrorProblem, RowLossProblem
 from merge_advisor.evaluators.metrics import metric_for
-from merge_advisor.options import Machine
+from merge_advisor.machine_options import Machine
 from merge_advisor.select.weight_rule import line_search
 from merge_advisor.statistics import paired_interval
 from merge_advisor.tasks import read_rows

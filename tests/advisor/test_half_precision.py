@@ -12,7 +12,7 @@ import merge_advisor as ma
 from merge_advisor.advisor import PlanOptions
 from merge_advisor.errors import InputError
 from merge_advisor.formats.full_model import to_own_dtype, write_full_model
-from merge_advisor.options import Machine
+from merge_advisor.machine_options import Machine
 from merge_advisor.weights.tensorfile import open_folder
 from merge_advisor.weights.updates import DenseUpdate
 from tests.embeddings.test_embed import plain_peft_loop

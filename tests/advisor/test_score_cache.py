@@ -17,8 +17,8 @@ from merge_advisor.advisor.measuring.session import Session, open_session
 from merge_advisor.advisor.scoring.lm_eval_scoring import ask_models
 from merge_advisor.evaluators.lm_eval_requests import build_requests
 from merge_advisor.evaluators.lm_eval_tasks import TaskName, load_tasks
+from merge_advisor.machine_options import Machine
 from merge_advisor.merges import WeightedMerge
-from merge_advisor.options import Machine
 from merge_advisor.scores import ModelScore
 from merge_advisor.types import Candidate, Row
 from merge_advisor.weights.updates import LowRankUpdate

@@ -10,7 +10,8 @@ from merge_advisor.advisor import PlanOptions
 from merge_advisor.advisor.measuring import session as session_module
 from merge_advisor.backbone import model as model_module
 from merge_advisor.backbone.device_map import DeviceMap
-from merge_advisor.options import FinetuneSettings, Machine
+from merge_advisor.machine_options import Machine
+from merge_advisor.options import FinetuneSettings
 from tests.support.pretended_devices import pretended_devices
 
 

@@ -16,7 +16,7 @@ from merge_advisor.backbone.devices import check_devices, memory_free, named_dev
 from merge_advisor.backbone.memory import devices_for, memory_needed
 from merge_advisor.backbone.model import load_backbone
 from merge_advisor.errors import BaseModelError
-from merge_advisor.options import Machine
+from merge_advisor.machine_options import Machine
 from merge_advisor.weights.files import read_json
 from merge_advisor.weights.tensorfile import open_folder
 from tests.support.architectures import ARCHITECTURES, build_model

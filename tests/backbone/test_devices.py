@@ -18,7 +18,8 @@ from merge_advisor.backbone.memory import memory_needed, within_memory
 from merge_advisor.backbone.model import Backbone, load_backbone
 from merge_advisor.backbone.trainable import TrainableLora
 from merge_advisor.errors import BaseModelError
-from merge_advisor.options import FinetuneSettings, Machine
+from merge_advisor.machine_options import Machine
+from merge_advisor.options import FinetuneSettings
 
 TEXTS = [(f"say {number} and then a few words more", f"{number}") for number in range(12)]
 

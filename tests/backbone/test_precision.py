@@ -16,8 +16,9 @@ from merge_advisor.backbone.model import Backbone, load_backbone
 from merge_advisor.backbone.precision import quick_products
 from merge_advisor.backbone.shapes import LoraShape
 from merge_advisor.errors import BaseModelError
+from merge_advisor.machine_options import Machine
 from merge_advisor.merges import WeightedMerge
-from merge_advisor.options import FinetuneSettings, Machine, PlanOptions
+from merge_advisor.options import FinetuneSettings, PlanOptions
 from merge_advisor.types import Row
 from tests.support.task_files import write_task
 

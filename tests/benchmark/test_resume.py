@@ -23,7 +23,7 @@ from tests.support.bench_setups import TASKS, write_world
 RUN = """
 import sys
 from pathlib import Path
-from merge_advisor.options import Machine
+from merge_advisor.machine_options import Machine
 from merge_advisor.benchmark.running.bench_run import measure_setup
 
 if __name__ == "__main__":

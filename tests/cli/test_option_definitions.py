@@ -14,12 +14,12 @@ from merge_advisor.cli.options import COMMANDS
 from merge_advisor.cli.parser import Arguments, add_options, parse
 from merge_advisor.cli.settings import all_parts, read_settings, setting_options
 from merge_advisor.errors import InputError
+from merge_advisor.machine_options import Machine
 from merge_advisor.option_fields import build_options, option, options_of
 from merge_advisor.options import (
     BenchOptions,
     EmbedOptions,
     FinetuneSettings,
-    Machine,
     MayScoreOptions,
     MergeOptions,
     Places,

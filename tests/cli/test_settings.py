@@ -8,7 +8,7 @@ import pytest
 
 from merge_advisor.cli import main
 from merge_advisor.errors import ExternalError, InputError
-from merge_advisor.options import Machine
+from merge_advisor.machine_options import Machine
 
 
 @pytest.fixture

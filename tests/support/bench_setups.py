@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import Any, Required, TypedDict
 
-from merge_advisor.options import Machine
+from merge_advisor.machine_options import Machine
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 SETUP: dict[str, Any] = {

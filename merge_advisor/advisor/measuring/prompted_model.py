@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from merge_advisor.backbone.encoding import ROW_TOKENS
-from merge_advisor.options import Machine
+from merge_advisor.machine_options import Machine
 from merge_advisor.progress import Progress, quiet_progress
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from merge_advisor.advisor.measuring.pool_weights import PoolWeights
 from merge_advisor.advisor.measuring.prompted_model import PromptedModel
 from merge_advisor.backbone.devices import settle
 from merge_advisor.backbone.memory import devices_for
-from merge_advisor.options import Machine
+from merge_advisor.machine_options import Machine
 from merge_advisor.pool import open_pool
 from merge_advisor.progress import quiet_progress
 from merge_advisor.session_options import SessionOptions

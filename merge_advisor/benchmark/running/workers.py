@@ -21,7 +21,7 @@ from merge_advisor.benchmark.running.units import failed_result, run_units
 from merge_advisor.benchmark.setup import SetupPlaces
 from merge_advisor.benchmark.values import Setup
 from merge_advisor.errors import ExternalError, MergeAdvisorError
-from merge_advisor.options import Machine
+from merge_advisor.machine_options import Machine
 from merge_advisor.session_options import SessionOptions
 
 _POLL = 0.5
