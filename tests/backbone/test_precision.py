@@ -96,6 +96,20 @@ def test_training_goes_the_same_way_and_gives_float32(tiny_llama: Path) -> None:
         assert cosine > 0.9
 
 
+def test_a_finetune_on_a_cpu_leaves_float32_products_whole(tiny_llama: Path) -> None:
+    backbone = load_backbone(tiny_llama, dtype="float32", threads=1)
+    generator = torch.Generator().manual_seed(0)
+    lora = LoraShape(("model.layers.0.self_attn.q_proj.weight",), rank=2, alpha=4.0).build(backbone, generator)
+    seen = []
+
+    def watch() -> list[float]:
+        seen.append((torch.get_float32_matmul_precision(), torch.is_autocast_enabled("cpu")))
+        return [1.0]
+
+    finetune(backbone, lora, ENCODED[:2], FinetuneSettings(batch_size=2), generator=generator, watch=watch)
+    assert set(seen) == {("highest", False)}
+
+
 @pytest.mark.parametrize("device", ["cuda", "mps"])
 def test_an_accelerator_does_not_mix(device: str, tiny_llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("merge_advisor.backbone.model.check_devices", lambda device: (device,))
