@@ -133,11 +133,12 @@ class Auto:
 
     def _gain(self, found: Mapping[str, Adapted], name: str, over: str) -> Belief:
         """What is believed of how much less loss one has than another."""
-        differences = np.asarray(found[over].losses) - np.asarray(found[name].losses)
+        ours, theirs = np.asarray(found[name].losses), np.asarray(found[over].losses)
+        differences = theirs - ours
         if not differences.any():  # the same model, as the base is where `shots` at scale 0 is best
             return Belief(0.0, 0.0)
         known, other = (experience_of(one, len(differences)) for one in (name, over))
-        return believe(differences.tolist(), known.than(other))
+        return believe(differences.tolist(), known.than(other), float(ours.mean() + theirs.mean()) / 2)
 
     def _merge(self, bench: Workbench, *, apart: bool) -> Adapted:
         """The merge as it was chosen; `apart` says whether rows judge the merge that was chosen without them."""

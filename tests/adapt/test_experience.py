@@ -15,6 +15,14 @@ def test_many_clear_rows_are_believed_and_few_noisy_ones_are_not() -> None:
     assert 0.1 < few.mean < 0.35 and few.error > 0.2
 
 
+def test_rows_of_small_losses_are_believed_at_small_differences() -> None:
+    """Where both models lose next to nothing, the noise of other tasks' rows says nothing."""
+    rng, other = np.random.default_rng(1), Experience(gain=0.02, spread=0.16)
+    rows = (0.02 + 0.03 * rng.normal(size=20)).tolist()
+    assert believe(rows, other).chance < 0.75 < 0.95 < believe(rows, other, level=0.03).chance
+    assert believe(rows, other, level=5.0) == believe(rows, other)
+
+
 def test_what_was_promised_too_much_is_taken_off() -> None:
     rows = [0.5] * 50
     plain, wary = (believe(rows, Experience(0.0, 10.0, optimism)) for optimism in (0.0, 0.2))
