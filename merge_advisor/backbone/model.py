@@ -15,7 +15,7 @@ from merge_advisor.backbone.device_map import base_pieces, spread_pieces
 from merge_advisor.backbone.devices import BYTES, check_devices, cores, dtype_of_weights, memory_free, remedy
 from merge_advisor.errors import BaseModelError
 from merge_advisor.machine_options import MIXED
-from merge_advisor.weights.parameter_map import MemoryPlace, map_parameters, model_class
+from merge_advisor.weights.parameter_map import MemoryPlace, map_parameters, model_class, read_config, read_tokenizer
 from merge_advisor.weights.tensorfile import open_folder
 
 if TYPE_CHECKING:
@@ -149,7 +149,6 @@ def load_backbone(
         BaseModelError: the folder cannot be loaded, the device or dtype is not there, or its memory is too small.
     """
     import torch
-    import transformers
 
     if dtype not in BYTES:
         raise BaseModelError(f"dtype '{dtype}' is unknown; choose one of: {', '.join(BYTES)}")
@@ -163,13 +162,15 @@ def load_backbone(
         modules = spread_pieces(base_pieces(path, _shapes(path), dtype), free, 0).modules
     held = dtype_of_weights(dtype)
     try:
-        config = transformers.AutoConfig.from_pretrained(path, local_files_only=True)
+        config = read_config(path)
         seq2seq = bool(getattr(config, "is_encoder_decoder", False))
         loader = model_class(config)
         with quiet():
             where = {"device_map": dict(modules)} if modules else {}
-            model = loader.from_pretrained(path, dtype=getattr(torch, held), local_files_only=True, **where)
-            tokenizer = transformers.AutoTokenizer.from_pretrained(path, local_files_only=True)
+            model = loader.from_pretrained(
+                path, dtype=getattr(torch, held), local_files_only=True, trust_remote_code=False, **where
+            )
+            tokenizer = read_tokenizer(path)
         model = (model if modules else model.to(device)).eval().requires_grad_(False)
         inputs = input_device(model)
     except torch.OutOfMemoryError as error:

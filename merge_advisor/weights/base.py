@@ -169,7 +169,7 @@ def _dequantise(path: Path, folder: Path) -> None:
     import torch
     from transformers import AutoConfig, AutoTokenizer
 
-    place = {"pretrained_model_name_or_path": path.parent, "gguf_file": path.name}
+    place = {"pretrained_model_name_or_path": path.parent, "gguf_file": path.name, "trust_remote_code": False}
     with _quiet_unless_terminal(), _read_once():
         try:
             config = AutoConfig.from_pretrained(**place)

@@ -124,8 +124,8 @@ def build_skeleton(folder: Path) -> Any:
     import torch
 
     with _naming_base(folder), torch.device("meta"):
-        config = _read_config(folder)
-        return model_class(config).from_config(config)
+        config = read_config(folder)
+        return model_class(config).from_config(config, trust_remote_code=False)
 
 
 def model_class_of(folder: Path) -> Any:
@@ -138,13 +138,55 @@ def model_class_of(folder: Path) -> Any:
         BaseModelError: transformers does not know its config.json.
     """
     with _naming_base(folder):
-        return model_class(_read_config(folder))
+        return model_class(read_config(folder))
 
 
-def _read_config(folder: Path) -> Any:
+def read_config(folder: Path) -> Any:
+    """Return the transformers configuration of a folder's config.json; code that lies beside it is never run.
+
+    Args:
+        folder: of config.json.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: transformers does not know the model.
+        BaseModelError: nor without code that comes with it.
+    """
     import transformers
 
-    return transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
+    with _running_no_code(folder):
+        return transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+
+
+def read_tokenizer(folder: Path) -> Any:
+    """Return the transformers tokenizer of a folder; code that lies beside it is never run.
+
+    Args:
+        folder: of tokenizer files.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: transformers does not know the tokenizer.
+        BaseModelError: nor without code that comes with it.
+    """
+    import transformers
+
+    with _running_no_code(folder):
+        return transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+
+
+@contextmanager
+def _running_no_code(folder: Path) -> Iterator[None]:
+    """Say what transformers' refusal means here; asked without `trust_remote_code=False`, it would ask on stdin."""
+    try:
+        yield
+    except ValueError as error:
+        if "trust_remote_code" not in str(error):
+            raise
+        raise BaseModelError(
+            f"base {folder.name}: comes with Python code of its own (auto_map), which is never run here; give a base "
+            "that transformers has the code of"
+        ) from error
 
 
 @contextmanager
