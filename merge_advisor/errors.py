@@ -123,3 +123,11 @@ class ExternalError(MergeAdvisorError):
     >>> ExternalError("org/name: the hub cannot be reached").exit_code
     1
     """
+
+
+class DamageWarning(UserWarning):
+    """Something that was kept is damaged and is made again; shown as one line by the command line.
+
+    >>> issubclass(DamageWarning, MergeAdvisorError)
+    False
+    """

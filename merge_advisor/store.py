@@ -8,28 +8,21 @@ file costs time and nothing else.
 from __future__ import annotations
 
 import json
-import sqlite3
-import time
 from collections.abc import Iterator, MutableMapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from merge_advisor.errors import RunError
+from merge_advisor.checked_sqlite import CheckedFile, FileKind, checksum, warn_of_damage
 from merge_advisor.types import Space
 
 if TYPE_CHECKING:
     from merge_advisor.arrays import Float32Array
 
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS spaces (digest TEXT PRIMARY KEY, space TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS deltas (space TEXT, fingerprint TEXT, delta BLOB NOT NULL, PRIMARY KEY (space, fingerprint));
-CREATE TABLE IF NOT EXISTS measured (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS hashes (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-"""
-
-_TRIES = 100
+_COLUMNS = {"deltas": ("space", "fingerprint", "delta"), "measured": ("key", "value"), "hashes": ("key", "value")}
+"""Of each table whose rows have a checksum, the columns under it; the last one is the value, the others are the key."""
+_CALLED = {"deltas": "deltas of models", "measured": "measurements", "hashes": "hashes of files"}
 
 
 class Store:
@@ -44,23 +37,18 @@ class Store:
         path: the file; it and its folder are made where they are missing.
 
     Raises:
-        RunError: the file cannot be opened, is no SQLite file, or its folder cannot be written.
+        RunError: the file cannot be opened, is damaged or no store, or of a newer version, or its folder cannot be
+            written; of every method, that the file cannot be read or written.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            # no isolation level: each value is a transaction of its own, so that a kill loses none that was kept
-            self._connection = sqlite3.connect(path, timeout=30, isolation_level=None)
-            _prepare(self._connection)
-        except (OSError, sqlite3.Error) as error:
-            raise RunError(f"store {path}: cannot be opened ({error}); name another `store` or delete it") from error
-        self.hashes: MutableMapping[str, str] = _Table(self._connection, "hashes")
+        self._file = CheckedFile(path, _KIND)
+        self.hashes: MutableMapping[str, str] = _Table(self._file, "hashes")
 
     def close(self) -> None:
         """Close the file; the store cannot be used afterwards."""
-        self._connection.close()
+        self._file.close()
 
     def __enter__(self) -> Store:
         return self
@@ -75,13 +63,11 @@ class Store:
             space: the space, by whose digest it is kept.
             fingerprint: of the candidate.
         """
-        row = self._connection.execute(
-            "SELECT delta FROM deltas WHERE space = ? AND fingerprint = ?", (space.digest, fingerprint)
-        ).fetchone()
-        if row is None:
+        data = _value(self._file, "deltas", space.digest, fingerprint)
+        if data is None:
             return None
-        array = np.frombuffer(row[0], dtype="<f4").astype(np.float32)
-        # a delta of another length or with NaN was damaged on disk: as if it were not there, it is measured again
+        array = np.frombuffer(data, dtype="<f4").astype(np.float32)
+        # what is no delta of this space was kept so by mistake: as if it were not there, it is measured again
         return array if array.shape == (space.dim,) and bool(np.isfinite(array).all()) else None
 
     def keep_delta(self, space: Space, fingerprint: str, delta: Float32Array) -> None:
@@ -97,18 +83,14 @@ class Store:
         """
         if delta.shape != (space.dim,):
             raise ValueError(f"delta of shape {delta.shape} does not belong to a space of {space.dim} dimensions")
-        self._connection.execute(
-            "INSERT OR REPLACE INTO spaces VALUES (?, ?)", (space.digest, json.dumps(_fields(space), sort_keys=True))
-        )
-        self._connection.execute(
-            "INSERT OR REPLACE INTO deltas VALUES (?, ?, ?)",
-            (space.digest, fingerprint, delta.astype("<f4").tobytes()),
-        )
+        fields = json.dumps(_fields(space), sort_keys=True)
+        self._file.run("INSERT OR REPLACE INTO spaces VALUES (?, ?)", (space.digest, fields))
+        _keep(self._file, "deltas", space.digest, fingerprint, delta.astype("<f4").tobytes())
 
     def measured(self, key: str) -> Any:
         """Return the JSON value kept under a key (a digest of all it depends on), or None."""
-        row = self._connection.execute("SELECT value FROM measured WHERE key = ?", (key,)).fetchone()
-        return None if row is None else json.loads(row[0])
+        text = _value(self._file, "measured", key)
+        return None if text is None else json.loads(text)
 
     def keep_measured(self, key: str, value: Any) -> None:
         """Keep a JSON value.
@@ -120,29 +102,42 @@ class Store:
         Raises:
             ValueError: NaN or infinity in it.
         """
-        self._connection.execute(
-            "INSERT OR REPLACE INTO measured VALUES (?, ?)", (key, json.dumps(value, allow_nan=False))
-        )
+        _keep(self._file, "measured", key, json.dumps(value, allow_nan=False))
+
+    def check(self) -> dict[str, tuple[int, int]]:
+        """Return by kind of value how many are kept and how many of these are damaged; nothing is changed.
+
+        >>> with Store(Path("store.sqlite")) as store:
+        ...     store.check()
+        {'deltas of models': (0, 0), 'measurements': (1, 0), 'hashes of files': (0, 0)}
+        """
+        return {
+            _CALLED[table]: (
+                self._file.rows(f"SELECT COUNT(*) FROM {table}")[0][0], len(self._file.damaged(table, columns)),
+            )
+            for table, columns in _COLUMNS.items()
+        }  # fmt: skip
 
 
-def _prepare(connection: sqlite3.Connection) -> None:
-    """Set the journal and make the tables; wait for another process that does the same.
+def _value(file: CheckedFile, table: str, *key: str) -> Any:
+    """The value of a row, or None where there is none; one that is damaged is deleted and said to be."""
+    *names, value = _COLUMNS[table]
+    where = " AND ".join(f"{name} = ?" for name in names)
+    rows = file.rows(f"SELECT {value}, checksum FROM {table} WHERE {where}", key)
+    if not rows:
+        return None
+    found, kept = rows[0]
+    if checksum(table, *key, found) == kept:
+        return found
+    file.run(f"DELETE FROM {table} WHERE {where}", key)
+    warn_of_damage(f"store {file.path}: {_CALLED[table]} kept there were damaged; they are made anew")
+    return None
 
-    SQLite's own timeout does not cover a change of the journal mode, so "locked" is tried again for up to ten seconds.
-    """
-    for attempt in range(_TRIES):
-        try:
-            # a write-ahead log: who reads does not wait for who writes
-            connection.execute("PRAGMA journal_mode=WAL")
-            # with that log, NORMAL may lose the newest values in a power cut, but never damages the file
-            connection.execute("PRAGMA synchronous=NORMAL")
-            connection.executescript(_SCHEMA)
-        except sqlite3.OperationalError as error:
-            if "locked" not in str(error) or attempt == _TRIES - 1:
-                raise
-            time.sleep(0.1)
-        else:
-            return
+
+def _keep(file: CheckedFile, table: str, *row: str | bytes) -> None:
+    columns = (*_COLUMNS[table], "checksum")
+    marks = ", ".join("?" for _ in columns)
+    file.run(f"INSERT OR REPLACE INTO {table} ({', '.join(columns)}) VALUES ({marks})", (*row, checksum(table, *row)))
 
 
 def _fields(space: Space) -> dict[str, Any]:
@@ -152,24 +147,45 @@ def _fields(space: Space) -> dict[str, Any]:
 class _Table(MutableMapping[str, str]):
     """A table of text by text as a mapping."""
 
-    def __init__(self, connection: sqlite3.Connection, table: str) -> None:
-        self._connection, self._table = connection, table
+    def __init__(self, file: CheckedFile, table: str) -> None:
+        self._file, self._table = file, table
 
     def __getitem__(self, key: str) -> str:
-        row = self._connection.execute(f"SELECT value FROM {self._table} WHERE key = ?", (key,)).fetchone()
-        if row is None:
+        value = _value(self._file, self._table, key)
+        if value is None:
             raise KeyError(key)
-        return str(row[0])
+        return str(value)
 
     def __setitem__(self, key: str, value: str) -> None:
-        self._connection.execute(f"INSERT OR REPLACE INTO {self._table} VALUES (?, ?)", (key, value))
+        _keep(self._file, self._table, key, value)
 
     def __delitem__(self, key: str) -> None:
-        if self._connection.execute(f"DELETE FROM {self._table} WHERE key = ?", (key,)).rowcount == 0:
+        if self._file.run(f"DELETE FROM {self._table} WHERE key = ?", (key,)) == 0:
             raise KeyError(key)
 
     def __iter__(self) -> Iterator[str]:
-        return (str(row[0]) for row in self._connection.execute(f"SELECT key FROM {self._table}"))
+        return (str(row[0]) for row in self._file.rows(f"SELECT key FROM {self._table}"))
 
     def __len__(self) -> int:
-        return int(self._connection.execute(f"SELECT COUNT(*) FROM {self._table}").fetchone()[0])
+        return int(self._file.rows(f"SELECT COUNT(*) FROM {self._table}")[0][0])
+
+
+def _make_tables(file: CheckedFile) -> None:
+    """What files of before there were versions have."""
+    for table in (
+        "spaces (digest TEXT PRIMARY KEY, space TEXT NOT NULL) WITHOUT ROWID",
+        "deltas (space TEXT, fingerprint TEXT, delta BLOB NOT NULL, PRIMARY KEY (space, fingerprint))",
+        "measured (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
+        "hashes (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
+    ):
+        file.run(f"CREATE TABLE IF NOT EXISTS {table}")
+
+
+def _add_checksums(file: CheckedFile) -> None:
+    for table, columns in _COLUMNS.items():
+        file.add_checksums(table, columns)
+
+
+_KIND = FileKind(
+    "store", "name another `store`", "what is in it is measured anew", (_make_tables, _add_checksums)
+)  # fmt: skip

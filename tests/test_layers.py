@@ -12,17 +12,8 @@ import merge_advisor
 
 LEVELS = [
     ("version", "arrays", "json_form", "types", "merges", "scores", "errors", "progress", "option_fields"),
-    (
-        "registry",
-        "templates",
-        "statistics",
-        "plain_text",
-        "plain_yaml",
-        "whole_files",
-        "machine_options",
-        "options",
-        "hub_options",
-    ),
+    ("registry", "templates", "statistics", "plain_text", "plain_yaml", "whole_files", "checked_sqlite")
+    + ("machine_options", "options", "hub_options"),
     ("weights", "session_options"),
     ("backbone",),
     tuple("pool tasks store embeddings select compose formats evaluators verdict report tuning".split()),

@@ -6,10 +6,14 @@ Exit codes: 0 ok, 1 failed, 2 usage or bad input, 3 done but some models of the 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 from merge_advisor.cli.parser import Arguments, parse
-from merge_advisor.errors import ExternalError, MergeAdvisorError
+from merge_advisor.errors import DamageWarning, ExternalError, MergeAdvisorError
+from merge_advisor.plain_text import printable
 
 INTERRUPTED = 130
 
@@ -33,7 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         from merge_advisor.cli import commands
 
-        code = commands.run(arguments)
+        with _warnings_as_lines():
+            code = commands.run(arguments)
         sys.stdout.flush()
         return code
     except MergeAdvisorError as error:
@@ -54,6 +59,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         where = f"{error.filename}: " if error.filename else ""
         reason = error.strerror or str(error)
         return _failed(f"{where}{reason}; check the path, permissions and free space", 2)
+
+
+@contextmanager
+def _warnings_as_lines() -> Iterator[None]:
+    """Show what this package warns of as a line, each text once; what others warn of stays as it is."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("default", DamageWarning)
+        others = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+            if not issubclass(category, DamageWarning):
+                others(message, category, *where, **more)
+                return
+            print(f"merge-advisor: warning: {printable(str(message))}", file=sys.stderr)
+
+        warnings.showwarning = show
+        yield
 
 
 def _message(error: MergeAdvisorError, arguments: Arguments) -> str:

@@ -16,6 +16,7 @@ from merge_advisor.cli.options import (
     KINDS,
     BenchCommand,
     ConvertCommand,
+    DoctorCommand,
     EmbedCommand,
     InitCommand,
     MergeCommand,
@@ -250,7 +251,7 @@ def _doctor(arguments: Arguments) -> int:
     """`merge-advisor doctor`."""
     from merge_advisor.cli.doctor import diagnose
 
-    findings = diagnose(Path.cwd())
+    findings = diagnose(Path.cwd(), **asdict(arguments.part(DoctorCommand)))
     lines = [f"{'ok     ' if item['ok'] else 'BROKEN '} {item['what']}: {item['says']}" for item in findings]
     _print(arguments, {"findings": findings}, [Paragraph("\n".join(lines))])
     return OK if all(item["ok"] for item in findings) else FAILED

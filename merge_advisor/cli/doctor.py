@@ -14,6 +14,7 @@ from merge_advisor.backbone.memory import devices_for, memory_needed, vocabulary
 from merge_advisor.cli.settings import SETTINGS_FILE, read_settings
 from merge_advisor.errors import BaseModelError, MergeAdvisorError
 from merge_advisor.machine_options import AUTO, Machine
+from merge_advisor.store import Store
 from merge_advisor.weights.base import quantised_base
 from merge_advisor.weights.files import read_json
 from merge_advisor.weights.quantised import quantisation
@@ -28,11 +29,12 @@ PACKAGES = {
 _SEVERAL = ", or on several GPUs where one is too small for the base"
 
 
-def diagnose(folder: Path) -> list[dict[str, Any]]:
-    """Return findings about packages, compute, cache, hub and settings.
+def diagnose(folder: Path, *, store: bool = False) -> list[dict[str, Any]]:
+    """Return findings about packages, compute, cache, hub and settings, and about what is kept in the store.
 
     Args:
         folder: the folder whose merge-advisor.toml is read.
+        store: compare every value kept in the store with its checksum.
 
     Returns:
         findings of the form {what, ok, says}; `ok` is False where something is broken.
@@ -43,7 +45,7 @@ def diagnose(folder: Path) -> list[dict[str, Any]]:
     findings = [_finding("python", True, f"{platform.python_version()} on {platform.system()} {platform.machine()}")]
     findings += [_package(name, use) for name, use in PACKAGES.items()]
     findings += [_compute(folder), _cache(folder), _hub(), _settings(folder), *_base(folder)]
-    return findings
+    return [*findings, _store(folder)] if store else findings
 
 
 def _finding(what: str, ok: bool, says: str) -> dict[str, Any]:
@@ -106,13 +108,36 @@ def _fit(asked: str, machine: Machine, base: Path, config: dict[str, Any]) -> st
     return f"the base alone takes in {machine.dtype} on {where}{short}"
 
 
-def _cache(folder: Path) -> dict[str, Any]:
+def _places(folder: Path) -> tuple[Path, Path]:
+    """The cache and the store, of the settings or where they are without any."""
     from merge_advisor.advisor.measuring.session import default_cache
 
     try:
-        cache = Path(read_settings(folder).get("cache") or default_cache())
+        settings = read_settings(folder)
     except MergeAdvisorError:
-        cache = default_cache()  # what is wrong with the settings is a finding of its own
+        settings = {}  # what is wrong with them is a finding of its own
+    cache = Path(settings.get("cache") or default_cache())
+    return cache, Path(settings.get("store") or cache / "store.sqlite")
+
+
+def _store(folder: Path) -> dict[str, Any]:
+    """Whether every value of the store is what was kept; it is read as a plan reads it, and nothing is deleted."""
+    _, path = _places(folder)
+    if not path.is_file():
+        return _finding("store", True, f"{path}: nothing is stored yet")
+    try:
+        with Store(path) as store:
+            found = store.check()
+    except MergeAdvisorError as error:
+        return _finding("store", False, str(error))
+    damaged = sum(bad for _, bad in found.values())
+    kept = "; ".join(f"{name}: {count} kept, {bad} damaged" for name, (count, bad) in found.items())
+    remedy = ". The damaged ones are made anew when they are asked for; no command uses them" if damaged else ""
+    return _finding("store", not damaged, f"{path}: {kept}{remedy}")
+
+
+def _cache(folder: Path) -> dict[str, Any]:
+    cache, store = _places(folder)
     try:
         cache.mkdir(parents=True, exist_ok=True)
         # permission bits do not tell on network file systems and in containers: only writing does
@@ -120,7 +145,6 @@ def _cache(folder: Path) -> dict[str, Any]:
         probe.write_text("x")
         probe.unlink()
         free = shutil.disk_usage(cache).free / 1e9
-        store = cache / "store.sqlite"
         kept = 0
         if store.is_file():
             # read only: looking must neither create a store nor lock that of a run under way

@@ -224,6 +224,17 @@ class ShowCommand:
 
 
 @dataclass(frozen=True)
+class DoctorCommand:
+    """What `doctor` looks into beside what is installed.
+
+    >>> DoctorCommand().store
+    False
+    """
+
+    store: bool = option(False, help="also compare every value of the store with its checksum")
+
+
+@dataclass(frozen=True)
 class OutputOptions:
     """How every command reports.
 
@@ -281,5 +292,5 @@ COMMANDS = {
         "list what can be chosen: strategies, adaptations, compositions, formats, embeddings, samplers",
         (ShowCommand, OutputOptions),
     ),
-    "doctor": Command("what is installed, reachable, broken", (OutputOptions,)),
+    "doctor": Command("what is installed, reachable, broken", (DoctorCommand, OutputOptions)),
 }

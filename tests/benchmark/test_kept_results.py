@@ -43,7 +43,7 @@ def test_kept_results_were_made_for_their_setup(kept: Path) -> None:
     text = (kept / "setup.json").read_text()
     setup = from_json(Setup, text, "setup.json")
     with Ledger(kept) as ledger:
-        noted = dict(ledger._connection.execute("SELECT name, value FROM made_for"))
+        noted = dict(ledger._file.rows("SELECT name, value FROM made_for"))
         computed = setup_digests(setup) | setup_parts(setup)
         elsewhere = {name: value for name, value in noted.items() if name not in computed}
         assert computed.items() <= noted.items()

@@ -138,7 +138,7 @@ def test_a_ledger_of_another_machine_s_dtype_says_how_it_goes_on(tmp_path: Path)
 
 def test_a_ledger_that_is_none_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "results.sqlite").write_text("no database " * 100)
-    with pytest.raises(RunError, match=r"results\.sqlite: cannot be opened"):
+    with pytest.raises(RunError, match=r"results\.sqlite: is damaged, or no ledger"):
         Ledger(tmp_path)
     (tmp_path / "file").touch()
     with pytest.raises(RunError, match="give another `out`"):

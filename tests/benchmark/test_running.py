@@ -199,7 +199,7 @@ def test_equal_merges_are_scored_once(places: Places, tmp_path: Path) -> None:
     assert all(replace(two[unit], arm="one", seconds=one[unit].seconds) == one[unit] for unit in one)
     with open_session(places["base"], cache=tmp_path / "cache") as session:
         query = "SELECT value FROM measured WHERE value LIKE '%outputs%'"
-        kept = session.memo.store._connection.execute(query).fetchall()
+        kept = session.memo.store._file.rows(query)
     with_choices = sum(labels is not None for labels in TASKS.values())  # what a gain comes to needs the base's score
     assert len(kept) == len({r.merge for r in found.results}) + with_choices
 

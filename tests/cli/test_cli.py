@@ -20,6 +20,7 @@ from merge_advisor.cli.parser import build_parser
 from merge_advisor.cli.progress import progress_reporter
 from merge_advisor.cli.settings import read_settings
 from merge_advisor.errors import InputError
+from merge_advisor.store import Store
 from merge_advisor.weights.updates import WeightDelta
 
 HEAVY = ("numpy", "torch", "transformers", "peft", "mergekit", "lm_eval", "optuna", "pandas", "sklearn", "scipy",
@@ -161,7 +162,6 @@ def test_interrupting_keeps_what_was_measured(
 ) -> None:
     """Ctrl-C while the pool is embedded: no run folder, no leftovers, and the deltas so far are stored."""
     from merge_advisor.backbone import place as module
-    from merge_advisor.store import Store
 
     real = module.placed
     seen: list[Any] = []
@@ -181,7 +181,7 @@ def test_interrupting_keeps_what_was_measured(
     assert "interrupted" in capsys.readouterr().err
     assert not (tmp_path / "run").exists() and not list(tmp_path.glob(".run*"))
     with Store(tmp_path / "cache" / "store.sqlite") as store:
-        kept = store._connection.execute("SELECT COUNT(*) FROM deltas WHERE fingerprint != 'base'").fetchone()[0]
+        kept = store._file.rows("SELECT COUNT(*) FROM deltas WHERE fingerprint != 'base'")[0][0]
     assert kept == 3
     assert main(arguments) == 0
 
@@ -288,3 +288,46 @@ def test_progress_is_silent_where_nobody_looks(capsys: pytest.CaptureFixture[str
     progress = progress_reporter("always")
     progress("embedding", 2, 2)
     assert "embedding 2/2" in capsys.readouterr().err
+
+
+def test_doctor_compares_what_is_stored_with_its_checksums(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    path = tmp_path / "kept.sqlite"
+    (tmp_path / "merge-advisor.toml").write_text('store = "kept.sqlite"\ncache = "cache"\n')
+    assert main(["doctor", "--store"]) == 0
+    assert "kept.sqlite: nothing is stored yet" in capsys.readouterr().out
+    with Store(path) as store:
+        store.keep_measured("one", [0.71828])
+        store.keep_measured("two", [0.5])
+    assert main(["doctor", "--store"]) == 0
+    assert "kept.sqlite: deltas of models: 0 kept, 0 damaged; measurements: 2 kept, 0 damaged" in (
+        capsys.readouterr().out
+    )
+    path.write_bytes(path.read_bytes().replace(b"0.71828", b"0.71827"))
+    for _ in range(2):  # looking changes nothing
+        assert main(["doctor", "--store"]) == 1
+        out = capsys.readouterr().out
+        assert "BROKEN  store" in out and "measurements: 2 kept, 1 damaged" in out and "made anew" in out
+    path.write_bytes(b"no store" * 1000)
+    assert main(["doctor", "--store"]) == 1
+    assert "is damaged, or no store" in capsys.readouterr().out
+
+
+def test_damage_is_one_line_of_a_command(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, tiny_llama: Path, tiny_pool: Path
+) -> None:
+    places = ["--pool", str(tiny_pool), "--base", str(tiny_llama), "--cache", str(tmp_path / "cache")]
+    for out in ("first", "second"):
+        assert main(["embed", *places, "--out", str(tmp_path / f"{out}.npz")]) == 0
+        assert "damaged" not in capsys.readouterr().err
+    with Store(tmp_path / "cache" / "store.sqlite") as store:
+        store._file.run("UPDATE deltas SET delta = zeroblob(length(delta))")
+    assert main(["embed", *places, "--out", str(tmp_path / "third.npz")]) == 0
+    said = capsys.readouterr().err
+    assert said.count("\n") == said.count("deltas of models kept there were damaged; they are made anew") == 1
+    assert said.startswith("merge-advisor: warning: store ")
+    first, third = (np.load(tmp_path / f"{name}.npz")["deltas"] for name in ("first", "third"))
+    assert np.array_equal(first, third)

@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 import json
-import sqlite3
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 from merge_advisor.benchmark.values import LateAddition, Result, View
+from merge_advisor.checked_sqlite import CheckedFile, FileKind, checksum, warn_of_damage
 from merge_advisor.errors import RunError
 from merge_advisor.json_form import from_json, to_plain
 
 LEDGER_FILE = "results.sqlite"
 """Name of the file in a benchmark's folder."""
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS made_for (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS results (
-  task TEXT, shot_draw INT, selection_draw INT, tuner_seed INT, view TEXT, k INT, arm TEXT, status TEXT NOT NULL,
-  value TEXT NOT NULL, PRIMARY KEY (task, shot_draw, selection_draw, tuner_seed, view, k, arm)) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS singles (
-  task TEXT, candidate TEXT, accuracy REAL NOT NULL, loss REAL NOT NULL, PRIMARY KEY (task, candidate)) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS added (name TEXT PRIMARY KEY, results INT NOT NULL) WITHOUT ROWID;
-"""
+_COLUMNS = {
+    "made_for": ("name", "value"),
+    "results": (
+        "task", "shot_draw", "selection_draw", "tuner_seed", "view", "k", "arm", "status", "value",
+    ),
+    "singles": ("task", "candidate", "accuracy", "loss"),
+    "added": ("name", "results"),
+}  # fmt: skip
+"""Of each table the columns that the checksum of a row is of."""
 
 
 class ResultKey(NamedTuple):
@@ -57,8 +57,11 @@ def key_of(result: Result) -> ResultKey:
 class Ledger:
     """The results of one benchmark, in the folder `out`; a context manager that closes the file.
 
+    Results that were damaged on disk are dropped when it is opened, with a `DamageWarning`.
+
     Raises:
-        RunError: the folder cannot be written, or its file is not a ledger.
+        RunError: the folder cannot be written, or its file is damaged, no ledger, or of a newer version; of every
+            method, that it cannot be read or written.
 
     >>> from tempfile import TemporaryDirectory
     >>> from merge_advisor.benchmark.values import Unit
@@ -72,20 +75,16 @@ class Ledger:
 
     def __init__(self, out: Path) -> None:
         self.path = out / LEDGER_FILE
+        self._file = CheckedFile(self.path, _KIND)
         try:
-            out.mkdir(parents=True, exist_ok=True)
-            # no isolation level: every statement is kept at once, so that a kill loses the result under way at most;
-            # the timeout is for workers that wait while another one writes
-            self._connection = sqlite3.connect(self.path, timeout=60, isolation_level=None)
-            # with a write-ahead log the parent counts results while workers write, and a kill leaves the file whole
-            self._connection.execute("PRAGMA journal_mode=WAL")
-            self._connection.executescript(_SCHEMA)
-        except (OSError, sqlite3.Error) as error:
-            raise RunError(f"{self.path}: cannot be opened ({error}); give another `out`") from error
+            self._drop_damaged()
+        except BaseException:
+            self._file.close()
+            raise
 
     def close(self) -> None:
         """Close the file."""
-        self._connection.close()
+        self._file.close()
 
     def __enter__(self) -> Ledger:
         return self
@@ -106,10 +105,9 @@ class Ledger:
         """
         parts = parts or {}
         given = {**fixed, **parts}
-        with self._connection:
-            # the lock is taken before the reading: two runs that begin at once must not both find an empty ledger
-            self._connection.execute("BEGIN IMMEDIATE")
-            kept = dict(self._connection.execute("SELECT name, value FROM made_for"))
+        # the lock is taken before the reading: two runs that begin at once must not both find an empty ledger
+        with self._file.transaction():
+            kept = dict(self._file.rows("SELECT name, value FROM made_for"))
             new = [(name, value) for name, value in given.items() if name not in kept]
             differ = {name for name, value in kept.items() if given.get(name) != value}
             if kept:
@@ -120,26 +118,26 @@ class Ledger:
                 same = f"`dtype={kept['dtype']}` to go on with it, or " if differ == {"dtype"} else ""
                 raise RunError(f"{self.path}: was made with another {others}; give {same}another `out`")
             done = self.count()
-            self._connection.executemany("INSERT INTO made_for VALUES (?, ?)", new)
-            if kept and done:
-                self._connection.executemany("INSERT INTO added VALUES (?, ?)", [(name, done) for name, _ in new])
+            for name, value in new:
+                self._keep("made_for", name, value)
+                if kept and done:
+                    self._keep("added", name, done)
 
     def added(self) -> tuple[LateAddition, ...]:
         """Return the parts of the setup that came when results were there, in the order they came, then by name."""
-        return tuple(
-            LateAddition(*row) for row in self._connection.execute("SELECT * FROM added ORDER BY results, name")
-        )
+        rows = self._file.rows("SELECT name, results FROM added ORDER BY results, name")
+        return tuple(LateAddition(*row) for row in rows)
 
     def done(self) -> frozenset[ResultKey]:
         """Return the keys of the results that are done; a failed one is not."""
         columns = ", ".join(ResultKey._fields)
         return frozenset(
-            ResultKey(*row) for row in self._connection.execute(f"SELECT {columns} FROM results WHERE status = 'done'")
+            ResultKey(*row) for row in self._file.rows(f"SELECT {columns} FROM results WHERE status = 'done'")
         )
 
     def count(self) -> int:
         """Return how many results are done."""
-        return int(self._connection.execute("SELECT COUNT(*) FROM results WHERE status = 'done'").fetchone()[0])
+        return int(self._file.rows("SELECT COUNT(*) FROM results WHERE status = 'done'")[0][0])
 
     def keep(self, result: Result) -> None:
         """Keep a result; one that is done stays as it is, one that failed is replaced.
@@ -152,19 +150,16 @@ class Ledger:
         """
         plain = to_plain(result)
         numbers = {name: value for name, value in plain.items() if value == value}  # NaN, a default, is no JSON
-        row = (*key_of(result), result.status, json.dumps(numbers, allow_nan=False, sort_keys=True))
-        try:
-            self._connection.execute(
-                "INSERT INTO results VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET "
-                "status = excluded.status, value = excluded.value WHERE status = 'failed'",
-                row,
-            )
-        except sqlite3.Error as error:
-            raise RunError(f"{self.path}: cannot be written ({error}); check permissions and free space") from error
+        text = json.dumps(numbers, allow_nan=False, sort_keys=True)
+        instead = "status = excluded.status, value = excluded.value, checksum = excluded.checksum"
+        self._keep(
+            "results", *key_of(result), result.status, text,
+            or_else=f"ON CONFLICT DO UPDATE SET {instead} WHERE status = 'failed'",
+        )  # fmt: skip
 
     def results(self) -> tuple[Result, ...]:
         """Return all results, ordered by task, draws, view, k and arm."""
-        rows = self._connection.execute(f"SELECT value FROM results ORDER BY {', '.join(ResultKey._fields)}")
+        rows = self._file.rows(f"SELECT value FROM results ORDER BY {', '.join(ResultKey._fields)}")
         return tuple(from_json(Result, row[0], str(self.path)) for row in rows)
 
     def find(self, key: ResultKey) -> Result | None:
@@ -174,8 +169,8 @@ class Ledger:
             key: which one.
         """
         where = " AND ".join(f"{name} = ?" for name in ResultKey._fields)
-        row = self._connection.execute(f"SELECT value FROM results WHERE {where}", key).fetchone()
-        return None if row is None else from_json(Result, row[0], str(self.path))
+        rows = self._file.rows(f"SELECT value FROM results WHERE {where}", key)
+        return from_json(Result, rows[0][0], str(self.path)) if rows else None
 
     def keep_singles(self, task: str, scores: Iterable[tuple[str, float, float]]) -> None:
         """Keep accuracy and loss of each candidate alone on a task's held-out rows.
@@ -184,12 +179,52 @@ class Ledger:
             task: its name.
             scores: (id, accuracy, loss) of each candidate.
         """
-        with self._connection:
-            self._connection.execute("BEGIN IMMEDIATE")
-            self._connection.executemany(
-                "INSERT OR REPLACE INTO singles VALUES (?, ?, ?, ?)", [(task, *score) for score in scores]
-            )
+        with self._file.transaction():
+            for candidate, accuracy, loss in scores:
+                self._keep("singles", task, candidate, float(accuracy), float(loss))
 
     def singles(self) -> tuple[tuple[str, str, float, float], ...]:
         """Return task, candidate, accuracy and loss of each candidate scored alone, by task and candidate."""
-        return tuple(self._connection.execute("SELECT * FROM singles ORDER BY task, candidate"))
+        return tuple(self._file.rows("SELECT task, candidate, accuracy, loss FROM singles ORDER BY task, candidate"))
+
+    def _keep(self, table: str, *row: str | int | float, or_else: str = "") -> None:
+        columns = (*_COLUMNS[table], "checksum")
+        marks = ", ".join("?" for _ in columns)
+        self._file.run(
+            f"INSERT {'' if or_else else 'OR REPLACE'} INTO {table} ({', '.join(columns)}) VALUES ({marks}) {or_else}",
+            (*row, checksum(table, *row)),
+        )
+
+    def _drop_damaged(self) -> None:
+        """Delete rows whose checksum is another one, and say so."""
+        for table, columns in _COLUMNS.items():
+            dropped = self._file.drop_damaged(table, columns)
+            if dropped and table == "made_for":
+                # what the results were made for cannot be told any more, and nothing else may be mixed with them
+                raise RunError(f"{self.path}: what it was made for is damaged; {_KIND.instead}, or delete it")
+            if dropped:
+                remedy = "what came late to the setup is not told" if table == "added" else "they are measured anew"
+                warn_of_damage(f"ledger {self.path}: rows of {table} that were damaged: {dropped}; {remedy}")
+
+
+def _make_tables(file: CheckedFile) -> None:
+    """What files of before there were versions have."""
+    file.run("CREATE TABLE IF NOT EXISTS made_for (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID")
+    file.run(
+        "CREATE TABLE IF NOT EXISTS results (task TEXT, shot_draw INT, selection_draw INT, tuner_seed INT, view TEXT, "
+        "k INT, arm TEXT, status TEXT NOT NULL, value TEXT NOT NULL, "
+        "PRIMARY KEY (task, shot_draw, selection_draw, tuner_seed, view, k, arm)) WITHOUT ROWID"
+    )
+    file.run(
+        "CREATE TABLE IF NOT EXISTS singles (task TEXT, candidate TEXT, accuracy REAL NOT NULL, loss REAL NOT NULL, "
+        "PRIMARY KEY (task, candidate)) WITHOUT ROWID"
+    )
+    file.run("CREATE TABLE IF NOT EXISTS added (name TEXT PRIMARY KEY, results INT NOT NULL) WITHOUT ROWID")
+
+
+def _add_checksums(file: CheckedFile) -> None:
+    for table, columns in _COLUMNS.items():
+        file.add_checksums(table, columns)
+
+
+_KIND = FileKind("ledger", "give another `out`", "its results are measured anew", (_make_tables, _add_checksums))

@@ -1,0 +1,268 @@
+"""SQLite files that notice damage: a version, steps from older ones to it, a checksum in every row, one-line errors.
+
+SQLite finds damage to the structure of a file, not to what stands in a row: a flipped bit of a number is another
+number. So each row carries a checksum of its table's name and its other columns, which is compared when it is read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sqlite3
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from merge_advisor.errors import DamageWarning, RunError
+
+_TRIES = 100
+
+Step = Callable[["CheckedFile"], None]
+"""Takes a file from one version to the next, inside a transaction."""
+
+
+@dataclass(frozen=True, slots=True)
+class FileKind:
+    """What a file is to who reads of it in a message, and how files of older versions become new ones.
+
+    >>> FileKind("store", "name another `store`", "what is in it is measured anew", ()).version
+    0
+    """
+
+    name: str
+    instead: str
+    """What to do where the file is not ours to change: name another one."""
+    lost: str
+    """What deleting it costs."""
+    steps: tuple[Step, ...]
+    """From version 0, an empty file, on."""
+
+    @property
+    def version(self) -> int:
+        """The newest version: how many steps there are."""
+        return len(self.steps)
+
+
+class CheckedFile:
+    """One SQLite file of a kind, opened and brought to its newest version; a context manager that closes it.
+
+    Statements are transactions of their own (a kill loses none that was done), or of a block of `transaction`.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> kind = FileKind("list", "name another", "nothing", (lambda file: file.run("CREATE TABLE names (name TEXT)"),))
+    >>> with TemporaryDirectory() as folder, CheckedFile(Path(folder) / "names.sqlite", kind) as file:
+    ...     file.run("INSERT INTO names VALUES (?)", ("one",))
+    ...     file.rows("SELECT name FROM names")
+    [('one',)]
+
+    Args:
+        path: the file; it and its folder are made where they are missing.
+        kind: what it is.
+
+    Raises:
+        RunError: it cannot be opened or changed, is damaged, something else, or of a newer version.
+    """
+
+    def __init__(self, path: Path, kind: FileKind) -> None:
+        self.path, self.kind = path, kind
+        with self._said("opened"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._connection = sqlite3.connect(path, timeout=60, isolation_level=None)
+        try:
+            with self._said("opened"):
+                # text that was damaged is no UTF-8; it is to be read, and found by its checksum
+                self._connection.text_factory = lambda data: data.decode("utf-8", "surrogateescape")
+                _settle_journal(self._connection)
+            self._bring_up()
+        except BaseException:
+            self._connection.close()
+            raise
+
+    def close(self) -> None:
+        """Close the file; it cannot be used afterwards."""
+        self._connection.close()
+
+    def __enter__(self) -> CheckedFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def run(self, statement: str, values: Sequence[object] = ()) -> int:
+        """Return how many rows a statement changed; it is carried out.
+
+        Args:
+            statement: SQL.
+            values: of its parameters.
+
+        Raises:
+            RunError: it could not be done.
+        """
+        with self._said("written"):
+            return self._connection.execute(statement, values).rowcount
+
+    def rows(self, query: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
+        """Return the rows of a query.
+
+        Args:
+            query: SQL.
+            values: of its parameters.
+
+        Raises:
+            RunError: the file cannot be read.
+        """
+        with self._said("read"):
+            return self._connection.execute(query, values).fetchall()
+
+    def add_checksums(self, table: str, columns: Sequence[str]) -> None:
+        """Give a table a column `checksum`, and each row there its own; what stands in it is taken to be right.
+
+        Args:
+            table: its name.
+            columns: those that the checksum is of, in this order.
+
+        Raises:
+            RunError: it could not be done.
+        """
+        self.run(f"ALTER TABLE {table} ADD COLUMN checksum BLOB")
+        names = ", ".join(columns)
+        where = " AND ".join(f"{name} IS ?" for name in columns)
+        for row in self.rows(f"SELECT {names} FROM {table}"):
+            # text that is no UTF-8 was damaged before and cannot be looked for: it is left without a checksum
+            with suppress(UnicodeEncodeError):
+                self.run(f"UPDATE {table} SET checksum = ? WHERE {where}", (checksum(table, *row), *row))
+
+    def damaged(self, table: str, columns: Sequence[str]) -> list[tuple[Any, ...]]:
+        """Return the rows of a table that are not what was written, as the values of its columns.
+
+        Args:
+            table: its name.
+            columns: those that the checksum is of, in this order.
+
+        Raises:
+            RunError: the file cannot be read.
+        """
+        rows = self.rows(f"SELECT {', '.join(columns)}, checksum FROM {table}")
+        return [row[:-1] for row in rows if checksum(table, *row[:-1]) != row[-1]]
+
+    def drop_damaged(self, table: str, columns: Sequence[str]) -> int:
+        """Return how many rows of a table were not what was written; they are deleted.
+
+        Args:
+            table: its name.
+            columns: those that the checksum is of, in this order.
+
+        Raises:
+            RunError: the file cannot be read or written.
+        """
+        # as bytes, since damaged text need not be text any more
+        where = " AND ".join(f"CAST({name} AS BLOB) IS CAST(? AS BLOB)" for name in columns)
+        found = self.damaged(table, columns)
+        for row in found:
+            values = [one.encode("utf-8", "surrogateescape") if isinstance(one, str) else one for one in row]
+            self.run(f"DELETE FROM {table} WHERE {where}", values)
+        return len(found)
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Do all that is done in the block, or nothing of it; others wait to write.
+
+        Yields:
+            Nothing.
+
+        Raises:
+            RunError: it cannot begin or end.
+        """
+        self.run("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            # a full disk has rolled back already
+            if self._connection.in_transaction:
+                self._connection.rollback()
+            raise
+        self.run("COMMIT")
+
+    def _bring_up(self) -> None:
+        if self._version() < self.kind.version:
+            with self.transaction():
+                # another process may have done it meanwhile
+                for step in self.kind.steps[self._version() :]:
+                    step(self)
+                self.run(f"PRAGMA user_version = {self.kind.version}")
+        if (found := self._version()) > self.kind.version:
+            raise RunError(
+                f"{self.kind.name} {self.path}: was written by a newer merge-advisor (version {found} of the file, "
+                f"{self.kind.version} is known here); install that, or {self.kind.instead}"
+            )
+
+    def _version(self) -> int:
+        return int(self.rows("PRAGMA user_version")[0][0])
+
+    @contextmanager
+    def _said(self, done: str) -> Iterator[None]:
+        """Make every error of SQLite and the system one line with a remedy."""
+        try:
+            yield
+        except (OSError, sqlite3.Error, sqlite3.Warning) as error:
+            name, instead = f"{self.kind.name} {self.path}", self.kind.instead
+            if getattr(error, "sqlite_errorcode", 0) & 0xFF in _DAMAGE:
+                remedy = f"delete it ({self.kind.lost})"
+                raise RunError(
+                    f"{name}: is damaged, or no {self.kind.name} ({error}); {instead}, or {remedy}"
+                ) from error
+            if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL:
+                raise RunError(f"{name}: no room to write ({error}); free some, or {instead}") from error
+            raise RunError(f"{name}: cannot be {done} ({error}); check permissions, or {instead}") from error
+
+
+_DAMAGE = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT, sqlite3.SQLITE_ERROR})
+"""What SQLite calls a file that is not what it should be; ERROR where a table or column is missing."""
+
+
+def _settle_journal(connection: sqlite3.Connection) -> None:
+    """Set the journal; wait for another process that does the same.
+
+    SQLite's own timeout does not cover a change of the journal mode, so "locked" is tried again for up to ten seconds.
+    """
+    for attempt in range(_TRIES):
+        try:
+            # a write-ahead log: who reads does not wait for who writes
+            connection.execute("PRAGMA journal_mode=WAL")
+            # with that log, NORMAL may lose the newest values in a power cut, but never damages the file
+            connection.execute("PRAGMA synchronous=NORMAL")
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or attempt == _TRIES - 1:
+                raise
+            time.sleep(0.1)
+        else:
+            return
+
+
+def checksum(*values: object) -> bytes:
+    """Return eight bytes of blake2b over the values, each with its type and length.
+
+    >>> checksum("table", "key", 1.5) == checksum("table", "key", 1.5), checksum("a", "bc") == checksum("ab", "c")
+    (True, False)
+
+    Args:
+        values: a table's name, and what stands in a row of it: text, bytes, numbers or None.
+    """
+    digest = hashlib.blake2b(digest_size=8)
+    for value in values:
+        data = value if isinstance(value, bytes) else str(value).encode("utf-8", "surrogateescape")
+        digest.update(f"{type(value).__name__} {len(data)} ".encode())
+        digest.update(data)
+    return digest.digest()
+
+
+def warn_of_damage(message: str) -> None:
+    """Say that something kept was damaged and is made again: a `DamageWarning`.
+
+    Args:
+        message: what, where, and what is done about it.
+    """
+    warnings.warn(message, DamageWarning, stacklevel=3)
