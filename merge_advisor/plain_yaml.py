@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from merge_advisor.errors import InputError
+from merge_advisor.regular_files import read_regular_text
 
 _DEEPEST = 50
 """Levels of nesting that are read; libyaml's loader crashes at some ten thousand."""
@@ -93,7 +94,7 @@ def read_mapping(
     try:
         if path.stat().st_size > limit:
             raise error(f"{path}: larger than {limit >> 20} MiB; this is no {kind}")
-        content = load_yaml(path.read_text(encoding="utf-8-sig"))
+        content = load_yaml(read_regular_text(path, "utf-8-sig"))
     except OSError as reason:
         raise error(f"{path}: cannot be read ({reason.strerror}); {remedy}") from reason
     except UnicodeDecodeError as reason:

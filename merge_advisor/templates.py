@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from merge_advisor.errors import BaseModelError, SpecError
 from merge_advisor.json_form import digest_of
+from merge_advisor.regular_files import read_regular_text
 from merge_advisor.types import Turn
 
 if TYPE_CHECKING:
@@ -210,7 +211,7 @@ def read_chat(folder: Path) -> tuple[str | None, dict[str, str]]:
 
 def _read_text(file: Path) -> str:
     try:
-        return file.read_text(encoding="utf-8")
+        return read_regular_text(file)
     except (OSError, UnicodeDecodeError) as error:
         raise BaseModelError(f"{file}: cannot be read ({error}); fetch the base again") from error
 

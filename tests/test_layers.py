@@ -10,11 +10,12 @@ import pytest
 
 import merge_advisor
 
+VALUES = "version arrays json_form types merges scores errors progress option_fields regular_files"
 TEXT_AND_FILES = (
     "registry templates statistics plain_text plain_yaml whole_files checked_sqlite machine_options options hub_options"
 )
 LEVELS = [
-    ("version", "arrays", "json_form", "types", "merges", "scores", "errors", "progress", "option_fields"),
+    tuple(VALUES.split()),
     tuple(TEXT_AND_FILES.split()),
     ("weights", "session_options"),
     ("backbone",),

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from merge_advisor.plain_yaml import YamlError, load_yaml
+from merge_advisor.regular_files import open_regular
 
 _CARD_LIMIT = 2**16
 """Bytes of a README.md that are read."""
@@ -55,7 +56,7 @@ def read_card(folder: Path) -> Card:
         folder: the model's folder.
     """
     try:
-        with (folder / "README.md").open("rb") as stream:
+        with open_regular(folder / "README.md") as stream:
             text = stream.read(_CARD_LIMIT).decode("utf-8-sig", "replace").replace("\r\n", "\n")
     except OSError:
         return Card()

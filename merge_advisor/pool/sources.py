@@ -11,6 +11,7 @@ from merge_advisor.errors import PoolError
 from merge_advisor.plain_text import short_name
 from merge_advisor.pool.archives import archive_stem
 from merge_advisor.pool.manifest import ManifestEntry, read_manifest
+from merge_advisor.regular_files import read_regular_text
 from merge_advisor.types import TRAINED
 from merge_advisor.weights.hub import HubId, parse_id
 
@@ -276,7 +277,7 @@ def _listed(item: ManifestEntry, manifest: Path, where: str) -> FoundModel:
 
 def _in_list(path: Path) -> list[FoundModel]:
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = read_regular_text(path, "utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise PoolError(f"pool {path}: cannot be read as UTF-8 text; check the file") from error
     models = []

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from merge_advisor.regular_files import read_regular_text
 from merge_advisor.weights.files import FileError, read_json
 
 _ADDING = ("LlamaTokenizer", "GemmaTokenizer", "CodeLlamaTokenizer", "MistralCommonTokenizer")
@@ -41,7 +42,7 @@ def adds_begin_token(folder: Path) -> bool:
 def _post_processor(path: Path) -> Any:
     """The part of tokenizer.json that adds tokens; the vocabulary beside it, perhaps many megabytes, is not parsed."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_regular_text(path)
         begins = re.search(r'"post_processor"\s*:\s*', text)
         return json.JSONDecoder().raw_decode(text, begins.end())[0] if begins else None
     except (OSError, ValueError):

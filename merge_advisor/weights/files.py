@@ -8,6 +8,8 @@ from collections.abc import MutableMapping
 from pathlib import Path
 from typing import Any
 
+from merge_advisor.regular_files import open_regular, read_regular
+
 Hashes = MutableMapping[str, str]
 """A memo of what is slow to learn about a file; keep it between runs to open a known pool without reading weights."""
 
@@ -42,7 +44,7 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > _JSON_LIMIT:
             raise FileError(f"{path.name}: larger than {_JSON_LIMIT >> 20} MiB; this is no configuration file")
-        value = json.loads(path.read_bytes())
+        value = json.loads(read_regular(path))
     except OSError as error:
         raise FileError(f"{path.name}: cannot be read ({error.strerror}); check the folder") from error
     except FileError:
@@ -69,7 +71,7 @@ def file_digest(path: Path, hashes: Hashes) -> str:
         # ctime as well: tools that copy a file over another one may carry size and mtime along
         key = f"{path.absolute()}|{stat.st_size}|{stat.st_mtime_ns}|{stat.st_ctime_ns}"
         if key not in hashes:
-            with path.open("rb") as stream:  # in blocks: a file may be larger than memory
+            with open_regular(path) as stream:  # in blocks: a file may be larger than memory
                 hashes[key] = hashlib.file_digest(stream, "sha256").hexdigest()
     except OSError as error:
         raise FileError(f"{path.name}: cannot be read ({error.strerror}); check its permissions") from error

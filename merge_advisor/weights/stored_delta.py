@@ -8,6 +8,7 @@ from pathlib import Path
 
 from merge_advisor.errors import InputError, PoolError
 from merge_advisor.json_form import STRICT, from_json, to_json
+from merge_advisor.regular_files import read_regular_text
 from merge_advisor.weights.files import FileError
 from merge_advisor.weights.naming import Shapes
 from merge_advisor.weights.tensorfile import TensorInfo, read_header, read_tensor
@@ -131,7 +132,7 @@ def read_stored_delta(folder: Path, base_shapes: Shapes) -> StoredDelta:
         PoolError: it cannot be read, or does not fit the base; the message names the folder.
     """
     try:
-        text = (folder / STORED_INDEX).read_text(encoding="utf-8")
+        text = read_regular_text(folder / STORED_INDEX)
         delta = StoredDelta(folder, read_header(folder / STORED_WEIGHTS), from_json(StoredIndex, text, STORED_INDEX))
         for name in delta:
             if delta.shape_of(name) != base_shapes.get(name):

@@ -20,6 +20,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from merge_advisor.regular_files import open_regular
 from merge_advisor.weights.files import FileError, read_json
 
 _HEADER_LIMIT = 100_000_000
@@ -96,7 +97,7 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
     """
     try:
         size = path.stat().st_size
-        with path.open("rb") as stream:
+        with open_regular(path) as stream:
             prefix = stream.read(8)
             length = int.from_bytes(prefix, "little")
             if len(prefix) < 8 or length > min(size - 8, _HEADER_LIMIT):
@@ -282,7 +283,7 @@ def copy_tensor(path: Path, info: TensorInfo, stream: BinaryIO) -> None:
     Raises:
         TensorFileError: the file changed since its header was read.
     """
-    with path.open("rb") as source:
+    with open_regular(path) as source:
         source.seek(info.start)
         left = info.end - info.start
         while left:
