@@ -61,16 +61,19 @@ class CheckedFile:
     Args:
         path: the file; it and its folder are made where they are missing.
         kind: what it is.
+        make: whether they are; without, a file that is missing is one in memory, lost when it is closed.
 
     Raises:
         RunError: it cannot be opened or changed, is damaged, something else, or of a newer version.
     """
 
-    def __init__(self, path: Path, kind: FileKind) -> None:
+    def __init__(self, path: Path, kind: FileKind, *, make: bool = True) -> None:
         self.path, self.kind = path, kind
         with self._said("opened"):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._connection = sqlite3.connect(path, timeout=60, isolation_level=None)
+            if make:
+                path.parent.mkdir(parents=True, exist_ok=True)
+            place = path if make or path.exists() else ":memory:"
+            self._connection = sqlite3.connect(place, timeout=60, isolation_level=None)
         try:
             with self._said("opened"):
                 # text that was damaged is no UTF-8; it is to be read, and found by its checksum

@@ -35,15 +35,16 @@ class Store:
 
     Args:
         path: the file; it and its folder are made where they are missing.
+        make: as of `CheckedFile`.
 
     Raises:
         RunError: the file cannot be opened, is damaged or no store, or of a newer version, or its folder cannot be
             written; of every method, that the file cannot be read or written.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, make: bool = True) -> None:
         self.path = path
-        self._file = CheckedFile(path, _KIND)
+        self._file = CheckedFile(path, _KIND, make=make)
         self.hashes: MutableMapping[str, str] = _Table(self._file, "hashes")
 
     def close(self) -> None:

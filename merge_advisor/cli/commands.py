@@ -30,7 +30,7 @@ from merge_advisor.cli.options import (
 from merge_advisor.cli.parser import Arguments
 from merge_advisor.cli.printing import flagged, print_result
 from merge_advisor.cli.progress import reporting
-from merge_advisor.cli.settings import SETTINGS_FILE, read_settings, setting_options
+from merge_advisor.cli.settings import SETTINGS_FILE, WRITTEN, leads_out, read_settings, setting_options
 from merge_advisor.errors import InputError
 from merge_advisor.json_form import to_plain
 from merge_advisor.machine_options import Machine
@@ -47,6 +47,7 @@ from merge_advisor.options import (
     ScoringOptions,
     TuneOptions,
 )
+from merge_advisor.plain_text import printable
 from merge_advisor.report.document import Paragraph, Table, TextBlock
 from merge_advisor.session_options import SessionOptions, Where
 
@@ -277,7 +278,19 @@ def run(arguments: Arguments) -> int:
     """
     if setting_options(COMMANDS[arguments.command].parts):
         arguments = replace(arguments, settings=read_settings(Path.cwd()))
+        _announce(arguments)
     return _RUNNERS[arguments.command](arguments)
+
+
+def _announce(arguments: Arguments) -> None:
+    """Say which places outside the folder its settings file has written to, where the command line does not."""
+    chosen = {
+        name: path for name, path in arguments.settings.items()
+        if name in WRITTEN and name not in arguments.given and leads_out(Path.cwd(), path)
+    }  # fmt: skip
+    if chosen and not arguments.part(OutputOptions).quiet:
+        places = ", ".join(f"{name} {printable(path)}" for name, path in chosen.items())
+        print(f"merge-advisor: by {SETTINGS_FILE} outside this folder: {places}", file=sys.stderr)
 
 
 def _named(name: str, value: str | None) -> str:

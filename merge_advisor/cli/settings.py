@@ -12,6 +12,8 @@ from merge_advisor.errors import InputError
 from merge_advisor.option_fields import Option, options_of
 
 SETTINGS_FILE = "merge-advisor.toml"
+WRITTEN = ("cache", "store")
+"""Keys of places that are written to: a settings file of someone else must not choose them unseen."""
 
 
 def setting_options(parts: Iterable[type[Any]]) -> dict[str, Option]:
@@ -65,7 +67,22 @@ def read_settings(folder: Path, parts: Iterable[type[Any]] | None = None) -> dic
         if known[key].choices and value not in known[key].choices:
             raise InputError(f"{path}: {key} = {value!r} is none of {', '.join(known[key].choices)}; correct it")
         settings[key] = _absolute(folder, known[key], value)
+        if key in WRITTEN and leads_out(folder, settings[key]) and not Path(value).is_absolute():
+            raise InputError(f"{path}: {key} = {value!r} leads out of this folder; write it absolute, or give `{key}`")
     return settings
+
+
+def leads_out(folder: Path, path: str) -> bool:
+    """Return whether a path is of something that is not inside a folder, links followed.
+
+    >>> leads_out(Path("base"), "base/config.json"), leads_out(Path("base"), "base/../adapters")
+    (False, True)
+
+    Args:
+        folder: the folder.
+        path: relative to the working folder, or absolute.
+    """
+    return not Path(path).resolve().is_relative_to(folder.resolve())
 
 
 def _type_of(item: Option) -> type[Any]:

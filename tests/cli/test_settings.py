@@ -146,3 +146,48 @@ def test_messages_of_a_failed_tool_say_how_to_see_more(
 def test_a_finetune_that_fails_names_the_rate(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*PLAN.split(), "--lora-lr", "1e30", "--lora-steps", "5", "--out", "new"]) == 2
     assert "; lower --lora-lr" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("key", ["cache", "store"])
+def test_a_relative_place_stays_inside_the_folder(key: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "link").symlink_to(folder.parent)
+    for value in ("../elsewhere", "link/elsewhere"):
+        write(folder, **{key: value})
+        assert main([*PLAN.split(), "--out", "new", "--dry-run"]) == 2
+        said = f"{key} = '{value}' leads out of this folder; write it absolute, or give --{key}"
+        assert said in capsys.readouterr().err
+    assert not (folder.parent / "elsewhere").exists()
+    write(folder, **{key: "inside/it"})
+    assert main([*PLAN.split(), "--out", "new", "--dry-run"]) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_places_outside_the_folder_are_announced(
+    folder: Path, tmp_path_factory: pytest.TempPathFactory, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = tmp_path_factory.mktemp("other")
+    write(folder, store=str(other / "own.sqlite"))
+    assert main([*PLAN.split(), "--out", "new", "--dry-run"]) == 0
+    said = f"merge-advisor: by merge-advisor.toml outside this folder: store {other / 'own.sqlite'}\n"
+    assert capsys.readouterr().err == said
+    for quiet in ([*PLAN.split(), "-q"], [*PLAN.split(), "--store", str(other / "own.sqlite")]):
+        assert main([*quiet, "--out", "new", "--dry-run"]) == 0
+        assert capsys.readouterr().err == ""
+
+
+def test_a_dry_run_makes_nothing(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(folder, store="kept/own.sqlite", cache="mine")
+    before = sorted(folder.rglob("*"))
+    assert main([*PLAN.split(), "--out", "new", "--dry-run"]) == 0
+    assert main("tune run --trials 1 --no-score --dry-run".split()) == 0
+    assert capsys.readouterr().out.count("dry run: nothing was written") == 2
+    assert sorted(folder.rglob("*")) == before
+
+
+def test_a_dry_run_says_what_it_unpacked(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "packed").mkdir()
+    shutil.make_archive(str(folder / "packed" / "one"), "zip", folder / "adapters" / "a0")
+    dry = [*PLAN.split(), "--pool", "packed", "--k", "1", "--out", "new", "--dry-run"]
+    for said in (f"nothing was written but copies that the plan needs as well, 1 in {folder / 'cache'}\n", "written\n"):
+        assert main(dry) == 0
+        assert capsys.readouterr().out.endswith(said)

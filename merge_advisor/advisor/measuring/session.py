@@ -95,6 +95,7 @@ def open_session(
     *,
     template: str | None = None,
     wanted: PoolFilter | None = None,
+    dry: bool = False,
     **where: Unpack[SessionOptions],
 ) -> Session:
     """Return a session: the base found (fetched or dequantised where needed), the store and the pool open.
@@ -104,6 +105,7 @@ def open_session(
         pool: folder of candidates, manifest, or hub ids; None: there is none.
         template: name of the prompt template; None: the pool's.
         wanted: which models of the pool are candidates; None: all that fit the base.
+        dry: nothing is to be measured, so that no store is made where there is none.
         where: `offline`, `cache`, `store`, `machine`, `progress`, see `SessionOptions`.
 
     Raises:
@@ -116,7 +118,7 @@ def open_session(
     machine, offline = where.get("machine") or Machine(), where.get("offline", False)
     wanted = wanted or PoolFilter()
     # the store first: it remembers the hashes of files, so that a known base or pool is not read again
-    store = Store(where.get("store") or cache / "store.sqlite")
+    store = Store(where.get("store") or cache / "store.sqlite", make=not dry)
     try:
         progress = where.get("progress", quiet_progress)
         local = resolve_base(base, offline=offline, cache=cache / "base", hashes=store.hashes, progress=progress)

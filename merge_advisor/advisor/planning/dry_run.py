@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 from merge_advisor import registry
 from merge_advisor.advisor.measuring.adapting import adaptation_passes
-from merge_advisor.advisor.measuring.session import PoolFilter, Session, open_session
+from merge_advisor.advisor.measuring.session import PoolFilter, Session, default_cache, open_session
 from merge_advisor.advisor.planning.choosing import LORA_LOSSES
 from merge_advisor.advisor.planning.choosing_cost import choosing_passes
 from merge_advisor.advisor.planning.plan import check_choosing, check_options, fitting
@@ -64,7 +64,9 @@ def describe_plan(
     check_choosing(parts, options)
     inputs = read_plan_inputs(parts, options, offline=offline)
     wanted = PoolFilter(options.include, options.exclude, options.licence)
-    with open_session(base, pool, template=options.template, wanted=wanted, **where) as session:
+    cache = where.get("cache") or default_cache()
+    before = _copies(cache)
+    with open_session(base, pool, template=options.template, wanted=wanted, dry=True, **where) as session:
         fit = fitting(session.pool, options.composition)
         name, template = session.local.base.id, session.model.template.name
         machine = machine_line(session, fit.candidates)
@@ -86,7 +88,7 @@ def describe_plan(
         *(f"note: {note}" for item in given for note in item.notes),
         *(f"note: {note}" for note in (inputs.notes if inputs else ())),
         *(f"set aside {item.id}: {item.reason}" for item in fit.refused),
-        "dry run: nothing was written",
+        f"dry run: nothing was written{_made(cache, _copies(cache) - before)}",
     ]
     rows = {
         task.name: {"shots": len(task.shots), "tuning": len(task.tuning), "heldout": len(task.heldout)}
@@ -98,6 +100,15 @@ def describe_plan(
         "models": len(fit.candidates), "refused": refused, "rows": rows, "understood": understood, "passes": passes,
         "lines": lines,
     }  # fmt: skip
+
+
+def _copies(cache: Path) -> frozenset[Path]:
+    """Folders of the cache that hold models in another form: dequantised, unpacked, merged by PEFT."""
+    return frozenset(path for part in ("base", "pool") for path in (cache / part).glob("*"))
+
+
+def _made(cache: Path, copies: frozenset[Path]) -> str:
+    return f" but copies that the plan needs as well, {len(copies)} in {cache}" if copies else ""
 
 
 def machine_line(session: Session, candidates: Sequence[Candidate]) -> str:

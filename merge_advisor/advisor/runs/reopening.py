@@ -17,11 +17,12 @@ if TYPE_CHECKING:
     from merge_advisor.weights.base import LocalBase
 
 
-def reopen(folder: Path, **where: Unpack[Where]) -> tuple[Run, Session]:
+def reopen(folder: Path, *, dry: bool = False, **where: Unpack[Where]) -> tuple[Run, Session]:
     """Return a run folder read, and its base and pool open, by default where the plan found them.
 
     Args:
         folder: the run folder.
+        dry: as of `open_session`.
         where: where members and base are, and how to compute, see `Where`.
 
     Raises:
@@ -32,7 +33,7 @@ def reopen(folder: Path, **where: Unpack[Where]) -> tuple[Run, Session]:
     paths = run.plan.environment.paths
     session = open_session(
         where.get("base") or paths["base"], where.get("pool") or paths["pool"], template=run.plan.template,
-        **session_options(where),
+        dry=dry, **session_options(where),
     )  # fmt: skip
     # another base of the same shapes would merge without a complaint, and be wrong
     if session.local.base.digest != run.recipe.base.digest:

@@ -56,7 +56,7 @@ def describe_tune(
     """
     budget = budget_of(options)
     registry.build("sampler", options.sampler)
-    opened, session = reopen(Path(run), **where)
+    opened, session = reopen(Path(run), dry=True, **where)
     with session:
         spec = adaptation_of(opened, options)
         members = find_members(session.pool, session.local, opened.folder, opened.chosen)
