@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from merge_advisor.cli.parser import Arguments, parse
+from merge_advisor.cli.saying import say
 from merge_advisor.errors import DamageWarning, ExternalError, MergeAdvisorError
-from merge_advisor.plain_text import printable
 
 INTERRUPTED = 130
 
@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         if "debug" in arguments.given:
             raise
-        print("merge-advisor: interrupted; all that was measured is stored, the same command goes on", file=sys.stderr)
+        say("interrupted; all that was measured is stored, the same command goes on")
         return INTERRUPTED
     except BrokenPipeError:
         sys.stderr.close()  # the reader (head, less) went away: a last message would fail as well
@@ -72,7 +72,7 @@ def _warnings_as_lines() -> Iterator[None]:
             if not issubclass(category, DamageWarning):
                 others(message, category, *where, **more)
                 return
-            print(f"merge-advisor: warning: {printable(str(message))}", file=sys.stderr)
+            say(f"warning: {message}")
 
         warnings.showwarning = show
         yield
@@ -87,5 +87,5 @@ def _message(error: MergeAdvisorError, arguments: Arguments) -> str:
 
 
 def _failed(message: str, code: int) -> int:
-    print(f"merge-advisor: error: {message}", file=sys.stderr)
+    say(f"error: {message}")
     return code

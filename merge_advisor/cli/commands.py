@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -30,6 +29,7 @@ from merge_advisor.cli.options import (
 from merge_advisor.cli.parser import Arguments
 from merge_advisor.cli.printing import flagged, print_result
 from merge_advisor.cli.progress import reporting
+from merge_advisor.cli.saying import say
 from merge_advisor.cli.settings import SETTINGS_FILE, WRITTEN, leads_out, read_settings, setting_options
 from merge_advisor.errors import InputError
 from merge_advisor.json_form import to_plain
@@ -47,7 +47,6 @@ from merge_advisor.options import (
     ScoringOptions,
     TuneOptions,
 )
-from merge_advisor.plain_text import printable
 from merge_advisor.report.document import Paragraph, Table, TextBlock
 from merge_advisor.session_options import SessionOptions, Where
 
@@ -124,7 +123,7 @@ def _score_model(arguments: Arguments, command: ScoreCommand, options: LmEvalSco
         )  # fmt: skip
     if arguments.part(OutputOptions).json:  # its JSON is tables by task
         for note in notes:
-            print(f"merge-advisor: {with_flags(note, 'score')}", file=sys.stderr)
+            say(with_flags(note, "score"))
     names = sorted({name for models in scores.values() for model in models for name in model.metrics})
     tables: list[TextBlock] = [Paragraph("\n".join(notes))] if notes else []
     for task, models in scores.items():
@@ -289,8 +288,8 @@ def _announce(arguments: Arguments) -> None:
         if name in WRITTEN and name not in arguments.given and leads_out(Path.cwd(), path)
     }  # fmt: skip
     if chosen and not arguments.part(OutputOptions).quiet:
-        places = ", ".join(f"{name} {printable(path)}" for name, path in chosen.items())
-        print(f"merge-advisor: by {SETTINGS_FILE} outside this folder: {places}", file=sys.stderr)
+        places = ", ".join(f"{name} {path}" for name, path in chosen.items())
+        say(f"by {SETTINGS_FILE} outside this folder: {places}")
 
 
 def _named(name: str, value: str | None) -> str:
@@ -352,9 +351,9 @@ def _print_run(arguments: Arguments, run: Run) -> int:
 def _print_refused(command: str, refused: list[str], rest: str) -> None:
     """Print on stderr which models of the pool were set aside."""
     for reason in refused[:_REFUSED_SHOWN]:
-        print(f"merge-advisor: set aside {with_flags(reason, command)}", file=sys.stderr)
+        say(f"set aside {with_flags(reason, command)}")
     if len(refused) > _REFUSED_SHOWN:
-        print(f"merge-advisor: and {len(refused) - _REFUSED_SHOWN} more{rest}", file=sys.stderr)
+        say(f"and {len(refused) - _REFUSED_SHOWN} more{rest}")
 
 
 def _print(arguments: Arguments, value: Any, blocks: Sequence[TextBlock], *, gap: str = "\n\n") -> int:

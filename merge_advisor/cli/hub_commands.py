@@ -10,6 +10,7 @@ from merge_advisor.cli.options import CardCommand, OutputOptions, PoolCommand, P
 from merge_advisor.cli.parser import Arguments
 from merge_advisor.cli.printing import flagged, print_result
 from merge_advisor.cli.progress import reporting
+from merge_advisor.cli.saying import say
 from merge_advisor.errors import InputError
 from merge_advisor.hub_options import CardOptions, FindOptions, PushOptions
 from merge_advisor.report.document import Paragraph, Table, TextBlock
@@ -56,7 +57,7 @@ def pool(arguments: Arguments) -> int:
     plain = {**found_json(found), "out": None if out is None else str(out)}
     print_result(output, plain, flagged(blocks, "pool"))
     for item in found.refused:
-        print(f"merge-advisor: set aside {with_flags(f'{item.id}: {item.reason}', 'pool')}", file=sys.stderr)
+        say(f"set aside {with_flags(f'{item.id}: {item.reason}', 'pool')}")
     return _PARTIAL if found.refused else _OK
 
 
@@ -81,7 +82,7 @@ def card(arguments: Arguments) -> int:
     else:
         sys.stdout.write(made.text)  # as it is: it goes into a file
         for note in made.notes:
-            print(f"merge-advisor: note: {with_flags(note, 'card')}", file=sys.stderr)
+            say(f"note: {with_flags(note, 'card')}")
     return _OK
 
 

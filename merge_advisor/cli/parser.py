@@ -6,10 +6,11 @@ import argparse
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from merge_advisor.cli.options import COMMANDS
 from merge_advisor.option_fields import Option, build_options, options_of
+from merge_advisor.plain_text import printable
 from merge_advisor.registry import BUILTIN
 from merge_advisor.version import __version__
 
@@ -59,7 +60,7 @@ def build_parser(wanted: Collection[str] = tuple(COMMANDS)) -> argparse.Argument
     Returns:
         the parser.
     """
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="merge-advisor",
         description="Which finetuned models to merge for your task, how, and whether it helped.",
         epilog=_EPILOG,
@@ -71,6 +72,14 @@ def build_parser(wanted: Collection[str] = tuple(COMMANDS)) -> argparse.Argument
         epilog = _EPILOG if any(item.text.settings for item in options) else None
         add_options(commands.add_parser(name, help=command.help, epilog=epilog), options)
     return parser
+
+
+class _Parser(argparse.ArgumentParser):
+    """Prints what it cannot use, which may come from anywhere, without what a terminal acts on."""
+
+    def error(self, message: str) -> NoReturn:
+        """See `argparse.ArgumentParser.error`."""
+        super().error(printable(message))
 
 
 def add_options(parser: argparse.ArgumentParser, options: Sequence[Option]) -> None:

@@ -31,7 +31,9 @@ def print_json(value: Any) -> None:
      "k": 4
     }
     """
-    print(json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False))
+    text = json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False)
+    # JSON escapes control characters below 32 alone; what is left stands inside of strings, where \u means the same
+    print("".join(char if char.isprintable() or char == "\n" else json.dumps(char)[1:-1] for char in text))
 
 
 def print_result(output: OutputOptions, value: Any, blocks: Sequence[TextBlock], *, gap: str = "\n\n") -> None:

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal, Protocol
 
+from merge_advisor.plain_text import printable
+
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
     from rich.progress import TaskID
@@ -109,7 +111,8 @@ class PlainProgress:
         self._last = now
         spent = now - self._started
         left = f", {spent / done * (total - done):.0f} s left" if 0 < done < total and spent > 2 else ""
-        text = f"{what} {done}/{total}, {spent:.0f} s{left}" if total > 1 else f"{what}, {spent:.0f} s"
+        named = printable(what)  # a step may name a model
+        text = f"{named} {done}/{total}, {spent:.0f} s{left}" if total > 1 else f"{named}, {spent:.0f} s"
         sys.stderr.write(f"{text}\n")
         sys.stderr.flush()
 
@@ -134,7 +137,7 @@ class BarProgress:
         if what != self._what or self._bar is None or self._step is None:
             self.finish()
             self._what, self._bar = what, _new_bar()
-            self._step = self._bar.add_task(what, total=None)  # no share is known of a step without parts
+            self._step = self._bar.add_task(printable(what), total=None)  # no share is known of a step without parts
             self._bar.start()
         if total > 1 or done >= total:
             self._bar.update(self._step, completed=done, total=total)

@@ -28,12 +28,17 @@ def to_text(blocks: Sequence[TextBlock], *, gap: str = "\n\n") -> str:
 def _block(block: TextBlock) -> str:
     match block:
         case Paragraph():
-            return block.strong + block.text
+            return printable(block.strong) + _lines(block.text)
         case Table():
             table = text_table(block.headers, block.rows, right=block.right)
-            return f"{block.caption}\n{table}" if block.caption else table
+            return f"{printable(block.caption)}\n{table}" if block.caption else table
         case Code():
-            return "\n".join([*([block.title] if block.title else []), *(f"  {line}" for line in block.lines)])
+            title = [printable(block.title)] if block.title else []
+            return "\n".join([*title, *(f"  {printable(line)}" for line in block.lines)])
+
+
+def _lines(text: str) -> str:
+    return "\n".join(printable(line) for line in text.split("\n"))
 
 
 def text_table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()) -> str:
