@@ -5,6 +5,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -61,7 +62,8 @@ def in_a_header(folder: Path) -> str:
 
 def in_a_config(folder: Path) -> str:
     write_lora(folder / "pool" / "one", LLAMA_MODULES, peft_type=HOSTILE)
-    write_lora(folder / "pool" / "two", LLAMA_MODULES, **{HOSTILE: {"a": HOSTILE}})
+    unknown: dict[str, Any] = {HOSTILE: {"a": HOSTILE}}
+    write_lora(folder / "pool" / "two", LLAMA_MODULES, **unknown)
     write_lora(folder / "pool" / "three", LLAMA_MODULES, base_model_name_or_path=HOSTILE)
     write_lora(folder / "pool" / "four", LLAMA_MODULES, target_modules=[HOSTILE])
     shutil.copytree(folder / "adapters" / "a0", folder / "pool" / "a0")
@@ -133,7 +135,7 @@ def test_what_a_terminal_acts_on_is_escaped(
     route: Callable[[Path], str], folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command = route(folder).split(" ")
-    codes = set()
+    codes: set[int | str | None] = set()
     said = ""
     for more in ([], ["--json"]):
         try:
