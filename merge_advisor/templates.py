@@ -1,7 +1,7 @@
 """Prompt templates: the text around an input, exact to the byte. A property of the pool, not of the task.
 
 Text only: `backbone.encoding` appends the end token's id after the completion, and puts in front what the tokenizer
-puts before a text (a begin token), unless a chat template has written it.
+puts before a text (a begin token); a chat template writes itself what belongs there.
 """
 
 from __future__ import annotations
@@ -34,6 +34,8 @@ _AROUND = {
 """What stands before and after the input in the templates that are fixed text."""
 _BETWEEN = "\n\n"
 """Stands between examples, and between them and what is asked."""
+_ANSWER = "merge-advisor-1"
+"""Stands for an answer where what comes behind one is looked for."""
 _LABELS = {"system": "System", "user": "User", "assistant": "Assistant"}
 
 
@@ -80,6 +82,22 @@ class Template:
         """
         return _BETWEEN + _AROUND[self.name][0] if self.examples and self.chat_template is None else ""
 
+    @property
+    def ending(self) -> str:
+        r"""What a chat template writes behind an answer; empty of the others, and where it cannot be told.
+
+        >>> get("chat", "{% for m in messages %}<{{ m.role }}>{{ m.content }}</s>\n{% endfor %}").ending
+        '</s>\n'
+        """
+        if self.chat_template is None:
+            return ""
+        messages = [{"role": "user", "content": "1"}, {"role": "assistant", "content": _ANSWER}]
+        try:
+            _, found, behind = self._render(messages, prompt=False).rpartition(_ANSWER)
+        except SpecError:
+            return ""
+        return behind if found else ""
+
     def prompt(self, asked: str | Sequence[Turn]) -> str:
         """Return the text that a model gets.
 
@@ -101,9 +119,12 @@ class Template:
             for turn in (*_example_turns(given, system), ("assistant", self.completion(output)))
         ]
         messages = [{"role": role, "content": text} for role, text in (*system, *earlier, *turns)]
+        return self._render(messages, prompt=True)
+
+    def _render(self, messages: list[dict[str, str]], *, prompt: bool) -> str:
         try:
-            return _compiled(self.chat_template).render(
-                messages=messages, add_generation_prompt=True, tools=None, documents=None, **dict(self.specials)
+            return _compiled(str(self.chat_template)).render(
+                messages=messages, add_generation_prompt=prompt, tools=None, documents=None, **dict(self.specials)
             )
         except Exception as error:  # a chat template is someone else's program: it can fail in any way
             raise SpecError(_refusal(error)) from error

@@ -69,8 +69,8 @@ def encode(
     """Turn (prompt, completion) texts into token ids, the prompt cut on its left to `max_length` tokens in all.
 
     Prompt and completion are tokenised apart, so that the prompt's ids do not depend on the answer. The prompt begins
-    with what the tokenizer puts before a text (`Backbone.lead`), which no cut takes away; that of an encoder-decoder
-    gets all special tokens that its tokenizer adds, as in its pretraining.
+    with what the tokenizer puts before a text (`Backbone.lead`), which no cut takes away, or with what a chat template
+    writes there; that of an encoder-decoder gets all special tokens that its tokenizer adds, as in its pretraining.
 
     Args:
         backbone: gives the tokenizer.
@@ -111,8 +111,8 @@ def encode(
 def _prompt_ids(backbone: Backbone, text: str) -> list[int]:
     # verbose=False: a text longer than the context is cut later, so the tokenizer's warning about it is noise
     prompt = list(backbone.tokenizer(text, add_special_tokens=backbone.encoder_decoder, verbose=False)["input_ids"])
-    # a chat template writes it itself
-    return prompt if _led(prompt, backbone.lead) else [*backbone.lead, *prompt]
+    # a prompt may hold it as text
+    return [*backbone.lead, *prompt] if backbone.led and not _led(prompt, backbone.lead) else prompt
 
 
 def _led(prompt: Sequence[int], lead: Sequence[int]) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import takewhile
 from typing import TYPE_CHECKING, TypeAlias
 
 from merge_advisor.backbone.encoding import context_length, encode, padded
@@ -136,7 +137,7 @@ def _going_on(
     """Append the next token of each place to its row's answer; return the places that go on. A row below 0 is done."""
     left = []
     for place, (row, token) in enumerate(zip(going, tokens, strict=True)):
-        if row < 0 or token == backbone.end_id:
+        if row < 0 or token in backbone.end_ids:
             continue
         answers[row].append(token)
         if finished is None or not finished(answers[row]):
@@ -167,7 +168,7 @@ def _by_transformers(backbone: Backbone, prompts: Sequence[Sequence[int]], max_n
     with torch.inference_mode():
         answers = backbone.model.generate(
             input_ids=ids, attention_mask=mask, do_sample=False, num_beams=1, repetition_penalty=1.0,
-            max_new_tokens=max_new_tokens, eos_token_id=backbone.end_id, pad_token_id=pad,
+            max_new_tokens=max_new_tokens, eos_token_id=list(backbone.end_ids), pad_token_id=pad,
         )  # fmt: skip
     new = [row[1:] for row in answers.tolist()]  # the first is the decoder's start token
-    return [row[: row.index(backbone.end_id)] if backbone.end_id in row else row for row in new]
+    return [list(takewhile(lambda token: token not in backbone.end_ids, row)) for row in new]

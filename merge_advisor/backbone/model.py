@@ -21,6 +21,8 @@ from merge_advisor.weights.tensorfile import open_folder
 if TYPE_CHECKING:
     import torch
 
+    from merge_advisor.templates import Template
+
 
 @dataclass(eq=False)
 class Backbone:
@@ -50,6 +52,10 @@ class Backbone:
     """Buffers that hold base + update, by name in memory, kept between candidates so that memory is taken once."""
     mixed: bool = False
     """Whether choosing and training take products in bfloat16 beside float32 weights (`precision.quick_products`)."""
+    ending: str = ""
+    """What the prompt template writes behind an answer, see `Template.ending`."""
+    led: bool = True
+    """Whether prompts get `lead`; those of a chat template have what it writes, as transformers gives them."""
     batch_share: float = 1.0
     """Of the usual tokens in a batch; halved where memory ran out, see `memory.within_memory`."""
 
@@ -104,11 +110,29 @@ class Backbone:
 
     @property
     def end_id(self) -> int:
-        """Id of the token that ends an answer."""
-        end = self.tokenizer.eos_token_id
-        if end is None:
+        """Id of the token that closes a completion: the first of `end_ids`."""
+        return self.end_ids[0]
+
+    @cached_property
+    def end_ids(self) -> tuple[int, ...]:
+        """Ids of the tokens that an answer ends before.
+
+        The first is the special token that a chat template writes behind an answer (Gemma's `<end_of_turn>`), else the
+        tokenizer's end token. Those that the base's generation_config names follow: transformers stops there as well.
+
+        Raises:
+            BaseModelError: there is none.
+        """
+        named = getattr(getattr(self.model, "generation_config", None), "eos_token_id", None)
+        ends = [self.tokenizer.eos_token_id, *(named if isinstance(named, list) else [named])]
+        ids = [int(end) for end in ends if end is not None]
+        written = self.tokenizer(self.ending, add_special_tokens=False)["input_ids"] if self.ending else []
+        special = {*ids, *self.tokenizer.all_special_ids, *self.tokenizer.added_tokens_decoder}
+        if written and written[0] in special:
+            ids.insert(0, int(written[0]))
+        if not ids:
             raise BaseModelError("the base's tokenizer has no end token; set eos_token in its tokenizer_config.json")
-        return int(end)
+        return tuple(dict.fromkeys(ids))
 
     @cached_property
     def lead(self) -> tuple[int, ...]:
@@ -134,6 +158,7 @@ def load_backbone(
     dtype: str = "float32",
     threads: int | None = None,
     modules: Mapping[str, str] | None = None,
+    template: Template | None = None,
 ) -> Backbone:
     """Return the base in the safetensors folder `path`, loaded into memory.
 
@@ -144,6 +169,7 @@ def load_backbone(
         threads: threads of the CPU work, never more than there are cores; None for torch's choice.
         modules: module name -> device, as `DeviceMap.modules`; None: several devices share the weights by what they
             have free.
+        template: the prompt template, which says how prompts begin and answers end; None: one without any tokens.
 
     Raises:
         BaseModelError: the folder cannot be loaded, the device or dtype is not there, or its memory is too small.
@@ -189,6 +215,8 @@ def load_backbone(
         device=inputs,
         dtype=getattr(torch, held),
         mixed=dtype == MIXED,
+        ending=template.ending if template else "",
+        led=template is None or template.chat_template is None,
         places=map_parameters(model, _shapes(path)),
         memory=dict(model.named_parameters()),
     )

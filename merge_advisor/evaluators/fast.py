@@ -88,7 +88,7 @@ class Fast:
         """
         metric = metric_for(rows, metric)
         check_rows(rows, metric)
-        backbone = backbone_of(model, tokenizer)
+        backbone = backbone_of(model, tokenizer, template)
         said = respond(
             backbone, rows, template, metric, max_new_tokens=self.max_new_tokens, exact_match=self.exact_match
         )

@@ -118,7 +118,7 @@ class LmEval:
         """
         metric = metric_for(rows, metric)
         check_rows(rows, metric)
-        backbone = backbone_of(model, tokenizer)
+        backbone = backbone_of(model, tokenizer, template)
         with contained_lm_eval(label, trusted=True):  # our own task: its fields are named, no template is rendered
             said = respond(
                 backbone, rows, template, metric,

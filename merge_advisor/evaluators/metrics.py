@@ -138,12 +138,13 @@ def score_settings(max_new_tokens: int, exact_match: str) -> dict[str, int | str
     return settings if exact_match == "plain" else settings | {"exact_match": exact_match}
 
 
-def backbone_of(model: Any, tokenizer: Any) -> Backbone:
+def backbone_of(model: Any, tokenizer: Any, template: Template) -> Backbone:
     """Return a transformers model as this package's own functions take it; nothing can be placed on it.
 
     Args:
         model: decoder-only or encoder-decoder, on its device or devices.
         tokenizer: its tokenizer.
+        template: says how prompts begin and answers end.
     """
     return Backbone(
         model=model,
@@ -153,6 +154,8 @@ def backbone_of(model: Any, tokenizer: Any) -> Backbone:
         dtype=model.dtype,
         places={},
         memory={},
+        ending=template.ending,
+        led=template.chat_template is None,
     )
 
 

@@ -184,7 +184,7 @@ def _foreseen(
     """
     agreed = next((at for at, (a, b) in enumerate(zip(output, best, strict=True)) if a != b), len(output))
     begun = list(best[: agreed + 1])
-    ended = begun[-1] == backbone.end_id
+    ended = begun[-1] in backbone.end_ids
     if ended:
         begun.pop()
     if len(begun) > budget:

@@ -22,7 +22,7 @@ from merge_advisor.embeddings import PROBES
 from merge_advisor.errors import BaseModelError, InputError, PoolError, TaskError
 from merge_advisor.options import FinetuneSettings
 from merge_advisor.weights.adapter import read_adapter
-from merge_advisor.weights.begin_token import adds_begin_token
+from merge_advisor.weights.text_ends import adds_begin_token
 from merge_advisor.weights.updates import DenseUpdate, LowRankUpdate, digest_of_delta, inner, inner_all
 from tests.support.models import END, parameter_shapes
 

@@ -327,7 +327,7 @@ def test_rows_go_to_the_embedding_and_losses_come_from_there(tiny_t5: Path, tmp_
         assert [str(device) for device in spread.devices] == list(HERE)
         assert batch_losses(spread, rows_of(spread)).device == spread.device
         spread.model._hf_hook.execution_device = torch.device(HERE[1])
-        assert backbone_of(spread.model, spread.tokenizer).device == spread.device
+        assert backbone_of(spread.model, spread.tokenizer, templates.get("plain")).device == spread.device
         assert spread.model._hf_hook.execution_device == spread.device
     assert str(spread.model.get_output_embeddings().weight.device) == HERE[1]
 

@@ -51,7 +51,7 @@ class PromptedModel:
         machine = self.machine
         backbone = load_backbone(
             self.local.path, device=machine.device, dtype=machine.dtype, threads=machine.threads,
-            modules=spread.modules if spread else None,
+            modules=spread.modules if spread else None, template=self.template,
         )  # fmt: skip
         self.progress(loading, 1, 1)
         return backbone

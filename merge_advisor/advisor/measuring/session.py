@@ -22,8 +22,8 @@ from merge_advisor.session_options import SessionOptions
 from merge_advisor.store import Store
 from merge_advisor.types import Pool
 from merge_advisor.weights.base import LocalBase, resolve_base
-from merge_advisor.weights.begin_token import adds_begin_token
 from merge_advisor.weights.opened import changed_names
+from merge_advisor.weights.text_ends import adds_begin_token, other_ends
 
 
 def default_cache() -> Path:
@@ -148,6 +148,10 @@ def open_session(
 
 
 def _prompts(model: PromptedModel) -> str:
-    """What prompts are like: the template's digest, and whether the tokenizer puts a token before them."""
-    begun = adds_begin_token(model.local.path) and not model.encoder_decoder
-    return model.template.digest + (" after a begin token" if begun else "")
+    """What prompts are like: the template's digest, a token put before them, and what an answer ends before.
+
+    Empty where they have none, and where answers end with the base's one end token: as before these were part of it.
+    """
+    template, path = model.template, model.local.path
+    begun = adds_begin_token(path) and not model.encoder_decoder and template.chat_template is None
+    return template.digest + (" after a begin token" if begun else "") + other_ends(path, template.ending)

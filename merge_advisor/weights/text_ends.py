@@ -1,4 +1,4 @@
-"""Whether a base's tokenizer puts a token of its own before a text: read from its files, without any library."""
+"""What a base puts before a text and ends an answer with, where it is unusual: read from its files, no library."""
 
 from __future__ import annotations
 
@@ -37,6 +37,33 @@ def adds_begin_token(folder: Path) -> bool:
     if processor is not None:
         return _begins(processor)
     return str(config.get("tokenizer_class", "")).removesuffix("Fast") in _ADDING
+
+
+def other_ends(folder: Path, ending: str) -> str:
+    """Return what tells apart where answers end; empty where it is the one end token of the base's tokenizer.
+
+    As `adds_begin_token`, it tells apart what was measured; where answers end is asked of `Backbone.end_ids`.
+
+    >>> other_ends(Path("base"), "")
+    ''
+
+    Args:
+        folder: of the base.
+        ending: what the prompt template writes behind an answer.
+    """
+
+    def read(name: str) -> dict[str, Any]:
+        try:
+            return read_json(folder / name)
+        except FileError:
+            return {}
+
+    named = read("generation_config.json").get("eos_token_id")
+    ids = named if isinstance(named, list) else [] if named is None else [named]
+    token = read("tokenizer_config.json").get("eos_token")
+    end = token.get("content") if isinstance(token, dict) else token
+    alone = ids in ([], [read("config.json").get("eos_token_id")]) and (not ending or ending.startswith(str(end)))
+    return "" if alone else f" ending {ending!r} {ids}"
 
 
 def _post_processor(path: Path) -> Any:
