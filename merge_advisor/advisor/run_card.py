@@ -223,7 +223,7 @@ def _body(run: Run, made: RunCard, title: Heading, usage: Code, stated: Mapping[
         Section("members", Heading("What it is made of"), (_members(run, made, stated),)),
         Section("recipe", Heading("Recipe"), _recipe(run)),
         Section("scores", Heading("Scores"), tuple(_scores(run))),
-        Section("again", Heading("Made again by"), _again(run)),
+        Section("again", Heading("Made again by"), _again(run, made.base)),
         Section("licence", Heading("Licence"), _licence(made, stated)),
     ]
     none = Headline("", "none", "", "")
@@ -294,11 +294,11 @@ def _score(score: Score) -> list[Block]:
     return [Paragraph(head + "model."), Table("", SCORE_HEADERS, score_rows(score), SCORE_RIGHT), *notes]
 
 
-def _again(run: Run) -> tuple[Block, ...]:
+def _again(run: Run, base: str) -> tuple[Block, ...]:
     words = (
         "Files and folders under the names the author has; recipe.json gives the same weights without choosing anew."
     )
-    return (Code(tuple(plan_commands(run))), Paragraph(words))
+    return (Code(tuple(plan_commands(run, base))), Paragraph(words))
 
 
 def _licence(made: RunCard, stated: Mapping[str, str | None]) -> tuple[Block, ...]:

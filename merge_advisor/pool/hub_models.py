@@ -139,9 +139,13 @@ def list_hub_models(base: str, options: FindOptions, *, progress: Progress = qui
     if not found:
         raise InputError(_nothing(base, options))
     models, refused = _examined(api, found, options, progress)
+    others = [] if options.kind == "all" else [model for model in models if model.kind != options.kind]
+    models = [model for model in models if model not in others]
     if not models and not refused:
         raise InputError(_nothing(base, options))
     notes = []
+    if others:
+        notes.append(f"left out, as their files are of the other kind than the hub says: {len(others)}")
     if renamed := [name for name in names if name != info.id]:
         notes.append(f"the hub calls {renamed[0]} {info.id}")
     from_copies = sum(model.copy for model in models)
@@ -294,7 +298,7 @@ def with_files(model: HubModel, files: dict[str, int]) -> HubModel:
     """
     kind: Kind = "adapter" if ADAPTER_CONFIG in files else "checkpoint"
     if kind == "adapter":
-        whole = ADAPTER_WEIGHTS in files
+        whole = any(_fits(name, (ADAPTER_WEIGHTS, "adapter_model-*.safetensors")) for name in files)
     else:
         shards = ("model.safetensors", "model-*.safetensors")
         whole = "config.json" in files and any(_fits(name, shards) for name in files)

@@ -87,10 +87,18 @@ def test_the_card_holds_members_recipe_scores_and_the_command(run: Path, example
     assert "| merge | 75.0% |" in text and "| base | 25.0% | +50.0 | +10.0 to +90.0 | 2 | 0 | 2.500 |" in text
     assert "**verdict merge**: use the merge: it beats base" in text
     assert (
-        "    merge-advisor plan --task examples.jsonl --pool adapters --base tiny-llama --strategy top_k --k 2 "
+        "    merge-advisor plan --task examples.jsonl --pool adapters --base acme/base --strategy top_k --k 2 "
         "--adaptation none --template alpaca --out my-run\n    merge-advisor merge my-run --adapter --out model" in text
     )
     assert str(example_world) not in text and "say 3 twice" not in text
+
+
+def test_the_command_of_a_card_names_a_data_set_as_it_was_given(run: Path) -> None:
+    path = run / "plan.json"
+    plan = json.loads(path.read_text())
+    plan["environment"]["paths"]["task examples"] = "hf:org/rows@v2:validation"
+    path.write_text(json.dumps(plan))
+    assert "merge-advisor plan --task hf:org/rows@v2:validation --pool" in card_of_run(run, GIVEN).text
 
 
 def test_a_full_model_is_a_merge_of_base_and_members(run: Path, tmp_path: Path) -> None:

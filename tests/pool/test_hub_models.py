@@ -94,6 +94,23 @@ def test_filters_leave_out_and_say_so_where_nothing_is_left(hub: Hub) -> None:
         found("acme/chat@main")
 
 
+def test_a_kind_is_what_the_files_are(hub: Hub) -> None:
+    hub.commit("acme/full", FULL, tags=adapter_of("meta/base"))
+    hub.commit("acme/light", ADAPTER, tags=["base_model:finetune:meta/base"])
+    for kind, wrong in (("adapter", "acme/full"), ("checkpoint", "acme/light")):
+        listing = found(kind=kind)
+        assert {model.kind for model in listing.models} == {kind} and wrong not in by_id(listing)
+        assert "left out, as their files are of the other kind than the hub says: 1" in listing.notes
+    assert by_id(found())["acme/full"].kind == "checkpoint"
+
+
+def test_adapters_in_shards_are_whole(hub: Hub) -> None:
+    parts = {f"adapter_model-0000{number}-of-00002.safetensors": b"x" * 10 for number in (1, 2)}
+    index = {"adapter_model.safetensors.index.json": b"{}"}
+    hub.commit("acme/parts", {"adapter_config.json": b"{}", **parts, **index}, tags=adapter_of("meta/base"))
+    assert (by_id(found())["acme/parts"].weights, by_id(found())["acme/parts"].size) == ("safetensors", 24)
+
+
 def test_a_filter_that_does_not_look_through_all_says_so(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("merge_advisor.pool.hub_models._SCANNED", 2)
     listing = found(licence=("apache*",))

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from merge_advisor.option_fields import options_of
 from merge_advisor.options import PlanOptions
+from merge_advisor.tasks import data_set_of
 from merge_advisor.weights.hub import parse_id
 
 if TYPE_CHECKING:
     from merge_advisor.advisor.runs.run_folder import Run
 
 
-def plan_commands(run: Run) -> list[str]:
+def plan_commands(run: Run, base: str = "") -> list[str]:
     """Return the commands that plan and write a run's model, with no path of the machine it was made on.
 
     >>> from merge_advisor.advisor.runs.run_folder import read_run
@@ -23,8 +24,9 @@ def plan_commands(run: Run) -> list[str]:
 
     Args:
         run: the run.
+        base: what others call a base whose name in the run is of this machine, and has no revision.
     """
-    plan, base = run.plan, run.recipe.base
+    plan = run.plan
     paths = plan.environment.paths
     words = ["merge-advisor", "plan"]
     for task in plan.tasks:
@@ -32,9 +34,11 @@ def plan_commands(run: Run) -> list[str]:
         if task.name.startswith("lm-eval:"):
             words += ["--lm-eval-task", task.name.removeprefix("lm-eval:")]
         else:
-            words += ["--task", Path(source).name]
+            found = data_set_of(Path(source))
+            words += ["--task", found.shown if found else Path(source).name]
     words += ["--pool", _shown(paths["pool"])]
-    words += ["--base", f"{base.id}@{base.revision}" if base.revision else base.id]
+    known = run.recipe.base
+    words += ["--base", f"{known.id}@{known.revision}" if known.revision else base or known.id]
     words += _settings(run)
     out = shlex.quote(run.folder.resolve().name)
     tune = [] if run.tuning is None else [f"merge-advisor tune {out}  # with the settings in tune.json"]
