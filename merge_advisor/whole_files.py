@@ -2,13 +2,22 @@
 
 A reader never sees half of one, however the writer ends. What is written inside a folder of `whole_folder` or
 `replaced_folder` needs no such care: it appears with the folder, so plain writes do there.
+
+What a killed writer leaves beside the place has its process in the name; the next one that writes there removes it.
 """
 
 from __future__ import annotations
 
+import ctypes
+import errno
+import hashlib
 import os
+import re
 import shutil
+import socket
+import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,8 +46,9 @@ def whole_file(path: Path) -> Iterator[Path]:
     """
     with _naming(path):
         path.parent.mkdir(parents=True, exist_ok=True)
+        _clear(path)
         # the same suffix: numpy.savez appends its own to a name without it
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=_prefix(path), suffix=path.suffix)
         os.close(handle)
         partial = Path(name)
         try:
@@ -85,9 +95,19 @@ def whole_folder(folder: Path) -> Iterator[Path]:
     Raises:
         RunError: `folder` is there already (nothing is written then), no permission, or no room.
     """
+    taken = RunError(f"{folder}: is there already; name another, or remove it first")
     if folder.exists() or folder.is_symlink():
-        raise RunError(f"{folder}: is there already; name another, or remove it first")
-    with _filled(folder, lambda partial: partial.rename(folder)) as partial:
+        raise taken
+
+    def put(partial: Path) -> None:
+        try:
+            partial.rename(folder)
+        except OSError as error:  # made meanwhile by another process
+            if folder.exists():
+                raise taken from error
+            raise
+
+    with _filled(folder, put) as partial:
         yield partial
 
 
@@ -115,10 +135,13 @@ def replaced_folder(folder: Path) -> Iterator[Path]:
         if not folder.exists():
             partial.rename(folder)
             return
-        old = partial.with_suffix(".old")  # no folder can be renamed over one that holds anything
-        folder.rename(old)
-        partial.rename(folder)
-        shutil.rmtree(old)
+        if not _exchanged(partial, folder):
+            # no folder can be renamed over one that holds anything; killed in between, `restore` brings it back
+            old = partial.with_suffix(_OLD)
+            folder.rename(old)
+            partial.rename(folder)
+            partial = old
+        shutil.rmtree(partial)
 
     with _filled(folder, put) as partial:
         yield partial
@@ -129,8 +152,10 @@ def _filled(folder: Path, put: Callable[[Path], object]) -> Iterator[Path]:
     """Yield a new folder beside `folder`; sync it and `put` it in place when the block ends well."""
     with _naming(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
+        restore(folder)
+        _clear(folder)
         # the dot hides it from whoever lists the parent, such as a pool: a kill may leave it behind
-        partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.", suffix=".partial"))
+        partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix=_prefix(folder), suffix=".partial"))
         try:
             yield partial
             partial.chmod(0o755)  # mkdtemp's folders are for their owner alone
@@ -141,6 +166,83 @@ def _filled(folder: Path, put: Callable[[Path], object]) -> Iterator[Path]:
             shutil.rmtree(partial, ignore_errors=True)
             raise
         _sync(folder.parent)
+
+
+def restore(folder: Path) -> None:
+    """Put a folder back that a killed writer had moved away and not yet replaced; nothing where there is none.
+
+    >>> restore(Path("adapters"))
+
+    Args:
+        folder: its place.
+    """
+    if folder.exists():
+        return
+    olds = [path for path, dead in _leftovers(folder) if dead and path.suffix == _OLD]
+    if olds:
+        max(olds, key=lambda path: path.stat().st_mtime).rename(folder)
+
+
+_OLD = ".old"
+_FOREIGN = 7 * 86400.0
+"""Seconds after which what another machine left on a shared disk is taken for dead."""
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2
+"""Of Linux: paths are relative to the working folder; two names swap what they name."""
+
+
+def _exchanged(one: Path, other: Path) -> bool:
+    """Swap two folders at once, so that neither name is ever without one; False where the system cannot."""
+    if sys.platform != "linux":
+        return False
+    try:
+        swap = ctypes.CDLL(None, use_errno=True).renameat2
+    except (OSError, AttributeError):  # a C library of before 2018
+        return False
+    names = [os.fsencode(path) for path in (one, other)]
+    return bool(swap(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _RENAME_EXCHANGE) == 0)
+
+
+def _host() -> str:
+    return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
+
+
+def _prefix(path: Path) -> str:
+    return f".{path.name}.{_host()}-{os.getpid()}."
+
+
+def _leftovers(path: Path) -> Iterator[tuple[Path, bool]]:
+    """What writers of a path have beside it, and whether the writer is dead."""
+    begins = re.compile(rf"\.{re.escape(path.name)}\.(?P<host>[0-9a-f]{{8}})-(?P<pid>[0-9]+)\.")
+    for other in sorted(path.parent.glob(".*")) if path.parent.is_dir() else ():
+        match = begins.match(other.name)
+        if match is None:
+            continue
+        try:
+            age = time.time() - other.lstat().st_mtime
+        except FileNotFoundError:
+            continue
+        yield other, not _lives(int(match["pid"])) if match["host"] == _host() else age > _FOREIGN
+
+
+def _lives(pid: int) -> bool:
+    if pid == os.getpid():
+        return True
+    try:
+        os.kill(pid, 0)
+    except OSError as error:
+        return error.errno != errno.ESRCH  # of another user
+    except OverflowError:
+        return False
+    return True
+
+
+def _clear(path: Path) -> None:
+    for other, dead in _leftovers(path):
+        if dead and (other.suffix != _OLD or path.exists()):
+            if other.is_dir() and not other.is_symlink():
+                shutil.rmtree(other, ignore_errors=True)
+            else:
+                other.unlink(missing_ok=True)
 
 
 @contextmanager

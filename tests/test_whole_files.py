@@ -1,13 +1,17 @@
 """Files and folders appear whole or not at all, whatever ends the writing."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 
+from merge_advisor import whole_files
 from merge_advisor.errors import RunError
-from merge_advisor.whole_files import replaced_folder, whole_file, whole_folder, write_text
+from merge_advisor.whole_files import replaced_folder, restore, whole_file, whole_folder, write_text
 
 Writer = Callable[[Path], AbstractContextManager[Path]]
 
@@ -83,3 +87,84 @@ def test_a_full_disk_is_named(tmp_path: Path, writer: Writer) -> None:
     with pytest.raises(RunError, match=r"a: cannot be written \(No space left on device\)"), writer(tmp_path / "a"):
         raise OSError(28, "No space left on device")
     assert names_in(tmp_path) == []
+
+
+KILLED = """
+import os, sys
+from pathlib import Path
+from merge_advisor import whole_files
+
+if sys.argv[3] == "plain":
+    whole_files._exchanged = lambda one, other: False
+with getattr(whole_files, sys.argv[1])(Path(sys.argv[2])) as partial:
+    (partial / "b" if partial.is_dir() else partial).write_text("new")
+    if sys.argv[3] == "early":
+        os._exit(9)
+    renames = []
+    rename = Path.rename
+    def once(self, target):
+        if renames or sys.argv[3] != "plain":
+            os._exit(9)
+        renames.append(target)
+        return rename(self, target)
+    Path.rename = once
+    whole_files.shutil.rmtree = lambda *args, **more: os._exit(9)
+"""
+
+
+def killed(writer: str, path: Path, when: str) -> None:
+    """Have a process write to `path` and die: before the end, or in its middle where folders are swapped or not."""
+    done = subprocess.run([sys.executable, "-c", KILLED, writer, str(path), when], check=False)
+    assert done.returncode == 9
+
+
+@pytest.mark.parametrize("writer", ["whole_file", "whole_folder", "replaced_folder"])
+def test_the_next_writer_removes_what_a_killed_one_left(writer: str, tmp_path: Path) -> None:
+    killed(writer, tmp_path / "a", "early")
+    killed(writer, tmp_path / "other", "early")
+    assert [name[:3] for name in names_in(tmp_path)] == [".a.", ".ot"]
+    with getattr(whole_files, writer)(tmp_path / "a") as partial:
+        if partial.is_dir():
+            (partial / "b").write_text("whole")
+    assert [name for name in names_in(tmp_path) if not name.startswith(".other")] == ["a"]
+
+
+@pytest.mark.parametrize("when", ["swapped", "plain"])
+def test_a_kill_in_the_swap_loses_no_folder(when: str, tmp_path: Path) -> None:
+    folder = tmp_path / "a"
+    with replaced_folder(folder) as partial:
+        (partial / "b").write_text("old")
+    killed("replaced_folder", folder, when)
+    if when == "plain":
+        assert not folder.exists()
+    restore(folder)
+    assert (folder / "b").read_text() == ("old" if when == "plain" else "new")
+    with replaced_folder(folder) as partial:
+        (partial / "b").write_text("newest")
+    assert (folder / "b").read_text() == "newest" and names_in(tmp_path) == ["a"]
+
+
+def test_what_a_living_writer_has_is_left_alone(tmp_path: Path) -> None:
+    with replaced_folder(tmp_path / "a") as first:
+        with replaced_folder(tmp_path / "a") as second:
+            (second / "b").write_text("second")
+        assert first.is_dir()
+        (first / "b").write_text("first")
+    assert (tmp_path / "a" / "b").read_text() == "first" and names_in(tmp_path) == ["a"]
+
+
+def test_of_two_that_make_a_folder_one_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="a: is there already"), whole_folder(tmp_path / "a") as slow:
+        (slow / "b").write_text("slow")
+        with whole_folder(tmp_path / "a") as quick:
+            (quick / "b").write_text("quick")
+    assert (tmp_path / "a" / "b").read_text() == "quick" and names_in(tmp_path) == ["a"]
+
+
+def test_leftovers_of_other_machines_go_after_days(tmp_path: Path) -> None:
+    old, new = (tmp_path / f".a.0123abcd-{pid}.x.partial" for pid in (1, 2))
+    for path in (old, new):
+        path.mkdir()
+    os.utime(old, (0, 0))
+    write_text(tmp_path / "a", "text")
+    assert names_in(tmp_path) == [new.name, "a"]

@@ -17,8 +17,9 @@ from merge_advisor.advisor.planning.plan import PlanPlace, check_choosing, check
 from merge_advisor.advisor.planning.plan_value import StepTimer
 from merge_advisor.advisor.planning.sources import find_sources, read_plan_inputs, read_sources
 from merge_advisor.advisor.runs.reopening import reopen
-from merge_advisor.advisor.runs.run_folder import Run, check_out
+from merge_advisor.advisor.runs.run_folder import UNFINISHED, Run, check_out, is_unfinished
 from merge_advisor.evaluators.lm_eval_tasks import TaskName
+from merge_advisor.json_form import digest_of
 from merge_advisor.machine_options import Machine
 from merge_advisor.options import PlanOptions, TuneOptions
 from merge_advisor.session_options import SessionOptions, Where
@@ -81,7 +82,10 @@ def plan(
     if options.choose_by == "auto" and metric in ("exact_match", "loss"):
         # choices would be what neither the metric nor the user asks for
         options = replace(options, choose_by="loss")
-    place = PlanPlace(Path(out), str(pool), force)
+    asked = digest_of(list(map(repr, (task, lm_eval, str(pool), base, options, metric, guard))))
+    # what the same call left unscored is made again from what is stored, and scored from where it was
+    force = force or (scored and is_unfinished(Path(out), asked))
+    place = PlanPlace(Path(out), str(pool), force, asked if scored else "")
     check_out(place.out, force=force)
     check_options(options)
     paths = [Path(task)] if isinstance(task, (str, Path)) else [Path(item) for item in task]
@@ -97,6 +101,7 @@ def plan(
         run = make_plan(session, tasks, options, place, timer, inputs)
         if scored and all(part.heldout for part in run.tasks):
             run = score_open_run(session, run, Judging(metric, guard))
+    (run.folder / UNFINISHED).unlink(missing_ok=True)
     return run
 
 

@@ -331,3 +331,41 @@ def test_damage_is_one_line_of_a_command(
     assert said.startswith("merge-advisor: warning: store ")
     first, third = (np.load(tmp_path / f"{name}.npz")["deltas"] for name in ("first", "third"))
     assert np.array_equal(first, third)
+
+
+def test_a_plan_interrupted_while_it_is_scored_goes_on(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, task: Path,
+    tiny_llama: Path, tiny_pool: Path,
+) -> None:  # fmt: skip
+    from merge_advisor.advisor.scoring import score_run
+
+    def planned(out: str, cache: str, *more: str) -> int:
+        places = ["--pool", str(tiny_pool), "--base", str(tiny_llama), "--cache", str(tmp_path / cache)]
+        how = ["--strategy", "top_k", "--k", "1", "--adaptation", "none", "--lora-steps", "1", "--threads", "1"]
+        return main(["plan", "--task", str(task), *places, *how, "--out", str(tmp_path / out), *more])
+
+    assert planned("whole", "other") == 0
+    scored = score_run.score_task
+    with monkeypatch.context() as patch:
+
+        def interrupted(*args: object, **more: object) -> object:
+            scored(*args, **more)  # type: ignore[arg-type]
+            raise KeyboardInterrupt
+
+        patch.setattr(score_run, "score_task", interrupted)
+        assert planned("run", "cache") == 130
+    assert "the same command goes on" in capsys.readouterr().err
+    run = tmp_path / "run"
+    assert not (run / "score").exists() and (run / "unfinished").is_file()
+    assert planned("run", "cache", "--seed", "5") == 2
+    assert "is there already" in capsys.readouterr().err
+    with monkeypatch.context() as patch:  # all that was measured is stored: no base is loaded again
+        patch.setattr("merge_advisor.backbone.model.load_backbone", None)
+        assert planned("run", "cache") == 0
+    assert not (run / "unfinished").exists()
+    made = [run / "recipe.json", *(run / "score").iterdir()]
+    assert len(made) == 2
+    for path in made:
+        assert path.read_bytes() == (tmp_path / "whole" / path.relative_to(run)).read_bytes()
+    assert planned("run", "cache") == 2  # it is finished
+    assert "is there already" in capsys.readouterr().err

@@ -18,7 +18,7 @@ from merge_advisor.advisor.planning.choosing import ChoiceRequest, ChosenMerge, 
 from merge_advisor.advisor.planning.choosing_losses import ChoosingLosses
 from merge_advisor.advisor.planning.plan_value import PlanSteps, StepTimer, plan_value
 from merge_advisor.advisor.runs.renderings import write_formats, write_start
-from merge_advisor.advisor.runs.run_folder import Run, new_folder, read_run, write_values
+from merge_advisor.advisor.runs.run_folder import UNFINISHED, Run, new_folder, read_run, write_values
 from merge_advisor.advisor.runs.run_report import html_of, report_of
 from merge_advisor.errors import InputError, PoolError, SpecError, TaskError
 from merge_advisor.merges import recipe_of
@@ -48,6 +48,8 @@ class PlanPlace:
     """The pool as it was named."""
     force: bool = False
     """Replace a run folder that is there."""
+    asked: str = ""
+    """Digest of the call, where its run is to be scored: until then, the same call goes on with it."""
 
 
 def make_plan(
@@ -100,6 +102,8 @@ def make_plan(
             write_start(session.local, adapted.report.start, session.weights.cut(chosen.merge, None), folder)
         plan = plan_value(session, given, options, steps, timer, place.pool)
         write_values(folder, plan, recipe, tasks)
+        if place.asked:
+            write_text(folder / UNFINISHED, place.asked)
         written = Run(folder, plan, recipe, tasks, ())
         # the folder has another name until it is whole; the report names the one it will have
         write_text(folder / "report.md", report_of(written, shown=place.out))

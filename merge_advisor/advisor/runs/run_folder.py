@@ -32,10 +32,12 @@ from merge_advisor.json_form import STRICT, digest_of, from_json, to_json
 from merge_advisor.report.values import SimilarityMap, TuningReport
 from merge_advisor.scores import Score, Verdict
 from merge_advisor.types import Base, ChooseBy, Kind, Recipe, Selection, Space, Task
-from merge_advisor.whole_files import replaced_folder, write_text
+from merge_advisor.whole_files import replaced_folder, restore, whole_folder, write_text
 
 PLANNED, TUNING = "plan", "tune.json"
 """Folder of the plan's own recipe, and file of what was tried, in a tuned run."""
+UNFINISHED = "unfinished"
+"""File of a run folder that is not scored yet: which call made it, and may go on with it."""
 MEMBERS = "members"
 """Folder of a run: members whose own files PEFT would not load whole, written anew."""
 START = "start"
@@ -292,6 +294,19 @@ def check_out(out: Path, *, force: bool) -> None:
         raise RunError(f"{out.parent}: cannot be written; give another `out`")
 
 
+def is_unfinished(out: Path, asked: str) -> bool:
+    """Return whether a run folder was made by the same call, which ended before it was scored.
+
+    Args:
+        out: the run folder.
+        asked: digest of the call.
+    """
+    try:
+        return (out / UNFINISHED).read_text(encoding="utf-8") == asked
+    except (OSError, UnicodeDecodeError):
+        return False
+
+
 @contextmanager
 def new_folder(out: Path, *, force: bool = False) -> Iterator[Path]:
     """Yield a folder to fill, which becomes `out` when the block ends well and vanishes otherwise.
@@ -304,7 +319,8 @@ def new_folder(out: Path, *, force: bool = False) -> Iterator[Path]:
         RunError: as `check_out`.
     """
     check_out(out, force=force)
-    with replaced_folder(out) as partial:
+    # one that another process made meanwhile is not replaced unasked
+    with (replaced_folder if force else whole_folder)(out) as partial:
         yield partial
 
 
@@ -360,6 +376,7 @@ def read_run(folder: Path) -> Run:
         RunError: no such folder, or no plan in it.
         InputError: a file of it is altered, cut short or of another version.
     """
+    restore(folder)
     if not (folder / "plan.json").is_file():
         raise RunError(f"{folder}: is no run folder (no plan.json); make one with `merge-advisor plan`")
     plan = from_json(Plan, _read(folder / "plan.json"), str(folder / "plan.json"))
