@@ -18,13 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from merge_advisor.errors import RunError
-from merge_advisor.json_form import to_plain
+from merge_advisor.json_form import digest_of, to_plain
 from merge_advisor.tuning.density import split_density, without_density
 from merge_advisor.tuning.lock import StudyFileLock, StudyHeartbeat
 from merge_advisor.tuning.values import Point, SearchSpace, Trial
 
-_RECORD, _MADE_FOR, _COORDINATOR = "trial", "made_for", "coordinator"
-"""Names of the attributes: of a trial, and of the study."""
+_RECORD, _MADE_FOR, _COORDINATOR, _DIGEST = "trial", "made_for", "coordinator", "digest"
+"""Names of the attributes: of a trial, and of the study; the last is of a trial's record, and says of a study that its
+records have one."""
 STUDY_FORMAT = "2"
 """Version of what is kept of a trial: 2 since the rows of a gradient are kept with it."""
 
@@ -142,7 +143,8 @@ class Study:
         with self._one_line_errors():
             self._held().check()
             # the record first: a process killed between the two leaves a RUNNING trial, which is asked for again
-            self._storage.set_trial_user_attr(self._trial, _RECORD, to_plain(trial))
+            record = to_plain(trial)
+            self._storage.set_trial_user_attr(self._trial, _RECORD, record | {_DIGEST: digest_of(record)})
             state = TrialState.COMPLETE if trial.whole else TrialState.PRUNED
             self._storage.set_trial_state_values(self._trial, state, trial.values)
         self._trial = None
@@ -210,6 +212,7 @@ class Study:
         """Refuse a study of something else; sign a new one."""
         signed = self._attributes().get(_MADE_FOR)
         if signed is None and not self._storage.get_all_trials(self._id, deepcopy=False):
+            self._storage.set_study_user_attr(self._id, _DIGEST, True)
             self._storage.set_study_user_attr(self._id, _MADE_FOR, made_for)
         elif not isinstance(signed, dict):
             raise RunError(
@@ -227,6 +230,8 @@ class Study:
         """Fail what was left running and read the finished trials."""
         from optuna.trial import TrialState
 
+        self._digests = bool(self._attributes().get(_DIGEST))
+
         finished: list[Trial] = []
         for kept in sorted(self._storage.get_all_trials(self._id, deepcopy=False), key=lambda kept: kept.number):
             if not kept.state.is_finished():
@@ -237,7 +242,13 @@ class Study:
 
     def _read(self, record: Any, number: int, place: int) -> Trial:
         try:
-            trial = read_trial(record)
+            known = dict(record)
+            digest = known.pop(_DIGEST, None)
+            if digest is None and self._digests:  # a study begun before there were any has none
+                raise ValueError("no digest")
+            if digest is not None and digest != digest_of(known):
+                raise ValueError("another digest")
+            trial = read_trial(known)
         except (KeyError, TypeError, ValueError) as error:
             raise self._altered(place) from error
         if trial.number != number:  # one was deleted or added by hand: later asks followed from another history
@@ -245,7 +256,10 @@ class Study:
         return trial
 
     def _altered(self, place: int) -> RunError:
-        return RunError(f"{self._where}: trial {place} was altered or added by hand; begin anew with `force=True`")
+        return RunError(
+            f"{self._where}: trial {place} was damaged, altered or added by hand; begin anew with `force=True` (losses "
+            "that were measured are stored)"
+        )
 
     @contextmanager
     def _one_line_errors(self) -> Iterator[None]:
