@@ -1,7 +1,22 @@
-"""`python -m merge_advisor`."""
+"""`python -m merge_advisor`, and the command `merge-advisor`."""
 
 import sys
 
-from merge_advisor.cli import main
 
-sys.exit(main())
+def entry() -> int:
+    """Return the exit code of the command line, which may be interrupted while it is still being imported.
+
+    >>> callable(entry)
+    True
+    """
+    try:
+        from merge_advisor.cli import main
+
+        return main()
+    except KeyboardInterrupt:
+        print("merge-advisor: interrupted", file=sys.stderr)  # noqa: T201
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(entry())

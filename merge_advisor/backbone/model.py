@@ -203,7 +203,9 @@ def load_backbone(
         raise BaseModelError(
             f"base {path.name}: memory of {device} is too small for its weights in {dtype}; {remedy(device, dtype)}"
         ) from error
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
+    except BaseModelError:
+        raise
+    except Exception as error:  # on a configuration that is wrong in any way, transformers may raise anything
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise BaseModelError(f"base {path.name}: cannot be loaded ({reason}); check the folder's files") from error
     if tokenizer.pad_token_id is None:  # any token will do: padding is masked

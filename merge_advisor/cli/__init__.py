@@ -5,6 +5,7 @@ Exit codes: 0 ok, 1 failed, 2 usage or bad input, 3 done but some models of the 
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -33,6 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     dry run: nothing was written
     0
     """
+    _open_closed_streams()
     arguments = parse(argv)
     try:
         from merge_advisor.cli import commands
@@ -59,6 +61,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         where = f"{error.filename}: " if error.filename else ""
         reason = error.strerror or str(error)
         return _failed(f"{where}{reason}; check the path, permissions and free space", 2)
+
+
+def _open_closed_streams() -> None:
+    """Open /dev/null for each stream that the shell closed (`>&-`).
+
+    Python has None for it, and the next file that is opened, be it the store, would take its number.
+    """
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:  # the lowest number that is free
+        continue
+    os.close(descriptor)
+    sys.stdout = sys.stdout or os.fdopen(1, "w", encoding="utf-8", closefd=False)
+    sys.stderr = sys.stderr or os.fdopen(2, "w", encoding="utf-8", closefd=False)
 
 
 @contextmanager

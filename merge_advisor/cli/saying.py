@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 
 from merge_advisor.plain_text import printable
 
@@ -18,4 +19,5 @@ def say(text: str) -> None:
     Args:
         text: what is said; what a terminal acts on is escaped.
     """
-    print(f"merge-advisor: {printable(text)}", file=sys.stderr)
+    with suppress(OSError):  # where nothing can be said, the exit code still tells
+        print(f"merge-advisor: {printable(text)}", file=sys.stderr, flush=True)

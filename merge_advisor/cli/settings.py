@@ -53,9 +53,10 @@ def read_settings(folder: Path, parts: Iterable[type[Any]] | None = None) -> dic
         return {}
     try:
         settings = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # a number of too many digits, or tables nested too deep
+        reason = "nested too deep" if isinstance(error, RecursionError) else " ".join(str(error).split())
         raise InputError(
-            f"{path}: not TOML ({error}); correct it, or make it anew with `merge-advisor init`"
+            f"{path}: not TOML ({reason}); correct it, or make it anew with `merge-advisor init`"
         ) from error
     known = setting_options(all_parts() if parts is None else parts)
     for key, value in settings.items():

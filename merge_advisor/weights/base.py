@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import io
+import math
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -148,6 +149,7 @@ def _open(path: Path, name: str, revision: str | None, hashes: Hashes) -> LocalB
         if files := sorted(path.glob("*.gguf")):
             raise FileError(f"{files[0].name}: a GGUF base is given by its file; give {name}/{files[0].name}")
     config = read_json(path / "config.json")
+    _check_numbers(config)
     located = open_folder(path)
     architectures = config.get("architectures")
     if not isinstance(architectures, list) or not architectures or not isinstance(architectures[0], str):
@@ -157,6 +159,21 @@ def _open(path: Path, name: str, revision: str | None, hashes: Hashes) -> LocalB
     said = said_of_copy(path)
     dequantised = said and f"base {name}: {said}; merges are written into these weights, and are not quantised again"
     return LocalBase(base, path, BaseShapes(floats, path, config), config, dequantised)
+
+
+_SIZES = ("hidden_size", "vocab_size", "num_hidden_layers", "num_attention_heads", "d_model", "n_embd", "n_layer")
+"""Numbers of a configuration that others are computed from, under the names that families of models give them."""
+
+
+def _check_numbers(config: dict[str, Any], where: str = "config.json") -> None:
+    """Refuse numbers that JSON has no form for, and sizes that are none, before anything is computed from them."""
+    for name, value in config.items():
+        if isinstance(value, dict):
+            _check_numbers(value, f"{where}: {short_name(name)}")
+        elif isinstance(value, float) and not math.isfinite(value):
+            raise FileError(f"{where}: {short_name(name)} is {value}; fetch the model again")
+        elif name in _SIZES and value is not None and (type(value) is not int or value < 1):
+            raise FileError(f"{where}: {name} is {short_name(repr(value))}, no size; fetch the model again")
 
 
 def _digest(path: Path, config: dict[str, Any], located: Located, hashes: Hashes) -> str:

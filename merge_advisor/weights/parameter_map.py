@@ -193,7 +193,9 @@ def _running_no_code(folder: Path) -> Iterator[None]:
 def _naming_base(folder: Path) -> Iterator[None]:
     try:
         yield
-    except (OSError, ValueError, RuntimeError, KeyError, ImportError, AttributeError) as error:
+    except BaseModelError:
+        raise
+    except Exception as error:  # on a configuration that is wrong in any way, transformers may raise anything
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise BaseModelError(f"base {folder.name}: cannot be loaded ({reason}); check the folder's files") from error
 

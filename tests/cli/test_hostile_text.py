@@ -15,6 +15,7 @@ from tests.support.models import LLAMA_MODULES, write_lora
 
 HOSTILE = "\x1b]0;own\x07\x1b[2J\u202e\u009b31m\nerror: "
 PLACES = {
+    "__main__.py": {"print"},  # of no one's text
     "cli/saying.py": {"print"}, "cli/printing.py": {"print"}, "cli/progress.py": {"write"},
     "cli/hub_commands.py": {"write"},  # a card, whose Markdown has nothing of this (tests/report/test_markdown.py)
     "pool/peft_process.py": {"write"}, "pool/unpickling.py": {"write"},  # between a process and its child

@@ -191,3 +191,15 @@ def test_a_dry_run_says_what_it_unpacked(folder: Path, capsys: pytest.CaptureFix
     for said in (f"nothing was written but copies that the plan needs as well, 1 in {folder / 'cache'}\n", "written\n"):
         assert main(dry) == 0
         assert capsys.readouterr().out.endswith(said)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"), [("k = " + "9" * 5000, "not TOML ("), ("k = " + "[" * 50_000 + "]" * 50_000, "nested too deep")]
+)
+def test_settings_that_break_a_reader_are_one_line(
+    text: str, said: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "merge-advisor.toml").write_text(text)
+    assert main([*PLAN.split(), "--dry-run"]) == 2
+    printed = capsys.readouterr().err
+    assert said in printed and printed.count("\n") == 1

@@ -1,7 +1,6 @@
 """The study: killed at any moment and gone on from, read back to the last bit, one line for whatever is wrong."""
 
 import errno
-import json
 import os
 import signal
 import sqlite3
@@ -191,50 +190,6 @@ def test_gradients_come_back_from_a_study(place: StudyPlace) -> None:
     more = find(place, budget=9, sampler=sampler, problem=(idle := Bowls()))
     assert more.trials[:7] == found.trials and more == find(None, budget=9, sampler=sampler)
     assert {point for point, _ in idle.seen} == {trial.point for trial in more.trials[7:]}
-
-
-def test_a_trial_added_by_hand_is_found(place: StudyPlace) -> None:
-    find(place)
-    storage = optuna.storages.RDBStorage(f"sqlite:///{place.storage}")
-    optuna.load_study(study_name="tune", storage=storage).add_trial(optuna.create_trial(value=0.0))
-    storage.remove_session()
-    storage.engine.dispose()
-    with pytest.raises(
-        RunError, match=r"study\.sqlite: trial 6 was damaged, altered or added by hand; begin anew with `force=True`"
-    ):
-        find(place)
-
-
-def test_a_flipped_digit_of_a_trial_is_found(place: StudyPlace) -> None:
-    find(place)
-    with sqlite3.connect(place.storage) as file:
-        (number, text), *_ = file.execute(
-            "SELECT trial_user_attribute_id, value_json FROM trial_user_attributes WHERE key = 'trial'"
-        ).fetchall()
-        losses = json.loads(text)["losses"]
-        changed = text.replace(repr(losses[0]), repr(losses[0] + 1.0), 1)
-        assert changed != text
-        query = "UPDATE trial_user_attributes SET value_json = ? WHERE trial_user_attribute_id = ?"
-        file.execute(query, (changed, number))
-    with pytest.raises(RunError, match="trial 0 was damaged, altered or added by hand"):
-        find(place)
-
-
-def test_a_study_of_before_there_were_digests_goes_on(place: StudyPlace) -> None:
-    found = find(place)
-    with sqlite3.connect(place.storage) as file:
-        rows = file.execute(
-            "SELECT trial_user_attribute_id, value_json FROM trial_user_attributes WHERE key = 'trial'"
-        ).fetchall()
-        for number, text in rows:
-            record = {name: value for name, value in json.loads(text).items() if name != "digest"}
-            query = "UPDATE trial_user_attributes SET value_json = ? WHERE trial_user_attribute_id = ?"
-            file.execute(query, (json.dumps(record), number))
-    with pytest.raises(RunError, match="trial 0 was damaged, altered or added by hand"):
-        find(place)
-    with sqlite3.connect(place.storage) as file:
-        file.execute("DELETE FROM study_user_attributes WHERE key = 'digest'")
-    assert find(place) == found
 
 
 def test_damaged_locked_and_unwritable(place: StudyPlace, tmp_path: Path) -> None:

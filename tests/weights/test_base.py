@@ -1,6 +1,7 @@
 """Bases from folders and GGUF files: found, checked, hashed, dequantised once."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from merge_advisor.backbone.model import load_backbone
 from merge_advisor.errors import BaseModelError, PoolError
 from merge_advisor.weights import base as base_module
 from merge_advisor.weights.base import resolve_base
@@ -284,3 +286,25 @@ def test_the_real_gguf_gives_the_folder_it_gave_before(real_base: Path, tmp_path
     found = resolve_base(str(real_base), cache=tmp_path)
     assert len(found.shapes) == 272
     assert resolve_base(str(found.path), cache=tmp_path).base.digest == found.base.digest
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ('"rms_norm_eps": NaN', "rms_norm_eps is nan"), ('"rope_theta": 1e999', "rope_theta is inf"),
+        ('"text_config": {"x": -Infinity}', "config.json: text_config: x is -inf"),
+        ('"hidden_size": "a"', "hidden_size is 'a', no size"), ('"num_hidden_layers": -1', "num_hidden_layers is -1"),
+        ('"vocab_size": 1.5', "vocab_size is 1.5, no size"), ('"d_model": true', "d_model is True, no size"),
+    ],
+)  # fmt: skip
+def test_numbers_that_are_none_are_refused(changes: str, said: str, copy: Path, tmp_path: Path) -> None:
+    text = (copy / "config.json").read_text().rstrip().removesuffix("}")
+    (copy / "config.json").write_text(f"{text}, {changes}}}")
+    with pytest.raises(BaseModelError, match=re.escape(said)):
+        resolve_base(str(copy), cache=tmp_path / "cache")
+
+
+def test_a_configuration_that_transformers_cannot_use_is_one_line(copy: Path) -> None:
+    edit(copy / "config.json", vocab_size=None)
+    with pytest.raises(BaseModelError, match=r"base copy: cannot be loaded \(.*\); check the folder's files"):
+        load_backbone(copy)
