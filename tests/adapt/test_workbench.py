@@ -28,6 +28,15 @@ def test_folds_leave_each_row_out_once_and_share_every_task() -> None:
     assert all(not set(fold.rows) & set(fold.out) and len(fold.rows) + len(fold.out) == 12 for fold in folds)
 
 
+def test_rows_of_one_input_are_left_out_together() -> None:
+    again = (Row(" say  3", "three"), *(Row(f"add {number}", f"{number}") for number in range(3)), ROWS[6])
+    folds = folds_of([ROWS, again], 2)
+    inputs = [{row.plain_input for row in fold.out} for fold in folds]
+    assert not inputs[0] & inputs[1] and sum(len(fold.out) for fold in folds) == 13
+    assert [len(fold.out) for fold in folds_of([ROWS, ROWS], 2)] == [8, 8]
+    assert len(folds_of([[Row("say", "1"), Row("say", "2")]], 2)) == 2
+
+
 @pytest.mark.parametrize(("tasks", "count"), [(([0], [1]), 2), (([0, 1],), 2), (([0, 1, 2],), 3)])
 def test_few_rows_give_fewer_folds(tasks: Sequence[Sequence[int]], count: int) -> None:
     folds = folds_of([[ROWS[place] for place in rows] for rows in tasks], 4)
