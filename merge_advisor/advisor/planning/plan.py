@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from merge_advisor import registry
+from merge_advisor.adapt.task_weights import is_uneven, row_weights
 from merge_advisor.adapt.unlabelled import check_stops
 from merge_advisor.adapt.workbench import trains_unlabelled
 from merge_advisor.advisor.measuring.deltas import EmbeddedCandidates, take_deltas
@@ -122,8 +123,10 @@ def _embed(meter: MergeMeter, pool: Pool, embedding: str) -> EmbeddedCandidates:
 
 
 def _finetune(session: Session, tasks: Sequence[Task], embedded: EmbeddedCandidates, options: PlanOptions) -> ShotsLora:
+    watch = tuple(row for task in tasks for row in task.tuning)
+    weights = row_weights([task.tuning for task in tasks], watch).tolist()
     shots = Shots(
-        tuple(row for task in tasks for row in task.shots), tuple(row for task in tasks for row in task.tuning)
+        tuple(row for task in tasks for row in task.shots), watch, tuple(weights) if is_uneven(weights) else ()
     )
     # of all tasks together: one LoRA, as there is to be one merge
     targets = target_parameters(session.local, embedded.candidates)
@@ -229,11 +232,14 @@ def check_choosing(tasks: Sequence[Task], options: PlanOptions) -> None:
 
     Raises:
         SpecError: no such way to choose, or no such adaptation.
-        TaskError: a choosing row has no choices; or the adaptation needs tuning rows, and there are none.
+        TaskError: a choosing row has no choices; the adaptation needs tuning rows, and there are none; or it
+            takes fewer tasks.
     """
     adaptation = registry.build("adaptation", options.adaptation)
     if hasattr(adaptation, "check_rows"):
         adaptation.check_rows(sum(len(task.tuning) for task in tasks))
+    if hasattr(adaptation, "check_tasks"):
+        adaptation.check_tasks(len(tasks))
     if options.choose_by not in get_args(ChooseBy):
         raise SpecError(f"`choose_by={options.choose_by}` is unknown; choose one of: {', '.join(get_args(ChooseBy))}")
     for task in tasks:
