@@ -18,6 +18,7 @@ from merge_advisor.advisor.planning.adapted_plan import adapt_chosen
 from merge_advisor.advisor.planning.choosing import ChoiceRequest, ChosenMerge, choose_merge
 from merge_advisor.advisor.planning.choosing_losses import ChoosingLosses
 from merge_advisor.advisor.planning.plan_value import PlanSteps, StepTimer, plan_value
+from merge_advisor.advisor.planning.row_check import check_task_rows
 from merge_advisor.advisor.runs.renderings import write_formats, write_start
 from merge_advisor.advisor.runs.run_folder import Run, new_folder, read_run, write_values
 from merge_advisor.advisor.runs.run_report import html_of, report_of
@@ -66,7 +67,7 @@ def make_plan(
         inputs: unlabelled rows, for an adaptation that trains on such.
 
     Raises:
-        TaskError: the shots cannot be finetuned on.
+        TaskError: a row that the template cannot render or the context cannot hold; shots that cannot be finetuned on.
         PoolError: nothing of the pool can be used.
         SpecError: a strategy, composition or embedding that cannot be.
         InputError: a demanded anchor that is not there.
@@ -76,6 +77,7 @@ def make_plan(
     tasks = tuple(item.task for item in given)
     pool = fitting(session.pool, options.composition)
     _check_anchor(options.anchor, pool)
+    check_task_rows(session.model, tasks, inputs.rows if inputs else (), options)
     with timer.step("embed the pool"):
         embedded = _embed(session.meter, pool, options.embedding)
     with timer.step("finetune on the shots"):

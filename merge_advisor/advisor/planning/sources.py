@@ -11,6 +11,7 @@ from merge_advisor.errors import TaskError
 from merge_advisor.evaluators.lm_eval_rows import lm_eval_rows
 from merge_advisor.evaluators.lm_eval_tasks import LmEvalTask, TaskName, load_all_tasks
 from merge_advisor.json_form import digest_of
+from merge_advisor.plain_text import printable
 from merge_advisor.tasks import DATA_SET_ROWS, keep_apart, read_inputs, read_rows, shared_choices, split
 from merge_advisor.types import Row, Task
 
@@ -162,7 +163,18 @@ def _split_file(path: Path, options: PlanOptions, *, alone: bool, offline: bool)
     task, notes = split(
         file.rows, name=file.name, shots=options.shots, heldout=heldout, tuning=options.tuning, seed=options.seed
     )
-    return PlanTask(task, path, (*file.notes, *extra, *notes), tuple(understood))
+    return PlanTask(task, path, (*file.notes, *extra, *notes, *_unlearned(task, file.labels)), tuple(understood))
+
+
+def _unlearned(task: Task, labels: Sequence[str]) -> list[str]:
+    """What is to be said of labels that no row learned from has: where answers are labels, they are choices too."""
+    learned = {row.output for row in (*task.shots, *task.tuning)}
+    lacking = sorted({row.output for row in task.heldout} - learned) if labels else []
+    if not lacking:
+        return []
+    shown = printable(", ".join(lacking[:5])) + (", …" if len(lacking) > 5 else "")
+    told = "held-out rows have labels that no row learned from has, and that are choices too"
+    return [f"{task.name}: {told}: {shown}; correct them, or add rows of them"]
 
 
 def _split_lm_eval(source: LmEvalTask, options: PlanOptions) -> PlanTask:
