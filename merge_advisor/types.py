@@ -90,6 +90,11 @@ class Row:
         return self.answers or (self.output,)
 
     @property
+    def plain_input(self) -> str:
+        """Its input, white space made one blank: rows of one such input are never in two parts of a split."""
+        return " ".join(self.input.split())
+
+    @property
     def asked(self) -> str | tuple[Turn, ...]:
         """What a template makes a prompt of."""
         return self.turns or self.input

@@ -10,16 +10,18 @@ defaults. It has class attributes and three methods:
     def needs(self) -> Need                        whether a merge has to be chosen, or the pool is enough, or neither
     def adapt(self, bench: Workbench) -> Adapted
 
-One that needs tuning rows has `check_rows(tuning)`, which refuses too few before anything is measured; one that can
-compare a merge that nothing is trained on top of says so by an attribute `any_merge`, and one that has merges chosen
-again by some of the rows by `anew`. One that trains on inputs without outputs says so by an attribute `unlabelled`: a
-plan gives inputs (`bench.inputs`) to no other. The labelled rows then judge it.
+One that needs tuning rows has `check_rows(tuning)`, which refuses too few before anything is measured, one that takes
+few tasks `check_tasks(count)`; one that can compare a merge that nothing is trained on top of says so by an attribute
+`any_merge`, and one that has merges chosen again by some of the rows by `anew`. One that trains on inputs without
+outputs says so by an attribute `unlabelled`: a plan gives inputs (`bench.inputs`) to no other. The labelled rows then
+judge it.
 
 `adapt` keeps to this, for every workbench:
 
 - The result is a merge of the pool's candidates plus at most one trained adapter at weight 1, so that every tool that
   merges or serves adapters can carry it out.
 - Nothing is judged on rows it was trained on: `Adapted.losses` are of rows held out of the training behind them.
+- A mean of losses is `bench.mean`: a task counts as much as another, however many rows it has.
 - The same workbench and seed give the same result; chance comes from `bench.seed` alone.
 - With one row a fold, no tuning rows, a pool of one, checkpoints or mixed modules it works or raises one clear line.
 """

@@ -14,6 +14,7 @@ from merge_advisor.adapt.experience import Belief, believe, experience_of
 from merge_advisor.adapt.folds import chosen_apart, folds_of, judged_out
 from merge_advisor.adapt.prompting import Prompting
 from merge_advisor.adapt.shots import ShotsAlone
+from merge_advisor.adapt.task_weights import is_uneven, moments
 from merge_advisor.adapt.workbench import NOTHING, Adapted, Alternative, Need, Workbench
 from merge_advisor.errors import TaskError
 
@@ -106,17 +107,19 @@ class Auto:
                     raise
                 lacking.append(f"prompt cannot be: {error}")  # no example fits, and the others need none
             spent[name] = bench.forwards - before
-        gains = {name: self._gain(found, name, "shots") for name in found}
+        gains = {name: self._gain(bench, found, name, "shots") for name in found}
         # a name is never worse placed than an equal one after it: from the cheapest
         ordered = sorted(found, key=lambda name: (-round(gains[name].mean, 9), list(found).index(name)))
         alone = next(name for name in ordered if name not in WITH_POOL)
-        chances = {name: self._gain(found, name, alone).chance for name in ordered if name in WITH_POOL}
+        chances = {name: self._gain(bench, found, name, alone).chance for name in ordered if name in WITH_POOL}
         # what needs a pool has to be better, not just look so: what needs none is the simpler model
         kept = [name for name in ordered if chances.get(name, 1.0) >= SURE]
-        best = found[kept[0]]
+        best, weights = found[kept[0]], bench.weights(bench.learning)
         ordered = [kept[0], *(name for name in ordered if name != kept[0])]
         options = tuple(
-            Alternative(name, found[name].loss, _error(found[name], best), spent[name], gains[name].mean)
+            Alternative(
+                name, bench.mean(found[name].losses), _error(found[name], best, weights), spent[name], gains[name].mean
+            )
             for name in ordered
         )
         return replace(
@@ -131,14 +134,15 @@ class Auto:
     def _shots(self) -> ShotsAlone:
         return ShotsAlone(self.folds, self.choices, rates=self.rates)
 
-    def _gain(self, found: Mapping[str, Adapted], name: str, over: str) -> Belief:
+    def _gain(self, bench: Workbench, found: Mapping[str, Adapted], name: str, over: str) -> Belief:
         """What is believed of how much less loss one has than another."""
         ours, theirs = np.asarray(found[name].losses), np.asarray(found[over].losses)
         differences = theirs - ours
         if not differences.any():  # the same model, as the base is where `shots` at scale 0 is best
             return Belief(0.0, 0.0)
         known, other = (experience_of(one, len(differences)) for one in (name, over))
-        return believe(differences.tolist(), known.than(other), float(ours.mean() + theirs.mean()) / 2)
+        level = (bench.mean(ours) + bench.mean(theirs)) / 2
+        return believe(differences.tolist(), known.than(other), level, bench.weights(bench.learning))
 
     def _merge(self, bench: Workbench, *, apart: bool) -> Adapted:
         """The merge as it was chosen; `apart` says whether rows judge the merge that was chosen without them."""
@@ -196,9 +200,12 @@ def _second(ordered: Sequence[str], gains: Mapping[str, Belief], chances: Mappin
     return f"{said}, not taken: {chance}, and what needs a pool has to be at {SURE:.0%}"
 
 
-def _error(one: Adapted, other: Adapted) -> float:
+def _error(one: Adapted, other: Adapted, weights: Sequence[float]) -> float:
     """Standard error of the mean difference of two, row by row."""
     differences = np.asarray(one.losses) - np.asarray(other.losses)
     if len(differences) < 2:
         return 0.0
-    return float(differences.std(ddof=1) / np.sqrt(len(differences)))
+    if not is_uneven(weights):
+        return float(differences.std(ddof=1) / np.sqrt(len(differences)))
+    found = moments(differences, weights)
+    return float(np.sqrt(found.variance / (found.rows - 1)))

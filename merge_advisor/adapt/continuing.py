@@ -138,7 +138,9 @@ class Continue:
         if self.stop == "shots":
             alone = ShotsAlone(self.folds, self.choices).request(bench, fold)
             settings = replace(settings, steps=bench.train(alone).record.steps)
-        return TrainingRequest(shape, fold.rows, fold.out, begun, settings, self.terms, self.pull, bench.seed)
+        return TrainingRequest(
+            shape, fold.rows, fold.out, begun, settings, self.terms, self.pull, bench.seed, bench.weights(fold.out)
+        )
 
 
 START_WORDS = {
@@ -205,7 +207,8 @@ def _least_loss(
         groups.setdefault(start.digest, []).append(place)
 
     def lost(places: Sequence[int]) -> float:
-        return float(np.mean([of_row[row.digest] for place in places for row in fit.folds[place].out]))
+        rows = [row for place in places for row in fit.folds[place].out]
+        return bench.mean([of_row[row.digest] for row in rows], rows)
 
     best = min(groups.values(), key=lost)
     kept = CrossFit(tuple(fit.folds[place] for place in best), tuple(fit.trained[place] for place in best))

@@ -20,6 +20,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from merge_advisor.adapt.task_weights import moments
+
 
 @dataclass(frozen=True, slots=True)
 class Experience:
@@ -66,24 +68,27 @@ class Belief:
         return 0.5 * (1.0 + math.erf(self.mean / self.error / math.sqrt(2.0)))
 
 
-def believe(differences: Sequence[float], experience: Experience, level: float = math.inf) -> Belief:
+def believe(
+    differences: Sequence[float], experience: Experience, level: float = math.inf, weights: Sequence[float] = ()
+) -> Belief:
     """Return what is believed of a gain after some rows.
 
     Args:
         differences: by how much each row's loss is less, under models that were not trained on it; at least one.
         experience: of other tasks.
         level: mean loss of the two models, nats.
+        weights: what each row counts, summing to 1; empty: all the same.
 
     >>> believe([0.3] * 20, Experience(gain=0.1, spread=0.0)).mean
     0.1
     """
-    count = len(differences)
+    count, mean, variance = moments(differences, weights)
     # rows of other tasks stand in for the variance that a handful of rows cannot tell; losses are never below 0, so
     # differences of small ones are small
-    sums = float(np.var(differences)) * count + _ROWS_BEFORE * min(ROW_SPREAD, level) ** 2
+    sums = variance * count + _ROWS_BEFORE * min(ROW_SPREAD, level) ** 2
     noise = sums / (count + _ROWS_BEFORE) / count
     weight = experience.spread**2 / (experience.spread**2 + noise)
-    found = float(np.mean(differences)) - experience.optimism
+    found = mean - experience.optimism
     return Belief(weight * found + (1 - weight) * experience.gain, math.sqrt(weight * noise))
 
 

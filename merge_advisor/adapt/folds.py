@@ -69,7 +69,7 @@ class CrossFit:
 
 
 def folds_of(tasks: Sequence[Sequence[Row]], count: int = FOLDS) -> tuple[Fold, ...]:
-    """Return folds of the rows, each with about the same share of every task.
+    """Return folds of the rows, each with about the same share of every task; rows of one input are left out together.
 
     >>> rows = [Row(f"say {n}", f"{n}") for n in range(5)]
     >>> [[row.output for row in fold.out] for fold in folds_of([rows], 2)]
@@ -79,18 +79,29 @@ def folds_of(tasks: Sequence[Sequence[Row]], count: int = FOLDS) -> tuple[Fold, 
         tasks: the rows, task by task; all together at least two.
         count: F; fewer where there are fewer rows.
     """
-    # by place: the rows of a task stand in an order of their hashes
-    places = [(place, row) for rows in tasks for place, row in enumerate(rows)]
-    count = min(count, len(places))
-    if len(tasks) > 1 and max(map(len, tasks)) < count:  # tiny tasks: one place after the other over all of them
-        places = [(number, row) for number, (_, row) in enumerate(places)]
+    rows = [row for part in tasks for row in part]
+    of_input = _input_places(tasks, count)
+    # of one input alone rows are apart, and no more
+    places = [of_input[row.plain_input] for row in rows] if len(of_input) > 1 else list(range(len(rows)))
+    count = min(count, max(len(of_input), 2))
     folds = []
     for number in range(count):
-        out = tuple(row for place, row in places if place % count == number)
-        kept = tuple(row for place, row in places if place % count != number)
+        out = tuple(row for place, row in zip(places, rows, strict=True) if place % count == number)
+        kept = tuple(row for place, row in zip(places, rows, strict=True) if place % count != number)
         if out and kept:
             folds.append(Fold(kept, out))
     return tuple(folds)
+
+
+def _input_places(tasks: Sequence[Sequence[Row]], count: int) -> dict[str, int]:
+    """The place of each input: by it rows are dealt to the folds, as they stand in an order of their hashes."""
+    inputs = [list(dict.fromkeys(row.plain_input for row in rows)) for rows in tasks]
+    found = {name: place for names in reversed(inputs) for place, name in enumerate(names)}
+    count = min(count, len(found))
+    # tiny tasks, or such as have most in common: one place after the other over all of them
+    if max(map(len, inputs)) < count or len({place % count for place in found.values()}) < 2:
+        return {name: place for place, name in enumerate(dict.fromkeys(name for names in inputs for name in names))}
+    return found
 
 
 def rows_apart(folds: Sequence[Fold]) -> tuple[tuple[Row, ...], ...]:

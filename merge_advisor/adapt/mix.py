@@ -84,7 +84,7 @@ class Mix:
                     return with_trained(members, trained.candidate, s)
 
                 found[point] = out_of_fold(bench, fit, model)
-            return float(found[point].mean()) + self.l1 * sum(map(abs, point[1]))
+            return bench.mean(found[point]) + self.l1 * sum(map(abs, point[1]))
 
         def at(s: float, t: float) -> tuple[float, tuple[float, ...]]:
             return s, tuple(round(t * weight, 6) for weight in start.weights)

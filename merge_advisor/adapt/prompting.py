@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from merge_advisor.adapt.folds import FOLDS, folds_of, in_order
 from merge_advisor.adapt.workbench import NOTHING, Adapted, Need, Workbench
+from merge_advisor.errors import TaskError
 
 
 @dataclass(frozen=True)
@@ -36,8 +37,28 @@ class Prompting:
         """See `Adaptation.passes`."""
         return 0, self.folds
 
+    def check_tasks(self, count: int) -> None:
+        """Refuse several tasks: one prompt cannot show the examples of each.
+
+        Args:
+            count: how many tasks there are.
+
+        Raises:
+            TaskError: more than one.
+        """
+        if count > 1:
+            raise TaskError(
+                f"prompt: one prompt cannot show the examples of {count} tasks; plan for one, or give another "
+                "`adaptation`"
+            )
+
     def adapt(self, bench: Workbench) -> Adapted:
-        """See `Adaptation.adapt`."""
+        """See `Adaptation.adapt`.
+
+        Raises:
+            TaskError: several tasks.
+        """
+        self.check_tasks(len(bench.tasks))
         folds = folds_of(bench.tasks, self.folds)
         losses = in_order(bench, folds, [bench.prompted(fold.rows, fold.out) for fold in folds])
         reason = f"the base with {len(bench.learning)} examples in its prompt, or as many as fit; nothing is trained"

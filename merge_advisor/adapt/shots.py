@@ -89,7 +89,7 @@ class ShotsAlone:
             fit = cross_fit(bench, lambda fold, how=how: how.request(bench, fold), self.folds)  # type: ignore[misc]
             scale, losses = best_scale(bench, fit) if self.scaled else (1.0, watched_out_of_fold(bench, fit))
             found[how] = fit, scale, losses
-        best = min(found, key=lambda how: float(found[how][2].mean()))  # of equals the first, the full rate
+        best = min(found, key=lambda how: bench.mean(found[how][2]))  # of equals the first, the full rate
         fit, scale, losses = found[best]
         request = best.request(bench, fit.folds[0])
         reason = f"the mean of {len(fit.trained)} LoRAs of the rows, each trained without one part of them"
@@ -111,7 +111,7 @@ class ShotsAlone:
         return TrainingRequest(
             LoraShape(bench.targets, bench.settings.rank, bench.settings.alpha),
             fold.rows, fold.out, settings=replace(bench.settings, lr=bench.settings.lr * self.rate),
-            terms=TrainingLoss(choices=self.choices), seed=bench.seed,
+            terms=TrainingLoss(choices=self.choices), seed=bench.seed, weights=bench.weights(fold.out),
         )  # fmt: skip
 
     def _tried(self) -> list[ShotsAlone]:
@@ -150,7 +150,7 @@ class ShotsAlone:
         if not bench.watch or (not self.scaled and self.rates == 1):
             return 1.0, 0.0
         means = {
-            scale: float(bench.losses(with_trained(NOTHING, trained.candidate, scale), bench.watch).mean())
+            scale: bench.mean(bench.losses(with_trained(NOTHING, trained.candidate, scale), bench.watch), bench.watch)
             for scale in (SCALES if self.scaled else (1.0,))
         }
         scale = min(means, key=lambda scale: (means[scale], -scale))
@@ -170,7 +170,7 @@ def best_scale(bench: Workbench, fit: CrossFit) -> tuple[float, Float64Array]:
         else out_of_fold(bench, fit, lambda trained, s=scale: with_trained(NOTHING, trained.candidate, s))  # type: ignore[misc]
         for scale in SCALES
     }
-    best = min(found, key=lambda scale: (float(found[scale].mean()), -scale))
+    best = min(found, key=lambda scale: (bench.mean(found[scale]), -scale))
     return best, found[best]
 
 

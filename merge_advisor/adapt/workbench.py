@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NoReturn, Protocol, Ty
 
 import numpy as np
 
+from merge_advisor.adapt.task_weights import is_uneven, moments, row_weights
 from merge_advisor.backbone.training_loss import ANSWER_ALONE, TrainingLoss
 from merge_advisor.errors import InputError
 from merge_advisor.json_form import STRICT, digest_of, to_plain
@@ -50,6 +51,8 @@ class TrainingRequest:
     pull: float = 0.0
     """λ of the penalty towards the start, see `finetune.Pull`."""
     seed: int = 0
+    weights: tuple[float, ...] = ()
+    """What each watched row counts, see `Workbench.weights`; empty: all the same."""
 
     def __post_init__(self) -> None:
         trained = () if not self.terms.needs_outputs else self.rows
@@ -61,7 +64,9 @@ class TrainingRequest:
         """JSON values of all that the result depends on beside base, template and dtype."""
         parts = [[row.digest for row in part] for part in (self.rows, self.watch)]
         how = [to_plain(self.settings), self.terms.key]
-        return [self.shape.digest, parts, self.start.key, *how, self.pull, self.seed]
+        # weights only where they differ: what was trained before there were any is found
+        uneven = [["weights", self.weights]] if is_uneven(self.weights) else []
+        return [self.shape.digest, parts, self.start.key, *how, self.pull, self.seed, *uneven]
 
     @property
     def digest(self) -> str:
@@ -131,8 +136,8 @@ class Alternative:
 class Adapted:
     """The model an adaptation makes.
 
-    >>> Adapted(NOTHING, losses=(1.0, 2.0), reason="nothing is better than the base").loss
-    1.5
+    >>> Adapted(NOTHING, losses=(1.0, 2.0), reason="nothing is better than the base").merge.members
+    ()
     """
 
     merge: WeightedMerge
@@ -155,11 +160,6 @@ class Adapted:
     """The LoRA of the rows alone, as strong as it was made on the way; None where none was made."""
     chance: float | None = None
     """Of `auto`: probability that it has less loss than the best that needs no pool; None where it is that."""
-
-    @property
-    def loss(self) -> float:
-        """Mean of `losses`."""
-        return float(np.mean(self.losses)) if self.losses else float("nan")
 
 
 @dataclass(eq=False)
@@ -226,6 +226,23 @@ class Workbench:
     def watch(self) -> tuple[Row, ...]:
         """The tuning rows."""
         return tuple(row for row in self.learning if row.digest in self.tuning)
+
+    def weights(self, rows: Sequence[Row]) -> tuple[float, ...]:
+        """Return what each row counts in a mean over tasks, see `task_weights.row_weights`.
+
+        Args:
+            rows: n of those learned from.
+        """
+        return tuple(row_weights(self.tasks, rows).tolist())
+
+    def mean(self, losses: Sequence[float] | Float64Array, rows: Sequence[Row] | None = None) -> float:
+        """Return the mean over tasks of the mean loss of a task's rows.
+
+        Args:
+            losses: of each row.
+            rows: n of those learned from; None: all of them.
+        """
+        return moments(losses, self.weights(self.learning if rows is None else rows)).mean
 
     def once(self, key: str, make: Callable[[], _T]) -> _T:
         """Return what `make` gives, made at the first call with this key: what several adaptations need.
@@ -301,7 +318,7 @@ class Workbench:
         return np.asarray(self.run_prompted(shown, asked), dtype=np.float64)
 
     def gradient(self, merge: WeightedMerge, rows: Sequence[Row]) -> Mapping[str, Float32Array]:
-        """Return the gradient of the mean loss of rows at a merge, by parameter name.
+        """Return the gradient of the mean loss of rows at a merge, tasks counting the same, by parameter name.
 
         Args:
             merge: where it is taken.

@@ -22,7 +22,7 @@ TOKENS_PER_BATCH = 2048
 """Padded tokens in one batch of losses: past about this size two cores gain nothing."""
 IGNORE_INDEX = -100
 """Label of a position that does not count: what transformers and torch's cross-entropy take for it."""
-_UNKNOWN_CONTEXT = 2048
+UNKNOWN_CONTEXT = 2048
 """Context of a base whose configuration names none."""
 
 
@@ -134,11 +134,23 @@ def context_length(backbone: Backbone) -> int:
         backbone: gives the configuration.
     """
     config = backbone.model.config.get_text_config()
+    return context_of(lambda key: getattr(config, key, None)) or UNKNOWN_CONTEXT
+
+
+def context_of(value_of: Callable[[str], Any]) -> int | None:
+    """Return the context that a configuration names, None where it names none.
+
+    >>> context_of({"n_positions": 512}.get), context_of({}.get)
+    (512, None)
+
+    Args:
+        value_of: gives the configuration's value of a name, None where it has none.
+    """
     for key in ("max_position_embeddings", "n_positions"):  # the second is GPT-2's name for it
-        value = getattr(config, key, None)
+        value = value_of(key)
         if isinstance(value, int) and value > 0:
             return value
-    return _UNKNOWN_CONTEXT
+    return None
 
 
 def batches(rows: Sequence[EncodedRow], *, shared: int = 0, most: int | None = None) -> Iterator[list[int]]:

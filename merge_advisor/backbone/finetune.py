@@ -72,6 +72,7 @@ def finetune_lora(
     *,
     seed: int,
     watch: Sequence[EncodedRow] = (),
+    weights: Sequence[float] = (),
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> FinetuneResult:
     """Train a LoRA (arXiv 2106.09685) on the completions of `rows`; the base itself is not changed.
@@ -86,6 +87,7 @@ def finetune_lora(
         settings: rank, rate and length.
         seed: the only randomness (initial A, order of rows).
         watch: rows that are not trained on and say when to stop; without them all steps are taken.
+        weights: as of `finetune`.
         progress: called after each step with (done, total).
 
     Returns:
@@ -100,7 +102,7 @@ def finetune_lora(
     lora = TrainableLora(backbone, targets, rank=settings.rank, alpha=settings.alpha, generator=generator)
     return finetune(
         backbone, lora, rows, settings, generator=generator, progress=progress,
-        watch=(lambda: row_losses(backbone, watch)) if watch else None,
+        watch=(lambda: row_losses(backbone, watch)) if watch else None, weights=weights,
     )  # fmt: skip
 
 
@@ -112,6 +114,7 @@ def finetune(
     *,
     generator: torch.Generator,
     watch: Callable[[], Sequence[float]] | None = None,
+    weights: Sequence[float] = (),
     terms: TrainingLoss = ANSWER_ALONE,
     pull: Pull = Pull(),
     start_counts: bool = False,
@@ -135,6 +138,7 @@ def finetune(
         settings: rate, batch and length.
         generator: draws the order of the rows.
         watch: gives the loss of rows that are not trained on and say when to stop; None: all steps are taken.
+        weights: what each of these counts, summing to 1; empty: all the same.
         terms: what is lowered on each row.
         pull: a penalty towards where it began.
         start_counts: whether what it began with is a candidate for the least watched loss.
@@ -153,7 +157,7 @@ def finetune(
     # not more often than once a pass over the rows: a check runs all watched rows
     every = max(CHECK_STEPS, math.ceil(min(len(examples), check_rows or len(examples)) / settings.batch_size))
     watched = watch if settings.steps is None else None
-    best, step = _Best(trainable), 0
+    best, step = _Best(trainable, weights), 0
     try:
         with _precision(backbone), quick_products(backbone):
             drawn = _drawn_batches(len(examples), settings.batch_size, generator)
@@ -220,6 +224,7 @@ class _Best:
     """The update of the least watched loss so far."""
 
     trainable: Trainable
+    weights: Sequence[float] = ()
     losses: list[float] = field(default_factory=list)
     delta: WeightDelta | None = None
     rows: tuple[float, ...] = ()
@@ -228,7 +233,7 @@ class _Best:
     _since: int = 0
 
     def check(self, step: int, rows: Sequence[float]) -> None:
-        loss = float(np.mean(rows))
+        loss = float(np.dot(self.weights, rows) if len(self.weights) else np.mean(rows))
         if not math.isfinite(loss):
             raise InputError(f"finetuning on the shots: watched loss is {loss} at step {step}; lower `lr`")
         self.losses.append(loss)

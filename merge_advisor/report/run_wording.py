@@ -115,18 +115,30 @@ def split_rows(tasks: Sequence[Task]) -> tuple[tuple[str, ...], ...]:
 
 
 def shared_text(tasks: Sequence[Task]) -> str:
-    """Return whether a row stands in two parts of a task, in a sentence.
+    """Return whether an input stands in two parts, of one task or of two, in a sentence.
 
     Args:
         tasks: with their rows.
+
+    >>> from merge_advisor.types import Row
+    >>> row, other = Row("1 + 1", "2"), Row("2 + 2", "4")
+    >>> shared_text([Task("a", (row,), (), ()), Task("b", (other,), (), (row,))])
+    'Inputs occur in two parts: shots of a and held-out rows of b.'
     """
-    shared = [
-        task.name
+    parts = [
+        (what, task.name, {row.plain_input for row in rows})
         for task in tasks
-        if len({r.digest for r in (*task.shots, *task.tuning, *task.heldout)})
-        < len(task.shots) + len(task.tuning) + len(task.heldout)
+        for what, rows in (("shots", task.shots), ("tuning rows", task.tuning), ("held-out rows", task.heldout))
     ]
-    return f"Rows occur in two parts of: {', '.join(shared)}." if shared else "The parts are disjoint by hash."
+    shared = [
+        f"{what} of {name} and {other} of {task}"
+        for at, (what, name, inputs) in enumerate(parts)
+        for other, task, others in parts[at + 1 :]
+        if what != other and not inputs.isdisjoint(others)
+    ]
+    if shared:
+        return f"Inputs occur in two parts: {'; '.join(shared)}."
+    return f"The parts are disjoint by input{', across tasks too' if len(tasks) > 1 else ''}."
 
 
 def cost_rows(forwards: Mapping[str, int]) -> tuple[tuple[str, ...], ...]:

@@ -23,6 +23,14 @@ def test_rows_of_small_losses_are_believed_at_small_differences() -> None:
     assert believe(rows, other, level=5.0) == believe(rows, other)
 
 
+def test_a_task_of_few_rows_is_believed_as_much_as_one_of_many() -> None:
+    other = Experience(gain=0.0, spread=10.0)
+    rows, weights = [0.1] * 20 + [-0.3] * 4, [1 / 40] * 20 + [1 / 8] * 4
+    assert believe(rows, other).mean > 0 > believe(rows, other, weights=weights).mean
+    assert believe(rows, other, weights=weights).error > believe(rows, other).error  # they are worth fewer rows
+    assert believe(rows, other, weights=[1 / 24] * 24) == believe(rows, other)
+
+
 def test_what_was_promised_too_much_is_taken_off() -> None:
     rows = [0.5] * 50
     plain, wary = (believe(rows, Experience(0.0, 10.0, optimism)) for optimism in (0.0, 0.2))

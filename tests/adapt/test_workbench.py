@@ -1,15 +1,18 @@
 """Cross-fitting, the weights of `mix` and what `auto` takes, on a workbench whose models are numbers."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from merge_advisor.adapt.auto import SURE, Auto
 from merge_advisor.adapt.basis import Basis
 from merge_advisor.adapt.continuing import Continue, start_of
 from merge_advisor.adapt.experience import EXPERIENCE, Experience
-from merge_advisor.adapt.folds import cross_fit, folds_of
+from merge_advisor.adapt.folds import cross_fit, folds_of, with_trained
 from merge_advisor.adapt.mix import Mix
+from merge_advisor.adapt.prompting import Prompting
 from merge_advisor.adapt.shots import RATES, SCALES, ShotsAlone
 from merge_advisor.adapt.workbench import Adapted, Trained, TrainingRecord, TrainingRequest
 from merge_advisor.errors import SpecError, TaskError
@@ -26,6 +29,15 @@ def test_folds_leave_each_row_out_once_and_share_every_task() -> None:
     assert sorted(out) == sorted(row.digest for row in (*ROWS, *other))
     assert all({row.input[:3] for row in fold.out} == {"say", "add"} for fold in folds)
     assert all(not set(fold.rows) & set(fold.out) and len(fold.rows) + len(fold.out) == 12 for fold in folds)
+
+
+def test_rows_of_one_input_are_left_out_together() -> None:
+    again = (Row(" say  3", "three"), *(Row(f"add {number}", f"{number}") for number in range(3)), ROWS[6])
+    folds = folds_of([ROWS, again], 2)
+    inputs = [{row.plain_input for row in fold.out} for fold in folds]
+    assert not inputs[0] & inputs[1] and sum(len(fold.out) for fold in folds) == 13
+    assert [len(fold.out) for fold in folds_of([ROWS, ROWS], 2)] == [8, 8]
+    assert len(folds_of([[Row("say", "1"), Row("say", "2")]], 2)) == 2
 
 
 @pytest.mark.parametrize(("tasks", "count"), [(([0], [1]), 2), (([0, 1],), 2), (([0, 1, 2],), 3)])
@@ -106,7 +118,7 @@ def test_continue_goes_on_from_the_merge() -> None:
     assert world.place(adapted.merge) == pytest.approx(0.8)
     assert [candidate.id for candidate in adapted.merge.candidates] == ["m0", RESIDUAL]
     assert all(request.start == world.bench.merge for request in world.requests)
-    assert adapted.loss == pytest.approx(0.2**2)
+    assert np.mean(adapted.losses) == pytest.approx(0.2**2)
 
 
 def test_a_merge_chosen_anew_is_judged_by_rows_that_did_not_choose_it() -> None:
@@ -190,7 +202,7 @@ def test_where_training_on_top_of_the_halves_merges_helps_neither_the_merge_of_a
     world.bench.run_training = standing
     adapted = Basis("prior", start="merge", anew=True, folds=2).adapt(world.bench)
     assert adapted.merge == world.bench.merge
-    assert adapted.loss == pytest.approx(0.8**2)  # judged all the same by merges that it did not choose
+    assert np.mean(adapted.losses) == pytest.approx(0.8**2)  # judged all the same by merges that it did not choose
 
 
 def test_without_anything_that_chooses_the_merge_stands_for_each_part() -> None:
@@ -337,3 +349,60 @@ def test_starts_to_compare_with() -> None:
     world.bench.merge = WeightedMerge(world.bench.merge.members, layers=(0.5, 1.0))
     with pytest.raises(SpecError, match="factor by layer"):
         start_of(world.bench, "merge")
+
+
+class Unequal(World):
+    """A task of many rows that a LoRA helps a little, and one of two that it hurts a lot; the merge helps neither."""
+
+    def __init__(self) -> None:
+        super().__init__(wanted=1, learned=1, merge=0.0)
+        self.bench.tasks = (ROWS, (Row("add 1", "1"), Row("add 2", "2")))
+
+    def losses(self, merge: WeightedMerge, rows: Sequence[Row]) -> list[float]:
+        return [1 + self.place(merge) * (-0.05 if row.input.startswith("say") else 0.15) for row in rows]
+
+    def train(self, request: TrainingRequest) -> Trained:
+        self.requests.append(request)
+        candidate = self.candidate(RESIDUAL, 1.0)
+        rows = self.losses(with_trained(request.start, candidate, 1.0), request.watch)
+        return Trained(candidate, TrainingRecord(4, 4, (), tuple(rows), 10, 60))
+
+
+@pytest.mark.parametrize("folds", [2, 0])
+def test_a_task_of_few_rows_counts_as_much_as_one_of_many(folds: int) -> None:
+    world = Unequal()
+    world.bench.tuning = frozenset(row.digest for rows in world.bench.tasks for row in rows[1:])
+    adapted = ShotsAlone(folds=folds).adapt(world.bench)
+    assert adapted.settings["scale"] == 0.0  # of all rows alike, at scale 1 the mean would be 0.99
+    # what stops a finetune counts them so as well
+    assert all(request.weights[-1] >= 0.25 > request.weights[0] for request in world.requests)
+    assert sum(world.requests[0].weights) == pytest.approx(1)
+
+
+def test_mix_and_auto_weigh_tasks_alike() -> None:
+    world = Unequal()
+    assert Mix(folds=2).adapt(world.bench).settings["scale"] == 0.0
+    found = {one.name: one for one in Auto(folds=2).adapt(world.bench).options}
+    assert found["shots"].loss == pytest.approx(1) and found["continue from merge"].loss == pytest.approx(1.05)
+    assert found["continue from merge"].gain < 0
+
+
+def test_of_several_starts_the_one_is_kept_whose_tasks_lose_least_on_average() -> None:
+    world = Unequal()
+    world.choosing_halves()
+    adapted = Continue(folds=2, anew=True).adapt(world.bench)
+    # begun at 0.2 and at 0.4: the second is better on four rows of the large task, and worse on one of the small one
+    assert world.place(adapted.merge) == pytest.approx(1.2)
+
+
+def test_the_weights_of_one_task_leave_means_and_requests_as_they_were() -> None:
+    world = World(wanted=1, learned=0.5, merge=0.2)
+    losses = np.random.default_rng(0).random(len(ROWS))
+    assert world.bench.mean(losses) == float(losses.mean())
+    request = ShotsAlone().request(world.bench, folds_of(world.bench.tasks, 4)[0])
+    assert request.digest == replace(request, weights=()).digest != replace(request, weights=(0.75, 0.25)).digest
+
+
+def test_one_prompt_cannot_show_several_tasks() -> None:
+    with pytest.raises(TaskError, match="one prompt cannot show the examples of 2 tasks; plan for one"):
+        Prompting().adapt(Unequal().bench)

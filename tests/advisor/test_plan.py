@@ -188,6 +188,8 @@ def test_scoring_other_rows(run: Run, place: Path, tmp_path: Path) -> None:
     shutil.copytree(run.folder, tmp_path / "run")
     rows = [json.dumps({"input": f"is {n} odd?", "output": "yes"}) for n in range(9)]
     rows += (place / "even.jsonl").read_text().splitlines()  # those the plan learned from must not count
+    shot = run.tasks[0].shots[0]  # nor one with its input, whatever else differs
+    rows.append(json.dumps({"input": f"{shot.input} ", "output": "maybe"}))
     (tmp_path / "more.jsonl").write_text("\n".join(rows))
     found = ma.score(tmp_path / "run", heldout=[tmp_path / "more.jsonl"], cache=place / "cache")
     assert len(found.scores[0].row_digests) == 9 + 16

@@ -98,11 +98,23 @@ def test_tasks_with_and_without_choices_each_count_by_their_own_loss(
         ]
         assert losses.of(merge) == pytest.approx(np.mean(apart), abs=1e-6) and losses.forwards == 10
         assert not np.allclose(apart[0], np.mean(session.meter.losses(merge, ROWS)))
-        gains = 0.6 * session.meter.gains(candidates, ROWS, merge, "choices")
-        gains += 0.4 * session.meter.gains(candidates, PLAIN, merge)
+        gains = 0.5 * session.meter.gains(candidates, ROWS, merge, "choices")
+        gains += 0.5 * session.meter.gains(candidates, PLAIN, merge)
         np.testing.assert_allclose(losses.gains(candidates, merge), gains, rtol=1e-5)
         assert losses.forwards == 40 and len(LLAMA_MODULES) == 4
         assert losses.of(merge) == pytest.approx(np.mean(apart), abs=1e-6) and losses.forwards == 40  # known, not paid
+
+
+def test_a_task_of_few_rows_gains_as_much_as_one_of_many(tiny_llama: Path, tiny_pool: Path, tmp_path: Path) -> None:
+    more = [Row(f"count to {number}", str(number)) for number in range(12)]
+    with opened(tmp_path, tiny_llama, tiny_pool) as session:
+        candidates, merge = session.pool.candidates, WeightedMerge()
+        of_each = [session.meter.gains(candidates, rows, merge) for rows in (PLAIN, more)]
+        found = ChoosingLosses(session.meter, [PLAIN, more]).gains(candidates, merge)
+        np.testing.assert_allclose(found, np.mean(of_each, axis=0), rtol=1e-5)
+        # of as many rows tasks go into one backward pass, as they always did
+        alike = ChoosingLosses(session.meter, [PLAIN, more[:4]]).gains(candidates, merge)
+        assert alike.tolist() == session.meter.gains(candidates, [*PLAIN, *more[:4]], merge).tolist()
 
 
 def test_a_larger_share_of_the_rows_costs_what_is_missing(tiny_llama: Path, tiny_pool: Path, tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ def test_a_report_tells_all_of_a_run() -> None:
     assert "**merge**: use the merge: it reaches 90.0%" in section(text, "Verdict")
     assert "| legal | anchor | 0.7500 | 0.900 | 0.31 |  |  |" in section(text, "Members")
     assert "| 0.2500 |  |  | 0.125 | 0.500 |" in section(text, "Members") and "1.25" in section(text, "Members")
-    assert "| first | 2 | 1 | 40 |" in section(text, "Splits") and "disjoint by hash" in section(text, "Splits")
+    assert "| first | 2 | 1 | 40 |" in section(text, "Splits") and "disjoint by input" in section(text, "Splits")
     assert "| legal | apache-2.0 |" in section(text, "Licences") and "not stated" in section(text, "Licences")
     assert "**conflict**: legal (gpl-3.0)" in section(text, "Licences")
     assert "a pickle \\| not read" in section(text, "Set aside")
@@ -111,7 +111,15 @@ def test_several_tasks_and_a_guard() -> None:
 
 def test_a_row_in_two_parts_is_told() -> None:
     task = replace(task_of("first"), tuning=(ROWS[3],))
-    assert "Rows occur in two parts of: first" in markdown_report(report(tasks=(task,)))
+    text = markdown_report(report(tasks=(task,)))
+    assert "Inputs occur in two parts: tuning rows of first and held-out rows of first" in text
+
+
+def test_a_row_that_one_task_learns_from_and_another_holds_out_is_told() -> None:
+    first, second = task_of("first"), replace(task_of("second"), heldout=())
+    told = markdown_report(report(tasks=(first, replace(second, shots=first.heldout[:2], tuning=()))))
+    assert "Inputs occur in two parts: held-out rows of first and shots of second" in told
+    assert "disjoint by input, across tasks too" in markdown_report(report(tasks=(first, second)))
 
 
 @pytest.mark.parametrize("verdict", list(Verdict))

@@ -17,7 +17,7 @@ def test_the_page_tells_all_of_a_run() -> None:
     page = check(html_report(full()))
     shown = texts(page)
     words = """Merge plan for|owner/base at c0ffee|anchor_diverse|use the merge: it reaches 90.0%|question 1
-        |Rows won against anchor: 22|and 2 more|apache-2.0|not stated|disjoint by hash|conflict|2 rows were equal
+        |Rows won against anchor: 22|and 2 more|apache-2.0|not stated|disjoint by input|conflict|2 rows were equal
         |merge-advisor merge run|Models set aside: 1|415"""
     for word in map(str.strip, words.split("|")):
         assert word in shown, word

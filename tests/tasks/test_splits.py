@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from hypothesis.strategies._internal.random import ArtificialRandom
 
 from merge_advisor.errors import TaskError
-from merge_advisor.tasks import majority, split
-from merge_advisor.types import Row
+from merge_advisor.tasks import keep_apart, majority, split
+from merge_advisor.types import Row, Task
 
 
 def rows_of(n: int, start: int = 0) -> list[Row]:
@@ -38,7 +38,9 @@ def test_split_is_disjoint_complete_and_independent_of_order(
     arguments: dict[str, Any] = {"name": "t", "shots": shots, "tuning": tuning, "seed": seed}
     given_rows = extra if isinstance(extra, list) else []
     scored = {(row.input, row.output) for row in given_rows}
-    distinct = {(row.input, row.output) for row in rows} - scored
+    inputs = {row.plain_input for row in given_rows}
+    distinct = {(row.input, row.output) for row in rows if row.plain_input not in inputs}
+    known = {Row(*pair).plain_input for pair in distinct}
     if len(distinct) < 2:
         with pytest.raises(TaskError, match="the minimum is 2"):
             split(rows, heldout=extra, **arguments)
@@ -48,14 +50,18 @@ def test_split_is_disjoint_complete_and_independent_of_order(
     parts = [*task.shots, *task.tuning, *task.heldout]
     keys = [(row.input, row.output) for row in parts]
     assert len(keys) == len(set(keys))
+    of_parts = [{row.plain_input for row in part} for part in (task.shots, task.tuning, task.heldout)]
+    assert len(set().union(*of_parts)) == sum(map(len, of_parts))
     assert set(parts) <= set(rows) | set(given_rows)
     assert 2 <= len(task.shots) <= shots
     if given_rows:
         assert {(row.input, row.output) for row in task.heldout} == scored
-    elif isinstance(extra, int):
+    elif isinstance(extra, int) and len(known) == len(distinct):
         assert len(task.heldout) == min(extra, len(distinct) - 2)
     unused = len(distinct | scored) - len(keys)
-    assert unused == 0 or len(task.shots) == shots  # rows are left over only where the shots asked for are full
+    # rows are left over only where the shots asked for are full
+    assert unused == 0 or len(task.shots) == shots or len(known) < len(distinct)
+    assert (len(known) < len(distinct)) == any("those of one input stay in one part" in note for note in notes)
     assert (unused > 0) == any(f"rows not used: {unused};" in note for note in notes)
     assert all(note.startswith("t: ") and note.isprintable() for note in notes)
 
@@ -126,7 +132,7 @@ def test_heldout_rows_are_never_learned_from() -> None:
     reordered = Row(rows[0].input, rows[0].output, (rows[0].output, "else"))
     task, notes = split(rows, name="t", shots=20, heldout=[reordered, rows[3], Row("new", "x")], seed=0)
     assert not {rows[0], rows[3]} & {*task.shots, *task.tuning}
-    assert "t: rows not learned from, as they are among the held-out rows: 2" in notes
+    assert "t: rows not learned from, as their inputs are among the held-out rows: 2" in notes
     with pytest.raises(TaskError, match=r"t: rows to learn from: 1 \(9 more are held-out rows too\), the minimum is 2"):
         split(rows, name="t", shots=20, heldout=rows[1:], seed=0)
 
@@ -164,3 +170,40 @@ def test_majority() -> None:
     assert majority(rows_of(4)) == "answer 0"
     assert majority([Row("1", "b"), Row("2", "a"), Row("3", "b"), Row("4", "a"), Row("5", "c")]) == "a"
     assert majority(rows_of(3)[::-1]) == "answer 0"
+
+
+def test_rows_of_one_input_stay_in_one_part_and_others_where_they_were() -> None:
+    pairs = [Row(f"say {number}", f"{number} {word}") for number in range(30) for word in ("yes", "no")]
+    task, notes = split(pairs, name="t", shots=20, seed=0)
+    assert not {row.input for row in (*task.shots, *task.tuning)} & {row.input for row in task.heldout}
+    assert [len(part) for part in (task.shots, task.tuning, task.heldout)] == [20, 12, 28]
+    assert notes == ("t: rows whose input another row has too: 60; those of one input stay in one part",)
+    one, _ = split([Row("say", f"{number}") for number in range(30)], name="t", shots=20, seed=0)
+    assert [len(part) for part in (one.shots, one.tuning, one.heldout)] == [20, 0, 0]
+    # what is kept hangs on it
+    assert split(rows_of(60), name="t", shots=20, seed=0)[0].digest.startswith("725e36b045ef8fe0")
+
+
+def test_held_out_rows_are_left_out_by_their_input_whatever_its_blanks_and_the_output() -> None:
+    rows = rows_of(20)
+    given = [Row(" question  1\n", "answer 1"), Row("question 2", "another answer "), Row("new", "x")]
+    task, notes = split(rows, name="t", shots=20, heldout=given, seed=0)
+    assert not {"question 1", "question 2"} & {row.input for row in (*task.shots, *task.tuning)}
+    assert notes[0] == "t: rows not learned from, as their inputs are among the held-out rows: 2"
+
+
+def test_what_judges_one_task_is_learned_from_in_none() -> None:
+    rows = rows_of(60)
+    first, _ = split(rows, name="a", shots=20, seed=0)
+    second, _ = split([*first.shots, *first.tuning], name="b", shots=20, seed=0)
+    assert {row.digest for row in second.heldout} <= {row.digest for row in (*first.shots, *first.tuning)}
+    (one, notes), (other, _) = keep_apart([first, second])
+    judging = {row.digest for task in (one, other) for row in task.heldout}
+    assert not judging & {row.digest for task in (one, other) for row in (*task.shots, *task.tuning)}
+    tuning = {row.digest for task in (one, other) for row in task.tuning}
+    assert not tuning & {row.digest for task in (one, other) for row in task.shots}
+    assert (one.heldout, other.heldout) == (first.heldout, second.heldout)
+    assert f"a: rows not learned from, as another task holds their inputs out: {len(second.heldout)}" in notes
+    assert keep_apart([first]) == ((first, ()),)
+    with pytest.raises(TaskError, match=r"c: shots: 0 \(20 more have inputs that judge another task\), .*give each"):
+        keep_apart([Task("c", first.shots, (), ()), Task("d", tuple(rows_of(2, start=500)), (), first.shots)])

@@ -12,6 +12,7 @@ import numpy as np
 from merge_advisor import registry
 from merge_advisor.adapt.continuing import is_sum
 from merge_advisor.adapt.folds import folds_of, rows_apart
+from merge_advisor.adapt.task_weights import row_weights
 from merge_advisor.adapt.unlabelled import settings_on_inputs, without_outputs
 from merge_advisor.adapt.workbench import NOTHING, Workbench
 from merge_advisor.advisor.measuring.in_context import prompted_losses
@@ -85,18 +86,19 @@ def adapt_merge(meter: MergeMeter, cache: Path, request: AdaptationRequest) -> A
     """
     kinds = kinds_of(request.tasks, request.choose_by) | _kinds_unlabelled(request)
     trainer, losses = Trainer(meter, cache, kinds), _row_losses(meter, kinds)
+    tasks = tuple((*task.shots, *task.tuning) for task in request.tasks)
 
     def gradient(merge: WeightedMerge, rows: Sequence[Row]) -> Mapping[str, Float32Array]:
-        return meter.gradient(rows, request.targets, merge, kinds.get(rows[0].digest, "loss"))
+        return _mean_gradient(meter, request.targets, merge, rows, (row_weights(tasks, rows).tolist(), kinds))
 
     def moments(merge: WeightedMerge, rows: Sequence[Row]) -> Mapping[str, Float32Array]:
         return meter.input_moments(rows, request.targets, merge)
 
     def prompted(shown: Sequence[Row], asked: Sequence[Row]) -> list[float]:
-        return prompted_losses(meter, shown, asked, kinds.get(asked[0].digest, "loss"))
+        return _by_kind(asked, kinds, lambda part, kind: prompted_losses(meter, shown, part, kind))
 
     bench = Workbench(
-        tasks=tuple((*task.shots, *task.tuning) for task in request.tasks),
+        tasks=tasks,
         tuning=frozenset(row.digest for task in request.tasks for row in task.tuning),
         inputs=request.inputs,
         merge=request.merge,
@@ -118,7 +120,9 @@ def adapt_merge(meter: MergeMeter, cache: Path, request: AdaptationRequest) -> A
     # whatever was tried on top of the chosen merge, that merge as it is is no adaptation
     stays = adaptation.needs() == "merge" and not adapted.prompted and adapted.merge.digest == request.merge.digest
     adapted = replace(adapted, name="none" if stays else adapted.name or adaptation.name)
-    predicted = float(np.mean(losses(NOTHING, bench.learning))) - adapted.loss if adapted.losses else None
+    predicted = None
+    if adapted.losses:
+        predicted = bench.mean(losses(NOTHING, bench.learning)) - bench.mean(adapted.losses)
     return AdaptedMerge(adapted, bench.forwards, predicted)
 
 
@@ -208,17 +212,42 @@ def _row_losses(
     meter: MergeMeter, kinds: Mapping[str, LossKind]
 ) -> Callable[[WeightedMerge, Sequence[Row]], list[float]]:
     """What gives the loss of each row learned from under a merge, by the kind that stands for its digest."""
-    both: tuple[LossKind, ...] = ("loss", "choices")
 
     def losses(merge: WeightedMerge, rows: Sequence[Row]) -> list[float]:
-        found: dict[str, float] = {}
-        for kind in both:
-            part = [row for row in rows if kinds.get(row.digest, "loss") == kind]
-            if part:
-                found |= dict(zip([row.digest for row in part], meter.losses(merge, part, kind), strict=True))
-        return [found[row.digest] for row in rows]
+        return _by_kind(rows, kinds, lambda part, kind: meter.losses(merge, part, kind))
 
     return losses
+
+
+def _by_kind(
+    rows: Sequence[Row], kinds: Mapping[str, LossKind], measure: Callable[[list[Row], LossKind], list[float]]
+) -> list[float]:
+    """What is measured of each row, those of one kind together, in the order of the rows."""
+    both: tuple[LossKind, ...] = ("loss", "choices")
+    found: dict[str, float] = {}
+    for kind in both:
+        part = [row for row in rows if kinds.get(row.digest, "loss") == kind]
+        if part:
+            found |= dict(zip([row.digest for row in part], measure(part, kind), strict=True))
+    return [found[row.digest] for row in rows]
+
+
+def _mean_gradient(
+    meter: MergeMeter, targets: Sequence[str], merge: WeightedMerge, rows: Sequence[Row],
+    weighed: tuple[Sequence[float], Mapping[str, LossKind]],
+) -> Mapping[str, Float32Array]:  # fmt: skip
+    """The gradient of the mean loss of rows of several weights and kinds: a backward pass for all that are alike."""
+    groups: dict[tuple[float, LossKind], list[Row]] = {}
+    for row, weight in zip(rows, weighed[0], strict=True):
+        groups.setdefault((weight, weighed[1].get(row.digest, "loss")), []).append(row)
+    summed: dict[str, Float32Array] = {}
+    for (weight, kind), part in groups.items():
+        found = meter.gradient(part, targets, merge, kind)
+        if len(groups) == 1:
+            return found
+        share = np.float32(weight * len(part))
+        summed = {name: share * values + summed.get(name, np.float32(0)) for name, values in found.items()}
+    return summed
 
 
 def _kinds_unlabelled(request: AdaptationRequest) -> dict[str, LossKind]:

@@ -72,6 +72,8 @@ class Shots:
     """The shots of all tasks."""
     watch: tuple[Row, ...] = ()
     """Rows that say when to stop; none of the shots."""
+    weights: tuple[float, ...] = ()
+    """What each of these counts, summing to 1; empty where all count the same."""
 
 
 def finetune_on_shots(
@@ -93,7 +95,9 @@ def finetune_on_shots(
         InputError: the loss became infinite; a smaller `lr` is needed.
         RunError: the cache cannot be written.
     """
-    parts = [[row.digest for row in part] for part in (shots.rows, shots.watch)]
+    # weights only where there are some: LoRAs from before there were any are found
+    uneven = [list(shots.weights)] if shots.weights else []
+    parts = [*([row.digest for row in part] for part in (shots.rows, shots.watch)), *uneven]
     # 2 is the version of the finetune: raise it when the same settings give another LoRA
     key = digest_of([list(memo.context), "lora", 2, parts, sorted(targets), settings_plain(settings), seed])
     folder = cache / "shots" / key / SHOTS_LORA
@@ -122,7 +126,9 @@ def _finetune(
     def progress(done: int, total: int) -> None:
         model.progress("finetuning on the shots", done, total)
 
-    return finetune_lora(model.backbone, rows, targets, settings, seed=seed, watch=watch, progress=progress)
+    return finetune_lora(
+        model.backbone, rows, targets, settings, seed=seed, watch=watch, weights=shots.weights, progress=progress
+    )
 
 
 def is_kept(folder: Path) -> bool:

@@ -81,15 +81,16 @@ class ChoosingLosses:
         Returns:
             (n,) float32.
         """
-        parts: dict[LossKind, list[Row]] = {}
+        parts: dict[tuple[LossKind, int], list[Row]] = {}
         for rows in self.parts:
-            # rows of one kind go into one backward pass, whatever their task
-            parts.setdefault(loss_kind_of(rows, self.by), []).extend(first_rows(rows, share))
-        size = sum(map(len, parts.values()))
-        self.forwards += BACKWARD * size
+            first = first_rows(rows, share)
+            # rows of one kind go into one backward pass where their tasks have as many, so that they count the same
+            parts.setdefault((loss_kind_of(rows, self.by), len(first)), []).extend(first)
+        self.forwards += BACKWARD * sum(map(len, parts.values()))
         gains = np.zeros(len(candidates), np.float32)
-        for kind, rows in parts.items():
-            gains += np.float32(len(rows) / size) * self.meter.gains(candidates, rows, merge, kind)
+        for (kind, count), rows in parts.items():
+            tasks = len(rows) // count
+            gains += np.float32(tasks / len(self.parts)) * self.meter.gains(candidates, rows, merge, kind)
         return gains
 
     @property

@@ -14,6 +14,7 @@ from merge_advisor.advisor.measuring.session import PoolFilter, Session, default
 from merge_advisor.advisor.planning.choosing import LORA_LOSSES
 from merge_advisor.advisor.planning.choosing_cost import choosing_passes
 from merge_advisor.advisor.planning.plan import check_choosing, check_options, fitting
+from merge_advisor.advisor.planning.row_check import check_task_rows
 from merge_advisor.advisor.planning.sources import find_sources, read_plan_inputs, read_sources
 from merge_advisor.backbone.devices import check_devices, memory_free, remedy
 from merge_advisor.backbone.memory import memory_needed, vocabulary_of
@@ -68,6 +69,7 @@ def describe_plan(
     before = _copies(cache)
     with open_session(base, pool, template=options.template, wanted=wanted, dry=True, **where) as session:
         fit = fitting(session.pool, options.composition)
+        check_task_rows(session.model, parts, inputs.rows if inputs else (), options)
         name, template = session.local.base.id, session.model.template.name
         machine = machine_line(session, fit.candidates)
         of_base = session.local.dequantised

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from merge_advisor import registry
+from merge_advisor.adapt.task_weights import is_uneven, row_weights
 from merge_advisor.adapt.unlabelled import check_stops
 from merge_advisor.adapt.workbench import trains_unlabelled
 from merge_advisor.advisor.measuring.deltas import EmbeddedCandidates, take_deltas
@@ -17,6 +18,7 @@ from merge_advisor.advisor.planning.adapted_plan import adapt_chosen
 from merge_advisor.advisor.planning.choosing import ChoiceRequest, ChosenMerge, choose_merge
 from merge_advisor.advisor.planning.choosing_losses import ChoosingLosses
 from merge_advisor.advisor.planning.plan_value import PlanSteps, StepTimer, plan_value
+from merge_advisor.advisor.planning.row_check import check_task_rows
 from merge_advisor.advisor.runs.renderings import write_formats, write_start
 from merge_advisor.advisor.runs.run_folder import UNFINISHED, Run, new_folder, read_run, write_values
 from merge_advisor.advisor.runs.run_report import html_of, report_of
@@ -67,7 +69,7 @@ def make_plan(
         inputs: unlabelled rows, for an adaptation that trains on such.
 
     Raises:
-        TaskError: the shots cannot be finetuned on.
+        TaskError: a row that the template cannot render or the context cannot hold; shots that cannot be finetuned on.
         PoolError: nothing of the pool can be used.
         SpecError: a strategy, composition or embedding that cannot be.
         InputError: a demanded anchor that is not there.
@@ -77,6 +79,7 @@ def make_plan(
     tasks = tuple(item.task for item in given)
     pool = fitting(session.pool, options.composition)
     _check_anchor(options.anchor, pool)
+    check_task_rows(session.model, tasks, inputs.rows if inputs else (), options)
     with timer.step("embed the pool"):
         embedded = _embed(session.meter, pool, options.embedding)
     with timer.step("finetune on the shots"):
@@ -126,8 +129,10 @@ def _embed(meter: MergeMeter, pool: Pool, embedding: str) -> EmbeddedCandidates:
 
 
 def _finetune(session: Session, tasks: Sequence[Task], embedded: EmbeddedCandidates, options: PlanOptions) -> ShotsLora:
+    watch = tuple(row for task in tasks for row in task.tuning)
+    weights = row_weights([task.tuning for task in tasks], watch).tolist()
     shots = Shots(
-        tuple(row for task in tasks for row in task.shots), tuple(row for task in tasks for row in task.tuning)
+        tuple(row for task in tasks for row in task.shots), watch, tuple(weights) if is_uneven(weights) else ()
     )
     # of all tasks together: one LoRA, as there is to be one merge
     targets = target_parameters(session.local, embedded.candidates)
@@ -233,11 +238,14 @@ def check_choosing(tasks: Sequence[Task], options: PlanOptions) -> None:
 
     Raises:
         SpecError: no such way to choose, or no such adaptation.
-        TaskError: a choosing row has no choices; or the adaptation needs tuning rows, and there are none.
+        TaskError: a choosing row has no choices; the adaptation needs tuning rows, and there are none; or it
+            takes fewer tasks.
     """
     adaptation = registry.build("adaptation", options.adaptation)
     if hasattr(adaptation, "check_rows"):
         adaptation.check_rows(sum(len(task.tuning) for task in tasks))
+    if hasattr(adaptation, "check_tasks"):
+        adaptation.check_tasks(len(tasks))
     if options.choose_by not in get_args(ChooseBy):
         raise SpecError(f"`choose_by={options.choose_by}` is unknown; choose one of: {', '.join(get_args(ChooseBy))}")
     for task in tasks:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +11,8 @@ from merge_advisor.errors import TaskError
 from merge_advisor.evaluators.lm_eval_rows import lm_eval_rows
 from merge_advisor.evaluators.lm_eval_tasks import LmEvalTask, TaskName, load_all_tasks
 from merge_advisor.json_form import digest_of
-from merge_advisor.tasks import DATA_SET_ROWS, read_inputs, read_rows, shared_choices, split
+from merge_advisor.plain_text import printable
+from merge_advisor.tasks import DATA_SET_ROWS, keep_apart, read_inputs, read_rows, shared_choices, split
 from merge_advisor.types import Row, Task
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ def read_sources(sources: Sequence[Source], options: PlanOptions, *, offline: bo
         offline: never fetch a data set.
 
     Raises:
-        TaskError: a file that cannot be used, or two tasks of one name.
+        TaskError: a file that cannot be used, two tasks of one name, or one without rows that judge no other.
         OfflineError: a data set is not in the cache, and fetching is off.
         ExternalError: lm-eval failed, or a data set cannot be fetched.
     """
@@ -100,14 +101,18 @@ def read_sources(sources: Sequence[Source], options: PlanOptions, *, offline: bo
         if any(planned.task.name == other.task.name for other in read):
             raise TaskError(f"{source}: a task named '{planned.task.name}' is there already; rename the file")
         read.append(planned)
-    return tuple(read)
+    apart = keep_apart([planned.task for planned in read])
+    return tuple(
+        replace(planned, task=task, notes=(*planned.notes, *notes))
+        for planned, (task, notes) in zip(read, apart, strict=True)
+    )
 
 
 def read_plan_inputs(tasks: Sequence[Task], options: PlanOptions, *, offline: bool = False) -> PlanInputs | None:
     """Return the unlabelled rows of a plan, None where no file of them is named.
 
-    Rows whose input is in a task are left out: what is held out is then held out of this training too, and no row that
-    judges it is trained on.
+    Rows whose input is in a task, white space aside, are left out: what is held out is then held out of this training
+    too, and no row that judges it is trained on.
 
     Args:
         tasks: of the plan.
@@ -122,8 +127,8 @@ def read_plan_inputs(tasks: Sequence[Task], options: PlanOptions, *, offline: bo
     known = [row for task in tasks for row in (*task.shots, *task.tuning, *task.heldout)]
     labels = shared_choices(known)
     file = read_inputs(options.inputs, fields=options.fields, labels=labels, offline=offline)
-    inputs = {row.input for row in known}
-    rows = tuple(sorted((row for row in file.rows if row.input not in inputs), key=lambda row: row.digest))
+    inputs = {row.plain_input for row in known}
+    rows = tuple(sorted((row for row in file.rows if row.plain_input not in inputs), key=lambda row: row.digest))
     if not rows:
         raise TaskError(
             f"{options.inputs}: each of its inputs is in the task too, so none is left to train on; add inputs, or "
@@ -158,7 +163,18 @@ def _split_file(path: Path, options: PlanOptions, *, alone: bool, offline: bool)
     task, notes = split(
         file.rows, name=file.name, shots=options.shots, heldout=heldout, tuning=options.tuning, seed=options.seed
     )
-    return PlanTask(task, path, (*file.notes, *extra, *notes), tuple(understood))
+    return PlanTask(task, path, (*file.notes, *extra, *notes, *_unlearned(task, file.labels)), tuple(understood))
+
+
+def _unlearned(task: Task, labels: Sequence[str]) -> list[str]:
+    """What is to be said of labels that no row learned from has: where answers are labels, they are choices too."""
+    learned = {row.output for row in (*task.shots, *task.tuning)}
+    lacking = sorted({row.output for row in task.heldout} - learned) if labels else []
+    if not lacking:
+        return []
+    shown = printable(", ".join(lacking[:5])) + (", …" if len(lacking) > 5 else "")
+    told = "held-out rows have labels that no row learned from has, and that are choices too"
+    return [f"{task.name}: {told}: {shown}; correct them, or add rows of them"]
 
 
 def _split_lm_eval(source: LmEvalTask, options: PlanOptions) -> PlanTask:

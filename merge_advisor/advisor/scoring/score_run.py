@@ -346,17 +346,17 @@ def _with_heldout(
 ) -> tuple[tuple[Task, ...], dict[str, tuple[str, ...]]]:
     """The tasks with the rows of other files held out, and what is to be said of these files, by task.
 
-    Rows the plan learned from are dropped.
+    Rows whose input the plan learned from, for whichever task, are dropped.
     """
     if len(paths) != len(tasks):
         raise TaskError(f"{len(paths)} held-out files for {len(tasks)} tasks; give one for each, in the run's order")
     replaced, said = [], {}
+    # rows that were learned from would be scored too well
+    seen = {row.plain_input for task in tasks for row in (*task.shots, *task.tuning)}
     for task, path in zip(tasks, paths, strict=True):
-        # rows that were learned from would be scored too well
-        learned = (*task.shots, *task.tuning)
-        seen = {(row.input, row.output) for row in learned}
-        file = read_rows(path, minimum=1, fields=fields, labels=shared_choices(learned), offline=offline)
-        rows = tuple(row for row in file.rows if (row.input, row.output) not in seen)
+        labels = shared_choices((*task.shots, *task.tuning))
+        file = read_rows(path, minimum=1, fields=fields, labels=labels, offline=offline)
+        rows = tuple(row for row in file.rows if row.plain_input not in seen)
         if not rows:
             raise TaskError(f"{path}: every row of it was used in the plan; give rows it has not seen")
         dropped = len(file.rows) - len(rows)
