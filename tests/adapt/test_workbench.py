@@ -270,7 +270,7 @@ def shown(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("shown")
 def test_auto_goes_by_what_other_tasks_have_shown_where_the_rows_say_little() -> None:
     def taken(merge: float) -> str:
-        world = World(wanted=1, learned=0.9, merge=merge)  # shots leaves 0.01
+        world = World(wanted=1, learned=0.9, merge=merge, least=1.0)  # shots leaves 0.01 beside it
         return Auto().adapt(world.bench).options[0].name
 
     assert taken(0.95) == "basis from merge"  # a little better, as other tasks say
@@ -278,10 +278,16 @@ def test_auto_goes_by_what_other_tasks_have_shown_where_the_rows_say_little() ->
     assert taken(-30.0) == "shots"  # 9.6 nats worse
 
 
+@pytest.mark.usefixtures("shown")
+def test_auto_believes_small_differences_where_both_lose_next_to_nothing() -> None:
+    world = World(wanted=1, learned=0.9, merge=-0.5)
+    assert Auto().adapt(world.bench).options[0].name == "shots"
+
+
 def test_auto_takes_what_needs_a_pool_only_where_it_is_surely_better(monkeypatch: pytest.MonkeyPatch) -> None:
     def taken(gain: float) -> Adapted:
         monkeypatch.setitem(EXPERIENCE, "basis from merge", {20: Experience(gain=gain, spread=0.27)})
-        return Auto().adapt(World(wanted=1, learned=0.9, merge=0.95).bench)
+        return Auto().adapt(World(wanted=1, learned=0.9, merge=0.95, least=1.0).bench)
 
     sure, unsure, worse = taken(0.8), taken(0.3), taken(-0.8)
     assert sure.options[0].name == "basis from merge" and sure.chance is not None and sure.chance >= SURE

@@ -14,10 +14,13 @@ ROWS = tuple(Row(f"say {number}", f"{number}") for number in range(8))
 
 
 class World:
-    """Models are points on a line: the sum of their updates; a row's loss is its square distance from `wanted`."""
+    """Models are points on a line: the sum of their updates; a row's loss is its square distance from `wanted`.
 
-    def __init__(self, *, wanted: float, learned: float, merge: float, members: int = 1) -> None:
-        self.wanted, self.learned = wanted, learned
+    `least` is what a row loses under any model: where it is small, so is the noise that rows are taken to have.
+    """
+
+    def __init__(self, *, wanted: float, learned: float, merge: float, members: int = 1, least: float = 0.0) -> None:
+        self.wanted, self.learned, self.least = wanted, learned, least
         self.values: dict[str, float] = {}
         self.requests: list[TrainingRequest] = []
         self.shown = 9.0  # loss with examples in the prompt
@@ -49,7 +52,7 @@ class World:
         return asked
 
     def losses(self, merge: WeightedMerge, rows: Sequence[Row]) -> list[float]:
-        return [(self.place(merge) - self.wanted) ** 2 for _ in rows]
+        return [self.least + (self.place(merge) - self.wanted) ** 2 for _ in rows]
 
     def train(self, request: TrainingRequest) -> Trained:
         """Go towards `wanted` by `learned` of the way."""
@@ -59,7 +62,7 @@ class World:
         step = self.learned * (self.wanted - begun)
         candidate = self.candidate(RESIDUAL, round(step, 9))
         counted = request.settings.steps  # a finetune of so many steps watches no rows
-        rows = () if counted else tuple((begun + step - self.wanted) ** 2 for _ in request.watch)
+        rows = () if counted else tuple(self.least + (begun + step - self.wanted) ** 2 for _ in request.watch)
         return Trained(candidate, TrainingRecord(counted or 4, 4, (rows[0],) if rows else (), rows, 10, 60))
 
     def delta(self, candidate: Candidate) -> WeightDelta:
