@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from merge_advisor.tasks.fields import Noticed, Reading, listed
+from merge_advisor.tasks.fields import Noticed, Reading, listed, whole_number
 from merge_advisor.types import Row
 
 MOST_LABELS = 20
@@ -37,7 +37,7 @@ def with_label_choices(
     if len(labels) < 2 or (not given >= set(used) and 2 * len(used) > len(rows)):
         return list(rows), (), []
     notes = []
-    if not named and all(_is_number(label) for label in labels):
+    if not named and all(whole_number(label) is not None for label in labels):
         notes.append(_unnamed(labels, next(iter(noticed.readings)), mapped=noticed.mapped))
     return [replace(row, choices=labels) for row in rows], labels, notes
 
@@ -56,14 +56,12 @@ def shared_choices(rows: Sequence[Row]) -> tuple[str, ...]:
     return only or ()
 
 
-def _is_number(text: str) -> bool:
-    return text.isascii() and text.removeprefix("-").isdigit()
-
-
 def _unnamed(labels: Sequence[str], reading: Reading, *, mapped: bool) -> str:
     """Say that labels are numbers, and how they are given names."""
-    remedy = "add labels=NAME|NAME|... to `fields`"
+    numbers = sorted(whole_number(label) or 0 for label in labels)
+    counted = numbers == list(range(len(numbers)))
+    names = "|".join(f"NAME{number}" if counted else f"{number}:NAME{number}" for number in numbers)
+    remedy = f"add labels={names} to `fields`"
     if not mapped and not any(set(",+=`|.") & set(name) for name in (*reading.asked, reading.output)):
-        names = "|".join(f"NAME{label}" for label in labels[:4]) + ("|..." if len(labels) > 4 else "")
         remedy = f"give `fields=input={'+'.join(reading.asked)},output={reading.output},labels={names}`"
     return f"labels are numbers without names ({listed(list(labels))}), and a model is asked for the number; {remedy}"

@@ -41,7 +41,7 @@ def read_records(path: Path, wanted: str) -> Iterator[tuple[str, Any]]:
     text = _decode(path)
     if not text.strip():
         raise field_error(path, f"empty; write one JSON object with {wanted} per line")
-    if path.suffix.lower() in _TABLES:
+    if is_table(path):
         yield from _table(path, text)
     elif _is_one_value(path, text):
         for number, record in enumerate(_rows_of(_parse(text, path, None), path, wanted), start=1):
@@ -53,6 +53,18 @@ def read_records(path: Path, wanted: str) -> Iterator[tuple[str, Any]]:
         for line, record in enumerate(text.split("\n"), start=1):
             if record.strip():
                 yield f"{path}:{line}", _parse(record, path, line)
+
+
+def is_table(path: Path) -> bool:
+    """Return whether a file is a table as text.
+
+    >>> is_table(Path("rows.CSV")), is_table(Path("rows.jsonl"))
+    (True, False)
+
+    Args:
+        path: of the file.
+    """
+    return path.suffix.lower() in _TABLES
 
 
 def _decode(path: Path) -> str:

@@ -114,7 +114,48 @@ UNDERSTOOD: dict[str, tuple[dict[str, Any], Row]] = {
         {"question": "Which?", "subject": "law", "choices": ["left", "right"], "answer": 0}, Row("Which?", "left", TWO),
     ),
     "KTO": ({"prompt": "Hi", "completion": "Hello", "label": True}, Row("Hi", "Hello")),
-    "MultiRC": ({"paragraph": "p", "question": "q", "answer": "a", "label": "True"}, Row("q", "a")),
+    "MMLU-Pro": (
+        {"question": "Which type?", "options": ["O", "A", "B", "AB"], "answer": "B", "answer_index": 1},
+        Row("Which type?", "A", ("O", "A", "B", "AB")),
+    ),
+    "LogiQA": (
+        {"label": "b", "context": "He went.", "question": "Who?", "options": ["left", "right"]},
+        Row("He went.\n\nWho?", "right", TWO),
+    ),
+    "AGIEval": (
+        {"passage": None, "question": "Who?", "options": ["(A)he", "(B)she"], "label": "B", "other": None},
+        Row("Who?", "(B)she", ("(A)he", "(B)she")),
+    ),
+    "lm-eval": ({"query": "Who?", "choices": ["left", "right"], "gold": [1]}, Row("Who?", "right", TWO)),
+    "C-Eval": (
+        {"id": 1, "question": "Who?", "A": "left", "B": "right", "answer": "B", "explanation": ""},
+        Row("Who?", "right", TWO),
+    ),
+    "letters of columns": ({"input": "Who?", "A": "left", "B": "right", "target": "A"}, Row("Who?", "left", TWO)),
+    "a letter beside texts in columns": (
+        {"sentence": "Who?", "A": "left", "B": "right", "label": "A"}, Row("Who?", "left", TWO),
+    ),
+    "columns that no answer names": ({"input": "A + B", "A": "2", "B": "3", "output": "five"}, Row("A + B", "five")),
+    "options": ({"input": "Who?", "options": ["left", "right"], "target": "right"}, Row("Who?", "right", TWO)),
+    "options that no answer names": (
+        {"instruction": "Who?", "options": ["left", "right"], "output": "It is left."}, Row("Who?", "It is left."),
+    ),
+    "BIG-bench of the hub": (
+        {"inputs": "Who?", "targets": ["right"], "multiple_choice_targets": ["left", "right"],
+         "multiple_choice_scores": [0, 1]},
+        Row("Who?", "right", TWO),
+    ),
+    "BIG-bench of the hub without choices": (
+        {"inputs": "Who?", "targets": ["right", "left"], "multiple_choice_targets": [], "multiple_choice_scores": []},
+        Row("Who?", "right", answers=("right", "left")),
+    ),
+    "BIG-bench": ({"input": "Who?", "target_scores": {"left": 0, "right": 1}}, Row("Who?", "right", TWO)),
+    "TruthfulQA": (
+        {"question": "Who?", "mc1_targets": {"choices": ["right", "left"], "labels": [1, 0]},
+         "mc2_targets": {"choices": ["right", "left"], "labels": [1, 0]}},
+        Row("Who?", "right", TWO),
+    ),
+    "orca DPO": ({"question": "Hi", "chosen": "Hello", "rejected": "No"}, Row("Hi", "Hello")),
 }  # fmt: skip
 
 
@@ -130,8 +171,8 @@ def test_a_layout_is_understood(tmp_path: Path, case: str) -> None:
         set(re.sub(r".*left out: ", "", found.understood).split(", ")) if "left out" in found.understood else set()
     )
     read = set(re.findall(r"fields ([^)]*)\)", found.understood)[0].split(", "))
-    unfilled = {name for name, value in record.items() if value in ("", [])}
-    judged = {"label"} if case in ("KTO", "MultiRC") else set()
+    unfilled = {name for name, value in record.items() if value in ("", [], None)}
+    judged = {"label"} if case == "KTO" else set()
     assert read | left_out | unfilled | judged == set(record) and not read & left_out
 
 
@@ -166,6 +207,14 @@ REFUSED: dict[str, tuple[dict[str, Any], str, list[Row]]] = {
     "WikiQA": (
         {"question": "q", "answer": "a", "label": 1}, "either may be the answer",
         [Row("q\n\na", "1"), Row("q", "a")],
+    ),
+    "MultiRC": (
+        {"paragraph": "p", "question": "q", "answer": "a", "label": False}, "either may be the answer",
+        [Row("q\n\na", "false"), Row("q", "a")],
+    ),
+    "booleans in words": (
+        {"input": "q", "output": "a", "label": "True"}, "either may be the answer",
+        [Row("q\n\na", "True"), Row("q", "a")],
     ),
     "HotpotQA": (
         {"question": "q", "answer": "a", "context": {"title": ["t"]}}, "context is an object, not text",
