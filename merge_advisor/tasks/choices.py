@@ -19,6 +19,7 @@ from merge_advisor.tasks.fields import (
     text_of,
     whole_number,
 )
+from merge_advisor.tasks.json_records import begins_json, read_cell
 from merge_advisor.tasks.layouts import Keyed
 
 
@@ -58,6 +59,8 @@ def read_choices(value: Any, name: str, place: str, noticed: Noticed) -> Choices
     """
     if value is None:
         return None
+    if begins_json(value):
+        value = read_cell(value, name, place)
     entries = value
     keys: tuple[str, ...] = ()
     if isinstance(value, dict) and (scored := scored_texts(value)) is not None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from merge_advisor.errors import TaskError
-from merge_advisor.tasks.fields import JsonNumber, LabelName, field_error, kind_of, listed, quoted, whole_number
+from merge_advisor.tasks.fields import JsonNumber, LabelName, NoText, field_error, kind_of, listed, quoted, whole_number
 
 _ROLES = ("input", "output", "choices", "labels")
 
@@ -127,6 +127,8 @@ def parse_field_map(text: str) -> FieldMap:
 def _joined(values: list[Any], named: str, place: str) -> str:
     """The text of several fields, without those that are empty."""
     texts = [json.dumps(value) if isinstance(value, bool) else value for value in values if value is not None]
+    if bad := next((text for text in texts if isinstance(text, NoText)), None):
+        raise field_error(place, f"of {named} one is {bad.said}")
     other = next((text for text in texts if not isinstance(text, str)), None)
     if other is not None:
         raise field_error(place, f"of {named} one is {kind_of(other)}, not text; name one field")

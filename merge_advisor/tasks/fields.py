@@ -25,6 +25,33 @@ class JsonNumber(str):
         return self.isascii() and self.isdigit()
 
 
+CHATS = ("messages", "conversations", "conversation", "contents", "chosen")
+"""Fields that hold a whole chat, its last turn the answer; the last of preference data without a prompt of its own."""
+
+
+class NoText(str):
+    """What stands where a text could be and is none; an error only where it is read.
+
+    >>> NoText.of("NaN", "NaN, which is no JSON value; write the text that is meant").said[:3]
+    'NaN'
+    """
+
+    said: str = ""
+    """What it is, and what to do."""
+
+    @classmethod
+    def of(cls, text: str, said: str) -> NoText:
+        """Return what is no text.
+
+        Args:
+            text: as it is written.
+            said: what it is, and what to do.
+        """
+        found = cls(text)
+        found.said = said
+        return found
+
+
 class LabelName(str):
     """The name of a numbered label, as the `datasets` library keeps them; empty where a row has none (-1).
 
@@ -119,6 +146,8 @@ class Noticed:
     """These fields."""
     tools: int = 0
     """Turns of a chat that call tools or are what these answered, left out."""
+    cut: int = 0
+    """Chats that go on behind the last answer, cut there."""
     parts: int = 0
     """Parts of messages that are no text, left out."""
     outputs: int = 0
@@ -163,6 +192,8 @@ def text_of(value: Any, name: str, place: str, noticed: Noticed) -> str:
     Raises:
         TaskError: it is no text, number, true or false, it is empty, or it holds half of a character.
     """
+    if isinstance(value, NoText):
+        raise field_error(place, f"{name} is {value.said}")
     if isinstance(value, JsonNumber):
         noticed.numbers += 1
     elif isinstance(value, bool):

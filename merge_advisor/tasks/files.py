@@ -184,7 +184,9 @@ def _read(
     notes = (*filter(None, (taken, unusable)), *file_notes(rows, len(read), noticed), *said)
     mapping = ", ".join(dict.fromkeys(one.mapping for one in noticed.readings))
     return TaskFile(
-        name=printable(source.data_set.name if source.data_set else source.path.stem),
+        name=printable(
+            source.data_set.name if source.data_set else source.path.name.removesuffix(".gz").rpartition(".")[0]
+        ),
         rows=rows,
         notes=tuple(printable(f"{source.shown}: {note}") for note in notes),
         mapping=mapping if field_map is None else printable(field_map.text),

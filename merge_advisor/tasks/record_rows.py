@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from merge_advisor.tasks.answers import check_judged, given_answers
-from merge_advisor.tasks.chat import CHATS, is_chat, kept_turns, turns_of, with_answer, without_answer
+from merge_advisor.tasks.chat import content_of, is_chat, kept_turns, turns_of, with_answer, without_answer
 from merge_advisor.tasks.choices import Choices, choices_of_fields, read_choices, right_choice
 from merge_advisor.tasks.fields import (
+    CHATS,
     LabelName,
     NoAnswerError,
     Noticed,
@@ -23,7 +24,7 @@ from merge_advisor.tasks.remedies import without_input, without_layout
 from merge_advisor.templates import as_text
 from merge_advisor.types import Row, Turn
 
-_SYSTEMS = ("system", "system_prompt")
+_SYSTEMS = ("system", "system_prompt", "systemInstruction", "system_instruction")
 """Fields that hold a system prompt."""
 _INDEXES = ("answer_index", "answer_idx")
 """Fields that hold the place of the right choice, beside an answer that may be its letter or its text."""
@@ -43,20 +44,26 @@ def labelled_row(record: Mapping[str, Any], place: str, noticed: Noticed) -> Row
     """
     fields = {name: value for name, value in record.items() if value is not None}
     layout = layout_of(fields)
-    chat = next((name for name in CHATS if name in fields), None)
+    chat = _chat_of(fields)
     if layout is not None:
         return _by_layout(fields, layout, place, noticed)
     if chat is None:
         _check_null(record, fields, place, noticed)
         raise field_error(place, without_layout(record))
     turns, used = _with_system(fields, turns_of(fields[chat], chat, place, noticed), place, noticed)
-    before, output = with_answer(turns, chat, place)
+    before, output = with_answer(turns, chat, place, noticed)
     choices = read_choices(fields.get("choices"), "choices", place, noticed)
     if choices is not None:
         output = right_choice(choices, output, "answer", place, noticed)
     listed_in = ("choices",) if choices else ()
     _notice(fields, Reading("chats", (*used, chat), listed_in), noticed)
     return Row(as_text(before), output, None if choices is None else choices.texts, kept_turns(before))
+
+
+def _chat_of(fields: Mapping[str, Any]) -> str | None:
+    """The field that holds a whole chat; other texts are called conversation or contents too."""
+    texts = [name for name in ("conversation", "contents") if not is_chat(fields.get(name))]
+    return next((name for name in CHATS if name in fields and name not in texts), None)
 
 
 def _check_null(record: Mapping[str, Any], fields: Mapping[str, Any], place: str, noticed: Noticed) -> None:
@@ -80,7 +87,7 @@ def _by_layout(fields: Mapping[str, Any], layout: Layout, place: str, noticed: N
     if label and choices is None:
         _check_minus(given, name, place, noticed)
     if not several and is_chat(given):  # a chat again; the turn in front stands for the prompt it may begin after
-        after, values[0] = with_answer([("user", ""), *turns_of(given, name, place, noticed)], name, place)
+        after, values[0] = with_answer([("user", ""), *turns_of(given, name, place, noticed)], name, place, noticed)
         before += _beyond(before, after[1:])
     asked = _INDEXES if choices is not None and not several else ()
     indexed, index = next(((field, fields[field]) for field in asked if field in fields), ("", None))
@@ -166,7 +173,7 @@ def unlabelled_row(record: Mapping[str, Any], place: str, noticed: Noticed) -> R
     layout = input_layout_of(fields)
     # where an output is there too, what a row of a task file would be read from
     whole = layout is not None and layout.fits(fields)
-    chat = next((name for name in CHATS if name in fields), None)
+    chat = _chat_of(fields)
     seen: tuple[str, ...] = ()
     listed_in: tuple[str, ...] = ("choices",)
     choices = None
@@ -215,4 +222,7 @@ def _with_system(
         return turns, ()
     noticed.systems += 1
     noticed.system_fields.add(name)
-    return [("system", text_of(fields[name], name, place, noticed)), *turns], (name,)
+    said = fields[name]
+    if isinstance(said, dict) and is_chat(said.get("parts")):  # Gemini
+        said = said["parts"]
+    return [("system", content_of(said, name, place, noticed)), *turns], (name,)

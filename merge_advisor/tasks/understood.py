@@ -97,6 +97,8 @@ def _texts(noticed: Noticed) -> Iterator[str]:
         yield f"{taken} taken as the system prompt; rename it if it is none"
     if noticed.tools:
         yield f"{how_many(noticed.tools, 'turn')} of tools left out; a model is asked without them"
+    if noticed.cut:
+        yield f"{how_many(noticed.cut, 'chat')} cut behind the last answer in words, which is the answer of the row"
     if noticed.parts:
         yield f"{how_many(noticed.parts, 'part')} of messages left out that are no text"
 

@@ -202,12 +202,25 @@ REFUSED: dict[str, tuple[dict[str, Any], str, list[Row]]] = {
         {"translation": {"en": "dog", "fr": "chien"}}, "name the two that are meant", [Row("dog", "chien")],
     ),
     "DROP": (
-        {"passage": "p", "question": "q", "summary": "s"}, "name those that are meant", [Row("q\n\np", "s")],
+        {"passage": "p", "question": "q", "summary": "s"}, "name those that are meant", [Row("p\n\nq", "s")],
     ),
     "WikiQA": (
         {"question": "q", "answer": "a", "label": 1}, "either may be the answer",
         [Row("q\n\na", "1"), Row("q", "a")],
     ),
+    "AQuA": (
+        {"question": "q", "options": ["left", "right"], "rationale": "r", "correct": "B"}, "name those that are meant",
+        [Row("q", "right", TWO)],
+    ),
+    "choices of another name": (
+        {"query": "q", "passage": "p", "candidates": ["left", "right"], "label": 1}, "name those that are meant",
+        [Row("p\n\nq", "right", TWO)],
+    ),
+    "MMMLU": (
+        {"Question": "q", "A": "left", "B": "right", "Answer": "A"}, "name those that are meant",
+        [Row("q", "left", TWO)],
+    ),
+    "axolotl": ({"segments": [{"label": False, "text": "q"}, {"label": True, "text": "a"}]}, "hold a template", []),
     "MultiRC": (
         {"paragraph": "p", "question": "q", "answer": "a", "label": False}, "either may be the answer",
         [Row("q\n\na", "false"), Row("q", "a")],
