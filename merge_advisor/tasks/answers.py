@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from merge_advisor.tasks.choices import scored_texts
 from merge_advisor.tasks.fields import JsonNumber, LabelName, NoAnswerError, field_error, quoted
 from merge_advisor.tasks.layouts import Layout
 
@@ -26,8 +25,6 @@ def listed_answers(value: Any) -> list[Any] | None:
             `value` and `aliases`.
     """
     if isinstance(value, dict):
-        if (scored := scored_texts(value)) is not None:
-            return [text for text, right in scored if right]
         if isinstance(value.get("aliases"), list) and "value" in value:
             return [value["value"], *value["aliases"]]
         text = value.get("text")

@@ -47,8 +47,8 @@ def read_choices(value: Any, name: str, place: str, noticed: Noticed) -> Choices
     """Return the choices of a row; None where it has none.
 
     Args:
-        value: a list of texts; an object of keys and texts, or of texts and scores; ARC's object of two lists, `text`
-            and `label`; a list of objects with these; or None.
+        value: a list of texts; an object of keys and texts; ARC's object of two lists, `text` and `label`; a list of
+            objects with these; or None.
         name: of the field, for the error.
         place: the file and what in it, for the error.
         noticed: counts numbers.
@@ -63,9 +63,7 @@ def read_choices(value: Any, name: str, place: str, noticed: Noticed) -> Choices
         value = read_cell(value, name, place)
     entries = value
     keys: tuple[str, ...] = ()
-    if isinstance(value, dict) and (scored := scored_texts(value)) is not None:
-        entries = [text for text, _ in scored]
-    elif isinstance(value, dict) and len(filled := _filled(value)) > 1:
+    if isinstance(value, dict) and len(filled := _filled(value)) > 1:
         entries, keys = list(filled.values()), tuple(filled)  # MedQA: a letter and its text
     elif isinstance(value, dict) and isinstance(value.get("text"), list):
         entries, keys = value["text"], _keys(value.get("label"))
@@ -117,26 +115,35 @@ def _keys(value: Any) -> tuple[str, ...]:
     return tuple(str(key) for key in value if key is not None) if isinstance(value, list) else ()
 
 
-def scored_texts(value: dict[str, Any]) -> list[tuple[str, bool]] | None:
-    """Return the choices of an object that rates each, with whether it is right; None of any other object.
+def scored_texts(value: Any, name: str, place: str) -> list[tuple[str, bool]]:
+    """Return the choices of a field that says of each whether it is right, and that.
 
-    >>> scored_texts({"red": JsonNumber("1"), "blue": JsonNumber("0")})
+    >>> scored_texts({"red": JsonNumber("1"), "blue": JsonNumber("0")}, "target_scores", "rows.jsonl:1")
     [('red', True), ('blue', False)]
-    >>> scored_texts({"choices": ["red", "blue"], "labels": [JsonNumber("1"), JsonNumber("0")]})
+    >>> scored_texts({"choices": ["red", "blue"], "labels": [JsonNumber("1"), JsonNumber("0")]}, "mc1", "rows.jsonl:1")
     [('blue', False), ('red', True)]
 
     Args:
         value: BIG-bench's `target_scores`, or TruthfulQA's lists `choices` and `labels`, in sorted order: there the
             right one comes first.
+        name: of the field, for the error.
+        place: the file and what in it, for the error.
+
+    Raises:
+        TaskError: it is neither.
     """
-    texts, labels = value.get("choices"), value.get("labels")
-    if isinstance(texts, list) and isinstance(labels, list) and len(texts) == len(labels):
-        return sorted((str(text), str(label) == "1") for text, label in zip(texts, labels, strict=True))
-    scores = list(value.values())
-    if len(scores) < 2 or not all(isinstance(score, JsonNumber) for score in scores):
-        return None
-    best = max(float(score) for score in scores)
-    return [(text, float(score) == best) for text, score in value.items()]
+    fields = value if isinstance(value, dict) else {}
+    texts, scores = fields.get("choices"), fields.get("labels")
+    listed = isinstance(texts, list) and isinstance(scores, list)
+    if not listed:
+        texts, scores = list(fields), list(fields.values())
+    pairs = list(zip(texts or [], scores or [], strict=False))
+    if not pairs or not all(isinstance(text, str) and isinstance(score, JsonNumber) for text, score in pairs):
+        raise field_error(place, f"{name} rates no choices; give it an object of texts and their scores")
+    numbers = [float(score) for _, score in pairs]
+    best = max(numbers) if max(numbers) > min(numbers) else None
+    rated = [(text, float(score) == best) for text, score in pairs]
+    return sorted(rated) if listed else rated
 
 
 def right_choice(

@@ -25,9 +25,8 @@ from merge_advisor.tasks.fields import (
     kind_of,
     listed,
     quoted,
-    whole_number,
 )
-from merge_advisor.tasks.labels import with_label_choices
+from merge_advisor.tasks.labels import minus_is_none, with_label_choices
 from merge_advisor.tasks.layouts import is_letter, letter_columns
 from merge_advisor.tasks.record_rows import filled, labelled_row, unlabelled_row
 from merge_advisor.tasks.records import is_table, read_records
@@ -136,6 +135,11 @@ class _Source(NamedTuple):
         return data_set_of(self.path)
 
     @property
+    def name(self) -> str:
+        """Of the task."""
+        return Path(self.path.name.removesuffix(".gz")).stem if self.data_set is None else self.data_set.name
+
+    @property
     def shown(self) -> str:
         """What notes call it: no path of this machine."""
         return self.path.name if self.data_set is None else self.data_set.shown
@@ -184,9 +188,7 @@ def _read(
     notes = (*filter(None, (taken, unusable)), *file_notes(rows, len(read), noticed), *said)
     mapping = ", ".join(dict.fromkeys(one.mapping for one in noticed.readings))
     return TaskFile(
-        name=printable(
-            source.data_set.name if source.data_set else source.path.name.removesuffix(".gz").rpartition(".")[0]
-        ),
+        name=printable(source.name),
         rows=rows,
         notes=tuple(printable(f"{source.shown}: {note}") for note in notes),
         mapping=mapping if field_map is None else printable(field_map.text),
@@ -198,14 +200,12 @@ def _read(
 
 def _settled(rows: Sequence[Row], noticed: Noticed, labels: Sequence[str]) -> Noticed | None:
     """What to read a file with again, now that all its answers are known; None where nothing would change."""
-    numbered = {kind for kind, as_place in noticed.either if as_place and not noticed.only_text[kind]}
-    decided = {
-        kind: kind in numbered or noticed.only_place[kind] > 0
-        for kind, _ in noticed.either
-        if kind in numbered or noticed.only_place[kind] or noticed.only_text[kind]
-    }
-    # labels of -1 and 1 are two; beside others -1 stands for none
-    minus = noticed.minus and "-1" not in labels and {whole_number(row.output) for row in rows} != {-1, 1}
+    decided = {}
+    for kind in {kind for kind, _ in noticed.either}:
+        places, texts = noticed.only_place[kind], noticed.only_text[kind]
+        if places or texts or (kind, True) in noticed.either:
+            decided[kind] = places >= texts
+    minus = noticed.minus and minus_is_none({row.output for row in rows}, labels)
     if minus or any(decided.get(kind, used) != used for kind, used in noticed.either):
         return Noticed(noticed.mapped, noticed.label, decided=decided, unlabelled=minus)
     return None

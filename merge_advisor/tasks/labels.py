@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from merge_advisor.tasks.fields import Noticed, Reading, listed, whole_number
@@ -40,6 +40,23 @@ def with_label_choices(
     if not named and all(whole_number(label) is not None for label in labels):
         notes.append(_unnamed(labels, next(iter(noticed.readings)), mapped=noticed.mapped))
     return [replace(row, choices=labels) for row in rows], labels, notes
+
+
+def minus_is_none(labels: Iterable[str], known: Sequence[str]) -> bool:
+    """Return whether -1 among labels stands for none: not beside 1 alone, nor on a scale of fractions or below it.
+
+    >>> minus_is_none(["-1", "0", "1"], ()), minus_is_none(["-1", "1"], ()), minus_is_none(["-2", "-1", "0"], ())
+    (True, False, False)
+
+    Args:
+        labels: of a file.
+        known: labels of the task that the file belongs to, which decide where there are some.
+    """
+    if known:
+        return "-1" not in known
+    scale = {label for label in labels if whole_number(label) is None and label.removeprefix("-")[:1].isdigit()}
+    numbers = {number for label in labels if (number := whole_number(label)) is not None}
+    return not scale and min(numbers, default=0) >= -1 and numbers != {-1, 1}
 
 
 def shared_choices(rows: Sequence[Row]) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from merge_advisor.tasks.answers import check_judged, given_answers
 from merge_advisor.tasks.chat import content_of, is_chat, kept_turns, turns_of, with_answer, without_answer
-from merge_advisor.tasks.choices import Choices, choices_of_fields, read_choices, right_choice
+from merge_advisor.tasks.choices import Choices, choices_of_fields, read_choices, right_choice, scored_texts
 from merge_advisor.tasks.fields import (
     CHATS,
     LabelName,
@@ -79,6 +79,8 @@ def _by_layout(fields: Mapping[str, Any], layout: Layout, place: str, noticed: N
     judged = check_judged(fields, layout, place)
     before, used = _asked_by(fields, layout, place, noticed)
     given, name = fields[layout.output], layout.output
+    if layout.choices == name:
+        given = [text for text, right in scored_texts(given, name, place) if right]
     label = layout.label or noticed.label
     choices = _choices(fields, layout, place, noticed)
     values, several = given_answers(
@@ -112,6 +114,8 @@ def _by_layout(fields: Mapping[str, Any], layout: Layout, place: str, noticed: N
 
 def _choices(fields: Mapping[str, Any], layout: Layout, place: str, noticed: Noticed) -> Choices | None:
     names = layout.choices
+    if names == layout.output:
+        return read_choices([text for text, _ in scored_texts(fields[names], names, place)], names, place, noticed)
     if isinstance(names, str):
         return read_choices(fields.get(names), names, place, noticed)
     if layout.output in names:  # the right one has a field of its own: no order is to tell which it is

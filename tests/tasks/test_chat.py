@@ -110,9 +110,10 @@ def part(**fields: Any) -> list[dict[str, Any]]:
         ({"contents": [{"role": "user", "parts": part(text="Hi")}, {"role": "model", "parts": part(text="No")}]},
          Row("Hi", "No"), ""),
         ({"contents": [{"role": "user", "parts": part(text="Hi")}, {"role": "model", "parts": part(functionCall={})},
-                       {"role": "user", "parts": part(functionResponse={})}, {"role": "model", "parts": part(text="No")}],
+                       {"role": "user", "parts": part(functionResponse={})},
+                       {"role": "model", "parts": part(text="No")}],
           "systemInstruction": {"parts": part(text="Be kind.")}},
-         Row("System: Be kind.\n\nUser: Hi", "No", turns=(("system", "Be kind."), ("user", "Hi"))), "2 turns"),
+         Row("System: Be kind.\n\nUser: Hi", "No", turns=(("system", "Be kind."), ("user", "Hi"))), "tools"),
     ],
 )  # fmt: skip
 def test_chats_of_other_makers(tmp_path: Path, record: dict[str, Any], row: Row, said: str) -> None:

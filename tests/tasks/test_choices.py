@@ -34,6 +34,9 @@ def asked(*rows: tuple[list[Any], Any], **more: Any) -> list[dict[str, Any]]:
         (asked((["O", "A", "B"], "B"), (["O", "A", "B"], "O")), ["B", "O"], ""),
         (asked((["4", "2", "3", "1"], "1"), (["red", "tin", "lead"], "2")), ["2", "lead"], "2 answers read as"),
         (asked((["4", "3", "2", "1"], "1"), (["8", "9"], "9")), ["1", "9"], ""),
+        # one row that is wrong does not turn the others
+        (asked((["4", "3", "2", "1"], "1"), (["8", "9"], "9"), (["7", "8"], "7"), (["5", "6"], "1")),
+         ["1", "9", "7", "6"], "1 answer read as the choice itself, though"),
         # letters say nothing of digits
         (asked((["4", "3", "2", "1"], "1"), (["red", "blue"], "B")), ["1", "blue"], "though it may be"),
         # numbers are places unless a row can be none

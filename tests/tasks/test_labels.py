@@ -84,6 +84,8 @@ def test_a_label_without_a_name_is_refused(tmp_path: Path) -> None:
         ([0, 1, "", 0, 1], "input=text,output=label,labels=n|y", "nyny", "output is empty"),
         ([0, 1, None, 0, 1], None, "0101", "label is "),
         ([1, -1, -1, 1], None, ["1", "-1", "-1", "1"], ""),
+        ([1, -1, -2, 1], None, ["1", "-1", "-2", "1"], ""),
+        ([1, -1, 0.5, 1], None, ["1", "-1", "0.5", "1"], ""),
     ],
 )
 def test_which_labels_are_none(
@@ -96,6 +98,11 @@ def test_which_labels_are_none(
     found = read_rows(path, fields=fields)
     assert [row.output for row in found.rows] == list(outputs)
     assert any(f"1 row left out: {left}" in note for note in found.notes) == bool(left)
+
+
+def test_a_file_of_a_known_task_says_by_its_labels_whether_one_is_none(tmp_path: Path) -> None:
+    path = written(tmp_path, [1, -1, 1])
+    assert [len(read_rows(path, labels=labels).rows) for labels in (("0", "1"), ("-1", "1"))] == [2, 3]
 
 
 def test_a_file_without_any_label_is_refused(tmp_path: Path) -> None:

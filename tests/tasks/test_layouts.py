@@ -150,6 +150,8 @@ UNDERSTOOD: dict[str, tuple[dict[str, Any], Row]] = {
         Row("Who?", "right", answers=("right", "left")),
     ),
     "BIG-bench": ({"input": "Who?", "target_scores": {"left": 0, "right": 1}}, Row("Who?", "right", TWO)),
+    "scores": ({"input": "Who?", "target_scores": {"left": 0.5, "right": 0.25}},
+                                          Row("Who?", "left", TWO)),
     "TruthfulQA": (
         {"question": "Who?", "mc1_targets": {"choices": ["right", "left"], "labels": [1, 0]},
          "mc2_targets": {"choices": ["right", "left"], "labels": [1, 0]}},
