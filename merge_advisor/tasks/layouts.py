@@ -79,8 +79,12 @@ class Layout:
         if options and (known or (isinstance(options, (list, dict)) and _may_choose(value, options))):
             return replace(self, choices="options", keyed="else" if self.keyed == "never" else self.keyed)
         letters = letter_columns(fields)
-        if letters and (value is None or is_letter(value) or value in [fields[name] for name in letters]):
-            return replace(self, choices=letters, keyed="always")
+        # a number beside four columns or more names one of them as well: from 0 or from 1 is for the user to say
+        meant = is_letter(value) or (
+            len(letters) > 3 and isinstance(value, str) and value.isdigit() and len(value) == 1
+        )
+        if letters and (value is None or meant or value in [fields[name] for name in letters]):
+            return replace(self, choices=letters, keyed="never")
         return self
 
     def asked(self, fields: Mapping[str, Any]) -> Iterator[str]:

@@ -135,6 +135,13 @@ UNDERSTOOD: dict[str, tuple[dict[str, Any], Row]] = {
     "a letter beside texts in columns": (
         {"sentence": "Who?", "A": "left", "B": "right", "label": "A"}, Row("Who?", "left", TWO),
     ),
+    "the text of a column": (
+        {"question": "Who?", "A": "3", "B": "1", "answer": "1"}, Row("Who?", "1", ("3", "1")),
+    ),
+    "the number of a column": (
+        {"question": "Who?", "A": "3", "B": "1", "C": "2", "D": "4", "answer": 0},
+        Row("Who?", "3", ("3", "1", "2", "4")),
+    ),
     "columns that no answer names": ({"input": "A + B", "A": "2", "B": "3", "output": "five"}, Row("A + B", "five")),
     "options": ({"input": "Who?", "options": ["left", "right"], "target": "right"}, Row("Who?", "right", TWO)),
     "options that no answer names": (

@@ -302,6 +302,10 @@ BAD = {
         ":1: choices has no label of its own for each text; correct it",
     ),
     "key without choices": ([{"question": "a", "answerKey": "A"}], 'rename "question" to "input" and add "output"'),
+    "digits beside columns": (
+        [{"question": "a", "A": "w", "B": "x", "C": "y", "D": "z", "answer": "2"}],
+        ':1: the answer "2" is none of its choices; correct one of them',
+    ),
     "messages text": (
         [{"messages": "a"}],
         ":1: messages is no list of objects; give each message a role and a content",
