@@ -36,7 +36,9 @@ def listed_answers(value: Any) -> list[Any] | None:
     return value if all(isinstance(entry, (str, bool)) for entry in value) else None
 
 
-def given_answers(value: Any, name: str, place: str, *, several: bool = True) -> tuple[list[Any], bool]:
+def given_answers(
+    value: Any, name: str, place: str, *, several: bool = True, choosing: bool = False
+) -> tuple[list[Any], bool]:
     """Return the values that count as right answers, and whether the record lists them.
 
     Args:
@@ -44,12 +46,15 @@ def given_answers(value: Any, name: str, place: str, *, several: bool = True) ->
         name: of the field.
         place: the file and what in it, for the error.
         several: whether a list stands for several answers; of labels it would be all that apply.
+        choosing: whether it is one of a few, so that an empty text is none of them.
 
     Raises:
         NoAnswerError: none is given.
     """
     if isinstance(value, LabelName) and not value:
         raise NoAnswerError(place, f"{name} is -1, which stands for no label")
+    if choosing and isinstance(value, str) and not value.strip():
+        raise NoAnswerError(place, f"{name} is empty")
     found = listed_answers(value) if several else None
     if found is None:
         return [value], False
@@ -69,21 +74,24 @@ def check_judged(fields: Mapping[str, Any], layout: Layout, place: str) -> tuple
 
     Raises:
         NoAnswerError: it says that the answer is wrong.
-        TaskError: it is 0 or 1, which may say so and may be something else.
+        TaskError: it is 0 or 1, or in another layout than KTO's true or false, and may be the answer itself.
     """
     if layout.label or layout.output in _JUDGED:
         return ()
+    rated = layout.input == ("prompt",)  # KTO
     for name in _JUDGED:
         value = fields.get(name)
         said = str(value).lower()
-        if isinstance(value, bool) or (name == "is_correct" and said in ("0", "1")) or said in ("true", "false"):
+        boolean = isinstance(value, bool) or said in ("true", "false")
+        if (boolean and rated) or (name == "is_correct" and (boolean or said in ("0", "1"))):
             if said in ("false", "0"):
                 raise NoAnswerError(place, f"{name} says that the {layout.output} is wrong")
             return (name,)
-        if isinstance(value, JsonNumber) and value in ("0", "1") and layout.choices not in fields:
+        number = isinstance(value, JsonNumber) and value in ("0", "1")
+        if (boolean or number) and not set(layout.choice_fields) & fields.keys():
             asked, both = "+".join(layout.input), "+".join((*layout.input, layout.output))
             raise field_error(
-                place, f"has {quoted(layout.output)} and {quoted(name)} {value}, and either may be the answer; give "
+                place, f"has {quoted(layout.output)} and {quoted(name)} {said}, and either may be the answer; give "
                 f"`fields=input={both},output={name}` or `fields=input={asked},output={layout.output}`"
             )  # fmt: skip
     return ()

@@ -5,16 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from merge_advisor.tasks.fields import Noticed, field_error, quoted, text_of
+from merge_advisor.tasks.fields import NoAnswerError, Noticed, field_error, quoted, text_of
+from merge_advisor.tasks.json_records import begins_json, read_cell
 from merge_advisor.types import Turn
 
-CHATS = ("messages", "conversations", "chosen")
-"""Fields that hold a whole chat, its last turn the answer; the last of preference data without a prompt of its own."""
 _ROLES = {
     "system": "system", "developer": "system", "user": "user", "human": "user", "assistant": "assistant",
     "gpt": "assistant", "chatgpt": "assistant", "bing": "assistant", "model": "assistant",
 }  # fmt: skip
 """What data sets call whoever speaks."""
+_SYSTEMS = ("system", "developer")
+_CONTENTS = ("content", "value", "parts")
+"""Fields of a message that hold what is said: OpenAI's, ShareGPT's, Gemini's."""
+_TOOL_PARTS = {"tool_use", "tool_result", "tool_call", "functionCall", "functionResponse", "function_call"}
+"""What parts of a message are, by their type or by their field, that are tools'."""
 _TOOLS = ("tool", "function", "function_call", "observation", "ipython", "tool_calls")
 
 
@@ -44,26 +48,45 @@ def turns_of(messages: Any, field: str, place: str, noticed: Noticed) -> list[Tu
     Raises:
         TaskError: no such list, a role that is unknown, or a turn without text.
     """
+    if begins_json(messages):
+        messages = read_cell(messages, field, place)
     if messages != [] and not is_chat(messages):  # an empty one lacks a turn, which is said where turns are wanted
         raise field_error(place, f"{field} is no list of objects; give each message a role and a content")
     turns = []
     for number, message in enumerate(messages):
-        named = "from" if "role" not in message and "from" in message else "role"
-        role, said = message.get(named), message.get("content", message.get("value"))
+        role = message.get("from") if message.get("role") is None and "from" in message else message.get("role")
+        key = next((name for name in _CONTENTS if message.get(name) is not None), "content")
+        said = message.get(key)
         calls = not said and any(message.get(name) for name in ("tool_calls", "function_call"))
-        if role in _TOOLS or calls:
+        if role in _TOOLS or calls or _tools_alone(said):
             noticed.tools += 1
+            continue
+        if role in _SYSTEMS and (said is None or said == [] or (isinstance(said, str) and not said.strip())):
             continue
         if not isinstance(role, str) or role not in _ROLES:
             known = ", ".join(dict.fromkeys(_ROLES.values()))
             raise field_error(place, f"{field}[{number}] has role {quoted(role)}; use one of: {known}")
-        key = "content" if "value" not in message else "value"
-        turns.append((_ROLES[role], _content(said, f"{field}[{number}].{key}", place, noticed)))
+        turns.append((_ROLES[role], content_of(said, f"{field}[{number}].{key}", place, noticed)))
     return turns
 
 
-def _content(value: Any, name: str, place: str, noticed: Noticed) -> str:
-    """Text, or the text parts of a list of parts."""
+def _tools_alone(said: Any) -> bool:
+    """Whether all parts of a message call tools or are what these answered, as Anthropic and Gemini write them."""
+    return is_chat(said) and all(part.get("type") in _TOOL_PARTS or _TOOL_PARTS & part.keys() for part in said)
+
+
+def content_of(value: Any, name: str, place: str, noticed: Noticed) -> str:
+    """Return the text of a message: text itself, or the text parts of a list of parts.
+
+    Args:
+        value: as the JSON has it.
+        name: of its field, for the error.
+        place: the file and what in it.
+        noticed: counts parts that are no text.
+
+    Raises:
+        TaskError: it is neither, or without text.
+    """
     if isinstance(value, list) and value and all(isinstance(part, (dict, str)) for part in value):
         texts = [part if isinstance(part, str) else part.get("text") for part in value]
         kept = [text for text in texts if isinstance(text, str)]
@@ -72,21 +95,25 @@ def _content(value: Any, name: str, place: str, noticed: Noticed) -> str:
     return text_of(value, name, place, noticed)
 
 
-def with_answer(turns: Sequence[Turn], field: str, place: str) -> tuple[list[Turn], str]:
-    """Return the turns before the answer, and the answer.
+def with_answer(turns: Sequence[Turn], field: str, place: str, noticed: Noticed) -> tuple[list[Turn], str]:
+    """Return the turns before the last answer, and that; what comes behind it is left out and counted.
 
     Args:
         turns: of the chat.
         field: its name, for the error.
         place: the file and what in it.
+        noticed: counts chats that go on.
 
     Raises:
-        TaskError: it does not end with an assistant's turn, or no user speaks before.
+        NoAnswerError: the assistant answers no user.
     """
-    if [role for role, _ in turns[-1:]] != ["assistant"] or "user" not in (role for role, _ in turns):
-        said = f"{field} must hold a user turn and end with the assistant's answer; complete the chat"
-        raise field_error(place, said)
-    return list(turns[:-1]), turns[-1][1]
+    roles = [role for role, _ in turns]
+    first = roles.index("user") if "user" in roles else len(roles)
+    last = max((at for at, role in enumerate(roles) if role == "assistant" and at > first), default=None)
+    if last is None:
+        raise NoAnswerError(place, f"{field} must hold a user turn and the assistant's answer", "complete the chat")
+    noticed.cut += last + 1 < len(turns)
+    return list(turns[:last]), turns[last][1]
 
 
 def without_answer(turns: Sequence[Turn], field: str, place: str) -> tuple[list[Turn], bool]:

@@ -12,6 +12,7 @@ import contextlib
 import heapq
 import itertools
 import logging
+import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -21,8 +22,8 @@ from typing import Any
 from merge_advisor.errors import ExternalError, MergeAdvisorError, OfflineError, TaskError
 from merge_advisor.json_form import digest_of
 from merge_advisor.plain_text import printable
-from merge_advisor.tasks.fields import listed
-from merge_advisor.tasks.records import plain_record
+from merge_advisor.tasks.fields import listed, quoted
+from merge_advisor.tasks.tables import plain_record, read_cells, settled
 from merge_advisor.weights.hub import fetching
 from merge_advisor.weights.hub_errors import switched_off
 
@@ -82,7 +83,10 @@ def data_set_of(path: Path) -> DataSet | None:
     text = str(path)
     if not text.startswith(PREFIX):
         return None
-    named, *parts = text.removeprefix(PREFIX).split(":")
+    named, *parts = re.split(r":(?![^\[\]:]*\])", text.removeprefix(PREFIX))  # not the colon of a slice
+    if any("[" in part for part in parts):
+        said = f"{text}: names a part of a split; name the split, of which as many rows as are needed are taken by hash"
+        raise TaskError(printable(said))
     name, marked, revision = (named, "", "") if Path(named).is_dir() else named.partition("@")
     if not 1 <= len(parts) <= 2 or not all((name, *parts)) or (marked and not revision):
         what = "no split is named" if not parts else "this names no data set"
@@ -114,7 +118,7 @@ def read_data_set(data_set: DataSet, *, most: int, offline: bool) -> tuple[list[
         raise TaskError(f"{data_set}: holds no rows; name another split")
     read = f"the first {seen} rows" if more else f"{seen} rows"
     note = "" if len(kept) == seen and not more else f"{len(kept)} of {read} taken, chosen by hash"
-    return [(f"{data_set}: row {number}", record) for number, record in kept], note
+    return [(f"{data_set}: row {number}", read_cells(settled(record))) for number, record in kept], note
 
 
 def _sample(
@@ -143,6 +147,9 @@ def _open(data_set: DataSet, *, streaming: bool) -> tuple[Iterable[Mapping[str, 
         if data_set.revision or data_set.config:
             raise TaskError(f"{data_set}: a folder of `save_to_disk` has no revision and no configuration; {_HOW}")
         saved = datasets.load_from_disk(str(folder))
+        if isinstance(saved, datasets.Dataset) and str(saved.split or "train") != data_set.split:
+            held = quoted(saved.split or "train")
+            raise TaskError(f"{data_set}: the folder holds one data set, of split {held}; name that")
         rows = saved[data_set.split] if isinstance(saved, datasets.DatasetDict) else saved
     else:
         copy = data_set.revision == _PARQUET  # its configurations are folders

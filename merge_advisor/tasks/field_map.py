@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from merge_advisor.errors import TaskError
-from merge_advisor.tasks.fields import JsonNumber, LabelName, field_error, kind_of, listed, quoted
+from merge_advisor.tasks.fields import JsonNumber, LabelName, NoText, field_error, kind_of, listed, quoted, whole_number
 
 _ROLES = ("input", "output", "choices", "labels")
 
@@ -27,18 +28,23 @@ class FieldMap:
     """Of input, output and perhaps choices, the fields; several of the input are joined by an empty line, several of
     the choices hold one each."""
     labels: tuple[str, ...] = ()
-    """What numbered labels are called, from 0; an output that is one of their numbers becomes its name."""
+    """What numbered labels are called; an output that is one of their numbers becomes its name."""
+    numbers: tuple[int, ...] = ()
+    """Their numbers, where the map gives them; else they count from 0."""
 
-    def apply(self, record: Mapping[str, Any], place: str, *, inputs: bool = False) -> dict[str, Any]:
+    def apply(
+        self, record: Mapping[str, Any], place: str, *, inputs: bool = False, table: bool = False
+    ) -> dict[str, Any]:
         """Return a record of `input`, `output` and `choices`, those that are named.
 
         Args:
             record: of the file.
             place: the file and what in it, for the error.
             inputs: whether the file is one of inputs, which need no outputs and no choices.
+            table: whether numbers are text in it, so that beside choices a whole one is a number.
 
         Raises:
-            TaskError: a field that is not there; or several of the input, one of which is no text.
+            TaskError: a field that is not there; or several of the input, one of which is no text or all are empty.
         """
         found = {}
         for role, paths in self.paths.items():
@@ -48,22 +54,25 @@ class FieldMap:
             if len(values) > 1 and role == "choices":
                 values = [values]
             elif len(values) > 1:
-                other = next((value for value in values if not isinstance(value, (str, JsonNumber))), None)
-                if other is not None:
-                    raise field_error(place, f"of {'+'.join(paths)} one is {kind_of(other)}, not text; name one field")
-                values = ["\n\n".join(str(value) for value in values)]
+                values = [_joined(values, "+".join(paths), place)]
             found[role] = self._named(values[0], place) if role == "output" and self.labels else values[0]
+        output = found.get("output")
+        if table and "choices" in found and type(output) is str and JsonNumber(output).whole:
+            found["output"] = JsonNumber(output)
         return found
 
     def _named(self, value: Any, place: str) -> Any:
-        """The name of a numbered label."""
-        number = int(value) if isinstance(value, bool) or (isinstance(value, str) and _is_number(value)) else None
-        if number is None and value in self.labels:
+        """The name of a numbered label; of -1, where that has none, the empty one."""
+        number = int(value) if isinstance(value, bool) else whole_number(value)
+        numbers = self.numbers or tuple(range(len(self.labels)))
+        if number is not None and number in numbers:
+            return LabelName.of(self.labels, numbers.index(number))
+        if isinstance(value, str) and value in self.labels:
             return LabelName.of(self.labels, self.labels.index(value))
-        if number is None or not 0 <= number < len(self.labels):
-            said = f"the label {quoted(value)} has no name among {listed(list(self.labels))}; add it or drop the row"
-            raise field_error(place, said)
-        return LabelName.of(self.labels, number)
+        if number == -1 or value is None or value == "":
+            return "" if number is None else LabelName.of(self.labels, -1)
+        said = f"the label {quoted(value)} has no name among {listed(list(self.labels))}; add it or drop the row"
+        raise field_error(place, said)
 
     @property
     def has_label(self) -> bool:
@@ -85,7 +94,7 @@ def parse_field_map(text: str) -> FieldMap:
     Args:
         text: `role=field` parts joined by commas; the roles are input, output and choices. A field inside another is
             `a.b`, an entry of a list `a.0`; several fields of the input, or of the choices, are joined by `+`. With
-            `labels=bad|good` the labels 0 and 1 of the output get names.
+            `labels=bad|good` the labels 0 and 1 of the output get names, with `labels=1:bad|2:good` others.
 
     Raises:
         TaskError: it is no such text; the message says how to write it.
@@ -99,19 +108,34 @@ def parse_field_map(text: str) -> FieldMap:
             raise TaskError(f"`fields={text}`: {quoted(part.strip())} names no field; {example}")
         if role in paths:
             raise TaskError(f"`fields={text}`: {role} is there twice; {example}")
-        if role == "labels" and len(set(fields)) < max(2, len(fields)):
-            raise TaskError(f"`fields={text}`: labels are at least two names, all different; {example}")
         if len(fields) > 1 and role == "output":
             raise TaskError(f"`fields={text}`: {role} is one field; {example}")
         paths[role] = fields
     if "input" not in paths:
         raise TaskError(f"`fields={text}`: names no input; {example}")
     labels = paths.pop("labels", ())
-    return FieldMap(text, paths, labels)
+    numbers: tuple[int, ...] = ()
+    numbered = [label.partition(":") for label in labels]
+    if all(whole_number(number) is not None and name for number, _, name in numbered):
+        numbers = tuple(int(number.partition(".")[0]) for number, _, _ in numbered)
+        labels = tuple(name.strip() for _, _, name in numbered)
+    if labels and (len(set(labels)) < max(2, len(labels)) or len(set(numbers)) < len(numbers)):
+        raise TaskError(f"`fields={text}`: labels are at least two names, all different; {example}")
+    return FieldMap(text, paths, labels, numbers)
 
 
-def _is_number(text: str) -> bool:
-    return text.isascii() and text.removeprefix("-").isdigit() and len(text) < 9
+def _joined(values: list[Any], named: str, place: str) -> str:
+    """The text of several fields, without those that are empty."""
+    texts = [json.dumps(value) if isinstance(value, bool) else value for value in values if value is not None]
+    if bad := next((text for text in texts if isinstance(text, NoText)), None):
+        raise field_error(place, f"of {named} one is {bad.said}")
+    other = next((text for text in texts if not isinstance(text, str)), None)
+    if other is not None:
+        raise field_error(place, f"of {named} one is {kind_of(other)}, not text; name one field")
+    filled = [text for text in texts if text.strip()]
+    if not filled:
+        raise field_error(place, f"{named} are all empty; fill one in or drop the row")
+    return "\n\n".join(filled)
 
 
 def _value(record: Mapping[str, Any], path: str, place: str) -> Any:

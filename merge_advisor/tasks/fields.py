@@ -25,6 +25,33 @@ class JsonNumber(str):
         return self.isascii() and self.isdigit()
 
 
+CHATS = ("messages", "conversations", "conversation", "contents", "chosen")
+"""Fields that hold a whole chat, its last turn the answer; the last of preference data without a prompt of its own."""
+
+
+class NoText(str):
+    """What stands where a text could be and is none; an error only where it is read.
+
+    >>> NoText.of("NaN", "NaN, which is no JSON value; write the text that is meant").said[:3]
+    'NaN'
+    """
+
+    said: str = ""
+    """What it is, and what to do."""
+
+    @classmethod
+    def of(cls, text: str, said: str) -> NoText:
+        """Return what is no text.
+
+        Args:
+            text: as it is written.
+            said: what it is, and what to do.
+        """
+        found = cls(text)
+        found.said = said
+        return found
+
+
 class LabelName(str):
     """The name of a numbered label, as the `datasets` library keeps them; empty where a row has none (-1).
 
@@ -34,6 +61,8 @@ class LabelName(str):
 
     names: tuple[str, ...] = ()
     """Of all labels, in their order."""
+    number: int = -1
+    """Which of them it is, from 0."""
 
     @classmethod
     def of(cls, names: Sequence[str], number: int) -> LabelName:
@@ -45,18 +74,19 @@ class LabelName(str):
         """
         name = cls(names[number] if 0 <= number < len(names) else "")
         name.names = tuple(names)
+        name.number = number
         return name
 
 
 class NoAnswerError(TaskError):
-    """A record that says itself that it has no right answer; its row is left out and counted.
+    """A record that has no one right answer, by what it says itself; its row is left out and counted.
 
     >>> NoAnswerError("rows.jsonl:3", "answers is an empty list").reason
     'answers is an empty list'
     """
 
-    def __init__(self, place: str, reason: str) -> None:
-        super().__init__(printable(f"{place}: {reason}; give it an answer"))
+    def __init__(self, place: str, reason: str, remedy: str = "give it an answer") -> None:
+        super().__init__(printable(f"{place}: {reason}; {remedy}"))
         self.reason = printable(reason)
 
 
@@ -116,10 +146,25 @@ class Noticed:
     """These fields."""
     tools: int = 0
     """Turns of a chat that call tools or are what these answered, left out."""
+    cut: int = 0
+    """Chats that go on behind the last answer, cut there."""
     parts: int = 0
     """Parts of messages that are no text, left out."""
     outputs: int = 0
     """Outputs in a file that is read for its inputs."""
+    decided: dict[str, bool] = field(default_factory=dict)
+    """Of answers that are letters and of those that are digits, whether they are places of choices, where the rows of
+    the file decide that together."""
+    only_place: Counter[str] = field(default_factory=Counter)
+    """How many answers of each of the two kinds can be a place alone."""
+    only_text: Counter[str] = field(default_factory=Counter)
+    """How many can be the choice itself alone."""
+    either: dict[tuple[str, bool], list[tuple[str, str, str]]] = field(default_factory=dict)
+    """Answers that may be either, by kind and whether they were read as a place: field, answer, choice at its place."""
+    unlabelled: bool | None = None
+    """Whether a label of -1 stands for none, once all rows of a file have been seen."""
+    minus: bool = False
+    """Whether a label is -1."""
     places: list[tuple[str, str, str, int]] = field(default_factory=list)
     """Of each row whose answer was given as the place or key of a choice: the field, the place or key, the choice, and
     what places are counted from."""
@@ -147,6 +192,8 @@ def text_of(value: Any, name: str, place: str, noticed: Noticed) -> str:
     Raises:
         TaskError: it is no text, number, true or false, it is empty, or it holds half of a character.
     """
+    if isinstance(value, NoText):
+        raise field_error(place, f"{name} is {value.said}")
     if isinstance(value, JsonNumber):
         noticed.numbers += 1
     elif isinstance(value, bool):
@@ -164,6 +211,19 @@ def text_of(value: Any, name: str, place: str, noticed: Noticed) -> str:
             place, f"{name} holds {half}, half of a character; repair the text or drop the row"
         ) from error
     return str(value)
+
+
+def whole_number(value: Any) -> int | None:
+    """Return the whole number that a text is; None of anything else.
+
+    >>> whole_number("-1"), whole_number("2.0"), whole_number("2.5"), whole_number(True)
+    (-1, 2, None, None)
+
+    Args:
+        value: any; as pandas writes them where a number is missing, `2.0` is 2.
+    """
+    digits = value.partition(".")[0] if isinstance(value, str) and not value.partition(".")[2].strip("0") else ""
+    return int(digits) if digits.isascii() and digits.removeprefix("-").isdigit() and len(digits) < 9 else None
 
 
 def kind_of(value: Any) -> str:

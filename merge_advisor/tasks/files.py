@@ -17,10 +17,19 @@ from merge_advisor.errors import TaskError
 from merge_advisor.plain_text import printable
 from merge_advisor.tasks.data_sets import DATA_SET_ROWS, DataSet, data_set_of, read_data_set
 from merge_advisor.tasks.field_map import FieldMap, parse_field_map
-from merge_advisor.tasks.fields import NoAnswerError, Noticed, field_error, how_many, kind_of, listed
-from merge_advisor.tasks.labels import with_label_choices
+from merge_advisor.tasks.fields import (
+    NoAnswerError,
+    Noticed,
+    field_error,
+    how_many,
+    kind_of,
+    listed,
+    quoted,
+)
+from merge_advisor.tasks.labels import minus_is_none, with_label_choices
+from merge_advisor.tasks.layouts import is_letter, letter_columns
 from merge_advisor.tasks.record_rows import filled, labelled_row, unlabelled_row
-from merge_advisor.tasks.records import read_records
+from merge_advisor.tasks.records import is_table, read_records
 from merge_advisor.tasks.understood import file_notes, understood_line
 from merge_advisor.types import Row
 
@@ -126,9 +135,19 @@ class _Source(NamedTuple):
         return data_set_of(self.path)
 
     @property
+    def name(self) -> str:
+        """Of the task."""
+        return Path(self.path.name.removesuffix(".gz")).stem if self.data_set is None else self.data_set.name
+
+    @property
     def shown(self) -> str:
         """What notes call it: no path of this machine."""
         return self.path.name if self.data_set is None else self.data_set.shown
+
+    @property
+    def is_table(self) -> bool:
+        """Whether its cells are text, numbers too."""
+        return self.data_set is None and is_table(self.path)
 
     def records(self) -> tuple[Iterable[tuple[str, Any]], str]:
         """What it holds, with the places, and what is to be said of that."""
@@ -144,13 +163,19 @@ def _read(
     field_map: FieldMap | None,
     labels: Sequence[str],
 ) -> TaskFile:
+    def read_as(noticed: Noticed) -> tuple[list[Row], str]:
+        def made(record: Any, place: str) -> Row:
+            return _mapped(record, place, source, noticed, row_of, field_map)
+
+        return _usable(records, source, made, noticed, minimum)
+
     noticed = Noticed(mapped=field_map is not None, label=field_map is not None and field_map.has_label)
     records, taken = source.records()
-
-    def made(record: Any, place: str) -> Row:
-        return _mapped(record, place, source.wanted, noticed, row_of, field_map)
-
-    read, unusable = _usable(records, source, made, noticed, minimum)
+    read, unusable = read_as(noticed)
+    if (settled := _settled(read, noticed, labels)) is not None:
+        noticed = settled
+        records = records if source.data_set else source.records()[0]
+        read, unusable = read_as(noticed)
     read, found, said = with_label_choices(read, noticed, labels)
     if row_of is unlabelled_row and labels and any(not row.choices for row in read):
         said = [*said, f"inputs without choices choose among those that the task's rows share: {listed(list(labels))}"]
@@ -163,7 +188,7 @@ def _read(
     notes = (*filter(None, (taken, unusable)), *file_notes(rows, len(read), noticed), *said)
     mapping = ", ".join(dict.fromkeys(one.mapping for one in noticed.readings))
     return TaskFile(
-        name=printable(source.data_set.name if source.data_set else source.path.stem),
+        name=printable(source.name),
         rows=rows,
         notes=tuple(printable(f"{source.shown}: {note}") for note in notes),
         mapping=mapping if field_map is None else printable(field_map.text),
@@ -171,6 +196,19 @@ def _read(
         understood=printable(understood_line(source.shown, rows, noticed, found, field_map)),
         labels=found,
     )
+
+
+def _settled(rows: Sequence[Row], noticed: Noticed, labels: Sequence[str]) -> Noticed | None:
+    """What to read a file with again, now that all its answers are known; None where nothing would change."""
+    decided = {}
+    for kind in {kind for kind, _ in noticed.either}:
+        places, texts = noticed.only_place[kind], noticed.only_text[kind]
+        if places or texts or (kind, True) in noticed.either:
+            decided[kind] = places >= texts
+    minus = noticed.minus and minus_is_none({row.output for row in rows}, labels)
+    if minus or any(decided.get(kind, used) != used for kind, used in noticed.either):
+        return Noticed(noticed.mapped, noticed.label, decided=decided, unlabelled=minus)
+    return None
 
 
 def _usable(
@@ -205,15 +243,19 @@ def _usable(
 
 
 def _mapped(
-    record: Any, place: str, wanted: str, noticed: Noticed,
+    record: Any, place: str, source: _Source, noticed: Noticed,
     row_of: Callable[[Mapping[str, Any], str, Noticed], Row], field_map: FieldMap | None,
 ) -> Row:  # fmt: skip
     """The row of a record, by the map where there is one."""
     if not isinstance(record, dict):
-        raise field_error(place, f"{kind_of(record)}, not an object; write one JSON object with {wanted}")
+        raise field_error(place, f"{kind_of(record)}, not an object; write one JSON object with {source.wanted}")
     if field_map is None:
         return row_of(record, place, noticed)
-    given = field_map.apply(record, place, inputs=row_of is unlabelled_row)
+    given = field_map.apply(record, place, inputs=row_of is unlabelled_row, table=source.is_table)
+    letters = letter_columns(record)
+    if is_letter(given.get("output")) and letters and not field_map.labels and not set(letters) & field_map.fields:
+        said = f"the output {quoted(given['output'])} names one of the columns {', '.join(letters)}, which no one sees"
+        raise field_error(place, f"{said}; give `fields={field_map.text},choices={'+'.join(letters)}`")
     row = row_of(given, place, noticed)
     noticed.unused.update(filled(record) - field_map.fields)
     return row

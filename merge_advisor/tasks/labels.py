@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from merge_advisor.tasks.fields import Noticed, Reading, listed
+from merge_advisor.tasks.fields import Noticed, Reading, listed, whole_number
 from merge_advisor.types import Row
 
 MOST_LABELS = 20
@@ -37,9 +37,26 @@ def with_label_choices(
     if len(labels) < 2 or (not given >= set(used) and 2 * len(used) > len(rows)):
         return list(rows), (), []
     notes = []
-    if not named and all(_is_number(label) for label in labels):
+    if not named and all(whole_number(label) is not None for label in labels):
         notes.append(_unnamed(labels, next(iter(noticed.readings)), mapped=noticed.mapped))
     return [replace(row, choices=labels) for row in rows], labels, notes
+
+
+def minus_is_none(labels: Iterable[str], known: Sequence[str]) -> bool:
+    """Return whether -1 among labels stands for none: not beside 1 alone, nor on a scale of fractions or below it.
+
+    >>> minus_is_none(["-1", "0", "1"], ()), minus_is_none(["-1", "1"], ()), minus_is_none(["-2", "-1", "0"], ())
+    (True, False, False)
+
+    Args:
+        labels: of a file.
+        known: labels of the task that the file belongs to, which decide where there are some.
+    """
+    if known:
+        return "-1" not in known
+    scale = {label for label in labels if whole_number(label) is None and label.removeprefix("-")[:1].isdigit()}
+    numbers = {number for label in labels if (number := whole_number(label)) is not None}
+    return not scale and min(numbers, default=0) >= -1 and numbers != {-1, 1}
 
 
 def shared_choices(rows: Sequence[Row]) -> tuple[str, ...]:
@@ -56,14 +73,12 @@ def shared_choices(rows: Sequence[Row]) -> tuple[str, ...]:
     return only or ()
 
 
-def _is_number(text: str) -> bool:
-    return text.isascii() and text.removeprefix("-").isdigit()
-
-
 def _unnamed(labels: Sequence[str], reading: Reading, *, mapped: bool) -> str:
     """Say that labels are numbers, and how they are given names."""
-    remedy = "add labels=NAME|NAME|... to `fields`"
+    numbers = sorted(whole_number(label) or 0 for label in labels)
+    counted = numbers == list(range(len(numbers)))
+    names = "|".join(f"NAME{number}" if counted else f"{number}:NAME{number}" for number in numbers)
+    remedy = f"add labels={names} to `fields`"
     if not mapped and not any(set(",+=`|.") & set(name) for name in (*reading.asked, reading.output)):
-        names = "|".join(f"NAME{label}" for label in labels[:4]) + ("|..." if len(labels) > 4 else "")
         remedy = f"give `fields=input={'+'.join(reading.asked)},output={reading.output},labels={names}`"
     return f"labels are numbers without names ({listed(list(labels))}), and a model is asked for the number; {remedy}"

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import takewhile
+from string import ascii_uppercase
 from typing import Any, Literal
 
 _READING = ("context", "passage", "article", "support")
 """Texts that a question is about; the first that a record has stands in front of it."""
+_NOT_NEEDED = ("choices", "answer_choices")
+"""Fields of choices that a record may lack."""
+Keyed = Literal["never", "else", "always"]
+"""Whether an answer in text is a letter or a place: always, or where it is no choice itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +35,7 @@ class Layout:
     """Fields of which the first that a record has stands in front of the input."""
     after: tuple[str, ...] = ()
     """Fields of which the first that a record has stands behind it."""
-    keyed: Literal["never", "else", "always"] = "never"
+    keyed: Keyed = "never"
     """Whether an answer in text is a letter or a place: always, or where it is no choice itself."""
     first: int = 0
     """What the first choice's place is counted as."""
@@ -44,7 +50,7 @@ class Layout:
     @property
     def needed(self) -> frozenset[str]:
         """Names of the fields without which a record is of another layout."""
-        choices = self.choice_fields if self.keyed != "never" or not isinstance(self.choices, str) else ()
+        choices = self.choice_fields if self.keyed != "never" or self.choices not in _NOT_NEEDED else ()
         return frozenset((*self.input, self.output, *choices))
 
     @property
@@ -58,7 +64,28 @@ class Layout:
         Args:
             fields: of the record, those that hold something.
         """
-        return self.needed <= fields.keys()
+        return self.needed <= fields.keys() and not any(fields[name] == [] for name in self.needed - {self.output})
+
+    def bound(self, fields: Mapping[str, Any]) -> Layout:
+        """Return it with the choices of a record: `options` count as `choices`, and so do columns A, B, C, D.
+
+        Args:
+            fields: of the record, those that hold something.
+        """
+        if self.choices != "choices" or "choices" in fields:
+            return self
+        value, options = fields.get(self.output), fields.get("options")
+        known = self.input == ("question",) and self.output == "answer"  # RACE, MMLU-Pro
+        if options and (known or (isinstance(options, (list, dict)) and _may_choose(value, options))):
+            return replace(self, choices="options", keyed="else" if self.keyed == "never" else self.keyed)
+        letters = letter_columns(fields)
+        # a number beside four columns or more names one of them as well: from 0 or from 1 is for the user to say
+        meant = is_letter(value) or (
+            len(letters) > 3 and isinstance(value, str) and value.isdigit() and len(value) == 1
+        )
+        if letters and (value is None or meant or value in [fields[name] for name in letters]):
+            return replace(self, choices=letters, keyed="never")
+        return self
 
     def asked(self, fields: Mapping[str, Any]) -> Iterator[str]:
         """Yield the names of the fields that make a record's input, in their order.
@@ -69,6 +96,38 @@ class Layout:
         yield from _first(self.before, fields)
         yield from self.input
         yield from _first(self.after, fields)
+
+
+def letter_columns(fields: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the columns that are called A, B and so on, as far as they hold texts; none where there is but one.
+
+    >>> letter_columns({"question": "q", "A": "red", "B": "blue", "C": None, "D": "odd"})
+    ('A', 'B')
+
+    Args:
+        fields: of a record.
+    """
+    found = tuple(takewhile(lambda name: isinstance(fields.get(name), str) and fields[name].strip(), ascii_uppercase))
+    return found if len(found) > 1 else ()
+
+
+def is_letter(value: Any) -> bool:
+    """Return whether a value is one capital letter.
+
+    >>> is_letter("B"), is_letter("b")
+    (True, False)
+
+    Args:
+        value: any.
+    """
+    return isinstance(value, str) and len(value) == 1 and value in ascii_uppercase
+
+
+def _may_choose(value: Any, options: list[Any] | dict[str, Any]) -> bool:
+    """Whether an output may name one of the options; text that is none of them is an answer of its own."""
+    texts = [*options, *options.values()] if isinstance(options, dict) else options
+    given = value if isinstance(value, list) else [value]
+    return value is None or any(one in texts or (isinstance(one, str) and len(one) == 1) for one in given)
 
 
 def _first(names: tuple[str, ...], fields: Mapping[str, Any]) -> list[str]:
@@ -98,21 +157,27 @@ LAYOUTS = (
            keyed="always"),  # Cosmos QA
     Layout("sentence completion", ("startphrase",), "label", ("ending0", "ending1", "ending2", "ending3"),
            keyed="always"),  # SWAG
-    Layout(_QUESTION, ("question",), "answer", choices="options", before=_READING, keyed="else"),  # RACE, MMLU-Pro
     Layout(_QUESTION, ("question",), "answer", before=_READING),
     Layout(_QUESTION, ("question",), "answers", before=_READING),  # SQuAD
     Layout(_QUESTION, ("question",), "response"),
     Layout("context and completion", ("context",), "completion"),
     Layout("input and target", ("input",), "target"),
+    Layout("input and target", ("input",), "target_scores", choices="target_scores"),  # BIG-bench, and on the hub:
+    Layout("input and target", ("inputs",), "targets", choices="multiple_choice_targets"),
     Layout("input and target", ("inputs",), "targets"),  # FLAN
+    Layout(_QUESTION, ("question",), "mc1_targets", choices="mc1_targets"),  # TruthfulQA
+    Layout(_QUESTION, ("question",), "mc2_targets", choices="mc2_targets"),
     Layout("prompt and response", ("prompt",), "response"),
     Layout("query and response", ("query",), "response"),
+    Layout("query and response", ("query",), "gold", keyed="else"),  # lm-eval's
     Layout("problem and solution", ("problem",), "solution"),
     Layout("preference data", ("prompt",), "chosen"),
+    Layout("preference data", ("question",), "chosen"),
     Layout("inference from a premise", ("premise", "hypothesis"), "label", label=True),
     Layout(_TWO_TEXTS, ("sentence1", "sentence2"), "label", label=True),
     Layout(_TWO_TEXTS, ("question1", "question2"), "label", label=True),
     Layout(_TWO_TEXTS, ("question", "sentence"), "label", label=True),
+    Layout(_QUESTION, ("question",), "label", before=_READING, keyed="else"),  # LogiQA, AGIEval
     Layout(_TWO_TEXTS, ("passage", "question"), "label", label=True),
     Layout(_TEXT, ("text",), "label_text", before=("title",), label=True),
     Layout(_TEXT, ("text",), "label", before=("title",), label=True),
@@ -134,7 +199,7 @@ def layout_of(fields: Mapping[str, Any]) -> Layout | None:
     Args:
         fields: of the record, those that hold something.
     """
-    return next((layout for layout in LAYOUTS if layout.fits(fields)), None)
+    return next((found for layout in LAYOUTS if (found := layout.bound(fields)).fits(fields)), None)
 
 
 def input_layout_of(fields: Mapping[str, Any]) -> Layout | None:
@@ -143,7 +208,7 @@ def input_layout_of(fields: Mapping[str, Any]) -> Layout | None:
     Args:
         fields: of the record, those that hold something.
     """
-    asked = [layout for layout in LAYOUTS if set(layout.input) <= fields.keys()]
+    asked = [layout.bound(fields) for layout in LAYOUTS if set(layout.input) <= fields.keys()]
     whole = next((layout for layout in asked if layout.fits(fields)), None)
     # without its output a record is told by the most fields it shares: its choices among them
     return whole or max(asked, key=lambda one: len(one.known & fields.keys()), default=None)

@@ -6,16 +6,28 @@ from collections.abc import Mapping
 from typing import Any
 
 from merge_advisor.tasks.answers import check_judged, given_answers
-from merge_advisor.tasks.chat import CHATS, is_chat, kept_turns, turns_of, with_answer, without_answer
-from merge_advisor.tasks.choices import Choices, choices_of_fields, read_choices, right_choice
-from merge_advisor.tasks.fields import Noticed, Reading, field_error, kind_of, text_of
-from merge_advisor.tasks.layouts import Layout, input_layout_of, layout_of
+from merge_advisor.tasks.chat import content_of, is_chat, kept_turns, turns_of, with_answer, without_answer
+from merge_advisor.tasks.choices import Choices, choices_of_fields, read_choices, right_choice, scored_texts
+from merge_advisor.tasks.fields import (
+    CHATS,
+    LabelName,
+    NoAnswerError,
+    Noticed,
+    Reading,
+    field_error,
+    kind_of,
+    text_of,
+    whole_number,
+)
+from merge_advisor.tasks.layouts import LAYOUTS, Layout, input_layout_of, layout_of
 from merge_advisor.tasks.remedies import without_input, without_layout
 from merge_advisor.templates import as_text
 from merge_advisor.types import Row, Turn
 
-_SYSTEMS = ("system", "system_prompt")
+_SYSTEMS = ("system", "system_prompt", "systemInstruction", "system_instruction")
 """Fields that hold a system prompt."""
+_INDEXES = ("answer_index", "answer_idx")
+"""Fields that hold the place of the right choice, beside an answer that may be its letter or its text."""
 
 
 def labelled_row(record: Mapping[str, Any], place: str, noticed: Noticed) -> Row:
@@ -32,13 +44,14 @@ def labelled_row(record: Mapping[str, Any], place: str, noticed: Noticed) -> Row
     """
     fields = {name: value for name, value in record.items() if value is not None}
     layout = layout_of(fields)
-    chat = next((name for name in CHATS if name in fields), None)
+    chat = _chat_of(fields)
     if layout is not None:
         return _by_layout(fields, layout, place, noticed)
     if chat is None:
+        _check_null(record, fields, place, noticed)
         raise field_error(place, without_layout(record))
     turns, used = _with_system(fields, turns_of(fields[chat], chat, place, noticed), place, noticed)
-    before, output = with_answer(turns, chat, place)
+    before, output = with_answer(turns, chat, place, noticed)
     choices = read_choices(fields.get("choices"), "choices", place, noticed)
     if choices is not None:
         output = right_choice(choices, output, "answer", place, noticed)
@@ -47,19 +60,42 @@ def labelled_row(record: Mapping[str, Any], place: str, noticed: Noticed) -> Row
     return Row(as_text(before), output, None if choices is None else choices.texts, kept_turns(before))
 
 
+def _chat_of(fields: Mapping[str, Any]) -> str | None:
+    """The field that holds a whole chat; other texts are called conversation or contents too."""
+    texts = [name for name in ("conversation", "contents") if not is_chat(fields.get(name))]
+    return next((name for name in CHATS if name in fields and name not in texts), None)
+
+
+def _check_null(record: Mapping[str, Any], fields: Mapping[str, Any], place: str, noticed: Noticed) -> None:
+    """Refuse a record that lacks a label or the right choice as one without an answer."""
+    for layout in LAYOUTS:
+        found = layout.bound(fields)
+        chosen = found.label or noticed.label or set(found.choice_fields) & fields.keys()
+        if chosen and found.output in record and found.needed - fields.keys() == {found.output}:
+            raise NoAnswerError(place, f"{found.output} is null")
+
+
 def _by_layout(fields: Mapping[str, Any], layout: Layout, place: str, noticed: Noticed) -> Row:
     judged = check_judged(fields, layout, place)
     before, used = _asked_by(fields, layout, place, noticed)
     given, name = fields[layout.output], layout.output
+    if layout.choices == name:
+        given = [text for text, right in scored_texts(given, name, place) if right]
     label = layout.label or noticed.label
-    values, several = given_answers(given, name, place, several=not label and layout.keyed != "always")
-    if not several and is_chat(given):  # a chat again; the turn in front stands for the prompt it may begin after
-        after, values[0] = with_answer([("user", ""), *turns_of(given, name, place, noticed)], name, place)
-        before += _beyond(before, after[1:])
     choices = _choices(fields, layout, place, noticed)
+    values, several = given_answers(
+        given, name, place, several=not label and layout.keyed != "always", choosing=label or choices is not None
+    )
+    if label and choices is None:
+        _check_minus(given, name, place, noticed)
+    if not several and is_chat(given):  # a chat again; the turn in front stands for the prompt it may begin after
+        after, values[0] = with_answer([("user", ""), *turns_of(given, name, place, noticed)], name, place, noticed)
+        before += _beyond(before, after[1:])
+    asked = _INDEXES if choices is not None and not several else ()
+    indexed, index = next(((field, fields[field]) for field in asked if field in fields), ("", None))
     answers = tuple(
         dict.fromkeys(
-            _answer(value, f"{name}[{at}]" if several else name, choices, layout, place, noticed)
+            _answer(value, f"{name}[{at}]" if several else name, choices, layout, place, noticed, index)
             for at, value in enumerate(values)
         )
     )
@@ -67,7 +103,8 @@ def _by_layout(fields: Mapping[str, Any], layout: Layout, place: str, noticed: N
     if choices is None and (label or isinstance(given, bool)):
         noticed.labelled += 1
         noticed.names |= dict.fromkeys(getattr(given, "names", ()))
-    reading = Reading(layout.kind, used, layout.choice_fields if choices else (), name)
+    listed_in = (*layout.choice_fields, *filter(None, [indexed])) if choices else ()
+    reading = Reading(layout.kind, used, listed_in, name)
     _notice(fields, reading, noticed, also=judged)
     return Row(
         as_text(before), answers[0], None if choices is None else choices.texts, kept_turns(before),
@@ -77,6 +114,8 @@ def _by_layout(fields: Mapping[str, Any], layout: Layout, place: str, noticed: N
 
 def _choices(fields: Mapping[str, Any], layout: Layout, place: str, noticed: Noticed) -> Choices | None:
     names = layout.choices
+    if names == layout.output:
+        return read_choices([text for text, _ in scored_texts(fields[names], names, place)], names, place, noticed)
     if isinstance(names, str):
         return read_choices(fields.get(names), names, place, noticed)
     if layout.output in names:  # the right one has a field of its own: no order is to tell which it is
@@ -84,13 +123,24 @@ def _choices(fields: Mapping[str, Any], layout: Layout, place: str, noticed: Not
     return choices_of_fields(fields, names, place, noticed, first=layout.first)
 
 
-def _answer(value: Any, name: str, choices: Choices | None, layout: Layout, place: str, noticed: Noticed) -> str:
+def _check_minus(value: Any, name: str, place: str, noticed: Noticed) -> None:
+    """Refuse a label of -1 as none, once it is known that it is none in its file."""
+    if whole_number(value) == -1 and not isinstance(value, LabelName):
+        noticed.minus = True
+        if noticed.unlabelled:
+            raise NoAnswerError(
+                place, f"{name} is -1, no label unless the map names it (`labels=-1:NAME|0:NAME|1:NAME`)"
+            )
+
+
+def _answer(
+    value: Any, name: str, choices: Choices | None, layout: Layout, place: str, noticed: Noticed, index: Any
+) -> str:  # fmt: skip
     if choices is None or layout.output in layout.choice_fields:
         return text_of(value, name, place, noticed)
     # of fields that the user named, a letter or a place may stand for a choice that is none of these itself
-    other = noticed.mapped or layout.keyed == "else"
-    keyed = layout.keyed == "always" or (other and value not in choices.texts)
-    return right_choice(choices, value, name, place, noticed, keyed=keyed)
+    keyed = "else" if noticed.mapped and layout.keyed == "never" else layout.keyed
+    return right_choice(choices, value, name, place, noticed, keyed=keyed, index=index)
 
 
 def _notice(fields: Mapping[str, Any], reading: Reading, noticed: Noticed, *, also: tuple[str, ...] = ()) -> None:
@@ -127,7 +177,7 @@ def unlabelled_row(record: Mapping[str, Any], place: str, noticed: Noticed) -> R
     layout = input_layout_of(fields)
     # where an output is there too, what a row of a task file would be read from
     whole = layout is not None and layout.fits(fields)
-    chat = next((name for name in CHATS if name in fields), None)
+    chat = _chat_of(fields)
     seen: tuple[str, ...] = ()
     listed_in: tuple[str, ...] = ("choices",)
     choices = None
@@ -176,4 +226,7 @@ def _with_system(
         return turns, ()
     noticed.systems += 1
     noticed.system_fields.add(name)
-    return [("system", text_of(fields[name], name, place, noticed)), *turns], (name,)
+    said = fields[name]
+    if isinstance(said, dict) and is_chat(said.get("parts")):  # Gemini
+        said = said["parts"]
+    return [("system", content_of(said, name, place, noticed)), *turns], (name,)

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from merge_advisor.tasks.chat import is_chat
 from merge_advisor.tasks.fields import listed, quoted
-from merge_advisor.tasks.layouts import LAYOUTS
+from merge_advisor.tasks.json_records import begins_json
+from merge_advisor.tasks.layouts import LAYOUTS, letter_columns
 
 # common names, for the remedy only: to guess silently which field is the answer would be worse than to ask
 _LIKE_INPUT = (
@@ -15,8 +17,12 @@ _LIKE_INPUT = (
 ).split()
 _LIKE_OUTPUT = (
     "output completion answer target response label solution summary translation result reply answers highlights "
-    "best_answer coarse_label label_text canonical_solution code"
+    "best_answer coarse_label label_text canonical_solution code correct gold answer_idx answer_index cop"
 ).split()
+_FIRST = ("context", "passage", "article", "document", "paragraph", "support")
+"""What a question is asked about, and stands before it."""
+_LIKE_CHOICES = ("choices", "options", "endings", "candidates")
+_CHOICE_COLUMNS = ("opa", "opb", "opc", "opd")
 
 
 def without_layout(record: Mapping[str, Any]) -> str:
@@ -36,13 +42,19 @@ def without_layout(record: Mapping[str, Any]) -> str:
             null = next((name for name in sorted(layout.needed) if record[name] is None), None)
             if null is not None:
                 return f"{null} is null; fill it in or drop the row"
+    if is_chat(record.get("segments")):  # axolotl
+        return f"{has}, whose texts hold a template; write what is asked as input and what is answered as output"
     whole = _whole(record)
     if whole:
         return f"{has}; name the two that are meant: `fields=input={whole[0]},output={whole[1]}`"
     sources, targets = _like(record, _LIKE_INPUT), _like(record, _LIKE_OUTPUT)
     source, target = (names[0] if names else None for names in (sources, targets))
-    if source and target and len(sources) > 1 and not any(set(",+=`.") & set(name) for name in (*sources, target)):
-        return f"{has}; name those that are meant, e.g. `fields=input={'+'.join(sources)},output={target}`"
+    chosen = _choices(record)
+    mapped = bool(source and target) and (len(sources) > 1 or chosen)
+    if mapped and not any(set(",+=`.") & set(name) for name in (*sources, str(target))):
+        asked = "+".join(sorted(sources, key=lambda name: name.lower() not in _FIRST))
+        choices = f",choices={'+'.join(chosen)}" if chosen else ""
+        return f"{has}; name those that are meant, e.g. `fields=input={asked},output={target}{choices}`"
     wanted = [(name, new) for name, new in ((source, "input"), (target, "output")) if name is not None and name != new]
     renamed = " and ".join(f"{quoted(name)} to {quoted(new)}" for name, new in wanted)
     if source and target:
@@ -77,6 +89,15 @@ def _like(record: Mapping[str, Any], known: list[str]) -> list[str]:
     """Fields of common names, text ones, the likeliest first."""
     by_name = {name.lower(): name for name, value in record.items() if value is not None}
     return [by_name[name] for name in known if name in by_name]
+
+
+def _choices(record: Mapping[str, Any]) -> tuple[str, ...]:
+    """The field that holds choices, or those that hold one each; none where there are none."""
+    for name in _like(record, list(_LIKE_CHOICES)):
+        value = record[name]
+        if isinstance(value, (list, dict)) or begins_json(value):
+            return (name,)
+    return letter_columns(record) or (_CHOICE_COLUMNS if set(_CHOICE_COLUMNS) <= record.keys() else ())
 
 
 def _whole(record: Mapping[str, Any]) -> tuple[str, str] | None:

@@ -82,6 +82,14 @@ def _texts(noticed: Noticed) -> Iterator[str]:
         name, given, text, first = next((found for found in noticed.places if found[1] != found[2]), noticed.places[0])
         read_as = f"{how_many(len(noticed.places), 'answer')} read as the place of a choice, from {first}, or its key"
         yield f"{read_as} ({name} {given} is {quoted(text)}); where the answer itself is meant, write it as text"
+    unsure = [one for (kind, as_place), found in noticed.either.items() if not as_place and _unsure(noticed, kind)
+              for one in found]  # fmt: skip
+    if unsure:
+        name, given, other = unsure[0]
+        read_as = (
+            f"{how_many(len(unsure), 'answer')} read as the choice itself, though it may be the letter or place of"
+        )
+        yield f"{read_as} another ({name} {given}, else {quoted(other)}); where that is meant, write the choice as text"
     if noticed.booleans:
         yield f"{how_many(noticed.booleans, 'boolean')} taken as text, true or false"
     if noticed.systems:
@@ -89,5 +97,12 @@ def _texts(noticed: Noticed) -> Iterator[str]:
         yield f"{taken} taken as the system prompt; rename it if it is none"
     if noticed.tools:
         yield f"{how_many(noticed.tools, 'turn')} of tools left out; a model is asked without them"
+    if noticed.cut:
+        yield f"{how_many(noticed.cut, 'chat')} cut behind the last answer in words, which is the answer of the row"
     if noticed.parts:
         yield f"{how_many(noticed.parts, 'part')} of messages left out that are no text"
+
+
+def _unsure(noticed: Noticed, kind: str) -> bool:
+    """Whether the rows of a file do not say, or not all the same, what an answer is that may be two."""
+    return bool(noticed.only_place[kind]) == bool(noticed.only_text[kind])

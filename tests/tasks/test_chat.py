@@ -89,13 +89,53 @@ def test_what_is_no_text_is_left_out_and_said(tmp_path: Path) -> None:
     )
 
 
+def part(**fields: Any) -> list[dict[str, Any]]:
+    return [fields]
+
+
+@pytest.mark.parametrize(
+    ("record", "row", "said"),
+    [
+        ({"messages": openai(("system", ""), ("user", "Hi"), ("assistant", "No"))}, Row("Hi", "No"), ""),
+        ({"messages": json.dumps(openai(("user", "Hi"), ("assistant", "No")))}, Row("Hi", "No"), ""),
+        ({"messages": [{"role": None, "from": "human", "value": "Hi"}, {"from": "gpt", "value": "No"}]},
+         Row("Hi", "No"), ""),
+        ({"messages": openai(("user", "Hi"), ("assistant", part(type="tool_use", name="f")),
+                             ("user", part(type="tool_result", content="4")), ("assistant", "4"))},
+         Row("Hi", "4"), "2 turns of tools left out"),
+        ({"conversations": sharegpt(("human", "Hi"), ("gpt", "No"), ("human", "Thanks"))}, Row("Hi", "No"), "1 chat"),
+        ({"messages": [*openai(("user", "Hi"), ("assistant", "No"), ("user", "Go")),
+                       {"role": "assistant", "tool_calls": [{"id": "1"}]}]}, Row("Hi", "No"), "1 chat cut"),
+        ({"conversation": openai(("user", "Hi"), ("assistant", "No"))}, Row("Hi", "No"), ""),
+        ({"contents": [{"role": "user", "parts": part(text="Hi")}, {"role": "model", "parts": part(text="No")}]},
+         Row("Hi", "No"), ""),
+        ({"contents": [{"role": "user", "parts": part(text="Hi")}, {"role": "model", "parts": part(functionCall={})},
+                       {"role": "user", "parts": part(functionResponse={})},
+                       {"role": "model", "parts": part(text="No")}],
+          "systemInstruction": {"parts": part(text="Be kind.")}},
+         Row("System: Be kind.\n\nUser: Hi", "No", turns=(("system", "Be kind."), ("user", "Hi"))), "tools"),
+    ],
+)  # fmt: skip
+def test_chats_of_other_makers(tmp_path: Path, record: dict[str, Any], row: Row, said: str) -> None:
+    found, notes = first_of(tmp_path, record)
+    assert found == row and any(said in note for note in notes) == bool(said)
+
+
+def test_a_chat_that_only_calls_a_tool_is_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "chat.jsonl"
+    call = {"messages": [*openai(("user", "Hi")), {"role": "assistant", "content": None, "tool_calls": [{"id": "1"}]}]}
+    path.write_text("\n".join(json.dumps(each) for each in (call, OTHER, {"input": "more", "output": "row"})))
+    found = read_rows(path)
+    assert len(found.rows) == 2 and "1 row left out: messages must hold a user turn and the" in found.notes[0]
+
+
 @pytest.mark.parametrize(
     ("record", "says"),
     [
-        ({"conversations": sharegpt(("human", "Hi"))}, "conversations must hold a user turn and end with the"),
+        ({"conversations": sharegpt(("human", "Hi"))}, "conversations must hold a user turn and the assistant's"),
         ({"conversations": sharegpt(("alien", "Hi"))}, 'conversations[0] has role "alien"; use one of: system, user'),
         ({"prompt": openai(("user", "Hi"), ("assistant", "a")), "completion": openai(("user", "b"))},
-         "completion must hold a user turn and end with the assistant's answer"),
+         "completion must hold a user turn and the assistant's answer"),
         ({"chosen": "No", "rejected": "Yes"}, "chosen is no list of objects"),
         ({"messages": [{"role": "user", "content": None}]}, "messages[0].content is null, not text"),
     ],

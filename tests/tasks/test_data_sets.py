@@ -86,6 +86,29 @@ def test_names_of_labels_and_what_cannot_be_used(tmp_path: Path, folder: Path) -
         )
 
 
+def test_a_folder_of_one_data_set_has_one_split(tmp_path: Path, folder: Path) -> None:
+    from datasets import Dataset
+
+    Dataset.from_list(ROWS).save_to_disk(tmp_path / "one")
+    assert len(read_rows(Path(f"hf:{tmp_path}/one:train")).rows) == 30
+    with pytest.raises(TaskError, match=r'one:test: the folder holds one data set, of split "train"; name that'):
+        read_rows(Path(f"hf:{tmp_path}/one:test"))
+
+
+def test_a_part_of_a_split_is_refused_as_such(folder: Path) -> None:
+    with pytest.raises(TaskError, match=r"train\[:4\]: names a part of a split; name the split, of which as many rows"):
+        read_rows(Path(f"hf:{folder}:train[:4]"))
+
+
+def test_choices_in_a_table_of_a_folder_are_a_json_list(tmp_path: Path, folder: Path) -> None:
+    (tmp_path / "tables").mkdir()
+    (tmp_path / "tables" / "train.csv").write_text(
+        'question,choices,answer\na,"[""x"",""y""]",1\nb,"[""x"",""y""]",0\n'
+    )
+    found = read_rows(Path(f"hf:{tmp_path}/tables:train"))
+    assert found.rows == (Row("a", "y", ("x", "y")), Row("b", "x", ("x", "y")))
+
+
 def test_a_layout_that_is_not_known_is_refused_with_a_map(folder: Path) -> None:
     (folder / "train.jsonl").write_text("\n".join(json.dumps({"en": str(n), "fr": str(n)}) for n in range(5)))
     source = Path(f"hf:{folder}:train")

@@ -39,6 +39,10 @@ def written(place: Path, *records: dict[str, Any], name: str = "rows.jsonl") -> 
          {"passage": "p", "question": "q", "answers": {"text": ["a", "b"]}}, Row("p\n\nq", "a")),
         (" input = a.b , output = c ", {"a.b": "whole", "a": {"b": "inner"}, "c": "d"}, Row("whole", "d")),
         ("input=talk,output=said", {"talk": [{"role": "user", "content": "Hi"}], "said": "No"}, Row("Hi", "No")),
+        ("input=a+b+c,output=d", {"a": None, "b": "x", "c": " ", "d": "y"}, Row("x", "y")),
+        ("input=a+b,output=d", {"a": True, "b": 2, "d": "y"}, Row("true\n\n2", "y")),
+        (CHOICES, {"ctx": "a", "label": "b", "ends": ["x", "y"]}, Row("a", "y", ("x", "y"))),
+        ("input=q+A+B,output=a", {"q": "q", "A": "x", "B": "y", "a": "B"}, Row("q\n\nx\n\ny", "B")),
         # known names count for nothing beside named ones
         ("input=question,output=gold", {"question": "q", "answer": "wrong", "gold": "right"}, Row("q", "right")),
     ],
@@ -63,17 +67,21 @@ def test_what_is_not_named_is_said(tmp_path: Path) -> None:
         ("input=a,output=b+c", "output is one field"),
         ("output=b", "names no input"),
         ("input=a", "names no output; add output=FIELD"),
-        ("input=x,output=b", 'rows.jsonl:1: has no field "x"; it has "a", "b"'),
+        ("input=x,output=b", 'rows.jsonl:1: has no field "x"; it has "a", "b", "c", "d", "A", "B", 1 more'),
         ("input=a.5,output=b", 'rows.jsonl:1: has no field "a.5"'),
         ("input=a,output=b,labels=x", "labels are at least two names, all different"),
         ("input=a,output=b,labels=x|x", "labels are at least two names, all different"),
         ("input=a,output=a,labels=bad|good", 'rows.jsonl:1: the label "x" has no name among "bad", "good"; add it or'),
+        ("input=a,output=b,labels=1:x|1:y", "labels are at least two names, all different"),
         ("input=a+b,output=b", "rows.jsonl:1: of a+b one is a list, not text; name one field"),
+        ("input=c+d,output=a", "rows.jsonl:1: c+d are all empty; fill one in or drop the row"),
+        ("input=a,output=k", '"B" names one of the columns A, B, which no one sees; give `fields=input=a,out'),
     ],
-)
+)  # fmt: skip
 def test_a_wrong_map_is_one_line(tmp_path: Path, fields: str, says: str) -> None:
+    record = {"a": "x", "b": ["y"], "c": None, "d": "", "A": "s", "B": "t", "k": "B"}
     with pytest.raises(TaskError) as refused:
-        read_rows(written(tmp_path, {"a": "x", "b": ["y"]}), minimum=1, fields=fields)
+        read_rows(written(tmp_path, record), minimum=1, fields=fields)
     assert says in str(refused.value) and "\n" not in str(refused.value)
 
 

@@ -56,12 +56,58 @@ def test_numbers_without_names_are_said_with_a_remedy_that_works(tmp_path: Path,
     assert not any("without names" in note for note in named.notes)
 
 
+@pytest.mark.parametrize("numbers", [[*range(12)], [1, 2, 3, 4, 5], [-1, 1], [0, 2], [0.0, 1.0]])
+def test_the_remedy_names_each_label_by_its_number(tmp_path: Path, numbers: list[Any]) -> None:
+    path = written(tmp_path, numbers * 2)
+    said = next(note for note in read_rows(path).notes if "without names" in note)
+    found = read_rows(path, fields=re.findall(r"`fields=([^`]*)`", said)[0])
+    assert [row.output for row in found.rows] == [f"NAME{int(number)}" for number in numbers * 2]
+
+
 def test_a_label_without_a_name_is_refused(tmp_path: Path) -> None:
-    path = written(tmp_path, [0, 1, -1, 1])
+    path = written(tmp_path, [0, 1, 2, 1])
     with pytest.raises(
-        TaskError, match=r'rows\.jsonl:3: the label "-1" has no name among "bad", "good"; add it or drop'
+        TaskError, match=r'rows\.jsonl:3: the label "2" has no name among "bad", "good"; add it or drop'
     ):
         read_rows(path, fields="input=text,output=label,labels=bad|good")
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "csv"])
+@pytest.mark.parametrize(
+    ("numbers", "fields", "outputs", "left"),
+    [
+        ([0, 1, -1, 0, 1], None, "0101", "label is -1, no label unless the map names it"),
+        ([0, 1, -1, 0, 1], "input=text,output=label", "0101", "output is -1, no label unless the map names it"),
+        ([0, 1, -1, 0, 1], "input=text,output=label,labels=n|y", "nyny", "output is -1, which stands for no label"),
+        ([0, 1, -1, 0, 1], "input=text,output=label,labels=-1:x|0:n|1:y", "nyxny", ""),
+        ([0, 1, "", 0, 1], None, "0101", "label is empty"),
+        ([0, 1, "", 0, 1], "input=text,output=label,labels=n|y", "nyny", "output is empty"),
+        ([0, 1, None, 0, 1], None, "0101", "label is "),
+        ([1, -1, -1, 1], None, ["1", "-1", "-1", "1"], ""),
+        ([1, -1, -2, 1], None, ["1", "-1", "-2", "1"], ""),
+        ([1, -1, 0.5, 1], None, ["1", "-1", "0.5", "1"], ""),
+    ],
+)
+def test_which_labels_are_none(
+    tmp_path: Path, ending: str, numbers: list[Any], fields: str | None, outputs: str, left: str
+) -> None:
+    path = written(tmp_path, numbers, f"rows.{ending}")
+    if ending == "csv":
+        cells = ["" if label is None else label for label in numbers]
+        path.write_text("text,label\n" + "\n".join(f"text {n},{label}" for n, label in enumerate(cells)))
+    found = read_rows(path, fields=fields)
+    assert [row.output for row in found.rows] == list(outputs)
+    assert any(f"1 row left out: {left}" in note for note in found.notes) == bool(left)
+
+
+def test_a_file_of_a_known_task_says_by_its_labels_whether_one_is_none(tmp_path: Path) -> None:
+    path = written(tmp_path, [1, -1, 1])
+    assert [len(read_rows(path, labels=labels).rows) for labels in (("0", "1"), ("-1", "1"))] == [2, 3]
+
+
+def test_a_file_without_any_label_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(TaskError, match=r"rows\.jsonl:1: label is -1, no label"):
+        read_rows(written(tmp_path, [-1, -1, -1]))
 
 
 def test_booleans_are_labels(tmp_path: Path) -> None:

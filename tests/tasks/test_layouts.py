@@ -114,7 +114,57 @@ UNDERSTOOD: dict[str, tuple[dict[str, Any], Row]] = {
         {"question": "Which?", "subject": "law", "choices": ["left", "right"], "answer": 0}, Row("Which?", "left", TWO),
     ),
     "KTO": ({"prompt": "Hi", "completion": "Hello", "label": True}, Row("Hi", "Hello")),
-    "MultiRC": ({"paragraph": "p", "question": "q", "answer": "a", "label": "True"}, Row("q", "a")),
+    "MMLU-Pro": (
+        {"question": "Which type?", "options": ["O", "A", "B", "AB"], "answer": "B", "answer_index": 1},
+        Row("Which type?", "A", ("O", "A", "B", "AB")),
+    ),
+    "LogiQA": (
+        {"label": "b", "context": "He went.", "question": "Who?", "options": ["left", "right"]},
+        Row("He went.\n\nWho?", "right", TWO),
+    ),
+    "AGIEval": (
+        {"passage": None, "question": "Who?", "options": ["(A)he", "(B)she"], "label": "B", "other": None},
+        Row("Who?", "(B)she", ("(A)he", "(B)she")),
+    ),
+    "lm-eval": ({"query": "Who?", "choices": ["left", "right"], "gold": [1]}, Row("Who?", "right", TWO)),
+    "C-Eval": (
+        {"id": 1, "question": "Who?", "A": "left", "B": "right", "answer": "B", "explanation": ""},
+        Row("Who?", "right", TWO),
+    ),
+    "letters of columns": ({"input": "Who?", "A": "left", "B": "right", "target": "A"}, Row("Who?", "left", TWO)),
+    "a letter beside texts in columns": (
+        {"sentence": "Who?", "A": "left", "B": "right", "label": "A"}, Row("Who?", "left", TWO),
+    ),
+    "the text of a column": (
+        {"question": "Who?", "A": "3", "B": "1", "answer": "1"}, Row("Who?", "1", ("3", "1")),
+    ),
+    "the number of a column": (
+        {"question": "Who?", "A": "3", "B": "1", "C": "2", "D": "4", "answer": 0},
+        Row("Who?", "3", ("3", "1", "2", "4")),
+    ),
+    "columns that no answer names": ({"input": "A + B", "A": "2", "B": "3", "output": "five"}, Row("A + B", "five")),
+    "options": ({"input": "Who?", "options": ["left", "right"], "target": "right"}, Row("Who?", "right", TWO)),
+    "options that no answer names": (
+        {"instruction": "Who?", "options": ["left", "right"], "output": "It is left."}, Row("Who?", "It is left."),
+    ),
+    "BIG-bench of the hub": (
+        {"inputs": "Who?", "targets": ["right"], "multiple_choice_targets": ["left", "right"],
+         "multiple_choice_scores": [0, 1]},
+        Row("Who?", "right", TWO),
+    ),
+    "BIG-bench of the hub without choices": (
+        {"inputs": "Who?", "targets": ["right", "left"], "multiple_choice_targets": [], "multiple_choice_scores": []},
+        Row("Who?", "right", answers=("right", "left")),
+    ),
+    "BIG-bench": ({"input": "Who?", "target_scores": {"left": 0, "right": 1}}, Row("Who?", "right", TWO)),
+    "scores": ({"input": "Who?", "target_scores": {"left": 0.5, "right": 0.25}},
+                                          Row("Who?", "left", TWO)),
+    "TruthfulQA": (
+        {"question": "Who?", "mc1_targets": {"choices": ["right", "left"], "labels": [1, 0]},
+         "mc2_targets": {"choices": ["right", "left"], "labels": [1, 0]}},
+        Row("Who?", "right", TWO),
+    ),
+    "orca DPO": ({"question": "Hi", "chosen": "Hello", "rejected": "No"}, Row("Hi", "Hello")),
 }  # fmt: skip
 
 
@@ -130,8 +180,8 @@ def test_a_layout_is_understood(tmp_path: Path, case: str) -> None:
         set(re.sub(r".*left out: ", "", found.understood).split(", ")) if "left out" in found.understood else set()
     )
     read = set(re.findall(r"fields ([^)]*)\)", found.understood)[0].split(", "))
-    unfilled = {name for name, value in record.items() if value in ("", [])}
-    judged = {"label"} if case in ("KTO", "MultiRC") else set()
+    unfilled = {name for name, value in record.items() if value in ("", [], None)}
+    judged = {"label"} if case == "KTO" else set()
     assert read | left_out | unfilled | judged == set(record) and not read & left_out
 
 
@@ -161,11 +211,32 @@ REFUSED: dict[str, tuple[dict[str, Any], str, list[Row]]] = {
         {"translation": {"en": "dog", "fr": "chien"}}, "name the two that are meant", [Row("dog", "chien")],
     ),
     "DROP": (
-        {"passage": "p", "question": "q", "summary": "s"}, "name those that are meant", [Row("q\n\np", "s")],
+        {"passage": "p", "question": "q", "summary": "s"}, "name those that are meant", [Row("p\n\nq", "s")],
     ),
     "WikiQA": (
         {"question": "q", "answer": "a", "label": 1}, "either may be the answer",
         [Row("q\n\na", "1"), Row("q", "a")],
+    ),
+    "AQuA": (
+        {"question": "q", "options": ["left", "right"], "rationale": "r", "correct": "B"}, "name those that are meant",
+        [Row("q", "right", TWO)],
+    ),
+    "choices of another name": (
+        {"query": "q", "passage": "p", "candidates": ["left", "right"], "label": 1}, "name those that are meant",
+        [Row("p\n\nq", "right", TWO)],
+    ),
+    "MMMLU": (
+        {"Question": "q", "A": "left", "B": "right", "Answer": "A"}, "name those that are meant",
+        [Row("q", "left", TWO)],
+    ),
+    "axolotl": ({"segments": [{"label": False, "text": "q"}, {"label": True, "text": "a"}]}, "hold a template", []),
+    "MultiRC": (
+        {"paragraph": "p", "question": "q", "answer": "a", "label": False}, "either may be the answer",
+        [Row("q\n\na", "false"), Row("q", "a")],
+    ),
+    "booleans in words": (
+        {"input": "q", "output": "a", "label": "True"}, "either may be the answer",
+        [Row("q\n\na", "True"), Row("q", "a")],
     ),
     "HotpotQA": (
         {"question": "q", "answer": "a", "context": {"title": ["t"]}}, "context is an object, not text",

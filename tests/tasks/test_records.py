@@ -1,5 +1,6 @@
 """Files that are no JSON lines: tables, Parquet, and JSON as other tools write it."""
 
+import gzip
 import json
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from merge_advisor.tasks import read_rows
 from merge_advisor.types import Row
 
 WANTED = (Row("a", "b"), Row("c", "d"))
+LINES = '{"input": "a", "output": "b"}\n{"input": "c", "output": "d"}'
 
 
 def written(place: Path, name: str, text: str) -> Path:
@@ -40,6 +42,46 @@ def test_choices_in_a_table_are_a_json_list(tmp_path: Path) -> None:
     assert any('answer 1 is "blue"' in note for note in found.notes)
 
 
+@pytest.mark.parametrize("mark", [";", "\t"])
+def test_a_header_without_a_comma_says_what_separates(tmp_path: Path, mark: str) -> None:
+    lines = [["input", "output"], ["a", "b"], ["c", "d"]]
+    assert read_rows(written(tmp_path, "t.csv", "\n".join(mark.join(cells) for cells in lines))).rows == WANTED
+
+
+@pytest.mark.parametrize(("name", "text"), [("t.jsonl", LINES), ("t.json", LINES), ("t.csv", "input,output\na,b\nc,d")])
+def test_what_gzip_has_packed_is_unpacked(tmp_path: Path, name: str, text: str) -> None:
+    path = tmp_path / f"{name}.gz"
+    path.write_bytes(gzip.compress(text.encode()))
+    found = read_rows(path)
+    assert found.rows == WANTED and found.name == "t"
+
+
+@pytest.mark.parametrize(
+    ("raw", "says"),
+    [
+        (b"\x28\xb5\x2f\xfd\0\0", "packed with zstd; unpack it and give the file inside"),
+        (b"PK\x03\x04\0\0", "a zip archive; unpack it and give the file inside (of a spreadsheet: save it as CSV)"),
+        (gzip.compress(LINES.encode())[:-9], "cannot be unpacked ("),
+        (gzip.compress(b"x" * 2000), "holds more than 0 MiB; unpack it and give a part of it"),
+    ],
+)
+def test_what_is_packed_otherwise_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, raw: bytes, says: str
+) -> None:
+    monkeypatch.setattr("merge_advisor.tasks.records.MOST_UNPACKED", 1000)
+    path = tmp_path / "t.jsonl"
+    path.write_bytes(raw)
+    with pytest.raises(TaskError) as refused:
+        read_rows(path)
+    assert str(refused.value).startswith(f"{path}: {says}")
+
+
+def test_choices_by_a_map_are_a_json_list_too(tmp_path: Path) -> None:
+    path = written(tmp_path, "t.csv", 'q,opts,a\na,"[""red"", ""blue""]",1\nb,"[""red"", ""blue""]",0\n')
+    found = read_rows(path, fields="input=q,output=a,choices=opts")
+    assert found.rows == (Row("a", "blue", ("red", "blue")), Row("b", "red", ("red", "blue")))
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [
@@ -48,7 +90,11 @@ def test_choices_in_a_table_are_a_json_list(tmp_path: Path) -> None:
         ("input,output,input\na,b,c\n", ':1: column "input" is there twice; keep one'),
         ('input,output\na,b\nc,"d\n', ":3: no cell of a table (unexpected end of data)"),
         ("input,output\na,b\n,d\n", ":3: input is empty; fill it in or drop the row"),
-        ('question,choices,answer\na,"[1, ",1\n', ":2: not JSON"),
+        (
+            'question,choices,answer\na,"[1, ",1\n',
+            ":2: choices begins as a list does and is not JSON (Expecting value); write",
+        ),
+        ("question,choices,answer\na,\"['b', 'c']\",1\n", ":2: choices begins as a list does and is not JSON"),
         ("input,output\n", ": 0 rows, the minimum is 2; add examples"),
         ("source,label\na,b\n", ':2: has fields "source", "label"; rename "source" to "input"'),
     ],
@@ -86,6 +132,23 @@ def test_parquet_with_lists_numbers_and_booleans(tmp_path: Path) -> None:
     found = read_rows(tmp_path / "b.parquet")
     assert [row.output for row in found.rows] == ["false", "true"]
     assert found.notes == ("b.parquet: 2 booleans taken as text, true or false",)
+
+
+def test_parquet_with_bytes_and_numbers_that_are_none(tmp_path: Path) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    def kept(**columns: list[object]) -> Path:
+        pyarrow.parquet.write_table(pyarrow.table(columns), tmp_path / "t.parquet")
+        return tmp_path / "t.parquet"
+
+    path = kept(input=["a", "c"], output=[b"b", b"d"], picture=[b"\xff", b"\xfe"], score=[float("nan"), 1.0])
+    found = read_rows(path)
+    assert found.rows == WANTED and found.understood.endswith("2 fields left out: picture, score")
+    with pytest.raises(TaskError, match=r"row 1: output is bytes that are not UTF-8; write it as text"):
+        read_rows(kept(input=["a", "c"], output=[b"\xff", b"d"]))
+    with pytest.raises(TaskError, match=r"row 2: output is null; fill it in or drop the row"):
+        read_rows(kept(input=["a", "c"], output=[1.0, float("nan")]))
 
 
 def test_a_broken_parquet_file_is_one_line(tmp_path: Path) -> None:

@@ -195,6 +195,30 @@ def test_lines_in_a_json_file_and_an_array_in_a_jsonl_file(write: Callable[..., 
     assert read_rows(write(f"[{GOOD},\n{second}]")).rows == wanted
 
 
+def test_nested_objects_by_line_in_a_json_file(write: Callable[..., Any]) -> None:
+    chats = [
+        {"messages": [{"role": "user", "content": asked}, {"role": "assistant", "content": "b"}]}
+        for asked in ("a", "c")
+    ]
+    assert read_rows(write(chats, "task.json")).rows == (Row("a", "b"), Row("c", "b"))
+    assert read_rows(write(chats[:1], "task.json"), minimum=1).rows == (Row("a", "b"),)
+
+
+def test_what_no_one_reads_may_be_anything(write: Callable[..., Any]) -> None:
+    assert read_rows(write(f'{{"input": "a", "output": "b", "score": NaN}}\n{GOOD}'), minimum=1).rows == (
+        Row("a", "b"),
+    )
+
+
+def test_super_natural_instructions(write: Callable[..., Any]) -> None:
+    whole = {
+        "Definition": ["Add."], "Positive Examples": [{"input": "1 + 1", "output": "2"}],
+        "Instances": [{"id": "1", "input": "2 + 2", "output": ["4"]}, {"id": "2", "input": "3", "output": ["a", "b"]}],
+    }  # fmt: skip
+    found = read_rows(write(json.dumps(whole), "task.json"))
+    assert found.rows == (Row("Add.\n\n2 + 2", "4"), Row("Add.\n\n3", "a", answers=("a", "b")))
+
+
 def test_the_shared_files_are_read(shared: Path) -> None:
     files = [*sorted((shared / "data" / "bbh").glob("*.json")), *sorted((shared / "data" / "bigbench").glob("*.jsonl"))]
     assert files
@@ -230,8 +254,8 @@ BAD = {
     "many fields": ([{f"f{i}": "x" for i in range(9)}], '"f5", 3 more; rename them or give input/output'),
     "no fields": ([{}], ":1: an object without fields; give input and output"),
     "null": ([{"input": "a", "output": None}], ":1: output is null; fill it in or drop the row"),
-    "NaN": ('{"input": "a", "output": NaN}', ":1: NaN is no JSON value; write the text that is meant, in quotes"),
-    "infinity": ('{"input": "a", "output": -Infinity}', ":1: -Infinity is no JSON value; write the text"),
+    "NaN": ('{"input": "a", "output": NaN}', ":1: output is NaN, which is no JSON value; write the text that is"),
+    "infinity": ('{"input": "a", "output": -Infinity}', ":1: output is -Infinity, which is no JSON value"),
     "deep list": ("[" * 200_000, ": nested too deeply; a row is one flat object with text fields"),
     "deep row": (f'{GOOD}\n{{"input": ' + "[" * 200_000, ":2: nested too deeply; a row is one flat object"),
     "object": ([{"input": "a", "output": {"b": 1}}], ":1: output is an object, not text; write it as one string"),
@@ -278,6 +302,10 @@ BAD = {
         ":1: choices has no label of its own for each text; correct it",
     ),
     "key without choices": ([{"question": "a", "answerKey": "A"}], 'rename "question" to "input" and add "output"'),
+    "digits beside columns": (
+        [{"question": "a", "A": "w", "B": "x", "C": "y", "D": "z", "answer": "2"}],
+        ':1: the answer "2" is none of its choices; correct one of them',
+    ),
     "messages text": (
         [{"messages": "a"}],
         ":1: messages is no list of objects; give each message a role and a content",
@@ -288,9 +316,9 @@ BAD = {
     ),
     "no answer": (
         [{"messages": [{"role": "user", "content": "x"}]}],
-        ":1: messages must hold a user turn and end with the assistant's answer; complete the chat",
+        ":1: messages must hold a user turn and the assistant's answer; complete the chat",
     ),
-    "no messages": ([{"messages": []}], ":1: messages must hold a user turn and end with the assistant's answer"),
+    "no messages": ([{"messages": []}], ":1: messages must hold a user turn and the assistant's answer"),
     "message without text": (
         [{"messages": [{"role": "user", "content": [{"type": "image"}]}]}],
         ":1: messages[0].content is empty; fill it in or drop the row",
@@ -318,7 +346,7 @@ def test_bad_file(write: Callable[..., Any], case: str) -> None:
     [
         ('[\n{"input": "a",\n"output" "b"}\n]', ":3: not JSON (Expecting ':' delimiter, column 10); correct the JSON"),
         ('[{"input": "a", "output": "b"}, {"input": "c"}]', ': row 2: has field "input" and no output; add "output"'),
-        ('{"input": "a",\n"output": NaN}', ": NaN is no JSON value"),
+        ('{"input": "a",\n"output": NaN}', ": row 1: output is NaN, which is no JSON value"),
         ('{"examples": []}', ": holds no rows; write one JSON object with input and output per line"),
         ('{\n"examples": {"a": 1}}', ": holds no rows;"),
         ('"text"', ": holds no rows;"),
