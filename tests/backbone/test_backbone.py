@@ -271,6 +271,9 @@ def test_a_finetune_that_diverges_says_so(llama: Backbone) -> None:
         finetune_lora(llama, rows, targets, FinetuneSettings(lr=1e30, steps=5), seed=0)
     with pytest.raises(InputError, match="below 1"):
         FinetuneSettings(epochs=0)
+    for wrong in ({"steps": 0}, {"lr": float("nan")}, {"lr": float("inf")}, {"alpha": float("nan")}):
+        with pytest.raises(InputError, match="give positive ones"):
+            FinetuneSettings(**wrong)
 
 
 def test_encoding_cuts_the_prompt_on_the_left_and_refuses_long_answers(llama: Backbone) -> None:
