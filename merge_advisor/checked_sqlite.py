@@ -54,7 +54,7 @@ class CheckedFile:
     >>> from tempfile import TemporaryDirectory
     >>> kind = FileKind("list", "name another", "nothing", (lambda file: file.run("CREATE TABLE names (name TEXT)"),))
     >>> with TemporaryDirectory() as folder, CheckedFile(Path(folder) / "names.sqlite", kind) as file:
-    ...     file.run("INSERT INTO names VALUES (?)", ("one",))
+    ...     added = file.run("INSERT INTO names VALUES (?)", ("one",))
     ...     file.rows("SELECT name FROM names")
     [('one',)]
 

@@ -112,9 +112,13 @@ class FinetuneSettings:
     """Tokens of a row at most; longer prompts are cut on their left."""
 
     def __post_init__(self) -> None:
-        counts = (self.rank, self.epochs, self.blind_epochs, self.batch_size, self.max_length, self.steps or 1)
-        if min(counts) < 1 or self.lr <= 0:
-            raise InputError(f"finetune settings {self} hold a number below 1 (or lr <= 0); give positive ones")
+        steps = 1 if self.steps is None else self.steps
+        counts = (self.rank, self.epochs, self.blind_epochs, self.batch_size, self.max_length, steps)
+        if min(counts) < 1 or not (0 < self.lr < math.inf and 0 < self.alpha < math.inf):
+            raise InputError(
+                f"finetune settings {self} hold a number below 1 (lr, alpha: one not finite or not above 0); "
+                "give positive ones"
+            )
 
     def steps_for(self, rows: int, *, watched: bool = False) -> int:
         """Return the optimiser steps taken on so many rows (at most, where others are watched).

@@ -10,7 +10,7 @@ import numpy as np
 from merge_advisor.adapt.continuing import START_WORDS, STARTS, Continue, start_of, train_on
 from merge_advisor.adapt.directions import Spectrum, by_weight, principal_inputs, spectrum
 from merge_advisor.adapt.folds import FOLDS, check_folds
-from merge_advisor.adapt.workbench import NOTHING, Adapted, Need, Workbench
+from merge_advisor.adapt.workbench import NOTHING, Adapted, Need, Workbench, untouched
 from merge_advisor.arrays import Float64Array
 from merge_advisor.backbone.shapes import BasisShape, LoraShape, PriorShape, Shape
 from merge_advisor.json_form import digest_of
@@ -100,6 +100,9 @@ class Basis:
         Args:
             bench: holds pool and rows.
             begun: the merge that it is trained on top of.
+
+        Raises:
+            PoolError: no adapter of the pool changes any of the weights that are trained.
         """
         rank, alpha = bench.settings.rank, bench.settings.alpha
         if self.source == "inputs":
@@ -109,7 +112,7 @@ class Basis:
         if self.form == "prior":
             return PriorShape({name: found.roots(self.shrinkage) for name, found in spectra.items()}, rank, alpha)
         if self.form == "first":
-            first = {name: found.leading_inputs(rank) for name, found in spectra.items()}
+            first = {name: found.leading_inputs(rank, turned=bench.turned) for name, found in spectra.items()}
             return LoraShape(tuple(spectra), rank, alpha, first)
         both = {name: found.leading(self.count) for name, found in spectra.items()}
         free = self.form == "output"
@@ -124,6 +127,10 @@ class Basis:
         found = bench.once(
             digest_of(["spectrum", weights]), lambda: spectrum(by_weight(deltas, bench.targets), weights)
         )
+        if self.form in ("core", "output"):  # the others are LoRAs, which may leave the directions
+            found = {name: one for name, one in found.items() if one.out_shares.size}
+        if not found:
+            raise untouched()
         if self.source == "random":
             rng = np.random.default_rng(bench.seed)
             return {name: _redrawn(found[name], rng) for name in sorted(found)}

@@ -9,10 +9,9 @@ from typing import ClassVar
 from merge_advisor.adapt.continuing import Continue, start_of, train_on
 from merge_advisor.adapt.folds import FOLDS, check_folds
 from merge_advisor.adapt.unlabelled import lower_entropy
-from merge_advisor.adapt.workbench import Adapted, Need, Workbench
+from merge_advisor.adapt.workbench import Adapted, Need, Workbench, untouched
 from merge_advisor.arrays import Float32Array
 from merge_advisor.backbone.shapes import CoefficientShape
-from merge_advisor.errors import PoolError
 from merge_advisor.types import BACKWARD
 from merge_advisor.weights.updates import LowRankUpdate, along
 
@@ -107,7 +106,7 @@ class Coefficients:
             if best:
                 found[name] = tuple(low[place] for place in best)
         if not found:
-            raise PoolError("no adapter of the pool changes the weights that are trained; give another `adaptation`")
+            raise untouched()
         return found
 
 

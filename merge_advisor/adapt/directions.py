@@ -94,9 +94,7 @@ class Spectrum:
     width_shares: Float64Array
     """(m,)"""
     shape: tuple[int, int]
-    """(out, in) of the weight."""
-    turned: bool = False
-    """Whether the base stores the weight (in, out): "out" then stands for its rows all the same."""
+    """(out, in) of the weight; of one that the base stores (in, out), "out" stands for its rows all the same."""
 
     def leading(self, count: int) -> tuple[Float32Array, Float32Array]:
         """Return U (out, ≤ count) and V (≤ count, in) of the leading directions."""
@@ -104,10 +102,15 @@ class Spectrum:
         v = np.ascontiguousarray(self.width[:, :count].T, dtype=np.float32)
         return u, v
 
-    def leading_inputs(self, count: int) -> Float32Array:
-        """Return the leading directions of what the module is given, (≤ count, in)."""
+    def leading_inputs(self, count: int, *, turned: bool) -> Float32Array:
+        """Return the leading directions of what the module is given, (≤ count, in).
+
+        Args:
+            count: how many.
+            turned: whether the base stores the weight (in, out).
+        """
         u, v = self.leading(count)
-        return np.ascontiguousarray(u.T) if self.turned else v
+        return np.ascontiguousarray(u.T) if turned else v
 
     def roots(self, shrinkage: float) -> tuple[Float32Array, Float32Array]:
         """Return Σ_out^½ and Σ_in^½ of the shrunk covariances, each of mean squared row norm 1.
@@ -141,8 +144,7 @@ def spectrum(updates: Mapping[str, Sequence[Update]], weights: Sequence[float]) 
         out, out_shares = _principal([part.u * part.singular * w for part, w in parts])
         width, width_shares = _principal([part.v * part.singular * w for part, w in parts])
         shape = of_weight[0].shape
-        turned = any(isinstance(update, LowRankUpdate) and update.transposed for update in of_weight)
-        found[name] = Spectrum(out, out_shares, width, width_shares, (int(shape[0]), int(shape[1])), turned)
+        found[name] = Spectrum(out, out_shares, width, width_shares, (int(shape[0]), int(shape[1])))
     return found
 
 

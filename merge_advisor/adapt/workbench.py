@@ -10,7 +10,7 @@ import numpy as np
 
 from merge_advisor.adapt.task_weights import is_uneven, moments, row_weights
 from merge_advisor.backbone.training_loss import ANSWER_ALONE, TrainingLoss
-from merge_advisor.errors import InputError
+from merge_advisor.errors import InputError, PoolError
 from merge_advisor.json_form import STRICT, digest_of, to_plain
 from merge_advisor.merges import WeightedMerge
 from merge_advisor.options import FinetuneSettings
@@ -186,6 +186,8 @@ class Workbench:
     """The pool."""
     targets: tuple[str, ...] = ()
     """Names of the parameters that a LoRA changes."""
+    turned: bool = False
+    """Whether the base stores them (in, out), as GPT-2 does."""
     settings: FinetuneSettings = field(default_factory=FinetuneSettings)
     seed: int = 0
     run_training: Callable[[TrainingRequest], Trained] = field(repr=False, default=lambda request: _absent())
@@ -338,6 +340,11 @@ class Workbench:
         """
         self.forwards += len(rows)
         return self.run_moments(merge, rows)
+
+
+def untouched() -> PoolError:
+    """Return the error of a pool that changes none of the weights that are trained."""
+    return PoolError("no adapter of the pool changes the weights that are trained; give another `adaptation`")
 
 
 def _absent() -> NoReturn:

@@ -15,7 +15,7 @@ from merge_advisor.backbone.forward import log_likelihoods
 from merge_advisor.backbone.generate import Finished, greedy_behind, greedy_from
 from merge_advisor.backbone.likelihood import continued
 from merge_advisor.backbone.long_prefix import LongPrefix, read_prefix
-from merge_advisor.backbone.prefix import attends_to_all, read_prompts
+from merge_advisor.backbone.prefix import can_share, read_prompts
 
 if TYPE_CHECKING:
     import torch
@@ -54,12 +54,12 @@ class ReadRows:
 
 
 def can_go_on(backbone: Backbone) -> bool:
-    """Return whether a base can be asked by `read_answers`: a decoder whose every layer attends to everything.
+    """Return whether a base can be asked by `read_answers`: a decoder, one of `prefix.can_share`.
 
     Args:
         backbone: a base.
     """
-    return not backbone.encoder_decoder and attends_to_all(backbone)
+    return not backbone.encoder_decoder and can_share(backbone)
 
 
 def read_answers(backbone: Backbone, rows: Sequence[EncodedRow], *, room: int) -> Iterator[ReadRows]:

@@ -156,7 +156,7 @@ def finetune(
     optimiser, schedule = _optimiser(trainable, settings.lr, total)
     # not more often than once a pass over the rows: a check runs all watched rows
     every = max(CHECK_STEPS, math.ceil(min(len(examples), check_rows or len(examples)) / settings.batch_size))
-    watched = watch if settings.steps is None else None
+    watched = partial(within_memory, backbone, watch) if watch and settings.steps is None else None
     best, step = _Best(trainable, weights), 0
     try:
         with _precision(backbone), quick_products(backbone):

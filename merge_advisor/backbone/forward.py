@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from merge_advisor.backbone.encoding import IGNORE_INDEX, TOKENS_PER_BATCH, EncodedRow, batches, padded
 from merge_advisor.backbone.long_prefix import read_prefix
 from merge_advisor.backbone.packing import PACKED_TOKENS, can_pack, packed_logits
-from merge_advisor.backbone.prefix import attends_to_all, continue_from, shared_prefix
+from merge_advisor.backbone.prefix import can_share, continue_from, shared_prefix
 
 if TYPE_CHECKING:
     import torch
@@ -75,7 +75,7 @@ def _causal_logits(backbone: Backbone, rows: Sequence[EncodedRow]) -> tuple[torc
 
     shared = shared_prefix(backbone, [row.prompt for row in rows])
     together = shared + sum(len(row) - shared for row in rows)
-    if len(rows) > 1 and together <= PACKED_TOKENS and attends_to_all(backbone) and can_pack(backbone):
+    if len(rows) > 1 and together <= PACKED_TOKENS and can_share(backbone) and can_pack(backbone):
         return packed_logits(backbone, rows, shared)
     tails = [(row.prompt + row.completion)[shared:] for row in rows]
     ids, mask = padded(tails, int(backbone.tokenizer.pad_token_id), "cpu")

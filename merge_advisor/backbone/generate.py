@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import takewhile
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from merge_advisor.backbone.encoding import context_length, encode, padded
 from merge_advisor.backbone.long_prefix import LongPrefix, PackedSequence, PlacedToken
-from merge_advisor.backbone.prefix import PromptCache, read_prompts
+from merge_advisor.backbone.model import quiet
+from merge_advisor.backbone.prefix import PromptCache, can_pad, can_share, read_prompts
 
 if TYPE_CHECKING:
     import torch
@@ -44,7 +45,7 @@ def greedy(
     """Return greedy answers as token ids: the most likely next token, until the end token (left out).
 
     Prompts of one batch share what they begin with, as in `losses.row_losses`, and rows that are done leave it; an
-    encoder-decoder uses transformers' own `generate`.
+    encoder-decoder, and a decoder that cannot share, use transformers' own `generate`.
 
     Args:
         backbone: base, with or without a candidate placed.
@@ -55,6 +56,8 @@ def greedy(
     """
     if backbone.encoder_decoder:
         return _by_transformers(backbone, prompts, max_new_tokens)
+    if not can_share(backbone):
+        return _unshared(backbone, prompts, max_new_tokens, finished)
     import torch
 
     with torch.inference_mode():
@@ -160,15 +163,49 @@ def _advance(backbone: Backbone, read: PromptCache, tokens: Sequence[int]) -> No
     read.last, read.cache, read.lengths = state.logits[:, -1], state.past_key_values, read.lengths + 1
 
 
-def _by_transformers(backbone: Backbone, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> list[list[int]]:
+def _unshared(
+    backbone: Backbone, prompts: Sequence[Sequence[int]], max_new_tokens: int, finished: Finished | None
+) -> list[list[int]]:
+    """Answers of a decoder that cannot share: padded before the prompts, or only those of one length together."""
+    import torch
+
+    padding = can_pad(backbone)
+    together: dict[int, list[int]] = {}
+    for place, prompt in enumerate(prompts):
+        together.setdefault(0 if padding else len(prompt), []).append(place)
+    answers: list[list[int]] = [[] for _ in prompts]
+    for places in together.values():
+        part = [prompts[place] for place in places]
+        begin = max(map(len, part))
+
+        def whole(ids: torch.Tensor, scores: Any, begin: int = begin, **named: Any) -> torch.Tensor:
+            done = [finished is not None and finished(row[begin:]) for row in ids.tolist()]
+            return torch.tensor(done, device=ids.device)
+
+        for place, answer in zip(places, _by_transformers(backbone, part, max_new_tokens, begin, whole), strict=True):
+            ends = (size for size in range(1, len(answer)) if finished is not None and finished(answer[:size]))
+            answers[place] = answer[: next(ends, None)]  # what is done stays in the batch, and gets padding
+    return answers
+
+
+def _by_transformers(
+    backbone: Backbone,
+    prompts: Sequence[Sequence[int]],
+    max_new_tokens: int,
+    begin: int = 1,  # what an encoder-decoder's answer begins with is the decoder's start token
+    whole: Callable[..., torch.Tensor] | None = None,
+) -> list[list[int]]:
     import torch
 
     pad = int(backbone.tokenizer.pad_token_id)
-    ids, mask = padded(prompts, pad, backbone.device)
-    with torch.inference_mode():
+    ids, mask = padded(prompts if backbone.encoder_decoder else [row[::-1] for row in prompts], pad, backbone.device)
+    if not backbone.encoder_decoder:  # answers follow the prompts, so padding is before them
+        ids, mask = ids.flip(1), mask.flip(1)
+    with quiet(), torch.inference_mode():
         answers = backbone.model.generate(
             input_ids=ids, attention_mask=mask, do_sample=False, num_beams=1, repetition_penalty=1.0,
+            stopping_criteria=[whole] if whole else [],
             max_new_tokens=max_new_tokens, eos_token_id=list(backbone.end_ids), pad_token_id=pad,
         )  # fmt: skip
-    new = [row[1:] for row in answers.tolist()]  # the first is the decoder's start token
+    new = [row[begin:] for row in answers.tolist()]
     return [list(takewhile(lambda token: token not in backbone.end_ids, row)) for row in new]

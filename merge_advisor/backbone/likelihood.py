@@ -15,7 +15,7 @@ from merge_advisor.backbone.encoding import IGNORE_INDEX, TOKENS_PER_BATCH, Enco
 from merge_advisor.backbone.forward import all_logits, log_likelihoods
 from merge_advisor.backbone.long_prefix import read_prefix
 from merge_advisor.backbone.packing import PACKED_TOKENS
-from merge_advisor.backbone.prefix import PromptCache, attends_to_all, read_prompts
+from merge_advisor.backbone.prefix import PromptCache, can_share, read_prompts
 
 if TYPE_CHECKING:
     import torch
@@ -43,7 +43,7 @@ def answer_totals(backbone: Backbone, rows: Sequence[EncodedRow]) -> list[float]
     by_prompt: dict[tuple[int, ...], list[int]] = {}
     for position, row in enumerate(rows):
         by_prompt.setdefault(row.prompt, []).append(position)
-    shares = backbone.encoder_decoder or attends_to_all(backbone)
+    shares = backbone.encoder_decoder or can_share(backbone)
     sharing = [group for group in by_prompt.values() if len(group) > 1 and shares]
     held = {position for group in sharing for position in group}
     alone = [position for position in range(len(rows)) if position not in held]
@@ -165,7 +165,7 @@ def continued(backbone: Backbone, read: PromptCache, answers: Sequence[Sequence[
     """Return the logits after each token of answers, (n, longest answer, vocabulary); void behind an answer's end.
 
     Args:
-        backbone: a decoder, one of `prefix.attends_to_all`.
+        backbone: a decoder, one of `prefix.can_share`.
         read: n prompts; used up, so give a copy (`PromptCache.select`) where they are wanted again.
         answers: n answers as token ids, not all of them empty.
     """

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from merge_advisor.backbone.encoding import IGNORE_INDEX, EncodedRow
 from merge_advisor.backbone.packing import PACKED_TOKENS, can_pack
-from merge_advisor.backbone.prefix import attends_to_all, shared_prefix
+from merge_advisor.backbone.prefix import can_share, shared_prefix
 
 if TYPE_CHECKING:
     import torch
@@ -240,7 +240,7 @@ def read_prefix(backbone: Backbone, prompts: Sequence[Sequence[int]]) -> LongPre
     if backbone.encoder_decoder or len(prompts) < 2 or min(map(len, prompts)) <= LONG_PREFIX:
         return None
     shared = shared_prefix(backbone, prompts)
-    if shared < LONG_PREFIX or not can_pack(backbone) or not attends_to_all(backbone):
+    if shared < LONG_PREFIX or not can_pack(backbone) or not can_share(backbone):
         return None
     ids = tuple(prompts[0][:shared])
     with torch.inference_mode():

@@ -27,7 +27,7 @@ def can_pack(backbone: Backbone) -> bool:
     """Return whether the base takes a position for each token and a mask for each pair of tokens.
 
     Args:
-        backbone: a decoder, one of `prefix.attends_to_all`.
+        backbone: a decoder, one of `prefix.can_share`.
     """
     config = backbone.model.config
     # alibi (Bloom, some Falcon) derives positions from the mask; flash attention takes no mask of pairs

@@ -7,6 +7,7 @@ again.
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
 
 SHORTEST_PREFIX = 8
 """Tokens that all prompts of a batch must share before running them apart pays."""
+_WHOLE = frozenset({"full_attention", "global"})
+"""Kinds of layers that attend to everything before a token; the second is GPT-Neo's name."""
+_ATTENTION = _WHOLE | {"sliding_attention", "chunked_attention", "local"}
+"""Kinds of layers that a mask keeps from padding."""
 
 
 @dataclass(eq=False)
@@ -63,30 +68,57 @@ class PromptCache:
         return PromptCache(self.last[there], cache, self.seen[there], self.lengths[index])
 
 
-def attends_to_all(backbone: Backbone) -> bool:
-    """Return whether every layer attends to everything before it: no sliding windows, no recurrent states.
+def can_share(backbone: Backbone) -> bool:
+    """Return whether rows can go on from what was read once, behind the padding of others.
+
+    Every layer has to attend to everything before it (no sliding windows, no recurrent states), to give out keys and
+    values, and to take each token at the position it is said to have.
 
     Args:
         backbone: a decoder.
     """
     config = backbone.model.config.get_text_config(decoder=True)
-    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
     # Qwen's configurations name a window and, apart from it, whether it is used
     window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
-    return kinds == {"full_attention"} and not window and not getattr(backbone.model, "_is_stateful", False)
+    return _kinds(backbone) <= _WHOLE and not window and _goes_by_position(backbone)
+
+
+def can_pad(backbone: Backbone) -> bool:
+    """Return whether padding before a prompt leaves what is generated behind it as it is.
+
+    It does not where it runs through a state, or moves tokens that are counted from the batch's first.
+
+    Args:
+        backbone: a decoder.
+    """
+    return _kinds(backbone) <= _ATTENTION and _goes_by_position(backbone)
+
+
+def _kinds(backbone: Backbone) -> set[str]:
+    config = backbone.model.config.get_text_config(decoder=True)
+    named = getattr(config, "layer_types", None) or getattr(config, "attention_layers", None)  # GPT-Neo's name
+    return set(named or ["full_attention"])
+
+
+def _goes_by_position(backbone: Backbone) -> bool:
+    """Whether all that is kept of a token are keys and values, and its distance to others is that of positions."""
+    takes = inspect.signature(backbone.model.forward).parameters
+    # Bloom counts positions in the mask; MPT, which takes none either, counts tokens, padding among them
+    placed = "position_ids" in takes or backbone.model.config.model_type == "bloom"
+    return placed and "past_key_values" in takes and not getattr(backbone.model, "_is_stateful", False)
 
 
 def shared_prefix(backbone: Backbone, prompts: Sequence[Sequence[int]]) -> int:
     """Count the first tokens that all prompts share, the last token of each left out.
 
     Args:
-        backbone: a decoder; only those of `attends_to_all` can share.
+        backbone: a decoder; only those of `can_share` do.
         prompts: token ids.
 
     Returns:
         The number of tokens; 0 where sharing them gains nothing.
     """
-    if len(prompts) < 2 or not attends_to_all(backbone):
+    if len(prompts) < 2 or not can_share(backbone):
         return 0
     ordered = sorted(tuple(prompt) for prompt in prompts)
     first, last = ordered[0], ordered[-1]  # the two that differ earliest
@@ -144,7 +176,7 @@ def read_prompts(backbone: Backbone, prompts: Sequence[Sequence[int]]) -> Prompt
     """Return prompts as a decoder has read them, in one batch, to go on from.
 
     Args:
-        backbone: a decoder, with or without a candidate placed.
+        backbone: one of `can_share`, with or without a candidate placed.
         prompts: n prompts as token ids.
     """
     import torch

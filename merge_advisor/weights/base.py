@@ -154,6 +154,8 @@ def _open(path: Path, name: str, revision: str | None, hashes: Hashes) -> LocalB
     architectures = config.get("architectures")
     if not isinstance(architectures, list) or not architectures or not isinstance(architectures[0], str):
         raise FileError("config.json: has no architectures; fetch the model again")
+    if config.get("model_type") == "rwkv":
+        raise FileError("config.json: RWKV's weights change as transformers runs it; choose a base of another kind")
     base = Base(name, revision, _digest(path, config, located, hashes), short_name(architectures[0]))
     floats = {name: info.shape for name, (_, info) in located.items() if info.is_float}
     said = said_of_copy(path)

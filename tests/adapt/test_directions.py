@@ -3,9 +3,14 @@
 import numpy as np
 import pytest
 
+from merge_advisor.adapt.basis import FORMS, Basis
 from merge_advisor.adapt.directions import by_weight, canonical, spectrum
+from merge_advisor.adapt.workbench import Workbench
 from merge_advisor.arrays import Float32Array
-from merge_advisor.weights.updates import DenseUpdate, LowRankUpdate, Update
+from merge_advisor.backbone.shapes import LoraShape, Shape
+from merge_advisor.errors import PoolError
+from merge_advisor.types import Candidate
+from merge_advisor.weights.updates import DenseUpdate, LowRankUpdate, Update, WeightDelta
 
 OUT, IN = 12, 20
 
@@ -43,6 +48,37 @@ def test_no_change_has_no_directions() -> None:
     found = spectrum({"w": [nothing, low_rank(0)]}, [1.0, 1.0])["w"]
     alone = spectrum({"w": [low_rank(0)]}, [1.0])["w"]
     np.testing.assert_allclose(found.out_shares[:3], alone.out_shares, atol=1e-12)
+
+
+def test_the_base_says_which_side_of_a_weight_is_its_input() -> None:
+    """A full checkpoint's update does not, and that of a square weight has no other sign of it."""
+    square = LowRankUpdate(low_rank(0).a[:, :OUT], low_rank(0).b, 0.7, transposed=True)
+    pool = (Candidate("adapter", "adapter", "a", "1"), Candidate("checkpoint", "checkpoint", "c", "2"))
+    updates: dict[str, Update] = {"1": square, "2": DenseUpdate(square.dense())}
+    inputs = np.linalg.svd(square.dense())[0][:, :3]
+    for candidate in pool:
+        bench = Workbench((), frozenset(), candidates=(candidate,), targets=("w",), turned=True)
+        bench.weights_of = lambda one: {"w": updates[one.fingerprint]}
+        shape = Basis("first").shape(bench)
+        assert isinstance(shape, LoraShape) and shape.first is not None
+        np.testing.assert_allclose(abs(shape.first["w"][:3] @ inputs), np.eye(3), atol=1e-5)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_weight_that_the_pool_leaves_alone_has_no_directions_to_train_in(form: str) -> None:
+    delta: WeightDelta = {"v": low_rank(0), "w": DenseUpdate(np.zeros((OUT, IN), np.float32))}
+
+    def shape_of(*targets: str) -> Shape:
+        pool = (Candidate("c", "checkpoint", "c", "1"),)
+        return Basis(form).shape(
+            Workbench((), frozenset(), candidates=pool, targets=targets, weights_of=lambda candidate: delta)
+        )
+
+    without = form in ("core", "output")
+    for targets in (("w",), ("x",))[not without :]:
+        with pytest.raises(PoolError, match="no adapter of the pool changes the weights that are trained"):
+            shape_of(*targets)
+    assert (shape_of("v", "w").digest == shape_of("v").digest) == without  # a LoRA may leave the directions
 
 
 def test_a_spectrum_is_that_of_the_summed_squares() -> None:

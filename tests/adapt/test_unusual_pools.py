@@ -11,6 +11,7 @@ from merge_advisor.advisor import PlanOptions
 from merge_advisor.advisor.runs.run_folder import Run
 from merge_advisor.errors import InputError, MergeAdvisorError
 from merge_advisor.options import FinetuneSettings
+from tests.support.architectures import build_model
 from tests.support.models import LLAMA_MODULES, write_lora
 from tests.support.task_files import write_task
 
@@ -56,6 +57,14 @@ def test_an_encoder_decoder(spec: str, tmp_path: Path, tiny_t5: Path, tiny_t5_po
 def test_a_pool_of_full_checkpoints(spec: str, tmp_path: Path, tiny_llama: Path, tiny_pool: Path) -> None:
     pool = checkpoints(tmp_path, tiny_llama, tiny_pool)
     found = planned(write_task(tmp_path / "even.jsonl", 12), tiny_llama, pool, spec)
+    assert found.plan.adaptation is not None and found.plan.adaptation.predicted is not None
+
+
+def test_checkpoints_of_a_base_that_stores_its_weights_the_other_way_round(tmp_path: Path) -> None:
+    base, pool = build_model("gpt2", tmp_path / "gpt2"), tmp_path / "checkpoints"
+    for seed in (1, 2):
+        build_model("gpt2", pool / f"c{seed}", seed)
+    found = planned(write_task(tmp_path / "even.jsonl", 12), base, pool, "basis:form=first,folds=2")
     assert found.plan.adaptation is not None and found.plan.adaptation.predicted is not None
 
 

@@ -271,6 +271,9 @@ def test_a_finetune_that_diverges_says_so(llama: Backbone) -> None:
         finetune_lora(llama, rows, targets, FinetuneSettings(lr=1e30, steps=5), seed=0)
     with pytest.raises(InputError, match="below 1"):
         FinetuneSettings(epochs=0)
+    for wrong in ({"steps": 0}, {"lr": float("nan")}, {"lr": float("inf")}, {"alpha": float("nan")}):
+        with pytest.raises(InputError, match="give positive ones"):
+            FinetuneSettings(**wrong)
 
 
 def test_encoding_cuts_the_prompt_on_the_left_and_refuses_long_answers(llama: Backbone) -> None:
@@ -376,7 +379,7 @@ def test_short_rows_in_one_sequence_have_the_losses_they_have_alone(kind: str, p
 
     from merge_advisor.backbone.losses import batch_losses
     from merge_advisor.backbone.packing import can_pack
-    from merge_advisor.backbone.prefix import attends_to_all
+    from merge_advisor.backbone.prefix import can_share
 
     torch.manual_seed(0)
     extra = {"rotary_dim": 4} if kind == "gptj" else {"head_dim": 8} if kind == "qwen3" else {}
@@ -387,7 +390,7 @@ def test_short_rows_in_one_sequence_have_the_losses_they_have_alone(kind: str, p
         model=model, tokenizer=SimpleNamespace(pad_token_id=0), device=torch.device("cpu"), dtype=torch.float32,
         encoder_decoder=False,
     )  # fmt: skip
-    assert attends_to_all(backbone) and can_pack(backbone) == packs
+    assert can_share(backbone) and can_pack(backbone) == packs
     rng = np.random.default_rng(0)
     front = tuple(rng.integers(3, 99, 9).tolist())
     rows = [

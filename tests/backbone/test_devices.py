@@ -9,17 +9,24 @@ from typing import Any
 import pytest
 import torch
 
+from merge_advisor.adapt.workbench import TrainingRequest
+from merge_advisor.advisor.measuring.session import open_session
+from merge_advisor.advisor.measuring.trainer import Trainer
 from merge_advisor.backbone import devices, forward, losses
 from merge_advisor.backbone.devices import memory_free, settle
 from merge_advisor.backbone.encoding import TOKENS_PER_BATCH, EncodedRow, encode
-from merge_advisor.backbone.finetune import finetune
+from merge_advisor.backbone.finetune import finetune, finetune_lora
 from merge_advisor.backbone.gradients import loss_and_gradient
+from merge_advisor.backbone.losses import row_losses
 from merge_advisor.backbone.memory import memory_needed, within_memory
 from merge_advisor.backbone.model import Backbone, load_backbone
+from merge_advisor.backbone.shapes import LoraShape
 from merge_advisor.backbone.trainable import TrainableLora
 from merge_advisor.errors import BaseModelError
 from merge_advisor.machine_options import Machine
 from merge_advisor.options import FinetuneSettings
+from merge_advisor.types import Row
+from merge_advisor.weights.updates import digest_of_delta
 
 TEXTS = [(f"say {number} and then a few words more", f"{number}") for number in range(12)]
 
@@ -159,6 +166,53 @@ def test_a_finetune_goes_on_with_the_same_batch(model: Backbone, monkeypatch: py
     assert memory.refused
     for name, update in expected.items():
         assert abs(found[name].dense() - update.dense()).max() < 1e-4 * abs(update.dense()).max() + 1e-7
+
+
+def test_memory_that_runs_out_where_rows_are_watched_changes_nothing(
+    model: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = encode(model, TEXTS, max_length=64)
+    names = [name for name in model.places if name.endswith("q_proj.weight")]
+    settings, calls = FinetuneSettings(epochs=6, batch_size=4), []
+
+    def trained() -> Any:
+        return finetune_lora(model, rows[:8], names, settings, seed=0, watch=rows[8:])
+
+    def broken(backbone: Backbone, watched: Sequence[EncodedRow]) -> list[float]:
+        calls.append(len(watched))
+        if len(calls) == 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+        return row_losses(backbone, watched)
+
+    expected = trained()
+    monkeypatch.setattr("merge_advisor.backbone.finetune.row_losses", broken)
+    found = trained()
+    assert len(calls) == len(expected.watched) + 1
+    assert found.watched == expected.watched and digest_of_delta(found.delta) == digest_of_delta(expected.delta)
+
+
+def test_a_finetune_that_begins_again_draws_the_same(
+    tiny_llama: Path, tiny_pool: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = tuple(Row(prompt, answer) for prompt, answer in TEXTS)
+    shape = LoraShape(("model.layers.0.self_attn.q_proj.weight",), rank=2, alpha=4.0)
+    request = TrainingRequest(shape, rows, settings=FinetuneSettings(steps=3))
+    errors: list[Exception] = []
+
+    def may_fail(*given: Any, **named: Any) -> Any:
+        result = finetune(*given, **named)
+        if errors:
+            raise errors.pop()
+        return result
+
+    def trained(cache: Path) -> str:
+        with open_session(str(tiny_llama), tiny_pool, cache=cache) as session:
+            return Trainer(session.meter, session.cache, {}).train(request).candidate.fingerprint
+
+    monkeypatch.setattr("merge_advisor.backbone.finetune.finetune", may_fail)
+    calm = trained(tmp_path / "calm")
+    errors.append(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB"))
+    assert trained(tmp_path / "full") == calm and not errors
 
 
 def test_one_row_that_does_not_fit_is_one_line(model: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -143,6 +143,8 @@ def spoil(folder: Path, how: str) -> None:
         config.write_text("[" * 100_000)
     elif how == "no architecture":
         edit(config, architectures=[])
+    elif how == "rwkv":
+        edit(config, model_type="rwkv")
     elif how == "quantised":
         edit(config, quantization_config={"bits": 4})
     elif how == "adapter":
@@ -161,6 +163,7 @@ def spoil(folder: Path, how: str) -> None:
         ("bad config", r"config\.json: not JSON"),
         ("deep config", r"config\.json: not JSON"),
         ("no architecture", r"config\.json: has no architectures"),
+        ("rwkv", r"config\.json: RWKV's weights change as transformers runs it"),
         ("quantised", r"config\.json: its weights are quantised"),
         ("adapter", "this is an adapter, not a base; give it as `pool`"),
         ("gguf", r"model\.gguf: a GGUF base is given by its file; give copy/model\.gguf"),

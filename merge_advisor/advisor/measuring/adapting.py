@@ -21,6 +21,7 @@ from merge_advisor.advisor.measuring.trainer import Trainer
 from merge_advisor.merges import WeightedMerge
 from merge_advisor.options import FinetuneSettings
 from merge_advisor.types import Candidate, LossKind, Row, Task
+from merge_advisor.weights.naming import is_conv1d
 
 if TYPE_CHECKING:
     from merge_advisor.adapt.workbench import Adaptation, Adapted
@@ -104,6 +105,7 @@ def adapt_merge(meter: MergeMeter, cache: Path, request: AdaptationRequest) -> A
         merge=request.merge,
         candidates=request.candidates,
         targets=request.targets,
+        turned=is_conv1d(meter.model.local.shapes),
         settings=request.settings,
         seed=request.seed,
         run_training=trainer.train,

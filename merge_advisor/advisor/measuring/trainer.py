@@ -97,12 +97,12 @@ class Trainer:
         model = self.meter.model
         backbone = model.backbone
         rows, watch = self.encoded(request.rows, request), self.encoded(request.watch, request)
-        generator = torch.Generator().manual_seed(request.seed)
 
         def progress(done: int, total: int) -> None:
             model.progress("training on the rows", done, total)
 
         def train() -> tuple[FinetuneResult, int]:
+            generator = torch.Generator().manual_seed(request.seed)  # here: where memory runs out, this runs again
             trainable = request.shape.build(backbone, generator)
             # what learns from no output may get worse from its first step on, and its rows may be many
             blind = not request.terms.needs_outputs
