@@ -51,9 +51,7 @@ def merge_jobs() -> None:
     lines, sys.stdout = sys.stdout, sys.stderr  # what libraries print is no report
     _leave_network()
     import peft
-    import torch
 
-    torch.manual_seed(0)
     _ = peft.PeftModel  # imported before the limits hold
     sys.addaudithook(_forbid)
     for adapter, target in asked["jobs"]:
@@ -72,8 +70,10 @@ def report_on(base: tuple[Path, str], adapter: Path, target: Path, parts: dict[s
         parts: of parameters in memory that the base's files hold as several.
     """
     import peft
+    import torch
     from safetensors.torch import save_file
 
+    torch.manual_seed(0)  # for each anew: what PEFT draws does not depend on what else is merged
     try:
         unknown = _unknown_settings(adapter)
         updates, tensors, note = merged_updates(base, adapter, parts)
