@@ -257,7 +257,7 @@ def test_what_has_no_place_in_the_base_or_is_no_merge_is_refused(base: LocalBase
         "costly": peft.LoHaConfig(r=2, target_modules=ATTENTION),
     }
     reasons = {
-        "on the tied embedding": "merged, it is another model than beside the base",
+        "on the tied embedding": "which in this base are one weight: merged, it would change both; train it with",
         "embedding apart": "which in this base are one",
         "stray": "PEFT passes over 1 of its tensors, e.g. base_model.model.model.layers.9.self_attn",
         "short": "lacks tensors that its configuration asks for",
@@ -341,7 +341,7 @@ def test_what_peft_draws_for_an_adapter_does_not_depend_on_the_others(
 
     def draw(*_: Any) -> Any:
         drawn.append(float(torch.rand(1)))
-        return [], {"0.dense": torch.zeros(1)}, ""
+        return [], {"0.dense": torch.zeros(1)}
 
     monkeypatch.setattr(peft_child, "merged_updates", draw)
     for name in "xy":
