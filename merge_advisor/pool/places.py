@@ -41,11 +41,29 @@ def readable(
             raise PoolError(f"{place.path.name}: has to be written anew, which needs a folder; give `cache`")
         folder = gguf_in_peft_layout(place.path, base, cache / "layouts", hashes)
         return _noted(model, "read from its GGUF file"), replace(place, path=folder)
+    model, place = in_own_folder(model, place, cache, hashes)
+    return _dequantised(model, place, cache, hashes)
+
+
+def in_own_folder(
+    model: FoundModel, place: Snapshot, cache: Path | None, hashes: Hashes
+) -> tuple[FoundModel, Snapshot]:
+    """Return a model that is unpacked and in PEFT's layout, as far as that takes no base.
+
+    Args:
+        model: the model.
+        place: where its files are.
+        cache: folder for what is unpacked and written anew; None: such models are refused.
+        hashes: a memo of file hashes.
+
+    Raises:
+        PoolError: an archive or layout that cannot be read.
+    """
     if place.path.is_file():
         model, place = _unpacked(model, place, cache, hashes)
     layout = folder_layout(place.path)
     if not layout:
-        return _dequantised(model, place, cache, hashes)
+        return model, place
     if cache is None:
         raise PoolError(f"its layout ({layout}) has to be written anew, which needs a folder; give `cache`")
     folder = in_peft_layout(place.path, layout, cache / "layouts", hashes)

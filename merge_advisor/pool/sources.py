@@ -23,6 +23,8 @@ _ADAPTER, _CONFIG = "adapter_config.json", "config.json"
 _WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "*.bin", "*.pt", "*.pth", "*.ckpt", "*.distcp", "adapters.npz")
 _NO_WEIGHTS = re.compile(r"(training_args|optimizer|scheduler|scaler|rng_state)[\w-]*\.(bin|pt|pth)")
 """What trainers leave beside weights, or where there are none."""
+_TEXTS = (".json", ".jsonl", ".md", ".txt", ".yaml", ".yml", ".py", ".model", ".jinja")
+"""Ends of the names of files that are no model even where a link to one leads nowhere."""
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 _CACHED = re.compile(r"models--(?P<org>[^/]+?)--(?P<name>[^/]+)")
 """A model in the hub's cache, whose files are in `snapshots/COMMIT`."""
@@ -170,12 +172,13 @@ def _in_folder(path: Path) -> Sources:
 
 
 def _below(path: Path, within: tuple[str, ...], seen: set[Path]) -> Iterator[FoundModel]:
-    """Yield the models in a folder and in the folders that are none themselves; `seen` are those looked into, or above the pool."""
+    """Yield the models in a folder and in those below; `seen` are what was looked into, and what the pool lies in."""
     if (cached := _cached(path)) is not None:
         yield from _of_snapshot(cached, seen)
         return
     inside = [part for part in path.iterdir() if part.name[0] != "."]
-    yield from (FoundModel("/".join([*within, part.name]), part) for part in inside if not part.exists())
+    gone = [part for part in inside if not part.exists() and part.suffix.lower() not in _TEXTS]
+    yield from (FoundModel("/".join([*within, part.name]), part) for part in gone)
     # links last: what they lead back to goes by its own name
     folders = sorted((part for part in inside if part.is_dir()), key=lambda part: (part.is_symlink(), part.name))
     steps = {folder: _step(folder) for folder in folders}
