@@ -31,7 +31,7 @@ def find_parameter(name: str, shapes: Shapes) -> str | None:
 
     The names are equal, or begin with other wrappers (`transformer.h.0…` and `h.0…`, `language_model.model.layers.0…`
     and `model.language_model.layers.0…`); where several base names are so alike, none is taken. Where the files have no
-    such name, that of the model in memory counts as well.
+    such name, that of the model in memory counts as well, and what transformers' loader makes of the name.
 
     >>> find_parameter("transformer.h.0.mlp.weight", {"h.0.mlp.weight": (8, 8), "h.1.mlp.weight": (8, 8)})
     'h.0.mlp.weight'
@@ -43,9 +43,10 @@ def find_parameter(name: str, shapes: Shapes) -> str | None:
         shapes: the base's parameters; a `BaseShapes` knows the names in memory too.
     """
     found = _find(name, shapes)
-    if found is None and isinstance(shapes, BaseShapes) and (there := _find(name, shapes.of_memory)) is not None:
-        found = shapes.of_memory[there]
-    return found
+    if found is not None or not isinstance(shapes, BaseShapes):
+        return found
+    there = _find(name, shapes.of_memory) or _find(shapes.loaded_name(name), shapes.of_memory)
+    return shapes.of_memory[there] if there is not None else None
 
 
 def _find(name: str, shapes: Mapping[str, Any]) -> str | None:
