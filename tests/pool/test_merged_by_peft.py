@@ -257,7 +257,7 @@ def test_what_has_no_place_in_the_base_or_is_no_merge_is_refused(base: LocalBase
         "costly": peft.LoHaConfig(r=2, target_modules=ATTENTION),
     }
     reasons = {
-        "on the tied embedding": "which in this base are one weight: merged, it would change both; train it with",
+        "on the tied embedding": "which in this base are one weight: merged, it would change both; train it whole",
         "embedding apart": "which in this base are one",
         "stray": "PEFT passes over 1 of its tensors, e.g. base_model.model.model.layers.9.self_attn",
         "short": "lacks tensors that its configuration asks for",
