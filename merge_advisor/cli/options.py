@@ -152,7 +152,7 @@ class ConvertCommand:
     """
 
     source: str = option(
-        positional=True, metavar="SOURCE", help="folder of one adapter or of several, manifest (.yaml), or hub ids"
+        positional=True, metavar="SOURCE", help="folder of adapters or of one, archive, manifest (.yaml), or hub ids"
     )
     out: Path = option(metavar="DIR", help="folder to make")
     offline: bool = option(False, settings=True, help="never fetch; use what is in the cache")

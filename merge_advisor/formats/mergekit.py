@@ -17,6 +17,7 @@ from typing import Any, ClassVar, Literal, cast
 from merge_advisor import registry
 from merge_advisor.errors import InputError
 from merge_advisor.formats import ModelPlaces
+from merge_advisor.formats.peft import task_type
 from merge_advisor.json_form import STRICT, from_json
 from merge_advisor.types import Recipe
 from merge_advisor.weights.naming import block_of, count_blocks, layer_factor
@@ -179,6 +180,8 @@ class MergekitFormat:
             return settings
         if _MIXTURE.search(recipe.base.architecture):
             return f"mergekit takes the experts of {recipe.base.architecture} by other names than its files have"
+        if recipe.base.architecture.endswith(_WITH_IMAGES) and task_type(recipe.base.architecture) == "CAUSAL_LM":
+            return f"mergekit misses weights of {recipe.base.architecture}, which reads more than text"
         if recipe.base.architecture == _NEOX and any(member.kind != "checkpoint" for member in recipe.members):
             return (
                 "mergekit asks a GPT-NeoX for attention.masked_bias, which it lacks once an adapter is merged into it"
@@ -200,6 +203,8 @@ class MergekitFormat:
 
 _MIXTURE = re.compile(r"moe|mixtral|dbrx|jamba|gptoss|deepseekv[23]|llama4", re.IGNORECASE)
 """Architectures with experts: transformers keeps all of a layer in one tensor, and mergekit writes none of them."""
+_WITH_IMAGES = "ForConditionalGeneration"
+"""What architectures that read images or sound are called; encoder-decoders as well, which mergekit merges."""
 _NEOX = "GPTNeoXForCausalLM"
 """transformers, by which mergekit merges an adapter into a base, no longer writes a buffer that mergekit requires."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import lzma
 import tarfile
 import zipfile
 import zlib
@@ -17,8 +18,10 @@ from merge_advisor.weights.adapter_config import REWRITTEN
 from merge_advisor.weights.files import FileError, Hashes, file_digest
 from merge_advisor.whole_files import whole_folder
 
-ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
+ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 """Ends of the names of archives."""
+UNREAD_ARCHIVES = (".7z", ".rar", ".tar.zst", ".tzst", ".tar.lz4")
+"""Those of archives that Python does not read."""
 LARGEST = 64 * 2**30
 """Bytes that an archive may unpack to."""
 _MOST = 10_000
@@ -62,13 +65,24 @@ def unpacked(archive: Path, cache: Path, hashes: Hashes, *, largest: int = LARGE
             except RunError:
                 if not folder.is_dir():  # else another process was faster, with the same files
                     raise
-    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
+    except (
+        zipfile.BadZipFile,
+        tarfile.TarError,
+        zlib.error,
+        lzma.LZMAError,
+        EOFError,
+        RuntimeError,
+        NotImplementedError,
+    ) as error:
         # RuntimeError: a zip with a password
         reason = " ".join(str(error).split())[:120] or type(error).__name__
         raise PoolError(f"{archive.name}: cannot be unpacked ({reason}); fetch it again, or unpack it there") from error
     except FileError as error:
         raise PoolError(str(error)) from error
-    while len(inside := [path for path in folder.iterdir() if path.name != REWRITTEN]) == 1 and inside[0].is_dir():
+    while (
+        len(inside := [path for path in folder.iterdir() if path.name not in (REWRITTEN, "__MACOSX")]) == 1
+        and inside[0].is_dir()
+    ):
         folder = inside[0]
     return folder
 
@@ -78,6 +92,8 @@ def _unpack(archive: Path, folder: Path, largest: int) -> None:
     with closing(_files(archive)) as files:
         for number, (name, stream) in enumerate(files):
             with stream:
+                if _is_of_system(name):
+                    continue
                 if number >= _MOST:
                     raise PoolError(f"{archive.name}: holds more than {_MOST} files; unpack what is needed of it there")
                 target = folder / _safe(name, archive)
@@ -89,6 +105,12 @@ def _unpack(archive: Path, folder: Path, largest: int) -> None:
                     raise PoolError(
                         f"{archive.name}: unpacks to more than {largest >> 20} MiB; unpack it there if that is right"
                     )
+
+
+def _is_of_system(name: str) -> bool:
+    """Whether a file is what macOS packs beside each one (`__MACOSX/law/._README.md`), which is nothing of a model."""
+    *folders, last = name.replace("\\", "/").split("/")
+    return "__MACOSX" in folders or last.startswith("._") or last == ".DS_Store"
 
 
 def _write(stream: IO[bytes], target: Path, most: int) -> int:

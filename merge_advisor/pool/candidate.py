@@ -23,6 +23,7 @@ from merge_advisor.weights.adapter_config import (
 )
 from merge_advisor.weights.base import HUB_PATTERNS, LocalBase
 from merge_advisor.weights.files import Hashes, read_json
+from merge_advisor.weights.same_computation import check_same_computation
 from merge_advisor.weights.saved_copies import check_copies
 from merge_advisor.weights.tensorfile import TensorInfo
 
@@ -192,6 +193,7 @@ def _merged(model: FoundModel, place: hub.Snapshot, base: LocalBase, merges: Pef
 
 def _checkpoint(model: FoundModel, place: hub.Snapshot, base: LocalBase, hashes: Hashes, card: Card) -> Candidate:
     located = checkpoint.check_checkpoint(place.path, base.config, base.shapes)
+    check_same_computation(place.path, base.path)
     resized = checkpoint.resized_note(located, base.shapes)
     checkpoint.check_checkpoint_values(place.path, located, base.path, base.base.digest, hashes)
     config = read_json(place.path / "config.json")

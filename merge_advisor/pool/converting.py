@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -20,6 +21,9 @@ from merge_advisor.plain_text import short_name
 from merge_advisor.pool import unpickling
 from merge_advisor.pool.candidate import fetch_model
 from merge_advisor.pool.child_reports import last_words, read_report
+from merge_advisor.pool.layouts import folder_layout
+from merge_advisor.pool.places import in_own_folder
+from merge_advisor.pool.remote import copied_pool, is_address
 from merge_advisor.pool.sources import FOLDER_MANIFEST, FoundModel, Sources, find_models
 from merge_advisor.progress import Progress, quiet_progress
 from merge_advisor.types import RefusedModel
@@ -85,8 +89,11 @@ def convert(
     where `source` is one adapter, else a folder of them with a manifest that keeps ids, descriptions and template.
     Beside the weights of each lies `converted.json` with the sha256 of the pickle.
 
+    Archives are unpacked, and shards and MLX's layout become PEFT's one file.
+
     Args:
-        source: whatever `open_pool` takes: a folder of adapters or of one, a manifest, a list of hub ids, or hub ids.
+        source: whatever `open_pool` takes: a folder of adapters or of one, an archive of one, a manifest, a list of hub
+            ids, hub ids, or an address.
         out: folder to make.
         offline: never fetch.
         progress: called with (what, done, total).
@@ -100,11 +107,12 @@ def convert(
         RunError: `out` is there already or cannot be written.
         ExternalError: the child process cannot be started.
     """
-    sources = find_models(source)
-    alone = len(sources.models) == 1
-    with whole_folder(out) as partial:
+    with whole_folder(out) as partial, tempfile.TemporaryDirectory(prefix="merge-advisor-") as scratch:
+        copied_from = copied_pool(str(source), Path(scratch), offline=offline) if is_address(str(source)) else source
+        sources = find_models(copied_from)
+        alone = len(sources.models) == 1
         names = {model.id: "." if alone else name for model, name in _names(sources.models)}
-        jobs, refused = _gather(sources.models, partial, names, offline, progress)
+        jobs, refused = _gather(sources.models, partial, names, Path(scratch), offline=offline, progress=progress)
         pickles = [job for job in jobs if not (job.folder / ADAPTER_WEIGHTS).is_file()]
         reasons = _rewrite(pickles, progress)
         copied = []
@@ -141,14 +149,20 @@ def _names(models: Sequence[FoundModel]) -> list[tuple[FoundModel, str]]:
 
 
 def _gather(
-    models: Sequence[FoundModel], partial: Path, names: Mapping[str, str], offline: bool, progress: Progress
+    models: Sequence[FoundModel],
+    partial: Path,
+    names: Mapping[str, str],
+    scratch: Path,
+    *,
+    offline: bool,
+    progress: Progress,
 ) -> tuple[list[_Job], dict[str, MergeAdvisorError]]:
     """Fetch each model and make its target folder; those that are no adapters are refused."""
     jobs: list[_Job] = []
     refused: dict[str, MergeAdvisorError] = {}
     for number, model in enumerate(models, 1):
         try:
-            place = _place(model, offline)
+            place = _place(model, scratch, offline)
             with suppress(NotPlainLoraError):  # PEFT may be able to merge it
                 read_adapter_config(place.path)
             if not any((place.path / name).is_file() for name in (ADAPTER_WEIGHTS, ADAPTER_PICKLE)):
@@ -167,16 +181,19 @@ def _gather(
     return jobs, refused
 
 
-def _place(model: FoundModel, offline: bool) -> hub.Snapshot:
+def _place(model: FoundModel, scratch: Path, offline: bool) -> hub.Snapshot:
     """Return where a model's files are; of a hub model the pickle is fetched only where there is nothing else."""
     place = fetch_model(model, offline=offline)
+    if place.path.suffix.lower() == ".gguf":
+        raise PoolError(f"{place.path.name}: a LoRA in GGUF is read with its base; give it to a pool as it is")
     if (
         model.hub is not None
         and (place.path / ADAPTER_CONFIG).is_file()
         and not (place.path / ADAPTER_WEIGHTS).is_file()
+        and not folder_layout(place.path)
     ):
-        place = hub.fetch_snapshot(hub.HubId(model.hub.repo, place.revision), (*_KEPT, ADAPTER_PICKLE), offline=offline)
-    return place
+        return hub.fetch_snapshot(hub.HubId(model.hub.repo, place.revision), (*_KEPT, ADAPTER_PICKLE), offline=offline)
+    return in_own_folder(model, place, scratch, {})[1]
 
 
 def _rewrite(jobs: Sequence[_Job], progress: Progress) -> dict[str, str]:
@@ -248,7 +265,7 @@ def _complete(job: _Job, *, converted: bool) -> None:
     if converted:
         note = {
             "version": VERSION,
-            "source": job.model.hub.repo if job.model.hub else job.folder.resolve().name,
+            "source": job.model.hub.repo if job.model.hub else (job.model.folder or job.folder).resolve().name,
             "revision": job.revision or None,
             "file": ADAPTER_PICKLE,
             "sha256": file_digest(job.folder / ADAPTER_PICKLE, {}),

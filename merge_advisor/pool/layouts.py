@@ -125,6 +125,10 @@ def foreign_adapter(folder: Path) -> str:
             )
     if (folder / "adapters.npz").is_file():
         return "adapters.npz: MLX's older layout; train or save it again with mlx_lm, which writes adapters.safetensors"
+    if any(folder.glob("*.distcp")):
+        return "shards of a distributed checkpoint (.distcp); join them (accelerate merge-weights) and list the result"
+    if (folder / "snapshots").is_dir():
+        return "the hub's cache has no one commit of it (no refs/main); name the folder of one below its snapshots/"
     return ""
 
 

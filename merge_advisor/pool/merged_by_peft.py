@@ -12,13 +12,14 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from merge_advisor.errors import PoolError, RunError
 from merge_advisor.json_form import VERSION, digest_of
 from merge_advisor.pool.child_reports import printed
+from merge_advisor.pool.fitted_rows import fitted_adapter
 from merge_advisor.pool.peft_process import run_peft_child
 from merge_advisor.progress import Progress, quiet_progress
 from merge_advisor.weights.adapter import ADAPTER_WEIGHTS, read_weights_header
@@ -60,6 +61,8 @@ class _Job:
     """Where its weight delta goes."""
     memo: str
     """Where it is remembered that it cannot be merged, and why."""
+    fitted: str | None = None
+    """What is said of the form that PEFT is given, see `fitted_adapter`; None: it is given the adapter as it is."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -130,25 +133,25 @@ class PeftMerges:
 
     def _job(self, folder: Path) -> _Job:
         key = digest_of([VERSION, peft_fingerprint(folder, self.hashes), self.base.base.digest])
-        memo = f"peft {importlib.metadata.version('peft')}|{key}"
+        memo = f"peft {importlib.metadata.version('peft')}, rows as the base's|{key}"
         return _Job(folder, (self.cache or Path()) / key, memo)
 
     def _merge(self, jobs: Sequence[_Job]) -> None:
-        left = list(jobs)
         with tempfile.TemporaryDirectory(prefix="merge-advisor-") as scratch:
+            left = [laid for job in jobs if (laid := self._laid_out(job, Path(scratch))) is not None]
             while left:
                 size = sum(path.stat().st_size for path in self.base.path.glob("*.safetensors"))
                 limit = len(left) * (_STARTING + _SECONDS_A_GIGABYTE * size / 2**30)
                 reports, death = self.run(self._asked(left, Path(scratch)), Path(scratch), limit, self.progress)
                 for job, report in zip(left, reports, strict=False):
-                    self._keep(job, report, _target(Path(scratch), job))
+                    self._keep(job, report, Path(scratch))
                 done = len(reports)
                 if done < len(left):  # it died on the next one; another child goes on after that
                     self._failed[left[done].folder] = f"PEFT did not merge it: {death}"
                     done += 1
                 left = left[done:]
 
-    def _keep(self, job: _Job, report: Mapping[str, Any], tensors: Path) -> None:
+    def _keep(self, job: _Job, report: Mapping[str, Any], scratch: Path) -> None:
         """Put what the child wrote in its place, or remember why there is nothing."""
         if "error" in report:
             reason = f"PEFT cannot merge it into this base: {printed(report['error'], 300)}"
@@ -157,10 +160,13 @@ class PeftMerges:
             self._failed[job.folder] = reason
             return
         try:
-            index = self._index(report)
+            index = self._index(report, job.fitted)
             with whole_folder(job.place) as partial:
-                shutil.move(tensors, partial / STORED_WEIGHTS)
+                shutil.move(_target(scratch, job), partial / STORED_WEIGHTS)
                 write_index(partial, index)
+                if job.fitted is not None:  # what loads adapters by PEFT needs this form as well
+                    for file in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
+                        shutil.copyfile(_given(scratch, job) / file, partial / file)
             read_stored_delta(job.place, self.base.shapes)
         except RunError as error:
             if not job.place.is_dir():  # else another process was faster, with the same weights
@@ -169,7 +175,7 @@ class PeftMerges:
             shutil.rmtree(job.place, ignore_errors=True)
             self._failed[job.folder] = str(error)
 
-    def _index(self, report: Mapping[str, Any]) -> StoredIndex:
+    def _index(self, report: Mapping[str, Any], fitted: str | None) -> StoredIndex:
         updates = {}
         for number, update in enumerate(report["updates"]):
             names = [name for own in update["names"] if (name := find_parameter(own, self.base.shapes)) is not None]
@@ -179,23 +185,31 @@ class PeftMerges:
         if len(updates) < len(report["updates"]):
             raise PoolError("two of its parameters are one in the base's files; give its own base")
         made_by = f"PEFT {report['peft']}"
-        notes = [str(report["note"])] if report["note"] else []
+        notes = [fitted] if fitted else []
         for key in report["unknown"]:
             notes.append(f"{ADAPTER_CONFIG}: {str(key)[:60]!r} is no setting that {made_by} knows; it was ignored")
         return StoredIndex(VERSION, updates, made_by, tuple(notes))
 
-    def _asked(self, jobs: Sequence[_Job], scratch: Path) -> dict[str, Any]:
-        """Return what the child process is told, and put beside it what it may read of each adapter."""
-        asked = []
-        for job in jobs:
-            copy = scratch / f"{job.place.name}.adapter"  # what else lies in its folder is not the child's to read
-            copy.mkdir(exist_ok=True)
+    def _laid_out(self, job: _Job, scratch: Path) -> _Job | None:
+        """Put what the child process may read of an adapter into a folder of its own; None where that fails."""
+        copy = _given(scratch, job)  # what else lies in its folder is not the child's to read
+        try:
+            copy.mkdir()
             config = {
                 key: value for key, value in read_json(job.folder / ADAPTER_CONFIG).items() if key not in _NAMES_CODE
             }
-            (copy / ADAPTER_CONFIG).write_text(json.dumps(config), encoding="utf-8")
-            _link(job.folder / ADAPTER_WEIGHTS, copy / ADAPTER_WEIGHTS)
-            asked.append([str(copy), str(_target(scratch, job))])
+            fitted = fitted_adapter(job.folder, config, self.base, copy)
+            if fitted is None:
+                (copy / ADAPTER_CONFIG).write_text(json.dumps(config), encoding="utf-8")
+                _link(job.folder / ADAPTER_WEIGHTS, copy / ADAPTER_WEIGHTS)
+        except (PoolError, FileError) as error:
+            self._failed[job.folder] = str(error)
+            return None
+        return replace(job, fitted=fitted)
+
+    def _asked(self, jobs: Sequence[_Job], scratch: Path) -> dict[str, Any]:
+        """Return what the child process is told."""
+        asked = [[str(_given(scratch, job)), str(_target(scratch, job))] for job in jobs]
         parts: dict[str, list[list[Any]]] = {}
         for name, place in self.base.shapes.places.items():
             if not place.whole:
@@ -233,6 +247,10 @@ def _check_patterns(folder: Path) -> None:
                 raise PoolError(
                     f"{ADAPTER_CONFIG}: the pattern {pattern[:60]!r} in {key} is too costly; write plain module names"
                 )
+
+
+def _given(scratch: Path, job: _Job) -> Path:
+    return scratch / f"{job.place.name}.adapter"
 
 
 def _target(scratch: Path, job: _Job) -> Path:

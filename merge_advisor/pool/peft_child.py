@@ -51,9 +51,7 @@ def merge_jobs() -> None:
     lines, sys.stdout = sys.stdout, sys.stderr  # what libraries print is no report
     _leave_network()
     import peft
-    import torch
 
-    torch.manual_seed(0)
     _ = peft.PeftModel  # imported before the limits hold
     sys.addaudithook(_forbid)
     for adapter, target in asked["jobs"]:
@@ -72,13 +70,15 @@ def report_on(base: tuple[Path, str], adapter: Path, target: Path, parts: dict[s
         parts: of parameters in memory that the base's files hold as several.
     """
     import peft
+    import torch
     from safetensors.torch import save_file
 
+    torch.manual_seed(0)  # for each anew: what PEFT draws does not depend on what else is merged
     try:
         unknown = _unknown_settings(adapter)
-        updates, tensors, note = merged_updates(base, adapter, parts)
+        updates, tensors = merged_updates(base, adapter, parts)
         save_file(tensors, target, metadata={"format": "pt"})
-        return {"updates": updates, "peft": peft.__version__, "unknown": unknown, "note": note}
+        return {"updates": updates, "peft": peft.__version__, "unknown": unknown}
     except CannotMergeError as error:
         return {"error": str(error), "final": True}
     except (MemoryError, OSError) as error:
@@ -111,7 +111,7 @@ def _unknown_settings(adapter: Path) -> list[str]:
 
 def merged_updates(
     base: tuple[Path, str], adapter: Path, parts: dict[str, Any]
-) -> tuple[list[dict[str, Any]], dict[str, Any], str]:
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Return what PEFT's merge of an adapter changes of its base.
 
     Args:
@@ -121,21 +121,20 @@ def merged_updates(
 
     Returns:
         For each changed parameter its names (several where the base ties it), `form` and `transposed`; and the tensors
-        `N.a` (r, in) and `N.b` (out, r), or `N.dense`, float32; and what was left out, if anything.
+        `N.a` (r, in) and `N.b` (out, r), or `N.dense`, float32.
 
     Raises:
         CannotMergeError: PEFT loads it in part, merges it to another model than it is beside the base, or changes what
             the base has no parameter for.
     """
     model = _load(*base, "float32")
-    adapter, note = _without_new_tokens(adapter, model)
     ids = _probe(model, adapter)
     plain = _logits(model, ids)
     adapted = _adapted(model, adapter)
     beside = _logits(adapted, ids)
     merged = adapted.merge_and_unload(safe_merge=True).eval()
-    _check_same(plain, beside, _logits(merged, ids))
-    return (*_changes(_load(*base, "auto"), merged, parts), note)
+    _check_same(plain, beside, _logits(merged, ids), on_tied=_changes_tied(model, adapter))
+    return _changes(_load(*base, "auto"), merged, parts)
 
 
 def _load(base: Path, loader: str, dtype: str) -> Any:
@@ -145,37 +144,6 @@ def _load(base: Path, loader: str, dtype: str) -> Any:
         base, dtype=dtype, local_files_only=True, trust_remote_code=False, use_safetensors=True
     )
     return model.eval().requires_grad_(False)
-
-
-def _without_new_tokens(adapter: Path, model: Any) -> tuple[Path, str]:
-    """The adapter without the rows of whole embeddings and heads that stand for tokens the base does not have."""
-    import torch
-    from safetensors.torch import load_file, save_file
-
-    rows, width = model.get_input_embeddings().weight.shape
-    names = {id(module): name for name, module in model.named_modules()}
-    ends = [
-        names[id(module)].rpartition(".")[2]
-        for module in (model.get_input_embeddings(), model.get_output_embeddings())
-        if module is not None
-    ]
-    tensors = load_file(adapter / "adapter_model.safetensors")
-    longer: dict[str, torch.Tensor] = {
-        key: tensor
-        for key, tensor in tensors.items()
-        if tensor.dim() == 2 and tensor.shape[1] == width and tensor.shape[0] > rows
-        and any(f".{end}." in f".{key}" for end in ends) and "lora_" not in key
-    }  # fmt: skip
-    if not longer:
-        return adapter, ""
-    cut = adapter.with_name(f"{adapter.name}.cut")
-    cut.mkdir()
-    (cut / "adapter_config.json").write_bytes((adapter / "adapter_config.json").read_bytes())
-    kept = {key: tensor[:rows].contiguous() for key, tensor in longer.items()}
-    save_file(tensors | kept, cut / "adapter_model.safetensors", metadata={"format": "pt"})
-    most = max(tensor.shape[0] for tensor in longer.values())
-    note = f"its vocabulary was resized from {rows} to {most} rows: the first {rows} count, the others are left out"
-    return cut, note
 
 
 def _adapted(model: Any, adapter: Path) -> Any:
@@ -242,7 +210,17 @@ def _logits(model: Any, ids: Any) -> Any:
         return model(input_ids=ids, use_cache=False, **named).logits.float()
 
 
-def _check_same(plain: Any, beside: Any, merged: Any) -> None:
+def _changes_tied(model: Any, adapter: Path) -> bool:
+    """Whether an adapter changes the embedding of a base whose output head is the same weight."""
+    config = json.loads((adapter / "adapter_config.json").read_bytes())
+    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+    if head is None or head.weight is not embedding.weight:
+        return False
+    end = next(name for name, module in model.named_modules() if module is embedding).rpartition(".")[2]
+    return end in str([config.get(name) for name in ("target_modules", "modules_to_save", "trainable_token_indices")])
+
+
+def _check_same(plain: Any, beside: Any, merged: Any, *, on_tied: bool) -> None:
     """Refuse an adapter that PEFT merges to another model than it is, as on a head that is tied to the embedding."""
     import torch
 
@@ -253,6 +231,12 @@ def _check_same(plain: Any, beside: Any, merged: Any) -> None:
     effect = max(float((beside - plain).abs().max()), float((merged - plain).abs().max()))
     apart, size = float((beside - merged).abs().max()), float(plain.abs().max())
     if apart > 0.01 * effect + 1e-4 * size:
+        if on_tied:
+            raise CannotMergeError(
+                "changes the embedding apart from the output head, which in this base are one weight: merged, it "
+                "would change both; train it whole and tied (PEFT: modules_to_save with ensure_weight_tying), or on a "
+                "base that has a head of its own"
+            )
         raise CannotMergeError(
             f"merged, it is another model than beside the base (logits differ by {apart:.3g} of {effect:.3g}); it "
             "works beside a model only, take another adapter"

@@ -8,7 +8,7 @@ from pathlib import Path
 from merge_advisor.errors import PoolError
 from merge_advisor.json_form import digest_of
 from merge_advisor.plain_text import short_name
-from merge_advisor.pool.archives import archive_stem, unpacked
+from merge_advisor.pool.archives import UNREAD_ARCHIVES, archive_stem, unpacked
 from merge_advisor.pool.layouts import folder_layout, gguf_in_peft_layout, in_peft_layout
 from merge_advisor.pool.sources import FoundModel, find_models
 from merge_advisor.weights.adapter_config import ADAPTER_CONFIG
@@ -34,16 +34,36 @@ def readable(
     Raises:
         PoolError: an archive, layout or quantisation that cannot be read.
     """
+    if place.path.is_symlink() and not place.path.exists():
+        raise PoolError("is a link to nothing; correct or remove it")
     if place.path.suffix.lower() == ".gguf" and place.path.is_file():
         if cache is None:
             raise PoolError(f"{place.path.name}: has to be written anew, which needs a folder; give `cache`")
         folder = gguf_in_peft_layout(place.path, base, cache / "layouts", hashes)
         return _noted(model, "read from its GGUF file"), replace(place, path=folder)
+    model, place = in_own_folder(model, place, cache, hashes)
+    return _dequantised(model, place, cache, hashes)
+
+
+def in_own_folder(
+    model: FoundModel, place: Snapshot, cache: Path | None, hashes: Hashes
+) -> tuple[FoundModel, Snapshot]:
+    """Return a model that is unpacked and in PEFT's layout, as far as that takes no base.
+
+    Args:
+        model: the model.
+        place: where its files are.
+        cache: folder for what is unpacked and written anew; None: such models are refused.
+        hashes: a memo of file hashes.
+
+    Raises:
+        PoolError: an archive or layout that cannot be read.
+    """
     if place.path.is_file():
         model, place = _unpacked(model, place, cache, hashes)
     layout = folder_layout(place.path)
     if not layout:
-        return _dequantised(model, place, cache, hashes)
+        return model, place
     if cache is None:
         raise PoolError(f"its layout ({layout}) has to be written anew, which needs a folder; give `cache`")
     folder = in_peft_layout(place.path, layout, cache / "layouts", hashes)
@@ -52,6 +72,10 @@ def readable(
 
 def _unpacked(model: FoundModel, place: Snapshot, cache: Path | None, hashes: Hashes) -> tuple[FoundModel, Snapshot]:
     file = place.path
+    if file.name.lower().endswith(UNREAD_ARCHIVES):
+        raise PoolError(
+            f"{file.name}: this kind of archive is not read; unpack it there, or pack it as .zip or .tar.gz"
+        )
     if archive_stem(file.name) is None:
         raise PoolError(f"{file.name}: is no folder, archive or GGUF file; give the folder of the model")
     if cache is None:

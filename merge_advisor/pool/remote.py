@@ -14,7 +14,7 @@ _ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*://.+")
 _LOCAL = ("file", "local", "memory")
 """Protocols that ask no network."""
 _WANTED = re.compile(
-    r".*\.(safetensors|safetensors\.index\.json|json|md|ya?ml|txt|model|jinja|gguf|zip|tar|tgz|tar\.gz|bin|npz)"
+    r".*\.(safetensors|safetensors\.index\.json|json|md|ya?ml|txt|model|jinja|gguf|zip|tar|tgz|tbz2|txz|tar\.(gz|bz2|xz)|bin|npz)"
 )
 """Files that may matter to a pool; pickles are copied so that they can be named, and stay unopened."""
 _TRAINER = re.compile(r"(optimizer|scheduler|training_args|rng_state|scaler)[^/]*")

@@ -9,7 +9,7 @@ from pathlib import Path, PurePath, PureWindowsPath
 
 from merge_advisor.errors import PoolError
 from merge_advisor.plain_text import short_name
-from merge_advisor.pool.archives import archive_stem
+from merge_advisor.pool.archives import UNREAD_ARCHIVES, archive_stem
 from merge_advisor.pool.manifest import ManifestEntry, read_manifest
 from merge_advisor.regular_files import read_regular_text
 from merge_advisor.types import TRAINED
@@ -20,15 +20,17 @@ FOLDER_MANIFEST = "pool.yaml"
 """Name of a manifest that speaks of the folders beside it."""
 
 _ADAPTER, _CONFIG = "adapter_config.json", "config.json"
-_WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "*.bin", "*.pt", "*.pth", "*.ckpt")
+_WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "*.bin", "*.pt", "*.pth", "*.ckpt", "*.distcp", "adapters.npz")
 _NO_WEIGHTS = re.compile(r"(training_args|optimizer|scheduler|scaler|rng_state)[\w-]*\.(bin|pt|pth)")
 """What trainers leave beside weights, or where there are none."""
+_TEXTS = (".json", ".jsonl", ".md", ".txt", ".yaml", ".yml", ".py", ".model", ".jinja")
+"""Ends of the names of files that are no model even where a link to one leads nowhere."""
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 _CACHED = re.compile(r"models--(?P<org>[^/]+?)--(?P<name>[^/]+)")
 """A model in the hub's cache, whose files are in `snapshots/COMMIT`."""
 _RUN = ("plan.json", "recipe.json")
 """What a run folder of ours always holds."""
-_DEPTH = 3
+_DEPTH = 8
 """Folders below a pool that are looked into for models, one inside the other."""
 
 
@@ -111,8 +113,12 @@ def find_models(ref: str | Path) -> Sources:
         sources = _in_manifest(path)
     elif is_file and path.suffix.lower() == ".txt":
         sources = Sources(tuple(_in_list(path)))
+    elif is_file and (stem := _packed_stem(path)) is not None:
+        sources = Sources((FoundModel(stem, path),))
     elif is_file:
-        raise PoolError(f"pool {path}: is neither a folder, a manifest (.yaml) nor a list of hub ids (.txt); name one")
+        raise PoolError(
+            f"pool {path}: is neither a folder, an archive, a manifest (.yaml) nor a list of hub ids (.txt); name one"
+        )
     else:
         sources = Sources(tuple(_by_ids(str(ref))))
     seen: set[str] = set()
@@ -134,7 +140,8 @@ def _may_be_model(folder: Path) -> bool:
 
 
 def _has_weights(folder: Path) -> bool:
-    return any(not _NO_WEIGHTS.fullmatch(file.name) for pattern in _WEIGHTS for file in folder.glob(pattern))
+    files = (file.name for pattern in _WEIGHTS for file in folder.glob(pattern))
+    return any(name[0] != "." and not _NO_WEIGHTS.fullmatch(name) for name in files)
 
 
 def _in_folder(path: Path) -> Sources:
@@ -145,13 +152,13 @@ def _in_folder(path: Path) -> Sources:
     texts = manifest.descriptions if manifest else {}
     try:
         if _is_model(path):
-            found = [FoundModel(_own_name(path), path)]
+            found = [FoundModel(_own_name(path), path, note=_left_out(path))]
         elif (run := _run(path, _own_name(path))) is not None:
             found = [run]
         else:
             # weights without a configuration are told, as those further down are
             found = [FoundModel(_own_name(path), path)] if _may_be_model(path) else []
-            found += _below(path, (), _DEPTH)
+            found += _below(path, (), {path.resolve(), *path.resolve().parents})
     except OSError as error:
         raise PoolError(f"pool {path}: cannot be read ({error.strerror}); check its permissions") from error
     named = {model.id for model in found}
@@ -164,39 +171,61 @@ def _in_folder(path: Path) -> Sources:
     return Sources(models, manifest.template if manifest else None)
 
 
-def _below(path: Path, within: tuple[str, ...], depth: int) -> Iterator[FoundModel]:
-    """Yield the models in a folder and in the folders that are none themselves."""
+def _below(path: Path, within: tuple[str, ...], seen: set[Path]) -> Iterator[FoundModel]:
+    """Yield the models in a folder and in those below; `seen` are what was looked into, and what the pool lies in."""
     if (cached := _cached(path)) is not None:
-        yield cached
+        yield from _of_snapshot(cached, seen)
         return
-    folders = sorted(folder for folder in path.iterdir() if folder.is_dir() and folder.name[0] != ".")
+    inside = [part for part in path.iterdir() if part.name[0] != "."]
+    gone = [part for part in inside if not part.exists() and part.suffix.lower() not in _TEXTS]
+    yield from (FoundModel("/".join([*within, part.name]), part) for part in gone)
+    # links last: what they lead back to goes by its own name
+    folders = sorted((part for part in inside if part.is_dir()), key=lambda part: (part.is_symlink(), part.name))
     steps = {folder: _step(folder) for folder in folders}
     numbers = {folder: step for folder, step in steps.items() if step is not None and _may_be_model(folder)}
     if within and numbers:  # a training run that was not finished, or not saved at its end
         newest = max(numbers, key=lambda folder: numbers[folder])
         note = f"{newest.name}, the newest of {len(numbers)} checkpoints there, stands for it"
-        yield FoundModel("/".join(within), newest, note=note)
+        left_out = _left_out(newest)
+        yield FoundModel("/".join(within), newest, note=f"{note}; {left_out}" if left_out else note)
         folders = [folder for folder in folders if folder not in numbers]
     yield from _packed(path, within, {folder.name for folder in folders})
     for folder in folders:
-        name = "/".join([*within, folder.name])
+        name, real = "/".join([*within, folder.name]), folder.resolve()
+        if real in seen:
+            continue
         if (run := _run(folder, name)) is not None:
             yield run
         elif _may_be_model(folder):
             yield FoundModel(name, folder, note=_left_out(folder))
-        elif depth > 1:
-            yield from _below(folder, (*within, folder.name), depth - 1)
+        elif len(within) + 1 < _DEPTH:
+            seen.add(real)
+            yield from _below(folder, (*within, folder.name), seen)
+
+
+def _of_snapshot(cached: FoundModel, seen: set[Path]) -> Iterator[FoundModel]:
+    """The model of the hub's cache, or those in folders of its repository."""
+    further = cached.folder is not None and cached.note and not _may_be_model(cached.folder)
+    found = list(_below(cached.folder, (cached.id,), seen)) if further and cached.folder else []
+    for model in found:
+        yield replace(model, note=f"{cached.note}; {model.note}" if model.note else cached.note)
+    if not found:
+        yield cached
 
 
 def _packed(path: Path, within: tuple[str, ...], folders: set[str]) -> Iterator[FoundModel]:
-    """Yield the archives in a folder, and GGUF files."""
+    """Yield the archives in a folder, those that are not read too, and GGUF files."""
     for file in sorted(path.iterdir()):
-        if not file.is_file() or file.name[0] == ".":
-            continue
-        stem = archive_stem(file.name) or (file.stem if file.suffix.lower() == ".gguf" else None)
-        if stem is not None:
+        if file.is_file() and file.name[0] != "." and (stem := _packed_stem(file)) is not None:
             twice = stem in folders or any(archive_stem(o.name) == stem for o in path.iterdir() if o.name != file.name)
             yield FoundModel("/".join([*within, file.name if twice else stem]), file)
+
+
+def _packed_stem(file: Path) -> str | None:
+    """What a model that is one file is called; None where a file is none."""
+    if file.name.lower().endswith(UNREAD_ARCHIVES):
+        return file.name
+    return archive_stem(file.name) or (file.stem if file.suffix.lower() == ".gguf" else None)
 
 
 def _run(folder: Path, name: str) -> FoundModel | None:

@@ -158,6 +158,11 @@ def map_factors(
             continue
         shape, base_shape = (b.shape[0], a.shape[1]), base_shapes[name]
         if base_shape not in (shape, shape[::-1]):
+            if f"{module}.weight".endswith(HEADS) and base_shape[1:] == shape[1:]:
+                raise NotPlainLoraError(
+                    f"{ADAPTER_WEIGHTS}: {module} has {shape[0]} rows, the base's {base_shape[0]}: its vocabulary was "
+                    f"resized; {MERGE_FIRST}"
+                )
             raise PoolError(
                 f"{ADAPTER_WEIGHTS}: {module} is {_by(shape)}, the base's is {_by(base_shape)}: another base or size; "
                 "give the base it was trained on"
@@ -175,7 +180,7 @@ def map_factors(
             )
         transposed = conv1d if shape[0] == shape[1] else base_shape != shape
         placed[name] = LoraFactors(module, a, b, settings.scale_of(module, rank), transposed)
-    if absent and all(_is_tied_head(module, *pairs[module], base_shapes) for module in absent):
+    if absent and all(_is_tied_head(module, pairs[module][0], base_shapes) for module in absent):
         raise PoolError(
             f"{ADAPTER_WEIGHTS}: changes {absent[0]}, which in this base is the embedding: merged, it would change "
             "what the model reads as well; train it without the head, or on a base that has one of its own"
@@ -195,11 +200,10 @@ def _is_tied_copy(name: str, base_shapes: Shapes) -> bool:
     return name.endswith(HEADS) and isinstance(base_shapes, BaseShapes) and name not in base_shapes.places
 
 
-def _is_tied_head(module: str, a: TensorInfo, b: TensorInfo, base_shapes: Shapes) -> bool:
-    """Whether a module that the base's files lack is an output head as large as its embedding."""
-    size = (b.shape[0], a.shape[1])
+def _is_tied_head(module: str, a: TensorInfo, base_shapes: Shapes) -> bool:
+    """Whether a module that the base's files lack is an output head as wide as its embedding, of any vocabulary."""
     return f"{module}.weight".endswith(HEADS) and any(
-        shape == size and name.endswith(EMBEDDINGS) for name, shape in base_shapes.items()
+        shape[1:] == a.shape[1:] and name.endswith(EMBEDDINGS) for name, shape in base_shapes.items()
     )
 
 

@@ -60,7 +60,12 @@ _BESIDE_ALONE = {
 _HARMLESS_INIT = {"True", "False", "None", "gaussian", "eva", "orthogonal", "mica"}
 _REPEATED_INIT = ("pissa", "olora")
 """Initialisations that change the base by its own weights alone: PEFT does the same again where it loads them."""
-_BASE_CHANGING_INIT = ("corda", "loftq", "lora_ga")
+_AS_PLAIN_LORA = "save it as plain LoRA (PEFT: save_pretrained with path_initial_model_for_weight_conversion)"
+_BASE_CHANGING_INIT = {
+    **dict.fromkeys(("pissa_niter", "corda", "lora_ga"), _AS_PLAIN_LORA),
+    "loftq": "merge it into the LoftQ base it was trained on, and list the result as a checkpoint",
+}
+"""Those that change it by more than its weights (data, chance, a quantisation), and what to do instead."""
 _KNOWN = _REFUSED.keys() | {
     "alpha_pattern", "auto_mapping", "base_model_name_or_path", "bias", "corda_config", "ensure_weight_tying",
     "eva_config", "exclude_modules", "fan_in_fan_out", "inference_mode", "init_lora_weights", "layers_pattern",
@@ -151,22 +156,23 @@ def _refuse_variants(config: dict[str, Any]) -> None:
     if kind != "LORA":
         error = NotPlainLoraError if isinstance(kind, str) and kind else PoolError
         raise error(f"{ADAPTER_CONFIG}: peft_type is {str(kind)[:40]!r}, which is no plain LoRA; {MERGE_FIRST}")
-    for key, (name, remedy) in _REFUSED.items():
+    init = str(config.get("init_lora_weights"))
+    for beginning, remedy in _BASE_CHANGING_INIT.items():
+        if init.startswith(beginning):
+            raise PoolError(
+                f"{ADAPTER_CONFIG}: init_lora_weights={init[:40]!r} changed the base it was trained on; {remedy}"
+            )
+    for key in sorted(_REFUSED, key=lambda key: key not in _NEVER_MERGED):  # first what PEFT cannot merge either
         if config.get(key):
+            name, remedy = _REFUSED[key]
             error = PoolError if key in _NEVER_MERGED else NotPlainLoraError
             raise error(f"{ADAPTER_CONFIG}: uses {name}, which is more than plain LoRA; {remedy}")
     bias = config.get("bias", "none")
     if bias not in ("none", None):
         raise NotPlainLoraError(f"{ADAPTER_CONFIG}: trained biases as well (bias={str(bias)[:20]!r}); {MERGE_FIRST}")
-    init = str(config.get("init_lora_weights"))
     if init.startswith(_REPEATED_INIT):
         raise NotPlainLoraError(
             f"{ADAPTER_CONFIG}: init_lora_weights={init[:40]!r} changed the base it was trained on; {MERGE_FIRST}"
-        )
-    if init.startswith(_BASE_CHANGING_INIT):
-        raise PoolError(
-            f"{ADAPTER_CONFIG}: init_lora_weights={init[:40]!r} changed the base it was trained on; save it as "
-            "plain LoRA (PEFT: save_pretrained with path_initial_model_for_weight_conversion)"
         )
     if init not in _HARMLESS_INIT:
         raise PoolError(f"{ADAPTER_CONFIG}: init_lora_weights={init[:40]!r} may have changed the base; {RETRAIN}")

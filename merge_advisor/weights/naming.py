@@ -16,33 +16,54 @@ HEADS = ("lm_head.weight", "embed_out.weight")
 """Ends of the names of embeddings and output heads in the architectures we know."""
 
 
+_WRAPPERS = frozenset({
+    "module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module",
+    "base_model", "pretrained_model", "model", "transformer", "gpt_neox", "backbone", "biogpt", "bert", "roberta",
+    "rwkv", "language_model", "text_model", "llm", "thinker",
+})  # fmt: skip
+"""Parts that names of one parameter begin with or not: what wraps a model, inner models, and the part that reads text.
+A part that is not here (`vision_tower`, `mtp`, `encoder`) is another part of a model, whose layers have the same names.
+"""
+
+
 def find_parameter(name: str, shapes: Shapes) -> str | None:
     """Return the base's name for a parameter, or None.
 
-    The names are equal, or one has a prefix that the other lacks (`transformer.h.0…` and `h.0…`); where several base
-    names end in `name`, none is taken. Where the files have no such name, that of the model in memory counts as well.
+    The names are equal, or begin with other wrappers (`transformer.h.0…` and `h.0…`, `language_model.model.layers.0…`
+    and `model.language_model.layers.0…`); where several base names are so alike, none is taken. Where the files have no
+    such name, that of the model in memory counts as well, and what transformers' loader makes of the name.
 
     >>> find_parameter("transformer.h.0.mlp.weight", {"h.0.mlp.weight": (8, 8), "h.1.mlp.weight": (8, 8)})
     'h.0.mlp.weight'
+    >>> find_parameter("mtp.layers.0.mlp.weight", {"layers.0.mlp.weight": (8, 8)}) is None
+    True
 
     Args:
         name: the name in the adapter or checkpoint.
         shapes: the base's parameters; a `BaseShapes` knows the names in memory too.
     """
     found = _find(name, shapes)
-    if found is None and isinstance(shapes, BaseShapes) and (there := _find(name, shapes.of_memory)) is not None:
-        found = shapes.of_memory[there]
-    return found
+    if found is not None or not isinstance(shapes, BaseShapes):
+        return found
+    there = _find(name, shapes.of_memory) or _find(shapes.loaded_name(name), shapes.of_memory)
+    return shapes.of_memory[there] if there is not None else None
 
 
 def _find(name: str, shapes: Mapping[str, Any]) -> str | None:
-    tail = name  # its own prefix comes off part by part, so that the longest match counts
-    while tail.count("."):
-        if tail in shapes:
-            return tail
-        tail = tail.split(".", 1)[1]
-    longer = [whole for whole in shapes if whole.endswith(f".{name}")]
-    return longer[0] if len(longer) == 1 else None
+    tail = name  # its own wrappers come off part by part, so that the longest match counts
+    while tail not in shapes:
+        first, _, rest = tail.partition(".")
+        if first not in _WRAPPERS or "." not in rest:
+            break
+        tail = rest
+    else:
+        return tail
+    alike = [whole for whole in shapes if whole.endswith(f".{tail}") and _wraps(whole.removesuffix(f".{tail}"))]
+    return alike[0] if len(alike) == 1 else None
+
+
+def _wraps(prefix: str) -> bool:
+    return all(part in _WRAPPERS for part in prefix.split("."))
 
 
 def is_conv1d(shapes: Shapes) -> bool:

@@ -7,7 +7,7 @@ base has moved. transformers knows how to load them; here the same conversion is
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
@@ -101,6 +101,26 @@ class BaseShapes(dict[str, tuple[int, ...]]):
     def of_memory(self) -> dict[str, str]:
         """By name in memory the name in the files, of parameters that are the same in both."""
         return {place.parameter: name for name, place in self.places.items() if place.whole}
+
+    def loaded_name(self, name: str) -> str:
+        """Return the name in memory of a parameter that other files of this architecture hold, as older ones do.
+
+        Args:
+            name: as in those files; one that is loaded as it is called is returned as it is.
+
+        Raises:
+            BaseModelError: transformers cannot build the model of config.json.
+        """
+        return name if self._same else self._rename(name)
+
+    @cached_property
+    def _rename(self) -> Callable[[str], str]:
+        from transformers.core_model_loading import rename_source_key
+
+        model = build_skeleton(self._folder)
+        renamings, converters = _transforms(model)
+        state = model.state_dict()
+        return lambda name: str(rename_source_key(name, renamings, converters, model.base_model_prefix, state)[0])
 
     def module_of(self, name: str) -> str:
         """Return the name that PEFT gives the module of a weight: as in memory, where it has one there.
@@ -249,12 +269,9 @@ def _converted(
     model: Any, shapes: Mapping[str, tuple[int, ...]], memory: Mapping[str, tuple[int, ...]], found: Iterable[str]
 ) -> dict[str, MemoryPlace]:
     """Places of what transformers renames or rearranges while it loads; the steps are those of its loader."""
-    from transformers.conversion_mapping import get_model_conversion_mapping
-    from transformers.core_model_loading import WeightConverter, WeightRenaming, dot_natural_key, rename_source_key
+    from transformers.core_model_loading import dot_natural_key, rename_source_key
 
-    transforms = get_model_conversion_mapping(model)
-    renamings = [one for one in transforms if isinstance(one, WeightRenaming)]
-    converters = [one for one in transforms if isinstance(one, WeightConverter)]
+    renamings, converters = _transforms(model)
     by_pattern = {pattern: converter for converter in converters for pattern in converter.source_patterns}
     state = model.state_dict()
     places: dict[str, MemoryPlace] = {}
@@ -281,6 +298,16 @@ def _converted(
             if len(first) == len(sources)
         }
     return {name: place for name, place in places.items() if place.parameter in memory}
+
+
+def _transforms(model: Any) -> tuple[list[Any], list[Any]]:
+    """What transformers renames, and what it rearranges, while it loads a model."""
+    from transformers.conversion_mapping import get_model_conversion_mapping
+    from transformers.core_model_loading import WeightConverter, WeightRenaming
+
+    transforms = get_model_conversion_mapping(model)
+    renamings = [one for one in transforms if isinstance(one, WeightRenaming)]
+    return renamings, [one for one in transforms if isinstance(one, WeightConverter)]
 
 
 def _arranged(

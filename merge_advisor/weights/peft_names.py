@@ -7,14 +7,18 @@ keys), so a file that stands for the right update may be a base without a change
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from merge_advisor.weights.adapter import LoraFactors, map_factors, read_weights_header
 from merge_advisor.weights.adapter_config import ADAPTER_CONFIG, is_costly_pattern, read_adapter_config
 from merge_advisor.weights.files import read_json
+from merge_advisor.weights.naming import HEADS
 from merge_advisor.weights.parameter_map import BaseShapes
+
+_BEGIN_AT_ZERO = (True, "gaussian", "eva")
+"""Values of `init_lora_weights` with which B begins at zero: a module without tensors in the file is no change then."""
 
 
 def peft_loads(folder: Path, base_shapes: BaseShapes) -> bool:
@@ -36,26 +40,37 @@ def peft_loads(folder: Path, base_shapes: BaseShapes) -> bool:
     modules = {name: base_shapes.module_of(name) for name in placed}
     wanted = {f"base_model.model.{module}.lora_{side}.weight" for module in modules.values() for side in "AB"}
     config = read_json(folder / ADAPTER_CONFIG)
-    return wanted == set(header) and _picks_all(config, modules.values()) and _same_scales(placed, modules, config)
-
-
-def _picks_all(config: Mapping[str, Any], modules: Any) -> bool:
-    """Whether the configuration makes a LoRA of every module; where that is not plain to see, no."""
-    if any(config.get(name) not in (None, []) for name in ("layers_to_transform", "exclude_modules")):
+    if wanted != set(header) or not _same_scales(placed, modules, config):
         return False
+    picks = _picker(config)
+    if picks is None or not all(picks(module) for module in modules.values()):
+        return False
+    if config.get("init_lora_weights", True) in _BEGIN_AT_ZERO:
+        return True
+    # what the file lacks stays as PEFT begins it, which is a change at random here
     targets = config.get("target_modules")
-    if isinstance(targets, list):
-        return all(module in targets or module.endswith(tuple(f".{name}" for name in targets)) for module in modules)
-    if not isinstance(targets, str):
-        return False
+    others = {base_shapes.module_of(name) for name in base_shapes if name.endswith(".weight")} - set(modules.values())
+    tied = [head for head in HEADS if head not in base_shapes and picks(head.removesuffix(".weight"))]
+    return isinstance(targets, list) and not tied and not any(picks(module) for module in others)
+
+
+def _picker(config: Mapping[str, Any]) -> Callable[[str], bool] | None:
+    """Which modules the configuration makes a LoRA of; None where that is not plain to see."""
+    if any(config.get(name) not in (None, []) for name in ("layers_to_transform", "exclude_modules")):
+        return None
+    targets = config.get("target_modules")
+    if isinstance(targets, list) and all(isinstance(target, str) for target in targets):
+        ends = tuple(f".{target}" for target in targets)
+        return lambda module: module in targets or module.endswith(ends)
+    if not isinstance(targets, str) or is_costly_pattern(targets):
+        return None
     if targets == "all-linear":  # all but the head, which is no layer of the inner model
-        return all("." in module for module in modules)
-    if is_costly_pattern(targets):
-        return False
+        return lambda module: "." in module
     try:
-        return all(re.fullmatch(targets, module) for module in modules)
+        pattern = re.compile(targets)
     except (re.error, RecursionError):
-        return False
+        return None
+    return lambda module: pattern.fullmatch(module) is not None
 
 
 def _same_scales(placed: Mapping[str, LoraFactors], modules: Mapping[str, str], config: Mapping[str, Any]) -> bool:

@@ -34,7 +34,7 @@ def copied_name(key: str) -> str | None:
 
 
 def check_copies(path: Path, header: Mapping[str, TensorInfo], base: Path, base_digest: str, hashes: Hashes) -> None:
-    """Refuse an embedding or head beside an adapter's factors that differs from the base's in any entry.
+    """Refuse an embedding or head beside an adapter's factors that differs from the base's anywhere, or has more rows.
 
     Args:
         path: the adapter's weights.
@@ -51,7 +51,7 @@ def check_copies(path: Path, header: Mapping[str, TensorInfo], base: Path, base_
     if not names:
         return
     try:
-        memo = f"copies|{file_digest(path, hashes)}|{base_digest}"
+        memo = f"copied rows|{file_digest(path, hashes)}|{base_digest}"
         if memo not in hashes:
             ours = open_folder(base)
             hashes[memo] = next((key for key, name in names.items() if not _same(path, header[key], ours, name)), "")
@@ -70,9 +70,10 @@ def _same(path: Path, info: TensorInfo, located: Located, name: str) -> bool:
     # the base's files lack a head that is tied: it is the embedding then
     tied = [parameter for parameter in shapes if parameter.endswith(EMBEDDINGS)] if name.endswith(HEADS) else []
     for parameter in [there] if there is not None else tied:
-        if shapes[parameter] == info.shape:
+        rows, width = shapes[parameter]
+        if info.shape[1:] == (width,) and info.shape[0] <= rows:  # a base may have rows beyond its tokens
             ours, theirs = read_tensor(*located[parameter]), read_tensor(path, info)
-            return bool(np.array_equal(_rounded(ours, info.dtype), theirs))
+            return bool(np.array_equal(_rounded(ours[: len(theirs)], info.dtype), theirs))
     return False
 
 

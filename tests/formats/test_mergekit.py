@@ -72,6 +72,16 @@ def test_a_base_with_experts_is_refused(architecture: str, tiny_llama: Path, tin
     assert "takes the experts" in MergekitFormat().refusal(recipe)
 
 
+@pytest.mark.parametrize("architecture", ["Gemma3", "Llava", "Qwen2VL", "Mistral3", "T5", "Bart"])
+def test_a_base_that_reads_images_is_refused_and_an_encoder_decoder_is_not(
+    architecture: str, tiny_llama: Path, tiny_pool: Path
+) -> None:
+    recipe, _ = merge_of(tiny_llama, [tiny_pool / "a0"], [1.0], "exact", ())
+    recipe = replace(recipe, base=replace(recipe.base, architecture=f"{architecture}ForConditionalGeneration"))
+    refused = "which reads more than text" in MergekitFormat().refusal(recipe)
+    assert refused == (architecture not in ("T5", "Bart"))
+
+
 def test_adapters_of_a_gpt_neox_are_refused_but_not_checkpoints(tiny_llama: Path, tiny_pool: Path) -> None:
     recipe, _ = merge_of(tiny_llama, [tiny_pool / "a0"], [1.0], "exact", ())
     recipe = replace(recipe, base=replace(recipe.base, architecture="GPTNeoXForCausalLM"))

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -225,3 +226,41 @@ def test_offline_and_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     with pytest.raises(PoolError, match="not there"):
         convert(tmp_path / "absent", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_whatever_pools_send_here_is_taken(tiny_t5: Path, tmp_path: Path) -> None:
+    """Archives, addresses, shards and MLX's layout, as in a pool."""
+    from safetensors.numpy import save_file
+
+    tensors = publish(tmp_path / "src" / "law")
+    (tmp_path / "pool").mkdir()
+    archive = shutil.make_archive(str(tmp_path / "pool" / "law"), "zip", tmp_path / "src")
+    sharded, mlx = tmp_path / "pool" / "sharded", tmp_path / "pool" / "mlx"
+    shutil.copytree(tmp_path / "src" / "law", sharded)
+    (sharded / "adapter_model.bin").unlink()
+    names = {}
+    for number, key in enumerate(sorted(tensors), 1):
+        names[key] = f"adapter_model-{number:05}-of-{len(tensors):05}.safetensors"
+        save_file({key: tensors[key]}, sharded / names[key])
+    (sharded / "adapter_model.safetensors.index.json").write_text(json.dumps({"weight_map": names}))
+    mlx.mkdir()
+    module = next(iter(T5_MODULES))
+    save_file(
+        {f"{module}.lora_a": np.ones((32, 4)), f"{module}.lora_b": np.ones((4, 32))}, mlx / "adapters.safetensors"
+    )
+    (mlx / "adapter_config.json").write_text(json.dumps({"lora_parameters": {"scale": 2.0}}))
+    (tmp_path / "pool" / "x.gguf").write_bytes(b"GGUF")
+    sources: list[str | Path] = [tmp_path / "pool", f"file://{tmp_path}/pool"]
+    for number, source in enumerate(sources):
+        report = convert(source, tmp_path / f"out{number}")
+        assert report.written == ("law", "mlx", "sharded") and report.copied == ("mlx", "sharded")
+        assert [(item.id, "is read with its base" in item.reason) for item in report.refused] == [("x", True)]
+        for name in ("law", "sharded"):
+            found = load_file(tmp_path / f"out{number}" / name / "adapter_model.safetensors")
+            assert all(np.allclose(found[key], tensors[key]) for key in tensors), name
+        note = json.loads((tmp_path / f"out{number}" / "law" / "converted.json").read_text())
+        assert note["source"] == "law.zip"
+    alone = convert(archive, tmp_path / "alone")
+    assert alone.written == ("law",) and (tmp_path / "alone" / "adapter_model.safetensors").is_file()
+    pool = open_pool(tmp_path / "out0", resolve_base(str(tiny_t5), cache=tmp_path / "cache"))
+    assert sorted(candidate.id for candidate in pool.candidates) == ["law", "mlx", "sharded"]

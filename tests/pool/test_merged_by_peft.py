@@ -13,7 +13,7 @@ from safetensors.numpy import load_file, save_file
 from merge_advisor.backbone.model import load_backbone
 from merge_advisor.backbone.place import placed
 from merge_advisor.errors import PoolError
-from merge_advisor.pool import open_pool
+from merge_advisor.pool import open_pool, peft_child
 from merge_advisor.pool.candidate import examine_candidate, needs_peft
 from merge_advisor.pool.merged_by_peft import PeftMerges
 from merge_advisor.pool.sources import FoundModel
@@ -257,7 +257,7 @@ def test_what_has_no_place_in_the_base_or_is_no_merge_is_refused(base: LocalBase
         "costly": peft.LoHaConfig(r=2, target_modules=ATTENTION),
     }
     reasons = {
-        "on the tied embedding": "merged, it is another model than beside the base",
+        "on the tied embedding": "which in this base are one weight: merged, it would change both; train it whole",
         "embedding apart": "which in this base are one",
         "stray": "PEFT passes over 1 of its tensors, e.g. base_model.model.model.layers.9.self_attn",
         "short": "lacks tensors that its configuration asks for",
@@ -330,6 +330,24 @@ def test_a_child_that_dies_is_told_and_the_next_goes_on(base: LocalBase, tmp_pat
         merges.delta_of(folders[0])
     assert len(merges.delta_of(folders[1])) == 4
     assert merges.hashes.keys() == {key for key in merges.hashes if "|" in key and "peft" not in key}  # not for good
+
+
+def test_what_peft_draws_for_an_adapter_does_not_depend_on_the_others(
+    base: LocalBase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    drawn: list[float] = []
+
+    def draw(*_: Any) -> Any:
+        drawn.append(float(torch.rand(1)))
+        return [], {"0.dense": torch.zeros(1)}
+
+    monkeypatch.setattr(peft_child, "merged_updates", draw)
+    for name in "xy":
+        folder = write_lora(tmp_path / name, LLAMA_MODULES)
+        peft_child.report_on((base.path, ""), folder, tmp_path / f"{name}.safetensors", {})
+    assert drawn[0] == drawn[1]
 
 
 @pytest.mark.slow

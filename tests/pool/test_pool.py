@@ -50,7 +50,7 @@ def test_one_adapter_is_a_pool_of_one(tiny_pool: Path, base: LocalBase) -> None:
     [
         ("absent", "not there; name a folder, a manifest, or hub ids like org/name"),
         ("empty", "has no models"),
-        ("notes.md", r"is neither a folder, a manifest \(\.yaml\) nor a list"),
+        ("notes.md", r"is neither a folder, an archive, a manifest \(\.yaml\) nor a list"),
         ("bad\0name", "not there"),
     ],
 )

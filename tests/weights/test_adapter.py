@@ -191,6 +191,29 @@ def test_many_names_that_end_alike_are_no_match() -> None:
     assert find_parameter("ead.weight", shapes) is None
 
 
+@pytest.mark.parametrize("prefix", ["vision_tower.model", "mtp.model", "model.audio_tower", "model.mtp", "visual"])
+@pytest.mark.parametrize("base", ["layers", "model.layers", "language_model.model.layers"])
+def test_layers_of_another_part_of_a_model_are_not_those_of_its_text(prefix: str, base: str) -> None:
+    own, others = f"{base}.0.q.weight", f"{prefix}.layers.0.q.weight"
+    assert find_parameter(others, {own: (2, 2)}) is None
+    assert find_parameter(own, {others: (2, 2)}) is None
+    assert find_parameter(own, {others: (2, 2), "model.language_model.layers.0.q.weight": (2, 2)}) is not None
+
+
+TEXT_LAYERS = (
+    "layers.0.q.weight", "model.layers.0.q.weight", "language_model.model.layers.0.q.weight",
+    "model.language_model.layers.0.q.weight", "language_model.layers.0.q.weight", "module.model.layers.0.q.weight",
+    "pretrained_model.model.layers.0.q.weight", "base_model.model.model.layers.0.q.weight",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TEXT_LAYERS)
+@pytest.mark.parametrize("own", TEXT_LAYERS[:5])
+def test_text_layers_are_found_under_all_their_names(name: str, own: str) -> None:
+    tower = {"vision_tower.encoder.layers.0.q.weight": (2, 2), "model.visual.layers.0.q.weight": (2, 2)}
+    assert find_parameter(name, {own: (2, 2), **tower}) == own
+
+
 @pytest.mark.parametrize(
     ("value", "message"), [(np.nan, "NaN or infinity"), (np.inf, "NaN or infinity"), (0, "all zero")]
 )

@@ -11,7 +11,7 @@ from merge_advisor.errors import PoolError
 from merge_advisor.weights.adapter import (
     read_adapter,
 )  # fmt: skip
-from merge_advisor.weights.adapter_config import read_adapter_config
+from merge_advisor.weights.adapter_config import NotPlainLoraError, read_adapter_config
 from tests.support.models import LLAMA_MODULES, open_base, write_lora
 
 REFUSED = {
@@ -54,6 +54,22 @@ def test_settings_that_are_more_than_plain_lora_are_refused_by_name(
     assert message in str(caught.value)
     assert str(caught.value).startswith("odd one: adapter_")
     assert any(mark in str(caught.value) for mark in ("; ", ", "))
+
+
+@pytest.mark.parametrize(
+    ("init", "remedy"),
+    [
+        ("pissa_niter_16", "save it as plain LoRA"), ("corda", "save it as plain LoRA"),
+        ("loftq", "merge it into the LoftQ base it was trained on, and list the result as a checkpoint"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("settings", [{}, {"use_dora": True}, {"modules_to_save": ["norm"]}])
+def test_what_changed_the_base_by_more_than_its_weights_is_not_for_peft_to_merge(
+    init: str, remedy: str, settings: dict[str, Any], tmp_path: Path
+) -> None:
+    with pytest.raises(PoolError, match=remedy) as caught:
+        read_adapter_config(write_lora(tmp_path / "x", LLAMA_MODULES, init_lora_weights=init, **settings))
+    assert not isinstance(caught.value, NotPlainLoraError)
 
 
 @pytest.mark.parametrize("init", [True, False, None, "gaussian", "eva", "orthogonal", "mica"])
@@ -102,7 +118,8 @@ def test_tensors_that_plain_lora_does_not_have(
         ({"transformer.h.0.attn.c_attn": (96, 32)}, "are not in the base, e.g. transformer.h.0.attn.c_attn"),
         ({"lm_head": (320, 32)}, "changes lm_head, which in this base is the embedding: merged, it would change what"),
         ({"lm_head": (320, 32), **LLAMA_MODULES}, "train it without the head, or on a base that has one of its own"),
-        ({"lm_head": (300, 32)}, "1 of its 1 modules are not in the base, e.g. lm_head: another base"),
+        ({"lm_head": (322, 32)}, "changes lm_head, which in this base is the embedding"),
+        ({"lm_head": (320, 48)}, "1 of its 1 modules are not in the base, e.g. lm_head: another base"),
     ],
 )
 def test_what_fits_is_decided_by_keys_and_shapes(

@@ -17,6 +17,7 @@ from merge_advisor.weights.adapter import read_adapter
 from merge_advisor.weights.adapter_writing import write_adapter
 from merge_advisor.weights.base import resolve_base
 from merge_advisor.weights.checkpoint import read_checkpoint_delta
+from merge_advisor.weights.naming import find_parameter
 from merge_advisor.weights.parameter_map import _SAME, build_skeleton, map_parameters, model_class
 from merge_advisor.weights.tensorfile import open_folder, read_tensor
 from merge_advisor.weights.updates import WeightDelta
@@ -213,3 +214,20 @@ def test_names_of_a_type_with_equal_names_saved_from_its_inner_model(tiny_llama:
     save_file(renamed, inner / "model.safetensors", {"format": "pt"})
     shapes = open_base(inner, tmp_path).shapes
     assert shapes.module_of("layers.0.self_attn.q_proj.weight") == "model.layers.0.self_attn.q_proj"
+
+
+@pytest.mark.parametrize("architecture", ["gemma3", "qwen2_vl"])
+def test_older_names_fit_files_that_have_the_newer_ones(architecture: str, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    old = build_model(architecture, tmp_path / "old")
+    new = shutil.copytree(old, tmp_path / "new")
+    places, tensors = open_base(old, tmp_path).shapes.places, load_file(old / "model.safetensors")
+    renamed = {places[name].parameter: tensor for name, tensor in tensors.items() if name in places}
+    save_file(renamed, new / "model.safetensors", {"format": "pt"})
+    shapes = open_base(new, tmp_path).shapes
+    names = {name: find_parameter(name, shapes) for name in places}
+    assert names == {name: place.parameter for name, place in places.items()}
+    if architecture == "gemma3":  # as its published files have it
+        oldest = "vision_tower.vision_model.encoder.layers.0.self_attn.q_proj.weight"
+        assert find_parameter(oldest, shapes) == "model.vision_tower.encoder.layers.0.self_attn.q_proj.weight"

@@ -74,6 +74,24 @@ def test_configurations(settings: dict[str, Any], whole: bool, tiny_llama: Path,
     assert peft_loads(folder, base.shapes) == whole == loaded_whole(tiny_llama, folder, tmp_path)
 
 
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("init", "layers", "whole"),
+    [
+        (False, [0], False), (None, [0], False), (False, [0, 1], True), (True, [0], True), ("gaussian", [0], True),
+    ],
+)  # fmt: skip
+def test_modules_that_the_file_lacks_have_to_begin_at_zero(
+    init: Any, layers: list[int], whole: bool, tiny_llama: Path, tmp_path: Path
+) -> None:
+    modules = {name: shape for name, shape in LLAMA_MODULES.items() if int(name.split(".")[2]) in layers}
+    folder = write_lora(tmp_path / "x", modules, init_lora_weights=init)
+    local = resolve_base(str(tiny_llama), cache=tmp_path / "cache")
+    before, after = weights_of(tiny_llama), by_plain_peft(tiny_llama, folder)
+    others = [f"{name}.weight" for name in LLAMA_MODULES if name not in modules]
+    assert all(np.allclose(after[name], before[name]) for name in others) == whole == peft_loads(folder, local.shapes)
+
+
 def test_an_expression_that_may_take_for_ever_is_not_run(tiny_llama: Path, tmp_path: Path) -> None:
     base = resolve_base(str(tiny_llama), cache=tmp_path / "cache")
     for expression in (r"(.*)*x", "[", "a" * 400):

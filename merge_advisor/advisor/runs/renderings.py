@@ -75,7 +75,7 @@ def _needs_copy(candidate: Candidate, local: LocalBase) -> bool:
     if _in_cache(candidate):
         return True
     if candidate.kind == "dense":
-        return False
+        return _as_peft_loads(candidate) != Path(candidate.path)
     return bool(candidate.delta_path) or not peft_loads(Path(candidate.path), local.shapes)
 
 
@@ -83,6 +83,12 @@ def _in_cache(candidate: Candidate) -> bool:
     """Whether what is read of it was written into the cache, which may be emptied."""
     folder = Path(candidate.path)
     return any((place / REWRITTEN).is_file() for place in (folder, *folder.parents))
+
+
+def _as_peft_loads(candidate: Candidate) -> Path:
+    """The folder of a dense adapter that PEFT loads beside the base: its own, or one with the base's rows."""
+    fitted = Path(candidate.delta_path or candidate.path)
+    return fitted if (fitted / ADAPTER_CONFIG).is_file() else Path(candidate.path)
 
 
 def _copied(candidate: Candidate, local: LocalBase, folder: Path) -> str:
@@ -94,7 +100,7 @@ def _copied(candidate: Candidate, local: LocalBase, folder: Path) -> str:
     if candidate.kind == "dense":  # no LoRA holds it: as PEFT loads it
         (folder / MEMBERS / name).mkdir()
         for file in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
-            shutil.copyfile(Path(candidate.path) / file, folder / MEMBERS / name / file)
+            shutil.copyfile(_as_peft_loads(candidate) / file, folder / MEMBERS / name / file)
     else:
         delta = read_candidate(candidate, local)
         write_adapter(
