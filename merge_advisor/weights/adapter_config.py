@@ -190,10 +190,16 @@ def is_costly_pattern(pattern: str) -> bool:
     return bool(len(pattern) > 300 or len(re.findall(r"(?<!\\)[*+{]", pattern)) > 4 or re.search(r"\)[*+{]", pattern))
 
 
+_LARGEST = 1e12
+"""Ranks, alphas and their patterns are below it."""
+
+
 def _number(config: dict[str, Any], key: str, default: float) -> float:
     value = config.get(key, default)
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise PoolError(f"{ADAPTER_CONFIG}: {key} is {str(value)[:40]!r}, not a number; correct it")
+    # larger ones are no settings, and float32 has no place for what they scale
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not -_LARGEST <= value <= _LARGEST:
+        shown = f"a number of {value.bit_length()} bits" if type(value) is int and abs(value) > _LARGEST else str(value)
+        raise PoolError(f"{ADAPTER_CONFIG}: {key} is {shown[:40]!r}, not a number below {_LARGEST:g}; correct it")
     return value
 
 
