@@ -10,7 +10,7 @@ import hashlib
 import sqlite3
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +28,7 @@ Step = Callable[["CheckedFile"], None]
 class FileKind:
     """What a file is to who reads of it in a message, and how files of older versions become new ones.
 
-    >>> FileKind("store", "name another `store`", "what is in it is measured anew", ()).version
+    >>> FileKind("store", "name another `store`", "what is in it is measured anew", {}, ()).version
     0
     """
 
@@ -37,6 +37,8 @@ class FileKind:
     """What to do where the file is not ours to change: name another one."""
     lost: str
     """What deleting it costs."""
+    columns: Mapping[str, Sequence[str]]
+    """Of each table whose rows have a checksum, the columns that it is of, in this order."""
     steps: tuple[Step, ...]
     """From version 0, an empty file, on."""
 
@@ -52,7 +54,9 @@ class CheckedFile:
     Statements are transactions of their own (a kill loses none that was done), or of a block of `transaction`.
 
     >>> from tempfile import TemporaryDirectory
-    >>> kind = FileKind("list", "name another", "nothing", (lambda file: file.run("CREATE TABLE names (name TEXT)"),))
+    >>> def make(file: CheckedFile) -> None:
+    ...     file.run("CREATE TABLE names (name TEXT)")
+    >>> kind = FileKind("list", "name another", "nothing", {}, (make,))
     >>> with TemporaryDirectory() as folder, CheckedFile(Path(folder) / "names.sqlite", kind) as file:
     ...     added = file.run("INSERT INTO names VALUES (?)", ("one",))
     ...     file.rows("SELECT name FROM names")
@@ -120,50 +124,49 @@ class CheckedFile:
         with self._said("read"):
             return self._connection.execute(query, values).fetchall()
 
-    def add_checksums(self, table: str, columns: Sequence[str]) -> None:
-        """Give a table a column `checksum`, and each row there its own; what stands in it is taken to be right.
+    def keep(self, table: str, *row: object, or_else: str = "") -> None:
+        """Keep a row with its checksum.
 
         Args:
-            table: its name.
-            columns: those that the checksum is of, in this order.
+            table: its name, a key of `FileKind.columns`.
+            row: what stands in these columns.
+            or_else: what is done where its key is there already ("ON CONFLICT …"); empty: it takes that one's place.
 
         Raises:
             RunError: it could not be done.
         """
-        self.run(f"ALTER TABLE {table} ADD COLUMN checksum BLOB")
-        names = ", ".join(columns)
-        where = " AND ".join(f"{name} IS ?" for name in columns)
-        for row in self.rows(f"SELECT {names} FROM {table}"):
-            # text that is no UTF-8 was damaged before and cannot be looked for: it is left without a checksum
-            with suppress(UnicodeEncodeError):
-                self.run(f"UPDATE {table} SET checksum = ? WHERE {where}", (checksum(table, *row), *row))
+        columns = (*self.kind.columns[table], "checksum")
+        marks = ", ".join("?" for _ in columns)
+        replace = "" if or_else else "OR REPLACE"
+        self.run(
+            f"INSERT {replace} INTO {table} ({', '.join(columns)}) VALUES ({marks}) {or_else}",
+            (*row, checksum(table, *row)),
+        )
 
-    def damaged(self, table: str, columns: Sequence[str]) -> list[tuple[Any, ...]]:
+    def damaged(self, table: str) -> list[tuple[Any, ...]]:
         """Return the rows of a table that are not what was written, as the values of its columns.
 
         Args:
-            table: its name.
-            columns: those that the checksum is of, in this order.
+            table: its name, a key of `FileKind.columns`.
 
         Raises:
             RunError: the file cannot be read.
         """
-        rows = self.rows(f"SELECT {', '.join(columns)}, checksum FROM {table}")
+        rows = self.rows(f"SELECT {', '.join(self.kind.columns[table])}, checksum FROM {table}")
         return [row[:-1] for row in rows if checksum(table, *row[:-1]) != row[-1]]
 
-    def drop_damaged(self, table: str, columns: Sequence[str]) -> int:
+    def drop_damaged(self, table: str) -> int:
         """Return how many rows of a table were not what was written; they are deleted.
 
         Args:
-            table: its name.
-            columns: those that the checksum is of, in this order.
+            table: its name, a key of `FileKind.columns`.
 
         Raises:
             RunError: the file cannot be read or written.
         """
         # as bytes, since damaged text need not be text any more
-        where = " AND ".join(f"CAST({name} AS BLOB) IS CAST(? AS BLOB)" for name in columns)
-        found = self.damaged(table, columns)
+        where = " AND ".join(f"CAST({name} AS BLOB) IS CAST(? AS BLOB)" for name in self.kind.columns[table])
+        found = self.damaged(table)
         for row in found:
             values = [one.encode("utf-8", "surrogateescape") if isinstance(one, str) else one for one in row]
             self.run(f"DELETE FROM {table} WHERE {where}", values)
@@ -243,6 +246,24 @@ def _settle_journal(connection: sqlite3.Connection) -> None:
             time.sleep(0.1)
         else:
             return
+
+
+def add_checksums(file: CheckedFile) -> None:
+    """Give the tables of a file a column `checksum`, and each row its own; what stands there is taken to be right.
+
+    Args:
+        file: of a version without it.
+
+    Raises:
+        RunError: it could not be done.
+    """
+    for table, columns in file.kind.columns.items():
+        file.run(f"ALTER TABLE {table} ADD COLUMN checksum BLOB")
+        where = " AND ".join(f"{name} IS ?" for name in columns)
+        for row in file.rows(f"SELECT {', '.join(columns)} FROM {table}"):
+            # text that is no UTF-8 was damaged before and cannot be looked for: it is left without a checksum
+            with suppress(UnicodeEncodeError):
+                file.run(f"UPDATE {table} SET checksum = ? WHERE {where}", (checksum(table, *row), *row))
 
 
 def checksum(*values: object) -> bytes:

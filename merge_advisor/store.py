@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from merge_advisor.checked_sqlite import CheckedFile, FileKind, checksum, warn_of_damage
+from merge_advisor.checked_sqlite import CheckedFile, FileKind, add_checksums, checksum, warn_of_damage
 from merge_advisor.types import Space
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ class Store:
             raise ValueError(f"delta of shape {delta.shape} does not belong to a space of {space.dim} dimensions")
         fields = json.dumps(_fields(space), sort_keys=True)
         self._file.run("INSERT OR REPLACE INTO spaces VALUES (?, ?)", (space.digest, fields))
-        _keep(self._file, "deltas", space.digest, fingerprint, delta.astype("<f4").tobytes())
+        self._file.keep("deltas", space.digest, fingerprint, delta.astype("<f4").tobytes())
 
     def measured(self, key: str) -> Any:
         """Return the JSON value kept under a key (a digest of all it depends on), or None."""
@@ -103,7 +103,7 @@ class Store:
         Raises:
             ValueError: NaN or infinity in it.
         """
-        _keep(self._file, "measured", key, json.dumps(value, allow_nan=False))
+        self._file.keep("measured", key, json.dumps(value, allow_nan=False))
 
     def check(self) -> dict[str, tuple[int, int]]:
         """Return by kind of value how many are kept and how many of these are damaged; nothing is changed.
@@ -114,9 +114,9 @@ class Store:
         """
         return {
             _CALLED[table]: (
-                self._file.rows(f"SELECT COUNT(*) FROM {table}")[0][0], len(self._file.damaged(table, columns)),
+                self._file.rows(f"SELECT COUNT(*) FROM {table}")[0][0], len(self._file.damaged(table)),
             )
-            for table, columns in _COLUMNS.items()
+            for table in _COLUMNS
         }  # fmt: skip
 
 
@@ -133,12 +133,6 @@ def _value(file: CheckedFile, table: str, *key: str) -> Any:
     file.run(f"DELETE FROM {table} WHERE {where}", key)
     warn_of_damage(f"store {file.path}: {_CALLED[table]} kept there were damaged; they are made anew")
     return None
-
-
-def _keep(file: CheckedFile, table: str, *row: str | bytes) -> None:
-    columns = (*_COLUMNS[table], "checksum")
-    marks = ", ".join("?" for _ in columns)
-    file.run(f"INSERT OR REPLACE INTO {table} ({', '.join(columns)}) VALUES ({marks})", (*row, checksum(table, *row)))
 
 
 def _fields(space: Space) -> dict[str, Any]:
@@ -158,7 +152,7 @@ class _Table(MutableMapping[str, str]):
         return str(value)
 
     def __setitem__(self, key: str, value: str) -> None:
-        _keep(self._file, self._table, key, value)
+        self._file.keep(self._table, key, value)
 
     def __delitem__(self, key: str) -> None:
         if self._file.run(f"DELETE FROM {self._table} WHERE key = ?", (key,)) == 0:
@@ -182,11 +176,6 @@ def _make_tables(file: CheckedFile) -> None:
         file.run(f"CREATE TABLE IF NOT EXISTS {table}")
 
 
-def _add_checksums(file: CheckedFile) -> None:
-    for table, columns in _COLUMNS.items():
-        file.add_checksums(table, columns)
-
-
 _KIND = FileKind(
-    "store", "name another `store`", "what is in it is measured anew", (_make_tables, _add_checksums)
+    "store", "name another `store`", "what is in it is measured anew", _COLUMNS, (_make_tables, add_checksums)
 )  # fmt: skip

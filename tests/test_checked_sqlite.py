@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from merge_advisor.checked_sqlite import CheckedFile, FileKind, checksum
+from merge_advisor.checked_sqlite import CheckedFile, FileKind, add_checksums, checksum
 from merge_advisor.errors import RunError
 
 
@@ -13,12 +13,9 @@ def make(file: CheckedFile) -> None:
     file.run("CREATE TABLE IF NOT EXISTS t (name TEXT, number REAL)")
 
 
-def add(file: CheckedFile) -> None:
-    file.add_checksums("t", ("name", "number"))
-
-
-OLD = FileKind("list", "name another list", "nothing", (make,))
-NEW = FileKind("list", "name another list", "nothing", (make, add))
+COLUMNS = {"t": ("name", "number")}
+OLD = FileKind("list", "name another list", "nothing", COLUMNS, (make,))
+NEW = FileKind("list", "name another list", "nothing", COLUMNS, (make, add_checksums))
 
 
 def test_a_file_of_an_older_version_becomes_a_new_one(tmp_path: Path) -> None:
@@ -27,7 +24,7 @@ def test_a_file_of_an_older_version_becomes_a_new_one(tmp_path: Path) -> None:
         file.run("INSERT INTO t VALUES (?, ?)", ("one", 1.5))
     with CheckedFile(path, NEW) as file:
         assert file.rows("SELECT * FROM t") == [("one", 1.5, checksum("t", "one", 1.5))]
-        assert file.damaged("t", ("name", "number")) == []
+        assert file.damaged("t") == []
         assert file.rows("PRAGMA user_version") == [(2,)]
     with pytest.raises(RunError) as refused:
         CheckedFile(path, OLD)
@@ -44,11 +41,11 @@ def test_a_step_that_fails_leaves_the_older_version(tmp_path: Path) -> None:
         file.run("INSERT INTO t VALUES (?, ?)", ("one", 1.5))
 
     def half(file: CheckedFile) -> None:
-        add(file)
+        add_checksums(file)
         file.run("INSERT INTO absent VALUES (1)")
 
     with pytest.raises(RunError, match="no such table: absent"):
-        CheckedFile(path, FileKind("list", "name another list", "nothing", (make, half)))
+        CheckedFile(path, FileKind("list", "name another list", "nothing", COLUMNS, (make, half)))
     with CheckedFile(path, OLD) as file:
         assert file.rows("SELECT * FROM t") == [("one", 1.5)]
 
@@ -56,12 +53,12 @@ def test_a_step_that_fails_leaves_the_older_version(tmp_path: Path) -> None:
 def test_damaged_rows_are_found_and_dropped(tmp_path: Path) -> None:
     with CheckedFile(tmp_path / "list.sqlite", NEW) as file:
         for name in ("one", "two", "three"):
-            file.run("INSERT INTO t VALUES (?, ?, ?)", (name, 0.5, checksum("t", name, 0.5)))
+            file.keep("t", name, 0.5)
         file.run("UPDATE t SET number = 0.25 WHERE name = 'two'")
         file.run("UPDATE t SET name = CAST(x'ff6f' AS TEXT) WHERE name = 'three'")  # is no UTF-8
-        assert [row[1] for row in file.damaged("t", ("name", "number"))] == [0.25, 0.5]
-        assert file.drop_damaged("t", ("name", "number")) == 2
-        assert file.rows("SELECT name FROM t") == [("one",)] and file.drop_damaged("t", ("name", "number")) == 0
+        assert [row[1] for row in file.damaged("t")] == [0.25, 0.5]
+        assert file.drop_damaged("t") == 2
+        assert file.rows("SELECT name FROM t") == [("one",)] and file.drop_damaged("t") == 0
 
 
 def test_a_transaction_is_whole_or_nothing(tmp_path: Path) -> None:

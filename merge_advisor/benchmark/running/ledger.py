@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from merge_advisor.benchmark.values import LateAddition, Result, View
-from merge_advisor.checked_sqlite import CheckedFile, FileKind, checksum, warn_of_damage
+from merge_advisor.checked_sqlite import CheckedFile, FileKind, add_checksums, warn_of_damage
 from merge_advisor.errors import RunError
 from merge_advisor.json_form import from_json, to_plain
 
@@ -119,9 +119,9 @@ class Ledger:
                 raise RunError(f"{self.path}: was made with another {others}; give {same}another `out`")
             done = self.count()
             for name, value in new:
-                self._keep("made_for", name, value)
+                self._file.keep("made_for", name, value)
                 if kept and done:
-                    self._keep("added", name, done)
+                    self._file.keep("added", name, done)
 
     def added(self) -> tuple[LateAddition, ...]:
         """Return the parts of the setup that came when results were there, in the order they came, then by name."""
@@ -152,7 +152,7 @@ class Ledger:
         numbers = {name: value for name, value in plain.items() if value == value}  # NaN, a default, is no JSON
         text = json.dumps(numbers, allow_nan=False, sort_keys=True)
         instead = "status = excluded.status, value = excluded.value, checksum = excluded.checksum"
-        self._keep(
+        self._file.keep(
             "results", *key_of(result), result.status, text,
             or_else=f"ON CONFLICT DO UPDATE SET {instead} WHERE status = 'failed'",
         )  # fmt: skip
@@ -181,24 +181,16 @@ class Ledger:
         """
         with self._file.transaction():
             for candidate, accuracy, loss in scores:
-                self._keep("singles", task, candidate, float(accuracy), float(loss))
+                self._file.keep("singles", task, candidate, float(accuracy), float(loss))
 
     def singles(self) -> tuple[tuple[str, str, float, float], ...]:
         """Return task, candidate, accuracy and loss of each candidate scored alone, by task and candidate."""
         return tuple(self._file.rows("SELECT task, candidate, accuracy, loss FROM singles ORDER BY task, candidate"))
 
-    def _keep(self, table: str, *row: str | int | float, or_else: str = "") -> None:
-        columns = (*_COLUMNS[table], "checksum")
-        marks = ", ".join("?" for _ in columns)
-        self._file.run(
-            f"INSERT {'' if or_else else 'OR REPLACE'} INTO {table} ({', '.join(columns)}) VALUES ({marks}) {or_else}",
-            (*row, checksum(table, *row)),
-        )
-
     def _drop_damaged(self) -> None:
         """Delete rows whose checksum is another one, and say so."""
-        for table, columns in _COLUMNS.items():
-            dropped = self._file.drop_damaged(table, columns)
+        for table in _COLUMNS:
+            dropped = self._file.drop_damaged(table)
             if dropped and table == "made_for":
                 # what the results were made for cannot be told any more, and nothing else may be mixed with them
                 raise RunError(f"{self.path}: what it was made for is damaged; {_KIND.instead}, or delete it")
@@ -222,9 +214,6 @@ def _make_tables(file: CheckedFile) -> None:
     file.run("CREATE TABLE IF NOT EXISTS added (name TEXT PRIMARY KEY, results INT NOT NULL) WITHOUT ROWID")
 
 
-def _add_checksums(file: CheckedFile) -> None:
-    for table, columns in _COLUMNS.items():
-        file.add_checksums(table, columns)
-
-
-_KIND = FileKind("ledger", "give another `out`", "its results are measured anew", (_make_tables, _add_checksums))
+_KIND = FileKind(
+    "ledger", "give another `out`", "its results are measured anew", _COLUMNS, (_make_tables, add_checksums)
+)
