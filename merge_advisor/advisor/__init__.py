@@ -16,8 +16,9 @@ from merge_advisor.advisor.merge_run import merge_run as merge
 from merge_advisor.advisor.planning.plan import PlanPlace, check_choosing, check_options, make_plan
 from merge_advisor.advisor.planning.plan_value import StepTimer
 from merge_advisor.advisor.planning.sources import find_sources, read_plan_inputs, read_sources
+from merge_advisor.advisor.runs.out_folder import UNFINISHED, check_out, is_unfinished
 from merge_advisor.advisor.runs.reopening import reopen
-from merge_advisor.advisor.runs.run_folder import UNFINISHED, Run, check_out, is_unfinished
+from merge_advisor.advisor.runs.run_folder import Run
 from merge_advisor.evaluators.lm_eval_tasks import TaskName
 from merge_advisor.json_form import digest_of
 from merge_advisor.machine_options import Machine

@@ -19,8 +19,9 @@ from merge_advisor.advisor.planning.choosing import ChoiceRequest, ChosenMerge, 
 from merge_advisor.advisor.planning.choosing_losses import ChoosingLosses
 from merge_advisor.advisor.planning.plan_value import PlanSteps, StepTimer, plan_value
 from merge_advisor.advisor.planning.row_check import check_task_rows
+from merge_advisor.advisor.runs.out_folder import UNFINISHED, new_folder
 from merge_advisor.advisor.runs.renderings import write_formats, write_start
-from merge_advisor.advisor.runs.run_folder import UNFINISHED, Run, new_folder, read_run, write_values
+from merge_advisor.advisor.runs.run_folder import Run, read_run, write_values
 from merge_advisor.advisor.runs.run_report import html_of, report_of
 from merge_advisor.errors import InputError, PoolError, SpecError, TaskError
 from merge_advisor.merges import recipe_of

@@ -19,10 +19,7 @@ plan/           the plan's own recipe, renderings and what was trained for it
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -32,12 +29,10 @@ from merge_advisor.json_form import STRICT, digest_of, from_json, to_json
 from merge_advisor.report.values import SimilarityMap, TuningReport
 from merge_advisor.scores import Score, Verdict
 from merge_advisor.types import Base, ChooseBy, Kind, Recipe, Selection, Space, Task
-from merge_advisor.whole_files import replaced_folder, restore, whole_folder, write_text
+from merge_advisor.whole_files import restore, write_text
 
 PLANNED, TUNING = "plan", "tune.json"
 """Folder of the plan's own recipe, and file of what was tried, in a tuned run."""
-UNFINISHED = "unfinished"
-"""File of a run folder that is not scored yet: which call made it, and may go on with it."""
 MEMBERS = "members"
 """Folder of a run: members whose own files PEFT would not load whole, written anew."""
 START = "start"
@@ -268,60 +263,6 @@ class Run:
     def chosen(self) -> Recipe:
         """The merge that the plan's strategy chose, before anything was trained: what `tune` searches around."""
         return self.own_adaptation.start or self.planned or self.recipe
-
-
-def check_out(out: Path, *, force: bool) -> None:
-    """Refuse early what could not be written in the end.
-
-    Args:
-        out: the run folder to make.
-        force: whether one that is there is replaced.
-
-    Raises:
-        RunError: the folder is there (and `force` is not), is no run folder, or its parent cannot be written.
-    """
-    if out.exists():
-        if not force:
-            raise RunError(f"{out}: is there already; give another `out`, or `force=True` to replace it")
-        if not (out / "plan.json").is_file():
-            raise RunError(f"{out}: is no run folder, so `force=True` does not replace it; give another `out`")
-    # an hour of choosing must not end in a folder that cannot be written
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunError(f"{out.parent}: cannot be made ({error.strerror}); give another `out`") from error
-    if not os.access(out.parent, os.W_OK):
-        raise RunError(f"{out.parent}: cannot be written; give another `out`")
-
-
-def is_unfinished(out: Path, asked: str) -> bool:
-    """Return whether a run folder was made by the same call, which ended before it was scored.
-
-    Args:
-        out: the run folder.
-        asked: digest of the call.
-    """
-    try:
-        return (out / UNFINISHED).read_text(encoding="utf-8") == asked
-    except (OSError, UnicodeDecodeError):
-        return False
-
-
-@contextmanager
-def new_folder(out: Path, *, force: bool = False) -> Iterator[Path]:
-    """Yield a folder to fill, which becomes `out` when the block ends well and vanishes otherwise.
-
-    Args:
-        out: the run folder.
-        force: as in `check_out`.
-
-    Raises:
-        RunError: as `check_out`.
-    """
-    check_out(out, force=force)
-    # one that another process made meanwhile is not replaced unasked
-    with (replaced_folder if force else whole_folder)(out) as partial:
-        yield partial
 
 
 def write_values(folder: Path, plan: Plan, recipe: Recipe, tasks: tuple[Task, ...]) -> None:
