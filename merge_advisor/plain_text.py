@@ -15,6 +15,18 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
+def printable_lines(text: str) -> str:
+    r"""Return a text of several lines, each as `printable` has it.
+
+    >>> printable_lines("two\nlines, \x1b[31mred")
+    'two\nlines, \\x1b[31mred'
+
+    Args:
+        text: any text.
+    """
+    return "\n".join(printable(line) for line in text.split("\n"))
+
+
 def short_name(name: str) -> str:
     r"""Return a name from any file as it stands in a message: on one line, 80 characters at most.
 

@@ -111,8 +111,9 @@ def encode(
 def _prompt_ids(backbone: Backbone, text: str) -> list[int]:
     # verbose=False: a text longer than the context is cut later, so the tokenizer's warning about it is noise
     prompt = list(backbone.tokenizer(text, add_special_tokens=backbone.encoder_decoder, verbose=False)["input_ids"])
-    # a prompt may hold it as text
-    return [*backbone.lead, *prompt] if backbone.led and not _led(prompt, backbone.lead) else prompt
+    # those of a chat template have what it writes, as transformers gives them; another prompt may hold it as text
+    chat = backbone.template is not None and backbone.template.chat_template is not None
+    return prompt if chat or _led(prompt, backbone.lead) else [*backbone.lead, *prompt]
 
 
 def _led(prompt: Sequence[int], lead: Sequence[int]) -> bool:

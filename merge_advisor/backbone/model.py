@@ -52,10 +52,8 @@ class Backbone:
     """Buffers that hold base + update, by name in memory, kept between candidates so that memory is taken once."""
     mixed: bool = False
     """Whether choosing and training take products in bfloat16 beside float32 weights (`precision.quick_products`)."""
-    ending: str = ""
-    """What the prompt template writes behind an answer, see `Template.ending`."""
-    led: bool = True
-    """Whether prompts get `lead`; those of a chat template have what it writes, as transformers gives them."""
+    template: Template | None = None
+    """The prompt template, which says how prompts begin and answers end; None: one without any tokens."""
     batch_share: float = 1.0
     """Of the usual tokens in a batch; halved where memory ran out, see `memory.within_memory`."""
 
@@ -126,7 +124,8 @@ class Backbone:
         named = getattr(getattr(self.model, "generation_config", None), "eos_token_id", None)
         ends = [self.tokenizer.eos_token_id, *(named if isinstance(named, list) else [named])]
         ids = [int(end) for end in ends if end is not None]
-        written = self.tokenizer(self.ending, add_special_tokens=False)["input_ids"] if self.ending else []
+        ending = self.template.ending if self.template else ""
+        written = self.tokenizer(ending, add_special_tokens=False)["input_ids"] if ending else []
         special = {*ids, *self.tokenizer.all_special_ids, *self.tokenizer.added_tokens_decoder}
         if written and written[0] in special:
             ids.insert(0, int(written[0]))
@@ -169,7 +168,7 @@ def load_backbone(
         threads: threads of the CPU work, never more than there are cores; None for torch's choice.
         modules: module name -> device, as `DeviceMap.modules`; None: several devices share the weights by what they
             have free.
-        template: the prompt template, which says how prompts begin and answers end; None: one without any tokens.
+        template: as of `Backbone`.
 
     Raises:
         BaseModelError: the folder cannot be loaded, the device or dtype is not there, or its memory is too small.
@@ -217,8 +216,7 @@ def load_backbone(
         device=inputs,
         dtype=getattr(torch, held),
         mixed=dtype == MIXED,
-        ending=template.ending if template else "",
-        led=template is None or template.chat_template is None,
+        template=template,
         places=map_parameters(model, _shapes(path)),
         memory=dict(model.named_parameters()),
     )

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from merge_advisor.cli.messages import with_flags
-from merge_advisor.plain_text import printable
+from merge_advisor.plain_text import printable, printable_lines
 from merge_advisor.report.document import Code, Paragraph, Table, TextBlock
 from merge_advisor.report.terminal import to_text
 
@@ -104,8 +104,7 @@ def _print_rich(blocks: Sequence[TextBlock], gap: str) -> None:
             console.print("\n" * (gap.count("\n") - 1), end="")
         match block:
             case Paragraph():
-                lines = "\n".join(printable(line) for line in block.text.split("\n"))
-                console.print(Text(printable(block.strong), style="bold") + Text(lines))
+                console.print(Text(printable(block.strong), style="bold") + Text(printable_lines(block.text)))
             case Table():
                 _print_table(console, block)
             case Code():

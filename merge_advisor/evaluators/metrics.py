@@ -154,8 +154,7 @@ def backbone_of(model: Any, tokenizer: Any, template: Template) -> Backbone:
         dtype=model.dtype,
         places={},
         memory={},
-        ending=template.ending,
-        led=template.chat_template is None,
+        template=template,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Sequence
 
-from merge_advisor.plain_text import printable
+from merge_advisor.plain_text import printable, printable_lines
 from merge_advisor.report.document import Code, Paragraph, Table, TextBlock
 
 
@@ -28,17 +28,13 @@ def to_text(blocks: Sequence[TextBlock], *, gap: str = "\n\n") -> str:
 def _block(block: TextBlock) -> str:
     match block:
         case Paragraph():
-            return printable(block.strong) + _lines(block.text)
+            return printable(block.strong) + printable_lines(block.text)
         case Table():
             table = text_table(block.headers, block.rows, right=block.right)
             return f"{printable(block.caption)}\n{table}" if block.caption else table
         case Code():
             title = [printable(block.title)] if block.title else []
             return "\n".join([*title, *(f"  {printable(line)}" for line in block.lines)])
-
-
-def _lines(text: str) -> str:
-    return "\n".join(printable(line) for line in text.split("\n"))
 
 
 def text_table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()) -> str:

@@ -117,16 +117,6 @@ def in_an_argument(folder: Path) -> str:
     return f"plan --task examples.jsonl --k {HOSTILE.split()[0]}"
 
 
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, example_world: Path) -> Path:
-    for name in ("base", "adapters", "examples.jsonl"):
-        (tmp_path / name).symlink_to(example_world / name)
-    shutil.copytree(example_world / "run", tmp_path / "run")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("MERGE_ADVISOR_CACHE", str(tmp_path / "cache"))
-    return tmp_path
-
-
 @pytest.mark.parametrize(
     "route",
     [in_settings, in_a_manifest, in_a_description, in_a_header, in_a_config, in_the_name_of_a_folder, in_a_setup,
