@@ -41,6 +41,9 @@ class FileKind:
     """Of each table whose rows have a checksum, the columns that it is of, in this order."""
     steps: tuple[Step, ...]
     """From version 0, an empty file, on."""
+    shared: bool = False
+    """Whether machines may share one on a common disk: without a write-ahead log, which needs memory in common, so that
+    who reads waits for who writes."""
 
     @property
     def version(self) -> int:
@@ -66,23 +69,27 @@ class CheckedFile:
         path: the file; it and its folder are made where they are missing.
         kind: what it is.
         make: whether they are; without, a file that is missing is one in memory, lost when it is closed.
+        still: whether it is only read, and nobody changes it meanwhile; rows that are damaged stay.
 
     Raises:
         RunError: it cannot be opened or changed, is damaged, something else, or of a newer version.
     """
 
-    def __init__(self, path: Path, kind: FileKind, *, make: bool = True) -> None:
-        self.path, self.kind = path, kind
+    def __init__(self, path: Path, kind: FileKind, *, make: bool = True, still: bool = False) -> None:
+        self.path, self.kind, self.still = path, kind, still
         with self._said("opened"):
             if make:
                 path.parent.mkdir(parents=True, exist_ok=True)
-            place = path if make or path.exists() else ":memory:"
-            self._connection = sqlite3.connect(place, timeout=60, isolation_level=None)
+            place: Path | str = path if make or path.exists() else ":memory:"
+            if still:  # without locks, which a disk of another machine may lack
+                place = f"{path.absolute().as_uri()}?mode=ro&immutable=1"
+            self._connection = sqlite3.connect(place, timeout=60, isolation_level=None, uri=still)
         try:
             with self._said("opened"):
                 # text that was damaged is no UTF-8; it is to be read, and found by its checksum
                 self._connection.text_factory = lambda data: data.decode("utf-8", "surrogateescape")
-                _settle_journal(self._connection)
+                if not still:
+                    _settle_journal(self._connection, "DELETE" if kind.shared else "WAL")
             self._bring_up()
         except BaseException:
             self._connection.close()
@@ -229,17 +236,17 @@ _DAMAGE = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLI
 """What SQLite calls a file that is not what it should be; ERROR where a table or column is missing."""
 
 
-def _settle_journal(connection: sqlite3.Connection) -> None:
+def _settle_journal(connection: sqlite3.Connection, journal: str) -> None:
     """Set the journal; wait for another process that does the same.
 
     SQLite's own timeout does not cover a change of the journal mode, so "locked" is tried again for up to ten seconds.
     """
     for attempt in range(_TRIES):
         try:
-            # a write-ahead log: who reads does not wait for who writes
-            connection.execute("PRAGMA journal_mode=WAL")
+            # WAL, a write-ahead log: who reads does not wait for who writes
+            connection.execute(f"PRAGMA journal_mode={journal}")
             # with that log, NORMAL may lose the newest values in a power cut, but never damages the file
-            connection.execute("PRAGMA synchronous=NORMAL")
+            connection.execute(f"PRAGMA synchronous={'NORMAL' if journal == 'WAL' else 'FULL'}")
         except sqlite3.OperationalError as error:
             if "locked" not in str(error) or attempt == _TRIES - 1:
                 raise

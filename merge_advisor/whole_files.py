@@ -9,7 +9,6 @@ What a killed writer leaves beside the place has its process in the name; the ne
 from __future__ import annotations
 
 import ctypes
-import errno
 import hashlib
 import os
 import re
@@ -23,6 +22,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from merge_advisor.errors import RunError
+from merge_advisor.owners import is_running
 
 
 @contextmanager
@@ -221,19 +221,7 @@ def _leftovers(path: Path) -> Iterator[tuple[Path, bool]]:
             age = time.time() - other.lstat().st_mtime
         except FileNotFoundError:
             continue
-        yield other, not _lives(int(match["pid"])) if match["host"] == _host() else age > _FOREIGN
-
-
-def _lives(pid: int) -> bool:
-    if pid == os.getpid():
-        return True
-    try:
-        os.kill(pid, 0)
-    except OSError as error:
-        return error.errno != errno.ESRCH  # of another user
-    except OverflowError:
-        return False
-    return True
+        yield other, not is_running(int(match["pid"])) if match["host"] == _host() else age > _FOREIGN
 
 
 def _clear(path: Path) -> None:
