@@ -10,14 +10,14 @@ import pytest
 
 import merge_advisor
 
-VALUES = "version arrays json_form types merges scores errors progress option_fields regular_files"
+VALUES = "version arrays json_form types merges scores errors progress option_fields regular_files owners"
 TEXT_AND_FILES = (
     "registry templates statistics plain_text plain_yaml whole_files checked_sqlite machine_options options hub_options"
 )
 LEVELS = [
     tuple(VALUES.split()),
     tuple(TEXT_AND_FILES.split()),
-    ("weights", "session_options"),
+    ("weights", "session_options", "engine"),
     ("backbone",),
     tuple("pool tasks store embeddings select compose formats evaluators verdict report tuning".split()),
     ("adapt",),
