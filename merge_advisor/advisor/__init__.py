@@ -21,7 +21,7 @@ from merge_advisor.advisor.runs.reopening import reopen
 from merge_advisor.advisor.runs.run_folder import Run
 from merge_advisor.evaluators.lm_eval_tasks import TaskName
 from merge_advisor.json_form import digest_of
-from merge_advisor.machine_options import Machine
+from merge_advisor.machine_options import Machine, Workers
 from merge_advisor.options import PlanOptions, TuneOptions
 from merge_advisor.session_options import SessionOptions, Where
 from merge_advisor.types import Deltas
@@ -30,7 +30,7 @@ from merge_advisor.whole_files import write_text
 if TYPE_CHECKING:
     from merge_advisor.advisor.scoring.score_run import score_run as score
 
-__all__ = ["Machine", "PlanOptions", "TaskName", "TuneOptions", "embed", "merge", "plan", "score", "tune"]
+__all__ = ["Machine", "PlanOptions", "TaskName", "TuneOptions", "Workers", "embed", "merge", "plan", "score", "tune"]
 
 
 def plan(
@@ -70,7 +70,7 @@ def plan(
         guard: file of unrelated text that must not get worse.
         metric: "auto", "accuracy", "exact_match" or "loss"; where it is one of the last two, choices are not what is
             chosen by unless the options say so.
-        where: `offline`, `cache`, `store`, `machine`, `progress`, see `SessionOptions`.
+        where: `offline`, `cache`, `store`, `machine`, `beside`, `progress`, see `SessionOptions`.
 
     Raises:
         MergeAdvisorError: see `merge_advisor.errors`; the message is one line.
@@ -127,7 +127,7 @@ def embed(
         embedding: spec of the embedding.
         template: prompt template; None: the pool's.
         wanted: which models of the pool are candidates; None: all that fit the base.
-        where: `offline`, `cache`, `store`, `machine`, `progress`, see `SessionOptions`.
+        where: `offline`, `cache`, `store`, `machine`, `beside`, `progress`, see `SessionOptions`.
 
     Raises:
         MergeAdvisorError: see `merge_advisor.errors`.

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from merge_advisor import registry
+from merge_advisor.advisor.measuring.common_disk import absolute_merge, check_candidates_seen
 from merge_advisor.advisor.measuring.meter import MergeMeter, ScoredModel
 from merge_advisor.scores import ModelScore
 from merge_advisor.types import Row
@@ -16,6 +18,36 @@ if TYPE_CHECKING:
 
 FINAL = "lm_eval"
 """Evaluator of final scores."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScoringWork:
+    """A model that a worker scores (`crew.Measurement`).
+
+    >>> from merge_advisor.advisor.measuring.meter import BASE
+    >>> ScoringWork(ScoredModel("base", BASE), (Row("2 + 2", "4"),), "exact_match", FINAL).name
+    'base'
+    """
+
+    model: ScoredModel
+    rows: tuple[Row, ...]
+    metric: str
+    evaluator: str
+    """Spec of the evaluator."""
+
+    @property
+    def name(self) -> str:
+        """The model's label."""
+        return self.model.label
+
+    def measure(self, meter: MergeMeter) -> None:
+        """Score it; the score is remembered.
+
+        Args:
+            meter: of the worker.
+        """
+        check_candidates_seen(self.model.merge.candidates)
+        score_models(meter, [self.model], self.rows, self.metric, evaluator=self.evaluator)
 
 
 def anchor_of(models: Sequence[ScoredModel]) -> str:
@@ -63,4 +95,8 @@ def score_models(
         backbone, template = meter.model.backbone, model.template or meter.model.template
         return scorer.score(backbone.model, backbone.tokenizer, rows, template, label=model.label, metric=metric)
 
+    if meter.crew is not None:
+        told = [replace(model, merge=absolute_merge(model.merge)) for model in models]
+        works = [ScoringWork(model, tuple(rows), metric, evaluator) for model in told]
+        meter.have_measured([([*key, *work.model.key], work) for work in works], what)
     return meter.scores(models, key, score, what)

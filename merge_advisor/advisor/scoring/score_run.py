@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
 from merge_advisor import registry
+from merge_advisor.advisor.measuring.common_disk import absolute_merge, check_candidates_seen
 from merge_advisor.advisor.measuring.in_context import in_context
 from merge_advisor.advisor.measuring.meter import BASE, MergeMeter, ScoredModel, finite_or_worst
 from merge_advisor.advisor.measuring.model_scores import FINAL, anchor_of, score_models
@@ -93,6 +94,43 @@ def models_of(session: Session, run: Run) -> list[ScoredModel]:
     ]
 
 
+@dataclass(frozen=True, slots=True)
+class GuardWork:
+    """A model whose loss on unrelated text a worker measures (`crew.Measurement`).
+
+    >>> GuardWork("base", BASE, ("Some text.",)).name
+    'base'
+    """
+
+    name: str
+    merge: WeightedMerge
+    texts: tuple[str, ...]
+
+    def measure(self, meter: MergeMeter) -> None:
+        """Measure it; it is remembered.
+
+        Args:
+            meter: of the worker.
+        """
+        check_candidates_seen(self.merge.candidates)
+        _guard_losses(meter, self.merge, self.texts)
+
+
+def _guard_key(merge: WeightedMerge, texts: Sequence[str]) -> list[object]:
+    return ["guard", list(texts), *merge.key]
+
+
+def _guard_losses(meter: MergeMeter, merge: WeightedMerge, texts: Sequence[str]) -> list[float]:
+    """The loss of a merge on each text, remembered."""
+
+    def measure() -> list[float]:
+        from merge_advisor.backbone.losses import text_losses
+
+        return finite_or_worst(meter.on_base(merge, lambda: text_losses(meter.model.backbone, texts)))
+
+    return meter.memo.remember(_guard_key(merge, texts), measure)
+
+
 def score_guard(meter: MergeMeter, models: Sequence[ScoredModel], path: Path) -> GuardScore:
     """Return the loss of base and merge on unrelated text.
 
@@ -104,17 +142,13 @@ def score_guard(meter: MergeMeter, models: Sequence[ScoredModel], path: Path) ->
     Raises:
         TaskError: the guard file cannot be used.
     """
-    from merge_advisor.backbone.losses import text_losses
-
     texts = read_guard(path)
-    losses = {}
-    for model in models:
-        if model.label in ("base", "merge"):  # all others are there to be compared on the task
-
-            def measure(merge: WeightedMerge = model.merge) -> list[float]:
-                return finite_or_worst(meter.on_base(merge, lambda: text_losses(meter.model.backbone, texts)))
-
-            losses[model.label] = meter.memo.remember(["guard", list(texts), *model.merge.key], measure)
+    # all others are there to be compared on the task
+    wanted = {model.label: model.merge for model in models if model.label in ("base", "merge")}
+    if meter.crew is not None:
+        works = [GuardWork(label, absolute_merge(merge), texts) for label, merge in wanted.items()]
+        meter.have_measured([(_guard_key(work.merge, texts), work) for work in works], "the guard")
+    losses = {label: _guard_losses(meter, merge, texts) for label, merge in wanted.items()}
     score: GuardScore = guard_score(losses["base"], losses["merge"])
     return score
 
