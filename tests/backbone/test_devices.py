@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 
@@ -48,7 +49,8 @@ def machine_with(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: bf16)
         monkeypatch.setattr(torch.backends.mps, "is_available", lambda: "mps" in there)
         monkeypatch.setattr(torch.xpu, "is_available", lambda: "xpu" in there)
-        monkeypatch.setattr(os, "getloadavg", lambda: (load, load, load))
+        monkeypatch.setattr(psutil, "cpu_percent", lambda interval: 100 * load / found)
+        monkeypatch.setattr(psutil, "cpu_count", lambda: found)
         monkeypatch.setattr(devices, "cores", lambda: found)
 
     return build
