@@ -22,9 +22,12 @@ from merge_advisor.advisor.planning.row_check import check_task_rows
 from merge_advisor.advisor.runs.out_folder import UNFINISHED, new_folder
 from merge_advisor.advisor.runs.renderings import write_formats, write_start
 from merge_advisor.advisor.runs.run_folder import Run, read_run, write_values
-from merge_advisor.advisor.runs.run_report import html_of, report_of
+from merge_advisor.advisor.runs.run_report import html_of, member_table, report_of
 from merge_advisor.errors import InputError, PoolError, SpecError, TaskError
 from merge_advisor.merges import recipe_of
+from merge_advisor.progress import announce
+from merge_advisor.report.document import Paragraph
+from merge_advisor.report.terminal import to_text
 from merge_advisor.types import SHOTS_LORA, ChooseBy, Pool, RefusedModel, Task, same_space
 from merge_advisor.whole_files import write_text
 
@@ -88,6 +91,8 @@ def make_plan(
         task_delta = _task_delta(session.meter, lora, embedded, options.embedding)
     with timer.step("choose"):
         chosen = _choose(session.meter, tasks, embedded, lora, task_delta, options)
+    told = (Paragraph("chosen, before anything is trained on it or scored:"), member_table(chosen.selection.members))
+    announce(session.model.progress, "\n" + to_text(told, gap="\n") + "\n")
 
     def again(parts: Sequence[Task]) -> tuple[WeightedMerge, int]:
         made = _choose(session.meter, parts, embedded, lora, task_delta, options)
