@@ -16,6 +16,7 @@ from merge_advisor.advisor.measuring.meter import loss_kind_of
 from merge_advisor.advisor.measuring.shots_lora import Shots, ShotsLora, finetune_on_shots, target_parameters
 from merge_advisor.advisor.planning.adapted_plan import adapt_chosen
 from merge_advisor.advisor.planning.choosing import ChoiceRequest, ChosenMerge, choose_merge
+from merge_advisor.advisor.planning.choosing_cost import choosing_passes
 from merge_advisor.advisor.planning.choosing_losses import ChoosingLosses
 from merge_advisor.advisor.planning.plan_value import PlanSteps, StepTimer, plan_value
 from merge_advisor.advisor.planning.row_check import check_task_rows
@@ -169,15 +170,23 @@ def _choose(
     # every other adaptation trains on the rows itself, and weighs what it trained
     joins = joins and options.adaptation.partition(":")[0].strip() == "none"
     request = ChoiceRequest(options.strategy, options.k, options.composition, options.anchor, options.seed)
-    return choose_merge(
+    rows = [task.choosing for task in tasks]
+
+    def most() -> int:
+        return choosing_passes(options.strategy, len(embedded.candidates), options.k, [len(part) for part in rows])
+
+    losses = ChoosingLosses(meter, rows, options.choose_by, most)
+    chosen = choose_merge(
         request,
         embedded.candidates,
         embedded.deltas.array,
         task_delta,
-        ChoosingLosses(meter, [task.choosing for task in tasks], options.choose_by),
+        losses,
         shots_lora=lora.candidate if joins else None,
         judging=ChoosingLosses(meter, [task.tuning for task in tasks], options.choose_by),
     )
+    losses.end()
+    return chosen
 
 
 def may_join(tasks: Sequence[Task]) -> bool:
