@@ -29,7 +29,8 @@ from merge_advisor.merges import recipe_of
 from merge_advisor.progress import announce
 from merge_advisor.report.document import Paragraph
 from merge_advisor.report.terminal import to_text
-from merge_advisor.types import SHOTS_LORA, ChooseBy, Pool, RefusedModel, Task, same_space
+from merge_advisor.spaces import same_space
+from merge_advisor.types import SHOTS_LORA, ChooseBy, Pool, RefusedModel, Task
 from merge_advisor.whole_files import write_text
 
 if TYPE_CHECKING:
