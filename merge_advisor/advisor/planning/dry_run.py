@@ -105,8 +105,8 @@ def describe_plan(
 
 
 def _copies(cache: Path) -> frozenset[Path]:
-    """Folders of the cache that hold models in another form: dequantised, unpacked, merged by PEFT."""
-    return frozenset(path for part in ("base", "pool") for path in (cache / part).glob("*"))
+    """Folders of the cache that hold a model in another form each: dequantised, unpacked, merged by PEFT."""
+    return frozenset([*(cache / "base").glob("*"), *(cache / "pool").glob("*/*")])  # in pool/ one folder more: the form
 
 
 def _made(cache: Path, copies: frozenset[Path]) -> str:
