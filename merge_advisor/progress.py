@@ -26,7 +26,7 @@ class Announcing(Protocol):
         """
 
 
-def announce(progress: Progress, text: str) -> None:
+def announce(progress: Progress | Announcing, text: str) -> None:
     """Show what has been found, where the progress can.
 
     Args:

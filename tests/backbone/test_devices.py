@@ -21,7 +21,7 @@ from merge_advisor.backbone.losses import row_losses
 from merge_advisor.backbone.memory import memory_needed, within_memory
 from merge_advisor.backbone.model import Backbone, load_backbone
 from merge_advisor.backbone.shapes import LoraShape
-from merge_advisor.backbone.trainable import TrainableLora
+from merge_advisor.backbone.trainable_lora import TrainableLora
 from merge_advisor.errors import BaseModelError
 from merge_advisor.machine_options import Machine
 from merge_advisor.options import FinetuneSettings

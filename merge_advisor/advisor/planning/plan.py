@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from merge_advisor import registry
-from merge_advisor.adapt.task_weights import is_uneven, row_weights
+from merge_advisor.adapt.task_weights import row_weights
 from merge_advisor.adapt.unlabelled import check_stops
 from merge_advisor.adapt.workbench import trains_unlabelled
 from merge_advisor.advisor.measuring.deltas import EmbeddedCandidates, take_deltas
@@ -29,7 +29,8 @@ from merge_advisor.merges import recipe_of
 from merge_advisor.progress import announce
 from merge_advisor.report.document import Paragraph
 from merge_advisor.report.terminal import to_text
-from merge_advisor.types import SHOTS_LORA, ChooseBy, Pool, RefusedModel, Task, same_space
+from merge_advisor.spaces import same_space
+from merge_advisor.types import SHOTS_LORA, ChooseBy, Pool, RefusedModel, Task
 from merge_advisor.whole_files import write_text
 
 if TYPE_CHECKING:
@@ -137,10 +138,8 @@ def _embed(meter: MergeMeter, pool: Pool, embedding: str) -> EmbeddedCandidates:
 
 def _finetune(session: Session, tasks: Sequence[Task], embedded: EmbeddedCandidates, options: PlanOptions) -> ShotsLora:
     watch = tuple(row for task in tasks for row in task.tuning)
-    weights = row_weights([task.tuning for task in tasks], watch).tolist()
-    shots = Shots(
-        tuple(row for task in tasks for row in task.shots), watch, tuple(weights) if is_uneven(weights) else ()
-    )
+    weights = row_weights([task.tuning for task in tasks], watch)
+    shots = Shots(tuple(row for task in tasks for row in task.shots), watch, weights)
     # of all tasks together: one LoRA, as there is to be one merge
     targets = target_parameters(session.local, embedded.candidates)
     return finetune_on_shots(session.model, session.memo, session.cache, shots, targets, options.finetune, options.seed)
