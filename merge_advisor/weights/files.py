@@ -8,13 +8,11 @@ from collections.abc import MutableMapping
 from pathlib import Path
 from typing import Any
 
+from merge_advisor.limits import JSON_BYTES
 from merge_advisor.regular_files import open_regular, read_regular
 
 Hashes = MutableMapping[str, str]
 """A memo of what is slow to learn about a file; keep it between runs to open a known pool without reading weights."""
-
-_JSON_LIMIT = 64 * 2**20
-"""Largest JSON file read, in bytes: the index of a thousand shards fits many times over."""
 
 
 class FileError(ValueError):
@@ -39,11 +37,12 @@ def read_json(path: Path) -> dict[str, Any]:
         path: the file.
 
     Raises:
-        FileError: absent, larger than 64 MiB, not UTF-8, not JSON, or no object.
+        FileError: absent, larger than `JSON_BYTES`, not UTF-8, not JSON, or no object.
     """
     try:
-        if path.stat().st_size > _JSON_LIMIT:
-            raise FileError(f"{path.name}: larger than {_JSON_LIMIT >> 20} MiB; this is no configuration file")
+        if (size := path.stat().st_size) > JSON_BYTES.most:
+            remedy = f"this is no configuration file; if it is one, {JSON_BYTES.remedy(size)}"
+            raise FileError(f"{path.name}: has {JSON_BYTES.over}; {remedy}")
         value = json.loads(read_regular(path))
     except OSError as error:
         raise FileError(f"{path.name}: cannot be read ({error.strerror}); check the folder") from error
