@@ -17,6 +17,7 @@ from merge_advisor.errors import InputError
 LIMITS_VARIABLE = "MERGE_ADVISOR_LIMITS"
 """The environment variable that changes limits."""
 _BYTES = ("B", "KiB", "MiB", "GiB", "TiB")
+_DECIMAL = ("B", "kB", "MB", "GB", "TB")
 _SIZE = re.compile(r"(?P<number>\d{1,15})\s?(?:(?P<unit>[KMGT])(?P<binary>i)?)?B?", re.IGNORECASE)
 
 
@@ -75,11 +76,12 @@ class Limit:
 
 def _size_text(size: int, gap: str = "") -> str:
     """A size in the largest unit that leaves a whole number of it."""
-    unit = 0
-    while unit + 1 < len(_BYTES) and size and size % 1024 == 0:
-        size //= 1024
+    binary = bool(size) and size % 1024 == 0
+    step, units, unit = (1024, _BYTES, 0) if binary else (1000, _DECIMAL, 0)
+    while unit + 1 < len(units) and size and size % step == 0:
+        size //= step
         unit += 1
-    return f"{size}{gap}{_BYTES[unit]}"
+    return f"{size}{gap}{units[unit]}"
 
 
 ROW_BYTES = Limit(

@@ -125,7 +125,8 @@ class Basis:
             weights = [1.0 if candidate.fingerprint in chosen else 0.1 for candidate in bench.candidates]
 
         def of_pool() -> dict[str, Spectrum]:
-            return spectrum(by_weight([bench.unread(one) for one in bench.candidates], bench.targets), weights)
+            deltas = [(bench.unread or bench.weights_of)(candidate) for candidate in bench.candidates]
+            return spectrum(by_weight(deltas, bench.targets), weights)
 
         found = bench.once(digest_of(["spectrum", weights]), of_pool)
         if self.form in ("core", "output"):  # the others are LoRAs, which may leave the directions

@@ -5,7 +5,8 @@
 Makes random adapters of the base's attention (rank 4) and rows, in a scratch folder; without --base of the tests' tiny
 Llama; with --pool that pool is measured instead. Each command runs twice, with nothing stored and with everything
 stored. The memory is the process's own peak (ru_maxrss); beside it stands that of importing torch, transformers and
-peft. `--peft N`: seconds of a plain PEFT loop over the first N adapters, which a stored pool is compared with.
+peft. CPU seconds stand beside those of the clock, since other processes change them little. `--peft N`: CPU seconds of
+a plain PEFT loop over the first N adapters, which a stored pool is compared with.
 """
 
 from __future__ import annotations
@@ -38,15 +39,15 @@ base, pool, count = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
 folders = sorted(path.parent for path in pool.glob("*/adapter_config.json"))[:count]
 backbone = load_backbone(Path(base))
 by_peft(backbone, folders[0])
-begun = time.perf_counter()
+begun = time.process_time()
 for folder in folders:
     by_peft(backbone, folder)
-print((time.perf_counter() - begun) / len(folders))
+print((time.process_time() - begun) / len(folders))
 """
 
 
-def measured(command: Sequence[str], log: Path) -> tuple[float, float]:
-    """Return wall seconds and peak MB of a process."""
+def measured(command: Sequence[str], log: Path) -> tuple[float, float, float]:
+    """Return wall seconds, CPU seconds and peak MB of a process."""
     begun = time.perf_counter()
     with log.open("ab") as said:
         process = subprocess.Popen(command, stdout=said, stderr=said)
@@ -54,7 +55,7 @@ def measured(command: Sequence[str], log: Path) -> tuple[float, float]:
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode not in (0, 3):  # 3: models of the pool were set aside
         raise SystemExit(f"{' '.join(command)} failed:\n{log.read_text()[-2000:]}")
-    return time.perf_counter() - begun, usage.ru_maxrss / 1000
+    return time.perf_counter() - begun, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1000
 
 
 def make_pool(folder: Path, base: Path, count: int, rank: int = 4) -> None:
@@ -112,9 +113,10 @@ def main() -> None:
             base = folder / "tiny-llama"
             subprocess.run([sys.executable, "-c", TINY, str(base)], check=True)  # its memory is not to count as ours
         print(f"{datetime.date.today()}, {platform.machine()}, {os.cpu_count()} cores, base {base.name}\n")
-        print("| adapters | rows | process | seconds | peak MB | above the imports |\n|---|---|---|---|---|---|")
-        spent, imports = measured(IMPORTS, folder / "log")
-        print(f"| | | importing torch, transformers, peft | {spent:.1f} | {imports:.0f} | |", flush=True)
+        print("| adapters | rows | process | seconds | CPU s | peak MB | above the imports |")
+        print("|---|---|---|---|---|---|---|")
+        wall, spent, imports = measured(IMPORTS, folder / "log")
+        print(f"| | | importing torch, transformers, peft | {wall:.1f} | {spent:.1f} | {imports:.0f} | |", flush=True)
         for count in arguments.adapters if arguments.pool is None else [0]:
             pool = arguments.pool or folder / f"pool-{count}"
             if arguments.pool is None:
@@ -129,9 +131,11 @@ def measure(folder: Path, base: Path, pool: Path, arguments: argparse.Namespace,
     extra = [part for text in arguments.option for part in (f"--{text.partition('=')[0]}", text.partition("=")[2])]
 
     def line(rows: int | str, what: str, command: Sequence[str]) -> float:
-        seconds, peak = measured(command, folder / "log")
-        print(f"| {count} | {rows} | {what} | {seconds:.2f} | {peak:.0f} | {peak - imports:.0f} |", flush=True)
-        return seconds
+        wall, spent, peak = measured(command, folder / "log")
+        print(
+            f"| {count} | {rows} | {what} | {wall:.2f} | {spent:.2f} | {peak:.0f} | {peak - imports:.0f} |", flush=True
+        )
+        return spent
 
     embed = [*ADVISOR, "embed", *places, "--out", str(folder / "deltas.npz")]
     line("", "`embed`, nothing stored", embed)
@@ -140,8 +144,8 @@ def measure(folder: Path, base: Path, pool: Path, arguments: argparse.Namespace,
         command = [sys.executable, "-c", PEFT_LOOP, str(base), str(pool), str(arguments.peft)]
         each = float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
         ratio = stored / (each * count)
-        print(f"| {count} | | plain PEFT loop, {each:.3f} s an adapter ({arguments.peft} of them): the stored pool "
-              f"takes {ratio:.4f} of its time | {each * count:.1f} | | |", flush=True)  # fmt: skip
+        print(f"| {count} | | plain PEFT loop, {each:.3f} CPU s an adapter ({arguments.peft} of them): the stored pool "
+              f"takes {ratio:.4f} of its CPU time | | {each * count:.1f} | | |", flush=True)  # fmt: skip
     for rows in arguments.rows:
         task = folder / f"rows-{rows}.jsonl"
         make_rows(task, rows, arguments.words)

@@ -64,7 +64,7 @@ def test_what_gzip_has_packed_is_unpacked(tmp_path: Path, name: str, text: str) 
         (gzip.compress(LINES.encode())[:-9], "cannot be unpacked ("),
         (
             gzip.compress(b"x" * 2000),
-            "holds more than task_bytes, 1000 B; give a part of it, or set MERGE_ADVISOR_LIMITS=task_bytes=2KiB",
+            "holds more than task_bytes, 1 kB; give a part of it, or set MERGE_ADVISOR_LIMITS=task_bytes=2KiB",
         ),
     ],
 )
