@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -111,7 +111,7 @@ def encode(
             raise TaskError(f"{name}: its answer takes {len(completion)} tokens of {max_length}; shorten or drop it")
         if prompt.length > room:
             on_cut(index, prompt.length + (0 if backbone.encoder_decoder else len(completion)))
-        rows.append(EncodedRow(_cut(prompt, room, backbone.lead), tuple(completion)))
+        rows.append(EncodedRow(_cut(prompt, room, backbone.lead), _shared(completion)))
     return rows
 
 
@@ -131,7 +131,7 @@ def _prompt_ids(backbone: Backbone, text: str, most: int) -> PromptIds:
     """The ids of a prompt, of which `most` are wanted at most."""
     if len(text) < _LONG or most > _TAIL:
         ids = _all_ids(backbone, text)
-        return PromptIds(tuple(ids), len(ids))
+        return PromptIds(_shared(ids), len(ids))
     # by digest: the texts themselves may be many megabytes
     key = f"{backbone.lead} {_is_chat(backbone)} {hashlib.sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()}"
     known = backbone.long_prompts
@@ -141,7 +141,7 @@ def _prompt_ids(backbone: Backbone, text: str, most: int) -> PromptIds:
         led = _led(ids, backbone.lead)
         while not led and begin and _led(ids[begin:], backbone.lead):  # the end is not to look like one that is led
             begin -= 1
-        known[key] = PromptIds((*(backbone.lead if led and begin else ()), *ids[begin:]), len(ids))
+        known[key] = PromptIds(_shared((*(backbone.lead if led and begin else ()), *ids[begin:])), len(ids))
         while len(known) > _REMEMBERED:
             del known[next(iter(known))]
     return known[key]
@@ -152,6 +152,15 @@ def _all_ids(backbone: Backbone, text: str) -> list[int]:
     prompt = list(backbone.tokenizer(text, add_special_tokens=backbone.encoder_decoder, verbose=False)["input_ids"])
     # those of a chat template have what it writes, as transformers gives them; another prompt may hold it as text
     return prompt if _is_chat(backbone) or _led(prompt, backbone.lead) else [*backbone.lead, *prompt]
+
+
+_NUMBERS: dict[int, int] = {}
+"""Token ids that were given out."""
+
+
+def _shared(ids: Iterable[int]) -> tuple[int, ...]:
+    """The ids, each the one object of its number: a token of many rows then takes 8 bytes and not 36."""
+    return tuple(_NUMBERS.setdefault(number, number) for number in ids)
 
 
 def _is_chat(backbone: Backbone) -> bool:

@@ -34,9 +34,10 @@ def way_out(place: Path, roots: tuple[Path, ...]) -> str:
         return f"is a link that leads out of the pool; {_REMEDY}"
     if not place.is_dir():
         return ""
-    roots = (*roots, *(folder for folder in (real, *real.parents) if _is_cached(folder)))
     with os.scandir(place) as files:
         links = sorted(file.name for file in files if file.is_symlink() and file.is_file())
+    if links:
+        roots = (*roots, *(folder for folder in (real, *real.parents) if _is_cached(folder)))
     out = next((name for name in links if not _inside((place / name).resolve(), roots)), None)
     return "" if out is None else f"{short_name(out)} is a link that leads out of the pool; {_REMEDY}"
 

@@ -69,9 +69,11 @@ def file_digest(path: Path, hashes: Hashes) -> str:
         stat = path.stat()
         # ctime as well: tools that copy a file over another one may carry size and mtime along
         key = f"{path.absolute()}|{stat.st_size}|{stat.st_mtime_ns}|{stat.st_ctime_ns}"
-        if key not in hashes:
+        # asked once: a memo in a file is read at each question, and a pool has thousands
+        digest = hashes.get(key)
+        if digest is None:
             with open_regular(path) as stream:  # in blocks: a file may be larger than memory
-                hashes[key] = hashlib.file_digest(stream, "sha256").hexdigest()
+                digest = hashes[key] = hashlib.file_digest(stream, "sha256").hexdigest()
     except OSError as error:
         raise FileError(f"{path.name}: cannot be read ({error.strerror}); check its permissions") from error
-    return hashes[key]
+    return digest
