@@ -134,7 +134,7 @@ def _prompt_ids(backbone: Backbone, text: str, most: int) -> PromptIds:
         return PromptIds(_shared(ids), len(ids))
     # by digest: the texts themselves may be many megabytes
     key = f"{backbone.lead} {_is_chat(backbone)} {hashlib.sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()}"
-    known = backbone.long_prompts
+    known: dict[str, PromptIds] = backbone.long_prompts
     if key not in known:
         ids = _all_ids(backbone, text)
         begin = max(0, len(ids) - _TAIL)

@@ -8,7 +8,7 @@ import os
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 from merge_advisor.limits import TASK_BYTES
 from merge_advisor.tasks.fields import field_error, too_large
@@ -79,7 +79,7 @@ def _unpacked(path: Path, raw: bytes) -> bytes:
     return found
 
 
-def _bounded(path: Path, stream: BinaryIO) -> bytes:
+def _bounded(path: Path, stream: IO[bytes] | gzip.GzipFile) -> bytes:
     """The bytes of a stream, in blocks: a pipe has no size, and gzip's header may say anything."""
     found, most = bytearray(), TASK_BYTES.most
     while block := stream.read(_BLOCK):
