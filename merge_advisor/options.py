@@ -57,6 +57,10 @@ class Places:
         help="hub id (org/name[@revision]), folder, or .gguf file",
     )  # fmt: skip
     offline: bool = option(False, group=_MODELS, settings=True, help="never fetch; use what is in the cache")
+    # not from merge-advisor.toml: whoever wrote the pool may have written that file too
+    follow_links: bool = option(
+        False, group=_MODELS, help="read what links in the pool lead to outside of it too (default: set aside)"
+    )
     cache: Path | None = option(
         None, group=_MODELS, settings=True, metavar="DIR",
         help="folder for stores and fetched models ($MERGE_ADVISOR_CACHE)",

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from merge_advisor.errors import BaseModelError, SpecError
 from merge_advisor.json_form import digest_of
+from merge_advisor.limits import JSON_BYTES
 from merge_advisor.regular_files import read_regular_text
 from merge_advisor.types import Turn
 
@@ -232,6 +233,8 @@ def read_chat(folder: Path) -> tuple[str | None, dict[str, str]]:
 
 def _read_text(file: Path) -> str:
     try:
+        if (size := file.stat().st_size) > JSON_BYTES.most:
+            raise BaseModelError(f"{file}: has {JSON_BYTES.over}; fetch the base again, or {JSON_BYTES.remedy(size)}")
         return read_regular_text(file)
     except (OSError, UnicodeDecodeError) as error:
         raise BaseModelError(f"{file}: cannot be read ({error}); fetch the base again") from error

@@ -1,7 +1,7 @@
 """The generated documents: docs/cli.md, docs/catalogue.md, and `<!-- begin NAME -->` … `<!-- end NAME -->` elsewhere.
 
-A block's name is `COMMAND-help` or a word of `merge-advisor show`. With --check nothing is written: 1 where a page is
-out of date.
+A block's name is `COMMAND-help`, a word of `merge-advisor show`, or `limits`. With --check nothing is written: 1 where
+a page is out of date.
 """
 
 from __future__ import annotations
@@ -54,7 +54,17 @@ TABLES = {
 
 def block(name: str) -> str:
     """Return what belongs into a block."""
+    if name == "limits":
+        return limits_table()
     return help_block(name.removesuffix("-help")) if name.endswith("-help") else table_of(name)
+
+
+def limits_table() -> str:
+    """Return the table of all limits."""
+    from merge_advisor.limits import LIMITS
+
+    rows: list[tuple[str, ...]] = [(f"`{one.name}`", one.shown(one.usual), one.what) for one in LIMITS]
+    return markdown(("limit", "at most", "of"), rows)
 
 
 def help_block(command: str) -> str:

@@ -207,6 +207,8 @@ class Workbench:
         repr=False, default=lambda shown, asked: _absent()
     )
     weights_of: Callable[[Candidate], WeightDelta] = field(repr=False, default=lambda candidate: {})
+    unread: Callable[[Candidate], WeightDelta] | None = field(repr=False, default=None)
+    """The same, of which each update is read when it is looked at, for going through a whole pool."""
     keep: Callable[[WeightDelta, str], Candidate] = field(repr=False, default=lambda delta, name: _absent())
     """Write a weight delta as an adapter under an id, and return it as a candidate."""
     forwards: int = 0

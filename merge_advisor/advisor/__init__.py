@@ -70,7 +70,7 @@ def plan(
         guard: file of unrelated text that must not get worse.
         metric: "auto", "accuracy", "exact_match" or "loss"; where it is one of the last two, choices are not what is
             chosen by unless the options say so.
-        where: `offline`, `cache`, `store`, `machine`, `progress`, see `SessionOptions`.
+        where: `offline`, `follow_links`, `cache`, `store`, `machine`, `progress`, see `SessionOptions`.
 
     Raises:
         MergeAdvisorError: see `merge_advisor.errors`; the message is one line.
@@ -127,7 +127,7 @@ def embed(
         embedding: spec of the embedding.
         template: prompt template; None: the pool's.
         wanted: which models of the pool are candidates; None: all that fit the base.
-        where: `offline`, `cache`, `store`, `machine`, `progress`, see `SessionOptions`.
+        where: `offline`, `follow_links`, `cache`, `store`, `machine`, `progress`, see `SessionOptions`.
 
     Raises:
         MergeAdvisorError: see `merge_advisor.errors`.

@@ -57,6 +57,8 @@ class Backbone:
     """The prompt template, which says how prompts begin and answers end; None: one without any tokens."""
     batch_share: float = 1.0
     """Of the usual tokens in a batch; halved where memory ran out, see `memory.within_memory`."""
+    long_prompts: dict[str, Any] = field(default_factory=dict, repr=False)
+    """The ends of very long prompts (`encoding.PromptIds`) by the digest of their text."""
 
     @property
     def hidden_size(self) -> int:

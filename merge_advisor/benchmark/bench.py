@@ -27,8 +27,8 @@ def bench(
         out: folder of results, tables and report; called again it goes on where it ended.
         only: patterns of `arm/task/view`; other results are left for later.
         workers: number of processes.
-        where: `base`, `pool` and `tasks`, where they are not where the setup says; `offline`, `cache`, `store`,
-            `machine` and `progress` as `plan` takes them.
+        where: `base`, `pool` and `tasks`, where they are not where the setup says; `offline`, `follow_links`, `cache`,
+            `store`, `machine` and `progress` as `plan` takes them.
 
     Returns:
         All results so far, those of earlier calls included, and the answers to the setup's questions.

@@ -12,11 +12,11 @@ from merge_advisor import registry
 from merge_advisor.benchmark.values import Arm, Control, Question, Setup
 from merge_advisor.errors import InputError, SpecError
 from merge_advisor.json_form import from_json
+from merge_advisor.limits import SETUP_BYTES
 from merge_advisor.options import FinetuneSettings
 from merge_advisor.plain_yaml import read_mapping
 from merge_advisor.tuning.goals import PENALISED
 
-_SIZE_LIMIT = 2**20
 """Largest setup read, in bytes; a longer file is not a setup (a data set given by mistake, say)."""
 _CONTROL_NAMES: tuple[str, ...] = get_args(Control)
 """Names of all controls."""
@@ -65,7 +65,7 @@ def read_setup(
     """
     mapping = read_mapping(
         path, "setup", needs="name, base, pool, tasks, arms, primary and smallest_gain",
-        remedy="give the path of a setup (YAML)", limit=_SIZE_LIMIT,
+        remedy="give the path of a setup (YAML)", limit=SETUP_BYTES,
     )  # fmt: skip
     # YAML has dates: as text they are a value of the wrong type, which is refused with its key
     setup = from_json(Setup, json.dumps(mapping, default=str), str(path))

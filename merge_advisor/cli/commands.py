@@ -33,6 +33,7 @@ from merge_advisor.cli.saying import say
 from merge_advisor.cli.settings import SETTINGS_FILE, WRITTEN, leads_out, read_settings, setting_options
 from merge_advisor.errors import InputError
 from merge_advisor.json_form import to_plain
+from merge_advisor.limits import check_limits
 from merge_advisor.machine_options import Machine
 from merge_advisor.options import (
     BenchOptions,
@@ -156,7 +157,9 @@ def _bench(arguments: Arguments) -> int:
     if command.dry_run:
         from merge_advisor.benchmark.running.dry_run import RATE, describe_bench
 
-        told = describe_bench(command.setup, **own, only=options.only, rate=command.rate or RATE)
+        told = describe_bench(
+            command.setup, **own, only=options.only, rate=command.rate or RATE, follow_links=places.follow_links
+        )
         return _print(arguments, told, flagged([Paragraph("\n".join(told["lines"]))], "bench"))
     if command.out is None:
         raise InputError("bench: no folder for the results; give `out=DIR`, or `dry_run`")
@@ -209,7 +212,9 @@ def _convert(arguments: Arguments) -> int:
 
     command = arguments.part(ConvertCommand)
     with reporting(arguments.part(OutputOptions)) as progress:
-        report = convert(command.source, command.out, offline=command.offline, progress=progress)
+        report = convert(
+            command.source, command.out, offline=command.offline, follow_links=command.follow_links, progress=progress
+        )
     copied = f", {len(report.copied)} of them as they were" if report.copied else ""
     lines = [f"wrote {report.out}: {len(report.written)} adapters{copied}"]
     lines += [f"left out {item.id}: {item.reason}" for item in report.refused]
@@ -275,6 +280,7 @@ def run(arguments: Arguments) -> int:
     Raises:
         MergeAdvisorError: see `merge_advisor.errors`.
     """
+    check_limits()
     if setting_options(COMMANDS[arguments.command].parts):
         arguments = replace(arguments, settings=read_settings(Path.cwd()))
         _announce(arguments)
@@ -313,8 +319,8 @@ def _session(arguments: Arguments, places: Places) -> Iterator[SessionOptions]:
     """Give what every function of the API that opens a base takes."""
     with reporting(arguments.part(OutputOptions)) as progress:
         yield SessionOptions(
-            offline=places.offline, cache=places.cache, store=places.store, machine=arguments.part(Machine),
-            progress=progress,
+            offline=places.offline, follow_links=places.follow_links, cache=places.cache, store=places.store,
+            machine=arguments.part(Machine), progress=progress,
         )  # fmt: skip
 
 

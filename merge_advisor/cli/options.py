@@ -156,6 +156,7 @@ class ConvertCommand:
     )
     out: Path = option(metavar="DIR", help="folder to make")
     offline: bool = option(False, settings=True, help="never fetch; use what is in the cache")
+    follow_links: bool = option(False, help="read what links lead to outside the source too")
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from typing import Any, get_args, get_origin
 
 from merge_advisor.cli.options import COMMANDS
 from merge_advisor.errors import InputError
+from merge_advisor.limits import SETTINGS_BYTES
 from merge_advisor.option_fields import Option, options_of
 
 SETTINGS_FILE = "merge-advisor.toml"
@@ -46,12 +47,15 @@ def read_settings(folder: Path, parts: Iterable[type[Any]] | None = None) -> dic
         values by key.
 
     Raises:
-        InputError: not TOML, an unknown key, or a value of another type.
+        InputError: too large, not TOML, an unknown key, or a value of another type.
     """
     path = folder / SETTINGS_FILE
     if not path.is_file():
         return {}
     try:
+        if (size := path.stat().st_size) > SETTINGS_BYTES.most:
+            remedy = f"make it anew with `merge-advisor init`, or {SETTINGS_BYTES.remedy(size)}"
+            raise InputError(f"{path}: has {SETTINGS_BYTES.over}, and is no settings file; {remedy}")
         settings = tomllib.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:  # a number of too many digits, or tables nested too deep
         reason = "nested too deep" if isinstance(error, RecursionError) else " ".join(str(error).split())

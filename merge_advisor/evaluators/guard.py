@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from merge_advisor.errors import TaskError
+from merge_advisor.limits import ROW_BYTES, TASK_BYTES
 from merge_advisor.scores import GuardScore
 from merge_advisor.statistics import paired_interval
 
@@ -37,6 +38,8 @@ def read_guard(path: Path) -> tuple[str, ...]:
             2 texts; the message names the line.
     """
     try:
+        if (size := path.stat().st_size) > TASK_BYTES.most:
+            raise TaskError(f"{path}: holds {TASK_BYTES.over}; give a part of it, or {TASK_BYTES.remedy(size)}")
         lines = path.read_bytes().decode("utf-8-sig").split("\n")
     except OSError as error:
         raise TaskError(f"{path}: cannot be read ({error.strerror}); give a JSONL file of unrelated text") from error
@@ -65,7 +68,10 @@ def _text(line: str, place: str) -> str:
     words = [part for part in parts if isinstance(part, str)]
     if len(words) < len(parts) or not "".join(words).strip():
         raise TaskError(f"{place}: its text is blank or no string; give a text")
-    return "\n\n".join(words)
+    text = "\n\n".join(words)
+    if (size := len(text.encode("utf-8", "surrogatepass"))) > ROW_BYTES.most:
+        raise TaskError(f"{place}: has {ROW_BYTES.over}; give a part of it, or {ROW_BYTES.remedy(size)}")
+    return text
 
 
 def guard_score(base_losses: Sequence[float], merge_losses: Sequence[float]) -> GuardScore:

@@ -80,6 +80,7 @@ def convert(
     out: Path,
     *,
     offline: bool = False,
+    follow_links: bool = False,
     progress: Progress = quiet_progress,
 ) -> ConversionReport:
     """Rewrite adapters whose weights are a pickle as safetensors; those that are safetensors already are copied.
@@ -96,6 +97,7 @@ def convert(
             ids, hub ids, or an address.
         out: folder to make.
         offline: never fetch.
+        follow_links: as of `find_models`.
         progress: called with (what, done, total).
 
     Returns:
@@ -109,7 +111,7 @@ def convert(
     """
     with whole_folder(out) as partial, tempfile.TemporaryDirectory(prefix="merge-advisor-") as scratch:
         copied_from = copied_pool(str(source), Path(scratch), offline=offline) if is_address(str(source)) else source
-        sources = find_models(copied_from)
+        sources = find_models(copied_from, follow_links=follow_links)
         alone = len(sources.models) == 1
         names = {model.id: "." if alone else name for model, name in _names(sources.models)}
         jobs, refused = _gather(sources.models, partial, names, Path(scratch), offline=offline, progress=progress)

@@ -294,12 +294,13 @@ def check_values(folder: Path, header: Mapping[str, TensorInfo], hashes: Hashes)
     try:
         # reading all weights takes minutes for a large pool: what was seen once is kept by content
         key = f"values|{file_digest(path, hashes)}"
-        if key not in hashes:
-            hashes[key] = _bad_values(path, pair_factors(header))
+        bad = hashes.get(key)
+        if bad is None:
+            bad = hashes[key] = _bad_values(path, pair_factors(header))
     except FileError as error:
         raise PoolError(str(error)) from error
-    if hashes[key]:
-        raise PoolError(f"{ADAPTER_WEIGHTS}: {hashes[key]}")
+    if bad:
+        raise PoolError(f"{ADAPTER_WEIGHTS}: {bad}")
 
 
 def _bad_values(path: Path, pairs: Mapping[str, tuple[TensorInfo, TensorInfo]]) -> str:

@@ -8,13 +8,11 @@ from collections.abc import MutableMapping
 from pathlib import Path
 from typing import Any
 
+from merge_advisor.limits import JSON_BYTES
 from merge_advisor.regular_files import open_regular, read_regular
 
 Hashes = MutableMapping[str, str]
 """A memo of what is slow to learn about a file; keep it between runs to open a known pool without reading weights."""
-
-_JSON_LIMIT = 64 * 2**20
-"""Largest JSON file read, in bytes: the index of a thousand shards fits many times over."""
 
 
 class FileError(ValueError):
@@ -39,11 +37,12 @@ def read_json(path: Path) -> dict[str, Any]:
         path: the file.
 
     Raises:
-        FileError: absent, larger than 64 MiB, not UTF-8, not JSON, or no object.
+        FileError: absent, larger than `JSON_BYTES`, not UTF-8, not JSON, or no object.
     """
     try:
-        if path.stat().st_size > _JSON_LIMIT:
-            raise FileError(f"{path.name}: larger than {_JSON_LIMIT >> 20} MiB; this is no configuration file")
+        if (size := path.stat().st_size) > JSON_BYTES.most:
+            remedy = f"this is no configuration file; if it is one, {JSON_BYTES.remedy(size)}"
+            raise FileError(f"{path.name}: has {JSON_BYTES.over}; {remedy}")
         value = json.loads(read_regular(path))
     except OSError as error:
         raise FileError(f"{path.name}: cannot be read ({error.strerror}); check the folder") from error
@@ -70,9 +69,11 @@ def file_digest(path: Path, hashes: Hashes) -> str:
         stat = path.stat()
         # ctime as well: tools that copy a file over another one may carry size and mtime along
         key = f"{path.absolute()}|{stat.st_size}|{stat.st_mtime_ns}|{stat.st_ctime_ns}"
-        if key not in hashes:
+        # asked once: a memo in a file is read at each question, and a pool has thousands
+        digest = hashes.get(key)
+        if digest is None:
             with open_regular(path) as stream:  # in blocks: a file may be larger than memory
-                hashes[key] = hashlib.file_digest(stream, "sha256").hexdigest()
+                digest = hashes[key] = hashlib.file_digest(stream, "sha256").hexdigest()
     except OSError as error:
         raise FileError(f"{path.name}: cannot be read ({error.strerror}); check its permissions") from error
-    return hashes[key]
+    return digest

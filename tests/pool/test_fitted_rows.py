@@ -14,7 +14,7 @@ from merge_advisor.advisor.runs.renderings import _copied, _needs_copy
 from merge_advisor.backbone.model import load_backbone
 from merge_advisor.backbone.place import placed
 from merge_advisor.errors import PoolError
-from merge_advisor.pool.candidate import examine_candidate, needs_peft
+from merge_advisor.pool.candidate import examine_candidate
 from merge_advisor.pool.fitted_rows import fitted_adapter
 from merge_advisor.pool.merged_by_peft import PeftMerges
 from merge_advisor.pool.sources import FoundModel
@@ -23,7 +23,7 @@ from merge_advisor.weights.base import LocalBase, resolve_base
 from merge_advisor.weights.hub import Snapshot
 from merge_advisor.weights.opened import read_candidate
 from tests.support.models import build_tokenizer
-from tests.support.peft_adapters import ATTENTION, in_this_process, peft_logits
+from tests.support.peft_adapters import ATTENTION, in_this_process, needs_peft, peft_logits
 
 ROWS = 320
 
@@ -79,7 +79,7 @@ def resized(base: Path, folder: Path, more: int, config: Any, *, save: Any = "au
 
 def opened(folder: Path, base: LocalBase, cache: Path) -> Candidate:
     merges = PeftMerges(base, cache, {}, run=in_this_process)
-    if needs_peft(folder, base, {}):
+    if needs_peft(folder, base):
         merges.prepare([folder])
     return examine_candidate(FoundModel(folder.name, folder), Snapshot(folder, ""), base, {}, merges)
 

@@ -118,6 +118,7 @@ def adapt_merge(meter: MergeMeter, cache: Path, request: AdaptationRequest) -> A
         run_choice=_choice(request),
         run_prompted=prompted,
         weights_of=meter.weights.of,
+        unread=meter.weights.unread,
         keep=trainer.keep,
     )
     adaptation: Adaptation = registry.build("adaptation", request.adaptation)

@@ -160,9 +160,11 @@ class MergeMeter:
         self.memo.hits += len(values) - len(missing)
         if missing:
             self.memo.misses += len(missing)
-            deltas = {index: self.weights.of(candidates[index]) for index in missing}
-            gradient = self.gradient(rows, sorted({name for delta in deltas.values() for name in delta}), merge, kind)
-            for index, delta in deltas.items():
+            # names first, and the numbers of one candidate after the other: a pool may be larger than memory
+            changed = {name for index in missing for name in self.weights.unread(candidates[index])}
+            gradient = self.gradient(rows, sorted(changed), merge, kind)
+            for index in missing:
+                delta = self.weights.of(candidates[index])
                 # minus: the loss falls along -gradient, and a gain is positive where it falls
                 values[index] = -sum(along(delta[name], gradient[name]) for name in delta)
                 self.memo.store.keep_measured(names[index], values[index])

@@ -15,6 +15,7 @@ from merge_advisor.advisor.measuring.pool_weights import PoolWeights
 from merge_advisor.advisor.measuring.prompted_model import PromptedModel
 from merge_advisor.backbone.devices import settle
 from merge_advisor.backbone.memory import devices_for
+from merge_advisor.limits import check_limits
 from merge_advisor.machine_options import Machine
 from merge_advisor.pool import open_pool
 from merge_advisor.progress import quiet_progress
@@ -106,14 +107,16 @@ def open_session(
         template: name of the prompt template; None: the pool's.
         wanted: which models of the pool are candidates; None: all that fit the base.
         dry: nothing is to be measured, so that no store is made where there is none.
-        where: `offline`, `cache`, `store`, `machine`, `progress`, see `SessionOptions`.
+        where: `offline`, `follow_links`, `cache`, `store`, `machine`, `progress`, see `SessionOptions`.
 
     Raises:
         BaseModelError: no such base, or it cannot be read.
         PoolError: no such pool, or nothing in it fits.
         OfflineError: something has to be fetched and `offline` forbids it.
         RunError: the store cannot be opened.
+        InputError: $MERGE_ADVISOR_LIMITS cannot be read.
     """
+    check_limits()
     cache = where.get("cache") or default_cache()
     machine, offline = where.get("machine") or Machine(), where.get("offline", False)
     wanted = wanted or PoolFilter()
@@ -125,7 +128,7 @@ def open_session(
         opened = Pool((), ())
         if pool is not None:
             opened = open_pool(
-                pool, local, offline=offline, hashes=store.hashes,
+                pool, local, offline=offline, follow_links=where.get("follow_links", False), hashes=store.hashes,
                 include=wanted.include, exclude=wanted.exclude, licence=wanted.licence,
                 cache=cache / "pool", progress=progress,
             )  # fmt: skip

@@ -50,7 +50,7 @@ def describe_plan(
         pool: folder of candidates, manifest, or hub ids.
         base: hub id, folder or GGUF file.
         options: of the plan.
-        where: `offline`, `cache`, `store`, `machine`, `progress`, see `SessionOptions`.
+        where: `offline`, `follow_links`, `cache`, `store`, `machine`, `progress`, see `SessionOptions`.
 
     Returns:
         models, refused, rows by task, what each file was understood as, passes by step, and the same as `lines` of

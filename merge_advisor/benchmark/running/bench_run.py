@@ -37,8 +37,8 @@ def measure_setup(
         out: folder of the ledger.
         only: patterns of `arm/task/view`; other results are left for later.
         workers: number of processes.
-        where: `base`, `pool` and `tasks`, where they are not where the setup says; `offline`, `cache`, `store`,
-            `machine` and `progress` as `open_session` takes them.
+        where: `base`, `pool` and `tasks`, where they are not where the setup says; `offline`, `follow_links`, `cache`,
+            `store`, `machine` and `progress` as `open_session` takes them.
 
     Returns:
         All results in the ledger, those of earlier calls included.

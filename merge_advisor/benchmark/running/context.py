@@ -68,8 +68,8 @@ def open_context(setup: Setup, places: SetupPlaces, **where: Unpack[SessionOptio
     Args:
         setup: the benchmark.
         places: where base, pool and families are.
-        where: `offline`, `cache`, `store`, `machine`, `progress`, see `SessionOptions`; the progress is of what is not
-            in the store yet, the units report none.
+        where: `offline`, `follow_links`, `cache`, `store`, `machine`, `progress`, see `SessionOptions`; the progress
+            is of what is not in the store yet, the units report none.
 
     Raises:
         PoolError: no model of the pool can be used.
