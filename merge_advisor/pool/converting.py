@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -32,7 +31,7 @@ from merge_advisor.weights.adapter import ADAPTER_PICKLE, ADAPTER_WEIGHTS, pair_
 from merge_advisor.weights.adapter_config import ADAPTER_CONFIG, NotPlainLoraError, read_adapter_config
 from merge_advisor.weights.files import FileError, file_digest
 from merge_advisor.weights.tensorfile import read_header
-from merge_advisor.whole_files import whole_folder
+from merge_advisor.whole_files import scratch_folder, whole_folder
 
 _NOTE = "converted.json"
 """Says in each converted folder what it was made of."""
@@ -107,12 +106,12 @@ def convert(
         RunError: `out` is there already or cannot be written.
         ExternalError: the child process cannot be started.
     """
-    with whole_folder(out) as partial, tempfile.TemporaryDirectory(prefix="merge-advisor-") as scratch:
-        copied_from = copied_pool(str(source), Path(scratch), offline=offline) if is_address(str(source)) else source
+    with whole_folder(out) as partial, scratch_folder() as scratch:
+        copied_from = copied_pool(str(source), scratch, offline=offline) if is_address(str(source)) else source
         sources = find_models(copied_from)
         alone = len(sources.models) == 1
         names = {model.id: "." if alone else name for model, name in _names(sources.models)}
-        jobs, refused = _gather(sources.models, partial, names, Path(scratch), offline=offline, progress=progress)
+        jobs, refused = _gather(sources.models, partial, names, scratch, offline=offline, progress=progress)
         pickles = [job for job in jobs if not (job.folder / ADAPTER_WEIGHTS).is_file()]
         reasons = _rewrite(pickles, progress)
         copied = []

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +14,7 @@ from merge_advisor.types import BACKWARD, SHOTS_LORA, Candidate, Row
 from merge_advisor.weights.adapter import read_adapter
 from merge_advisor.weights.adapter_writing import write_adapter
 from merge_advisor.weights.updates import WeightDelta, digest_of_delta
-from merge_advisor.whole_files import write_text
+from merge_advisor.whole_files import discard, write_text
 
 if TYPE_CHECKING:
     from merge_advisor.advisor.measuring.memo import Memo
@@ -152,22 +151,22 @@ def keep_lora(folder: Path, delta: WeightDelta, model: PromptedModel, record: st
     Raises:
         RunError: no permission, or no room.
     """
-    if folder.exists():
-        shutil.rmtree(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    discard(folder)
     if record:  # first: the folder, once it is there, says that all is there
         write_text(folder.parent / TRAINING, record)
     write_lora(folder, delta, model)
 
 
-def write_lora(folder: Path, delta: WeightDelta, model: PromptedModel, *, card: str = "") -> None:
+def write_lora(
+    folder: Path, delta: WeightDelta, model: PromptedModel, *, texts: Mapping[str, str] | None = None
+) -> None:
     """Write a LoRA of this base in PEFT's layout, float32.
 
     Args:
         folder: a folder that is not there yet.
         delta: its factors.
         model: the base.
-        card: text of its model card; empty: none.
+        texts: further files of it by name, such as its card.
 
     Raises:
         InputError: the folder is there, or cannot be written.
@@ -178,7 +177,7 @@ def write_lora(folder: Path, delta: WeightDelta, model: PromptedModel, *, card: 
         base_name=model.local.base.id,
         task_type=model.task_type,
         dtype="float32",
-        card=card,
+        texts=texts,
         base_shapes=model.local.shapes,
     )
 

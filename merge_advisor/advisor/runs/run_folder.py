@@ -29,7 +29,7 @@ from merge_advisor.json_form import STRICT, digest_of, from_json, to_json
 from merge_advisor.report.values import SimilarityMap, TuningReport
 from merge_advisor.scores import Score, Verdict
 from merge_advisor.types import Base, ChooseBy, Kind, Recipe, Selection, Space, Task
-from merge_advisor.whole_files import restore, write_text
+from merge_advisor.whole_files import remove_leftovers, restore, write_text
 
 PLANNED, TUNING = "plan", "tune.json"
 """Folder of the plan's own recipe, and file of what was tried, in a tuned run."""
@@ -297,6 +297,7 @@ def write_scores(folder: Path, plan: Plan, scores: tuple[Score, ...], report: st
     Raises:
         RunError: no permission, or no room.
     """
+    remove_leftovers(folder)
     (folder / "score").mkdir(exist_ok=True)
     own = [task.name for task in plan.tasks]
     for score in scores:
