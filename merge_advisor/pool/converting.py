@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from merge_advisor.errors import ExternalError, InputError, MergeAdvisorError, OfflineError, PoolError
+from merge_advisor.errors import ExternalError, InputError, MergeAdvisorError, OfflineError, PoolError, RunError
 from merge_advisor.json_form import VERSION, to_json
 from merge_advisor.plain_text import short_name
 from merge_advisor.pool import unpickling
@@ -123,6 +124,8 @@ def convert(
                 if not reason:
                     _complete(job, converted=job in pickles)
             except (FileError, InputError, OSError) as error:
+                if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                    raise
                 reason = " ".join(str(error).split())
             if reason:
                 refused[job.model.id] = PoolError(reason)
@@ -174,6 +177,8 @@ def _gather(
                 if (place.path / name).is_file():
                     shutil.copyfile(place.path / name, target / name)
             jobs.append(_Job(model, place.path, place.revision, target))
+        except RunError:  # no room: what is left out for it would be missed
+            raise
         except (InputError, OfflineError, ExternalError) as error:
             refused[model.id] = error
         progress("finding adapters", number, len(models))
@@ -202,6 +207,8 @@ def _rewrite(jobs: Sequence[_Job], progress: Progress) -> dict[str, str]:
     while left:
         reports, death = _child([(job.folder / ADAPTER_PICKLE, job.target / ADAPTER_WEIGHTS) for job in left])
         for job, line in zip(left, reports, strict=False):
+            if isinstance(number := line.get("system"), int):  # the system's, of a file that it could not write
+                raise OSError(number, os.strerror(number))
             if "tensors" not in line:
                 reasons[job.model.id] = (
                     f"{ADAPTER_PICKLE}: not converted: {last_words(line.get('error'), _SAID)}; take another adapter"

@@ -169,9 +169,9 @@ class PeftMerges:
                     for file in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
                         shutil.copyfile(_given(scratch, job) / file, partial / file)
             read_stored_delta(job.place, self.base.shapes)
-        except RunError as error:
+        except RunError:
             if not job.place.is_dir():  # else another process was faster, with the same weights
-                self._failed[job.folder] = str(error)
+                raise
         except PoolError as error:
             shutil.rmtree(job.place, ignore_errors=True)
             self._failed[job.folder] = str(error)

@@ -8,7 +8,7 @@ from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from merge_advisor.errors import ExternalError, InputError, MergeAdvisorError, OfflineError, PoolError
+from merge_advisor.errors import ExternalError, InputError, MergeAdvisorError, OfflineError, PoolError, RunError
 from merge_advisor.plain_text import short_name
 from merge_advisor.pool.candidate import examine_candidate, fetch_model, needs_peft
 from merge_advisor.pool.merged_by_peft import PeftMerges
@@ -67,6 +67,7 @@ def open_pool(
     Raises:
         PoolError: no such pool, nothing in it can be used, a bad manifest, or a filter that matches nothing.
         OfflineError: all its models would have to be fetched, and fetching is off.
+        RunError: what is found, unpacked or written anew cannot be kept.
     """
     hashes = {} if hashes is None else hashes
     if is_address(str(ref)):
@@ -93,6 +94,8 @@ def open_pool(
             if same is not None:  # chosen twice it would only be one model at twice the weight
                 raise PoolError(f"same weights as {same}; remove one of the two")
             candidates.append(candidate)
+        except RunError:  # store or cache cannot be written: no model's fault, and the pool would be another one
+            raise
         except (InputError, OfflineError, ExternalError, FileError) as error:
             # one line, and without the id that some messages begin with: it stands before the reason anyway
             reason = " ".join(str(error).split()).removeprefix(f"{model.id}: ")

@@ -6,19 +6,17 @@ Slow: hundreds of tiny commands, each in a fork of a process that has imported e
 """
 
 import ast
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
 from merge_advisor.write_points import POINTS
-from tests.support.faults import COMMANDS, TRACEBACK, Command, FaultWorld, leftovers
+from tests.support.faults import COMMANDS, TRACEBACK, Command, Ended, FaultWorld
 
 PACKAGE = Path(__file__).parents[2] / "merge_advisor"
 OF_FILES = {"folder set aside", "folder put back", "leftover removed", "discarded"}
 """Kinds that an undisturbed command passes on other systems, or not at all; `test_whole_files.py` walks them."""
-AFTER_A_KILL = ("leftover removed",)
-SLOW_ONES = ("convert",)
-"""Commands that start a process of their own, which imports torch: fewer of their points are walked twice."""
 
 
 def kinds_in_the_source() -> set[str]:
@@ -37,58 +35,62 @@ def test_every_point_is_described() -> None:
 
 
 def points_of(world: FaultWorld, command: Command) -> list[str]:
-    """The points that a command passes: each kind and target, where it passes them often the first and the last time.
+    """The points that a command passes, each kind with each target, in the order in which they are first passed.
 
     Of tables of numbers, which are one function's work, the first two are enough.
     """
     passed = world.undisturbed(command)[1].passed
     tables = sorted({name.rpartition(" ")[2] for name in passed if name.endswith(".csv")})[2:]
-    names = [name for name in passed if name != "any" and name not in POINTS and name.rpartition(" ")[2] not in tables]
-    names += [kind for kind in POINTS if kind in passed and not any(name.startswith(f"{kind} ") for name in names)]
-    found = []
-    for name in sorted(names):
-        found.append(name)
-        if passed[name] > 1 and command.name not in SLOW_ONES:
-            found.append(f"{name}:{passed[name]}")
-    return found
+    names = [name for name in passed if name != "any" and name.rpartition(" ")[2] not in tables]
+    return [name for name in names if name not in POINTS or not any(other.startswith(f"{name} ") for other in names)]
+
+
+def walk(world: FaultWorld, command: Command, points: Sequence[str], wrong_of: Callable[[Ended, str], str]) -> None:
+    """Disturb a command at one point after the other, each time it is called; at last leave it alone.
+
+    In the order in which an undisturbed command passes them, so that each call goes on where the last one ended.
+    Where a call does not pass its point any more, it must have ended as undisturbed, and the walk goes on anew.
+    """
+    wrong, place, since = [], world.place(command), list[str]()
+    for point in points:
+        found = world.server.run([*command.argv, "-q"], place, fail_at=point)
+        if found.code in (0, command.twice) and not world.differences(command, place):
+            since, place = [], world.place(command)
+            found = world.server.run([*command.argv, "-q"], place, fail_at=point)
+        since.append(point)
+        if problem := wrong_of(found, point):
+            wrong.append(f"{point}: {problem}")
+            since, place = [], world.place(command)
+    if since and (problem := world.check_again(command, place)):
+        wrong.append(f"after {since}: {problem}")
+    assert not wrong and points, "\n".join(wrong)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS)
 def test_killed_at_every_point_it_ends_as_undisturbed(world: FaultWorld, command: Command) -> None:
-    wrong = {}
-    points = points_of(world, command)
-    for point in points:
-        place = world.place(command)
-        killed = world.server.run(command.argv, place, fail_at=point)
-        if TRACEBACK in killed.err or killed.code != -9:
-            wrong[point] = f"ended with {killed.code}: {killed.err}"
-        elif problem := world.check_again(command, place):
-            wrong[point] = problem
-    assert not wrong and points, wrong
+    def wrong_of(killed: Ended, _: str) -> str:
+        return "" if killed.code == -9 and TRACEBACK not in killed.err else f"ended with {killed.code}: {killed.err}"
+
+    walk(world, command, points_of(world, command), wrong_of)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS)
 def test_a_write_that_fails_is_one_line_and_loses_nothing(world: FaultWorld, command: Command) -> None:
     """A full disk at every point; a broken one at the first of each kind."""
-    wrong = {}
-    points = [f"{point}=ENOSPC" for point in points_of(world, command)]
-    points += [f"{kind}=EIO" for kind in POINTS if kind in world.undisturbed(command)[1].passed]
-    for point in points:
-        place = world.place(command)
-        failed = world.server.run([*command.argv, "-q"], place, fail_at=point)
-        if failed.code == 0 and (failed.lines or not point.startswith(("holder removed", "leftover removed"))):
-            wrong[point] = f"no failure: {failed.err}"
-        elif failed.code and (failed.code != 2 or len(failed.lines) != 1 or TRACEBACK in failed.err):
-            wrong[point] = f"code {failed.code}: {failed.err}"
-        elif failed.code and not any(said in failed.err for said in ("No space left", "Input/output error")):
-            wrong[point] = f"does not say what is wrong: {failed.err}"
-        elif left := leftovers(place) + world.server.temporary_files():
-            wrong[point] = f"left {left}"
-        elif problem := world.check_again(command, place):
-            wrong[point] = problem
-    assert not wrong and points, wrong
+
+    def wrong_of(failed: Ended, point: str) -> str:
+        said = "Input/output error" if point.endswith("EIO") else "No space left"
+        if failed.code == 0 and not failed.lines and point.startswith("holder removed"):
+            return ""  # it says who is at work, and nobody is any more
+        if failed.code != 2 or len(failed.lines) != 1 or said not in failed.err:
+            return f"code {failed.code}: {failed.err}"
+        return f"left {left}" if (left := world.server.temporary_files()) else ""
+
+    passed = world.undisturbed(command)[1].passed
+    walk(world, command, [f"{point}=ENOSPC" for point in points_of(world, command)], wrong_of)
+    walk(world, command, [f"{kind}=EIO" for kind in passed if kind in POINTS], wrong_of)
 
 
 @pytest.mark.slow

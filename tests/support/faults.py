@@ -22,6 +22,7 @@ from merge_advisor.advisor.measuring.session import open_session
 from merge_advisor.backbone.generate import generate
 from merge_advisor.machine_options import Machine
 from merge_advisor.merges import WeightedMerge
+from merge_advisor.store import Store
 from merge_advisor.write_points import FAIL_AT
 from tests.support.bench_setups import write_world
 
@@ -193,6 +194,7 @@ class FaultWorld:
         write_pickles(fresh / "pickles", pool)
         self._before: dict[tuple[str, ...], Path] = {(): fresh}
         self._undisturbed: dict[str, tuple[Path, Ended]] = {}
+        self._wanted: dict[str, dict[str, str]] = {}
 
     def place(self, command: Command) -> Path:
         """A new folder with what a command needs, and nothing of it done."""
@@ -222,17 +224,27 @@ class FaultWorld:
             self._undisturbed[command.name] = place, found
         return self._undisturbed[command.name]
 
+    def differences(self, command: Command, place: Path) -> list[str]:
+        """The files that are not as an undisturbed command leaves them.
+
+        A command that refuses early does not open the store, whose log is a part of it until the next one does.
+        """
+        if (store := place / "cache" / "store.sqlite").exists():
+            Store(store).close()
+        if command.name not in self._wanted:
+            self._wanted[command.name] = snapshot(self.undisturbed(command)[0])
+        wanted, found = self._wanted[command.name], snapshot(place)
+        return [name for name in sorted({*found, *wanted}) if found.get(name) != wanted.get(name)]
+
     def check_again(self, command: Command, place: Path) -> str:
         """Run a command that was disturbed once more; return what is wrong then, "" where all is as undisturbed."""
-        wanted = snapshot(self.undisturbed(command)[0])
         again = self.server.run(command.argv, place)
         if TRACEBACK in again.err:
-            return f"a traceback at the second call: {again.err}"
+            return f"a traceback at the last call: {again.err}"
         if again.code not in (0, command.twice or 0):
-            return f"exit code {again.code} at the second call: {again.err}"
-        found = snapshot(place)
-        if found != wanted:
-            return f"differs in {[name for name in sorted({*found, *wanted}) if found.get(name) != wanted.get(name)]}"
+            return f"exit code {again.code} at the last call: {again.err}"
+        if differing := self.differences(command, place):
+            return f"differs in {differing}"
         if again.code and again.code == command.twice and "is there already" not in again.err:
             return f"refused, but not for being there: {again.err}"
         left = leftovers(place) + self.server.temporary_files()
@@ -309,6 +321,8 @@ def _of_time(line: str) -> bool:
 
 def _rows(path: Path) -> dict[str, Any]:
     """What stands in the tables of an SQLite file. Of a study that is the records of its finished trials, in order."""
+    if path.with_name(f"{path.name}-wal").exists():
+        return {"unfinished": True}
     with closing(sqlite3.connect(f"file:{path}?immutable=1", uri=True)) as file:
         names = [name for (name,) in file.execute("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name")]
         if "trial_user_attributes" in names:

@@ -14,6 +14,7 @@ python tests/support/fork_server.py     # requests on stdin, answers on stdout, 
 """
 
 import contextlib
+import gc
 import importlib
 import json
 import os
@@ -104,6 +105,8 @@ def load(modules: list[str]) -> int:
         if name not in sys.modules and not name.startswith(("_pytest", "__main__", "__mp_main__")):
             with contextlib.suppress(Exception):
                 importlib.import_module(name)
+    gc.collect()
+    gc.freeze()  # a collection in a fork would copy all the memory that it shares
     return len(sys.modules)
 
 

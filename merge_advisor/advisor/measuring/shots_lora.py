@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from merge_advisor.errors import InputError
+from merge_advisor.errors import InputError, RunError
 from merge_advisor.json_form import STRICT, digest_of, from_json, to_json
 from merge_advisor.options import FinetuneSettings
 from merge_advisor.types import BACKWARD, SHOTS_LORA, Candidate, Row
@@ -140,10 +140,10 @@ def is_kept(folder: Path) -> bool:
 
 
 def keep_lora(folder: Path, delta: WeightDelta, model: PromptedModel, record: str = "") -> None:
-    """Write an adapter into the cache, in the place of one that was cut short by a full disk or a kill.
+    """Write an adapter into the cache; one that another process wrote there meanwhile is as good.
 
     Args:
-        folder: the adapter's; `is_kept` is False of it.
+        folder: the adapter's, named by all that it depends on.
         delta: its factors.
         model: the base.
         record: what `TRAINING` beside it says; empty: nothing.
@@ -151,10 +151,15 @@ def keep_lora(folder: Path, delta: WeightDelta, model: PromptedModel, record: st
     Raises:
         RunError: no permission, or no room.
     """
-    discard(folder)
+    if folder.exists() and not is_kept(folder):  # cut short, by a version that did not write folders whole
+        discard(folder)
     if record:  # first: the folder, once it is there, says that all is there
         write_text(folder.parent / TRAINING, record)
-    write_lora(folder, delta, model)
+    try:
+        write_lora(folder, delta, model)
+    except RunError:
+        if not is_kept(folder):
+            raise
 
 
 def write_lora(
