@@ -21,7 +21,7 @@ SAID = ("File too large", "disk I/O error", "database or disk is full", "no room
 def test_no_room_is_one_line_and_what_is_kept_is_read(world: FaultWorld, command: Command) -> None:
     world.undisturbed(command)
     wrong, failures = {}, 0
-    for size in SIZES:
+    for size in SIZES[:: 4 if command.name == "convert" else 1]:  # that imports torch anew each time
         place = world.place(command)
         failed = world.server.run([*command.argv, "-q"], place, limit=size or 1)
         failures += failed.code != 0

@@ -99,7 +99,8 @@ class ForkServer:
         texts = [out.with_name(f"{out.name}.{name}") for name in ("stdout", "stderr")]
         told = out.with_name(f"{out.name}.json")
         report = json.loads(told.read_text()) if told.exists() else {"passed": {}}
-        found = Ended(answer["code"], answer["seconds"], *(text.read_text() for text in texts), report["passed"])
+        said, told_wrong = (text.read_text() for text in texts)
+        found = Ended(answer["code"], answer["seconds"], said, told_wrong, report["passed"])
         for path in (*texts, told):
             path.unlink(missing_ok=True)
         self._learnt = report.get("modules", [])
