@@ -54,11 +54,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=100, help="kills a command, at least")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--minutes", type=float, default=1e9, help="end after so many minutes")
+    parser.add_argument("--minutes", type=float, default=1e9, help="minutes a command at most")
     parser.add_argument("--log", type=Path, help="file that the lines are added to as well")
     parser.add_argument("--commands", nargs="+", default=["embed", "plan", "merge", "score", "tune", "bench"])
     options = parser.parse_args()
-    end = time.monotonic() + 60 * options.minutes
     wrong = False
     log = options.log.open("a", encoding="utf-8") if options.log else None
     with tempfile.TemporaryDirectory() as scratch:
@@ -67,15 +66,13 @@ def main() -> None:
         with ForkServer(Path(scratch) / "server") as server:
             world = FaultWorld(Path(scratch) / "world", server, base, pool)
             for name in options.commands:
-                wrong |= kill_often(world, COMMANDS[name], options, end, log)
+                wrong |= kill_often(world, COMMANDS[name], options, log)
     if log:
         log.close()
     sys.exit(wrong)
 
 
-def kill_often(
-    world: FaultWorld, command: Command, options: argparse.Namespace, end: float, log: TextIO | None
-) -> bool:
+def kill_often(world: FaultWorld, command: Command, options: argparse.Namespace, log: TextIO | None) -> bool:
     """Run rounds of one command until it was killed often enough; return whether anything was wrong."""
     rng = random.Random(f"{options.seed} {command.name}")
     world.undisturbed(command)
@@ -84,7 +81,7 @@ def kill_often(
     shutil.rmtree(place)
     kills = rounds = problems = 0
     start = time.monotonic()
-    while kills < options.kills and time.monotonic() < end:
+    while kills < options.kills and time.monotonic() - start < 60 * options.minutes:
         found = one_round(world, command, rng)
         kills, rounds, problems = kills + found["kills"], rounds + 1, problems + bool(found["problem"])
         _say(found, log)
