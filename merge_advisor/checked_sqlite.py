@@ -6,6 +6,7 @@ number. So each row carries a checksum of its table's name and its other columns
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import sqlite3
 import time
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from merge_advisor.errors import DamageWarning, RunError
+from merge_advisor.write_points import write_point
 
 _TRIES = 100
 
@@ -83,6 +85,7 @@ class CheckedFile:
                 # text that was damaged is no UTF-8; it is to be read, and found by its checksum
                 self._connection.text_factory = lambda data: data.decode("utf-8", "surrogateescape")
                 _settle_journal(self._connection)
+                write_point("database opened", path.name)
             self._bring_up()
         except BaseException:
             self._connection.close()
@@ -109,7 +112,10 @@ class CheckedFile:
             RunError: it could not be done.
         """
         with self._said("written"):
-            return self._connection.execute(statement, values).rowcount
+            write_point("rows to be written", statement)
+            changed = self._connection.execute(statement, values).rowcount
+            write_point("rows written", statement)
+            return changed
 
     def rows(self, query: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
         """Return the rows of a query.
@@ -220,9 +226,13 @@ class CheckedFile:
                 raise RunError(
                     f"{name}: is damaged, or no {self.kind.name} ({error}); {instead}, or {remedy}"
                 ) from error
-            if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL:
-                raise RunError(f"{name}: no room to write ({error}); free some, or {instead}") from error
-            raise RunError(f"{name}: cannot be {done} ({error}); check permissions, or {instead}") from error
+            reason = error.strerror if isinstance(error, OSError) else error
+            full = getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL
+            if full or (isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)):
+                raise RunError(f"{name}: no room to write ({reason}); free some, or {instead}") from error
+            # SQLite says no more than "disk I/O error" of a file that may not become larger
+            check = "permissions and free space" if done == "written" else "permissions"
+            raise RunError(f"{name}: cannot be {done} ({reason}); check {check}, or {instead}") from error
 
 
 _DAMAGE = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT, sqlite3.SQLITE_ERROR})

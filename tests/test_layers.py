@@ -10,12 +10,13 @@ import pytest
 
 import merge_advisor
 
-VALUES = "version arrays json_form types spaces merges scores errors progress option_fields regular_files limits"
+VALUES = "version arrays json_form types spaces merges scores errors progress option_fields"
+OF_FILES = "regular_files limits write_points"
 TEXT_AND_FILES = (
     "registry templates statistics plain_text plain_yaml whole_files checked_sqlite machine_options options hub_options"
 )
 LEVELS = [
-    tuple(VALUES.split()),
+    tuple([*VALUES.split(), *OF_FILES.split()]),
     tuple(TEXT_AND_FILES.split()),
     ("weights", "session_options"),
     ("backbone",),

@@ -25,7 +25,7 @@ from merge_advisor.machine_options import Machine
 from merge_advisor.options import PlanOptions, TuneOptions
 from merge_advisor.session_options import SessionOptions, Where
 from merge_advisor.spaces import Deltas
-from merge_advisor.whole_files import write_text
+from merge_advisor.whole_files import discard, write_text
 
 if TYPE_CHECKING:
     from merge_advisor.advisor.scoring.score_run import score_run as score
@@ -102,7 +102,7 @@ def plan(
         run = make_plan(session, tasks, options, place, timer, inputs)
         if scored and all(part.heldout for part in run.tasks):
             run = score_open_run(session, run, Judging(metric, guard))
-    (run.folder / UNFINISHED).unlink(missing_ok=True)
+    discard(run.folder / UNFINISHED)
     return run
 
 

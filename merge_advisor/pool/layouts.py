@@ -22,7 +22,7 @@ from merge_advisor.weights.adapter_config import ADAPTER_CONFIG, REWRITTEN
 from merge_advisor.weights.base import LocalBase
 from merge_advisor.weights.files import FileError, Hashes, file_digest, read_json
 from merge_advisor.weights.naming import EMBEDDINGS
-from merge_advisor.weights.tensorfile import read_header, read_tensor
+from merge_advisor.weights.tensorfile import read_header, read_tensor, save_arrays
 from merge_advisor.whole_files import whole_folder
 
 SHARD_INDEX = f"{ADAPTER_WEIGHTS}.index.json"
@@ -199,10 +199,8 @@ def _from_mlx(
 def _write(
     place: Path, tensors: Mapping[str, NDArray[np.float32]], config: Mapping[str, Any], folder: Path, layout: str
 ) -> None:
-    from safetensors.numpy import save_file
-
     with whole_folder(place) as partial:
-        save_file(dict(tensors), partial / ADAPTER_WEIGHTS, metadata={"format": "pt"})
+        save_arrays(tensors, partial / ADAPTER_WEIGHTS)
         (partial / ADAPTER_CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         (partial / REWRITTEN).write_text(to_json({"version": VERSION, "layout": layout, "source": folder.name}))
         if (folder / "README.md").is_file():

@@ -10,7 +10,6 @@ import importlib.metadata
 import json
 import re
 import shutil
-import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -36,7 +35,7 @@ from merge_advisor.weights.stored_delta import (
     read_stored_delta,
     write_index,
 )
-from merge_advisor.whole_files import whole_folder
+from merge_advisor.whole_files import scratch_folder, whole_folder
 
 _STARTING = 900
 """Seconds a child process gets for one adapter, beside those for the base's size: importing PEFT can take many."""
@@ -137,14 +136,16 @@ class PeftMerges:
         return _Job(folder, (self.cache or Path()) / key, memo)
 
     def _merge(self, jobs: Sequence[_Job]) -> None:
-        with tempfile.TemporaryDirectory(prefix="merge-advisor-") as scratch:
-            left = [laid for job in jobs if (laid := self._laid_out(job, Path(scratch))) is not None]
+        if not jobs:
+            return
+        with scratch_folder() as scratch:
+            left = [laid for job in jobs if (laid := self._laid_out(job, scratch)) is not None]
             while left:
                 size = sum(path.stat().st_size for path in self.base.path.glob("*.safetensors"))
                 limit = len(left) * (_STARTING + _SECONDS_A_GIGABYTE * size / 2**30)
-                reports, death = self.run(self._asked(left, Path(scratch)), Path(scratch), limit, self.progress)
+                reports, death = self.run(self._asked(left, scratch), scratch, limit, self.progress)
                 for job, report in zip(left, reports, strict=False):
-                    self._keep(job, report, Path(scratch))
+                    self._keep(job, report, scratch)
                 done = len(reports)
                 if done < len(left):  # it died on the next one; another child goes on after that
                     self._failed[left[done].folder] = f"PEFT did not merge it: {death}"
@@ -168,9 +169,9 @@ class PeftMerges:
                     for file in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
                         shutil.copyfile(_given(scratch, job) / file, partial / file)
             read_stored_delta(job.place, self.base.shapes)
-        except RunError as error:
+        except RunError:
             if not job.place.is_dir():  # else another process was faster, with the same weights
-                self._failed[job.folder] = str(error)
+                raise
         except PoolError as error:
             shutil.rmtree(job.place, ignore_errors=True)
             self._failed[job.folder] = str(error)

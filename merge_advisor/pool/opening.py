@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import NamedTuple
 
-from merge_advisor.errors import ExternalError, InputError, MergeAdvisorError, OfflineError, PoolError
+from merge_advisor.errors import ExternalError, InputError, MergeAdvisorError, OfflineError, PoolError, RunError
 from merge_advisor.plain_text import short_name
 from merge_advisor.pool.candidate import examine_candidate, fetch_model
 from merge_advisor.pool.merged_by_peft import PeftMerges
@@ -80,6 +80,7 @@ def open_pool(
     Raises:
         PoolError: no such pool, nothing in it can be used, a bad manifest, or a filter that matches nothing.
         OfflineError: all its models would have to be fetched, and fetching is off.
+        RunError: what is found, unpacked or written anew cannot be kept.
     """
     hashes = {} if hashes is None else hashes
     if is_address(str(ref)):
@@ -153,6 +154,8 @@ def _examined(
         if isinstance(place, MergeAdvisorError):
             raise place
         return examine_candidate(model, place, base, hashes, merges)
+    except RunError:  # store or cache cannot be written: no model's fault, and the pool would be another one
+        raise
     except (InputError, OfflineError, ExternalError, FileError) as error:
         return _Refusal(" ".join(str(error).split()), isinstance(error, NotPlainLoraError))
     except OSError as error:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from merge_advisor.errors import RunError
+from merge_advisor.write_points import write_point
 
 _BEAT = 15.0
 """Seconds between two heartbeats of a coordinator."""
@@ -70,7 +71,9 @@ class StudyFileLock:
         try:
             if _is_soft(self._lock):
                 raise RunError(f"{path}: cannot be locked; tune on a local disk")
+            write_point("lock taken", path.name)
             self._holder.write_text(_this_process(), encoding="utf-8")
+            write_point("holder noted", self._holder.name)
         except OSError as error:
             self._lock.release()
             raise RunError(f"{path}: cannot be written ({error.strerror}); check permissions and free space") from error
@@ -86,6 +89,7 @@ class StudyFileLock:
         if self._lock.is_locked:
             with suppress(OSError):  # it only says who holds the lock
                 self._holder.unlink(missing_ok=True)
+                write_point("holder removed", self._holder.name)
             self._lock.release()
 
     def _read_holder(self) -> str:

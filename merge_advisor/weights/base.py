@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from merge_advisor.errors import BaseModelError, InputError, OfflineError
+from merge_advisor.errors import BaseModelError, InputError, OfflineError, RunError
 from merge_advisor.json_form import digest_of
 from merge_advisor.plain_text import short_name
 from merge_advisor.progress import Progress, quiet_progress
@@ -103,7 +103,7 @@ def resolve_base(
         raise BaseModelError(f"base {ref}: {error}") from error
     except OfflineError as error:
         raise OfflineError(f"base {error}") from error
-    except BaseModelError:
+    except (BaseModelError, RunError):  # what cannot be kept is not the base's fault
         raise
     except InputError as error:
         raise BaseModelError(f"base {error}") from error

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -230,6 +231,29 @@ def write_tensor_header(stream: BinaryIO, tensors: Mapping[str, tuple[str, tuple
     text += b" " * (-len(text) % 8)  # readers map the data: it begins at a multiple of 8 bytes
     stream.write(len(text).to_bytes(8, "little") + text)
     return place
+
+
+def save_arrays(tensors: Mapping[str, NDArray[Any]], path: Path) -> None:
+    """Write arrays to a file as the safetensors package does, which says of a full disk what the system says.
+
+    Args:
+        tensors: by name.
+        path: the file.
+
+    Raises:
+        OSError: no permission, or no room.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import save_file
+
+    try:
+        save_file(dict(tensors), path, metadata={"format": "pt"})
+    except SafetensorError as error:
+        # the package has no error of the system: it stands in its text
+        found = re.search(r"os error ([0-9]+)", str(error))
+        if found is None:
+            raise
+        raise OSError(int(found[1]), os.strerror(int(found[1]))) from error
 
 
 def write_shard_index(folder: Path, files: Mapping[str, str], size: int) -> None:

@@ -20,7 +20,7 @@ from merge_advisor.advisor.planning.choosing_cost import choosing_passes
 from merge_advisor.advisor.planning.choosing_losses import ChoosingLosses
 from merge_advisor.advisor.planning.plan_value import PlanSteps, StepTimer, plan_value
 from merge_advisor.advisor.planning.row_check import check_task_rows
-from merge_advisor.advisor.runs.out_folder import UNFINISHED, new_folder
+from merge_advisor.advisor.runs.out_folder import mark_unfinished, new_folder
 from merge_advisor.advisor.runs.renderings import write_formats, write_start
 from merge_advisor.advisor.runs.run_folder import Run, read_run, write_values
 from merge_advisor.advisor.runs.run_report import html_of, member_table, report_of
@@ -114,7 +114,7 @@ def make_plan(
         plan = plan_value(session, given, options, steps, timer, place.pool)
         write_values(folder, plan, recipe, tasks)
         if place.asked:
-            write_text(folder / UNFINISHED, place.asked)
+            mark_unfinished(folder, place.asked)
         written = Run(folder, plan, recipe, tasks, ())
         # the folder has another name until it is whole; the report names the one it will have
         write_text(folder / "report.md", report_of(written, shown=place.out))

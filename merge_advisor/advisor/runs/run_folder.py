@@ -30,7 +30,7 @@ from merge_advisor.report.values import SimilarityMap, TuningReport
 from merge_advisor.scores import Score, Verdict
 from merge_advisor.spaces import Space
 from merge_advisor.types import Base, ChooseBy, Kind, Recipe, Selection, Task
-from merge_advisor.whole_files import restore, write_text
+from merge_advisor.whole_files import remove_leftovers, restore, write_text
 
 PLANNED, TUNING = "plan", "tune.json"
 """Folder of the plan's own recipe, and file of what was tried, in a tuned run."""
@@ -298,6 +298,7 @@ def write_scores(folder: Path, plan: Plan, scores: tuple[Score, ...], report: st
     Raises:
         RunError: no permission, or no room.
     """
+    remove_leftovers(folder)
     (folder / "score").mkdir(exist_ok=True)
     own = [task.name for task in plan.tasks]
     for score in scores:

@@ -16,7 +16,7 @@ from merge_advisor.benchmark.running.rows import BenchTask
 from merge_advisor.benchmark.running.task_draw import ResultPlace, TaskDraw
 from merge_advisor.benchmark.setup import ORACLES, ks_of
 from merge_advisor.benchmark.values import Arm, Result, Setup, Unit
-from merge_advisor.errors import InputError, MergeAdvisorError
+from merge_advisor.errors import InputError, MergeAdvisorError, RunError
 
 _LONGEST_REASON = 300
 """Characters of an error that are kept."""
@@ -116,12 +116,17 @@ def measure_result(draw: TaskDraw, key: ResultKey, arm: Arm | None, ledger: Ledg
         key: what to measure.
         arm: the arm of that name, None for a control.
         ledger: holds what the arm's match has spent.
+
+    Raises:
+        RunError: what is measured cannot be kept; every other result would fail of it as well.
     """
     unit = Unit(key.task, draw.rows.family, key.shot_draw, key.selection_draw, key.tuner_seed)
     place = ResultPlace(unit, key.arm, key.view, key.k)
     start = time.perf_counter()
     try:
         result = run_control(draw, place) if arm is None else run_arm(draw, arm, place, _budget(arm, key, ledger))
+    except RunError:
+        raise
     except Exception as error:  # a unit that crashes must not take the others with it
         result = failed_result(key, draw.rows.family, _reason(error))
     return replace(result, seconds=round(time.perf_counter() - start, 3))
