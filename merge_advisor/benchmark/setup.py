@@ -14,10 +14,13 @@ from merge_advisor.errors import InputError, SpecError
 from merge_advisor.json_form import from_json
 from merge_advisor.options import FinetuneSettings
 from merge_advisor.plain_yaml import read_mapping
+from merge_advisor.regular_files import home_expanded
 from merge_advisor.tuning.goals import PENALISED
 
 _SIZE_LIMIT = 2**20
 """Largest setup read, in bytes; a longer file is not a setup (a data set given by mistake, say)."""
+_MOST = 100_000
+"""Members, rows, draws, trials or tokens at most: more is a mistake, and would take hours to be counted."""
 _CONTROL_NAMES: tuple[str, ...] = get_args(Control)
 """Names of all controls."""
 ORACLES = ("majority-oracle", "best-single-oracle")
@@ -68,13 +71,17 @@ def read_setup(
         remedy="give the path of a setup (YAML)", limit=_SIZE_LIMIT,
     )  # fmt: skip
     # YAML has dates: as text they are a value of the wrong type, which is refused with its key
-    setup = from_json(Setup, json.dumps(mapping, default=str), str(path))
+    try:
+        text = json.dumps(mapping, default=str)
+    except (TypeError, ValueError) as error:  # a key that is a date or bytes, say
+        raise InputError(f"{path}: a key is no text; put it in quotes, or correct it") from error
+    setup = from_json(Setup, text, str(path))
     check_setup(setup, str(path))
     folder = path.parent
 
     def place(named: str) -> str:
         # a hub id looks like a relative path: what is not there and not clearly a path is left to whoever resolves it
-        near = folder / Path(named).expanduser()
+        near = folder / home_expanded(named)
         return str(near) if near.exists() or named.startswith((".", "/", "~")) else named
 
     folder_of_tasks = tasks or (
@@ -156,6 +163,11 @@ def _check_numbers(setup: Setup, refuse: Callable[[str], InputError]) -> None:
     for key, (value, minimum) in least.items():
         if value < minimum:
             raise refuse(f"{key}: {value} is too few; give at least {minimum}")
+    for key, value in {
+        **{key: value for key, (value, _) in least.items()}, "k": max(setup.k), "max_new_tokens": setup.max_new_tokens
+    }.items():  # fmt: skip
+        if value > _MOST:
+            raise refuse(f"{key}: {value} is too many; give at most {_MOST}")
     lists = {
         "views": setup.views, "controls": setup.controls, "k": setup.k, "only": tasks.only, "tasks.tried": tasks.tried,
     }  # fmt: skip
@@ -176,6 +188,8 @@ def _check_arm(arm: Arm, setup: Setup, refuse: Callable[[str], InputError]) -> N
     for k in ks_of(arm, setup):
         if k < 1:
             raise refuse(f"{where}: k {k} is too few; a merge needs at least one member")
+        if k > _MOST:
+            raise refuse(f"{where}: k {k} is too many; give at most {_MOST}")
         if most is not None and k > most:
             raise refuse(f"{where}: composition {arm.composition} merges at most {most} members, not {k}")
     if arm.shots_lora and not setup.tasks.tuning:
@@ -195,8 +209,8 @@ def _check_arm(arm: Arm, setup: Setup, refuse: Callable[[str], InputError]) -> N
         if not set(ks_of(arm, setup)) <= set(ks_of(other, setup)):
             raise refuse(f"{where}: match: '{arm.match}' is not run at every k of it")
     if arm.tuner:
-        if arm.tuner.trials < 1:
-            raise refuse(f"{where}: tuner.trials: {arm.tuner.trials} is too few; give at least 1")
+        if not 1 <= arm.tuner.trials <= _MOST:
+            raise refuse(f"{where}: tuner.trials: {arm.tuner.trials} is no number of trials; give 1 to {_MOST}")
         registry.build("sampler", arm.tuner.sampler)
         if arm.tuner.objective not in _OBJECTIVES:
             known = ", ".join(_OBJECTIVES)

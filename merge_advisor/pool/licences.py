@@ -18,7 +18,7 @@ _TEXT_LIMIT = 4000
 
 _FRONT = re.compile(r"\A---[ \t]*\n(?P<front>.*?)\n---[ \t]*(?:\n|\Z)", re.DOTALL)
 # what the hub's card template leaves where an author filled nothing in
-_NOISE = re.compile(r"<!--(?s:.*?)-->|^.*\[More Information Needed\].*$|[^\S\n]+$", re.MULTILINE)
+_NOISE = re.compile(r"<!--(?s:.*?)-->|^.*\[More Information Needed\].*$|(?<![^\S\n])[^\S\n]++$", re.MULTILINE)
 # licences whose terms reach a merge, by what they ask for; patterns on the lower-case name
 _FAMILIES = {
     "non-commercial": re.compile(r"(^|-)nc(-|$)|non-?commercial|research"),
@@ -61,10 +61,19 @@ def read_card(folder: Path) -> Card:
     except OSError:
         return Card()
     match = _FRONT.match(text)
-    body = _NOISE.sub("", text[match.end() :] if match else text)
+    body = _NOISE.sub("", _without_open_comments(text[match.end() :] if match else text))
     body = "".join(char for char in body if char.isprintable() or char in "\n\t")
     body = re.sub(r"\n{3,}", "\n\n", body).strip()[:_TEXT_LIMIT]
     return Card(_licence(_front(match["front"])) if match else None, body)
+
+
+def _without_open_comments(text: str) -> str:
+    """The text with a zero, which is taken out again, in each comment that nothing ends.
+
+    To look for the end of each would take time that grows with the square of their number.
+    """
+    end = text.rfind("-->") + 1
+    return text[:end] + text[end:].replace("<!--", "<\0!--")
 
 
 def _front(text: str) -> dict[str, Any]:

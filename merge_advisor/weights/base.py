@@ -16,6 +16,7 @@ from merge_advisor.errors import BaseModelError, InputError, OfflineError
 from merge_advisor.json_form import digest_of
 from merge_advisor.plain_text import short_name
 from merge_advisor.progress import Progress, quiet_progress
+from merge_advisor.regular_files import home_expanded
 from merge_advisor.types import Base
 from merge_advisor.weights import hub
 from merge_advisor.weights.checkpoint import config_meaning, weights_digests
@@ -83,7 +84,7 @@ def resolve_base(
         ExternalError: the hub cannot be reached.
     """
     hashes = {} if hashes is None else hashes
-    path = Path(ref).expanduser()
+    path = home_expanded(ref)
     model = hub.parse_id(ref)
     try:
         if path.is_dir():
@@ -119,7 +120,7 @@ def quantised_base(ref: str) -> QuantisedModel | None:
     Raises:
         BaseModelError: it cannot be read, or is quantised in a way that is not read here.
     """
-    path, model = Path(ref).expanduser(), hub.parse_id(ref)
+    path, model = home_expanded(ref), hub.parse_id(ref)
     try:
         if not path.exists() and model is not None:
             path = hub.fetch_snapshot(model, HUB_PATTERNS, offline=True).path
