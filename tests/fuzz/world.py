@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import shutil
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -158,11 +161,14 @@ def _copy(link: Path) -> None:
         shutil.copyfile(target, link)
 
 
-def without_children() -> mock._patch_dict | mock._patch[object]:
+def without_children() -> AbstractContextManager[object]:
     """Adapters that are more than plain LoRA are refused here, not given to a child process that takes seconds."""
-    return mock.patch(
-        "merge_advisor.pool.merged_by_peft.run_peft_child", lambda *_, **__: ([], "no child process here; try again")
-    )
+    from merge_advisor.pool.merged_by_peft import PeftMerges
+
+    def refuse(asked: Mapping[str, Any], *_: object) -> tuple[list[dict[str, Any]], str]:
+        return [{"error": "no child process here"}] * len(asked["jobs"]), ""
+
+    return mock.patch("merge_advisor.pool.opening.PeftMerges", functools.partial(PeftMerges, run=refuse))
 
 
 ENVIRONMENT = {
