@@ -128,7 +128,7 @@ def test_an_unknown_name_lists_those_there_are() -> None:
         ("{{ messages.append(1) }}", "unsafe"),
         ("{{ messages[0]['content'] + 1 }}", "concatenate"),
         ("{{ 'a' * 9999999999 }}", "a product (`*`) of more than 1000000 parts or digits"),
-        ("{{ 9 ** 9 ** 9 }}", "a product (`**`) of more than 1000000 parts or digits"),
+        ("{{ 9 ** (9 ** 9) }}", "a product (`**`) of more than 1000000 parts or digits"),
     ],
 )
 def test_a_failing_chat_template_is_one_line(source: str, reason: str) -> None:

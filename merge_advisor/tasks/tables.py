@@ -120,13 +120,15 @@ def parquet_records(path: Path) -> Iterator[tuple[str, Any]]:
 
     try:
         table = pyarrow.parquet.read_table(path)
+        records = table.to_pylist()
     except FileNotFoundError as error:
         raise field_error(path, "no such file; give the path of a task file") from error
-    except (OSError, pyarrow.ArrowException) as error:
-        reason = str(error).partition("\n")[0]
+    except (OSError, pyarrow.ArrowException, ValueError, ArithmeticError, LookupError, TypeError) as error:
+        # those of Python are of dates that it does not have, and of time zones that are none
+        reason = str(error).partition("\n")[0][:200]
         raise field_error(path, f"cannot be read as Parquet ({reason}); save it again, or as JSONL") from error
     names = _label_names(table.schema.metadata or {})
-    for number, record in enumerate(table.to_pylist(), start=1):
+    for number, record in enumerate(records, start=1):
         yield f"{path}: row {number}", settled(plain_record(record, names))
 
 

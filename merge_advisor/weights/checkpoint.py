@@ -12,7 +12,7 @@ from merge_advisor.arrays import Float32Array
 from merge_advisor.errors import PoolError
 from merge_advisor.json_form import digest_of
 from merge_advisor.plain_text import short_name
-from merge_advisor.weights.files import FileError, Hashes, file_digest, read_json
+from merge_advisor.weights.files import FileError, Hashes, file_digest, finite, read_json
 from merge_advisor.weights.naming import EMBEDDINGS, HEADS, Shapes, find_parameter
 from merge_advisor.weights.parameter_map import BaseShapes
 from merge_advisor.weights.quantised import quantisation
@@ -38,7 +38,7 @@ def config_meaning(config: Mapping[str, Any]) -> dict[str, Any]:
     Args:
         config: config.json.
     """
-    return {key: value for key, value in config.items() if key not in _VOLATILE}
+    return {key: finite(value) for key, value in config.items() if key not in _VOLATILE}
 
 
 def check_checkpoint(folder: Path, base_config: Mapping[str, Any], base_shapes: Shapes) -> Located:

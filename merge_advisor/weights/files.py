@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import MutableMapping
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,10 @@ class FileError(ValueError):
     """
 
 
+_DEEPEST = 100
+"""Levels of nesting that are read; no configuration has more than a few."""
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """Return the JSON object in a file.
 
@@ -39,7 +44,7 @@ def read_json(path: Path) -> dict[str, Any]:
         path: the file.
 
     Raises:
-        FileError: absent, larger than 64 MiB, not UTF-8, not JSON, or no object.
+        FileError: absent, larger than 64 MiB, not UTF-8, not JSON, no object, or one nested more than 100 levels deep.
     """
     try:
         if path.stat().st_size > _JSON_LIMIT:
@@ -53,7 +58,38 @@ def read_json(path: Path) -> dict[str, Any]:
         raise FileError(f"{path.name}: not JSON; it was altered or cut short, fetch it again") from error
     if not isinstance(value, dict):
         raise FileError(f"{path.name}: holds no JSON object; fetch it again")
+    if _is_deep(value):
+        raise FileError(f"{path.name}: nested too deep; it was altered, fetch it again")
     return value
+
+
+def finite(value: Any) -> Any:
+    """Return a value of a configuration with text in place of NaN and infinity, for which JSON has no form.
+
+    Python's `json` reads and writes both, and some models have them (`time_step_limit` of Mamba); a digest does not.
+
+    >>> finite({"limit": [0.0, float("inf")]})
+    {'limit': [0.0, 'inf']}
+
+    Args:
+        value: of `read_json`.
+    """
+    if isinstance(value, dict):
+        return {key: finite(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [finite(part) for part in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _is_deep(value: Any) -> bool:
+    """Whether something is nested so deep that functions that go down into it could not return."""
+    level = [value]
+    for _ in range(_DEEPEST):
+        inside = (part.values() if isinstance(part, dict) else part for part in level)
+        level = [part for parts in inside for part in parts if isinstance(part, (dict, list))]
+        if not level:
+            return False
+    return True
 
 
 def file_digest(path: Path, hashes: Hashes) -> str:

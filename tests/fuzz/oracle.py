@@ -83,9 +83,10 @@ def _noted(event: str, path: str | bytes) -> None:
     text = os.fsdecode(path)
     if text.startswith(_DEVICES):
         return
-    parent, name = os.path.split(os.path.abspath(text))  # noqa: PTH100 (a hook has to be quick)
-    folder, name = _WATCH.folder, os.path.realpath(os.path.join(parent, name) if event == "open" else parent)  # noqa: PTH118
-    if name != folder and not name.startswith(folder + os.sep):
+    parent, last = os.path.split(os.path.abspath(text))  # noqa: PTH100 (a hook has to be quick)
+    folder, parent = _WATCH.folder, os.path.realpath(parent)
+    found = os.path.realpath(os.path.join(parent, last)) if event == "open" else os.path.join(parent, last)  # noqa: PTH118
+    if found != folder and not found.startswith(folder + os.sep):
         _WATCH.did.append(f"{event} outside")
 
 

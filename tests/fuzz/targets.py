@@ -46,7 +46,7 @@ class Target:
 
     make: Callable[[Random, Path], Case]
     """Takes chance and the world."""
-    batch: int = 500
+    batch: int = 200
     """Cases of a process."""
     together: int = 1
     """Cases that share a command: models of one pool."""
@@ -168,8 +168,11 @@ def _parquet(rng: Random, _: Path) -> Case:
         table = pyarrow.table(
             {"input": [f"a{n}" for n in range(len(column))], rng.choice(("output", "choices", "label", "x")): column}
         )
-    stream = io.BytesIO()
-    pyarrow.parquet.write_table(table, stream, compression=rng.choice(("none", "snappy", "gzip")))
+    stream, compression = io.BytesIO(), rng.choice(("none", "snappy", "gzip"))
+    try:
+        pyarrow.parquet.write_table(table, stream, compression=compression)
+    except pyarrow.ArrowException:  # a column that Parquet has no form for
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), stream, compression=compression)
     data = stream.getvalue()
     if rng.random() < 0.8:
         data = mutators.mutated_bytes(data, rng)
@@ -189,16 +192,16 @@ def _columns() -> tuple[Callable[[], tuple[Any, ...]], ...]:
     return (
         made([2**62, -(2**62), None], lambda pa: pa.timestamp("ns")), made([2**62, 0, None],
         lambda pa: pa.timestamp("s")),
-        made([2**40, -5], lambda pa: pa.date32() if False else pa.date64()), made([2**31 - 1, -(2**31)],
+        made([2**40, -5], lambda pa: pa.date64()), made([2**31 - 1, -(2**31)],
         lambda pa: pa.date32()),
-        made([2**62, 0], lambda pa: pa.duration("s")), made([2**62, 1], lambda pa: pa.duration("ns")), made([1, 2],
+        made([2**50, 0], lambda pa: pa.duration("s")), made([2**62, 1], lambda pa: pa.duration("ns")), made([1, 2],
         lambda pa: pa.time64("ns")),
         made([b"\xff", b"a"], lambda pa: pa.binary()), made(["1", "2"], lambda pa: pa.dictionary(pa.int8(),
         pa.string())),
         made([float("nan"), float("inf"), -0.0], lambda pa: pa.float16()), made([[("a", 1)], [("a", 1), ("a", 2)]],
         lambda pa: pa.map_(pa.string(), pa.int8())),
         made([None, None], lambda pa: pa.null()), made([[["a"]], None, []], lambda pa: pa.list_(pa.list_(pa.string()))),
-        made([2**62, 5], lambda pa: pa.timestamp("s", tz="Mars/Phobos")), made([2**62, 5],
+        made([2**50, 5], lambda pa: pa.timestamp("s", tz="Mars/Phobos")), made([2**62, 5],
         lambda pa: pa.timestamp("us", tz="+99:00")),
     )  # fmt: skip
 
@@ -459,10 +462,10 @@ TARGETS: dict[str, Target] = {
     "setups": Target(_setup, weight=12),
     "families": Target(_families, weight=2),
     "settings": Target(_settings, weight=12),
-    "adapter-configs": Target(_adapter_config, batch=2000, together=40, codes={0, 3}, check=_check_pool, weight=40),
-    "adapter-weights": Target(_adapter_weights, batch=2000, together=40, codes={0, 3}, check=_check_pool, weight=40),
-    "cards": Target(_card, batch=2000, together=40, codes={0, 3}, check=_check_pool, weight=20),
-    "archives": Target(_archive, batch=400, together=20, codes={0, 3}, check=_check_pool, weight=4),
+    "adapter-configs": Target(_adapter_config, batch=800, together=40, codes={0, 3}, check=_check_pool, weight=40),
+    "adapter-weights": Target(_adapter_weights, batch=800, together=40, codes={0, 3}, check=_check_pool, weight=40),
+    "cards": Target(_card, batch=800, together=40, codes={0, 3}, check=_check_pool, weight=20),
+    "archives": Target(_archive, batch=200, together=20, codes={0, 3}, check=_check_pool, weight=4),
     "bases": Target(_base, batch=100, weight=1),
     "base-weights": Target(_base_weights, batch=100, weight=1),
     "chat-templates": Target(_template, batch=100, weight=1),

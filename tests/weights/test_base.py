@@ -307,6 +307,12 @@ def test_numbers_that_are_none_are_refused(changes: str, said: str, copy: Path, 
         resolve_base(str(copy), cache=tmp_path / "cache")
 
 
+def test_infinity_in_a_list_is_read_as_some_models_have_it(copy: Path, tmp_path: Path) -> None:
+    before = resolve_base(str(copy), cache=tmp_path).base.digest
+    edit(copy / "config.json", time_step_limit=[0.0, float("inf")])
+    assert resolve_base(str(copy), cache=tmp_path).base.digest != before
+
+
 def test_a_configuration_that_transformers_cannot_use_is_one_line(copy: Path) -> None:
     edit(copy / "config.json", vocab_size=None)
     with pytest.raises(BaseModelError, match=r"base copy: cannot be loaded \(.*\); check the folder's files"):
