@@ -191,13 +191,15 @@ def _check_arm(arm: Arm, setup: Setup, refuse: Callable[[str], InputError]) -> N
         if k > _MOST:
             raise refuse(f"{where}: k {k} is too many; give at most {_MOST}")
         if most is not None and k > most:
-            raise refuse(f"{where}: composition {arm.composition} merges at most {most} members, not {k}")
+            raise refuse(f"{where}: composition {arm.composition} merges at most {most} members, not {k}; lower k")
     if arm.shots_lora and not setup.tasks.tuning:
         raise refuse(f"{where}: shots_lora would be judged on the rows it was trained on; give tasks.tuning rows")
     if arm.match:
         other = next((a for a in setup.arms if a.name == arm.match), None)
         if other is None or other is arm or other.match:
-            raise refuse(f"{where}: match: '{arm.match}' is no other arm that spends its own budget")
+            raise refuse(
+                f"{where}: match: '{arm.match}' is no other arm that spends its own budget; name one, or leave it out"
+            )
         # a budget is spent by measuring as many random sets as it pays for; other strategies have no such number
         if arm.strategy.strip() != "random":
             raise refuse(f"{where}: match goes with strategy random, whose sets it counts; not {arm.strategy}")
@@ -207,7 +209,7 @@ def _check_arm(arm: Arm, setup: Setup, refuse: Callable[[str], InputError]) -> N
                 "trials all cost the same"
             )
         if not set(ks_of(arm, setup)) <= set(ks_of(other, setup)):
-            raise refuse(f"{where}: match: '{arm.match}' is not run at every k of it")
+            raise refuse(f"{where}: match: '{arm.match}' is not run at every k of it; give both the same")
     if arm.tuner:
         if not 1 <= arm.tuner.trials <= _MOST:
             raise refuse(f"{where}: tuner.trials: {arm.tuner.trials} is no number of trials; give 1 to {_MOST}")
@@ -222,17 +224,17 @@ def _check_arm(arm: Arm, setup: Setup, refuse: Callable[[str], InputError]) -> N
 def _check_question(question: Question, setup: Setup, where: str, refuse: Callable[[str], InputError]) -> None:
     arms = {arm.name: arm for arm in setup.arms}
     if question.better == question.than:
-        raise refuse(f"{where}: compares an arm with itself")
+        raise refuse(f"{where}: compares an arm with itself; name another")
     if question.view not in setup.views:
-        raise refuse(f"{where}: view {question.view} is none of the setup's ({', '.join(setup.views)})")
+        raise refuse(f"{where}: view {question.view} is none of the setup's ({', '.join(setup.views)}); add it")
     for name in (question.better, question.than):
         if name in ORACLES:
-            raise refuse(f"{where}: '{name}' has read held-out answers, so nothing is compared with it")
+            raise refuse(f"{where}: '{name}' has read held-out answers, so nothing is compared with it; name another")
         if name not in arms and name not in setup.controls:
             known = ", ".join((*arms, *(c for c in setup.controls if c not in ORACLES)))
             raise refuse(f"{where}: no arm or control is named '{name}'; there are {known}")
         if question.k not in (ks_of(arms[name], setup) if name in arms else setup.k):
-            raise refuse(f"{where}: '{name}' is not run at k {question.k}")
+            raise refuse(f"{where}: '{name}' is not run at k {question.k}; add it, or ask at another k")
         if question.metric != "accuracy" and name == "majority":
             raise refuse(f"{where}: a label has no loss; compare by accuracy")
 

@@ -260,7 +260,7 @@ def _cached(folder: Path) -> FoundModel | None:
         return None
     commits = sorted(part for part in (folder / "snapshots").iterdir() if part.is_dir())
     main = folder / "refs" / "main"
-    named = main.read_text(encoding="utf-8").strip() if main.is_file() else ""
+    named = main.read_text(encoding="utf-8", errors="replace").strip() if main.is_file() else ""
     chosen = next((part for part in commits if part.name == named), None)
     if chosen is None and len(commits) == 1:
         chosen = commits[0]

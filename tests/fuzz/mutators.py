@@ -6,6 +6,7 @@ import io
 import json
 import re
 import tarfile
+import warnings
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from random import Random
@@ -295,7 +296,9 @@ def archive_bytes(files: Mapping[str, bytes], rng: Random, kind: str) -> bytes:
                 item = zipfile.ZipInfo(name.encode("utf-8", "replace").decode() or "x")
                 if rng.random() < 0.05:
                     item.external_attr = rng.choice((0o120777, 0o020666, 0o010666, 0o040755)) << 16
-                packed.writestr(item, data)
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # of a name that is there twice
+                    packed.writestr(item, data)
     else:
         with tarfile.open(fileobj=stream, mode="w:gz" if kind == ".tar.gz" else "w") as tape:
             for name, data in entries:

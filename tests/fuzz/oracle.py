@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import sys
 import traceback
 from collections.abc import Collection, Iterator, Sequence
@@ -14,6 +15,8 @@ from pathlib import Path
 PROGRAM = "merge-advisor: "
 _LONGEST = 4000
 """Characters of a line on stderr at most."""
+_REMEDY = re.compile(r"(; |: give |: no such option|, or )")
+"""What an error has that says what to do."""
 _RUNS_CODE = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.fork", "pty.spawn", "webbrowser.open")
 _NETWORK = ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname")
 _WRITES = (
@@ -162,7 +165,7 @@ def _faults_of_lines(said: Said) -> Iterator[Fault]:
         yield Fault("several errors", "\n".join(errors)[:1000])
     if said.code in (1, 2) and not errors and not usage and not said.out:
         yield Fault("no error line", said.err[:500])
-    if errors and "; " not in errors[0]:
+    if errors and not _REMEDY.search(errors[0]):
         yield Fault(f"an error without a remedy: {_words(errors[0])}", errors[0][:500])
 
 

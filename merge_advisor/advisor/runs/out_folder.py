@@ -46,7 +46,7 @@ def is_unfinished(out: Path, asked: str) -> bool:
         asked: digest of the call.
     """
     try:
-        return (out / UNFINISHED).read_text(encoding="utf-8") == asked
+        return (out / UNFINISHED).read_text(encoding="utf-8", errors="replace") == asked
     except (OSError, UnicodeDecodeError):
         return False
 
