@@ -150,7 +150,7 @@ def _check_numbers(setup: Setup, refuse: Callable[[str], InputError]) -> None:
     if not setup.arms:
         raise refuse("arms: there are none; name at least two ways to choose")
     if not setup.views or not setup.k:
-        raise refuse("views and k: name at least one of each")
+        raise refuse("views and k: there are none; name at least one of each")
     if not 0 <= tasks.seen < 1:
         raise refuse(f"tasks.seen: {tasks.seen:g} is no share of the rows; give 0 or more, below 1")
     if not setup.smallest_gain > 0:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import MutableMapping
+from collections.abc import Callable, MutableMapping
 from pathlib import Path
 from typing import Any
 
@@ -106,9 +106,30 @@ def file_digest(path: Path, hashes: Hashes) -> str:
         stat = path.stat()
         # ctime as well: tools that copy a file over another one may carry size and mtime along
         key = f"{path.absolute()}|{stat.st_size}|{stat.st_mtime_ns}|{stat.st_ctime_ns}"
-        if key not in hashes:
-            with open_regular(path) as stream:  # in blocks: a file may be larger than memory
-                hashes[key] = hashlib.file_digest(stream, "sha256").hexdigest()
+        return remembered(hashes, key, lambda: _digest_of_file(path))
     except OSError as error:
         raise FileError(f"{path.name}: cannot be read ({error.strerror}); check its permissions") from error
-    return hashes[key]
+
+
+def _digest_of_file(path: Path) -> str:
+    with open_regular(path) as stream:  # in blocks: a file may be larger than memory
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def remembered(hashes: Hashes, key: str, learn: Callable[[], str]) -> str:
+    """Return what a memo has under a key; what it lacks is learnt and added.
+
+    It is not read back: a memo in a damaged file need not give what was just put into it.
+
+    >>> remembered({}, "one", lambda: "1")
+    '1'
+
+    Args:
+        hashes: the memo.
+        key: what it is kept under.
+        learn: gives it.
+    """
+    found = hashes.get(key)
+    if found is None:
+        found = hashes[key] = learn()
+    return found

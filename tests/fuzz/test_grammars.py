@@ -28,7 +28,7 @@ VALUES = st.recursive(
     max_leaves=10,
 )
 often = settings(
-    max_examples=120, derandomize=True, deadline=None, database=None,
+    max_examples=60, derandomize=True, deadline=None, database=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )  # fmt: skip
 Look = Callable[[Case], None]

@@ -307,6 +307,18 @@ def test_numbers_that_are_none_are_refused(changes: str, said: str, copy: Path, 
         resolve_base(str(copy), cache=tmp_path / "cache")
 
 
+class Forgetful(dict[str, str]):
+    """A memo that loses what it is given, as a damaged store may."""
+
+    def __setitem__(self, key: str, value: str) -> None:
+        pass
+
+
+def test_a_memo_that_keeps_nothing_is_no_error(copy: Path, tmp_path: Path) -> None:
+    found = resolve_base(str(copy), cache=tmp_path, hashes=Forgetful())
+    assert found.base.digest == resolve_base(str(copy), cache=tmp_path).base.digest
+
+
 def test_infinity_in_a_list_is_read_as_some_models_have_it(copy: Path, tmp_path: Path) -> None:
     before = resolve_base(str(copy), cache=tmp_path).base.digest
     edit(copy / "config.json", time_step_limit=[0.0, float("inf")])
