@@ -166,17 +166,21 @@ def _open(path: Path, name: str, revision: str | None, hashes: Hashes) -> LocalB
 
 _SIZES = ("hidden_size", "vocab_size", "num_hidden_layers", "num_attention_heads", "d_model", "n_embd", "n_layer")
 """Numbers of a configuration that others are computed from, under the names that families of models give them."""
+_KINDS = {"model_type": str, "text_config": dict, "tokenizer_class": str, "dtype": str, "torch_dtype": str}
+"""What is asked for by name of a configuration, and what it is where it is there."""
 
 
 def _check_numbers(config: dict[str, Any], where: str = "config.json") -> None:
     """Refuse numbers that JSON has no form for, and sizes that are none, before anything is computed from them."""
     for name, value in config.items():
+        if name in _SIZES and value is not None and (type(value) is not int or value < 1):
+            raise FileError(f"{where}: {name} is {short_name(repr(value))}, no size; fetch the model again")
+        if name in _KINDS and value is not None and not isinstance(value, _KINDS[name]):
+            raise FileError(f"{where}: {name} is {short_name(repr(value))}, which it cannot be; fetch the model again")
         if isinstance(value, dict):
             _check_numbers(value, f"{where}: {short_name(name)}")
         elif isinstance(value, float) and not math.isfinite(value):
             raise FileError(f"{where}: {short_name(name)} is {value}; fetch the model again")
-        elif name in _SIZES and value is not None and (type(value) is not int or value < 1):
-            raise FileError(f"{where}: {name} is {short_name(repr(value))}, no size; fetch the model again")
 
 
 def _digest(path: Path, config: dict[str, Any], located: Located, hashes: Hashes) -> str:

@@ -200,7 +200,11 @@ def _running_no_code(folder: Path) -> Iterator[None]:
     """Say what transformers' refusal means here; asked without `trust_remote_code=False`, it would ask on stdin."""
     try:
         yield
-    except ValueError as error:
+    except OSError:
+        raise
+    except Exception as error:  # what a configuration is checked by has errors of its own
+        if not isinstance(error, ValueError):
+            raise ValueError(" ".join(str(error).split()) or type(error).__name__) from error
         if "trust_remote_code" not in str(error):
             raise
         raise BaseModelError(

@@ -355,6 +355,19 @@ _CONFIG_KEYS = (
 )  # fmt: skip
 
 
+def _checkpoint(rng: Random, world: Path) -> Case:
+    content = _json_of_world(world, "base/config.json")
+    if rng.random() < 0.3:
+        content = content | {rng.choice(_CONFIG_KEYS): mutators.any_value(rng)}
+    files = {
+        "config.json": mutators.json_bytes(content, rng),
+        "model.safetensors": _of_world(world, "base/model.safetensors"),
+    }
+    return Case(
+        "checkpoints", {f"pool/{MODEL}/{name}": data for name, data in files.items()}, (*_PLAN, *_POOL, "--json")
+    )
+
+
 def _base_weights(rng: Random, world: Path) -> Case:
     data = _of_world(world, "base/model.safetensors")
     start = 8 + int.from_bytes(data[:8], "little")
@@ -467,6 +480,7 @@ TARGETS: dict[str, Target] = {
     "cards": Target(_card, batch=800, together=40, codes={0, 3}, check=_check_pool, weight=20),
     "archives": Target(_archive, batch=200, together=20, codes={0, 3}, check=_check_pool, weight=4),
     "bases": Target(_base, batch=100, weight=1),
+    "checkpoints": Target(_checkpoint, together=10, codes={0, 3}, check=_check_pool, weight=1),
     "base-weights": Target(_base_weights, batch=100, weight=1),
     "chat-templates": Target(_template, batch=100, weight=1),
     "runs": Target(_run_file, weight=6),

@@ -297,6 +297,8 @@ def test_the_real_gguf_gives_the_folder_it_gave_before(real_base: Path, tmp_path
         ('"rms_norm_eps": NaN', "rms_norm_eps is nan"), ('"rope_theta": 1e999', "rope_theta is inf"),
         ('"text_config": {"x": -Infinity}', "config.json: text_config: x is -inf"),
         ('"hidden_size": "a"', "hidden_size is 'a', no size"), ('"num_hidden_layers": -1', "num_hidden_layers is -1"),
+        ('"vocab_size": {}', "vocab_size is {}, no size"), ('"model_type": ["a"]', "model_type is ['a'], which it cannot be"),
+        ('"text_config": 5', "text_config is 5, which it cannot be"),
         ('"vocab_size": 1.5', "vocab_size is 1.5, no size"), ('"d_model": true', "d_model is True, no size"),
     ],
 )  # fmt: skip

@@ -73,7 +73,9 @@ class PromptedModel:
                 return read_tokenizer(self.local.path)
         except (OSError, ValueError, KeyError) as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise BaseModelError(f"base {self.local.base.id}: its tokenizer cannot be read ({reason})") from error
+            raise BaseModelError(
+                f"base {self.local.base.id}: its tokenizer cannot be read ({reason}); fetch it again"
+            ) from error
 
     @cached_property
     def longest_row(self) -> int:
