@@ -195,7 +195,7 @@ def options_of(cls: type[Any], prefix: str = "") -> tuple[Option, ...]:
     Returns:
         the options, in the order of the fields.
     """
-    hints = _hints(cls)
+    hints = _hints(cls)  # type: ignore[arg-type]  # any class is hashable
     options: list[Option] = []
     for item in dataclasses.fields(cls):
         kind = _without_none(hints[item.name])
@@ -226,8 +226,8 @@ def build_options(cls: type[_T], given: Mapping[str, Any], prefix: str = "") -> 
     >>> build_options(Size, {"members": 2, "seed": 1})
     Size(k=2)
     """
-    by_path = {item.path: item for item in options_of(cls, prefix)}
-    hints = _hints(cls)
+    by_path = {item.path: item for item in options_of(cls, prefix)}  # type: ignore[arg-type]
+    hints = _hints(cls)  # type: ignore[arg-type]  # any class is hashable
     values: dict[str, Any] = {}
     for item in dataclasses.fields(cls):  # type: ignore[arg-type]
         kind, path = _without_none(hints[item.name]), prefix + item.name

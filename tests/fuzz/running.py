@@ -19,8 +19,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tests.fuzz.checks import Case
 from tests.fuzz.oracle import Fault, Said, faults_of, run_command
-from tests.fuzz.targets import TARGETS, Case, make_case, placed, with_file
+from tests.fuzz.targets import TARGETS, make_case, placed, with_file
 from tests.fuzz.world import KEPT, Place, without_children
 
 SECONDS = 10

@@ -6,38 +6,20 @@ import dataclasses
 import functools
 import io
 import json
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from typing import Any
 
-import numpy as np
-
 from tests.fuzz import mutators, seeds
-from tests.fuzz.oracle import Fault, Said
-from tests.fuzz.world import expected_deltas
+from tests.fuzz.checks import Case, Check, check_answers, check_deltas, check_pool, check_recipe, check_rows
 
 MODEL = "@"
 """Stands for the name of a case's own model in the paths of a case that shares a command with others."""
 _BAD_INPUT = frozenset({0, 2, 3})
 _POOL = ["--pool", "pool", "--base", "base"]
 _PLAN = ["plan", "--task", "examples.jsonl", "--dry-run", "--threads", "1"]
-
-
-@dataclass(frozen=True)
-class Case:
-    """One input: files by their place, and the command that reads them."""
-
-    target: str
-    files: Mapping[str, bytes]
-    words: tuple[str, ...]
-    about: Mapping[str, Any] = field(default_factory=dict)
-    """What the check afterwards has to know."""
-
-
-Check = Callable[[Path, Path, Sequence[Case], Said], list[Fault]]
-"""Takes the world, the case's folder, the cases of one command and what was said."""
 
 
 @dataclass(frozen=True)
@@ -122,19 +104,6 @@ def _task(rng: Random, _: Path) -> Case:
         words += ["--json"]
     lines = sum(1 for line in data.split(b"\n") if line.strip())
     return Case("tasks", {name: data}, tuple(words), {"lines": lines if ending == ".jsonl" and use < 0.8 else None})
-
-
-def _check_rows(_: Path, __: Path, cases: Sequence[Case], said: Said) -> list[Fault]:
-    """Rows are used, or what became of them is said."""
-    lines = cases[0].about["lines"]
-    if said.code != 0 or lines is None:
-        return []
-    told = json.loads(said.out)
-    used = sum(sum(parts.values()) for rows in [told["rows"]] for parts in rows.values())
-    text = " ".join(told["lines"])
-    if used < lines and "note:" not in text and not any(word in text for word in ("of one value", "rows of", "turns")):
-        return [Fault("rows that nothing is said of", f"{used} of {lines} lines: {told['lines']}")]
-    return []
 
 
 def _map(rng: Random, _: Path) -> Case:
@@ -308,25 +277,6 @@ def _archive(rng: Random, world: Path) -> Case:
     )
 
 
-def _check_pool(_: Path, __: Path, cases: Sequence[Case], said: Said) -> list[Fault]:
-    """Every model is a candidate or set aside, a good one is never set aside, other numbers are another model."""
-    if said.code not in (0, 3):
-        return []
-    told = json.loads(said.out)
-    found = []
-    if told["models"] + len(told["refused"]) != len(cases) + 1:
-        found.append(
-            Fault("a model that nothing is said of", f"{told['models']} + {len(told['refused'])} of {len(cases) + 1}")
-        )
-    if "a-original" in told["refused"]:
-        found.append(Fault("a good model set aside", told["refused"]["a-original"]))
-    for number, case in enumerate(cases):
-        reason = told["refused"].get(f"m{number}", "")
-        if case.about.get("other") and reason.startswith("same weights as a-original"):
-            found.append(Fault("other numbers taken for the same", reason))
-    return found
-
-
 def _base(rng: Random, world: Path) -> Case:
     name = rng.choice(
         (
@@ -422,35 +372,10 @@ def _store(rng: Random, world: Path) -> Case:
     )
 
 
-def _check_deltas(world: Path, folder: Path, cases: Sequence[Case], said: Said) -> list[Fault]:
-    """What a damaged store still gives is what was kept, or measured anew."""
-    if said.code != 0 or cases[0].words[0] != "embed":
-        return []
-    with np.load(folder / "x.npz", allow_pickle=False) as arrays:
-        found = {str(name): delta for name, delta in zip(arrays["ids"], arrays["deltas"], strict=True)}
-    wanted = expected_deltas(world)
-    same = found.keys() == wanted.keys() and all(
-        np.allclose(found[name], wanted[name], rtol=1e-5, atol=1e-6) for name in wanted
-    )
-    return [] if same else [Fault("other deltas of a damaged store", said.err[-500:])]
-
-
 def _ledger(rng: Random, world: Path) -> Case:
     data = mutators.mutated_bytes(_of_world(world, "results/results.sqlite"), rng)
     words = ("bench", "small.yaml", "--out", "results", "--json", "--threads", "1")
     return Case("ledgers", {"results/results.sqlite": data}, words)
-
-
-def _check_answers(world: Path, _: Path, __: Sequence[Case], said: Said) -> list[Fault]:
-    """What a damaged ledger still answers is what it answered."""
-    if said.code != 0:
-        return []
-    told, wanted = json.loads(said.out), json.loads((world / "answers.json").read_text())
-    return (
-        []
-        if told["contrasts"] == wanted
-        else [Fault("other answers of a damaged ledger", f"{said.err[-300:]} {told['contrasts']}")]
-    )
 
 
 def _study(rng: Random, world: Path) -> Case:
@@ -459,34 +384,26 @@ def _study(rng: Random, world: Path) -> Case:
     return Case("studies", {"tuned/study.sqlite": data}, words)
 
 
-def _check_recipe(world: Path, folder: Path, _: Sequence[Case], said: Said) -> list[Fault]:
-    """What is tuned by a damaged study is what was tuned by the whole one."""
-    if said.code != 0:
-        return []
-    found, wanted = ((place / "tuned" / "recipe.json").read_bytes() for place in (folder, world))
-    return [] if found == wanted else [Fault("another recipe by a damaged study", said.err[-500:])]
-
-
 TARGETS: dict[str, Target] = {
-    "tasks": Target(_task, check=_check_rows, weight=40),
+    "tasks": Target(_task, check=check_rows, weight=40),
     "map": Target(_map, weight=6),
     "parquet": Target(_parquet, weight=4),
     "manifests": Target(_manifest, weight=12),
     "setups": Target(_setup, weight=12),
     "families": Target(_families, weight=2),
     "settings": Target(_settings, weight=12),
-    "adapter-configs": Target(_adapter_config, batch=800, together=40, codes={0, 3}, check=_check_pool, weight=40),
-    "adapter-weights": Target(_adapter_weights, batch=800, together=40, codes={0, 3}, check=_check_pool, weight=40),
-    "cards": Target(_card, batch=800, together=40, codes={0, 3}, check=_check_pool, weight=20),
-    "archives": Target(_archive, batch=200, together=20, codes={0, 3}, check=_check_pool, weight=4),
-    "bases": Target(_base, batch=100, weight=1),
-    "checkpoints": Target(_checkpoint, together=10, codes={0, 3}, check=_check_pool, weight=1),
-    "base-weights": Target(_base_weights, batch=100, weight=1),
-    "chat-templates": Target(_template, batch=100, weight=1),
+    "adapter-configs": Target(_adapter_config, batch=800, together=40, codes={0, 3}, check=check_pool, weight=40),
+    "adapter-weights": Target(_adapter_weights, batch=800, together=40, codes={0, 3}, check=check_pool, weight=40),
+    "cards": Target(_card, batch=800, together=40, codes={0, 3}, check=check_pool, weight=20),
+    "archives": Target(_archive, batch=200, together=20, codes={0, 3}, check=check_pool, weight=4),
+    "bases": Target(_base, batch=50, weight=1),
+    "checkpoints": Target(_checkpoint, together=10, codes={0, 3}, check=check_pool, weight=1),
+    "base-weights": Target(_base_weights, batch=50, weight=1),
+    "chat-templates": Target(_template, batch=50, weight=1),
     "runs": Target(_run_file, weight=6),
-    "stores": Target(_store, batch=100, check=_check_deltas, kept=False, weight=1),
-    "ledgers": Target(_ledger, batch=20, check=_check_answers, copied=("results",), kept=False, weight=0.1),
-    "studies": Target(_study, batch=20, check=_check_recipe, copied=("tuned",), kept=False, weight=0.1),
+    "stores": Target(_store, batch=50, check=check_deltas, kept=False, weight=1),
+    "ledgers": Target(_ledger, batch=5, check=check_answers, copied=("results",), kept=False, weight=0.02),
+    "studies": Target(_study, batch=10, check=check_recipe, copied=("tuned",), kept=False, weight=0.05),
 }
 """By name."""
 

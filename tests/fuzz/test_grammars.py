@@ -10,10 +10,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.fuzz.checks import Case
 from tests.fuzz.oracle import faults_of
 from tests.fuzz.running import Fuzzer
 from tests.fuzz.seeds import MANIFEST, SETUPS, TASKS
-from tests.fuzz.targets import TARGETS, Case
+from tests.fuzz.targets import TARGETS
 from tests.fuzz.world import KEPT, Place
 
 TEXTS = st.text(st.characters(exclude_categories=()), max_size=12)  # with lone surrogates

@@ -12,9 +12,9 @@ import pytest
 
 from merge_advisor import cli
 from merge_advisor.cli.saying import say
+from tests.fuzz.checks import Case
 from tests.fuzz.oracle import faults_of, run_command
 from tests.fuzz.running import Fuzzer
-from tests.fuzz.targets import Case
 
 Main = Callable[[Sequence[str]], int]
 
