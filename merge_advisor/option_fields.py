@@ -182,7 +182,6 @@ _hints = functools.cache(get_type_hints)
 """Reading them takes longer than all else here."""
 
 
-@functools.cache
 def options_of(cls: type[Any], prefix: str = "") -> tuple[Option, ...]:
     """Return the options that a dataclass defines, those of dataclasses within it in their place.
 
@@ -195,6 +194,11 @@ def options_of(cls: type[Any], prefix: str = "") -> tuple[Option, ...]:
     Returns:
         the options, in the order of the fields.
     """
+    return _options(cls, prefix)  # type: ignore[arg-type]  # any class is hashable
+
+
+@functools.cache
+def _options(cls: type[Any], prefix: str) -> tuple[Option, ...]:
     hints = _hints(cls)  # type: ignore[arg-type]  # any class is hashable
     options: list[Option] = []
     for item in dataclasses.fields(cls):
@@ -226,7 +230,7 @@ def build_options(cls: type[_T], given: Mapping[str, Any], prefix: str = "") -> 
     >>> build_options(Size, {"members": 2, "seed": 1})
     Size(k=2)
     """
-    by_path = {item.path: item for item in options_of(cls, prefix)}  # type: ignore[arg-type]
+    by_path = {item.path: item for item in options_of(cls, prefix)}
     hints = _hints(cls)  # type: ignore[arg-type]  # any class is hashable
     values: dict[str, Any] = {}
     for item in dataclasses.fields(cls):  # type: ignore[arg-type]

@@ -66,7 +66,7 @@ def _asked() -> argparse.Namespace:
 def _replay(fuzzer: Fuzzer, paths: list[Path]) -> int:
     code = 0
     for path in paths:
-        outcome = fuzzer.cases((case := read_case(path)).target, [lambda case=case: case])
+        outcome = fuzzer.case(read_case(path))
         for kind, found in outcome.found.items():
             code = 1
             print(f"{path.name}: {kind}\n{found.fault.seen}")

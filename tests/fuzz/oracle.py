@@ -110,9 +110,10 @@ def run_command(words: Sequence[str], folder: Path) -> Said:
     from merge_advisor.cli import main
 
     streams = sys.stdout, sys.stderr
+    said = io.BytesIO(), io.BytesIO()
     out, err = (
-        io.TextIOWrapper(io.BytesIO(), encoding="utf-8", errors=errors, write_through=True)
-        for errors in ("strict", "backslashreplace")
+        io.TextIOWrapper(stream, encoding="utf-8", errors=errors, write_through=True)
+        for stream, errors in zip(said, ("strict", "backslashreplace"), strict=True)
     )
     sys.stdout, sys.stderr = out, err
     code: int | None = None
@@ -127,8 +128,8 @@ def run_command(words: Sequence[str], folder: Path) -> Said:
                 raised = error
     finally:
         sys.stdout, sys.stderr = streams
-    texts = [stream.buffer.getvalue().decode("utf-8", "replace") for stream in (out, err)]  # type: ignore[attr-defined]
-    return Said(code, *texts, raised, sorted(set(did)))
+    shown, told = (stream.getvalue().decode("utf-8", "replace") for stream in said)
+    return Said(code, shown, told, raised, sorted(set(did)))
 
 
 def faults_of(said: Said, codes: Collection[int]) -> list[Fault]:

@@ -88,7 +88,9 @@ class Fuzzer:
 
     def numbers(self, target: str, seed: int, numbers: range) -> Outcome:
         """Run the cases of these numbers, each a function of target, seed and number."""
-        return self.cases(target, [lambda n=n: make_case(target, seed, n, self.world) for n in numbers])
+        return self.cases(
+            target, [functools.partial(make_case, target, seed, number, self.world) for number in numbers]
+        )
 
     def cases(self, target: str, make: Sequence[Callable[[], Case]]) -> Outcome:
         """Run cases, some together where the target has it so, in as many processes as it takes."""
@@ -114,7 +116,7 @@ class Fuzzer:
         _, status = os.waitpid(child, 0)
         for line in report.read_text().splitlines():
             _add(total, json.loads(line))
-        at, _ = struct.unpack("qq", self._mark[:16])
+        at = int(struct.unpack("qq", self._mark[:16])[0])
         if not os.WIFSIGNALED(status) and os.WEXITSTATUS(status) == 0:
             return at + 1
         place = _innermost(stack.read_text())
@@ -123,8 +125,7 @@ class Fuzzer:
         group = [make() for make in groups[max(at, 0)]]
         if len(group) > 1:  # one of them: each alone
             for case in group:
-                self._one_process(target, [[lambda case=case: case]], total)
-            total.cases -= 0
+                self._one_process(target, [[functools.partial(_itself, case)]], total)
         else:
             fault = Fault(kind, stack.read_text()[-2000:])
             _count(total, [group[0]], [fault])
@@ -132,9 +133,13 @@ class Fuzzer:
             total.commands += 1
         return max(at, 0) + 1
 
+    def case(self, case: Case) -> Outcome:
+        """Run one case."""
+        return self.cases(case.target, [lambda: case])
+
     def faults(self, case: Case) -> list[str]:
         """The kinds of fault that a case has."""
-        return list(self.cases(case.target, [lambda: case]).faults)
+        return list(self.case(case).faults)
 
     def run_here(self, place: Place, target: str, cases: Sequence[Case]) -> tuple[Said, list[Fault]]:
         """Run one command in this process; returns what it did and its faults."""
@@ -171,6 +176,10 @@ class Fuzzer:
                         at += size
                 size = size if shrunk and size < len(data) else size // 2
         return case
+
+
+def _itself(case: Case) -> Case:
+    return case
 
 
 def _content(path: Path) -> bytes | None:

@@ -42,7 +42,7 @@ def make_world(folder: Path) -> Path:
     (folder / "guard.jsonl").write_bytes(jsonl(PLAIN))
     write_world(folder, base="base", pool="adapters")
     store, pool, base = folder / "store.sqlite", str(folder / "adapters"), str(folder / "base")
-    where = {"pool": pool, "base": base, "cache": folder / KEPT}
+    where: Any = {"pool": pool, "base": base, "cache": folder / KEPT}
     plan(
         folder / "examples.jsonl", pool=pool, base=base, out=folder / "run", scored=False, cache=folder / KEPT,
         options=PlanOptions(strategy="top_k", k=2, adaptation="none", shots=8),
