@@ -7,6 +7,7 @@ base has moved. transformers knows how to load them; here the same conversion is
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
@@ -196,10 +197,32 @@ def read_tokenizer(folder: Path) -> Any:
 
 
 @contextmanager
+def quiet() -> Iterator[None]:
+    """Silence transformers' progress bars and advice while a model is loaded.
+
+    Yields:
+        Nothing; bars and log level are as before when the block ends.
+    """
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity(logging.CRITICAL)  # what is wrong is raised; what it logs has names of anyone's files in it
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            with warnings.catch_warnings(action="ignore"):  # HF_HUB_DISABLE_PROGRESS_BARS has the last word
+                logging.enable_progress_bar()
+
+
+@contextmanager
 def _running_no_code(folder: Path) -> Iterator[None]:
     """Say what transformers' refusal means here; asked without `trust_remote_code=False`, it would ask on stdin."""
     try:
-        yield
+        with quiet():
+            yield
     except OSError:
         raise
     except Exception as error:  # what a configuration is checked by has errors of its own
@@ -216,7 +239,8 @@ def _running_no_code(folder: Path) -> Iterator[None]:
 @contextmanager
 def _naming_base(folder: Path) -> Iterator[None]:
     try:
-        yield
+        with quiet():
+            yield
     except BaseModelError:
         raise
     except Exception as error:  # on a configuration that is wrong in any way, transformers may raise anything

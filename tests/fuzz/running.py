@@ -124,8 +124,11 @@ class Fuzzer:
         kind = f"hang {place}" if ended in ("SIGPROF", "SIGALRM") else f"died of {ended} {place}"
         group = [make() for make in groups[max(at, 0)]]
         if len(group) > 1:  # one of them: each alone
+            before = sum(total.faults.values())
             for case in group:
                 self._one_process(target, [[functools.partial(_itself, case)]], total)
+            if sum(total.faults.values()) == before:
+                _count(total, group[:1], [Fault(f"{kind}, together", stack.read_text()[-2000:])])
         else:
             fault = Fault(kind, stack.read_text()[-2000:])
             _count(total, [group[0]], [fault])

@@ -65,8 +65,7 @@ class PromptedModel:
         Raises:
             BaseModelError: it cannot be read.
         """
-        from merge_advisor.backbone.model import quiet
-        from merge_advisor.weights.parameter_map import read_tokenizer
+        from merge_advisor.weights.parameter_map import quiet, read_tokenizer
 
         try:
             with quiet():
