@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from merge_advisor.checked_sqlite import CheckedFile, FileKind, add_checksums, checksum, warn_of_damage
-from merge_advisor.types import Space
+from merge_advisor.spaces import Space
 
 if TYPE_CHECKING:
     from merge_advisor.arrays import Float32Array

@@ -10,7 +10,7 @@ import pytest
 
 import merge_advisor
 
-VALUES = "version arrays json_form types merges scores errors progress option_fields regular_files"
+VALUES = "version arrays json_form types spaces merges scores errors progress option_fields regular_files"
 TEXT_AND_FILES = (
     "registry templates statistics plain_text plain_yaml whole_files checked_sqlite machine_options options hub_options"
 )

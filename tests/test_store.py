@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from merge_advisor.errors import DamageWarning, RunError
+from merge_advisor.spaces import Space
 from merge_advisor.store import Store
-from merge_advisor.types import Space
 
 SPACE = Space("base", "delta_activations", "probes", "last", "mean", "float32", 3)
 OLD = """

@@ -24,7 +24,7 @@ from merge_advisor.json_form import digest_of
 from merge_advisor.machine_options import Machine
 from merge_advisor.options import PlanOptions, TuneOptions
 from merge_advisor.session_options import SessionOptions, Where
-from merge_advisor.types import Deltas
+from merge_advisor.spaces import Deltas
 from merge_advisor.whole_files import write_text
 
 if TYPE_CHECKING:

@@ -13,14 +13,8 @@ from merge_advisor.backbone.device_map import base_pieces, spread_pieces
 from merge_advisor.backbone.devices import BYTES, check_devices, cores, dtype_of_weights, memory_free, remedy
 from merge_advisor.errors import BaseModelError
 from merge_advisor.machine_options import MIXED
-from merge_advisor.weights.parameter_map import (
-    MemoryPlace,
-    map_parameters,
-    model_class,
-    quiet,
-    read_config,
-    read_tokenizer,
-)
+from merge_advisor.weights.by_transformers import model_class, naming_base, quiet, read_config, read_tokenizer
+from merge_advisor.weights.parameter_map import MemoryPlace, map_parameters
 from merge_advisor.weights.tensorfile import open_folder
 
 if TYPE_CHECKING:
@@ -191,33 +185,26 @@ def load_backbone(
         free = {name: memory_free(name) or 0 for name in devices}
         modules = spread_pieces(base_pieces(path, _shapes(path), dtype), free, 0).modules
     held = dtype_of_weights(dtype)
-    try:
+    where = {"device_map": dict(modules)} if modules else {}
+    with naming_base(path), quiet():
         config = read_config(path)
-        seq2seq = bool(getattr(config, "is_encoder_decoder", False))
-        loader = model_class(config)
-        with quiet():
-            where = {"device_map": dict(modules)} if modules else {}
-            model = loader.from_pretrained(
+        tokenizer = read_tokenizer(path)
+        try:
+            model = model_class(config).from_pretrained(
                 path, dtype=getattr(torch, held), local_files_only=True, trust_remote_code=False, **where
             )
-            tokenizer = read_tokenizer(path)
-        model = (model if modules else model.to(device)).eval().requires_grad_(False)
+            model = (model if modules else model.to(device)).eval().requires_grad_(False)
+        except torch.OutOfMemoryError as error:
+            raise BaseModelError(
+                f"base {path.name}: memory of {device} is too small for its weights in {dtype}; {remedy(device, dtype)}"
+            ) from error
         inputs = input_device(model)
-    except torch.OutOfMemoryError as error:
-        raise BaseModelError(
-            f"base {path.name}: memory of {device} is too small for its weights in {dtype}; {remedy(device, dtype)}"
-        ) from error
-    except BaseModelError:
-        raise
-    except Exception as error:  # on a configuration that is wrong in any way, transformers may raise anything
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise BaseModelError(f"base {path.name}: cannot be loaded ({reason}); check the folder's files") from error
     if tokenizer.pad_token_id is None:  # any token will do: padding is masked
         tokenizer.pad_token = tokenizer.eos_token
     return Backbone(
         model=model,
         tokenizer=tokenizer,
-        encoder_decoder=seq2seq,
+        encoder_decoder=bool(getattr(config, "is_encoder_decoder", False)),
         device=inputs,
         dtype=getattr(torch, held),
         mixed=dtype == MIXED,

@@ -12,7 +12,7 @@ import numpy as np
 
 from merge_advisor.errors import ExternalError, RunError
 from merge_advisor.formats.child_process import run_child
-from merge_advisor.formats.mergekit import names_folders_only, parse_mergekit
+from merge_advisor.formats.mergekit_schema import names_folders_only, parse_mergekit
 from merge_advisor.weights.files import FileError
 from merge_advisor.weights.tensorfile import open_folder, read_tensor
 from merge_advisor.whole_files import whole_folder
@@ -26,7 +26,7 @@ def run_mergekit(config_text: str, out: Path, *, threads: int | None) -> None:
     stored in.
 
     Args:
-        config_text: the YAML; it is validated by `mergekit.parse_mergekit` first.
+        config_text: the YAML; it is validated by `mergekit_schema.parse_mergekit` first.
         out: a folder that is not there yet.
         threads: threads of the child; None leaves it to mergekit.
 

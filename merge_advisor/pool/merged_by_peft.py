@@ -25,9 +25,9 @@ from merge_advisor.progress import Progress, quiet_progress
 from merge_advisor.weights.adapter import ADAPTER_WEIGHTS, read_weights_header
 from merge_advisor.weights.adapter_config import ADAPTER_CONFIG, is_costly_pattern
 from merge_advisor.weights.base import LocalBase
+from merge_advisor.weights.by_transformers import model_class_of
 from merge_advisor.weights.files import FileError, Hashes, file_digest, finite, read_json
 from merge_advisor.weights.naming import find_parameter
-from merge_advisor.weights.parameter_map import model_class_of
 from merge_advisor.weights.stored_delta import (
     STORED_WEIGHTS,
     StoredDelta,

@@ -19,6 +19,7 @@ from merge_advisor.progress import Progress, quiet_progress
 from merge_advisor.regular_files import home_expanded
 from merge_advisor.types import Base
 from merge_advisor.weights import hub
+from merge_advisor.weights.by_transformers import model_class
 from merge_advisor.weights.checkpoint import config_meaning, weights_digests
 from merge_advisor.weights.dequantised import (
     QuantisedModel,
@@ -28,7 +29,7 @@ from merge_advisor.weights.dequantised import (
     said_of_copy,
 )
 from merge_advisor.weights.files import FileError, Hashes, file_digest, read_json
-from merge_advisor.weights.parameter_map import BaseShapes, model_class
+from merge_advisor.weights.parameter_map import BaseShapes
 from merge_advisor.weights.tensorfile import Located, open_folder
 
 TOKENIZER_FILES = (

@@ -76,7 +76,7 @@ def _load(base: Path) -> Any:
     import torch
     import transformers
 
-    from merge_advisor.weights.parameter_map import model_class
+    from merge_advisor.weights.by_transformers import model_class
 
     return model_class(transformers.AutoConfig.from_pretrained(base)).from_pretrained(base, dtype=torch.float32)
 

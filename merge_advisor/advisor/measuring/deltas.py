@@ -12,7 +12,8 @@ from merge_advisor import registry
 from merge_advisor.backbone.devices import dtype_of_weights
 from merge_advisor.errors import BaseModelError, PoolError
 from merge_advisor.json_form import digest_of
-from merge_advisor.types import Candidate, Deltas, RefusedModel, Space
+from merge_advisor.spaces import Deltas, Space
+from merge_advisor.types import Candidate, RefusedModel
 from merge_advisor.weights.updates import is_low_rank
 
 if TYPE_CHECKING:

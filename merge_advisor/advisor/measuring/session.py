@@ -150,7 +150,8 @@ def open_session(
 def _prompts(model: PromptedModel) -> str:
     """What prompts are like: the template's digest, a token put before them, and what an answer ends before.
 
-    Empty where they have none, and where answers end with the base's one end token: as before these were part of it.
+    The last two are named only where there is such a token, and where answers end with another one than the base's end
+    token: what was measured before they were part of it is found.
     """
     template, path = model.template, model.local.path
     begun = adds_begin_token(path) and not model.encoder_decoder and template.chat_template is None

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from merge_advisor import registry
-from merge_advisor.adapt.task_weights import is_uneven, row_weights
+from merge_advisor.adapt.task_weights import row_weights
 from merge_advisor.adapt.unlabelled import check_stops
 from merge_advisor.adapt.workbench import trains_unlabelled
 from merge_advisor.advisor.measuring.deltas import EmbeddedCandidates, take_deltas
@@ -16,16 +16,21 @@ from merge_advisor.advisor.measuring.meter import loss_kind_of
 from merge_advisor.advisor.measuring.shots_lora import Shots, ShotsLora, finetune_on_shots, target_parameters
 from merge_advisor.advisor.planning.adapted_plan import adapt_chosen
 from merge_advisor.advisor.planning.choosing import ChoiceRequest, ChosenMerge, choose_merge
+from merge_advisor.advisor.planning.choosing_cost import choosing_passes
 from merge_advisor.advisor.planning.choosing_losses import ChoosingLosses
 from merge_advisor.advisor.planning.plan_value import PlanSteps, StepTimer, plan_value
 from merge_advisor.advisor.planning.row_check import check_task_rows
 from merge_advisor.advisor.runs.out_folder import UNFINISHED, new_folder
 from merge_advisor.advisor.runs.renderings import write_formats, write_start
 from merge_advisor.advisor.runs.run_folder import Run, read_run, write_values
-from merge_advisor.advisor.runs.run_report import html_of, report_of
+from merge_advisor.advisor.runs.run_report import html_of, member_table, report_of
 from merge_advisor.errors import InputError, PoolError, SpecError, TaskError
 from merge_advisor.merges import recipe_of
-from merge_advisor.types import SHOTS_LORA, ChooseBy, Pool, RefusedModel, Task, same_space
+from merge_advisor.progress import announce
+from merge_advisor.report.document import Paragraph
+from merge_advisor.report.terminal import to_text
+from merge_advisor.spaces import same_space
+from merge_advisor.types import SHOTS_LORA, ChooseBy, Pool, RefusedModel, Task
 from merge_advisor.whole_files import write_text
 
 if TYPE_CHECKING:
@@ -88,6 +93,8 @@ def make_plan(
         task_delta = _task_delta(session.meter, lora, embedded, options.embedding)
     with timer.step("choose"):
         chosen = _choose(session.meter, tasks, embedded, lora, task_delta, options)
+    told = (Paragraph("chosen, before anything is trained on it or scored:"), member_table(chosen.selection.members))
+    announce(session.model.progress, "\n" + to_text(told, gap="\n") + "\n")
 
     def again(parts: Sequence[Task]) -> tuple[WeightedMerge, int]:
         made = _choose(session.meter, parts, embedded, lora, task_delta, options)
@@ -131,10 +138,8 @@ def _embed(meter: MergeMeter, pool: Pool, embedding: str) -> EmbeddedCandidates:
 
 def _finetune(session: Session, tasks: Sequence[Task], embedded: EmbeddedCandidates, options: PlanOptions) -> ShotsLora:
     watch = tuple(row for task in tasks for row in task.tuning)
-    weights = row_weights([task.tuning for task in tasks], watch).tolist()
-    shots = Shots(
-        tuple(row for task in tasks for row in task.shots), watch, tuple(weights) if is_uneven(weights) else ()
-    )
+    weights = row_weights([task.tuning for task in tasks], watch)
+    shots = Shots(tuple(row for task in tasks for row in task.shots), watch, weights)
     # of all tasks together: one LoRA, as there is to be one merge
     targets = target_parameters(session.local, embedded.candidates)
     return finetune_on_shots(session.model, session.memo, session.cache, shots, targets, options.finetune, options.seed)
@@ -164,15 +169,23 @@ def _choose(
     # every other adaptation trains on the rows itself, and weighs what it trained
     joins = joins and options.adaptation.partition(":")[0].strip() == "none"
     request = ChoiceRequest(options.strategy, options.k, options.composition, options.anchor, options.seed)
-    return choose_merge(
+    rows = [task.choosing for task in tasks]
+
+    def most() -> int:
+        return choosing_passes(options.strategy, len(embedded.candidates), options.k, [len(part) for part in rows])
+
+    losses = ChoosingLosses(meter, rows, options.choose_by, most)
+    chosen = choose_merge(
         request,
         embedded.candidates,
         embedded.deltas.array,
         task_delta,
-        ChoosingLosses(meter, [task.choosing for task in tasks], options.choose_by),
+        losses,
         shots_lora=lora.candidate if joins else None,
         judging=ChoosingLosses(meter, [task.tuning for task in tasks], options.choose_by),
     )
+    losses.end()
+    return chosen
 
 
 def may_join(tasks: Sequence[Task]) -> bool:

@@ -28,7 +28,8 @@ from merge_advisor.errors import RunError
 from merge_advisor.json_form import STRICT, digest_of, from_json, to_json
 from merge_advisor.report.values import SimilarityMap, TuningReport
 from merge_advisor.scores import Score, Verdict
-from merge_advisor.types import Base, ChooseBy, Kind, Recipe, Selection, Space, Task
+from merge_advisor.spaces import Space
+from merge_advisor.types import Base, ChooseBy, Kind, Recipe, Selection, Task
 from merge_advisor.whole_files import restore, write_text
 
 PLANNED, TUNING = "plan", "tune.json"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -79,7 +80,7 @@ def summary_blocks(run: Run) -> tuple[TextBlock, ...]:
     blocks: list[TextBlock] = [
         *([Paragraph("\n".join(understood))] if understood else []),
         Paragraph(f"strategy {plan.selection.strategy}: {plan.selection.stopped}"),
-        _member_table(plan.selection.members),
+        member_table(plan.selection.members),
     ]
     if run.tuning is not None:
         blocks += _tuning_blocks(run.tuning)
@@ -96,7 +97,15 @@ def summary_blocks(run: Run) -> tuple[TextBlock, ...]:
     return tuple(blocks)
 
 
-def _member_table(members: tuple[Member, ...]) -> Table:
+def member_table(members: Sequence[Member]) -> Table:
+    """Return the members of a selection as they stand in the terminal.
+
+    Args:
+        members: of the selection.
+
+    >>> member_table([]).headers[:3]
+    ('role', 'member', 'weight')
+    """
     rows = []
     for member in members:
         clash = member.interference
