@@ -68,7 +68,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "trials beyond counting": (
         {"arms": arms({"name": "two", "strategy": "text", "tuner": {"sampler": "tpe", "trials": 10**9}})},
         "give 1 to 100000"),
-    "epochs beyond counting": ({"finetune": {"epochs": 10**10}}, "above 10^9"),
+    "epochs beyond counting": ({"finetune": {"epochs": 10**10}}, r"above 10\^9"),
     "no draws": ({"draws": {"shots": 0}}, "draws.shots: 0"),
     "a gain of nothing": ({"smallest_gain": 0.0}, "smallest_gain"),
     "a finetune setting": ({"finetune": {"learning_rate": 1.0}}, "finetune.learning_rate is unknown"),
