@@ -19,7 +19,7 @@ MODEL = "@"
 """Stands for the name of a case's own model in the paths of a case that shares a command with others."""
 _BAD_INPUT = frozenset({0, 2, 3})
 _POOL = ["--pool", "pool", "--base", "base"]
-_PLAN = ["plan", "--task", "examples.jsonl", "--dry-run", "--threads", "1"]
+_PLAN = ["plan", "--task", "examples.jsonl", "--dry-run", "--offline", "--threads", "1"]
 
 
 @dataclass(frozen=True)
