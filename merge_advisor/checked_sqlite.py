@@ -219,9 +219,10 @@ class CheckedFile:
         """Make every error of SQLite and the system one line with a remedy."""
         try:
             yield
-        except (OSError, sqlite3.Error, sqlite3.Warning) as error:
+        except (OSError, sqlite3.Error, sqlite3.Warning, UnicodeError) as error:
+            # UnicodeError: what SQLite says of a damaged file may have parts of it in it
             name, instead = f"{self.kind.name} {self.path}", self.kind.instead
-            if getattr(error, "sqlite_errorcode", 0) & 0xFF in _DAMAGE:
+            if isinstance(error, UnicodeError) or getattr(error, "sqlite_errorcode", 0) & 0xFF in _DAMAGE:
                 remedy = f"delete it ({self.kind.lost})"
                 raise RunError(
                     f"{name}: is damaged, or no {self.kind.name} ({error}); {instead}, or {remedy}"

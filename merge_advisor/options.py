@@ -118,10 +118,10 @@ class FinetuneSettings:
     def __post_init__(self) -> None:
         steps = 1 if self.steps is None else self.steps
         counts = (self.rank, self.epochs, self.blind_epochs, self.batch_size, self.max_length, steps)
-        if min(counts) < 1 or not (0 < self.lr < math.inf and 0 < self.alpha < math.inf):
+        if min(counts) < 1 or max(counts) > 10**9 or not (0 < self.lr < math.inf and 0 < self.alpha < math.inf):
             raise InputError(
-                f"finetune settings {self} hold a number below 1 (lr, alpha: one not finite or not above 0); "
-                "give positive ones"
+                f"finetune settings {self} hold a number below 1 (lr, alpha: one not finite or not above 0) or above "
+                "10^9; give positive, smaller ones"
             )
 
     def steps_for(self, rows: int, *, watched: bool = False) -> int:

@@ -6,12 +6,17 @@ process with a segmentation fault on deep nesting. Here both are errors that nam
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 from merge_advisor.errors import InputError
 from merge_advisor.limits import YAML_DEPTH, Limit
 from merge_advisor.regular_files import read_regular_text
+
+_MANY_DIGITS = re.compile(r"[-+0-9a-fA-FxXoO_:.]{400,}")
+"""A number that is none of a setting: some of them take time that grows with the square of their length to read, and
+those in other bases than ten Python reads and does not print."""
 
 
 class YamlError(ValueError):
@@ -58,6 +63,8 @@ def load_yaml(text: str) -> Any:
                 raise YamlError(f"nested too deep: {YAML_DEPTH.over} levels; to read it, {YAML_DEPTH.remedy()}", line)
             if isinstance(token, yaml.AliasToken):
                 raise YamlError("aliases (*) are not read; write it out", line)
+            if isinstance(token, yaml.ScalarToken) and _MANY_DIGITS.fullmatch(token.value):
+                raise YamlError("a number of too many digits", line)
         return yaml.load(text, Loader=loader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
@@ -66,7 +73,8 @@ def load_yaml(text: str) -> Any:
         ) from error
     except YamlError:
         raise
-    except ValueError as error:  # a date or number that is none
+    except (ValueError, ArithmeticError, LookupError, AttributeError, TypeError) as error:
+        # a date or number that is none: PyYAML's constructors take for granted that a tag fits its text
         raise YamlError("a bad value") from error
 
 

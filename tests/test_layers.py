@@ -16,7 +16,7 @@ TEXT_AND_FILES = (
     "registry templates statistics plain_text plain_yaml whole_files checked_sqlite machine_options options hub_options"
 )
 LEVELS = [
-    tuple([*VALUES.split(), *OF_FILES.split()]),
+    (*VALUES.split(), *OF_FILES.split()),
     tuple(TEXT_AND_FILES.split()),
     ("weights", "session_options"),
     ("backbone",),

@@ -116,6 +116,15 @@ def test_a_flipped_byte_anywhere_is_never_another_value(tmp_path: Path) -> None:
     assert all(counts.values()), counts
 
 
+def test_a_schema_that_is_no_text_is_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "store.sqlite"
+    Store(path).close()
+    flipped = path.read_bytes().replace(b"CREATE TABLE measured", b"CREATE TA\xfeLE measured")
+    path.write_bytes(flipped)
+    with pytest.raises(RunError, match="is damaged, or no store"):
+        Store(path)
+
+
 def test_a_store_of_before_there_were_checksums_is_read(tmp_path: Path) -> None:
     path = tmp_path / "store.sqlite"
     with sqlite3.connect(path) as old:

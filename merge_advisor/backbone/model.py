@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
-import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +13,7 @@ from merge_advisor.backbone.device_map import base_pieces, spread_pieces
 from merge_advisor.backbone.devices import BYTES, check_devices, cores, dtype_of_weights, memory_free, remedy
 from merge_advisor.errors import BaseModelError
 from merge_advisor.machine_options import MIXED
-from merge_advisor.weights.by_transformers import model_class, naming_base, read_config, read_tokenizer
+from merge_advisor.weights.by_transformers import model_class, naming_base, quiet, read_config, read_tokenizer
 from merge_advisor.weights.parameter_map import MemoryPlace, map_parameters
 from merge_advisor.weights.tensorfile import open_folder
 
@@ -277,24 +275,3 @@ def _glibc() -> Any | None:
     except OSError:  # another C library
         return None
     return library if hasattr(library, "malloc_trim") else None
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Silence transformers' progress bars and advice while a model is loaded.
-
-    Yields:
-        Nothing; bars and log level are as before when the block ends.
-    """
-    from transformers.utils import logging
-
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            with warnings.catch_warnings(action="ignore"):  # HF_HUB_DISABLE_PROGRESS_BARS has the last word
-                logging.enable_progress_bar()

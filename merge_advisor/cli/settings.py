@@ -71,6 +71,8 @@ def read_settings(folder: Path, parts: Iterable[type[Any]] | None = None) -> dic
             raise InputError(f"{path}: {key} = {value!r} is no {wanted.__name__}; correct it")
         if known[key].choices and value not in known[key].choices:
             raise InputError(f"{path}: {key} = {value!r} is none of {', '.join(known[key].choices)}; correct it")
+        if isinstance(value, str) and "\0" in value:
+            raise InputError(f"{path}: {key} = {value!r} holds a zero, which no name has; correct it")
         settings[key] = _absolute(folder, known[key], value)
         if key in WRITTEN and leads_out(folder, settings[key]) and not Path(value).is_absolute():
             raise InputError(f"{path}: {key} = {value!r} leads out of this folder; write it absolute, or give `{key}`")

@@ -20,7 +20,7 @@ from merge_advisor.pool.gguf_lora import read_gguf_lora
 from merge_advisor.weights.adapter import ADAPTER_WEIGHTS
 from merge_advisor.weights.adapter_config import ADAPTER_CONFIG, REWRITTEN
 from merge_advisor.weights.base import LocalBase
-from merge_advisor.weights.files import FileError, Hashes, file_digest, read_json
+from merge_advisor.weights.files import FileError, Hashes, file_digest, finite, read_json
 from merge_advisor.weights.naming import EMBEDDINGS
 from merge_advisor.weights.tensorfile import read_header, read_tensor, save_arrays
 from merge_advisor.whole_files import whole_folder
@@ -66,7 +66,7 @@ def in_peft_layout(folder: Path, layout: str, cache: Path, hashes: Hashes) -> Pa
     try:
         config = read_json(folder / ADAPTER_CONFIG)
         files = _shards(folder) if layout == "shards" else [folder / MLX_WEIGHTS]
-        place = cache / digest_of([VERSION, layout, config, [file_digest(file, hashes) for file in files]])
+        place = cache / digest_of([VERSION, layout, finite(config), [file_digest(file, hashes) for file in files]])
         if not place.is_dir():
             tensors, settings = _joined(files), config
             if layout == "MLX":

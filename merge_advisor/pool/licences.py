@@ -20,7 +20,7 @@ _TEXT_READ = 2**16
 
 _FRONT = re.compile(r"\A---[ \t]*\n(?P<front>.*?)\n---[ \t]*(?:\n|\Z)", re.DOTALL)
 # what the hub's card template leaves where an author filled nothing in
-_NOISE = re.compile(r"^.*\[More Information Needed\].*$|(?<![^\S\n])[^\S\n]+$", re.MULTILINE)
+_NOISE = re.compile(r"^.*\[More Information Needed\].*$|(?<![^\S\n])[^\S\n]++$", re.MULTILINE)
 _COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
 # licences whose terms reach a merge, by what they ask for; patterns on the lower-case name
 _FAMILIES = {

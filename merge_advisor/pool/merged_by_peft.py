@@ -25,7 +25,7 @@ from merge_advisor.weights.adapter import ADAPTER_WEIGHTS, read_weights_header
 from merge_advisor.weights.adapter_config import ADAPTER_CONFIG, is_costly_pattern
 from merge_advisor.weights.base import LocalBase
 from merge_advisor.weights.by_transformers import model_class_of
-from merge_advisor.weights.files import FileError, Hashes, file_digest, read_json
+from merge_advisor.weights.files import FileError, Hashes, file_digest, finite, read_json
 from merge_advisor.weights.naming import find_parameter
 from merge_advisor.weights.stored_delta import (
     STORED_WEIGHTS,
@@ -233,7 +233,7 @@ def peft_fingerprint(folder: Path, hashes: Hashes) -> str:
         read_weights_header(folder)
         config = read_json(folder / ADAPTER_CONFIG)
         kept = {key: value for key, value in config.items() if not _VOLATILE.fullmatch(key) and value is not None}
-        return digest_of(["merged by PEFT", file_digest(folder / ADAPTER_WEIGHTS, hashes), kept])
+        return digest_of(["merged by PEFT", file_digest(folder / ADAPTER_WEIGHTS, hashes), finite(kept)])
     except ValueError as error:
         raise PoolError(str(error)) from error
 

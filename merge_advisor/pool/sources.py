@@ -13,7 +13,7 @@ from merge_advisor.plain_text import short_name
 from merge_advisor.pool.archives import UNREAD_ARCHIVES, archive_stem
 from merge_advisor.pool.links import CACHED_MODEL, leaves_pool, way_out
 from merge_advisor.pool.manifest import ManifestEntry, read_manifest
-from merge_advisor.regular_files import read_regular_text
+from merge_advisor.regular_files import home_expanded, read_regular_text
 from merge_advisor.types import TRAINED
 from merge_advisor.weights.hub import HubId, parse_id
 
@@ -107,7 +107,7 @@ def find_models(ref: str | Path, *, follow_links: bool = False) -> Sources:
     Raises:
         PoolError: nothing there, nothing in it, an id twice, a path out of the manifest's folder, or no hub id.
     """
-    path = Path(ref).expanduser()
+    path = home_expanded(ref)
     try:
         is_folder, is_file = path.is_dir(), path.is_file()
     except (OSError, ValueError):
@@ -293,7 +293,7 @@ def _cached(folder: Path) -> FoundModel | None:
         return None
     commits = sorted(part for part in (folder / "snapshots").iterdir() if part.is_dir())
     main = folder / "refs" / "main"
-    named = main.read_text(encoding="utf-8").strip() if main.is_file() else ""
+    named = main.read_text(encoding="utf-8", errors="replace").strip() if main.is_file() else ""
     chosen = next((part for part in commits if part.name == named), None)
     if chosen is None and len(commits) == 1:
         chosen = commits[0]
@@ -333,7 +333,7 @@ def _listed(item: ManifestEntry, manifest: Path, where: str) -> FoundModel:
     text = item.path or ""
     if not text or "\0" in text or ".." in (*PurePath(text).parts, *PureWindowsPath(text).parts):
         raise PoolError(f"{where}: the path '{short_name(text)}' leads out of the manifest's folder; write it absolute")
-    folder = manifest.parent / Path(text).expanduser()
+    folder = manifest.parent / home_expanded(text)
     return FoundModel(item.id or _own_name(folder), folder, None, item.description, named=True)
 
 

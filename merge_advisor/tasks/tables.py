@@ -124,8 +124,9 @@ def parquet_records(path: Path) -> Iterator[tuple[str, Any]]:
         yield from _parquet_rows(path)
     except FileNotFoundError as error:
         raise field_error(path, "no such file; give the path of a task file") from error
-    except (OSError, pyarrow.ArrowException) as error:
-        reason = str(error).partition("\n")[0]
+    except (OSError, pyarrow.ArrowException, ValueError, ArithmeticError, LookupError, TypeError) as error:
+        # those of Python are of dates that it does not have, and of time zones that are none
+        reason = str(error).partition("\n")[0][:200]
         raise field_error(path, f"cannot be read as Parquet ({reason}); save it again, or as JSONL") from error
 
 

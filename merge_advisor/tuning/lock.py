@@ -94,7 +94,7 @@ class StudyFileLock:
 
     def _read_holder(self) -> str:
         try:
-            return self._holder.read_text(encoding="utf-8").strip() or "another process"
+            return self._holder.read_text(encoding="utf-8", errors="replace").strip() or "another process"
         except OSError:  # the holder has the lock and has not yet written, or has just removed the file
             return "another process"
 

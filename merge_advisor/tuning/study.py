@@ -280,6 +280,10 @@ class Study:
             yield
         except (*storage, OSError, ImportError, RuntimeError) as error:
             raise RunError(f"{self._where}: {_advice(error)}") from error
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            # what Optuna and SQLAlchemy read of a damaged row: a date that is none, a state that there is not
+            reason = " ".join(str(error).split())[:200]
+            raise RunError(f"{self._where}: is damaged ({reason}); begin anew with `force=True`") from error
 
 
 def read_trial(record: Mapping[str, Any]) -> Trial:

@@ -24,7 +24,7 @@ from merge_advisor.weights.adapter_config import (
     NotPlainLoraError,
     read_adapter_config,
 )
-from merge_advisor.weights.files import FileError, Hashes, file_digest
+from merge_advisor.weights.files import FileError, Hashes, file_digest, remembered
 from merge_advisor.weights.naming import EMBEDDINGS, HEADS, Shapes, find_parameter, is_conv1d
 from merge_advisor.weights.parameter_map import BaseShapes
 from merge_advisor.weights.saved_copies import copied_name
@@ -294,9 +294,7 @@ def check_values(folder: Path, header: Mapping[str, TensorInfo], hashes: Hashes)
     try:
         # reading all weights takes minutes for a large pool: what was seen once is kept by content
         key = f"values|{file_digest(path, hashes)}"
-        bad = hashes.get(key)
-        if bad is None:
-            bad = hashes[key] = _bad_values(path, pair_factors(header))
+        bad = remembered(hashes, key, lambda: _bad_values(path, pair_factors(header)))
     except FileError as error:
         raise PoolError(str(error)) from error
     if bad:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -74,11 +75,37 @@ def read_tokenizer(folder: Path) -> Any:
 
 
 @contextmanager
+def quiet() -> Iterator[None]:
+    """Silence transformers' progress bars and advice.
+
+    Yields:
+        Nothing; bars and log level are as before when the block ends.
+    """
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity(logging.CRITICAL)  # what is wrong is raised; what it logs has names of anyone's files in it
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            with warnings.catch_warnings(action="ignore"):  # HF_HUB_DISABLE_PROGRESS_BARS has the last word
+                logging.enable_progress_bar()
+
+
+@contextmanager
 def _running_no_code(folder: Path) -> Iterator[None]:
     """Say what transformers' refusal means here; asked without `trust_remote_code=False`, it would ask on stdin."""
     try:
-        yield
-    except ValueError as error:
+        with quiet():
+            yield
+    except OSError:
+        raise
+    except Exception as error:  # what a configuration is checked by has errors of its own
+        if not isinstance(error, ValueError):
+            raise ValueError(" ".join(str(error).split()) or type(error).__name__) from error
         if "trust_remote_code" not in str(error):
             raise
         raise BaseModelError(
@@ -101,7 +128,8 @@ def naming_base(folder: Path) -> Iterator[None]:
         BaseModelError: whatever was raised; one of these goes on as it is.
     """
     try:
-        yield
+        with quiet():
+            yield
     except BaseModelError:
         raise
     except Exception as error:  # on a configuration that is wrong in any way, transformers may raise anything

@@ -195,8 +195,12 @@ def test_a_dry_run_of_tune_says_it_too(folder: Path, capsys: pytest.CaptureFixtu
 
 
 @pytest.mark.parametrize(
-    ("text", "said"), [("k = " + "9" * 5000, "not TOML ("), ("k = " + "[" * 50_000 + "]" * 50_000, "nested too deep")]
-)
+    ("text", "said"),
+    [
+        ("k = " + "9" * 5000, "not TOML ("), ("k = " + "[" * 50_000 + "]" * 50_000, "nested too deep"),
+        ('store = "a\\u0000b"', "holds a zero"), (f'k = "{"x" * 100_000}"', " … "),
+    ],
+)  # fmt: skip
 def test_settings_that_break_a_reader_are_one_line(
     text: str, said: str, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -23,6 +23,9 @@ CARDS = {
     "---\nlicense: !!python/object/apply:os.system [false]\n---\nx": (None, "x"),
     "---\nlicense: mit\nno end": (None, "---\nlicense: mit\nno end"),
     "# Title\n<!-- hidden\ntext -->\n- by: [More Information Needed]\n\n\n\nBody": (None, "# Title\n\nBody"),
+    "<!--" * 15_000 + "x": (None, ("<!--" * 15_000)[:4000]),
+    "a" + " " * 60_000 + "x": (None, ("a" + " " * 60_000)[:4000]),
+    "<!-- one --> a <!-- two": (None, "a <!-- two"),
     "": (None, ""),
     "bell\x07 and \x1b[31mred": (None, "bell and [31mred"),
 }

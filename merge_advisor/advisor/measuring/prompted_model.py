@@ -64,9 +64,7 @@ class PromptedModel:
         Raises:
             BaseModelError: it cannot be read.
         """
-        from merge_advisor.backbone.model import quiet
-
-        with naming_base(self.local.path), quiet():
+        with naming_base(self.local.path):
             return read_tokenizer(self.local.path)
 
     @cached_property

@@ -110,7 +110,7 @@ def finetune_on_shots(
         forwards = trained + len(result.watched) * len(shots.watch)
         record = FinetuneRecord(result.steps, result.taken, result.watched, forwards)
         keep_lora(folder, result.delta, model, to_json(record))
-    record = from_json(FinetuneRecord, record_file.read_text(encoding="utf-8"), str(record_file))
+    record = from_json(FinetuneRecord, record_file.read_text(encoding="utf-8", errors="replace"), str(record_file))
     return ShotsLora(read_trained(folder, model.local, settings.rank), record)
 
 

@@ -70,7 +70,7 @@ class Trainer:
             forwards = passes + len(result.watched) * len(request.watch)
             record = TrainingRecord(result.steps, result.taken, result.watched, result.rows, numbers, forwards)
             keep_lora(folder, result.delta, self.meter.model, to_json(record))
-        record = from_json(TrainingRecord, record_file.read_text(encoding="utf-8"), str(record_file))
+        record = from_json(TrainingRecord, record_file.read_text(encoding="utf-8", errors="replace"), str(record_file))
         return Trained(read_trained(folder, self.meter.model.local), record)
 
     def keep(self, delta: WeightDelta, name: str) -> Candidate:

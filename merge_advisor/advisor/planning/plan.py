@@ -227,7 +227,7 @@ def check_options(options: PlanOptions) -> None:
         SpecError: an unknown strategy or composition, a wrong parameter, or more members than the composition takes.
     """
     if options.rank is not None and options.rank < 1:
-        raise InputError(f"`rank={options.rank}`: an adapter has at least rank 1")
+        raise InputError(f"`rank={options.rank}`: an adapter has at least rank 1; give 1 or more")
     if options.k < 1:
         raise InputError(f"`k={options.k}`: a merge needs at least one member; give 1 or more")
     most = getattr(registry.build("composition", options.composition), "most", options.k)

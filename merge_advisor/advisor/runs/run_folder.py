@@ -323,6 +323,10 @@ def read_run(folder: Path) -> Run:
     if not (folder / "plan.json").is_file():
         raise RunError(f"{folder}: is no run folder (no plan.json); make one with `merge-advisor plan`")
     plan = from_json(Plan, _read(folder / "plan.json"), str(folder / "plan.json"))
+    if missing := [name for name in ("base", "pool") if name not in plan.environment.paths]:
+        raise RunError(
+            f"{folder / 'plan.json'}: environment.paths: has no {missing[0]}; correct it or make the file anew"
+        )
     recipe = _recipe_in(folder)
     planned = _recipe_in(folder / PLANNED) if (folder / PLANNED / "recipe.json").is_file() else None
     # either digest: `tune` writes plan/ first and plan.json last

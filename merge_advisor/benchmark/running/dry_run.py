@@ -118,7 +118,9 @@ def bench_passes(setup: Setup, keys: Sequence[ResultKey], models: int) -> dict[s
         models: candidates of the pool.
     """
     arms = {arm.name: arm for arm in setup.arms}
-    costs = {(key.arm, key.k): _cost(key.arm, arms.get(key.arm), setup, models, key.k) for key in keys}
+    # once for each of them: the same draw by draw, and a strategy has to be run to be counted
+    wanted = dict.fromkeys((key.arm, key.k) for key in keys)
+    costs = {(name, k): _cost(name, arms.get(name), setup, models, k) for name, k in wanted}
     finetunes, works = set(), dict[tuple[object, ...], ArmCost]()
     for key in keys:
         cost = costs[key.arm, key.k]

@@ -167,7 +167,7 @@ def read_families(path: Path | None) -> dict[str, str]:
         families = json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); correct tasks.families") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not JSON ({error}); write one object, task name to family") from error
     if not isinstance(families, dict) or not all(isinstance(name, str) for name in families.values()):
         raise InputError(f"{path}: is no object of task names and families; correct it")

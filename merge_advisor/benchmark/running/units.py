@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -18,6 +19,8 @@ from merge_advisor.benchmark.setup import ORACLES, ks_of
 from merge_advisor.benchmark.values import Arm, Result, Setup, Unit
 from merge_advisor.errors import InputError, MergeAdvisorError, RunError
 
+_MOST_RESULTS = 1_000_000
+"""Results of a benchmark at most."""
 _LONGEST_REASON = 300
 """Characters of an error that are kept."""
 
@@ -31,6 +34,9 @@ def result_keys(setup: Setup, tasks: Sequence[str]) -> Iterator[ResultKey]:
         setup: arms, controls and draws.
         tasks: names, in order.
 
+    Raises:
+        InputError: more than a million.
+
     >>> from merge_advisor.benchmark.values import Draws, Question, Tasks
     >>> arms = (Arm("random", "random", match="a"), Arm("a", "top_k"))
     >>> question = Question("a", "random")
@@ -42,6 +48,11 @@ def result_keys(setup: Setup, tasks: Sequence[str]) -> Iterator[ResultKey]:
     arms = sorted(setup.arms, key=lambda arm: bool(arm.match))
     sizes = [(str(name), setup.k) for name in setup.controls] + [(arm.name, ks_of(arm, setup)) for arm in arms]
     draws = (range(setup.draws.selections), range(setup.draws.tuners))
+    number = (
+        setup.draws.shots * len(tasks) * math.prod(map(len, draws)) * len(setup.views) * sum(len(ks) for _, ks in sizes)
+    )
+    if number > _MOST_RESULTS:
+        raise InputError(f"setup {setup.name}: asks for {number} results; lower draws, or name fewer arms, k or tasks")
     for shots, task, selection, tuner, view in product(range(setup.draws.shots), tasks, *draws, setup.views):
         for name, ks in sizes:
             for k in ks:
