@@ -42,7 +42,8 @@ def read_json(path: Path) -> dict[str, Any]:
         path: the file.
 
     Raises:
-        FileError: absent, larger than `JSON_BYTES`, not UTF-8, not JSON, no object, or one nested more than 100 levels deep.
+        FileError: absent, larger than `JSON_BYTES`, not UTF-8, not JSON, no object, or one nested more than 100 levels
+            deep.
     """
     try:
         if (size := path.stat().st_size) > JSON_BYTES.most:
