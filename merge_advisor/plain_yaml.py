@@ -14,7 +14,7 @@ from merge_advisor.errors import InputError
 from merge_advisor.limits import YAML_DEPTH, Limit
 from merge_advisor.regular_files import read_regular_text
 
-_MANY_DIGITS = re.compile(r"[-+0-9a-fA-FxXoO_:.]{400,}")
+_MANY_DIGITS = re.compile(r"[-+]?\.?[0-9][0-9a-fA-FxXoO_:.]{399,}")
 """A number that is none of a setting: some of them take time that grows with the square of their length to read, and
 those in other bases than ten Python reads and does not print."""
 

@@ -132,12 +132,15 @@ class Place:
             (at / last).write_bytes(data)
         for name in copied:
             for path in (self.folder / name).rglob("*"):
-                if path.is_symlink():
+                if path.is_symlink() or (path.is_file() and path.stat().st_nlink > 1):
                     _copy(path)
 
     @staticmethod
     def _open(at: Path, part: str) -> Path:
-        """A folder below another; a link to one becomes a folder of links to what is in there."""
+        """A folder below another; a link to one becomes a folder of hard links to what is in there.
+
+        Hard ones, since links that lead out of a pool are not followed.
+        """
         folder = at / part
         if folder.is_symlink():
             target = folder.resolve()
@@ -147,18 +150,22 @@ class Place:
                 return folder
             folder.mkdir()
             for inside in target.iterdir():
-                (folder / inside.name).symlink_to(inside)
+                own = folder / inside.name
+                shutil.copytree(inside, own, copy_function=os.link) if inside.is_dir() else os.link(inside, own)
         folder.mkdir(exist_ok=True)
         return folder
 
 
 def _copy(link: Path) -> None:
+    """Put a copy in place of a link, hard or soft."""
     target = link.resolve()
-    link.unlink()
     if target.is_dir():
+        link.unlink()
         shutil.copytree(target, link)
     else:
-        shutil.copyfile(target, link)
+        data = target.read_bytes()
+        link.unlink()
+        link.write_bytes(data)
 
 
 def without_children() -> AbstractContextManager[object]:

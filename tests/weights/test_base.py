@@ -11,7 +11,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from merge_advisor.backbone.model import load_backbone
-from merge_advisor.errors import BaseModelError, PoolError
+from merge_advisor.errors import BaseModelError, PoolError, RunError
 from merge_advisor.weights import base as base_module
 from merge_advisor.weights.base import resolve_base
 from merge_advisor.weights.checkpoint import read_checkpoint_delta
@@ -262,7 +262,7 @@ def test_an_interrupted_dequantisation_is_not_used(
 def test_a_cache_that_cannot_be_made(tiny_llama: Path, tmp_path: Path) -> None:
     path = write_gguf(tiny_llama, tmp_path / "tiny.gguf")
     (tmp_path / "cache").write_text("a file in the way")
-    with pytest.raises(BaseModelError, match="cannot be written"):
+    with pytest.raises(RunError, match="cannot be written"):
         resolve_base(str(path), cache=tmp_path / "cache")
 
 
