@@ -45,6 +45,7 @@ def plan(
     scored: bool = True,
     guard: Path | None = None,
     metric: str = "auto",
+    notes: Sequence[str] = (),
     **where: Unpack[SessionOptions],
 ) -> Run:
     """Return the run of what to merge for a task: chosen, written and (unless `scored` is False) scored.
@@ -70,6 +71,7 @@ def plan(
         guard: file of unrelated text that must not get worse.
         metric: "auto", "accuracy", "exact_match" or "loss"; where it is one of the last two, choices are not what is
             chosen by unless the options say so.
+        notes: what the report says of where the pool comes from, a sentence each.
         where: `offline`, `cache`, `store`, `machine`, `progress`, see `SessionOptions`.
 
     Raises:
@@ -86,7 +88,7 @@ def plan(
     asked = digest_of(list(map(repr, (task, lm_eval, str(pool), base, options, metric, guard))))
     # what the same call left unscored is made again from what is stored, and scored from where it was
     force = force or (scored and is_unfinished(Path(out), asked))
-    place = PlanPlace(Path(out), str(pool), force, asked if scored else "")
+    place = PlanPlace(Path(out), str(pool), force, asked if scored else "", tuple(notes))
     check_out(place.out, force=force)
     check_options(options)
     paths = [Path(task)] if isinstance(task, (str, Path)) else [Path(item) for item in task]

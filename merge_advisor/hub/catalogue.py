@@ -22,28 +22,15 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from merge_advisor.checked_sqlite import CheckedFile, FileKind
+from merge_advisor.checked_sqlite import CheckedFile
 from merge_advisor.hub.filters import EntryFilter
+from merge_advisor.hub.schema import CATALOGUE_COLUMNS, CATALOGUE_KIND, ENTRY_COLUMNS
 from merge_advisor.hub.values import HubBase, HubEntry, HubRun, HubScore, HubVersion
 from merge_advisor.types import Base, Space
 
 CATALOGUE = "catalogue.sqlite"
-_ENTRY = (
-    "number", "base", "fingerprint", "kind", "rank", "modules", "licence", "size", "source", "revision", "place",
-    "card", "languages", "data_sets", "tags", "template", "notes", "added",
-)  # fmt: skip
 _LISTS = ("modules", "languages", "data_sets", "tags", "notes")
-_COLUMNS = {
-    "bases": ("digest", "id", "revision", "architecture", "place"),
-    "entries": _ENTRY,
-    "names": ("base", "id", "version", "entry", "added", "current"),
-    "scores": ("entry", "task", "task_digest", "metric", "evaluator", "value", "lower", "upper", "rows", "added"),
-    "spaces": ("number", "digest", "fields"),
-    "deltas": ("space", "entry", "delta"),
-    "runs": ("folder", "added", "tasks", "verdict"),
-}
-"""Of each table whose rows have a checksum, the columns under it."""
-_SELECT = ", ".join(f"e.{name}" for name in _ENTRY)
+_SELECT = ", ".join(f"e.{name}" for name in ENTRY_COLUMNS)
 _CURRENT = "EXISTS (SELECT 1 FROM names n WHERE n.entry = e.number AND n.current = 1)"
 _AT_ONCE = 500
 """Values in one list of a query: SQLite takes 999 in old versions."""
@@ -68,7 +55,7 @@ class Catalogue:
 
     def __init__(self, folder: Path, *, make: bool = True, frozen: bool = False) -> None:
         self.path = folder / CATALOGUE
-        self._file = CheckedFile(self.path, _KIND, make=make, frozen=frozen)
+        self._file = CheckedFile(self.path, CATALOGUE_KIND, make=make, frozen=frozen)
 
     def close(self) -> None:
         """Close the file."""
@@ -95,7 +82,9 @@ class Catalogue:
             place: as it was named.
         """
         row = (base.digest, base.id, base.revision, base.architecture, place)
-        if self._file.rows(f"SELECT {', '.join(_COLUMNS['bases'])} FROM bases WHERE digest = ?", [base.digest]) != [row]:
+        if self._file.rows(
+            f"SELECT {', '.join(CATALOGUE_COLUMNS['bases'])} FROM bases WHERE digest = ?", [base.digest]
+        ) != [row]:
             self._file.keep("bases", *row)
 
     def bases(self) -> tuple[HubBase, ...]:
@@ -108,18 +97,25 @@ class Catalogue:
             found.append(HubBase(Base(name, revision, digest, architecture), place, models))
         return tuple(sorted(found, key=lambda item: (-item.models, item.base.id, item.base.digest)))
 
-    def space_number(self, space: Space, *, make: bool = False) -> int | None:
-        """Return the number of a space; None where there is none and none is to be made.
+    def space_number(self, space: Space) -> int | None:
+        """Return the number of a space, or None.
 
         Args:
             space: the space.
-            make: give it one where it has none.
         """
         rows = self._file.rows("SELECT number FROM spaces WHERE digest = ?", [space.digest])
-        if rows or not make:
-            return int(rows[0][0]) if rows else None
-        number = int(self._file.rows("SELECT COALESCE(MAX(number), 0) + 1 FROM spaces")[0][0])
-        self._file.keep("spaces", number, space.digest, json.dumps(_plain(space), sort_keys=True))
+        return int(rows[0][0]) if rows else None
+
+    def keep_space(self, space: Space) -> int:
+        """Return the number of a space, a new one where it has none.
+
+        Args:
+            space: the space.
+        """
+        number = self.space_number(space)
+        if number is None:
+            number = int(self._file.rows("SELECT COALESCE(MAX(number), 0) + 1 FROM spaces")[0][0])
+            self._file.keep("spaces", number, space.digest, json.dumps(_plain(space), sort_keys=True))
         return number
 
     def spaces(self) -> dict[int, Space]:
@@ -139,7 +135,12 @@ class Catalogue:
         return int(self._file.rows(f"SELECT COUNT(*) FROM entries e WHERE {where}", values)[0][0])
 
     def entries(
-        self, chosen: EntryFilter | None = None, *, limit: int | None = None, offset: int = 0, all_versions: bool = False
+        self,
+        chosen: EntryFilter | None = None,
+        *,
+        limit: int | None = None,
+        offset: int = 0,
+        all_versions: bool = False,
     ) -> tuple[HubEntry, ...]:
         """Return entries in the order they were added.
 
@@ -163,7 +164,9 @@ class Catalogue:
             chosen: which of them; None: all.
         """
         where, values = entries_where(chosen)
-        return [int(row[0]) for row in self._file.rows(f"SELECT e.number FROM entries e WHERE {where} ORDER BY 1", values)]
+        return [
+            int(row[0]) for row in self._file.rows(f"SELECT e.number FROM entries e WHERE {where} ORDER BY 1", values)
+        ]
 
     def by_number(self, numbers: Sequence[int]) -> dict[int, HubEntry]:
         """Return entries by number; those that are no more are left out.
@@ -177,6 +180,47 @@ class Catalogue:
             rows = self._file.rows(f"SELECT {_SELECT} FROM entries e WHERE e.number IN ({marks})", part)
             found |= {entry.number: entry for entry in self._with_ids(rows)}
         return found
+
+    def living(self, numbers: Sequence[int]) -> list[int]:
+        """Return those of some entries that have a current id.
+
+        Args:
+            numbers: of entries.
+        """
+        found: list[int] = []
+        for part in in_parts(numbers):
+            marks = ", ".join("?" * len(part))
+            rows = self._file.rows(f"SELECT DISTINCT entry FROM names WHERE current = 1 AND entry IN ({marks})", part)
+            found += [int(row[0]) for row in rows]
+        return found
+
+    def modules(self, base: str) -> tuple[str, ...]:
+        """Return the kinds of modules that adapters of a base change, sorted.
+
+        Args:
+            base: digest of the base.
+        """
+        lists = self._distinct("modules", "base = ? AND kind = 'adapter'", [base])
+        return tuple(sorted({name for text in lists for name in json.loads(text)}))
+
+    def templates(self, base: str | None) -> tuple[str, ...]:
+        """Return the templates that models were trained under, sorted.
+
+        Args:
+            base: digest of their base; None: of any.
+        """
+        digests = [item.base.digest for item in self.bases()] if base is None else [base]
+        return tuple(sorted({text for digest in digests for text in self._distinct("template", "base = ?", [digest])}))
+
+    def _distinct(self, column: str, where: str, values: list[str]) -> list[str]:
+        """Distinct values of a column, a step of an index each: a million rows are not read for three values."""
+        rows = self._file.rows(
+            f"WITH RECURSIVE step (value) AS (SELECT MIN({column}) FROM entries WHERE {where} UNION ALL "
+            f"SELECT (SELECT MIN({column}) FROM entries WHERE {where} AND {column} > step.value) FROM step "
+            "WHERE step.value IS NOT NULL) SELECT value FROM step WHERE value IS NOT NULL",
+            [*values, *values],
+        )
+        return [str(row[0]) for row in rows]
 
     def by_fingerprint(self, base: str, fingerprint: str) -> HubEntry | None:
         """Return the entry of some weights on a base, or None.
@@ -203,7 +247,7 @@ class Catalogue:
             "ORDER BY base, version",
             [name, base, base],
         )
-        return tuple(HubVersion(*row[:-1], current=bool(row[-1])) for row in rows)
+        return tuple(HubVersion(row[0], row[1], row[2], row[3], bool(row[4])) for row in rows)
 
     def named(self, name: str) -> tuple[HubEntry, ...]:
         """Return the entries that an id stands for now, one a base.
@@ -223,7 +267,9 @@ class Catalogue:
             most: how many.
         """
         begin = name[:3].replace("[", "[[]").replace("*", "[*]").replace("?", "[?]")
-        like = self._file.rows("SELECT DISTINCT id FROM names WHERE current = 1 AND id GLOB ? LIMIT ?", [begin + "*", most])
+        like = self._file.rows(
+            "SELECT DISTINCT id FROM names WHERE current = 1 AND id GLOB ? LIMIT ?", [begin + "*", most]
+        )
         rows = like or self._file.rows("SELECT DISTINCT id FROM names WHERE current = 1 LIMIT ?", [most])
         return [str(row[0]) for row in rows]
 
@@ -240,8 +286,10 @@ class Catalogue:
             number = max(int(last[0]), int(last[1] or 0)) + 1
             self._file.run("UPDATE counters SET last = ?", [number])
         kept = replace(entry, number=number)
-        values = [getattr(kept, name) for name in _ENTRY]
-        self._file.keep("entries", *(json.dumps(v) if n in _LISTS else v for n, v in zip(_ENTRY, values, strict=True)))
+        values = [getattr(kept, name) for name in ENTRY_COLUMNS]
+        self._file.keep(
+            "entries", *(json.dumps(v) if n in _LISTS else v for n, v in zip(ENTRY_COLUMNS, values, strict=True))
+        )
         return number
 
     def keep_name(self, base: str, name: str, entry: int, added: str) -> int:
@@ -275,9 +323,7 @@ class Catalogue:
         self._file.run("DELETE FROM names WHERE base = ? AND id = ?", [base, name])
         gone = [n for n in dict.fromkeys(stood) if not self._file.rows("SELECT 1 FROM names WHERE entry = ?", [n])]
         for number in gone:
-            self._file.run(
-                "INSERT OR REPLACE INTO removed SELECT row, space FROM deltas WHERE entry = ?", [number]
-            )
+            self._file.run("INSERT OR REPLACE INTO removed SELECT row, space FROM deltas WHERE entry = ?", [number])
             for table, column in (("deltas", "entry"), ("scores", "entry"), ("entries", "number"), ("texts", "rowid")):
                 self._file.run(f"DELETE FROM {table} WHERE {column} = ?", [number])
         return gone
@@ -344,9 +390,7 @@ class Catalogue:
         return tuple(HubRun(folder, added, tuple(json.loads(tasks)), verdict) for folder, added, tasks, verdict in rows)
 
 
-def entries_where(
-    chosen: EntryFilter | None, *, all_versions: bool = False
-) -> tuple[str, tuple[str | int, ...]]:
+def entries_where(chosen: EntryFilter | None, *, all_versions: bool = False) -> tuple[str, tuple[str | int, ...]]:
     """Return the condition on `entries e`, and its values, that a filter stands for.
 
     Args:
@@ -371,47 +415,5 @@ def _plain(space: Space) -> dict[str, Any]:
 
 
 def _entry(row: Sequence[Any]) -> HubEntry:
-    values = dict(zip(_ENTRY, row, strict=True))
+    values = dict(zip(ENTRY_COLUMNS, row, strict=True))
     return HubEntry(ids=(), **values | {name: tuple(json.loads(values[name])) for name in _LISTS})
-
-
-def _make_tables(file: CheckedFile) -> None:
-    for table in (
-        "bases (digest TEXT PRIMARY KEY, id TEXT NOT NULL, revision TEXT, architecture TEXT NOT NULL, "
-        "place TEXT NOT NULL, checksum BLOB) WITHOUT ROWID",
-        "entries (number INTEGER PRIMARY KEY, base TEXT NOT NULL, fingerprint TEXT NOT NULL, kind TEXT NOT NULL, "
-        "rank INTEGER NOT NULL, modules TEXT NOT NULL, licence TEXT, size INTEGER NOT NULL, source TEXT NOT NULL, "
-        "revision TEXT, place TEXT NOT NULL, card TEXT NOT NULL, languages TEXT NOT NULL, data_sets TEXT NOT NULL, "
-        "tags TEXT NOT NULL, template TEXT NOT NULL, notes TEXT NOT NULL, added TEXT NOT NULL, checksum BLOB, "
-        "UNIQUE (base, fingerprint))",
-        "names (base TEXT, id TEXT, version INTEGER, entry INTEGER NOT NULL, added TEXT NOT NULL, "
-        "current INTEGER NOT NULL, checksum BLOB, PRIMARY KEY (base, id, version)) WITHOUT ROWID",
-        "scores (entry INTEGER, task TEXT, task_digest TEXT, metric TEXT, evaluator TEXT, value REAL NOT NULL, "
-        "lower REAL NOT NULL, upper REAL NOT NULL, rows INTEGER NOT NULL, added TEXT NOT NULL, checksum BLOB, "
-        "PRIMARY KEY (entry, task, task_digest, metric, evaluator)) WITHOUT ROWID",
-        "spaces (number INTEGER PRIMARY KEY, digest TEXT UNIQUE NOT NULL, fields TEXT NOT NULL, checksum BLOB)",
-        "deltas (row INTEGER PRIMARY KEY AUTOINCREMENT, space INTEGER NOT NULL, entry INTEGER NOT NULL, "
-        "delta BLOB NOT NULL, checksum BLOB, UNIQUE (space, entry))",
-        "removed (row INTEGER PRIMARY KEY, space INTEGER NOT NULL)",
-        "runs (folder TEXT PRIMARY KEY, added TEXT NOT NULL, tasks TEXT NOT NULL, verdict TEXT NOT NULL, "
-        "checksum BLOB) WITHOUT ROWID",
-        "counters (last INTEGER NOT NULL)",
-    ):
-        file.run(f"CREATE TABLE {table}")
-    for index in (
-        "names_by_entry ON names (entry, current)",
-        "names_by_id ON names (id)",
-        "entries_by_modules ON entries (base, kind, modules)",
-        "deltas_by_space ON deltas (space)",
-        "deltas_by_entry ON deltas (entry)",
-        "scores_by_task ON scores (task)",
-    ):
-        file.run(f"CREATE INDEX {index}")
-    file.run("INSERT INTO counters VALUES (0)")
-    file.run("CREATE VIRTUAL TABLE texts USING fts5 (name, card, tags, tokenize = 'unicode61 remove_diacritics 2')")
-
-
-_KIND = FileKind(
-    "hub catalogue", "name another `hub`", "its models can be added again; scores and versions in it are lost",
-    _COLUMNS, (_make_tables,),
-)  # fmt: skip

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -120,6 +119,18 @@ class HubDeltas:
             [space, *values],
         )
 
+    def models_in(self, space: int) -> int:
+        """Return how many entries with a current id have a delta in a space.
+
+        Args:
+            space: number of the space.
+        """
+        query = (
+            "SELECT COUNT(*) FROM deltas d WHERE d.space = ? AND EXISTS "
+            "(SELECT 1 FROM names n WHERE n.entry = d.entry AND n.current = 1)"
+        )
+        return int(self._file.rows(query, [space])[0][0])
+
     def delta_counts(self, space: int, up_to: int | None = None) -> tuple[int, int, int]:
         """Return how many deltas a space has, how many were removed from it, and its last row.
 
@@ -145,8 +156,9 @@ class HubDeltas:
     def _whole(self, space: int, row: int, entry: int, data: bytes, kept: bytes) -> tuple[int, int, Float32Array]:
         if not isinstance(data, bytes) or checksum("deltas", space, entry, data) != kept:
             names = self._catalogue.by_number([entry])
+            name = names[entry].id if entry in names else f"#{entry}"
             raise RunError(
-                f"hub catalogue {self._catalogue.path}: the delta of {names[entry].id if entry in names else entry} was damaged; "
+                f"hub catalogue {self._catalogue.path}: the delta of {name} was damaged; "
                 "`merge-advisor hub check --repair` drops it, then add its pool again"
             )
         return row, entry, np.frombuffer(data, "<f4").astype(np.float32)

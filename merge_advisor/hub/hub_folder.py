@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
@@ -29,8 +30,8 @@ from merge_advisor.plain_text import short_name
 if TYPE_CHECKING:
     from merge_advisor.advisor.measuring.session import PoolFilter
     from merge_advisor.advisor.runs.run_folder import Run
-    from merge_advisor.hub.planning import HubPlanOptions
-    from merge_advisor.hub.searching import Wanted
+    from merge_advisor.hub.planning import PlanAsked
+    from merge_advisor.hub_options import HubSearchOptions
     from merge_advisor.options import PlanOptions
     from merge_advisor.session_options import SessionOptions
 
@@ -54,6 +55,7 @@ class Hub:
         self.folder, self.catalogue = folder, catalogue
         self.deltas, self.texts = HubDeltas(catalogue), HubTexts(catalogue)
         self.index = HubIndex(folder / "vectors", self.deltas)
+        self._counted: dict[int, tuple[tuple[int, int], int]] = {}
 
     @classmethod
     def open(cls, folder: str | Path, *, make: bool = False) -> Hub:
@@ -130,7 +132,7 @@ class Hub:
 
         Args:
             name: its id or an alias; or its number, with which versions of before are found too.
-            base: id or digest of its base, where the hub has a model of that name on several.
+            base: of which it is, as of `base_of`, where the hub has models of that name on several.
 
         Raises:
             InputError: there is none, or there are several.
@@ -139,16 +141,17 @@ class Hub:
             found = list(self.catalogue.by_number([name]).values())
         else:
             found = list(self.catalogue.named(name))
-        if base is not None:
-            digests = {item.base.digest for item in self.bases() if base in (item.base.id, item.base.digest)}
-            found = [entry for entry in found if entry.base in digests]
+        if base is not None and found:
+            found = [entry for entry in found if entry.base == self.base_of(base).base.digest]
         if not found:
             some = ", ".join(map(short_name, self.catalogue.ids_like(str(name))))
             raise InputError(f"hub {self.folder}: has no model '{short_name(str(name))}'; it has, for example: {some}")
         if len(found) > 1:
             names = {item.base.digest: item.base.id for item in self.bases()}
             bases = ", ".join(names[entry.base] for entry in found)
-            raise InputError(f"hub {self.folder}: has '{short_name(str(name))}' on several bases ({bases}); give `base`")
+            raise InputError(
+                f"hub {self.folder}: has '{short_name(str(name))}' on several bases ({bases}); give `base`"
+            )
         return self.with_scores(found[0])
 
     def with_scores(self, entry: HubEntry) -> HubEntry:
@@ -157,8 +160,6 @@ class Hub:
         Args:
             entry: the entry.
         """
-        from dataclasses import replace
-
         return replace(entry, scores=self.catalogue.scores(entry.number))
 
     def versions(self, name: str) -> tuple[HubVersion, ...]:
@@ -172,6 +173,17 @@ class Hub:
     def runs(self) -> tuple[HubRun, ...]:
         """Return the runs that were planned from it, the newest first."""
         return self.catalogue.runs()
+
+    def models_in(self, space: int) -> int:
+        """Return how many models with a current id have a delta in a space.
+
+        Args:
+            space: its number.
+        """
+        stamp = self.catalogue.file.stamp
+        if self._counted.get(space, (None, 0))[0] != stamp:  # counting a million takes longer than a search
+            self._counted[space] = stamp, self.deltas.models_in(space)
+        return self._counted[space][1]
 
     # what changes it
 
@@ -235,7 +247,7 @@ class Hub:
 
         Args:
             name: the id, of which all versions go.
-            base: id or digest of its base, as of `entry`.
+            base: as of `entry`.
 
         Raises:
             InputError: no such id.
@@ -251,8 +263,8 @@ class Hub:
     # what it is for
 
     def search(
-        self, *, like: str | None = None, task: str | Path | None = None, text: str | None = None,
-        wanted: Wanted | None = None, k: int = 10, **where: Unpack[SessionOptions],
+        self, *, like: str | None = None, task: str | Path | None = None, text: str | None = None, k: int = 10,
+        base: str | None = None, options: HubSearchOptions | None = None, **where: Unpack[SessionOptions],
     ) -> HubSearch:  # fmt: skip
         """Return the models most like a model, a task or a text; exactly one of these is given.
 
@@ -260,8 +272,9 @@ class Hub:
             like: id of a model of the hub: by the cosine of the deltas.
             task: file of examples: the same, with the delta of a LoRA finetuned on them; loads the base.
             text: words, looked for in names, cards and tags.
-            wanted: filter, base and embedding, see `Wanted`.
             k: how many at most.
+            base: id, digest, folder or file of the base; None: the only one, or with `task` the one of most models.
+            options: filter, embedding, fields of the examples.
             where: as of `add`; looked at with `task` alone.
 
         Raises:
@@ -270,12 +283,11 @@ class Hub:
         """
         from merge_advisor.hub.searching import Asked, search_hub
 
-        return search_hub(self, Asked(like, None if task is None else Path(task), text), wanted, k, **where)
+        return search_hub(self, Asked(like, task, text, k, base), options, **where)
 
     def plan(
-        self, task: str | Path | Sequence[str | Path], *, out: str | Path, base: str | None = None,
-        options: PlanOptions | None = None, hub_options: HubPlanOptions | None = None,
-        **where: Unpack[SessionOptions],
+        self, task: str | Path | Sequence[str | Path] = (), *, out: str | Path, base: str | None = None,
+        options: PlanOptions | None = None, asked: PlanAsked | None = None, **where: Unpack[SessionOptions],
     ) -> Run:  # fmt: skip
         """Return the run of what to merge for a task: `plan` on a shortlist of the hub, named by its index.
 
@@ -284,7 +296,7 @@ class Hub:
             out: the run folder to make.
             base: as of `plan`; None: the one that the hub has most models of.
             options: of the plan; its filters on ids and licences choose among the hub's models.
-            hub_options: size of the shortlist, filter, and what `plan` takes beside its options.
+            asked: size of the shortlist, filter, and what else `plan` takes.
             where: as of `add`.
 
         Raises:
@@ -293,7 +305,7 @@ class Hub:
         from merge_advisor.hub.planning import plan_from_hub
 
         tasks = [Path(task)] if isinstance(task, (str, Path)) else [Path(item) for item in task]
-        return plan_from_hub(self, tasks, out=Path(out), base=base, options=options, asked=hub_options, **where)
+        return plan_from_hub(self, tasks, out=Path(out), base=base, options=options, asked=asked, **where)
 
     def check(self, *, repair: bool = False) -> HubCheck:
         """Return what is wrong with it; everything is read.
@@ -320,6 +332,29 @@ class Hub:
         from merge_advisor.hub.exporting import export_hub
 
         return export_hub(self, Path(out))
+
+    def base_of(self, named: str | None) -> HubBase:
+        """Return the base that a name stands for.
+
+        Args:
+            named: id, digest, or the place it was added from; None: the one of most models.
+
+        Raises:
+            InputError: the hub has no models of it, or none at all.
+        """
+        bases = self.bases()
+        if not bases:
+            raise InputError(f"hub {self.folder}: holds no models; add some with `merge-advisor hub add POOL`")
+        if named is None:
+            return bases[0]
+        place = str(Path(named).expanduser().absolute())
+        for item in bases:
+            if named in (item.base.id, item.base.digest, item.place) or place == item.place:
+                return item
+        known = ", ".join(item.base.id for item in bases)
+        raise InputError(
+            f"hub {self.folder}: holds no models of base {short_name(named)}, but of {known}; give another `base`"
+        )
 
     def filtered(self, text: str, base: str | None = None) -> EntryFilter:
         """Return the filter that a text and a base make.

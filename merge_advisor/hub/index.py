@@ -16,7 +16,7 @@ import numpy as np
 from merge_advisor.checked_sqlite import warn_of_damage
 from merge_advisor.errors import RunError
 from merge_advisor.hub.deltas import HubDeltas
-from merge_advisor.hub.vectors import BLOCK, DamagedVectorsError, VectorFiles, unit_halves
+from merge_advisor.hub.vectors import BLOCK, DamagedVectorsError, VectorFiles
 from merge_advisor.types import Space
 from merge_advisor.whole_files import replaced_folder, restore
 
@@ -87,17 +87,16 @@ class HubIndex:
             RunError: the catalogue cannot be read, or a delta in it is damaged.
         """
         number, space = place
-        length = float(np.linalg.norm(query.astype(np.float64)))
-        unit = (query / length if length > 0 else query).astype(np.float32)
+        unit = unit_query(query)
         files = self._files(number, space)
         keys = None if chosen is None else np.array([row for row, _ in chosen], np.int64)
         last, most = (0 if files is None else files.state.last), k + _MARGIN
-        behind = self._behind(number, last, unit, None if keys is None else set(keys.tolist()), alive, k)
+        behind = self._behind(number, last, query, None if keys is None else set(keys.tolist()), alive, k)
         while True:
             named, exact = (np.zeros(0, np.int64), True) if files is None else files.nearest(unit, most, keys)
             found = {entry: delta for _, entry, delta in self._deltas.deltas_of(number, named.tolist())}
             living = set(alive(list(found)))
-            scored = {entry: cosine_of(delta, unit) for entry, delta in found.items() if entry in living}
+            scored = {entry: cosine_of(delta, query) for entry, delta in found.items() if entry in living}
             # too few left of those that were named: others may be nearer than what is behind the files
             if files is None or len(scored) >= k or len(named) >= (files.state.rows if keys is None else len(keys)):
                 break
@@ -109,7 +108,7 @@ class HubIndex:
         return Nearest(tuple(best), np.array([scored[entry] for entry in best], np.float64), exact)
 
     def _behind(
-        self, number: int, last: int, unit: Float32Array, keys: set[int] | None,
+        self, number: int, last: int, query: Float32Array, keys: set[int] | None,
         alive: Callable[[Sequence[int]], Sequence[int]], k: int,
     ) -> dict[int, float]:  # fmt: skip
         """The best of the deltas that the files do not have."""
@@ -117,7 +116,7 @@ class HubIndex:
         while rows := self._deltas.delta_rows(number, last, _BATCH):
             last = rows[-1][0]
             living = set(alive([entry for row, entry, _ in rows if keys is None or row in keys]))
-            best |= {entry: cosine_of(delta, unit) for _, entry, delta in rows if entry in living}
+            best |= {entry: cosine_of(delta, query) for _, entry, delta in rows if entry in living}
             best = {entry: best[entry] for entry in sorted(best, key=lambda entry: (-best[entry], entry))[:k]}
         return best
 
@@ -164,7 +163,7 @@ class HubIndex:
         keys, rows = files.sample()
         own = {row: delta for row, _, delta in self._deltas.deltas_of(number, keys.tolist())}
         for key, row in zip(keys.tolist(), rows, strict=True):
-            if key in own and unit_halves(own[key][None])[0].tobytes() != row.tobytes():
+            if key in own and not files.is_of(row, own[key]):
                 raise DamagedVectorsError(f"{files.folder}: row {key} is not the catalogue's")
 
     def bring_up(self, number: int, space: Space) -> int:
@@ -226,14 +225,13 @@ class HubIndex:
         last, behind = 0, 0
         while rows := self._deltas.delta_rows(number, last, _BATCH):
             last = rows[-1][0]
-            halves = unit_halves(np.stack([delta for _, _, delta in rows]))
-            for (row, _, _), half in zip(rows, halves, strict=True):
+            for row, _, delta in rows:
                 place = places.get(row)
                 if place is None and row <= files.state.last:
                     wrong.append(f"{files.folder}: lacks row {row}")
                 elif place is None:
                     behind += 1
-                elif files.rows(place, place + 1).tobytes() != half.tobytes():
+                elif not files.is_of(files.rows(slice(place, place + 1))[0], delta):
                     wrong.append(f"{files.folder}: row {row} is not the catalogue's")
         return wrong + ([f"{files.folder}: lacks the newest {behind} deltas"] if behind else [])
 
@@ -249,17 +247,30 @@ class HubIndex:
         return self.folder / str(number)
 
 
-def cosine_of(delta: Float32Array, unit: Float32Array) -> float:
-    """Return the cosine of a delta with a vector of length 1, in float64, nine digits so that equal ones tie.
+def unit_query(query: Float32Array) -> Float32Array:
+    """Return a vector divided by its length, float32; one of zeros as it is.
+
+    >>> unit_query(np.array([3, 4], np.float32)).tolist()
+    [0.6000000238418579, 0.800000011920929]
+
+    Args:
+        query: (d,) float32.
+    """
+    length = float(np.linalg.norm(query.astype(np.float64)))
+    return (query.astype(np.float64) / (length or 1.0)).astype(np.float32)
+
+
+def cosine_of(delta: Float32Array, query: Float32Array) -> float:
+    """Return the cosine of two vectors, in float64, nine digits so that equal ones tie; 0 where one is zero.
 
     >>> cosine_of(np.array([3, 4], np.float32), np.array([1, 0], np.float32))
     0.6
 
     Args:
         delta: (d,) float32.
-        unit: (d,) float32, of length 1, or zeros.
+        query: (d,) float32.
     """
-    wide, own = delta.astype(np.float64), unit.astype(np.float64)
+    wide, own = delta.astype(np.float64), query.astype(np.float64)
     scale = float(np.linalg.norm(wide) * np.linalg.norm(own))
     return round(float(wide @ own) / scale, 9) + 0.0 if scale > 0 else 0.0
 

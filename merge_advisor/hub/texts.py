@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from pathlib import Path
 
 from merge_advisor.hub.catalogue import Catalogue, entries_where
 from merge_advisor.hub.filters import EntryFilter

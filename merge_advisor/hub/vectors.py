@@ -3,10 +3,13 @@
     state.json   how many rows count; written last, so that what a killed writer left behind them does not
     sums         CRC-32 of each block of rows, by file
     keys         int64: the row of the catalogue's table of deltas
-    rows         float16 (n, d), of length 1; zeros for a delta of zero
+    rows         int16 (n, d): a delta divided by its length, in steps of the row's own size; zeros for a delta of zero
+    scales       float32: these steps
     near, far    codes of the rows (see `codes`), once there are more than `EXACT_UP_TO` of them
     terms        float32 (n, 2), with the codes: what a row's cosine is estimated by beside them
     mean         float32 (d,), with the codes: what the codes are taken around
+
+Whole numbers rather than float16: as small, nearer to float32, and numpy turns them into float32 far faster.
 
 Files only grow: a reader maps as many rows as its state says, and a writer cuts off what lies behind before it appends.
 """
@@ -30,7 +33,7 @@ from merge_advisor.whole_files import write_text
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from merge_advisor.arrays import Float32Array
+    from merge_advisor.arrays import Float32Array, Float64Array
 
 VERSION_OF_VECTORS = 1
 EXACT_UP_TO = 100_000
@@ -42,8 +45,9 @@ _CHECKED_WHOLE = 64 * 2**20
 _SAMPLE = 8
 _CHUNK = 2**21
 """Bytes of rows turned to float32 at a time: they stay in the processor's cache."""
-ROUNDING = 1.1e-3
-"""Twice the most that float16 moves the cosine of two rows: a row whose cosine is lower by more is really lower."""
+_MOST_STEPS = 32767
+_SUMMING = 1e-5
+"""More than the order of summing in float32 changes a cosine."""
 
 
 class DamagedVectorsError(Exception):
@@ -66,6 +70,8 @@ class VectorState:
     """Largest key; rows of the catalogue behind it are not here yet."""
     coded: int = 0
     """Rows that have codes: none, or all."""
+    error: float = 0.0
+    """The longest difference between a row here and the delta divided by its length."""
     sums: int = 0
     """CRC-32 of the checksums of the blocks."""
     mean: int = 0
@@ -106,7 +112,7 @@ class VectorFiles:
     ) -> tuple[NDArray[np.int64], bool]:
         """Return the keys that the `most` nearest rows by cosine are among, and whether all rows were compared.
 
-        These are the best by the cosine of float16, and all that might be as good but for its rounding.
+        These are the best by the rows here, and all that might be as good but for their rounding.
 
         Args:
             query: (d,) float32, of length 1.
@@ -116,37 +122,46 @@ class VectorFiles:
         places = None if keys is None else self._places(keys)
         if self.state.coded == 0 or (places is not None and len(places) <= EXACT_UP_TO):
             scores = self._scores(query, places)
-            found, exact = _best(scores, most), True
+            found, exact = self._best(scores, most), True
         else:
             if places is None or len(places):
                 places = self._code().candidates(self._codes(), query, places, most)
             scores = self._scores(query, places)
-            found, exact = _best(scores, most), False
+            found, exact = self._best(scores, most), False
         return self._map("keys")[found if places is None else places[found]].astype(np.int64), exact
 
-    def sample(self, seed: int = 0) -> tuple[NDArray[np.int64], NDArray[np.float16]]:
+    def sample(self, seed: int = 0) -> tuple[NDArray[np.int64], Float32Array]:
         """Return the keys and rows of a few places, to be compared with what they were made from.
 
         Args:
             seed: of the choice.
         """
         if not self.state.rows:
-            return np.zeros(0, np.int64), np.zeros((0, self.state.dim), np.float16)
+            return np.zeros(0, np.int64), np.zeros((0, self.state.dim), np.float32)
         places = np.unique(np.random.default_rng(seed).integers(0, self.state.rows, _SAMPLE))
-        return self._map("keys")[places].astype(np.int64), np.asarray(self._map("rows")[places])
+        return self._map("keys")[places].astype(np.int64), self.rows(places)
 
     def keys(self) -> NDArray[np.int64]:
         """Return the keys of all rows, rising."""
         return np.asarray(self._map("keys"), np.int64)
 
-    def rows(self, start: int, stop: int) -> NDArray[np.float16]:
-        """Return some rows.
+    def rows(self, places: NDArray[np.int64] | slice) -> Float32Array:
+        """Return some rows, float32, of length 1 but for their rounding.
 
         Args:
-            start: the first.
-            stop: the one after the last.
+            places: of the rows.
         """
-        return np.asarray(self._map("rows")[start:stop])
+        return self._map("rows")[places].astype(np.float32) * self._map("scales")[places][:, None]
+
+    def is_of(self, row: Float32Array, delta: Float32Array) -> bool:
+        """Return whether a row may be that of a delta: no farther from it than rounding takes it.
+
+        Args:
+            row: (d,) float32, from here.
+            delta: (d,) float32, of any length.
+        """
+        unit = unit_rows_of(delta[None])[0]
+        return bool(np.linalg.norm(row.astype(np.float64) - unit) <= self.state.error + _SUMMING)
 
     def check(self, *, whole: bool = True) -> None:
         """Compare blocks with their checksums.
@@ -168,15 +183,26 @@ class VectorFiles:
                     raise DamagedVectorsError(f"{self.folder / name}: block {block} is not what was written")
 
     def _scores(self, query: Float32Array, places: NDArray[np.int64] | None) -> Float32Array:
-        rows = self._map("rows")
+        rows, scales = self._map("rows"), self._map("scales")
         count = len(rows) if places is None else len(places)
         scores = np.empty(count, np.float32)
         step = max(1, _CHUNK // (4 * self.state.dim))
-        for start in range(0, count, step):
-            part = slice(start, min(count, start + step))
-            chunk = rows[part] if places is None else rows[places[part]]
-            np.matmul(chunk.astype(np.float32), query, out=scores[part])
+        buffer = np.empty((min(step, count), self.state.dim), np.float32)
+        for part in in_chunks(count, step):
+            chunk = buffer[: part.stop - part.start]
+            chunk[:] = rows[part] if places is None else rows[places[part]]
+            np.matmul(chunk, query, out=scores[part])
+        scores *= scales if places is None else scales[places]
         return scores
+
+    def _best(self, scores: Float32Array, most: int) -> NDArray[np.int64]:
+        """Places of the best, and of all that are as good but for rounding, the best first."""
+        if len(scores) <= most:
+            return np.argsort(-scores, kind="stable")
+        # each of two rows may be off by the error
+        least = np.partition(scores, len(scores) - most)[len(scores) - most] - 2 * self.state.error - _SUMMING
+        found = np.flatnonzero(scores >= least)
+        return found[np.argsort(-scores[found], kind="stable")]
 
     def _places(self, keys: NDArray[np.int64]) -> NDArray[np.int64]:
         own = self._map("keys")
@@ -214,36 +240,44 @@ class VectorFiles:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         try:
-            self._append(np.asarray(keys, "<i8"), unit_halves(deltas))
+            self._append(np.asarray(keys, "<i8"), unit_rows_of(deltas))
         except OSError as error:
             reason = error.strerror or error
             raise RunError(f"{self.folder}: cannot be written ({reason}); check permissions and free space") from error
 
-    def _append(self, keys: NDArray[np.int64], rows: NDArray[np.float16]) -> None:
+    def _append(self, keys: NDArray[np.int64], unit: Float64Array) -> None:
         before = self.state
-        state = replace(before, rows=before.rows + len(keys), last=int(keys[-1]))
+        rows, scales = in_steps(unit)
+        error = float(np.linalg.norm(rows * scales[:, None].astype(np.float64) - unit, axis=1).max())
+        state = replace(before, rows=before.rows + len(keys), last=int(keys[-1]), error=max(before.error, error))
         self._write("keys", before.rows, keys)
         self._write("rows", before.rows, rows)
+        self._write("scales", before.rows, scales)
         if state.rows > EXACT_UP_TO:
             state = self._append_codes(state, before.coded)
         self._finish(state, before)
 
     def _append_codes(self, state: VectorState, coded: int) -> VectorState:
-        rows = np.memmap(self.folder / "rows", "<f2", "r", shape=(state.rows, state.dim))
+        rows = np.memmap(self.folder / "rows", "<i2", "r", shape=(state.rows, state.dim))
+        scales = np.memmap(self.folder / "scales", "<f4", "r", shape=(state.rows,))
+
+        def read(places: NDArray[np.int64] | slice) -> Float32Array:
+            found: Float32Array = rows[places].astype(np.float32) * scales[places][:, None]
+            return found
+
         if not coded:
             # around the mean: what all rows share says nothing about which are near
             picked = np.linspace(0, state.rows - 1, min(state.rows, EXACT_UP_TO)).astype(np.int64)
             mean = np.zeros(state.dim, np.float64)
-            for start in range(0, len(picked), 4096):
-                mean += rows[picked[start : start + 4096]].astype(np.float32).sum(axis=0, dtype=np.float64)
+            for part in in_chunks(len(picked), 4096):
+                mean += read(picked[part]).sum(axis=0, dtype=np.float64)
             mean_bytes = (mean / len(picked)).astype("<f4").tobytes()
             self._replace("mean", mean_bytes)
             state = replace(state, mean=zlib.crc32(mean_bytes))
             self._coder = Coder(np.frombuffer(mean_bytes, "<f4").astype(np.float32))
         coder = self._code()
         for start in range(coded, state.rows, 8192):
-            part = rows[start : min(state.rows, start + 8192)].astype(np.float32)
-            near, far, terms = coder.encode(part)
+            near, far, terms = coder.encode(read(slice(start, min(state.rows, start + 8192))))
             for name, values in (("near", near), ("far", far), ("terms", terms)):
                 self._write(name, start, values, sync=start + 8192 >= state.rows)
         return replace(state, coded=state.rows)
@@ -295,7 +329,7 @@ class VectorFiles:
         """Bytes of a row, by file."""
         state = state or self.state
         coded = {"near": NEAR_BYTES, "far": FAR_BYTES, "terms": 8} if state.coded else {}
-        return {"keys": 8, "rows": 2 * state.dim, **coded}
+        return {"keys": 8, "rows": 2 * state.dim, "scales": 4, **coded}
 
     def _read_state(self, space: str, dim: int) -> VectorState:
         path = self.folder / "state.json"
@@ -317,7 +351,7 @@ class VectorFiles:
 
     def _kept_sums(self) -> NDArray[np.uint32]:
         if not self.state.rows:
-            return np.zeros((0, 2), np.uint32)
+            return np.zeros((0, 3), np.uint32)
         path = self.folder / f"sums-{self.state.sums:08x}"
         try:
             data = path.read_bytes()
@@ -334,7 +368,7 @@ class VectorFiles:
         if name not in self._maps:
             n, d = self.state.rows, self.state.dim
             kinds: dict[str, tuple[str, tuple[int, ...]]] = {
-                "keys": ("<i8", (n,)), "rows": ("<f2", (n, d)), "terms": ("<f4", (n, 2)),
+                "keys": ("<i8", (n,)), "rows": ("<i2", (n, d)), "scales": ("<f4", (n,)), "terms": ("<f4", (n, 2)),
                 "near": ("<u8", (n, NEAR_BYTES // 8)), "far": ("<u8", (n, FAR_BYTES // 8)),
             }  # fmt: skip
             dtype, shape = kinds[name]
@@ -342,18 +376,34 @@ class VectorFiles:
         return self._maps[name]
 
 
-def unit_halves(deltas: Float32Array) -> NDArray[np.float16]:
-    """Return rows divided by their lengths, as they are kept: (n, d) float16; zeros stay zeros.
+def unit_rows_of(deltas: Float32Array) -> Float64Array:
+    """Return rows divided by their lengths, (n, d) float64; zeros stay zeros.
 
-    >>> unit_halves(np.array([[3, 4], [0, 0]], np.float32)).tolist()
-    [[0.60009765625, 0.7998046875], [0.0, 0.0]]
+    >>> unit_rows_of(np.array([[3, 4], [0, 0]], np.float32)).tolist()
+    [[0.6, 0.8], [0.0, 0.0]]
 
     Args:
         deltas: (n, d) float32.
     """
-    lengths = np.linalg.norm(deltas.astype(np.float64), axis=1, keepdims=True)
-    unit = np.divide(deltas, lengths, out=np.zeros(deltas.shape, np.float64), where=lengths > 0)
-    return unit.astype("<f2")
+    wide = deltas.astype(np.float64)
+    lengths = np.linalg.norm(wide, axis=1, keepdims=True)
+    return np.divide(wide, lengths, out=np.zeros_like(wide), where=lengths > 0)
+
+
+def in_steps(rows: Float64Array) -> tuple[NDArray[np.int16], Float32Array]:
+    """Return rows as whole numbers of steps, and of each row the step.
+
+    >>> whole, steps = in_steps(np.array([[0.6, -0.8]]))
+    >>> whole.tolist(), (whole * steps[:, None]).round(4).tolist()
+    ([[24575, -32767]], [[0.6000000238418579, -0.800000011920929]])
+
+    Args:
+        rows: (n, d) float64.
+    """
+    steps = (np.abs(rows).max(axis=1, initial=0.0) / _MOST_STEPS).astype("<f4")
+    # a step that float32 rounded down must not take the largest entry out of range
+    whole = np.divide(rows, steps[:, None], out=np.zeros_like(rows), where=steps[:, None] > 0)
+    return np.clip(np.rint(whole), -_MOST_STEPS, _MOST_STEPS).astype("<i2"), steps
 
 
 def in_chunks(count: int, size: int) -> Iterator[slice]:
@@ -364,12 +414,3 @@ def in_chunks(count: int, size: int) -> Iterator[slice]:
         size: of a slice.
     """
     return (slice(start, min(count, start + size)) for start in range(0, count, size))
-
-
-def _best(scores: Float32Array, most: int) -> NDArray[np.int64]:
-    """Places of the best, and of all that are as good but for rounding, the best first."""
-    if len(scores) <= most:
-        return np.argsort(-scores, kind="stable")
-    least = np.partition(scores, len(scores) - most)[len(scores) - most] - ROUNDING
-    found = np.flatnonzero(scores >= least)
-    return found[np.argsort(-scores[found], kind="stable")]

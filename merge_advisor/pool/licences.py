@@ -15,6 +15,8 @@ _CARD_LIMIT = 2**16
 """Bytes of a README.md that are read."""
 _TEXT_LIMIT = 4000
 """Characters of its text that are kept."""
+_NAME_LIMIT, _NAMES_KEPT = 100, 50
+"""Characters of a language, data set or tag, and how many of each, that are kept."""
 
 _FRONT = re.compile(r"\A---[ \t]*\n(?P<front>.*?)\n---[ \t]*(?:\n|\Z)", re.DOTALL)
 # what the hub's card template leaves where an author filled nothing in
@@ -47,6 +49,10 @@ class Card:
     """As its front matter states it, in lower case."""
     text: str = ""
     """The card without front matter, at most 4000 characters."""
+    languages: tuple[str, ...] = ()
+    data_sets: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
+    """`language`, `datasets` and `tags` of its front matter."""
 
 
 def read_card(folder: Path) -> Card:
@@ -64,7 +70,8 @@ def read_card(folder: Path) -> Card:
     body = _NOISE.sub("", text[match.end() :] if match else text)
     body = "".join(char for char in body if char.isprintable() or char in "\n\t")
     body = re.sub(r"\n{3,}", "\n\n", body).strip()[:_TEXT_LIMIT]
-    return Card(_licence(_front(match["front"])) if match else None, body)
+    front = _front(match["front"]) if match else {}
+    return Card(_licence(front), body, *(_listed(front.get(name)) for name in ("language", "datasets", "tags")))
 
 
 def _front(text: str) -> dict[str, Any]:
@@ -73,6 +80,13 @@ def _front(text: str) -> dict[str, Any]:
     except YamlError:
         return {}
     return front if isinstance(front, dict) else {}
+
+
+def _listed(value: Any) -> tuple[str, ...]:
+    """A text or list of texts of the front matter, what cannot be shown left out."""
+    items = value if isinstance(value, list) else [] if value is None else [value]
+    texts = ("".join(char for char in str(item) if char.isprintable()).strip()[:_NAME_LIMIT] for item in items)
+    return tuple(dict.fromkeys(filter(None, texts)))[:_NAMES_KEPT]
 
 
 def _licence(front: dict[str, Any]) -> str | None:

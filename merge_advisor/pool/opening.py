@@ -38,6 +38,7 @@ def open_pool(
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     licence: Sequence[str] = (),
+    copies: bool = False,
     cache: Path | None = None,
     progress: Progress = quiet_progress,
 ) -> Pool:
@@ -60,6 +61,7 @@ def open_pool(
         exclude: globs on ids; no model that matches one of them.
         licence: globs on the licences of the model cards, "unknown" where there is none; if given, only models that
             match one of them.
+        copies: whether models of equal weights are all candidates; else the first alone is.
         cache: folder for what is unpacked, copied, written anew or merged by PEFT before it can be used; None: models
             that need it are set aside.
         progress: called with (what, done, total) where that takes long.
@@ -90,7 +92,7 @@ def open_pool(
                 raise place
             candidate = examine_candidate(model, place, base, hashes, merges)
             same = next((c.id for c in candidates if c.fingerprint == candidate.fingerprint), None)
-            if same is not None:  # chosen twice it would only be one model at twice the weight
+            if same is not None and not copies:  # chosen twice it would only be one model at twice the weight
                 raise PoolError(f"same weights as {same}; remove one of the two")
             candidates.append(candidate)
         except (InputError, OfflineError, ExternalError, FileError) as error:

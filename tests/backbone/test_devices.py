@@ -1,6 +1,5 @@
 """Where a base is computed, in what, with how many threads; and what happens where memory runs out."""
 
-import os
 import platform
 from collections.abc import Callable, Sequence
 from pathlib import Path
