@@ -19,7 +19,7 @@ from merge_advisor.types import Candidate, RefusedModel
 
 if TYPE_CHECKING:
     from merge_advisor.arrays import Float32Array
-    from merge_advisor.hub.hub_folder import Hub
+    from merge_advisor.hub.opened import OpenHub
     from merge_advisor.session_options import SessionOptions
 
 
@@ -37,7 +37,7 @@ class _Done:
 
 
 def add_pool(
-    hub: Hub,
+    hub: OpenHub,
     pool: str | Path,
     *,
     base: str,
@@ -87,7 +87,7 @@ def add_pool(
 
 
 def _add_group(
-    hub: Hub, session: Session, group: Sequence[Candidate], spaces: Sequence[tuple[str, int]], done: _Done
+    hub: OpenHub, session: Session, group: Sequence[Candidate], spaces: Sequence[tuple[str, int]], done: _Done
 ) -> None:
     base, catalogue = session.local.base.digest, hub.catalogue
     known = {c.fingerprint: catalogue.by_fingerprint(base, c.fingerprint) for c in group}
@@ -120,7 +120,7 @@ def _add_group(
                     done.embedded += 1
 
 
-def _add_candidate(hub: Hub, session: Session, candidate: Candidate, done: _Done) -> int:
+def _add_candidate(hub: OpenHub, session: Session, candidate: Candidate, done: _Done) -> int:
     """Keep a model's row and name; return its number."""
     catalogue, base = hub.catalogue, session.local.base.digest
     entry = catalogue.by_fingerprint(base, candidate.fingerprint)

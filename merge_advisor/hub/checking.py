@@ -9,14 +9,14 @@ from merge_advisor.hub.shortlist import is_there
 from merge_advisor.hub.values import HubCheck
 
 if TYPE_CHECKING:
-    from merge_advisor.hub.hub_folder import Hub
+    from merge_advisor.hub.opened import OpenHub
 
 _CHECKED = ("bases", "entries", "names", "scores", "spaces", "deltas", "runs")
 _CALLED = {"bases": "bases", "entries": "models", "names": "ids", "scores": "scores", "spaces": "spaces",
            "deltas": "deltas", "runs": "runs"}  # fmt: skip
 
 
-def check_hub(hub: Hub, *, repair: bool = False) -> HubCheck:
+def check_hub(hub: OpenHub, *, repair: bool = False) -> HubCheck:
     """Return what is wrong with a hub, see `Hub.check`.
 
     Args:
@@ -42,7 +42,7 @@ def check_hub(hub: Hub, *, repair: bool = False) -> HubCheck:
         )
 
 
-def _looked(hub: Hub, repaired: tuple[str, ...]) -> HubCheck:
+def _looked(hub: OpenHub, repaired: tuple[str, ...]) -> HubCheck:
     file = hub.catalogue.file
     damaged = []
     for table in _CHECKED:
@@ -64,14 +64,14 @@ def _looked(hub: Hub, repaired: tuple[str, ...]) -> HubCheck:
     return HubCheck(len(entries), int(deltas), tuple(damaged), tuple(index), repaired, gone)
 
 
-def _texts(hub: Hub) -> list[str]:
+def _texts(hub: OpenHub) -> list[str]:
     file = hub.catalogue.file
     missing = file.rows("SELECT COUNT(*) FROM entries WHERE number NOT IN (SELECT rowid FROM texts)")[0][0]
     more = file.rows("SELECT COUNT(*) FROM texts WHERE rowid NOT IN (SELECT number FROM entries)")[0][0]
     return [f"texts: the index lacks {missing} models and has {more} that are not there"] if missing or more else []
 
 
-def _repair(hub: Hub, found: HubCheck) -> list[str]:
+def _repair(hub: OpenHub, found: HubCheck) -> list[str]:
     file, done = hub.catalogue.file, []
     with file.transaction():
         for table in _CHECKED:

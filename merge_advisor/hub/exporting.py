@@ -12,12 +12,12 @@ from merge_advisor.json_form import to_plain
 from merge_advisor.whole_files import whole_file
 
 if TYPE_CHECKING:
-    from merge_advisor.hub.hub_folder import Hub
+    from merge_advisor.hub.opened import OpenHub
 
 _BATCH = 1024
 
 
-def export_hub(hub: Hub, out: Path) -> int:
+def export_hub(hub: OpenHub, out: Path) -> int:
     """Return how many rows were written to a Parquet file, see `Hub.export`.
 
     Columns: what `HubEntry` has (lists as lists), its scores as JSON, the space as JSON and its digest, the delta as a
@@ -52,7 +52,7 @@ def export_hub(hub: Hub, out: Path) -> int:
     return written
 
 
-def _rows(hub: Hub) -> Iterator[list[dict[str, Any]]]:
+def _rows(hub: OpenHub) -> Iterator[list[dict[str, Any]]]:
     bases = {item.base.digest: item.base.id for item in hub.bases()}
     for number, space in hub.catalogue.spaces().items():
         last = 0
@@ -68,7 +68,7 @@ def _rows(hub: Hub) -> Iterator[list[dict[str, Any]]]:
         yield [_row(hub, entry, bases) for entry in part.values()]
 
 
-def _row(hub: Hub, entry: Any, bases: dict[str, str]) -> dict[str, Any]:
+def _row(hub: OpenHub, entry: Any, bases: dict[str, str]) -> dict[str, Any]:
     plain: dict[str, Any] = to_plain(hub.with_scores(entry))
     # a path of this machine is nobody else's
     del plain["place"]

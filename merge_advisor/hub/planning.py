@@ -15,6 +15,7 @@ from merge_advisor.advisor.planning.sources import find_sources, read_sources
 from merge_advisor.errors import InputError, PoolError, RunError
 from merge_advisor.hub.filters import EntryFilter
 from merge_advisor.hub.index import refuse_space
+from merge_advisor.hub.run_scores import add_run_scores
 from merge_advisor.hub.shortlist import Shortlist, TaskEvidence, shortlist
 from merge_advisor.hub.task_vectors import check_base, hub_template, task_vector
 from merge_advisor.hub.values import HubEntry
@@ -30,7 +31,7 @@ from merge_advisor.whole_files import write_text
 if TYPE_CHECKING:
     from merge_advisor.advisor.runs.run_folder import Run
     from merge_advisor.evaluators.lm_eval_tasks import TaskName
-    from merge_advisor.hub.hub_folder import Hub
+    from merge_advisor.hub.opened import OpenHub
     from merge_advisor.session_options import SessionOptions
 
 _GONE_SHOWN = 5
@@ -59,7 +60,7 @@ class PlanAsked:
 
 
 def plan_from_hub(
-    hub: Hub, tasks: Sequence[Path], *, out: Path, base: str | None = None, options: PlanOptions | None = None,
+    hub: OpenHub, tasks: Sequence[Path], *, out: Path, base: str | None = None, options: PlanOptions | None = None,
     asked: PlanAsked | None = None, **where: Unpack[SessionOptions],
 ) -> Run:  # fmt: skip
     """Return the run of what to merge for a task, chosen among a shortlist of a hub; see `Hub.plan`.
@@ -89,7 +90,7 @@ def plan_from_hub(
         scored=asked.scored, guard=asked.guard, metric=asked.metric, notes=named.notes, **where,
     )  # fmt: skip
     try:
-        hub.add_run(run)
+        add_run_scores(hub, run)
     except RunError as error:
         # the run is there, whether or not the hub can remember it
         asked.on_note(f"not listed in the hub: {error}")
@@ -109,7 +110,7 @@ class NamedPool:
 
 
 def shortlist_file(
-    hub: Hub, tasks: Sequence[Path], *, base: str, options: PlanOptions, asked: PlanAsked,
+    hub: OpenHub, tasks: Sequence[Path], *, base: str, options: PlanOptions, asked: PlanAsked,
     **where: Unpack[SessionOptions],
 ) -> NamedPool:  # fmt: skip
     """Return the manifest of the models that a plan opens, written into the cache, and what is to be said of it.
@@ -151,12 +152,19 @@ def shortlist_file(
         text = manifest_of(found.entries, template)
         manifest = (where.get("cache") or default_cache()).absolute() / "hub" / f"{digest_of(text)}.yaml"
         write_text(manifest, text)
+        _keep_deltas(hub, session, found.entries)
         notes = [*_notes(hub, found, options, asked, total), *_changed(session, manifest, found.entries)]
     return NamedPool(manifest, tuple(notes))
 
 
 def _found(
-    hub: Hub, session: Session, tasks: Sequence[Task], options: PlanOptions, chosen: EntryFilter, total: int, size: int
+    hub: OpenHub,
+    session: Session,
+    tasks: Sequence[Task],
+    options: PlanOptions,
+    chosen: EntryFilter,
+    total: int,
+    size: int,
 ) -> Shortlist:
     needed = [] if options.anchor is None else [hub.entry(options.anchor, base=session.local.base.digest)]
     names = tuple(task.name for task in tasks)
@@ -219,7 +227,7 @@ def _quoted(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)
 
 
-def _notes(hub: Hub, found: Shortlist, options: PlanOptions, asked: PlanAsked, total: int) -> list[str]:
+def _notes(hub: OpenHub, found: Shortlist, options: PlanOptions, asked: PlanAsked, total: int) -> list[str]:
     filters = [f"filter {asked.hub.filter}"] if asked.hub.filter.strip() else []
     filters += [f"{name} {', '.join(getattr(options, name))}" for name in ("include", "exclude", "licence")
                 if getattr(options, name)]  # fmt: skip
@@ -234,6 +242,17 @@ def _notes(hub: Hub, found: Shortlist, options: PlanOptions, asked: PlanAsked, t
     if found.gone:
         notes.append(f"models of the hub whose folders are gone were left out: {_some(found.gone)}")
     return notes
+
+
+def _keep_deltas(hub: OpenHub, session: Session, entries: Sequence[HubEntry]) -> None:
+    """Give the store what the hub knows: it may have been filled with another store, on another machine."""
+    store = session.memo.store
+    for number, space in hub.catalogue.spaces().items():
+        for entry in entries if space.base == session.local.base.digest else ():
+            if store.delta(space, entry.fingerprint) is None:
+                delta = hub.deltas.delta(number, entry.number)
+                if delta is not None:
+                    store.keep_delta(space, entry.fingerprint, delta)
 
 
 def _changed(session: Session, manifest: Path, entries: Sequence[HubEntry]) -> list[str]:

@@ -11,12 +11,12 @@ from merge_advisor.statistics import paired_interval
 
 if TYPE_CHECKING:
     from merge_advisor.advisor.runs.run_folder import Run
-    from merge_advisor.hub.hub_folder import Hub
+    from merge_advisor.hub.opened import OpenHub
 
 _RIGHT_OR_WRONG = ("accuracy", "exact_match")
 
 
-def add_run_scores(hub: Hub, run: Run) -> int:
+def add_run_scores(hub: OpenHub, run: Run) -> int:
     """Return how many scores a run has brought a hub; the run is listed. See `Hub.add_run`.
 
     Args:

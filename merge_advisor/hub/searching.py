@@ -17,7 +17,7 @@ from merge_advisor.types import Space
 
 if TYPE_CHECKING:
     from merge_advisor.arrays import Float32Array
-    from merge_advisor.hub.hub_folder import Hub
+    from merge_advisor.hub.opened import OpenHub
     from merge_advisor.session_options import SessionOptions
 
 
@@ -37,7 +37,7 @@ class Asked:
 
 
 def search_hub(
-    hub: Hub, asked: Asked, options: HubSearchOptions | None = None, **where: Unpack[SessionOptions]
+    hub: OpenHub, asked: Asked, options: HubSearchOptions | None = None, **where: Unpack[SessionOptions]
 ) -> HubSearch:
     """Return what a search of a hub finds, see `Hub.search`.
 
@@ -63,7 +63,7 @@ def search_hub(
     return _text(hub, asked.text or "", asked, options)
 
 
-def _like(hub: Hub, name: str, asked: Asked, options: HubSearchOptions) -> HubSearch:
+def _like(hub: OpenHub, name: str, asked: Asked, options: HubSearchOptions) -> HubSearch:
     entry = hub.entry(name, base=asked.base)
     counts = {
         number: hub.deltas.delta_counts(number)[0]
@@ -91,7 +91,9 @@ def _like(hub: Hub, name: str, asked: Asked, options: HubSearchOptions) -> HubSe
     return replace(found, hits=hits, asked=f"models like {entry.id}", notes=tuple(notes))
 
 
-def _task(hub: Hub, task: Path, asked: Asked, options: HubSearchOptions, **where: Unpack[SessionOptions]) -> HubSearch:
+def _task(
+    hub: OpenHub, task: Path, asked: Asked, options: HubSearchOptions, **where: Unpack[SessionOptions]
+) -> HubSearch:
     from merge_advisor.advisor.measuring.session import open_session
     from merge_advisor.advisor.planning.sources import find_sources, read_sources
     from merge_advisor.hub.task_vectors import check_base, hub_template, task_vector
@@ -111,7 +113,7 @@ def _task(hub: Hub, task: Path, asked: Asked, options: HubSearchOptions, **where
     return replace(found, asked=f"models like task {tasks[0].name}, by the delta of a LoRA of its shots")
 
 
-def _text(hub: Hub, text: str, asked: Asked, options: HubSearchOptions) -> HubSearch:
+def _text(hub: OpenHub, text: str, asked: Asked, options: HubSearchOptions) -> HubSearch:
     base = None if asked.base is None else hub.base_of(asked.base).base.digest
     chosen = hub.filtered(options.filter, base)
     found = hub.texts.find_text(text, chosen, asked.k)
@@ -123,7 +125,7 @@ def _text(hub: Hub, text: str, asked: Asked, options: HubSearchOptions) -> HubSe
 
 
 def nearest_in(
-    hub: Hub, place: tuple[int, Space], vector: Float32Array, k: int, wanted: str | EntryFilter = ""
+    hub: OpenHub, place: tuple[int, Space], vector: Float32Array, k: int, wanted: str | EntryFilter = ""
 ) -> HubSearch:
     """Return the models of a hub whose deltas in a space are nearest to a vector.
 

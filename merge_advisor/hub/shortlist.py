@@ -19,7 +19,7 @@ from merge_advisor.types import Space
 
 if TYPE_CHECKING:
     from merge_advisor.arrays import Float32Array
-    from merge_advisor.hub.hub_folder import Hub
+    from merge_advisor.hub.opened import OpenHub
 
 TEXT_EVERY, SCORES_EVERY = 4, 8
 """Of the places of a shortlist, one in so many is for the text, and one in so many for the scores."""
@@ -57,7 +57,7 @@ class TaskEvidence:
 
 
 def shortlist(
-    hub: Hub, evidence: TaskEvidence, chosen: EntryFilter, size: int, needed: Sequence[HubEntry] = ()
+    hub: OpenHub, evidence: TaskEvidence, chosen: EntryFilter, size: int, needed: Sequence[HubEntry] = ()
 ) -> Shortlist:
     """Return the models of a hub that a plan for a task opens.
 
@@ -109,7 +109,7 @@ def _whose(turn: int, left: Collection[str]) -> str:
     return next(iter(left))
 
 
-def _scored(hub: Hub, tasks: Sequence[str], chosen: EntryFilter) -> list[int]:
+def _scored(hub: OpenHub, tasks: Sequence[str], chosen: EntryFilter) -> list[int]:
     """Entries by their best score on a task of the same name, the best first; losses the other way round."""
     best: dict[int, float] = {}
     for task in tasks:

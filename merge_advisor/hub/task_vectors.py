@@ -14,11 +14,11 @@ from merge_advisor.types import Candidate, Space, Task
 if TYPE_CHECKING:
     from merge_advisor.advisor.measuring.session import Session
     from merge_advisor.arrays import Float32Array
-    from merge_advisor.hub.hub_folder import Hub
+    from merge_advisor.hub.opened import OpenHub
     from merge_advisor.options import PlanOptions
 
 
-def hub_template(hub: Hub, base: str, given: str | None) -> str:
+def hub_template(hub: OpenHub, base: str, given: str | None) -> str:
     """Return the prompt template that a task is put to the base under.
 
     Args:
@@ -44,7 +44,7 @@ def hub_template(hub: Hub, base: str, given: str | None) -> str:
     return found[0] if found else "alpaca"
 
 
-def check_base(hub: Hub, session: Session) -> str:
+def check_base(hub: OpenHub, session: Session) -> str:
     """Return the digest of an open base that a hub holds models of.
 
     Args:
@@ -64,7 +64,9 @@ def check_base(hub: Hub, session: Session) -> str:
     return digest
 
 
-def task_vector(hub: Hub, session: Session, tasks: Sequence[Task], options: PlanOptions) -> tuple[Space, Float32Array]:
+def task_vector(
+    hub: OpenHub, session: Session, tasks: Sequence[Task], options: PlanOptions
+) -> tuple[Space, Float32Array]:
     """Return the space of a plan's deltas and the task delta in it, (d,) float32; finetuned where it is not stored.
 
     The LoRA changes what adapters of the hub change, so that it is the plan's own wherever the plan's pool does.

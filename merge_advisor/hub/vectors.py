@@ -151,7 +151,8 @@ class VectorFiles:
         Args:
             places: of the rows.
         """
-        return self._map("rows")[places].astype(np.float32) * self._map("scales")[places][:, None]
+        found: Float32Array = self._map("rows")[places].astype(np.float32) * self._map("scales")[places][:, None]
+        return found
 
     def is_of(self, row: Float32Array, delta: Float32Array) -> bool:
         """Return whether a row may be that of a delta: no farther from it than rounding takes it.
@@ -387,7 +388,8 @@ def unit_rows_of(deltas: Float32Array) -> Float64Array:
     """
     wide = deltas.astype(np.float64)
     lengths = np.linalg.norm(wide, axis=1, keepdims=True)
-    return np.divide(wide, lengths, out=np.zeros_like(wide), where=lengths > 0)
+    unit: Float64Array = np.divide(wide, lengths, out=np.zeros_like(wide), where=lengths > 0)
+    return unit
 
 
 def in_steps(rows: Float64Array) -> tuple[NDArray[np.int16], Float32Array]:

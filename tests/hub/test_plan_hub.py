@@ -314,12 +314,36 @@ def test_an_export_holds_all(world: Path) -> None:
         assert "place" not in table["b1"]  # a path of this machine
 
 
+def test_a_plan_with_another_store_embeds_nothing_anew(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from merge_advisor.advisor.measuring import deltas
+
+    embedded: list[str] = []
+    real = deltas._features
+
+    def seen(meter: Any, embedding: Any, group: Any) -> Any:
+        embedded.extend(candidate.id for candidate in group)
+        return real(meter, embedding, group)
+
+    monkeypatch.setattr(deltas, "_features", seen)
+    with Hub.open(world / "hub") as hub:
+        hub.plan(
+            world / "examples.jsonl", out=world / "run", options=QUICK, asked=PlanAsked(scored=False),
+            cache=world / "other cache",
+        )  # fmt: skip
+    assert embedded == ["shots_lora"]
+
+
 def test_no_weights_of_the_hub_are_read_for_a_shortlist(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from merge_advisor.advisor.measuring import pool_weights
+    from merge_advisor.advisor.measuring.pool_weights import PoolWeights
 
     read: list[str] = []
-    real = pool_weights.read_candidate
-    monkeypatch.setattr(pool_weights, "read_candidate", lambda c, base: (read.append(c.id), real(c, base))[1])
+    real = PoolWeights.of
+
+    def seen(self: PoolWeights, candidate: Any) -> Any:
+        read.append(candidate.id)
+        return real(self, candidate)
+
+    monkeypatch.setattr(PoolWeights, "of", seen)
     with Hub.open(world / "hub") as hub:
         asked = PlanAsked(HubPlanOptions(shortlist=2), scored=False)
         run = hub.plan(world / "examples.jsonl", out=world / "run", options=QUICK, asked=asked, **where(world))
