@@ -82,7 +82,7 @@ class PushOptions(CardOptions):
     force: bool = option(False, help="replace what a repository of that name holds (its history keeps it)")
 
 
-SHORTLIST = 48
+SHORTLIST = 128
 """Models of a hub folder that a plan looks at, unless another number is given."""
 _HUB, _SEARCHED = "hub", "search and list"
 _FILTER_HELP = (

@@ -23,9 +23,8 @@ from merge_advisor.hub_options import HubPlanOptions
 from merge_advisor.json_form import VERSION, digest_of
 from merge_advisor.options import PlanOptions
 from merge_advisor.plain_text import short_name
-from merge_advisor.pool import open_pool
 from merge_advisor.pool.licences import read_card
-from merge_advisor.types import SHOTS_LORA, Task
+from merge_advisor.types import SHOTS_LORA, Pool, Task
 from merge_advisor.whole_files import write_text
 
 if TYPE_CHECKING:
@@ -87,7 +86,7 @@ def plan_from_hub(
     )
     run = advisor.plan(
         list(tasks), lm_eval=asked.lm_eval, pool=named.manifest, base=base, out=out, options=kept, force=asked.force,
-        scored=asked.scored, guard=asked.guard, metric=asked.metric, notes=named.notes, **where,
+        scored=asked.scored, guard=asked.guard, metric=asked.metric, notes=named.notes_of, **where,
     )  # fmt: skip
     try:
         add_run_scores(hub, run)
@@ -101,12 +100,26 @@ def plan_from_hub(
 class NamedPool:
     """A shortlist as a pool that `plan` opens.
 
-    >>> NamedPool(Path("shortlist.yaml"), ()).notes
+    >>> NamedPool(Path("shortlist.yaml"), (), {}).notes_of(Pool((), ()))
     ()
     """
 
     manifest: Path
     notes: tuple[str, ...]
+    added: dict[str, str]
+    """Fingerprint of each model, as the hub knows it, by id."""
+
+    def notes_of(self, pool: Pool) -> tuple[str, ...]:
+        """Return what the report says, and which models are no longer what was added: they are taken as they are.
+
+        Args:
+            pool: the manifest's, open.
+        """
+        other = [c.id for c in pool.candidates if c.fingerprint != self.added.get(c.id, c.fingerprint)]
+        if not other:
+            return self.notes
+        changed = f"models with other weights than the hub knows, taken as they are now: {_some(other)}; add their pool"
+        return (*self.notes, changed)
 
 
 def shortlist_file(
@@ -153,8 +166,8 @@ def shortlist_file(
         manifest = (where.get("cache") or default_cache()).absolute() / "hub" / f"{digest_of(text)}.yaml"
         write_text(manifest, text)
         _keep_deltas(hub, session, found.entries)
-        notes = [*_notes(hub, found, options, asked, total), *_changed(session, manifest, found.entries)]
-    return NamedPool(manifest, tuple(notes))
+        notes = _notes(hub, found, options, asked, total)
+    return NamedPool(manifest, tuple(notes), {entry.id: entry.fingerprint for entry in found.entries})
 
 
 def _found(
@@ -253,20 +266,6 @@ def _keep_deltas(hub: OpenHub, session: Session, entries: Sequence[HubEntry]) ->
                 delta = hub.deltas.delta(number, entry.number)
                 if delta is not None:
                     store.keep_delta(space, entry.fingerprint, delta)
-
-
-def _changed(session: Session, manifest: Path, entries: Sequence[HubEntry]) -> list[str]:
-    """What is to be said of models that are no longer what was added: they are planned with as they are now."""
-    pool = open_pool(
-        manifest, session.local, offline=True, hashes=session.memo.store.hashes, cache=session.cache / "pool"
-    )
-    added = {entry.id: entry.fingerprint for entry in entries}
-    other = [c.id for c in pool.candidates if c.fingerprint != added[c.id]]
-    if not other:
-        return []
-    return [
-        f"models with other weights than the hub knows, taken as they are now: {_some(other)}; add their pool again"
-    ]
 
 
 def _some(names: Sequence[str]) -> str:

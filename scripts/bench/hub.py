@@ -438,9 +438,9 @@ def plan_seconds(arguments: argparse.Namespace, n: int) -> dict[str, Any]:
                         hub.texts.keep_text(entry)
             hub.index.bring_up(number, space)
             filled = time.perf_counter() - began
-        command = [sys.executable, "-m", "merge_advisor", "plan", "--hub", str(folder / "hub"), "--task",
-                   arguments.task, "--base", arguments.base, "--cache", str(folder / "cache"), "--no-score", "--adaptation", "none",
-                   "--strategy", "gradient", "--force", "--out", str(folder / "run")]  # fmt: skip
+        places = ["--hub", str(folder / "hub"), "--cache", str(folder / "cache"), "--out", str(folder / "run")]
+        asked = ["--task", arguments.task, "--base", arguments.base, "--no-score", "--adaptation", "none", "--force"]
+        command = [sys.executable, "-m", "merge_advisor", "plan", *places, *asked, "--strategy", "gradient"]
         seconds, peak = [], 0.0
         for _ in range(4):
             began = time.perf_counter()
