@@ -39,7 +39,7 @@ _AT_ONCE = 500
 class Catalogue:
     """The SQLite file of a hub folder, and the questions it answers; only `Hub` opens one.
 
-    >>> with Catalogue(Path("hub-example")) as catalogue:
+    >>> with Catalogue(Path("empty-hub")) as catalogue:
     ...     catalogue.count()
     0
 

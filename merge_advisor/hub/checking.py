@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from merge_advisor.errors import RunError
-from merge_advisor.hub.shortlist import is_there
+from merge_advisor.hub.shortlist import can_be_opened
 from merge_advisor.hub.values import HubCheck
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def _looked(hub: OpenHub, repaired: tuple[str, ...]) -> HubCheck:
         for number, space in hub.catalogue.spaces().items():
             index += hub.index.check(number, space)
     entries = hub.catalogue.entries()
-    gone = tuple(entry.id for entry in entries if not is_there(entry))
+    gone = tuple(entry.id for entry in entries if not can_be_opened(entry))
     deltas = file.rows("SELECT COUNT(*) FROM deltas")[0][0]
     return HubCheck(len(entries), int(deltas), tuple(damaged), tuple(index), repaired, gone)
 

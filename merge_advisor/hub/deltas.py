@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 class HubDeltas:
     """The deltas of a catalogue.
 
-    >>> with Catalogue(Path("hub-example")) as catalogue:
+    >>> from pathlib import Path
+    >>> with Catalogue(Path("empty-hub")) as catalogue:
     ...     HubDeltas(catalogue).delta_counts(1)
     (0, 0, 0)
 

@@ -28,12 +28,17 @@ def export_hub(hub: OpenHub, out: Path) -> int:
         out: a file that ends in .parquet.
 
     Raises:
-        RunError: another ending, or it cannot be written.
+        RunError: another ending, it cannot be written, or pyarrow is not installed.
     """
     if out.suffix != ".parquet":
         raise RunError(f"{out}: must end in .parquet; give another `out`")
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    except ImportError as error:
+        raise RunError(
+            f"{out}: Parquet files are written by pyarrow, which is not installed; `pip install pyarrow`"
+        ) from error
 
     texts, lists = pa.string(), pa.list_(pa.string())
     columns = (

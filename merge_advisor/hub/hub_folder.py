@@ -34,7 +34,7 @@ class Hub(OpenHub):
     >>> with Hub.open("hub-example", make=True) as hub:
     ...     added = hub.add("adapters", base="base")
     ...     [hit.entry.id for hit in hub.search(like="a0", k=2).hits]
-    ['a2', 'a1']
+    ['a1', 'a2']
 
     Args:
         folder: the hub folder.

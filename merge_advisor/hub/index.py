@@ -50,8 +50,8 @@ class HubIndex:
     """The vectors of all spaces of a hub.
 
     >>> from merge_advisor.hub.catalogue import Catalogue
-    >>> with Catalogue(Path("hub-example")) as catalogue:
-    ...     index = HubIndex(Path("hub-example/vectors"), HubDeltas(catalogue))
+    >>> with Catalogue(Path("empty-hub")) as catalogue:
+    ...     index = HubIndex(Path("empty-hub/vectors"), HubDeltas(catalogue))
     ...     space = Space("b1", "delta_activations", "p1", "last", "last token", "float32", 2)
     ...     index.nearest((1, space), np.array([1, 0], np.float32), 3, lambda numbers: numbers).entries
     ()

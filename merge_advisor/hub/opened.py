@@ -21,8 +21,8 @@ from merge_advisor.plain_text import short_name
 class OpenHub:
     """What `Hub` is made of, and all that adding, searching and planning need of it.
 
-    >>> with Catalogue(Path("hub-example")) as catalogue:
-    ...     OpenHub(Path("hub-example"), catalogue).count()
+    >>> with Catalogue(Path("empty-hub")) as catalogue:
+    ...     OpenHub(Path("empty-hub"), catalogue).count()
     0
 
     Args:

@@ -73,15 +73,15 @@ def shortlist(
     """
     if evidence.vector is None:
         entries = hub.catalogue.entries(chosen)
-        present = tuple(entry for entry in entries if is_there(entry))
-        return Shortlist(present, {}, tuple(entry.id for entry in entries if not is_there(entry)))
+        present = tuple(entry for entry in entries if can_be_opened(entry))
+        return Shortlist(present, {}, tuple(entry.id for entry in entries if not can_be_opened(entry)))
     number, space, vector = evidence.vector
     by_delta = [hit.entry for hit in nearest_in(hub, (number, space), vector, 2 * size, chosen).hits]
     texts = hub.texts.find_text(evidence.text, chosen, size)
     scored = _scored(hub, evidence.tasks, chosen)
     known = hub.catalogue.by_number([*(entry for entry, _ in texts), *scored])
     sources = {"delta": by_delta, "text": [known[n] for n, _ in texts], "scores": [known[n] for n in scored]}
-    taken = {entry.number: entry for entry in needed if is_there(entry)}
+    taken = {entry.number: entry for entry in needed if can_be_opened(entry)}
     by = dict.fromkeys(sources, 0)
     gone: dict[int, str] = {}
     left = {name: iter(entries) for name, entries in sources.items()}
@@ -92,7 +92,7 @@ def shortlist(
         entry = next((one for one in left[name] if one.number not in taken and one.number not in gone), None)
         if entry is None:
             del left[name]
-        elif not is_there(entry):
+        elif not can_be_opened(entry):
             gone[entry.number] = entry.id
         else:
             taken[entry.number] = entry
@@ -124,7 +124,7 @@ def _scored(hub: OpenHub, tasks: Sequence[str], chosen: EntryFilter) -> list[int
     return sorted((n for n in best if n in allowed), key=lambda n: (-best[n], n))
 
 
-def is_there(entry: HubEntry) -> bool:
+def can_be_opened(entry: HubEntry) -> bool:
     """Return whether a model can be opened: its folder is there, or it is one of the hub, which can be fetched.
 
     Args:

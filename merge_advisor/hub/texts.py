@@ -47,7 +47,8 @@ def query_of(text: str) -> str:
 class HubTexts:
     """The text index of a catalogue.
 
-    >>> with Catalogue(Path("hub-example")) as catalogue:
+    >>> from pathlib import Path
+    >>> with Catalogue(Path("empty-hub")) as catalogue:
     ...     HubTexts(catalogue).find_text("legal contracts")
     []
 
