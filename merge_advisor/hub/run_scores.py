@@ -68,7 +68,10 @@ def score_of(metric: str, values: tuple[float, ...]) -> tuple[float, float, floa
     """
     n = len(values)
     if metric not in _RIGHT_OR_WRONG:
-        return tuple(paired_interval(values, counts=False)) if n > 1 else None
+        if n < 2:
+            return None
+        mean, lower, upper = paired_interval(values, counts=False)
+        return mean, lower, upper
     if not n:
         return None
     share, z = sum(values) / n, NormalDist().inv_cdf((1 + CONFIDENCE) / 2)

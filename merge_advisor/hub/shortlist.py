@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from merge_advisor.arrays import Float32Array
     from merge_advisor.hub.opened import OpenHub
 
-TEXT_EVERY, SCORES_EVERY = 4, 8
+TEXT_EVERY, SCORES_EVERY = 8, 8
 """Of the places of a shortlist, one in so many is for the text, and one in so many for the scores."""
 
 

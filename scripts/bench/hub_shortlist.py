@@ -1,11 +1,13 @@
-"""Would a shortlist by delta and text have held what the whole pool was chosen from? From results that are kept.
+"""Would a shortlist have held what was chosen with the whole pool open? From a benchmark's results and its cache.
 
-    python scripts/bench/hub_shortlist.py --results eval/bigbench/results.sqlite --tasks ../shared/data/bigbench \
-        --pool ../shared/pool-bigbench
+    python scripts/bench/hub_shortlist.py --setup recipes/bench-adaptations.yaml --results RESULTS/results.sqlite \
+        --arm merge --base FOLDER --pool FOLDER --tasks FOLDER --cache CACHE --out eval/hub_shortlist.jsonl
 
-Of each task and draw of a benchmark, the members that `default` (rerank) chose with the whole pool open are looked for
-among the first N by the task's delta (the arm `top_k` with the largest k), by text (TF-IDF of names against 40 rows of
-the task, as strategy `text`), and by both in turn, as a hub's shortlist takes them. Random is N of the pool.
+Of each task of the arm (view own-out, k=4: `rerank` on a pool without the task's own adapter), the members that it
+chose are looked for among the first N by the cosine of their deltas with the task's (as a hub's shortlist goes; also
+with the pool's mean taken off both), by text (TF-IDF of names against the choosing rows, as strategy `text`), and by
+delta with one place in so many for the text. What chance holds is N of the pool. LoRAs of the shots are taken from the
+cache and trained where they are not there.
 """
 
 from __future__ import annotations
@@ -13,84 +15,107 @@ from __future__ import annotations
 import argparse
 import json
 import sqlite3
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from kept import add_line, read_lines
 
+from merge_advisor.arrays import Float64Array
+from merge_advisor.benchmark.running.context import BenchContext, open_context
+from merge_advisor.benchmark.running.rows import BenchTask, read_bench_tasks
+from merge_advisor.benchmark.running.task_draw import TaskDraw
+from merge_advisor.benchmark.setup import read_setup
 from merge_advisor.select.evidence import Evidence
 from merge_advisor.select.ranking import ranked
+from merge_advisor.select.similarity import cosines
 from merge_advisor.select.text import text_similarity
 
-SIZES = (5, 10, 15, 20)
-EVERY = (2, 3, 4, 8, 0)
-"""One place in so many goes to the text; 0: none."""
+SIZES = (5, 10, 20, 30, 40)
+EVERY = (2, 4, 8)
 
 
-def members(value: dict[str, Any]) -> list[str]:
-    """Ids of the pool's members, in the order they were chosen."""
-    return [name for name, _ in value.get("members", []) if name != "shots_lora"]
+def record_of(context: BenchContext, rows: BenchTask, draw: int, members: list[str]) -> dict[str, Any]:
+    """The members that were chosen, and the pool in the order of each rule."""
+    drawn = TaskDraw(context, rows, draw)
+    kept = [place for place, candidate in enumerate(context.candidates) if candidate.id != rows.name]
+    ids = [context.candidates[place].id for place in kept]
+    deltas = context.embedded.deltas.array[kept].astype(np.float64)
+    task = drawn.task_delta.astype(np.float64)
+    mean = deltas.mean(axis=0)
+    query = "\n".join(f"{row.input} {row.output}" for row in drawn.task.choosing)
+    texts = tuple(f"{name} {context.candidates[place].description}" for name, place in zip(ids, kept, strict=True))
+    likeness = text_similarity(Evidence(tuple(ids), deltas, lambda: task, texts=texts, query=query))
+
+    def order(scores: Float64Array) -> list[str]:
+        return [ids[place] for place in ranked(scores)]
+
+    named = [name for name in order(likeness) if likeness[ids.index(name)] > 0]
+    return {
+        "task": rows.name, "family": rows.family, "draw": draw, "members": members,
+        "delta": order(cosines(deltas, task)), "centred": order(cosines(deltas - mean, task - mean)), "text": named,
+    }  # fmt: skip
 
 
-def by_text(task: str, ids: list[str], tasks: Path) -> list[str]:
-    """All candidates by how like their names are to the task's first rows."""
-    lines = (tasks / f"{task}.jsonl").read_text().splitlines()[:40]
-    rows = [json.loads(line) for line in lines]
-    query = "\n".join(f"{row['input']} {row['output']}" for row in rows)
-    none = np.zeros((len(ids), 0))
-    scores = text_similarity(Evidence(tuple(ids), none, lambda: np.zeros(0), texts=tuple(ids), query=query))
-    return [ids[position] for position in ranked(scores) if scores[position] > 0]
-
-
-def mixed(first: list[str], second: list[str], every: int, size: int) -> set[str]:
-    """So many names from two rankings, one in `every` from the second."""
+def mixed(first: Sequence[str], second: Sequence[str], every: int) -> list[str]:
+    """Two rankings in turn, one in `every` places from the second."""
     taken: list[str] = []
     left = [iter(first), iter(second)]
-    turn = 0
-    while len(taken) < size and turn < 4 * size:
-        turn += 1
-        which = 1 if every and turn % every == every // 2 else 0
+    for turn in range(1, 3 * len(first)):
+        which = 1 if turn % every == every // 2 else 0
         name = next((one for one in left[which] if one not in taken), None)
         if name is not None:
             taken.append(name)
-    return set(taken)
+    return taken
+
+
+def summary(records: list[dict[str, Any]]) -> None:
+    """Print a line for each rule, for all tasks and for those with and without relatives in the pool."""
+    families = [record["family"] for record in records]
+    related = [record for record in records if families.count(record["family"]) > 2]
+    parts = {"all": records, "families of three or more": related,
+             "others": [record for record in records if record not in related]}  # fmt: skip
+    for name, part in parts.items():
+        wanted = [(record, member) for record in part for member in record["members"]]
+        print(f"{name}: {len(part)} tasks, {len(wanted)} members; share of them among the first {SIZES}")
+        rules = {"delta": lambda r: r["delta"], "centred": lambda r: r["centred"], "text": lambda r: r["text"]}
+        rules |= {f"one in {n} by text": lambda r, n=n: mixed(r["delta"], r["text"], n) for n in EVERY}
+        for rule, order in rules.items():
+            orders = {id(record): order(record) for record in part}
+            shares = [np.mean([m in orders[id(r)][:size] for r, m in wanted]) if wanted else 0 for size in SIZES]
+            print(f"  {rule:18s} {' '.join(f'{share:.2f}' for share in shares)}")
+    pool = len(records[0]["delta"])
+    print(f"chance               {' '.join(f'{size / pool:.2f}' for size in SIZES)} (of {pool})")
 
 
 def main() -> None:
-    """Print a line for each rule and size."""
+    """Record what is not recorded yet, and print the summary."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--results", type=Path, required=True, help="results.sqlite of a benchmark")
-    parser.add_argument("--tasks", type=Path, required=True, help="folder of its task files")
-    parser.add_argument("--pool", type=Path, required=True, help="folder of its adapters")
-    parser.add_argument("--view", default="own-out", help="view of the units that are looked at")
+    parser.add_argument("--out", type=Path, required=True, help="file of lines; what is there is not measured again")
+    for name in ("setup", "results", "cache"):
+        parser.add_argument(f"--{name}", type=Path)
+    for name in ("base", "pool", "tasks"):
+        parser.add_argument(f"--{name}")
+    parser.add_argument("--arm", default="merge")
     arguments = parser.parse_args()
-    file = sqlite3.connect(f"file:{arguments.results}?mode=ro", uri=True)
-    found: dict[tuple[str, int, int, int, str], dict[str, Any]] = {}
-    for task, shots, selection, k, arm, value in file.execute(
-        "SELECT task, shot_draw, selection_draw, k, arm, value FROM results WHERE status = 'done' AND view = ?",
-        [arguments.view],
-    ):
-        found[task, shots, selection, k, arm] = json.loads(value)
-    ids = sorted(path.name for path in arguments.pool.iterdir() if path.is_dir())
-    largest = max(key[3] for key in found if key[4] == "top_k")
-    units = [key for key in found if key[4] == "default" and key[3] == 4 and (*key[:3], largest, "top_k") in found]
-    texts = {task: by_text(task, [name for name in ids if name != task], arguments.tasks) for task, *_ in units}
-    chosen = {unit: members(found[unit]) for unit in units}
-    total = sum(map(len, chosen.values()))
-    print(
-        f"{len(units)} units of {len(texts)} tasks, {total} members, pool of {len(ids) - 1}, first {largest} by delta"
-    )
-    for size in (size for size in SIZES if size <= largest):
-        for every in EVERY:
-            held = anchors = 0
-            for unit in units:
-                delta = members(found[*unit[:3], largest, "top_k"])
-                named = mixed(delta, texts[unit[0]], every, size)
-                held += len(set(chosen[unit]) & named)
-                anchors += chosen[unit][0] in named if chosen[unit] else 0
-            rule = f"one in {every} by text" if every else "delta alone"
-            print(f"{size:3d} {rule:20s} members {held / total:.2f}, anchors {anchors / len(units):.2f}, "
-                  f"random {size / (len(ids) - 1):.2f}")  # fmt: skip
+    if arguments.setup is not None:
+        known = {(line["task"], line["draw"]) for line in read_lines(arguments.out)}
+        file = sqlite3.connect(f"file:{arguments.results}?mode=ro", uri=True)
+        units = file.execute(
+            "SELECT task, shot_draw, value FROM results WHERE status = 'done' AND arm = ? AND view = 'own-out' AND "
+            "k = 4 AND selection_draw = 0 ORDER BY task, shot_draw",
+            [arguments.arm],
+        ).fetchall()
+        where = {"base": arguments.base, "pool": arguments.pool, "tasks": arguments.tasks}
+        setup, places = read_setup(arguments.setup, **where)
+        tasks = {task.name: task for task in read_bench_tasks(setup, places)}
+        with open_context(setup, places, cache=arguments.cache) as context:
+            for task, draw, value in units:
+                members = [name for name, _ in json.loads(value)["members"] if name != "shots_lora"]
+                if (task, draw) not in known and members:
+                    add_line(arguments.out, record_of(context, tasks[task], draw, members))
+    summary(read_lines(arguments.out))
 
 
 if __name__ == "__main__":
