@@ -101,7 +101,9 @@ class HubSearchOptions:
 
     filter: str = option("", group=_SEARCHED, metavar="TERMS", help=_FILTER_HELP)
     embedding: str = "delta_activations"
-    """On the command line one option of `hub add` and `hub search`."""
+    template: str | None = None
+    """Prompt template of a task that is searched by; None: the models'. On the command line `hub add` and `hub search`
+    share one option for each of these two."""
     fields: str | None = option(
         None, group=_SEARCHED, flags=("--map",), metavar="FIELDS",
         help="fields of the examples, as of `merge-advisor plan --map`",

@@ -38,11 +38,15 @@ def takes_hub(arguments: Arguments, places: Places) -> bool:
         places: where models are.
 
     Raises:
-        InputError: both a pool and a hub are given on the command line.
+        InputError: both a pool and a hub are given on the command line, or what chooses in a hub without one.
     """
     if "hub" in arguments.given and "pool" in arguments.given:
         raise InputError("a plan takes its candidates from one place; give `pool` or `hub`, not both")
-    return arguments.part(HubPlace).hub is not None and ("hub" in arguments.given or places.pool is None)
+    by_hub = arguments.part(HubPlace).hub is not None and ("hub" in arguments.given or places.pool is None)
+    lost = [name for name in ("filter", "shortlist") if name in arguments.given]
+    if lost and not by_hub:
+        raise InputError(f"`{lost[0]}` chooses among the models of a hub folder; give `hub`, or leave it out")
+    return by_hub
 
 
 def hub_plan(arguments: Arguments, out: Path, lm_eval: Sequence[TaskName], session: SessionOptions) -> Run:
@@ -90,8 +94,25 @@ def hub_folder(arguments: Arguments, session: SessionOptions) -> int:
     from merge_advisor.hub import Hub
 
     command = arguments.part(HubCommand)
+    for name in _SOME_TAKE:
+        if name in arguments.given and name not in _TAKES[command.what]:
+            takers = ", ".join(what for what, names in _TAKES.items() if name in names)
+            raise InputError(f"hub {command.what}: takes no --{name}, which is for {takers}; leave it out")
     with Hub.open(_folder(arguments), make=command.what == "add") as hub:
         return _DOERS[command.what](hub, command, arguments, session)
+
+
+_TAKES: dict[str, tuple[str, ...]] = {
+    "add": ("embedding", "include", "exclude", "template"),
+    "list": ("filter", "limit"),
+    "show": (),
+    "remove": (),
+    "search": ("embedding", "template", "like", "task", "text", "k", "filter", "map"),
+    "check": ("repair",),
+    "export": (),
+}
+"""Options that not all of them take, by what is done: one that would be passed over is refused."""
+_SOME_TAKE = sorted({name for names in _TAKES.values() for name in names})
 
 
 def _folder(arguments: Arguments) -> Path:
@@ -183,7 +204,9 @@ def _search(hub: Hub, command: HubCommand, arguments: Arguments, session: Sessio
     options = arguments.part(HubSearchOptions)
     if len(command.embedding) > 1:
         raise InputError("a search is by one embedding; give `embedding` once")
-    options = replace(options, embedding=(command.embedding or (options.embedding,))[0])
+    options = replace(
+        options, embedding=(command.embedding or (options.embedding,))[0], template=arguments.given.get("template")
+    )
     # of a search by a model or by words, the settings' base is no condition
     base = arguments.part(Places).base if command.task is not None else arguments.given.get("base")
     found = hub.search(

@@ -103,7 +103,7 @@ def _task(
     offline = where.get("offline", False)
     tasks = [item.task for item in read_sources(find_sources([task], offline=offline), planned, offline=offline)]
     base = asked.base or hub.base_of(None).place
-    with open_session(base, None, template=hub_template(hub, base, None), **where) as session:
+    with open_session(base, None, template=hub_template(hub, base, options.template), **where) as session:
         digest = check_base(hub, session)
         space, vector = task_vector(hub, session, tasks, planned)
     number = hub.catalogue.space_number(space)

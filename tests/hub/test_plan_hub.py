@@ -287,6 +287,8 @@ def test_the_command_line(world: Path, capsys: pytest.CaptureFixture[str], monke
         "export x.csv": "must end in .parquet",
         "list --hub absent": "is no hub folder",
         "add absent": "pool absent: not there",
+        "list --like a1": "takes no --like, which is for search; leave it out",
+        "check pool --limit 3": "takes no --limit",
     }
     for words, said in refusals.items():
         assert main(["hub", *words.split()]) == 2
@@ -297,6 +299,8 @@ def test_the_command_line(world: Path, capsys: pytest.CaptureFixture[str], monke
     assert "2 of its 5 models" in (world / "runs" / "examples" / "report.md").read_text()
     assert main(["plan", *quick, "--hub", "hub", "--pool", "pool"]) == 2
     assert "give --pool or --hub, not both" in capsys.readouterr().err
+    assert main(["plan", *quick, "--pool", "pool", "--shortlist", "3"]) == 2
+    assert "--shortlist chooses among the models of a hub folder; give --hub" in capsys.readouterr().err
     assert main(["plan", *quick, "--hub", "hub", "--dry-run"]) == 2
     assert "--dry-run with --hub" in capsys.readouterr().err
 
