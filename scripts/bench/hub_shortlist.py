@@ -79,12 +79,11 @@ def summary(records: list[dict[str, Any]]) -> None:
     for name, part in parts.items():
         wanted = [(record, member) for record in part for member in record["members"]]
         print(f"{name}: {len(part)} tasks, {len(wanted)} members; share of them among the first {SIZES}")
-        rules = {"delta": lambda r: r["delta"], "centred": lambda r: r["centred"], "text": lambda r: r["text"]}
-        rules |= {f"one in {n} by text": lambda r, n=n: mixed(r["delta"], r["text"], n) for n in EVERY}
-        for rule, order in rules.items():
-            orders = {id(record): order(record) for record in part}
+        for rule in ("delta", "centred", "text", *EVERY):
+            orders = {id(r): mixed(r["delta"], r["text"], rule) if isinstance(rule, int) else r[rule] for r in part}
             shares = [np.mean([m in orders[id(r)][:size] for r, m in wanted]) if wanted else 0 for size in SIZES]
-            print(f"  {rule:18s} {' '.join(f'{share:.2f}' for share in shares)}")
+            called = f"one in {rule} by text" if isinstance(rule, int) else rule
+            print(f"  {called:18s} {' '.join(f'{share:.2f}' for share in shares)}")
     pool = len(records[0]["delta"])
     print(f"chance               {' '.join(f'{size / pool:.2f}' for size in SIZES)} (of {pool})")
 
