@@ -87,13 +87,17 @@ class Catalogue:
         ) != [row]:
             self._file.keep("bases", *row)
 
-    def bases(self) -> tuple[HubBase, ...]:
-        """Return the bases with the number of models each has, the one with most first."""
+    def bases(self, *, counted: bool = True) -> tuple[HubBase, ...]:
+        """Return the bases with the number of models each has, the one with most first.
+
+        Args:
+            counted: whether the models are counted, which takes long where there are many; else all have 0.
+        """
         found = []
         for digest, name, revision, architecture, place in self._file.rows(
             "SELECT digest, id, revision, architecture, place FROM bases"
         ):
-            models = self.count(EntryFilter("e.base = ?", (digest,)))
+            models = self.count(EntryFilter("e.base = ?", (digest,))) if counted else 0
             found.append(HubBase(Base(name, revision, digest, architecture), place, models))
         return tuple(sorted(found, key=lambda item: (-item.models, item.base.id, item.base.digest)))
 
@@ -209,7 +213,7 @@ class Catalogue:
         Args:
             base: digest of their base; None: of any.
         """
-        digests = [item.base.digest for item in self.bases()] if base is None else [base]
+        digests = [item.base.digest for item in self.bases(counted=False)] if base is None else [base]
         return tuple(sorted({text for digest in digests for text in self._distinct("template", "base = ?", [digest])}))
 
     def _distinct(self, column: str, where: str, values: list[str]) -> list[str]:

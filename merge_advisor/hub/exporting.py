@@ -58,7 +58,7 @@ def export_hub(hub: OpenHub, out: Path) -> int:
 
 
 def _rows(hub: OpenHub) -> Iterator[list[dict[str, Any]]]:
-    bases = {item.base.digest: item.base.id for item in hub.bases()}
+    bases = {item.base.digest: item.base.id for item in hub.catalogue.bases(counted=False)}
     for number, space in hub.catalogue.spaces().items():
         last = 0
         about = {"space_digest": space.digest, "space": json.dumps(to_plain(space), sort_keys=True)}

@@ -97,7 +97,7 @@ class OpenHub:
             some = ", ".join(map(short_name, self.catalogue.ids_like(str(name))))
             raise InputError(f"hub {self.folder}: has no model '{short_name(str(name))}'; it has, for example: {some}")
         if len(found) > 1:
-            names = {item.base.digest: item.base.id for item in self.bases()}
+            names = {item.base.digest: item.base.id for item in self.catalogue.bases(counted=False)}
             bases = ", ".join(names[entry.base] for entry in found)
             raise InputError(
                 f"hub {self.folder}: has '{short_name(str(name))}' on several bases ({bases}); give `base`"
@@ -144,7 +144,7 @@ class OpenHub:
         Raises:
             InputError: the hub has no models of it, or none at all.
         """
-        bases = self.bases()
+        bases = self.catalogue.bases(counted=named is None)
         if not bases:
             raise InputError(f"hub {self.folder}: holds no models; add some with `merge-advisor hub add POOL`")
         if named is None:

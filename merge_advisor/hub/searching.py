@@ -141,7 +141,9 @@ def nearest_in(
         RunError: the catalogue cannot be read, or a delta in it is damaged.
     """
     chosen = hub.filtered(wanted) if isinstance(wanted, str) else wanted
-    rows: Sequence[tuple[int, int]] | None = hub.deltas.row_entries(place[0], chosen) if chosen.where else None
+    # a space is of one base: to ask for that is to ask for all
+    some = bool(chosen.where) and chosen != EntryFilter("e.base = ?", (place[1].base,))
+    rows: Sequence[tuple[int, int]] | None = hub.deltas.row_entries(place[0], chosen) if some else None
     found = hub.index.nearest(place, vector, k, hub.catalogue.living, rows)
     entries = hub.catalogue.by_number(found.entries)
     hits = tuple(

@@ -55,7 +55,7 @@ def check_base(hub: OpenHub, session: Session) -> str:
         InputError: the hub holds none of it.
     """
     digest = session.local.base.digest
-    known = {item.base.digest: item.base.id for item in hub.bases()}
+    known = {item.base.digest: item.base.id for item in hub.catalogue.bases(counted=False)}
     if digest not in known:
         raise InputError(
             f"hub {hub.folder}: holds no models of base {session.local.base.id} with these weights, but of "
