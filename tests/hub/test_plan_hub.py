@@ -248,6 +248,31 @@ def test_a_killed_add_loses_the_model_it_was_on(world: Path) -> None:
         assert hub.check().whole and not hub.check().index
 
 
+def test_a_full_disk_keeps_what_was_added_and_the_next_add_goes_on(world: Path) -> None:
+    spaces = ("delta_activations", "delta_logits")
+    with Hub.open(world / "hub") as hub:
+        pages = hub.catalogue.file.rows("PRAGMA page_count")[0][0]
+        hub.catalogue.file.rows(f"PRAGMA max_page_count = {pages + 1}")
+        with pytest.raises(
+            RunError, match=r"hub catalogue .*: no room to write \(.*full\); free some, or name another"
+        ):
+            hub.add(world / "pool", base=str(world / "base"), embeddings=spaces, **where(world))
+    with Hub.open(world / "hub") as hub:
+        assert hub.count() == 6 and not hub.check().damaged
+        again = hub.add(world / "pool", base=str(world / "base"), embeddings=spaces, **where(world))
+        assert 0 < again.embedded <= 6 and hub.check().deltas == 12 and not hub.check().index
+
+
+def test_a_manifest_of_no_bytes_and_a_pool_of_nothing_are_one_line(world: Path) -> None:
+    (world / "pool.yaml").write_bytes(b"")
+    (world / "nothing").mkdir()
+    with Hub.open(world / "hub") as hub:
+        for pool in ("pool.yaml", "nothing"):
+            with pytest.raises(PoolError, match=pool):
+                hub.add(world / pool, base=str(world / "base"), **where(world))
+        assert hub.count() == 6
+
+
 def test_refused_models_are_said_and_the_rest_is_added(world: Path) -> None:
     (world / "pool" / "b1" / "adapter_model.safetensors").write_bytes(b"short")
     (world / "pool" / "b2" / "adapter_config.json").write_text("")

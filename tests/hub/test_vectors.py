@@ -191,6 +191,30 @@ def test_who_adds_next_makes_damaged_files_anew(tmp_path: Path) -> None:
         assert hub.check().whole
 
 
+def test_damaged_rows_of_the_catalogue_are_told_dropped_and_never_searched_by(tmp_path: Path) -> None:
+    query = np.random.default_rng(5).normal(size=64)
+    with filled(tmp_path, 20, WIDE) as hub:
+        file = hub.catalogue.file
+        file.run("UPDATE deltas SET delta = zeroblob(256) WHERE row = 3")
+        file.run("UPDATE entries SET licence = 'mit' WHERE number = 5")
+        file.run("DELETE FROM texts WHERE rowid = 7")
+        with pytest.raises(RunError, match=r"the delta of m2 was damaged; `merge-advisor hub check --repair` drops it"):
+            found(hub, query, 20)
+        told = hub.check()
+        assert not told.whole and told.damaged == (
+            "models: 1 rows of the catalogue are not what was written",
+            "deltas: 1 rows of the catalogue are not what was written",
+        )
+        assert told.index == ("texts: the index lacks 1 models and has 0 that are not there",)
+        repaired = hub.check(repair=True)
+        assert "models: 1 damaged rows dropped; what they held has to be added again" in repaired.repaired
+        assert hub.check().whole and hub.count() == 19 and hub.check().deltas == 18
+        assert pairs(found(hub, query, 20)) == by_hand(hub, query, 20)
+        assert [hit.entry.id for hit in hub.search(text="m6").hits] == ["m6"]
+        with pytest.raises(InputError, match="has no model 'm4'"):
+            hub.entry("m4")
+
+
 def test_deleted_files_are_made_anew(tmp_path: Path) -> None:
     import shutil
 
