@@ -68,24 +68,29 @@ class CheckedFile:
         path: the file; it and its folder are made where they are missing.
         kind: what it is.
         make: whether they are; without, a file that is missing is one in memory, lost when it is closed.
+        frozen: whether it lies where nothing can be written: it is read as it is, and no other process changes it.
 
     Raises:
         RunError: it cannot be opened or changed, is damaged, something else, or of a newer version.
     """
 
-    def __init__(self, path: Path, kind: FileKind, *, make: bool = True) -> None:
-        self.path, self.kind = path, kind
+    def __init__(self, path: Path, kind: FileKind, *, make: bool = True, frozen: bool = False) -> None:
+        self.path, self.kind, self._frozen = path, kind, frozen
         with self._said("opened"):
             if make:
                 path.parent.mkdir(parents=True, exist_ok=True)
-            place = path if make or path.exists() else ":memory:"
-            self._connection = sqlite3.connect(place, timeout=60, isolation_level=None)
+            place = str(path) if make or path.exists() else ":memory:"
+            if frozen:
+                # a reader, too, would make files beside one that has a write-ahead log
+                place = f"{path.absolute().as_uri()}?immutable=1"
+            self._connection = sqlite3.connect(place, timeout=60, isolation_level=None, uri=frozen)
         try:
             with self._said("opened"):
                 # text that was damaged is no UTF-8; it is to be read, and found by its checksum
                 self._connection.text_factory = lambda data: data.decode("utf-8", "surrogateescape")
-                _settle_journal(self._connection)
-                write_point("database opened", path.name)
+                if not frozen:
+                    _settle_journal(self._connection)
+                    write_point("database opened", path.name)
             self._bring_up()
         except BaseException:
             self._connection.close()
@@ -129,6 +134,11 @@ class CheckedFile:
         """
         with self._said("read"):
             return self._connection.execute(query, values).fetchall()
+
+    @property
+    def stamp(self) -> tuple[int, int]:
+        """Changes whenever anything in the file did, by this process or another."""
+        return int(self.rows("PRAGMA data_version")[0][0]), self._connection.total_changes
 
     def keep(self, table: str, *row: object, or_else: str = "") -> None:
         """Keep a row with its checksum.
@@ -199,7 +209,9 @@ class CheckedFile:
         self.run("COMMIT")
 
     def _bring_up(self) -> None:
-        if self._version() < self.kind.version:
+        if self._frozen:
+            self._check_frozen()
+        elif self._version() < self.kind.version:
             with self.transaction():
                 # another process may have done it meanwhile
                 for step in self.kind.steps[self._version() :]:
@@ -209,6 +221,14 @@ class CheckedFile:
             raise RunError(
                 f"{self.kind.name} {self.path}: was written by a newer merge-advisor (version {found} of the file, "
                 f"{self.kind.version} is known here); install that, or {self.kind.instead}"
+            )
+
+    def _check_frozen(self) -> None:
+        log = self.path.with_name(f"{self.path.name}-wal")
+        if self._version() < self.kind.version or (log.exists() and log.stat().st_size):
+            raise RunError(
+                f"{self.kind.name} {self.path}: has to be brought up to date, and nothing can be written there; open "
+                f"it once where that is allowed, or {self.kind.instead}"
             )
 
     def _version(self) -> int:

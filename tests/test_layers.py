@@ -26,6 +26,7 @@ LEVELS = [
     ("advisor.runs",),
     ("advisor.planning", "advisor.scoring", "advisor.searching"),
     ("advisor",),
+    ("hub",),
     ("benchmark.values",),
     ("benchmark.setup", "benchmark.views"),
     ("benchmark.running", "benchmark.analysis"),

@@ -6,7 +6,7 @@ values.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
@@ -25,6 +25,7 @@ from merge_advisor.machine_options import Machine
 from merge_advisor.options import PlanOptions, TuneOptions
 from merge_advisor.session_options import SessionOptions, Where
 from merge_advisor.spaces import Deltas
+from merge_advisor.types import Pool
 from merge_advisor.whole_files import discard, write_text
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ def plan(
     scored: bool = True,
     guard: Path | None = None,
     metric: str = "auto",
+    notes: Callable[[Pool], Sequence[str]] | None = None,
     **where: Unpack[SessionOptions],
 ) -> Run:
     """Return the run of what to merge for a task: chosen, written and (unless `scored` is False) scored.
@@ -70,6 +72,7 @@ def plan(
         guard: file of unrelated text that must not get worse.
         metric: "auto", "accuracy", "exact_match" or "loss"; where it is one of the last two, choices are not what is
             chosen by unless the options say so.
+        notes: gives what the report says of the open pool and where it comes from, a sentence each.
         where: `offline`, `follow_links`, `cache`, `store`, `machine`, `progress`, see `SessionOptions`.
 
     Raises:
@@ -99,6 +102,8 @@ def plan(
     with timer.step("open"):
         session = open_session(base, pool, template=options.template, wanted=wanted, **where)
     with session:
+        if notes is not None:
+            place = replace(place, notes=tuple(notes(session.pool)))
         run = make_plan(session, tasks, options, place, timer, inputs)
         if scored and all(part.heldout for part in run.tasks):
             run = score_open_run(session, run, Judging(metric, guard))

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from merge_advisor.cli.hub_commands import card, pool, push
+from merge_advisor.cli.hub_folder_commands import hub_folder, hub_plan, takes_hub
 from merge_advisor.cli.messages import with_flags
 from merge_advisor.cli.options import (
     COMMANDS,
@@ -66,22 +67,30 @@ def _plan(arguments: Arguments) -> int:
 
     command, options, places = arguments.part(PlanCommand), arguments.part(PlanOptions), arguments.part(Places)
     scoring = arguments.part(MayScoreOptions)
-    pool, base = _named("pool", places.pool), _named("base", places.base)
     lm_eval = _lm_eval(arguments.part(LmEvalOptions))
+    if takes_hub(arguments, places):
+        with _session(arguments, places) as session:
+            return _print_run(arguments, hub_plan(arguments, _run_name(command, lm_eval), lm_eval, session))
+    pool, base = _named("pool", places.pool), _named("base", places.base)
     with _session(arguments, places) as session:
         if command.dry_run:
             from merge_advisor.advisor.planning.dry_run import describe_plan
 
             told = describe_plan(command.task, lm_eval=lm_eval, pool=pool, base=base, options=options, **session)
             return _print(arguments, told, flagged([Paragraph("\n".join(told["lines"]))], "plan"))
-        names = [*(_task_name(task) for task in command.task), *(task.name for task in lm_eval)]
-        if not names:
-            raise InputError("no task named; give `task=FILE` or `lm_eval=NAME`")
         planned = advisor.plan(
-            command.task, lm_eval=lm_eval, pool=pool, base=base, out=command.out or Path("runs") / names[0],
-            options=options, **asdict(scoring), force=command.force, **session,
+            command.task, lm_eval=lm_eval, pool=pool, base=base, out=_run_name(command, lm_eval), options=options,
+            **asdict(scoring), force=command.force, **session,
         )  # fmt: skip
     return _print_run(arguments, planned)
+
+
+def _run_name(command: PlanCommand, lm_eval: Sequence[TaskName]) -> Path:
+    """Return the run folder that a plan makes."""
+    names = [*(_task_name(task) for task in command.task), *(task.name for task in lm_eval)]
+    if not names:
+        raise InputError("no task named; give `task=FILE` or `lm_eval=NAME`")
+    return command.out or Path("runs") / names[0]
 
 
 def _task_name(path: Path) -> str:
@@ -262,9 +271,16 @@ def _doctor(arguments: Arguments) -> int:
     return OK if all(item["ok"] for item in findings) else FAILED
 
 
+def _hub(arguments: Arguments) -> int:
+    """`merge-advisor hub`."""
+    with _session(arguments, arguments.part(Places)) as session:
+        return hub_folder(arguments, session)
+
+
 _RUNNERS: dict[str, Callable[[Arguments], int]] = {
     "plan": _plan, "init": _init, "embed": _embed, "tune": _tune, "bench": _bench, "merge": _merge, "score": _score,
     "convert": _convert, "try": _try, "show": _show, "doctor": _doctor, "pool": pool, "card": card, "push": push,
+    "hub": _hub,
 }  # fmt: skip
 
 

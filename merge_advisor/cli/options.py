@@ -11,7 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from merge_advisor.hub_options import CardOptions, FindOptions, PushOptions
+from merge_advisor.hub_options import (
+    CardOptions,
+    FindOptions,
+    HubPlace,
+    HubPlanOptions,
+    HubSearchOptions,
+    PushOptions,
+)
 from merge_advisor.machine_options import Machine
 from merge_advisor.option_fields import option
 from merge_advisor.options import (
@@ -188,6 +195,46 @@ class PoolCommand:
 
 
 @dataclass(frozen=True)
+class HubCommand:
+    """What `hub` does, and with what.
+
+    >>> HubCommand("search", text="legal contracts").k
+    10
+    """
+
+    what: str = option(
+        positional=True, choices=("add", "list", "show", "remove", "search", "check", "export"),
+        help="add a POOL; list models; show or remove that of an ID; search; check that all is whole; export to a FILE",
+    )  # fmt: skip
+    name: str | None = option(
+        None, positional=True, metavar="POOL|ID|FILE.parquet", help="what is added, shown, removed or written"
+    )
+    embedding: tuple[str, ...] = option(
+        (), registered="embedding",
+        help="of the deltas added or searched by (default delta_activations); to add, may be given several times; one "
+             "of: {names}",
+    )  # fmt: skip
+    include: tuple[str, ...] = option((), metavar="GLOB", help="add only models of these ids")
+    exclude: tuple[str, ...] = option((), metavar="GLOB", help="add no models of these ids")
+    template: str | None = option(None, settings=True, help="alpaca, plain, bare or chat (default: the pool's)")
+    repair: bool = option(False, help="check: make vectors and text index anew, drop damaged rows of the catalogue")
+    like: str | None = option(None, group="search and list", metavar="ID", help="models like this one, by their deltas")
+    task: Path | None = option(
+        None,
+        group="search and list",
+        metavar="FILE",
+        help="models like this task, by a LoRA of its shots",
+    )
+    text: str | None = option(
+        None, group="search and list", metavar="WORDS", help="models whose name, card or tags have these words"
+    )
+    k: int = option(
+        10, group="search and list", flags=("-k", "--k"), metavar="N", help="found at most (default {default})"
+    )
+    limit: int | None = option(None, group="search and list", metavar="N", help="listed at most (default: all)")
+
+
+@dataclass(frozen=True)
 class CardCommand:
     """What `card` writes.
 
@@ -267,7 +314,7 @@ _SESSION = (Places, Machine, OutputOptions)
 COMMANDS = {
     "plan": Command(
         "choose members and weights for a task, merge, score, judge",
-        (PlanCommand, PlanOptions, LmEvalOptions, MayScoreOptions, *_SESSION),
+        (PlanCommand, PlanOptions, HubPlace, HubPlanOptions, LmEvalOptions, MayScoreOptions, *_SESSION),
     ),
     "init": Command("write merge-advisor.toml (and with --demo a task to try)", (InitCommand, OutputOptions)),
     "embed": Command("write the deltas of a pool to an .npz file", (EmbedCommand, EmbedOptions, *_SESSION)),
@@ -287,6 +334,10 @@ COMMANDS = {
     "convert": Command("rewrite adapters that are pickles (.bin) as safetensors", (ConvertCommand, OutputOptions)),
     "try": Command("answer a prompt with base, anchor and merge side by side", (TryCommand, *_SESSION)),
     "pool": Command("find a pool on the hub: the finetunes of a base", (PoolCommand, FindOptions, OutputOptions)),
+    "hub": Command(
+        "keep models in a folder that is searched by task, model and words, and planned from",
+        (HubCommand, HubPlace, HubSearchOptions, *_SESSION),
+    ),
     "card": Command("write the model card of a run's result", (CardCommand, CardOptions, OutputOptions)),
     "push": Command("upload a run's result with its card to the hub", (PushCommand, PushOptions, OutputOptions)),
     "show": Command(

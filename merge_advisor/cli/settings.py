@@ -13,7 +13,7 @@ from merge_advisor.limits import SETTINGS_BYTES
 from merge_advisor.option_fields import Option, options_of
 
 SETTINGS_FILE = "merge-advisor.toml"
-WRITTEN = ("cache", "store")
+WRITTEN = ("cache", "store", "hub")
 """Keys of places that are written to: a settings file of someone else must not choose them unseen."""
 
 

@@ -17,6 +17,8 @@ _TEXT_LIMIT = 4000
 """Characters of a card's text that are kept."""
 _TEXT_READ = 2**16
 """Characters of it that these are taken from."""
+_NAME_LIMIT, _NAMES_KEPT = 100, 50
+"""Characters of a language, data set or tag, and how many of each, that are kept."""
 
 _FRONT = re.compile(r"\A---[ \t]*\n(?P<front>.*?)\n---[ \t]*(?:\n|\Z)", re.DOTALL)
 # what the hub's card template leaves where an author filled nothing in
@@ -52,6 +54,10 @@ class Card:
     """The card without front matter, at most 4000 characters."""
     note: str = ""
     """What could not be read of it."""
+    languages: tuple[str, ...] = ()
+    data_sets: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
+    """`language`, `datasets` and `tags` of its front matter."""
 
 
 def read_card(folder: Path) -> Card:
@@ -78,19 +84,27 @@ def read_card(folder: Path) -> Card:
     body = _NOISE.sub("", _COMMENT.sub("", body[:ends]) + body[ends:])
     body = "".join(char for char in body if char.isprintable() or char in "\n\t")
     body = re.sub(r"\n{3,}", "\n\n", body).strip()[:_TEXT_LIMIT]
-    licence, note = None, ""
+    front: dict[str, Any] = {}
+    note = ""
     if not match and not whole and text.startswith("---"):
         note = f"the front matter of its README.md, which states its licence, is cut at {CARD_BYTES.shown()}"
         note = f"{note}; to read it, {CARD_BYTES.remedy()}"
     if match:
         try:
-            front = load_yaml(match["front"])
+            read = load_yaml(match["front"])
         except YamlError as error:
             said = " ".join(printable(str(error)).split())[:200]
             note = f"the front matter of its README.md, which states its licence, is not YAML as read here ({said})"
         else:
-            licence = _licence(front) if isinstance(front, dict) else None
-    return Card(licence, body, note)
+            front = read if isinstance(read, dict) else {}
+    return Card(_licence(front), body, note, *(_listed(front.get(name)) for name in ("language", "datasets", "tags")))
+
+
+def _listed(value: Any) -> tuple[str, ...]:
+    """A text or list of texts of the front matter, what cannot be shown left out."""
+    items = value if isinstance(value, list) else [] if value is None else [value]
+    texts = ("".join(char for char in str(item) if char.isprintable()).strip()[:_NAME_LIMIT] for item in items)
+    return tuple(dict.fromkeys(filter(None, texts)))[:_NAMES_KEPT]
 
 
 def _licence(front: dict[str, Any]) -> str | None:

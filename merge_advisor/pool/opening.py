@@ -50,6 +50,7 @@ def open_pool(
     exclude: Sequence[str] = (),
     licence: Sequence[str] = (),
     follow_links: bool = False,
+    copies: bool = False,
     cache: Path | None = None,
     progress: Progress = quiet_progress,
 ) -> Pool:
@@ -73,6 +74,7 @@ def open_pool(
         licence: globs on the licences of the model cards, "unknown" where there is none; if given, only models that
             match one of them.
         follow_links: as of `find_models`.
+        copies: whether models of equal weights are all candidates; else the first alone is.
         cache: folder for what is unpacked, copied, written anew or merged by PEFT before it can be used; None: models
             that need it are set aside.
         progress: called with (what, done, total) where that takes long.
@@ -101,21 +103,23 @@ def open_pool(
         merges.prepare(place.path for at in more if isinstance(place := found[at][1], Snapshot))
         for at in more:
             examined[at] = _examined(*found[at], base, hashes, merges)
-    candidates: dict[str, Candidate] = {}
+    candidates: list[Candidate] = []
+    names: dict[str, str] = {}
     refused: list[RefusedModel] = []
     for (model, _), candidate in zip(found, examined, strict=True):
-        if isinstance(candidate, Candidate) and candidate.fingerprint not in candidates:
-            candidates[candidate.fingerprint] = candidate
+        if isinstance(candidate, Candidate) and (copies or candidate.fingerprint not in names):
+            names.setdefault(candidate.fingerprint, candidate.id)
+            candidates.append(candidate)
             continue
         if isinstance(candidate, Candidate):  # chosen twice it would only be one model at twice the weight
-            reason = f"same weights as {candidates[candidate.fingerprint].id}; remove one of the two"
+            reason = f"same weights as {names[candidate.fingerprint]}; remove one of the two"
         else:
             # without the id that some messages begin with: it stands before the reason anyway
             reason = candidate.reason.removeprefix(f"{model.id}: ")
         refused.append(RefusedModel(short_name(model.id), reason))
     if not candidates:
         _nothing_left(f"pool {ref}", refused, [place for _, place in found])
-    kept = _by_licence(list(candidates.values()), licence, f"pool {ref}")
+    kept = _by_licence(candidates, licence, f"pool {ref}")
     pool = Pool(tuple(kept), tuple(refused))
     return replace(pool, template=sources.template) if sources.template else pool
 

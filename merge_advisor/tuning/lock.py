@@ -46,12 +46,13 @@ class StudyFileLock:
 
     Args:
         path: of the file to lock; the holder is described in a file beside it, `path` with ".holder" added.
+        doing: what the holder does with the folder, in a message.
 
     Raises:
         RunError: another process holds it, or the file cannot be written or locked.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, doing: str = "is being tuned") -> None:
         import filelock
 
         # not in the locked file itself: Windows lets no other process read that, and older versions of filelock empty
@@ -63,7 +64,7 @@ class StudyFileLock:
             self._lock.acquire()
         except filelock.Timeout as error:
             raise RunError(
-                f"{path.parent}: is being tuned by {self._read_holder()}; wait for it to end, or stop it"
+                f"{path.parent}: {doing} by {self._read_holder()}; wait for it to end, or stop it"
             ) from error
         except (OSError, NotImplementedError) as error:
             reason = getattr(error, "strerror", None) or error

@@ -88,6 +88,8 @@ class PoolFilter:
     include: Sequence[str] = ()
     exclude: Sequence[str] = ()
     licence: Sequence[str] = ()
+    copies: bool = False
+    """Whether models of equal weights are all candidates; else the first alone is."""
 
 
 def open_session(
@@ -129,7 +131,7 @@ def open_session(
         if pool is not None:
             opened = open_pool(
                 pool, local, offline=offline, follow_links=where.get("follow_links", False), hashes=store.hashes,
-                include=wanted.include, exclude=wanted.exclude, licence=wanted.licence,
+                include=wanted.include, exclude=wanted.exclude, licence=wanted.licence, copies=wanted.copies,
                 cache=cache / "pool", progress=progress,
             )  # fmt: skip
         name = template or opened.template

@@ -29,7 +29,7 @@ from merge_advisor.merges import recipe_of
 from merge_advisor.progress import announce
 from merge_advisor.report.document import Paragraph
 from merge_advisor.report.terminal import to_text
-from merge_advisor.spaces import same_space
+from merge_advisor.spaces import Space, same_space
 from merge_advisor.types import SHOTS_LORA, ChooseBy, Pool, RefusedModel, Task
 from merge_advisor.whole_files import write_text
 
@@ -58,6 +58,8 @@ class PlanPlace:
     """Replace a run folder that is there."""
     asked: str = ""
     """Digest of the call, where its run is to be scored: until then, the same call goes on with it."""
+    notes: tuple[str, ...] = ()
+    """What the report says of where the pool comes from."""
 
 
 def make_plan(
@@ -89,8 +91,9 @@ def make_plan(
     with timer.step("embed the pool"):
         embedded = _embed(session.meter, pool, options.embedding)
     with timer.step("finetune on the shots"):
-        lora = _finetune(session, tasks, embedded, options)
-        task_delta = _task_delta(session.meter, lora, embedded, options.embedding)
+        # of all tasks together: one LoRA, as there is to be one merge
+        lora = finetune_on_tasks(session, tasks, target_parameters(session.local, embedded.candidates), options)
+        task_delta = delta_of_lora(session.meter, lora, embedded.deltas.space, options.embedding)
     with timer.step("choose"):
         chosen = _choose(session.meter, tasks, embedded, lora, task_delta, options)
     told = (Paragraph("chosen, before anything is trained on it or scored:"), member_table(chosen.selection.members))
@@ -112,6 +115,7 @@ def make_plan(
         if adapted.report.start is not None:
             write_start(session.local, adapted.report.start, session.weights.cut(chosen.merge, None), folder)
         plan = plan_value(session, given, options, steps, timer, place.pool)
+        plan = replace(plan, notes=(*place.notes, *plan.notes))
         write_values(folder, plan, recipe, tasks)
         if place.asked:
             mark_unfinished(folder, place.asked)
@@ -136,19 +140,42 @@ def _embed(meter: MergeMeter, pool: Pool, embedding: str) -> EmbeddedCandidates:
     return embedded
 
 
-def _finetune(session: Session, tasks: Sequence[Task], embedded: EmbeddedCandidates, options: PlanOptions) -> ShotsLora:
+def finetune_on_tasks(
+    session: Session, tasks: Sequence[Task], targets: Sequence[str], options: PlanOptions
+) -> ShotsLora:
+    """Return the LoRA of the shots of all tasks, from the cache or finetuned now.
+
+    Args:
+        session: base and store.
+        tasks: the tasks.
+        targets: names of the parameters it changes.
+        options: of the plan.
+
+    Raises:
+        InputError: the loss became infinite.
+        RunError: the cache cannot be written.
+    """
     watch = tuple(row for task in tasks for row in task.tuning)
     weights = row_weights([task.tuning for task in tasks], watch)
     shots = Shots(tuple(row for task in tasks for row in task.shots), watch, weights)
-    # of all tasks together: one LoRA, as there is to be one merge
-    targets = target_parameters(session.local, embedded.candidates)
     return finetune_on_shots(session.model, session.memo, session.cache, shots, targets, options.finetune, options.seed)
 
 
-def _task_delta(meter: MergeMeter, lora: ShotsLora, embedded: EmbeddedCandidates, embedding: str) -> Float32Array:
-    """(d,) the delta of the LoRA of the shots."""
+def delta_of_lora(meter: MergeMeter, lora: ShotsLora, space: Space, embedding: str) -> Float32Array:
+    """Return the task delta, (d,) float32: that of the LoRA of the shots.
+
+    Args:
+        meter: base, weights and store.
+        lora: the LoRA.
+        space: of the deltas that it is compared with.
+        embedding: spec of the embedding.
+
+    Raises:
+        TaskError: it cannot be embedded.
+        SpaceMismatchError: its delta would be in another space.
+    """
     own = take_deltas(meter, embedding, [lora.candidate])
-    same_space(embedded.deltas.space, own.deltas.space)
+    same_space(space, own.deltas.space)
     if own.refused:
         raise TaskError(f"the LoRA of the shots cannot be embedded: {own.refused[0].reason}; lower `finetune.lr`")
     delta: Float32Array = own.deltas.array[0]
