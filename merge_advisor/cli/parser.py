@@ -95,7 +95,9 @@ def add_options(parser: argparse.ArgumentParser, options: Sequence[Option]) -> N
         if heading not in groups:
             groups[heading] = parser.add_argument_group(heading)
         traits = _traits(item)
-        if item.text.positional:
+        if item.text.positional and item.default is not MISSING:
+            groups[heading].add_argument(item.name, nargs="?", default=argparse.SUPPRESS, **traits)
+        elif item.text.positional:
             groups[heading].add_argument(item.name, **traits)
         else:
             # an option that was not given leaves no trace: only so can the settings fill it and never overrule one
