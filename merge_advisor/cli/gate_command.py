@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _OK, _PARTIAL = 0, 3
 
 
-def gate(arguments: Arguments) -> int:
+def run_gate(arguments: Arguments) -> int:
     """Return the exit code of `merge-advisor gate`, run: 0 passed, 1 failed, 4 cannot tell.
 
     Args:
@@ -43,7 +43,7 @@ def gate(arguments: Arguments) -> int:
         raise InputError("gate: no MODEL to judge; name a run folder, an adapter's folder or a model, or `watch=POOL`")
     if command.baseline is None:
         raise InputError("gate: nothing to compare with; give `baseline=MODEL`, a run, an adapter or a full model")
-    from merge_advisor.advisor.gating.gate import gate as judged
+    from merge_advisor.advisor.gating.gate import gate
     from merge_advisor.report.gate_document import gate_blocks, gate_document
     from merge_advisor.report.junit import to_junit
     from merge_advisor.report.markdown import to_markdown
@@ -51,7 +51,7 @@ def gate(arguments: Arguments) -> int:
 
     output = arguments.part(OutputOptions)
     with reporting(output) as progress:
-        report = judged(
+        report = gate(
             command.model, command.baseline, command.tasks, command.guards, options=arguments.part(GateOptions),
             metric=command.metric, fields=command.fields, template=command.template,
             **_where(arguments, progress),

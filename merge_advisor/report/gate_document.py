@@ -52,13 +52,14 @@ def gate_blocks(report: GateReport, price: float | None = None) -> list[TextBloc
         report: of a gate.
         price: of an hour of this machine; None: costs stay seconds.
     """
-    blocks: list[TextBlock] = [Paragraph("\n".join(report.notes))] if report.notes else []
+    # names are anyone's: a line each, whatever they hold
+    blocks: list[TextBlock] = [Paragraph("\n".join(map(printable, report.notes)))] if report.notes else []
     blocks.append(_checks(report))
-    blocks.append(Paragraph("\n".join(check_line(check) for check in report.checks)))
+    blocks.append(Paragraph("\n".join(printable(check_line(check)) for check in report.checks)))
     blocks += [_worse_rows(check) for check in report.checks if check.outcome != GateOutcome.PASSED and check.worse]
     if report.cost is not None:
         blocks.append(Paragraph(cost_text(report.cost, price)))
-    blocks.append(Paragraph(gate_headline(report)))
+    blocks.append(Paragraph(printable(gate_headline(report))))
     return blocks
 
 
@@ -108,7 +109,7 @@ def cost_text(cost: GateCost, price: float | None = None) -> str:
         price: of an hour of this machine; None: costs stay seconds.
 
     >>> cost_text(GateCost(20.0, 80, 2, 1, 5.0, 4.0, 2**30), price=3.6)
-    'cost: 20.0 s in all (0.02), 1.0 GiB at most; 1 of 2 measurements run now, 5.0 s; 1 in the store, ...
+    'cost: 20.0 s (0.02) in all, 1.0 GiB at most; 1 of 2 measurements run now, 5.0 s; 1 in the store, ...
     """
     parts = [f"cost: {_seconds(cost.seconds, price)} in all"]
     if cost.peak_bytes is not None:
