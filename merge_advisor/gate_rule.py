@@ -34,7 +34,7 @@ _ROUNDING = 1e-12
 class GateDecision(NamedTuple):
     """What a gate's check decides, and by which numbers.
 
-    >>> decide_gate([0.0] * 60, "accuracy", GateOptions()).outcome
+    >>> decide_gate([0.0] * 80, "accuracy", GateOptions()).outcome
     <GateOutcome.PASSED: 'passed'>
     """
 

@@ -1,5 +1,6 @@
 """The gate's rule: what passes, what fails, what cannot be told, and how many rows would tell."""
 
+import math
 from collections.abc import Sequence
 from itertools import product
 
@@ -99,11 +100,11 @@ def test_away_from_0_its_end_is_where_a_score_test_turns(won: int, lost: int) ->
     def statistic(truth: float) -> float:
         def unlikely(share: float) -> float:
             parts = ((won, share + truth), (lost, share), (rows - won - lost, 1 - 2 * share - truth))
-            return -sum(number * np.log(max(chance, 1e-300)) for number, chance in parts if number)
+            return -sum(number * math.log(max(chance, 1e-300)) for number, chance in parts if number)
 
         ends = (max(0.0, -truth), (1 - truth) / 2)
         share = minimize_scalar(unlikely, bounds=ends, method="bounded", options={"xatol": 1e-10}).x
-        return (won - lost - rows * truth) / np.sqrt(rows * (2 * share + truth * (1 - truth)))
+        return float((won - lost - rows * truth) / math.sqrt(rows * (2 * share + truth * (1 - truth))))
 
     score_end = brentq(lambda truth: statistic(truth) - 1.959964, -0.999, (won - lost) / rows - 1e-6)
     assert lower == pytest.approx(min(score_end, paired_interval(counts(won, lost, rows)).lower), abs=1e-4)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from typing import TYPE_CHECKING
 
@@ -88,7 +87,7 @@ def _watch(arguments: Arguments, command: GateCommand, watching: WatchOptions) -
     def show(decision: PoolDecision) -> None:
         made.append(decision)
         if output.json and not watching.once:  # it never ends: an object a line
-            print(json.dumps(to_plain(decision), sort_keys=True), flush=True)
+            print_json(to_plain(decision), line=True)
         elif not output.json:
             print_blocks(flagged([Paragraph(f"{decision.text}{_cost(decision, command.price)}")], "gate"))
             sys.stdout.flush()

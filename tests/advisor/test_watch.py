@@ -166,7 +166,7 @@ def test_polling_waits_until_a_model_is_whole_and_goes_on_after_trouble(
             raise KeyboardInterrupt
 
     monkeypatch.setattr(watch, "look_at_pool", look)
-    monkeypatch.setattr(watch.time, "sleep", nap)
+    monkeypatch.setattr("time.sleep", nap)
     troubles: list[str] = []
     watching = Watching("pool", (Path("task.jsonl"),), watch=WatchOptions("pool", every=5.0))
     with pytest.raises(KeyboardInterrupt):

@@ -79,7 +79,7 @@ def gate(
 
     >>> found = gate("adapters/a0", "adapters/a1", [Path("examples.jsonl")], metric="loss", base="base")
     >>> found.outcome, found.checks[0].rows
-    (<GateOutcome.FAILED: 'failed'>, 60)
+    (<GateOutcome.PASSED: 'passed'>, 60)
 
     Args:
         candidate: a run folder, an adapter's folder, a full model (folder, .gguf file, hub id), or hub:ID.

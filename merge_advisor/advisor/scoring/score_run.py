@@ -289,12 +289,12 @@ def score_open_run(
         scores = (*own, *(score for score in scores if score.task not in [task.name for task in tasks]))
     # by input: a document of lm-eval has the digest of no row
     seen = [row.input for task in run.tasks for row in (*task.shots, *task.tuning)]
-    for task in asked:
+    for other_task in asked:
         score = score_asked(
-            session.meter, models, task, metric=judging.metric, limit=judging.limit, guard=guarded, seen=seen,
+            session.meter, models, other_task, metric=judging.metric, limit=judging.limit, guard=guarded, seen=seen,
             adaptation=adaptation,
         )  # fmt: skip
-        scores = (*(other for other in scores if other.task != task.name), score)
+        scores = (*(other for other in scores if other.task != other_task.name), score)
     verdict, reason = overall(scores)
     environment = run.plan.environment if not costs else replace(run.plan.environment, scoring=tuple(costs))
     plan = replace(run.plan, verdict=verdict, reason=reason, environment=environment)
