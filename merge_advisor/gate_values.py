@@ -111,7 +111,7 @@ class GateSide:
 class GateCost:
     """What a gate cost, in measured figures.
 
-    >>> GateCost(seconds=2.5, scored=4, run=1, seconds_run=1.5, seconds_kept=4.5, rows=80, peak_bytes=None).kept
+    >>> GateCost(2.5, 80, scored=4, run=1, forwards=40, seconds_run=1.5, seconds_kept=4.5, peak_bytes=None).kept
     3
     """
 
@@ -125,6 +125,8 @@ class GateCost:
     """Measurements that the decision rests on: a model on the rows of a check."""
     run: int
     """Of these, run now; the others were in the store."""
+    forwards: int
+    """Forward passes over one row that these took, nominally: one a row, whatever it chooses among or generates."""
     seconds_run: float
     """Measured seconds of those run now."""
     seconds_kept: float

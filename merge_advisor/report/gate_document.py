@@ -108,13 +108,14 @@ def cost_text(cost: GateCost, price: float | None = None) -> str:
         cost: what was measured.
         price: of an hour of this machine; None: costs stay seconds.
 
-    >>> cost_text(GateCost(20.0, 80, 2, 1, 5.0, 4.0, 2**30), price=3.6)
-    'cost: 20.0 s (0.02) in all, 1.0 GiB at most; 1 of 2 measurements run now, 5.0 s; 1 in the store, ...
+    >>> cost_text(GateCost(20.0, 80, 2, 1, 80, 5.0, 4.0, 2**30), price=3.6)
+    'cost: 20.0 s (0.02) in all, 1.0 GiB at most; 1 of 2 measurements run now, 80 forward passes ...
     """
     parts = [f"cost: {_seconds(cost.seconds, price)} in all"]
     if cost.peak_bytes is not None:
         parts[0] += f", {cost.peak_bytes / 2**30:.1f} GiB at most"
-    parts.append(f"{cost.run} of {cost.scored} measurements run now, {cost.seconds_run:.1f} s")
+    passes = f"{cost.forwards} forward passes over one row"
+    parts.append(f"{cost.run} of {cost.scored} measurements run now, {passes}, {cost.seconds_run:.1f} s")
     if cost.kept:
         took = _seconds(cost.seconds_kept, price)
         parts.append(f"{cost.kept} in the store, which took {took} when run")

@@ -191,6 +191,15 @@ def test_the_log_is_the_record(tmp_path: Path) -> None:
         pass
 
 
+def test_two_do_not_judge_for_one_record_at_once(tmp_path: Path) -> None:
+    held = WatchState(tmp_path, "context")
+    with pytest.raises(RunError, match="another process may be judging"):
+        WatchState(tmp_path, "context")
+    held.close()
+    with WatchState(tmp_path, "context") as state:
+        assert not state.begun
+
+
 def test_rows_choose_or_judge_whatever_their_order() -> None:
     rows = [Row(f"is {n} even?", "yes") for n in range(90)]
     mixed = [rows[at] for at in np.random.default_rng(0).permutation(90)]

@@ -20,7 +20,7 @@ SAME = GateCheck("same", "task", "loss", 40, -0.05, GateOutcome.PASSED, "passed:
 SIDE = GateSide(NASTY, "adapter", "ab" * 32, "alpaca")
 REPORT = GateReport(
     1, GateOutcome.FAILED, SIDE, replace(SIDE, word="old"), (FAILED, OPEN, SAME), (NASTY,),
-    GateCost(3.0, 160, 6, 2, 1.0, 4.0, 2**30),
+    GateCost(3.0, 160, 6, 2, 120, 1.0, 4.0, 2**30),
 )  # fmt: skip
 
 
@@ -58,7 +58,10 @@ def test_a_log_ends_with_the_outcome_and_shows_no_numbers_that_were_not_measured
 
 
 def test_costs_are_money_at_a_price_alone() -> None:
-    cost = GateCost(3600.0, 160, 6, 2, 1.0, 7200.0, None)
-    assert cost_text(cost, price=2.0).startswith("cost: 3600.0 s (2.00) in all; 2 of 6 measurements run now, 1.0 s; ")
+    cost = GateCost(3600.0, 160, 6, 2, 120, 1.0, 7200.0, None)
+    told = cost_text(cost, price=2.0)
+    assert told.startswith(
+        "cost: 3600.0 s (2.00) in all; 2 of 6 measurements run now, 120 forward passes over one row, "
+    )
     assert "7200.0 s (4.00)" in cost_text(cost, price=2.0) and "(" not in cost_text(cost)
     assert cost_text(replace(cost, scored=0, run=0)) == "cost: 3600.0 s in all; nothing had to be run"

@@ -37,6 +37,10 @@ if TYPE_CHECKING:
     from merge_advisor.session_options import Where
 
 
+_VOCABULARY = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "merges.txt", "vocab.txt")
+"""Files that say how text is cut into tokens."""
+
+
 @dataclass(frozen=True, slots=True)
 class GateRows:
     """What one check measures: the rows of a task, or the texts of a guard.
@@ -122,7 +126,8 @@ def gate(
     finally:
         for one in opened:
             one.session.memo.store.close()
-    rows = sum(len(one.rows) for one in asked)
+    # candidate, then baseline, each on every check
+    rows = [len(one.rows) for one in asked]
     return report_of_checks(checks, sides, notes, cost_of(timed, rows, time.perf_counter() - started))
 
 
@@ -140,18 +145,20 @@ def report_of_checks(
     return GateReport(VERSION, overall_outcome(checks), sides[0], sides[1], checks, tuple(notes), cost)
 
 
-def cost_of(timed: Sequence[Timed], rows: int, seconds: float) -> GateCost:
+def cost_of(timed: Sequence[Timed], rows: Sequence[int], seconds: float) -> GateCost:
     """Return what measuring cost.
 
     Args:
-        timed: what each measurement took.
-        rows: rows and texts, of all checks.
+        timed: what each measurement took: those of the candidate, a check each, then those of the baseline.
+        rows: rows or texts of each check.
         seconds: from beginning to end.
     """
     now = [item.seconds or 0.0 for item in timed if item.now]
     kept = [item.seconds or 0.0 for item in timed if not item.now]
     return GateCost(
-        seconds=round(seconds, 2), rows=rows, scored=len(timed), run=len(now), seconds_run=round(sum(now), 3),
+        seconds=round(seconds, 2), rows=sum(rows), scored=len(timed), run=len(now),
+        forwards=sum(number for number, item in zip((*rows, *rows), timed, strict=False) if item.now),
+        seconds_run=round(sum(now), 3),
         seconds_kept=round(sum(kept), 3), peak_bytes=peak_memory(),
     )  # fmt: skip
 
@@ -191,8 +198,9 @@ def _check_names(asked: Sequence[GateRows]) -> None:
 def _check_comparable(opened: Sequence[OpenedModel], asked: Sequence[GateRows]) -> None:
     """Refuse losses of models that cut text into other tokens: nats per token are of other tokens then."""
     losses = [rows.name for rows in asked if rows.metric == "loss"]
-    places = [one.session.local.path / "tokenizer.json" for one in opened]
-    if losses and len({file_digest(place, {}) if place.is_file() else "" for place in places}) > 1:
+    folders = [one.session.local.path for one in opened]
+    files = [[file_digest(at / name, {}) if (at / name).is_file() else "" for name in _VOCABULARY] for at in folders]
+    if losses and files[0] != files[1]:
         raise InputError(
             f"{losses[0]}: candidate and baseline have different tokenizers, so that nats per token do not compare; "
             "judge by `metric=accuracy` or `metric=exact_match`, without `guards`"

@@ -105,12 +105,24 @@ class WatchState:
         context: digest of base, prompts, dtype and baseline: what was judged under another is not compared.
 
     Raises:
-        RunError: it cannot be opened, is damaged, or was begun under another context.
+        RunError: it cannot be opened, is damaged, was begun under another context, or another process has it open.
     """
 
     def __init__(self, folder: Path, context: str) -> None:
+        import filelock
+
         self.folder = folder
         self._file = CheckedFile(folder / _STATE, _KIND)
+        # two that judge one model would decide twice
+        self._lock = filelock.FileLock(folder / f"{_STATE}.lock", blocking=False)
+        try:
+            self._lock.acquire()
+        except (filelock.Timeout, OSError, NotImplementedError) as error:
+            self._file.close()
+            raise RunError(
+                f"{folder}: cannot be locked, another process may be judging for it ({error}); wait, or name another "
+                "`out`"
+            ) from error
         try:
             self._file.run("INSERT OR IGNORE INTO context VALUES (0, ?)", (context,))
             if self._file.rows("SELECT digest FROM context")[0][0] != context:
@@ -122,12 +134,13 @@ class WatchState:
                     raise RunError(f"{folder / _STATE}: is damaged; delete it (the pool is looked at anew)")
             self.write_log()
         except BaseException:
-            self._file.close()
+            self.close()
             raise
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the file; another process may look."""
         self._file.close()
+        self._lock.release()
 
     def __enter__(self) -> WatchState:
         return self
