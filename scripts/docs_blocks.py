@@ -28,7 +28,8 @@ both are plain text, and `--json` prints one JSON object instead.
 """
 EXIT_CODES = """\
 Exit codes: 0 success; 1 failure of a tool or a service; 2 wrong use or input that cannot be used; 3 done, but models \
-of the pool were set aside or results of a benchmark failed; 130 interrupted (what was measured is kept).
+of the pool were set aside or results of a benchmark failed; 4 `gate` cannot tell (1: the candidate failed); \
+130 interrupted (what was measured is kept).
 """
 INTRODUCTIONS = {
     "strategies": "How members and weights are chosen: `merge-advisor plan --strategy NAME`. The cost counts model "

@@ -1,4 +1,6 @@
-"""The public API: `plan`, `embed`, `merge`, `score`, `tune`. It composes the rooms below; the command line calls it.
+"""The public API: `plan`, `embed`, `merge`, `score`, `tune`, `gate`.
+
+It composes the rooms below; the command line calls it.
 
 Each takes where models, stores and the machine are as keyword arguments (`SessionOptions`, `Where`), and returns frozen
 values.
@@ -29,9 +31,10 @@ from merge_advisor.types import Pool
 from merge_advisor.whole_files import discard, write_text
 
 if TYPE_CHECKING:
+    from merge_advisor.advisor.gating.gate import gate
     from merge_advisor.advisor.scoring.score_run import score_run as score
 
-__all__ = ["Machine", "PlanOptions", "TaskName", "TuneOptions", "embed", "merge", "plan", "score", "tune"]
+__all__ = ["Machine", "PlanOptions", "TaskName", "TuneOptions", "embed", "gate", "merge", "plan", "score", "tune"]
 
 
 def plan(
@@ -200,4 +203,8 @@ def __getattr__(name: str) -> Any:
         from merge_advisor.advisor.scoring.score_run import score_run
 
         return score_run
+    if name == "gate":
+        from merge_advisor.advisor.gating.gate import gate
+
+        return gate
     raise AttributeError(f"module 'merge_advisor.advisor' has no attribute {name!r}")

@@ -8,6 +8,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from merge_advisor.cli.gate_command import run_gate
 from merge_advisor.cli.hub_commands import card, pool, push
 from merge_advisor.cli.hub_folder_commands import hub_folder, hub_plan, takes_hub
 from merge_advisor.cli.messages import with_flags
@@ -281,6 +282,7 @@ _RUNNERS: dict[str, Callable[[Arguments], int]] = {
     "plan": _plan, "init": _init, "embed": _embed, "tune": _tune, "bench": _bench, "merge": _merge, "score": _score,
     "convert": _convert, "try": _try, "show": _show, "doctor": _doctor, "pool": pool, "card": card, "push": push,
     "hub": _hub,
+    "gate": run_gate,
 }  # fmt: skip
 
 

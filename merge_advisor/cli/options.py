@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from merge_advisor.errors import InputError
+from merge_advisor.gate_options import GateOptions, WatchOptions
 from merge_advisor.hub_options import (
     CardOptions,
     FindOptions,
@@ -148,6 +150,46 @@ class ScoreCommand:
         help="fields of these files, as of plan (default: those the run was planned with)",
     )  # fmt: skip
     template: str | None = option(None, settings=True, help="alpaca, plain, bare or chat, for a MODEL (default alpaca)")
+
+
+@dataclass(frozen=True)
+class GateCommand:
+    """What `gate` compares, on which rows, and what it writes.
+
+    >>> GateCommand(model="new", baseline="old", tasks=(Path("held_out.jsonl"),)).metric
+    'auto'
+    """
+
+    model: str | None = option(
+        None, positional=True, metavar="MODEL|RUN",
+        help="the candidate: run folder, adapter folder (with --base), full model, or hub:ID",
+    )  # fmt: skip
+    baseline: str | None = option(
+        None, metavar="MODEL|RUN", help="what it must not be worse than: the same kinds of things"
+    )
+    tasks: tuple[Path, ...] = option(
+        (), flags=("--task",), metavar="FILE", help="held-out rows that neither was trained on (or hf:NAME:SPLIT)"
+    )
+    # not from merge-advisor.toml: its `guard` is the plan's, and a gate says on its own line what it checks
+    guards: tuple[Path, ...] = option(
+        (), flags=("--guard",), metavar="FILE", help="unrelated text (JSONL) it must not get worse on"
+    )
+    metric: str = option(
+        "auto", metavar="NAME", help="of the tasks: accuracy, exact_match or loss (default {default}: by the rows)"
+    )
+    fields: str | None = option(None, flags=("--map",), metavar="FIELDS", help="fields of these files, as of plan")
+    template: str | None = option(
+        None, settings=True, help="alpaca, plain, bare or chat, of what is no run (default: the run's, or alpaca)"
+    )
+    junit: Path | None = option(None, metavar="FILE.xml", help="write the checks as JUnit XML")
+    summary: Path | None = option(None, metavar="FILE.md", help="write a summary in Markdown, for a pull request")
+    price: float | None = option(
+        None, metavar="N", flags=("--price-per-hour",), help="of this machine: measured seconds are shown as money too"
+    )
+
+    def __post_init__(self) -> None:
+        if self.price is not None and not 0 <= self.price < float("inf"):
+            raise InputError(f"`price={self.price:g}`: give 0 or more, in any currency, per hour")
 
 
 @dataclass(frozen=True)
@@ -330,6 +372,10 @@ COMMANDS = {
     "score": Command(
         "score a run folder, or any model, on held-out rows",
         (ScoreCommand, LmEvalScoreOptions, ScoringOptions, *_SESSION),
+    ),
+    "gate": Command(
+        "in CI: is a model no worse than another on rows and guards (exit 0, 1, or 4 for cannot tell)? or watch a pool",
+        (GateCommand, GateOptions, WatchOptions, *_SESSION),
     ),
     "convert": Command("rewrite adapters that are pickles (.bin) as safetensors", (ConvertCommand, OutputOptions)),
     "try": Command("answer a prompt with base, anchor and merge side by side", (TryCommand, *_SESSION)),

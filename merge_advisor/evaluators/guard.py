@@ -28,7 +28,19 @@ _TEXT_PAIRS = (
 
 
 def read_guard(path: Path) -> tuple[str, ...]:
-    """Return the texts of a guard file, in order, equal ones once.
+    """Return the texts of a guard file, in order, equal ones once; see `placed_guard`.
+
+    Args:
+        path: as `placed_guard` takes it.
+
+    Raises:
+        TaskError: as `placed_guard`.
+    """
+    return tuple(placed_guard(path))
+
+
+def placed_guard(path: Path) -> dict[str, str]:
+    """Return the texts of a guard file with the place of each, in order; of equal ones the first.
 
     Args:
         path: JSONL, UTF-8; each line an object with `text`, or with a pair such as `input` and `output`.
@@ -45,8 +57,10 @@ def read_guard(path: Path) -> tuple[str, ...]:
         raise TaskError(f"{path}: cannot be read ({error.strerror}); give a JSONL file of unrelated text") from error
     except UnicodeDecodeError as error:
         raise TaskError(f"{path}: not UTF-8 (byte {error.start}); save it as UTF-8") from error
-    texts = [_text(line, f"{path}:{number}") for number, line in enumerate(lines, start=1) if line.strip()]
-    different = tuple(dict.fromkeys(texts))
+    different: dict[str, str] = {}
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            different.setdefault(_text(line, f"{path}:{number}"), f"{path.name}:{number}")
     if len(different) < _MINIMUM:
         raise TaskError(
             f"{path}: {len(different)} different texts, the minimum is {_MINIMUM}; add lines of unrelated text"

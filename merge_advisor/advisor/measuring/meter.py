@@ -5,6 +5,7 @@ Costs are nominal: forward passes over one row, a backward pass counted as two, 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
@@ -207,6 +208,27 @@ class MergeMeter:
 
         return self.on_base(merge, lambda: input_moments(self.model.backbone, self.model.encode(rows), names))
 
+    def timed(self, key: Sequence[object], measure: Callable[[], _T]) -> _T:
+        """Return the remembered value of `key`, or measure it; what that takes is kept beside it, without loading.
+
+        Args:
+            key: as `Memo.remember` takes it.
+            measure: gives a JSON value.
+        """
+        seconds: float | None = None
+
+        def watched() -> _T:
+            nonlocal seconds
+            _ = self.model.backbone  # loading it is no part of what one more model costs
+            started = time.perf_counter()
+            value = measure()
+            seconds = round(time.perf_counter() - started, 4)
+            return value
+
+        value = self.memo.remember(key, watched)
+        self.memo.keep_seconds(key, seconds)
+        return value
+
     def scores(
         self,
         models: Sequence[ScoredModel],
@@ -230,7 +252,7 @@ class MergeMeter:
                 return self.on_base(model.merge, lambda: to_json(score(model)))
 
             # as text: a score has floats that JSON gives back to the last bit, and its own strict form
-            text = self.memo.remember([*key, *model.key], measure)
+            text = self.timed([*key, *model.key], measure)
             # the same model may be in the store under another label
             table.append(replace(from_json(ModelScore, text, "store"), label=model.label))
         self.model.progress(what, len(models), len(models))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from merge_advisor import registry
-from merge_advisor.advisor.measuring.meter import MergeMeter, ScoredModel
+from merge_advisor.advisor.measuring.meter import MergeMeter, ScoredModel, finite_or_worst
 from merge_advisor.scores import ModelScore
 from merge_advisor.types import Row
 
@@ -64,3 +64,19 @@ def score_models(
         return scorer.score(backbone.model, backbone.tokenizer, rows, template, label=model.label, metric=metric)
 
     return meter.scores(models, key, score, what)
+
+
+def guard_losses(meter: MergeMeter, model: ScoredModel, texts: Sequence[str]) -> list[float]:
+    """Return the loss of each text of a guard under a model, nats per token; remembered like a score.
+
+    Args:
+        meter: puts the model on the base.
+        model: the model; examples in its prompt do not reach a plain text.
+        texts: of the guard.
+    """
+    from merge_advisor.backbone.losses import text_losses
+
+    def measure() -> list[float]:
+        return finite_or_worst(meter.on_base(model.merge, lambda: text_losses(meter.model.backbone, texts)))
+
+    return meter.timed(["guard", list(texts), *model.merge.key], measure)

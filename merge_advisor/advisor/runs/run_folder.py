@@ -27,7 +27,7 @@ from merge_advisor.adapt.workbench import Alternative
 from merge_advisor.errors import RunError
 from merge_advisor.json_form import STRICT, digest_of, from_json, to_json
 from merge_advisor.report.values import SimilarityMap, TuningReport
-from merge_advisor.scores import Score, Verdict
+from merge_advisor.scores import Score, ScoringCost, Verdict
 from merge_advisor.spaces import Space
 from merge_advisor.types import Base, ChooseBy, Kind, Recipe, Selection, Task
 from merge_advisor.whole_files import remove_leftovers, restore, write_text
@@ -190,6 +190,8 @@ class Environment:
     store_misses: int
     paths: dict[str, str]
     """Where base, pool, store and task files were."""
+    scoring: tuple[ScoringCost, ...] = ()
+    """What scoring took, a task each; empty until scored, and in plans made before it was kept."""
 
 
 @dataclass(frozen=True, slots=True)

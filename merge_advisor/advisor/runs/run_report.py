@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from merge_advisor import registry
 from merge_advisor.advisor.runs.adapted_run import why_not_adapted
+from merge_advisor.advisor.runs.run_cost import run_cost_lines
 from merge_advisor.advisor.runs.run_folder import PLAN_START
 from merge_advisor.errors import SpecError
 from merge_advisor.report.document import Code, Paragraph, Table, TextBlock
@@ -91,6 +92,7 @@ def summary_blocks(run: Run) -> tuple[TextBlock, ...]:
         blocks.append(Paragraph("verdict: none yet, nothing was scored"))
     if notes := _notes(run):
         blocks.append(Paragraph("\n".join(f"note: {note}" for note in notes)))
+    blocks.append(Paragraph("\n".join(run_cost_lines(run.plan))))
     files = tuple(_files(run))
     blocks.append(Table(f"files in {run.folder}", ("file", "what it is, or runs it"), files))
     blocks.append(Code(tuple(_commands(run, run.folder)), title="next"))

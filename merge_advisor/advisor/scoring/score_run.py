@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Unpack
 
 from merge_advisor import registry
 from merge_advisor.advisor.measuring.in_context import in_context
-from merge_advisor.advisor.measuring.meter import BASE, MergeMeter, ScoredModel, finite_or_worst
-from merge_advisor.advisor.measuring.model_scores import FINAL, anchor_of, score_models
+from merge_advisor.advisor.measuring.memo import scoring_cost
+from merge_advisor.advisor.measuring.meter import BASE, MergeMeter, ScoredModel
+from merge_advisor.advisor.measuring.model_scores import FINAL, anchor_of, guard_losses, score_models
 from merge_advisor.advisor.measuring.session import Session
 from merge_advisor.advisor.runs.reopening import find_members, find_shots_lora, reopen
 from merge_advisor.advisor.runs.run_folder import PLAN_START, START, UNADAPTED, Run, read_run, write_scores
@@ -23,7 +24,7 @@ from merge_advisor.evaluators.guard import guard_score, read_guard
 from merge_advisor.evaluators.metrics import METRICS, majority_score, metric_for
 from merge_advisor.json_form import VERSION
 from merge_advisor.merges import WeightedMerge, merge_of
-from merge_advisor.scores import GuardScore, RowLog, Score, Verdict
+from merge_advisor.scores import GuardScore, RowLog, Score, ScoringCost, Verdict
 from merge_advisor.tasks import majority, read_rows, shared_choices
 from merge_advisor.types import ICL, SHOTS_LORA, Recipe, Task
 from merge_advisor.verdict import judge
@@ -104,17 +105,9 @@ def score_guard(meter: MergeMeter, models: Sequence[ScoredModel], path: Path) ->
     Raises:
         TaskError: the guard file cannot be used.
     """
-    from merge_advisor.backbone.losses import text_losses
-
     texts = read_guard(path)
-    losses = {}
-    for model in models:
-        if model.label in ("base", "merge"):  # all others are there to be compared on the task
-
-            def measure(merge: WeightedMerge = model.merge) -> list[float]:
-                return finite_or_worst(meter.on_base(merge, lambda: text_losses(meter.model.backbone, texts)))
-
-            losses[model.label] = meter.memo.remember(["guard", list(texts), *model.merge.key], measure)
+    # all others are there to be compared on the task
+    losses = {m.label: guard_losses(meter, m, texts) for m in models if m.label in ("base", "merge")}
     score: GuardScore = guard_score(losses["base"], losses["merge"])
     return score
 
@@ -280,34 +273,31 @@ def score_open_run(
     asked = load_all_tasks(lm_eval, offline=offline) if lm_eval else []
     models = models_of(session, run)
     guarded = score_guard(session.meter, models, judging.guard) if judging.guard else None
-    scores = run.scores
+    scores, costs = run.scores, list[ScoringCost]()
     made = {"merge": (run.plan.adaptation or UNADAPTED).chosen, "plan": run.own_adaptation.chosen}
     adaptation, prompted = made["merge"], [label for label, name in made.items() if name == "prompt"]
     if heldout or not lm_eval:
-        own = [
-            score_task(
-                session.meter,
-                models,
-                task,
-                metric=judging.metric,
-                guard=guarded,
-                adaptation=adaptation,
+        own = []
+        for task in tasks:
+            first = len(session.memo.timed)
+            own.append(score_task(
+                session.meter, models, task, metric=judging.metric, guard=guarded, adaptation=adaptation,
                 prompted=prompted,
-            )
-            for task in tasks
-        ]
+            ))  # fmt: skip
+            costs.append(scoring_cost(session.memo, first, task.name, len(task.heldout)))
         own = [replace(score, notes=(*score.notes, *said.get(score.task, ()))) for score in own]
         scores = (*own, *(score for score in scores if score.task not in [task.name for task in tasks]))
     # by input: a document of lm-eval has the digest of no row
     seen = [row.input for task in run.tasks for row in (*task.shots, *task.tuning)]
-    for task in asked:
+    for other_task in asked:
         score = score_asked(
-            session.meter, models, task, metric=judging.metric, limit=judging.limit, guard=guarded, seen=seen,
+            session.meter, models, other_task, metric=judging.metric, limit=judging.limit, guard=guarded, seen=seen,
             adaptation=adaptation,
         )  # fmt: skip
-        scores = (*(other for other in scores if other.task != task.name), score)
+        scores = (*(other for other in scores if other.task != other_task.name), score)
     verdict, reason = overall(scores)
-    plan = replace(run.plan, verdict=verdict, reason=reason)
+    environment = run.plan.environment if not costs else replace(run.plan.environment, scoring=tuple(costs))
+    plan = replace(run.plan, verdict=verdict, reason=reason, environment=environment)
     scored = replace(run, plan=plan, scores=scores, tasks=tasks)
     write_scores(run.folder, plan, scores, report_of(scored), html_of(scored))
     return read_run(run.folder)
