@@ -119,7 +119,8 @@ class HubPlace:
 
     hub: Path | None = option(
         None, group=_HUB, settings=True, metavar="DIR",
-        help="hub folder; a plan takes its pool from it (merge-advisor.toml: where no pool is named)",
+        help="hub folder; a plan takes its pool from it (merge-advisor.toml: where no pool is named), a gate what is "
+        "called hub:ID",
     )  # fmt: skip
 
 

@@ -13,6 +13,7 @@ from merge_advisor.cli.progress import reporting
 from merge_advisor.cli.saying import say
 from merge_advisor.errors import InputError
 from merge_advisor.gate_options import GateOptions, WatchOptions
+from merge_advisor.hub_options import HubPlace
 from merge_advisor.json_form import to_plain
 from merge_advisor.machine_options import Machine
 from merge_advisor.options import Places
@@ -20,6 +21,7 @@ from merge_advisor.report.document import Paragraph
 from merge_advisor.session_options import Where
 
 if TYPE_CHECKING:
+    from merge_advisor.advisor.gating.gated_model import HubFinder
     from merge_advisor.advisor.gating.watch_state import PoolDecision
     from merge_advisor.progress import Progress
 
@@ -53,7 +55,7 @@ def run_gate(arguments: Arguments) -> int:
         report = gate(
             command.model, command.baseline, command.tasks, command.guards, options=arguments.part(GateOptions),
             metric=command.metric, fields=command.fields, template=command.template,
-            **_where(arguments, progress),
+            find_in_hub=_finder(arguments), **_where(arguments, progress),
         )  # fmt: skip
     if command.junit is not None:
         write_text(command.junit, to_junit(report))
@@ -61,6 +63,21 @@ def run_gate(arguments: Arguments) -> int:
         write_text(command.summary, with_flags(to_markdown(gate_document(report, command.price)), "gate"))
     print_result(output, to_plain(report), flagged(gate_blocks(report, command.price), "gate"))
     return report.outcome.exit_code
+
+
+def _finder(arguments: Arguments) -> HubFinder | None:
+    """What finds the model of hub:ID; None where no hub folder is named."""
+    folder = arguments.part(HubPlace).hub
+    if folder is None:
+        return None
+
+    def place_of(name: str) -> str:
+        from merge_advisor.hub import Hub
+
+        with Hub.open(folder) as hub:
+            return hub.entry(name).place
+
+    return place_of
 
 
 def _where(arguments: Arguments, progress: Progress) -> Where:
@@ -94,7 +111,7 @@ def _watch(arguments: Arguments, command: GateCommand, watching: WatchOptions) -
 
     asked = Watching(
         str(watching.watch), command.tasks, arguments.part(GateOptions), watching, command.baseline, command.guards,
-        command.metric, command.fields, command.template,
+        command.metric, command.fields, command.template, _finder(arguments),
     )  # fmt: skip
     with reporting(output) as progress:
         watch_pool(asked, show, lambda text: say(with_flags(text, "gate")), **_where(arguments, progress))

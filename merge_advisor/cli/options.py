@@ -375,7 +375,7 @@ COMMANDS = {
     ),
     "gate": Command(
         "in CI: is a model no worse than another on rows and guards (exit 0, 1, or 4 for cannot tell)? or watch a pool",
-        (GateCommand, GateOptions, WatchOptions, *_SESSION),
+        (GateCommand, GateOptions, WatchOptions, HubPlace, *_SESSION),
     ),
     "convert": Command("rewrite adapters that are pickles (.bin) as safetensors", (ConvertCommand, OutputOptions)),
     "try": Command("answer a prompt with base, anchor and merge side by side", (TryCommand, *_SESSION)),

@@ -182,6 +182,21 @@ def test_bad_words_are_one_line(here: Path, words: str, said: str, capsys: pytes
     assert out == "" and len(lines) == 1 and said in lines[0], err
 
 
+def test_the_models_of_a_hub_folder_are_named_by_their_id(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = "slight --baseline hub:strong --base base --task task.jsonl --cache cache -q"
+    assert main(["gate", *words.split()]) == 2
+    assert "hub:strong: no hub folder is named; give --hub DIR" in capsys.readouterr().err
+    assert main("hub add . --hub kept --base base --include strong --cache cache -q".split()) == 0
+    capsys.readouterr()
+    by_id = main(["gate", *words.split(), "--hub", "kept"]), capsys.readouterr().out
+    assert by_id == (
+        main(["gate", *words.replace("hub:", "").split()]),
+        capsys.readouterr().out.replace("strong", "hub:strong"),
+    )
+    assert main(["gate", *words.replace("hub:strong", "hub:weak").split(), "--hub", "kept"]) == 2
+    assert "weak" in capsys.readouterr().err
+
+
 def test_a_hub_word_is_found_by_whoever_knows_the_hub(here: Path) -> None:
     found = find_gated("hub:law", find_in_hub=lambda name: {"law": "strong"}[name])
     assert (found.word, found.kind, found.place) == ("hub:law", "adapter", "strong")

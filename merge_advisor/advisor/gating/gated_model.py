@@ -70,7 +70,7 @@ def find_gated(word: str, *, find_in_hub: HubFinder | None = None) -> GatedModel
     """
     if word.startswith(_HUB):
         if find_in_hub is None:
-            raise InputError(f"{word}: no hub folder is named; give the folder of the model instead")
+            raise InputError(f"{word}: no hub folder is named; give `hub=DIR`, or the folder of the model instead")
         found = find_gated(find_in_hub(word.removeprefix(_HUB)))
         return GatedModel(word, found.kind, found.place, found.run)
     folder = Path(word).expanduser()

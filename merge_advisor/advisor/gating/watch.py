@@ -18,7 +18,7 @@ from urllib.parse import quote
 
 import numpy as np
 
-from merge_advisor.advisor.gating.gated_model import find_gated, open_gated
+from merge_advisor.advisor.gating.gated_model import HubFinder, find_gated, open_gated
 from merge_advisor.advisor.gating.watch_state import DecisionKind, KnownBest, PoolDecision, TaskDecision, WatchState
 from merge_advisor.advisor.gating.watched_card import watched_card
 from merge_advisor.advisor.measuring.meter import BASE, MergeMeter, ScoredModel, loss_kind_of
@@ -109,6 +109,8 @@ class Watching:
     metric: str = "auto"
     fields: str | None = None
     template: str | None = None
+    find_in_hub: HubFinder | None = None
+    """Finds a baseline that is hub:ID."""
 
     @property
     def demands(self) -> GateOptions:
@@ -231,7 +233,11 @@ def _beginning(watching: Watching, session: Session, **where: Unpack[Where]) -> 
     """What new models are compared with as long as none improved anything, and its digest."""
     if watching.baseline is None:
         return BASE, ""
-    opened = open_gated(find_gated(watching.baseline), watching.template or session.model.template.name, **where)
+    opened = open_gated(
+        find_gated(watching.baseline, find_in_hub=watching.find_in_hub),
+        watching.template or session.model.template.name,
+        **where,
+    )
     with opened.session as other:
         if other.memo.context != session.memo.context or opened.prompted:
             raise InputError(
