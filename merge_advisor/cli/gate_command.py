@@ -84,8 +84,8 @@ def _where(arguments: Arguments, progress: Progress) -> Where:
     """Where models and stores are, and how to compute."""
     places = arguments.part(Places)
     return Where(
-        pool=places.pool, base=places.base, offline=places.offline, cache=places.cache, store=places.store,
-        machine=arguments.part(Machine), progress=progress,
+        pool=places.pool, base=places.base, offline=places.offline, follow_links=places.follow_links,
+        cache=places.cache, store=places.store, machine=arguments.part(Machine), progress=progress,
     )  # fmt: skip
 
 
