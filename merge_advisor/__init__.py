@@ -13,14 +13,15 @@ from typing import TYPE_CHECKING, Any
 from merge_advisor.version import __version__
 
 if TYPE_CHECKING:
-    from merge_advisor.advisor import embed, merge, plan, score, tune
+    from merge_advisor.advisor import embed, gate, merge, plan, score, tune
     from merge_advisor.benchmark.bench import bench
+    from merge_advisor.hub import Hub
 
-__all__ = ["__version__", "bench", "embed", "merge", "plan", "score", "tune"]
+__all__ = ["Hub", "__version__", "bench", "embed", "gate", "merge", "plan", "score", "tune"]
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("embed", "merge", "plan", "score", "tune"):
+    if name in ("embed", "gate", "merge", "plan", "score", "tune"):
         import merge_advisor.advisor as advisor
 
         return getattr(advisor, name)
@@ -28,4 +29,8 @@ def __getattr__(name: str) -> Any:
         from merge_advisor.benchmark.bench import bench
 
         return bench
+    if name == "Hub":
+        from merge_advisor.hub import Hub
+
+        return Hub
     raise AttributeError(f"module 'merge_advisor' has no attribute {name!r}")

@@ -6,6 +6,7 @@ number. So each row carries a checksum of its table's name and its other columns
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import sqlite3
 import time
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from merge_advisor.errors import DamageWarning, RunError
+from merge_advisor.write_points import write_point
 
 _TRIES = 100
 
@@ -69,27 +71,30 @@ class CheckedFile:
         path: the file; it and its folder are made where they are missing.
         kind: what it is.
         make: whether they are; without, a file that is missing is one in memory, lost when it is closed.
-        still: whether it is only read, and nobody changes it meanwhile; rows that are damaged stay.
+        frozen: whether it lies where nothing can be written: it is read as it is, and no other process changes it.
 
     Raises:
         RunError: it cannot be opened or changed, is damaged, something else, or of a newer version.
     """
 
-    def __init__(self, path: Path, kind: FileKind, *, make: bool = True, still: bool = False) -> None:
-        self.path, self.kind, self.still = path, kind, still
+    def __init__(self, path: Path, kind: FileKind, *, make: bool = True, frozen: bool = False) -> None:
+        self.path, self.kind, self.frozen = path, kind, frozen
         with self._said("opened"):
             if make:
                 path.parent.mkdir(parents=True, exist_ok=True)
-            place: Path | str = path if make or path.exists() else ":memory:"
-            if still:  # without locks, which a disk of another machine may lack
-                place = f"{path.absolute().as_uri()}?mode=ro&immutable=1"
-            self._connection = sqlite3.connect(place, timeout=60, isolation_level=None, uri=still)
+            place = str(path) if make or path.exists() else ":memory:"
+            if frozen:
+                # a reader, too, would make files beside one that has a write-ahead log, and lock the file, which the
+                # disk of another machine may not be able to
+                place = f"{path.absolute().as_uri()}?immutable=1"
+            self._connection = sqlite3.connect(place, timeout=60, isolation_level=None, uri=frozen)
         try:
             with self._said("opened"):
                 # text that was damaged is no UTF-8; it is to be read, and found by its checksum
                 self._connection.text_factory = lambda data: data.decode("utf-8", "surrogateescape")
-                if not still:
+                if not frozen:
                     _settle_journal(self._connection, "DELETE" if kind.shared else "WAL")
+                    write_point("database opened", path.name)
             self._bring_up()
         except BaseException:
             self._connection.close()
@@ -116,7 +121,10 @@ class CheckedFile:
             RunError: it could not be done.
         """
         with self._said("written"):
-            return self._connection.execute(statement, values).rowcount
+            write_point("rows to be written", statement)
+            changed = self._connection.execute(statement, values).rowcount
+            write_point("rows written", statement)
+            return changed
 
     def rows(self, query: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
         """Return the rows of a query.
@@ -130,6 +138,11 @@ class CheckedFile:
         """
         with self._said("read"):
             return self._connection.execute(query, values).fetchall()
+
+    @property
+    def stamp(self) -> tuple[int, int]:
+        """Changes whenever anything in the file did, by this process or another."""
+        return int(self.rows("PRAGMA data_version")[0][0]), self._connection.total_changes
 
     def keep(self, table: str, *row: object, or_else: str = "") -> None:
         """Keep a row with its checksum.
@@ -200,7 +213,9 @@ class CheckedFile:
         self.run("COMMIT")
 
     def _bring_up(self) -> None:
-        if self._version() < self.kind.version:
+        if self.frozen:
+            self._check_frozen()
+        elif self._version() < self.kind.version:
             with self.transaction():
                 # another process may have done it meanwhile
                 for step in self.kind.steps[self._version() :]:
@@ -212,6 +227,14 @@ class CheckedFile:
                 f"{self.kind.version} is known here); install that, or {self.kind.instead}"
             )
 
+    def _check_frozen(self) -> None:
+        log = self.path.with_name(f"{self.path.name}-wal")
+        if self._version() < self.kind.version or (log.exists() and log.stat().st_size):
+            raise RunError(
+                f"{self.kind.name} {self.path}: has to be brought up to date, and nothing can be written there; open "
+                f"it once where that is allowed, or {self.kind.instead}"
+            )
+
     def _version(self) -> int:
         return int(self.rows("PRAGMA user_version")[0][0])
 
@@ -220,16 +243,21 @@ class CheckedFile:
         """Make every error of SQLite and the system one line with a remedy."""
         try:
             yield
-        except (OSError, sqlite3.Error, sqlite3.Warning) as error:
+        except (OSError, sqlite3.Error, sqlite3.Warning, UnicodeError) as error:
+            # UnicodeError: what SQLite says of a damaged file may have parts of it in it
             name, instead = f"{self.kind.name} {self.path}", self.kind.instead
-            if getattr(error, "sqlite_errorcode", 0) & 0xFF in _DAMAGE:
+            if isinstance(error, UnicodeError) or getattr(error, "sqlite_errorcode", 0) & 0xFF in _DAMAGE:
                 remedy = f"delete it ({self.kind.lost})"
                 raise RunError(
                     f"{name}: is damaged, or no {self.kind.name} ({error}); {instead}, or {remedy}"
                 ) from error
-            if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL:
-                raise RunError(f"{name}: no room to write ({error}); free some, or {instead}") from error
-            raise RunError(f"{name}: cannot be {done} ({error}); check permissions, or {instead}") from error
+            reason = error.strerror if isinstance(error, OSError) else error
+            full = getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL
+            if full or (isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)):
+                raise RunError(f"{name}: no room to write ({reason}); free some, or {instead}") from error
+            # SQLite says no more than "disk I/O error" of a file that may not become larger
+            check = "permissions and free space" if done == "written" else "permissions"
+            raise RunError(f"{name}: cannot be {done} ({reason}); check {check}, or {instead}") from error
 
 
 _DAMAGE = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT, sqlite3.SQLITE_ERROR})

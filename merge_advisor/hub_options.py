@@ -1,4 +1,4 @@
-"""What can be asked for where the hub is searched or written to: the options of `pool find`, `push` and `card`.
+"""What can be asked for of the hub, and of hub folders: the options of `pool find`, `push` and `card`, and of `hub`.
 
 As `merge_advisor.options`, which holds those of the commands that plan and measure: each option is defined here alone,
 and nothing heavy is imported.
@@ -80,3 +80,64 @@ class PushOptions(CardOptions):
 
     private: bool = option(False, help="make a private repository")
     force: bool = option(False, help="replace what a repository of that name holds (its history keeps it)")
+
+
+SHORTLIST = 128
+"""Models of a hub folder that a plan looks at, unless another number is given."""
+_HUB, _SEARCHED = "hub", "search and list"
+_FILTER_HELP = (
+    "only models that fit, e.g. 'licence=apache-2.0,rank<=16': id, base, kind, licence, source, revision, template, "
+    "added, rank, size, language, data_set, tag, module"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class HubSearchOptions:
+    """Which models of a hub folder are looked at, and by which deltas.
+
+    >>> HubSearchOptions(filter="rank<=16").embedding
+    'delta_activations'
+    """
+
+    filter: str = option("", group=_SEARCHED, metavar="TERMS", help=_FILTER_HELP)
+    embedding: str = "delta_activations"
+    template: str | None = None
+    """Prompt template of a task that is searched by; None: the models'. On the command line `hub add` and `hub search`
+    share one option for each of these two."""
+    fields: str | None = option(
+        None, group=_SEARCHED, flags=("--map",), metavar="FIELDS",
+        help="fields of the examples, as of `merge-advisor plan --map`",
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class HubPlace:
+    """Where the hub folder is.
+
+    >>> HubPlace().hub
+    """
+
+    hub: Path | None = option(
+        None, group=_HUB, settings=True, metavar="DIR",
+        help="hub folder; a plan takes its pool from it (merge-advisor.toml: where no pool is named), a gate what is "
+        "called hub:ID",
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class HubPlanOptions:
+    """How a plan takes its pool from a hub folder.
+
+    >>> HubPlanOptions(shortlist=24).filter
+    ''
+    """
+
+    shortlist: int = option(
+        SHORTLIST, group=_HUB, metavar="N",
+        help="models that the hub's index names, which alone are opened and chosen among (default {default})",
+    )  # fmt: skip
+    filter: str = option("", group=_HUB, metavar="TERMS", help=_FILTER_HELP)
+
+    def __post_init__(self) -> None:
+        if self.shortlist < 1:
+            raise InputError(f"`shortlist={self.shortlist}`: give 1 or more")

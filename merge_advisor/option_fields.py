@@ -7,6 +7,7 @@ and the value itself are made from it (`options_of`, `build_options`), so adding
 from __future__ import annotations
 
 import dataclasses
+import functools
 import types
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -147,6 +148,10 @@ class Option:
         return _value(self.kind, given, self.path)
 
 
+_MOST_DIGITS = 19
+"""Of a number; longer ones are names of files."""
+
+
 def _value(kind: Any, given: Any, path: str) -> Any:
     if not isinstance(given, str) or kind is str:
         return given
@@ -156,7 +161,7 @@ def _value(kind: Any, given: Any, path: str) -> Any:
         except ValueError as error:
             raise InputError(f"`{path}={given}`: is no range; write LOW:HIGH, e.g. 0.2:1") from error
         return low, high
-    if _is_union(kind) and int in get_args(kind) and given.isdigit():
+    if _is_union(kind) and int in get_args(kind) and given.isdecimal() and len(given) < _MOST_DIGITS:
         return int(given)
     return Path(given) if Path in (kind, *get_args(kind)) else given
 
@@ -173,6 +178,10 @@ def _without_none(hint: Any) -> Any:
     return rest[0] if len(rest) == 1 else Union[rest]  # noqa: UP007 - made from values
 
 
+_hints = functools.cache(get_type_hints)
+"""Reading them takes longer than all else here."""
+
+
 def options_of(cls: type[Any], prefix: str = "") -> tuple[Option, ...]:
     """Return the options that a dataclass defines, those of dataclasses within it in their place.
 
@@ -185,7 +194,12 @@ def options_of(cls: type[Any], prefix: str = "") -> tuple[Option, ...]:
     Returns:
         the options, in the order of the fields.
     """
-    hints = get_type_hints(cls)
+    return _options(cls, prefix)  # type: ignore[arg-type]  # any class is hashable
+
+
+@functools.cache
+def _options(cls: type[Any], prefix: str) -> tuple[Option, ...]:
+    hints = _hints(cls)  # type: ignore[arg-type]  # any class is hashable
     options: list[Option] = []
     for item in dataclasses.fields(cls):
         kind = _without_none(hints[item.name])
@@ -217,7 +231,7 @@ def build_options(cls: type[_T], given: Mapping[str, Any], prefix: str = "") -> 
     Size(k=2)
     """
     by_path = {item.path: item for item in options_of(cls, prefix)}
-    hints = get_type_hints(cls)
+    hints = _hints(cls)  # type: ignore[arg-type]  # any class is hashable
     values: dict[str, Any] = {}
     for item in dataclasses.fields(cls):  # type: ignore[arg-type]
         kind, path = _without_none(hints[item.name]), prefix + item.name

@@ -57,6 +57,10 @@ class Places:
         help="hub id (org/name[@revision]), folder, or .gguf file",
     )  # fmt: skip
     offline: bool = option(False, group=_MODELS, settings=True, help="never fetch; use what is in the cache")
+    # not from merge-advisor.toml: whoever wrote the pool may have written that file too
+    follow_links: bool = option(
+        False, group=_MODELS, help="read what links in the pool lead to outside of it too (default: set aside)"
+    )
     cache: Path | None = option(
         None, group=_MODELS, settings=True, metavar="DIR",
         help="folder for stores and fetched models ($MERGE_ADVISOR_CACHE)",
@@ -114,10 +118,10 @@ class FinetuneSettings:
     def __post_init__(self) -> None:
         steps = 1 if self.steps is None else self.steps
         counts = (self.rank, self.epochs, self.blind_epochs, self.batch_size, self.max_length, steps)
-        if min(counts) < 1 or not (0 < self.lr < math.inf and 0 < self.alpha < math.inf):
+        if min(counts) < 1 or max(counts) > 10**9 or not (0 < self.lr < math.inf and 0 < self.alpha < math.inf):
             raise InputError(
-                f"finetune settings {self} hold a number below 1 (lr, alpha: one not finite or not above 0); "
-                "give positive ones"
+                f"finetune settings {self} hold a number below 1 (lr, alpha: one not finite or not above 0) or above "
+                "10^9; give positive, smaller ones"
             )
 
     def steps_for(self, rows: int, *, watched: bool = False) -> int:

@@ -39,6 +39,19 @@ def short_name(name: str) -> str:
     return printable(name)[:80]
 
 
+def without_middle(text: str, length: int) -> str:
+    """Return a text without its middle where it is longer: a message begins with its place and ends with its remedy.
+
+    >>> without_middle("abcdefghij", 5)
+    'ab … ij'
+
+    Args:
+        text: any text.
+        length: number of characters to keep, about.
+    """
+    return text if len(text) <= length else f"{text[: length // 2]} … {text[-(length // 2) :]}"
+
+
 def shortened(text: str, length: int) -> str:
     """Return the beginning of a text, the last character "…" where something was cut off.
 

@@ -6,14 +6,17 @@ process with a segmentation fault on deep nesting. Here both are errors that nam
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 from merge_advisor.errors import InputError
+from merge_advisor.limits import YAML_DEPTH, Limit
 from merge_advisor.regular_files import read_regular_text
 
-_DEEPEST = 50
-"""Levels of nesting that are read; libyaml's loader crashes at some ten thousand."""
+_MANY_DIGITS = re.compile(r"[-+]?\.?[0-9][0-9a-fA-FxXoO_:.]{399,}")
+"""A number that is none of a setting: some of them take time that grows with the square of their length to read, and
+those in other bases than ten Python reads and does not print."""
 
 
 class YamlError(ValueError):
@@ -41,7 +44,7 @@ def load_yaml(text: str) -> Any:
         text: the document.
 
     Raises:
-        YamlError: not YAML, an alias, a tag, or more than 50 levels of nesting.
+        YamlError: not YAML, an alias, a tag, or more levels of nesting than `YAML_DEPTH`.
     """
     import yaml
 
@@ -49,16 +52,19 @@ def load_yaml(text: str) -> Any:
     opening = (yaml.BlockMappingStartToken, yaml.BlockSequenceStartToken, yaml.FlowMappingStartToken,
                yaml.FlowSequenceStartToken)  # fmt: skip
     closing = (yaml.BlockEndToken, yaml.FlowMappingEndToken, yaml.FlowSequenceEndToken)
-    depth = 0
+    # libyaml's loader crashes at some ten thousand levels
+    depth, deepest = 0, YAML_DEPTH.most
     try:
         # tokens first: they come without recursion and before any alias is expanded
         for token in yaml.scan(text, Loader=loader):
             line = token.start_mark.line + 1
             depth += isinstance(token, opening) - isinstance(token, closing)
-            if depth > _DEEPEST:
-                raise YamlError("nested too deep", line)
+            if depth > deepest:
+                raise YamlError(f"nested too deep: {YAML_DEPTH.over} levels; to read it, {YAML_DEPTH.remedy()}", line)
             if isinstance(token, yaml.AliasToken):
                 raise YamlError("aliases (*) are not read; write it out", line)
+            if isinstance(token, yaml.ScalarToken) and _MANY_DIGITS.fullmatch(token.value):
+                raise YamlError("a number of too many digits", line)
         return yaml.load(text, Loader=loader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
@@ -67,16 +73,18 @@ def load_yaml(text: str) -> Any:
         ) from error
     except YamlError:
         raise
-    except ValueError as error:  # a date or number that is none
+    except (ValueError, ArithmeticError, LookupError, AttributeError, TypeError) as error:
+        # a date or number that is none: PyYAML's constructors take for granted that a tag fits its text
         raise YamlError("a bad value") from error
 
 
 def read_mapping(
-    path: Path, kind: str, *, needs: str, remedy: str, limit: int, error: type[InputError] = InputError
+    path: Path, kind: str, *, needs: str, remedy: str, limit: Limit, error: type[InputError] = InputError
 ) -> dict[Any, Any]:
     """Return the mapping in a YAML file.
 
-    >>> read_mapping(Path("examples.jsonl"), "setup", needs="`version: 1`", remedy="check the path", limit=2**20)
+    >>> from merge_advisor.limits import SETUP_BYTES
+    >>> read_mapping(Path("examples.jsonl"), "setup", needs="`version: 1`", remedy="check the path", limit=SETUP_BYTES)
     Traceback (most recent call last):
     merge_advisor.errors.InputError: examples.jsonl, line 2: not YAML as read here (...); correct it
 
@@ -85,15 +93,15 @@ def read_mapping(
         kind: what the file should be, for the messages: "setup".
         needs: what such a file holds at least, for the messages.
         remedy: what to do where it cannot be read.
-        limit: bytes of the file at most.
+        limit: of the bytes of the file.
         error: class of the errors.
 
     Raises:
         InputError: of that class: not there, too large, not UTF-8, not YAML, or no mapping; the message names the file.
     """
     try:
-        if path.stat().st_size > limit:
-            raise error(f"{path}: larger than {limit >> 20} MiB; this is no {kind}")
+        if (size := path.stat().st_size) > limit.most:
+            raise error(f"{path}: has {limit.over}; this is no {kind}; if it is one, {limit.remedy(size)}")
         content = load_yaml(read_regular_text(path, "utf-8-sig"))
     except OSError as reason:
         raise error(f"{path}: cannot be read ({reason.strerror}); {remedy}") from reason

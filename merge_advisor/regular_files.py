@@ -14,6 +14,21 @@ from io import BufferedReader
 from pathlib import Path
 
 
+def home_expanded(path: str | Path) -> Path:
+    """Return a path with the user's folder in place of a `~` in front, where there is such a user.
+
+    >>> home_expanded("~no-such-user/base")
+    PosixPath('~no-such-user/base')
+
+    Args:
+        path: as it was given.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:  # no such user, or none has a folder: it is looked for under its name, and is not there
+        return Path(path)
+
+
 def open_regular(path: Path) -> BufferedReader:
     """Return a file open for reading bytes.
 

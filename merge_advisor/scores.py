@@ -120,6 +120,37 @@ class GuardScore:
 
 
 @dataclass(frozen=True, slots=True)
+class ScoringCost:
+    """What scoring one task took, in measured figures.
+
+    >>> ScoringCost("sums", rows=70, models=9, run=2, seconds_run=24.0, seconds_model=12.0, peak_bytes=None).for_all(59)
+    708.0
+    """
+
+    __pydantic_config__ = STRICT
+
+    task: str
+    rows: int
+    models: int
+    run: int
+    """Models run now; the others were in the store."""
+    seconds_run: float
+    """Of these, loading the base left out; of all workers together, where some measured."""
+    seconds_model: float | None
+    """Median over the models, those in the store with what they took then; None where none is known."""
+    peak_bytes: int | None
+    """Peak memory of the process; None where the system does not tell."""
+
+    def for_all(self, candidates: int) -> float | None:
+        """Return the seconds that as many candidates would take on the same rows; None where none is known.
+
+        Args:
+            candidates: of the pool.
+        """
+        return None if self.seconds_model is None else self.seconds_model * candidates
+
+
+@dataclass(frozen=True, slots=True)
 class Score:
     """All models of a run on one task's held-out rows.
 

@@ -25,6 +25,8 @@ class SessionOptions(TypedDict, total=False):
 
     offline: bool
     """Never fetch."""
+    follow_links: bool
+    """Read what links in a pool lead to outside of it too."""
     cache: Path | None
     """Folder for stores and fetched models."""
     store: Path | None

@@ -75,7 +75,9 @@ def rows_to_decide(differences: Sequence[float] | NDArray[np.floating], *, count
     values, counts = _read(differences, CONFIDENCE, counts)
     if values.mean() == 0:
         return None
-    return _rows_until(values, counts, lambda interval: interval.lower > 0 or interval.upper < 0)
+    return _rows_until(
+        values, _projected(values, CONFIDENCE, counts), lambda interval: interval.lower > 0 or interval.upper < 0
+    )
 
 
 def rows_to_rule_out(
@@ -100,12 +102,99 @@ def rows_to_rule_out(
     values, counts = _read(differences, CONFIDENCE, counts)
     if values.mean() >= gain:
         return None
-    return _rows_until(values, counts, lambda interval: interval.upper < gain)
+    return _rows_until(values, _projected(values, CONFIDENCE, counts), lambda interval: interval.upper < gain)
 
 
-def _rows_until(values: NDArray[np.float64], counts: bool, enough: Callable[[Interval], bool]) -> int | None:
-    """The first number of rows, at the mean and spread of `values`, whose interval is enough."""
+def strict_interval(differences: Sequence[float] | NDArray[np.floating], *, counts: bool | None = None) -> Interval:
+    """Return the mean of paired differences with a 95% interval for holding it against a bar away from 0.
+
+    Of right-or-wrong differences each end is the one farther out of the adjusted Wald interval's and Tango's score
+    interval's (1998, "Equivalence test and confidence interval for the difference in proportions for the paired-sample
+    design", Statist. Med. 17:891). Near 0 the first is the wider one; away from 0 its added rows pull it towards 0, and
+    the second, which spreads as it would with the truth on the bar, keeps its level. Real-valued differences take the
+    paired t interval.
+
+    >>> strict_interval([0.0] * 60).lower, paired_interval([0.0] * 60).lower
+    (-0.060..., -0.044...)
+
+    Args:
+        differences: (n,) one per row, finite.
+        counts: as for `paired_interval`.
+
+    Raises:
+        ValueError: as for `paired_interval`.
+    """
+    values, counts = _read(differences, CONFIDENCE, counts)
+    return _strict(values, counts)(len(values))
+
+
+def rows_to_settle(
+    differences: Sequence[float] | NDArray[np.floating], bar: float, *, counts: bool | None = None
+) -> int | None:
+    """Return about how many rows in all would bring the whole `strict_interval` to one side of `bar`.
+
+    As `rows_to_decide`, a size to plan with.
+
+    >>> rows_to_settle([0.0] * 40, -0.05), rows_to_settle([0.0] * 80, -0.05)
+    (73, None)
+
+    Args:
+        differences: (n,) one per row, finite.
+        bar: what the mean difference is held against, in the unit of the differences.
+        counts: as for `paired_interval`.
+
+    Returns:
+        Rows, more than there are; None where it is on one side already, or the mean is the bar itself.
+
+    Raises:
+        ValueError: as for `paired_interval`.
+    """
+    values, counts = _read(differences, CONFIDENCE, counts)
+    if values.mean() == bar:
+        return None
+    project = _strict(values, counts)
+    return _rows_until(values, project, lambda interval: interval.lower > bar or interval.upper < bar)
+
+
+def _strict(values: NDArray[np.float64], counts: bool) -> Callable[[int], Interval]:
+    """The strict interval of n rows that differ as `values` do, as a function of n."""
     project = _projected(values, CONFIDENCE, counts)
+    if not counts:
+        return project
+    won, lost = float(np.mean(values == 1)), float(np.mean(values == -1))
+
+    def wider(n: int) -> Interval:
+        mean, lower, upper = project(n)
+        # the lower end of the wins over the losses is minus the upper end of the losses over the wins
+        return Interval(
+            mean, min(lower, _score_end(won * n, lost * n, n)), max(upper, -_score_end(lost * n, won * n, n))
+        )
+
+    return wider
+
+
+def _score_end(won: float, lost: float, n: int) -> float:
+    """The lower end of Tango's interval of (wins - losses) / n, by bisection: the statistic falls with the truth."""
+    from scipy.special import ndtri
+
+    needed = float(ndtri((1 + CONFIDENCE) / 2))
+    low, high = -1.0, (won - lost) / n
+    for _ in range(60):
+        truth = (low + high) / 2
+        linear = -won - lost + (2 * n - won + lost) * truth
+        constant = -lost * truth * (1 - truth)
+        # the likeliest share of losses, were the true difference `truth`
+        share = (math.sqrt(max(0.0, linear * linear - 8 * n * constant)) - linear) / (4 * n)
+        spread = n * (2 * share + truth * (1 - truth))
+        above = spread <= 0 or (won - lost - n * truth) / math.sqrt(spread) > needed
+        low, high = (truth, high) if above else (low, truth)
+    return low
+
+
+def _rows_until(
+    values: NDArray[np.float64], project: Callable[[int], Interval], enough: Callable[[Interval], bool]
+) -> int | None:
+    """The first number of rows, at the mean and spread of `values`, whose interval is enough."""
     if enough(project(len(values))):
         return None
     low, high = len(values), 2 * len(values)  # doubling, then bisection

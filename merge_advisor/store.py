@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from merge_advisor.checked_sqlite import CheckedFile, FileKind, add_checksums, checksum, warn_of_damage
-from merge_advisor.types import Space
+from merge_advisor.spaces import Space
 
 if TYPE_CHECKING:
     from merge_advisor.arrays import Float32Array
@@ -37,16 +37,16 @@ class Store:
     Args:
         path: the file; it and its folder are made where they are missing.
         make: as of `CheckedFile`.
-        still: as of `CheckedFile`.
+        frozen: as of `CheckedFile`; rows that are damaged stay.
 
     Raises:
         RunError: the file cannot be opened, is damaged or no store, or of a newer version, or its folder cannot be
             written; of every method, that the file cannot be read or written.
     """
 
-    def __init__(self, path: Path, *, make: bool = True, still: bool = False) -> None:
+    def __init__(self, path: Path, *, make: bool = True, frozen: bool = False) -> None:
         self.path = path
-        self._file = CheckedFile(path, _KIND, make=make, still=still)
+        self._file = CheckedFile(path, _KIND, make=make, frozen=frozen)
         self.hashes: MutableMapping[str, str] = _Table(self._file, "hashes")
 
     def close(self) -> None:
@@ -191,7 +191,7 @@ class WorkerStore(Store):
     def __init__(self, before: Path | None) -> None:
         # in memory: there is no file of this name
         super().__init__(Path(".none") / "store.sqlite", make=False)
-        self._before = None if before is None else Store(before, make=False, still=True)
+        self._before = None if before is None else Store(before, make=False, frozen=True)
         self._news = StoreNews()
         self.hashes = _NewHashes(self._file, self._before, lambda: self._news)
 
@@ -237,7 +237,7 @@ def _value(file: CheckedFile, table: str, *key: str) -> Any:
     found, kept = rows[0]
     if checksum(table, *key, found) == kept:
         return found
-    if file.still:  # the copy that workers read; who keeps the store says so
+    if file.frozen:  # the copy that workers read; who keeps the store says so
         return None
     file.run(f"DELETE FROM {table} WHERE {where}", key)
     warn_of_damage(f"store {file.path}: {_CALLED[table]} kept there were damaged; they are made anew")

@@ -6,14 +6,17 @@ puts before a text (a begin token); a chat template writes itself what belongs t
 
 from __future__ import annotations
 
+import ctypes
 import json
-from collections.abc import Iterable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from merge_advisor.errors import BaseModelError, SpecError
 from merge_advisor.json_form import digest_of
+from merge_advisor.limits import JSON_BYTES
 from merge_advisor.regular_files import read_regular_text
 from merge_advisor.types import Turn
 
@@ -36,6 +39,10 @@ _BETWEEN = "\n\n"
 """Stands between examples, and between them and what is asked."""
 _ANSWER = "merge-advisor-1"
 """Stands for an answer where what comes behind one is looked for."""
+_SECONDS = 10.0
+"""That a chat template may take for one prompt: it is a program, which may go on for ever."""
+_LARGEST = 1_000_000
+"""Parts or digits that a product in a chat template may have."""
 _LABELS = {"system": "System", "user": "User", "assistant": "Assistant"}
 
 
@@ -123,9 +130,9 @@ class Template:
 
     def _render(self, messages: list[dict[str, str]], *, prompt: bool) -> str:
         try:
-            return _compiled(str(self.chat_template)).render(
-                messages=messages, add_generation_prompt=prompt, tools=None, documents=None, **dict(self.specials)
-            )
+            values = {"messages": messages, "add_generation_prompt": prompt, "tools": None, "documents": None}
+            source = str(self.chat_template)
+            return _in_time(lambda: _compiled(source).render(**values, **dict(self.specials)))
         except Exception as error:  # a chat template is someone else's program: it can fail in any way
             raise SpecError(_refusal(error)) from error
 
@@ -139,6 +146,28 @@ class Template:
         parts = [self.name, self.chat_template, self.prompt("{input}")]
         # examples only where there are some: the digests of templates alone are what they were before there were any
         return digest_of([*parts, *([self.examples] if self.examples else [])])
+
+
+def _in_time(render: Callable[[], str]) -> str:
+    """Return what is rendered in a thread of its own, which is ended where it takes too long."""
+    rendered, failed = list[str](), list[Exception]()
+
+    def work() -> None:
+        try:
+            rendered.append(render())
+        except Exception as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    thread.join(_SECONDS)
+    if thread.is_alive():
+        # no thread can be ended from outside; raised in it, this does so as soon as it computes in Python
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident or 0), ctypes.py_object(TimeoutError))
+        raise TimeoutError(f"it takes more than {_SECONDS:g} seconds for a prompt")
+    if failed:
+        raise failed[0]
+    return rendered[0]
 
 
 def as_text(turns: Sequence[Turn]) -> str:
@@ -232,6 +261,8 @@ def read_chat(folder: Path) -> tuple[str | None, dict[str, str]]:
 
 def _read_text(file: Path) -> str:
     try:
+        if (size := file.stat().st_size) > JSON_BYTES.most:
+            raise BaseModelError(f"{file}: has {JSON_BYTES.over}; fetch the base again, or {JSON_BYTES.remedy(size)}")
         return read_regular_text(file)
     except (OSError, UnicodeDecodeError) as error:
         raise BaseModelError(f"{file}: cannot be read ({error}); fetch the base again") from error
@@ -270,19 +301,35 @@ def _compiled(source: str) -> jinja2.Template:
             body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
             return jinja2.nodes.Scope(body, lineno=line)
 
+    class Environment(ImmutableSandboxedEnvironment):
+        """Refuses products that take memory without end."""
+
+        intercepted_binops = frozenset({"*", "**"})
+
+        def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+            if _size_of_product(operator, left, right) > _LARGEST:
+                raise jinja2.TemplateError(f"a product (`{operator}`) of more than {_LARGEST} parts or digits")
+            return super().call_binop(context, operator, left, right)
+
     def raise_exception(message: str) -> None:
         raise jinja2.TemplateError(message)
 
     def tojson(value: Any, ensure_ascii: bool = False, **options: Any) -> str:
         return json.dumps(value, ensure_ascii=ensure_ascii, **options)  # Jinja's own escapes HTML
 
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols]
-    )
+    environment = Environment(trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols])
     environment.filters["tojson"] = tojson
     environment.globals["raise_exception"] = raise_exception
     environment.globals["strftime_now"] = datetime(2024, 7, 26).strftime
     return environment.from_string(source)
+
+
+def _size_of_product(operator: str, left: Any, right: Any) -> int:
+    """Parts of a repeated text or list, bits of a power, about; 0 of anything else."""
+    if operator == "**":
+        return left.bit_length() * right if isinstance(left, int) and isinstance(right, int) else 0
+    counted, times = (left, right) if isinstance(right, int) else (right, left)
+    return len(counted) * times if isinstance(counted, (str, list, tuple)) and isinstance(times, int) else 0
 
 
 def _refusal(error: Exception) -> str:

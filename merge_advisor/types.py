@@ -1,6 +1,6 @@
 """The values that flow from a task file and a pool to a score: frozen, with a digest and a strict JSON form.
 
-Nothing here computes; nothing here imports more than the standard library. Arrays are typed for the checker only.
+Nothing here computes; nothing here imports more than the standard library.
 """
 
 from __future__ import annotations
@@ -8,14 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
-from merge_advisor.errors import SpaceMismatchError
 from merge_advisor.json_form import STRICT, digest_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-
-    from merge_advisor.arrays import Float32Array
-
 
 SHOTS_LORA = "shots_lora"
 """Id of the adapter finetuned on the shots: a candidate like any other, and a row of every score table."""
@@ -254,51 +250,6 @@ class Pool:
 
 
 @dataclass(frozen=True, slots=True)
-class Space:
-    """What makes two deltas comparable; deltas of two spaces never meet.
-
-    >>> space = Space("b1", "delta_activations", "p1", "last", "last token", "float32", 576)
-    >>> space.dim
-    576
-    """
-
-    __pydantic_config__ = STRICT
-
-    base: str
-    """Digest of the base (weights, configuration, tokenizer)."""
-    embedding: str
-    """Registered name and parameters of the representation, e.g. "delta_activations"."""
-    probes: str
-    """Digest of the probe texts."""
-    layer: str
-    pooling: str
-    dtype: str
-    dim: int
-    """d: length of a delta."""
-
-    @property
-    def digest(self) -> str:
-        """Sha256 of all fields."""
-        return digest_of(self)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Deltas:
-    """Deltas of several models in one space.
-
-    >>> import numpy as np
-    >>> space = Space("b1", "delta_activations", "p1", "last", "last token", "float32", 2)
-    >>> Deltas(space, ("law", "code"), np.ones((2, 2), np.float32)).ids
-    ('law', 'code')
-    """
-
-    space: Space
-    ids: tuple[str, ...]
-    array: Float32Array
-    """(n, d) float32, one row per id, unnormalised."""
-
-
-@dataclass(frozen=True, slots=True)
 class Interference:
     """How a member gets in the way of those chosen before it, from the LoRA factors alone.
 
@@ -412,19 +363,3 @@ class Recipe:
         parts = [self.version, self.base.digest, self.template, self.composition, self.rank, models]
         # layers only where there are some: digests of recipes from before there were layers stay valid
         return digest_of([*parts, *([self.layers] if self.layers else [])])
-
-
-def same_space(one: Space, other: Space) -> None:
-    """Refuse to compare deltas of two spaces.
-
-    Args:
-        one: a space.
-        other: another, or the same.
-
-    Raises:
-        SpaceMismatchError: the spaces differ; the message names in what.
-    """
-    differ = [name for name in Space.__slots__ if getattr(one, name) != getattr(other, name)]
-    if differ:
-        parts = ", ".join(f"{name}: {getattr(one, name)} and {getattr(other, name)}" for name in differ)
-        raise SpaceMismatchError(f"deltas of two spaces cannot be compared ({parts}); embed both anew in one of them")

@@ -144,7 +144,8 @@ def train_adapter(session: Any, name: str, options: argparse.Namespace) -> float
         rate=RATE, seed=seed,
     )  # fmt: skip
     write_adapter(
-        options.out / "pool" / name, delta, base_name=options.base_name, task_type="CAUSAL_LM", card=card,
+        options.out / "pool" / name, delta, base_name=options.base_name, task_type="CAUSAL_LM",
+        texts={"README.md": card},
         base_shapes=session.local.shapes,
     )  # fmt: skip
     backbone = session.model.backbone

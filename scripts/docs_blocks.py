@@ -1,7 +1,7 @@
 """The generated documents: docs/cli.md, docs/catalogue.md, and `<!-- begin NAME -->` … `<!-- end NAME -->` elsewhere.
 
-A block's name is `COMMAND-help` or a word of `merge-advisor show`. With --check nothing is written: 1 where a page is
-out of date.
+A block's name is `COMMAND-help`, a word of `merge-advisor show`, or `limits`. With --check nothing is written: 1 where
+a page is out of date.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ both are plain text, and `--json` prints one JSON object instead.
 """
 EXIT_CODES = """\
 Exit codes: 0 success; 1 failure of a tool or a service; 2 wrong use or input that cannot be used; 3 done, but models \
-of the pool were set aside or results of a benchmark failed; 130 interrupted (what was measured is kept).
+of the pool were set aside or results of a benchmark failed; 4 `gate` cannot tell (1: the candidate failed); \
+130 interrupted (what was measured is kept).
 """
 INTRODUCTIONS = {
     "strategies": "How members and weights are chosen: `merge-advisor plan --strategy NAME`. The cost counts model "
@@ -54,7 +55,17 @@ TABLES = {
 
 def block(name: str) -> str:
     """Return what belongs into a block."""
+    if name == "limits":
+        return limits_table()
     return help_block(name.removesuffix("-help")) if name.endswith("-help") else table_of(name)
+
+
+def limits_table() -> str:
+    """Return the table of all limits."""
+    from merge_advisor.limits import LIMITS
+
+    rows: list[tuple[str, ...]] = [(f"`{one.name}`", one.shown(one.usual), one.what) for one in LIMITS]
+    return markdown(("limit", "at most", "of"), rows)
 
 
 def help_block(command: str) -> str:

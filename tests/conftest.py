@@ -7,11 +7,10 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from tests.support.hub_server import Hub
-from tests.support.models import LLAMA_MODULES, T5_MODULES, build_llama, build_tokenizer, write_lora
+from tests.support.models import T5_MODULES, build_llama, build_pool, build_tokenizer, write_lora
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
@@ -82,22 +81,7 @@ def tiny_t5_pool(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_pool(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Six adapters of `tiny_llama` in two families: within a family, a shared part plus a little of one's own."""
-    root = tmp_path_factory.mktemp("pool")
-    for number, family in enumerate("ab"):
-        shared = np.random.default_rng(100 + number)
-        parts = {
-            name: (shared.normal(0, 0.3, (4, width)), shared.normal(0, 0.3, (out, 4)))
-            for name, (out, width) in LLAMA_MODULES.items()
-        }
-        for index in range(3):
-            own = np.random.default_rng(10 * number + index)
-            modules = {
-                name: (a + own.normal(0, 0.06, a.shape), b + own.normal(0, 0.06, b.shape))
-                for name, (a, b) in parts.items()
-            }
-            card = f"---\nlicense: apache-2.0\nbase_model: tiny-llama\n---\nAdapter of family {family}.\n"
-            write_lora(root / f"{family}{index}", modules, card=card)
-    return root
+    return build_pool(tmp_path_factory.mktemp("pool"))
 
 
 @pytest.fixture

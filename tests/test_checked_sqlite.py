@@ -94,6 +94,22 @@ def test_two_processes_may_bring_a_file_up(tmp_path: Path) -> None:
         assert second.rows("PRAGMA user_version") == [(2,)]
 
 
+def test_a_file_where_nothing_can_be_written_is_read_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "list #1.sqlite"
+    with CheckedFile(path, OLD) as file:
+        file.run("INSERT INTO t VALUES ('one', 1)")
+    with CheckedFile(path, OLD, frozen=True) as file:
+        assert file.rows("SELECT name FROM t") == [("one",)]
+        with pytest.raises(RunError, match=r"cannot be written \(attempt to write a readonly database\)"):
+            file.run("INSERT INTO t VALUES ('two', 2)")
+    said = r"has to be brought up to date, and nothing can be written there; open it once where that is allowed"
+    with pytest.raises(RunError, match=said):
+        CheckedFile(path, NEW, frozen=True)
+    path.with_name(f"{path.name}-wal").write_bytes(b"what a killed writer left")
+    with pytest.raises(RunError, match=said):
+        CheckedFile(path, OLD, frozen=True)
+
+
 def test_checksums_tell_types_and_borders() -> None:
     values: list[tuple[object, ...]] = [
         ("a", "bc"), ("ab", "c"), ("abc",), (b"abc",), ("1",), (1,), (1.0,), (None,), ("None",), (),

@@ -175,7 +175,7 @@ def own_world(example_world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     return tmp_path
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/python.md"])
+@pytest.mark.parametrize("name", ["README.md", "docs/python.md", "docs/hub.md"])
 def test_python_shown_runs(name: str, own_world: Path) -> None:
     """The blocks of a page in their order, each with what those before it made."""
     text = (ROOT / name).read_text(encoding="utf-8")

@@ -10,21 +10,24 @@ import pytest
 
 import merge_advisor
 
-VALUES = "version arrays json_form types merges scores errors progress option_fields regular_files owners"
+VALUES = "version arrays json_form types spaces merges scores gate_values errors progress option_fields"
+OF_FILES = "regular_files limits write_points owners"
 TEXT_AND_FILES = (
-    "registry templates statistics plain_text plain_yaml whole_files checked_sqlite machine_options options hub_options"
+    "registry templates statistics plain_text plain_yaml whole_files checked_sqlite machine_options options "
+    "hub_options gate_options"
 )
 LEVELS = [
-    tuple(VALUES.split()),
+    (*VALUES.split(), *OF_FILES.split()),
     tuple(TEXT_AND_FILES.split()),
     ("weights", "session_options", "engine"),
     ("backbone",),
-    tuple("pool tasks store embeddings select compose formats evaluators verdict report tuning".split()),
+    tuple("pool tasks store embeddings select compose formats evaluators verdict gate_rule report tuning".split()),
     ("adapt",),
     ("advisor.measuring",),
     ("advisor.runs",),
-    ("advisor.planning", "advisor.scoring", "advisor.searching"),
+    ("advisor.planning", "advisor.scoring", "advisor.searching", "advisor.gating"),
     ("advisor",),
+    ("hub",),
     ("benchmark.values",),
     ("benchmark.setup", "benchmark.views"),
     ("benchmark.running", "benchmark.analysis"),

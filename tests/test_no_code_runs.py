@@ -4,9 +4,11 @@ import io
 import json
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 
 from merge_advisor.cli import main
 from tests.support.task_files import write_task
@@ -80,4 +82,116 @@ def test_the_trap_works(base: Path, mark: Path, monkeypatch: pytest.MonkeyPatch)
     (base / "own.py").write_text(CONFIG.format(mark=str(mark)))
     edit(base / "config.json", model_type="own", auto_map={"AutoConfig": "own.OwnConfig"})
     AutoConfig.from_pretrained(base, trust_remote_code=True)
+    assert mark.exists()
+
+
+YAML_TAG = "!!python/object/apply:os.system [touch {mark}]"
+TEMPLATE = "{{{{ cycler.__init__.__globals__.os.system('touch {mark}') }}}}"
+
+
+def in_a_manifest(base: Path, pool: Path, mark: Path) -> list[str]:
+    manifest = base.parent / "pool.yaml"
+    tag = YAML_TAG.format(mark=mark)
+    manifest.write_text(f"version: 1\nmodels:\n- {{path: {pool}}}\nnote: {tag}\n")
+    return ["plan", "--pool", str(manifest)]
+
+
+def in_a_setup(base: Path, pool: Path, mark: Path) -> list[str]:
+    setup = base.parent / "setup.yaml"
+    setup.write_text(f"version: 1\nname: {YAML_TAG.format(mark=mark)}\n")
+    return ["bench", str(setup), "--out", str(base.parent / "bench")]
+
+
+def in_a_card(base: Path, pool: Path, mark: Path) -> list[str]:
+    adapter = sorted(path for path in pool.iterdir() if path.is_dir())[0]
+    (adapter / "README.md").write_text(f"---\nlicense: {YAML_TAG.format(mark=mark)}\n---\n# card\n")
+    return ["plan", "--pool", str(pool)]
+
+
+def in_the_chat_template(base: Path, pool: Path, mark: Path) -> list[str]:
+    edit(base / "tokenizer_config.json", chat_template=TEMPLATE.format(mark=mark))
+    return ["plan", "--pool", str(pool), "--template", "chat"]
+
+
+def in_a_script_beside_rows(base: Path, pool: Path, mark: Path) -> list[str]:
+    folder = base.parent / "rows"
+    folder.mkdir()
+    (folder / "rows.py").write_text(MARK.format(mark=str(mark)))
+    (folder / "train.jsonl").write_text((base.parent / "rows.jsonl").read_text())
+    return ["plan", "--pool", str(pool), "--task", str(folder)]
+
+
+def in_a_module_that_an_adapter_names(base: Path, pool: Path, mark: Path) -> list[str]:
+    adapter = sorted(path for path in pool.iterdir() if path.is_dir())[0]
+    (adapter / "own_core.py").write_text(MARK.format(mark=str(mark)))
+    (base.parent / "own_core.py").write_text(MARK.format(mark=str(mark)))
+    # PEFT, which is asked about adapters that are more than LoRA, imports what this setting names
+    edit(
+        adapter / "adapter_config.json",
+        use_dora=True,
+        megatron_config={"tensor_model_parallel_size": 1},
+        megatron_core="own_core",
+    )
+    return ["plan", "--pool", str(pool)]
+
+
+def in_settings(base: Path, pool: Path, mark: Path) -> list[str]:
+    (base.parent / "merge-advisor.toml").write_text(f"strategy = \"__import__('os').system('touch {mark}')\"\n")
+    return ["plan", "--pool", str(pool)]
+
+
+def in_a_pickle(base: Path, pool: Path, mark: Path) -> list[str]:
+    adapter = sorted(path for path in pool.iterdir() if path.is_dir())[0]
+    (adapter / "adapter_model.safetensors").unlink()
+    (adapter / "adapter_model.bin").write_bytes(f"cos\nsystem\n(S'touch {mark}'\ntR.".encode())
+    return ["plan", "--pool", str(pool)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "hide",
+    [
+        in_a_manifest,
+        in_a_setup,
+        in_a_card,
+        in_the_chat_template,
+        in_a_script_beside_rows,
+        in_a_module_that_an_adapter_names,
+        in_settings,
+        in_a_pickle,
+    ],
+    ids=lambda hide: hide.__name__,
+)
+def test_nothing_else_that_is_read_runs(
+    hide: Callable[[Path, Path, Path], list[str]],
+    base: Path,
+    tiny_pool: Path,
+    mark: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    pool = shutil.copytree(tiny_pool, base.parent / "adapters")
+    task = write_task(base.parent / "rows.jsonl", choices=True)
+    monkeypatch.chdir(base.parent)
+    monkeypatch.setattr(sys, "stdin", io.StringIO("y\n" * 50))
+    words = hide(base, pool, mark)
+    if "--task" not in words and words[0] == "plan":
+        words += ["--task", str(task)]
+    if words[0] == "plan":
+        words += ["--strategy", "top_k", "--k", "2", "--adaptation", "none", "--lora-steps", "1", "--no-score"]
+    code = main([*words, "--base", str(base), "--cache", str(base.parent / "cache"), "--threads", "1"])
+    printed = capsys.readouterr()
+    assert not mark.exists()
+    assert code in (0, 1, 2, 3)
+    assert "Traceback" not in printed.err and "[y/N]" not in printed.out + printed.err
+
+
+def test_the_other_traps_work(base: Path, mark: Path) -> None:
+    """Readers that trust what they read: the tag and the template would leave the mark."""
+    import jinja2
+
+    yaml.unsafe_load(YAML_TAG.format(mark=mark))
+    assert mark.exists()
+    mark.unlink()
+    jinja2.Environment().from_string(TEMPLATE.format(mark=mark)).render()
     assert mark.exists()

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from merge_advisor.errors import DamageWarning, RunError
+from merge_advisor.spaces import Space
 from merge_advisor.store import Store
-from merge_advisor.types import Space
 
 SPACE = Space("base", "delta_activations", "probes", "last", "mean", "float32", 3)
 OLD = """
@@ -114,6 +114,15 @@ def test_a_flipped_byte_anywhere_is_never_another_value(tmp_path: Path) -> None:
         for left in tmp_path.glob("store.sqlite-*"):
             left.unlink()
     assert all(counts.values()), counts
+
+
+def test_a_schema_that_is_no_text_is_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "store.sqlite"
+    Store(path).close()
+    flipped = path.read_bytes().replace(b"CREATE TABLE measured", b"CREATE TA\xfeLE measured")
+    path.write_bytes(flipped)
+    with pytest.raises(RunError, match="is damaged, or no store"):
+        Store(path)
 
 
 def test_a_store_of_before_there_were_checksums_is_read(tmp_path: Path) -> None:

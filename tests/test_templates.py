@@ -127,6 +127,8 @@ def test_an_unknown_name_lists_those_there_are() -> None:
         ("{{ messages.__class__.__mro__ }}", "unsafe"),
         ("{{ messages.append(1) }}", "unsafe"),
         ("{{ messages[0]['content'] + 1 }}", "concatenate"),
+        ("{{ 'a' * 9999999999 }}", "a product (`*`) of more than 1000000 parts or digits"),
+        ("{{ 9 ** (9 ** 9) }}", "a product (`**`) of more than 1000000 parts or digits"),
     ],
 )
 def test_a_failing_chat_template_is_one_line(source: str, reason: str) -> None:
@@ -134,6 +136,13 @@ def test_a_failing_chat_template_is_one_line(source: str, reason: str) -> None:
         templates.get("chat", source)
     assert reason in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_chat_template_that_does_not_end_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(templates, "_SECONDS", 0.2)
+    loop = "".join(f"{{% for {name} in range(9999) %}}" for name in "abc") + "{% endfor %}" * 3
+    with pytest.raises(SpecError, match=r"fails \(it takes more than 0\.2 seconds for a prompt\)"):
+        templates.get("chat", loop)
 
 
 def test_the_clock_of_a_chat_template_stands_still() -> None:

@@ -1,5 +1,6 @@
 """Files and folders appear whole or not at all, whatever ends the writing."""
 
+import json
 import os
 import subprocess
 import sys
@@ -11,8 +12,19 @@ import pytest
 
 from merge_advisor import whole_files
 from merge_advisor.errors import RunError
-from merge_advisor.whole_files import replaced_folder, restore, whole_file, whole_folder, write_text
+from merge_advisor.whole_files import (
+    discard,
+    remove_leftovers,
+    replaced_folder,
+    restore,
+    scratch_folder,
+    whole_file,
+    whole_folder,
+    write_text,
+)
+from merge_advisor.write_points import POINTS
 
+ROOT = Path(__file__).parents[1]
 Writer = Callable[[Path], AbstractContextManager[Path]]
 
 
@@ -168,3 +180,62 @@ def test_leftovers_of_other_machines_go_after_days(tmp_path: Path) -> None:
     os.utime(old, (0, 0))
     write_text(tmp_path / "a", "text")
     assert names_in(tmp_path) == [new.name, "a"]
+
+
+def test_whatever_disturbs_a_writer_at_any_point_leaves_the_old_or_the_new(tmp_path: Path) -> None:
+    """Kills, a full disk and a broken one at each point of each way of writing; then the same again, undisturbed."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.support.file_walk", str(tmp_path)], cwd=ROOT, check=True, capture_output=True,
+        text=True,
+    )  # fmt: skip
+    found = json.loads(done.stdout)
+    assert not found["wrong"] and not done.stderr
+    assert set(found["kinds"]) == {
+        kind for kind in POINTS if kind.startswith(("file", "folder", "scratch", "leftover", "discarded"))
+    }
+
+
+def test_what_this_process_has_open_is_no_leftover_whatever_its_number(tmp_path: Path) -> None:
+    """In a container the first process always has number 1: what is left by an earlier one has the same number."""
+    left = tmp_path / f".a.{whole_files._host()}-{os.getpid()}.x.partial"
+    left.mkdir()
+    with whole_folder(tmp_path / "a") as partial:
+        assert not left.exists() and partial.exists()
+
+
+def test_leftovers_of_a_process_whose_number_another_has_go_after_days(tmp_path: Path) -> None:
+    left = tmp_path / f".a.{whole_files._host()}-{os.getppid()}.x.partial"
+    left.mkdir()
+    write_text(tmp_path / "a", "text")
+    assert left.exists()
+    os.utime(left, (0, 0))
+    write_text(tmp_path / "a", "text")
+    assert names_in(tmp_path) == ["a"]
+
+
+def test_a_scratch_folder_goes_with_its_block(tmp_path: Path) -> None:
+    with pytest.raises(KeyError), scratch_folder(tmp_path / "out") as folder:
+        (folder / "deep").mkdir()
+        assert folder.parent == tmp_path and folder.name.startswith(".out.")
+        raise KeyError
+    assert names_in(tmp_path) == []
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunError, match="file/out: cannot be written"), scratch_folder(tmp_path / "file" / "out"):
+        raise AssertionError("never begun")
+
+
+def test_what_is_discarded_is_gone_at_once(tmp_path: Path) -> None:
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "c").write_text("c")
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    for name in ("a", "c", "link", "absent"):
+        discard(tmp_path / name)
+    assert names_in(tmp_path) == []
+
+
+def test_leftovers_in_a_folder_of_ours_are_removed_whatever_they_are_of(tmp_path: Path) -> None:
+    killed("whole_folder", tmp_path / "a", "early")
+    killed("whole_file", tmp_path / "c.json", "early")
+    (tmp_path / ".hidden").write_text("of the user")
+    remove_leftovers(tmp_path)
+    assert names_in(tmp_path) == [".hidden"]

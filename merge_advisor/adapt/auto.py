@@ -14,7 +14,7 @@ from merge_advisor.adapt.experience import Belief, believe, experience_of
 from merge_advisor.adapt.folds import chosen_apart, folds_of, judged_out
 from merge_advisor.adapt.prompting import Prompting
 from merge_advisor.adapt.shots import ShotsAlone
-from merge_advisor.adapt.task_weights import is_uneven, moments
+from merge_advisor.adapt.task_weights import moments
 from merge_advisor.adapt.workbench import NOTHING, Adapted, Alternative, Need, Workbench
 from merge_advisor.errors import TaskError
 
@@ -205,7 +205,7 @@ def _error(one: Adapted, other: Adapted, weights: Sequence[float]) -> float:
     differences = np.asarray(one.losses) - np.asarray(other.losses)
     if len(differences) < 2:
         return 0.0
-    if not is_uneven(weights):
+    if not weights:
         return float(differences.std(ddof=1) / np.sqrt(len(differences)))
     found = moments(differences, weights)
     return float(np.sqrt(found.variance / (found.rows - 1)))

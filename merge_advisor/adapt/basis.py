@@ -119,14 +119,16 @@ class Basis:
         return BasisShape({name: (u, None if free else v) for name, (u, v) in both.items()}, _UNIT)
 
     def _spectra(self, bench: Workbench) -> dict[str, Spectrum]:
-        deltas = [bench.weights_of(candidate) for candidate in bench.candidates]
-        weights = [1.0] * len(deltas)
+        weights = [1.0] * len(bench.candidates)
         if self.likeness:
             chosen = {candidate.fingerprint for candidate, weight in bench.merge.members if weight}
             weights = [1.0 if candidate.fingerprint in chosen else 0.1 for candidate in bench.candidates]
-        found = bench.once(
-            digest_of(["spectrum", weights]), lambda: spectrum(by_weight(deltas, bench.targets), weights)
-        )
+
+        def of_pool() -> dict[str, Spectrum]:
+            deltas = [(bench.unread or bench.weights_of)(candidate) for candidate in bench.candidates]
+            return spectrum(by_weight(deltas, bench.targets), weights)
+
+        found = bench.once(digest_of(["spectrum", weights]), of_pool)
         if self.form in ("core", "output"):  # the others are LoRAs, which may leave the directions
             found = {name: one for name, one in found.items() if one.out_shares.size}
         if not found:

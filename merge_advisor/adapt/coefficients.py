@@ -95,19 +95,20 @@ class Coefficients:
         Raises:
             PoolError: no adapter of the pool changes any of these weights.
         """
-        found: dict[str, tuple[LowRankUpdate, ...]] = {}
-        deltas = [bench.weights_of(candidate) for candidate in bench.candidates]
-        for name in bench.targets:
-            updates = [delta[name] for delta in deltas if name in delta]
-            # of a full checkpoint's update the sum would be as large as the weight, for each of them
-            low = [update for update in updates if isinstance(update, LowRankUpdate)]
-            slopes = [abs(along(update, gradient[name])) for update in low]
-            best = sorted(range(len(low)), key=lambda place: (-slopes[place], place))[: self.most]
-            if best:
-                found[name] = tuple(low[place] for place in best)
-        if not found:
+        best: dict[str, list[tuple[float, LowRankUpdate]]] = {}
+        # one adapter after the other, of which the best are kept: together a pool's may be more than fits into memory
+        for candidate in bench.candidates:
+            delta = bench.weights_of(candidate)
+            for name in bench.targets:
+                update = delta.get(name)
+                # of a full checkpoint's update the sum would be as large as the weight, for each of them
+                if isinstance(update, LowRankUpdate):
+                    ranked = [*best.get(name, []), (abs(along(update, gradient[name])), update)]
+                    # of equal ones the first in the pool, as sorting keeps their order
+                    best[name] = sorted(ranked, key=lambda pair: -pair[0])[: self.most]
+        if not best:
             raise untouched()
-        return found
+        return {name: tuple(update for _, update in best[name]) for name in bench.targets if name in best}
 
 
 _UNIT = 10.0

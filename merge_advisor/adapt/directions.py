@@ -6,13 +6,13 @@ Their leading eigenvectors span what the pool has in common; everything follows 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from merge_advisor.arrays import Float32Array, Float64Array
-from merge_advisor.weights.updates import DenseUpdate, LowRankUpdate, Update, WeightDelta, inner_all
+from merge_advisor.weights.updates import DenseUpdate, LowRankUpdate, Update, WeightDelta, inner
 
 CHECKPOINT_RANK = 32
 """Directions kept of a full checkpoint's update, by randomised SVD."""
@@ -178,25 +178,40 @@ def _principal(columns: Sequence[Float64Array]) -> tuple[Float64Array, Float64Ar
     return vectors, energy / max(energy.sum(), np.finfo(np.float64).tiny)
 
 
-def by_weight(deltas: Sequence[WeightDelta], names: Sequence[str]) -> dict[str, list[Update]]:
+def by_weight(deltas: Sequence[WeightDelta], names: Sequence[str]) -> Mapping[str, list[Update]]:
     """Return each weight's updates, adapter by adapter, each adapter scaled to norm 1 over all weights.
 
     Scaled, since one that was trained for longer would else outweigh many. One that lacks a weight counts there with
-    nothing; a weight that nobody changes is left out.
+    nothing; a weight that nobody changes is left out. Those of a weight are taken from the deltas when it is looked at.
 
     Args:
         deltas: the adapters' weight deltas.
         names: the weights wanted.
     """
-    found: dict[str, list[Update]] = {}
-    norms = [np.sqrt(inner_all(delta, delta)) or 1.0 for delta in deltas]
-    for name in names:
-        shape = next((delta[name].shape for delta in deltas if name in delta), None)
-        if shape is None:
-            continue
+    norms = tuple(float(np.sqrt(sum(inner(one, one) for one in delta.values()))) or 1.0 for delta in deltas)
+    changed = tuple(name for name in names if any(name in delta for delta in deltas))
+    return _ByWeight(tuple(deltas), norms, changed)
+
+
+@dataclass(frozen=True, eq=False)
+class _ByWeight(Mapping[str, list[Update]]):
+    """Each weight's updates, scaled; see `by_weight`."""
+
+    deltas: tuple[WeightDelta, ...]
+    norms: tuple[float, ...]
+    names: tuple[str, ...]
+
+    def __getitem__(self, name: str) -> list[Update]:
+        if name not in self.names:
+            raise KeyError(name)
+        pairs = zip(self.deltas, self.norms, strict=True)
+        updates = [delta[name].times(1 / norm) if name in delta else None for delta, norm in pairs]
+        shape = next(update.shape for update in updates if update is not None)
         nothing = LowRankUpdate(np.zeros((1, shape[1]), np.float32), np.zeros((shape[0], 1), np.float32))
-        found[name] = [
-            delta[name].times(1 / float(norm)) if name in delta else nothing
-            for delta, norm in zip(deltas, norms, strict=True)
-        ]
-    return found
+        return [nothing if update is None else update for update in updates]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __len__(self) -> int:
+        return len(self.names)

@@ -81,7 +81,7 @@ def folds_of(tasks: Sequence[Sequence[Row]], count: int = FOLDS) -> tuple[Fold, 
     """
     rows = [row for part in tasks for row in part]
     of_input = _input_places(tasks, count)
-    # of one input alone rows are apart, and no more
+    # where all rows have one input it cannot be kept in one fold: rows are dealt one by one
     places = [of_input[row.plain_input] for row in rows] if len(of_input) > 1 else list(range(len(rows)))
     count = min(count, max(len(of_input), 2))
     folds = []
@@ -94,11 +94,11 @@ def folds_of(tasks: Sequence[Sequence[Row]], count: int = FOLDS) -> tuple[Fold, 
 
 
 def _input_places(tasks: Sequence[Sequence[Row]], count: int) -> dict[str, int]:
-    """The place of each input: by it rows are dealt to the folds, as they stand in an order of their hashes."""
+    """The number that deals the rows of an input to a fold: its place in its task, whose rows are ordered by hash."""
     inputs = [list(dict.fromkeys(row.plain_input for row in rows)) for rows in tasks]
     found = {name: place for names in reversed(inputs) for place, name in enumerate(names)}
     count = min(count, len(found))
-    # tiny tasks, or such as have most in common: one place after the other over all of them
+    # tasks so tiny, or with so many inputs in common, that some folds would be empty: numbered over all of them
     if max(map(len, inputs)) < count or len({place % count for place in found.values()}) < 2:
         return {name: place for place, name in enumerate(dict.fromkeys(name for names in inputs for name in names))}
     return found

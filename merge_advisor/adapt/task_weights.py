@@ -25,12 +25,14 @@ class Moments(NamedTuple):
     """Mean square distance from the mean."""
 
 
-def row_weights(tasks: Sequence[Sequence[Row]], rows: Sequence[Row]) -> Float64Array:
-    """Return what each of some rows counts in a mean, (n,) float64 that sum to 1: 1/(tasks × rows of its task).
+def row_weights(tasks: Sequence[Sequence[Row]], rows: Sequence[Row]) -> tuple[float, ...]:
+    """Return what each of some rows counts in a mean, summing to 1: 1/(tasks × rows of its task).
+
+    Nothing is returned where all count the same: a plain mean is taken then, to the bit as without any tasks.
 
     >>> rows = [Row(f"say {n}", f"{n}") for n in range(3)]
-    >>> row_weights([rows[:1], rows[1:]], rows).tolist()
-    [0.5, 0.25, 0.25]
+    >>> row_weights([rows[:1], rows[1:]], rows), row_weights([rows], rows)
+    ((0.5, 0.25, 0.25), ())
 
     Args:
         tasks: the rows, task by task.
@@ -46,32 +48,20 @@ def row_weights(tasks: Sequence[Sequence[Row]], rows: Sequence[Row]) -> Float64A
         for number in numbers:
             counts[number] += 1 / len(numbers)
     weights = np.array([np.mean([1 / counts[number] for number in numbers]) for numbers in found], dtype=np.float64)
-    shares: Float64Array = weights / weights.sum()
-    return shares
+    shares = tuple((weights / weights.sum()).tolist())
+    return shares if len(set(shares)) > 1 else ()
 
 
-def moments(values: Sequence[float] | Float64Array, weights: Sequence[float] | Float64Array = ()) -> Moments:
+def moments(values: Sequence[float] | Float64Array, weights: Sequence[float] = ()) -> Moments:
     """Return number, mean and variance of values.
 
     Args:
         values: n values.
-        weights: (n,) of each, which sum to 1; empty: all count the same.
+        weights: n of `row_weights`, or none: all count the same.
     """
     found = np.asarray(values, dtype=np.float64)
-    if not is_uneven(weights):
+    if not weights:
         return Moments(len(found), float(found.mean()), float(found.var()))
     shares = np.asarray(weights, dtype=np.float64)
     mean = float(shares @ found)
     return Moments(1 / float(shares @ shares), mean, float(shares @ (found - mean) ** 2))
-
-
-def is_uneven(weights: Sequence[float] | Float64Array) -> bool:
-    """Return whether some count more than others: where none does, a plain mean is the same to the bit.
-
-    >>> is_uneven([0.5, 0.5]), is_uneven([]), is_uneven([0.5, 0.25, 0.25])
-    (False, False, True)
-
-    Args:
-        weights: of values, or none.
-    """
-    return len(weights) > 0 and min(weights) != max(weights)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NoReturn, Protocol, Ty
 
 import numpy as np
 
-from merge_advisor.adapt.task_weights import is_uneven, moments, row_weights
+from merge_advisor.adapt.task_weights import moments, row_weights
 from merge_advisor.backbone.training_loss import ANSWER_ALONE, TrainingLoss
 from merge_advisor.errors import InputError, PoolError
 from merge_advisor.json_form import STRICT, digest_of, to_plain
@@ -64,8 +64,8 @@ class TrainingRequest:
         """JSON values of all that the result depends on beside base, template and dtype."""
         parts = [[row.digest for row in part] for part in (self.rows, self.watch)]
         how = [to_plain(self.settings), self.terms.key]
-        # weights only where they differ: what was trained before there were any is found
-        uneven = [["weights", self.weights]] if is_uneven(self.weights) else []
+        # weights only where there are some: what was trained before there were any is found
+        uneven = [["weights", self.weights]] if self.weights else []
         return [self.shape.digest, parts, self.start.key, *how, self.pull, self.seed, *uneven]
 
     @property
@@ -207,6 +207,8 @@ class Workbench:
         repr=False, default=lambda shown, asked: _absent()
     )
     weights_of: Callable[[Candidate], WeightDelta] = field(repr=False, default=lambda candidate: {})
+    unread: Callable[[Candidate], WeightDelta] | None = field(repr=False, default=None)
+    """The same, of which each update is read when it is looked at, for going through a whole pool."""
     keep: Callable[[WeightDelta, str], Candidate] = field(repr=False, default=lambda delta, name: _absent())
     """Write a weight delta as an adapter under an id, and return it as a candidate."""
     forwards: int = 0
@@ -230,12 +232,12 @@ class Workbench:
         return tuple(row for row in self.learning if row.digest in self.tuning)
 
     def weights(self, rows: Sequence[Row]) -> tuple[float, ...]:
-        """Return what each row counts in a mean over tasks, see `task_weights.row_weights`.
+        """Return what each row counts in a mean over tasks, nothing where all count the same: see `row_weights`.
 
         Args:
             rows: n of those learned from.
         """
-        return tuple(row_weights(self.tasks, rows).tolist())
+        return row_weights(self.tasks, rows)
 
     def mean(self, losses: Sequence[float] | Float64Array, rows: Sequence[Row] | None = None) -> float:
         """Return the mean over tasks of the mean loss of a task's rows.

@@ -1,4 +1,6 @@
-"""The public API: `plan`, `embed`, `merge`, `score`, `tune`. It composes the rooms below; the command line calls it.
+"""The public API: `plan`, `embed`, `merge`, `score`, `tune`, `gate`.
+
+It composes the rooms below; the command line calls it.
 
 Each takes where models, stores and the machine are as keyword arguments (`SessionOptions`, `Where`), and returns frozen
 values.
@@ -6,7 +8,7 @@ values.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
@@ -24,13 +26,27 @@ from merge_advisor.json_form import digest_of
 from merge_advisor.machine_options import Machine, Workers
 from merge_advisor.options import PlanOptions, TuneOptions
 from merge_advisor.session_options import SessionOptions, Where
-from merge_advisor.types import Deltas
-from merge_advisor.whole_files import write_text
+from merge_advisor.spaces import Deltas
+from merge_advisor.types import Pool
+from merge_advisor.whole_files import discard, write_text
 
 if TYPE_CHECKING:
+    from merge_advisor.advisor.gating.gate import gate
     from merge_advisor.advisor.scoring.score_run import score_run as score
 
-__all__ = ["Machine", "PlanOptions", "TaskName", "TuneOptions", "Workers", "embed", "merge", "plan", "score", "tune"]
+__all__ = [
+    "Machine",
+    "PlanOptions",
+    "TaskName",
+    "TuneOptions",
+    "Workers",
+    "embed",
+    "gate",
+    "merge",
+    "plan",
+    "score",
+    "tune",
+]
 
 
 def plan(
@@ -45,6 +61,7 @@ def plan(
     scored: bool = True,
     guard: Path | None = None,
     metric: str = "auto",
+    notes: Callable[[Pool], Sequence[str]] | None = None,
     **where: Unpack[SessionOptions],
 ) -> Run:
     """Return the run of what to merge for a task: chosen, written and (unless `scored` is False) scored.
@@ -70,7 +87,8 @@ def plan(
         guard: file of unrelated text that must not get worse.
         metric: "auto", "accuracy", "exact_match" or "loss"; where it is one of the last two, choices are not what is
             chosen by unless the options say so.
-        where: `offline`, `cache`, `store`, `machine`, `beside`, `progress`, see `SessionOptions`.
+        notes: gives what the report says of the open pool and where it comes from, a sentence each.
+        where: `offline`, `follow_links`, `cache`, `store`, `machine`, `beside`, `progress`, see `SessionOptions`.
 
     Raises:
         MergeAdvisorError: see `merge_advisor.errors`; the message is one line.
@@ -99,10 +117,12 @@ def plan(
     with timer.step("open"):
         session = open_session(base, pool, template=options.template, wanted=wanted, **where)
     with session:
+        if notes is not None:
+            place = replace(place, notes=tuple(notes(session.pool)))
         run = make_plan(session, tasks, options, place, timer, inputs)
         if scored and all(part.heldout for part in run.tasks):
             run = score_open_run(session, run, Judging(metric, guard))
-    (run.folder / UNFINISHED).unlink(missing_ok=True)
+    discard(run.folder / UNFINISHED)
     return run
 
 
@@ -127,7 +147,7 @@ def embed(
         embedding: spec of the embedding.
         template: prompt template; None: the pool's.
         wanted: which models of the pool are candidates; None: all that fit the base.
-        where: `offline`, `cache`, `store`, `machine`, `beside`, `progress`, see `SessionOptions`.
+        where: `offline`, `follow_links`, `cache`, `store`, `machine`, `beside`, `progress`, see `SessionOptions`.
 
     Raises:
         MergeAdvisorError: see `merge_advisor.errors`.
@@ -195,4 +215,8 @@ def __getattr__(name: str) -> Any:
         from merge_advisor.advisor.scoring.score_run import score_run
 
         return score_run
+    if name == "gate":
+        from merge_advisor.advisor.gating.gate import gate
+
+        return gate
     raise AttributeError(f"module 'merge_advisor.advisor' has no attribute {name!r}")

@@ -43,7 +43,7 @@ def embed_to_file(
         template: prompt template; None: the pool's.
         include: globs on ids; none: all that fit the base.
         exclude: globs on ids.
-        where: `offline`, `cache`, `store`, `machine`, `progress`, see `SessionOptions`.
+        where: `offline`, `follow_links`, `cache`, `store`, `machine`, `progress`, see `SessionOptions`.
 
     Returns:
         models, dim, space, refused and out, as JSON values.

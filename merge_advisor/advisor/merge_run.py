@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import shutil
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +20,7 @@ from merge_advisor.formats.peft import model_card
 from merge_advisor.json_form import to_json
 from merge_advisor.merges import merge_of
 from merge_advisor.types import KIND_NAMES, TRAINED
-from merge_advisor.whole_files import write_text
+from merge_advisor.whole_files import scratch_folder
 
 if TYPE_CHECKING:
     from merge_advisor.advisor.measuring.pool_weights import MergedWeights
@@ -89,28 +87,23 @@ def merge_run(
         carried = session.weights.carry_out(merge_of(recipe, members))
         if on_note and session.local.dequantised and not adapter:
             on_note(session.local.dequantised)
+        # says what the model is, wherever the folder goes; written with it: a kill between would leave it without
+        texts = {"recipe.json": to_json(recipe)}
         if engine == "mergekit":
-            _with_mergekit(session, opened, members, carried, out)
-            if (halves := _own_dtype(session, where)) and on_note:
+            halves = _own_dtype(session, where)
+            _with_mergekit(session, opened, members, carried, out, texts, halves=bool(halves))
+            if halves and on_note:
                 on_note(f"written in {halves}, as the base is; `dtype=float32` writes it in float32")
-            if halves:
-                try:
-                    to_own_dtype(out, session.local.path)
-                except InputError:
-                    shutil.rmtree(out)
-                    raise
         elif adapter:
             card = model_card(recipe, model_places(session.local, recipe, carried))
-            write_lora(out, carried.delta, session.model, card=card)
+            write_lora(out, carried.delta, session.model, texts={"README.md": card, **texts})
             if carried.rank_error > 0 and on_note:
                 lost = f"relative error {carried.rank_error:.3g} (Frobenius norm of what is lost)"
                 on_note(f"cut to rank {recipe.rank} by SVD: {lost}")
         elif gguf:
             _as_gguf(session, carried, out)
         else:
-            _write_whole(session, carried, out, where, on_note)
-    if not gguf:
-        write_text(out / "recipe.json", to_json(recipe))  # says what the model is, wherever the folder goes
+            _write_whole(session, carried, out, texts, _own_dtype(session, where), on_note)
     return out
 
 
@@ -121,13 +114,14 @@ def _own_dtype(session: Session, where: Where) -> str:
 
 
 def _write_whole(
-    session: Session, carried: MergedWeights, out: Path, where: Where, on_note: Callable[[str], None] | None
-) -> None:
-    base, halves = session.local.path, _own_dtype(session, where)
+    session: Session, carried: MergedWeights, out: Path, texts: Mapping[str, str], halves: str,
+    on_note: Callable[[str], None] | None,
+) -> None:  # fmt: skip
+    base = session.local.path
     lost: list[float] = []
     with_progress(
         session, "writing the model",
-        lambda: lost.append(write_full_model(base, carried.delta, out, own_dtype=bool(halves))),
+        lambda: lost.append(write_full_model(base, carried.delta, out, own_dtype=bool(halves), texts=texts)),
     )  # fmt: skip
     if halves and on_note:
         on_note(
@@ -152,10 +146,9 @@ def with_progress(session: Session, what: str, work: Callable[[], object]) -> No
 def _as_gguf(session: Session, carried: MergedWeights, out: Path) -> None:
     from merge_advisor.formats.run_gguf import run_gguf
 
-    out.parent.mkdir(parents=True, exist_ok=True)
     # beside the result: a temporary folder elsewhere may be on a small disk
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as scratch:
-        model = Path(scratch) / "model"
+    with scratch_folder(out) as scratch:
+        model = scratch / "model"
         session.model.progress("writing the model", 0, 1)
         write_full_model(session.local.path, carried.delta, model)
         with_progress(session, "converting to GGUF", lambda: run_gguf(model, out))
@@ -178,8 +171,9 @@ def _adapter_recipe(run: Run, rank: int | None) -> Recipe:
 
 
 def _with_mergekit(
-    session: Session, run: Run, found: Mapping[str, Candidate], carried: MergedWeights, out: Path
-) -> None:
+    session: Session, run: Run, found: Mapping[str, Candidate], carried: MergedWeights, out: Path,
+    texts: Mapping[str, str], *, halves: bool,
+) -> None:  # fmt: skip
     from merge_advisor.formats.run_mergekit import run_mergekit
 
     rendering: Format = registry.build("format", "mergekit")
@@ -188,15 +182,25 @@ def _with_mergekit(
         raise InputError(
             f"{run.folder}: mergekit cannot give the same model ({refusal}); leave out `engine='mergekit'`"
         )
-    with tempfile.TemporaryDirectory(prefix="merge-advisor-") as scratch:
-        places = model_places(session.local, run.recipe, carried, Path(scratch))
+
+    def finish(folder: Path) -> None:
+        session.model.progress("mergekit", 1, 1)
+        with_progress(
+            session, "comparing with our own merge", lambda: _check_same(session, run.recipe, carried, folder)
+        )
+        if halves:
+            to_own_dtype(folder, session.local.path)
+        for name, content in texts.items():
+            (folder / name).write_text(content, encoding="utf-8", errors="surrogatepass")
+
+    with scratch_folder() as scratch:
+        places = model_places(session.local, run.recipe, carried, scratch)
         # mergekit runs in a folder of its own, where the run folder's relative path leads nowhere
-        members = {name: _absolute(place, found[name], Path(scratch)) for name, place in places.members.items()}
-        rendering.write(run.recipe, replace(places, members=members), Path(scratch))
-        text = (Path(scratch) / "mergekit.yaml").read_text(encoding="utf-8")
-        threads = session.model.machine.threads
-        with_progress(session, "mergekit", lambda: run_mergekit(text, out, threads=threads))
-    with_progress(session, "comparing with our own merge", lambda: _check_same(session, run.recipe, carried, out))
+        members = {name: _absolute(place, found[name], scratch) for name, place in places.members.items()}
+        rendering.write(run.recipe, replace(places, members=members), scratch)
+        text = (scratch / "mergekit.yaml").read_text(encoding="utf-8")
+        session.model.progress("mergekit", 0, 1)
+        run_mergekit(text, out, threads=session.model.machine.threads, finish=finish)
 
 
 def _absolute(place: str, member: Candidate, scratch: Path) -> str:
@@ -206,7 +210,7 @@ def _absolute(place: str, member: Candidate, scratch: Path) -> str:
 
 
 def _check_same(session: Session, recipe: Recipe, carried: MergedWeights, out: Path) -> None:
-    """Compare mergekit's weights with ours, one after the other; remove them where they are another model.
+    """Compare mergekit's weights with ours, one after the other; refuse them where they are another model.
 
     mergekit sees base + ΔW rounded to float32, so a few entries that tie a threshold or a vote may fall the other way.
 
@@ -223,7 +227,6 @@ def _check_same(session: Session, recipe: Recipe, carried: MergedWeights, out: P
     if wrong:
         name = max(wrong, key=lambda key: wrong[key])
         by = f"by {wrong[name]:.1%} of its change" if math.isfinite(wrong[name]) else "altogether"
-        shutil.rmtree(out)
         raise ExternalError(
             f"mergekit merged another model: {len(wrong)} of {len(apart)} weights differ, {name} {by}; nothing was "
             "kept, merge without `engine='mergekit'`"

@@ -20,6 +20,7 @@ from merge_advisor.types import Recipe
 from merge_advisor.weights.adapter import ADAPTER_WEIGHTS
 from merge_advisor.weights.adapter_config import ADAPTER_CONFIG
 from merge_advisor.weights.base import HUB_PATTERNS
+from merge_advisor.weights.files import FileError, read_json
 from merge_advisor.weights.hub import parse_id
 from merge_advisor.weights.hub_errors import has_token, hub_failures, switched_off
 
@@ -118,7 +119,7 @@ def _weights(run: Run, options: CardOptions) -> Path:
     made = options.model / _RECIPE
     if not made.is_file():
         raise InputError(f"{options.model}: has no {_RECIPE}, so it is no model that `merge(run, out=MODEL)` wrote")
-    recipe = from_json(Recipe, made.read_text(encoding="utf-8"), str(made))
+    recipe = from_json(Recipe, made.read_text(encoding="utf-8", errors="replace"), str(made))
     # an adapter may be cut to a rank of its own
     if replace(recipe, rank=None).digest != replace(run.recipe, rank=None).digest:
         raise InputError(f"{options.model}: is the model of another recipe than {run.folder}; write it anew")
@@ -129,7 +130,7 @@ def _contents(run: Run, folder: Path, card: RunCard) -> tuple[dict[str, Path | b
     """Name in the repository -> the file or its bytes; and the files of the folder that are left out.
 
     Raises:
-        InputError: the folder holds no weights.
+        InputError: the folder holds no weights, or an adapter's configuration that cannot be read.
     """
     files = sorted(path for path in folder.iterdir() if path.is_file() and path.name != _CARD)
     kept = [path for path in files if any(fnmatchcase(path.name, pattern) for pattern in _SHARED)]
@@ -138,7 +139,10 @@ def _contents(run: Run, folder: Path, card: RunCard) -> tuple[dict[str, Path | b
     contents: dict[str, Path | bytes] = {path.name: path for path in kept}
     if (folder / ADAPTER_CONFIG).is_file():
         # a folder's name, where the run was planned on one, would lead nobody to the base
-        settings = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+        try:
+            settings = read_json(folder / ADAPTER_CONFIG)
+        except FileError as error:
+            raise InputError(f"{folder}: {error}") from error
         settings["base_model_name_or_path"] = card.base
         contents[ADAPTER_CONFIG] = (json.dumps(settings, indent=2, sort_keys=True) + "\n").encode()
     contents.setdefault(_RECIPE, to_json(run.recipe).encode("utf-8", "surrogatepass"))

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from merge_advisor.backbone.devices import BYTES
-from merge_advisor.weights.parameter_map import build_skeleton, map_parameters
+from merge_advisor.weights.by_transformers import build_skeleton
+from merge_advisor.weights.parameter_map import map_parameters
 
 _SHARE = 0.9
 """Of what is free on each of several devices: the rest is for activations, which a batch can have less of."""

@@ -79,11 +79,18 @@ def dtype_of_weights(dtype: str) -> str:
 
 
 def idle_threads() -> int | None:
-    """Return how many threads leave other work its cores; None where there is none, or OMP_NUM_THREADS says it."""
-    if "OMP_NUM_THREADS" in os.environ or not hasattr(os, "getloadavg"):
+    """Return how many threads leave other work its cores; None where there is none, or OMP_NUM_THREADS says it.
+
+    What computes at this moment counts, for a tenth of a second. The load average of the last minute would also count
+    what has ended, such as the installation of this package.
+    """
+    found = cores()
+    if "OMP_NUM_THREADS" in os.environ or found == 1:
         return None
-    found, busy = cores(), round(os.getloadavg()[0])
-    return max(1, found - busy) if busy and found > 1 else None
+    import psutil  # not at the top: commands that load no model start without it
+
+    busy = round(psutil.cpu_percent(interval=0.1) / 100 * (psutil.cpu_count() or 1))
+    return max(1, found - busy) if busy else None
 
 
 def cores() -> int:

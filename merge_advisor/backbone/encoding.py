@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from merge_advisor.errors import TaskError
 
@@ -24,6 +25,12 @@ IGNORE_INDEX = -100
 """Label of a position that does not count: what transformers and torch's cross-entropy take for it."""
 UNKNOWN_CONTEXT = 2048
 """Context of a base whose configuration names none."""
+_LONG = 2**16
+"""Characters of a prompt from which on it is tokenised once, and its end remembered: that of a book takes seconds."""
+_TAIL = 4 * EXAMPLE_TOKENS
+"""Tokens remembered of the end of such a prompt: more than any row may have."""
+_REMEMBERED = 256
+"""Long prompts remembered at a time, the first ones going."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,10 +96,10 @@ def encode(
     """
     tokenizer = backbone.tokenizer
     rows = []
-    known: dict[str, list[int]] = {}  # a prompt comes once for each of its choices, and may be long
+    last, prompt = None, PromptIds((), 0)
     for index, (prompt_text, completion_text) in enumerate(texts):
-        prompt = known.get(prompt_text) or _prompt_ids(backbone, prompt_text)
-        known[prompt_text] = prompt
+        if prompt_text != last:  # a prompt comes once for each of its choices, one after the other
+            last, prompt = prompt_text, _prompt_ids(backbone, prompt_text, max_length)
         completion = list(tokenizer(completion_text, add_special_tokens=False, verbose=False)["input_ids"])
         if end:
             completion.append(backbone.end_id)
@@ -102,30 +109,75 @@ def encode(
         if room < 1 or len(completion) > max_length:
             name = names[index] if names else f"row {index + 1}"
             raise TaskError(f"{name}: its answer takes {len(completion)} tokens of {max_length}; shorten or drop it")
-        if len(prompt) > room:
-            on_cut(index, len(prompt) + (0 if backbone.encoder_decoder else len(completion)))
-        rows.append(EncodedRow(_cut(prompt, room, backbone.lead), tuple(completion)))
+        if prompt.length > room:
+            on_cut(index, prompt.length + (0 if backbone.encoder_decoder else len(completion)))
+        rows.append(EncodedRow(_cut(prompt, room, backbone.lead), _shared(completion)))
     return rows
 
 
-def _prompt_ids(backbone: Backbone, text: str) -> list[int]:
+class PromptIds(NamedTuple):
+    """A prompt as token ids; of a very long one what it begins with and its end, which is all that a cut leaves.
+
+    >>> PromptIds((5, 6, 7), 3).length
+    3
+    """
+
+    ids: tuple[int, ...]
+    length: int
+    """How many there are in all."""
+
+
+def _prompt_ids(backbone: Backbone, text: str, most: int) -> PromptIds:
+    """The ids of a prompt, of which `most` are wanted at most."""
+    if len(text) < _LONG or most > _TAIL:
+        ids = _all_ids(backbone, text)
+        return PromptIds(_shared(ids), len(ids))
+    # by digest: the texts themselves may be many megabytes
+    key = f"{backbone.lead} {_is_chat(backbone)} {hashlib.sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()}"
+    known: dict[str, PromptIds] = backbone.long_prompts
+    if key not in known:
+        ids = _all_ids(backbone, text)
+        begin = max(0, len(ids) - _TAIL)
+        led = _led(ids, backbone.lead)
+        while not led and begin and _led(ids[begin:], backbone.lead):  # the end is not to look like one that is led
+            begin -= 1
+        known[key] = PromptIds(_shared((*(backbone.lead if led and begin else ()), *ids[begin:])), len(ids))
+        while len(known) > _REMEMBERED:
+            del known[next(iter(known))]
+    return known[key]
+
+
+def _all_ids(backbone: Backbone, text: str) -> list[int]:
     # verbose=False: a text longer than the context is cut later, so the tokenizer's warning about it is noise
     prompt = list(backbone.tokenizer(text, add_special_tokens=backbone.encoder_decoder, verbose=False)["input_ids"])
     # those of a chat template have what it writes, as transformers gives them; another prompt may hold it as text
-    chat = backbone.template is not None and backbone.template.chat_template is not None
-    return prompt if chat or _led(prompt, backbone.lead) else [*backbone.lead, *prompt]
+    return prompt if _is_chat(backbone) or _led(prompt, backbone.lead) else [*backbone.lead, *prompt]
+
+
+_NUMBERS: dict[int, int] = {}
+"""Token ids that were given out."""
+
+
+def _shared(ids: Iterable[int]) -> tuple[int, ...]:
+    """The ids, each the one object of its number: a token of many rows then takes 8 bytes and not 36."""
+    return tuple(_NUMBERS.setdefault(number, number) for number in ids)
+
+
+def _is_chat(backbone: Backbone) -> bool:
+    return backbone.template is not None and backbone.template.chat_template is not None
 
 
 def _led(prompt: Sequence[int], lead: Sequence[int]) -> bool:
     return list(prompt[: len(lead)]) == list(lead)
 
 
-def _cut(prompt: Sequence[int], room: int, lead: Sequence[int]) -> tuple[int, ...]:
+def _cut(prompt: PromptIds, room: int, lead: Sequence[int]) -> tuple[int, ...]:
     """The end of a prompt behind what every prompt begins with: a base is lost without its begin token."""
-    if len(prompt) <= room:
-        return tuple(prompt)
+    ids = prompt.ids
+    if prompt.length <= room:
+        return ids
     kept = room - len(lead)
-    return (*lead, *prompt[-kept:]) if kept > 0 and _led(prompt, lead) else tuple(prompt[-room:])
+    return (*lead, *ids[-kept:]) if kept > 0 and _led(ids, lead) else ids[-room:]
 
 
 def context_length(backbone: Backbone) -> int:

@@ -16,7 +16,8 @@ from merge_advisor.backbone.losses import row_losses
 from merge_advisor.backbone.memory import within_memory
 from merge_advisor.backbone.model import release_memory
 from merge_advisor.backbone.precision import quick_products
-from merge_advisor.backbone.trainable import Trainable, TrainableLora
+from merge_advisor.backbone.trainable import Trainable
+from merge_advisor.backbone.trainable_lora import TrainableLora
 from merge_advisor.backbone.training_loss import ANSWER_ALONE, TrainingLoss, backward, watched_losses
 from merge_advisor.errors import InputError
 from merge_advisor.options import CHECK_STEPS, FinetuneSettings

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from merge_advisor.backbone.encoding import context_length, encode, padded
 from merge_advisor.backbone.long_prefix import LongPrefix, PackedSequence, PlacedToken
-from merge_advisor.backbone.model import quiet
 from merge_advisor.backbone.prefix import PromptCache, can_pad, can_share, read_prompts
+from merge_advisor.weights.by_transformers import quiet
 
 if TYPE_CHECKING:
     import torch

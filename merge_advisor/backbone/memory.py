@@ -52,7 +52,7 @@ def vocabulary_of(config: Mapping[str, Any]) -> int:
     Args:
         config: its config.json.
     """
-    return int(config.get("text_config", config).get("vocab_size") or 0)
+    return int((config.get("text_config") or config).get("vocab_size") or 0)
 
 
 def devices_for(

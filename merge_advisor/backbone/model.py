@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
-import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +13,8 @@ from merge_advisor.backbone.device_map import base_pieces, spread_pieces
 from merge_advisor.backbone.devices import BYTES, check_devices, cores, dtype_of_weights, memory_free, remedy
 from merge_advisor.errors import BaseModelError
 from merge_advisor.machine_options import MIXED
-from merge_advisor.weights.parameter_map import MemoryPlace, map_parameters, model_class, read_config, read_tokenizer
+from merge_advisor.weights.by_transformers import model_class, naming_base, quiet, read_config, read_tokenizer
+from merge_advisor.weights.parameter_map import MemoryPlace, map_parameters
 from merge_advisor.weights.tensorfile import open_folder
 
 if TYPE_CHECKING:
@@ -56,6 +55,8 @@ class Backbone:
     """The prompt template, which says how prompts begin and answers end; None: one without any tokens."""
     batch_share: float = 1.0
     """Of the usual tokens in a batch; halved where memory ran out, see `memory.within_memory`."""
+    long_prompts: dict[str, Any] = field(default_factory=dict, repr=False)
+    """The ends of very long prompts (`encoding.PromptIds`) by the digest of their text."""
 
     @property
     def hidden_size(self) -> int:
@@ -186,33 +187,26 @@ def load_backbone(
         free = {name: memory_free(name) or 0 for name in devices}
         modules = spread_pieces(base_pieces(path, _shapes(path), dtype), free, 0).modules
     held = dtype_of_weights(dtype)
-    try:
+    where = {"device_map": dict(modules)} if modules else {}
+    with naming_base(path), quiet():
         config = read_config(path)
-        seq2seq = bool(getattr(config, "is_encoder_decoder", False))
-        loader = model_class(config)
-        with quiet():
-            where = {"device_map": dict(modules)} if modules else {}
-            model = loader.from_pretrained(
+        tokenizer = read_tokenizer(path)
+        try:
+            model = model_class(config).from_pretrained(
                 path, dtype=getattr(torch, held), local_files_only=True, trust_remote_code=False, **where
             )
-            tokenizer = read_tokenizer(path)
-        model = (model if modules else model.to(device)).eval().requires_grad_(False)
+            model = (model if modules else model.to(device)).eval().requires_grad_(False)
+        except torch.OutOfMemoryError as error:
+            raise BaseModelError(
+                f"base {path.name}: memory of {device} is too small for its weights in {dtype}; {remedy(device, dtype)}"
+            ) from error
         inputs = input_device(model)
-    except torch.OutOfMemoryError as error:
-        raise BaseModelError(
-            f"base {path.name}: memory of {device} is too small for its weights in {dtype}; {remedy(device, dtype)}"
-        ) from error
-    except BaseModelError:
-        raise
-    except Exception as error:  # on a configuration that is wrong in any way, transformers may raise anything
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise BaseModelError(f"base {path.name}: cannot be loaded ({reason}); check the folder's files") from error
     if tokenizer.pad_token_id is None:  # any token will do: padding is masked
         tokenizer.pad_token = tokenizer.eos_token
     return Backbone(
         model=model,
         tokenizer=tokenizer,
-        encoder_decoder=seq2seq,
+        encoder_decoder=bool(getattr(config, "is_encoder_decoder", False)),
         device=inputs,
         dtype=getattr(torch, held),
         mixed=dtype == MIXED,
@@ -281,24 +275,3 @@ def _glibc() -> Any | None:
     except OSError:  # another C library
         return None
     return library if hasattr(library, "malloc_trim") else None
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Silence transformers' progress bars and advice while a model is loaded.
-
-    Yields:
-        Nothing; bars and log level are as before when the block ends.
-    """
-    from transformers.utils import logging
-
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            with warnings.catch_warnings(action="ignore"):  # HF_HUB_DISABLE_PROGRESS_BARS has the last word
-                logging.enable_progress_bar()

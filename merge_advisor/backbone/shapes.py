@@ -48,7 +48,7 @@ class Shape(Protocol):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LoraShape:
-    """Both factors of a LoRA; see `trainable.TrainableLora`.
+    """Both factors of a LoRA; see `trainable_lora.TrainableLora`.
 
     >>> LoraShape(("q.weight",), rank=8, alpha=16.0).first is None
     True
@@ -68,7 +68,7 @@ class LoraShape:
 
     def build(self, backbone: Backbone, generator: torch.Generator) -> Trainable:
         """See `Shape.build`."""
-        from merge_advisor.backbone.trainable import TrainableLora
+        from merge_advisor.backbone.trainable_lora import TrainableLora
 
         return TrainableLora(
             backbone, self.names, rank=self.rank, alpha=self.alpha, generator=generator, given=self.first
@@ -77,7 +77,7 @@ class LoraShape:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RefactoredShape:
-    """A LoRA that begins at what is on the base already; see `trainable.RefactoredLora`.
+    """A LoRA that begins at what is on the base already; see `trainable_lora.RefactoredLora`.
 
     >>> ones = np.ones((4, 1), dtype=np.float32)
     >>> RefactoredShape(("q.weight",), {"q.weight": (ones, ones.T)}, rank=8, alpha=16.0).rank
@@ -99,7 +99,7 @@ class RefactoredShape:
 
     def build(self, backbone: Backbone, generator: torch.Generator) -> Trainable:
         """See `Shape.build`."""
-        from merge_advisor.backbone.trainable import RefactoredLora
+        from merge_advisor.backbone.trainable_lora import RefactoredLora
 
         return RefactoredLora(backbone, self.names, self.halves, rank=self.rank, alpha=self.alpha, generator=generator)
 
@@ -133,7 +133,7 @@ class BasisShape:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PriorShape:
-    """A LoRA in the coordinates of a Gaussian prior; see `trainable.WhitenedLora`.
+    """A LoRA in the coordinates of a Gaussian prior; see `trainable_lora.WhitenedLora`.
 
     >>> eye = np.eye(4, dtype=np.float32)
     >>> PriorShape({"q.weight": (eye, eye)}, rank=8, alpha=16.0).rank
@@ -153,7 +153,7 @@ class PriorShape:
 
     def build(self, backbone: Backbone, generator: torch.Generator) -> Trainable:
         """See `Shape.build`."""
-        from merge_advisor.backbone.trainable import WhitenedLora
+        from merge_advisor.backbone.trainable_lora import WhitenedLora
 
         return WhitenedLora(backbone, self.roots, rank=self.rank, alpha=self.alpha, generator=generator)
 

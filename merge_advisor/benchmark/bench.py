@@ -24,8 +24,8 @@ def bench(setup: str | Path, out: str | Path, *, only: Sequence[str] = (), **whe
         setup: the YAML file, see `benchmark.values.Setup`.
         out: folder of results, tables and report; called again it goes on where it ended.
         only: patterns of `arm/task/view`; other results are left for later.
-        where: `base`, `pool` and `tasks`, where they are not where the setup says; `offline`, `cache`, `store`,
-            `machine`, `beside` and `progress` as `plan` takes them.
+        where: `base`, `pool` and `tasks`, where they are not where the setup says; `offline`, `follow_links`, `cache`,
+            `store`, `machine`, `beside` and `progress` as `plan` takes them.
 
     Returns:
         All results so far, those of earlier calls included, and the answers to the setup's questions.

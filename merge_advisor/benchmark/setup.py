@@ -12,12 +12,15 @@ from merge_advisor import registry
 from merge_advisor.benchmark.values import Arm, Control, Question, Setup
 from merge_advisor.errors import InputError, SpecError
 from merge_advisor.json_form import from_json
+from merge_advisor.limits import SETUP_BYTES
 from merge_advisor.options import FinetuneSettings
 from merge_advisor.plain_yaml import read_mapping
+from merge_advisor.regular_files import home_expanded
 from merge_advisor.tuning.goals import PENALISED
 
-_SIZE_LIMIT = 2**20
 """Largest setup read, in bytes; a longer file is not a setup (a data set given by mistake, say)."""
+_MOST = 100_000
+"""Members, rows, draws, trials or tokens at most: more is a mistake, and would take hours to be counted."""
 _CONTROL_NAMES: tuple[str, ...] = get_args(Control)
 """Names of all controls."""
 ORACLES = ("majority-oracle", "best-single-oracle")
@@ -65,16 +68,20 @@ def read_setup(
     """
     mapping = read_mapping(
         path, "setup", needs="name, base, pool, tasks, arms, primary and smallest_gain",
-        remedy="give the path of a setup (YAML)", limit=_SIZE_LIMIT,
+        remedy="give the path of a setup (YAML)", limit=SETUP_BYTES,
     )  # fmt: skip
     # YAML has dates: as text they are a value of the wrong type, which is refused with its key
-    setup = from_json(Setup, json.dumps(mapping, default=str), str(path))
+    try:
+        text = json.dumps(mapping, default=str)
+    except (TypeError, ValueError) as error:  # a key that is a date or bytes, say
+        raise InputError(f"{path}: a key is no text; put it in quotes, or correct it") from error
+    setup = from_json(Setup, text, str(path))
     check_setup(setup, str(path))
     folder = path.parent
 
     def place(named: str) -> str:
         # a hub id looks like a relative path: what is not there and not clearly a path is left to whoever resolves it
-        near = folder / Path(named).expanduser()
+        near = folder / home_expanded(named)
         return str(near) if near.exists() or named.startswith((".", "/", "~")) else named
 
     folder_of_tasks = tasks or (
@@ -143,7 +150,7 @@ def _check_numbers(setup: Setup, refuse: Callable[[str], InputError]) -> None:
     if not setup.arms:
         raise refuse("arms: there are none; name at least two ways to choose")
     if not setup.views or not setup.k:
-        raise refuse("views and k: name at least one of each")
+        raise refuse("views and k: there are none; name at least one of each")
     if not 0 <= tasks.seen < 1:
         raise refuse(f"tasks.seen: {tasks.seen:g} is no share of the rows; give 0 or more, below 1")
     if not setup.smallest_gain > 0:
@@ -156,6 +163,11 @@ def _check_numbers(setup: Setup, refuse: Callable[[str], InputError]) -> None:
     for key, (value, minimum) in least.items():
         if value < minimum:
             raise refuse(f"{key}: {value} is too few; give at least {minimum}")
+    for key, value in {
+        **{key: value for key, (value, _) in least.items()}, "k": max(setup.k), "max_new_tokens": setup.max_new_tokens
+    }.items():  # fmt: skip
+        if value > _MOST:
+            raise refuse(f"{key}: {value} is too many; give at most {_MOST}")
     lists = {
         "views": setup.views, "controls": setup.controls, "k": setup.k, "only": tasks.only, "tasks.tried": tasks.tried,
     }  # fmt: skip
@@ -176,14 +188,18 @@ def _check_arm(arm: Arm, setup: Setup, refuse: Callable[[str], InputError]) -> N
     for k in ks_of(arm, setup):
         if k < 1:
             raise refuse(f"{where}: k {k} is too few; a merge needs at least one member")
+        if k > _MOST:
+            raise refuse(f"{where}: k {k} is too many; give at most {_MOST}")
         if most is not None and k > most:
-            raise refuse(f"{where}: composition {arm.composition} merges at most {most} members, not {k}")
+            raise refuse(f"{where}: composition {arm.composition} merges at most {most} members, not {k}; lower k")
     if arm.shots_lora and not setup.tasks.tuning:
         raise refuse(f"{where}: shots_lora would be judged on the rows it was trained on; give tasks.tuning rows")
     if arm.match:
         other = next((a for a in setup.arms if a.name == arm.match), None)
         if other is None or other is arm or other.match:
-            raise refuse(f"{where}: match: '{arm.match}' is no other arm that spends its own budget")
+            raise refuse(
+                f"{where}: match: '{arm.match}' is no other arm that spends its own budget; name one, or leave it out"
+            )
         # a budget is spent by measuring as many random sets as it pays for; other strategies have no such number
         if arm.strategy.strip() != "random":
             raise refuse(f"{where}: match goes with strategy random, whose sets it counts; not {arm.strategy}")
@@ -193,10 +209,10 @@ def _check_arm(arm: Arm, setup: Setup, refuse: Callable[[str], InputError]) -> N
                 "trials all cost the same"
             )
         if not set(ks_of(arm, setup)) <= set(ks_of(other, setup)):
-            raise refuse(f"{where}: match: '{arm.match}' is not run at every k of it")
+            raise refuse(f"{where}: match: '{arm.match}' is not run at every k of it; give both the same")
     if arm.tuner:
-        if arm.tuner.trials < 1:
-            raise refuse(f"{where}: tuner.trials: {arm.tuner.trials} is too few; give at least 1")
+        if not 1 <= arm.tuner.trials <= _MOST:
+            raise refuse(f"{where}: tuner.trials: {arm.tuner.trials} is no number of trials; give 1 to {_MOST}")
         registry.build("sampler", arm.tuner.sampler)
         if arm.tuner.objective not in _OBJECTIVES:
             known = ", ".join(_OBJECTIVES)
@@ -208,17 +224,17 @@ def _check_arm(arm: Arm, setup: Setup, refuse: Callable[[str], InputError]) -> N
 def _check_question(question: Question, setup: Setup, where: str, refuse: Callable[[str], InputError]) -> None:
     arms = {arm.name: arm for arm in setup.arms}
     if question.better == question.than:
-        raise refuse(f"{where}: compares an arm with itself")
+        raise refuse(f"{where}: compares an arm with itself; name another")
     if question.view not in setup.views:
-        raise refuse(f"{where}: view {question.view} is none of the setup's ({', '.join(setup.views)})")
+        raise refuse(f"{where}: view {question.view} is none of the setup's ({', '.join(setup.views)}); add it")
     for name in (question.better, question.than):
         if name in ORACLES:
-            raise refuse(f"{where}: '{name}' has read held-out answers, so nothing is compared with it")
+            raise refuse(f"{where}: '{name}' has read held-out answers, so nothing is compared with it; name another")
         if name not in arms and name not in setup.controls:
             known = ", ".join((*arms, *(c for c in setup.controls if c not in ORACLES)))
             raise refuse(f"{where}: no arm or control is named '{name}'; there are {known}")
         if question.k not in (ks_of(arms[name], setup) if name in arms else setup.k):
-            raise refuse(f"{where}: '{name}' is not run at k {question.k}")
+            raise refuse(f"{where}: '{name}' is not run at k {question.k}; add it, or ask at another k")
         if question.metric != "accuracy" and name == "majority":
             raise refuse(f"{where}: a label has no loss; compare by accuracy")
 

@@ -1,6 +1,7 @@
 """The command line: parse, call the public API, print. Results go to stdout, progress and errors to stderr.
 
-Exit codes: 0 ok, 1 failed, 2 usage or bad input, 3 done but some models of the pool were set aside, 130 interrupted.
+Exit codes: 0 ok, 1 failed, 2 usage or bad input, 3 done but some models of the pool were set aside, 4 `gate` cannot
+tell, 130 interrupted.
 """
 
 from __future__ import annotations

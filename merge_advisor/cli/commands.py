@@ -8,7 +8,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from merge_advisor.cli.gate_command import run_gate
 from merge_advisor.cli.hub_commands import card, pool, push
+from merge_advisor.cli.hub_folder_commands import hub_folder, hub_plan, takes_hub
 from merge_advisor.cli.messages import with_flags
 from merge_advisor.cli.options import (
     COMMANDS,
@@ -33,6 +35,7 @@ from merge_advisor.cli.saying import say
 from merge_advisor.cli.settings import SETTINGS_FILE, WRITTEN, leads_out, read_settings, setting_options
 from merge_advisor.errors import InputError
 from merge_advisor.json_form import to_plain
+from merge_advisor.limits import check_limits
 from merge_advisor.machine_options import Machine, Workers
 from merge_advisor.options import (
     BenchOptions,
@@ -65,22 +68,30 @@ def _plan(arguments: Arguments) -> int:
 
     command, options, places = arguments.part(PlanCommand), arguments.part(PlanOptions), arguments.part(Places)
     scoring = arguments.part(MayScoreOptions)
-    pool, base = _named("pool", places.pool), _named("base", places.base)
     lm_eval = _lm_eval(arguments.part(LmEvalOptions))
+    if takes_hub(arguments, places):
+        with _session(arguments, places) as session:
+            return _print_run(arguments, hub_plan(arguments, _run_name(command, lm_eval), lm_eval, session))
+    pool, base = _named("pool", places.pool), _named("base", places.base)
     with _session(arguments, places) as session:
         if command.dry_run:
             from merge_advisor.advisor.planning.dry_run import describe_plan
 
             told = describe_plan(command.task, lm_eval=lm_eval, pool=pool, base=base, options=options, **session)
             return _print(arguments, told, flagged([Paragraph("\n".join(told["lines"]))], "plan"))
-        names = [*(_task_name(task) for task in command.task), *(task.name for task in lm_eval)]
-        if not names:
-            raise InputError("no task named; give `task=FILE` or `lm_eval=NAME`")
         planned = advisor.plan(
-            command.task, lm_eval=lm_eval, pool=pool, base=base, out=command.out or Path("runs") / names[0],
-            options=options, **asdict(scoring), force=command.force, **session,
+            command.task, lm_eval=lm_eval, pool=pool, base=base, out=_run_name(command, lm_eval), options=options,
+            **asdict(scoring), force=command.force, **session,
         )  # fmt: skip
     return _print_run(arguments, planned)
+
+
+def _run_name(command: PlanCommand, lm_eval: Sequence[TaskName]) -> Path:
+    """Return the run folder that a plan makes."""
+    names = [*(_task_name(task) for task in command.task), *(task.name for task in lm_eval)]
+    if not names:
+        raise InputError("no task named; give `task=FILE` or `lm_eval=NAME`")
+    return command.out or Path("runs") / names[0]
 
 
 def _task_name(path: Path) -> str:
@@ -156,7 +167,9 @@ def _bench(arguments: Arguments) -> int:
     if command.dry_run:
         from merge_advisor.benchmark.running.dry_run import RATE, describe_bench
 
-        told = describe_bench(command.setup, **own, only=options.only, rate=command.rate or RATE)
+        told = describe_bench(
+            command.setup, **own, only=options.only, rate=command.rate or RATE, follow_links=places.follow_links
+        )
         return _print(arguments, told, flagged([Paragraph("\n".join(told["lines"]))], "bench"))
     if command.out is None:
         raise InputError("bench: no folder for the results; give `out=DIR`, or `dry_run`")
@@ -209,7 +222,9 @@ def _convert(arguments: Arguments) -> int:
 
     command = arguments.part(ConvertCommand)
     with reporting(arguments.part(OutputOptions)) as progress:
-        report = convert(command.source, command.out, offline=command.offline, progress=progress)
+        report = convert(
+            command.source, command.out, offline=command.offline, follow_links=command.follow_links, progress=progress
+        )
     copied = f", {len(report.copied)} of them as they were" if report.copied else ""
     lines = [f"wrote {report.out}: {len(report.written)} adapters{copied}"]
     lines += [f"left out {item.id}: {item.reason}" for item in report.refused]
@@ -257,9 +272,17 @@ def _doctor(arguments: Arguments) -> int:
     return OK if all(item["ok"] for item in findings) else FAILED
 
 
+def _hub(arguments: Arguments) -> int:
+    """`merge-advisor hub`."""
+    with _session(arguments, arguments.part(Places)) as session:
+        return hub_folder(arguments, session)
+
+
 _RUNNERS: dict[str, Callable[[Arguments], int]] = {
     "plan": _plan, "init": _init, "embed": _embed, "tune": _tune, "bench": _bench, "merge": _merge, "score": _score,
     "convert": _convert, "try": _try, "show": _show, "doctor": _doctor, "pool": pool, "card": card, "push": push,
+    "hub": _hub,
+    "gate": run_gate,
 }  # fmt: skip
 
 
@@ -275,6 +298,7 @@ def run(arguments: Arguments) -> int:
     Raises:
         MergeAdvisorError: see `merge_advisor.errors`.
     """
+    check_limits()
     if setting_options(COMMANDS[arguments.command].parts):
         arguments = replace(arguments, settings=read_settings(Path.cwd()))
         _announce(arguments)
@@ -313,8 +337,8 @@ def _session(arguments: Arguments, places: Places) -> Iterator[SessionOptions]:
     """Give what every function of the API that opens a base takes."""
     with reporting(arguments.part(OutputOptions)) as progress:
         session = SessionOptions(
-            offline=places.offline, cache=places.cache, store=places.store, machine=arguments.part(Machine),
-            progress=progress,
+            offline=places.offline, follow_links=places.follow_links, cache=places.cache, store=places.store,
+            machine=arguments.part(Machine), progress=progress,
         )  # fmt: skip
         if Workers in COMMANDS[arguments.command].parts:
             session["beside"] = arguments.part(Workers)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 from merge_advisor.cli.settings import SETTINGS_FILE
 from merge_advisor.errors import InputError, RunError
+from merge_advisor.whole_files import whole_file
 
 _TEMPLATE = """\
 # Read by every merge-advisor command run in this folder; an option on the command line wins.
@@ -45,7 +45,7 @@ def write_settings(folder: Path, *, demo: bool, force: bool, pool: str | None, b
         the files written.
 
     Raises:
-        RunError: a file is there already and `force` is not given.
+        RunError: a file is there already, or all of them are, and `force` is not given; no permission, or no room.
         InputError: the demo pool is not installed.
     """
     sources: list[Path] = []
@@ -54,13 +54,15 @@ def write_settings(folder: Path, *, demo: bool, force: bool, pool: str | None, b
         pool = pool or str(place / "pool.yaml")
         base = base or "HuggingFaceTB/SmolLM2-135M-Instruct"
         sources = sorted((place / "tasks").glob("*.jsonl"), key=lambda path: (path.stem != "mixed", path.stem))
-    # all are checked before the first is written: a refusal leaves the folder as it was
-    wanted = [folder / SETTINGS_FILE, *(folder / source.name for source in sources)]
-    for path in wanted:
-        if path.exists() and not force:
-            raise RunError(f"{path}: is there already; `force=True` replaces it")
     text = _TEMPLATE.format(base=json.dumps(base or "org/name"), pool=json.dumps(pool or "adapters"))
-    wanted[0].write_text(text, encoding="utf-8")
-    for source, path in zip(sources, wanted[1:], strict=True):
-        shutil.copyfile(source, path)
-    return wanted
+    wanted = {folder / SETTINGS_FILE: text.encode()} | {folder / path.name: path.read_bytes() for path in sources}
+    # all are checked before the first is written: a refusal leaves the folder as it was
+    there = [path for path in wanted if path.exists()]
+    # what is as it would be is of the same command, which was killed before its last file
+    begun = len(there) < len(wanted) and all(path.is_file() and path.read_bytes() == wanted[path] for path in there)
+    if there and not force and not begun:
+        raise RunError(f"{there[0]}: is there already; `force=True` replaces it")
+    for path, data in wanted.items():
+        with whole_file(path) as partial:
+            partial.write_bytes(data)
+    return list(wanted)

@@ -6,6 +6,7 @@ The library has parameters, no flags, and writes them in backticks: "lower `lr`"
 
 from __future__ import annotations
 
+import functools
 import re
 
 from merge_advisor.cli.options import COMMANDS
@@ -58,6 +59,7 @@ def _flag(known: dict[str, Option], name: str, value: str | None) -> str | None:
     return f"{item.flag} {value.strip(chr(34) + chr(39))}"
 
 
+@functools.cache
 def _parameters(command: str) -> dict[str, Option]:
     """Return options by the name of their parameter, those of the command at hand first: `rank` is several."""
     known: dict[str, Option] = {}

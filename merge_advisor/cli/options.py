@@ -11,7 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from merge_advisor.hub_options import CardOptions, FindOptions, PushOptions
+from merge_advisor.errors import InputError
+from merge_advisor.gate_options import GateOptions, WatchOptions
+from merge_advisor.hub_options import (
+    CardOptions,
+    FindOptions,
+    HubPlace,
+    HubPlanOptions,
+    HubSearchOptions,
+    PushOptions,
+)
 from merge_advisor.machine_options import Machine, Workers
 from merge_advisor.option_fields import option
 from merge_advisor.options import (
@@ -144,6 +153,46 @@ class ScoreCommand:
 
 
 @dataclass(frozen=True)
+class GateCommand:
+    """What `gate` compares, on which rows, and what it writes.
+
+    >>> GateCommand(model="new", baseline="old", tasks=(Path("held_out.jsonl"),)).metric
+    'auto'
+    """
+
+    model: str | None = option(
+        None, positional=True, metavar="MODEL|RUN",
+        help="the candidate: run folder, adapter folder (with --base), full model, or hub:ID",
+    )  # fmt: skip
+    baseline: str | None = option(
+        None, metavar="MODEL|RUN", help="what it must not be worse than: the same kinds of things"
+    )
+    tasks: tuple[Path, ...] = option(
+        (), flags=("--task",), metavar="FILE", help="held-out rows that neither was trained on (or hf:NAME:SPLIT)"
+    )
+    # not from merge-advisor.toml: its `guard` is the plan's, and a gate says on its own line what it checks
+    guards: tuple[Path, ...] = option(
+        (), flags=("--guard",), metavar="FILE", help="unrelated text (JSONL) it must not get worse on"
+    )
+    metric: str = option(
+        "auto", metavar="NAME", help="of the tasks: accuracy, exact_match or loss (default {default}: by the rows)"
+    )
+    fields: str | None = option(None, flags=("--map",), metavar="FIELDS", help="fields of these files, as of plan")
+    template: str | None = option(
+        None, settings=True, help="alpaca, plain, bare or chat, of what is no run (default: the run's, or alpaca)"
+    )
+    junit: Path | None = option(None, metavar="FILE.xml", help="write the checks as JUnit XML")
+    summary: Path | None = option(None, metavar="FILE.md", help="write a summary in Markdown, for a pull request")
+    price: float | None = option(
+        None, metavar="N", flags=("--price-per-hour",), help="of this machine: measured seconds are shown as money too"
+    )
+
+    def __post_init__(self) -> None:
+        if self.price is not None and not 0 <= self.price < float("inf"):
+            raise InputError(f"`price={self.price:g}`: give 0 or more, in any currency, per hour")
+
+
+@dataclass(frozen=True)
 class ConvertCommand:
     """What `convert` reads and writes.
 
@@ -156,6 +205,7 @@ class ConvertCommand:
     )
     out: Path = option(metavar="DIR", help="folder to make")
     offline: bool = option(False, settings=True, help="never fetch; use what is in the cache")
+    follow_links: bool = option(False, help="read what links lead to outside the source too")
 
 
 @dataclass(frozen=True)
@@ -184,6 +234,46 @@ class PoolCommand:
     force: bool = option(False, help="replace a manifest that is there")
     dry_run: bool = option(False, help="say how much `plan` would download; write nothing")
     offline: bool = option(False, settings=True, help="never fetch (nothing can be found then)")
+
+
+@dataclass(frozen=True)
+class HubCommand:
+    """What `hub` does, and with what.
+
+    >>> HubCommand("search", text="legal contracts").k
+    10
+    """
+
+    what: str = option(
+        positional=True, choices=("add", "list", "show", "remove", "search", "check", "export"),
+        help="add a POOL; list models; show or remove that of an ID; search; check that all is whole; export to a FILE",
+    )  # fmt: skip
+    name: str | None = option(
+        None, positional=True, metavar="POOL|ID|FILE.parquet", help="what is added, shown, removed or written"
+    )
+    embedding: tuple[str, ...] = option(
+        (), registered="embedding",
+        help="of the deltas added or searched by (default delta_activations); to add, may be given several times; one "
+             "of: {names}",
+    )  # fmt: skip
+    include: tuple[str, ...] = option((), metavar="GLOB", help="add only models of these ids")
+    exclude: tuple[str, ...] = option((), metavar="GLOB", help="add no models of these ids")
+    template: str | None = option(None, settings=True, help="alpaca, plain, bare or chat (default: the pool's)")
+    repair: bool = option(False, help="check: make vectors and text index anew, drop damaged rows of the catalogue")
+    like: str | None = option(None, group="search and list", metavar="ID", help="models like this one, by their deltas")
+    task: Path | None = option(
+        None,
+        group="search and list",
+        metavar="FILE",
+        help="models like this task, by a LoRA of its shots",
+    )
+    text: str | None = option(
+        None, group="search and list", metavar="WORDS", help="models whose name, card or tags have these words"
+    )
+    k: int = option(
+        10, group="search and list", flags=("-k", "--k"), metavar="N", help="found at most (default {default})"
+    )
+    limit: int | None = option(None, group="search and list", metavar="N", help="listed at most (default: all)")
 
 
 @dataclass(frozen=True)
@@ -267,7 +357,7 @@ _CREW = (Places, Workers, Machine, OutputOptions)
 COMMANDS = {
     "plan": Command(
         "choose members and weights for a task, merge, score, judge",
-        (PlanCommand, PlanOptions, LmEvalOptions, MayScoreOptions, *_CREW),
+        (PlanCommand, PlanOptions, HubPlace, HubPlanOptions, LmEvalOptions, MayScoreOptions, *_CREW),
     ),
     "init": Command("write merge-advisor.toml (and with --demo a task to try)", (InitCommand, OutputOptions)),
     "embed": Command("write the deltas of a pool to an .npz file", (EmbedCommand, EmbedOptions, *_CREW)),
@@ -284,9 +374,17 @@ COMMANDS = {
         "score a run folder, or any model, on held-out rows",
         (ScoreCommand, LmEvalScoreOptions, ScoringOptions, *_CREW),
     ),
+    "gate": Command(
+        "in CI: is a model no worse than another on rows and guards (exit 0, 1, or 4 for cannot tell)? or watch a pool",
+        (GateCommand, GateOptions, WatchOptions, HubPlace, *_SESSION),
+    ),
     "convert": Command("rewrite adapters that are pickles (.bin) as safetensors", (ConvertCommand, OutputOptions)),
     "try": Command("answer a prompt with base, anchor and merge side by side", (TryCommand, *_SESSION)),
     "pool": Command("find a pool on the hub: the finetunes of a base", (PoolCommand, FindOptions, OutputOptions)),
+    "hub": Command(
+        "keep models in a folder that is searched by task, model and words, and planned from",
+        (HubCommand, HubPlace, HubSearchOptions, *_SESSION),
+    ),
     "card": Command("write the model card of a run's result", (CardCommand, CardOptions, OutputOptions)),
     "push": Command("upload a run's result with its card to the hub", (PushCommand, PushOptions, OutputOptions)),
     "show": Command(

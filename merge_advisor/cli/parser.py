@@ -96,6 +96,8 @@ def add_options(parser: argparse.ArgumentParser, options: Sequence[Option]) -> N
             groups[heading] = parser.add_argument_group(heading)
         traits = _traits(item)
         if item.text.positional:
+            if item.default is not MISSING:
+                traits |= {"nargs": "?", "default": argparse.SUPPRESS}
             groups[heading].add_argument(item.name, **traits)
         else:
             # an option that was not given leaves no trace: only so can the settings fill it and never overrule one

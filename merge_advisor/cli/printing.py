@@ -20,20 +20,21 @@ if TYPE_CHECKING:
     from merge_advisor.cli.options import OutputOptions
 
 
-def print_json(value: Any) -> None:
+def print_json(value: Any, *, line: bool = False) -> None:
     """Print a value as one JSON object.
 
     Args:
         value: made of dicts, lists, text, numbers, booleans and None.
+        line: on one line, at once: others follow.
 
     >>> print_json({"k": 4})
     {
      "k": 4
     }
     """
-    text = json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False)
+    text = json.dumps(value, indent=None if line else 1, sort_keys=True, ensure_ascii=False)
     # JSON escapes control characters below 32 alone; what is left stands inside of strings, where \u means the same
-    print("".join(char if char.isprintable() or char == "\n" else json.dumps(char)[1:-1] for char in text))
+    print("".join(char if char.isprintable() or char == "\n" else json.dumps(char)[1:-1] for char in text), flush=line)
 
 
 def print_result(output: OutputOptions, value: Any, blocks: Sequence[TextBlock], *, gap: str = "\n\n") -> None:

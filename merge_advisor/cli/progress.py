@@ -37,6 +37,13 @@ class ProgressReporter(Protocol):
             total: how much there is; 1 where it has no parts.
         """
 
+    def announce(self, text: str) -> None:
+        """Show what has been found while the rest goes on.
+
+        Args:
+            text: lines that are safe to print.
+        """
+
     def finish(self) -> None:
         """End the last step."""
 
@@ -84,6 +91,9 @@ class SilentProgress:
     def __call__(self, what: str, done: int, total: int) -> None:
         """See `ProgressReporter.__call__`."""
 
+    def announce(self, text: str) -> None:
+        """See `ProgressReporter.announce`."""
+
     def finish(self) -> None:
         """See `ProgressReporter.finish`."""
 
@@ -113,6 +123,10 @@ class PlainProgress:
         left = f", {spent / done * (total - done):.0f} s left" if 0 < done < total and spent > 2 else ""
         named = printable(what)  # a step may name a model
         text = f"{named} {done}/{total}, {spent:.0f} s{left}" if total > 1 else f"{named}, {spent:.0f} s"
+        self.announce(text)
+
+    def announce(self, text: str) -> None:
+        """See `ProgressReporter.announce`."""
         sys.stderr.write(f"{text}\n")
         sys.stderr.flush()
 
@@ -141,6 +155,12 @@ class BarProgress:
             self._bar.start()
         if total > 1 or done >= total:
             self._bar.update(self._step, completed=done, total=total)
+
+    def announce(self, text: str) -> None:
+        """See `ProgressReporter.announce`."""
+        self.finish()
+        sys.stderr.write(f"{text}\n")
+        sys.stderr.flush()
 
     def finish(self) -> None:
         """See `ProgressReporter.finish`."""

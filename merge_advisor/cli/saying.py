@@ -5,7 +5,10 @@ from __future__ import annotations
 import sys
 from contextlib import suppress
 
-from merge_advisor.plain_text import printable
+from merge_advisor.plain_text import printable, without_middle
+
+_LONGEST = 3000
+"""Characters of a line: what is longer holds a value or name that is."""
 
 
 def say(text: str) -> None:
@@ -17,7 +20,8 @@ def say(text: str) -> None:
     merge-advisor: two\nlines
 
     Args:
-        text: what is said; what a terminal acts on is escaped.
+        text: what is said; what a terminal acts on is escaped, and of a line longer than 3000 characters the middle is
+            left out.
     """
     with suppress(OSError):  # where nothing can be said, the exit code still tells
-        print(f"merge-advisor: {printable(text)}", file=sys.stderr, flush=True)
+        print(f"merge-advisor: {without_middle(printable(text), _LONGEST)}", file=sys.stderr, flush=True)

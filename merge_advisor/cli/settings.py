@@ -9,10 +9,11 @@ from typing import Any, get_args, get_origin
 
 from merge_advisor.cli.options import COMMANDS
 from merge_advisor.errors import InputError
+from merge_advisor.limits import SETTINGS_BYTES
 from merge_advisor.option_fields import Option, options_of
 
 SETTINGS_FILE = "merge-advisor.toml"
-WRITTEN = ("cache", "store")
+WRITTEN = ("cache", "store", "hub")
 """Keys of places that are written to: a settings file of someone else must not choose them unseen."""
 
 
@@ -46,12 +47,15 @@ def read_settings(folder: Path, parts: Iterable[type[Any]] | None = None) -> dic
         values by key.
 
     Raises:
-        InputError: not TOML, an unknown key, or a value of another type.
+        InputError: too large, not TOML, an unknown key, or a value of another type.
     """
     path = folder / SETTINGS_FILE
     if not path.is_file():
         return {}
     try:
+        if (size := path.stat().st_size) > SETTINGS_BYTES.most:
+            remedy = f"make it anew with `merge-advisor init`, or {SETTINGS_BYTES.remedy(size)}"
+            raise InputError(f"{path}: has {SETTINGS_BYTES.over}, and is no settings file; {remedy}")
         settings = tomllib.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:  # a number of too many digits, or tables nested too deep
         reason = "nested too deep" if isinstance(error, RecursionError) else " ".join(str(error).split())
@@ -67,6 +71,8 @@ def read_settings(folder: Path, parts: Iterable[type[Any]] | None = None) -> dic
             raise InputError(f"{path}: {key} = {value!r} is no {wanted.__name__}; correct it")
         if known[key].choices and value not in known[key].choices:
             raise InputError(f"{path}: {key} = {value!r} is none of {', '.join(known[key].choices)}; correct it")
+        if isinstance(value, str) and "\0" in value:
+            raise InputError(f"{path}: {key} = {value!r} holds a zero, which no name has; correct it")
         settings[key] = _absolute(folder, known[key], value)
         if key in WRITTEN and leads_out(folder, settings[key]) and not Path(value).is_absolute():
             raise InputError(f"{path}: {key} = {value!r} leads out of this folder; write it absolute, or give `{key}`")

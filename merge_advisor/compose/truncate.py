@@ -31,7 +31,7 @@ def truncate(delta: WeightDelta, rank: int) -> tuple[WeightDelta, float]:
     (1, 0.6)
     """
     if rank < 1:
-        raise InputError(f"`rank={rank}`: an adapter has at least rank 1")
+        raise InputError(f"`rank={rank}`: an adapter has at least rank 1; give 1 or more")
     cut: dict[str, Update] = {}
     lost = whole = 0.0
     for name in delta:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from merge_advisor.errors import TaskError
+from merge_advisor.limits import ROW_BYTES, TASK_BYTES
 from merge_advisor.scores import GuardScore
 from merge_advisor.statistics import paired_interval
 
@@ -27,7 +28,19 @@ _TEXT_PAIRS = (
 
 
 def read_guard(path: Path) -> tuple[str, ...]:
-    """Return the texts of a guard file, in order, equal ones once.
+    """Return the texts of a guard file, in order, equal ones once; see `placed_guard`.
+
+    Args:
+        path: as `placed_guard` takes it.
+
+    Raises:
+        TaskError: as `placed_guard`.
+    """
+    return tuple(placed_guard(path))
+
+
+def placed_guard(path: Path) -> dict[str, str]:
+    """Return the texts of a guard file with the place of each, in order; of equal ones the first.
 
     Args:
         path: JSONL, UTF-8; each line an object with `text`, or with a pair such as `input` and `output`.
@@ -37,13 +50,17 @@ def read_guard(path: Path) -> tuple[str, ...]:
             2 texts; the message names the line.
     """
     try:
+        if (size := path.stat().st_size) > TASK_BYTES.most:
+            raise TaskError(f"{path}: holds {TASK_BYTES.over}; give a part of it, or {TASK_BYTES.remedy(size)}")
         lines = path.read_bytes().decode("utf-8-sig").split("\n")
     except OSError as error:
         raise TaskError(f"{path}: cannot be read ({error.strerror}); give a JSONL file of unrelated text") from error
     except UnicodeDecodeError as error:
         raise TaskError(f"{path}: not UTF-8 (byte {error.start}); save it as UTF-8") from error
-    texts = [_text(line, f"{path}:{number}") for number, line in enumerate(lines, start=1) if line.strip()]
-    different = tuple(dict.fromkeys(texts))
+    different: dict[str, str] = {}
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            different.setdefault(_text(line, f"{path}:{number}"), f"{path.name}:{number}")
     if len(different) < _MINIMUM:
         raise TaskError(
             f"{path}: {len(different)} different texts, the minimum is {_MINIMUM}; add lines of unrelated text"
@@ -65,7 +82,10 @@ def _text(line: str, place: str) -> str:
     words = [part for part in parts if isinstance(part, str)]
     if len(words) < len(parts) or not "".join(words).strip():
         raise TaskError(f"{place}: its text is blank or no string; give a text")
-    return "\n\n".join(words)
+    text = "\n\n".join(words)
+    if (size := len(text.encode("utf-8", "surrogatepass"))) > ROW_BYTES.most:
+        raise TaskError(f"{place}: has {ROW_BYTES.over}; give a part of it, or {ROW_BYTES.remedy(size)}")
+    return text
 
 
 def guard_score(base_losses: Sequence[float], merge_losses: Sequence[float]) -> GuardScore:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 _UNCUT = 2**40
 """Tokens of a row where only its length is asked for."""
+_AT_ONCE = 64
+"""Rows that are tokenised at once there: of long ones the ids take more than their texts."""
 
 
 def fitting_examples(
@@ -78,6 +80,13 @@ def _lengths(
     backbone: Backbone, rows: Sequence[Row], template: Template, metric: str, budget: int
 ) -> list[int]:  # fmt: skip
     """Return the tokens that each row takes of the context."""
+    parts = (rows[first : first + _AT_ONCE] for first in range(0, len(rows), _AT_ONCE))
+    return [length for part in parts for length in _lengths_of(backbone, part, template, metric, budget)]
+
+
+def _lengths_of(
+    backbone: Backbone, rows: Sequence[Row], template: Template, metric: str, budget: int
+) -> list[int]:  # fmt: skip
     texts = [
         (template.prompt(row.asked), template.completion(text))
         for row in rows

@@ -18,7 +18,6 @@ alone, would give one model another's answers: it is never used. What is measure
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -47,6 +46,7 @@ from merge_advisor.evaluators.responses import Responses, respond
 from merge_advisor.json_form import digest_of
 from merge_advisor.scores import ModelScore
 from merge_advisor.types import Row
+from merge_advisor.whole_files import scratch_folder
 
 if TYPE_CHECKING:
     from merge_advisor.templates import Template
@@ -159,14 +159,14 @@ def _build(rows: Sequence[Row], template: Template, metric: str, end: str, exact
     from lm_eval.tasks import TaskManager
 
     specs, pattern = [], answer_pattern(answer_end(rows, template))
-    with tempfile.TemporaryDirectory(prefix="merge-advisor-") as folder:
+    with scratch_folder() as folder:
         for name in {"accuracy": ("accuracy",), "exact_match": ("exact_match", "loss")}.get(metric, ("loss",)):
-            path = Path(folder, f"{name}.jsonl")
+            path = folder / f"{name}.jsonl"
             several = any(row.answers for row in rows)
             lines = [json.dumps(_document(name, row, template, end, several=several)) + "\n" for row in rows]
             path.write_text("".join(lines), encoding="utf-8")
             specs.append({"task": name, "custom_dataset": partial(_read, path), **_config(name, pattern, exact_match)})
-        manager = TaskManager(include_path=folder, include_defaults=False)
+        manager = TaskManager(include_path=str(folder), include_defaults=False)
         return dict(manager.load(specs)["tasks"])
 
 

@@ -71,7 +71,8 @@ def read_task_yaml(path: Path, functions: list[str] | None = None, above: tuple[
         raise ValueError(f"{path} includes itself")
     try:
         own = yaml.load(path.read_text(encoding="utf-8"), Loader=Loader)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError, ArithmeticError, LookupError, AttributeError, TypeError) as error:
+        # of nesting, and of tags that do not fit their text
         raise ValueError(f"{path}: not YAML") from error
     if not isinstance(own, dict):
         raise ValueError(f"{path}: no mapping")

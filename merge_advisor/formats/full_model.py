@@ -47,7 +47,9 @@ class _Lost:
         return math.sqrt(self.rounding / self.change) if self.change else 0.0
 
 
-def write_full_model(base_path: Path, delta: WeightDelta, out: Path, *, own_dtype: bool = False) -> float:
+def write_full_model(
+    base_path: Path, delta: WeightDelta, out: Path, *, own_dtype: bool = False, texts: Mapping[str, str] | None = None
+) -> float:
     """Write base + ΔW as a model folder that transformers loads, whole or not at all.
 
     Shards, names and order are the base's; configuration, generation settings and tokenizer are copied. Copies of the
@@ -59,6 +61,7 @@ def write_full_model(base_path: Path, delta: WeightDelta, out: Path, *, own_dtyp
         out: a folder that is not there yet.
         own_dtype: write each weight in the base's dtype, rounded once; else all floats as float32, since rounding to
             half precision can be as large as ΔW.
+        texts: further files of the folder by name, such as recipe.json.
 
     Returns:
         What rounding takes of ΔW, as a share of its Frobenius norm; 0 where nothing is rounded.
@@ -88,6 +91,8 @@ def write_full_model(base_path: Path, delta: WeightDelta, out: Path, *, own_dtyp
             for name in ("generation_config.json", *TOKENIZER_FILES):
                 if (base_path / name).is_file():
                     shutil.copyfile(base_path / name, partial / name)
+            for name, text in (texts or {}).items():
+                (partial / name).write_text(text, encoding="utf-8", errors="surrogatepass")
         return lost.share
     except FileError as error:
         raise BaseModelError(f"base {base_path}: {error}") from error

@@ -66,7 +66,7 @@ class PeftFormat:
             base_name=recipe.base.id,
             task_type=task_type(recipe.base.architecture),
             dtype="float32",
-            card=model_card(recipe, places),
+            texts={"README.md": model_card(recipe, places)},
             base_shapes=places.shapes,
         )
 

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import importlib.util
-import shutil
 import sys
-import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 from merge_advisor.errors import ExternalError, RunError
 from merge_advisor.formats.child_process import run_child
-from merge_advisor.formats.mergekit import names_folders_only, parse_mergekit
+from merge_advisor.formats.mergekit_schema import names_folders_only, parse_mergekit
 from merge_advisor.weights.files import FileError
 from merge_advisor.weights.tensorfile import open_folder, read_tensor
-from merge_advisor.whole_files import whole_folder
+from merge_advisor.whole_files import scratch_folder, whole_folder
 
 
-def run_mergekit(config_text: str, out: Path, *, threads: int | None) -> None:
+def run_mergekit(
+    config_text: str, out: Path, *, threads: int | None, finish: Callable[[Path], object] = lambda _: None
+) -> None:
     """Carry a mergekit configuration out into `out`, whole or not at all.
 
     mergekit writes a full model for every adapter into its LoRA cache and takes a folder found there as finished, so
@@ -26,9 +27,10 @@ def run_mergekit(config_text: str, out: Path, *, threads: int | None) -> None:
     stored in.
 
     Args:
-        config_text: the YAML; it is validated by `mergekit.parse_mergekit` first.
+        config_text: the YAML; it is validated by `mergekit_schema.parse_mergekit` first.
         out: a folder that is not there yet.
         threads: threads of the child; None leaves it to mergekit.
+        finish: called with the folder of the model before it takes its place; where it raises, nothing is kept.
 
     Raises:
         RunError: `out` is there already.
@@ -44,15 +46,13 @@ def run_mergekit(config_text: str, out: Path, *, threads: int | None) -> None:
     out = out.absolute()
     log = out.with_name(f"{out.name}.mergekit.log")
     with whole_folder(out) as partial:
-        scratch = Path(tempfile.mkdtemp(prefix=f".{out.name}.lora-", dir=out.parent))
-        try:
+        with scratch_folder(out) as scratch:
             (scratch / "config.yaml").write_text(config_text, encoding="utf-8")
             # folders alone: nothing to ask the hub for
             run_child(_command(scratch, partial, threads), log, offline=names_folders_only(config), name="mergekit")
             _check_finite(partial, log)
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
-    log.unlink(missing_ok=True)
+        log.unlink(missing_ok=True)
+        finish(partial)
 
 
 def _command(scratch: Path, partial: Path, threads: int | None) -> list[str]:

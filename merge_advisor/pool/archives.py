@@ -13,6 +13,7 @@ from typing import IO
 
 from merge_advisor.errors import PoolError, RunError
 from merge_advisor.json_form import VERSION, to_json
+from merge_advisor.limits import ARCHIVE_BYTES, ARCHIVE_FILES
 from merge_advisor.plain_text import short_name
 from merge_advisor.weights.adapter_config import REWRITTEN
 from merge_advisor.weights.files import FileError, Hashes, file_digest
@@ -22,10 +23,6 @@ ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", "
 """Ends of the names of archives."""
 UNREAD_ARCHIVES = (".7z", ".rar", ".tar.zst", ".tzst", ".tar.lz4")
 """Those of archives that Python does not read."""
-LARGEST = 64 * 2**30
-"""Bytes that an archive may unpack to."""
-_MOST = 10_000
-"""Files that an archive may hold."""
 _BLOCK = 1 << 20
 
 
@@ -42,14 +39,13 @@ def archive_stem(name: str) -> str | None:
     return name[: -len(ending)] if ending and len(name) > len(ending) else None
 
 
-def unpacked(archive: Path, cache: Path, hashes: Hashes, *, largest: int = LARGEST) -> Path:
+def unpacked(archive: Path, cache: Path, hashes: Hashes) -> Path:
     """Return the folder that an archive was unpacked to; the one folder in it, where it holds nothing beside that.
 
     Args:
         archive: a .zip or .tar file, compressed or not.
         cache: folder of what was unpacked.
         hashes: a memo of file hashes.
-        largest: bytes it may unpack to.
 
     Raises:
         PoolError: it is damaged or too large, or holds a link, a device, or a path that leads out of it.
@@ -59,7 +55,7 @@ def unpacked(archive: Path, cache: Path, hashes: Hashes, *, largest: int = LARGE
         if not folder.is_dir():
             try:
                 with whole_folder(folder) as partial:
-                    _unpack(archive, partial, largest)
+                    _unpack(archive, partial)
                     about = {"version": VERSION, "source": archive.name}
                     (partial / REWRITTEN).write_text(to_json(about), encoding="utf-8")
             except RunError:
@@ -87,15 +83,18 @@ def unpacked(archive: Path, cache: Path, hashes: Hashes, *, largest: int = LARGE
     return folder
 
 
-def _unpack(archive: Path, folder: Path, largest: int) -> None:
-    left = largest
+def _unpack(archive: Path, folder: Path) -> None:
+    left, most = ARCHIVE_BYTES.most, ARCHIVE_FILES.most
     with closing(_files(archive)) as files:
         for number, (name, stream) in enumerate(files):
             with stream:
                 if _is_of_system(name):
                     continue
-                if number >= _MOST:
-                    raise PoolError(f"{archive.name}: holds more than {_MOST} files; unpack what is needed of it there")
+                if number >= most:
+                    raise PoolError(
+                        f"{archive.name}: holds {ARCHIVE_FILES.over} files; unpack what is needed of it there, or "
+                        f"{ARCHIVE_FILES.remedy()}"
+                    )
                 target = folder / _safe(name, archive)
                 if target.exists():
                     raise PoolError(f"{archive.name}: holds {short_name(name)} twice; pack it again")
@@ -103,7 +102,8 @@ def _unpack(archive: Path, folder: Path, largest: int) -> None:
                 left -= _write(stream, target, left)
                 if left < 0:
                     raise PoolError(
-                        f"{archive.name}: unpacks to more than {largest >> 20} MiB; unpack it there if that is right"
+                        f"{archive.name}: unpacks to {ARCHIVE_BYTES.over}; unpack it there if that is right, or "
+                        f"{ARCHIVE_BYTES.remedy()}"
                     )
 
 

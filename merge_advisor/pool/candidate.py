@@ -62,9 +62,11 @@ def fetch_model(model: FoundModel, *, offline: bool) -> hub.Snapshot:
 
     Raises:
         OfflineError: not in the hub's cache and fetching is off.
-        InputError: no such model or revision.
+        InputError: no such model or revision, or one that `find_models` refuses.
         ExternalError: the hub cannot be reached.
     """
+    if model.refusal:
+        raise PoolError(model.refusal)
     if model.hub is None:
         return hub.Snapshot((model.folder or Path()).absolute(), "")
     # first what an adapter has: a checkpoint's weights are large, and fetched only where it turns out to be one
@@ -73,25 +75,6 @@ def fetch_model(model: FoundModel, *, offline: bool) -> hub.Snapshot:
         pinned = hub.HubId(model.hub.repo, snapshot.revision)
         snapshot = hub.fetch_snapshot(pinned, CHECKPOINT_FILES, offline=offline)
     return snapshot
-
-
-def needs_peft(folder: Path, base: LocalBase, hashes: Hashes) -> bool:
-    """Return whether a folder holds an adapter that is more than plain LoRA, and that PEFT may be able to merge.
-
-    Args:
-        folder: any folder.
-        base: the base.
-        hashes: a memo of file hashes.
-    """
-    if not (folder / ADAPTER_CONFIG).is_file():
-        return False
-    try:
-        _read_plain(folder, base, hashes)
-    except NotPlainLoraError:
-        return True
-    except (PoolError, OSError):  # told where it is examined
-        return False
-    return False
 
 
 def examine_candidate(
@@ -151,7 +134,7 @@ def _adapter(model: FoundModel, place: hub.Snapshot, base: LocalBase, hashes: Ha
         modules=_kinds(part.module for part in placed.values()),
         licence=card.licence,
         description=model.description or card.text,
-        notes=(*_notes(model), *settings.notes, *_base_note(settings.base_name, base)),
+        notes=(*_notes(model, card.note), *settings.notes, *_base_note(settings.base_name, base)),
     )
 
 
@@ -186,7 +169,12 @@ def _merged(model: FoundModel, place: hub.Snapshot, base: LocalBase, merges: Pef
         modules=_kinds(name.removesuffix(".weight") for name in delta if name.endswith(".weight")),
         licence=card.licence,
         description=model.description or card.text,
-        notes=(*_notes(model), note, *delta.notes, *_base_note(named if isinstance(named, str) else "", base)),
+        notes=(
+            *_notes(model, card.note),
+            note,
+            *delta.notes,
+            *_base_note(named if isinstance(named, str) else "", base),
+        ),
         delta_path=str(merges.place_of(place.path)),
     )
 
@@ -208,7 +196,7 @@ def _checkpoint(model: FoundModel, place: hub.Snapshot, base: LocalBase, hashes:
         modules=_kinds(name.removesuffix(".weight") for name in located if name.endswith(".weight")),
         licence=card.licence,
         description=model.description or card.text,
-        notes=(*_notes(model, resized), *_base_note(named if isinstance(named, str) else "", base)),
+        notes=(*_notes(model, card.note, resized), *_base_note(named if isinstance(named, str) else "", base)),
     )
 
 

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from merge_advisor.errors import ExternalError, InputError, MergeAdvisorError, OfflineError, PoolError
+from merge_advisor.errors import ExternalError, InputError, MergeAdvisorError, OfflineError, PoolError, RunError
 from merge_advisor.json_form import VERSION, to_json
 from merge_advisor.plain_text import short_name
 from merge_advisor.pool import unpickling
@@ -32,7 +32,7 @@ from merge_advisor.weights.adapter import ADAPTER_PICKLE, ADAPTER_WEIGHTS, pair_
 from merge_advisor.weights.adapter_config import ADAPTER_CONFIG, NotPlainLoraError, read_adapter_config
 from merge_advisor.weights.files import FileError, file_digest
 from merge_advisor.weights.tensorfile import read_header
-from merge_advisor.whole_files import whole_folder
+from merge_advisor.whole_files import scratch_folder, whole_folder
 
 _NOTE = "converted.json"
 """Says in each converted folder what it was made of."""
@@ -80,6 +80,7 @@ def convert(
     out: Path,
     *,
     offline: bool = False,
+    follow_links: bool = False,
     progress: Progress = quiet_progress,
 ) -> ConversionReport:
     """Rewrite adapters whose weights are a pickle as safetensors; those that are safetensors already are copied.
@@ -96,6 +97,7 @@ def convert(
             ids, hub ids, or an address.
         out: folder to make.
         offline: never fetch.
+        follow_links: as of `find_models`.
         progress: called with (what, done, total).
 
     Returns:
@@ -107,12 +109,12 @@ def convert(
         RunError: `out` is there already or cannot be written.
         ExternalError: the child process cannot be started.
     """
-    with whole_folder(out) as partial, tempfile.TemporaryDirectory(prefix="merge-advisor-") as scratch:
-        copied_from = copied_pool(str(source), Path(scratch), offline=offline) if is_address(str(source)) else source
-        sources = find_models(copied_from)
+    with whole_folder(out) as partial, scratch_folder() as scratch:
+        copied_from = copied_pool(str(source), scratch, offline=offline) if is_address(str(source)) else source
+        sources = find_models(copied_from, follow_links=follow_links)
         alone = len(sources.models) == 1
         names = {model.id: "." if alone else name for model, name in _names(sources.models)}
-        jobs, refused = _gather(sources.models, partial, names, Path(scratch), offline=offline, progress=progress)
+        jobs, refused = _gather(sources.models, partial, names, scratch, offline=offline, progress=progress)
         pickles = [job for job in jobs if not (job.folder / ADAPTER_WEIGHTS).is_file()]
         reasons = _rewrite(pickles, progress)
         copied = []
@@ -124,6 +126,8 @@ def convert(
                 if not reason:
                     _complete(job, converted=job in pickles)
             except (FileError, InputError, OSError) as error:
+                if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                    raise
                 reason = " ".join(str(error).split())
             if reason:
                 refused[job.model.id] = PoolError(reason)
@@ -175,6 +179,8 @@ def _gather(
                 if (place.path / name).is_file():
                     shutil.copyfile(place.path / name, target / name)
             jobs.append(_Job(model, place.path, place.revision, target))
+        except RunError:  # no room: what is left out for it would be missed
+            raise
         except (InputError, OfflineError, ExternalError) as error:
             refused[model.id] = error
         progress("finding adapters", number, len(models))
@@ -203,6 +209,8 @@ def _rewrite(jobs: Sequence[_Job], progress: Progress) -> dict[str, str]:
     while left:
         reports, death = _child([(job.folder / ADAPTER_PICKLE, job.target / ADAPTER_WEIGHTS) for job in left])
         for job, line in zip(left, reports, strict=False):
+            if isinstance(number := line.get("system"), int):  # the system's, of a file that it could not write
+                raise OSError(number, os.strerror(number))
             if "tensors" not in line:
                 reasons[job.model.id] = (
                     f"{ADAPTER_PICKLE}: not converted: {last_words(line.get('error'), _SAID)}; take another adapter"

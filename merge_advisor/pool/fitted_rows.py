@@ -39,13 +39,14 @@ _TOKENS = ("trainable_token_indices", "token_indices")
 _HEADS_TOKENS = tuple(f"{head.removesuffix('.weight')}.token_adapter.trainable_tokens_delta" for head in HEADS)
 
 
-class _Row(NamedTuple):
-    """A tensor of an embedding or head, and the base's parameter that it belongs to."""
+class _ByToken(NamedTuple):
+    """A tensor of an embedding or head, with a row (or column) for each token."""
 
     key: str
     name: str
     part: str
     parameter: str
+    """The base's, that it belongs to."""
 
 
 def fitted_adapter(folder: Path, config: Mapping[str, Any], base: LocalBase, target: Path) -> str | None:
@@ -70,35 +71,45 @@ def fitted_adapter(folder: Path, config: Mapping[str, Any], base: LocalBase, tar
     path = folder / ADAPTER_WEIGHTS
     header = read_header(path)
     kept = {key: info for key, info in header.items() if not _is_second(path, key, header, base)}
-    renamed = {key: key for key in kept}
-    arrays: dict[str, Float32Array] = {}
-    settings, sizes = dict(config), set[tuple[int, int]]()
-    for row in _rows(kept, base):
-        rows = base.shapes[row.parameter][0]
-        if row.part.endswith("trainable_tokens_delta"):
-            tokens = _tokens(config, row.name)
-            wanted = [place for place, token in enumerate(tokens) if token < rows]
-            if len(wanted) < len(tokens) == kept[row.key].shape[0]:
-                arrays[row.key] = read_tensor(path, kept[row.key])[wanted]
-                sizes.add((rows, max(tokens) + 1))
-            continue
-        axis = 1 if row.part == "lora_embedding_A" else 0
-        own = kept[row.key].shape[axis]
-        if own != rows and (fitted := _fitted(path, kept[row.key], row, base)) is not None:
-            arrays[row.key] = fitted
-            sizes.add((rows, own))
+    arrays, sizes = _fitted_tensors(path, kept, config, base)
     if not arrays and len(kept) == len(header):
         return None
-    rows = min((size[0] for size in sizes), default=0)
-    for setting in (setting for setting in _TOKENS if sizes and config.get(setting)):
-        settings[setting] = _first(config[setting], rows) or None
-        if settings[setting] is None:
-            renamed = {key: new for key in kept if (new := _without_tokens(key))}
-    if config.get("token_indices") and not settings["token_indices"]:
+    settings = dict(config)
+    if sizes:
+        rows = min(size[0] for size in sizes)
+        settings |= {name: _first(config[name], rows) or None for name in _TOKENS if config.get(name)}
+    untrained = [name for name in _TOKENS if config.get(name) and not settings[name]]
+    if "token_indices" in untrained:
         raise PoolError(f"{ADAPTER_CONFIG}: trains tokens alone that the base does not have; give the base it had")
-    _write(path, {new: (kept[key], arrays.get(key)) for key, new in renamed.items()}, target / ADAPTER_WEIGHTS)
+    names = {key: _without_tokens(key) if untrained else key for key in kept}
+    tensors = {name: (kept[key], arrays.get(key)) for key, name in names.items() if name}
+    _write(path, tensors, target / ADAPTER_WEIGHTS)
     (target / ADAPTER_CONFIG).write_text(json.dumps(settings), encoding="utf-8")
     return _note(sizes)
+
+
+def _fitted_tensors(
+    path: Path, header: Mapping[str, TensorInfo], config: Mapping[str, Any], base: LocalBase
+) -> tuple[dict[str, Float32Array], set[tuple[int, int]]]:
+    """Tensors that have other rows than the base, with the base's; and of each the base's number and their own."""
+    arrays: dict[str, Float32Array] = {}
+    sizes: set[tuple[int, int]] = set()
+    for found in _by_token(header, base):
+        info, rows = header[found.key], base.shapes[found.parameter][0]
+        if len(info.shape) != (1 if found.part.startswith("lora_magnitude_vector") else 2):
+            continue  # no tensor of its name: PEFT says what is wrong
+        if found.part.endswith("trainable_tokens_delta"):
+            tokens = _tokens(config, found.name)
+            wanted = [place for place, token in enumerate(tokens) if token < rows]
+            if len(wanted) < len(tokens) == info.shape[0]:
+                arrays[found.key] = read_tensor(path, info)[wanted]
+                sizes.add((rows, max(tokens) + 1))
+            continue
+        own = info.shape[1 if found.part == "lora_embedding_A" else 0]
+        if own != rows and (fitted := _fitted(path, info, found, base)) is not None:
+            arrays[found.key] = fitted
+            sizes.add((rows, own))
+    return arrays, sizes
 
 
 def _is_second(path: Path, key: str, header: Mapping[str, TensorInfo], base: LocalBase) -> bool:
@@ -116,7 +127,7 @@ def _has_no_head(base: LocalBase) -> bool:
     return not any(name.endswith(HEADS) and name in base.shapes.places for name in base.shapes)
 
 
-def _rows(header: Mapping[str, TensorInfo], base: LocalBase) -> Iterator[_Row]:
+def _by_token(header: Mapping[str, TensorInfo], base: LocalBase) -> Iterator[_ByToken]:
     tied = next((name for name in base.shapes if name.endswith(EMBEDDINGS)), None)
     for key in header:
         match = _KEY.fullmatch(key)
@@ -125,22 +136,22 @@ def _rows(header: Mapping[str, TensorInfo], base: LocalBase) -> Iterator[_Row]:
             continue
         found = find_parameter(name, base.shapes) or (tied if name.endswith(HEADS) else None)
         if found is not None:
-            yield _Row(key, match["name"], match["part"], found)
+            yield _ByToken(key, match["name"], match["part"], found)
 
 
-def _fitted(path: Path, info: TensorInfo, row: _Row, base: LocalBase) -> Float32Array | None:
+def _fitted(path: Path, info: TensorInfo, found: _ByToken, base: LocalBase) -> Float32Array | None:
     """A tensor with the base's number of rows; None where it is something else than one with other rows."""
-    rows, width = base.shapes[row.parameter]
+    rows, width = base.shapes[found.parameter]
     array = read_tensor(path, info)
-    if row.part == "lora_embedding_A":
+    if found.part == "lora_embedding_A":
         return np.pad(array[:, :rows], ((0, 0), (0, max(0, rows - array.shape[1]))))
-    if row.part == "lora_B.weight":
+    if found.part == "lora_B.weight":
         return np.pad(array[:rows], ((0, max(0, rows - len(array))), (0, 0)))
-    if row.part.startswith("lora_magnitude_vector"):
-        return array[:rows] if array.ndim == 1 and len(array) > rows else None
-    if array.ndim != 2 or array.shape[1] != width:
+    if found.part.startswith("lora_magnitude_vector"):
+        return array[:rows] if len(array) > rows else None
+    if array.shape[1] != width:
         return None
-    return np.concatenate([array[:rows], read_tensor(*open_folder(base.path)[row.parameter])[len(array) :]])
+    return np.concatenate([array[:rows], read_tensor(*open_folder(base.path)[found.parameter])[len(array) :]])
 
 
 def _tokens(config: Mapping[str, Any], module: str) -> list[int]:

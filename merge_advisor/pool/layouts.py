@@ -20,9 +20,9 @@ from merge_advisor.pool.gguf_lora import read_gguf_lora
 from merge_advisor.weights.adapter import ADAPTER_WEIGHTS
 from merge_advisor.weights.adapter_config import ADAPTER_CONFIG, REWRITTEN
 from merge_advisor.weights.base import LocalBase
-from merge_advisor.weights.files import FileError, Hashes, file_digest, read_json
+from merge_advisor.weights.files import FileError, Hashes, file_digest, finite, read_json
 from merge_advisor.weights.naming import EMBEDDINGS
-from merge_advisor.weights.tensorfile import read_header, read_tensor
+from merge_advisor.weights.tensorfile import read_header, read_tensor, save_arrays
 from merge_advisor.whole_files import whole_folder
 
 SHARD_INDEX = f"{ADAPTER_WEIGHTS}.index.json"
@@ -66,7 +66,7 @@ def in_peft_layout(folder: Path, layout: str, cache: Path, hashes: Hashes) -> Pa
     try:
         config = read_json(folder / ADAPTER_CONFIG)
         files = _shards(folder) if layout == "shards" else [folder / MLX_WEIGHTS]
-        place = cache / digest_of([VERSION, layout, config, [file_digest(file, hashes) for file in files]])
+        place = cache / digest_of([VERSION, layout, finite(config), [file_digest(file, hashes) for file in files]])
         if not place.is_dir():
             tensors, settings = _joined(files), config
             if layout == "MLX":
@@ -199,10 +199,8 @@ def _from_mlx(
 def _write(
     place: Path, tensors: Mapping[str, NDArray[np.float32]], config: Mapping[str, Any], folder: Path, layout: str
 ) -> None:
-    from safetensors.numpy import save_file
-
     with whole_folder(place) as partial:
-        save_file(dict(tensors), partial / ADAPTER_WEIGHTS, metadata={"format": "pt"})
+        save_arrays(tensors, partial / ADAPTER_WEIGHTS)
         (partial / ADAPTER_CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         (partial / REWRITTEN).write_text(to_json({"version": VERSION, "layout": layout, "source": folder.name}))
         if (folder / "README.md").is_file():

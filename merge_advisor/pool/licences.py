@@ -8,17 +8,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from merge_advisor.limits import CARD_BYTES
+from merge_advisor.plain_text import printable
 from merge_advisor.plain_yaml import YamlError, load_yaml
 from merge_advisor.regular_files import open_regular
 
-_CARD_LIMIT = 2**16
-"""Bytes of a README.md that are read."""
 _TEXT_LIMIT = 4000
-"""Characters of its text that are kept."""
+"""Characters of a card's text that are kept."""
+_TEXT_READ = 2**16
+"""Characters of it that these are taken from."""
+_NAME_LIMIT, _NAMES_KEPT = 100, 50
+"""Characters of a language, data set or tag, and how many of each, that are kept."""
 
 _FRONT = re.compile(r"\A---[ \t]*\n(?P<front>.*?)\n---[ \t]*(?:\n|\Z)", re.DOTALL)
 # what the hub's card template leaves where an author filled nothing in
-_NOISE = re.compile(r"<!--(?s:.*?)-->|^.*\[More Information Needed\].*$|[^\S\n]+$", re.MULTILINE)
+_NOISE = re.compile(r"^.*\[More Information Needed\].*$|(?<![^\S\n])[^\S\n]++$", re.MULTILINE)
+_COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
 # licences whose terms reach a merge, by what they ask for; patterns on the lower-case name
 _FAMILIES = {
     "non-commercial": re.compile(r"(^|-)nc(-|$)|non-?commercial|research"),
@@ -47,32 +52,59 @@ class Card:
     """As its front matter states it, in lower case."""
     text: str = ""
     """The card without front matter, at most 4000 characters."""
+    note: str = ""
+    """What could not be read of it."""
+    languages: tuple[str, ...] = ()
+    data_sets: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
+    """`language`, `datasets` and `tags` of its front matter."""
 
 
 def read_card(folder: Path) -> Card:
-    """Return the model card (README.md) of a folder; an empty one where there is none or it cannot be read.
+    """Return the model card (README.md) of a folder; an empty one where there is none.
+
+    One that cannot be read whole is read as far as it can, and its note says so.
 
     Args:
         folder: the model's folder.
     """
     try:
         with open_regular(folder / "README.md") as stream:
-            text = stream.read(_CARD_LIMIT).decode("utf-8-sig", "replace").replace("\r\n", "\n")
-    except OSError:
+            raw = stream.read(CARD_BYTES.most + 1)
+    except FileNotFoundError:
         return Card()
+    except OSError as error:
+        return Card(note=f"its README.md cannot be read ({error.strerror}), so that its licence is not known")
+    whole = len(raw) <= CARD_BYTES.most
+    text = raw[: CARD_BYTES.most].decode("utf-8-sig", "replace").replace("\r\n", "\n")
     match = _FRONT.match(text)
-    body = _NOISE.sub("", text[match.end() :] if match else text)
+    body = text[match.end() if match else 0 :][:_TEXT_READ]
+    # up to the last end of one: what begins behind it would be looked for to the end of the text, each time
+    ends = body.rfind("-->") + 3
+    body = _NOISE.sub("", _COMMENT.sub("", body[:ends]) + body[ends:])
     body = "".join(char for char in body if char.isprintable() or char in "\n\t")
     body = re.sub(r"\n{3,}", "\n\n", body).strip()[:_TEXT_LIMIT]
-    return Card(_licence(_front(match["front"])) if match else None, body)
+    front: dict[str, Any] = {}
+    note = ""
+    if not match and not whole and text.startswith("---"):
+        note = f"the front matter of its README.md, which states its licence, is cut at {CARD_BYTES.shown()}"
+        note = f"{note}; to read it, {CARD_BYTES.remedy()}"
+    if match:
+        try:
+            read = load_yaml(match["front"])
+        except YamlError as error:
+            said = " ".join(printable(str(error)).split())[:200]
+            note = f"the front matter of its README.md, which states its licence, is not YAML as read here ({said})"
+        else:
+            front = read if isinstance(read, dict) else {}
+    return Card(_licence(front), body, note, *(_listed(front.get(name)) for name in ("language", "datasets", "tags")))
 
 
-def _front(text: str) -> dict[str, Any]:
-    try:
-        front = load_yaml(text)
-    except YamlError:
-        return {}
-    return front if isinstance(front, dict) else {}
+def _listed(value: Any) -> tuple[str, ...]:
+    """A text or list of texts of the front matter, what cannot be shown left out."""
+    items = value if isinstance(value, list) else [] if value is None else [value]
+    texts = ("".join(char for char in str(item) if char.isprintable()).strip()[:_NAME_LIMIT] for item in items)
+    return tuple(dict.fromkeys(filter(None, texts)))[:_NAMES_KEPT]
 
 
 def _licence(front: dict[str, Any]) -> str | None:

@@ -21,11 +21,9 @@ from typing import Any
 
 from merge_advisor.errors import PoolError
 from merge_advisor.json_form import VERSION
+from merge_advisor.limits import MANIFEST_BYTES
 from merge_advisor.plain_text import printable
 from merge_advisor.plain_yaml import read_mapping
-
-_SIZE_LIMIT = 4 * 2**20
-"""Largest manifest read, in bytes."""
 
 # keys of the file and of each of its models: any other is an error, so that a misspelt one is not ignored
 _TOP = {"version", "base", "template", "models", "descriptions"}
@@ -78,7 +76,7 @@ def read_manifest(path: Path) -> Manifest:
         PoolError: unreadable, not YAML, another version, an unknown key, or a value of another type.
     """
     content = read_mapping(
-        path, "manifest", needs=f"`version: {VERSION}` and `models:`", remedy="check the path", limit=_SIZE_LIMIT,
+        path, "manifest", needs=f"`version: {VERSION}` and `models:`", remedy="check the path", limit=MANIFEST_BYTES,
         error=PoolError,
     )  # fmt: skip
     _check_keys(content, _TOP, f"{path}")

@@ -10,7 +10,6 @@ import importlib.metadata
 import json
 import re
 import shutil
-import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -25,9 +24,9 @@ from merge_advisor.progress import Progress, quiet_progress
 from merge_advisor.weights.adapter import ADAPTER_WEIGHTS, read_weights_header
 from merge_advisor.weights.adapter_config import ADAPTER_CONFIG, is_costly_pattern
 from merge_advisor.weights.base import LocalBase
-from merge_advisor.weights.files import FileError, Hashes, file_digest, read_json
+from merge_advisor.weights.by_transformers import model_class_of
+from merge_advisor.weights.files import FileError, Hashes, file_digest, finite, read_json
 from merge_advisor.weights.naming import find_parameter
-from merge_advisor.weights.parameter_map import model_class_of
 from merge_advisor.weights.stored_delta import (
     STORED_WEIGHTS,
     StoredDelta,
@@ -36,7 +35,7 @@ from merge_advisor.weights.stored_delta import (
     read_stored_delta,
     write_index,
 )
-from merge_advisor.whole_files import whole_folder
+from merge_advisor.whole_files import scratch_folder, whole_folder
 
 _STARTING = 900
 """Seconds a child process gets for one adapter, beside those for the base's size: importing PEFT can take many."""
@@ -137,14 +136,16 @@ class PeftMerges:
         return _Job(folder, (self.cache or Path()) / key, memo)
 
     def _merge(self, jobs: Sequence[_Job]) -> None:
-        with tempfile.TemporaryDirectory(prefix="merge-advisor-") as scratch:
-            left = [laid for job in jobs if (laid := self._laid_out(job, Path(scratch))) is not None]
+        if not jobs:
+            return
+        with scratch_folder() as scratch:
+            left = [laid for job in jobs if (laid := self._laid_out(job, scratch)) is not None]
             while left:
                 size = sum(path.stat().st_size for path in self.base.path.glob("*.safetensors"))
                 limit = len(left) * (_STARTING + _SECONDS_A_GIGABYTE * size / 2**30)
-                reports, death = self.run(self._asked(left, Path(scratch)), Path(scratch), limit, self.progress)
+                reports, death = self.run(self._asked(left, scratch), scratch, limit, self.progress)
                 for job, report in zip(left, reports, strict=False):
-                    self._keep(job, report, Path(scratch))
+                    self._keep(job, report, scratch)
                 done = len(reports)
                 if done < len(left):  # it died on the next one; another child goes on after that
                     self._failed[left[done].folder] = f"PEFT did not merge it: {death}"
@@ -168,9 +169,9 @@ class PeftMerges:
                     for file in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
                         shutil.copyfile(_given(scratch, job) / file, partial / file)
             read_stored_delta(job.place, self.base.shapes)
-        except RunError as error:
+        except RunError:
             if not job.place.is_dir():  # else another process was faster, with the same weights
-                self._failed[job.folder] = str(error)
+                raise
         except PoolError as error:
             shutil.rmtree(job.place, ignore_errors=True)
             self._failed[job.folder] = str(error)
@@ -232,7 +233,7 @@ def peft_fingerprint(folder: Path, hashes: Hashes) -> str:
         read_weights_header(folder)
         config = read_json(folder / ADAPTER_CONFIG)
         kept = {key: value for key, value in config.items() if not _VOLATILE.fullmatch(key) and value is not None}
-        return digest_of(["merged by PEFT", file_digest(folder / ADAPTER_WEIGHTS, hashes), kept])
+        return digest_of(["merged by PEFT", file_digest(folder / ADAPTER_WEIGHTS, hashes), finite(kept)])
     except ValueError as error:
         raise PoolError(str(error)) from error
 

@@ -7,16 +7,18 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import NamedTuple
 
-from merge_advisor.errors import ExternalError, InputError, MergeAdvisorError, OfflineError, PoolError
+from merge_advisor.errors import ExternalError, InputError, MergeAdvisorError, OfflineError, PoolError, RunError
 from merge_advisor.plain_text import short_name
-from merge_advisor.pool.candidate import examine_candidate, fetch_model, needs_peft
+from merge_advisor.pool.candidate import examine_candidate, fetch_model
 from merge_advisor.pool.merged_by_peft import PeftMerges
 from merge_advisor.pool.places import readable
 from merge_advisor.pool.remote import copied_pool, is_address
 from merge_advisor.pool.sources import FoundModel, find_models
 from merge_advisor.progress import Progress, quiet_progress
 from merge_advisor.types import SHOTS_LORA, Candidate, Pool, RefusedModel
+from merge_advisor.weights.adapter_config import NotPlainLoraError
 from merge_advisor.weights.base import LocalBase
 from merge_advisor.weights.files import FileError, Hashes
 from merge_advisor.weights.hub import Snapshot
@@ -29,6 +31,15 @@ _IDS_SHOWN = 20
 _SnapshotOrError = Snapshot | MergeAdvisorError
 
 
+class _Refusal(NamedTuple):
+    """Why a model is no candidate."""
+
+    reason: str
+    """One line."""
+    may_merge: bool
+    """Whether it is an adapter that PEFT may be able to merge."""
+
+
 def open_pool(
     ref: str | Path,
     base: LocalBase,
@@ -38,6 +49,8 @@ def open_pool(
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     licence: Sequence[str] = (),
+    follow_links: bool = False,
+    copies: bool = False,
     cache: Path | None = None,
     progress: Progress = quiet_progress,
 ) -> Pool:
@@ -60,6 +73,8 @@ def open_pool(
         exclude: globs on ids; no model that matches one of them.
         licence: globs on the licences of the model cards, "unknown" where there is none; if given, only models that
             match one of them.
+        follow_links: as of `find_models`.
+        copies: whether models of equal weights are all candidates; else the first alone is.
         cache: folder for what is unpacked, copied, written anew or merged by PEFT before it can be used; None: models
             that need it are set aside.
         progress: called with (what, done, total) where that takes long.
@@ -67,42 +82,43 @@ def open_pool(
     Raises:
         PoolError: no such pool, nothing in it can be used, a bad manifest, or a filter that matches nothing.
         OfflineError: all its models would have to be fetched, and fetching is off.
+        RunError: what is found, unpacked or written anew cannot be kept.
     """
     hashes = {} if hashes is None else hashes
     if is_address(str(ref)):
         if cache is None:
             raise PoolError(f"pool {ref}: has to be copied, which needs a folder; give `cache`")
         ref = copied_pool(str(ref), cache / "remote", offline=offline)
-    sources = find_models(ref)
+    sources = find_models(ref, follow_links=follow_links)
     models = _filter(sources.models, include, exclude, f"pool {ref}")
     fetched = _fetch_all(models, offline=offline)
     found = [_readable(*pair, base, cache, hashes) for pair in zip(models, fetched, strict=True)]
-    models, places = [model for model, _ in found], [place for _, place in found]
-    merges = PeftMerges(base, cache and cache / "merged", hashes, progress)
-    here = [place.path for place in places if isinstance(place, Snapshot)]
-    merges.prepare(folder for folder in here if needs_peft(folder, base, hashes))
-    candidates: list[Candidate] = []
-    refused: list[RefusedModel] = []
     # by id: the order of a folder's listing differs between machines, that of the pool must not
-    for model, place in sorted(zip(models, places, strict=True), key=lambda pair: pair[0].id):
-        try:
-            if isinstance(place, MergeAdvisorError):
-                raise place
-            candidate = examine_candidate(model, place, base, hashes, merges)
-            same = next((c.id for c in candidates if c.fingerprint == candidate.fingerprint), None)
-            if same is not None:  # chosen twice it would only be one model at twice the weight
-                raise PoolError(f"same weights as {same}; remove one of the two")
+    found.sort(key=lambda pair: pair[0].id)
+    merges = PeftMerges(base, cache and cache / "merged", hashes, progress)
+    examined = [_examined(model, place, base, hashes, None) for model, place in found]
+    if merges.cache is not None:
+        # what is more than plain LoRA is merged by one child process, and then looked at again
+        more = [at for at, candidate in enumerate(examined) if isinstance(candidate, _Refusal) and candidate.may_merge]
+        merges.prepare(place.path for at in more if isinstance(place := found[at][1], Snapshot))
+        for at in more:
+            examined[at] = _examined(*found[at], base, hashes, merges)
+    candidates: list[Candidate] = []
+    names: dict[str, str] = {}
+    refused: list[RefusedModel] = []
+    for (model, _), candidate in zip(found, examined, strict=True):
+        if isinstance(candidate, Candidate) and (copies or candidate.fingerprint not in names):
+            names.setdefault(candidate.fingerprint, candidate.id)
             candidates.append(candidate)
-        except (InputError, OfflineError, ExternalError, FileError) as error:
-            # one line, and without the id that some messages begin with: it stands before the reason anyway
-            reason = " ".join(str(error).split()).removeprefix(f"{model.id}: ")
-            refused.append(RefusedModel(short_name(model.id), reason))
-        except OSError as error:
-            refused.append(
-                RefusedModel(short_name(model.id), f"cannot be read ({error.strerror}); check its permissions")
-            )
+            continue
+        if isinstance(candidate, Candidate):  # chosen twice it would only be one model at twice the weight
+            reason = f"same weights as {names[candidate.fingerprint]}; remove one of the two"
+        else:
+            # without the id that some messages begin with: it stands before the reason anyway
+            reason = candidate.reason.removeprefix(f"{model.id}: ")
+        refused.append(RefusedModel(short_name(model.id), reason))
     if not candidates:
-        _nothing_left(f"pool {ref}", refused, places)
+        _nothing_left(f"pool {ref}", refused, [place for _, place in found])
     kept = _by_licence(candidates, licence, f"pool {ref}")
     pool = Pool(tuple(kept), tuple(refused))
     return replace(pool, template=sources.template) if sources.template else pool
@@ -132,6 +148,22 @@ def _readable(
         return model, error
     except OSError as error:
         return model, PoolError(f"cannot be read ({error.strerror or error}); check its permissions and free space")
+
+
+def _examined(
+    model: FoundModel, place: _SnapshotOrError, base: LocalBase, hashes: Hashes, merges: PeftMerges | None
+) -> Candidate | _Refusal:
+    """The candidate, or why it is none."""
+    try:
+        if isinstance(place, MergeAdvisorError):
+            raise place
+        return examine_candidate(model, place, base, hashes, merges)
+    except RunError:  # store or cache cannot be written: no model's fault, and the pool would be another one
+        raise
+    except (InputError, OfflineError, ExternalError, FileError) as error:
+        return _Refusal(" ".join(str(error).split()), isinstance(error, NotPlainLoraError))
+    except OSError as error:
+        return _Refusal(f"cannot be read ({error.strerror}); check its permissions", may_merge=False)
 
 
 def _nothing_left(where: str, refused: Sequence[RefusedModel], places: Sequence[_SnapshotOrError]) -> None:

@@ -8,10 +8,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePath, PureWindowsPath
 
 from merge_advisor.errors import PoolError
+from merge_advisor.limits import MANIFEST_BYTES
 from merge_advisor.plain_text import short_name
 from merge_advisor.pool.archives import UNREAD_ARCHIVES, archive_stem
+from merge_advisor.pool.links import CACHED_MODEL, leaves_pool, way_out
 from merge_advisor.pool.manifest import ManifestEntry, read_manifest
-from merge_advisor.regular_files import read_regular_text
+from merge_advisor.regular_files import home_expanded, read_regular_text
 from merge_advisor.types import TRAINED
 from merge_advisor.weights.hub import HubId, parse_id
 
@@ -26,8 +28,6 @@ _NO_WEIGHTS = re.compile(r"(training_args|optimizer|scheduler|scaler|rng_state)[
 _TEXTS = (".json", ".jsonl", ".md", ".txt", ".yaml", ".yml", ".py", ".model", ".jinja")
 """Ends of the names of files that are no model even where a link to one leads nowhere."""
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
-_CACHED = re.compile(r"models--(?P<org>[^/]+?)--(?P<name>[^/]+)")
-"""A model in the hub's cache, whose files are in `snapshots/COMMIT`."""
 _RUN = ("plan.json", "recipe.json")
 """What a run folder of ours always holds."""
 _DEPTH = 8
@@ -51,6 +51,10 @@ class FoundModel:
     """What the manifest says of it; comes before the model card."""
     note: str = ""
     """What was decided where a folder holds more than the model, or holds it further down."""
+    named: bool = False
+    """Whether its place was named, by a manifest or as the pool: it is read even where it is a link."""
+    refusal: str = ""
+    """Why it is not read, where that was decided without opening it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,29 +96,30 @@ def check_id(name: str) -> None:
         raise PoolError(f"id '{name}': is kept for an adapter trained on the examples; rename it")
 
 
-def find_models(ref: str | Path) -> Sources:
+def find_models(ref: str | Path, *, follow_links: bool = False) -> Sources:
     """Return the models of a pool, without opening them.
 
     Args:
         ref: a folder of models (or of one model), a manifest (.yaml), a list of hub ids (.txt), or hub ids separated
-            by commas.
+            by commas. It may itself be a link, and so may what a manifest names.
+        follow_links: read what links in the pool lead to outside of it too; else such models are refused.
 
     Raises:
         PoolError: nothing there, nothing in it, an id twice, a path out of the manifest's folder, or no hub id.
     """
-    path = Path(ref).expanduser()
+    path = home_expanded(ref)
     try:
         is_folder, is_file = path.is_dir(), path.is_file()
     except (OSError, ValueError):
         is_folder = is_file = False
     if is_folder:
-        sources = _in_folder(path)
+        sources = _in_folder(path, follow_links=follow_links)
     elif is_file and path.suffix.lower() in (".yaml", ".yml"):
         sources = _in_manifest(path)
     elif is_file and path.suffix.lower() == ".txt":
         sources = Sources(tuple(_in_list(path)))
     elif is_file and (stem := _packed_stem(path)) is not None:
-        sources = Sources((FoundModel(stem, path),))
+        sources = Sources((FoundModel(stem, path, named=True),))
     elif is_file:
         raise PoolError(
             f"pool {path}: is neither a folder, an archive, a manifest (.yaml) nor a list of hub ids (.txt); name one"
@@ -126,7 +131,21 @@ def find_models(ref: str | Path) -> Sources:
         if model.id in seen:
             raise PoolError(f"pool {ref}: the id '{short_name(model.id)}' is there twice; give one another id")
         seen.add(model.id)
-    return sources
+    if follow_links:
+        return sources
+    here = (path if is_folder else path.parent).resolve()
+    return replace(sources, models=tuple(_within(model, here) for model in sources.models))
+
+
+def _within(model: FoundModel, pool: Path) -> FoundModel:
+    """The model, refused where links lead out of the pool; what a manifest names lies where it says."""
+    if model.folder is None or model.refusal or not model.folder.exists():
+        return model
+    try:
+        roots = (pool, model.folder.resolve()) if model.named else (pool,)
+        return replace(model, refusal=way_out(model.folder, roots))
+    except OSError:  # told where it is read
+        return model
 
 
 def _is_model(folder: Path) -> bool:
@@ -144,8 +163,11 @@ def _has_weights(folder: Path) -> bool:
     return any(name[0] != "." and not _NO_WEIGHTS.fullmatch(name) for name in files)
 
 
-def _in_folder(path: Path) -> Sources:
+def _in_folder(path: Path, *, follow_links: bool) -> Sources:
     where = path / FOLDER_MANIFEST
+    root = None if follow_links else path.resolve()
+    if root is not None and where.is_file() and leaves_pool(where, root):
+        raise PoolError(f"{where}: is a link that leads out of the pool; copy it in, or give `follow_links=True`")
     manifest = read_manifest(where) if where.is_file() else None
     if manifest and manifest.models is not None:
         return _in_manifest(where)
@@ -158,7 +180,7 @@ def _in_folder(path: Path) -> Sources:
         else:
             # weights without a configuration are told, as those further down are
             found = [FoundModel(_own_name(path), path)] if _may_be_model(path) else []
-            found += _below(path, (), {path.resolve(), *path.resolve().parents})
+            found += _below(path, (), {path.resolve(), *path.resolve().parents}, root)
     except OSError as error:
         raise PoolError(f"pool {path}: cannot be read ({error.strerror}); check its permissions") from error
     named = {model.id for model in found}
@@ -171,16 +193,25 @@ def _in_folder(path: Path) -> Sources:
     return Sources(models, manifest.template if manifest else None)
 
 
-def _below(path: Path, within: tuple[str, ...], seen: set[Path]) -> Iterator[FoundModel]:
-    """Yield the models in a folder and in those below; `seen` are what was looked into, and what the pool lies in."""
+def _below(path: Path, within: tuple[str, ...], seen: set[Path], root: Path | None) -> Iterator[FoundModel]:
+    """Yield the models in a folder and in those below; `seen` are what was looked into, and what the pool lies in.
+
+    What leads out of `root` is not looked into, where there is one.
+    """
     if (cached := _cached(path)) is not None:
-        yield from _of_snapshot(cached, seen)
+        yield from _of_snapshot(cached, seen, root)
         return
     inside = [part for part in path.iterdir() if part.name[0] != "."]
     gone = [part for part in inside if not part.exists() and part.suffix.lower() not in _TEXTS]
     yield from (FoundModel("/".join([*within, part.name]), part) for part in gone)
     # links last: what they lead back to goes by its own name
     folders = sorted((part for part in inside if part.is_dir()), key=lambda part: (part.is_symlink(), part.name))
+    if root is not None:
+        # what the pool lies in is no model of it
+        links = [folder for folder in folders if folder.is_symlink() and folder.resolve() not in seen]
+        out = [folder for folder in links if leaves_pool(folder, root)]
+        yield from (FoundModel("/".join([*within, folder.name]), folder) for folder in out)
+        folders = [folder for folder in folders if folder not in out]
     steps = {folder: _step(folder) for folder in folders}
     numbers = {folder: step for folder, step in steps.items() if step is not None and _may_be_model(folder)}
     if within and numbers:  # a training run that was not finished, or not saved at its end
@@ -200,13 +231,15 @@ def _below(path: Path, within: tuple[str, ...], seen: set[Path]) -> Iterator[Fou
             yield FoundModel(name, folder, note=_left_out(folder))
         elif len(within) + 1 < _DEPTH:
             seen.add(real)
-            yield from _below(folder, (*within, folder.name), seen)
+            yield from _below(folder, (*within, folder.name), seen, root)
 
 
-def _of_snapshot(cached: FoundModel, seen: set[Path]) -> Iterator[FoundModel]:
+def _of_snapshot(cached: FoundModel, seen: set[Path], root: Path | None) -> Iterator[FoundModel]:
     """The model of the hub's cache, or those in folders of its repository."""
     further = cached.folder is not None and cached.note and not _may_be_model(cached.folder)
-    found = list(_below(cached.folder, (cached.id,), seen)) if further and cached.folder else []
+    if root is not None and cached.folder is not None and leaves_pool(cached.folder, root):
+        further = False
+    found = list(_below(cached.folder, (cached.id,), seen, root)) if further and cached.folder else []
     for model in found:
         yield replace(model, note=f"{cached.note}; {model.note}" if model.note else cached.note)
     if not found:
@@ -255,12 +288,12 @@ def _left_out(folder: Path) -> str:
 
 def _cached(folder: Path) -> FoundModel | None:
     """A model in a folder of the hub's cache: the commit that `refs/main` names, else the only one."""
-    match = _CACHED.fullmatch(folder.name)
+    match = CACHED_MODEL.fullmatch(folder.name)
     if match is None or not (folder / "snapshots").is_dir():
         return None
     commits = sorted(part for part in (folder / "snapshots").iterdir() if part.is_dir())
     main = folder / "refs" / "main"
-    named = main.read_text(encoding="utf-8").strip() if main.is_file() else ""
+    named = main.read_text(encoding="utf-8", errors="replace").strip() if main.is_file() else ""
     chosen = next((part for part in commits if part.name == named), None)
     if chosen is None and len(commits) == 1:
         chosen = commits[0]
@@ -283,7 +316,7 @@ def _in_manifest(path: Path) -> Sources:
         if name not in {model.id for model in models}:
             raise PoolError(f"{path}: describes '{short_name(name)}', which is not listed; correct the name")
     return Sources(
-        tuple(FoundModel(m.id, m.folder, m.hub, m.description or texts.get(m.id, "")) for m in models),
+        tuple(replace(m, description=m.description or texts.get(m.id, "")) for m in models),
         manifest.template,
     )
 
@@ -300,12 +333,14 @@ def _listed(item: ManifestEntry, manifest: Path, where: str) -> FoundModel:
     text = item.path or ""
     if not text or "\0" in text or ".." in (*PurePath(text).parts, *PureWindowsPath(text).parts):
         raise PoolError(f"{where}: the path '{short_name(text)}' leads out of the manifest's folder; write it absolute")
-    folder = manifest.parent / Path(text).expanduser()
-    return FoundModel(item.id or _own_name(folder), folder, None, item.description)
+    folder = manifest.parent / home_expanded(text)
+    return FoundModel(item.id or _own_name(folder), folder, None, item.description, named=True)
 
 
 def _in_list(path: Path) -> list[FoundModel]:
     try:
+        if (size := path.stat().st_size) > MANIFEST_BYTES.most:
+            raise PoolError(f"pool {path}: has {MANIFEST_BYTES.over}; cut it in two, or {MANIFEST_BYTES.remedy(size)}")
         lines = read_regular_text(path, "utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise PoolError(f"pool {path}: cannot be read as UTF-8 text; check the file") from error

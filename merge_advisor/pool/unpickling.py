@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import sys
 from pathlib import Path
@@ -44,6 +45,7 @@ def run_jobs() -> None:
     jobs = [(Path(source), Path(target)) for source, target in json.load(sys.stdin)]
     _leave_network()
     import torch
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     torch.set_num_threads(1)
@@ -55,8 +57,14 @@ def run_jobs() -> None:
             signal.alarm(SECONDS)  # what it ends is this process
         try:
             tensors = read_tensors(source)
-            save_file(tensors, target, metadata={"format": "pt"})
-            report: dict[str, Any] = {"tensors": len(tensors)}
+            try:
+                save_file(tensors, target, metadata={"format": "pt"})
+            except SafetensorError as error:
+                # a full disk is not the file's fault; its number stands in the text
+                found = re.search(r"os error ([0-9]+)", str(error))
+                report: dict[str, Any] = {"error": _reason(error)} | ({"system": int(found[1])} if found else {})
+            else:
+                report = {"tensors": len(tensors)}
         except RefusedError as error:
             report = {"error": str(error)}
         except MemoryError:

@@ -40,14 +40,16 @@ class Gradient:
             return while_positive(order, gains, k)
         position, gain = order[0], float(gains[order[0]])
         picks = [make_pick(position, gain)]
-        # reading weights is the expensive part: of candidates that cannot be chosen they are not read
-        kept = {p: evidence.weights_of(p) for p in ranked(gains) if gains[p] > 0 or p == position}
+        # reading weights is the expensive part: of candidates that cannot be chosen they are not read; those that can
+        # are read one after the other, since together they may be more than fits into memory
+        kept = [p for p in ranked(gains) if gains[p] > 0 or p == position]
         alike = np.zeros(len(gains))
         while len(picks) < k:
-            member = kept.pop(position)
-            for other, weights in kept.items():
+            kept.remove(position)
+            member = evidence.weights_of(position)
+            for other in kept:
                 # six digits: a copy of a chosen one has exactly 1 and gains nothing; fmax ignores an empty update's NaN
-                alike[other] = np.fmax(alike[other], weight_cosine(member, weights, digits=6))
+                alike[other] = np.fmax(alike[other], weight_cosine(member, evidence.weights_of(other), digits=6))
             left = {p: gains[p] * (1 - alike[p]) for p in sorted(kept)}
             position = max(left, key=lambda p: left[p], default=position)
             if not left.get(position, 0) > 0:

@@ -189,7 +189,7 @@ def right_choice(
         return _noticed(choices, at, text, name, noticed)
     if not itself:
         raise _none_of(choices, text, name, place, ranged=number or (keyed == "always" and choices.fields != ()))
-    if at is not None and _is_place(choices, value, at, (name, place), noticed, index):
+    if at is not None and _is_place(choices, value, at, name, place, noticed, index):
         return _noticed(choices, at, text, name, noticed)
     noticed.numbers += number
     noticed.only_text[_kind(text)] += at is None and (number or keyed != "never")
@@ -199,16 +199,16 @@ def right_choice(
 def _by_label(choices: Choices, label: LabelName) -> int | None:
     """The place that a label's number is; None where its name says more: a key, a field, a place in digits, a text."""
     kind = _kind(label)
-    if choices.keys or label in choices.fields or (kind if choices.fields else not kind and label in choices.texts):
+    says_more = kind != "" if choices.fields else kind == "" and label in choices.texts
+    if choices.keys or label in choices.fields or says_more:
         return None
     return label.number if label.number < len(choices.texts) else None
 
 
 def _is_place(
-    choices: Choices, value: str, at: int, called: tuple[str, str], noticed: Noticed, index: Any
+    choices: Choices, value: str, at: int, name: str, place: str, noticed: Noticed, index: Any
 ) -> bool:  # fmt: skip
     """Whether what may be a choice or a place is the place."""
-    name, place = called
     number = isinstance(value, JsonNumber)
     if choices.texts[at] == value:
         return number and not choices.numbers

@@ -1,9 +1,9 @@
 """Data sets of the hub, or in a folder as the `datasets` library keeps them: `hf:org/name[@revision]:split[:config]`.
 
 What begins with `hf:` is never the name of a file: a file that is called so is given by its absolute path. Rows are
-streamed, at most `MOST_READ` of them, and of these those are kept whose hash is the smallest: as many as are needed,
-spread over what was read (data sets are often sorted by label or article), the same ones every time. No code of a data
-set is run.
+streamed, at most `STREAMED_ROWS` of them, and of these those are kept whose hash is the smallest: as many as are
+needed, spread over what was read (data sets are often sorted by label or article), the same ones every time. No code of
+a data set is run.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from typing import Any
 
 from merge_advisor.errors import ExternalError, MergeAdvisorError, OfflineError, TaskError
 from merge_advisor.json_form import digest_of
+from merge_advisor.limits import STREAMED_ROWS
 from merge_advisor.plain_text import printable
 from merge_advisor.tasks.fields import listed, quoted
 from merge_advisor.tasks.tables import plain_record, read_cells, settled
@@ -30,8 +31,6 @@ from merge_advisor.weights.hub_errors import switched_off
 PREFIX = "hf:"
 DATA_SET_ROWS = 200
 """Rows that are kept of a data set unless more are needed."""
-MOST_READ = 50_000
-"""Rows that are streamed at most to choose these from."""
 _HOW = "write hf:NAME:SPLIT, hf:NAME@REVISION:SPLIT or hf:NAME:SPLIT:CONFIG"
 _PARQUET = "refs/convert/parquet"
 """Revision under which the hub keeps a Parquet copy of most data sets."""
@@ -111,12 +110,12 @@ def read_data_set(data_set: DataSet, *, most: int, offline: bool) -> tuple[list[
     with _contained(data_set, offline), fetching(offline):
         rows, names = _open(data_set, streaming=not offline)
         left = iter(rows)
-        numbered = enumerate(itertools.islice(left, MOST_READ), start=1)
+        numbered = enumerate(itertools.islice(left, STREAMED_ROWS.most), start=1)
         seen, kept = _sample(((number, plain_record(row, names)) for number, row in numbered), most)
         more = next(left, None) is not None
     if not kept:
         raise TaskError(f"{data_set}: holds no rows; name another split")
-    read = f"the first {seen} rows" if more else f"{seen} rows"
+    read = f"the first {seen} rows (streamed_rows)" if more else f"{seen} rows"
     note = "" if len(kept) == seen and not more else f"{len(kept)} of {read} taken, chosen by hash"
     return [(f"{data_set}: row {number}", read_cells(settled(record))) for number, record in kept], note
 

@@ -6,9 +6,11 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from merge_advisor.errors import TaskError
+from merge_advisor.limits import TASK_BYTES
 from merge_advisor.plain_text import printable
 
 
@@ -178,6 +180,16 @@ def field_error(place: object, what: str) -> TaskError:
         what: what is wrong, and what to do.
     """
     return TaskError(printable(f"{place}: {what}"))
+
+
+def too_large(path: Path, size: int | None = None) -> TaskError:
+    """Return the error of a file beyond `TASK_BYTES`.
+
+    Args:
+        path: the file.
+        size: its bytes; None: they were not counted to the end.
+    """
+    return field_error(path, f"holds {TASK_BYTES.over}; give a part of it, or {TASK_BYTES.remedy(size)}")
 
 
 def text_of(value: Any, name: str, place: str, noticed: Noticed) -> str:

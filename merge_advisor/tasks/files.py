@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from merge_advisor.errors import TaskError
+from merge_advisor.limits import ROW_BYTES, TASK_ROWS
 from merge_advisor.plain_text import printable
 from merge_advisor.tasks.data_sets import DATA_SET_ROWS, DataSet, data_set_of, read_data_set
 from merge_advisor.tasks.field_map import FieldMap, parse_field_map
@@ -219,11 +220,13 @@ def _usable(
     read: list[Row] = []
     refused: list[TaskError] = []
     unusable: list[str] = []
-    whole = str(source.data_set or source.path)
+    whole, most = str(source.data_set or source.path), TASK_ROWS.most
     for place, record in records:
         short = printable(source.shown + place.removeprefix(whole))
+        if len(read) == most:
+            raise field_error(whole, f"holds {TASK_ROWS.over} rows; give a part of it, or {TASK_ROWS.remedy()}")
         try:
-            read.append(replace(made(record, place), place=short))
+            read.append(replace(_small(made(record, place), place), place=short))
         except NoAnswerError as error:
             noticed.left.setdefault(error.reason, []).append(short)
             refused.append(error)
@@ -240,6 +243,18 @@ def _usable(
         f"{how_many(len(unusable), 'row')} left out that cannot be used; the first: {unusable[0]}" if unusable else ""
     )
     return read, left
+
+
+def _small(row: Row, place: str) -> Row:
+    """The row, refused where its text is far longer than any that is not a mistake: tokens take 200 times its bytes."""
+    texts = (row.input, *(row.answers or (row.output,)), *(row.choices or ()))
+    most = ROW_BYTES.most
+    if (
+        sum(map(len, texts)) * 4 > most
+        and (size := sum(len(text.encode("utf-8", "surrogatepass")) for text in texts)) > most
+    ):
+        raise field_error(place, f"has {ROW_BYTES.over}; shorten it or drop the row, or {ROW_BYTES.remedy(size)}")
+    return row
 
 
 def _mapped(

@@ -187,7 +187,7 @@ LAYOUTS = (
     Layout(_QUESTION, ("question_stem",), "answerKey", keyed="always"),  # OpenBookQA
     Layout("sentence completion", ("ctx",), "label", "endings", keyed="always"),  # HellaSwag
 )  # fmt: skip
-"""Those that are recognised, besides chats (`chat.CHATS`); the first that fits a record counts."""
+"""Those that are recognised, besides chats (`fields.CHATS`); the first that fits a record counts."""
 
 
 def layout_of(fields: Mapping[str, Any]) -> Layout | None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import gzip
 import io
+import os
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-from merge_advisor.tasks.fields import field_error
+from merge_advisor.limits import TASK_BYTES
+from merge_advisor.tasks.fields import field_error, too_large
 from merge_advisor.tasks.json_records import json_records
 from merge_advisor.tasks.tables import TABLES, parquet_records, table_records
 
@@ -18,8 +20,8 @@ _PACKED = {
     b"PK\x03\x04": "a zip archive",
 }  # fmt: skip
 """What files begin with that are not read, and what they are."""
-MOST_UNPACKED = 2**30
-"""Bytes that a file packed with gzip may hold."""
+_BLOCK = 2**24
+"""Bytes read at a time of what has no size: a pipe."""
 
 
 def read_records(path: Path, wanted: str) -> Iterator[tuple[str, Any]]:
@@ -33,7 +35,7 @@ def read_records(path: Path, wanted: str) -> Iterator[tuple[str, Any]]:
         A place and a JSON value, numbers as `JsonNumber`; it need not be an object.
 
     Raises:
-        TaskError: the file cannot be opened or is not what its ending says; the message names file and line.
+        TaskError: the file cannot be opened, is too large or not what its ending says; the message names file and line.
     """
     ending = _ending(path)
     if ending == ".parquet":
@@ -71,17 +73,29 @@ def _unpacked(path: Path, raw: bytes) -> bytes:
         return raw
     try:
         with gzip.open(io.BytesIO(raw)) as file:
-            found = file.read(MOST_UNPACKED + 1)
+            found = _bounded(path, file)
     except (EOFError, OSError, zlib.error) as error:
         raise field_error(path, f"cannot be unpacked ({error}); pack it again, or give the file inside") from error
-    if len(found) > MOST_UNPACKED:
-        raise field_error(path, f"holds more than {MOST_UNPACKED >> 20} MiB; unpack it and give a part of it")
     return found
+
+
+def _bounded(path: Path, stream: IO[bytes] | gzip.GzipFile) -> bytes:
+    """The bytes of a stream, in blocks: a pipe has no size, and gzip's header may say anything."""
+    found, most = bytearray(), TASK_BYTES.most
+    while block := stream.read(_BLOCK):
+        found += block
+        if len(found) > most:
+            raise too_large(path)
+    return bytes(found)
 
 
 def _decode(path: Path) -> str:
     try:
-        raw = _unpacked(path, path.read_bytes())
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            if size > TASK_BYTES.most:
+                raise too_large(path, size)
+            raw = _unpacked(path, file.read() if path.is_file() else _bounded(path, file))
     except FileNotFoundError as error:
         raise field_error(path, "no such file; give the path of a task file (JSONL)") from error
     except IsADirectoryError as error:

@@ -11,13 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from merge_advisor.errors import TaskError
-from merge_advisor.tasks.fields import JsonNumber, LabelName, NoText, field_error, quoted
+from merge_advisor.limits import TASK_BYTES
+from merge_advisor.tasks.fields import JsonNumber, LabelName, NoText, field_error, quoted, too_large
 from merge_advisor.tasks.json_records import begins_json, read_cell, twice_in
 
 TABLES = {".csv": ",", ".tsv": "\t"}
 """Endings of tables as text, with what separates their cells."""
 _LISTS = ("choices", "endings", "options")
 """Columns of a table whose cells are JSON lists of what a whole number beside them may name."""
+_ROWS_AT_ONCE = 1000
+"""Rows of a Parquet file that are made into records at once."""
 _NESTED = (*_LISTS, "answers", "messages", "conversations")
 """Columns of a table whose cells are JSON."""
 
@@ -113,20 +116,36 @@ def parquet_records(path: Path) -> Iterator[tuple[str, Any]]:
         A place, "file: row n", and a record.
 
     Raises:
-        TaskError: it cannot be read.
+        TaskError: it cannot be read, or is too large.
     """
     import pyarrow
-    import pyarrow.parquet
 
     try:
-        table = pyarrow.parquet.read_table(path)
+        yield from _parquet_rows(path)
     except FileNotFoundError as error:
         raise field_error(path, "no such file; give the path of a task file") from error
-    except (OSError, pyarrow.ArrowException) as error:
-        reason = str(error).partition("\n")[0]
+    except (OSError, pyarrow.ArrowException, ValueError, ArithmeticError, LookupError, TypeError) as error:
+        # those of Python are of dates that it does not have, and of time zones that are none
+        reason = str(error).partition("\n")[0][:200]
         raise field_error(path, f"cannot be read as Parquet ({reason}); save it again, or as JSONL") from error
-    names = _label_names(table.schema.metadata or {})
-    for number, record in enumerate(table.to_pylist(), start=1):
+
+
+def _parquet_rows(path: Path) -> Iterator[tuple[str, Any]]:
+    import pyarrow.parquet
+
+    if path.is_dir():  # of several files; what they hold is known once it is read
+        table = pyarrow.parquet.read_table(path)
+        schema, batches = table.schema, iter(table.to_batches(_ROWS_AT_ONCE))
+    else:
+        file = pyarrow.parquet.ParquetFile(path)
+        groups = range(file.metadata.num_row_groups)
+        if (size := sum(file.metadata.row_group(group).total_byte_size for group in groups)) > TASK_BYTES.most:
+            raise too_large(path, size)
+        schema, batches = file.schema_arrow, file.iter_batches(_ROWS_AT_ONCE)
+    names = _label_names(schema.metadata or {})
+    # as Python's values a table takes many times its bytes: a part at a time
+    records = (record for batch in batches for record in batch.to_pylist())
+    for number, record in enumerate(records, start=1):
         yield f"{path}: row {number}", settled(plain_record(record, names))
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from merge_advisor.errors import RunError
+from merge_advisor.write_points import write_point
 
 _BEAT = 15.0
 """Seconds between two heartbeats of a coordinator."""
@@ -45,12 +46,13 @@ class StudyFileLock:
 
     Args:
         path: of the file to lock; the holder is described in a file beside it, `path` with ".holder" added.
+        doing: what the holder does with the folder, in a message.
 
     Raises:
         RunError: another process holds it, or the file cannot be written or locked.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, doing: str = "is being tuned") -> None:
         import filelock
 
         # not in the locked file itself: Windows lets no other process read that, and older versions of filelock empty
@@ -62,7 +64,7 @@ class StudyFileLock:
             self._lock.acquire()
         except filelock.Timeout as error:
             raise RunError(
-                f"{path.parent}: is being tuned by {self._read_holder()}; wait for it to end, or stop it"
+                f"{path.parent}: {doing} by {self._read_holder()}; wait for it to end, or stop it"
             ) from error
         except (OSError, NotImplementedError) as error:
             reason = getattr(error, "strerror", None) or error
@@ -70,7 +72,9 @@ class StudyFileLock:
         try:
             if _is_soft(self._lock):
                 raise RunError(f"{path}: cannot be locked; tune on a local disk")
+            write_point("lock taken", path.name)
             self._holder.write_text(_this_process(), encoding="utf-8")
+            write_point("holder noted", self._holder.name)
         except OSError as error:
             self._lock.release()
             raise RunError(f"{path}: cannot be written ({error.strerror}); check permissions and free space") from error
@@ -86,11 +90,12 @@ class StudyFileLock:
         if self._lock.is_locked:
             with suppress(OSError):  # it only says who holds the lock
                 self._holder.unlink(missing_ok=True)
+                write_point("holder removed", self._holder.name)
             self._lock.release()
 
     def _read_holder(self) -> str:
         try:
-            return self._holder.read_text(encoding="utf-8").strip() or "another process"
+            return self._holder.read_text(encoding="utf-8", errors="replace").strip() or "another process"
         except OSError:  # the holder has the lock and has not yet written, or has just removed the file
             return "another process"
 

@@ -111,7 +111,7 @@ class SharedStudy(Study):
         claim = {_OWNER: this_owner(), _COUNT: 0}
         running = optuna.trial.create_trial(state=optuna.trial.TrialState.RUNNING, user_attrs=claim)
         with self._one_line_errors():
-            trial = self._trial = self._storage.create_new_trial(self._id, running)
+            trial = self._trial = self._write("create_new_trial", self._id, running)
             number = int(self._storage.get_trial(trial).number)
         over = threading.Event()
         beating = threading.Thread(target=self._beat, args=(trial, over), name="trial-heartbeat", daemon=True)
@@ -152,9 +152,9 @@ class SharedStudy(Study):
         """
         params, ranges = trial_parameters(ask.point, self._space, self._members)
         with self._one_line_errors():
-            self._storage.set_trial_user_attr(self._trial, _ASKED, {"label": label, **to_plain(ask)})
+            self._write("set_trial_user_attr", self._trial, _ASKED, {"label": label, **to_plain(ask)})
             for name, value in params.items():
-                self._storage.set_trial_param(self._trial, name, ranges[name].to_internal_repr(value), ranges[name])
+                self._write("set_trial_param", self._trial, name, ranges[name].to_internal_repr(value), ranges[name])
 
     def finish(self, trial: Trial) -> None:
         """Record the trial begun, unless it was taken over from this process meanwhile.
@@ -170,9 +170,9 @@ class SharedStudy(Study):
 
         record = to_plain(trial)
         with self._one_line_errors(), suppress(UpdateFinishedTrialError):
-            self._storage.set_trial_user_attr(self._trial, RECORD, record | {"digest": digest_of(record)})
+            self._write("set_trial_user_attr", self._trial, RECORD, record | {"digest": digest_of(record)})
             state = TrialState.COMPLETE if trial.whole else TrialState.PRUNED
-            self._storage.set_trial_state_values(self._trial, state, trial.values)
+            self._write("set_trial_state_values", self._trial, state, trial.values)
         self._trial = None
 
     def _open(self, values: int) -> None:
@@ -182,7 +182,7 @@ class SharedStudy(Study):
         if self._place.force and not fresh:
             if self.look()[1]:
                 raise RunError(f"{self._where}: others search it now; wait for them, or stop them, then `force=True`")
-            self._storage.delete_study(self._id)
+            self._write("delete_study", self._id)
             self._find(values)
 
     def _open_tables(self) -> None:
@@ -216,7 +216,7 @@ class SharedStudy(Study):
         import optuna
 
         with suppress(optuna.exceptions.UpdateFinishedTrialError, RunError), self._one_line_errors():
-            return bool(self._storage.set_trial_state_values(trial, optuna.trial.TrialState.FAIL))
+            return bool(self._write("set_trial_state_values", trial, optuna.trial.TrialState.FAIL))
         return False
 
     def _beat(self, trial: int, over: threading.Event) -> None:

@@ -23,6 +23,7 @@ from merge_advisor.tuning.density import split_density, without_density
 from merge_advisor.tuning.lock import StudyFileLock, StudyHeartbeat
 from merge_advisor.tuning.storages import open_storage, shown_storage, storage_file, without_password
 from merge_advisor.tuning.values import Point, SearchSpace, Trial
+from merge_advisor.write_points import write_point
 
 RECORD, _MADE_FOR, _COORDINATOR, _DIGEST = "trial", "made_for", "coordinator", "digest"
 """Names of the attributes: of a trial, and of the study; the last is of a trial's record, and says of a study that its
@@ -110,14 +111,14 @@ class Study:
         params, ranges = trial_parameters(point, self._space, self._members)
         running = optuna.trial.create_trial(state=optuna.trial.TrialState.RUNNING, params=params, distributions=ranges)
         with self._one_line_errors():
-            self._trial = self._storage.create_new_trial(self._id, running)
+            self._trial = self._write("create_new_trial", self._id, running)
         try:
             yield
         finally:
             left, self._trial = self._trial, None
             if left is not None:
                 with suppress(RunError), self._one_line_errors():  # the first error is the one to report
-                    self._storage.set_trial_state_values(left, optuna.trial.TrialState.FAIL)
+                    self._write("set_trial_state_values", left, optuna.trial.TrialState.FAIL)
 
     def report(self, rows: int, value: float) -> None:
         """Record an intermediate value of the running trial.
@@ -130,7 +131,7 @@ class Study:
             RunError: the study cannot be written.
         """
         with self._one_line_errors():
-            self._storage.set_trial_intermediate_value(self._trial, rows, value)
+            self._write("set_trial_intermediate_value", self._trial, rows, value)
 
     def finish(self, trial: Trial) -> None:
         """Record the running trial; it is finished once this returns, and not before.
@@ -147,9 +148,9 @@ class Study:
             self._held().check()
             # the record first: a process killed between the two leaves a RUNNING trial, which is asked for again
             record = to_plain(trial)
-            self._storage.set_trial_user_attr(self._trial, RECORD, record | {_DIGEST: digest_of(record)})
+            self._write("set_trial_user_attr", self._trial, RECORD, record | {_DIGEST: digest_of(record)})
             state = TrialState.COMPLETE if trial.whole else TrialState.PRUNED
-            self._storage.set_trial_state_values(self._trial, state, trial.values)
+            self._write("set_trial_state_values", self._trial, state, trial.values)
         self._trial = None
 
     def close(self) -> None:
@@ -171,6 +172,13 @@ class Study:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def _write(self, call: str, *values: Any) -> Any:
+        """Call the storage with what changes it."""
+        write_point("study to be written", call)
+        done = getattr(self._storage, call)(*values)
+        write_point("study written", call)
+        return done
+
     def _held(self) -> StudyFileLock | StudyHeartbeat:
         if self._lock is None:
             raise ValueError("the study is closed")
@@ -187,7 +195,7 @@ class Study:
             where = f"{self._where}: study '{self._place.name}'"
             self._lock = StudyHeartbeat(where, lambda: self._attributes().get(_COORDINATOR), self._set_claim)
         if self._place.force and not fresh:
-            self._storage.delete_study(self._id)
+            self._write("delete_study", self._id)
             self._find(values)
             if isinstance(self._lock, StudyHeartbeat):
                 self._lock.beat()  # the claim was deleted with the study
@@ -206,7 +214,7 @@ class Study:
         except KeyError:
             directions = [StudyDirection.MINIMIZE] * values
             try:
-                self._id = self._storage.create_new_study(directions, self._place.name)
+                self._id = self._write("create_new_study", directions, self._place.name)
             except DuplicatedStudyError:  # made meanwhile by another process
                 self._id = self._storage.get_study_id_from_name(self._place.name)
                 return False
@@ -218,14 +226,14 @@ class Study:
         return attributes
 
     def _set_claim(self, claim: Any) -> None:
-        self._storage.set_study_user_attr(self._id, _COORDINATOR, claim)
+        self._write("set_study_user_attr", self._id, _COORDINATOR, claim)
 
     def _check(self, made_for: dict[str, str]) -> None:
         """Refuse a study of something else; sign a new one."""
         signed = self._attributes().get(_MADE_FOR)
         if signed is None and not self._storage.get_all_trials(self._id, deepcopy=False):
-            self._storage.set_study_user_attr(self._id, _DIGEST, True)
-            self._storage.set_study_user_attr(self._id, _MADE_FOR, made_for)
+            self._write("set_study_user_attr", self._id, _DIGEST, True)
+            self._write("set_study_user_attr", self._id, _MADE_FOR, made_for)
         elif not isinstance(signed, dict):
             raise RunError(
                 f"{self._where}: study '{self._place.name}' is not merge-advisor's; "
@@ -247,7 +255,7 @@ class Study:
         finished: list[Trial] = []
         for kept in sorted(self._storage.get_all_trials(self._id, deepcopy=False), key=lambda kept: kept.number):
             if not kept.state.is_finished():
-                self._storage.set_trial_state_values(kept._trial_id, TrialState.FAIL)
+                self._write("set_trial_state_values", kept._trial_id, TrialState.FAIL)
             elif kept.state != TrialState.FAIL:  # numbers count finished trials, so failed ones leave no gap
                 finished.append(self._read(kept.user_attrs.get(RECORD), len(finished), kept.number))
         return tuple(finished)
@@ -284,6 +292,11 @@ class Study:
             yield
         except (*storage, OSError, ImportError, RuntimeError) as error:
             raise RunError(f"{self._where}: {without_password(_advice(error), self._place.storage)}") from error
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            # what Optuna and SQLAlchemy read of a damaged row: a date that is none, a state that there is not
+            reason = " ".join(str(error).split())[:200]
+            reason = without_password(reason, self._place.storage)
+            raise RunError(f"{self._where}: is damaged ({reason}); begin anew with `force=True`") from error
 
 
 def read_trial(record: Mapping[str, Any]) -> Trial:

@@ -24,7 +24,7 @@ from merge_advisor.weights.adapter_config import (
     NotPlainLoraError,
     read_adapter_config,
 )
-from merge_advisor.weights.files import FileError, Hashes, file_digest
+from merge_advisor.weights.files import FileError, Hashes, file_digest, remembered
 from merge_advisor.weights.naming import EMBEDDINGS, HEADS, Shapes, find_parameter, is_conv1d
 from merge_advisor.weights.parameter_map import BaseShapes
 from merge_advisor.weights.saved_copies import copied_name
@@ -294,12 +294,11 @@ def check_values(folder: Path, header: Mapping[str, TensorInfo], hashes: Hashes)
     try:
         # reading all weights takes minutes for a large pool: what was seen once is kept by content
         key = f"values|{file_digest(path, hashes)}"
-        if key not in hashes:
-            hashes[key] = _bad_values(path, pair_factors(header))
+        bad = remembered(hashes, key, lambda: _bad_values(path, pair_factors(header)))
     except FileError as error:
         raise PoolError(str(error)) from error
-    if hashes[key]:
-        raise PoolError(f"{ADAPTER_WEIGHTS}: {hashes[key]}")
+    if bad:
+        raise PoolError(f"{ADAPTER_WEIGHTS}: {bad}")
 
 
 def _bad_values(path: Path, pairs: Mapping[str, tuple[TensorInfo, TensorInfo]]) -> str:

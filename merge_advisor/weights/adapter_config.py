@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -148,7 +149,7 @@ def read_adapter_config(folder: Path) -> AdapterConfig:
 
 def _refuse_variants(config: dict[str, Any]) -> None:
     kind = config.get("peft_type")
-    if kind in _BESIDE_ALONE:
+    if isinstance(kind, str) and kind in _BESIDE_ALONE:
         raise PoolError(
             f"{ADAPTER_CONFIG}: {kind} {_BESIDE_ALONE[kind]}, which is no change of the base's weights and cannot be "
             "merged; take another adapter, or train it as LoRA"
@@ -190,6 +191,23 @@ def is_costly_pattern(pattern: str) -> bool:
     return bool(len(pattern) > 300 or len(re.findall(r"(?<!\\)[*+{]", pattern)) > 4 or re.search(r"\)[*+{]", pattern))
 
 
+def compiled_pattern(pattern: str) -> re.Pattern[str] | None:
+    """Return a regular expression from elsewhere, compiled; None where it is none.
+
+    >>> compiled_pattern("q{99999999999}") is None
+    True
+
+    Args:
+        pattern: the expression.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # of what may mean something else one day
+            return re.compile(pattern)
+    except (re.error, RecursionError, OverflowError, ValueError):
+        return None
+
+
 _LARGEST = 1e12
 """Ranks, alphas and their patterns are below it."""
 
@@ -213,18 +231,19 @@ def _pattern(config: dict[str, Any], key: str) -> tuple[tuple[str, float], ...]:
             raise PoolError(
                 f"{ADAPTER_CONFIG}: the pattern {pattern[:60]!r} in {key} is too costly; write plain module names"
             )
-        try:
-            re.compile(pattern)
-        except (re.error, RecursionError) as error:
-            raise PoolError(
-                f"{ADAPTER_CONFIG}: {pattern[:60]!r} in {key} is no regular expression; correct it"
-            ) from error
+        # flags may stand at the beginning alone, which it no longer is where it has to fit a whole name
+        if compiled_pattern(pattern) is None or compiled_pattern(_whole_name(pattern)) is None:
+            raise PoolError(f"{ADAPTER_CONFIG}: {pattern[:60]!r} in {key} is no regular expression; correct it")
     return tuple((pattern, _number(value, pattern, 0)) for pattern in value)
 
 
 def _by_pattern(patterns: tuple[tuple[str, _T], ...], module: str, default: _T) -> _T:
     """PEFT's rule: the first pattern that matches the whole name, or a tail of it that begins after a dot."""
     for pattern, value in patterns:
-        if re.match(rf"(.*\.)?({pattern})$", module):
+        if re.match(_whole_name(pattern), module):
             return value
     return default
+
+
+def _whole_name(pattern: str) -> str:
+    return rf"(.*\.)?({pattern})$"

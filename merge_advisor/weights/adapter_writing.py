@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -17,6 +17,7 @@ from merge_advisor.weights.adapter import ADAPTER_WEIGHTS
 from merge_advisor.weights.adapter_config import ADAPTER_CONFIG
 from merge_advisor.weights.naming import Shapes
 from merge_advisor.weights.parameter_map import BaseShapes
+from merge_advisor.weights.tensorfile import save_arrays
 from merge_advisor.weights.updates import LowRankUpdate, WeightDelta
 from merge_advisor.whole_files import whole_folder
 
@@ -28,7 +29,7 @@ def write_adapter(
     base_name: str,
     task_type: str,
     dtype: Literal["float16", "float32"] = "float16",
-    card: str = "",
+    texts: Mapping[str, str] | None = None,
     base_shapes: Shapes | None = None,
 ) -> None:
     """Write a low-rank weight delta as a PEFT folder that plain PEFT loads to the same weights, whole or not at all.
@@ -42,7 +43,7 @@ def write_adapter(
         base_name: what `base_model_name_or_path` says.
         task_type: PEFT's "CAUSAL_LM" or "SEQ_2_SEQ_LM".
         dtype: of the tensors.
-        card: text of README.md; none is written where it is empty.
+        texts: further files of the folder by name, such as README.md.
         base_shapes: the base's parameters; if given, modules are called as in memory where these know it, and
             `target_modules` are short names where these pick the same modules.
 
@@ -50,8 +51,6 @@ def write_adapter(
         RunError: `folder` is there already, or cannot be written.
         InputError: a member is a checkpoint, nothing is changed, or a value is too large for float16.
     """
-    from safetensors.numpy import save_file
-
     tensors: dict[str, NDArray[np.floating]] = {}
     ranks: dict[str, int] = {}
     transposed = False
@@ -77,10 +76,10 @@ def write_adapter(
         "fan_in_fan_out": transposed, "use_rslora": False, "use_dora": False, "init_lora_weights": True,
     }  # fmt: skip
     with whole_folder(folder) as partial:
-        save_file(tensors, partial / ADAPTER_WEIGHTS, metadata={"format": "pt"})
+        save_arrays(tensors, partial / ADAPTER_WEIGHTS)
         (partial / ADAPTER_CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-        if card:
-            (partial / "README.md").write_text(card, encoding="utf-8")
+        for name, text in (texts or {}).items():
+            (partial / name).write_text(text, encoding="utf-8", errors="surrogatepass")
 
 
 def _stored(update: LowRankUpdate, dtype: str, where: str) -> tuple[NDArray[np.floating], NDArray[np.floating]]:

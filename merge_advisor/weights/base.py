@@ -12,12 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from merge_advisor.errors import BaseModelError, InputError, OfflineError
+from merge_advisor.errors import BaseModelError, InputError, OfflineError, RunError
 from merge_advisor.json_form import digest_of
 from merge_advisor.plain_text import short_name
 from merge_advisor.progress import Progress, quiet_progress
+from merge_advisor.regular_files import home_expanded
 from merge_advisor.types import Base
 from merge_advisor.weights import hub
+from merge_advisor.weights.by_transformers import model_class
 from merge_advisor.weights.checkpoint import config_meaning, weights_digests
 from merge_advisor.weights.dequantised import (
     QuantisedModel,
@@ -27,7 +29,7 @@ from merge_advisor.weights.dequantised import (
     said_of_copy,
 )
 from merge_advisor.weights.files import FileError, Hashes, file_digest, read_json
-from merge_advisor.weights.parameter_map import BaseShapes, model_class
+from merge_advisor.weights.parameter_map import BaseShapes
 from merge_advisor.weights.tensorfile import Located, open_folder
 
 TOKENIZER_FILES = (
@@ -83,7 +85,7 @@ def resolve_base(
         ExternalError: the hub cannot be reached.
     """
     hashes = {} if hashes is None else hashes
-    path = Path(ref).expanduser()
+    path = home_expanded(ref)
     model = hub.parse_id(ref)
     try:
         if path.is_dir():
@@ -102,7 +104,7 @@ def resolve_base(
         raise BaseModelError(f"base {ref}: {error}") from error
     except OfflineError as error:
         raise OfflineError(f"base {error}") from error
-    except BaseModelError:
+    except (BaseModelError, RunError):  # what cannot be kept is not the base's fault
         raise
     except InputError as error:
         raise BaseModelError(f"base {error}") from error
@@ -119,7 +121,7 @@ def quantised_base(ref: str) -> QuantisedModel | None:
     Raises:
         BaseModelError: it cannot be read, or is quantised in a way that is not read here.
     """
-    path, model = Path(ref).expanduser(), hub.parse_id(ref)
+    path, model = home_expanded(ref), hub.parse_id(ref)
     try:
         if not path.exists() and model is not None:
             path = hub.fetch_snapshot(model, HUB_PATTERNS, offline=True).path
@@ -165,17 +167,21 @@ def _open(path: Path, name: str, revision: str | None, hashes: Hashes) -> LocalB
 
 _SIZES = ("hidden_size", "vocab_size", "num_hidden_layers", "num_attention_heads", "d_model", "n_embd", "n_layer")
 """Numbers of a configuration that others are computed from, under the names that families of models give them."""
+_KINDS = {"model_type": str, "text_config": dict, "tokenizer_class": str, "dtype": str, "torch_dtype": str}
+"""What is asked for by name of a configuration, and what it is where it is there."""
 
 
 def _check_numbers(config: dict[str, Any], where: str = "config.json") -> None:
     """Refuse numbers that JSON has no form for, and sizes that are none, before anything is computed from them."""
     for name, value in config.items():
+        if name in _SIZES and value is not None and (type(value) is not int or value < 1):
+            raise FileError(f"{where}: {name} is {short_name(repr(value))}, no size; fetch the model again")
+        if name in _KINDS and value is not None and not isinstance(value, _KINDS[name]):
+            raise FileError(f"{where}: {name} is {short_name(repr(value))}, which it cannot be; fetch the model again")
         if isinstance(value, dict):
             _check_numbers(value, f"{where}: {short_name(name)}")
         elif isinstance(value, float) and not math.isfinite(value):
             raise FileError(f"{where}: {short_name(name)} is {value}; fetch the model again")
-        elif name in _SIZES and value is not None and (type(value) is not int or value < 1):
-            raise FileError(f"{where}: {name} is {short_name(repr(value))}, no size; fetch the model again")
 
 
 def _digest(path: Path, config: dict[str, Any], located: Located, hashes: Hashes) -> str:

@@ -12,7 +12,7 @@ from merge_advisor.arrays import Float32Array
 from merge_advisor.errors import PoolError
 from merge_advisor.json_form import digest_of
 from merge_advisor.plain_text import short_name
-from merge_advisor.weights.files import FileError, Hashes, file_digest, read_json
+from merge_advisor.weights.files import FileError, Hashes, file_digest, finite, read_json, remembered
 from merge_advisor.weights.naming import EMBEDDINGS, HEADS, Shapes, find_parameter
 from merge_advisor.weights.parameter_map import BaseShapes
 from merge_advisor.weights.quantised import quantisation
@@ -38,7 +38,7 @@ def config_meaning(config: Mapping[str, Any]) -> dict[str, Any]:
     Args:
         config: config.json.
     """
-    return {key: value for key, value in config.items() if key not in _VOLATILE}
+    return {key: finite(value) for key, value in config.items() if key not in _VOLATILE}
 
 
 def check_checkpoint(folder: Path, base_config: Mapping[str, Any], base_shapes: Shapes) -> Located:
@@ -213,12 +213,11 @@ def check_checkpoint_values(folder: Path, located: Located, base_path: Path, bas
     """
     try:
         key = f"values|{digest_of(weights_digests(located, hashes))}|{base_digest}"
-        if key not in hashes:
-            hashes[key] = _bad_values(read_checkpoint_delta(folder, base_path), located)
+        bad = remembered(hashes, key, lambda: _bad_values(read_checkpoint_delta(folder, base_path), located))
     except FileError as error:
         raise PoolError(str(error)) from error
-    if hashes[key]:
-        raise PoolError(hashes[key])
+    if bad:
+        raise PoolError(bad)
 
 
 def _bad_values(delta: WeightDelta, located: Located) -> str:

@@ -7,15 +7,14 @@ base has moved. transformers knows how to load them; here the same conversion is
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from merge_advisor.errors import BaseModelError
+from merge_advisor.weights.by_transformers import build_skeleton
 
 if TYPE_CHECKING:
     import torch
@@ -130,111 +129,6 @@ class BaseShapes(dict[str, tuple[int, ...]]):
         """
         place = self.places.get(name)
         return place.module if place is not None and place.module else name.removesuffix(".weight")
-
-
-def build_skeleton(folder: Path) -> Any:
-    """Return the transformers model of a folder's config.json on the meta device: names and shapes, no numbers.
-
-    Args:
-        folder: of config.json.
-
-    Raises:
-        BaseModelError: transformers cannot build it.
-    """
-    import torch
-
-    with _naming_base(folder), torch.device("meta"):
-        config = read_config(folder)
-        return model_class(config).from_config(config, trust_remote_code=False)
-
-
-def model_class_of(folder: Path) -> Any:
-    """Return the transformers class that loads the model of a folder, see `model_class`.
-
-    Args:
-        folder: of config.json.
-
-    Raises:
-        BaseModelError: transformers does not know its config.json.
-    """
-    with _naming_base(folder):
-        return model_class(read_config(folder))
-
-
-def read_config(folder: Path) -> Any:
-    """Return the transformers configuration of a folder's config.json; code that lies beside it is never run.
-
-    Args:
-        folder: of config.json.
-
-    Raises:
-        OSError: it cannot be read.
-        ValueError: transformers does not know the model.
-        BaseModelError: nor without code that comes with it.
-    """
-    import transformers
-
-    with _running_no_code(folder):
-        return transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-
-
-def read_tokenizer(folder: Path) -> Any:
-    """Return the transformers tokenizer of a folder; code that lies beside it is never run.
-
-    Args:
-        folder: of tokenizer files.
-
-    Raises:
-        OSError: it cannot be read.
-        ValueError: transformers does not know the tokenizer.
-        BaseModelError: nor without code that comes with it.
-    """
-    import transformers
-
-    with _running_no_code(folder):
-        return transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-
-
-@contextmanager
-def _running_no_code(folder: Path) -> Iterator[None]:
-    """Say what transformers' refusal means here; asked without `trust_remote_code=False`, it would ask on stdin."""
-    try:
-        yield
-    except ValueError as error:
-        if "trust_remote_code" not in str(error):
-            raise
-        raise BaseModelError(
-            f"base {folder.name}: comes with Python code of its own (auto_map), which is never run here; give a base "
-            "that transformers has the code of"
-        ) from error
-
-
-@contextmanager
-def _naming_base(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except BaseModelError:
-        raise
-    except Exception as error:  # on a configuration that is wrong in any way, transformers may raise anything
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise BaseModelError(f"base {folder.name}: cannot be loaded ({reason}); check the folder's files") from error
-
-
-def model_class(config: Any) -> Any:
-    """Return the transformers class that loads a language model, or the one around it that also takes images.
-
-    Args:
-        config: the transformers configuration.
-    """
-    import transformers
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
-
-    if getattr(config, "is_encoder_decoder", False):
-        return transformers.AutoModelForSeq2SeqLM
-    kind = type(config)
-    if kind not in MODEL_FOR_CAUSAL_LM_MAPPING and kind in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
-        return transformers.AutoModelForImageTextToText
-    return transformers.AutoModelForCausalLM
 
 
 def map_parameters(model: Any, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, MemoryPlace]:

@@ -6,13 +6,17 @@ keys), so a file that stands for the right update may be a base without a change
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from merge_advisor.weights.adapter import LoraFactors, map_factors, read_weights_header
-from merge_advisor.weights.adapter_config import ADAPTER_CONFIG, is_costly_pattern, read_adapter_config
+from merge_advisor.weights.adapter_config import (
+    ADAPTER_CONFIG,
+    compiled_pattern,
+    is_costly_pattern,
+    read_adapter_config,
+)
 from merge_advisor.weights.files import read_json
 from merge_advisor.weights.naming import HEADS
 from merge_advisor.weights.parameter_map import BaseShapes
@@ -66,11 +70,8 @@ def _picker(config: Mapping[str, Any]) -> Callable[[str], bool] | None:
         return None
     if targets == "all-linear":  # all but the head, which is no layer of the inner model
         return lambda module: "." in module
-    try:
-        pattern = re.compile(targets)
-    except (re.error, RecursionError):
-        return None
-    return lambda module: pattern.fullmatch(module) is not None
+    pattern = compiled_pattern(targets)
+    return None if pattern is None else lambda module: pattern.fullmatch(module) is not None
 
 
 def _same_scales(placed: Mapping[str, LoraFactors], modules: Mapping[str, str], config: Mapping[str, Any]) -> bool:

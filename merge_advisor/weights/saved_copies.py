@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from merge_advisor.errors import PoolError
 from merge_advisor.plain_text import short_name
 from merge_advisor.weights.adapter_config import NotPlainLoraError
-from merge_advisor.weights.files import FileError, Hashes, file_digest
+from merge_advisor.weights.files import FileError, Hashes, file_digest, remembered
 from merge_advisor.weights.naming import EMBEDDINGS, HEADS, find_parameter
 from merge_advisor.weights.tensorfile import Located, TensorInfo, open_folder, read_tensor
 
@@ -52,16 +52,20 @@ def check_copies(path: Path, header: Mapping[str, TensorInfo], base: Path, base_
         return
     try:
         memo = f"copied rows|{file_digest(path, hashes)}|{base_digest}"
-        if memo not in hashes:
-            ours = open_folder(base)
-            hashes[memo] = next((key for key, name in names.items() if not _same(path, header[key], ours, name)), "")
+        other = remembered(hashes, memo, lambda: _first_other(path, header, names, base))
     except FileError as error:
         raise PoolError(str(error)) from error
-    if hashes[memo]:
+    if other:
         raise NotPlainLoraError(
-            f"{path.name}: holds {short_name(hashes[memo])}, which is not the base's: it was trained or resized along; "
+            f"{path.name}: holds {short_name(other)}, which is not the base's: it was trained or resized along; "
             "merge it into its base and list it as a checkpoint"
         )
+
+
+def _first_other(path: Path, header: Mapping[str, TensorInfo], names: Mapping[str, str], base: Path) -> str:
+    """The first of these tensors that is another than the base's; "" where there is none."""
+    ours = open_folder(base)
+    return next((key for key, name in names.items() if not _same(path, header[key], ours, name)), "")
 
 
 def _same(path: Path, info: TensorInfo, located: Located, name: str) -> bool:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -20,11 +21,9 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from merge_advisor.limits import HEADER_BYTES, TENSORS
 from merge_advisor.regular_files import open_regular
 from merge_advisor.weights.files import FileError, read_json
-
-_HEADER_LIMIT = 100_000_000
-"""Largest header the format allows, in bytes."""
 
 SIZES = {
     "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1, "C64": 8,
@@ -93,18 +92,27 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
         Where each tensor lies, by its name.
 
     Raises:
-        TensorFileError: absent, cut short, not this format, or offsets that do not cover the data exactly.
+        TensorFileError: absent, cut short, not this format, offsets that do not cover the data exactly, or a header or
+            a number of tensors beyond `HEADER_BYTES` and `TENSORS`.
     """
     try:
         size = path.stat().st_size
         with open_regular(path) as stream:
             prefix = stream.read(8)
             length = int.from_bytes(prefix, "little")
-            if len(prefix) < 8 or length > min(size - 8, _HEADER_LIMIT):
+            if len(prefix) < 8 or length > size - 8:
                 raise TensorFileError(f"{path.name}: cut short or no safetensors file ({size} bytes); fetch it again")
+            if length > HEADER_BYTES.most:
+                remedy = f"fetch it again; if it is right, {HEADER_BYTES.remedy(length)}"
+                raise TensorFileError(f"{path.name}: its header has {HEADER_BYTES.over}; {remedy}")
             text = stream.read(length)
     except OSError as error:
         raise TensorFileError(f"{path.name}: cannot be read ({error.strerror}); check the folder") from error
+    # before they are made: each becomes a hundred times as many bytes as it takes in the file
+    if (described := text.count(b'"data_offsets"')) > TENSORS.most:
+        raise TensorFileError(
+            f"{path.name}: holds {TENSORS.over} tensors; save it in shards, or {TENSORS.remedy(described)}"
+        )
     try:
         entries = json.loads(text.decode("utf-8"), object_pairs_hook=_no_repeats)
         if not isinstance(entries, dict):
@@ -223,6 +231,29 @@ def write_tensor_header(stream: BinaryIO, tensors: Mapping[str, tuple[str, tuple
     text += b" " * (-len(text) % 8)  # readers map the data: it begins at a multiple of 8 bytes
     stream.write(len(text).to_bytes(8, "little") + text)
     return place
+
+
+def save_arrays(tensors: Mapping[str, NDArray[Any]], path: Path) -> None:
+    """Write arrays to a file as the safetensors package does, which says of a full disk what the system says.
+
+    Args:
+        tensors: by name.
+        path: the file.
+
+    Raises:
+        OSError: no permission, or no room.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import save_file
+
+    try:
+        save_file(dict(tensors), path, metadata={"format": "pt"})
+    except SafetensorError as error:
+        # the package has no error of the system: it stands in its text
+        found = re.search(r"os error ([0-9]+)", str(error))
+        if found is None:
+            raise
+        raise OSError(int(found[1]), os.strerror(int(found[1]))) from error
 
 
 def write_shard_index(folder: Path, files: Mapping[str, str], size: int) -> None:

@@ -72,7 +72,7 @@ def _post_processor(path: Path) -> Any:
         text = read_regular_text(path)
         begins = re.search(r'"post_processor"\s*:\s*', text)
         return json.JSONDecoder().raw_decode(text, begins.end())[0] if begins else None
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
 
 
@@ -80,8 +80,9 @@ def _begins(processor: Any) -> bool:
     if not isinstance(processor, dict):
         return False
     if processor.get("type") == "Sequence":
-        return any(map(_begins, processor.get("processors", ())))
+        parts = processor.get("processors")
+        return any(map(_begins, parts if isinstance(parts, list) else ()))
     single = processor.get("single")
     if processor.get("type") == "TemplateProcessing" and isinstance(single, list) and single:
-        return "SpecialToken" in single[0]
+        return isinstance(single[0], dict) and "SpecialToken" in single[0]
     return processor.get("type") in ("BertProcessing", "RobertaProcessing")

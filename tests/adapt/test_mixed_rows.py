@@ -62,8 +62,11 @@ def test_a_gradient_is_that_of_each_row_by_its_own_kind_and_task(session: Sessio
     with session:
         meter, start = session.meter, WeightedMerge(((session.pool.candidates[0], 0.5),))
         kinds = adapting.kinds_of([MIXED, plain], "auto")
-        weights = row_weights([MIXED.shots, plain.shots], (*MIXED.shots, *plain.shots)).tolist()
-        found = adapting._mean_gradient(meter, TARGETS, start, (*MIXED.shots, *plain.shots), (weights, kinds))
+        rows = (*MIXED.shots, *plain.shots)
+        weights = row_weights([MIXED.shots, plain.shots], rows)
+        found = adapting._mean_gradient(
+            rows, weights, kinds, lambda part, kind: meter.gradient(part, TARGETS, start, kind)
+        )
         by_choices = meter.gradient(MIXED.shots[:-1], TARGETS, start, "choices")[TARGETS[0]]
         of_one, of_others = (meter.gradient(rows, TARGETS, start)[TARGETS[0]] for rows in ((FREE,), plain.shots))
         wanted = (3 / 4 * by_choices + 1 / 4 * of_one + of_others) / 2

@@ -406,7 +406,7 @@ def test_the_weights_of_one_task_leave_means_and_requests_as_they_were() -> None
     losses = np.random.default_rng(0).random(len(ROWS))
     assert world.bench.mean(losses) == float(losses.mean())
     request = ShotsAlone().request(world.bench, folds_of(world.bench.tasks, 4)[0])
-    assert request.digest == replace(request, weights=()).digest != replace(request, weights=(0.75, 0.25)).digest
+    assert request.weights == () and request.digest != replace(request, weights=(0.75, 0.25)).digest
 
 
 def test_one_prompt_cannot_show_several_tasks() -> None:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from merge_advisor.formats.compare_models import differences
 from merge_advisor.formats.full_model import write_full_model
 from merge_advisor.weights.adapter import read_adapter
 from merge_advisor.weights.base import resolve_base
+from merge_advisor.whole_files import whole_folder
 from tests.support.merges import by_plain_peft, weights_of
 from tests.support.task_files import write_task
 
@@ -69,8 +71,11 @@ def test_another_model_of_mergekits_is_refused_and_removed(
 ) -> None:
     from merge_advisor.formats import run_mergekit
 
-    def drops_everything(text: str, out: Path, *, threads: int | None) -> None:
-        write_full_model(tiny_llama, {}, out)
+    def drops_everything(text: str, out: Path, *, threads: int | None, finish: Callable[[Path], object]) -> None:
+        write_full_model(tiny_llama, {}, place / "dropped")
+        with whole_folder(out) as partial:
+            shutil.copytree(place / "dropped", partial, dirs_exist_ok=True)
+            finish(partial)
 
     monkeypatch.setattr(run_mergekit, "run_mergekit", drops_everything)
     with pytest.raises(ExternalError, match=r"another model: \d+ of \d+ weights differ, .* by 100\.0% of its change"):

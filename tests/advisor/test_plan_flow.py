@@ -76,3 +76,22 @@ def test_the_planned_merge_is_carried_out_once(
     monkeypatch.setattr(pool_weights.PoolWeights, "_composed", composed)
     make(tmp_path, tiny_llama, tiny_pool)
     assert len(made) == 1
+
+
+def test_choosing_tells_how_far_it_is_and_nothing_where_all_is_stored(
+    tmp_path: Path, tiny_llama: Path, tiny_pool: Path
+) -> None:
+    task = write_task(tmp_path / "even.jsonl")
+
+    def told(run: str) -> list[tuple[int, int]]:
+        steps: list[tuple[str, int, int]] = []
+        ma.plan(
+            task, pool=tiny_pool, base=str(tiny_llama), out=tmp_path / run, scored=False, cache=tmp_path / "cache",
+            options=PlanOptions(k=2, adaptation="none", finetune=FAST), progress=lambda *step: steps.append(step),
+        )  # fmt: skip
+        return [(done, total) for what, done, total in steps if what == "choosing"]
+
+    steps = told("first")
+    assert len(steps) > 3 and steps == sorted(steps)
+    assert len({total for _, total in steps}) == 1 and steps[-1][0] == steps[-1][1]
+    assert told("second") == []

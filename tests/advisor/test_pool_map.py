@@ -5,7 +5,8 @@ import pytest
 
 from merge_advisor.advisor.planning.pool_map import FITTED, pool_map
 from merge_advisor.report.maps import similarity_map
-from merge_advisor.types import Deltas, Selection, Space
+from merge_advisor.spaces import Deltas, Space
+from merge_advisor.types import Selection
 from tests.support.pages import check
 
 

@@ -13,7 +13,7 @@ from merge_advisor.advisor import PlanOptions
 from merge_advisor.advisor.measuring.prompted_model import PromptedModel
 from merge_advisor.advisor.planning.dry_run import describe_plan
 from merge_advisor.advisor.planning.sources import read_sources
-from merge_advisor.errors import TaskError
+from merge_advisor.errors import BaseModelError, TaskError
 from merge_advisor.options import FinetuneSettings
 
 LONG = "0 " * 700
@@ -86,6 +86,25 @@ def test_a_system_prompt_that_the_chat_template_refuses(tmp_path: Path, tiny_lla
     file.write_text("\n".join(json.dumps({"messages": turns}) for turns in chats))
     for run in both(file, base, tiny_pool, PlanOptions(template="chat")):
         with pytest.raises(TaskError, match=r"chats.jsonl:7: .*System role not supported.*drop the row or its system"):
+            run()
+
+
+@pytest.mark.parametrize(
+    ("name", "broken"),
+    [
+        ("tokenizer.json", lambda kept: {"version": "1.0"}),
+        # no context is named, so transformers is asked
+        ("config.json", lambda kept: {**kept, "max_position_embeddings": None, "rms_norm_eps": "small"}),
+    ],
+)
+def test_a_base_whose_files_transformers_cannot_read_is_one_line(
+    name: str, broken: Callable[[Any], Any], tmp_path: Path, tiny_llama: Path, tiny_pool: Path
+) -> None:
+    base, file = shutil.copytree(tiny_llama, tmp_path / "base"), tmp_path / "long.jsonl"
+    (base / name).write_text(json.dumps(broken(json.loads((base / name).read_text()))))
+    file.write_text("\n".join(json.dumps({"input": f"say {n}", "output": LONG + str(n)}) for n in range(30)))
+    for run in both(file, base, tiny_pool, PlanOptions()):
+        with pytest.raises(BaseModelError, match=r"base base: cannot be loaded \(.*\); check the folder's files"):
             run()
 
 

@@ -247,7 +247,7 @@ def test_killed_while_it_writes_the_run_is_the_plans(
         return call
 
     with monkeypatch.context() as patched:
-        for name in ("write_text", "_remove"):
+        for name in ("write_text", "discard"):
             patched.setattr(tuned_folder, name, stopping(getattr(tuned_folder, name)))
         with pytest.raises(KeyboardInterrupt):
             tune(run, place)

@@ -272,7 +272,7 @@ def test_a_finetune_that_diverges_says_so(llama: Backbone) -> None:
     with pytest.raises(InputError, match="below 1"):
         FinetuneSettings(epochs=0)
     for wrong in ({"steps": 0}, {"lr": float("nan")}, {"lr": float("inf")}, {"alpha": float("nan")}):
-        with pytest.raises(InputError, match="give positive ones"):
+        with pytest.raises(InputError, match="give positive, smaller ones"):
             FinetuneSettings(**wrong)
 
 

@@ -102,7 +102,7 @@ def test_equal_devices_hold_alike() -> None:
 
 
 def test_the_map_of_every_architecture_covers_it(tmp_path: Path, tiny_llama: Path, tiny_t5: Path) -> None:
-    from merge_advisor.weights.parameter_map import build_skeleton
+    from merge_advisor.weights.by_transformers import build_skeleton
 
     built = [build_model(name, tmp_path / name) for name in ARCHITECTURES if "inner" not in name]
     for path in (tiny_llama, tiny_t5, *built):

@@ -1,11 +1,11 @@
 """Where a base is computed, in what, with how many threads; and what happens where memory runs out."""
 
-import os
 import platform
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 
@@ -21,7 +21,7 @@ from merge_advisor.backbone.losses import row_losses
 from merge_advisor.backbone.memory import memory_needed, within_memory
 from merge_advisor.backbone.model import Backbone, load_backbone
 from merge_advisor.backbone.shapes import LoraShape
-from merge_advisor.backbone.trainable import TrainableLora
+from merge_advisor.backbone.trainable_lora import TrainableLora
 from merge_advisor.errors import BaseModelError
 from merge_advisor.machine_options import Machine
 from merge_advisor.options import FinetuneSettings
@@ -48,7 +48,8 @@ def machine_with(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: bf16)
         monkeypatch.setattr(torch.backends.mps, "is_available", lambda: "mps" in there)
         monkeypatch.setattr(torch.xpu, "is_available", lambda: "xpu" in there)
-        monkeypatch.setattr(os, "getloadavg", lambda: (load, load, load))
+        monkeypatch.setattr(psutil, "cpu_percent", lambda interval: 100 * load / found)
+        monkeypatch.setattr(psutil, "cpu_count", lambda: found)
         monkeypatch.setattr(devices, "cores", lambda: found)
 
     return build

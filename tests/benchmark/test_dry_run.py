@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from merge_advisor import registry
+from merge_advisor.advisor.planning.choosing_cost import choosing_cost
 from merge_advisor.benchmark.running.bench_run import measure_setup
 from merge_advisor.benchmark.running.dry_run import bench_passes, describe_bench, finetune_forwards, spent_by
 from merge_advisor.benchmark.running.units import result_keys
@@ -65,6 +66,18 @@ def test_with_everything_there(tmp_path: Path, tiny_llama: Path, tiny_pool: Path
     assert (
         chance["passes"]["score"] == 5 * 3 * (2 * 2 + 6) and chance["passes"]["choose and tune"] == 3 * 4 * scale * rows
     )
+
+
+def test_a_strategy_is_counted_once_whatever_the_draws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def counted(strategy: str, *of: Any) -> Any:
+        asked.append(strategy)
+        return choosing_cost(strategy, *of)
+
+    monkeypatch.setattr("merge_advisor.benchmark.running.dry_run.choosing_cost", counted)
+    told = describe_bench(write_world(tmp_path, draws={"shots": 20, "selections": 20}))
+    assert told["results"] > 10_000 and len(asked) == 3  # the arm that matches another's cost asks for that one's
 
 
 def test_a_wrong_setup_is_refused_all_the_same(tmp_path: Path) -> None:

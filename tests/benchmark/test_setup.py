@@ -63,6 +63,12 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         "goes with no tuner, shots_lora or match"),
     "a seen share of all": ({"tasks": SETUP["tasks"] | {"seen": 1.0}}, "tasks.seen"),
     "one shot": ({"tasks": SETUP["tasks"] | {"shots": 1}}, "tasks.shots: 1"),
+    "draws beyond counting": ({"draws": {"shots": 10**12}}, "draws.shots: 1000000000000 is too many"),
+    "k beyond counting": ({"k": [2, 10**9]}, "k: 1000000000 is too many"),
+    "trials beyond counting": (
+        {"arms": arms({"name": "two", "strategy": "text", "tuner": {"sampler": "tpe", "trials": 10**9}})},
+        "give 1 to 100000"),
+    "epochs beyond counting": ({"finetune": {"epochs": 10**10}}, r"above 10\^9"),
     "no draws": ({"draws": {"shots": 0}}, "draws.shots: 0"),
     "a gain of nothing": ({"smallest_gain": 0.0}, "smallest_gain"),
     "a finetune setting": ({"finetune": {"learning_rate": 1.0}}, "finetune.learning_rate is unknown"),
@@ -92,7 +98,7 @@ def test_shots_lora_needs_rows_it_was_not_trained_on(tmp_path: Path) -> None:
         read_setup(write_world(tmp_path, **changed))
 
 
-@pytest.mark.parametrize("text", ["[1, 2]", "a: &x 1\nb: *x", "a: [", "\0", ""])
+@pytest.mark.parametrize("text", ["[1, 2]", "a: &x 1\nb: *x", "a: [", "\0", "", "2001-01-01: 1", "? [a]\n: 1"])
 def test_what_is_no_setup_is_one_line(text: str, tmp_path: Path) -> None:
     path = tmp_path / "setup.yaml"
     path.write_text(text)

@@ -283,6 +283,7 @@ def test_doctor(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch:
 def test_progress_is_silent_where_nobody_looks(capsys: pytest.CaptureFixture[str]) -> None:
     progress = progress_reporter("auto")
     progress("embedding", 1, 2)
+    progress.announce("found")
     progress.finish()
     assert capsys.readouterr().err == ""
     progress = progress_reporter("always")

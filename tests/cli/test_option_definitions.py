@@ -101,7 +101,7 @@ def test_a_key_of_the_settings_has_one_type() -> None:
     known = setting_options(all_parts())
     assert set(known) == {
         "base", "pool", "template", "cache", "store", "offline", "device", "dtype", "threads", "strategy", "k", "shots",
-        "composition", "rank", "seed", "embedding", "guard", "choose_by", "adaptation",
+        "composition", "rank", "seed", "embedding", "guard", "choose_by", "adaptation", "hub",
     }  # fmt: skip
     for part in all_parts():
         for item in options_of(part):

@@ -175,16 +175,32 @@ def test_a_dry_run_makes_nothing(folder: Path, capsys: pytest.CaptureFixture[str
 
 def test_a_dry_run_says_what_it_unpacked(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "packed").mkdir()
-    shutil.make_archive(str(folder / "packed" / "one"), "zip", folder / "adapters" / "a0")
     dry = [*PLAN.split(), "--pool", "packed", "--k", "1", "--out", "new", "--dry-run"]
-    for said in (f"nothing was written but copies that the plan needs as well, 1 in {folder / 'cache'}\n", "written\n"):
-        assert main(dry) == 0
-        assert capsys.readouterr().out.endswith(said)
+    copied = f"nothing was written but copies that the command needs as well, 1 in {folder / 'cache'}\n"
+    for name in ("a0", "a1"):  # the second one too, beside what is there already
+        shutil.make_archive(str(folder / "packed" / name), "zip", folder / "adapters" / name)
+        for said in (copied, "nothing was written\n"):
+            assert main(dry) == 0
+            assert capsys.readouterr().out.endswith(said)
+
+
+def test_a_dry_run_of_tune_says_it_too(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "packed").mkdir()
+    adapters = sorted(path for path in (folder / "adapters").iterdir() if path.is_dir())
+    for path in adapters:
+        shutil.make_archive(str(folder / "packed" / path.name), "zip", path)
+    assert main("tune run --pool packed --trials 1 --no-score --dry-run".split()) in (0, 3)
+    said = f"nothing was written but copies that the command needs as well, {len(adapters)} in {folder / 'cache'}\n"
+    assert capsys.readouterr().out.endswith(said)
 
 
 @pytest.mark.parametrize(
-    ("text", "said"), [("k = " + "9" * 5000, "not TOML ("), ("k = " + "[" * 50_000 + "]" * 50_000, "nested too deep")]
-)
+    ("text", "said"),
+    [
+        ("k = " + "9" * 5000, "not TOML ("), ("k = " + "[" * 50_000 + "]" * 50_000, "nested too deep"),
+        ('store = "a\\u0000b"', "holds a zero"), (f'k = "{"x" * 100_000}"', " … "),
+    ],
+)  # fmt: skip
 def test_settings_that_break_a_reader_are_one_line(
     text: str, said: str, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

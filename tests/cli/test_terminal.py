@@ -28,6 +28,8 @@ for done in range(3):
     progress("scoring [bold]x[/bold]", done, 2)
 progress("writing", 0, 1)
 progress("writing", 1, 1)
+progress.announce("found [b]a[/b]")
+progress("scoring", 0, 1)
 progress.finish()
 """
 
@@ -69,6 +71,7 @@ def test_a_bar_shows_how_far_a_step_is() -> None:
     code, text = on_a_terminal("-c", PROGRESS)
     assert code == 0, text
     assert "scoring [bold]x[/bold]" in text and "2/2" in text and "writing" in text and "1/1" in text
+    assert text.index("1/1") < text.index("found [b]a[/b]\n") < text.rindex("scoring")
 
 
 def test_show_fits_the_terminal() -> None:
@@ -87,6 +90,8 @@ def test_a_plan_on_a_terminal(example_world: Path, tmp_path: Path) -> None:
     )  # fmt: skip
     assert code == 0, text
     assert "[red]t" in text and "verdict:" in text and "──" in text and "anchor" in text
+    # who waits for the scores sees what was chosen
+    assert text.index("chosen, before") < text.index("anchor ") < text.index("scoring [red]t") < text.index("verdict:")
 
 
 def test_piped_results_are_plain_text() -> None:

@@ -15,7 +15,7 @@ from merge_advisor.backbone.place import placed
 from merge_advisor.embeddings import PROBES
 from merge_advisor.embeddings.activations import DeltaActivations
 from merge_advisor.errors import BaseModelError, SpaceMismatchError
-from merge_advisor.types import Space, same_space
+from merge_advisor.spaces import Space, same_space
 from merge_advisor.weights.adapter import read_adapter
 from tests.support.architectures import ARCHITECTURES, build_model
 from tests.support.models import parameter_shapes, write_lora

@@ -13,7 +13,8 @@ from merge_advisor.compose.truncate import truncate
 from merge_advisor.errors import InputError
 from merge_advisor.formats import ModelPlaces, formats_of
 from merge_advisor.formats.lorahub import parse_lorahub
-from merge_advisor.formats.mergekit import MergekitFormat, mergekit_config, names_folders_only, parse_mergekit
+from merge_advisor.formats.mergekit import MergekitFormat, mergekit_config
+from merge_advisor.formats.mergekit_schema import names_folders_only, parse_mergekit
 from merge_advisor.formats.peft import PeftFormat, task_type
 from tests.support.merges import (
     assert_same_weights,

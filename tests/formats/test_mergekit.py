@@ -16,7 +16,8 @@ from merge_advisor.arrays import Float32Array
 from merge_advisor.errors import ExternalError, InputError, RunError
 from merge_advisor.formats import ModelPlaces
 from merge_advisor.formats.full_model import write_full_model
-from merge_advisor.formats.mergekit import MergekitFormat, mergekit_config, parse_mergekit, to_yaml
+from merge_advisor.formats.mergekit import MergekitFormat, mergekit_config
+from merge_advisor.formats.mergekit_schema import parse_mergekit, to_yaml
 from merge_advisor.formats.peft import PeftFormat
 from merge_advisor.formats.run_mergekit import run_mergekit
 from merge_advisor.types import Recipe

@@ -1,5 +1,6 @@
 """Adapters trained beside another vocabulary than the base's: rows of both count, and what PEFT saves twice is one."""
 
+import json
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,8 @@ from merge_advisor.advisor.runs.renderings import _copied, _needs_copy
 from merge_advisor.backbone.model import load_backbone
 from merge_advisor.backbone.place import placed
 from merge_advisor.errors import PoolError
-from merge_advisor.pool.candidate import examine_candidate, needs_peft
+from merge_advisor.pool.candidate import examine_candidate
+from merge_advisor.pool.fitted_rows import fitted_adapter
 from merge_advisor.pool.merged_by_peft import PeftMerges
 from merge_advisor.pool.sources import FoundModel
 from merge_advisor.types import Candidate
@@ -21,7 +23,7 @@ from merge_advisor.weights.base import LocalBase, resolve_base
 from merge_advisor.weights.hub import Snapshot
 from merge_advisor.weights.opened import read_candidate
 from tests.support.models import build_tokenizer
-from tests.support.peft_adapters import ATTENTION, in_this_process, peft_logits
+from tests.support.peft_adapters import ATTENTION, in_this_process, needs_peft, peft_logits
 
 ROWS = 320
 
@@ -77,7 +79,7 @@ def resized(base: Path, folder: Path, more: int, config: Any, *, save: Any = "au
 
 def opened(folder: Path, base: LocalBase, cache: Path) -> Candidate:
     merges = PeftMerges(base, cache, {}, run=in_this_process)
-    if needs_peft(folder, base, {}):
+    if needs_peft(folder, base):
         merges.prepare([folder])
     return examine_candidate(FoundModel(folder.name, folder), Snapshot(folder, ""), base, {}, merges)
 
@@ -178,10 +180,6 @@ def test_other_programs_are_given_the_form_that_peft_loads(untied: LocalBase, tm
 
 
 def test_half_precision_and_other_tensors_stay_as_they_are(untied: LocalBase, tmp_path: Path) -> None:
-    import json
-
-    from merge_advisor.pool.fitted_rows import fitted_adapter
-
     folder, target = tmp_path / "x", tmp_path / "target"
     for place in (folder, target):
         place.mkdir()
@@ -194,6 +192,16 @@ def test_half_precision_and_other_tensors_stay_as_they_are(untied: LocalBase, tm
     assert np.array_equal(found[key], tensors[key][:ROWS]) and found[key].dtype == np.float16
     assert np.array_equal(found["other"], tensors["other"])
     assert json.loads((target / "adapter_config.json").read_text()) == {"r": 4}
+
+
+@pytest.mark.parametrize("shape", [(), (4,), (2, 2, 2)])
+@pytest.mark.parametrize("part", ["lora_embedding_A", "weight", "token_adapter.trainable_tokens_delta"])
+def test_what_is_no_matrix_is_left_for_peft_to_refuse(
+    part: str, shape: tuple[int, ...], untied: LocalBase, tmp_path: Path
+) -> None:
+    tensors = {f"base_model.model.model.embed_tokens.{part}": np.ones(shape, np.float32)}
+    save_file(tensors, tmp_path / "adapter_model.safetensors")
+    assert fitted_adapter(tmp_path, {"trainable_token_indices": [3, ROWS]}, untied, tmp_path) is None
 
 
 @pytest.mark.parametrize("dora", [False, True])

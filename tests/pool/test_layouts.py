@@ -116,16 +116,19 @@ def hostile(archive: Path, how: str) -> None:
         ("hard link", "is a link or a device"),
         ("zip link", "is a link or a device"),
         ("device", "is a link or a device"),
-        ("bomb", "unpacks to more than 1 MiB"),
+        ("bomb", "unpacks to more than archive_bytes, 1 MiB; .*set MERGE_ADVISOR_LIMITS=archive_bytes=2MiB"),
         ("damaged", "cannot be unpacked"),
     ],
 )
-def test_a_hostile_archive_leaves_nothing_behind(tmp_path: Path, how: str, reason: str) -> None:
+def test_a_hostile_archive_leaves_nothing_behind(
+    tmp_path: Path, how: str, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MERGE_ADVISOR_LIMITS", "archive_bytes=1MiB")
     (tmp_path / "in").mkdir()
     hostile(tmp_path / "in" / "x.tar", how)
     (archive,) = (tmp_path / "in").iterdir()
     with pytest.raises(PoolError, match=reason) as caught:
-        unpacked(archive, tmp_path / "cache", {}, largest=2**20)
+        unpacked(archive, tmp_path / "cache", {})
     assert str(caught.value).startswith(archive.name)
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == [archive]
 

@@ -14,7 +14,7 @@ from merge_advisor.backbone.model import load_backbone
 from merge_advisor.backbone.place import placed
 from merge_advisor.errors import PoolError
 from merge_advisor.pool import open_pool, peft_child
-from merge_advisor.pool.candidate import examine_candidate, needs_peft
+from merge_advisor.pool.candidate import examine_candidate
 from merge_advisor.pool.merged_by_peft import PeftMerges
 from merge_advisor.pool.sources import FoundModel
 from merge_advisor.types import Candidate
@@ -32,6 +32,7 @@ from tests.support.peft_adapters import (
     in_this_process,
     logits,
     make_adapter,
+    needs_peft,
     peft_logits,
 )
 
@@ -42,7 +43,7 @@ QUICK = {"dora", "modules_to_save", "ia3"}
 def opened(folder: Path, base: LocalBase, cache: Path) -> Candidate:
     """The candidate in a folder, merged by PEFT."""
     merges = PeftMerges(base, cache, {}, run=in_this_process)
-    assert needs_peft(folder, base, {})
+    assert needs_peft(folder, base)
     merges.prepare([folder])
     return examine_candidate(FoundModel(folder.name, folder), Snapshot(folder, ""), base, {}, merges)
 
@@ -305,7 +306,7 @@ def test_what_is_no_change_of_weights_is_refused_before_anything_starts(
     base: LocalBase, tmp_path: Path, kind: str
 ) -> None:
     folder = write_lora(tmp_path / "x", LLAMA_MODULES, peft_type=kind)
-    assert not needs_peft(folder, base, {})
+    assert not needs_peft(folder, base)
     with pytest.raises(PoolError, match=f"{kind} .* is no change of the base's weights .* train it as LoRA"):
         open_pool(folder, base, cache=tmp_path / "cache")
 

@@ -260,6 +260,11 @@ def test_a_pool_yaml_beside_the_folders(pool: Path, base: LocalBase) -> None:
         ("version: 1\na: &a [x, x]\nmodels: [*a, *a]", r"line 3: .*aliases \(\*\) are not read"),
         ("version: 1\nmodels: " + "[" * 100_000 + "]" * 100_000, "line 2: .*nested too deep"),
         ("version: 1\nbase: 2024-99-99", "a bad value"),
+        ("version: 1\nbase: !!timestamp x", "a bad value"),
+        ("version: 1\nbase: !!int ''", "a bad value"),
+        ("version: 1\nbase: !!bool maybe", "a bad value"),
+        ("version: 0x" + "f" * 5000, "line 1: .*a number of too many digits"),
+        ("version: 1\nbase: " + ":".join(["59"] * 100_000), "line 2: .*a number of too many digits"),
         ("version: 1\nmodels: " + "[" * 5000, "not YAML"),
     ],
 )

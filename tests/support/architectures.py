@@ -96,7 +96,7 @@ def build_model(name: str, folder: Path, seed: int = 0) -> Path:
     import torch
     from safetensors.torch import load_file, save_file
 
-    from merge_advisor.weights.parameter_map import model_class
+    from merge_advisor.weights.by_transformers import model_class
 
     torch.manual_seed(seed)
     tokenizer = build_tokenizer()

@@ -109,6 +109,25 @@ LLAMA_MODULES = {
 }
 
 
+def build_pool(root: Path) -> Path:
+    """Write six adapters of the tiny Llama in two families: in a family, a shared part plus a little of one's own."""
+    for number, family in enumerate("ab"):
+        shared = np.random.default_rng(100 + number)
+        parts = {
+            name: (shared.normal(0, 0.3, (4, width)), shared.normal(0, 0.3, (out, 4)))
+            for name, (out, width) in LLAMA_MODULES.items()
+        }
+        for index in range(3):
+            own = np.random.default_rng(10 * number + index)
+            modules = {
+                name: (a + own.normal(0, 0.06, a.shape), b + own.normal(0, 0.06, b.shape))
+                for name, (a, b) in parts.items()
+            }
+            card = f"---\nlicense: apache-2.0\nbase_model: tiny-llama\n---\nAdapter of family {family}.\n"
+            write_lora(root / f"{family}{index}", modules, card=card)
+    return root
+
+
 T5_MODULES = {
     f"{stack}.block.{layer}.layer.{place}.{block}.{kind}": (32, 32)
     for stack, place, block in (

@@ -7,8 +7,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from merge_advisor.errors import PoolError
 from merge_advisor.pool import peft_child
+from merge_advisor.pool.candidate import examine_candidate
+from merge_advisor.pool.sources import FoundModel
 from merge_advisor.progress import Progress
+from merge_advisor.weights.adapter_config import NotPlainLoraError
+from merge_advisor.weights.base import LocalBase
+from merge_advisor.weights.hub import Snapshot
 
 ATTENTION = ["q_proj", "v_proj"]
 
@@ -76,7 +82,7 @@ def _load(base: Path) -> Any:
     import torch
     import transformers
 
-    from merge_advisor.weights.parameter_map import model_class
+    from merge_advisor.weights.by_transformers import model_class
 
     return model_class(transformers.AutoConfig.from_pretrained(base)).from_pretrained(base, dtype=torch.float32)
 
@@ -89,3 +95,14 @@ def in_this_process(
         base = (Path(asked["base"]), asked["loader"])
         jobs = [(Path(source), Path(target)) for source, target in asked["jobs"]]
         return [peft_child.report_on(base, source, target, asked["parts"]) for source, target in jobs], ""
+
+
+def needs_peft(folder: Path, base: LocalBase) -> bool:
+    """Whether a folder holds an adapter that is more than plain LoRA, and that PEFT may be able to merge."""
+    try:
+        examine_candidate(FoundModel(folder.name, folder), Snapshot(folder, ""), base, {})
+    except NotPlainLoraError:
+        return True
+    except PoolError:
+        return False
+    return False

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from merge_advisor.errors import MergeAdvisorError, OfflineError, TaskError
-from merge_advisor.tasks import data_set_of, data_sets, read_rows
+from merge_advisor.tasks import data_set_of, read_rows
 from merge_advisor.types import Row
 
 ROWS = [{"question": f"{n} + 1?", "answer": str(n + 1)} for n in range(30)]
@@ -60,9 +60,9 @@ def test_of_a_large_split_a_sample_is_taken_and_said(folder: Path, monkeypatch: 
     assert found.notes == ("hf:sums:train: 8 of 30 rows taken, chosen by hash",)
     assert found.rows == read_rows(source, most=8).rows and set(found.rows) <= set(read_rows(source, most=12).rows)
     assert max(int(row.output) for row in found.rows) > 8  # no mere beginning
-    monkeypatch.setattr(data_sets, "MOST_READ", 10)
+    monkeypatch.setenv("MERGE_ADVISOR_LIMITS", "streamed_rows=10")
     cut = read_rows(source, most=8)
-    assert cut.notes == ("hf:sums:train: 8 of the first 10 rows taken, chosen by hash",)
+    assert cut.notes == ("hf:sums:train: 8 of the first 10 rows (streamed_rows) taken, chosen by hash",)
     assert max(int(row.output) for row in cut.rows) <= 10
 
 

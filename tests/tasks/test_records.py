@@ -61,14 +61,18 @@ def test_what_gzip_has_packed_is_unpacked(tmp_path: Path, name: str, text: str) 
     [
         (b"\x28\xb5\x2f\xfd\0\0", "packed with zstd; unpack it and give the file inside"),
         (b"PK\x03\x04\0\0", "a zip archive; unpack it and give the file inside (of a spreadsheet: save it as CSV)"),
-        (gzip.compress(LINES.encode())[:-9], "cannot be unpacked ("),
-        (gzip.compress(b"x" * 2000), "holds more than 0 MiB; unpack it and give a part of it"),
+        (gzip.compress(LINES.encode(), mtime=0)[:-9], "cannot be unpacked ("),
+        (
+            gzip.compress(b"x" * 2000, mtime=0),
+            "holds more than task_bytes, 1 kB; give a part of it, or set MERGE_ADVISOR_LIMITS=task_bytes=2KiB",
+        ),
     ],
+    ids=["zstd", "zip", "cut short", "too large"],
 )
 def test_what_is_packed_otherwise_is_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, raw: bytes, says: str
 ) -> None:
-    monkeypatch.setattr("merge_advisor.tasks.records.MOST_UNPACKED", 1000)
+    monkeypatch.setenv("MERGE_ADVISOR_LIMITS", "task_bytes=1000")
     path = tmp_path / "t.jsonl"
     path.write_bytes(raw)
     with pytest.raises(TaskError) as refused:

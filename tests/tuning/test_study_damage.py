@@ -40,6 +40,14 @@ def test_a_flipped_digit_of_a_trial_is_found(place: StudyPlace) -> None:
         find(place)
 
 
+def test_a_date_that_is_none_is_one_line(place: StudyPlace) -> None:
+    find(place)
+    with sqlite3.connect(place.storage) as file:
+        file.execute("UPDATE trials SET datetime_start = substr(datetime_start, 1, 20) || 'Y'")
+    with pytest.raises(RunError, match=r"study\.sqlite: is damaged \(.*\); begin anew with `force=True`"):
+        find(place)
+
+
 def test_a_study_of_before_there_were_digests_goes_on(place: StudyPlace) -> None:
     found = find(place)
     with sqlite3.connect(place.storage) as file:

@@ -269,7 +269,7 @@ def test_written_adapters_are_the_same_to_peft_and_to_us(
         "model.layers.0.mlp.down_proj.weight": random_update(rng, 12, 1 / 3, (32, 64)),
     }
     folder = tmp_path / "written"
-    write_adapter(folder, delta, base_name="x", task_type="CAUSAL_LM", dtype=dtype, card="A card.\n")
+    write_adapter(folder, delta, base_name="x", task_type="CAUSAL_LM", dtype=dtype, texts={"README.md": "A card.\n"})
     config = json.loads((folder / "adapter_config.json").read_text())
     assert (config["r"], config["lora_alpha"]) == (5, 5)
     assert sorted(config["rank_pattern"].values()) == [1, 12]

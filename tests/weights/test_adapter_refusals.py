@@ -1,5 +1,6 @@
 """Adapters that are more than plain LoRA, or do not fit: refused by name."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from tests.support.models import LLAMA_MODULES, open_base, write_lora
 REFUSED = {
     "DoRA": {"use_dora": True},
     "modules_to_save": {"modules_to_save": ["lm_head"]},
+    "nested too deep": {"x": json.loads("[" * 300 + "]" * 300)},
     "lora_bias": {"lora_bias": True},
     "trained biases": {"bias": "lora_only"},
     "layer_replication": {"layer_replication": [[0, 2], [1, 2]]},
@@ -28,6 +30,7 @@ REFUSED = {
     "KaSA": {"kasa_config": {"x": 1}},
     "peft_type is 'IA3'": {"peft_type": "IA3"},
     "peft_type is 'None'": {"peft_type": None},
+    "peft_type is \"['LORA']\"": {"peft_type": ["LORA"]},
     "init_lora_weights='pissa_niter_4' changed the base": {"init_lora_weights": "pissa_niter_4"},
     "init_lora_weights='olora' changed the base": {"init_lora_weights": "olora"},
     "init_lora_weights='loftq' changed the base": {"init_lora_weights": "loftq"},
@@ -43,6 +46,8 @@ REFUSED = {
     "says 3; correct r or rank_pattern": {"rank_pattern": {"v_proj": 3}},
     "rank_pattern is no object": {"rank_pattern": [4]},
     "is no regular expression": {"alpha_pattern": {"q_proj(": 4}},
+    "'(?i)q_proj' in alpha_pattern is no regular expression": {"alpha_pattern": {"(?i)q_proj": 4}},
+    "'q{99999999999}' in rank_pattern is no regular expression": {"rank_pattern": {"q{99999999999}": 4}},
     "is too costly": {"alpha_pattern": {"(a+)+$": 4}},
 }
 

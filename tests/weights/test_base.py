@@ -11,7 +11,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from merge_advisor.backbone.model import load_backbone
-from merge_advisor.errors import BaseModelError, PoolError
+from merge_advisor.errors import BaseModelError, PoolError, RunError
 from merge_advisor.weights import base as base_module
 from merge_advisor.weights.base import resolve_base
 from merge_advisor.weights.checkpoint import read_checkpoint_delta
@@ -262,7 +262,7 @@ def test_an_interrupted_dequantisation_is_not_used(
 def test_a_cache_that_cannot_be_made(tiny_llama: Path, tmp_path: Path) -> None:
     path = write_gguf(tiny_llama, tmp_path / "tiny.gguf")
     (tmp_path / "cache").write_text("a file in the way")
-    with pytest.raises(BaseModelError, match="cannot be written"):
+    with pytest.raises(RunError, match="cannot be written"):
         resolve_base(str(path), cache=tmp_path / "cache")
 
 
@@ -297,6 +297,9 @@ def test_the_real_gguf_gives_the_folder_it_gave_before(real_base: Path, tmp_path
         ('"rms_norm_eps": NaN', "rms_norm_eps is nan"), ('"rope_theta": 1e999', "rope_theta is inf"),
         ('"text_config": {"x": -Infinity}', "config.json: text_config: x is -inf"),
         ('"hidden_size": "a"', "hidden_size is 'a', no size"), ('"num_hidden_layers": -1', "num_hidden_layers is -1"),
+        ('"vocab_size": {}', "vocab_size is {}, no size"),
+        ('"model_type": ["a"]', "model_type is ['a'], which it cannot be"),
+        ('"text_config": 5', "text_config is 5, which it cannot be"),
         ('"vocab_size": 1.5', "vocab_size is 1.5, no size"), ('"d_model": true', "d_model is True, no size"),
     ],
 )  # fmt: skip
@@ -305,6 +308,24 @@ def test_numbers_that_are_none_are_refused(changes: str, said: str, copy: Path, 
     (copy / "config.json").write_text(f"{text}, {changes}}}")
     with pytest.raises(BaseModelError, match=re.escape(said)):
         resolve_base(str(copy), cache=tmp_path / "cache")
+
+
+class Forgetful(dict[str, str]):
+    """A memo that loses what it is given, as a damaged store may."""
+
+    def __setitem__(self, key: str, value: str) -> None:
+        pass
+
+
+def test_a_memo_that_keeps_nothing_is_no_error(copy: Path, tmp_path: Path) -> None:
+    found = resolve_base(str(copy), cache=tmp_path, hashes=Forgetful())
+    assert found.base.digest == resolve_base(str(copy), cache=tmp_path).base.digest
+
+
+def test_infinity_in_a_list_is_read_as_some_models_have_it(copy: Path, tmp_path: Path) -> None:
+    before = resolve_base(str(copy), cache=tmp_path).base.digest
+    edit(copy / "config.json", time_step_limit=[0.0, float("inf")])
+    assert resolve_base(str(copy), cache=tmp_path).base.digest != before
 
 
 def test_a_configuration_that_transformers_cannot_use_is_one_line(copy: Path) -> None:

@@ -16,9 +16,10 @@ from merge_advisor.weights import parameter_map
 from merge_advisor.weights.adapter import read_adapter
 from merge_advisor.weights.adapter_writing import write_adapter
 from merge_advisor.weights.base import resolve_base
+from merge_advisor.weights.by_transformers import build_skeleton, model_class
 from merge_advisor.weights.checkpoint import read_checkpoint_delta
 from merge_advisor.weights.naming import find_parameter
-from merge_advisor.weights.parameter_map import _SAME, build_skeleton, map_parameters, model_class
+from merge_advisor.weights.parameter_map import _SAME, map_parameters
 from merge_advisor.weights.tensorfile import open_folder, read_tensor
 from merge_advisor.weights.updates import WeightDelta
 from tests.support.architectures import ARCHITECTURES, build_model

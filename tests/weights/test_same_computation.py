@@ -52,8 +52,19 @@ def test_another_save_of_the_same_is_taken(changes: dict[str, Any], tiny_llama: 
     check_same_computation(saved(tiny_llama, tmp_path / "x", changes), tiny_llama)
 
 
-def test_a_configuration_that_cannot_be_read_is_one_line(tiny_llama: Path, tmp_path: Path) -> None:
-    folder = saved(tiny_llama, tmp_path / "x", {"model_type": "no such thing"})
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"model_type": "no such thing"},
+        {"rms_norm_eps": "small"},
+        {"rope_parameters": {"rope_type": "yarn"}},
+        {"quantization_config": 5},
+    ],
+)
+def test_a_configuration_that_cannot_be_read_is_one_line(
+    changes: dict[str, Any], tiny_llama: Path, tmp_path: Path
+) -> None:
+    folder = saved(tiny_llama, tmp_path / "x", changes)
     with pytest.raises(PoolError, match=r"config.json: cannot be read as a model's \(.*\); fetch it again"):
         check_same_computation(folder, tiny_llama)
 

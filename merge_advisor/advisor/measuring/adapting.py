@@ -90,7 +90,10 @@ def adapt_merge(meter: MergeMeter, cache: Path, request: AdaptationRequest) -> A
     tasks = tuple((*task.shots, *task.tuning) for task in request.tasks)
 
     def gradient(merge: WeightedMerge, rows: Sequence[Row]) -> Mapping[str, Float32Array]:
-        return _mean_gradient(meter, request.targets, merge, rows, (row_weights(tasks, rows).tolist(), kinds))
+        def of_part(part: list[Row], kind: LossKind) -> Mapping[str, Float32Array]:
+            return meter.gradient(part, request.targets, merge, kind)
+
+        return _mean_gradient(rows, row_weights(tasks, rows), kinds, of_part)
 
     def moments(merge: WeightedMerge, rows: Sequence[Row]) -> Mapping[str, Float32Array]:
         return meter.input_moments(rows, request.targets, merge)
@@ -115,6 +118,7 @@ def adapt_merge(meter: MergeMeter, cache: Path, request: AdaptationRequest) -> A
         run_choice=_choice(request),
         run_prompted=prompted,
         weights_of=meter.weights.of,
+        unread=meter.weights.unread,
         keep=trainer.keep,
     )
     adaptation: Adaptation = registry.build("adaptation", request.adaptation)
@@ -235,20 +239,23 @@ def _by_kind(
 
 
 def _mean_gradient(
-    meter: MergeMeter, targets: Sequence[str], merge: WeightedMerge, rows: Sequence[Row],
-    weighed: tuple[Sequence[float], Mapping[str, LossKind]],
-) -> Mapping[str, Float32Array]:  # fmt: skip
-    """The gradient of the mean loss of rows of several weights and kinds: a backward pass for all that are alike."""
-    groups: dict[tuple[float, LossKind], list[Row]] = {}
-    for row, weight in zip(rows, weighed[0], strict=True):
-        groups.setdefault((weight, weighed[1].get(row.digest, "loss")), []).append(row)
+    rows: Sequence[Row],
+    weights: Sequence[float],
+    kinds: Mapping[str, LossKind],
+    gradient: Callable[[list[Row], LossKind], Mapping[str, Float32Array]],
+) -> Mapping[str, Float32Array]:
+    """The gradient of the weighted mean loss of rows: one backward pass for all that are alike in weight and kind."""
+    alike: dict[tuple[float, LossKind], list[Row]] = {}
+    for row, weight in zip(rows, weights or [1 / len(rows)] * len(rows), strict=True):
+        alike.setdefault((weight, kinds.get(row.digest, "loss")), []).append(row)
+    if len(alike) == 1:  # a plain mean, to the bit
+        ((_, kind),) = alike
+        return gradient(list(rows), kind)
     summed: dict[str, Float32Array] = {}
-    for (weight, kind), part in groups.items():
-        found = meter.gradient(part, targets, merge, kind)
-        if len(groups) == 1:
-            return found
+    for (weight, kind), part in alike.items():
         share = np.float32(weight * len(part))
-        summed = {name: share * values + summed.get(name, np.float32(0)) for name, values in found.items()}
+        for name, values in gradient(part, kind).items():
+            summed[name] = share * values + summed.get(name, np.float32(0))
     return summed
 
 

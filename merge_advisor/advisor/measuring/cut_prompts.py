@@ -10,6 +10,9 @@ from merge_advisor.types import Row
 if TYPE_CHECKING:
     from merge_advisor.advisor.measuring.meter import MergeMeter
 
+_AT_ONCE = 256
+"""Rows tokenised at once."""
+
 
 def cut_notes(meter: MergeMeter, rows: Sequence[Row]) -> tuple[str, ...]:
     """Return one line about the rows whose prompts are cut, none where all fit.
@@ -28,7 +31,9 @@ def cut_notes(meter: MergeMeter, rows: Sequence[Row]) -> tuple[str, ...]:
         from merge_advisor.backbone.encoding import ROW_TOKENS, context_length
 
         lengths: list[float] = []
-        meter.model.encode(rows, cut=True, on_cut=lambda row, tokens: lengths.append(tokens))
+        for first in range(0, len(rows), _AT_ONCE):  # their ids are not kept: a task may have any number of rows
+            part = rows[first : first + _AT_ONCE]
+            meter.model.encode(part, cut=True, on_cut=lambda row, tokens: lengths.append(tokens))
         return [min(ROW_TOKENS, context_length(meter.model.backbone)), *lengths]
 
     limit, *lengths = meter.memo.remember(["cut prompts", [row.digest for row in rows]], measure)

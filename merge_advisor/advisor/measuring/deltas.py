@@ -13,7 +13,8 @@ from merge_advisor.advisor.measuring.common_disk import absolute_candidate, chec
 from merge_advisor.backbone.devices import dtype_of_weights
 from merge_advisor.errors import BaseModelError, PoolError
 from merge_advisor.json_form import digest_of
-from merge_advisor.types import Candidate, Deltas, RefusedModel, Space
+from merge_advisor.spaces import Deltas, Space
+from merge_advisor.types import Candidate, RefusedModel
 from merge_advisor.weights.updates import is_low_rank
 
 if TYPE_CHECKING:

@@ -5,6 +5,7 @@ Costs are nominal: forward passes over one row, a backward pass counted as two, 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
@@ -163,9 +164,11 @@ class MergeMeter:
         self.memo.hits += len(values) - len(missing)
         if missing:
             self.memo.misses += len(missing)
-            deltas = {index: self.weights.of(candidates[index]) for index in missing}
-            gradient = self.gradient(rows, sorted({name for delta in deltas.values() for name in delta}), merge, kind)
-            for index, delta in deltas.items():
+            # names first, and the numbers of one candidate after the other: a pool may be larger than memory
+            changed = {name for index in missing for name in self.weights.unread(candidates[index])}
+            gradient = self.gradient(rows, sorted(changed), merge, kind)
+            for index in missing:
+                delta = self.weights.of(candidates[index])
                 # minus: the loss falls along -gradient, and a gain is positive where it falls
                 values[index] = -sum(along(delta[name], gradient[name]) for name in delta)
                 self.memo.store.keep_measured(names[index], values[index])
@@ -192,10 +195,7 @@ class MergeMeter:
                     return choice_loss_and_gradient(backbone, self.model.encode_choices(rows), names)[1]
                 return loss_and_gradient(backbone, self.model.encode(rows), names)[1]
 
-        self.model.progress("gradient of the shot loss", 0, 1)
-        gradient = self.on_base(merge, measure, repeated=True)
-        self.model.progress("gradient of the shot loss", 1, 1)
-        return gradient
+        return self.on_base(merge, measure, repeated=True)
 
     def input_moments(
         self, rows: Sequence[Row], names: Sequence[str], merge: WeightedMerge = BASE
@@ -225,11 +225,33 @@ class MergeMeter:
         if self.crew is None:
             return
         named = {self.memo.digest(key): work for key, work in wanted}
-        missing = [work for name, work in named.items() if self.memo.store.measured(name) is None]
+        missing = {name: work for name, work in named.items() if self.memo.store.measured(name) is None}
         if missing:
-            self.crew.measure(missing, what, self.model.progress)
+            self.crew.measure(list(missing.values()), what, self.model.progress)
+            self.memo.beside |= missing.keys()
             # whoever asks next finds them: they count as made all the same
             self.memo.misses, self.memo.hits = self.memo.misses + len(missing), self.memo.hits - len(missing)
+
+    def timed(self, key: Sequence[object], measure: Callable[[], _T]) -> _T:
+        """Return the remembered value of `key`, or measure it; what that takes is kept beside it, without loading.
+
+        Args:
+            key: as `Memo.remember` takes it.
+            measure: gives a JSON value.
+        """
+        seconds: float | None = None
+
+        def watched() -> _T:
+            nonlocal seconds
+            _ = self.model.backbone  # loading it is no part of what one more model costs
+            started = time.perf_counter()
+            value = measure()
+            seconds = round(time.perf_counter() - started, 4)
+            return value
+
+        value = self.memo.remember(key, watched)
+        self.memo.keep_seconds(key, seconds)
+        return value
 
     def scores(
         self,
@@ -254,7 +276,7 @@ class MergeMeter:
                 return self.on_base(model.merge, lambda: to_json(score(model)))
 
             # as text: a score has floats that JSON gives back to the last bit, and its own strict form
-            text = self.memo.remember([*key, *model.key], measure)
+            text = self.timed([*key, *model.key], measure)
             # the same model may be in the store under another label
             table.append(replace(from_json(ModelScore, text, "store"), label=model.label))
         self.model.progress(what, len(models), len(models))

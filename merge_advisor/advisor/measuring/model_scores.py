@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from merge_advisor import registry
 from merge_advisor.advisor.measuring.common_disk import absolute_merge, check_candidates_seen
-from merge_advisor.advisor.measuring.meter import MergeMeter, ScoredModel
+from merge_advisor.advisor.measuring.meter import MergeMeter, ScoredModel, finite_or_worst
 from merge_advisor.scores import ModelScore
 from merge_advisor.types import Row
 
@@ -48,6 +48,33 @@ class ScoringWork:
         """
         check_candidates_seen(self.model.merge.candidates)
         score_models(meter, [self.model], self.rows, self.metric, evaluator=self.evaluator)
+
+
+@dataclass(frozen=True, slots=True)
+class GuardWork:
+    """A model whose loss on the texts of a guard a worker measures (`crew.Measurement`).
+
+    >>> from merge_advisor.advisor.measuring.meter import BASE
+    >>> GuardWork(ScoredModel("base", BASE), ("Some text.",)).name
+    'base'
+    """
+
+    model: ScoredModel
+    texts: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """The model's label."""
+        return self.model.label
+
+    def measure(self, meter: MergeMeter) -> None:
+        """Measure it; it is remembered.
+
+        Args:
+            meter: of the worker.
+        """
+        check_candidates_seen(self.model.merge.candidates)
+        guard_losses(meter, self.model, self.texts)
 
 
 def anchor_of(models: Sequence[ScoredModel]) -> str:
@@ -100,3 +127,33 @@ def score_models(
         works = [ScoringWork(model, tuple(rows), metric, evaluator) for model in told]
         meter.have_measured([([*key, *work.model.key], work) for work in works], what)
     return meter.scores(models, key, score, what)
+
+
+def guard_losses(meter: MergeMeter, model: ScoredModel, texts: Sequence[str]) -> list[float]:
+    """Return the loss of each text of a guard under a model, nats per token; remembered like a score.
+
+    Args:
+        meter: puts the model on the base.
+        model: the model; examples in its prompt do not reach a plain text.
+        texts: of the guard.
+    """
+    from merge_advisor.backbone.losses import text_losses
+
+    def measure() -> list[float]:
+        return finite_or_worst(meter.on_base(model.merge, lambda: text_losses(meter.model.backbone, texts)))
+
+    return meter.timed(guard_key(model, texts), measure)
+
+
+def guard_key(model: ScoredModel, texts: Sequence[str]) -> list[object]:
+    """Return what the losses of a guard under a model are remembered under.
+
+    >>> from merge_advisor.advisor.measuring.meter import BASE
+    >>> guard_key(ScoredModel("base", BASE), ["Some text."])[:2]
+    ['guard', ['Some text.']]
+
+    Args:
+        model: the model.
+        texts: of the guard.
+    """
+    return ["guard", list(texts), *model.merge.key]

@@ -14,7 +14,7 @@ from merge_advisor.compose.truncate import DEFAULT_RANK, truncate
 from merge_advisor.errors import PoolError
 from merge_advisor.weights.naming import count_blocks
 from merge_advisor.weights.opened import read_candidate
-from merge_advisor.weights.updates import LowRankUpdate, WeightDelta
+from merge_advisor.weights.updates import LowRankUpdate, Update, WeightDelta
 
 if TYPE_CHECKING:
     from merge_advisor.compose import MergeRule
@@ -24,8 +24,10 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
-KEPT_WEIGHTS = 64
-"""Adapters kept in memory: a pool's worth for most, bounded for pools of thousands."""
+KEPT_BYTES = 2**29
+"""Bytes of adapters kept in memory: a pool's worth for most, bounded for pools of thousands and for large bases."""
+_OPENED = 2**10
+"""Bytes of an update beside its numbers: where it lies."""
 KEPT_RULES = 2
 """Compositions whose masks are kept in memory: a search over densities has a new one for each trial."""
 
@@ -60,6 +62,8 @@ class PoolWeights:
     made: Mapping[str, WeightDelta] = field(default_factory=dict, repr=False)
     """Weights of candidates that are in no file, by fingerprint: see `with_made`."""
     _read: dict[str, WeightDelta] = field(default_factory=dict, repr=False)
+    _sizes: dict[str, int] = field(default_factory=dict, repr=False)
+    """Bytes of what was read, in the same order."""
     _rules: dict[str, MergeRule] = field(default_factory=dict, repr=False)
 
     def of(self, candidate: Candidate) -> WeightDelta:
@@ -79,8 +83,30 @@ class PoolWeights:
             except OSError as error:
                 raise PoolError(f"{candidate.id}: its files cannot be read any more ({error}); restore them") from error
             # only now: a file that cannot be read must fail again, not be remembered as empty
-            _keep(self._read, candidate.fingerprint, delta, KEPT_WEIGHTS)
+            self._keep_read(candidate.fingerprint, delta)
         return delta
+
+    def unread(self, candidate: Candidate) -> WeightDelta:
+        """Return the weight delta of a candidate, of which each update is read when it is looked at, and not kept.
+
+        For what goes through a whole pool weight by weight: together the pool's weights need not fit into memory.
+
+        Raises:
+            PoolError: its files changed since the pool was opened; of a mapping's values, that one cannot be read.
+        """
+        delta = self.made.get(candidate.fingerprint) or self._read.get(candidate.fingerprint)
+        return read_candidate(candidate, self.local) if delta is None else delta
+
+    def _keep_read(self, fingerprint: str, delta: WeightDelta) -> None:
+        sizes = self._sizes
+        sizes[fingerprint] = _OPENED * len(delta) + (
+            sum(map(_bytes_of, delta.values())) if isinstance(delta, dict) else 0
+        )
+        self._read[fingerprint] = delta
+        # the first ones go; the newest stays, however large it is: a dict keeps the order in which it was filled
+        while sum(sizes.values()) > KEPT_BYTES and len(sizes) > 1:
+            oldest = next(iter(sizes))
+            del sizes[oldest], self._read[oldest]
 
     def with_made(self, made: Mapping[str, WeightDelta]) -> PoolWeights:
         """Return the same weights and, for candidates that are in no file, these.
@@ -167,6 +193,10 @@ def rank_of(delta: WeightDelta) -> int:
     """
     updates = (delta[name] for name in delta)
     return max((update.rank for update in updates if isinstance(update, LowRankUpdate)), default=0)
+
+
+def _bytes_of(update: Update) -> int:
+    return update.a.nbytes + update.b.nbytes if isinstance(update, LowRankUpdate) else 0
 
 
 def _keep(kept: dict[str, _T], key: str, value: _T, most: int) -> None:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from merge_advisor.backbone.encoding import ROW_TOKENS
-from merge_advisor.errors import BaseModelError
+from merge_advisor.backbone.encoding import ROW_TOKENS, UNKNOWN_CONTEXT, context_of
 from merge_advisor.machine_options import Machine
 from merge_advisor.progress import Progress, quiet_progress
+from merge_advisor.weights.by_transformers import naming_base, read_config, read_tokenizer
 
 if TYPE_CHECKING:
     from merge_advisor.backbone.device_map import DeviceMap
@@ -65,28 +64,22 @@ class PromptedModel:
         Raises:
             BaseModelError: it cannot be read.
         """
-        from merge_advisor.backbone.model import quiet
-        from merge_advisor.weights.parameter_map import read_tokenizer
-
-        try:
-            with quiet():
-                return read_tokenizer(self.local.path)
-        except (OSError, ValueError, KeyError) as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise BaseModelError(f"base {self.local.base.id}: its tokenizer cannot be read ({reason})") from error
+        with naming_base(self.local.path):
+            return read_tokenizer(self.local.path)
 
     @cached_property
     def longest_row(self) -> int:
-        """Tokens of a row at most, from the configuration alone: `ROW_TOKENS`, or the base's context if shorter."""
-        from merge_advisor.backbone.encoding import UNKNOWN_CONTEXT, context_of
-        from merge_advisor.weights.parameter_map import read_config
+        """Tokens of a row at most, from the configuration alone: `ROW_TOKENS`, or the base's context if shorter.
 
+        Raises:
+            BaseModelError: transformers cannot read the configuration.
+        """
         written = self.local.config.get("text_config") or self.local.config
         context = context_of(written.get)
         if context is None:  # transformers knows what a configuration leaves out
-            with suppress(OSError, ValueError):
+            with naming_base(self.local.path):
                 read = read_config(self.local.path).get_text_config()
-                context = context_of(lambda key: getattr(read, key, None))
+            context = context_of(lambda key: getattr(read, key, None))
         return min(ROW_TOKENS, context or UNKNOWN_CONTEXT)
 
     @property

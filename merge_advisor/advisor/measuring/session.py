@@ -24,6 +24,7 @@ from merge_advisor.advisor.measuring.prompted_model import PromptedModel
 from merge_advisor.backbone.devices import settle
 from merge_advisor.backbone.memory import devices_for
 from merge_advisor.errors import BaseModelError
+from merge_advisor.limits import check_limits
 from merge_advisor.machine_options import Machine
 from merge_advisor.pool import open_pool
 from merge_advisor.progress import quiet_progress
@@ -96,6 +97,8 @@ class PoolFilter:
     include: Sequence[str] = ()
     exclude: Sequence[str] = ()
     licence: Sequence[str] = ()
+    copies: bool = False
+    """Whether models of equal weights are all candidates; else the first alone is."""
 
 
 def open_session(
@@ -115,14 +118,16 @@ def open_session(
         template: name of the prompt template; None: the pool's.
         wanted: which models of the pool are candidates; None: all that fit the base.
         dry: nothing is to be measured, so that no store is made where there is none.
-        where: `offline`, `cache`, `store`, `machine`, `beside`, `progress`, see `SessionOptions`.
+        where: `offline`, `follow_links`, `cache`, `store`, `machine`, `beside`, `progress`, see `SessionOptions`.
 
     Raises:
         BaseModelError: no such base, or it cannot be read.
         PoolError: no such pool, or nothing in it fits.
         OfflineError: something has to be fetched and `offline` forbids it.
         RunError: the store cannot be opened.
+        InputError: $MERGE_ADVISOR_LIMITS cannot be read.
     """
+    check_limits()
     cache = where.get("cache") or default_cache()
     # the store first: it remembers the hashes of files, so that a known base or pool is not read again
     store = Store(where.get("store") or cache / "store.sqlite", make=not dry)
@@ -172,8 +177,8 @@ def session_on(
         opened = Pool((), ())
         if pool is not None:
             opened = open_pool(
-                pool, local, offline=offline, hashes=kept_in.hashes,
-                include=wanted.include, exclude=wanted.exclude, licence=wanted.licence,
+                pool, local, offline=offline, follow_links=where.get("follow_links", False), hashes=kept_in.hashes,
+                include=wanted.include, exclude=wanted.exclude, licence=wanted.licence, copies=wanted.copies,
                 cache=cache / "pool", progress=progress,
             )  # fmt: skip
         name = template or opened.template
@@ -246,7 +251,8 @@ class SessionOpening:
 def _prompts(model: PromptedModel) -> str:
     """What prompts are like: the template's digest, a token put before them, and what an answer ends before.
 
-    Empty where they have none, and where answers end with the base's one end token: as before these were part of it.
+    The last two are named only where there is such a token, and where answers end with another one than the base's end
+    token: what was measured before they were part of it is found.
     """
     template, path = model.template, model.local.path
     begun = adds_begin_token(path) and not model.encoder_decoder and template.chat_template is None

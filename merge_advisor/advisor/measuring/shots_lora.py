@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from merge_advisor.errors import InputError
+from merge_advisor.errors import InputError, RunError
 from merge_advisor.json_form import STRICT, digest_of, from_json, to_json
 from merge_advisor.options import FinetuneSettings
 from merge_advisor.types import BACKWARD, SHOTS_LORA, Candidate, Row
 from merge_advisor.weights.adapter import read_adapter
 from merge_advisor.weights.adapter_writing import write_adapter
 from merge_advisor.weights.updates import WeightDelta, digest_of_delta
-from merge_advisor.whole_files import write_text
+from merge_advisor.whole_files import discard, write_text
 
 if TYPE_CHECKING:
     from merge_advisor.advisor.measuring.memo import Memo
@@ -111,7 +110,7 @@ def finetune_on_shots(
         forwards = trained + len(result.watched) * len(shots.watch)
         record = FinetuneRecord(result.steps, result.taken, result.watched, forwards)
         keep_lora(folder, result.delta, model, to_json(record))
-    record = from_json(FinetuneRecord, record_file.read_text(encoding="utf-8"), str(record_file))
+    record = from_json(FinetuneRecord, record_file.read_text(encoding="utf-8", errors="replace"), str(record_file))
     return ShotsLora(read_trained(folder, model.local, settings.rank), record)
 
 
@@ -141,10 +140,10 @@ def is_kept(folder: Path) -> bool:
 
 
 def keep_lora(folder: Path, delta: WeightDelta, model: PromptedModel, record: str = "") -> None:
-    """Write an adapter into the cache, in the place of one that was cut short by a full disk or a kill.
+    """Write an adapter into the cache; one that another process wrote there meanwhile is as good.
 
     Args:
-        folder: the adapter's; `is_kept` is False of it.
+        folder: the adapter's, named by all that it depends on.
         delta: its factors.
         model: the base.
         record: what `TRAINING` beside it says; empty: nothing.
@@ -152,22 +151,27 @@ def keep_lora(folder: Path, delta: WeightDelta, model: PromptedModel, record: st
     Raises:
         RunError: no permission, or no room.
     """
-    if folder.exists():
-        shutil.rmtree(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    if folder.exists() and not is_kept(folder):  # cut short, by a version that did not write folders whole
+        discard(folder)
     if record:  # first: the folder, once it is there, says that all is there
         write_text(folder.parent / TRAINING, record)
-    write_lora(folder, delta, model)
+    try:
+        write_lora(folder, delta, model)
+    except RunError:
+        if not is_kept(folder):
+            raise
 
 
-def write_lora(folder: Path, delta: WeightDelta, model: PromptedModel, *, card: str = "") -> None:
+def write_lora(
+    folder: Path, delta: WeightDelta, model: PromptedModel, *, texts: Mapping[str, str] | None = None
+) -> None:
     """Write a LoRA of this base in PEFT's layout, float32.
 
     Args:
         folder: a folder that is not there yet.
         delta: its factors.
         model: the base.
-        card: text of its model card; empty: none.
+        texts: further files of it by name, such as its card.
 
     Raises:
         InputError: the folder is there, or cannot be written.
@@ -178,7 +182,7 @@ def write_lora(folder: Path, delta: WeightDelta, model: PromptedModel, *, card: 
         base_name=model.local.base.id,
         task_type=model.task_type,
         dtype="float32",
-        card=card,
+        texts=texts,
         base_shapes=model.local.shapes,
     )
 

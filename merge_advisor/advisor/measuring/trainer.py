@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from merge_advisor.adapt.task_weights import is_uneven
 from merge_advisor.adapt.workbench import Trained, TrainingRecord, TrainingRequest
 from merge_advisor.advisor.measuring.shots_lora import TRAINING, is_kept, keep_lora, read_trained
 from merge_advisor.json_form import digest_of, from_json, to_json
@@ -71,7 +70,7 @@ class Trainer:
             forwards = passes + len(result.watched) * len(request.watch)
             record = TrainingRecord(result.steps, result.taken, result.watched, result.rows, numbers, forwards)
             keep_lora(folder, result.delta, self.meter.model, to_json(record))
-        record = from_json(TrainingRecord, record_file.read_text(encoding="utf-8"), str(record_file))
+        record = from_json(TrainingRecord, record_file.read_text(encoding="utf-8", errors="replace"), str(record_file))
         return Trained(read_trained(folder, self.meter.model.local), record)
 
     def keep(self, delta: WeightDelta, name: str) -> Candidate:
@@ -108,7 +107,7 @@ class Trainer:
             blind = not request.terms.needs_outputs
             result = finetune(
                 backbone, trainable, rows, request.settings, generator=generator, watch=watcher(backbone, watch),
-                weights=request.weights if is_uneven(request.weights) else (),
+                weights=request.weights,
                 terms=request.terms, pull=Pull(request.pull), start_counts=bool(request.start.members) or blind,
                 check_rows=len(watch) if blind else None, progress=progress,
             )  # fmt: skip

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from merge_advisor.arrays import Float32Array
     from merge_advisor.merges import WeightedMerge
 
+_STEP = "choosing"
+"""What its progress is told as."""
 FEWEST_ROWS = 4
 """Choosing rows of a task that are always looked at, however small the share (a loss of fewer is chance)."""
 
@@ -41,10 +43,17 @@ class ChoosingLosses:
     """The choosing rows, task by task; a task counts as much as another, however many rows it has."""
     by: ChooseBy = "auto"
     """The kind of loss, for each task by its rows."""
+    expected: Callable[[], int] | None = None
+    """Gives the forward passes that they are asked for at most, by which progress is told; None: none is."""
     forwards: int = 0
     """Forward passes over one row so far; a backward pass counts as two."""
     _known: dict[str, dict[str, float]] = field(default_factory=dict, repr=False)
     """By merge and row: what is measured once is not paid twice."""
+    _most: int = 0
+    _misses: int = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self._misses = self.meter.memo.misses
 
     def of(self, merge: WeightedMerge, share: float = 1.0) -> float:
         """Return the mean over tasks of the mean loss over a task's choosing rows.
@@ -66,6 +75,7 @@ class ChoosingLosses:
             if missing:
                 self.forwards += len(missing)
                 losses = self.meter.losses(merge, missing, kind)
+                self._report()
                 known.update(zip([row.digest for row in missing], losses, strict=True))
             means.append(float(np.mean([known[row.digest] for row in wanted])))
         return float(np.mean(means))
@@ -91,7 +101,20 @@ class ChoosingLosses:
         for (kind, count), rows in parts.items():
             tasks = len(rows) // count
             gains += np.float32(tasks / len(self.parts)) * self.meter.gains(candidates, rows, merge, kind)
+        self._report()
         return gains
+
+    def end(self) -> None:
+        """Say that no more is asked, where progress was told."""
+        if self._most:
+            self.meter.model.progress(_STEP, self._most, self._most)
+
+    def _report(self) -> None:
+        # what is stored takes no time, so nobody waits for it, nor for how much of it there is
+        if self.expected is None or self.meter.memo.misses == self._misses:
+            return
+        self._most = self._most or self.expected()
+        self.meter.model.progress(_STEP, min(self.forwards, self._most), self._most)
 
     @property
     def rows(self) -> list[Row]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 from merge_advisor import registry
 from merge_advisor.advisor.measuring.adapting import adaptation_passes
+from merge_advisor.advisor.measuring.dry_runs import dry_run_line, model_copies
 from merge_advisor.advisor.measuring.session import PoolFilter, Session, default_cache, open_session
 from merge_advisor.advisor.planning.choosing import LORA_LOSSES
 from merge_advisor.advisor.planning.choosing_cost import choosing_passes
@@ -49,7 +50,7 @@ def describe_plan(
         pool: folder of candidates, manifest, or hub ids.
         base: hub id, folder or GGUF file.
         options: of the plan.
-        where: `offline`, `cache`, `store`, `machine`, `progress`, see `SessionOptions`.
+        where: `offline`, `follow_links`, `cache`, `store`, `machine`, `progress`, see `SessionOptions`.
 
     Returns:
         models, refused, rows by task, what each file was understood as, passes by step, and the same as `lines` of
@@ -66,7 +67,7 @@ def describe_plan(
     inputs = read_plan_inputs(parts, options, offline=offline)
     wanted = PoolFilter(options.include, options.exclude, options.licence)
     cache = where.get("cache") or default_cache()
-    before = _copies(cache)
+    before = model_copies(cache)
     with open_session(base, pool, template=options.template, wanted=wanted, dry=True, **where) as session:
         fit = fitting(session.pool, options.composition)
         check_task_rows(session.model, parts, inputs.rows if inputs else (), options)
@@ -90,7 +91,7 @@ def describe_plan(
         *(f"note: {note}" for item in given for note in item.notes),
         *(f"note: {note}" for note in (inputs.notes if inputs else ())),
         *(f"set aside {item.id}: {item.reason}" for item in fit.refused),
-        f"dry run: nothing was written{_made(cache, _copies(cache) - before)}",
+        dry_run_line(cache, before),
     ]
     rows = {
         task.name: {"shots": len(task.shots), "tuning": len(task.tuning), "heldout": len(task.heldout)}
@@ -102,15 +103,6 @@ def describe_plan(
         "models": len(fit.candidates), "refused": refused, "rows": rows, "understood": understood, "passes": passes,
         "lines": lines,
     }  # fmt: skip
-
-
-def _copies(cache: Path) -> frozenset[Path]:
-    """Folders of the cache that hold models in another form: dequantised, unpacked, merged by PEFT."""
-    return frozenset(path for part in ("base", "pool") for path in (cache / part).glob("*"))
-
-
-def _made(cache: Path, copies: frozenset[Path]) -> str:
-    return f" but copies that the plan needs as well, {len(copies)} in {cache}" if copies else ""
 
 
 def machine_line(session: Session, candidates: Sequence[Candidate]) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from merge_advisor import registry
-from merge_advisor.adapt.task_weights import is_uneven, row_weights
+from merge_advisor.adapt.task_weights import row_weights
 from merge_advisor.adapt.unlabelled import check_stops
 from merge_advisor.adapt.workbench import trains_unlabelled
 from merge_advisor.advisor.measuring.deltas import EmbeddedCandidates, take_deltas
@@ -16,16 +16,21 @@ from merge_advisor.advisor.measuring.meter import loss_kind_of
 from merge_advisor.advisor.measuring.shots_lora import Shots, ShotsLora, finetune_on_shots, target_parameters
 from merge_advisor.advisor.planning.adapted_plan import adapt_chosen
 from merge_advisor.advisor.planning.choosing import ChoiceRequest, ChosenMerge, choose_merge
+from merge_advisor.advisor.planning.choosing_cost import choosing_passes
 from merge_advisor.advisor.planning.choosing_losses import ChoosingLosses
 from merge_advisor.advisor.planning.plan_value import PlanSteps, StepTimer, plan_value
 from merge_advisor.advisor.planning.row_check import check_task_rows
-from merge_advisor.advisor.runs.out_folder import UNFINISHED, new_folder
+from merge_advisor.advisor.runs.out_folder import mark_unfinished, new_folder
 from merge_advisor.advisor.runs.renderings import write_formats, write_start
 from merge_advisor.advisor.runs.run_folder import Run, read_run, write_values
-from merge_advisor.advisor.runs.run_report import html_of, report_of
+from merge_advisor.advisor.runs.run_report import html_of, member_table, report_of
 from merge_advisor.errors import InputError, PoolError, SpecError, TaskError
 from merge_advisor.merges import recipe_of
-from merge_advisor.types import SHOTS_LORA, ChooseBy, Pool, RefusedModel, Task, same_space
+from merge_advisor.progress import announce
+from merge_advisor.report.document import Paragraph
+from merge_advisor.report.terminal import to_text
+from merge_advisor.spaces import Space, same_space
+from merge_advisor.types import SHOTS_LORA, ChooseBy, Pool, RefusedModel, Task
 from merge_advisor.whole_files import write_text
 
 if TYPE_CHECKING:
@@ -53,6 +58,8 @@ class PlanPlace:
     """Replace a run folder that is there."""
     asked: str = ""
     """Digest of the call, where its run is to be scored: until then, the same call goes on with it."""
+    notes: tuple[str, ...] = ()
+    """What the report says of where the pool comes from."""
 
 
 def make_plan(
@@ -84,10 +91,13 @@ def make_plan(
     with timer.step("embed the pool"):
         embedded = _embed(session.meter, pool, options.embedding)
     with timer.step("finetune on the shots"):
-        lora = _finetune(session, tasks, embedded, options)
-        task_delta = _task_delta(session.meter, lora, embedded, options.embedding)
+        # of all tasks together: one LoRA, as there is to be one merge
+        lora = finetune_on_tasks(session, tasks, target_parameters(session.local, embedded.candidates), options)
+        task_delta = delta_of_lora(session.meter, lora, embedded.deltas.space, options.embedding)
     with timer.step("choose"):
         chosen = _choose(session.meter, tasks, embedded, lora, task_delta, options)
+    told = (Paragraph("chosen, before anything is trained on it or scored:"), member_table(chosen.selection.members))
+    announce(session.model.progress, "\n" + to_text(told, gap="\n") + "\n")
 
     def again(parts: Sequence[Task]) -> tuple[WeightedMerge, int]:
         made = _choose(session.meter, parts, embedded, lora, task_delta, options)
@@ -105,9 +115,10 @@ def make_plan(
         if adapted.report.start is not None:
             write_start(session.local, adapted.report.start, session.weights.cut(chosen.merge, None), folder)
         plan = plan_value(session, given, options, steps, timer, place.pool)
+        plan = replace(plan, notes=(*place.notes, *plan.notes))
         write_values(folder, plan, recipe, tasks)
         if place.asked:
-            write_text(folder / UNFINISHED, place.asked)
+            mark_unfinished(folder, place.asked)
         written = Run(folder, plan, recipe, tasks, ())
         # the folder has another name until it is whole; the report names the one it will have
         write_text(folder / "report.md", report_of(written, shown=place.out))
@@ -129,21 +140,42 @@ def _embed(meter: MergeMeter, pool: Pool, embedding: str) -> EmbeddedCandidates:
     return embedded
 
 
-def _finetune(session: Session, tasks: Sequence[Task], embedded: EmbeddedCandidates, options: PlanOptions) -> ShotsLora:
+def finetune_on_tasks(
+    session: Session, tasks: Sequence[Task], targets: Sequence[str], options: PlanOptions
+) -> ShotsLora:
+    """Return the LoRA of the shots of all tasks, from the cache or finetuned now.
+
+    Args:
+        session: base and store.
+        tasks: the tasks.
+        targets: names of the parameters it changes.
+        options: of the plan.
+
+    Raises:
+        InputError: the loss became infinite.
+        RunError: the cache cannot be written.
+    """
     watch = tuple(row for task in tasks for row in task.tuning)
-    weights = row_weights([task.tuning for task in tasks], watch).tolist()
-    shots = Shots(
-        tuple(row for task in tasks for row in task.shots), watch, tuple(weights) if is_uneven(weights) else ()
-    )
-    # of all tasks together: one LoRA, as there is to be one merge
-    targets = target_parameters(session.local, embedded.candidates)
+    weights = row_weights([task.tuning for task in tasks], watch)
+    shots = Shots(tuple(row for task in tasks for row in task.shots), watch, weights)
     return finetune_on_shots(session.model, session.memo, session.cache, shots, targets, options.finetune, options.seed)
 
 
-def _task_delta(meter: MergeMeter, lora: ShotsLora, embedded: EmbeddedCandidates, embedding: str) -> Float32Array:
-    """(d,) the delta of the LoRA of the shots."""
+def delta_of_lora(meter: MergeMeter, lora: ShotsLora, space: Space, embedding: str) -> Float32Array:
+    """Return the task delta, (d,) float32: that of the LoRA of the shots.
+
+    Args:
+        meter: base, weights and store.
+        lora: the LoRA.
+        space: of the deltas that it is compared with.
+        embedding: spec of the embedding.
+
+    Raises:
+        TaskError: it cannot be embedded.
+        SpaceMismatchError: its delta would be in another space.
+    """
     own = take_deltas(meter, embedding, [lora.candidate])
-    same_space(embedded.deltas.space, own.deltas.space)
+    same_space(space, own.deltas.space)
     if own.refused:
         raise TaskError(f"the LoRA of the shots cannot be embedded: {own.refused[0].reason}; lower `finetune.lr`")
     delta: Float32Array = own.deltas.array[0]
@@ -164,15 +196,23 @@ def _choose(
     # every other adaptation trains on the rows itself, and weighs what it trained
     joins = joins and options.adaptation.partition(":")[0].strip() == "none"
     request = ChoiceRequest(options.strategy, options.k, options.composition, options.anchor, options.seed)
-    return choose_merge(
+    rows = [task.choosing for task in tasks]
+
+    def most() -> int:
+        return choosing_passes(options.strategy, len(embedded.candidates), options.k, [len(part) for part in rows])
+
+    losses = ChoosingLosses(meter, rows, options.choose_by, most)
+    chosen = choose_merge(
         request,
         embedded.candidates,
         embedded.deltas.array,
         task_delta,
-        ChoosingLosses(meter, [task.choosing for task in tasks], options.choose_by),
+        losses,
         shots_lora=lora.candidate if joins else None,
         judging=ChoosingLosses(meter, [task.tuning for task in tasks], options.choose_by),
     )
+    losses.end()
+    return chosen
 
 
 def may_join(tasks: Sequence[Task]) -> bool:
@@ -214,7 +254,7 @@ def check_options(options: PlanOptions) -> None:
         SpecError: an unknown strategy or composition, a wrong parameter, or more members than the composition takes.
     """
     if options.rank is not None and options.rank < 1:
-        raise InputError(f"`rank={options.rank}`: an adapter has at least rank 1")
+        raise InputError(f"`rank={options.rank}`: an adapter has at least rank 1; give 1 or more")
     if options.k < 1:
         raise InputError(f"`k={options.k}`: a merge needs at least one member; give 1 or more")
     most = getattr(registry.build("composition", options.composition), "most", options.k)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from merge_advisor.report.values import SimilarityMap
-from merge_advisor.types import Deltas
+from merge_advisor.spaces import Deltas
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

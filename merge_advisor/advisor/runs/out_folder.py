@@ -8,10 +8,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from merge_advisor.errors import RunError
-from merge_advisor.whole_files import replaced_folder, whole_folder
+from merge_advisor.whole_files import other_lives, replaced_folder, this_writer, whole_folder, write_text
 
 UNFINISHED = "unfinished"
-"""File of a run folder that is not scored yet: which call made it, and may go on with it."""
+"""File of a run folder that is not scored yet: which call made it, and may go on with it, and in which process."""
 
 
 def check_out(out: Path, *, force: bool) -> None:
@@ -46,9 +46,23 @@ def is_unfinished(out: Path, asked: str) -> bool:
         asked: digest of the call.
     """
     try:
-        return (out / UNFINISHED).read_text(encoding="utf-8") == asked
+        made_by, _, writer = (out / UNFINISHED).read_text(encoding="utf-8").partition(" ")
     except (OSError, UnicodeDecodeError):
         return False
+    return made_by == asked and not other_lives(writer)
+
+
+def mark_unfinished(folder: Path, asked: str) -> None:
+    """Note in a run folder that it is still to be scored, by which call and process.
+
+    Args:
+        folder: the run folder, or one that becomes it.
+        asked: digest of the call.
+
+    Raises:
+        RunError: no permission, or no room.
+    """
+    write_text(folder / UNFINISHED, f"{asked} {this_writer()}")
 
 
 @contextmanager

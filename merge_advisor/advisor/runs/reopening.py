@@ -73,9 +73,16 @@ def find_members(pool: Pool, local: LocalBase, folder: Path, recipe: Recipe) -> 
         if candidate is None:
             raise RunError(
                 f"member {member.id} (fingerprint {member.fingerprint[:12]}) is not in the pool; name its `pool`"
+                f"{_behind_links(pool)}"
             )
         members[member.id] = candidate
     return members
+
+
+def _behind_links(pool: Pool) -> str:
+    """What else may bring a model back: a pool that was planned with its links followed."""
+    hidden = sum("`follow_links=True`" in item.reason for item in pool.refused)
+    return f"; or give `follow_links=True`, {hidden} of its models are behind links that lead out of it" * bool(hidden)
 
 
 def find_shots_lora(run: Run, local: LocalBase, *, of_plan: bool = False) -> Candidate:
@@ -113,7 +120,7 @@ def find_candidates(pool: Pool, run: Run) -> tuple[Candidate, ...]:
         if report.fingerprint not in by_fingerprint:
             raise RunError(
                 f"candidate {report.id} of the plan (fingerprint {report.fingerprint[:12]}) is not in the pool, and an "
-                "adaptation looks at all of them; name its `pool`, or give `adaptation=none`"
+                f"adaptation looks at all of them; name its `pool`, or give `adaptation=none`{_behind_links(pool)}"
             )
         found.append(replace(by_fingerprint[report.fingerprint], id=report.id))
     return tuple(found)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from merge_advisor.option_fields import options_of
 from merge_advisor.options import PlanOptions
+from merge_advisor.regular_files import home_expanded
 from merge_advisor.tasks import data_set_of
 from merge_advisor.weights.hub import parse_id
 
@@ -49,7 +50,7 @@ def plan_commands(run: Run, base: str = "") -> list[str]:
 
 def _shown(pool: str) -> str:
     """A pool without the folders that lead to it: hub ids as they are, of a place its own name."""
-    path = Path(pool).expanduser()
+    path = home_expanded(pool)
     if not path.exists() and all(parse_id(part.strip()) for part in pool.split(",")):
         return pool
     return path.name or path.resolve().name

@@ -27,9 +27,10 @@ from merge_advisor.adapt.workbench import Alternative
 from merge_advisor.errors import RunError
 from merge_advisor.json_form import STRICT, digest_of, from_json, to_json
 from merge_advisor.report.values import SimilarityMap, TuningReport
-from merge_advisor.scores import Score, Verdict
-from merge_advisor.types import Base, ChooseBy, Kind, Recipe, Selection, Space, Task
-from merge_advisor.whole_files import restore, write_text
+from merge_advisor.scores import Score, ScoringCost, Verdict
+from merge_advisor.spaces import Space
+from merge_advisor.types import Base, ChooseBy, Kind, Recipe, Selection, Task
+from merge_advisor.whole_files import remove_leftovers, restore, write_text
 
 PLANNED, TUNING = "plan", "tune.json"
 """Folder of the plan's own recipe, and file of what was tried, in a tuned run."""
@@ -189,6 +190,8 @@ class Environment:
     store_misses: int
     paths: dict[str, str]
     """Where base, pool, store and task files were."""
+    scoring: tuple[ScoringCost, ...] = ()
+    """What scoring took, a task each; empty until scored, and in plans made before it was kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,6 +300,7 @@ def write_scores(folder: Path, plan: Plan, scores: tuple[Score, ...], report: st
     Raises:
         RunError: no permission, or no room.
     """
+    remove_leftovers(folder)
     (folder / "score").mkdir(exist_ok=True)
     own = [task.name for task in plan.tasks]
     for score in scores:
@@ -321,6 +325,10 @@ def read_run(folder: Path) -> Run:
     if not (folder / "plan.json").is_file():
         raise RunError(f"{folder}: is no run folder (no plan.json); make one with `merge-advisor plan`")
     plan = from_json(Plan, _read(folder / "plan.json"), str(folder / "plan.json"))
+    if missing := [name for name in ("base", "pool") if name not in plan.environment.paths]:
+        raise RunError(
+            f"{folder / 'plan.json'}: environment.paths: has no {missing[0]}; correct it or make the file anew"
+        )
     recipe = _recipe_in(folder)
     planned = _recipe_in(folder / PLANNED) if (folder / PLANNED / "recipe.json").is_file() else None
     # either digest: `tune` writes plan/ first and plan.json last

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from merge_advisor import registry
 from merge_advisor.advisor.runs.adapted_run import why_not_adapted
+from merge_advisor.advisor.runs.run_cost import run_cost_lines
 from merge_advisor.advisor.runs.run_folder import PLAN_START
 from merge_advisor.errors import SpecError
 from merge_advisor.report.document import Code, Paragraph, Table, TextBlock
@@ -79,7 +81,7 @@ def summary_blocks(run: Run) -> tuple[TextBlock, ...]:
     blocks: list[TextBlock] = [
         *([Paragraph("\n".join(understood))] if understood else []),
         Paragraph(f"strategy {plan.selection.strategy}: {plan.selection.stopped}"),
-        _member_table(plan.selection.members),
+        member_table(plan.selection.members),
     ]
     if run.tuning is not None:
         blocks += _tuning_blocks(run.tuning)
@@ -90,13 +92,22 @@ def summary_blocks(run: Run) -> tuple[TextBlock, ...]:
         blocks.append(Paragraph("verdict: none yet, nothing was scored"))
     if notes := _notes(run):
         blocks.append(Paragraph("\n".join(f"note: {note}" for note in notes)))
+    blocks.append(Paragraph("\n".join(run_cost_lines(run.plan))))
     files = tuple(_files(run))
     blocks.append(Table(f"files in {run.folder}", ("file", "what it is, or runs it"), files))
     blocks.append(Code(tuple(_commands(run, run.folder)), title="next"))
     return tuple(blocks)
 
 
-def _member_table(members: tuple[Member, ...]) -> Table:
+def member_table(members: Sequence[Member]) -> Table:
+    """Return the members of a selection as they stand in the terminal.
+
+    Args:
+        members: of the selection.
+
+    >>> member_table([]).headers[:3]
+    ('role', 'member', 'weight')
+    """
     rows = []
     for member in members:
         clash = member.interference

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -15,7 +14,8 @@ from merge_advisor.errors import RunError
 from merge_advisor.json_form import to_json
 from merge_advisor.report.values import TuningReport
 from merge_advisor.types import RESIDUAL, SHOTS_LORA, Recipe
-from merge_advisor.whole_files import whole_folder, write_text
+from merge_advisor.whole_files import discard, remove_leftovers, scratch_folder, whole_folder, write_text
+from merge_advisor.write_points import write_point
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,37 +52,42 @@ def tuned_folder(run: Run, values: TunedValues) -> Iterator[Path]:
     Raises:
         RunError: no permission, or no room.
     """
-    folder, recipe = run.folder, values.recipe
-    staged = Path(tempfile.mkdtemp(dir=folder, prefix=".tuned."))
+    folder = run.folder
     try:
-        yield staged
-        _set_plan_aside(folder)
-        write_text(folder / "recipe.json", to_json(recipe))
-        if (staged / SHOTS_LORA).is_dir():
-            _set_shots_lora_aside(folder)
-        for name in (*_replaced(), SHOTS_LORA):
-            if name != SHOTS_LORA or (staged / name).exists():
-                _remove(folder / name)
-            if (staged / name).exists():
-                (staged / name).rename(folder / name)
-        write_text(folder / TUNING, to_json(values.tuning))
-        plan = replace(
-            run.plan,
-            recipe_digest=recipe.digest,
-            rank_error=values.rank_error,
-            adaptation=values.adaptation,
-            planned_digest=(run.planned or run.recipe).digest,
-            planned_adaptation=run.own_adaptation,
-        )
-        # of plan.json: after a kill the run is read with the plan's recipe, whatever was scored before
-        if recipe.digest != run.plan.recipe_digest:
-            plan = replace(plan, verdict=None, reason="")
-            _remove(folder / "score")
-        write_text(folder / "plan.json", to_json(plan))
+        remove_leftovers(folder)
+        with scratch_folder(folder / "tuned") as staged:
+            yield staged
+            _put_in_place(run, values, staged)
     except OSError as error:
         raise RunError(f"{folder}: cannot be written ({error.strerror}); check permissions and free space") from error
-    finally:
-        shutil.rmtree(staged, ignore_errors=True)
+
+
+def _put_in_place(run: Run, values: TunedValues, staged: Path) -> None:
+    folder, recipe = run.folder, values.recipe
+    _set_plan_aside(folder)
+    write_text(folder / "recipe.json", to_json(recipe))
+    if (staged / SHOTS_LORA).is_dir():
+        _set_shots_lora_aside(folder)
+    for name in (*_replaced(), SHOTS_LORA):
+        if name != SHOTS_LORA or (staged / name).exists():
+            discard(folder / name)
+        if (staged / name).exists():
+            (staged / name).rename(folder / name)
+            write_point("part in place", name)
+    write_text(folder / TUNING, to_json(values.tuning))
+    plan = replace(
+        run.plan,
+        recipe_digest=recipe.digest,
+        rank_error=values.rank_error,
+        adaptation=values.adaptation,
+        planned_digest=(run.planned or run.recipe).digest,
+        planned_adaptation=run.own_adaptation,
+    )
+    # of plan.json: after a kill the run is read with the plan's recipe, whatever was scored before
+    if recipe.digest != run.plan.recipe_digest:
+        plan = replace(plan, verdict=None, reason="")
+        discard(folder / "score")
+    write_text(folder / "plan.json", to_json(plan))
 
 
 def _replaced() -> list[str]:
@@ -107,10 +112,3 @@ def _set_shots_lora_aside(folder: Path) -> None:
     if not (folder / PLANNED / SHOTS_LORA).is_dir():
         with whole_folder(folder / PLANNED / SHOTS_LORA) as partial:
             shutil.copytree(folder / SHOTS_LORA, partial, dirs_exist_ok=True)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)

@@ -12,10 +12,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
 from merge_advisor import registry
-from merge_advisor.advisor.measuring.common_disk import absolute_merge, check_candidates_seen
+from merge_advisor.advisor.measuring.common_disk import absolute_merge
 from merge_advisor.advisor.measuring.in_context import in_context
-from merge_advisor.advisor.measuring.meter import BASE, MergeMeter, ScoredModel, finite_or_worst
-from merge_advisor.advisor.measuring.model_scores import FINAL, anchor_of, score_models
+from merge_advisor.advisor.measuring.memo import scoring_cost
+from merge_advisor.advisor.measuring.meter import BASE, MergeMeter, ScoredModel
+from merge_advisor.advisor.measuring.model_scores import (
+    FINAL,
+    GuardWork,
+    anchor_of,
+    guard_key,
+    guard_losses,
+    score_models,
+)
 from merge_advisor.advisor.measuring.session import Session
 from merge_advisor.advisor.runs.reopening import find_members, find_shots_lora, reopen
 from merge_advisor.advisor.runs.run_folder import PLAN_START, START, UNADAPTED, Run, read_run, write_scores
@@ -24,7 +32,7 @@ from merge_advisor.evaluators.guard import guard_score, read_guard
 from merge_advisor.evaluators.metrics import METRICS, majority_score, metric_for
 from merge_advisor.json_form import VERSION
 from merge_advisor.merges import WeightedMerge, merge_of
-from merge_advisor.scores import GuardScore, RowLog, Score, Verdict
+from merge_advisor.scores import GuardScore, RowLog, Score, ScoringCost, Verdict
 from merge_advisor.tasks import majority, read_rows, shared_choices
 from merge_advisor.types import ICL, SHOTS_LORA, Recipe, Task
 from merge_advisor.verdict import judge
@@ -94,43 +102,6 @@ def models_of(session: Session, run: Run) -> list[ScoredModel]:
     ]
 
 
-@dataclass(frozen=True, slots=True)
-class GuardWork:
-    """A model whose loss on unrelated text a worker measures (`crew.Measurement`).
-
-    >>> GuardWork("base", BASE, ("Some text.",)).name
-    'base'
-    """
-
-    name: str
-    merge: WeightedMerge
-    texts: tuple[str, ...]
-
-    def measure(self, meter: MergeMeter) -> None:
-        """Measure it; it is remembered.
-
-        Args:
-            meter: of the worker.
-        """
-        check_candidates_seen(self.merge.candidates)
-        _guard_losses(meter, self.merge, self.texts)
-
-
-def _guard_key(merge: WeightedMerge, texts: Sequence[str]) -> list[object]:
-    return ["guard", list(texts), *merge.key]
-
-
-def _guard_losses(meter: MergeMeter, merge: WeightedMerge, texts: Sequence[str]) -> list[float]:
-    """The loss of a merge on each text, remembered."""
-
-    def measure() -> list[float]:
-        from merge_advisor.backbone.losses import text_losses
-
-        return finite_or_worst(meter.on_base(merge, lambda: text_losses(meter.model.backbone, texts)))
-
-    return meter.memo.remember(_guard_key(merge, texts), measure)
-
-
 def score_guard(meter: MergeMeter, models: Sequence[ScoredModel], path: Path) -> GuardScore:
     """Return the loss of base and merge on unrelated text.
 
@@ -144,11 +115,11 @@ def score_guard(meter: MergeMeter, models: Sequence[ScoredModel], path: Path) ->
     """
     texts = read_guard(path)
     # all others are there to be compared on the task
-    wanted = {model.label: model.merge for model in models if model.label in ("base", "merge")}
+    wanted = [model for model in models if model.label in ("base", "merge")]
     if meter.crew is not None:
-        works = [GuardWork(label, absolute_merge(merge), texts) for label, merge in wanted.items()]
-        meter.have_measured([(_guard_key(work.merge, texts), work) for work in works], "the guard")
-    losses = {label: _guard_losses(meter, merge, texts) for label, merge in wanted.items()}
+        told = [replace(model, merge=absolute_merge(model.merge)) for model in wanted]
+        meter.have_measured([(guard_key(m, texts), GuardWork(m, texts)) for m in told], "the guard")
+    losses = {model.label: guard_losses(meter, model, texts) for model in wanted}
     score: GuardScore = guard_score(losses["base"], losses["merge"])
     return score
 
@@ -314,34 +285,31 @@ def score_open_run(
     asked = load_all_tasks(lm_eval, offline=offline) if lm_eval else []
     models = models_of(session, run)
     guarded = score_guard(session.meter, models, judging.guard) if judging.guard else None
-    scores = run.scores
+    scores, costs = run.scores, list[ScoringCost]()
     made = {"merge": (run.plan.adaptation or UNADAPTED).chosen, "plan": run.own_adaptation.chosen}
     adaptation, prompted = made["merge"], [label for label, name in made.items() if name == "prompt"]
     if heldout or not lm_eval:
-        own = [
-            score_task(
-                session.meter,
-                models,
-                task,
-                metric=judging.metric,
-                guard=guarded,
-                adaptation=adaptation,
+        own = []
+        for task in tasks:
+            first = len(session.memo.timed)
+            own.append(score_task(
+                session.meter, models, task, metric=judging.metric, guard=guarded, adaptation=adaptation,
                 prompted=prompted,
-            )
-            for task in tasks
-        ]
+            ))  # fmt: skip
+            costs.append(scoring_cost(session.memo, first, task.name, len(task.heldout)))
         own = [replace(score, notes=(*score.notes, *said.get(score.task, ()))) for score in own]
         scores = (*own, *(score for score in scores if score.task not in [task.name for task in tasks]))
     # by input: a document of lm-eval has the digest of no row
     seen = [row.input for task in run.tasks for row in (*task.shots, *task.tuning)]
-    for task in asked:
+    for other_task in asked:
         score = score_asked(
-            session.meter, models, task, metric=judging.metric, limit=judging.limit, guard=guarded, seen=seen,
+            session.meter, models, other_task, metric=judging.metric, limit=judging.limit, guard=guarded, seen=seen,
             adaptation=adaptation,
         )  # fmt: skip
-        scores = (*(other for other in scores if other.task != task.name), score)
+        scores = (*(other for other in scores if other.task != other_task.name), score)
     verdict, reason = overall(scores)
-    plan = replace(run.plan, verdict=verdict, reason=reason)
+    environment = run.plan.environment if not costs else replace(run.plan.environment, scoring=tuple(costs))
+    plan = replace(run.plan, verdict=verdict, reason=reason, environment=environment)
     scored = replace(run, plan=plan, scores=scores, tasks=tasks)
     write_scores(run.folder, plan, scores, report_of(scored), html_of(scored))
     return read_run(run.folder)

@@ -9,7 +9,9 @@ import numpy as np
 
 from merge_advisor import registry
 from merge_advisor.advisor.measuring.adapting import adaptation_passes
+from merge_advisor.advisor.measuring.dry_runs import dry_run_line, model_copies
 from merge_advisor.advisor.measuring.meter import loss_kind_of
+from merge_advisor.advisor.measuring.session import default_cache
 from merge_advisor.advisor.runs.reopening import find_candidates, find_members, reopen
 from merge_advisor.advisor.searching.problem import TaskDelta, make_problem
 from merge_advisor.advisor.searching.tune_run import JUDGED, adaptation_of, budget_of, settled_options
@@ -56,6 +58,8 @@ def describe_tune(
     """
     budget = budget_of(options)
     registry.build("sampler", options.sampler)
+    cache = where.get("cache") or default_cache()
+    before = model_copies(cache)
     opened, session = reopen(Path(run), dry=True, **where)
     with session:
         spec = adaptation_of(opened, options)
@@ -87,7 +91,7 @@ def describe_tune(
         f"sampler {options.sampler}: at most {most}",
         *([] if spec == "none" else [f"adaptation {spec}, begun anew from the merge that is found"]),
         *(f"{step}: {count} forward passes of one row" for step, count in passes.items()),
-        "dry run: nothing was written",
+        dry_run_line(cache, before),
     ]
     return {"rows": len(rows.search), "adaptation": spec, "passes": passes, "lines": lines}
 

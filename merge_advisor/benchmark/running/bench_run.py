@@ -43,8 +43,8 @@ def measure_setup(path: Path, out: Path, *, only: Sequence[str] = (), **where: U
         path: the setup.
         out: folder of the ledger.
         only: patterns of `arm/task/view`; other results are left for later.
-        where: `base`, `pool` and `tasks`, where they are not where the setup says; `offline`, `cache`, `store`,
-            `machine`, `beside` and `progress` as `open_session` takes them.
+        where: `base`, `pool` and `tasks`, where they are not where the setup says; `offline`, `follow_links`, `cache`,
+            `store`, `machine`, `beside` and `progress` as `open_session` takes them.
 
     Returns:
         All results in the ledger, those of earlier calls and other processes included.
@@ -98,7 +98,10 @@ def _measure(
     # its dtype is settled; its device is not, since each machine has others
     machine = replace(session.get("machine") or Machine(), dtype=meter.model.machine.dtype)
     cache = context.cache.absolute()
-    told = SessionOptions(offline=session.get("offline", False), cache=cache, machine=machine)
+    told = SessionOptions(
+        offline=session.get("offline", False), follow_links=session.get("follow_links", False), cache=cache,
+        machine=machine,
+    )  # fmt: skip
     seen = replace(
         places, base=absolute_place(places.base), pool=absolute_place(places.pool),
         families=places.families and places.families.absolute(),

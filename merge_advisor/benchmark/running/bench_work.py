@@ -106,7 +106,7 @@ class BenchOpening:
     made_for: Mapping[str, str]
     """What every result depends on, as `identity` gives it."""
     session_options: SessionOptions
-    """`offline`, `cache` and `machine`."""
+    """`offline`, `follow_links`, `cache` and `machine`."""
     before: Path | None
     """Copy of the store that it reads."""
 
@@ -212,9 +212,10 @@ class BenchWork:
         """See `Work.done`."""
         if reply.news is not None:
             self._keep_news(reply.news)
-        self._ledger.keep(reply.result)
         if reply.alone:
+            # before the result: who is killed in between measures it again, and then keeps both
             self._ledger.keep_singles(item.value.task, reply.alone)
+        self._ledger.keep(reply.result)
         self._finish(item.value)
 
     def failed(self, item: WorkItem, reason: str) -> None:

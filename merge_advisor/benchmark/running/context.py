@@ -72,8 +72,8 @@ def open_context(
         setup: the benchmark.
         places: where base, pool and families are.
         on: the store, where it is open already, as a worker's is.
-        where: `offline`, `cache`, `store`, `machine`, `beside`, `progress`, see `SessionOptions`; the progress is
-            of what is not in the store yet, the units report none.
+        where: `offline`, `follow_links`, `cache`, `store`, `machine`, `beside`, `progress`, see `SessionOptions`; the
+            progress is of what is not in the store yet, the units report none.
 
     Raises:
         PoolError: no model of the pool can be used.

@@ -60,6 +60,7 @@ def describe_bench(
     tasks: str | None = None,
     only: Sequence[str] = (),
     rate: float = RATE,
+    follow_links: bool = False,
 ) -> dict[str, Any]:
     """Say what `bench` would do and cost; nothing is loaded, fetched or written.
 
@@ -70,6 +71,7 @@ def describe_bench(
         tasks: as in `measure_setup`.
         only: as in `measure_setup`.
         rate: forward passes of one row a second.
+        follow_links: as of `find_models`.
 
     Returns:
         models, bytes, results, passes by step, hours, what is not here, and the same as `lines` of text.
@@ -80,7 +82,7 @@ def describe_bench(
     setup, places = read_setup(path, base=base, pool=pool, tasks=tasks)
     absent: list[str] = []
     names = _tasks(setup, places, absent)
-    models, pool_bytes = _pool(setup, places, len(names), absent)
+    models, pool_bytes = _pool(setup, places, len(names), absent, follow_links=follow_links)
     base_bytes = _bytes(Path(places.base)) if Path(places.base).exists() else None
     if base_bytes is None:
         absent.append(f"base {setup.base}: not a folder or file here; its size is not known")
@@ -116,7 +118,9 @@ def bench_passes(setup: Setup, keys: Sequence[ResultKey], models: int) -> dict[s
         models: candidates of the pool.
     """
     arms = {arm.name: arm for arm in setup.arms}
-    costs = {(key.arm, key.k): _cost(key.arm, arms.get(key.arm), setup, models, key.k) for key in keys}
+    # once for each of them: the same draw by draw, and a strategy has to be run to be counted
+    wanted = dict.fromkeys((key.arm, key.k) for key in keys)
+    costs = {(name, k): _cost(name, arms.get(name), setup, models, k) for name, k in wanted}
     finetunes, works = set(), dict[tuple[object, ...], ArmCost]()
     for key in keys:
         cost = costs[key.arm, key.k]
@@ -238,13 +242,17 @@ def _families(setup: Setup, places: SetupPlaces, names: Sequence[str], absent: l
     return [families.get(name, name) for name in names]
 
 
-def _pool(setup: Setup, places: SetupPlaces, tasks: int, absent: list[str]) -> tuple[int, int | None]:
+def _pool(
+    setup: Setup, places: SetupPlaces, tasks: int, absent: list[str], *, follow_links: bool
+) -> tuple[int, int | None]:
     """Models and bytes of the pool; without it one model a task."""
     try:
-        models = find_models(places.pool).models
+        found = find_models(places.pool, follow_links=follow_links).models
     except MergeAdvisorError as error:
         absent.append(f"{error}; estimated with one model a task")
         return max(tasks, *setup.k), None
+    absent += [f"{model.id}: {model.refusal}" for model in found if model.refusal]
+    models = [model for model in found if not model.refusal]
     folders = [model.folder for model in models if model.folder is not None and model.folder.is_dir()]
     if len(folders) < len(models):
         absent.append(f"{len(models) - len(folders)} of {len(models)} models of the pool; their size is not known")

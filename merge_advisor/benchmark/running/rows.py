@@ -14,6 +14,7 @@ from merge_advisor.benchmark.views import candidate_families, is_allowed
 from merge_advisor.errors import InputError, TaskError
 from merge_advisor.evaluators.metrics import matches
 from merge_advisor.json_form import digest_of
+from merge_advisor.limits import JSON_BYTES
 from merge_advisor.tasks import read_rows
 from merge_advisor.types import Candidate, Row, Task
 
@@ -156,15 +157,17 @@ def read_families(path: Path | None) -> dict[str, str]:
         path: a JSON object of names.
 
     Raises:
-        InputError: the file is absent or is no JSON object of names.
+        InputError: the file is absent, too large, or no JSON object of names.
     """
     if path is None:
         return {}
     try:
+        if (size := path.stat().st_size) > JSON_BYTES.most:
+            raise InputError(f"{path}: has {JSON_BYTES.over}; correct tasks.families, or {JSON_BYTES.remedy(size)}")
         families = json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); correct tasks.families") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not JSON ({error}); write one object, task name to family") from error
     if not isinstance(families, dict) or not all(isinstance(name, str) for name in families.values()):
         raise InputError(f"{path}: is no object of task names and families; correct it")

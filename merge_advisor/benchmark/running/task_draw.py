@@ -23,7 +23,8 @@ from merge_advisor.errors import InputError, TaskError
 from merge_advisor.json_form import digest_of
 from merge_advisor.merges import WeightedMerge
 from merge_advisor.scores import ModelScore
-from merge_advisor.types import Candidate, ChooseBy, Task, same_space
+from merge_advisor.spaces import same_space
+from merge_advisor.types import Candidate, ChooseBy, Task
 
 if TYPE_CHECKING:
     from merge_advisor.advisor.measuring.adapting import AdaptedMerge

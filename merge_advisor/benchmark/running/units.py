@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -14,8 +15,10 @@ from merge_advisor.benchmark.running.ledger import ResultKey
 from merge_advisor.benchmark.running.task_draw import ResultPlace, TaskDraw
 from merge_advisor.benchmark.setup import ORACLES, ks_of
 from merge_advisor.benchmark.values import Arm, Result, Setup, Unit
-from merge_advisor.errors import InputError, MergeAdvisorError
+from merge_advisor.errors import InputError, MergeAdvisorError, RunError
 
+_MOST_RESULTS = 1_000_000
+"""Results of a benchmark at most."""
 _LONGEST_REASON = 300
 """Characters of an error that are kept."""
 
@@ -29,6 +32,9 @@ def result_keys(setup: Setup, tasks: Sequence[str]) -> Iterator[ResultKey]:
         setup: arms, controls and draws.
         tasks: names, in order.
 
+    Raises:
+        InputError: more than a million.
+
     >>> from merge_advisor.benchmark.values import Draws, Question, Tasks
     >>> arms = (Arm("random", "random", match="a"), Arm("a", "top_k"))
     >>> question = Question("a", "random")
@@ -40,6 +46,11 @@ def result_keys(setup: Setup, tasks: Sequence[str]) -> Iterator[ResultKey]:
     arms = sorted(setup.arms, key=lambda arm: bool(arm.match))
     sizes = [(str(name), setup.k) for name in setup.controls] + [(arm.name, ks_of(arm, setup)) for arm in arms]
     draws = (range(setup.draws.selections), range(setup.draws.tuners))
+    number = (
+        setup.draws.shots * len(tasks) * math.prod(map(len, draws)) * len(setup.views) * sum(len(ks) for _, ks in sizes)
+    )
+    if number > _MOST_RESULTS:
+        raise InputError(f"setup {setup.name}: asks for {number} results; lower draws, or name fewer arms, k or tasks")
     for shots, task, selection, tuner, view in product(range(setup.draws.shots), tasks, *draws, setup.views):
         for name, ks in sizes:
             for k in ks:
@@ -88,12 +99,17 @@ def measure_result(draw: TaskDraw, key: ResultKey, arm: Arm | None, matched: Res
         key: what to measure.
         arm: the arm of that name, None for a control.
         matched: the result of the arm whose cost it matches; None where there is none.
+
+    Raises:
+        RunError: what is measured cannot be kept; every other result would fail of it as well.
     """
     unit = Unit(key.task, draw.rows.family, key.shot_draw, key.selection_draw, key.tuner_seed)
     place = ResultPlace(unit, key.arm, key.view, key.k)
     start = time.perf_counter()
     try:
         result = run_control(draw, place) if arm is None else run_arm(draw, arm, place, _budget(arm, matched))
+    except RunError:
+        raise
     except Exception as error:  # a unit that crashes must not take the others with it
         result = failed_result(key, draw.rows.family, _reason(error))
     return replace(result, seconds=round(time.perf_counter() - start, 3))

@@ -1,0 +1,136 @@
+"""`merge-advisor gate`: one model judged, or a pool watched."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from merge_advisor.cli.messages import with_flags
+from merge_advisor.cli.options import GateCommand, OutputOptions
+from merge_advisor.cli.parser import Arguments
+from merge_advisor.cli.printing import flagged, print_blocks, print_json, print_result
+from merge_advisor.cli.progress import reporting
+from merge_advisor.cli.saying import say
+from merge_advisor.errors import InputError
+from merge_advisor.gate_options import GateOptions, WatchOptions
+from merge_advisor.hub_options import HubPlace
+from merge_advisor.json_form import to_plain
+from merge_advisor.machine_options import Machine
+from merge_advisor.options import Places
+from merge_advisor.report.document import Paragraph
+from merge_advisor.session_options import Where
+
+if TYPE_CHECKING:
+    from merge_advisor.advisor.gating.gated_model import HubFinder
+    from merge_advisor.advisor.gating.watch_state import PoolDecision
+    from merge_advisor.progress import Progress
+
+_OK, _PARTIAL = 0, 3
+
+
+def run_gate(arguments: Arguments) -> int:
+    """Return the exit code of `merge-advisor gate`, run: 0 passed, 1 failed, 4 cannot tell.
+
+    Args:
+        arguments: what was given.
+
+    Raises:
+        InputError: neither a model nor a pool to watch, both, or a model without a baseline.
+    """
+    command, watching = arguments.part(GateCommand), arguments.part(WatchOptions)
+    if watching.watch is not None:
+        return _watch(arguments, command, watching)
+    if command.model is None:
+        raise InputError("gate: no MODEL to judge; name a run folder, an adapter's folder or a model, or `watch=POOL`")
+    if command.baseline is None:
+        raise InputError("gate: nothing to compare with; give `baseline=MODEL`, a run, an adapter or a full model")
+    from merge_advisor.advisor.gating.gate import gate
+    from merge_advisor.report.gate_document import gate_blocks, gate_document
+    from merge_advisor.report.junit import to_junit
+    from merge_advisor.report.markdown import to_markdown
+    from merge_advisor.whole_files import write_text
+
+    output = arguments.part(OutputOptions)
+    with reporting(output) as progress:
+        report = gate(
+            command.model, command.baseline, command.tasks, command.guards, options=arguments.part(GateOptions),
+            metric=command.metric, fields=command.fields, template=command.template,
+            find_in_hub=_finder(arguments), **_where(arguments, progress),
+        )  # fmt: skip
+    if command.junit is not None:
+        write_text(command.junit, to_junit(report))
+    if command.summary is not None:
+        write_text(command.summary, with_flags(to_markdown(gate_document(report, command.price)), "gate"))
+    print_result(output, to_plain(report), flagged(gate_blocks(report, command.price), "gate"))
+    return report.outcome.exit_code
+
+
+def _finder(arguments: Arguments) -> HubFinder | None:
+    """What finds the model of hub:ID; None where no hub folder is named."""
+    folder = arguments.part(HubPlace).hub
+    if folder is None:
+        return None
+
+    def place_of(name: str) -> str:
+        from merge_advisor.hub import Hub
+
+        with Hub.open(folder) as hub:
+            return hub.entry(name).place
+
+    return place_of
+
+
+def _where(arguments: Arguments, progress: Progress) -> Where:
+    """Where models and stores are, and how to compute."""
+    places = arguments.part(Places)
+    return Where(
+        pool=places.pool, base=places.base, offline=places.offline, follow_links=places.follow_links,
+        cache=places.cache, store=places.store, machine=arguments.part(Machine), progress=progress,
+    )  # fmt: skip
+
+
+def _watch(arguments: Arguments, command: GateCommand, watching: WatchOptions) -> int:
+    """Watch a pool; ends after one look, or when it is interrupted."""
+    if command.model is not None:
+        raise InputError("gate: MODEL and `watch` are two things; give one of them")
+    if command.junit is not None or command.summary is not None:
+        raise InputError("gate: `junit` and `summary` are of one MODEL; a watched pool has its log.jsonl")
+    from merge_advisor.advisor.gating.watch import Watching, watch_pool
+    from merge_advisor.advisor.gating.watch_state import LOG
+
+    output = arguments.part(OutputOptions)
+    made: list[PoolDecision] = []
+
+    def show(decision: PoolDecision) -> None:
+        made.append(decision)
+        if output.json and not watching.once:  # it never ends: an object a line
+            print_json(to_plain(decision), line=True)
+        elif not output.json:
+            print_blocks(flagged([Paragraph(f"{decision.text}{_cost(decision, command.price)}")], "gate"))
+            sys.stdout.flush()
+
+    asked = Watching(
+        str(watching.watch), command.tasks, arguments.part(GateOptions), watching, command.baseline, command.guards,
+        command.metric, command.fields, command.template, _finder(arguments),
+    )  # fmt: skip
+    with reporting(output) as progress:
+        watch_pool(asked, show, lambda text: say(with_flags(text, "gate")), **_where(arguments, progress))
+    log = watching.out / LOG
+    if output.json:
+        print_json({"decisions": to_plain(made), "log": str(log)})
+    else:
+        print_blocks([Paragraph(f"{len(made)} decisions, in {log}" if made else f"nothing new; the log is {log}")])
+    return _PARTIAL if any(decision.kind == "set-aside" for decision in made) else _OK
+
+
+def _cost(decision: PoolDecision, price: float | None) -> str:
+    """What judging a model took, and what judging every candidate on the same rows would have taken."""
+    if decision.kind not in ("new", "version"):
+        return ""
+    rate = (price or 0.0) / 3600
+    money = "" if price is None else f" ({decision.seconds * rate:.2f})"
+    text = f"\ncost: {decision.seconds:.1f} s{money}, {decision.measured} measurements"
+    if decision.all_candidates_seconds is None:
+        return text
+    money = "" if price is None else f" ({decision.all_candidates_seconds * rate:.2f})"
+    return f"{text}; scoring every candidate of the pool on these rows: {decision.all_candidates_seconds:.1f} s{money}"

@@ -1,0 +1,12 @@
+"""Hub folders: a catalogue of models with their deltas and scores, searched and planned from.
+
+`Hub` (`hub_folder.py`) is the API; the command line calls nothing else. The catalogue (`catalogue.py`, one SQLite file)
+is what all else is made from: `deltas.py` and `texts.py` are its tables, `index.py` and `vectors.py` the files beside
+it that a search reads.
+"""
+
+from __future__ import annotations
+
+from merge_advisor.hub.hub_folder import Hub
+
+__all__ = ["Hub"]

@@ -1,0 +1,193 @@
+"""`hub add`: a pool into a hub. What is new is embedded; a killed add goes on where it was."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Unpack
+
+from merge_advisor import registry
+from merge_advisor.advisor.measuring.deltas import TOGETHER, embedding_space, take_deltas
+from merge_advisor.advisor.measuring.session import PoolFilter, Session, open_session
+from merge_advisor.errors import InputError
+from merge_advisor.hub.values import HubAdded, HubEntry
+from merge_advisor.hub.writing import now
+from merge_advisor.pool.licences import read_card
+from merge_advisor.types import Candidate, RefusedModel
+
+if TYPE_CHECKING:
+    from merge_advisor.arrays import Float32Array
+    from merge_advisor.hub.opened import OpenHub
+    from merge_advisor.session_options import SessionOptions
+
+
+@dataclasses.dataclass(eq=False)
+class _Done:
+    """What was done so far."""
+
+    new: list[str] = dataclasses.field(default_factory=list)
+    versions: list[str] = dataclasses.field(default_factory=list)
+    aliases: list[str] = dataclasses.field(default_factory=list)
+    updated: list[str] = dataclasses.field(default_factory=list)
+    refused: list[RefusedModel] = dataclasses.field(default_factory=list)
+    unchanged: int = 0
+    embedded: int = 0
+
+
+def add_pool(
+    hub: OpenHub,
+    pool: str | Path,
+    *,
+    base: str,
+    embeddings: Sequence[str] = ("delta_activations",),
+    template: str | None = None,
+    wanted: PoolFilter | None = None,
+    **where: Unpack[SessionOptions],
+) -> HubAdded:
+    """Return what came of adding a pool to a hub, see `Hub.add`.
+
+    Args:
+        hub: open.
+        pool: folder of candidates, manifest, or hub ids.
+        base: hub id, folder or GGUF file.
+        embeddings: specs.
+        template: prompt template of the pool; None: its own.
+        wanted: which models of the pool are added.
+        where: see `SessionOptions`.
+
+    Raises:
+        InputError: no embedding is named.
+        MergeAdvisorError: see `Hub.add`.
+    """
+    if not embeddings:
+        raise InputError("no embedding named: give `embedding`, at least once")
+    for spec in embeddings:  # what can be refused without models is refused before they are opened
+        registry.build("embedding", spec)
+    wanted = dataclasses.replace(wanted or PoolFilter(), copies=True)
+    done = _Done()
+    with hub.writing(), open_session(base, pool, template=template, wanted=wanted, **where) as session:
+        spaces = [embedding_space(session.model, spec)[1] for spec in embeddings]
+        done.refused += session.pool.refused
+        with hub.catalogue.file.transaction():
+            hub.catalogue.keep_base(session.local.base, _place_of(base))
+            numbers = [hub.catalogue.keep_space(space) for space in spaces]
+        # in groups, since a GPU embeds several at once; the store keeps each delta as soon as it is there
+        for start in range(0, len(session.pool.candidates), TOGETHER):
+            group = session.pool.candidates[start : start + TOGETHER]
+            _add_group(hub, session, group, list(zip(embeddings, numbers, strict=True)), done)
+        for number, space in zip(numbers, spaces, strict=True):
+            hub.index.bring_up(number, space)
+    refused = tuple(sorted(done.refused, key=lambda item: item.id))
+    return HubAdded(
+        tuple(done.new), tuple(done.versions), tuple(done.aliases), tuple(done.updated), done.unchanged, done.embedded,
+        refused,
+    )  # fmt: skip
+
+
+def _add_group(
+    hub: OpenHub, session: Session, group: Sequence[Candidate], spaces: Sequence[tuple[str, int]], done: _Done
+) -> None:
+    base, catalogue = session.local.base.digest, hub.catalogue
+    known = {c.fingerprint: catalogue.by_fingerprint(base, c.fingerprint) for c in group}
+    deltas: dict[int, dict[str, Float32Array]] = {}
+    reasons: dict[str, str] = {}
+    for spec, space in spaces:
+        lacking: dict[str, Candidate] = {}
+        for candidate in group:
+            entry = known[candidate.fingerprint]
+            if entry is None or not hub.deltas.has_delta(space, entry.number):
+                lacking.setdefault(candidate.fingerprint, candidate)
+        taken = take_deltas(session.meter, spec, list(lacking.values()))
+        fingerprints = [candidate.fingerprint for candidate in taken.candidates]
+        deltas[space] = dict(zip(fingerprints, taken.deltas.array, strict=True))
+        by_id = {candidate.id: candidate.fingerprint for candidate in lacking.values()}
+        reasons |= {by_id[item.id]: f"embedding {spec}: {item.reason}" for item in taken.refused}
+    for candidate in group:
+        own = candidate.fingerprint
+        if own in reasons:
+            done.refused.append(RefusedModel(candidate.id, reasons[own]))
+        found = [(space, by_print[own]) for space, by_print in deltas.items() if own in by_print]
+        if not found and catalogue.by_fingerprint(base, own) is None:
+            continue
+        # all of one model or nothing: a kill in between leaves the models before it
+        with catalogue.file.transaction():
+            number = _add_candidate(hub, session, candidate, done)
+            for space, delta in found:
+                if not hub.deltas.has_delta(space, number):
+                    hub.deltas.keep_delta(space, number, delta)
+                    done.embedded += 1
+
+
+def _add_candidate(hub: OpenHub, session: Session, candidate: Candidate, done: _Done) -> int:
+    """Keep a model's row and name; return its number."""
+    catalogue, base = hub.catalogue, session.local.base.digest
+    entry = catalogue.by_fingerprint(base, candidate.fingerprint)
+    current = next((v for v in catalogue.versions(candidate.id, base) if v.current), None)
+    time = now()
+    said = _described(candidate, session, time)
+    if entry is None:
+        number = catalogue.keep_entry(said)
+    else:
+        number = entry.number
+        mine = not entry.ids or entry.ids[0] == candidate.id or not Path(entry.place).exists()
+        # an alias says nothing of the entry, unless the folder that it was read from is gone
+        kept = dataclasses.replace(said if mine else entry, number=number, added=entry.added, ids=entry.ids)
+        if kept != entry:
+            catalogue.keep_entry(kept)
+            done.updated.append(candidate.id)
+    if current is None or current.entry != number:
+        catalogue.keep_name(base, candidate.id, number, time)
+        if current is not None:
+            done.versions.append(candidate.id)
+            hub.texts.keep_text(current.entry)
+        else:
+            (done.new if entry is None else done.aliases).append(candidate.id)
+    elif candidate.id not in done.updated:
+        done.unchanged += 1
+        return number
+    hub.texts.keep_text(number)
+    return number
+
+
+def _described(candidate: Candidate, session: Session, time: str) -> HubEntry:
+    card = read_card(Path(candidate.path))
+    return HubEntry(
+        number=0,
+        ids=(),
+        base=session.local.base.digest,
+        fingerprint=candidate.fingerprint,
+        kind=candidate.kind,
+        rank=candidate.rank,
+        modules=candidate.modules,
+        licence=candidate.licence,
+        size=_size_of(Path(candidate.path)),
+        source=_text(candidate.source),
+        revision=candidate.revision,
+        place=_text(str(Path(candidate.path).absolute())),
+        card=candidate.description,
+        languages=card.languages,
+        data_sets=card.data_sets,
+        tags=card.tags,
+        template=session.model.template.name,
+        notes=candidate.notes,
+        added=time,
+    )
+
+
+def _size_of(folder: Path) -> int:
+    """Bytes of the weights in a folder."""
+    sizes = (path.stat().st_size for path in folder.glob("*.safetensors"))
+    return sum(sizes)
+
+
+def _text(path: str) -> str:
+    """A path as text that a database holds; what is no UTF-8 in it is escaped, and then opens nothing."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def _place_of(ref: str) -> str:
+    """How a base is named so that it is found from any folder."""
+    path = Path(ref).expanduser()
+    return _text(str(path.absolute())) if path.exists() else ref

@@ -1,0 +1,93 @@
+"""`hub check`: is everything what was written, and do catalogue and vectors agree?"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from merge_advisor.errors import RunError
+from merge_advisor.hub.shortlist import can_be_opened
+from merge_advisor.hub.values import HubCheck
+
+if TYPE_CHECKING:
+    from merge_advisor.hub.opened import OpenHub
+
+_CHECKED = ("bases", "entries", "names", "scores", "spaces", "deltas", "runs")
+_CALLED = {"bases": "bases", "entries": "models", "names": "ids", "scores": "scores", "spaces": "spaces",
+           "deltas": "deltas", "runs": "runs"}  # fmt: skip
+
+
+def check_hub(hub: OpenHub, *, repair: bool = False) -> HubCheck:
+    """Return what is wrong with a hub, see `Hub.check`.
+
+    Args:
+        hub: open.
+        repair: make anew what can be, and drop damaged rows.
+
+    Raises:
+        RunError: the catalogue cannot be read; with `repair`: another process writes, or nothing can be written.
+    """
+    if not repair:
+        return _looked(hub, ())
+    with hub.writing():
+        before = _looked(hub, ())
+        done = _repair(hub, before)
+        after = _looked(hub, tuple(done))
+        if after.index:
+            raise RunError(
+                f"hub {hub.folder}: cannot be repaired ({after.index[0]}); copy it to another disk, then try again"
+            )
+        # what was wrong is told, beside what was done about it
+        return HubCheck(
+            after.entries, after.deltas, (*before.damaged, *after.damaged), before.index, tuple(done), after.gone
+        )
+
+
+def _looked(hub: OpenHub, repaired: tuple[str, ...]) -> HubCheck:
+    file = hub.catalogue.file
+    damaged = []
+    for table in _CHECKED:
+        wrong = len(file.damaged(table))
+        if wrong:
+            damaged.append(f"{_CALLED[table]}: {wrong} rows of the catalogue are not what was written")
+    orphans = file.rows(
+        "SELECT COUNT(*) FROM names n WHERE NOT EXISTS (SELECT 1 FROM entries e WHERE e.number = n.entry)"
+    )
+    if orphans[0][0]:
+        damaged.append(f"ids: {orphans[0][0]} stand for models that are not there")
+    index = list(_texts(hub))
+    if not any(line.startswith(("deltas", "spaces")) for line in damaged):
+        for number, space in hub.catalogue.spaces().items():
+            index += hub.index.check(number, space)
+    entries = hub.catalogue.entries()
+    gone = tuple(entry.id for entry in entries if not can_be_opened(entry))
+    deltas = file.rows("SELECT COUNT(*) FROM deltas")[0][0]
+    return HubCheck(len(entries), int(deltas), tuple(damaged), tuple(index), repaired, gone)
+
+
+def _texts(hub: OpenHub) -> list[str]:
+    file = hub.catalogue.file
+    missing = file.rows("SELECT COUNT(*) FROM entries WHERE number NOT IN (SELECT rowid FROM texts)")[0][0]
+    more = file.rows("SELECT COUNT(*) FROM texts WHERE rowid NOT IN (SELECT number FROM entries)")[0][0]
+    return [f"texts: the index lacks {missing} models and has {more} that are not there"] if missing or more else []
+
+
+def _repair(hub: OpenHub, found: HubCheck) -> list[str]:
+    file, done = hub.catalogue.file, []
+    with file.transaction():
+        for table in _CHECKED:
+            if dropped := file.drop_damaged(table):
+                done.append(f"{_CALLED[table]}: {dropped} damaged rows dropped; what they held has to be added again")
+        file.run("DELETE FROM names WHERE entry NOT IN (SELECT number FROM entries)")
+        file.run("DELETE FROM deltas WHERE entry NOT IN (SELECT number FROM entries) "
+                 "OR space NOT IN (SELECT number FROM spaces)")  # fmt: skip
+        file.run("DELETE FROM scores WHERE entry NOT IN (SELECT number FROM entries)")
+        if any(line.startswith("texts") for line in found.index) or done:
+            file.run("DELETE FROM texts")
+            for (number,) in file.rows("SELECT number FROM entries"):
+                hub.texts.keep_text(number)
+            done.append("texts: indexed anew")
+    for number, space in hub.catalogue.spaces().items():
+        if done or hub.index.check(number, space):
+            count = hub.index.rebuild(number, space)
+            done.append(f"vectors of {space.embedding} in {space.dtype}: {count} made anew from the catalogue")
+    return done

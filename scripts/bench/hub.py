@@ -1,0 +1,219 @@
+"""How fast and how right a hub is searched, by size, beside other engines on the same vectors.
+
+    python scripts/bench/hub.py --out eval/hub.jsonl --sizes 1000,10000,100000 --dims 576
+    python scripts/bench/hub.py --out eval/hub.jsonl --sizes 1000000 --dims 576 --engines hub,faiss-ivfpq
+
+The vectors are made: each is the sum of a direction that all share (0.5), the centre of its cluster (0.6), a random
+mixture of 16 of 256 directions that its cluster varies along (0.5) and noise in all dimensions (0.25), times a length.
+Clusters have 1,000 members on average, their sizes are as 1/sqrt(rank). So two vectors of different clusters have a
+cosine of about 0.27, two of one cluster of 0.66, and neighbours differ along few directions, as deltas of finetunes of
+related data do. Queries are further vectors of the same clusters; what is right is the cosine in float32.
+
+Every engine gets the same rows, in steps of 20,000, and answers with the keys of the 10 nearest; those that compress
+give more, and these are compared exactly with the rows in float16 (hub: in whole numbers of 16 bits). A process of its
+own builds, another one opens, searches and adds 1,000 rows, so that its memory is that of a search. Engines that are
+not installed are left out (`pip install faiss-cpu usearch lancedb`; none of them is needed by this package).
+
+`--plan` measures `merge-advisor plan --hub --no-score` instead, as a whole process, on a hub of so many made entries
+and a few real ones: it needs `--base`, `--pool` and `--task`, and runs twice, so that all is stored the second time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from hub_engines import ENGINES, MODULES, QUERIES, K, World, truth_of
+from kept import add_line, read_lines
+
+
+def child(part: str, name: str, n: int, dim: int, folder: Path) -> None:
+    """Build, or open, search and add; print what was measured as one line of JSON."""
+    world = World(n, dim)
+    found: dict[str, Any] = {}
+    if part == "truth":
+        truth_of(world, folder)
+    elif part == "build":
+        engine = ENGINES[name](folder, world)
+        began = time.perf_counter()
+        engine.build(world)
+        found["build_s"] = time.perf_counter() - began
+    else:
+        queries, truth = world.queries, truth_of(world, folder)
+        before = memory()
+        began = time.perf_counter()
+        engine = ENGINES[name](folder, world)
+        engine.open()
+        engine.search(queries[0])
+        found["open_and_first_ms"] = 1000 * (time.perf_counter() - began)
+        for _ in range(2):  # the second round is warm
+            seconds, cpu, right = [], [], 0
+            for query, wanted in zip(queries, truth, strict=True):
+                began, used = time.perf_counter(), time.process_time()
+                hits = engine.search(query)
+                seconds.append(time.perf_counter() - began)
+                cpu.append(time.process_time() - used)
+                right += len(set(hits.tolist()) & set(wanted.tolist()))
+        found |= {
+            "search_ms": 1000 * float(np.median(seconds)), "fastest_tenth_ms": 1000 * float(np.quantile(seconds, 0.1)),
+            "cpu_ms": 1000 * float(np.median(cpu)), "recall": right / (QUERIES * K), "peak_mb": memory(),
+            "before_mb": before,
+        }  # fmt: skip
+        rows = world.added
+        began = time.perf_counter()
+        engine.add(rows)
+        found["add_1000_s"] = time.perf_counter() - began
+    print(json.dumps(found))
+
+
+def memory() -> float:
+    """The most memory this process has held, MB: files that are mapped count as far as they were touched."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def measured(name: str, n: int, dim: int, folder: Path) -> dict[str, Any]:
+    """One engine at one size, each part in a process of its own."""
+    found: dict[str, Any] = {"engine": name, "n": n, "dim": dim}
+    for part in ("build", "search"):
+        before = set(folder.iterdir())
+        command = [sys.executable, __file__, "--child", part, "--engines", name, "--sizes", str(n), "--dims", str(dim),
+                   "--folder", str(folder), "--out", os.devnull]  # fmt: skip
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            return found | {
+                "failed": f"{part}: {done.stderr.strip().splitlines()[-1][:300] if done.stderr else done.returncode}"
+            }
+        found |= json.loads(done.stdout.strip().splitlines()[-1])
+        if part == "build":
+            made = set(folder.iterdir()) - before
+            found["disk_mb"] = sum(size_of(path) for path in made) / 1e6
+    for path in folder.iterdir():
+        if path.name not in ("half", "truth.npy"):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    return found | {"load": os.getloadavg()[0], "when": time.strftime("%Y-%m-%d")}
+
+
+def size_of(path: Path) -> int:
+    """Bytes of a file or folder."""
+    return (
+        sum(part.stat().st_size for part in path.rglob("*") if part.is_file()) if path.is_dir() else path.stat().st_size
+    )
+
+
+def installed(name: str) -> bool:
+    """Whether an engine can be imported."""
+    from importlib.util import find_spec
+
+    module = MODULES.get(name.partition("-")[0])
+    return module is None or find_spec(module) is not None
+
+
+MEASURED = """
+import sys
+from merge_advisor.cli import main
+code = main(sys.argv[2:])
+lines = dict(line.split(":", 1) for line in open("/proc/self/status"))
+open(sys.argv[1], "w").write(lines["VmHWM"].split()[0])
+sys.exit(code)
+"""
+"""A command whose most memory is written to a file: what the system tells of a child counts its parent's too."""
+
+
+def plan_seconds(arguments: argparse.Namespace, n: int) -> dict[str, Any]:
+    """Whole processes of `plan --hub --no-score` on a hub of so many entries, the second with everything stored."""
+    from merge_advisor.hub import Hub
+    from merge_advisor.hub.values import HubEntry
+
+    with tempfile.TemporaryDirectory(dir=arguments.folder) as name:
+        folder, cache = Path(name), arguments.cache or Path(name) / "cache"
+        with Hub.open(folder / "hub", make=True) as hub:
+            hub.add(arguments.pool, base=arguments.base, cache=cache)
+            (number, space), *_ = hub.catalogue.spaces().items()
+            world = World(n, space.dim)
+            some = hub.entries()[0]
+            began = time.perf_counter()
+            for start, rows in world.blocks():
+                with hub.catalogue.file.transaction():
+                    for offset, row in enumerate(rows):
+                        made = HubEntry(
+                            0, (), some.base, f"made {start + offset}", "adapter", 8, some.modules, "mit",
+                            place=some.place, card=f"made model {start + offset} of words {offset % 97}",
+                        )  # fmt: skip
+                        entry = hub.catalogue.keep_entry(made)
+                        hub.catalogue.keep_name(some.base, f"made-{start + offset}", entry, "2026-01-01")
+                        hub.deltas.keep_delta(number, entry, row)
+                        hub.texts.keep_text(entry)
+            hub.index.bring_up(number, space)
+            filled = time.perf_counter() - began
+        places = ["--hub", str(folder / "hub"), "--cache", str(cache), "--out", str(folder / "run")]
+        asked = ["--task", arguments.task, "--base", arguments.base, "--no-score", "--adaptation", "none", "--force"]
+        quick = ["--strategy", "gradient", "--shots", "4", "--lora-steps", "1"]  # what is stored costs nothing later
+        command = [sys.executable, "-c", MEASURED, str(folder / "peak"), "plan", *places, *asked, *quick]
+        seconds, cpu, peak = [], [], 0.0
+        for _ in range(4):
+            began = time.perf_counter()
+            process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            _, status, used = os.wait4(process.pid, 0)
+            seconds.append(time.perf_counter() - began)
+            cpu.append(used.ru_utime + used.ru_stime)
+            peak = int((folder / "peak").read_text()) / 1024
+            if status not in (0, 3 << 8):
+                raise SystemExit(f"plan failed: {status}")
+        return {
+            "engine": "plan --hub", "n": n, "dim": space.dim, "fill_s": filled, "first_s": seconds[0],
+            "stored_s": float(np.median(seconds[1:])), "stored_cpu_s": float(np.median(cpu[1:])), "peak_mb": peak,
+            "disk_mb": size_of(folder / "hub") / 1e6,
+            "load": os.getloadavg()[0], "when": time.strftime("%Y-%m-%d"),
+        }  # fmt: skip
+
+
+def main() -> None:
+    """Measure what the file of results lacks, and print all of it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="file of lines; what is there is not measured again")
+    parser.add_argument("--sizes", default="1000,10000,100000")
+    parser.add_argument("--dims", default="576")
+    parser.add_argument("--engines", default=",".join(ENGINES))
+    parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()), help="where the files are made")
+    parser.add_argument("--child", help=argparse.SUPPRESS)
+    parser.add_argument("--plan", action="store_true", help="measure plan --hub")
+    parser.add_argument("--cache", type=Path, help="with --plan: cache of the plan (default: a new one)")
+    for name in ("base", "pool", "task"):
+        parser.add_argument(f"--{name}")
+    arguments = parser.parse_args()
+    sizes, dims = ([int(word) for word in text.split(",")] for text in (arguments.sizes, arguments.dims))
+    names = arguments.engines.split(",")
+    if arguments.child:
+        child(arguments.child, names[0], sizes[0], dims[0], arguments.folder)
+        return
+    known = {(line["engine"], line["n"], line["dim"]) for line in read_lines(arguments.out)}
+    if arguments.plan:
+        for n in sizes:
+            add_line(arguments.out, plan_seconds(arguments, n))
+    for n in sizes if not arguments.plan else ():
+        for dim in dims:
+            wanted = [name for name in names if installed(name) and (name, n, dim) not in known]
+            if not wanted:
+                continue
+            with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
+                child("truth", names[0], n, dim, Path(folder))
+                for name in wanted:
+                    add_line(arguments.out, measured(name, n, dim, Path(folder)))
+                    print(read_lines(arguments.out)[-1], flush=True)
+    for line in read_lines(arguments.out):
+        shown = {key: round(v, 3) if isinstance(v, float) else v for key, v in line.items()}
+        print(json.dumps(shown))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,13 @@
+"""Fuzzing through the command line's own entry: inputs that are almost right, and what must never come of them.
+
+    world.py      a base, a pool, a run, a benchmark, a store: what every case has around it
+    seeds.py      right inputs of every kind, which cases are made from
+    mutators.py   what makes an input almost right: bytes, JSON and YAML, safetensors, archives
+    targets.py    what each kind of input is, how a case is made, the command that reads it
+    checks.py     a case, and what is looked at after its command
+    oracle.py     one command in this process, and the faults in what it did
+    running.py    many cases in forked processes: hangs, crashes, memory; counts, a log, faults cut down
+    corpus/       cases that were faults once, replayed by test_corpus.py
+
+`scripts/fuzz` runs them by hand.
+"""

@@ -1,0 +1,168 @@
+"""The catalogue of a hub folder: ids, versions, aliases, filters, words, scores; nothing is lost, nothing mixed up."""
+
+import sqlite3
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from merge_advisor.errors import InputError, RunError
+from merge_advisor.hub import Hub
+from merge_advisor.hub.catalogue import CATALOGUE, Catalogue
+from merge_advisor.hub.deltas import HubDeltas
+from merge_advisor.hub.filters import FILTER_FIELDS, read_filter
+from merge_advisor.hub.texts import HubTexts, query_of
+from merge_advisor.hub.values import HubEntry, HubRun, HubScore
+from merge_advisor.types import Base
+from tests.hub.hub_world import SPACE, TIME, entry_of, filled
+
+
+def ids(hub: Hub, wanted: str) -> list[str]:
+    return [entry.id for entry in hub.entries(wanted)]
+
+
+def test_an_id_with_new_weights_is_a_new_version_and_the_old_one_stays_readable(tmp_path: Path) -> None:
+    with filled(tmp_path, 2) as hub:
+        old = hub.entry("m0")
+        number = hub.catalogue.keep_entry(entry_of(9, fingerprint="new weights"))
+        assert hub.catalogue.keep_name("base", "m0", number, TIME) == 2
+        assert [(item.version, item.entry, item.current) for item in hub.versions("m0")] == [
+            (1, old.number, False), (2, number, True),
+        ]  # fmt: skip
+        assert hub.entry("m0").fingerprint == "new weights" and hub.entry(old.number).fingerprint == "f0"
+        assert hub.entry(old.number).ids == () and hub.entry(old.number).id == f"#{old.number}"
+        assert ids(hub, "") == ["m1", "m0"] and hub.count() == 2
+        assert hub.deltas.delta(1, old.number) is not None
+
+
+def test_equal_weights_are_one_entry_with_aliases(tmp_path: Path) -> None:
+    with filled(tmp_path, 2) as hub:
+        first = hub.entry("m0")
+        hub.catalogue.keep_name("base", "copy", first.number, "2026-11-30T00:00:00+00:00")
+        assert hub.entry("copy").number == first.number and hub.entry("copy").ids == ("m0", "copy")
+        assert hub.remove("m0") == 0 and hub.entry("copy").id == "copy"
+        assert hub.remove("copy") == 1 and hub.count() == 1
+        with pytest.raises(InputError, match=r"hub .*: has no model 'copy'; it has, for example: m1"):
+            hub.entry("copy")
+
+
+def test_removing_takes_deltas_scores_and_words_along_and_no_number_is_given_twice(tmp_path: Path) -> None:
+    with filled(tmp_path, 2) as hub:
+        number = hub.entry("m1").number
+        hub.add_score("m1", HubScore("sums", "accuracy", 0.5, 0.3, 0.7, 40, "fast 1"))
+        assert hub.remove("m1") == 1
+        rows = hub.catalogue.file.rows
+        for table, column in (("deltas", "entry"), ("scores", "entry"), ("texts", "rowid"), ("names", "entry")):
+            assert rows(f"SELECT * FROM {table} WHERE {column} = ?", [number]) == [], table
+        assert hub.catalogue.keep_entry(entry_of(7)) == number + 1
+
+
+def test_the_same_id_on_two_bases_is_two_models(tmp_path: Path) -> None:
+    with filled(tmp_path, 1) as hub:
+        hub.catalogue.keep_base(Base("org/other", None, "other", "LlamaForCausalLM"), "org/other")
+        number = hub.catalogue.keep_entry(HubEntry(0, (), "other", "f0", "adapter"))
+        hub.catalogue.keep_name("other", "m0", number, TIME)
+        with pytest.raises(InputError, match=r"has 'm0' on several bases \(org/base, org/other\); give `base`"):
+            hub.entry("m0")
+        assert hub.entry("m0", base="org/other").number == number
+        with pytest.raises(InputError, match=r"holds no models of base x, but of org/base, org/other; give another"):
+            hub.entry("m0", base="x")
+        assert [(item.base.id, item.models) for item in hub.bases()] == [("org/base", 1), ("org/other", 1)]
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("", "m0 m1 m2 m3"), ("rank<=4", "m0 m1"), ("rank>4,licence=mit", "m3"), ("licence!=mit", "m0 m2"),
+        ("licence=unknown", "m2"), ("license=apache-*", "m0"), ("licence=MIT", "m1 m3"), ("id=m[02]", "m0 m2"),
+        ("id!=m0", "m1 m2 m3"), ("base=org/*", "m0 m1 m2 m3"), ("base!=org/base", ""), ("language=de", "m1 m3"),
+        ("language!=de", "m0 m2"), ("data_set=squad", "m0"), ("tag=lora", "m0 m1 m2 m3"),
+        ("module=v_proj", "m0 m1 m2 m3"),
+        ("module=k_*", ""), ("size>=3000", "m3"), ("added>2026-01-01", "m0 m1 m2 m3"), ("kind=checkpoint", ""),
+        ("source=s1", "m1"), ("template=alpaca , rank = 8", "m2"), ("revision=", None), ("rank<=x", None),
+        ("colour=red", None), ("licence>mit", None), ("rank<=4,,", None), ("id=m0' OR 1=1 --", ""), ("rank=-1", None),
+    ],
+)  # fmt: skip
+def test_filters(tmp_path: Path, text: str, found: str | None) -> None:
+    with filled(tmp_path, 4) as hub:
+        if found is None:
+            with pytest.raises(InputError, match=r"`filter="):
+                hub.entries(text)
+        else:
+            assert ids(hub, text) == found.split()
+
+
+def test_every_field_of_a_filter_is_a_column(tmp_path: Path) -> None:
+    with filled(tmp_path, 1) as hub:
+        for field in FILTER_FIELDS:
+            hub.catalogue.entries(read_filter(f"{field}={'1' if field in ('rank', 'size') else 'x'}"))
+
+
+def test_words_are_found_and_nothing_of_them_is_syntax(tmp_path: Path) -> None:
+    with filled(tmp_path, 3) as hub:
+        number = hub.catalogue.keep_entry(entry_of(5, card="Drafts legal contracts.", tags=("law",)))
+        hub.catalogue.keep_name("base", "legalDrafts", number, TIME)
+        hub.texts.keep_text(number)
+        for text in ("contracts", "LEGAL drafts", "law", 'a "legal" NEAR(x) AND *', "légal"):
+            hits = hub.search(text=text).hits
+            assert [hit.entry.id for hit in hits] == ["legalDrafts"], text
+        for text in ("", "of the", '"', "zzz", "tags:legal OR"):
+            assert len(hub.search(text=text).hits) == (text == "tags:legal OR"), text
+        assert query_of("x" * 5 + " " + " ".join(f"w{n}" for n in range(500))).count(" OR ") == 63
+
+
+def test_scores_and_runs_are_kept(tmp_path: Path) -> None:
+    with filled(tmp_path, 2) as hub:
+        first = HubScore("sums", "accuracy", 0.5, 0.3, 0.7, 40, "fast 1", "d1")
+        hub.add_score("m0", first)
+        better = HubScore("sums", "accuracy", 0.6, 0.4, 0.8, 40, "fast 1", "d1")
+        hub.add_score("m0", better)
+        assert hub.entry("m0").scores == (better,) and hub.entry("m1").scores == ()
+        hub.catalogue.keep_run(HubRun("runs/a", TIME, ("sums",), ""))
+        hub.catalogue.keep_run(HubRun("runs/a", TIME, ("sums",), "merge"))
+        assert hub.runs() == (HubRun("runs/a", TIME, ("sums",), "merge"),)
+
+
+def test_deltas_are_kept_byte_for_byte_and_a_flipped_bit_is_noticed(tmp_path: Path) -> None:
+    delta = np.array([1.25, -0.0, 3e-38, -2.5e20], np.float32)
+    with filled(tmp_path, 0) as hub:
+        number = hub.catalogue.keep_entry(entry_of(0))
+        space = hub.catalogue.keep_space(SPACE)
+        hub.deltas.keep_delta(space, number, delta)
+        found = hub.deltas.delta(space, number)
+        assert found is not None and found.tobytes() == delta.tobytes()
+        assert hub.catalogue.keep_space(SPACE) == space == hub.catalogue.space_number(SPACE)
+    path = tmp_path / CATALOGUE
+    data = path.read_bytes()
+    assert data.count(delta.tobytes()) == 1
+    path.write_bytes(data.replace(delta.tobytes(), delta.tobytes()[:-1] + b"\x61"))
+    with Hub.open(tmp_path) as hub, pytest.raises(RunError, match="was damaged; `merge-advisor hub check --repair`"):
+        hub.deltas.delta(space, number)
+
+
+def test_no_hub_a_newer_one_and_something_else_are_one_line(tmp_path: Path) -> None:
+    with pytest.raises(
+        RunError, match=r"is no hub folder \(no catalogue.sqlite\); make one with `merge-advisor hub add`"
+    ):
+        Hub.open(tmp_path)
+    assert not list(tmp_path.iterdir())
+    filled(tmp_path / "hub", 1).close()
+    with sqlite3.connect(tmp_path / "hub" / CATALOGUE) as newer:
+        newer.execute("PRAGMA user_version = 99")
+    with pytest.raises(RunError, match=r"written by a newer merge-advisor .* name another `hub`"):
+        Hub.open(tmp_path / "hub")
+    (tmp_path / CATALOGUE).write_text("this is text, long enough to be read as a header of something else" * 20)
+    with pytest.raises(RunError, match=r"is damaged, or no hub catalogue"):
+        Hub.open(tmp_path)
+
+
+def test_what_cannot_be_written_is_read(tmp_path: Path) -> None:
+    """As a hub on a disk that is mounted for reading."""
+    filled(tmp_path, 2).close()
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    with Catalogue(tmp_path, make=False, frozen=True) as catalogue:
+        assert [entry.id for entry in catalogue.entries()] == ["m0", "m1"]
+        assert HubDeltas(catalogue).delta_counts(1)[0] == 2 and HubTexts(catalogue).find_text("m1")
+        with pytest.raises(RunError, match=r"readonly|read-only"):
+            catalogue.keep_base(Base("org/other", None, "other", "X"), "x")
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before

@@ -1,0 +1,322 @@
+"""Searching by vectors: as exact as the catalogue's own deltas, whatever became of the files beside it."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from merge_advisor.errors import DamageWarning, InputError, RunError
+from merge_advisor.hub import Hub, vectors
+from merge_advisor.hub.index import cosine_of
+from merge_advisor.hub.searching import nearest_in
+from merge_advisor.hub.values import HubSearch
+from merge_advisor.hub.vectors import VectorFiles
+from tests.hub.hub_world import SPACE, filled, put
+
+WIDE = replace(SPACE, dim=64)
+
+
+def by_hand(hub: Hub, query: np.ndarray, k: int) -> list[tuple[str, float]]:
+    """The nearest models, from all deltas of the catalogue."""
+    scored = [
+        (cosine_of(delta, query.astype(np.float32)), entry) for _, entry, delta in hub.deltas.delta_rows(1, 0, 10**6)
+    ]
+    living = set(hub.catalogue.living([entry for _, entry in scored]))
+    best = sorted(((-value, entry) for value, entry in scored if entry in living))[:k]
+    names = hub.catalogue.by_number([entry for _, entry in best])
+    return [(names[entry].id, -value) for value, entry in best]
+
+
+def found(hub: Hub, query: np.ndarray, k: int, wanted: str = "") -> HubSearch:
+    return nearest_in(hub, (1, WIDE), query.astype(np.float32), k, wanted)
+
+
+def pairs(search: HubSearch) -> list[tuple[str, float]]:
+    return [(hit.entry.id, hit.score) for hit in search.hits]
+
+
+def test_a_search_gives_what_comparing_with_all_gives(tmp_path: Path) -> None:
+    with filled(tmp_path, 300, WIDE) as hub:
+        for seed in range(10):
+            query = np.random.default_rng(1000 + seed).normal(size=64)
+            search = found(hub, query, 7)
+            assert pairs(search) == by_hand(hub, query, 7) and search.exact and search.models == 300
+        like = hub.search(like="m3", k=4)
+        delta = hub.deltas.delta(1, hub.entry("m3").number)
+        assert delta is not None and pairs(like) == [pair for pair in by_hand(hub, delta, 5) if pair[0] != "m3"]
+        for k in (1, 299, 300, 5000):
+            assert len(found(hub, query, k).hits) == min(k, 300)
+
+
+def test_near_ties_below_the_rounding_of_the_files_are_told_apart(tmp_path: Path) -> None:
+    """Deltas that the files cannot tell apart, more of them than the search asks the files for."""
+    with filled(tmp_path, 0, WIDE) as hub:
+        rng = np.random.default_rng(0)
+        centre = rng.normal(size=64)
+        with hub.catalogue.file.transaction():
+            for item in range(200):
+                put(hub, item, f"m{item}", (centre + 1e-6 * rng.normal(size=64)))
+        hub.index.bring_up(1, WIDE)
+        assert pairs(found(hub, centre, 5)) == by_hand(hub, centre, 5)
+
+
+def test_a_filter_chooses_before_the_search(tmp_path: Path) -> None:
+    with filled(tmp_path, 100, WIDE) as hub:
+        query = np.random.default_rng(7).normal(size=64)
+        search = found(hub, query, 5, "licence=mit")
+        allowed = {entry.id for entry in hub.entries("licence=mit")}
+        assert pairs(search) == [pair for pair in by_hand(hub, query, 100) if pair[0] in allowed][:5]
+        assert search.models == len(allowed) == 50
+        assert found(hub, query, 5, "rank>100000").hits == ()
+
+
+def test_zero_deltas_and_zero_questions_have_no_likeness(tmp_path: Path) -> None:
+    with filled(tmp_path, 3, WIDE) as hub:
+        put(hub, 50, "zero", np.zeros(64, np.float32))
+        hub.index.bring_up(1, WIDE)
+        scores = dict(pairs(found(hub, np.ones(64), 10)))
+        assert scores["zero"] == 0.0
+        search = hub.search(like="zero")
+        assert [hit.score for hit in search.hits] == [0.0] * 3 and "its delta is zero" in search.notes[0]
+
+
+def test_deltas_behind_the_files_removed_ones_and_old_versions(tmp_path: Path) -> None:
+    with filled(tmp_path, 40, WIDE) as hub:
+        query = np.random.default_rng(3).normal(size=64)
+        best = pairs(found(hub, query, 1))[0][0]
+        hub.remove(best)
+        assert pairs(found(hub, query, 5)) == by_hand(hub, query, 5) and best not in dict(pairs(found(hub, query, 40)))
+        second = pairs(found(hub, query, 1))[0][0]
+        put(hub, 77, second, -query)
+        assert pairs(found(hub, query, 39)) == by_hand(hub, query, 39)
+        assert pairs(found(hub, query, 39))[-1] == (second, -1.0)  # its new version, which the files lack
+        assert hub.check().index == (f"{tmp_path / 'vectors' / '1'}: lacks the newest 1 deltas",)
+        assert hub.index.bring_up(1, WIDE) == 1
+        assert hub.check().whole and not hub.check().index and pairs(found(hub, query, 39)) == by_hand(hub, query, 39)
+        for name in [entry.id for entry in hub.entries()][:12]:
+            hub.remove(name)
+        hub.index.bring_up(1, WIDE)  # so many are gone that the files are made anew
+        assert VectorFiles(tmp_path / "vectors" / "1", WIDE.digest, 64).state.rows == 28
+        assert pairs(found(hub, query, 30)) == by_hand(hub, query, 30)
+
+
+@pytest.fixture
+def coded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Codes from 500 rows on, so that they are tested on few."""
+    monkeypatch.setattr(vectors, "EXACT_UP_TO", 500)
+
+
+@pytest.mark.usefixtures("coded")
+def test_codes_name_the_nearest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from merge_advisor.hub import codes
+
+    monkeypatch.setattr(codes, "KEPT_LEAST", 200)
+    monkeypatch.setattr(codes, "READ", 60)
+    rng = np.random.default_rng(0)
+    centres = rng.normal(size=(20, 64))
+    rows = (centres[rng.integers(0, 20, 3000)] + 0.5 * rng.normal(size=(3000, 64))).astype(np.float32)
+    files = VectorFiles(tmp_path / "1", WIDE.digest, 64)
+    files.append(range(1, 401), rows[:400])  # none have codes yet
+    files.append(range(401, 2990), rows[400:2989])  # all get some
+    files.append(range(2990, 3001), rows[2989:])  # these too
+    assert files.state.coded == files.state.rows == 3000
+    files.check()
+    unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    right = 0
+    for query in unit[::100]:
+        named, exact = files.nearest(query, 10)
+        assert not exact and len(named) < 80
+        right += len(set(named.tolist()) & set((np.argsort(-(unit @ query))[:10] + 1).tolist()))
+    assert right >= 0.95 * 300
+    keys = np.arange(1, 3001, 7)
+    named, exact = files.nearest(unit[0], 10, keys)
+    assert exact and set(named.tolist()) <= set(keys.tolist())
+    again = VectorFiles(tmp_path / "2", WIDE.digest, 64)
+    for start in range(0, 3000, 1000):
+        again.append(range(start + 1, start + 1001), rows[start : start + 1000])
+    assert np.array_equal(again.nearest(unit[5], 3)[0][:3], files.nearest(unit[5], 3)[0][:3])
+
+
+def flip(path: Path, place: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[place] ^= 0x40
+    path.write_bytes(data)
+
+
+def damages() -> dict[str, Callable[[Path], None]]:
+    return {
+        "a flipped byte of a row": lambda folder: flip(folder / "rows", 777),
+        "a flipped byte of a key": lambda folder: flip(folder / "keys", 80),
+        "a flipped byte of a sum": lambda folder: flip(next(folder.glob("sums-*")), 1),
+        "no rows": lambda folder: (folder / "rows").unlink(),
+        "rows cut short": lambda folder: os.truncate(folder / "rows", 1000),
+        "an empty state": lambda folder: (folder / "state.json").write_text(""),
+        "a state of others": lambda folder: (folder / "state.json").write_text('{"rows": 3}'),
+        "rows of another space": lambda folder: (folder / "state.json").write_text(
+            (folder / "state.json").read_text().replace(WIDE.digest, SPACE.digest)
+        ),
+        "a state that says more": lambda folder: (folder / "state.json").write_text(
+            (folder / "state.json").read_text().replace('"rows": 60', '"rows": 59')
+        ),
+    }
+
+
+@pytest.mark.parametrize("damage", damages())
+def test_damaged_files_are_noticed_not_used_and_made_anew(tmp_path: Path, damage: str) -> None:
+    filled(tmp_path, 60, WIDE).close()
+    damages()[damage](tmp_path / "vectors" / "1")
+    query = np.random.default_rng(5).normal(size=64)
+    with Hub.open(tmp_path) as hub:
+        with pytest.warns(
+            DamageWarning, match=r"its vectors were damaged .* hub check --repair` makes the vectors anew"
+        ):
+            search = found(hub, query, 5)
+        assert pairs(search) == by_hand(hub, query, 5)
+        assert not hub.check().whole
+        repaired = hub.check(repair=True)
+        assert repaired.whole and repaired.index and "60 made anew" in repaired.repaired[-1]
+        assert hub.check().index == () and pairs(found(hub, query, 5)) == by_hand(hub, query, 5)
+
+
+def test_who_adds_next_makes_damaged_files_anew(tmp_path: Path) -> None:
+    with filled(tmp_path, 60, WIDE) as hub:
+        flip(tmp_path / "vectors" / "1" / "rows", 700)
+        with pytest.warns(DamageWarning, match="its vectors were damaged .*; they are made anew"):
+            assert hub.index.bring_up(1, WIDE) == 60
+        assert hub.check().whole
+
+
+def test_damaged_rows_of_the_catalogue_are_told_dropped_and_never_searched_by(tmp_path: Path) -> None:
+    query = np.random.default_rng(5).normal(size=64)
+    with filled(tmp_path, 20, WIDE) as hub:
+        file = hub.catalogue.file
+        file.run("UPDATE deltas SET delta = zeroblob(256) WHERE row = 3")
+        file.run("UPDATE entries SET licence = 'mit' WHERE number = 5")
+        file.run("DELETE FROM texts WHERE rowid = 7")
+        with pytest.raises(RunError, match=r"the delta of m2 was damaged; `merge-advisor hub check --repair` drops it"):
+            found(hub, query, 20)
+        told = hub.check()
+        assert not told.whole and told.damaged == (
+            "models: 1 rows of the catalogue are not what was written",
+            "deltas: 1 rows of the catalogue are not what was written",
+        )
+        assert told.index == ("texts: the index lacks 1 models and has 0 that are not there",)
+        repaired = hub.check(repair=True)
+        assert "models: 1 damaged rows dropped; what they held has to be added again" in repaired.repaired
+        assert hub.check().whole and hub.count() == 19 and hub.check().deltas == 18
+        assert pairs(found(hub, query, 20)) == by_hand(hub, query, 20)
+        assert [hit.entry.id for hit in hub.search(text="m6").hits] == ["m6"]
+        with pytest.raises(InputError, match="has no model 'm4'"):
+            hub.entry("m4")
+
+
+def test_deleted_files_are_made_anew(tmp_path: Path) -> None:
+    import shutil
+
+    with filled(tmp_path, 10, WIDE) as hub:
+        query = np.random.default_rng(5).normal(size=64)
+        shutil.rmtree(tmp_path / "vectors")
+        hub.index.close()
+        assert pairs(found(hub, query, 5)) == by_hand(hub, query, 5)  # behind by all
+        assert hub.index.bring_up(1, WIDE) == 10 and hub.check().whole
+
+
+def test_a_catalogue_put_back_from_a_copy_is_noticed(tmp_path: Path) -> None:
+    filled(tmp_path, 30, WIDE).close()
+    copy = (tmp_path / "catalogue.sqlite").read_bytes()
+    with Hub.open(tmp_path) as hub:
+        hub.remove("m3")
+        hub.remove("m4")
+        hub.index.rebuild(1, WIDE)
+    (tmp_path / "catalogue.sqlite").write_bytes(copy)
+    with Hub.open(tmp_path) as hub, pytest.warns(DamageWarning, match="28 rows, where the catalogue has 30"):
+        assert len(found(hub, np.ones(64), 30).hits) == 30
+
+
+def test_a_full_disk_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At each write of an append: what was there is found, what was added is found, the next append goes on."""
+    real = VectorFiles._write
+    query = np.random.default_rng(5).normal(size=64)
+
+    def full(name: str) -> Callable[..., None]:
+        def write(self: VectorFiles, file: str, row: int, values: np.ndarray, *, sync: bool = True) -> None:
+            if file == name:
+                with (self.folder / file).open("r+b") as half:
+                    half.seek(0, 2)
+                    half.write(b"half a row")
+                raise OSError(28, "No space left on device")
+            real(self, file, row, values, sync=sync)
+
+        return write
+
+    for number, name in enumerate(("keys", "rows", "scales")):
+        folder = tmp_path / str(number)
+        with filled(folder, 20, WIDE) as hub:
+            put(hub, 99, "late", query)
+            with monkeypatch.context() as patch:
+                patch.setattr(VectorFiles, "_write", full(name))
+                with pytest.raises(RunError, match=r"cannot be written \(No space left on device\); check permissions"):
+                    hub.index.bring_up(1, WIDE)
+            assert pairs(found(hub, query, 3)) == by_hand(hub, query, 3) and pairs(found(hub, query, 1))[0][0] == "late"
+            assert hub.index.bring_up(1, WIDE) == 1 and hub.check().whole and not hub.check().index
+
+
+KILLED = """
+import os, sys
+from pathlib import Path
+from merge_advisor.hub import Hub
+from merge_advisor.hub.vectors import VectorFiles
+from tests.hub.test_vectors import WIDE
+import merge_advisor.hub.vectors as module
+left = [int(sys.argv[2])]
+def dying(real):
+    def call(*args, **kwargs):
+        left[0] -= 1
+        if left[0] < 0:
+            os._exit(9)
+        return real(*args, **kwargs)
+    return call
+for name in ("_write", "_finish", "_replace"):
+    setattr(VectorFiles, name, dying(getattr(VectorFiles, name)))
+module.write_text = dying(module.write_text)
+with Hub.open(sys.argv[1]) as hub:
+    hub.index.bring_up(1, WIDE)
+"""
+
+
+def test_a_kill_at_any_write_leaves_files_that_go_on(tmp_path: Path) -> None:
+    with filled(tmp_path, 20, WIDE) as hub, hub.catalogue.file.transaction():
+        for item in range(100, 400):
+            put(hub, item, f"late{item}", np.random.default_rng(item).normal(size=64))
+    query = np.random.default_rng(5).normal(size=64)
+    killed = 0
+    for step in range(10):
+        done = subprocess.run(
+            [sys.executable, "-c", KILLED, str(tmp_path), str(step)], capture_output=True, text=True, check=False,
+            env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
+        )  # fmt: skip
+        assert done.returncode in (0, 9), done.stderr
+        killed += done.returncode == 9
+        with Hub.open(tmp_path) as hub:
+            assert pairs(found(hub, query, 9)) == by_hand(hub, query, 9)
+        if not done.returncode:
+            break
+    assert killed >= 4
+    with Hub.open(tmp_path) as hub:
+        assert hub.check().whole and not hub.check().index
+
+
+def test_a_search_is_for_one_thing(tmp_path: Path) -> None:
+    with filled(tmp_path, 3, WIDE) as hub:
+        for asked in ({}, {"like": "m0", "text": "x"}):
+            with pytest.raises(InputError, match="give one of `like=ID`, `task=FILE` and `text=WORDS`"):
+                hub.search(**asked)  # type: ignore[arg-type]
+        with pytest.raises(InputError, match="`k=0`: give 1 or more"):
+            hub.search(like="m0", k=0)
+        with pytest.raises(InputError, match="has no model 'absent'"):
+            hub.search(like="absent")
