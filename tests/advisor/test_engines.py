@@ -1,6 +1,7 @@
 """`embed`, `score` and `plan` by workers: the bytes of a run of this process alone, also where a worker is killed."""
 
 import hashlib
+import os
 import shutil
 import sqlite3
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from merge_advisor.advisor import Machine, PlanOptions, Workers
 from merge_advisor.advisor.measuring.deltas import EmbeddingWork
 from merge_advisor.advisor.measuring.session import SessionOpening, open_session
 from merge_advisor.errors import BaseModelError, ExternalError, PoolError, RunError
+from merge_advisor.json_form import digest_of
 from merge_advisor.store import Store
 from merge_advisor.types import Candidate
 from tests.support.ray_cluster import local_cluster, needs_ray
@@ -25,11 +27,13 @@ RAY = pytest.param(Workers("ray", workers=2), marks=[pytest.mark.slow, needs_ray
 
 
 def rows_digest(store: Path) -> dict[str, str]:
-    """A digest of the rows of each table of a store, in the order of their keys."""
+    """A digest of the rows of each table of a store, in the order of their keys; of what was timed no seconds."""
     connection = sqlite3.connect(store)
+    timed = {digest_of(["seconds", key]) for (key,) in connection.execute("SELECT key FROM measured")}
     found = {}
     for table in ("deltas", "measured", "spaces"):
         rows = connection.execute(f"SELECT * FROM {table} ORDER BY 1, 2").fetchall()
+        rows = [row[:1] if row[0] in timed else row for row in rows]
         found[table] = f"{len(rows)} {hashlib.sha256(repr(rows).encode()).hexdigest()}"
     connection.close()
     return found
@@ -93,6 +97,9 @@ def test_scoring_gives_the_bytes_of_one_process(engine: Workers, example_world: 
         scored = score(run, guard=guard, metric="loss", cache=tmp_path / name, machine=ONE, beside=asked)
         table = [(model.label, model.metrics, model.rows) for model in scored.scores[0].models]
         kept[name] = (table, scored.scores[0].guard, rows_digest(tmp_path / name / "store.sqlite"))
+        (cost,) = scored.plan.environment.scoring
+        assert cost.models == cost.run == len([label for label, *_ in table if label != "majority"])
+        assert cost.seconds_model and cost.seconds_run > cost.seconds_model
     assert kept["alone"] == kept["beside"]
     assert {"base", "icl", "anchor", "merge"} <= {label for label, _, _ in kept["alone"][0]}
 
@@ -149,12 +156,15 @@ def test_copies_of_killed_processes_are_cleared(many: Path, tiny_llama: Path, tm
 
     left = tmp_path / "workers" / f"{socket.gethostname()}.999999999.0.sqlite"
     other = tmp_path / "workers" / "elsewhere.1.0.sqlite"
+    namesake = tmp_path / "workers" / f"{socket.gethostname()}.{os.getpid()}.999999999.sqlite"
     left.parent.mkdir()
-    for path in (left, other):
+    for path in (left, other, namesake):
         Store(path).close()
     with open_session(str(tiny_llama), cache=tmp_path, machine=ONE) as session:
         from merge_advisor.advisor.measuring.crew import copied_store
 
         with copied_store(session.memo.store, tmp_path) as copy:
-            assert copy.is_file() and other.is_file() and not left.exists()
+            assert copy.is_file() and other.is_file() and not left.exists() and not namesake.exists()
+            with copied_store(session.memo.store, tmp_path) as second:
+                assert copy.is_file() and second.is_file()
     assert sorted(path.name for path in (tmp_path / "workers").iterdir()) == [other.name]

@@ -23,8 +23,10 @@ from merge_advisor.store import Store, StoreNews
 
 _COPIES = "workers"
 """Folder of the cache with the copies of the store that workers read."""
-_NAME = re.compile(r"(?P<host>.+)\.(?P<pid>[0-9]+)\.[0-9]+\.sqlite(?:-.*)?")
+_NAME = re.compile(r"(?P<copy>(?P<host>.+)\.(?P<pid>[0-9]+)\.[0-9]+\.sqlite)(?:-.*)?")
 _numbers = itertools.count()
+_OPEN: set[str] = set()
+"""Names of the copies of this process."""
 
 
 class Measurement(Protocol):
@@ -141,6 +143,7 @@ def copied_store(store: Store, cache: Path, *, hashes_only: bool = False) -> Ite
         folder.mkdir(parents=True, exist_ok=True)
         _clear(folder)
         path = folder / f"{socket.gethostname()}.{os.getpid()}.{next(_numbers)}.sqlite"
+        _OPEN.add(path.name)
         path.unlink(missing_ok=True)
     except OSError as error:
         raise RunError(f"{folder}: cannot be written ({error.strerror}); give another `cache`") from error
@@ -149,11 +152,16 @@ def copied_store(store: Store, cache: Path, *, hashes_only: bool = False) -> Ite
         yield path
     finally:
         path.unlink(missing_ok=True)
+        _OPEN.discard(path.name)
 
 
 def _clear(folder: Path) -> None:
-    """Delete the copies of processes of this machine that were killed."""
+    """Delete the copies of processes of this machine that were killed; age says nothing, a benchmark takes weeks."""
     for path in folder.iterdir():
         named = _NAME.fullmatch(path.name)
-        if named and named["host"] == socket.gethostname() and not is_running(int(named["pid"])):
+        if named is None or named["host"] != socket.gethostname() or named["copy"] in _OPEN:
+            continue
+        pid = int(named["pid"])
+        # of this process's number and not its own: in a container the first process always has number 1
+        if pid == os.getpid() or not is_running(pid):
             path.unlink(missing_ok=True)
