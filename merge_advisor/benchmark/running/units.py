@@ -113,9 +113,10 @@ def run_units(
     for (task, number), group in groupby(keys, key=lambda key: (key.task, key.shot_draw)):
         draw = TaskDraw(context, tasks[task], number)  # shared by the group: its finetune is made once
         for key in group:
-            ledger.keep(measure_result(draw, key, arms.get(key.arm), ledger))
-            if key.arm == "best-single-oracle":
+            result = measure_result(draw, key, arms.get(key.arm), ledger)
+            if key.arm == "best-single-oracle":  # before the result, since a draw that has that is not measured again
                 ledger.keep_singles(task, ((name, *score) for name, score in draw.alone.items()))
+            ledger.keep(result)
             on_result()
 
 
