@@ -20,6 +20,7 @@ from typing import Any
 
 from merge_advisor.advisor.measuring.session import open_session
 from merge_advisor.backbone.generate import generate
+from merge_advisor.json_form import digest_of
 from merge_advisor.machine_options import Machine
 from merge_advisor.merges import WeightedMerge
 from merge_advisor.store import Store
@@ -335,6 +336,9 @@ def _rows(path: Path) -> dict[str, Any]:
         tables = {name: sorted(file.execute(f"SELECT * FROM {name}").fetchall(), key=repr) for name in names}
     if path.name == "results.sqlite":
         tables["results"] = [_timeless(row) for row in tables["results"]]
+    if "measured" in tables:  # what scoring a model took stands beside its score
+        times = {digest_of(["seconds", name]) for name, *_ in tables["measured"]}
+        tables["measured"] = [row for row in tables["measured"] if row[0] not in times]
     if "hashes" in tables:  # keyed by path and time of a file: by name of the file here
         tables["hashes"] = sorted({value for _, value, *_ in tables["hashes"]})
     return tables

@@ -213,7 +213,7 @@ class BenchWork:
         if reply.news is not None:
             self._keep_news(reply.news)
         if reply.alone:
-            # before the result: who is killed in between measures it again, and then keeps both
+            # before the result, since a draw that has that is not measured again
             self._ledger.keep_singles(item.value.task, reply.alone)
         self._ledger.keep(reply.result)
         self._finish(item.value)

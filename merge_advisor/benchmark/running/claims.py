@@ -65,6 +65,7 @@ class Claims:
         try:
             with suppress(RunError):  # void soon, in any case
                 self._file.run("DELETE FROM claims WHERE owner = ?", (self._owner,))
+                self._clear()
         finally:
             self._file.close()
 
@@ -98,6 +99,13 @@ class Claims:
             RunError: the ledger cannot be written.
         """
         self._file.run("DELETE FROM claims WHERE task = ? AND shot_draw = ? AND owner = ?", (*draw, self._owner))
+
+    def _clear(self) -> None:
+        """Delete claims of owners that are gone: of draws that are done nobody asks for them."""
+        for task, shots, owner, beat in self._file.rows("SELECT task, shot_draw, owner, beat FROM claims"):
+            draw = DrawKey(str(task), int(shots))
+            if self._watch.is_gone(draw, str(owner), int(beat)):
+                self._file.run("DELETE FROM claims WHERE task = ? AND shot_draw = ? AND owner = ?", (*draw, owner))
 
     def _go_on(self, path: Path) -> None:
         """Beat, on a connection of this thread's own."""
