@@ -43,6 +43,9 @@ class FileKind:
     """Of each table whose rows have a checksum, the columns that it is of, in this order."""
     steps: tuple[Step, ...]
     """From version 0, an empty file, on."""
+    shared: bool = False
+    """Whether machines may share one on a common disk: without a write-ahead log, which needs memory in common, so that
+    who reads waits for who writes."""
 
     @property
     def version(self) -> int:
@@ -75,13 +78,14 @@ class CheckedFile:
     """
 
     def __init__(self, path: Path, kind: FileKind, *, make: bool = True, frozen: bool = False) -> None:
-        self.path, self.kind, self._frozen = path, kind, frozen
+        self.path, self.kind, self.frozen = path, kind, frozen
         with self._said("opened"):
             if make:
                 path.parent.mkdir(parents=True, exist_ok=True)
             place = str(path) if make or path.exists() else ":memory:"
             if frozen:
-                # a reader, too, would make files beside one that has a write-ahead log
+                # a reader, too, would make files beside one that has a write-ahead log, and lock the file, which the
+                # disk of another machine may not be able to
                 place = f"{path.absolute().as_uri()}?immutable=1"
             self._connection = sqlite3.connect(place, timeout=60, isolation_level=None, uri=frozen)
         try:
@@ -89,7 +93,7 @@ class CheckedFile:
                 # text that was damaged is no UTF-8; it is to be read, and found by its checksum
                 self._connection.text_factory = lambda data: data.decode("utf-8", "surrogateescape")
                 if not frozen:
-                    _settle_journal(self._connection)
+                    _settle_journal(self._connection, "DELETE" if kind.shared else "WAL")
                     write_point("database opened", path.name)
             self._bring_up()
         except BaseException:
@@ -209,7 +213,7 @@ class CheckedFile:
         self.run("COMMIT")
 
     def _bring_up(self) -> None:
-        if self._frozen:
+        if self.frozen:
             self._check_frozen()
         elif self._version() < self.kind.version:
             with self.transaction():
@@ -260,17 +264,17 @@ _DAMAGE = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLI
 """What SQLite calls a file that is not what it should be; ERROR where a table or column is missing."""
 
 
-def _settle_journal(connection: sqlite3.Connection) -> None:
+def _settle_journal(connection: sqlite3.Connection, journal: str) -> None:
     """Set the journal; wait for another process that does the same.
 
     SQLite's own timeout does not cover a change of the journal mode, so "locked" is tried again for up to ten seconds.
     """
     for attempt in range(_TRIES):
         try:
-            # a write-ahead log: who reads does not wait for who writes
-            connection.execute("PRAGMA journal_mode=WAL")
+            # WAL, a write-ahead log: who reads does not wait for who writes
+            connection.execute(f"PRAGMA journal_mode={journal}")
             # with that log, NORMAL may lose the newest values in a power cut, but never damages the file
-            connection.execute("PRAGMA synchronous=NORMAL")
+            connection.execute(f"PRAGMA synchronous={'NORMAL' if journal == 'WAL' else 'FULL'}")
         except sqlite3.OperationalError as error:
             if "locked" not in str(error) or attempt == _TRIES - 1:
                 raise

@@ -259,6 +259,10 @@ class TuneOptions:
     storage: str | None = option(
         None, group=_SEARCH, metavar="URL", help="Optuna storage (default: study.sqlite in the run folder)"
     )
+    share: bool = option(
+        False, group=_SEARCH,
+        help="let other processes search the same study at the same time, each with --share and the same --storage",
+    )  # fmt: skip
     force: bool = option(False, group=_SEARCH, help="begin anew, whatever was tried before")
     bounds: tuple[float, float] = option(
         (-1.5, 1.5), group=_VARIED, metavar="LOW:HIGH", help="range of a weight (default {default})"
@@ -382,13 +386,11 @@ class MergeOptions:
 
 @dataclass(frozen=True, slots=True)
 class BenchOptions:
-    """Which part of a benchmark is measured, and by how many processes.
+    """Which part of a benchmark is measured, and on which task files.
 
-    >>> BenchOptions(only=("default/*",)).workers
-    1
+    >>> BenchOptions(only=("default/*",)).tasks
     """
 
-    workers: int = option(1, metavar="N", help="processes; each loads the base (default {default})")
     only: tuple[str, ...] = option(
         (), metavar="GLOB",
         help="only results whose arm/task/view, arm/task/view/k or arm/task/view/k#shots.selection "

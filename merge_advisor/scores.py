@@ -135,7 +135,7 @@ class ScoringCost:
     run: int
     """Models run now; the others were in the store."""
     seconds_run: float
-    """Of these, loading the base left out."""
+    """Of these, loading the base left out; of all workers together, where some measured."""
     seconds_model: float | None
     """Median over the models, those in the store with what they took then; None where none is known."""
     peak_bytes: int | None

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TypedDict, cast
 
-from merge_advisor.machine_options import Machine
+from merge_advisor.machine_options import Machine, Workers
 from merge_advisor.progress import Progress
 
 
@@ -32,6 +32,8 @@ class SessionOptions(TypedDict, total=False):
     store: Path | None
     """The store's file, if not in the cache."""
     machine: Machine | None
+    beside: Workers | None
+    """Who computes beside this process; `plan`, `embed`, `score` and `bench` ask it."""
     progress: Progress
     """Called as work goes on."""
 

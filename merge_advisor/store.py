@@ -8,7 +8,8 @@ file costs time and nothing else.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Callable, Iterator, MutableMapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,15 +37,16 @@ class Store:
     Args:
         path: the file; it and its folder are made where they are missing.
         make: as of `CheckedFile`.
+        frozen: as of `CheckedFile`; rows that are damaged stay.
 
     Raises:
         RunError: the file cannot be opened, is damaged or no store, or of a newer version, or its folder cannot be
             written; of every method, that the file cannot be read or written.
     """
 
-    def __init__(self, path: Path, *, make: bool = True) -> None:
+    def __init__(self, path: Path, *, make: bool = True, frozen: bool = False) -> None:
         self.path = path
-        self._file = CheckedFile(path, _KIND, make=make)
+        self._file = CheckedFile(path, _KIND, make=make, frozen=frozen)
         self.hashes: MutableMapping[str, str] = _Table(self._file, "hashes")
 
     def close(self) -> None:
@@ -105,6 +107,41 @@ class Store:
         """
         self._file.keep("measured", key, json.dumps(value, allow_nan=False))
 
+    def keep_news(self, news: StoreNews) -> None:
+        """Keep what a worker measured.
+
+        Args:
+            news: as its `WorkerStore.take_news` gave it.
+
+        Raises:
+            RunError: the file cannot be written.
+        """
+        with self._file.transaction():
+            for space, fingerprint, delta in news.deltas:
+                self.keep_delta(space, fingerprint, delta)
+            for key, value in news.measured:
+                self.keep_measured(key, value)
+            self.hashes.update(news.hashes)
+
+    def copy_to(self, path: Path, *, hashes_only: bool = False) -> None:
+        """Write a copy for workers: one file, which nobody changes afterwards.
+
+        Args:
+            path: a file that is not there yet.
+            hashes_only: leave deltas and measurements out.
+
+        Raises:
+            RunError: it cannot be written.
+        """
+        with Store(path) as copy:
+            copy._file.run("ATTACH ? AS old", (str(self.path),))
+            tables = {"hashes": _COLUMNS["hashes"]} if hashes_only else _COLUMNS
+            for table, columns in tables.items():
+                names = f"{', '.join(columns)}, checksum"
+                copy._file.run(f"INSERT INTO {table} ({names}) SELECT {names} FROM old.{table}")
+            copy._file.run("DETACH old")
+            copy._file.rows("PRAGMA journal_mode=DELETE")  # the log is a file of its own
+
     def check(self) -> dict[str, tuple[int, int]]:
         """Return by kind of value how many are kept and how many of these are damaged; nothing is changed.
 
@@ -120,6 +157,76 @@ class Store:
         }  # fmt: skip
 
 
+@dataclass(slots=True)
+class StoreNews:
+    """What was kept in a worker's store since it was last asked, to be kept in the one that all share.
+
+    >>> StoreNews(measured=[("a digest", 0.5)]).deltas
+    []
+    """
+
+    deltas: list[tuple[Space, str, Float32Array]] = field(default_factory=list)
+    measured: list[tuple[str, Any]] = field(default_factory=list)
+    hashes: dict[str, str] = field(default_factory=dict)
+
+
+class WorkerStore(Store):
+    """The store of a worker: finds what was kept before in a copy, keeps what is new in memory and hands it over.
+
+    The store that all share has one writer, which is not the worker: on a disk that machines share SQLite is safe for
+    one alone.
+
+    >>> with WorkerStore(None) as store:
+    ...     store.keep_measured("a digest", 0.25)
+    ...     store.measured("a digest"), store.take_news().measured, store.take_news().measured
+    (0.25, [('a digest', 0.25)], [])
+
+    Args:
+        before: the copy (`Store.copy_to`); None: there is none.
+
+    Raises:
+        RunError: the copy cannot be read, or is damaged.
+    """
+
+    def __init__(self, before: Path | None) -> None:
+        # in memory: there is no file of this name
+        super().__init__(Path(".none") / "store.sqlite", make=False)
+        self._before = None if before is None else Store(before, make=False, frozen=True)
+        self._news = StoreNews()
+        self.hashes = _NewHashes(self._file, self._before, lambda: self._news)
+
+    def close(self) -> None:
+        """Close it; what was not taken is lost."""
+        super().close()
+        if self._before is not None:
+            self._before.close()
+
+    def delta(self, space: Space, fingerprint: str) -> Float32Array | None:
+        """See `Store.delta`."""
+        found = super().delta(space, fingerprint)
+        return self._before.delta(space, fingerprint) if found is None and self._before else found
+
+    def keep_delta(self, space: Space, fingerprint: str, delta: Float32Array) -> None:
+        """See `Store.keep_delta`."""
+        super().keep_delta(space, fingerprint, delta)
+        self._news.deltas.append((space, fingerprint, delta))
+
+    def measured(self, key: str) -> Any:
+        """See `Store.measured`."""
+        found = super().measured(key)
+        return self._before.measured(key) if found is None and self._before else found
+
+    def keep_measured(self, key: str, value: Any) -> None:
+        """See `Store.keep_measured`."""
+        super().keep_measured(key, value)
+        self._news.measured.append((key, value))
+
+    def take_news(self) -> StoreNews:
+        """Return what was kept since the last call."""
+        news, self._news = self._news, StoreNews()
+        return news
+
+
 def _value(file: CheckedFile, table: str, *key: str) -> Any:
     """The value of a row, or None where there is none; one that is damaged is deleted and said to be."""
     *names, value = _COLUMNS[table]
@@ -130,6 +237,8 @@ def _value(file: CheckedFile, table: str, *key: str) -> Any:
     found, kept = rows[0]
     if checksum(table, *key, found) == kept:
         return found
+    if file.frozen:  # the copy that workers read; who keeps the store says so
+        return None
     file.run(f"DELETE FROM {table} WHERE {where}", key)
     warn_of_damage(f"store {file.path}: {_CALLED[table]} kept there were damaged; they are made anew")
     return None
@@ -163,6 +272,26 @@ class _Table(MutableMapping[str, str]):
 
     def __len__(self) -> int:
         return int(self._file.rows(f"SELECT COUNT(*) FROM {self._table}")[0][0])
+
+
+class _NewHashes(_Table):
+    """Hashes of a worker: those of the copy, and new ones, which are handed over."""
+
+    def __init__(self, file: CheckedFile, before: Store | None, news: Callable[[], StoreNews]) -> None:
+        super().__init__(file, "hashes")
+        self._before, self._news = before, news
+
+    def __getitem__(self, key: str) -> str:
+        try:
+            return super().__getitem__(key)
+        except KeyError:
+            if self._before is None:
+                raise
+            return self._before.hashes[key]
+
+    def __setitem__(self, key: str, value: str) -> None:
+        super().__setitem__(key, value)
+        self._news().hashes[key] = value
 
 
 def _make_tables(file: CheckedFile) -> None:

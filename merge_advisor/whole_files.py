@@ -10,7 +10,6 @@ it is with folders for what is not kept (`scratch_folder`) and with what is remo
 from __future__ import annotations
 
 import ctypes
-import errno
 import hashlib
 import os
 import re
@@ -24,6 +23,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from merge_advisor.errors import RunError
+from merge_advisor.owners import is_running
 from merge_advisor.write_points import write_point
 
 
@@ -308,7 +308,7 @@ def other_lives(writer: str) -> bool:
         writer: what `this_writer` returned there.
     """
     host, _, pid = writer.partition("-")
-    return host == _host() and pid.isdecimal() and int(pid) != os.getpid() and _lives(int(pid))
+    return host == _host() and pid.isdecimal() and int(pid) != os.getpid() and is_running(int(pid))
 
 
 def _prefix(path: Path) -> str:
@@ -326,18 +326,8 @@ def _leftovers(path: Path) -> Iterator[tuple[Path, bool]]:
         except FileNotFoundError:
             continue
         # of this process's number and not its own: in a container the first process always has number 1
-        lives = match["host"] != _host() or (int(match["pid"]) != os.getpid() and _lives(int(match["pid"])))
+        lives = match["host"] != _host() or (int(match["pid"]) != os.getpid() and is_running(int(match["pid"])))
         yield other, other not in _OPEN and (not lives or age > _AGE)
-
-
-def _lives(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except OSError as error:
-        return error.errno != errno.ESRCH  # of another user
-    except OverflowError:
-        return False
-    return True
 
 
 def _clear(path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 import merge_advisor
 
 VALUES = "version arrays json_form types spaces merges scores gate_values errors progress option_fields"
-OF_FILES = "regular_files limits write_points"
+OF_FILES = "regular_files limits write_points owners"
 TEXT_AND_FILES = (
     "registry templates statistics plain_text plain_yaml whole_files checked_sqlite machine_options options "
     "hub_options gate_options"
@@ -19,7 +19,7 @@ TEXT_AND_FILES = (
 LEVELS = [
     (*VALUES.split(), *OF_FILES.split()),
     tuple(TEXT_AND_FILES.split()),
-    ("weights", "session_options"),
+    ("weights", "session_options", "engine"),
     ("backbone",),
     tuple("pool tasks store embeddings select compose formats evaluators verdict gate_rule report tuning".split()),
     ("adapt",),

@@ -23,7 +23,7 @@ from merge_advisor.advisor.runs.reopening import reopen
 from merge_advisor.advisor.runs.run_folder import Run
 from merge_advisor.evaluators.lm_eval_tasks import TaskName
 from merge_advisor.json_form import digest_of
-from merge_advisor.machine_options import Machine
+from merge_advisor.machine_options import Machine, Workers
 from merge_advisor.options import PlanOptions, TuneOptions
 from merge_advisor.session_options import SessionOptions, Where
 from merge_advisor.spaces import Deltas
@@ -34,7 +34,19 @@ if TYPE_CHECKING:
     from merge_advisor.advisor.gating.gate import gate
     from merge_advisor.advisor.scoring.score_run import score_run as score
 
-__all__ = ["Machine", "PlanOptions", "TaskName", "TuneOptions", "embed", "gate", "merge", "plan", "score", "tune"]
+__all__ = [
+    "Machine",
+    "PlanOptions",
+    "TaskName",
+    "TuneOptions",
+    "Workers",
+    "embed",
+    "gate",
+    "merge",
+    "plan",
+    "score",
+    "tune",
+]
 
 
 def plan(
@@ -76,7 +88,7 @@ def plan(
         metric: "auto", "accuracy", "exact_match" or "loss"; where it is one of the last two, choices are not what is
             chosen by unless the options say so.
         notes: gives what the report says of the open pool and where it comes from, a sentence each.
-        where: `offline`, `follow_links`, `cache`, `store`, `machine`, `progress`, see `SessionOptions`.
+        where: `offline`, `follow_links`, `cache`, `store`, `machine`, `beside`, `progress`, see `SessionOptions`.
 
     Raises:
         MergeAdvisorError: see `merge_advisor.errors`; the message is one line.
@@ -135,7 +147,7 @@ def embed(
         embedding: spec of the embedding.
         template: prompt template; None: the pool's.
         wanted: which models of the pool are candidates; None: all that fit the base.
-        where: `offline`, `follow_links`, `cache`, `store`, `machine`, `progress`, see `SessionOptions`.
+        where: `offline`, `follow_links`, `cache`, `store`, `machine`, `beside`, `progress`, see `SessionOptions`.
 
     Raises:
         MergeAdvisorError: see `merge_advisor.errors`.

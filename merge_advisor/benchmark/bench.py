@@ -17,18 +17,15 @@ if TYPE_CHECKING:
     from merge_advisor.session_options import BenchWhere
 
 
-def bench(
-    setup: str | Path, out: str | Path, *, only: Sequence[str] = (), workers: int = 1, **where: Unpack[BenchWhere]
-) -> Benchmark:
+def bench(setup: str | Path, out: str | Path, *, only: Sequence[str] = (), **where: Unpack[BenchWhere]) -> Benchmark:
     """Measure what a setup asks for, compare the arms, and write the report into `out`.
 
     Args:
         setup: the YAML file, see `benchmark.values.Setup`.
         out: folder of results, tables and report; called again it goes on where it ended.
         only: patterns of `arm/task/view`; other results are left for later.
-        workers: number of processes.
         where: `base`, `pool` and `tasks`, where they are not where the setup says; `offline`, `follow_links`, `cache`,
-            `store`, `machine` and `progress` as `plan` takes them.
+            `store`, `machine`, `beside` and `progress` as `plan` takes them.
 
     Returns:
         All results so far, those of earlier calls included, and the answers to the setup's questions.
@@ -42,7 +39,7 @@ def bench(
         ...
     merge_advisor.errors.InputError: absent.yaml: ...
     """
-    results = measure_setup(Path(setup), Path(out), only=only, workers=workers, **where)
+    results = measure_setup(Path(setup), Path(out), only=only, **where)
     return Benchmark(results, conclude(results))
 
 

@@ -36,7 +36,7 @@ from merge_advisor.cli.settings import SETTINGS_FILE, WRITTEN, leads_out, read_s
 from merge_advisor.errors import InputError
 from merge_advisor.json_form import to_plain
 from merge_advisor.limits import check_limits
-from merge_advisor.machine_options import Machine
+from merge_advisor.machine_options import Machine, Workers
 from merge_advisor.options import (
     BenchOptions,
     BenchPlaces,
@@ -177,7 +177,7 @@ def _bench(arguments: Arguments) -> int:
     from merge_advisor.benchmark.report.terminal_summary import bench_blocks
 
     with _session(arguments, places) as session:
-        done = bench(command.setup, command.out, **own, only=options.only, workers=options.workers, **session)
+        done = bench(command.setup, command.out, **own, only=options.only, **session)
     measured = done.measured
     plain = {
         "out": str(measured.folder), "contrasts": [to_plain(contrast) for contrast in done.contrasts],
@@ -336,10 +336,13 @@ def _lm_eval(options: LmEvalOptions) -> list[TaskName]:
 def _session(arguments: Arguments, places: Places) -> Iterator[SessionOptions]:
     """Give what every function of the API that opens a base takes."""
     with reporting(arguments.part(OutputOptions)) as progress:
-        yield SessionOptions(
+        session = SessionOptions(
             offline=places.offline, follow_links=places.follow_links, cache=places.cache, store=places.store,
             machine=arguments.part(Machine), progress=progress,
         )  # fmt: skip
+        if Workers in COMMANDS[arguments.command].parts:
+            session["beside"] = arguments.part(Workers)
+        yield session
 
 
 @contextmanager

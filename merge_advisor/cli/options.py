@@ -21,7 +21,7 @@ from merge_advisor.hub_options import (
     HubSearchOptions,
     PushOptions,
 )
-from merge_advisor.machine_options import Machine
+from merge_advisor.machine_options import Machine, Workers
 from merge_advisor.option_fields import option
 from merge_advisor.options import (
     BenchOptions,
@@ -353,25 +353,26 @@ class Command:
 
 
 _SESSION = (Places, Machine, OutputOptions)
+_CREW = (Places, Workers, Machine, OutputOptions)
 COMMANDS = {
     "plan": Command(
         "choose members and weights for a task, merge, score, judge",
-        (PlanCommand, PlanOptions, HubPlace, HubPlanOptions, LmEvalOptions, MayScoreOptions, *_SESSION),
+        (PlanCommand, PlanOptions, HubPlace, HubPlanOptions, LmEvalOptions, MayScoreOptions, *_CREW),
     ),
     "init": Command("write merge-advisor.toml (and with --demo a task to try)", (InitCommand, OutputOptions)),
-    "embed": Command("write the deltas of a pool to an .npz file", (EmbedCommand, EmbedOptions, *_SESSION)),
+    "embed": Command("write the deltas of a pool to an .npz file", (EmbedCommand, EmbedOptions, *_CREW)),
     "tune": Command(
         "search the weights of a run's members, and confirm what was found",
         (TuneCommand, TuneOptions, MayScoreOptions, *_SESSION),
     ),
     "bench": Command(
         "do the strategies beat random? arms and controls over many tasks",
-        (BenchCommand, BenchOptions, BenchPlaces, Machine, OutputOptions),
+        (BenchCommand, BenchOptions, BenchPlaces, Workers, Machine, OutputOptions),
     ),
     "merge": Command("write the merged model of a run folder", (MergeCommand, MergeOptions, *_SESSION)),
     "score": Command(
         "score a run folder, or any model, on held-out rows",
-        (ScoreCommand, LmEvalScoreOptions, ScoringOptions, *_SESSION),
+        (ScoreCommand, LmEvalScoreOptions, ScoringOptions, *_CREW),
     ),
     "gate": Command(
         "in CI: is a model no worse than another on rows and guards (exit 0, 1, or 4 for cannot tell)? or watch a pool",

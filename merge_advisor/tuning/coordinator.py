@@ -76,43 +76,73 @@ def search(
         SpecError: the space holds what the sampler cannot search, or the sampler asks for what is no merge.
         RunError: the study cannot be used: see `Study`.
     """
-    _check_parts(sampler, space)
-    if not problem.tasks:
-        raise InputError("there are no rows to tune on; give the task more rows")
-    settings = replace(settings, starts=_ordered(settings, space, len(problem.members)))
-    coordinator = _Coordinator(problem, space, sampler, settings, progress)
+    coordinator = Coordinator(problem, space, sampler, settings, progress)
     if study is None:
         return coordinator.run(None)
-    made_for = {
-        **study.made_for,
-        "version of merge-advisor's studies": STUDY_FORMAT,
-        "space": digest_of([space, problem.members]),
-        "goal": _described(settings.goal),
-        "sampler": _described(sampler),
-        "seed": str(settings.seed),
-        "starts": digest_of(settings.starts),
-        "racing": digest_of(settings.racing),
-        "guard": str(settings.guard is not None),
-    }
-    width = len(set(problem.tasks)) if isinstance(settings.goal, ParetoGoal) else 1
-    with Study(study, made_for, space, problem.members, width) as opened:
+    with Study(study, coordinator.made_for(study), space, problem.members, coordinator.width) as opened:
         return coordinator.run(opened)
 
 
 @dataclass
-class _Coordinator:
-    """One search under way."""
+class Coordinator:
+    """One search under way.
+
+    >>> Coordinator.__dataclass_fields__["trials"].default_factory()
+    []
+
+    Raises:
+        InputError: the problem has no rows.
+        SpecError: the space holds what the sampler cannot search.
+    """
 
     problem: Problem
     space: SearchSpace
     sampler: Sampler
     settings: SearchSettings
     """The starts in the order they are tried."""
-    progress: SearchProgress | None
+    progress: SearchProgress | None = None
     trials: list[Trial] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        _check_parts(self.sampler, self.space)
+        if not self.problem.tasks:
+            raise InputError("there are no rows to tune on; give the task more rows")
+        self.settings = replace(self.settings, starts=_ordered(self.settings, self.space, len(self.problem.members)))
+
+    @property
+    def width(self) -> int:
+        """Values of a trial."""
+        return len(set(self.problem.tasks)) if isinstance(self.settings.goal, ParetoGoal) else 1
+
+    def made_for(self, place: StudyPlace) -> dict[str, str]:
+        """Return all that the search depends on, in words or digests.
+
+        Args:
+            place: says what the problem depends on.
+        """
+        settings = self.settings
+        return {
+            **place.made_for,
+            "version of merge-advisor's studies": STUDY_FORMAT,
+            "space": digest_of([self.space, self.problem.members]),
+            "goal": _described(settings.goal),
+            "sampler": _described(self.sampler),
+            "seed": str(settings.seed),
+            "starts": digest_of(settings.starts),
+            "racing": digest_of(settings.racing),
+            "guard": str(settings.guard is not None),
+        }
+
     def run(self, study: Study | None) -> SearchResult:
-        """Go on from the study's trials until something ends the search."""
+        """Return all trials, and why the search ended; it goes on from those of the study.
+
+        Args:
+            study: where they are kept; None: nowhere.
+
+        Raises:
+            SpecError: the sampler asks for what is no merge.
+            RunError: the study cannot be written.
+        """
         self.trials = list(study.history) if study else []
         self._clock, self._old = time.monotonic(), len(self.trials)
         runner = TrialRunner(self.problem, self.settings, row_order(self.problem.tasks, self.settings.seed))
@@ -151,15 +181,15 @@ class _Coordinator:
             return "the sampler asks for nothing new"
         return ""
 
-    def _over_budget(self, runner: TrialRunner, ask: Ask) -> str:
-        """Return why a trial does not fit into the budget; "" where it does."""
+    def _over_budget(self, runner: TrialRunner, ask: Ask, others: int = 0) -> str:
+        """Return why a trial does not fit into the budget, beside others that may cost as much; "" where it does."""
         limit = self.settings.budget.forwards
         if limit is None:
             return ""
         # as if no row were saved by racing: that is not known before, and a budget is not to be exceeded
         cost = runner.cost(len(self.problem.tasks), len(ask.gradient)) + (self.settings.guard or 0)
         spent = sum(trial.forwards for trial in self.trials)
-        if spent + cost <= limit:
+        if spent + cost * (1 + others) <= limit:
             return ""
         return f"{spent} of {limit} forwards done, and a trial takes up to {cost}"
 

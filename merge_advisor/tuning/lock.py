@@ -12,8 +12,8 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -108,6 +108,32 @@ def _is_soft(lock: object) -> bool:
     import filelock
 
     return isinstance(lock, filelock.SoftFileLock)
+
+
+@contextmanager
+def folder_lock(folder: Path) -> Iterator[None]:
+    """Let one process at a time write into a run folder; the others wait.
+
+    Args:
+        folder: the run folder.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        RunError: it cannot be locked.
+    """
+    import filelock
+
+    lock = filelock.FileLock(folder / ".tune.lock")
+    try:
+        lock.acquire()
+    except (OSError, NotImplementedError) as error:
+        raise RunError(f"{folder}: cannot be locked ({error}); give each process a run folder of its own") from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 class StudyHeartbeat:

@@ -15,16 +15,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from merge_advisor.errors import RunError
 from merge_advisor.json_form import digest_of, to_plain
 from merge_advisor.tuning.density import split_density, without_density
 from merge_advisor.tuning.lock import StudyFileLock, StudyHeartbeat
+from merge_advisor.tuning.storages import open_storage, shown_storage, storage_file, without_password
 from merge_advisor.tuning.values import Point, SearchSpace, Trial
 from merge_advisor.write_points import write_point
 
-_RECORD, _MADE_FOR, _COORDINATOR, _DIGEST = "trial", "made_for", "coordinator", "digest"
+RECORD, _MADE_FOR, _COORDINATOR, _DIGEST = "trial", "made_for", "coordinator", "digest"
 """Names of the attributes: of a trial, and of the study; the last is of a trial's record, and says of a study that its
 records have one."""
 STUDY_FORMAT = "2"
@@ -49,6 +50,8 @@ class StudyPlace:
     """Begin anew, deleting the study of that name."""
     timeout: float = 5.0
     """Seconds to wait for a locked SQLite file, up to five times."""
+    share: bool = False
+    """Whether other processes may search it at the same time (`shared_study.SharedStudy`)."""
 
 
 class Study:
@@ -80,7 +83,7 @@ class Study:
         self, place: StudyPlace, made_for: Mapping[str, str], space: SearchSpace, members: Sequence[str], values: int
     ) -> None:
         self._place, self._space, self._members = place, space, tuple(members)
-        self._where = str(place.storage)
+        self._where = shown_storage(place.storage)
         self._lock: StudyFileLock | StudyHeartbeat | None = None
         self._storage: Any = None
         self._trial: int | None = None
@@ -105,7 +108,7 @@ class Study:
         """
         import optuna
 
-        params, ranges = _parameters(point, self._space, self._members)
+        params, ranges = trial_parameters(point, self._space, self._members)
         running = optuna.trial.create_trial(state=optuna.trial.TrialState.RUNNING, params=params, distributions=ranges)
         with self._one_line_errors():
             self._trial = self._write("create_new_trial", self._id, running)
@@ -145,7 +148,7 @@ class Study:
             self._held().check()
             # the record first: a process killed between the two leaves a RUNNING trial, which is asked for again
             record = to_plain(trial)
-            self._write("set_trial_user_attr", self._trial, _RECORD, record | {_DIGEST: digest_of(record)})
+            self._write("set_trial_user_attr", self._trial, RECORD, record | {_DIGEST: digest_of(record)})
             state = TrialState.COMPLETE if trial.whole else TrialState.PRUNED
             self._write("set_trial_state_values", self._trial, state, trial.values)
         self._trial = None
@@ -163,7 +166,7 @@ class Study:
                 self._storage.engine.dispose()
                 self._storage = None
 
-    def __enter__(self) -> Study:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -183,10 +186,10 @@ class Study:
 
     def _open(self, values: int) -> None:
         """Take the lock, open the storage, find or make the study."""
-        file = _file_of(self._place.storage)
+        file = storage_file(self._place.storage)
         if file is not None:
             self._lock = StudyFileLock(file.with_name(f"{file.name}.lock"))
-        self._storage = _storage(self._place, file)
+        self._open_storage()
         fresh = self._find(values)
         if self._lock is None:
             where = f"{self._where}: study '{self._place.name}'"
@@ -197,15 +200,24 @@ class Study:
             if isinstance(self._lock, StudyHeartbeat):
                 self._lock.beat()  # the claim was deleted with the study
 
+    def _open_storage(self) -> None:
+        place = self._place
+        self._storage = open_storage(place.storage, storage_file(place.storage), place.timeout)
+
     def _find(self, values: int) -> bool:
         """Set the study's id; True where it had to be made."""
+        from optuna.exceptions import DuplicatedStudyError
         from optuna.study import StudyDirection
 
         try:
             self._id = self._storage.get_study_id_from_name(self._place.name)
         except KeyError:
             directions = [StudyDirection.MINIMIZE] * values
-            self._id = self._write("create_new_study", directions, self._place.name)
+            try:
+                self._id = self._write("create_new_study", directions, self._place.name)
+            except DuplicatedStudyError:  # made meanwhile by another process
+                self._id = self._storage.get_study_id_from_name(self._place.name)
+                return False
             return True
         return False
 
@@ -245,7 +257,7 @@ class Study:
             if not kept.state.is_finished():
                 self._write("set_trial_state_values", kept._trial_id, TrialState.FAIL)
             elif kept.state != TrialState.FAIL:  # numbers count finished trials, so failed ones leave no gap
-                finished.append(self._read(kept.user_attrs.get(_RECORD), len(finished), kept.number))
+                finished.append(self._read(kept.user_attrs.get(RECORD), len(finished), kept.number))
         return tuple(finished)
 
     def _read(self, record: Any, number: int, place: int) -> Trial:
@@ -279,10 +291,11 @@ class Study:
         try:
             yield
         except (*storage, OSError, ImportError, RuntimeError) as error:
-            raise RunError(f"{self._where}: {_advice(error)}") from error
+            raise RunError(f"{self._where}: {without_password(_advice(error), self._place.storage)}") from error
         except (ValueError, LookupError, TypeError, AttributeError) as error:
             # what Optuna and SQLAlchemy read of a damaged row: a date that is none, a state that there is not
             reason = " ".join(str(error).split())[:200]
+            reason = without_password(reason, self._place.storage)
             raise RunError(f"{self._where}: is damaged ({reason}); begin anew with `force=True`") from error
 
 
@@ -318,46 +331,15 @@ def _floats(values: Sequence[Any]) -> tuple[float, ...]:
     return tuple(float(value) for value in values)
 
 
-def _file_of(storage: Path | str) -> Path | None:
-    """The SQLite file a storage is, None for a server or a file in the form of a URI."""
-    if isinstance(storage, Path):
-        return storage
-    if not storage.startswith("sqlite"):
-        return None
-    import sqlalchemy.engine
-
-    name = sqlalchemy.engine.make_url(storage).database
-    if not name or name == ":memory:":
-        raise RunError(f"{storage}: keeps nothing once the process ends; name a file, sqlite:///study.sqlite")
-    return None if name.startswith("file:") else Path(name)
-
-
-def _storage(place: StudyPlace, file: Path | None) -> Any:
-    """Open the storage; SQLite writes ahead and syncs at checkpoints, so that only a power cut may lose a trial."""
-    import optuna
-
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    if file is None:
-        return optuna.storages.RDBStorage(str(place.storage))
-
-    def connect() -> sqlite3.Connection:
-        connection = sqlite3.connect(file, timeout=place.timeout, check_same_thread=False)
-        try:
-            connection.execute("PRAGMA journal_mode=WAL")
-            connection.execute("PRAGMA synchronous=NORMAL")
-        except sqlite3.Error:
-            connection.close()
-            raise
-        return connection
-
-    # the name in the URL is not read: paths may hold what a URL may not
-    return optuna.storages.RDBStorage("sqlite:///study.sqlite", engine_kwargs={"creator": connect})
-
-
-def _parameters(point: Point, space: SearchSpace, members: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What a dashboard shows of a point: parameters and their ranges, widened where a start lies outside.
+def trial_parameters(point: Point, space: SearchSpace, members: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return what a dashboard shows of a point: parameters and their ranges, widened where a start lies outside.
 
     Optuna refuses a value outside the range of its distribution, and starts may lie anywhere.
+
+    Args:
+        point: what is tried.
+        space: gives the ranges.
+        members: (k,) ids, for the names of the weights.
     """
     from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 

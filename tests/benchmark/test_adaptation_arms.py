@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from merge_advisor.benchmark.analysis.contrasts import answer_questions
-from merge_advisor.benchmark.running.bench_run import measure_setup, setup_parts
+from merge_advisor.benchmark.running.bench_run import measure_setup
 from merge_advisor.benchmark.running.dry_run import describe_bench
+from merge_advisor.benchmark.running.identity import setup_parts
 from merge_advisor.benchmark.setup import read_setup
 from merge_advisor.benchmark.values import BenchResults, Result
 from merge_advisor.types import RESIDUAL, SHOTS_LORA

@@ -1,20 +1,20 @@
 """Units that fail: a worker killed on one, a finetune that comes to nothing; whatever does without is measured."""
 
 import os
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from merge_advisor.advisor import Machine
+from merge_advisor.advisor import Machine, Workers
+from merge_advisor.benchmark.running import bench_run
 from merge_advisor.benchmark.running.bench_run import measure_setup
 from merge_advisor.benchmark.running.context import open_context
 from merge_advisor.benchmark.running.ledger import Ledger, key_of
 from merge_advisor.benchmark.running.rows import read_bench_tasks
 from merge_advisor.benchmark.running.task_draw import TaskDraw
-from merge_advisor.benchmark.running.units import result_keys
-from merge_advisor.benchmark.running.workers import Job, run_workers
 from merge_advisor.benchmark.setup import read_setup
 from merge_advisor.cli import main
 from merge_advisor.errors import ExternalError, InputError
@@ -22,6 +22,7 @@ from tests.support.bench_setups import SETUP, Places, write_world
 from tests.support.plugins import install_plugin
 
 ONE = Machine(threads=1)
+TWO = Workers(workers=2)
 DEADLY = """
 import os, signal
 from dataclasses import dataclass
@@ -43,9 +44,10 @@ class Deadly:
             file.write("x")
         if (HERE / "always").exists():
             os.kill(os.getpid(), signal.SIGKILL)
-        for once in HERE.glob("once"):
-            once.unlink()
-            os._exit(9)
+        for name in ("once", "stop"):
+            for found in HERE.glob(name):
+                found.unlink()
+                os.kill(os.getpid(), signal.SIGKILL if name == "once" else signal.SIGSTOP)
         return Choice((Pick(0),), "first")
 """
 
@@ -95,33 +97,46 @@ def test_a_unit_two_workers_died_on_is_failed_and_the_run_goes_on(
 def test_a_unit_one_worker_died_on_is_measured_by_the_next(deadly: Path, places: Places, tmp_path: Path) -> None:
     path = a_world(tmp_path, draws={"shots": 1, "selections": 1})
     (deadly / "once").touch()
-    found = measure_setup(path, tmp_path / "out", only=["deadly/count/*"], workers=2, **places)
-    assert [(r.arm, r.status) for r in found.results] == [("deadly", "done")]
-    assert (deadly / "lives").read_text() == "xx"
+    found = measure_setup(path, tmp_path / "out", only=["deadly/*/*"], beside=TWO, **places)
+    assert [(r.arm, r.status) for r in found.results] == [("deadly", "done")] * 3
+    assert (deadly / "lives").read_text() == "xxxx"
 
 
-def job_of(path: Path, out: Path, places: Places, base: str | None = None) -> Job:
-    setup, where = read_setup(path, base=base or places["base"], pool=places["pool"])
-    tasks = {task.name: task for task in read_bench_tasks(setup, where)}
-    return Job(setup, where, tasks, out, {"cache": places["cache"], "machine": ONE})
+@pytest.mark.slow
+def test_a_unit_a_worker_hangs_on_is_measured_by_another(deadly: Path, places: Places, tmp_path: Path) -> None:
+    path = a_world(tmp_path, draws={"shots": 1, "selections": 1})
+    (deadly / "stop").touch()
+    engine = Workers(workers=2, silence=20)
+    found = measure_setup(path, tmp_path / "out", only=["deadly/*/*"], beside=engine, **places)
+    assert [(r.arm, r.status) for r in found.results] == [("deadly", "done")] * 3
+    assert (deadly / "lives").read_text() == "xxxx"
 
 
 def test_workers_that_cannot_start_or_refuse_end_the_run(
     places: Places, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = write_world(tmp_path)
-    refusing = job_of(path, tmp_path / "out", places, base=str(tmp_path / "no base"))
-    keys = list(result_keys(refusing.setup, ["count"]))
-    with pytest.raises(ExternalError, match=r"2 of 2 workers ended early \(exit code 1\); what they measured is kept"):
-        run_workers(refusing, keys, 2, lambda: None)
+    some = ["majority/count/*", "majority/parity/*"]
+    pool = shutil.copytree(places["pool"], tmp_path / "pool")
+    moving: Places = {**places, "pool": str(pool)}
+    # what the workers see is another pool than the one that was opened
+    monkeypatch.setattr(bench_run, "absolute_place", lambda place: place.replace(str(pool), str(tmp_path / "gone")))
+    with pytest.raises(ExternalError, match=r"2 of 2 workers could not begin: pool .*gone: not there"):
+        measure_setup(path, tmp_path / "out", only=some, beside=TWO, **moving)
+    shutil.copytree(pool, tmp_path / "gone")
+    shutil.rmtree(tmp_path / "gone" / "b2")
+    with pytest.raises(ExternalError, match="could not begin: a worker sees another pool; workers need base, pool, "):
+        measure_setup(path, tmp_path / "out", only=some, beside=TWO, **moving)
+    monkeypatch.undo()
     # a child that is killed before it has begun: no unit is to blame
     (tmp_path / "sitecustomize.py").write_text(
         "import os, sys\nif '--multiprocessing-fork' in sys.orig_argv:\n"
         f"    open({str(tmp_path / 'starts')!r}, 'a').write('x')\n    os.kill(os.getpid(), 9)\n"
     )
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
-    with pytest.raises(ExternalError, match=r"2 of 2 workers ended early \(signal 9\)"):
-        run_workers(job_of(path, tmp_path / "out", places), keys, 2, lambda: None)
+    told = r"2 of 2 workers ended early \(signal 9\); what they measured is kept, the same command goes on"
+    with pytest.raises(ExternalError, match=told):
+        measure_setup(path, tmp_path / "out", only=some, beside=TWO, **places)
     assert (tmp_path / "starts").read_text() == "xxxx"
     with Ledger(tmp_path / "out") as ledger:
         assert ledger.results() == ()

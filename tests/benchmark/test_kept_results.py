@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from merge_advisor.benchmark.analysis.contrasts import answer_questions
-from merge_advisor.benchmark.running.bench_run import setup_digests, setup_parts
+from merge_advisor.benchmark.running.identity import setup_digests, setup_parts
 from merge_advisor.benchmark.running.ledger import LEDGER_FILE, Ledger, key_of
 from merge_advisor.benchmark.setup import read_setup
 from merge_advisor.benchmark.values import Setup

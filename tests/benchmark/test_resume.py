@@ -11,25 +11,23 @@ from pathlib import Path
 
 import pytest
 
-from merge_advisor.advisor import Machine
+from merge_advisor.advisor import Machine, Workers
 from merge_advisor.benchmark.running.bench_run import measure_setup
 from merge_advisor.benchmark.running.ledger import Ledger, ResultKey, key_of
-from merge_advisor.benchmark.running.units import result_keys
-from merge_advisor.benchmark.running.workers import deal_keys
 from merge_advisor.benchmark.values import BenchResults, LateAddition, Result, Unit
 from merge_advisor.errors import RunError
-from tests.support.bench_setups import TASKS, write_world
+from tests.support.bench_setups import write_world
 
 RUN = """
 import sys
 from pathlib import Path
-from merge_advisor.machine_options import Machine
+from merge_advisor.machine_options import Workers, Machine
 from merge_advisor.benchmark.running.bench_run import measure_setup
 
 if __name__ == "__main__":
     setup, out, base, pool, cache, workers = sys.argv[1:]
     settings = {"cache": Path(cache), "machine": Machine(threads=1)}
-    measure_setup(Path(setup), Path(out), base=base, pool=pool, workers=int(workers), **settings)
+    measure_setup(Path(setup), Path(out), base=base, pool=pool, beside=Workers(workers=int(workers)), **settings)
 """
 ONE = Machine(threads=1)
 """All processes of these tests: another number of threads adds in another order, and the last digits differ."""
@@ -86,23 +84,9 @@ def test_killed_and_started_again(
         before = ledger.results()
     assert 10 <= len(before) < undisturbed.wanted
     found = measure_setup(tmp_path / "setup.yaml", tmp_path / "out", base=str(tiny_llama), pool=str(tiny_pool),
-                    cache=tmp_path / "cache", workers=workers, machine=ONE)  # fmt: skip
+                    cache=tmp_path / "cache", beside=Workers(workers=workers), machine=ONE)  # fmt: skip
     assert set(before) < set(found.results)  # what was there is as it was, its seconds too
     assert settled(found.results) == settled(undisturbed.results)
-
-
-def test_keys_are_dealt_by_task_then_by_draw(undisturbed: BenchResults) -> None:
-    keys = list(result_keys(undisturbed.setup, list(TASKS)))
-    for workers in (1, 2, 3, 5, 9):
-        dealt = deal_keys(keys, workers)
-        assert sorted(key for share in dealt for key in share) == sorted(keys)
-        assert len(dealt) == min(workers, 6)  # 3 tasks of 2 draws
-        whole = {
-            (key.task, key.shot_draw): [number for number, share in enumerate(dealt) if key in share] for key in keys
-        }
-        assert all(len(places) == 1 for places in whole.values())
-        if workers <= 3:
-            assert all(whole[task, 0] == whole[task, 1] for task in TASKS)
 
 
 def test_a_ledger_keeps_what_is_done_and_replaces_what_failed(tmp_path: Path) -> None:

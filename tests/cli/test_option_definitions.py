@@ -110,7 +110,7 @@ def test_a_key_of_the_settings_has_one_type() -> None:
 
 
 def test_where_says_what_places_and_machine_do() -> None:
-    assert set(Where.__annotations__) == {item.path for item in options_of(Places)} | {"machine", "progress"}
+    assert set(Where.__annotations__) == {item.path for item in options_of(Places)} | {"machine", "beside", "progress"}
 
 
 NOT_KEPT = {

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from merge_advisor import registry
+from merge_advisor.advisor.measuring.common_disk import absolute_candidate, check_candidates_seen
 from merge_advisor.backbone.devices import dtype_of_weights
 from merge_advisor.errors import BaseModelError, PoolError
 from merge_advisor.json_form import digest_of
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 
 TOGETHER = 16
 """Adapters in one forward on a GPU; on a CPU the time goes into the products themselves and nothing is gained."""
+_GROUP = 16
+"""Candidates that a worker is given at a time: few enough that all workers end at about the same time, enough that
+handing them over costs nothing beside."""
 BASE_FEATURES = "base"
 """Name under which a space keeps the base's own features: no fingerprint is like it."""
 
@@ -43,6 +47,33 @@ class EmbeddedCandidates:
     candidates: tuple[Candidate, ...]
     """n candidates, in the order of the deltas."""
     refused: tuple[RefusedModel, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddingWork:
+    """Candidates that a worker embeds (`crew.Measurement`).
+
+    >>> EmbeddingWork("delta_activations", (Candidate("a0", "adapter", "adapters/a0", "f"),)).name
+    'a0'
+    """
+
+    spec: str
+    candidates: tuple[Candidate, ...]
+
+    @property
+    def name(self) -> str:
+        """The first candidate, and how many others there are."""
+        first, others = self.candidates[0].id, len(self.candidates) - 1
+        return f"{first} and {others} more" if others else first
+
+    def measure(self, meter: MergeMeter) -> tuple[RefusedModel, ...]:
+        """Return those that cannot be embedded; the deltas of the others are kept.
+
+        Args:
+            meter: of the worker.
+        """
+        check_candidates_seen(self.candidates)
+        return take_deltas(meter, self.spec, self.candidates).refused
 
 
 def embedding_space(model: PromptedModel, spec: str) -> tuple[Embedding, Space]:
@@ -90,8 +121,14 @@ def take_deltas(meter: MergeMeter, spec: str, candidates: Sequence[Candidate]) -
     missing = [c for c in candidates if rows[c.fingerprint] is None]
     meter.memo.hits += len(candidates) - len(missing)
     meter.memo.misses += len(missing)
-    refused = []
-    if missing:
+    refused: list[RefusedModel] = []
+    if missing and meter.crew is not None:
+        groups = [missing[at : at + _GROUP] for at in range(0, len(missing), _GROUP)]
+        wanted = [EmbeddingWork(spec, tuple(map(absolute_candidate, group))) for group in groups]
+        for found in meter.crew.measure(wanted, f"embedding the pool, {_GROUP} at a time", meter.model.progress):
+            refused += found
+        rows |= {c.fingerprint: store.delta(space, c.fingerprint) for c in missing}
+    elif missing:
         for candidate, delta in compute_deltas(meter, embedding, space, missing):
             if isinstance(delta, RefusedModel):
                 refused.append(delta)

@@ -8,6 +8,7 @@ its answers costs the longer prompt. It is asked on our rows only: a task of lm-
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -44,6 +45,34 @@ class InContext:
         return f"{ICL} has {self.used} of {self.given} examples in its prompt{fit}"
 
 
+@dataclass(frozen=True, slots=True)
+class FittingWork:
+    """Examples of which a worker says how many fit into the prompt (`crew.Measurement`).
+
+    >>> FittingWork(Task("sums", (), (), ()), (), "loss", "fast").name
+    'the examples of sums'
+    """
+
+    task: Task
+    rows: tuple[Row, ...]
+    metric: str
+    evaluator: str
+
+    @property
+    def name(self) -> str:
+        """Names the task."""
+        return f"the examples of {self.task.name}"
+
+    def measure(self, meter: MergeMeter) -> None:
+        """Look which fit; it is remembered.
+
+        Args:
+            meter: of the worker.
+        """
+        with suppress(TaskError):  # none fits: the caller says so
+            in_context(meter, self.task, self.rows, self.metric, self.evaluator)
+
+
 def in_context(meter: MergeMeter, task: Task, rows: Sequence[Row], metric: str, evaluator: str) -> InContext:
     """Return the base with as many rows that are learned from in its prompt as fit: shots, then tuning rows.
 
@@ -71,6 +100,7 @@ def in_context(meter: MergeMeter, task: Task, rows: Sequence[Row], metric: str, 
             raise TaskError("the base's chat template shows no earlier turns")
         digests = [[row.digest for row in part] for part in (examples, rows)]
         key = ["examples that fit", EXAMPLE_TOKENS, scorer.settings, metric, *digests]
+        meter.have_measured([(key, FittingWork(task, tuple(rows), metric, evaluator))], "examples for the prompt")
         fitting = meter.memo.remember(key, measure)
     except SpecError as error:
         raise TaskError(str(error)) from error

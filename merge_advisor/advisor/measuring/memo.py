@@ -52,6 +52,8 @@ class Memo:
     """Measurements made."""
     timed: list[Timed] = field(default_factory=list)
     """What scoring models took, one by one; see `keep_seconds`."""
+    beside: set[str] = field(default_factory=set)
+    """Names of what workers measured in this session and nobody has asked for yet."""
 
     def digest(self, key: Sequence[object]) -> str:
         """Return the name under which the value of `key` is stored: a digest of it and of the context.
@@ -83,13 +85,17 @@ class Memo:
 
         Args:
             key: as `digest` takes it.
-            seconds: what it took now; None: it was in the store.
+            seconds: what it took now; None: it was in the store, perhaps because a worker has just measured it, who
+                kept what that took.
         """
         # beside the value and not in it: a value must not depend on the machine
-        name = digest_of(["seconds", self.digest(key)])
+        measured = self.digest(key)
+        name = digest_of(["seconds", measured])
+        now = seconds is not None or measured in self.beside
+        self.beside.discard(measured)
         if seconds is not None:
             self.store.keep_measured(name, seconds)
-        self.timed.append(Timed(self.store.measured(name) if seconds is None else seconds, now=seconds is not None))
+        self.timed.append(Timed(self.store.measured(name) if seconds is None else seconds, now=now))
 
 
 def scoring_cost(memo: Memo, first: int, task: str, rows: int) -> ScoringCost:

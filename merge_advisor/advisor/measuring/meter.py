@@ -24,6 +24,7 @@ from merge_advisor.types import Candidate, ChooseBy, LossKind, Row
 from merge_advisor.weights.updates import WeightDelta, along
 
 if TYPE_CHECKING:
+    from merge_advisor.advisor.measuring.crew import Crew, Measurement
     from merge_advisor.arrays import Float32Array
     from merge_advisor.templates import Template
 
@@ -74,6 +75,8 @@ class MergeMeter:
     model: PromptedModel
     weights: PoolWeights
     memo: Memo
+    crew: Crew | None = None
+    """Who measures what is independent, beside this process; None: this process alone."""
 
     def on_base(self, merge: WeightedMerge, measure: Callable[[], _T], *, repeated: bool = False) -> _T:
         """Return what `measure` gives with the merge on the base; the base is as before afterwards.
@@ -207,6 +210,27 @@ class MergeMeter:
         from merge_advisor.backbone.module_inputs import input_moments
 
         return self.on_base(merge, lambda: input_moments(self.model.backbone, self.model.encode(rows), names))
+
+    def have_measured(self, wanted: Sequence[tuple[Sequence[object], Measurement]], what: str) -> None:
+        """Have the crew, where there is one, measure what is not remembered; it is remembered afterwards.
+
+        Args:
+            wanted: each with the key it is remembered under, as `Memo.remember` takes it.
+            what: named in the progress.
+
+        Raises:
+            ExternalError: the engine cannot be used, or workers ended over one of them.
+            MergeAdvisorError: what measuring raised.
+        """
+        if self.crew is None:
+            return
+        named = {self.memo.digest(key): work for key, work in wanted}
+        missing = {name: work for name, work in named.items() if self.memo.store.measured(name) is None}
+        if missing:
+            self.crew.measure(list(missing.values()), what, self.model.progress)
+            self.memo.beside |= missing.keys()
+            # whoever asks next finds them: they count as made all the same
+            self.memo.misses, self.memo.hits = self.memo.misses + len(missing), self.memo.hits - len(missing)
 
     def timed(self, key: Sequence[object], measure: Callable[[], _T]) -> _T:
         """Return the remembered value of `key`, or measure it; what that takes is kept beside it, without loading.

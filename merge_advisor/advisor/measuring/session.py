@@ -3,24 +3,33 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Unpack
+from typing import Any, Unpack
 
 from merge_advisor import templates
+from merge_advisor.advisor.measuring.common_disk import (
+    COMMON_DISK,
+    absolute_place,
+    check_base_seen,
+    worker_store,
+)
+from merge_advisor.advisor.measuring.crew import Crew, Measurement
 from merge_advisor.advisor.measuring.memo import Memo
 from merge_advisor.advisor.measuring.meter import MergeMeter
 from merge_advisor.advisor.measuring.pool_weights import PoolWeights
 from merge_advisor.advisor.measuring.prompted_model import PromptedModel
 from merge_advisor.backbone.devices import settle
 from merge_advisor.backbone.memory import devices_for
+from merge_advisor.errors import BaseModelError
 from merge_advisor.limits import check_limits
 from merge_advisor.machine_options import Machine
 from merge_advisor.pool import open_pool
 from merge_advisor.progress import quiet_progress
 from merge_advisor.session_options import SessionOptions
-from merge_advisor.store import Store
+from merge_advisor.store import Store, StoreNews
 from merge_advisor.types import Pool
 from merge_advisor.weights.base import LocalBase, resolve_base
 from merge_advisor.weights.opened import changed_names
@@ -109,7 +118,7 @@ def open_session(
         template: name of the prompt template; None: the pool's.
         wanted: which models of the pool are candidates; None: all that fit the base.
         dry: nothing is to be measured, so that no store is made where there is none.
-        where: `offline`, `follow_links`, `cache`, `store`, `machine`, `progress`, see `SessionOptions`.
+        where: `offline`, `follow_links`, `cache`, `store`, `machine`, `beside`, `progress`, see `SessionOptions`.
 
     Raises:
         BaseModelError: no such base, or it cannot be read.
@@ -120,17 +129,55 @@ def open_session(
     """
     check_limits()
     cache = where.get("cache") or default_cache()
-    machine, offline = where.get("machine") or Machine(), where.get("offline", False)
-    wanted = wanted or PoolFilter()
     # the store first: it remembers the hashes of files, so that a known base or pool is not read again
     store = Store(where.get("store") or cache / "store.sqlite", make=not dry)
+    session = session_on(store, base, pool, template=template, wanted=wanted, **where)
+    engine = where.get("beside")
+    if dry or engine is None or not engine.beside:
+        return session
+    meter, asked = session.meter, where.get("machine") or Machine()
+    # its dtype, which is part of every key, is settled; its device is not, since each machine has others
+    machine = replace(asked, dtype=meter.model.machine.dtype)
+    opening = SessionOpening(
+        absolute_place(base), meter.model.local.base.digest, meter.model.template.name, cache.absolute(),
+        where.get("offline", False), machine,
+    )  # fmt: skip
+    crew = Crew(engine, machine, lambda copy: replace(opening, before=copy), store, cache.absolute())
+    return replace(session, meter=replace(meter, crew=crew))
+
+
+def session_on(
+    kept_in: Store,
+    base: str,
+    pool: str | Path | None = None,
+    *,
+    template: str | None = None,
+    wanted: PoolFilter | None = None,
+    **where: Unpack[SessionOptions],
+) -> Session:
+    """Return a session on a store that is open, and that the session closes, or this function where it fails.
+
+    Args:
+        kept_in: the store.
+        base: as of `open_session`.
+        pool: as of `open_session`.
+        template: as of `open_session`.
+        wanted: as of `open_session`.
+        where: as of `open_session`; its `store` and `beside` are not looked at.
+
+    Raises:
+        MergeAdvisorError: as `open_session`.
+    """
+    cache = where.get("cache") or default_cache()
+    machine, offline = where.get("machine") or Machine(), where.get("offline", False)
+    wanted = wanted or PoolFilter()
     try:
         progress = where.get("progress", quiet_progress)
-        local = resolve_base(base, offline=offline, cache=cache / "base", hashes=store.hashes, progress=progress)
+        local = resolve_base(base, offline=offline, cache=cache / "base", hashes=kept_in.hashes, progress=progress)
         opened = Pool((), ())
         if pool is not None:
             opened = open_pool(
-                pool, local, offline=offline, follow_links=where.get("follow_links", False), hashes=store.hashes,
+                pool, local, offline=offline, follow_links=where.get("follow_links", False), hashes=kept_in.hashes,
                 include=wanted.include, exclude=wanted.exclude, licence=wanted.licence, copies=wanted.copies,
                 cache=cache / "pool", progress=progress,
             )  # fmt: skip
@@ -145,11 +192,60 @@ def open_session(
         if device_map is not None:
             machine = replace(machine, device=device_map.name)
         model = PromptedModel(local, templates.get(name, *chat), machine, progress, said, device_map)
-        memo = Memo(store, (local.base.digest, _prompts(model), machine.dtype))
+        memo = Memo(kept_in, (local.base.digest, _prompts(model), machine.dtype))
         return Session(opened, MergeMeter(model, PoolWeights(local), memo), cache)
     except BaseException:  # an interrupt as well: an open store leaves its journal behind
-        store.close()
+        kept_in.close()
         raise
+
+
+@dataclass(frozen=True, slots=True)
+class SessionOpening:
+    """What a worker opens to measure: the base, with a store of its own (`engine.work.Opening`).
+
+    >>> SessionOpening("base", "a digest", "alpaca", Path("cache"), True, Machine(threads=1)).before
+    """
+
+    base: str
+    """As `open_session` takes it; a worker of another machine has to find it there too."""
+    digest: str
+    """Of the base that is meant."""
+    template: str
+    cache: Path
+    offline: bool
+    machine: Machine
+    before: Path | None = None
+    """Copy of the store that it reads."""
+
+    @contextmanager
+    def open(self, threads: int) -> Iterator[Callable[[Measurement], tuple[Any, StoreNews]]]:
+        """Yield what measures.
+
+        Args:
+            threads: of the processor.
+
+        Yields:
+            A function from a measurement to its value and the news of the store.
+
+        Raises:
+            BaseModelError: the worker does not see the base, or another one.
+            MergeAdvisorError: as `open_session`.
+        """
+        check_base_seen(self.base)
+        store = worker_store(self.before)
+        session = session_on(
+            store, self.base, template=self.template, cache=self.cache, offline=self.offline,
+            machine=replace(self.machine, threads=threads),
+        )  # fmt: skip
+        with session:
+            if session.local.base.digest != self.digest:
+                raise BaseModelError(f"base {self.base}: is another model there; {COMMON_DISK}")
+
+            def do(wanted: Measurement) -> tuple[Any, StoreNews]:
+                value = wanted.measure(session.meter)
+                return value, store.take_news()
+
+            yield do
 
 
 def _prompts(model: PromptedModel) -> str:

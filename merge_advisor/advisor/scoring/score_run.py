@@ -12,10 +12,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
 from merge_advisor import registry
+from merge_advisor.advisor.measuring.common_disk import absolute_merge
 from merge_advisor.advisor.measuring.in_context import in_context
 from merge_advisor.advisor.measuring.memo import scoring_cost
 from merge_advisor.advisor.measuring.meter import BASE, MergeMeter, ScoredModel
-from merge_advisor.advisor.measuring.model_scores import FINAL, anchor_of, guard_losses, score_models
+from merge_advisor.advisor.measuring.model_scores import (
+    FINAL,
+    GuardWork,
+    anchor_of,
+    guard_key,
+    guard_losses,
+    score_models,
+)
 from merge_advisor.advisor.measuring.session import Session
 from merge_advisor.advisor.runs.reopening import find_members, find_shots_lora, reopen
 from merge_advisor.advisor.runs.run_folder import PLAN_START, START, UNADAPTED, Run, read_run, write_scores
@@ -107,7 +115,11 @@ def score_guard(meter: MergeMeter, models: Sequence[ScoredModel], path: Path) ->
     """
     texts = read_guard(path)
     # all others are there to be compared on the task
-    losses = {m.label: guard_losses(meter, m, texts) for m in models if m.label in ("base", "merge")}
+    wanted = [model for model in models if model.label in ("base", "merge")]
+    if meter.crew is not None:
+        told = [replace(model, merge=absolute_merge(model.merge)) for model in wanted]
+        meter.have_measured([(guard_key(m, texts), GuardWork(m, texts)) for m in told], "the guard")
+    losses = {model.label: guard_losses(meter, model, texts) for model in wanted}
     score: GuardScore = guard_score(losses["base"], losses["merge"])
     return score
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,7 +29,9 @@ from merge_advisor.progress import Progress
 from merge_advisor.tuning import Point, SearchSpace, Trial
 from merge_advisor.tuning.coordinator import search
 from merge_advisor.tuning.goals import PENALISED, WorstGoal, goal_named
+from merge_advisor.tuning.lock import folder_lock
 from merge_advisor.tuning.settings import Budget, SearchResult, SearchSettings, start_points
+from merge_advisor.tuning.shared_search import search_shared
 from merge_advisor.tuning.study import StudyPlace
 from merge_advisor.tuning.winner import START_LABELS, Winner, choose_winner
 from merge_advisor.types import Recipe, Row
@@ -112,9 +115,11 @@ def tune_open_run(session: Session, run: Run, options: TuneOptions, *, guard: Pa
         winner = plan_stays(trials, winner)
     report = tuning_report(run, options, result, winner, judge, rows, model)
     values = TunedValues(model.recipe, model.carried.rank_error, model.adaptation, report)
-    with tuned_folder(run, values) as staged:
-        model.write(session, staged)
-    return read_run(run.folder)
+    # of processes that share a search in one run folder, one after the other
+    with folder_lock(run.folder) if options.share else nullcontext():
+        with tuned_folder(run, values) as staged:
+            model.write(session, staged)
+        return read_run(run.folder)
 
 
 def adaptation_of(run: Run, options: TuneOptions) -> str:
@@ -171,7 +176,8 @@ def _search(
         goal, budget_of(options), options.seed, start_points(space, len(problem.members)),
         guard=len(problem.guard_texts) or None,
     )  # fmt: skip
-    return search(problem, space, sampler, settings, study=study, progress=_reporting(progress))
+    searching = search_shared if study.share else search
+    return searching(problem, space, sampler, settings, study=study, progress=_reporting(progress))
 
 
 def settled_options(options: TuneOptions, chosen_by: str) -> TuneOptions:
@@ -262,7 +268,7 @@ def _study_place(
     }
     # a storage of several runs needs a name for each of its studies
     name = f"merge-advisor {chosen.digest[:12]}" if options.storage else "tune"
-    return StudyPlace(options.storage or folder / STUDY, made_for, name=name, force=options.force)
+    return StudyPlace(options.storage or folder / STUDY, made_for, name=name, force=options.force, share=options.share)
 
 
 def _reporting(progress: Progress) -> SearchProgress:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Unpack
 
 from merge_advisor.advisor.measuring.deltas import EmbeddedCandidates, take_deltas
 from merge_advisor.advisor.measuring.meter import MergeMeter
-from merge_advisor.advisor.measuring.session import open_session
+from merge_advisor.advisor.measuring.session import open_session, session_on
 from merge_advisor.benchmark.running.rows import read_families
 from merge_advisor.benchmark.setup import SetupPlaces
 from merge_advisor.benchmark.values import Setup
@@ -20,6 +20,7 @@ from merge_advisor.progress import quiet_progress
 
 if TYPE_CHECKING:
     from merge_advisor.session_options import SessionOptions
+    from merge_advisor.store import Store
     from merge_advisor.types import Candidate
 
 
@@ -62,21 +63,29 @@ class BenchContext:
 
 
 @contextmanager
-def open_context(setup: Setup, places: SetupPlaces, **where: Unpack[SessionOptions]) -> Iterator[BenchContext]:
+def open_context(
+    setup: Setup, places: SetupPlaces, *, on: Store | None = None, **where: Unpack[SessionOptions]
+) -> Iterator[BenchContext]:
     """Yield base, pool and store, open, with the deltas of the pool.
 
     Args:
         setup: the benchmark.
         places: where base, pool and families are.
-        where: `offline`, `follow_links`, `cache`, `store`, `machine`, `progress`, see `SessionOptions`; the progress
-            is of what is not in the store yet, the units report none.
+        on: the store, where it is open already, as a worker's is.
+        where: `offline`, `follow_links`, `cache`, `store`, `machine`, `beside`, `progress`, see `SessionOptions`; the
+            progress is of what is not in the store yet, the units report none.
 
     Raises:
         PoolError: no model of the pool can be used.
         MergeAdvisorError: as `open_session` and `take_deltas`.
     """
     families = read_families(places.families)
-    with open_session(places.base, places.pool, template=setup.template or None, **where) as session:
+    template = setup.template or None
+    if on is None:
+        opened = open_session(places.base, places.pool, template=template, **where)
+    else:
+        opened = session_on(on, places.base, places.pool, template=template, **where)
+    with opened as session:
         embedded = take_deltas(session.meter, setup.embedding, session.pool.candidates)
         refused = [f"{item.id}: {item.reason}" for item in (*session.pool.refused, *embedded.refused)]
         if not embedded.candidates:

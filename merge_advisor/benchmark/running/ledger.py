@@ -1,4 +1,4 @@
-"""Results kept as soon as they are measured: one SQLite file, safe to kill and to share between workers."""
+"""Results kept as soon as they are measured: one SQLite file, safe to kill and to share between processes."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class Ledger:
 
     def __init__(self, out: Path) -> None:
         self.path = out / LEDGER_FILE
-        self._file = CheckedFile(self.path, _KIND)
+        self._file = CheckedFile(self.path, LEDGER_KIND)
         try:
             self._drop_damaged()
         except BaseException:
@@ -135,6 +135,12 @@ class Ledger:
             ResultKey(*row) for row in self._file.rows(f"SELECT {columns} FROM results WHERE status = 'done'")
         )
 
+    def failures(self) -> dict[ResultKey, str]:
+        """Return the failed results, each as it is kept."""
+        columns = ", ".join(ResultKey._fields)
+        rows = self._file.rows(f"SELECT {columns}, value FROM results WHERE status = 'failed'")
+        return {ResultKey(*row[:-1]): row[-1] for row in rows}
+
     def count(self) -> int:
         """Return how many results are done."""
         return int(self._file.rows("SELECT COUNT(*) FROM results WHERE status = 'done'")[0][0])
@@ -193,7 +199,7 @@ class Ledger:
             dropped = self._file.drop_damaged(table)
             if dropped and table == "made_for":
                 # what the results were made for cannot be told any more, and nothing else may be mixed with them
-                raise RunError(f"{self.path}: what it was made for is damaged; {_KIND.instead}, or delete it")
+                raise RunError(f"{self.path}: what it was made for is damaged; {LEDGER_KIND.instead}, or delete it")
             if dropped:
                 remedy = "what came late to the setup is not told" if table == "added" else "they are measured anew"
                 warn_of_damage(f"ledger {self.path}: rows of {table} that were damaged: {dropped}; {remedy}")
@@ -214,6 +220,15 @@ def _make_tables(file: CheckedFile) -> None:
     file.run("CREATE TABLE IF NOT EXISTS added (name TEXT PRIMARY KEY, results INT NOT NULL) WITHOUT ROWID")
 
 
-_KIND = FileKind(
-    "ledger", "give another `out`", "its results are measured anew", _COLUMNS, (_make_tables, add_checksums)
-)
+def _add_claims(file: CheckedFile) -> None:
+    file.run(
+        "CREATE TABLE claims (task TEXT, shot_draw INT, owner TEXT NOT NULL, beat INT NOT NULL, "
+        "PRIMARY KEY (task, shot_draw)) WITHOUT ROWID"
+    )
+
+
+LEDGER_KIND = FileKind(
+    "ledger", "give another `out`", "its results are measured anew", _COLUMNS,
+    (_make_tables, add_checksums, _add_claims), shared=True,
+)  # fmt: skip
+"""What the file is; machines may share it."""

@@ -1,19 +1,17 @@
-"""Measure units one after the other: each result is kept as soon as it is there, a failure as well."""
+"""Which results there are to measure, and measuring one: a failure is a result as well."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
-from itertools import groupby, product
+from itertools import product
 
 from merge_advisor.benchmark.running.arms import run_arm
-from merge_advisor.benchmark.running.context import BenchContext
 from merge_advisor.benchmark.running.controls import run_control
-from merge_advisor.benchmark.running.ledger import Ledger, ResultKey
-from merge_advisor.benchmark.running.rows import BenchTask
+from merge_advisor.benchmark.running.ledger import ResultKey
 from merge_advisor.benchmark.running.task_draw import ResultPlace, TaskDraw
 from merge_advisor.benchmark.setup import ORACLES, ks_of
 from merge_advisor.benchmark.values import Arm, Result, Setup, Unit
@@ -93,41 +91,14 @@ def _paths(key: ResultKey) -> tuple[str, str, str]:
     return path, f"{path}/{key.k}", f"{path}/{key.k}#{key.shot_draw}.{key.selection_draw}"
 
 
-def run_units(
-    context: BenchContext,
-    tasks: Mapping[str, BenchTask],
-    keys: Sequence[ResultKey],
-    ledger: Ledger,
-    on_result: Callable[[], None] = lambda: None,
-) -> None:
-    """Measure results in the order of their keys and keep each.
-
-    Args:
-        context: what the units share.
-        tasks: the rows by task name.
-        keys: what to measure; keys of one task and draw stand together.
-        ledger: where results go.
-        on_result: called after each.
-    """
-    arms = {arm.name: arm for arm in context.setup.arms}
-    for (task, number), group in groupby(keys, key=lambda key: (key.task, key.shot_draw)):
-        draw = TaskDraw(context, tasks[task], number)  # shared by the group: its finetune is made once
-        for key in group:
-            result = measure_result(draw, key, arms.get(key.arm), ledger)
-            if key.arm == "best-single-oracle":  # before the result, since a draw that has that is not measured again
-                ledger.keep_singles(task, ((name, *score) for name, score in draw.alone.items()))
-            ledger.keep(result)
-            on_result()
-
-
-def measure_result(draw: TaskDraw, key: ResultKey, arm: Arm | None, ledger: Ledger) -> Result:
+def measure_result(draw: TaskDraw, key: ResultKey, arm: Arm | None, matched: Result | None = None) -> Result:
     """Return one result; whatever is raised on the way makes it a failed one with the reason.
 
     Args:
         draw: the task and its shots.
         key: what to measure.
         arm: the arm of that name, None for a control.
-        ledger: holds what the arm's match has spent.
+        matched: the result of the arm whose cost it matches; None where there is none.
 
     Raises:
         RunError: what is measured cannot be kept; every other result would fail of it as well.
@@ -136,7 +107,7 @@ def measure_result(draw: TaskDraw, key: ResultKey, arm: Arm | None, ledger: Ledg
     place = ResultPlace(unit, key.arm, key.view, key.k)
     start = time.perf_counter()
     try:
-        result = run_control(draw, place) if arm is None else run_arm(draw, arm, place, _budget(arm, key, ledger))
+        result = run_control(draw, place) if arm is None else run_arm(draw, arm, place, _budget(arm, matched))
     except RunError:
         raise
     except Exception as error:  # a unit that crashes must not take the others with it
@@ -159,13 +130,12 @@ def failed_result(key: ResultKey, family: str, reason: str) -> Result:
     return Result(unit, key.arm, key.view, key.k, key.arm in ORACLES, "failed", reason)
 
 
-def _budget(arm: Arm, key: ResultKey, ledger: Ledger) -> int | None:
+def _budget(arm: Arm, matched: Result | None) -> int | None:
     if not arm.match:
         return None
-    other = ledger.find(key._replace(arm=arm.match))
-    if other is None or other.status == "failed":
+    if matched is None or matched.status == "failed":
         raise InputError(f"arm '{arm.match}', whose cost it matches, has no result here")
-    return other.forwards
+    return matched.forwards
 
 
 def _reason(error: Exception) -> str:

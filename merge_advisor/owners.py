@@ -1,0 +1,95 @@
+"""Which process holds something that several may hold one after the other, and whether it is gone.
+
+A holder writes its name (`this_owner`) and a count of heartbeats beside what it holds. Who else wants it takes the
+holder for gone where that is a process of this machine that no longer runs, or where its count stands still for a while
+by the clock of who looks: the clocks of the machines need not agree.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import sys
+import time
+from collections.abc import Hashable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+
+def is_running(pid: int) -> bool:
+    """Return whether a process of this machine runs.
+
+    >>> is_running(os.getpid())
+    True
+
+    Args:
+        pid: its number.
+    """
+    if pid == os.getpid():
+        return True
+    try:
+        os.kill(pid, 0)
+    except OSError as error:
+        return error.errno != errno.ESRCH  # of another user
+    except OverflowError:
+        return False
+    return True
+
+
+def this_owner() -> str:
+    """Return a name for this process that no other has: machine, number and a random part.
+
+    >>> this_owner() == this_owner(), this_owner().split()[1] == str(os.getpid())
+    (False, True)
+    """
+    return f"{_machine()} {os.getpid()} {os.urandom(4).hex()}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    owner: str
+    beat: int
+    since: float
+
+
+class OwnerWatch:
+    """Tells whether the owners of things are gone, from how their counts go on.
+
+    >>> watch = OwnerWatch(stale=60)
+    >>> watch.is_gone("a", this_owner(), beat=3), watch.is_gone("b", "elsewhere 1 00ff", beat=0)
+    (False, False)
+
+    Args:
+        stale: seconds without a heartbeat after which an owner on another machine is taken for gone.
+    """
+
+    def __init__(self, stale: float) -> None:
+        self._stale = stale
+        self._seen: dict[Hashable, _Seen] = {}
+
+    def is_gone(self, thing: Hashable, owner: str, beat: int) -> bool:
+        """Return whether the owner of a thing is gone.
+
+        Args:
+            thing: what it owns.
+            owner: as `this_owner` named it.
+            beat: its count of heartbeats now.
+        """
+        machine, pid = [*owner.split(" "), "", ""][:2]
+        if machine == _machine() and pid.isdigit() and not is_running(int(pid)):
+            return True
+        seen = self._seen.get(thing)
+        if seen is None or (seen.owner, seen.beat) != (owner, beat):
+            seen = self._seen[thing] = _Seen(owner, beat, time.monotonic())
+        return time.monotonic() - seen.since > self._stale
+
+
+def _machine() -> str:
+    """Name this machine, or the container: numbers of processes mean something in there alone."""
+    space = ""
+    if sys.platform == "linux":
+        with suppress(OSError):
+            space = str(Path("/proc/self/ns/pid").readlink())
+    return f"{socket.gethostname()}/{space}".replace(" ", "_")
