@@ -26,6 +26,7 @@ LEVELS = [
     ("advisor.planning", "advisor.scoring", "advisor.searching"),
     ("advisor",),
     ("hub",),
+    ("explore",),
     ("benchmark.values",),
     ("benchmark.setup", "benchmark.views"),
     ("benchmark.running", "benchmark.analysis"),
