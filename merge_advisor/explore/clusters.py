@@ -80,7 +80,7 @@ def name_clusters(of: NDArray[np.uint8], count: int, texts: Sequence[str]) -> li
     """Return a name for each cluster: the words that its models' names and cards have more than the others' (c-TF-IDF).
 
     >>> name_clusters(np.array([0, 0, 1], np.uint8), 2, ["legal contracts", "legal law", "python code"])
-    ['legal, contracts, law', 'python, code']
+    ['legal, contracts, law', 'code, python']
 
     Args:
         of: (n,), the cluster of each model.

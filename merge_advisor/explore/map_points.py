@@ -32,7 +32,9 @@ _EPOCH = date(1970, 1, 1).toordinal()
 class MapPoints:
     """The models of a space, each at a position from 0 on, in the order they were added.
 
-    >>> with Hub.open("hub-example") as hub:
+    >>> from merge_advisor.hub import Hub
+    >>> with Hub.open("hub-map-example", make=True) as hub:
+    ...     added = hub.add("adapters", base="base")
     ...     points = read_points(hub, 1)
     >>> points.names[:2], points.places.shape
     (('a0', 'a1'), (6, 2))

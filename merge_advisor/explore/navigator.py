@@ -35,7 +35,9 @@ _TASK_SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".txt")
 class Navigator:
     """A hub folder as the page sees it.
 
-    >>> navigator = Navigator(Path("hub-example"), cache=Path("cache"), runs=Path("runs"))
+    >>> with Hub.open("hub-map-example", make=True) as hub:
+    ...     added = hub.add("adapters", base="base")
+    >>> navigator = Navigator(Path("hub-map-example"), cache=Path("cache"), runs=Path("runs"))
     >>> navigator.overview()["spaces"][0]["models"]
     6
     >>> navigator.close()

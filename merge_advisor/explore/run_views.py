@@ -233,7 +233,7 @@ def gate_decisions(log: Path) -> dict[str, Any]:
 def refusal_line(error: Exception) -> str:
     r"""Return what the page says of an error that was raised on purpose.
 
-    >>> refusal_line(InputError("2 models:\\nname 1"))
+    >>> refusal_line(InputError("2 models:\nname 1"))
     '2 models: name 1'
 
     Args:
