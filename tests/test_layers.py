@@ -28,6 +28,7 @@ LEVELS = [
     ("advisor.planning", "advisor.scoring", "advisor.searching", "advisor.gating"),
     ("advisor",),
     ("hub",),
+    ("explore",),
     ("benchmark.values",),
     ("benchmark.setup", "benchmark.views"),
     ("benchmark.running", "benchmark.analysis"),

@@ -8,6 +8,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from merge_advisor.cli.explore_command import explore_hub
 from merge_advisor.cli.gate_command import run_gate
 from merge_advisor.cli.hub_commands import card, pool, push
 from merge_advisor.cli.hub_folder_commands import hub_folder, hub_plan, takes_hub
@@ -278,11 +279,17 @@ def _hub(arguments: Arguments) -> int:
         return hub_folder(arguments, session)
 
 
+def _explore(arguments: Arguments) -> int:
+    """`merge-advisor explore`."""
+    with _session(arguments, arguments.part(Places)) as session:
+        return explore_hub(arguments, session)
+
+
 _RUNNERS: dict[str, Callable[[Arguments], int]] = {
     "plan": _plan, "init": _init, "embed": _embed, "tune": _tune, "bench": _bench, "merge": _merge, "score": _score,
     "convert": _convert, "try": _try, "show": _show, "doctor": _doctor, "pool": pool, "card": card, "push": push,
-    "hub": _hub,
     "gate": run_gate,
+    "hub": _hub, "explore": _explore,
 }  # fmt: skip
 
 

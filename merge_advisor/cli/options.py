@@ -277,6 +277,24 @@ class HubCommand:
 
 
 @dataclass(frozen=True)
+class ExploreCommand:
+    """What `explore` shows, and where.
+
+    >>> ExploreCommand(folder=Path("hub")).port
+    0
+    """
+
+    folder: Path | None = option(None, positional=True, metavar="DIR", help="hub folder (default: that of `--hub`)")
+    port: int = option(0, metavar="N", help="where the page is served on this machine (default: any that is free)")
+    browser: bool = option(True, flags=("--no-browser",), help="print the address, open no browser")
+    runs: Path = option(Path("runs"), metavar="DIR", help="folder for runs planned on the page (default {default})")
+    export: Path | None = option(
+        None, metavar="FILE.html", help="write the map as one page that needs no server, to send to others"
+    )
+    space: int | None = option(None, metavar="N", help="with --export: number of the space (default: of most models)")
+
+
+@dataclass(frozen=True)
 class CardCommand:
     """What `card` writes.
 
@@ -384,6 +402,10 @@ COMMANDS = {
     "hub": Command(
         "keep models in a folder that is searched by task, model and words, and planned from",
         (HubCommand, HubPlace, HubSearchOptions, *_SESSION),
+    ),
+    "explore": Command(
+        "look at a hub in a browser: map, neighbours, examples, plans, runs",
+        (ExploreCommand, HubPlace, *_SESSION),
     ),
     "card": Command("write the model card of a run's result", (CardCommand, CardOptions, OutputOptions)),
     "push": Command("upload a run's result with its card to the hub", (PushCommand, PushOptions, OutputOptions)),

@@ -147,3 +147,16 @@ def licence_conflicts(licences: Sequence[str | None]) -> tuple[str, ...]:
     if strange:
         notes.append(f"{', '.join(strange)}: no common open licence; read its terms before you share the merge")
     return tuple(notes)
+
+
+def is_open_licence(licence: str | None) -> bool:
+    """Tell whether a licence is a common open one, that asks for no more than its notice; no legal advice.
+
+    >>> is_open_licence("apache-2.0"), is_open_licence("cc-by-nc-4.0"), is_open_licence(None)
+    (True, False, False)
+
+    Args:
+        licence: as a card states it.
+    """
+    text = (licence or "").strip().lower()
+    return bool(_OPEN.search(text)) and not any(family.search(text) for family in _FAMILIES.values())

@@ -1,0 +1,187 @@
+"""What the page is answered: the same as the API says, one line where it cannot be, and no file of the machine."""
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from merge_advisor.explore.binary import unpack_arrays
+from merge_advisor.explore.guarded import Guarded
+from merge_advisor.explore.navigator import Navigator, free_folder
+from merge_advisor.hub import Hub
+from merge_advisor.hub.values import HubRun, HubScore
+from tests.explore.explore_world import HOSTILE, PORT, TOKEN, Answer, ask, clustered
+from tests.hub.hub_world import TIME
+
+pytest.importorskip("starlette", reason="starlette is not installed")
+
+
+@pytest.fixture
+def navigator(tmp_path: Path) -> Iterator[Navigator]:
+    """Of a hub of 24 made models, some with names that are not nice."""
+    clustered(tmp_path / "hub", names=HOSTILE)
+    made = Navigator(tmp_path / "hub", cache=tmp_path / "cache", runs=tmp_path / "runs")
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def app(navigator: Navigator) -> Any:
+    """Its server."""
+    from merge_advisor.explore.server import make_app
+
+    return Guarded(make_app(navigator), TOKEN, PORT)
+
+
+def ended(app: Any, job: str, seconds: float = 240) -> Any:
+    """A job once it has ended."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        found = ask(app, "/api/job", query=f"id={job}").json
+        if found["state"] != "running":
+            return found
+        time.sleep(0.2)
+    raise AssertionError(f"job {job} did not end within {seconds} s")
+
+
+def test_neighbours_are_those_of_the_api(app: Any, navigator: Navigator) -> None:
+    with Hub.open(navigator.folder) as hub:
+        for name in (HOSTILE[0], "python-10"):
+            number = hub.entry(name).number
+            found = ask(app, "/api/neighbours", query=f"number={number}&k=5").json
+            expected = [(hit.entry.id, round(hit.score, 6)) for hit in hub.search(like=name, k=5).hits]
+            assert [(hit["id"], hit["cosine"]) for hit in found["hits"]] == expected and found["exact"]
+            free = ask(app, "/api/neighbours", query=f"number={number}&k=5&open=1").json
+            assert {hit["licence"] for hit in free["hits"]} <= {"apache-2.0", "mit"} and len(free["hits"]) == 5
+            details = ask(app, "/api/model", query=f"number={number}").json
+            assert details["id"] == name and details["base_id"] == "org/base" and details["here"] is False
+
+
+def test_the_map_names_filters_words_and_scores_are_the_hubs(app: Any, navigator: Navigator) -> None:
+    said, arrays = unpack_arrays(ask(app, "/api/map").body)
+    names = ask(app, "/api/names").json
+    assert names[:6] == list(HOSTILE) and said["models"] == len(arrays["x"]) == len(names) == 24
+    with Hub.open(navigator.folder) as hub:
+        hub.add_score("python-10", HubScore("sums", "accuracy", 0.5, 0.4, 0.6, 40, "fast 1", "d1"))
+        wanted = [entry.id for entry in hub.entries("rank<=4,licence=mit")]
+        words = {hit.entry.id for hit in hub.search(text="clinical", k=50).hits}
+    _, found = unpack_arrays(ask(app, "/api/filter", query="wanted=rank%3C%3D4%2Clicence%3Dmit").body)
+    assert [names[place] for place in found["position"].tolist()] == wanted != []
+    _, found = unpack_arrays(ask(app, "/api/find", query="text=clinical").body)
+    assert {names[place] for place in found["position"].tolist()} == words != set()
+    _, found = unpack_arrays(ask(app, "/api/scores", query="task=sums&metric=accuracy").body)
+    assert {names[place]: value for place, value in enumerate(found["value"].tolist()) if value == value} == {
+        "python-10": 0.5
+    }
+    overview = ask(app, "/api/hub").json
+    assert overview["scored"] == [{"task": "sums", "metric": "accuracy", "models": 1}]
+    with Hub.open(navigator.folder) as hub:
+        hub.remove("python-10")
+    assert len(ask(app, "/api/names").json) == 23, "a hub that has changed is read anew"
+
+
+@pytest.mark.parametrize(
+    ("path", "query", "says"),
+    [
+        ("model", "number=x", "`number`: is no number"),
+        ("model", "number=999", "has no model '999'"),
+        ("model", "", "`number`: is no number"),
+        ("map", "space=7", "has no space 7; it has 1"),
+        ("filter", "wanted=colour%3Dred", "unknown field 'colour'; known: id, base"),
+        ("filter", "", "`wanted`: is missing"),
+        ("costs", "number=1&others=2", "its folder is not there any more; choose others"),
+        ("costs", "number=1&others=" + ",".join(["2"] * 40), "41 models: name 1 to 17"),
+        ("costs", "number=1&others=a", "numbers with commas between"),
+        ("run", "index=0", "the hub lists 0 runs, none of them number 0"),
+        ("run-file", "index=0&name=recipe.json", "the hub lists 0 runs"),
+        ("compare", "runs=", "0 runs: choose 2 or 3"),
+        ("job", "id=none", "there is no such job any more"),
+    ],
+)
+def test_questions_that_cannot_be_answered_are_one_line(app: Any, path: str, query: str, says: str) -> None:
+    answer = ask(app, f"/api/{path}", query=query)
+    assert answer.status == 400 and says in answer.json["error"] and "\n" not in answer.json["error"]
+
+
+def test_no_file_of_the_machine_can_be_named(app: Any, navigator: Navigator, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    (folder / "sub").mkdir(parents=True)
+    (tmp_path / "secret.json").write_text("{}")
+    (folder / "recipe.json").write_text('{"a": 1}')
+    (folder / "link.json").symlink_to(tmp_path / "secret.json")
+    with Hub.open(navigator.folder) as hub:
+        hub.catalogue.keep_run(HubRun(str(folder), TIME, ("sums",), "merge"))
+    assert ask(app, "/api/runs").json[0]["here"] is False
+    answer = ask(app, "/api/run-file", query="index=0&name=recipe.json")
+    assert answer.status == 200, answer.headers
+    assert answer.body == b'{"a": 1}'
+    for name in ("../secret.json", "link.json", "/etc/passwd", "sub", "", "..%2Fsecret.json", "recipe.json%00"):
+        assert ask(app, "/api/run-file", query=f"index=0&name={name}").status == 400, name
+    for path in ("/web/../server.py", "/web/index.html", "/web/..%2Fserver.py", "/etc/passwd", "/api", "/web/"):
+        assert ask(app, path).status == 404, path
+    assert ask(app, "/api/run", query="index=0").json["error"].startswith(str(folder))
+
+
+def sent(app: Any, data: bytes, name: str = "rows.jsonl") -> Answer:
+    return ask(app, "/api/tasks", method="POST", body=[data], headers={"x-file-name": name})
+
+
+def test_a_task_of_one_row_an_empty_one_and_no_json_are_one_line(app: Any, navigator: Navigator) -> None:
+    assert sent(app, b"  \n ").json["error"].startswith("the examples are empty: drop a file of rows")
+    one = sent(app, json.dumps({"input": "2 + 2", "output": "4"}).encode(), "../../<b>sums.jsonl").json
+    assert one["name"] == "b-sums" and one["kind"] == "task"
+    kept = list((navigator.cache / "explore" / "tasks").rglob("*.jsonl"))
+    assert [path.name for path in kept] == ["b-sums.jsonl"]
+    broken = sent(app, b"this is no row\n").json
+    for job, says in ((one, "1 row"), (broken, "JSON")):
+        found = ended(app, job["id"])
+        assert found["state"] == "failed" and "\n" not in found["error"], found
+        assert says in found["error"] and "Traceback" not in found["error"], found["error"]
+    plan = ask(app, "/api/plans", method="POST", body=[json.dumps({"task": one["id"], "models": [1]}).encode()])
+    assert plan.status == 400 and plan.json["error"].startswith("a plan needs examples: drop some first")
+    assert ask(app, "/api/plans", method="POST", body=[b"[]"]).json["error"] == "the request is no JSON object"
+
+
+def test_jobs_are_stopped_and_only_so_many_run(app: Any, navigator: Navigator) -> None:
+    rows = "".join(json.dumps({"input": f"say {n}", "output": f"{n}"}) + "\n" for n in range(60)).encode()
+    jobs = [sent(app, rows, f"t{n}.jsonl").json for n in range(2)]
+    assert "2 jobs are running already (t0, t1); wait for one, or stop it" in sent(app, rows, "t2.jsonl").json["error"]
+    for job in jobs:
+        stopped = ask(app, "/api/stop", method="POST", body=[json.dumps({"id": job["id"]}).encode()]).json
+        assert stopped["state"] == "stopped"
+        process = navigator.board.job(job["id"])._process
+        assert process is not None and process.poll() is not None
+
+
+def test_a_process_that_dies_says_so(navigator: Navigator) -> None:
+    job = navigator.board.start("task", "t", {"hub": "/nowhere", "space": 1, "file": "x"})
+    until = time.monotonic() + 240
+    while job.state == "running" and time.monotonic() < until:
+        time.sleep(0.1)
+    assert job.state == "failed" and job.error.startswith("hub /nowhere: is no hub folder")
+    job = navigator.board.start("task", "t", {})
+    process = job._process
+    assert process is not None
+    process.kill()
+    while job.state == "running" and time.monotonic() < until:
+        time.sleep(0.1)
+    assert job.state == "failed" and job.error.startswith("its process ended with code -9")
+
+
+def test_a_run_never_takes_the_place_of_another(tmp_path: Path) -> None:
+    (tmp_path / "sums").mkdir()
+    (tmp_path / "sums-2").mkdir()
+    assert free_folder(tmp_path, "sums").name == "sums-3"
+
+
+def test_decisions_of_a_gate_are_shown_and_what_cannot_be_read_is_counted(app: Any, navigator: Navigator) -> None:
+    assert ask(app, "/api/decisions").json["decisions"] == []
+    log = navigator.runs / "watch" / "log.jsonl"
+    log.parent.mkdir(parents=True)
+    lines = [json.dumps({"model": f"m{n}", "kind": "new", "text": f"m{n}: <b>improves</b> nothing"}) for n in range(3)]
+    log.write_text("\n".join([*lines, "{half a li", "[]", ""]))
+    told = ask(app, "/api/decisions").json
+    assert [item["model"] for item in told["decisions"]] == ["m2", "m1", "m0"] and told["unread"] == 2

@@ -1,0 +1,396 @@
+// The panel of one model: what its card says, scores, true neighbours, what merging with them costs.
+
+import { embedded, json } from "./api.js";
+import { bytes, dayText, decimals, fill, h, nameOf, number, say, shown, shownLines } from "./dom.js";
+import { mapRank } from "./model.js";
+import { set, state, toggle } from "./state.js";
+
+const NEIGHBOURS = 10;
+
+export function modelPanel(app) {
+  const place = h("div", { class: "stack" });
+  let details = null,
+    found = null,
+    free = null,
+    costs = null,
+    error = "",
+    asked = 0;
+
+  async function load() {
+    const turn = ++asked,
+      number = state.model;
+    details = found = free = costs = null;
+    error = "";
+    app.scene.marks.neighbours = [];
+    app.scene.marks.chosen = number === null ? -1 : (app.model?.places.get(number) ?? -1);
+    app.scene.redraw();
+    render();
+    if (number === null || !app.model) return;
+    try {
+      if (embedded) [details, found] = carried(app.model, number);
+      else {
+        const space = app.model.space;
+        [details, found] = await Promise.all([
+          json("model", { space, number }),
+          json("neighbours", { space, number, k: NEIGHBOURS }),
+        ]);
+      }
+    } catch (failure) {
+      error = failure.message;
+    }
+    if (turn !== asked) return;
+    app.scene.marks.neighbours = (found?.hits ?? [])
+      .filter((hit) => hit.position !== null)
+      .map((hit) => ({ index: hit.position, cosine: hit.cosine }));
+    app.scene.redraw();
+    render();
+    document.documentElement.dataset.model = details ? String(number) : "";
+    if (embedded || !details) return;
+    try {
+      free = await json("neighbours", { space: app.model.space, number, k: 5, open: 1 });
+    } catch {
+      free = null;
+    }
+    if (turn === asked) render();
+  }
+
+  async function compare() {
+    const turn = asked;
+    costs = "reading weights …";
+    render();
+    try {
+      costs = await json("costs", { number: state.model, others: found.hits.map((hit) => hit.number).join(",") });
+    } catch (failure) {
+      costs = failure.message;
+    }
+    if (turn === asked) render();
+  }
+
+  function render() {
+    if (state.model === null) {
+      return fill(
+        place,
+        h(
+          "div",
+          { class: "empty" },
+          h("p", {}, "Click a point, or search for a name."),
+          h(
+            "p",
+            { class: "hint" },
+            "You see its card and scores, its neighbours by the cosine of the deltas themselves, and what merging with them would cost.",
+          ),
+        ),
+      );
+    }
+    if (error) return fill(place, h("div", { class: "empty" }, h("p", { class: "bad" }, shown(error))));
+    if (!details) return fill(place, h("p", { class: "hint" }, "…"));
+    const d = details,
+      ticked = state.picked.has(state.model);
+    return fill(
+      place,
+      h(
+        "div",
+        {},
+        h("h2", { class: "title" }, nameOf(d.id)),
+        h(
+          "div",
+          { class: "chips" },
+          h("span", { class: "chip" }, d.kind),
+          d.rank > 0 && h("span", { class: "chip" }, `rank ${d.rank}`),
+          h("span", { class: "chip" + (d.open_licence ? " good" : "") }, shown(d.licence ?? "no licence stated")),
+          d.here === false && h("span", { class: "chip warn" }, "folder gone"),
+        ),
+      ),
+      h(
+        "div",
+        { class: "row" },
+        h(
+          "button",
+          { class: ticked ? "on" : "primary", id: "tick", onclick: () => toggle("picked", state.model) },
+          ticked ? "Ticked ✓" : embedded ? "Tick" : "Tick for a plan",
+        ),
+        d.position !== null &&
+          h(
+            "button",
+            { onclick: () => app.scene.fit([d.position, ...app.scene.marks.neighbours.map((item) => item.index)]) },
+            "Zoom to neighbours",
+          ),
+        h("button", { class: "quiet", onclick: () => set({ model: null }) }, "Close"),
+      ),
+      d.card ? h("div", { class: "card", dir: "auto" }, shownLines(d.card)) : h("p", { class: "hint" }, "No card."),
+      neighbours(d),
+      !embedded && freely(d),
+      scores(d.scores ?? []),
+      h(
+        "section",
+        {},
+        h("h3", {}, "Facts"),
+        h(
+          "dl",
+          { class: "facts" },
+          facts(d).map(([term, text]) => [h("dt", {}, term), h("dd", {}, h("bdi", {}, shown(text)))]),
+        ),
+      ),
+    );
+  }
+
+  function neighbours(d) {
+    if (!found) return null;
+    const rows = found.hits.map((hit) => {
+      const cost = costs && typeof costs === "object" ? costs[hit.number] : null;
+      const far = hit.position === null ? null : mapRank(app.model, d.position, hit.position);
+      return h(
+        "tr",
+        {},
+        h("td", {}, tick(hit)),
+        h("td", { class: "wide" }, link(hit)),
+        h(
+          "td",
+          { class: "num" },
+          h(
+            "span",
+            { class: "meter", "aria-hidden": "true" },
+            h("i", { style: { width: `${Math.max(0, hit.cosine) * 100}%` } }),
+          ),
+          decimals(hit.cosine, 3),
+        ),
+        h(
+          "td",
+          { class: "num" + (far > 3 * NEIGHBOURS ? " warn" : ""), title: "its place among the neighbours on the map" },
+          far ?? "",
+        ),
+        cost &&
+          (typeof cost === "string"
+            ? h("td", { colspan: 2, class: "hint" }, shown(cost))
+            : [
+                h("td", { class: "num" }, decimals(cost.sign_conflict, 2)),
+                h("td", { class: "num" }, decimals(cost.overlap, 2)),
+              ]),
+      );
+    });
+    const wide = costs && typeof costs === "object";
+    return h(
+      "section",
+      {},
+      h("h3", {}, "True neighbours"),
+      found.zero &&
+        h(
+          "p",
+          { class: "hint warn" },
+          "Its delta is zero: it does not change the base, and is as like one model as another.",
+        ),
+      h(
+        "table",
+        { id: "neighbours" },
+        h(
+          "thead",
+          {},
+          h(
+            "tr",
+            {},
+            h("th", {}, h("span", { class: "hidden" }, "tick")),
+            h("th", {}, "model"),
+            h("th", { class: "num" }, "cosine"),
+            h("th", { class: "num" }, "on map"),
+            wide && h("th", { class: "num" }, "conflict"),
+            wide && h("th", { class: "num" }, "overlap"),
+          ),
+        ),
+        h("tbody", {}, rows),
+      ),
+      h(
+        "p",
+        { class: "hint" },
+        `${found.exact ? "All" : "By an index, of"} ${number.format(found.models)} models compared. “On map”: its place among the neighbours the map shows; far above its place here, the map lies.`,
+      ),
+      !embedded &&
+        !wide &&
+        h(
+          "button",
+          { id: "costs", disabled: costs === "reading weights …", onclick: compare },
+          "What would merging cost?",
+        ),
+      typeof costs === "string" &&
+        h("p", { class: costs.startsWith("reading") ? "hint" : "hint bad", role: "status" }, shown(costs)),
+      wide &&
+        h(
+          "p",
+          { class: "hint" },
+          "Conflict: share of the other's change whose sign is opposed to this model's. Overlap: how much they change the same directions (unrelated: near 0). From their weights, at weight 1.",
+        ),
+    );
+  }
+
+  function freely(d) {
+    if (!free) return null;
+    if (!free.hits.length)
+      return h(
+        "section",
+        {},
+        h("h3", {}, "Similar but freely licensed"),
+        h("p", { class: "hint" }, "No other model here states a common open licence."),
+      );
+    return h(
+      "section",
+      {},
+      h("h3", {}, "Similar but freely licensed"),
+      h(
+        "table",
+        {},
+        h(
+          "tbody",
+          {},
+          free.hits.map((hit) =>
+            h(
+              "tr",
+              {},
+              h("td", {}, tick(hit)),
+              h("td", { class: "wide" }, link(hit)),
+              h("td", {}, h("span", { class: "chip good" }, shown(hit.licence))),
+              h("td", { class: "num" }, decimals(hit.cosine, 3)),
+            ),
+          ),
+        ),
+      ),
+      d.open_licence && h("p", { class: "hint" }, "This model's own licence is a common open one, too."),
+    );
+  }
+
+  function tick(hit) {
+    return h("input", {
+      type: "checkbox",
+      checked: state.picked.has(hit.number),
+      "aria-label": `tick ${shown(hit.id)}`,
+      onchange: () => toggle("picked", hit.number),
+    });
+  }
+
+  function link(hit) {
+    return h(
+      "button",
+      {
+        class: "link",
+        onclick: () => app.open(hit.number),
+        onmouseenter: () => app.scene.hover(hit.position ?? -1),
+        onmouseleave: () => app.scene.hover(-1),
+      },
+      nameOf(hit.id),
+    );
+  }
+  return { element: place, load, render };
+}
+
+function scores(list) {
+  if (!list.length)
+    return h(
+      "section",
+      {},
+      h("h3", {}, "Scores"),
+      h("p", { class: "hint" }, "None measured yet. A scored plan with this model brings some."),
+    );
+  return h(
+    "section",
+    {},
+    h("h3", {}, "Scores"),
+    h(
+      "table",
+      {},
+      h(
+        "thead",
+        {},
+        h(
+          "tr",
+          {},
+          ["task", "metric", "value", "95% interval", "rows"].map((text, index) =>
+            h("th", { class: index > 1 ? "num" : "" }, text),
+          ),
+        ),
+      ),
+      h(
+        "tbody",
+        {},
+        list.map((score) =>
+          h(
+            "tr",
+            {},
+            h("td", {}, h("bdi", {}, shown(score.task))),
+            h("td", {}, shown(score.metric)),
+            h("td", { class: "num" }, decimals(score.value)),
+            h(
+              "td",
+              { class: "num" },
+              score.lower === undefined ? "" : `${decimals(score.lower)} to ${decimals(score.upper)}`,
+            ),
+            h("td", { class: "num" }, score.rows ?? ""),
+          ),
+        ),
+      ),
+    ),
+  );
+}
+
+function facts(d) {
+  const lines = [
+    ["also called", (d.ids ?? []).slice(1).join(", ")],
+    ["base", d.base_id],
+    ["modules", (d.modules ?? []).join(", ")],
+    ["weights", d.size ? bytes(d.size) : ""],
+    ["added", (d.added ?? "").slice(0, 10)],
+    ["template", d.template],
+    ["languages", (d.languages ?? []).join(", ")],
+    ["data sets", (d.data_sets ?? []).join(", ")],
+    ["tags", (d.tags ?? []).join(", ")],
+    ["source", d.revision ? `${d.source}@${d.revision}` : d.place],
+    [
+      "versions",
+      (d.versions ?? []).length > 1
+        ? `${d.versions.length}, this is ${d.versions.findIndex((v) => v.entry === d.number) + 1}`
+        : "",
+    ],
+    ["notes", (d.notes ?? []).join("; ")],
+  ];
+  return lines.filter(([, text]) => text);
+}
+
+// What a page that was sent knows of a model.
+function carried(model, index) {
+  const { columns, words, near } = model,
+    licence = words.licence[columns.licence[index]];
+  const hits = [];
+  for (let place = index * near.k; place < (index + 1) * near.k; place += 1) {
+    const other = near.places[place];
+    hits.push({
+      number: other,
+      id: model.names[other],
+      cosine: near.cosines[place],
+      position: other,
+      licence: words.licence[columns.licence[other]],
+    });
+  }
+  const scored = [...model.scores]
+    .map(([name, values]) => ({ name, value: values[index] }))
+    .filter((item) => !Number.isNaN(item.value))
+    .map((item) => ({
+      task: item.name.split(":").slice(1, -1).join(":"),
+      metric: item.name.split(":").pop(),
+      value: item.value,
+    }));
+  return [
+    {
+      id: model.names[index],
+      number: index,
+      kind: words.kind[columns.kind[index]],
+      rank: columns.rank[index],
+      size: columns.size[index] * 1000,
+      licence: licence === "unknown" ? null : licence,
+      open_licence: embedded.open[columns.licence[index]],
+      card: model.cards[index],
+      position: index,
+      scores: scored,
+      added: dayText(columns.added[index]),
+    },
+    { hits, models: model.count, exact: true, zero: false },
+  ];
+}
+
+export { say };

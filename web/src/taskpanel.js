@@ -1,0 +1,242 @@
+// The panel of examples: dropped or pasted, ranked in the background by delta, by gradient and by measured loss.
+
+import { json, post, upload } from "./api.js";
+import { decimals, fill, h, nameOf, say, shown } from "./dom.js";
+import { set, state } from "./state.js";
+
+const MOST_BYTES = 32 * 2 ** 20,
+  SHOWN = 12;
+
+export function taskPanel(app) {
+  const place = h("div", { class: "stack" });
+  const text = h("textarea", {
+    rows: 5,
+    spellcheck: "false",
+    id: "examples",
+    "aria-label": "Examples, a JSON object a line",
+    placeholder: '{"input": "2 + 2 =", "output": "4"}\n{"input": …}',
+  });
+  const chooser = h("input", {
+    type: "file",
+    class: "hidden",
+    id: "task-file",
+    accept: ".jsonl,.json,.csv,.tsv,.parquet,.txt",
+    onchange: (event) => {
+      const [file] = event.target.files;
+      if (file) send(file.name, file);
+      event.target.value = "";
+    },
+  });
+  const name = h("input", {
+    type: "text",
+    "aria-label": "Name of the task",
+    placeholder: "name of the task",
+    maxlength: 60,
+    id: "task-name",
+  });
+  const list = h("div", { class: "stack", id: "tasks", "aria-live": "polite" });
+  let open = null;
+
+  async function send(fileName, data) {
+    if (data.size > MOST_BYTES) {
+      return say(
+        `${fileName} has ${(data.size / 2 ** 20).toFixed(0)} MB; the page takes task files of up to ${MOST_BYTES / 2 ** 20} MB. Give larger ones to merge-advisor plan --hub DIR --task FILE`,
+        "error",
+      );
+    }
+    try {
+      const job = await upload("tasks", fileName, data, { space: app.model.space });
+      open = job.id;
+      set({ panel: "examples" });
+      app.follow();
+    } catch (failure) {
+      say(failure.message, "error");
+    }
+  }
+
+  function paste() {
+    const rows = text.value.trim();
+    if (!rows) return say("Paste some examples first: one JSON object a line, with input and output", "error");
+    return send(`${(name.value.trim() || "examples").replace(/[\\/]/g, "-")}.jsonl`, new Blob([rows + "\n"]));
+  }
+
+  function render() {
+    const tasks = app.jobs.filter((job) => job.kind === "task");
+    fill(list, tasks.length ? tasks.map(one) : null);
+  }
+
+  function one(job) {
+    const results = app.results.get(job.id),
+      here = job.space === app.model?.space;
+    const head = h(
+      "div",
+      { class: "row" },
+      h("strong", { class: "grow" }, nameOf(job.name)),
+      h("span", { class: "chip " + job.state }, job.state),
+      job.state === "running" && h("button", { class: "quiet", onclick: () => stop(job) }, "Stop"),
+    );
+    if (job.state === "running") return h("section", {}, head, progress(job));
+    if (job.state === "failed")
+      return h("section", {}, head, h("p", { class: "bad", role: "alert" }, shown(job.error)));
+    if (!results) return h("section", {}, head);
+    if (open === null) open = job.id;
+    return h(
+      "section",
+      { class: "task", "data-job": job.id },
+      head,
+      h(
+        "button",
+        {
+          class: "quiet",
+          "aria-expanded": String(open === job.id),
+          onclick: () => {
+            open = open === job.id ? "" : job.id;
+            render();
+          },
+        },
+        open === job.id ? "hide ranking" : "show ranking",
+      ),
+      !here && h("p", { class: "hint" }, "It was ranked on another space."),
+      open === job.id && ranking(results),
+    );
+  }
+
+  async function stop(job) {
+    try {
+      await post("stop", { id: job.id });
+      app.follow();
+    } catch (failure) {
+      say(failure.message, "error");
+    }
+  }
+
+  function ranking(results) {
+    const by = (key) =>
+      results.ranks
+        .filter((row) => row[key] !== null && row[key] !== undefined)
+        .sort((one, other) => other[key] - one[key] || one.number - other.number);
+    const orders = [
+      ["cosine", "delta", 3],
+      ["gradient", "gradient", 4],
+      ["gain", "measured loss", 4],
+    ].map(([key, title, digits]) => ({ key, title, digits, rows: by(key) }));
+    const best = orders[2].rows.filter((row) => row.gain > 0).slice(0, 5);
+    return [
+      h(
+        "p",
+        { class: "hint" },
+        `${results.rows.shots} shots and ${results.rows.tuning} tuning rows; ${results.rows.heldout} rows held out. On the map it stands where `,
+        state.layout === "pca" ? "PCA projects its delta." : "its five nearest models lie.",
+      ),
+      h(
+        "div",
+        { class: "ranks" },
+        orders.map(({ key, title, digits, rows }) =>
+          h(
+            "table",
+            {},
+            h("caption", {}, "by " + title),
+            h(
+              "tbody",
+              {},
+              rows
+                .slice(0, SHOWN)
+                .map((row, index) =>
+                  h(
+                    "tr",
+                    {},
+                    h("td", { class: "num" }, index + 1),
+                    h(
+                      "td",
+                      { class: "wide" },
+                      h("button", { class: "link", onclick: () => app.open(row.number) }, nameOf(row.id)),
+                    ),
+                    h("td", { class: "num" + (row[key] < 0 ? " warn" : "") }, decimals(row[key], digits)),
+                  ),
+                ),
+            ),
+          ),
+        ),
+      ),
+      h(
+        "p",
+        { class: "hint" },
+        `Delta: cosine with the delta of a LoRA of the shots. Gradient: how fast the loss falls when a model is added. Measured: what it falls by with the model at weight 1, from ${decimals(results.base_loss, 3)} of the base (${Math.min(results.measured, results.ranks.length)} of ${results.ranks.length} models were measured).`,
+      ),
+      results.notes?.length > 0 &&
+        h(
+          "details",
+          {},
+          h("summary", {}, "Notes"),
+          h(
+            "ul",
+            {},
+            results.notes.map((note) => h("li", {}, shown(note))),
+          ),
+        ),
+      h(
+        "div",
+        { class: "row" },
+        h(
+          "button",
+          {
+            class: "primary",
+            id: "tick-best",
+            disabled: !best.length,
+            onclick: () => {
+              set({ picked: new Set([...state.picked, ...best.map((row) => row.number)]), panel: "selection" });
+            },
+          },
+          best.length ? `Tick the ${best.length} that lower the loss most` : "None lowers the loss at weight 1",
+        ),
+      ),
+    ];
+  }
+
+  const element = append(place);
+  function append(target) {
+    return fill(
+      target,
+      h(
+        "div",
+        { class: "drop", id: "drop" },
+        h(
+          "p",
+          {},
+          "Drop a file of examples anywhere on the page, ",
+          h("button", { class: "link", onclick: () => chooser.click() }, "choose one"),
+          ", or paste rows here.",
+        ),
+        chooser,
+        text,
+        h(
+          "div",
+          { class: "row" },
+          name,
+          h("button", { class: "primary", id: "rank", onclick: paste }, "Rank the models"),
+        ),
+        h("p", { class: "hint" }, "Rows of input and output; 40 or more are a start. They stay on this machine."),
+      ),
+      list,
+    );
+  }
+  return { element, render, send };
+}
+
+export function progress(job) {
+  const share = job.total > 1 ? job.done / job.total : null;
+  return h(
+    "div",
+    { class: "progress" },
+    h("progress", share === null ? { "aria-label": job.what } : { value: share, max: 1, "aria-label": job.what }),
+    h(
+      "span",
+      { class: "hint" },
+      `${job.what}${job.total > 1 ? ` ${job.done} of ${job.total}` : ""} · ${Math.round(job.seconds)} s`,
+    ),
+  );
+}
+
+export async function resultsOf(job) {
+  return (await json("job", { id: job.id })).result;
+}
