@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import lzma
 import tarfile
 import zipfile
@@ -23,6 +24,8 @@ ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", "
 """Ends of the names of archives."""
 UNREAD_ARCHIVES = (".7z", ".rar", ".tar.zst", ".tzst", ".tar.lz4")
 """Those of archives that Python does not read."""
+_OF_THE_ARCHIVE = {errno.EINVAL, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.EILSEQ}
+"""Errors of the system that places and names within an archive give; all others are of the disk that is written to."""
 _BLOCK = 1 << 20
 
 
@@ -84,6 +87,17 @@ def unpacked(archive: Path, cache: Path, hashes: Hashes) -> Path:
 
 
 def _unpack(archive: Path, folder: Path) -> None:
+    try:
+        _unpack_files(archive, folder)
+    except OSError as error:
+        if error.errno not in _OF_THE_ARCHIVE:
+            raise
+        raise PoolError(
+            f"{archive.name}: cannot be unpacked ({error.strerror}); fetch it again, or unpack it there"
+        ) from error
+
+
+def _unpack_files(archive: Path, folder: Path) -> None:
     left, most = ARCHIVE_BYTES.most, ARCHIVE_FILES.most
     with closing(_files(archive)) as files:
         for number, (name, stream) in enumerate(files):

@@ -45,7 +45,9 @@ def test_every_command_that_takes_a_pool_has_it_and_no_settings_file() -> None:
         name for name, command in COMMANDS.items()
         if {"pool", "source"} & {item.path for part in command.parts for item in options_of(part)} and name != "init"
     ]  # fmt: skip
-    assert {"plan", "embed", "tune", "bench", "merge", "score", "try", "convert", "gate", "hub"} == set(takes)
+    assert {"plan", "embed", "tune", "bench", "merge", "score", "try", "convert", "gate", "hub", "explore"} == set(
+        takes
+    )
     for name in takes:
         assert "follow_links" in {item.path for part in COMMANDS[name].parts for item in options_of(part)}, name
     assert "follow_links" not in setting_options(all_parts())

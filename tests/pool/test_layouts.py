@@ -101,6 +101,7 @@ def hostile(archive: Path, how: str) -> None:
             "link": entry("adapter_config.json", tarfile.SYMTYPE, "/etc/passwd"),
             "hard link": entry("adapter_config.json", tarfile.LNKTYPE, "other"),
             "device": entry("adapter_config.json", tarfile.CHRTYPE),
+            "long name": entry("x" * 300),
         }[how]
         with tarfile.open(archive, "w") as tape:
             tape.addfile(*member)
@@ -118,6 +119,7 @@ def hostile(archive: Path, how: str) -> None:
         ("device", "is a link or a device"),
         ("bomb", "unpacks to more than archive_bytes, 1 MiB; .*set MERGE_ADVISOR_LIMITS=archive_bytes=2MiB"),
         ("damaged", "cannot be unpacked"),
+        ("long name", "cannot be unpacked .File name too long.; fetch it again"),
     ],
 )
 def test_a_hostile_archive_leaves_nothing_behind(
