@@ -132,8 +132,9 @@ def test_two_threads_share_the_trials_and_end_the_same(place: StudyPlace) -> Non
 def test_the_trial_of_a_killed_process_is_taken_over(place: StudyPlace) -> None:
     """Its process no longer runs, so nobody waits for its heartbeat; what it asked is what is measured."""
     url = str(place.storage)
-    first = process(url, pause=0.15)
+    first = process(url, pause=0.5)  # long beside a look at its trials, on a busy machine too
     while not (running := [t for t in trials_of(url) if not t.state.is_finished() and "asked" in t.user_attrs]):
+        assert first.poll() is None
         time.sleep(0.01)
     first.send_signal(signal.SIGKILL)
     first.communicate()
