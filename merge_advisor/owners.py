@@ -38,6 +38,21 @@ def is_running(pid: int) -> bool:
     return True
 
 
+def other_runs(pid: int) -> bool:
+    """Return whether another process of this machine has this number, and runs.
+
+    Something of this process's own number that is not its own is of a dead one: in a container the first process always
+    has number 1.
+
+    >>> other_runs(os.getpid())
+    False
+
+    Args:
+        pid: its number.
+    """
+    return pid != os.getpid() and is_running(pid)
+
+
 def this_owner() -> str:
     """Return a name for this process that no other has: machine, number and a random part.
 

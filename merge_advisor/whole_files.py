@@ -23,7 +23,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from merge_advisor.errors import RunError
-from merge_advisor.owners import is_running
+from merge_advisor.owners import other_runs
 from merge_advisor.write_points import write_point
 
 
@@ -308,7 +308,7 @@ def other_lives(writer: str) -> bool:
         writer: what `this_writer` returned there.
     """
     host, _, pid = writer.partition("-")
-    return host == _host() and pid.isdecimal() and int(pid) != os.getpid() and is_running(int(pid))
+    return host == _host() and pid.isdecimal() and other_runs(int(pid))
 
 
 def _prefix(path: Path) -> str:
@@ -325,8 +325,7 @@ def _leftovers(path: Path) -> Iterator[tuple[Path, bool]]:
             age = time.time() - other.lstat().st_mtime
         except FileNotFoundError:
             continue
-        # of this process's number and not its own: in a container the first process always has number 1
-        lives = match["host"] != _host() or (int(match["pid"]) != os.getpid() and is_running(int(match["pid"])))
+        lives = match["host"] != _host() or other_runs(int(match["pid"]))
         yield other, other not in _OPEN and (not lives or age > _AGE)
 
 

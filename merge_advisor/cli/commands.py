@@ -8,6 +8,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from merge_advisor.cli.command_session import command_session
+from merge_advisor.cli.exit_codes import FAILED, OK, PARTIAL
 from merge_advisor.cli.explore_command import explore_hub
 from merge_advisor.cli.gate_command import run_gate
 from merge_advisor.cli.hub_commands import card, pool, push
@@ -37,7 +39,6 @@ from merge_advisor.cli.settings import SETTINGS_FILE, WRITTEN, leads_out, read_s
 from merge_advisor.errors import InputError
 from merge_advisor.json_form import to_plain
 from merge_advisor.limits import check_limits
-from merge_advisor.machine_options import Machine, Workers
 from merge_advisor.options import (
     BenchOptions,
     BenchPlaces,
@@ -52,13 +53,12 @@ from merge_advisor.options import (
     TuneOptions,
 )
 from merge_advisor.report.document import Paragraph, Table, TextBlock
-from merge_advisor.session_options import SessionOptions, Where
+from merge_advisor.session_options import Where
 
 if TYPE_CHECKING:
     from merge_advisor.advisor import TaskName
     from merge_advisor.advisor.runs.run_folder import Run
 
-OK, FAILED, PARTIAL = 0, 1, 3
 _REFUSED_SHOWN = 10
 """Models set aside that are listed on stderr; the report has all."""
 
@@ -71,10 +71,10 @@ def _plan(arguments: Arguments) -> int:
     scoring = arguments.part(MayScoreOptions)
     lm_eval = _lm_eval(arguments.part(LmEvalOptions))
     if takes_hub(arguments, places):
-        with _session(arguments, places) as session:
+        with command_session(arguments, places) as session:
             return _print_run(arguments, hub_plan(arguments, _run_name(command, lm_eval), lm_eval, session))
     pool, base = _named("pool", places.pool), _named("base", places.base)
-    with _session(arguments, places) as session:
+    with command_session(arguments, places) as session:
         if command.dry_run:
             from merge_advisor.advisor.planning.dry_run import describe_plan
 
@@ -127,7 +127,7 @@ def _score_model(arguments: Arguments, command: ScoreCommand, options: LmEvalSco
     if not command.heldout and not lm_eval:
         raise InputError(f"{command.run}: is no run folder, so it needs rows to be scored on; give `heldout=FILE`")
     places, notes = arguments.part(Places), list[str]()
-    with _session(arguments, places) as session:
+    with command_session(arguments, places) as session:
         scores = score_model(
             command.run, command.heldout, lm_eval=lm_eval, limit=options.limit, base=places.base,
             template=command.template, metric=metric, fields=command.fields, on_note=notes.append,
@@ -177,7 +177,7 @@ def _bench(arguments: Arguments) -> int:
     from merge_advisor.benchmark.bench import bench
     from merge_advisor.benchmark.report.terminal_summary import bench_blocks
 
-    with _session(arguments, places) as session:
+    with command_session(arguments, places) as session:
         done = bench(command.setup, command.out, **own, only=options.only, **session)
     measured = done.measured
     plain = {
@@ -209,7 +209,7 @@ def _embed(arguments: Arguments) -> int:
 
     out, places = arguments.part(EmbedCommand).out, arguments.part(Places)
     pool, base = _named("pool", places.pool), _named("base", places.base)
-    with _session(arguments, places) as session:
+    with command_session(arguments, places) as session:
         told = embed_to_file(out, pool=pool, base=base, **asdict(arguments.part(EmbedOptions)), **session)
     lines = [f"wrote {out}: {told['models']} deltas of {told['dim']} dimensions"]
     lines += [f"set aside: {item['id']}: {item['reason']}" for item in told["refused"]]
@@ -275,13 +275,13 @@ def _doctor(arguments: Arguments) -> int:
 
 def _hub(arguments: Arguments) -> int:
     """`merge-advisor hub`."""
-    with _session(arguments, arguments.part(Places)) as session:
+    with command_session(arguments, arguments.part(Places)) as session:
         return hub_folder(arguments, session)
 
 
 def _explore(arguments: Arguments) -> int:
     """`merge-advisor explore`."""
-    with _session(arguments, arguments.part(Places)) as session:
+    with command_session(arguments, arguments.part(Places)) as session:
         return explore_hub(arguments, session)
 
 
@@ -340,19 +340,6 @@ def _lm_eval(options: LmEvalOptions) -> list[TaskName]:
 
 
 @contextmanager
-def _session(arguments: Arguments, places: Places) -> Iterator[SessionOptions]:
-    """Give what every function of the API that opens a base takes."""
-    with reporting(arguments.part(OutputOptions)) as progress:
-        session = SessionOptions(
-            offline=places.offline, follow_links=places.follow_links, cache=places.cache, store=places.store,
-            machine=arguments.part(Machine), progress=progress,
-        )  # fmt: skip
-        if Workers in COMMANDS[arguments.command].parts:
-            session["beside"] = arguments.part(Workers)
-        yield session
-
-
-@contextmanager
 def _run_session(arguments: Arguments, folder: Path) -> Iterator[Where]:
     """Give the same for a run folder, whose plan knows its pool and base.
 
@@ -366,7 +353,7 @@ def _run_session(arguments: Arguments, folder: Path) -> Iterator[Where]:
         given if name in arguments.given or not Path(recorded[name]).exists() else None
         for name, given in (("pool", places.pool), ("base", places.base))
     )
-    with _session(arguments, places) as session:
+    with command_session(arguments, places) as session:
         yield Where(**session, pool=pool, base=base)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from merge_advisor.cli.exit_codes import OK
 from merge_advisor.cli.options import ExploreCommand, OutputOptions
 from merge_advisor.cli.parser import Arguments
 from merge_advisor.cli.printing import print_result
@@ -15,8 +16,6 @@ from merge_advisor.report.document import Paragraph
 
 if TYPE_CHECKING:
     from merge_advisor.session_options import SessionOptions
-
-_OK = 0
 
 
 def explore_hub(arguments: Arguments, session: SessionOptions) -> int:
@@ -48,7 +47,7 @@ def explore_hub(arguments: Arguments, session: SessionOptions) -> int:
         notes = export_page(folder, command.export, space=command.space, **session)
         print_result(arguments.part(OutputOptions), {"page": str(command.export), "notes": notes},
                      [Paragraph("\n".join(notes))])  # fmt: skip
-        return _OK
+        return OK
     if command.space is not None:
         raise InputError("`space`: goes with `export`; the page itself lets you choose")
 
@@ -59,7 +58,7 @@ def explore_hub(arguments: Arguments, session: SessionOptions) -> int:
             _open(address)
 
     explore(folder, port=command.port, runs=command.runs, on_ready=ready, **session)
-    return _OK
+    return OK
 
 
 def _open(address: str) -> None:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from merge_advisor.cli.command_session import command_session
+from merge_advisor.cli.exit_codes import OK, PARTIAL
 from merge_advisor.cli.messages import with_flags
 from merge_advisor.cli.options import GateCommand, OutputOptions
 from merge_advisor.cli.parser import Arguments
 from merge_advisor.cli.printing import flagged, print_blocks, print_json, print_result
-from merge_advisor.cli.progress import reporting
 from merge_advisor.cli.saying import say
 from merge_advisor.errors import InputError
 from merge_advisor.gate_options import GateOptions, WatchOptions
 from merge_advisor.hub_options import HubPlace
 from merge_advisor.json_form import to_plain
-from merge_advisor.machine_options import Machine
 from merge_advisor.options import Places
 from merge_advisor.report.document import Paragraph
 from merge_advisor.session_options import Where
@@ -23,9 +25,6 @@ from merge_advisor.session_options import Where
 if TYPE_CHECKING:
     from merge_advisor.advisor.gating.gated_model import HubFinder
     from merge_advisor.advisor.gating.watch_state import PoolDecision
-    from merge_advisor.progress import Progress
-
-_OK, _PARTIAL = 0, 3
 
 
 def run_gate(arguments: Arguments) -> int:
@@ -51,11 +50,11 @@ def run_gate(arguments: Arguments) -> int:
     from merge_advisor.whole_files import write_text
 
     output = arguments.part(OutputOptions)
-    with reporting(output) as progress:
+    with _where(arguments) as where:
         report = gate(
             command.model, command.baseline, command.tasks, command.guards, options=arguments.part(GateOptions),
             metric=command.metric, fields=command.fields, template=command.template,
-            find_in_hub=_finder(arguments), **_where(arguments, progress),
+            find_in_hub=_finder(arguments), **where,
         )  # fmt: skip
     if command.junit is not None:
         write_text(command.junit, to_junit(report))
@@ -80,13 +79,12 @@ def _finder(arguments: Arguments) -> HubFinder | None:
     return place_of
 
 
-def _where(arguments: Arguments, progress: Progress) -> Where:
-    """Where models and stores are, and how to compute."""
+@contextmanager
+def _where(arguments: Arguments) -> Iterator[Where]:
+    """Give where models and stores are, and how to compute."""
     places = arguments.part(Places)
-    return Where(
-        pool=places.pool, base=places.base, offline=places.offline, follow_links=places.follow_links,
-        cache=places.cache, store=places.store, machine=arguments.part(Machine), progress=progress,
-    )  # fmt: skip
+    with command_session(arguments, places) as session:
+        yield Where(**session, pool=places.pool, base=places.base)
 
 
 def _watch(arguments: Arguments, command: GateCommand, watching: WatchOptions) -> int:
@@ -113,14 +111,14 @@ def _watch(arguments: Arguments, command: GateCommand, watching: WatchOptions) -
         str(watching.watch), command.tasks, arguments.part(GateOptions), watching, command.baseline, command.guards,
         command.metric, command.fields, command.template, _finder(arguments),
     )  # fmt: skip
-    with reporting(output) as progress:
-        watch_pool(asked, show, lambda text: say(with_flags(text, "gate")), **_where(arguments, progress))
+    with _where(arguments) as where:
+        watch_pool(asked, show, lambda text: say(with_flags(text, "gate")), **where)
     log = watching.out / LOG
     if output.json:
         print_json({"decisions": to_plain(made), "log": str(log)})
     else:
         print_blocks([Paragraph(f"{len(made)} decisions, in {log}" if made else f"nothing new; the log is {log}")])
-    return _PARTIAL if any(decision.kind == "set-aside" for decision in made) else _OK
+    return PARTIAL if any(decision.kind == "set-aside" for decision in made) else OK
 
 
 def _cost(decision: PoolDecision, price: float | None) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+from merge_advisor.cli.exit_codes import OK, PARTIAL
 from merge_advisor.cli.messages import with_flags
 from merge_advisor.cli.options import CardCommand, OutputOptions, PoolCommand, PushCommand
 from merge_advisor.cli.parser import Arguments
@@ -14,8 +15,6 @@ from merge_advisor.cli.saying import say
 from merge_advisor.errors import InputError
 from merge_advisor.hub_options import CardOptions, FindOptions, PushOptions
 from merge_advisor.report.document import Paragraph, Table, TextBlock
-
-_OK, _PARTIAL = 0, 3
 
 
 def pool(arguments: Arguments) -> int:
@@ -58,7 +57,7 @@ def pool(arguments: Arguments) -> int:
     print_result(output, plain, flagged(blocks, "pool"))
     for item in found.refused:
         say(f"set aside {with_flags(f'{item.id}: {item.reason}', 'pool')}")
-    return _PARTIAL if found.refused else _OK
+    return PARTIAL if found.refused else OK
 
 
 def card(arguments: Arguments) -> int:
@@ -83,7 +82,7 @@ def card(arguments: Arguments) -> int:
         sys.stdout.write(made.text)  # as it is: it goes into a file
         for note in made.notes:
             say(f"note: {with_flags(note, 'card')}")
-    return _OK
+    return OK
 
 
 def push(arguments: Arguments) -> int:
@@ -107,4 +106,4 @@ def push(arguments: Arguments) -> int:
         "licence": pushed.card.licence, "card": pushed.card.text, "notes": list(pushed.card.notes),
     }  # fmt: skip
     print_result(output, plain, flagged([Table("", ("file", "size"), rows, (1,)), Paragraph("\n".join(lines))], "push"))
-    return _OK
+    return OK

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from merge_advisor.cli.exit_codes import FAILED, OK, PARTIAL
 from merge_advisor.cli.messages import with_flags
 from merge_advisor.cli.options import HubCommand, OutputOptions, PlanCommand
 from merge_advisor.cli.parser import Arguments
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from merge_advisor.hub.values import HubEntry
     from merge_advisor.session_options import SessionOptions
 
-_OK, _DAMAGED, _PARTIAL = 0, 1, 3
 _HEADERS = ("model", "kind", "rank", "licence", "size", "added")
 _LINES_SHOWN = 10
 
@@ -142,7 +142,7 @@ def _add(hub: Hub, command: HubCommand, arguments: Arguments, session: SessionOp
         say(f"set aside {with_flags(f'{item.id}: {item.reason}', 'hub')}")
     if len(added.refused) > _LINES_SHOWN:
         say(f"and {len(added.refused) - _LINES_SHOWN} more, all of them with --json")
-    return _PARTIAL if added.refused else _OK
+    return PARTIAL if added.refused else OK
 
 
 def _list(hub: Hub, command: HubCommand, arguments: Arguments, session: SessionOptions) -> int:
@@ -237,7 +237,7 @@ def _check(hub: Hub, command: HubCommand, arguments: Arguments, session: Session
     elif not found.repaired:
         lines.append("`repair` makes anew what can be")
     _print(arguments, to_plain(found) | {"whole": found.whole}, [Paragraph("\n".join(lines))])
-    return _OK if not wrong or found.repaired else _DAMAGED
+    return OK if not wrong or found.repaired else FAILED
 
 
 def _export(hub: Hub, command: HubCommand, arguments: Arguments, session: SessionOptions) -> int:
@@ -281,4 +281,4 @@ def _some(names: Sequence[str]) -> str:
 
 def _print(arguments: Arguments, value: Any, blocks: Sequence[TextBlock], *, ours: bool = True) -> int:
     print_result(arguments.part(OutputOptions), value, flagged(blocks, "hub") if ours else blocks)
-    return _OK
+    return OK

@@ -17,7 +17,7 @@ from merge_advisor.engine.supervisor import run_work
 from merge_advisor.engine.work import ListedWork, Opening, Work, WorkItem
 from merge_advisor.errors import ExternalError, RunError
 from merge_advisor.machine_options import Machine, Workers
-from merge_advisor.owners import is_running
+from merge_advisor.owners import other_runs
 from merge_advisor.progress import Progress
 from merge_advisor.store import Store, StoreNews
 
@@ -161,7 +161,5 @@ def _clear(folder: Path) -> None:
         named = _NAME.fullmatch(path.name)
         if named is None or named["host"] != socket.gethostname() or named["copy"] in _OPEN:
             continue
-        pid = int(named["pid"])
-        # of this process's number and not its own: in a container the first process always has number 1
-        if pid == os.getpid() or not is_running(pid):
+        if not other_runs(int(named["pid"])):
             path.unlink(missing_ok=True)
