@@ -110,8 +110,22 @@ def test_alone_it_is_a_search(place: StudyPlace) -> None:
     assert more.trials[:BUDGET] == found.trials and is_sane(more, BUDGET + 3)
 
 
+class Together(Bowls):
+    """Its first merge waits until the other search is at its first too: a fast one would leave nothing to share."""
+
+    def __init__(self, meeting: threading.Barrier) -> None:
+        super().__init__()
+        self.meeting = meeting
+
+    def losses(self, point: Any, rows: Any) -> list[float]:
+        if not self.seen:
+            self.meeting.wait(timeout=120)
+        return super().losses(point, rows)
+
+
 def test_two_threads_share_the_trials_and_end_the_same(place: StudyPlace) -> None:
-    problems = [Bowls(pause=0.01), Bowls(pause=0.01)]
+    meeting = threading.Barrier(2)
+    problems = [Together(meeting), Together(meeting)]
     ended: dict[int, SearchResult] = {}
 
     def one(number: int) -> None:
