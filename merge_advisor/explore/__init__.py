@@ -3,8 +3,8 @@
 `explore` (`serving.py`) serves it, `export_page` (`page_export.py`) writes the page. `map_points.py`, `projection.py`
 and `clusters.py` make the map; `model_details.py`, `run_views.py` and `jobs.py` are what the page asks for;
 `server.py` answers, behind `guarded.py`, which lets nobody else ask. What is slow or needs torch runs in a process of
-its own, `child.py`. The page itself is under `web/`, made by `scripts/build_web` from the sources in `web/` beside the
-package.
+its own, `child.py`. The page itself is under `web/`, made by `scripts/build_web` from the sources in `scripts/web/`
+of the repository.
 """
 
 from __future__ import annotations

@@ -108,8 +108,9 @@ def test_the_bundle_is_made_from_the_sources_and_asks_nobody() -> None:
     import hashlib
 
     root = Path(__file__).parents[2]
-    names = sorted([*(root / "web/src").glob("*.js"), *(root / "web/src").glob("*.css")], key=lambda path: path.name)
-    data = b"".join(path.read_bytes() for path in [root / "web/index.html", root / "web/package.json", *names])
+    web = root / "scripts/web"
+    names = sorted([*(web / "src").glob("*.js"), *(web / "src").glob("*.css")], key=lambda path: path.name)
+    data = b"".join(path.read_bytes() for path in [web / "index.html", web / "package.json", *names])
     digest = hashlib.sha256(data).hexdigest()
     for name in ("explore.js", "explore.css"):
         text = (root / "merge_advisor/explore/web" / name).read_text()
@@ -117,4 +118,4 @@ def test_the_bundle_is_made_from_the_sources_and_asks_nobody() -> None:
         found = text.replace("http://www.w3.org/2000/svg", "")
         assert "http://" not in found and "https://" not in found and "//cdn" not in found
         assert "eval(" not in found and "new Function" not in found and "innerHTML" not in found
-    assert (root / "merge_advisor/explore/web/index.html").read_text() == (root / "web/index.html").read_text()
+    assert (root / "merge_advisor/explore/web/index.html").read_text() == (web / "index.html").read_text()
