@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import secrets
-import signal
 import subprocess
 import sys
 import threading
@@ -15,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from merge_advisor.errors import InputError
+from merge_advisor.formats.child_process import end_group
 
 JobState = Literal["running", "done", "failed", "stopped"]
 MOST_AT_ONCE = 2
@@ -133,7 +132,7 @@ class JobBoard:
         if job.state != "running" or process is None:
             return
         job.state = "stopped"
-        _end(process)
+        end_group(process)
 
     def close(self) -> None:
         """End all jobs."""
@@ -195,17 +194,3 @@ def _keep_last(stream: Any, last: list[bytes]) -> None:
         last.append(line)
         while len(last) > 1 and sum(map(len, last)) > _LAST_WORDS:
             del last[0]
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """Ask a process and its children to end, and make them where they do not."""
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        try:
-            os.killpg(process.pid, number)
-        except (ProcessLookupError, PermissionError):
-            return
-        try:
-            process.wait(_WAIT)
-        except subprocess.TimeoutExpired:
-            continue
-        return

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 
 from merge_advisor.errors import ExternalError
@@ -42,22 +43,34 @@ def run_child(command: list[str], log: Path, *, offline: bool, name: str) -> Non
         try:
             code = child.wait()
         except BaseException:  # Ctrl-C above all: nothing waits for the child any more
-            _stop(child)
+            end_group(child)
             log.unlink(missing_ok=True)
             raise
     if code:
         raise ExternalError(f"{name} failed: {last_line(log)}; its log: {log}")
 
 
-def _stop(child: subprocess.Popen[bytes]) -> None:
-    """End the child and what it started: it leads a process group of its own."""
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        if child.poll() is None:
-            os.killpg(child.pid, number)
-            try:
-                child.wait(_GRACE)
-            except subprocess.TimeoutExpired:
-                continue
+def end_group(child: subprocess.Popen[bytes]) -> None:
+    """End a child that leads a process group, and all that it has started: asked first, then made to.
+
+    >>> import sys
+    >>> child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], start_new_session=True)
+    >>> end_group(child)
+    >>> child.returncode == -signal.SIGTERM
+    True
+
+    Args:
+        child: begun with `start_new_session=True`.
+    """
+    try:
+        os.killpg(child.pid, signal.SIGTERM)
+        with suppress(subprocess.TimeoutExpired):
+            child.wait(_GRACE)
+        # also where the child itself is gone: what it has started may not have listened
+        os.killpg(child.pid, signal.SIGKILL)
+    except (ProcessLookupError, PermissionError):  # nobody is left, or only what is being buried (macOS)
+        pass
+    child.wait()
 
 
 def last_line(log: Path) -> str:

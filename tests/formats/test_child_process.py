@@ -1,6 +1,8 @@
 """Other programs in a child process: what they say last is in the message, nothing is left running."""
 
 import os
+import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -9,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from merge_advisor.errors import ExternalError
-from merge_advisor.formats.child_process import last_line, run_child
+from merge_advisor.formats.child_process import end_group, last_line, run_child
 
 SLEEPER = "import os, sys, time; open(sys.argv[1], 'w').write(str(os.getpid())); time.sleep(60)"
 
@@ -66,3 +68,17 @@ def test_ctrl_c_stops_it_with_all_it_started(tmp_path: Path, interrupt: Callable
         run(code, tmp_path / "log")
     assert_gone(tmp_path / "pid")
     assert not (tmp_path / "log").exists()
+
+
+def test_what_does_not_listen_is_ended_too(tmp_path: Path) -> None:
+    """The child ends when it is asked; what it has started does not."""
+    deaf = f"import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); {SLEEPER}"
+    code = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {deaf!r}, {str(tmp_path / 'pid')!r}])"
+    child = subprocess.Popen([sys.executable, "-c", code], start_new_session=True)
+    while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
+        assert child.poll() is None
+        time.sleep(0.01)
+    end_group(child)
+    assert child.returncode == -signal.SIGTERM
+    assert_gone(tmp_path / "pid")
+    end_group(child)  # nobody is left: nothing happens
