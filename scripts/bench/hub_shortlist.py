@@ -5,9 +5,11 @@
 
 Of each task of the arm (view own-out, k=4: `rerank` on a pool without the task's own adapter), the members that it
 chose are looked for among the first N by the cosine of their deltas with the task's (as a hub's shortlist goes; also
-with the pool's mean taken off both), by text (TF-IDF of names against the choosing rows, as strategy `text`), and by
-delta with one place in so many for the text. What chance holds is N of the pool. LoRAs of the shots are taken from the
-cache and trained where they are not there.
+with the pool's mean taken off both), by text (TF-IDF of names against the choosing rows, as strategy `text`), by delta
+with one place in so many for the text, by the gradient of the choosing rows' loss at the base (which opens every
+model), and by a sketch of it that an index could hold: of each weight's gradient and update P ΔW Qᵀ, with random P and
+Q that make `SKETCH` x `SKETCH` numbers of it, whose inner products are on average those of the whole. What chance holds
+is N of the pool. LoRAs of the shots are taken from the cache and trained where they are not there.
 """
 
 from __future__ import annotations
@@ -31,9 +33,28 @@ from merge_advisor.select.evidence import Evidence
 from merge_advisor.select.ranking import ranked
 from merge_advisor.select.similarity import cosines
 from merge_advisor.select.text import text_similarity
+from merge_advisor.weights.updates import along
 
 SIZES = (5, 10, 20, 30, 40)
 EVERY = (2, 4, 8)
+SKETCH = 16
+
+
+def gradient_gains(context: BenchContext, drawn: TaskDraw, kept: Sequence[int]) -> tuple[Float64Array, Float64Array]:
+    """First-order gains of the kept candidates, exact and by sketches of both sides, (n,) each."""
+    deltas = [context.meter.weights.of(context.candidates[place]) for place in kept]
+    shapes = {name: update.shape for delta in deltas for name, update in delta.items()}
+    gradient = context.meter.gradient(drawn.task.choosing, sorted(shapes))
+    rng = np.random.default_rng(0)
+    found = np.zeros((2, len(kept)))
+    for name in sorted(shapes):
+        left, right = (rng.standard_normal((SKETCH, size)) / np.sqrt(SKETCH) for size in shapes[name])
+        small = left @ gradient[name] @ right.T
+        for place, delta in enumerate(deltas):
+            if name in delta:
+                found[0, place] -= along(delta[name], gradient[name])
+                found[1, place] -= float(np.vdot(small, left @ delta[name].dense() @ right.T))
+    return found[0], found[1]
 
 
 def record_of(context: BenchContext, rows: BenchTask, draw: int, members: list[str]) -> dict[str, Any]:
@@ -48,6 +69,8 @@ def record_of(context: BenchContext, rows: BenchTask, draw: int, members: list[s
     texts = tuple(f"{name} {context.candidates[place].description}" for name, place in zip(ids, kept, strict=True))
     likeness = text_similarity(Evidence(tuple(ids), deltas, lambda: task, texts=texts, query=query))
 
+    gains, sketched = gradient_gains(context, drawn, kept)
+
     def order(scores: Float64Array) -> list[str]:
         return [ids[place] for place in ranked(scores)]
 
@@ -55,6 +78,7 @@ def record_of(context: BenchContext, rows: BenchTask, draw: int, members: list[s
     return {
         "task": rows.name, "family": rows.family, "draw": draw, "members": members,
         "delta": order(cosines(deltas, task)), "centred": order(cosines(deltas - mean, task - mean)), "text": named,
+        "gradient": order(gains), "sketch": order(sketched),
     }  # fmt: skip
 
 
@@ -79,7 +103,7 @@ def summary(records: list[dict[str, Any]]) -> None:
     for name, part in parts.items():
         wanted = [(record, member) for record in part for member in record["members"]]
         print(f"{name}: {len(part)} tasks, {len(wanted)} members; share of them among the first {SIZES}")
-        for rule in ("delta", "centred", "text", *EVERY):
+        for rule in ("delta", "centred", "text", *EVERY, "gradient", "sketch"):
             orders = {id(r): mixed(r["delta"], r["text"], rule) if isinstance(rule, int) else r[rule] for r in part}
             shares = [np.mean([m in orders[id(r)][:size] for r, m in wanted]) if wanted else 0 for size in SIZES]
             called = f"one in {rule} by text" if isinstance(rule, int) else rule
