@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from merge_advisor.advisor import TaskName
     from merge_advisor.advisor.runs.run_folder import Run
     from merge_advisor.hub import Hub
+    from merge_advisor.hub.planning import PlanAsked
     from merge_advisor.hub.values import HubEntry
     from merge_advisor.session_options import SessionOptions
 
@@ -59,26 +60,48 @@ def hub_plan(arguments: Arguments, out: Path, lm_eval: Sequence[TaskName], sessi
         session: where things are, and how to compute.
 
     Raises:
-        InputError: a dry run is asked for.
+        InputError: no hub folder is named, or none of its models fits.
+        MergeAdvisorError: as `plan`.
     """
     from merge_advisor.hub import Hub
-    from merge_advisor.hub.planning import PlanAsked
 
-    command, scoring = arguments.part(PlanCommand), arguments.part(MayScoreOptions)
-    if command.dry_run:
-        raise InputError(
-            "`dry_run` with `hub`: which of its models are opened is known once the LoRA of the shots is trained; "
-            "leave out `dry_run`, or `hub`"
-        )
-    asked = PlanAsked(
-        arguments.part(HubPlanOptions), lm_eval, command.force, scoring.scored, scoring.guard, scoring.metric,
-        on_note=lambda note: say(with_flags(note, "plan")),
-    )  # fmt: skip
     with Hub.open(_folder(arguments)) as hub:
         return hub.plan(
-            command.task, out=out, base=arguments.part(Places).base, options=arguments.part(PlanOptions), asked=asked,
-            **session,
+            arguments.part(PlanCommand).task, out=out, base=arguments.part(Places).base,
+            options=arguments.part(PlanOptions), asked=_plan_asked(arguments, lm_eval), **session,
         )  # fmt: skip
+
+
+def hub_dry_run(arguments: Arguments, lm_eval: Sequence[TaskName], session: SessionOptions) -> dict[str, Any]:
+    """Return what `merge-advisor plan --hub --dry-run` says.
+
+    Args:
+        arguments: what was given.
+        lm_eval: tasks of lm-eval.
+        session: where things are, and how to compute.
+
+    Raises:
+        InputError: no hub folder is named, or none of its models fits.
+        MergeAdvisorError: as `plan`.
+    """
+    from merge_advisor.hub import Hub
+    from merge_advisor.hub.dry_run import describe_hub_plan
+
+    with Hub.open(_folder(arguments)) as hub:
+        return describe_hub_plan(
+            hub, arguments.part(PlanCommand).task, base=arguments.part(Places).base,
+            options=arguments.part(PlanOptions), asked=_plan_asked(arguments, lm_eval), **session,
+        )  # fmt: skip
+
+
+def _plan_asked(arguments: Arguments, lm_eval: Sequence[TaskName]) -> PlanAsked:
+    from merge_advisor.hub.planning import PlanAsked
+
+    scoring = arguments.part(MayScoreOptions)
+    return PlanAsked(
+        arguments.part(HubPlanOptions), lm_eval, arguments.part(PlanCommand).force, scoring.scored, scoring.guard,
+        scoring.metric, on_note=lambda note: say(with_flags(note, "plan")),
+    )  # fmt: skip
 
 
 def hub_folder(arguments: Arguments, session: SessionOptions) -> int:

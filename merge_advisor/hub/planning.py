@@ -80,13 +80,9 @@ def plan_from_hub(
     options, asked = options or PlanOptions(), asked or PlanAsked()
     base = base or hub.base_of(None).place
     named = shortlist_file(hub, tasks, base=base, options=options, asked=asked, **where)
-    # what chose among the hub's models would be looked for among the few that are left
-    kept = replace(
-        options, include=(), licence=(), exclude=tuple(name for name in options.exclude if name == SHOTS_LORA)
-    )
     run = advisor.plan(
-        list(tasks), lm_eval=asked.lm_eval, pool=named.manifest, base=base, out=out, options=kept, force=asked.force,
-        scored=asked.scored, guard=asked.guard, metric=asked.metric, notes=named.notes_of, **where,
+        list(tasks), lm_eval=asked.lm_eval, pool=named.manifest, base=base, out=out, options=of_shortlist(options),
+        force=asked.force, scored=asked.scored, guard=asked.guard, metric=asked.metric, notes=named.notes_of, **where,
     )  # fmt: skip
     try:
         add_run_scores(hub, run)
@@ -94,6 +90,16 @@ def plan_from_hub(
         # the run is there, whether or not the hub can remember it
         asked.on_note(f"not listed in the hub: {error}")
     return run
+
+
+def of_shortlist(options: PlanOptions) -> PlanOptions:
+    """Return the options of the plan that follows: what chose among the hub's models is not asked of the few again.
+
+    Args:
+        options: as they were given.
+    """
+    excluded = tuple(name for name in options.exclude if name == SHOTS_LORA)
+    return replace(options, include=(), licence=(), exclude=excluded)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,25 +155,50 @@ def shortlist_file(
     check_choosing(parts, options)
     template = hub_template(hub, base, options.template)
     with open_session(base, None, template=template, **where) as session:
-        digest = check_base(hub, session)
-        chosen = hub.filtered(asked.hub.filter, digest).and_also(wanted_of(options))
-        total = hub.catalogue.count(chosen)
-        if not total:
-            raise InputError(
-                f"hub {hub.folder}: none of its models of base {session.local.base.id} fits the filters; loosen them"
-            )
+        chosen, total = chosen_of(hub, session, options, asked)
         found = _found(hub, session, parts, options, chosen, total, asked.hub.shortlist)
         if not found.entries:
-            raise PoolError(
-                f"hub {hub.folder}: no model that fits is where it was added from ({_some(found.gone)}); add its pool "
-                "again from where it is now"
-            )
+            raise none_there(hub, found.gone)
         text = manifest_of(found.entries, template)
         manifest = (where.get("cache") or default_cache()).absolute() / "hub" / f"{digest_of(text)}.yaml"
         write_text(manifest, text)
         _keep_deltas(hub, session, found.entries)
         notes = _notes(hub, found, options, asked, total)
     return NamedPool(manifest, tuple(notes), {entry.id: entry.fingerprint for entry in found.entries})
+
+
+def chosen_of(hub: OpenHub, session: Session, options: PlanOptions, asked: PlanAsked) -> tuple[EntryFilter, int]:
+    """Return which models of a hub a plan may open, and how many these are.
+
+    Args:
+        hub: open.
+        session: the base, open.
+        options: of the plan.
+        asked: the filter.
+
+    Raises:
+        InputError: the hub holds no model of that base, or none that fits.
+    """
+    chosen = hub.filtered(asked.hub.filter, check_base(hub, session)).and_also(wanted_of(options))
+    total = hub.catalogue.count(chosen)
+    if not total:
+        raise InputError(
+            f"hub {hub.folder}: none of its models of base {session.local.base.id} fits the filters; loosen them"
+        )
+    return chosen, total
+
+
+def none_there(hub: OpenHub, gone: Sequence[str]) -> PoolError:
+    """Return the error of a plan all of whose models are gone.
+
+    Args:
+        hub: open.
+        gone: their ids.
+    """
+    return PoolError(
+        f"hub {hub.folder}: no model that fits is where it was added from ({_some(gone)}); add its pool again from "
+        "where it is now"
+    )
 
 
 def _found(
@@ -241,20 +272,39 @@ def _quoted(text: str) -> str:
 
 
 def _notes(hub: OpenHub, found: Shortlist, options: PlanOptions, asked: PlanAsked, total: int) -> list[str]:
-    filters = [f"filter {asked.hub.filter}"] if asked.hub.filter.strip() else []
-    filters += [f"{name} {', '.join(getattr(options, name))}" for name in ("include", "exclude", "licence")
-                if getattr(options, name)]  # fmt: skip
-    of = f"hub {hub.folder}: {len(found.entries)} of its {total} models of this base" + (
-        f" that fit {' and '.join(map(short_name, filters))}" if filters else ""
-    )
+    of = opened_of(hub, len(found.entries), total, options, asked)
     if found.by:
         named = ", ".join(f"{count} by {name}" for name, count in found.by.items() if count)
         notes = [f"{of} were opened, a shortlist ({named}); the others were not looked at: `shortlist` takes more"]
     else:
         notes = [f"{of} were opened, all there are"]
-    if found.gone:
-        notes.append(f"models of the hub whose folders are gone were left out: {_some(found.gone)}")
-    return notes
+    return [*notes, *gone_notes(found.gone)]
+
+
+def opened_of(hub: OpenHub, opened: int, total: int, options: PlanOptions, asked: PlanAsked) -> str:
+    """Return how many of a hub's models a plan opens, as words that a sentence begins with.
+
+    Args:
+        hub: open.
+        opened: how many.
+        total: models of the base that fit.
+        options: of the plan.
+        asked: the filter.
+    """
+    filters = [f"filter {asked.hub.filter}"] if asked.hub.filter.strip() else []
+    filters += [f"{name} {', '.join(getattr(options, name))}" for name in ("include", "exclude", "licence")
+                if getattr(options, name)]  # fmt: skip
+    fit = f" that fit {' and '.join(map(short_name, filters))}" if filters else ""
+    return f"hub {hub.folder}: {opened} of its {total} models of this base{fit}"
+
+
+def gone_notes(gone: Sequence[str]) -> list[str]:
+    """Return what is said of models whose folders are gone: a line, or none.
+
+    Args:
+        gone: their ids.
+    """
+    return [f"models of the hub whose folders are gone were left out: {_some(gone)}"] if gone else []
 
 
 def _keep_deltas(hub: OpenHub, session: Session, entries: Sequence[HubEntry]) -> None:

@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -190,6 +191,33 @@ def test_what_a_plan_cannot_take_is_one_line(world: Path, wide_llama: Path) -> N
         empty.plan(task, out=world / "other", options=QUICK, **where(world))
 
 
+def test_a_dry_run_says_what_would_be_opened_and_writes_nothing(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from merge_advisor.advisor.planning.dry_run import describe_plan
+    from merge_advisor.backbone import model
+    from merge_advisor.hub.dry_run import describe_hub_plan
+
+    monkeypatch.setattr(model, "load_backbone", lambda *args, **kwargs: pytest.fail("loaded"))
+    task, before = [world / "examples.jsonl"], sorted((world / "cache").rglob("*"))
+    with Hub.open(world / "hub") as hub:
+        whole = describe_hub_plan(hub, task, options=QUICK, **where(world))
+        # the rest is what a dry run says of the same models as a pool
+        pool = describe_plan(task, pool=world / "pool", base=str(world / "base"), options=QUICK, **where(world))
+        assert whole["lines"][1:] == pool["lines"] and whole["passes"] == pool["passes"]
+        assert whole["lines"][0].endswith("hub: 6 of its 6 models of this base would be opened, all there are")
+        shutil.rmtree(world / "pool" / "a0")
+        asked = PlanAsked(HubPlanOptions(shortlist=3, filter="rank>=1"))
+        some = describe_hub_plan(hub, task, options=replace(QUICK, anchor="b2"), asked=asked, **where(world))
+        assert some["hub"] == {"models": 6, "opened": 3, "shortlist": True} and some["models"] == 3
+        assert "3 of its 6 models of this base that fit filter rank>=1 would be opened, a shortlist" in some["lines"][0]
+        assert some["lines"][1] == "note: models of the hub whose folders are gone were left out: a0"
+        with pytest.raises(InputError, match="none of its models of base tiny-llama fits the filters"):
+            describe_hub_plan(hub, task, options=replace(QUICK, include=("z*",)), **where(world))
+        shutil.rmtree(world / "pool")
+        with pytest.raises(PoolError, match="no model that fits is where it was added from"):
+            describe_hub_plan(hub, task, options=QUICK, **where(world))
+    assert sorted((world / "cache").rglob("*")) == before
+
+
 HELD = """
 import sys, time
 from merge_advisor.hub import Hub
@@ -326,8 +354,9 @@ def test_the_command_line(world: Path, capsys: pytest.CaptureFixture[str], monke
     assert "give --pool or --hub, not both" in capsys.readouterr().err
     assert main(["plan", *quick, "--pool", "pool", "--shortlist", "3"]) == 2
     assert "--shortlist chooses among the models of a hub folder; give --hub" in capsys.readouterr().err
-    assert main(["plan", *quick, "--hub", "hub", "--dry-run"]) == 2
-    assert "--dry-run with --hub" in capsys.readouterr().err
+    assert main(["plan", *quick, "--hub", "hub", "--dry-run", "--out", "dry"]) == 0
+    assert "hub hub: 5 of its 5 models of this base would be opened, all there are" in capsys.readouterr().out
+    assert not Path("dry").exists()
 
 
 def test_an_export_holds_all(world: Path) -> None:
