@@ -151,6 +151,29 @@ class ScoringCost:
 
 
 @dataclass(frozen=True, slots=True)
+class RunCost:
+    """What a run took, and what its alternatives would have, in measured figures; None where nothing was measured.
+
+    >>> RunCost(1204, 61.5, peak_bytes=2**31).every_candidate_seconds
+    """
+
+    __pydantic_config__ = STRICT
+
+    forwards: int
+    """Nominal forward passes over one row, of the plan."""
+    seconds: float
+    """Of the plan and of scoring, what was in the store left out."""
+    peak_bytes: int | None = None
+    """Peak memory of the process that scored."""
+    every_candidate_seconds: float | None = None
+    """What scoring every candidate of the run on the same rows would have taken; None unless scored."""
+    shots_forwards: int | None = None
+    """Forward passes of training the LoRA of the shots alone."""
+    shots_seconds: float | None = None
+    """What that took in this run; 0 where it was there already."""
+
+
+@dataclass(frozen=True, slots=True)
 class Score:
     """All models of a run on one task's held-out rows.
 

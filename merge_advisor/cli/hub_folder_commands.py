@@ -127,7 +127,7 @@ def hub_folder(arguments: Arguments, session: SessionOptions) -> int:
 
 _TAKES: dict[str, tuple[str, ...]] = {
     "add": ("embedding", "include", "exclude", "template"),
-    "list": ("filter", "limit"),
+    "list": ("filter", "limit", "runs", "price"),
     "show": (),
     "remove": (),
     "search": ("embedding", "template", "like", "task", "text", "k", "filter", "map"),
@@ -172,6 +172,10 @@ def _list(hub: Hub, command: HubCommand, arguments: Arguments, session: SessionO
     wanted = arguments.part(HubSearchOptions).filter
     if command.limit is not None and command.limit < 1:
         raise InputError(f"`limit={command.limit}`: give 1 or more")
+    if command.price is not None and not command.runs:
+        raise InputError("`price` is for the seconds of runs; give `runs`, or leave it out")
+    if command.runs:
+        return _list_runs(hub, command, arguments)
     entries, total = hub.entries(wanted, limit=command.limit), hub.count(wanted)
     bases = [f"{item.base.id}: {item.models} models" for item in hub.bases()]
     more = f", the first {len(entries)} of them listed" if len(entries) < total else ""
@@ -180,6 +184,31 @@ def _list(hub: Hub, command: HubCommand, arguments: Arguments, session: SessionO
     plain = {"models": [_plain(entry) for entry in entries], "total": total, "bases": to_plain(hub.bases()),
              "runs": to_plain(hub.runs())}  # fmt: skip
     return _print(arguments, plain, [table, Paragraph("\n".join(lines))] if entries else [Paragraph("\n".join(lines))])
+
+
+def _list_runs(hub: Hub, command: HubCommand, arguments: Arguments) -> int:
+    """The runs planned from a hub instead of its models; what they took is summed over all, however many are listed."""
+    from merge_advisor.hub.results import savings_lines
+    from merge_advisor.report.score_table import seconds_text
+
+    if "filter" in arguments.given:
+        raise InputError("`filter` chooses among models; leave it out, or `runs`")
+    runs, savings = hub.runs(), hub.savings()
+    shown = runs[: command.limit]
+    rows = []
+    for run in shown:
+        cost, took = run.cost, ("", "", "", "")
+        if cost is not None:
+            times = (cost.seconds, cost.every_candidate_seconds, cost.shots_seconds)
+            told = ["" if value is None else seconds_text(value, command.price) for value in times]
+            took = (str(cost.forwards), told[0], told[1], told[2])
+        rows.append((run.folder, ", ".join(run.tasks), run.verdict or "not scored", run.added[:10], *took))
+    headers = ("run", "task", "verdict", "added", "forwards", "took", "every candidate", "LoRA of the shots")
+    more = f"the first {len(shown)} of its {len(runs)} runs are listed\n" if len(shown) < len(runs) else ""
+    blocks: list[TextBlock] = [Table("", headers, tuple(rows), (4, 5, 6, 7))] if rows else []
+    text = more + "\n".join(savings_lines(savings, command.price))
+    plain = {"runs": to_plain(shown), "savings": to_plain(savings)}
+    return _print(arguments, plain, [*blocks, Paragraph(f"hub {hub.folder}: {text}")])
 
 
 def _show(hub: Hub, command: HubCommand, arguments: Arguments, session: SessionOptions) -> int:

@@ -179,7 +179,7 @@ def score_column(hub: Hub, points: MapPoints, task: str, metric: str) -> Float32
         RunError: the catalogue cannot be read.
     """
     sums, counts = np.zeros(len(points.entries)), np.zeros(len(points.entries))
-    for entry, score in hub.catalogue.scored(task):
+    for entry, score in hub.results.scored(task):
         place = points.position(entry)
         if score.metric == metric and place is not None:
             sums[place] += score.value

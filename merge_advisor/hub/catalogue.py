@@ -8,6 +8,7 @@
     deltas    float32, as the store has them, by space and entry; `row` orders them for the vectors beside the file
     removed   rows of `deltas` that are no more: what the vectors may still hold
     runs      runs that were planned from the hub
+    costs     what these took, and what their alternatives would have
     texts     full text (FTS5) over names, cards and tags, made from the others
 
 Rows carry checksums (`checked_sqlite`). One process writes at a time, under the lock of `Hub`; readers see the state
@@ -25,7 +26,7 @@ from typing import Any
 from merge_advisor.checked_sqlite import CheckedFile
 from merge_advisor.hub.filters import EntryFilter
 from merge_advisor.hub.schema import CATALOGUE_COLUMNS, CATALOGUE_KIND, ENTRY_COLUMNS
-from merge_advisor.hub.values import HubBase, HubEntry, HubRun, HubScore, HubVersion
+from merge_advisor.hub.values import HubBase, HubEntry, HubVersion
 from merge_advisor.spaces import Space
 from merge_advisor.types import Base
 
@@ -282,7 +283,7 @@ class Catalogue:
         """Return the number of an entry that is kept: a new one where it is 0, else in the place of what had it.
 
         Args:
-            entry: the entry; its ids and scores are kept by `keep_name` and `keep_score`.
+            entry: the entry; its ids are kept by `keep_name`, its scores by `HubResults`.
         """
         number = entry.number
         if not number:
@@ -343,56 +344,6 @@ class Catalogue:
             ):
                 ids[number].append(name)
         return tuple(replace(entry, ids=tuple(ids[entry.number])) for entry in entries)
-
-    # scores and runs
-
-    def keep_score(self, entry: int, score: HubScore, added: str) -> None:
-        """Keep a score; one of the same task, rows, metric and evaluator is replaced.
-
-        Args:
-            entry: number of the entry.
-            score: what it reached.
-            added: when.
-        """
-        self._file.keep(
-            "scores", entry, score.task, score.task_digest, score.metric, score.evaluator, score.value, score.lower,
-            score.upper, score.rows, added,
-        )  # fmt: skip
-
-    def scores(self, entry: int) -> tuple[HubScore, ...]:
-        """Return the scores of an entry, by task.
-
-        Args:
-            entry: its number.
-        """
-        return tuple(score for _, score in self.scored(entry=entry))
-
-    def scored(self, task: str | None = None, entry: int | None = None) -> list[tuple[int, HubScore]]:
-        """Return scores, each with the number of its entry.
-
-        Args:
-            task: name of the task; None: all.
-            entry: number of the entry; None: all.
-        """
-        rows = self._file.rows(
-            "SELECT entry, task, metric, value, lower, upper, rows, evaluator, task_digest FROM scores "
-            "WHERE (? IS NULL OR task = ?) AND (? IS NULL OR entry = ?) ORDER BY task, metric, entry",
-            [task, task, entry, entry],
-        )
-        return [(int(row[0]), HubScore(*row[1:])) for row in rows]
-
-    def keep_run(self, run: HubRun) -> None:
-        """Keep a run that was planned from the hub.
-
-        Args:
-            run: the run.
-        """
-        self._file.keep("runs", run.folder, run.added, json.dumps(run.tasks), run.verdict)
-
-    def runs(self) -> tuple[HubRun, ...]:
-        """Return the runs that were planned from the hub, the newest first."""
-        rows = self._file.rows("SELECT folder, added, tasks, verdict FROM runs ORDER BY added DESC, folder")
-        return tuple(HubRun(folder, added, tuple(json.loads(tasks)), verdict) for folder, added, tasks, verdict in rows)
 
 
 def entries_where(chosen: EntryFilter | None, *, all_versions: bool = False) -> tuple[str, tuple[str | int, ...]]:

@@ -11,9 +11,9 @@ from merge_advisor.hub.values import HubCheck
 if TYPE_CHECKING:
     from merge_advisor.hub.opened import OpenHub
 
-_CHECKED = ("bases", "entries", "names", "scores", "spaces", "deltas", "runs")
 _CALLED = {"bases": "bases", "entries": "models", "names": "ids", "scores": "scores", "spaces": "spaces",
-           "deltas": "deltas", "runs": "runs"}  # fmt: skip
+           "deltas": "deltas", "runs": "runs", "costs": "costs of runs"}  # fmt: skip
+"""What is in each table, for messages."""
 
 
 def check_hub(hub: OpenHub, *, repair: bool = False) -> HubCheck:
@@ -45,7 +45,7 @@ def check_hub(hub: OpenHub, *, repair: bool = False) -> HubCheck:
 def _looked(hub: OpenHub, repaired: tuple[str, ...]) -> HubCheck:
     file = hub.catalogue.file
     damaged = []
-    for table in _CHECKED:
+    for table in _CALLED:
         wrong = len(file.damaged(table))
         if wrong:
             damaged.append(f"{_CALLED[table]}: {wrong} rows of the catalogue are not what was written")
@@ -74,7 +74,7 @@ def _texts(hub: OpenHub) -> list[str]:
 def _repair(hub: OpenHub, found: HubCheck) -> list[str]:
     file, done = hub.catalogue.file, []
     with file.transaction():
-        for table in _CHECKED:
+        for table in _CALLED:
             if dropped := file.drop_damaged(table):
                 done.append(f"{_CALLED[table]}: {dropped} damaged rows dropped; what they held has to be added again")
         file.run("DELETE FROM names WHERE entry NOT IN (SELECT number FROM entries)")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -14,6 +14,7 @@ from merge_advisor.hub.planning import (
     chosen_of,
     gone_notes,
     manifest_of,
+    needed_of,
     none_there,
     of_shortlist,
     opened_of,
@@ -66,14 +67,12 @@ def describe_hub_plan(
     template = hub_template(hub, base, options.template)
     with open_session(base, None, template=template, dry=True, **where) as session:
         chosen, total = chosen_of(hub, session, options, asked)
+        needed = needed_of(hub, session.local.base.digest, options, chosen)
     size, gone = min(asked.hub.shortlist, total), list[str]()
-    entries = list(islice(_there(hub, chosen, gone), size))
+    others = (entry for entry in _there(hub, chosen, gone) if entry.number not in {one.number for one in needed})
+    entries = list(islice(chain(filter(can_be_opened, needed), others), size))
     if not entries:
         raise none_there(hub, gone)
-    if options.anchor is not None:
-        anchor = hub.entry(options.anchor, base=entries[0].base)
-        if anchor.number not in {entry.number for entry in entries} and can_be_opened(anchor):
-            entries = [anchor, *entries][:size]
     with scratch_folder() as folder:
         manifest = folder / "hub.yaml"
         write_text(manifest, manifest_of(entries, template))

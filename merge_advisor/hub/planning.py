@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Unpack
 from merge_advisor import advisor, registry
 from merge_advisor.advisor.measuring.session import Session, default_cache, open_session
 from merge_advisor.advisor.planning.plan import check_choosing, check_options
+from merge_advisor.advisor.planning.plan_value import StepTimer
 from merge_advisor.advisor.planning.sources import find_sources, read_sources
 from merge_advisor.errors import InputError, PoolError, RunError
 from merge_advisor.hub.filters import EntryFilter
@@ -82,7 +83,8 @@ def plan_from_hub(
     named = shortlist_file(hub, tasks, base=base, options=options, asked=asked, **where)
     run = advisor.plan(
         list(tasks), lm_eval=asked.lm_eval, pool=named.manifest, base=base, out=out, options=of_shortlist(options),
-        force=asked.force, scored=asked.scored, guard=asked.guard, metric=asked.metric, notes=named.notes_of, **where,
+        force=asked.force, scored=asked.scored, guard=asked.guard, metric=asked.metric, notes=named.notes_of,
+        seconds=named.seconds, **where,
     )  # fmt: skip
     try:
         add_run_scores(hub, run)
@@ -114,6 +116,8 @@ class NamedPool:
     notes: tuple[str, ...]
     added: dict[str, str]
     """Fingerprint of each model, as the hub knows it, by id."""
+    seconds: dict[str, float] = field(default_factory=dict)
+    """What naming them took, by step."""
 
     def notes_of(self, pool: Pool) -> tuple[str, ...]:
         """Return what the report says, and which models are no longer what was added: they are taken as they are.
@@ -154,9 +158,18 @@ def shortlist_file(
     ]
     check_choosing(parts, options)
     template = hub_template(hub, base, options.template)
-    with open_session(base, None, template=template, **where) as session:
+    timer = StepTimer()
+    with timer.step("open"):
+        session = open_session(base, None, template=template, **where)
+    with session:
         chosen, total = chosen_of(hub, session, options, asked)
-        found = _found(hub, session, parts, options, chosen, total, asked.hub.shortlist)
+        needed = needed_of(hub, session.local.base.digest, options, chosen)
+        evidence = TaskEvidence(None, "", tuple(task.name for task in parts))
+        if total > asked.hub.shortlist:
+            with timer.step("finetune on the shots"):
+                evidence = _evidence(hub, session, parts, options)
+        with timer.step("name the shortlist"):
+            found = shortlist(hub, evidence, chosen, asked.hub.shortlist, needed)
         if not found.entries:
             raise none_there(hub, found.gone)
         text = manifest_of(found.entries, template)
@@ -164,7 +177,9 @@ def shortlist_file(
         write_text(manifest, text)
         _keep_deltas(hub, session, found.entries)
         notes = _notes(hub, found, options, asked, total)
-    return NamedPool(manifest, tuple(notes), {entry.id: entry.fingerprint for entry in found.entries})
+    return NamedPool(
+        manifest, tuple(notes), {entry.id: entry.fingerprint for entry in found.entries}, dict(timer.seconds)
+    )
 
 
 def chosen_of(hub: OpenHub, session: Session, options: PlanOptions, asked: PlanAsked) -> tuple[EntryFilter, int]:
@@ -201,25 +216,35 @@ def none_there(hub: OpenHub, gone: Sequence[str]) -> PoolError:
     )
 
 
-def _found(
-    hub: OpenHub,
-    session: Session,
-    tasks: Sequence[Task],
-    options: PlanOptions,
-    chosen: EntryFilter,
-    total: int,
-    size: int,
-) -> Shortlist:
-    needed = [] if options.anchor is None else [hub.entry(options.anchor, base=session.local.base.digest)]
-    names = tuple(task.name for task in tasks)
-    if total <= size:
-        return shortlist(hub, TaskEvidence(None, "", names), chosen, size)
+def _evidence(hub: OpenHub, session: Session, tasks: Sequence[Task], options: PlanOptions) -> TaskEvidence:
     space, vector = task_vector(hub, session, tasks, options)
     number = hub.catalogue.space_number(space)
     if number is None:
         raise refuse_space(hub.folder, [one for one in hub.catalogue.spaces().values() if one.base == space.base])
     text = "\n".join(f"{row.input} {row.output}" for task in tasks for row in task.choosing)
-    return shortlist(hub, TaskEvidence((number, space, vector), text, names), chosen, size, needed)
+    return TaskEvidence((number, space, vector), text, tuple(task.name for task in tasks))
+
+
+def needed_of(hub: OpenHub, base: str, options: PlanOptions, chosen: EntryFilter) -> list[HubEntry]:
+    """Return the anchor that a plan demands, if it does: it has to fit the filters, as in a pool.
+
+    Args:
+        hub: open.
+        base: digest of the base.
+        options: of the plan.
+        chosen: which models fit.
+
+    Raises:
+        InputError: there is no such model, or it does not fit.
+    """
+    if options.anchor is None:
+        return []
+    entry = hub.entry(options.anchor, base=base)
+    if not hub.catalogue.count(chosen.and_also(EntryFilter("e.number = ?", (entry.number,)))):
+        raise InputError(
+            f"`anchor={short_name(options.anchor)}`: does not fit the filters; loosen them, or name another"
+        )
+    return [entry]
 
 
 def wanted_of(options: PlanOptions) -> EntryFilter:

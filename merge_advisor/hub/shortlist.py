@@ -113,7 +113,7 @@ def _scored(hub: OpenHub, tasks: Sequence[str], chosen: EntryFilter) -> list[int
     """Entries by their best score on a task of the same name, the best first; losses the other way round."""
     best: dict[int, float] = {}
     for task in tasks:
-        for number, score in hub.catalogue.scored(task):
+        for number, score in hub.results.scored(task):
             value = (
                 -score.value if score.metric == "loss" else score.value + 1e6
             )  # a right answer says more than a loss

@@ -113,7 +113,7 @@ def test_no_file_of_the_machine_can_be_named(app: Any, navigator: Navigator, tmp
     (folder / "recipe.json").write_text('{"a": 1}')
     (folder / "link.json").symlink_to(tmp_path / "secret.json")
     with Hub.open(navigator.folder) as hub:
-        hub.catalogue.keep_run(HubRun(str(folder), TIME, ("sums",), "merge"))
+        hub.results.keep_run(HubRun(str(folder), TIME, ("sums",), "merge"))
     assert ask(app, "/api/runs").json[0]["here"] is False
     answer = ask(app, "/api/run-file", query="index=0&name=recipe.json")
     assert answer.status == 200, answer.headers
