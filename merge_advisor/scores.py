@@ -166,7 +166,9 @@ class RunCost:
     peak_bytes: int | None = None
     """Peak memory of the process that scored."""
     every_candidate_seconds: float | None = None
-    """What scoring every candidate of the run on the same rows would have taken; None unless scored."""
+    """What scoring every candidate on the same rows would have taken; None unless scored."""
+    candidates: int = 0
+    """How many that is: of a plan from a hub folder all of its models that fit, whether or not they were opened."""
     shots_forwards: int | None = None
     """Forward passes of training the LoRA of the shots alone."""
     shots_seconds: float | None = None

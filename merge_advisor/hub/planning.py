@@ -87,7 +87,7 @@ def plan_from_hub(
         seconds=named.seconds, **where,
     )  # fmt: skip
     try:
-        add_run_scores(hub, run)
+        add_run_scores(hub, run, named.fitting)
     except RunError as error:
         # the run is there, whether or not the hub can remember it
         asked.on_note(f"not listed in the hub: {error}")
@@ -118,6 +118,8 @@ class NamedPool:
     """Fingerprint of each model, as the hub knows it, by id."""
     seconds: dict[str, float] = field(default_factory=dict)
     """What naming them took, by step."""
+    fitting: int | None = None
+    """Models of the hub that could have been in it."""
 
     def notes_of(self, pool: Pool) -> tuple[str, ...]:
         """Return what the report says, and which models are no longer what was added: they are taken as they are.
@@ -178,7 +180,7 @@ def shortlist_file(
         _keep_deltas(hub, session, found.entries)
         notes = _notes(hub, found, options, asked, total)
     return NamedPool(
-        manifest, tuple(notes), {entry.id: entry.fingerprint for entry in found.entries}, dict(timer.seconds)
+        manifest, tuple(notes), {entry.id: entry.fingerprint for entry in found.entries}, dict(timer.seconds), total
     )
 
 

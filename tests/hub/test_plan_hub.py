@@ -164,7 +164,7 @@ def test_a_scored_plan_leaves_its_scores(world: Path) -> None:
     with Hub.open(world / "hub") as hub:
         run = hub.plan(world / "examples.jsonl", out=world / "run", options=QUICK, **where(world))
         (kept,) = hub.runs()
-        assert kept.verdict == str(run.plan.verdict) and kept.cost == run_cost(run.plan)
+        assert kept.verdict == str(run.plan.verdict) and kept.cost == run_cost(run.plan, 6)
         assert kept.cost.every_candidate_seconds and kept.cost.shots_forwards and kept.cost.seconds > 0
         anchor = run.plan.selection.members[0].id
         scores = {score.metric: score for score in hub.entry(anchor).scores}
@@ -357,6 +357,7 @@ def test_the_command_line(world: Path, capsys: pytest.CaptureFixture[str], monke
         assert said in err and err.count("\n") == 1 and "Traceback" not in err
     quick = ["--task", "examples.jsonl", "--strategy", "random", "--k", "1", "--adaptation", "none", "--no-score"]
     assert main(["plan", *quick, "--shortlist", "2"]) == 0  # merge-advisor.toml names a hub and no pool
+    assert json.loads(ran("list", "--runs", "--json"))["runs"][0]["cost"]["candidates"] == 5
     table = ran("list", "--runs", "--price-per-hour", "3600")
     assert "1 run: " in table and "instead: training the LoRA of the shots alone in the run: " in table
     assert json.loads(ran("list", "--runs", "--json"))["savings"]["runs"] == 1

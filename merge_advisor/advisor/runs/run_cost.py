@@ -16,18 +16,20 @@ _FINETUNE = "finetune on the shots"
 """The step of a plan that trains the LoRA of the shots."""
 
 
-def run_cost(plan: Plan) -> RunCost:
+def run_cost(plan: Plan, candidates: int | None = None) -> RunCost:
     """Return what a run took and what its alternatives would have.
 
     Args:
         plan: of the run.
+        candidates: models that scoring all would have scored; None: those that the plan chose among.
 
     >>> from pathlib import Path
     >>> from merge_advisor.advisor.runs.run_folder import read_run
     >>> run_cost(read_run(Path("run")).plan).every_candidate_seconds
     """
     seconds, scoring = plan.environment.seconds, plan.environment.scoring
-    every = [cost.for_all(candidates_of(plan)) for cost in scoring]
+    candidates = candidates_of(plan) if candidates is None else candidates
+    every = [cost.for_all(candidates) for cost in scoring]
     known = [value for value in every if value is not None]
     trained = plan.forwards.get(_FINETUNE)
     return RunCost(
@@ -36,6 +38,7 @@ def run_cost(plan: Plan) -> RunCost:
         max((cost.peak_bytes for cost in scoring if cost.peak_bytes is not None), default=None),
         # of some tasks alone it would be less than what it is compared with
         round(sum(known), 3) if known and len(known) == len(every) else None,
+        candidates,
         trained,
         None if trained is None else seconds.get(_FINETUNE, 0.0),
     )
