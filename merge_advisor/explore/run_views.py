@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from merge_advisor.errors import InputError, MergeAdvisorError
-from merge_advisor.json_form import to_plain
+from merge_advisor.hub.results import savings_lines, savings_of
+from merge_advisor.json_form import digest_of, to_plain
 
 if TYPE_CHECKING:
     from merge_advisor.advisor.runs.run_folder import Run
     from merge_advisor.hub import Hub
+    from merge_advisor.hub.values import HubRun
     from merge_advisor.scores import Score
 
 MOST_COMPARED_RUNS = 3
@@ -23,33 +25,39 @@ _MOST_FILES = 60
 _MOST_DECISIONS, _LOG_BYTES = 100, 2**20
 
 
-def listed_runs(hub: Hub) -> list[dict[str, Any]]:
-    """Return the runs of a hub, the newest first, each with its place in the list and whether its folder is there.
+def listed_runs(hub: Hub) -> dict[str, Any]:
+    """Return the runs of a hub, the newest first, each named and whether its folder is there; and what they took.
 
     Args:
         hub: open.
     """
-    return [
-        {**to_plain(run), "index": index, "name": Path(run.folder).name,
+    runs = hub.runs()
+    listed = [
+        {**to_plain(run), "run": _run_id(run), "name": Path(run.folder).name,
          "here": (Path(run.folder) / "plan.json").is_file()}
-        for index, run in enumerate(hub.runs())
+        for run in runs
     ]  # fmt: skip
+    return {"runs": listed, "took": savings_lines(savings_of(runs)) if runs else []}
 
 
-def run_folder_of(hub: Hub, index: int) -> Path:
+def run_folder_of(hub: Hub, run: str) -> Path:
     """Return the folder of a run that the hub lists: no other folder can be named.
 
     Args:
         hub: open.
-        index: its place in `listed_runs`.
+        run: as `listed_runs` names it; a place in the list would be another run's once one more is planned.
 
     Raises:
         InputError: there is none.
     """
-    runs = hub.runs()
-    if not 0 <= index < len(runs):
-        raise InputError(f"the hub lists {len(runs)} runs, none of them number {index}; load the page again")
-    return Path(runs[index].folder)
+    found = next((Path(one.folder) for one in hub.runs() if _run_id(one) == run), None)
+    if found is None:
+        raise InputError("the hub lists no such run any more; load the page again")
+    return found
+
+
+def _run_id(run: HubRun) -> str:
+    return digest_of(run.folder)[:16]
 
 
 def run_details(folder: Path) -> dict[str, Any]:

@@ -95,9 +95,9 @@ def test_the_map_names_filters_words_and_scores_are_the_hubs(app: Any, navigator
         ("costs", "number=1&others=2", "its folder is not there any more; choose others"),
         ("costs", "number=1&others=" + ",".join(["2"] * 40), "41 models: name 1 to 17"),
         ("costs", "number=1&others=a", "numbers with commas between"),
-        ("run", "index=0", "the hub lists 0 runs, none of them number 0"),
-        ("run-file", "index=0&name=recipe.json", "the hub lists 0 runs"),
-        ("compare", "runs=", "0 runs: choose 2 or 3"),
+        ("run", "run=0", "the hub lists no such run any more; load the page again"),
+        ("run-file", "run=0&name=recipe.json", "the hub lists no such run"),
+        ("compare", "runs=a", "the hub lists no such run"),
         ("job", "id=none", "there is no such job any more"),
     ],
 )
@@ -114,15 +114,19 @@ def test_no_file_of_the_machine_can_be_named(app: Any, navigator: Navigator, tmp
     (folder / "link.json").symlink_to(tmp_path / "secret.json")
     with Hub.open(navigator.folder) as hub:
         hub.results.keep_run(HubRun(str(folder), TIME, ("sums",), "merge"))
-    assert ask(app, "/api/runs").json[0]["here"] is False
-    answer = ask(app, "/api/run-file", query="index=0&name=recipe.json")
+    listed = ask(app, "/api/runs").json
+    assert listed["runs"][0]["here"] is False and listed["took"] == ["1 run, none of which recorded what it took"]
+    own = listed["runs"][0]["run"]
+    with Hub.open(navigator.folder) as hub:  # a newer run comes first; the page's list still names the old one
+        hub.results.keep_run(HubRun(str(tmp_path / "newer"), TIME.replace("2026", "2027"), ("sums",), "merge"))
+    answer = ask(app, "/api/run-file", query=f"run={own}&name=recipe.json")
     assert answer.status == 200, answer.headers
     assert answer.body == b'{"a": 1}'
     for name in ("../secret.json", "link.json", "/etc/passwd", "sub", "", "..%2Fsecret.json", "recipe.json%00"):
-        assert ask(app, "/api/run-file", query=f"index=0&name={name}").status == 400, name
+        assert ask(app, "/api/run-file", query=f"run={own}&name={name}").status == 400, name
     for path in ("/web/../server.py", "/web/index.html", "/web/..%2Fserver.py", "/etc/passwd", "/api", "/web/"):
         assert ask(app, path).status == 404, path
-    assert ask(app, "/api/run", query="index=0").json["error"].startswith(str(folder))
+    assert ask(app, "/api/run", query=f"run={own}").json["error"].startswith(str(folder))
 
 
 def sent(app: Any, data: bytes, name: str = "rows.jsonl") -> Answer:
