@@ -18,6 +18,7 @@ from merge_advisor.hub_options import HubPlace, HubPlanOptions, HubSearchOptions
 from merge_advisor.json_form import to_plain
 from merge_advisor.options import MayScoreOptions, Places, PlanOptions
 from merge_advisor.report.document import Paragraph, Table, TextBlock
+from merge_advisor.types import Base
 
 if TYPE_CHECKING:
     from merge_advisor.advisor import TaskName
@@ -215,7 +216,8 @@ def _show(hub: Hub, command: HubCommand, arguments: Arguments, session: SessionO
     entry = hub.entry(_name(command, "show ID"), base=arguments.given.get("base"))
     versions = hub.versions(command.name or "")
     bases = {item.base.digest: item.base for item in hub.bases()}
-    base = bases[entry.base]
+    # a base whose row was damaged and dropped has its digest alone, until something of it is added again
+    base = bases.get(entry.base, Base(entry.base, None, entry.base, "unknown"))
     lists = (("languages", entry.languages), ("data sets", entry.data_sets), ("tags", entry.tags))
     lines = [
         f"{entry.id}: {entry.kind} of {base.id}{f'@{base.revision}' if base.revision else ''}",
@@ -289,7 +291,7 @@ def _check(hub: Hub, command: HubCommand, arguments: Arguments, session: Session
     elif not found.repaired:
         lines.append("`repair` makes anew what can be")
     _print(arguments, to_plain(found) | {"whole": found.whole}, [Paragraph("\n".join(lines))])
-    return OK if not wrong or found.repaired else FAILED
+    return OK if found.whole else FAILED
 
 
 def _export(hub: Hub, command: HubCommand, arguments: Arguments, session: SessionOptions) -> int:

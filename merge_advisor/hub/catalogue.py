@@ -23,7 +23,8 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from merge_advisor.checked_sqlite import CheckedFile
+from merge_advisor.checked_sqlite import CheckedFile, checksum
+from merge_advisor.errors import RunError
 from merge_advisor.hub.filters import EntryFilter
 from merge_advisor.hub.schema import CATALOGUE_COLUMNS, CATALOGUE_KIND, ENTRY_COLUMNS
 from merge_advisor.hub.values import HubBase, HubEntry, HubVersion
@@ -32,7 +33,7 @@ from merge_advisor.types import Base
 
 CATALOGUE = "catalogue.sqlite"
 _LISTS = ("modules", "languages", "data_sets", "tags", "notes")
-_SELECT = ", ".join(f"e.{name}" for name in ENTRY_COLUMNS)
+_SELECT = ", ".join(f"e.{name}" for name in (*ENTRY_COLUMNS, "checksum"))
 _CURRENT = "EXISTS (SELECT 1 FROM names n WHERE n.entry = e.number AND n.current = 1)"
 _AT_ONCE = 500
 """Values in one list of a query: SQLite takes 999 in old versions."""
@@ -334,8 +335,19 @@ class Catalogue:
                 self._file.run(f"DELETE FROM {table} WHERE {column} = ?", [number])
         return gone
 
+    def _whole(self, row: Sequence[Any]) -> HubEntry:
+        """An entry of its row, which has to be what was written."""
+        *own, kept = row
+        if checksum("entries", *own) != kept:
+            raise RunError(
+                f"hub catalogue {self.path}: the row of model #{own[0]} was damaged; "
+                "`merge-advisor hub check --repair` drops it, then add its pool again"
+            )
+        values = dict(zip(ENTRY_COLUMNS, own, strict=True))
+        return HubEntry(ids=(), **values | {name: tuple(json.loads(values[name])) for name in _LISTS})
+
     def _with_ids(self, rows: Sequence[tuple[Any, ...]]) -> tuple[HubEntry, ...]:
-        entries = [_entry(row) for row in rows]
+        entries = [self._whole(row) for row in rows]
         ids: dict[int, list[str]] = {entry.number: [] for entry in entries}
         for part in in_parts(list(ids)):
             marks = ", ".join("?" * len(part))
@@ -368,8 +380,3 @@ def in_parts(values: Sequence[int]) -> Iterable[list[int]]:
 
 def _plain(space: Space) -> dict[str, Any]:
     return {item.name: getattr(space, item.name) for item in fields(space)}
-
-
-def _entry(row: Sequence[Any]) -> HubEntry:
-    values = dict(zip(ENTRY_COLUMNS, row, strict=True))
-    return HubEntry(ids=(), **values | {name: tuple(json.loads(values[name])) for name in _LISTS})

@@ -37,9 +37,8 @@ def check_hub(hub: OpenHub, *, repair: bool = False) -> HubCheck:
                 f"hub {hub.folder}: cannot be repaired ({after.index[0]}); copy it to another disk, then try again"
             )
         # what was wrong is told, beside what was done about it
-        return HubCheck(
-            after.entries, after.deltas, (*before.damaged, *after.damaged), before.index, tuple(done), after.gone
-        )
+        damaged = tuple(dict.fromkeys((*before.damaged, *after.damaged)))
+        return HubCheck(after.entries, after.deltas, damaged, before.index, tuple(done), after.gone, after.damaged)
 
 
 def _looked(hub: OpenHub, repaired: tuple[str, ...]) -> HubCheck:
@@ -54,14 +53,18 @@ def _looked(hub: OpenHub, repaired: tuple[str, ...]) -> HubCheck:
     )
     if orphans[0][0]:
         damaged.append(f"ids: {orphans[0][0]} stand for models that are not there")
+    bases = file.rows("SELECT COUNT(*) FROM entries WHERE base NOT IN (SELECT digest FROM bases)")
+    if bases[0][0]:
+        damaged.append(f"bases: {bases[0][0]} models are of one that is not there; add a pool of it again")
     index = list(_texts(hub))
     if not any(line.startswith(("deltas", "spaces")) for line in damaged):
         for number, space in hub.catalogue.spaces().items():
             index += hub.index.check(number, space)
-    entries = hub.catalogue.entries()
-    gone = tuple(entry.id for entry in entries if not can_be_opened(entry))
+    # rows that are damaged cannot be looked at one by one
+    whole = not any(line.startswith("models") for line in damaged)
+    gone = tuple(entry.id for entry in hub.catalogue.entries() if not can_be_opened(entry)) if whole else ()
     deltas = file.rows("SELECT COUNT(*) FROM deltas")[0][0]
-    return HubCheck(len(entries), int(deltas), tuple(damaged), tuple(index), repaired, gone)
+    return HubCheck(hub.catalogue.count(), int(deltas), tuple(damaged), tuple(index), repaired, gone)
 
 
 def _texts(hub: OpenHub) -> list[str]:
@@ -77,10 +80,12 @@ def _repair(hub: OpenHub, found: HubCheck) -> list[str]:
         for table in _CALLED:
             if dropped := file.drop_damaged(table):
                 done.append(f"{_CALLED[table]}: {dropped} damaged rows dropped; what they held has to be added again")
-        file.run("DELETE FROM names WHERE entry NOT IN (SELECT number FROM entries)")
-        file.run("DELETE FROM deltas WHERE entry NOT IN (SELECT number FROM entries) "
-                 "OR space NOT IN (SELECT number FROM spaces)")  # fmt: skip
-        file.run("DELETE FROM scores WHERE entry NOT IN (SELECT number FROM entries)")
+        lost = "entry NOT IN (SELECT number FROM entries)"
+        orphans = file.run(f"DELETE FROM names WHERE {lost}")
+        orphans += file.run(f"DELETE FROM deltas WHERE {lost} OR space NOT IN (SELECT number FROM spaces)")
+        orphans += file.run(f"DELETE FROM scores WHERE {lost}")
+        if orphans:
+            done.append(f"ids, deltas and scores of models that are not there: {orphans} rows dropped")
         if any(line.startswith("texts") for line in found.index) or done:
             file.run("DELETE FROM texts")
             for (number,) in file.rows("SELECT number FROM entries"):

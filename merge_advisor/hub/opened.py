@@ -99,7 +99,7 @@ class OpenHub:
             raise InputError(f"hub {self.folder}: has no model '{short_name(str(name))}'; it has, for example: {some}")
         if len(found) > 1:
             names = {item.base.digest: item.base.id for item in self.catalogue.bases(counted=False)}
-            bases = ", ".join(names[entry.base] for entry in found)
+            bases = ", ".join(names.get(entry.base, entry.base) for entry in found)
             raise InputError(
                 f"hub {self.folder}: has '{short_name(str(name))}' on several bases ({bases}); give `base`"
             )

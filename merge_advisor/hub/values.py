@@ -202,11 +202,13 @@ class HubCheck:
     repaired: tuple[str, ...]
     gone: tuple[str, ...] = ()
     """Ids whose folder is not there any more; they stay, and no plan takes them."""
+    left: tuple[str, ...] = ()
+    """What no repair could mend, of those that are wrong."""
 
     @property
     def whole(self) -> bool:
         """Whether nothing is wrong, or nothing any more."""
-        return not self.damaged and (not self.index or bool(self.repaired))
+        return not self.left if self.repaired else not (self.damaged or self.index)
 
 
 @dataclass(frozen=True, slots=True)
