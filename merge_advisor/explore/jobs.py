@@ -11,10 +11,11 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from merge_advisor.errors import InputError
+from merge_advisor.errors import InputError, RunError
 
 JobState = Literal["running", "done", "failed", "stopped"]
 MOST_AT_ONCE = 2
@@ -84,6 +85,7 @@ class JobBoard:
 
         Raises:
             InputError: as many as may run at once are running.
+            RunError: no process can be started.
         """
         job = PageJob(secrets.token_hex(6), kind, name, said=dict(said or {}))
         with self._lock:
@@ -91,14 +93,17 @@ class JobBoard:
             if kind != "layout" and len(running) >= MOST_AT_ONCE:
                 names = ", ".join(other.name for other in running)
                 raise InputError(f"{MOST_AT_ONCE} jobs are running already ({names}); wait for one, or stop it")
+            try:
+                job._process = subprocess.Popen(
+                    [sys.executable, "-m", "merge_advisor.explore.child"], stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+                )  # fmt: skip
+            except OSError as error:
+                raise RunError(f"no process can be started ({error.strerror or error}); close others") from error
             self._jobs[job.id] = job
             ended = [other for other in self._jobs.values() if other.state != "running"]
             for other in ended[: max(0, len(self._jobs) - _MOST_KEPT)]:
                 del self._jobs[other.id]
-        job._process = subprocess.Popen(
-            [sys.executable, "-m", "merge_advisor.explore.child"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE, start_new_session=True,
-        )  # fmt: skip
         threading.Thread(
             target=self._follow, args=(job, json.dumps({**asked, "kind": kind}), then), daemon=True
         ).start()
@@ -198,14 +203,9 @@ def _keep_last(stream: Any, last: list[bytes]) -> None:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """Ask a process and its children to end, and make them where they do not."""
+    """Ask a process and its children to end, and make those that do not, whether or not the first one did."""
     for number in (signal.SIGTERM, signal.SIGKILL):
-        try:
+        with suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, number)
-        except (ProcessLookupError, PermissionError):
-            return
-        try:
+        with suppress(subprocess.TimeoutExpired):
             process.wait(_WAIT)
-        except subprocess.TimeoutExpired:
-            continue
-        return

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from merge_advisor.advisor.runs.run_folder import Run
     from merge_advisor.hub import Hub
     from merge_advisor.hub.values import HubRun
-    from merge_advisor.scores import Score
+    from merge_advisor.scores import ModelScore, Score
 
 MOST_COMPARED_RUNS = 3
 _ROWS_SHOWN = 200
@@ -156,7 +156,7 @@ def _compared_task(runs: Sequence[Run], task: str) -> dict[str, Any]:
     texts = _row_texts(runs)
     shared = [digest for digest in scores[0].row_digests if all(digest in score.row_digests for score in scores[1:])]
     same = all(score.metric == metric for score in scores)
-    rows = []
+    rows: list[dict[str, Any]] = []
     for digest in shared if same else ():
         values, outputs = [], []
         for score in scores:
@@ -177,10 +177,9 @@ def _compared_task(runs: Sequence[Run], task: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _result(score: Score) -> Any:
-    """The row of the run's own result, or the base's where there is none."""
-    labels = {model.label: model for model in score.models}
-    return labels.get("merge") or labels.get("start") or score.models[-1]
+def _result(score: Score) -> ModelScore:
+    """The row of the run's own result."""
+    return score.model("merge")
 
 
 def _row_texts(runs: Sequence[Run]) -> dict[str, tuple[str, str]]:

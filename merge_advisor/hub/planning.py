@@ -174,9 +174,7 @@ def shortlist_file(
             found = shortlist(hub, evidence, chosen, asked.hub.shortlist, needed)
         if not found.entries:
             raise none_there(hub, found.gone)
-        text = manifest_of(found.entries, template)
-        manifest = (where.get("cache") or default_cache()).absolute() / "hub" / f"{digest_of(text)}.yaml"
-        write_text(manifest, text)
+        manifest = kept_manifest(found.entries, template, where.get("cache"))
         _keep_deltas(hub, session, found.entries)
         notes = _notes(hub, found, options, asked, total)
     return NamedPool(
@@ -291,6 +289,23 @@ def manifest_of(entries: Sequence[HubEntry], template: str) -> str:
         if entry.card and entry.card != read_card(Path(entry.place)).text:
             lines += [f"  description: {_quoted(entry.card)}"]
     return "\n".join(lines) + "\n"
+
+
+def kept_manifest(entries: Sequence[HubEntry], template: str, cache: Path | None = None) -> Path:
+    """Return where the manifest of some models of a hub was written, in the cache.
+
+    Args:
+        entries: the models.
+        template: they were trained under.
+        cache: its folder; None: the usual one.
+
+    Raises:
+        RunError: it cannot be written.
+    """
+    text = manifest_of(entries, template)
+    manifest = (cache or default_cache()).absolute() / "hub" / f"{digest_of(text)}.yaml"
+    write_text(manifest, text)
+    return manifest
 
 
 def _quoted(text: str) -> str:

@@ -17,7 +17,9 @@ from merge_advisor.advisor.runs.run_cost import run_cost
 from merge_advisor.cli import main
 from merge_advisor.errors import InputError, MergeAdvisorError, PoolError, RunError
 from merge_advisor.hub import Hub
+from merge_advisor.hub.filters import EntryFilter
 from merge_advisor.hub.planning import PlanAsked
+from merge_advisor.hub.searching import nearest_in
 from merge_advisor.hub_options import HubPlanOptions, HubSearchOptions
 from merge_advisor.store import Store
 from tests.hub.hub_world import filled
@@ -194,6 +196,20 @@ def test_what_a_plan_cannot_take_is_one_line(world: Path, wide_llama: Path) -> N
     ):
         empty.catalogue.file.run("DELETE FROM bases")
         empty.plan(task, out=world / "other", options=QUICK, **where(world))
+
+
+def test_a_shortlist_is_filled_although_most_of_the_nearest_are_gone(tmp_path: Path) -> None:
+    from merge_advisor.hub.shortlist import TaskEvidence, shortlist
+
+    with filled(tmp_path / "hub", 60) as hub:
+        query = np.ones(4, np.float32)
+        ((number, space),) = hub.catalogue.spaces().items()
+        ranked = [hit.entry for hit in nearest_in(hub, (number, space), query, 60).hits]
+        for entry in ranked[:50]:
+            hub.catalogue.keep_entry(replace(entry, place=str(tmp_path / "nowhere")))
+        found = shortlist(hub, TaskEvidence((number, space, query), "", ()), EntryFilter(), 5)
+        assert [entry.number for entry in found.entries] == [entry.number for entry in ranked[50:55]]
+        assert len(found.gone) == 50
 
 
 def test_a_dry_run_says_what_would_be_opened_and_writes_nothing(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
