@@ -34,7 +34,8 @@ def check_hub(hub: OpenHub, *, repair: bool = False) -> HubCheck:
         after = _looked(hub, tuple(done))
         if after.index:
             raise RunError(
-                f"hub {hub.folder}: cannot be repaired ({after.index[0]}); copy it to another disk, then try again"
+                f"hub {hub.folder}: cannot be repaired ({after.index[0]}); copy it to another disk, then try again, or "
+                "add its pools to another `hub`"
             )
         # what was wrong is told, beside what was done about it
         damaged = tuple(dict.fromkeys((*before.damaged, *after.damaged)))
@@ -56,7 +57,7 @@ def _looked(hub: OpenHub, repaired: tuple[str, ...]) -> HubCheck:
     bases = file.rows("SELECT COUNT(*) FROM entries WHERE base NOT IN (SELECT digest FROM bases)")
     if bases[0][0]:
         damaged.append(f"bases: {bases[0][0]} models are of one that is not there; add a pool of it again")
-    index = list(_texts(hub))
+    index = [*_structure(hub), *_texts(hub)]
     if not any(line.startswith(("deltas", "spaces")) for line in damaged):
         for number, space in hub.catalogue.spaces().items():
             index += hub.index.check(number, space)
@@ -67,6 +68,12 @@ def _looked(hub: OpenHub, repaired: tuple[str, ...]) -> HubCheck:
     return HubCheck(hub.catalogue.count(), int(deltas), tuple(damaged), tuple(index), repaired, gone)
 
 
+def _structure(hub: OpenHub) -> list[str]:
+    """Whether SQLite finds the file's own structure whole: an index that differs from its table finds other rows."""
+    said = [str(row[0]) for row in hub.catalogue.file.rows("PRAGMA integrity_check(1)")]
+    return [] if said == ["ok"] else [f"catalogue: {' '.join(said[0].split())}"]
+
+
 def _texts(hub: OpenHub) -> list[str]:
     file = hub.catalogue.file
     missing = file.rows("SELECT COUNT(*) FROM entries WHERE number NOT IN (SELECT rowid FROM texts)")[0][0]
@@ -75,8 +82,11 @@ def _texts(hub: OpenHub) -> list[str]:
 
 
 def _repair(hub: OpenHub, found: HubCheck) -> list[str]:
-    file, done = hub.catalogue.file, []
+    file, done = hub.catalogue.file, list[str]()
     with file.transaction():
+        if any(line.startswith("catalogue") for line in found.index):
+            file.run("REINDEX")  # first, as rows are looked for by indexes
+            done.append("catalogue: its indexes made anew")
         for table in _CALLED:
             if dropped := file.drop_damaged(table):
                 done.append(f"{_CALLED[table]}: {dropped} damaged rows dropped; what they held has to be added again")
@@ -91,8 +101,9 @@ def _repair(hub: OpenHub, found: HubCheck) -> list[str]:
             for (number,) in file.rows("SELECT number FROM entries"):
                 hub.texts.keep_text(number)
             done.append("texts: indexed anew")
+    changed = bool(done)
     for number, space in hub.catalogue.spaces().items():
-        if done or hub.index.check(number, space):
+        if changed or hub.index.check(number, space):
             count = hub.index.rebuild(number, space)
             done.append(f"vectors of {space.embedding} in {space.dtype}: {count} made anew from the catalogue")
     return done

@@ -237,6 +237,34 @@ def test_a_damaged_base_is_told_until_something_of_it_is_added_again(
         assert hub.check().whole
 
 
+def test_an_index_of_the_catalogue_that_lost_a_row_is_told_and_made_anew(tmp_path: Path) -> None:
+    with filled(tmp_path, 9, WIDE) as hub:
+        hub.catalogue.file.run("PRAGMA journal_mode = DELETE")
+    path = tmp_path / "catalogue.sqlite"
+    data = path.read_bytes()
+    assert data.count(b"basealpaca") == 9  # base and template lie side by side in an index alone
+    path.write_bytes(data.replace(b"basealpaca", b"basfalpaca", 1))
+    with Hub.open(tmp_path) as hub:
+        told = hub.check()
+        assert not told.whole and told.index[0].startswith("catalogue: ")
+        repaired = hub.check(repair=True)
+        assert repaired.whole and repaired.repaired[0] == "catalogue: its indexes made anew"
+        assert hub.check().whole and hub.count() == 9
+
+
+def test_a_repair_makes_only_the_vectors_anew_that_are_wrong(tmp_path: Path) -> None:
+    other = replace(WIDE, embedding="delta_logits")
+    with filled(tmp_path, 9, WIDE) as hub:
+        number = hub.catalogue.keep_space(other)
+        hub.deltas.keep_delta(number, 1, np.ones(64, np.float32))
+        hub.index.bring_up(number, other)
+    (tmp_path / "vectors" / "1" / "state.json").unlink()
+    with Hub.open(tmp_path) as hub:
+        assert hub.check(repair=True).repaired == (
+            "vectors of delta_activations in float32: 9 made anew from the catalogue",
+        )
+
+
 def test_a_reader_follows_what_another_process_appends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     filled(tmp_path, 20, WIDE).close()
     query = np.random.default_rng(5).normal(size=64)
