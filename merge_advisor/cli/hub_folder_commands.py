@@ -204,7 +204,7 @@ def _list_runs(hub: Hub, command: HubCommand, arguments: Arguments) -> int:
             told = ["" if value is None else seconds_text(value, command.price) for value in times]
             took = (str(cost.forwards), told[0], told[1], told[2])
         rows.append((run.folder, ", ".join(run.tasks), run.verdict or "not scored", run.added[:10], *took))
-    headers = ("run", "task", "verdict", "added", "forwards", "took", "every model", "LoRA of the shots")
+    headers = ("run", "task", "verdict", "added", "forwards", "took", "every candidate", "LoRA of the shots")
     more = f"the first {len(shown)} of its {len(runs)} runs are listed\n" if len(shown) < len(runs) else ""
     blocks: list[TextBlock] = [Table("", headers, tuple(rows), (4, 5, 6, 7))] if rows else []
     text = more + "\n".join(savings_lines(savings, command.price))
@@ -250,7 +250,9 @@ def _remove(hub: Hub, command: HubCommand, arguments: Arguments, session: Sessio
     gone = hub.remove(name, base=arguments.given.get("base"))
     kept = "" if gone else "; its weights stay, under their other ids"
     return _print(
-        arguments, {"removed": name, "models": gone}, [Paragraph(f"removed {name}: {gone} models with all of it{kept}")]
+        arguments,
+        {"removed": name, "models": gone},
+        [Paragraph(f"removed {name}: {gone} {'model' if gone == 1 else 'models'} with all of it{kept}")],
     )
 
 

@@ -30,7 +30,7 @@ class EntryFilter:
     """Which entries are looked at, as SQL on `entries e`.
 
     >>> read_filter("rank<=16, template=chat")
-    EntryFilter(where="e.rank <= ? AND e.template = ?", values=(16, 'chat'))
+    EntryFilter(where='e.rank <= ? AND e.template = ?', values=(16, 'chat'))
     """
 
     where: str = ""

@@ -148,7 +148,8 @@ def savings_lines(savings: HubSavings, price: float | None = None) -> list[str]:
     lines = [f"{counted}: {took}{peak}"]
     if savings.scored:
         lines.append(
-            f"instead: scoring every model of the hub that fitted, on the rows of {_of(savings.scored, known)}: "
+            "instead: scoring every candidate, those that a shortlist left out too, on the rows of "
+            f"{_of(savings.scored, known)}: "
             f"{seconds_text(savings.every_candidate_seconds, price)}, where planning and scoring took "
             f"{seconds_text(savings.scored_seconds, price)}"
         )

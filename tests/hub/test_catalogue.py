@@ -142,7 +142,7 @@ def test_what_runs_took_is_kept_and_summed_and_nothing_is_made_up(tmp_path: Path
         assert took == f"{counted}: 1500 forward passes and 90.0 s (0.05); 2.0 GiB at most"
         of = "the 1 of 2 runs that measured it: 900.0 s (0.50)"
         assert every == (
-            f"instead: scoring every model of the hub that fitted, on the rows of {of}, "
+            f"instead: scoring every candidate, those that a shortlist left out too, on the rows of {of}, "
             "where planning and scoring took 60.0 s (0.03)"
         )
         assert lora.startswith(

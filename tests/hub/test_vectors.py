@@ -13,6 +13,7 @@ import pytest
 from merge_advisor.cli import main
 from merge_advisor.errors import DamageWarning, InputError, RunError
 from merge_advisor.hub import Hub, stored_vectors
+from merge_advisor.hub.filters import EntryFilter
 from merge_advisor.hub.index import cosine_of
 from merge_advisor.hub.searching import nearest_in
 from merge_advisor.hub.values import HubSearch
@@ -389,6 +390,20 @@ def test_a_kill_at_any_write_leaves_files_that_go_on(tmp_path: Path) -> None:
     assert killed >= 4
     with Hub.open(tmp_path) as hub:
         assert hub.check().whole and not hub.check().index
+
+
+def test_a_shortlist_is_filled_although_most_of_the_nearest_are_gone(tmp_path: Path) -> None:
+    from merge_advisor.hub.shortlist import TaskEvidence, shortlist
+
+    with filled(tmp_path / "hub", 60) as hub:
+        query = np.ones(4, np.float32)
+        ((number, space),) = hub.catalogue.spaces().items()
+        ranked = [hit.entry for hit in nearest_in(hub, (number, space), query, 60).hits]
+        for entry in ranked[:50]:
+            hub.catalogue.keep_entry(replace(entry, place=str(tmp_path / "nowhere")))
+        found = shortlist(hub, TaskEvidence((number, space, query), "", ()), EntryFilter(), 5)
+        assert [entry.number for entry in found.entries] == [entry.number for entry in ranked[50:55]]
+        assert len(found.gone) == 50
 
 
 def test_a_search_is_for_one_thing(tmp_path: Path) -> None:
