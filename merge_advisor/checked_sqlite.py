@@ -212,6 +212,26 @@ class CheckedFile:
             raise
         self.run("COMMIT")
 
+    @contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """Let all that is read in the block be of one moment, whatever others write meanwhile.
+
+        Yields:
+            Nothing.
+
+        Raises:
+            RunError: the file cannot be read.
+        """
+        if self._connection.in_transaction:
+            yield
+            return
+        with self._said("read"):
+            self._connection.execute("BEGIN")
+        try:
+            yield
+        finally:
+            self._connection.rollback()
+
     def _bring_up(self) -> None:
         if self.frozen:
             self._check_frozen()

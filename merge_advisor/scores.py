@@ -151,6 +151,31 @@ class ScoringCost:
 
 
 @dataclass(frozen=True, slots=True)
+class RunCost:
+    """What a run took, and what its alternatives would have, in measured figures; None where nothing was measured.
+
+    >>> RunCost(1204, 61.5, peak_bytes=2**31).every_candidate_seconds
+    """
+
+    __pydantic_config__ = STRICT
+
+    forwards: int
+    """Nominal forward passes over one row, of the plan."""
+    seconds: float
+    """Of the plan and of scoring, what was in the store left out."""
+    peak_bytes: int | None = None
+    """Peak memory of the process that scored."""
+    every_candidate_seconds: float | None = None
+    """What scoring every candidate on the same rows would have taken; None unless scored."""
+    candidates: int = 0
+    """How many that is: of a plan from a hub folder all of its models that fit, whether or not they were opened."""
+    shots_forwards: int | None = None
+    """Forward passes of training the LoRA of the shots alone."""
+    shots_seconds: float | None = None
+    """What that took in this run; 0 where it was there already."""
+
+
+@dataclass(frozen=True, slots=True)
 class Score:
     """All models of a run on one task's held-out rows.
 

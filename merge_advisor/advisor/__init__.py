@@ -8,7 +8,7 @@ values.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
@@ -62,6 +62,7 @@ def plan(
     guard: Path | None = None,
     metric: str = "auto",
     notes: Callable[[Pool], Sequence[str]] | None = None,
+    seconds: Mapping[str, float] | None = None,
     **where: Unpack[SessionOptions],
 ) -> Run:
     """Return the run of what to merge for a task: chosen, written and (unless `scored` is False) scored.
@@ -88,6 +89,7 @@ def plan(
         metric: "auto", "accuracy", "exact_match" or "loss"; where it is one of the last two, choices are not what is
             chosen by unless the options say so.
         notes: gives what the report says of the open pool and where it comes from, a sentence each.
+        seconds: of steps that were done before, as naming the pool; they count as the run's.
         where: `offline`, `follow_links`, `cache`, `store`, `machine`, `beside`, `progress`, see `SessionOptions`.
 
     Raises:
@@ -112,7 +114,7 @@ def plan(
     tasks = read_sources(find_sources(paths, lm_eval, offline=offline), options, offline=offline)
     check_choosing([item.task for item in tasks], options)
     inputs = read_plan_inputs([item.task for item in tasks], options, offline=offline)
-    timer = StepTimer()
+    timer = StepTimer(dict(seconds or {}))
     wanted = PoolFilter(options.include, options.exclude, options.licence)
     with timer.step("open"):
         session = open_session(base, pool, template=options.template, wanted=wanted, **where)

@@ -13,7 +13,7 @@ from merge_advisor.cli.exit_codes import FAILED, OK, PARTIAL
 from merge_advisor.cli.explore_command import explore_hub
 from merge_advisor.cli.gate_command import run_gate
 from merge_advisor.cli.hub_commands import card, pool, push
-from merge_advisor.cli.hub_folder_commands import hub_folder, hub_plan, takes_hub
+from merge_advisor.cli.hub_folder_commands import hub_dry_run, hub_folder, hub_plan, takes_hub
 from merge_advisor.cli.messages import with_flags
 from merge_advisor.cli.options import (
     COMMANDS,
@@ -72,6 +72,8 @@ def _plan(arguments: Arguments) -> int:
     lm_eval = _lm_eval(arguments.part(LmEvalOptions))
     if takes_hub(arguments, places):
         with command_session(arguments, places) as session:
+            if command.dry_run:
+                return _print_dry_run(arguments, hub_dry_run(arguments, lm_eval, session))
             return _print_run(arguments, hub_plan(arguments, _run_name(command, lm_eval), lm_eval, session))
     pool, base = _named("pool", places.pool), _named("base", places.base)
     with command_session(arguments, places) as session:
@@ -79,12 +81,16 @@ def _plan(arguments: Arguments) -> int:
             from merge_advisor.advisor.planning.dry_run import describe_plan
 
             told = describe_plan(command.task, lm_eval=lm_eval, pool=pool, base=base, options=options, **session)
-            return _print(arguments, told, flagged([Paragraph("\n".join(told["lines"]))], "plan"))
+            return _print_dry_run(arguments, told)
         planned = advisor.plan(
             command.task, lm_eval=lm_eval, pool=pool, base=base, out=_run_name(command, lm_eval), options=options,
             **asdict(scoring), force=command.force, **session,
         )  # fmt: skip
     return _print_run(arguments, planned)
+
+
+def _print_dry_run(arguments: Arguments, told: dict[str, Any]) -> int:
+    return _print(arguments, told, flagged([Paragraph("\n".join(told["lines"]))], "plan"))
 
 
 def _run_name(command: PlanCommand, lm_eval: Sequence[TaskName]) -> Path:

@@ -20,6 +20,7 @@ from merge_advisor.hub_options import HubPlace
 from merge_advisor.json_form import to_plain
 from merge_advisor.options import Places
 from merge_advisor.report.document import Paragraph
+from merge_advisor.report.score_table import seconds_text
 from merge_advisor.session_options import Where
 
 if TYPE_CHECKING:
@@ -125,10 +126,10 @@ def _cost(decision: PoolDecision, price: float | None) -> str:
     """What judging a model took, and what judging every candidate on the same rows would have taken."""
     if decision.kind not in ("new", "version"):
         return ""
-    rate = (price or 0.0) / 3600
-    money = "" if price is None else f" ({decision.seconds * rate:.2f})"
-    text = f"\ncost: {decision.seconds:.1f} s{money}, {decision.measured} measurements"
+    text = f"\ncost: {seconds_text(decision.seconds, price)}, {decision.measured} measurements"
     if decision.all_candidates_seconds is None:
         return text
-    money = "" if price is None else f" ({decision.all_candidates_seconds * rate:.2f})"
-    return f"{text}; scoring every candidate of the pool on these rows: {decision.all_candidates_seconds:.1f} s{money}"
+    return (
+        f"{text}; scoring every candidate of the pool on these rows: "
+        f"{seconds_text(decision.all_candidates_seconds, price)}"
+    )

@@ -18,11 +18,13 @@ from merge_advisor.hub_options import HubPlace, HubPlanOptions, HubSearchOptions
 from merge_advisor.json_form import to_plain
 from merge_advisor.options import MayScoreOptions, Places, PlanOptions
 from merge_advisor.report.document import Paragraph, Table, TextBlock
+from merge_advisor.types import Base
 
 if TYPE_CHECKING:
     from merge_advisor.advisor import TaskName
     from merge_advisor.advisor.runs.run_folder import Run
     from merge_advisor.hub import Hub
+    from merge_advisor.hub.planning import PlanAsked
     from merge_advisor.hub.values import HubEntry
     from merge_advisor.session_options import SessionOptions
 
@@ -59,26 +61,48 @@ def hub_plan(arguments: Arguments, out: Path, lm_eval: Sequence[TaskName], sessi
         session: where things are, and how to compute.
 
     Raises:
-        InputError: a dry run is asked for.
+        InputError: no hub folder is named, or none of its models fits.
+        MergeAdvisorError: as `plan`.
     """
     from merge_advisor.hub import Hub
-    from merge_advisor.hub.planning import PlanAsked
 
-    command, scoring = arguments.part(PlanCommand), arguments.part(MayScoreOptions)
-    if command.dry_run:
-        raise InputError(
-            "`dry_run` with `hub`: which of its models are opened is known once the LoRA of the shots is trained; "
-            "leave out `dry_run`, or `hub`"
-        )
-    asked = PlanAsked(
-        arguments.part(HubPlanOptions), lm_eval, command.force, scoring.scored, scoring.guard, scoring.metric,
-        on_note=lambda note: say(with_flags(note, "plan")),
-    )  # fmt: skip
     with Hub.open(_folder(arguments)) as hub:
         return hub.plan(
-            command.task, out=out, base=arguments.part(Places).base, options=arguments.part(PlanOptions), asked=asked,
-            **session,
+            arguments.part(PlanCommand).task, out=out, base=arguments.part(Places).base,
+            options=arguments.part(PlanOptions), asked=_plan_asked(arguments, lm_eval), **session,
         )  # fmt: skip
+
+
+def hub_dry_run(arguments: Arguments, lm_eval: Sequence[TaskName], session: SessionOptions) -> dict[str, Any]:
+    """Return what `merge-advisor plan --hub --dry-run` says.
+
+    Args:
+        arguments: what was given.
+        lm_eval: tasks of lm-eval.
+        session: where things are, and how to compute.
+
+    Raises:
+        InputError: no hub folder is named, or none of its models fits.
+        MergeAdvisorError: as `plan`.
+    """
+    from merge_advisor.hub import Hub
+    from merge_advisor.hub.dry_run import describe_hub_plan
+
+    with Hub.open(_folder(arguments)) as hub:
+        return describe_hub_plan(
+            hub, arguments.part(PlanCommand).task, base=arguments.part(Places).base,
+            options=arguments.part(PlanOptions), asked=_plan_asked(arguments, lm_eval), **session,
+        )  # fmt: skip
+
+
+def _plan_asked(arguments: Arguments, lm_eval: Sequence[TaskName]) -> PlanAsked:
+    from merge_advisor.hub.planning import PlanAsked
+
+    scoring = arguments.part(MayScoreOptions)
+    return PlanAsked(
+        arguments.part(HubPlanOptions), lm_eval, arguments.part(PlanCommand).force, scoring.scored, scoring.guard,
+        scoring.metric, on_note=lambda note: say(with_flags(note, "plan")),
+    )  # fmt: skip
 
 
 def hub_folder(arguments: Arguments, session: SessionOptions) -> int:
@@ -104,7 +128,7 @@ def hub_folder(arguments: Arguments, session: SessionOptions) -> int:
 
 _TAKES: dict[str, tuple[str, ...]] = {
     "add": ("embedding", "include", "exclude", "template"),
-    "list": ("filter", "limit"),
+    "list": ("filter", "limit", "runs", "price"),
     "show": (),
     "remove": (),
     "search": ("embedding", "template", "like", "task", "text", "k", "filter", "map"),
@@ -149,6 +173,10 @@ def _list(hub: Hub, command: HubCommand, arguments: Arguments, session: SessionO
     wanted = arguments.part(HubSearchOptions).filter
     if command.limit is not None and command.limit < 1:
         raise InputError(f"`limit={command.limit}`: give 1 or more")
+    if command.price is not None and not command.runs:
+        raise InputError("`price` is for the seconds of runs; give `runs`, or leave it out")
+    if command.runs:
+        return _list_runs(hub, command, arguments)
     entries, total = hub.entries(wanted, limit=command.limit), hub.count(wanted)
     bases = [f"{item.base.id}: {item.models} models" for item in hub.bases()]
     more = f", the first {len(entries)} of them listed" if len(entries) < total else ""
@@ -159,11 +187,37 @@ def _list(hub: Hub, command: HubCommand, arguments: Arguments, session: SessionO
     return _print(arguments, plain, [table, Paragraph("\n".join(lines))] if entries else [Paragraph("\n".join(lines))])
 
 
+def _list_runs(hub: Hub, command: HubCommand, arguments: Arguments) -> int:
+    """The runs planned from a hub instead of its models; what they took is summed over all, however many are listed."""
+    from merge_advisor.hub.results import savings_lines
+    from merge_advisor.report.score_table import seconds_text
+
+    if "filter" in arguments.given:
+        raise InputError("`filter` chooses among models; leave it out, or `runs`")
+    runs, savings = hub.runs(), hub.savings()
+    shown = runs[: command.limit]
+    rows = []
+    for run in shown:
+        cost, took = run.cost, ("", "", "", "")
+        if cost is not None:
+            times = (cost.seconds, cost.every_candidate_seconds, cost.shots_seconds)
+            told = ["" if value is None else seconds_text(value, command.price) for value in times]
+            took = (str(cost.forwards), told[0], told[1], told[2])
+        rows.append((run.folder, ", ".join(run.tasks), run.verdict or "not scored", run.added[:10], *took))
+    headers = ("run", "task", "verdict", "added", "forwards", "took", "every candidate", "LoRA of the shots")
+    more = f"the first {len(shown)} of its {len(runs)} runs are listed\n" if len(shown) < len(runs) else ""
+    blocks: list[TextBlock] = [Table("", headers, tuple(rows), (4, 5, 6, 7))] if rows else []
+    text = more + "\n".join(savings_lines(savings, command.price))
+    plain = {"runs": to_plain(shown), "savings": to_plain(savings)}
+    return _print(arguments, plain, [*blocks, Paragraph(f"hub {hub.folder}: {text}")])
+
+
 def _show(hub: Hub, command: HubCommand, arguments: Arguments, session: SessionOptions) -> int:
     entry = hub.entry(_name(command, "show ID"), base=arguments.given.get("base"))
     versions = hub.versions(command.name or "")
     bases = {item.base.digest: item.base for item in hub.bases()}
-    base = bases[entry.base]
+    # a base whose row was damaged and dropped has its digest alone, until something of it is added again
+    base = bases.get(entry.base, Base(entry.base, None, entry.base, "unknown"))
     lists = (("languages", entry.languages), ("data sets", entry.data_sets), ("tags", entry.tags))
     lines = [
         f"{entry.id}: {entry.kind} of {base.id}{f'@{base.revision}' if base.revision else ''}",
@@ -196,7 +250,9 @@ def _remove(hub: Hub, command: HubCommand, arguments: Arguments, session: Sessio
     gone = hub.remove(name, base=arguments.given.get("base"))
     kept = "" if gone else "; its weights stay, under their other ids"
     return _print(
-        arguments, {"removed": name, "models": gone}, [Paragraph(f"removed {name}: {gone} models with all of it{kept}")]
+        arguments,
+        {"removed": name, "models": gone},
+        [Paragraph(f"removed {name}: {gone} {'model' if gone == 1 else 'models'} with all of it{kept}")],
     )
 
 
@@ -237,7 +293,7 @@ def _check(hub: Hub, command: HubCommand, arguments: Arguments, session: Session
     elif not found.repaired:
         lines.append("`repair` makes anew what can be")
     _print(arguments, to_plain(found) | {"whole": found.whole}, [Paragraph("\n".join(lines))])
-    return OK if not wrong or found.repaired else FAILED
+    return OK if found.whole else FAILED
 
 
 def _export(hub: Hub, command: HubCommand, arguments: Arguments, session: SessionOptions) -> int:

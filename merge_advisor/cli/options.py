@@ -46,6 +46,15 @@ _RUN = "run folder"
 _OUTPUT = "output"
 
 
+def _price(told: str) -> Any:
+    return option(None, metavar="N", flags=("--price-per-hour",), help=told)
+
+
+def _check_price(price: float | None) -> None:
+    if price is not None and not 0 <= price < float("inf"):
+        raise InputError(f"`price={price:g}`: give 0 or more, in any currency, per hour")
+
+
 @dataclass(frozen=True)
 class PlanCommand:
     """What `plan` reads and writes.
@@ -183,13 +192,10 @@ class GateCommand:
     )
     junit: Path | None = option(None, metavar="FILE.xml", help="write the checks as JUnit XML")
     summary: Path | None = option(None, metavar="FILE.md", help="write a summary in Markdown, for a pull request")
-    price: float | None = option(
-        None, metavar="N", flags=("--price-per-hour",), help="of this machine: measured seconds are shown as money too"
-    )
+    price: float | None = _price("of this machine: measured seconds are shown as money too")
 
     def __post_init__(self) -> None:
-        if self.price is not None and not 0 <= self.price < float("inf"):
-            raise InputError(f"`price={self.price:g}`: give 0 or more, in any currency, per hour")
+        _check_price(self.price)
 
 
 @dataclass(frozen=True)
@@ -262,10 +268,7 @@ class HubCommand:
     repair: bool = option(False, help="check: make vectors and text index anew, drop damaged rows of the catalogue")
     like: str | None = option(None, group="search and list", metavar="ID", help="models like this one, by their deltas")
     task: Path | None = option(
-        None,
-        group="search and list",
-        metavar="FILE",
-        help="models like this task, by a LoRA of its shots",
+        None, group="search and list", metavar="FILE", help="models like this task, by a LoRA of its shots"
     )
     text: str | None = option(
         None, group="search and list", metavar="WORDS", help="models whose name, card or tags have these words"
@@ -274,6 +277,15 @@ class HubCommand:
         10, group="search and list", flags=("-k", "--k"), metavar="N", help="found at most (default {default})"
     )
     limit: int | None = option(None, group="search and list", metavar="N", help="listed at most (default: all)")
+    runs: bool = option(
+        False,
+        group="search and list",
+        help="list: the runs planned from it instead, with what they took and what their alternatives would have",
+    )
+    price: float | None = _price("of this machine: with --runs, measured seconds are shown as money too")
+
+    def __post_init__(self) -> None:
+        _check_price(self.price)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Callable
@@ -19,6 +21,7 @@ from merge_advisor.machine_options import Machine
 from merge_advisor.session_options import SessionOptions
 
 _EVERY = 0.1
+_LOOK = 1.0
 
 
 def run_job(asked: dict[str, Any], tell: Callable[[dict[str, Any]], None]) -> None:
@@ -60,8 +63,26 @@ def _where(asked: dict[str, Any], progress: Callable[[str, int, int], None]) -> 
     return where
 
 
+def end_with(parent: int) -> None:
+    """End this process and what it started once its parent is gone: nobody else would stop it any more.
+
+    Args:
+        parent: number of the process that started it.
+    """
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(_LOOK)
+        if os.getpgrp() == os.getpid():
+            os.killpg(os.getpid(), signal.SIGKILL)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 def main() -> None:
     """Do the job that stdin asks for."""
+    end_with(os.getppid())
     warnings.simplefilter("ignore")
     # what libraries print must not come between the lines
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")

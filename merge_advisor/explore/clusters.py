@@ -79,6 +79,8 @@ def find_clusters(vectors: FloatingArray) -> Clusters:
 def name_clusters(of: NDArray[np.uint8], count: int, texts: Sequence[str]) -> list[str]:
     """Return a name for each cluster: the words that its models' names and cards have more than the others' (c-TF-IDF).
 
+    A word that most models of most clusters have, as the pool's own name, names none of them.
+
     >>> name_clusters(np.array([0, 0, 1], np.uint8), 2, ["legal contracts", "legal law", "python code"])
     ['legal, contracts, law', 'code, python']
 
@@ -87,29 +89,38 @@ def name_clusters(of: NDArray[np.uint8], count: int, texts: Sequence[str]) -> li
         count: how many clusters there are.
         texts: (n,), name and card of each model; empty ones say nothing.
     """
+    from scipy.sparse import csr_array
     from sklearn.feature_extraction.text import CountVectorizer
 
-    joined = [""] * count
-    parts: list[list[str]] = [[] for _ in range(count)]
-    for cluster, text in zip(of.tolist(), texts, strict=True):
-        parts[cluster].append(words_of(text))
-    joined = [" ".join(part) for part in parts]
     stop = sorted(_stop_words() | _OF_EVERY_CARD)
     counter = CountVectorizer(token_pattern=r"[^\W\d_]{3,}", stop_words=stop, max_features=20_000)
     try:
-        counts = counter.fit_transform(joined).toarray().astype(np.float64)
+        by_model = csr_array(counter.fit_transform(words_of(text) for text in texts))
     except ValueError:  # no words at all
         return [f"cluster {number + 1}" for number in range(count)]
     words = counter.get_feature_names_out()
+    in_cluster = csr_array((np.ones(len(of)), (of, np.arange(len(of)))), shape=(count, len(of)))
+    counts = (in_cluster @ by_model).toarray()
+    having = (in_cluster @ (by_model > 0)).toarray()
+    speaking = in_cluster @ (by_model.sum(axis=1) > 0).astype(np.float64).reshape(-1, 1)
+    usual = (having > speaking / 2).sum(axis=0) > max(1, count / 2)
     totals = counts.sum(axis=1, keepdims=True)
     share = counts / np.where(totals > 0, totals, 1)
     weight = share * np.log(1 + totals.mean() / counts.sum(axis=0))
     names = []
-    for number, row in enumerate(weight):
-        # a word that all clusters have alike names none of them
-        best = sorted(np.flatnonzero(row > 0).tolist(), key=lambda place: (-row[place], words[place]))[:_WORDS]
-        names.append(", ".join(str(words[place])[:24] for place in best) or f"cluster {number + 1}")
+    for number, row in enumerate(np.where(usual, 0.0, weight)):
+        best = sorted(np.flatnonzero(row > 0).tolist(), key=lambda place: (-row[place], words[place]))
+        names.append(", ".join(_unlike([str(words[place]) for place in best[:20]])) or f"cluster {number + 1}")
     return names
+
+
+def _unlike(words: Sequence[str]) -> list[str]:
+    """The first words that are no other form of one before them, as a plural is."""
+    found: list[str] = []
+    for word in words:
+        if not any(abs(len(word) - len(one)) < 3 and (word.startswith(one) or one.startswith(word)) for one in found):
+            found.append(word)
+    return [word[:24] for word in found[:_WORDS]]
 
 
 def _stop_words() -> frozenset[str]:

@@ -36,8 +36,12 @@ SAFE_HEADERS = {
 }
 
 
-class _TooLargeError(Exception):
-    """More came than may be uploaded."""
+class TooLargeError(Exception):
+    """More came than may be uploaded; never leaves the guard, which answers it.
+
+    >>> issubclass(TooLargeError, OSError)
+    False
+    """
 
 
 class Guarded:
@@ -80,7 +84,7 @@ class Guarded:
 
         try:
             await self._app(scope, _limited(receive), with_headers)
-        except _TooLargeError:
+        except TooLargeError:
             if begun[0]:
                 raise
             await _answer(send, 413, _too_large("more"))
@@ -128,7 +132,7 @@ def _limited(receive: Receive) -> Receive:
         message = await receive()
         taken += len(message.get("body", b""))
         if taken > MOST_UPLOADED:
-            raise _TooLargeError
+            raise TooLargeError
         return message
 
     return limited

@@ -8,18 +8,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from merge_advisor.errors import InputError, RunError
 from merge_advisor.explore.layouts import layout_file, made_layout
 from merge_advisor.explore.map_points import read_points, texts_of
 from merge_advisor.explore.model_details import named_models
 from merge_advisor.hub import Hub
-from merge_advisor.hub.planning import PlanAsked, manifest_of, shortlist_file
+from merge_advisor.hub.planning import PlanAsked, kept_manifest, shortlist_file
 from merge_advisor.hub.searching import nearest_in
 from merge_advisor.hub.task_vectors import task_vector
 from merge_advisor.hub_options import HubPlanOptions
-from merge_advisor.json_form import digest_of
 from merge_advisor.options import PlanOptions
 from merge_advisor.progress import quiet_progress
-from merge_advisor.whole_files import write_text
 
 if TYPE_CHECKING:
     from merge_advisor.advisor.measuring.session import Session
@@ -152,15 +151,16 @@ def plan_job(asked: dict[str, Any], where: SessionOptions) -> dict[str, Any]:
         MergeAdvisorError: as `plan`.
     """
     from merge_advisor import advisor
-    from merge_advisor.advisor.measuring.session import default_cache
-    from merge_advisor.errors import RunError
 
     with Hub.open(asked["hub"]) as hub:
         entries = named_models(hub, [int(number) for number in asked["numbers"]], MOST_PLANNED)
         base = hub.base_of(entries[0].base).place
-        text = manifest_of(entries, entries[0].template)
-        manifest = (where.get("cache") or default_cache()).absolute() / "explore" / f"{digest_of(text)}.yaml"
-        write_text(manifest, text)
+        templates = sorted({entry.template for entry in entries})
+        if len(templates) > 1:
+            raise InputError(
+                f"these models were trained under several templates ({', '.join(templates)}); choose models of one"
+            )
+        manifest = kept_manifest(entries, templates[0], where.get("cache"))
         options = replace(PlanOptions(fields=asked.get("fields")), **_options(asked.get("options", {}), len(entries)))
         run = advisor.plan(
             [Path(asked["file"])], pool=manifest, base=base, out=Path(asked["out"]), options=options,

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from merge_advisor.errors import InputError
+from merge_advisor.errors import InputError, RunError
 from merge_advisor.formats.child_process import end_group
 
 JobState = Literal["running", "done", "failed", "stopped"]
@@ -83,6 +83,7 @@ class JobBoard:
 
         Raises:
             InputError: as many as may run at once are running.
+            RunError: no process can be started.
         """
         job = PageJob(secrets.token_hex(6), kind, name, said=dict(said or {}))
         with self._lock:
@@ -90,14 +91,17 @@ class JobBoard:
             if kind != "layout" and len(running) >= MOST_AT_ONCE:
                 names = ", ".join(other.name for other in running)
                 raise InputError(f"{MOST_AT_ONCE} jobs are running already ({names}); wait for one, or stop it")
+            try:
+                job._process = subprocess.Popen(
+                    [sys.executable, "-m", "merge_advisor.explore.child"], stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+                )  # fmt: skip
+            except OSError as error:
+                raise RunError(f"no process can be started ({error.strerror or error}); close others") from error
             self._jobs[job.id] = job
             ended = [other for other in self._jobs.values() if other.state != "running"]
             for other in ended[: max(0, len(self._jobs) - _MOST_KEPT)]:
                 del self._jobs[other.id]
-        job._process = subprocess.Popen(
-            [sys.executable, "-m", "merge_advisor.explore.child"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE, start_new_session=True,
-        )  # fmt: skip
         threading.Thread(
             target=self._follow, args=(job, json.dumps({**asked, "kind": kind}), then), daemon=True
         ).start()

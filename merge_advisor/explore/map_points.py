@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -12,7 +13,7 @@ import numpy as np
 from merge_advisor.errors import InputError
 from merge_advisor.explore.projection import Axes, fit_axes, fitted_square
 from merge_advisor.hub.catalogue import in_parts
-from merge_advisor.hub.vectors import DamagedVectorsError, VectorFiles, unit_rows_of
+from merge_advisor.hub.stored_vectors import unit_rows_of
 from merge_advisor.json_form import digest_of
 from merge_advisor.spaces import Space
 
@@ -116,16 +117,17 @@ def read_points(hub: Hub, number: int) -> MapPoints:
         RunError: the catalogue cannot be read, or a delta in it is damaged.
     """
     space = hub.catalogue.spaces()[number]
-    pairs = sorted(hub.deltas.row_entries(number), key=lambda pair: pair[1])
+    with hub.catalogue.file.snapshot():  # columns and names are of the same models
+        pairs = sorted(hub.deltas.row_entries(number), key=lambda pair: pair[1])
+        of_space = np.array([entry for _, entry in pairs], np.int64)
+        (columns, words), names = _columns(hub, space.base, of_space), _names(hub, of_space)
     rows = np.array([row for row, _ in pairs], np.int64)
-    entries = np.array([entry for _, entry in pairs], np.int64)
     units = read_units(hub, number, space, rows)
     axes = fit_axes(units)
     places, factor, middle = fitted_square(axes.place(units))
-    columns, words = _columns(hub, space.base, entries)
     return MapPoints(
-        number, space, entries, _names(hub, entries), units, axes, places, (factor, *middle), columns, words,
-        digest_of([space.digest, rows.tolist() if len(rows) < 10_000 else [len(rows), int(rows[-1]), int(rows.sum())]]),
+        number, space, of_space, names, units, axes, places, (factor, *middle), columns, words,
+        digest_of([space.digest, hashlib.sha256(rows.astype("<i8").tobytes()).hexdigest()]),
     )  # fmt: skip
 
 
@@ -143,12 +145,8 @@ def read_units(hub: Hub, number: int, space: Space, rows: NDArray[np.int64]) -> 
     """
     units: NDArray[np.float16] = np.zeros((len(rows), space.dim), np.float16)
     here = np.zeros(len(rows), bool)
-    try:
-        files = VectorFiles(hub.folder / "vectors" / str(number), space.digest, space.dim)
-        files.check(whole=False)
-    except DamagedVectorsError:  # `hub check` says what is wrong
-        files = None
-    if files is not None and files.state.rows:
+    files = hub.index.files(number, space)
+    if files is not None:
         keys = files.keys()
         places = np.minimum(np.searchsorted(keys, rows), len(keys) - 1)
         here = keys[places] == rows
@@ -179,7 +177,7 @@ def score_column(hub: Hub, points: MapPoints, task: str, metric: str) -> Float32
         RunError: the catalogue cannot be read.
     """
     sums, counts = np.zeros(len(points.entries)), np.zeros(len(points.entries))
-    for entry, score in hub.catalogue.scored(task):
+    for entry, score in hub.results.scored(task):
         place = points.position(entry)
         if score.metric == metric and place is not None:
             sums[place] += score.value
@@ -238,13 +236,14 @@ def _columns(
 
 
 def _coded(values: Sequence[str]) -> tuple[NDArray[np.uint16], tuple[str, ...]]:
-    """Codes, 0 for the most frequent word, and the words."""
+    """Codes, 0 for the most frequent word, and the words; what is beyond the codes is "other"."""
     counts: dict[str, int] = {}
     for value in values:
         counts[value] = counts.get(value, 0) + 1
-    words = tuple(sorted(counts, key=lambda word: (-counts[word], word))[:_MOST_WORDS])
+    ranked = sorted(counts, key=lambda word: (-counts[word], word))
+    words = tuple(ranked if len(ranked) <= _MOST_WORDS else [*ranked[:_MOST_WORDS], "other"])
     codes = {word: code for code, word in enumerate(words)}
-    return np.array([codes.get(value, 0) for value in values], np.uint16), words
+    return np.array([codes.get(value, len(words) - 1) for value in values], np.uint16), words
 
 
 def _day(added: str) -> int:

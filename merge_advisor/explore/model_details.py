@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, Any, Unpack
 from merge_advisor.errors import InputError
 from merge_advisor.explore.map_points import UNKNOWN
 from merge_advisor.hub.filters import EntryFilter
-from merge_advisor.hub.planning import manifest_of
+from merge_advisor.hub.planning import kept_manifest
 from merge_advisor.hub.searching import nearest_in
 from merge_advisor.hub.shortlist import can_be_opened
-from merge_advisor.json_form import digest_of, to_plain
+from merge_advisor.json_form import to_plain
 from merge_advisor.plain_text import short_name
 from merge_advisor.pool.licences import is_open_licence
 from merge_advisor.select.interference import interference
-from merge_advisor.whole_files import write_text
 
 if TYPE_CHECKING:
     from merge_advisor.explore.map_points import MapPoints
@@ -138,11 +137,9 @@ def merging_costs(
     Raises:
         MergeAdvisorError: base or models cannot be opened.
     """
-    from merge_advisor.advisor.measuring.session import PoolFilter, default_cache, open_session
+    from merge_advisor.advisor.measuring.session import PoolFilter, open_session
 
-    text = manifest_of(entries, entries[0].template)
-    manifest = (where.get("cache") or default_cache()).absolute() / "explore" / f"{digest_of(text)}.yaml"
-    write_text(manifest, text)
+    manifest = kept_manifest(entries, entries[0].template, where.get("cache"))
     costs: dict[int, dict[str, float] | str] = {}
     with open_session(base, manifest, wanted=PoolFilter(copies=True), **where) as session:
         by_id = {candidate.id: candidate for candidate in session.pool.candidates}

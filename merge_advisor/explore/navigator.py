@@ -197,15 +197,16 @@ class Navigator:
         points = self.points(space)
         return pack_arrays({}, {"value": self.ask(lambda hub: score_column(hub, points, task, metric))})
 
-    def positions(self, space: int | None, numbers: Sequence[int]) -> bytes:
+    def positions(self, space: int | None, numbers: Sequence[int], *, cut: bool = False) -> bytes:
         """Return the positions of some entries in a space, packed.
 
         Args:
             space: as of `points`.
             numbers: of the entries.
+            cut: whether there may be more; the page says so.
         """
         entries = self.points(space).entries
-        return pack_arrays({}, {"position": np.flatnonzero(np.isin(entries, numbers)).astype(np.uint32)})
+        return pack_arrays({"cut": cut}, {"position": np.flatnonzero(np.isin(entries, numbers)).astype(np.uint32)})
 
     def costs(self, number: int, others: Sequence[int]) -> dict[str, Any]:
         """Return what merging a model with others costs; reads their weights.

@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from merge_advisor.errors import InputError, MergeAdvisorError
-from merge_advisor.json_form import to_plain
+from merge_advisor.hub.results import savings_lines, savings_of
+from merge_advisor.json_form import digest_of, to_plain
 
 if TYPE_CHECKING:
     from merge_advisor.advisor.runs.run_folder import Run
     from merge_advisor.hub import Hub
-    from merge_advisor.scores import Score
+    from merge_advisor.hub.values import HubRun
+    from merge_advisor.scores import ModelScore, Score
 
 MOST_COMPARED_RUNS = 3
 _ROWS_SHOWN = 200
@@ -23,33 +25,39 @@ _MOST_FILES = 60
 _MOST_DECISIONS, _LOG_BYTES = 100, 2**20
 
 
-def listed_runs(hub: Hub) -> list[dict[str, Any]]:
-    """Return the runs of a hub, the newest first, each with its place in the list and whether its folder is there.
+def listed_runs(hub: Hub) -> dict[str, Any]:
+    """Return the runs of a hub, the newest first, each named and whether its folder is there; and what they took.
 
     Args:
         hub: open.
     """
-    return [
-        {**to_plain(run), "index": index, "name": Path(run.folder).name,
+    runs = hub.runs()
+    listed = [
+        {**to_plain(run), "run": _run_id(run), "name": Path(run.folder).name,
          "here": (Path(run.folder) / "plan.json").is_file()}
-        for index, run in enumerate(hub.runs())
+        for run in runs
     ]  # fmt: skip
+    return {"runs": listed, "took": savings_lines(savings_of(runs)) if runs else []}
 
 
-def run_folder_of(hub: Hub, index: int) -> Path:
+def run_folder_of(hub: Hub, run: str) -> Path:
     """Return the folder of a run that the hub lists: no other folder can be named.
 
     Args:
         hub: open.
-        index: its place in `listed_runs`.
+        run: as `listed_runs` names it; a place in the list would be another run's once one more is planned.
 
     Raises:
         InputError: there is none.
     """
-    runs = hub.runs()
-    if not 0 <= index < len(runs):
-        raise InputError(f"the hub lists {len(runs)} runs, none of them number {index}; load the page again")
-    return Path(runs[index].folder)
+    found = next((Path(one.folder) for one in hub.runs() if _run_id(one) == run), None)
+    if found is None:
+        raise InputError("the hub lists no such run any more; load the page again")
+    return found
+
+
+def _run_id(run: HubRun) -> str:
+    return digest_of(run.folder)[:16]
 
 
 def run_details(folder: Path) -> dict[str, Any]:
@@ -148,7 +156,7 @@ def _compared_task(runs: Sequence[Run], task: str) -> dict[str, Any]:
     texts = _row_texts(runs)
     shared = [digest for digest in scores[0].row_digests if all(digest in score.row_digests for score in scores[1:])]
     same = all(score.metric == metric for score in scores)
-    rows = []
+    rows: list[dict[str, Any]] = []
     for digest in shared if same else ():
         values, outputs = [], []
         for score in scores:
@@ -169,10 +177,9 @@ def _compared_task(runs: Sequence[Run], task: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _result(score: Score) -> Any:
-    """The row of the run's own result, or the base's where there is none."""
-    labels = {model.label: model for model in score.models}
-    return labels.get("merge") or labels.get("start") or score.models[-1]
+def _result(score: Score) -> ModelScore:
+    """The row of the run's own result."""
+    return score.model("merge")
 
 
 def _row_texts(runs: Sequence[Run]) -> dict[str, tuple[str, str]]:

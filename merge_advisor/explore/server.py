@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from merge_advisor.errors import InputError, MergeAdvisorError
+from merge_advisor.explore.guarded import TooLargeError
 from merge_advisor.explore.jobs import PageJob
 from merge_advisor.explore.model_details import model_details, neighbours_of
 from merge_advisor.explore.run_views import (
@@ -50,10 +51,7 @@ def make_app(navigator: Navigator) -> Starlette:
         """An answer as a response: bytes are packed arrays, a path is a download, all else is JSON."""
 
         def endpoint(request: Request) -> Response:
-            try:
-                found = answer(request)
-            except MergeAdvisorError as error:
-                return JSONResponse({"error": refusal_line(error)}, 400)
+            found = answer(request)
             if isinstance(found, bytes):
                 return Response(found, media_type=_PACKED)
             if isinstance(found, Path):
@@ -73,10 +71,7 @@ def make_app(navigator: Navigator) -> Starlette:
         def start() -> dict[str, Any]:
             return navigator.start_task(_space(request), navigator.keep_task(name, data), fields).plain()
 
-        try:
-            return JSONResponse(await run_in_threadpool(start))
-        except MergeAdvisorError as error:
-            return JSONResponse({"error": refusal_line(error)}, 400)
+        return JSONResponse(await run_in_threadpool(start))
 
     async def post_json(request: Request) -> Response:
         from starlette.concurrency import run_in_threadpool
@@ -85,10 +80,7 @@ def make_app(navigator: Navigator) -> Starlette:
         if asked is None:
             return JSONResponse({"error": "the request is no JSON object"}, 400)
         doer = _stop if request.url.path.endswith("/stop") else _plan
-        try:
-            return JSONResponse(await run_in_threadpool(doer, navigator, request, asked))
-        except MergeAdvisorError as error:
-            return JSONResponse({"error": refusal_line(error)}, 400)
+        return JSONResponse(await run_in_threadpool(doer, navigator, request, asked))
 
     def page(request: Request) -> Response:
         return FileResponse(WEB / "index.html", media_type="text/html")
@@ -115,11 +107,9 @@ def make_app(navigator: Navigator) -> Starlette:
         "jobs": lambda _: [job.plain() for job in navigator.board.jobs() if job.kind != "layout"],
         "job": lambda request: _job(navigator.board.job(_text(request, "id"))),
         "runs": lambda _: navigator.ask(listed_runs),
-        "run": lambda request: run_details(_run(navigator, _number(request, "index"))),
-        "run-file": lambda request: run_file(_run(navigator, _number(request, "index")), _text(request, "name")),
-        "compare": lambda request: compared_runs(
-            [_run(navigator, index) for index in _numbers(_text(request, "runs"))]
-        ),
+        "run": lambda request: run_details(_run(navigator, _text(request, "run"))),
+        "run-file": lambda request: run_file(_run(navigator, _text(request, "run")), _text(request, "name")),
+        "compare": lambda request: compared_runs([_run(navigator, run) for run in _text(request, "runs").split(",")]),
         "choices": lambda _: _choices(),
         "decisions": lambda _: gate_decisions(navigator.runs / "watch" / "log.jsonl"),
     }
@@ -131,7 +121,17 @@ def make_app(navigator: Navigator) -> Starlette:
         Route("/", page),
         Route("/web/{name}", web_file),
     ]
-    return Starlette(routes=routes)
+
+    def refused(_: Request, error: Exception) -> Response:
+        return JSONResponse({"error": refusal_line(error)}, 400)
+
+    def failed(_: Request, error: Exception) -> Response:
+        if isinstance(error, TooLargeError):  # the guard's own
+            raise error
+        # it is raised again behind this answer, and so stands on stderr as well
+        return JSONResponse({"error": refusal_line(error)}, 500)
+
+    return Starlette(routes=routes, exception_handlers={MergeAdvisorError: refused, Exception: failed})
 
 
 def _object_in(body: bytes) -> dict[str, Any] | None:
@@ -156,8 +156,9 @@ def _filtered(navigator: Navigator, request: Request) -> bytes:
 
 def _found(navigator: Navigator, request: Request) -> bytes:
     text = _text(request, "text")[:1000]
-    found = navigator.ask(lambda hub: hub.texts.find_text(text, None, _MOST_FOUND))
-    return navigator.positions(_space(request), [number for number, _ in found])
+    base = navigator.points(_space(request)).space.base
+    found = navigator.ask(lambda hub: hub.texts.find_text(text, hub.filtered("", base), _MOST_FOUND))
+    return navigator.positions(_space(request), [number for number, _ in found], cut=len(found) == _MOST_FOUND)
 
 
 def _model(navigator: Navigator, request: Request) -> dict[str, Any]:
@@ -176,8 +177,8 @@ def _job(job: PageJob) -> dict[str, Any]:
     return job.plain() | {"result": job.result if job.state == "done" else None}
 
 
-def _run(navigator: Navigator, index: int) -> Path:
-    return navigator.ask(lambda hub: run_folder_of(hub, index))
+def _run(navigator: Navigator, run: str) -> Path:
+    return navigator.ask(lambda hub: run_folder_of(hub, run))
 
 
 def _stop(navigator: Navigator, request: Request, asked: dict[str, Any]) -> dict[str, Any]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import secrets
+import signal
 import socket
-from collections.abc import Callable
-from contextlib import closing, suppress
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
@@ -52,8 +54,27 @@ def explore(
                 server_header=False, ws="none", timeout_graceful_shutdown=2,
             )  # fmt: skip
             server = _server(config, lambda: on_ready(f"http://{LOOPBACK}:{found}/?token={token}"))
-            with suppress(KeyboardInterrupt):  # how it is ended
+            with suppress(KeyboardInterrupt), _ended_alike():  # how it is ended
                 server.run(sockets=[listening])
+
+
+@contextmanager
+def _ended_alike() -> Iterator[None]:
+    """Let what else ends a process, a closed terminal too, do as Ctrl-C does: jobs are processes of their own."""
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    mine = threading.current_thread() is threading.main_thread()
+    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if mine and hasattr(signal, name)]
+    # one that is ignored, as under nohup, stays so
+    usual = [number for number in numbers if signal.getsignal(number) == signal.SIG_DFL]
+    before = {number: signal.signal(number, interrupt) for number in usual}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def cache_of(where: SessionOptions) -> Path:

@@ -70,7 +70,8 @@ def end_group(child: subprocess.Popen[bytes]) -> None:
         os.killpg(child.pid, signal.SIGKILL)
     except (ProcessLookupError, PermissionError):  # nobody is left, or only what is being buried (macOS)
         pass
-    child.wait()
+    with suppress(subprocess.TimeoutExpired):
+        child.wait(_GRACE)
 
 
 def last_line(log: Path) -> str:

@@ -1,8 +1,8 @@
 """Hub folders: a catalogue of models with their deltas and scores, searched and planned from.
 
 `Hub` (`hub_folder.py`) is the API; the command line calls nothing else. The catalogue (`catalogue.py`, one SQLite file)
-is what all else is made from: `deltas.py` and `texts.py` are its tables, `index.py` and `vectors.py` the files beside
-it that a search reads.
+is what all else is made from: `deltas.py`, `results.py` and `texts.py` are its tables, `stored_vectors.py` the files
+beside it that `index.py` and `vectors.py` search.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@
     deltas    float32, as the store has them, by space and entry; `row` orders them for the vectors beside the file
     removed   rows of `deltas` that are no more: what the vectors may still hold
     runs      runs that were planned from the hub
+    costs     what these took, and what their alternatives would have
     texts     full text (FTS5) over names, cards and tags, made from the others
 
 Rows carry checksums (`checked_sqlite`). One process writes at a time, under the lock of `Hub`; readers see the state
@@ -22,16 +23,17 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from merge_advisor.checked_sqlite import CheckedFile
+from merge_advisor.checked_sqlite import CheckedFile, checksum
+from merge_advisor.errors import RunError
 from merge_advisor.hub.filters import EntryFilter
 from merge_advisor.hub.schema import CATALOGUE_COLUMNS, CATALOGUE_KIND, ENTRY_COLUMNS
-from merge_advisor.hub.values import HubBase, HubEntry, HubRun, HubScore, HubVersion
+from merge_advisor.hub.values import HubBase, HubEntry, HubVersion
 from merge_advisor.spaces import Space
 from merge_advisor.types import Base
 
 CATALOGUE = "catalogue.sqlite"
 _LISTS = ("modules", "languages", "data_sets", "tags", "notes")
-_SELECT = ", ".join(f"e.{name}" for name in ENTRY_COLUMNS)
+_SELECT = ", ".join(f"e.{name}" for name in (*ENTRY_COLUMNS, "checksum"))
 _CURRENT = "EXISTS (SELECT 1 FROM names n WHERE n.entry = e.number AND n.current = 1)"
 _AT_ONCE = 500
 """Values in one list of a query: SQLite takes 999 in old versions."""
@@ -282,7 +284,7 @@ class Catalogue:
         """Return the number of an entry that is kept: a new one where it is 0, else in the place of what had it.
 
         Args:
-            entry: the entry; its ids and scores are kept by `keep_name` and `keep_score`.
+            entry: the entry; its ids are kept by `keep_name`, its scores by `HubResults`.
         """
         number = entry.number
         if not number:
@@ -333,8 +335,19 @@ class Catalogue:
                 self._file.run(f"DELETE FROM {table} WHERE {column} = ?", [number])
         return gone
 
+    def _whole(self, row: Sequence[Any]) -> HubEntry:
+        """An entry of its row, which has to be what was written."""
+        *own, kept = row
+        if checksum("entries", *own) != kept:
+            raise RunError(
+                f"hub catalogue {self.path}: the row of model #{own[0]} was damaged; "
+                "`merge-advisor hub check --repair` drops it, then add its pool again"
+            )
+        values = dict(zip(ENTRY_COLUMNS, own, strict=True))
+        return HubEntry(ids=(), **values | {name: tuple(json.loads(values[name])) for name in _LISTS})
+
     def _with_ids(self, rows: Sequence[tuple[Any, ...]]) -> tuple[HubEntry, ...]:
-        entries = [_entry(row) for row in rows]
+        entries = [self._whole(row) for row in rows]
         ids: dict[int, list[str]] = {entry.number: [] for entry in entries}
         for part in in_parts(list(ids)):
             marks = ", ".join("?" * len(part))
@@ -343,56 +356,6 @@ class Catalogue:
             ):
                 ids[number].append(name)
         return tuple(replace(entry, ids=tuple(ids[entry.number])) for entry in entries)
-
-    # scores and runs
-
-    def keep_score(self, entry: int, score: HubScore, added: str) -> None:
-        """Keep a score; one of the same task, rows, metric and evaluator is replaced.
-
-        Args:
-            entry: number of the entry.
-            score: what it reached.
-            added: when.
-        """
-        self._file.keep(
-            "scores", entry, score.task, score.task_digest, score.metric, score.evaluator, score.value, score.lower,
-            score.upper, score.rows, added,
-        )  # fmt: skip
-
-    def scores(self, entry: int) -> tuple[HubScore, ...]:
-        """Return the scores of an entry, by task.
-
-        Args:
-            entry: its number.
-        """
-        return tuple(score for _, score in self.scored(entry=entry))
-
-    def scored(self, task: str | None = None, entry: int | None = None) -> list[tuple[int, HubScore]]:
-        """Return scores, each with the number of its entry.
-
-        Args:
-            task: name of the task; None: all.
-            entry: number of the entry; None: all.
-        """
-        rows = self._file.rows(
-            "SELECT entry, task, metric, value, lower, upper, rows, evaluator, task_digest FROM scores "
-            "WHERE (? IS NULL OR task = ?) AND (? IS NULL OR entry = ?) ORDER BY task, metric, entry",
-            [task, task, entry, entry],
-        )
-        return [(int(row[0]), HubScore(*row[1:])) for row in rows]
-
-    def keep_run(self, run: HubRun) -> None:
-        """Keep a run that was planned from the hub.
-
-        Args:
-            run: the run.
-        """
-        self._file.keep("runs", run.folder, run.added, json.dumps(run.tasks), run.verdict)
-
-    def runs(self) -> tuple[HubRun, ...]:
-        """Return the runs that were planned from the hub, the newest first."""
-        rows = self._file.rows("SELECT folder, added, tasks, verdict FROM runs ORDER BY added DESC, folder")
-        return tuple(HubRun(folder, added, tuple(json.loads(tasks)), verdict) for folder, added, tasks, verdict in rows)
 
 
 def entries_where(chosen: EntryFilter | None, *, all_versions: bool = False) -> tuple[str, tuple[str | int, ...]]:
@@ -417,8 +380,3 @@ def in_parts(values: Sequence[int]) -> Iterable[list[int]]:
 
 def _plain(space: Space) -> dict[str, Any]:
     return {item.name: getattr(space, item.name) for item in fields(space)}
-
-
-def _entry(row: Sequence[Any]) -> HubEntry:
-    values = dict(zip(ENTRY_COLUMNS, row, strict=True))
-    return HubEntry(ids=(), **values | {name: tuple(json.loads(values[name])) for name in _LISTS})

@@ -11,9 +11,9 @@ from merge_advisor.hub.values import HubCheck
 if TYPE_CHECKING:
     from merge_advisor.hub.opened import OpenHub
 
-_CHECKED = ("bases", "entries", "names", "scores", "spaces", "deltas", "runs")
 _CALLED = {"bases": "bases", "entries": "models", "names": "ids", "scores": "scores", "spaces": "spaces",
-           "deltas": "deltas", "runs": "runs"}  # fmt: skip
+           "deltas": "deltas", "runs": "runs", "costs": "costs of runs"}  # fmt: skip
+"""What is in each table, for messages."""
 
 
 def check_hub(hub: OpenHub, *, repair: bool = False) -> HubCheck:
@@ -34,18 +34,18 @@ def check_hub(hub: OpenHub, *, repair: bool = False) -> HubCheck:
         after = _looked(hub, tuple(done))
         if after.index:
             raise RunError(
-                f"hub {hub.folder}: cannot be repaired ({after.index[0]}); copy it to another disk, then try again"
+                f"hub {hub.folder}: cannot be repaired ({after.index[0]}); copy it to another disk, then try again, or "
+                "add its pools to another `hub`"
             )
         # what was wrong is told, beside what was done about it
-        return HubCheck(
-            after.entries, after.deltas, (*before.damaged, *after.damaged), before.index, tuple(done), after.gone
-        )
+        damaged = tuple(dict.fromkeys((*before.damaged, *after.damaged)))
+        return HubCheck(after.entries, after.deltas, damaged, before.index, tuple(done), after.gone, after.damaged)
 
 
 def _looked(hub: OpenHub, repaired: tuple[str, ...]) -> HubCheck:
     file = hub.catalogue.file
     damaged = []
-    for table in _CHECKED:
+    for table in _CALLED:
         wrong = len(file.damaged(table))
         if wrong:
             damaged.append(f"{_CALLED[table]}: {wrong} rows of the catalogue are not what was written")
@@ -54,14 +54,24 @@ def _looked(hub: OpenHub, repaired: tuple[str, ...]) -> HubCheck:
     )
     if orphans[0][0]:
         damaged.append(f"ids: {orphans[0][0]} stand for models that are not there")
-    index = list(_texts(hub))
+    bases = file.rows("SELECT COUNT(*) FROM entries WHERE base NOT IN (SELECT digest FROM bases)")
+    if bases[0][0]:
+        damaged.append(f"bases: {bases[0][0]} models are of one that is not there; add a pool of it again")
+    index = [*_structure(hub), *_texts(hub)]
     if not any(line.startswith(("deltas", "spaces")) for line in damaged):
         for number, space in hub.catalogue.spaces().items():
             index += hub.index.check(number, space)
-    entries = hub.catalogue.entries()
-    gone = tuple(entry.id for entry in entries if not can_be_opened(entry))
+    # rows that are damaged cannot be looked at one by one
+    whole = not any(line.startswith("models") for line in damaged)
+    gone = tuple(entry.id for entry in hub.catalogue.entries() if not can_be_opened(entry)) if whole else ()
     deltas = file.rows("SELECT COUNT(*) FROM deltas")[0][0]
-    return HubCheck(len(entries), int(deltas), tuple(damaged), tuple(index), repaired, gone)
+    return HubCheck(hub.catalogue.count(), int(deltas), tuple(damaged), tuple(index), repaired, gone)
+
+
+def _structure(hub: OpenHub) -> list[str]:
+    """Whether SQLite finds the file's own structure whole: an index that differs from its table finds other rows."""
+    said = [str(row[0]) for row in hub.catalogue.file.rows("PRAGMA integrity_check(1)")]
+    return [] if said == ["ok"] else [f"catalogue: {' '.join(said[0].split())}"]
 
 
 def _texts(hub: OpenHub) -> list[str]:
@@ -72,22 +82,28 @@ def _texts(hub: OpenHub) -> list[str]:
 
 
 def _repair(hub: OpenHub, found: HubCheck) -> list[str]:
-    file, done = hub.catalogue.file, []
+    file, done = hub.catalogue.file, list[str]()
     with file.transaction():
-        for table in _CHECKED:
+        if any(line.startswith("catalogue") for line in found.index):
+            file.run("REINDEX")  # first, as rows are looked for by indexes
+            done.append("catalogue: its indexes made anew")
+        for table in _CALLED:
             if dropped := file.drop_damaged(table):
                 done.append(f"{_CALLED[table]}: {dropped} damaged rows dropped; what they held has to be added again")
-        file.run("DELETE FROM names WHERE entry NOT IN (SELECT number FROM entries)")
-        file.run("DELETE FROM deltas WHERE entry NOT IN (SELECT number FROM entries) "
-                 "OR space NOT IN (SELECT number FROM spaces)")  # fmt: skip
-        file.run("DELETE FROM scores WHERE entry NOT IN (SELECT number FROM entries)")
+        lost = "entry NOT IN (SELECT number FROM entries)"
+        orphans = file.run(f"DELETE FROM names WHERE {lost}")
+        orphans += file.run(f"DELETE FROM deltas WHERE {lost} OR space NOT IN (SELECT number FROM spaces)")
+        orphans += file.run(f"DELETE FROM scores WHERE {lost}")
+        if orphans:
+            done.append(f"ids, deltas and scores of models that are not there: {orphans} rows dropped")
         if any(line.startswith("texts") for line in found.index) or done:
             file.run("DELETE FROM texts")
             for (number,) in file.rows("SELECT number FROM entries"):
                 hub.texts.keep_text(number)
             done.append("texts: indexed anew")
+    changed = bool(done)
     for number, space in hub.catalogue.spaces().items():
-        if done or hub.index.check(number, space):
+        if changed or hub.index.check(number, space):
             count = hub.index.rebuild(number, space)
             done.append(f"vectors of {space.embedding} in {space.dtype}: {count} made anew from the catalogue")
     return done

@@ -13,6 +13,7 @@ from merge_advisor.whole_files import whole_file
 
 if TYPE_CHECKING:
     from merge_advisor.hub.opened import OpenHub
+    from merge_advisor.hub.values import HubEntry
 
 _BATCH = 1024
 
@@ -50,7 +51,7 @@ def export_hub(hub: OpenHub, out: Path) -> int:
     )  # fmt: skip
     schema = pa.schema(columns)
     written = 0
-    with whole_file(out) as partial, pq.ParquetWriter(partial, schema) as writer:
+    with hub.catalogue.file.snapshot(), whole_file(out) as partial, pq.ParquetWriter(partial, schema) as writer:
         for rows in _rows(hub):
             writer.write_table(pa.Table.from_pylist(rows, schema=schema))
             written += len(rows)
@@ -73,7 +74,7 @@ def _rows(hub: OpenHub) -> Iterator[list[dict[str, Any]]]:
         yield [_row(hub, entry, bases) for entry in part.values()]
 
 
-def _row(hub: OpenHub, entry: Any, bases: dict[str, str]) -> dict[str, Any]:
+def _row(hub: OpenHub, entry: HubEntry, bases: dict[str, str]) -> dict[str, Any]:
     plain: dict[str, Any] = to_plain(hub.with_scores(entry))
     # a path of this machine is nobody else's
     del plain["place"]

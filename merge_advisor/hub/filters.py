@@ -29,8 +29,8 @@ FILTER_FIELDS = ("id", "base", *(name for name in _TEXTS if name != "license"), 
 class EntryFilter:
     """Which entries are looked at, as SQL on `entries e`.
 
-    >>> read_filter("rank<=16, licence=cc-*")
-    EntryFilter(where="e.rank <= ? AND coalesce(e.licence, 'unknown') GLOB ?", values=(16, 'cc-*'))
+    >>> read_filter("rank<=16, template=chat")
+    EntryFilter(where='e.rank <= ? AND e.template = ?', values=(16, 'chat'))
     """
 
     where: str = ""
@@ -80,6 +80,9 @@ def _term(field: str, operator: str, value: str, text: str) -> EntryFilter:
     negated = "NOT " if operator == "!=" else ""
     if field in ("licence", "license"):  # cards state them in any case; they are kept in lower case
         value = value.lower()
+    if field == "added":  # 2026-11-29 is that whole day, 2026-11 that month
+        width = len(value) if value.isascii() and not any(char in value for char in "*?[") else 99
+        return _compared(f"substr(e.added, 1, {width})", operator, value)
     if field in _TEXTS:
         return _compared(_TEXTS[field], operator, value)
     if field in _LISTS:
@@ -101,5 +104,6 @@ def _term(field: str, operator: str, value: str, text: str) -> EntryFilter:
 
 def _compared(column: str, operator: str, value: str) -> EntryFilter:
     if operator in ("=", "!=") and any(char in value for char in "*?["):
-        return EntryFilter(f"{column} {'GLOB' if operator == '=' else 'NOT GLOB'} ?", (value,))
+        # or literally: an id may have brackets in it
+        return EntryFilter(f"{'' if operator == '=' else 'NOT '}({column} GLOB ? OR {column} = ?)", (value, value))
     return EntryFilter(f"{column} {operator} ?", (value,))

@@ -123,7 +123,7 @@ class Hub(OpenHub):
         """
         entry = self.entry(name)
         with self.writing():
-            self.catalogue.keep_score(entry.number, score, now())
+            self.results.keep_score(entry.number, score, now())
 
     def remove(self, name: str, *, base: str | None = None) -> int:
         """Return how many entries went with an id: those that no other id stands for, with deltas and scores.

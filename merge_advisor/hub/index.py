@@ -16,7 +16,8 @@ import numpy as np
 from merge_advisor.checked_sqlite import warn_of_damage
 from merge_advisor.errors import RunError
 from merge_advisor.hub.deltas import HubDeltas
-from merge_advisor.hub.vectors import BLOCK, DamagedVectorsError, VectorFiles
+from merge_advisor.hub.stored_vectors import BLOCK, STATE, DamagedVectorsError
+from merge_advisor.hub.vectors import VectorFiles
 from merge_advisor.spaces import Space
 from merge_advisor.whole_files import replaced_folder, restore
 
@@ -63,7 +64,7 @@ class HubIndex:
 
     def __init__(self, folder: Path, deltas: HubDeltas) -> None:
         self.folder, self._deltas = folder, deltas
-        self._open: dict[int, VectorFiles] = {}
+        self._open: dict[int, tuple[object, VectorFiles]] = {}
         self._said: set[int] = set()
 
     def close(self) -> None:
@@ -88,7 +89,7 @@ class HubIndex:
         """
         number, space = place
         unit = unit_query(query)
-        files = self._files(number, space)
+        files = self.files(number, space)
         keys = None if chosen is None else np.array([row for row, _ in chosen], np.int64)
         last, most = (0 if files is None else files.state.last), k + _MARGIN
         behind = self._behind(number, last, query, None if keys is None else set(keys.tolist()), alive, k)
@@ -120,10 +121,22 @@ class HubIndex:
             best = {entry: best[entry] for entry in sorted(best, key=lambda entry: (-best[entry], entry))[:k]}
         return best
 
-    def _files(self, number: int, space: Space) -> VectorFiles | None:
-        """The files of a space, looked at; None where there are none, or they are damaged, which is said once."""
-        if number in self._open:
-            return self._open[number]
+    def files(self, number: int, space: Space) -> VectorFiles | None:
+        """Return the files of a space, looked at; None where there are none, or they are damaged, which is said once.
+
+        Args:
+            number: of the space.
+            space: the space.
+
+        Raises:
+            RunError: the catalogue cannot be read.
+        """
+        # another process may have appended, or made them anew
+        stamp = _stamp(self._place(number) / STATE)
+        kept = self._open.pop(number, None)
+        if kept is not None and kept[0] == stamp:
+            self._open[number] = kept
+            return kept[1]
         try:
             files = self._opened(number, space)
         except DamagedVectorsError as error:
@@ -135,7 +148,7 @@ class HubIndex:
                 )
             return None
         if files.state.rows:
-            self._open[number] = files
+            self._open[number] = stamp, files
             return files
         return None
 
@@ -245,6 +258,14 @@ class HubIndex:
 
     def _place(self, number: int) -> Path:
         return self.folder / str(number)
+
+
+def _stamp(state: Path) -> object:
+    try:
+        found = state.stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size, found.st_ino
 
 
 def unit_query(query: Float32Array) -> Float32Array:

@@ -12,8 +12,9 @@ from merge_advisor.hub.catalogue import Catalogue
 from merge_advisor.hub.deltas import HubDeltas
 from merge_advisor.hub.filters import EntryFilter, read_filter
 from merge_advisor.hub.index import HubIndex
+from merge_advisor.hub.results import HubResults, savings_of
 from merge_advisor.hub.texts import HubTexts
-from merge_advisor.hub.values import HubBase, HubEntry, HubRun, HubVersion
+from merge_advisor.hub.values import HubBase, HubEntry, HubRun, HubSavings, HubVersion
 from merge_advisor.hub.writing import written_by_one
 from merge_advisor.plain_text import short_name
 
@@ -32,7 +33,7 @@ class OpenHub:
 
     def __init__(self, folder: Path, catalogue: Catalogue) -> None:
         self.folder, self.catalogue = folder, catalogue
-        self.deltas, self.texts = HubDeltas(catalogue), HubTexts(catalogue)
+        self.deltas, self.texts, self.results = HubDeltas(catalogue), HubTexts(catalogue), HubResults(catalogue)
         self.index = HubIndex(folder / "vectors", self.deltas)
         self._counted: dict[int, tuple[tuple[int, int], int]] = {}
 
@@ -98,7 +99,7 @@ class OpenHub:
             raise InputError(f"hub {self.folder}: has no model '{short_name(str(name))}'; it has, for example: {some}")
         if len(found) > 1:
             names = {item.base.digest: item.base.id for item in self.catalogue.bases(counted=False)}
-            bases = ", ".join(names[entry.base] for entry in found)
+            bases = ", ".join(names.get(entry.base, entry.base) for entry in found)
             raise InputError(
                 f"hub {self.folder}: has '{short_name(str(name))}' on several bases ({bases}); give `base`"
             )
@@ -110,7 +111,7 @@ class OpenHub:
         Args:
             entry: the entry.
         """
-        return replace(entry, scores=self.catalogue.scores(entry.number))
+        return replace(entry, scores=self.results.scores(entry.number))
 
     def versions(self, name: str) -> tuple[HubVersion, ...]:
         """Return the versions of an id, the oldest first.
@@ -122,7 +123,11 @@ class OpenHub:
 
     def runs(self) -> tuple[HubRun, ...]:
         """Return the runs that were planned from it, the newest first."""
-        return self.catalogue.runs()
+        return self.results.runs()
+
+    def savings(self) -> HubSavings:
+        """Return what its runs took together, and what scoring every candidate or a LoRA a task would have taken."""
+        return savings_of(self.runs())
 
     def models_in(self, space: int) -> int:
         """Return how many models with a current id have a delta in a space.

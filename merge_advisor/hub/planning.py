@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Unpack
 from merge_advisor import advisor, registry
 from merge_advisor.advisor.measuring.session import Session, default_cache, open_session
 from merge_advisor.advisor.planning.plan import check_choosing, check_options
+from merge_advisor.advisor.planning.plan_value import StepTimer
 from merge_advisor.advisor.planning.sources import find_sources, read_sources
 from merge_advisor.errors import InputError, PoolError, RunError
 from merge_advisor.hub.filters import EntryFilter
@@ -80,20 +81,27 @@ def plan_from_hub(
     options, asked = options or PlanOptions(), asked or PlanAsked()
     base = base or hub.base_of(None).place
     named = shortlist_file(hub, tasks, base=base, options=options, asked=asked, **where)
-    # what chose among the hub's models would be looked for among the few that are left
-    kept = replace(
-        options, include=(), licence=(), exclude=tuple(name for name in options.exclude if name == SHOTS_LORA)
-    )
     run = advisor.plan(
-        list(tasks), lm_eval=asked.lm_eval, pool=named.manifest, base=base, out=out, options=kept, force=asked.force,
-        scored=asked.scored, guard=asked.guard, metric=asked.metric, notes=named.notes_of, **where,
+        list(tasks), lm_eval=asked.lm_eval, pool=named.manifest, base=base, out=out, options=of_shortlist(options),
+        force=asked.force, scored=asked.scored, guard=asked.guard, metric=asked.metric, notes=named.notes_of,
+        seconds=named.seconds, **where,
     )  # fmt: skip
     try:
-        add_run_scores(hub, run)
+        add_run_scores(hub, run, named.fitting)
     except RunError as error:
         # the run is there, whether or not the hub can remember it
         asked.on_note(f"not listed in the hub: {error}")
     return run
+
+
+def of_shortlist(options: PlanOptions) -> PlanOptions:
+    """Return the options of the plan that follows: what chose among the hub's models is not asked of the few again.
+
+    Args:
+        options: as they were given.
+    """
+    excluded = tuple(name for name in options.exclude if name == SHOTS_LORA)
+    return replace(options, include=(), licence=(), exclude=excluded)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +116,10 @@ class NamedPool:
     notes: tuple[str, ...]
     added: dict[str, str]
     """Fingerprint of each model, as the hub knows it, by id."""
+    seconds: dict[str, float] = field(default_factory=dict)
+    """What naming them took, by step."""
+    fitting: int | None = None
+    """Models of the hub that could have been in it."""
 
     def notes_of(self, pool: Pool) -> tuple[str, ...]:
         """Return what the report says, and which models are no longer what was added: they are taken as they are.
@@ -148,47 +160,91 @@ def shortlist_file(
     ]
     check_choosing(parts, options)
     template = hub_template(hub, base, options.template)
-    with open_session(base, None, template=template, **where) as session:
-        digest = check_base(hub, session)
-        chosen = hub.filtered(asked.hub.filter, digest).and_also(wanted_of(options))
-        total = hub.catalogue.count(chosen)
-        if not total:
-            raise InputError(
-                f"hub {hub.folder}: none of its models of base {session.local.base.id} fits the filters; loosen them"
-            )
-        found = _found(hub, session, parts, options, chosen, total, asked.hub.shortlist)
+    timer = StepTimer()
+    with timer.step("open"):
+        session = open_session(base, None, template=template, **where)
+    with session:
+        chosen, total = chosen_of(hub, session, options, asked)
+        needed = needed_of(hub, session.local.base.digest, options, chosen)
+        evidence = TaskEvidence(None, "", tuple(task.name for task in parts))
+        if total > asked.hub.shortlist:
+            with timer.step("finetune on the shots"):
+                evidence = _evidence(hub, session, parts, options)
+        with timer.step("name the shortlist"):
+            found = shortlist(hub, evidence, chosen, asked.hub.shortlist, needed)
         if not found.entries:
-            raise PoolError(
-                f"hub {hub.folder}: no model that fits is where it was added from ({_some(found.gone)}); add its pool "
-                "again from where it is now"
-            )
-        text = manifest_of(found.entries, template)
-        manifest = (where.get("cache") or default_cache()).absolute() / "hub" / f"{digest_of(text)}.yaml"
-        write_text(manifest, text)
+            raise none_there(hub, found.gone)
+        manifest = kept_manifest(found.entries, template, where.get("cache"))
         _keep_deltas(hub, session, found.entries)
         notes = _notes(hub, found, options, asked, total)
-    return NamedPool(manifest, tuple(notes), {entry.id: entry.fingerprint for entry in found.entries})
+    return NamedPool(
+        manifest, tuple(notes), {entry.id: entry.fingerprint for entry in found.entries}, dict(timer.seconds), total
+    )
 
 
-def _found(
-    hub: OpenHub,
-    session: Session,
-    tasks: Sequence[Task],
-    options: PlanOptions,
-    chosen: EntryFilter,
-    total: int,
-    size: int,
-) -> Shortlist:
-    needed = [] if options.anchor is None else [hub.entry(options.anchor, base=session.local.base.digest)]
-    names = tuple(task.name for task in tasks)
-    if total <= size:
-        return shortlist(hub, TaskEvidence(None, "", names), chosen, size)
+def chosen_of(hub: OpenHub, session: Session, options: PlanOptions, asked: PlanAsked) -> tuple[EntryFilter, int]:
+    """Return which models of a hub a plan may open, and how many these are.
+
+    Args:
+        hub: open.
+        session: the base, open.
+        options: of the plan.
+        asked: the filter.
+
+    Raises:
+        InputError: the hub holds no model of that base, or none that fits.
+    """
+    chosen = hub.filtered(asked.hub.filter, check_base(hub, session)).and_also(wanted_of(options))
+    total = hub.catalogue.count(chosen)
+    if not total:
+        raise InputError(
+            f"hub {hub.folder}: none of its models of base {session.local.base.id} fits the filters; loosen them"
+        )
+    return chosen, total
+
+
+def none_there(hub: OpenHub, gone: Sequence[str]) -> PoolError:
+    """Return the error of a plan all of whose models are gone.
+
+    Args:
+        hub: open.
+        gone: their ids.
+    """
+    return PoolError(
+        f"hub {hub.folder}: no model that fits is where it was added from ({_some(gone)}); add its pool again from "
+        "where it is now"
+    )
+
+
+def _evidence(hub: OpenHub, session: Session, tasks: Sequence[Task], options: PlanOptions) -> TaskEvidence:
     space, vector = task_vector(hub, session, tasks, options)
     number = hub.catalogue.space_number(space)
     if number is None:
         raise refuse_space(hub.folder, [one for one in hub.catalogue.spaces().values() if one.base == space.base])
     text = "\n".join(f"{row.input} {row.output}" for task in tasks for row in task.choosing)
-    return shortlist(hub, TaskEvidence((number, space, vector), text, names), chosen, size, needed)
+    return TaskEvidence((number, space, vector), text, tuple(task.name for task in tasks))
+
+
+def needed_of(hub: OpenHub, base: str, options: PlanOptions, chosen: EntryFilter) -> list[HubEntry]:
+    """Return the anchor that a plan demands, if it does: it has to fit the filters, as in a pool.
+
+    Args:
+        hub: open.
+        base: digest of the base.
+        options: of the plan.
+        chosen: which models fit.
+
+    Raises:
+        InputError: there is no such model, or it does not fit.
+    """
+    if options.anchor is None:
+        return []
+    entry = hub.entry(options.anchor, base=base)
+    if not hub.catalogue.count(chosen.and_also(EntryFilter("e.number = ?", (entry.number,)))):
+        raise InputError(
+            f"`anchor={short_name(options.anchor)}`: does not fit the filters; loosen them, or name another"
+        )
+    return [entry]
 
 
 def wanted_of(options: PlanOptions) -> EntryFilter:
@@ -235,26 +291,62 @@ def manifest_of(entries: Sequence[HubEntry], template: str) -> str:
     return "\n".join(lines) + "\n"
 
 
+def kept_manifest(entries: Sequence[HubEntry], template: str, cache: Path | None = None) -> Path:
+    """Return where the manifest of some models of a hub was written, in the cache.
+
+    Args:
+        entries: the models.
+        template: they were trained under.
+        cache: its folder; None: the usual one.
+
+    Raises:
+        RunError: it cannot be written.
+    """
+    text = manifest_of(entries, template)
+    manifest = (cache or default_cache()).absolute() / "hub" / f"{digest_of(text)}.yaml"
+    write_text(manifest, text)
+    return manifest
+
+
 def _quoted(text: str) -> str:
     """A text as YAML and JSON write it; characters as they are, since YAML knows no pairs of surrogates."""
     return json.dumps(text, ensure_ascii=False)
 
 
 def _notes(hub: OpenHub, found: Shortlist, options: PlanOptions, asked: PlanAsked, total: int) -> list[str]:
-    filters = [f"filter {asked.hub.filter}"] if asked.hub.filter.strip() else []
-    filters += [f"{name} {', '.join(getattr(options, name))}" for name in ("include", "exclude", "licence")
-                if getattr(options, name)]  # fmt: skip
-    of = f"hub {hub.folder}: {len(found.entries)} of its {total} models of this base" + (
-        f" that fit {' and '.join(map(short_name, filters))}" if filters else ""
-    )
+    of = opened_of(hub, len(found.entries), total, options, asked)
     if found.by:
         named = ", ".join(f"{count} by {name}" for name, count in found.by.items() if count)
         notes = [f"{of} were opened, a shortlist ({named}); the others were not looked at: `shortlist` takes more"]
     else:
         notes = [f"{of} were opened, all there are"]
-    if found.gone:
-        notes.append(f"models of the hub whose folders are gone were left out: {_some(found.gone)}")
-    return notes
+    return [*notes, *gone_notes(found.gone)]
+
+
+def opened_of(hub: OpenHub, opened: int, total: int, options: PlanOptions, asked: PlanAsked) -> str:
+    """Return how many of a hub's models a plan opens, as words that a sentence begins with.
+
+    Args:
+        hub: open.
+        opened: how many.
+        total: models of the base that fit.
+        options: of the plan.
+        asked: the filter.
+    """
+    filters = [f"filter {asked.hub.filter}"] if asked.hub.filter.strip() else []
+    filters += [f"{name} {', '.join(getattr(options, name))}" for name in ("include", "exclude", "licence")
+                if getattr(options, name)]  # fmt: skip
+    fit = f" that fit {' and '.join(map(short_name, filters))}" if filters else ""
+    return f"hub {hub.folder}: {opened} of its {total} models of this base{fit}"
+
+
+def gone_notes(gone: Sequence[str]) -> list[str]:
+    """Return what is said of models whose folders are gone: a line, or none.
+
+    Args:
+        gone: their ids.
+    """
+    return [f"models of the hub whose folders are gone were left out: {_some(gone)}"] if gone else []
 
 
 def _keep_deltas(hub: OpenHub, session: Session, entries: Sequence[HubEntry]) -> None:

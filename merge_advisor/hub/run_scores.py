@@ -7,6 +7,7 @@ from pathlib import Path
 from statistics import NormalDist
 from typing import TYPE_CHECKING
 
+from merge_advisor.advisor.runs.run_cost import run_cost
 from merge_advisor.hub.values import HubRun, HubScore
 from merge_advisor.hub.writing import now
 from merge_advisor.statistics import CONFIDENCE, paired_interval
@@ -18,12 +19,13 @@ if TYPE_CHECKING:
 _RIGHT_OR_WRONG = ("accuracy", "exact_match")
 
 
-def add_run_scores(hub: OpenHub, run: Run) -> int:
+def add_run_scores(hub: OpenHub, run: Run, fitting: int | None = None) -> int:
     """Return how many scores a run has brought a hub; the run is listed. See `Hub.add_run`.
 
     Args:
         hub: open.
         run: a run folder, read.
+        fitting: models of the hub that it could have opened; None: those that it chose among.
 
     Raises:
         RunError: another process writes, or nothing can be written.
@@ -46,11 +48,13 @@ def add_run_scores(hub: OpenHub, run: Run) -> int:
                     told = HubScore(
                         score.task, metric, mean, lower, upper, len(values), score.evaluator, score.task_digest
                     )
-                    hub.catalogue.keep_score(entry.number, told, now())
+                    hub.results.keep_score(entry.number, told, now())
                     kept += 1
         verdict = "" if run.plan.verdict is None else str(run.plan.verdict)
         tasks = tuple(task.name for task in run.tasks)
-        hub.catalogue.keep_run(HubRun(str(Path(run.folder).absolute()), now(), tasks, verdict))
+        hub.results.keep_run(
+            HubRun(str(Path(run.folder).absolute()), now(), tasks, verdict, run_cost(run.plan, fitting))
+        )
     return kept
 
 

@@ -17,6 +17,7 @@ CATALOGUE_COLUMNS = {
     "spaces": ("number", "digest", "fields"),
     "deltas": ("space", "entry", "delta"),
     "runs": ("folder", "added", "tasks", "verdict"),
+    "costs": ("folder", "cost"),
 }
 """Of each table whose rows have a checksum, the columns under it."""
 _TABLES = """
@@ -60,7 +61,11 @@ def _make_tables(file: CheckedFile) -> None:
     file.run("CREATE VIRTUAL TABLE texts USING fts5 (name, card, tags, tokenize = 'unicode61 remove_diacritics 2')")
 
 
+def _keep_costs(file: CheckedFile) -> None:
+    file.run("CREATE TABLE costs (folder TEXT PRIMARY KEY, cost TEXT NOT NULL, checksum BLOB) WITHOUT ROWID")
+
+
 CATALOGUE_KIND = FileKind(
     "hub catalogue", "name another `hub`", "its models can be added again; scores and versions in it are lost",
-    CATALOGUE_COLUMNS, (_make_tables,),
+    CATALOGUE_COLUMNS, (_make_tables, _keep_costs),
 )  # fmt: skip

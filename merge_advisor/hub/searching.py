@@ -118,7 +118,8 @@ def _text(hub: OpenHub, text: str, asked: Asked, options: HubSearchOptions) -> H
     chosen = hub.filtered(options.filter, base)
     found = hub.texts.find_text(text, chosen, asked.k)
     entries = hub.catalogue.by_number([number for number, _ in found])
-    hits = tuple(HubHit(entries[number], round(score, 6)) for number, score in found)
+    # one that was removed meanwhile is no hit
+    hits = tuple(HubHit(entries[number], round(score, 6)) for number, score in found if number in entries)
     return HubSearch(
         hits, f"names, cards and tags with words of '{short_name(text)}'", None, hub.catalogue.count(chosen)
     )
@@ -147,7 +148,9 @@ def nearest_in(
     found = hub.index.nearest(place, vector, k, hub.catalogue.living, rows)
     entries = hub.catalogue.by_number(found.entries)
     hits = tuple(
-        HubHit(entries[number], float(value)) for number, value in zip(found.entries, found.cosines, strict=True)
+        HubHit(entries[number], float(value))
+        for number, value in zip(found.entries, found.cosines, strict=True)
+        if number in entries
     )
     models = hub.models_in(place[0]) if rows is None else len(rows)
     return HubSearch(hits, "models like a vector", place[1], models, found.exact)

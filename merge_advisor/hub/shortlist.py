@@ -76,11 +76,15 @@ def shortlist(
         present = tuple(entry for entry in entries if can_be_opened(entry))
         return Shortlist(present, {}, tuple(entry.id for entry in entries if not can_be_opened(entry)))
     number, space, vector = evidence.vector
-    by_delta = [hit.entry for hit in nearest_in(hub, (number, space), vector, 2 * size, chosen).hits]
+    by_delta = _nearest_there(hub, (number, space), vector, size, chosen)
     texts = hub.texts.find_text(evidence.text, chosen, size)
     scored = _scored(hub, evidence.tasks, chosen)
     known = hub.catalogue.by_number([*(entry for entry, _ in texts), *scored])
-    sources = {"delta": by_delta, "text": [known[n] for n, _ in texts], "scores": [known[n] for n in scored]}
+    sources = {
+        "delta": by_delta,
+        "text": [known[n] for n, _ in texts if n in known],
+        "scores": [known[n] for n in scored if n in known],
+    }
     taken = {entry.number: entry for entry in needed if can_be_opened(entry)}
     by = dict.fromkeys(sources, 0)
     gone: dict[int, str] = {}
@@ -100,6 +104,18 @@ def shortlist(
     return Shortlist(tuple(taken.values()), by, tuple(gone.values()))
 
 
+def _nearest_there(
+    hub: OpenHub, place: tuple[int, Space], vector: Float32Array, size: int, chosen: EntryFilter
+) -> list[HubEntry]:
+    """The nearest models, so many that `size` of them can be opened, where there are as many."""
+    most = 2 * size
+    while True:
+        found = [hit.entry for hit in nearest_in(hub, place, vector, most, chosen).hits]
+        if len(found) < most or sum(map(can_be_opened, found)) >= size:
+            return found
+        most *= 4
+
+
 def _whose(turn: int, left: Collection[str]) -> str:
     """Which evidence names the next one."""
     if "scores" in left and turn % SCORES_EVERY == 0:
@@ -113,7 +129,7 @@ def _scored(hub: OpenHub, tasks: Sequence[str], chosen: EntryFilter) -> list[int
     """Entries by their best score on a task of the same name, the best first; losses the other way round."""
     best: dict[int, float] = {}
     for task in tasks:
-        for number, score in hub.catalogue.scored(task):
+        for number, score in hub.results.scored(task):
             value = (
                 -score.value if score.metric == "loss" else score.value + 1e6
             )  # a right answer says more than a loss

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from merge_advisor.json_form import STRICT
+from merge_advisor.scores import RunCost
 from merge_advisor.spaces import Space
 from merge_advisor.types import Base, Kind, RefusedModel
 
@@ -201,11 +202,13 @@ class HubCheck:
     repaired: tuple[str, ...]
     gone: tuple[str, ...] = ()
     """Ids whose folder is not there any more; they stay, and no plan takes them."""
+    left: tuple[str, ...] = ()
+    """What no repair could mend, of those that are wrong."""
 
     @property
     def whole(self) -> bool:
         """Whether nothing is wrong, or nothing any more."""
-        return not self.damaged and (not self.index or bool(self.repaired))
+        return not self.left if self.repaired else not (self.damaged or self.index)
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,3 +226,34 @@ class HubRun:
     tasks: tuple[str, ...]
     verdict: str
     """Empty until scored."""
+    cost: RunCost | None = None
+    """None of runs listed before that was kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class HubSavings:
+    """What the runs of a hub took together, and what their alternatives would have; sums of recorded figures.
+
+    >>> HubSavings(runs=2, without_figures=2).seconds
+    0.0
+    """
+
+    __pydantic_config__ = STRICT
+
+    runs: int
+    without_figures: int
+    """Runs that recorded none: in no sum."""
+    forwards: int = 0
+    seconds: float = 0.0
+    peak_bytes: int | None = None
+    """The largest."""
+    scored: int = 0
+    """Runs that measured what scoring a model takes."""
+    scored_seconds: float = 0.0
+    """What these took themselves."""
+    every_candidate_seconds: float = 0.0
+    """What scoring every candidate of each of them would have taken."""
+    trained: int = 0
+    """Runs that recorded what the LoRA of the shots takes."""
+    shots_forwards: int = 0
+    shots_seconds: float = 0.0

@@ -17,7 +17,7 @@ from merge_advisor.report.document import (
     Table,
     TextBlock,
 )
-from merge_advisor.report.score_table import difference_text, value_text
+from merge_advisor.report.score_table import difference_text, seconds_text, value_text
 
 OUTCOME_WORDS = {
     GateOutcome.PASSED: "passed",
@@ -111,21 +111,17 @@ def cost_text(cost: GateCost, price: float | None = None) -> str:
     >>> cost_text(GateCost(20.0, 80, 2, 1, 80, 5.0, 4.0, 2**30), price=3.6)
     'cost: 20.0 s (0.02) in all, 1.0 GiB at most; 1 of 2 measurements run now, 80 forward passes ...
     """
-    parts = [f"cost: {_seconds(cost.seconds, price)} in all"]
+    parts = [f"cost: {seconds_text(cost.seconds, price)} in all"]
     if cost.peak_bytes is not None:
         parts[0] += f", {cost.peak_bytes / 2**30:.1f} GiB at most"
     passes = f"{cost.forwards} forward passes over one row"
     parts.append(f"{cost.run} of {cost.scored} measurements run now, {passes}, {cost.seconds_run:.1f} s")
     if cost.kept:
-        took = _seconds(cost.seconds_kept, price)
+        took = seconds_text(cost.seconds_kept, price)
         parts.append(f"{cost.kept} in the store, which took {took} when run")
     if not cost.scored:
         parts[1] = "nothing had to be run"
     return "; ".join(parts)
-
-
-def _seconds(seconds: float, price: float | None) -> str:
-    return f"{seconds:.1f} s" + ("" if price is None else f" ({seconds / 3600 * price:.2f})")
 
 
 def _checks(report: GateReport) -> Table:

@@ -148,3 +148,16 @@ def trade_off(scores: Sequence[Score]) -> tuple[tuple[str, ...], tuple[tuple[str
 
 def _measured(score: Score, label: str) -> bool:
     return any(model.label == label and score.metric in model.metrics for model in score.models)
+
+
+def seconds_text(seconds: float, price: float | None) -> str:
+    """Return seconds as text, and what they cost where a price is given.
+
+    >>> seconds_text(90, 2.0)
+    '90.0 s (0.05)'
+
+    Args:
+        seconds: measured.
+        price: of an hour; None: they stay seconds.
+    """
+    return f"{seconds:.1f} s" + ("" if price is None else f" ({seconds / 3600 * price:.2f})")

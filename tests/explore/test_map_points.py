@@ -1,12 +1,13 @@
 """What the map is made of: every living model of a space once, with its own vector, whatever the files are like."""
 
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from merge_advisor.errors import InputError
+from merge_advisor.errors import DamageWarning, InputError
 from merge_advisor.explore.binary import pack_arrays, unpack_arrays
 from merge_advisor.explore.map_points import choose_space, read_points, score_column
 from merge_advisor.hub import Hub
@@ -39,6 +40,7 @@ def test_vectors_come_from_the_catalogue_where_the_files_lack_them(tmp_path: Pat
     clustered(tmp_path)
     with Hub.open(tmp_path) as hub:
         before = read_points(hub, 1)
+    with Hub.open(tmp_path) as hub:
         delta = np.arange(16, dtype=np.float32)
         if harm == "behind":
             kept = hub.catalogue.keep_entry(entry_of(99))
@@ -51,10 +53,22 @@ def test_vectors_come_from_the_catalogue_where_the_files_lack_them(tmp_path: Pat
             data = bytearray(rows.read_bytes())
             data[100] ^= 0xFF
             rows.write_bytes(bytes(data))
-        after = read_points(hub, 1)
+        told: AbstractContextManager[Any] = nullcontext()
+        if harm != "behind":
+            told = pytest.warns(DamageWarning, match="all deltas are read instead")
+        with told:
+            after = read_points(hub, 1)
     np.testing.assert_allclose(after.units[:24].astype(float), before.units.astype(float), atol=2e-3)
     if harm == "behind":
         np.testing.assert_allclose(after.units[24].astype(float), delta / np.linalg.norm(delta), atol=1e-3)
+
+
+def test_licences_beyond_the_codes_are_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    from merge_advisor.explore import map_points
+
+    monkeypatch.setattr(map_points, "_MOST_WORDS", 2)
+    codes, words = map_points._coded(["mit", "mit", "gpl", "gpl", "one", "two", "mit"])
+    assert words == ("mit", "gpl", "other") and codes.tolist() == [0, 0, 1, 1, 2, 2, 0]
 
 
 def test_scores_are_a_column_and_missing_ones_are_no_number(tmp_path: Path) -> None:

@@ -1,6 +1,10 @@
 """What the page is answered: the same as the API says, one line where it cannot be, and no file of the machine."""
 
+import errno
 import json
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from merge_advisor.errors import RunError
+from merge_advisor.explore import jobs
 from merge_advisor.explore.binary import unpack_arrays
 from merge_advisor.explore.guarded import Guarded
 from merge_advisor.explore.navigator import Navigator, free_folder
@@ -95,9 +101,9 @@ def test_the_map_names_filters_words_and_scores_are_the_hubs(app: Any, navigator
         ("costs", "number=1&others=2", "its folder is not there any more; choose others"),
         ("costs", "number=1&others=" + ",".join(["2"] * 40), "41 models: name 1 to 17"),
         ("costs", "number=1&others=a", "numbers with commas between"),
-        ("run", "index=0", "the hub lists 0 runs, none of them number 0"),
-        ("run-file", "index=0&name=recipe.json", "the hub lists 0 runs"),
-        ("compare", "runs=", "0 runs: choose 2 or 3"),
+        ("run", "run=0", "the hub lists no such run any more; load the page again"),
+        ("run-file", "run=0&name=recipe.json", "the hub lists no such run"),
+        ("compare", "runs=a", "the hub lists no such run"),
         ("job", "id=none", "there is no such job any more"),
     ],
 )
@@ -113,16 +119,20 @@ def test_no_file_of_the_machine_can_be_named(app: Any, navigator: Navigator, tmp
     (folder / "recipe.json").write_text('{"a": 1}')
     (folder / "link.json").symlink_to(tmp_path / "secret.json")
     with Hub.open(navigator.folder) as hub:
-        hub.catalogue.keep_run(HubRun(str(folder), TIME, ("sums",), "merge"))
-    assert ask(app, "/api/runs").json[0]["here"] is False
-    answer = ask(app, "/api/run-file", query="index=0&name=recipe.json")
+        hub.results.keep_run(HubRun(str(folder), TIME, ("sums",), "merge"))
+    listed = ask(app, "/api/runs").json
+    assert listed["runs"][0]["here"] is False and listed["took"] == ["1 run, none of which recorded what it took"]
+    own = listed["runs"][0]["run"]
+    with Hub.open(navigator.folder) as hub:  # a newer run comes first; the page's list still names the old one
+        hub.results.keep_run(HubRun(str(tmp_path / "newer"), TIME.replace("2026", "2027"), ("sums",), "merge"))
+    answer = ask(app, "/api/run-file", query=f"run={own}&name=recipe.json")
     assert answer.status == 200, answer.headers
     assert answer.body == b'{"a": 1}'
     for name in ("../secret.json", "link.json", "/etc/passwd", "sub", "", "..%2Fsecret.json", "recipe.json%00"):
-        assert ask(app, "/api/run-file", query=f"index=0&name={name}").status == 400, name
+        assert ask(app, "/api/run-file", query=f"run={own}&name={name}").status == 400, name
     for path in ("/web/../server.py", "/web/index.html", "/web/..%2Fserver.py", "/etc/passwd", "/api", "/web/"):
         assert ask(app, path).status == 404, path
-    assert ask(app, "/api/run", query="index=0").json["error"].startswith(str(folder))
+    assert ask(app, "/api/run", query=f"run={own}").json["error"].startswith(str(folder))
 
 
 def sent(app: Any, data: bytes, name: str = "rows.jsonl") -> Answer:
@@ -147,9 +157,9 @@ def test_a_task_of_one_row_an_empty_one_and_no_json_are_one_line(app: Any, navig
 
 def test_jobs_are_stopped_and_only_so_many_run(app: Any, navigator: Navigator) -> None:
     rows = "".join(json.dumps({"input": f"say {n}", "output": f"{n}"}) + "\n" for n in range(60)).encode()
-    jobs = [sent(app, rows, f"t{n}.jsonl").json for n in range(2)]
+    begun = [sent(app, rows, f"t{n}.jsonl").json for n in range(2)]
     assert "2 jobs are running already (t0, t1); wait for one, or stop it" in sent(app, rows, "t2.jsonl").json["error"]
-    for job in jobs:
+    for job in begun:
         stopped = ask(app, "/api/stop", method="POST", body=[json.dumps({"id": job["id"]}).encode()]).json
         assert stopped["state"] == "stopped"
         process = navigator.board.job(job["id"])._process
@@ -169,6 +179,75 @@ def test_a_process_that_dies_says_so(navigator: Navigator) -> None:
     while job.state == "running" and time.monotonic() < until:
         time.sleep(0.1)
     assert job.state == "failed" and job.error.startswith("its process ended with code -9")
+
+
+IGNORING = """
+import signal, subprocess, sys, time
+child = subprocess.Popen([sys.executable, "-c",
+    "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('ready', flush=True); time.sleep(600)"],
+    stdout=subprocess.PIPE)
+child.stdout.readline()
+print(child.pid, flush=True)
+time.sleep(600)
+"""
+
+
+def test_what_a_job_has_started_ends_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs, "_WAIT", 2.0)
+    process = subprocess.Popen([sys.executable, "-c", IGNORING], stdout=subprocess.PIPE, start_new_session=True)
+    assert process.stdout is not None
+    child = int(process.stdout.readline())
+    jobs._end(process)
+    process.stdout.close()
+    assert process.poll() is not None and gone(child)
+
+
+ORPHANED = '''
+import os, subprocess, sys, time
+code = """
+import os, time
+from merge_advisor.explore.child import end_with
+end_with(os.getppid())
+print(1, flush=True)
+time.sleep(600)
+"""
+child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, start_new_session=True)
+child.stdout.readline()
+print(child.pid, flush=True)
+os._exit(9)
+'''
+
+
+def test_a_job_ends_where_its_server_was_killed() -> None:
+    root = str(Path(__file__).parents[2])
+    done = subprocess.run([sys.executable, "-c", ORPHANED], capture_output=True, text=True, check=False,
+                          env=os.environ | {"PYTHONPATH": root})  # fmt: skip
+    assert done.returncode == 9 and gone(int(done.stdout))
+
+
+def gone(number: int) -> bool:
+    """Whether a process ends; one that nobody has waited for yet is gone too."""
+    until = time.monotonic() + 60
+    while time.monotonic() < until:
+        try:
+            state = Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[0]
+        except OSError:
+            return True
+        if state == "Z":
+            return True
+        time.sleep(0.1)
+    return False
+
+
+def test_a_process_that_cannot_be_started_takes_no_place(navigator: Navigator, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*args: Any, **kwargs: Any) -> None:
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(subprocess, "Popen", full)
+        with pytest.raises(RunError, match=r"no process can be started \(Cannot allocate memory\)"):
+            navigator.board.start("task", "t", {})
+    assert navigator.board.jobs() == []
 
 
 def test_a_run_never_takes_the_place_of_another(tmp_path: Path) -> None:

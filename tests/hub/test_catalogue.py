@@ -11,8 +11,10 @@ from merge_advisor.hub import Hub
 from merge_advisor.hub.catalogue import CATALOGUE, Catalogue
 from merge_advisor.hub.deltas import HubDeltas
 from merge_advisor.hub.filters import FILTER_FIELDS, read_filter
+from merge_advisor.hub.results import savings_lines
 from merge_advisor.hub.texts import HubTexts, query_of
 from merge_advisor.hub.values import HubEntry, HubRun, HubScore
+from merge_advisor.scores import RunCost
 from merge_advisor.types import Base
 from tests.hub.hub_world import SPACE, TIME, entry_of, filled
 
@@ -78,7 +80,10 @@ def test_the_same_id_on_two_bases_is_two_models(tmp_path: Path) -> None:
         ("id!=m0", "m1 m2 m3"), ("base=org/*", "m0 m1 m2 m3"), ("base!=org/base", ""), ("language=de", "m1 m3"),
         ("language!=de", "m0 m2"), ("data_set=squad", "m0"), ("tag=lora", "m0 m1 m2 m3"),
         ("module=v_proj", "m0 m1 m2 m3"),
-        ("module=k_*", ""), ("size>=3000", "m3"), ("added>2026-01-01", "m0 m1 m2 m3"), ("kind=checkpoint", ""),
+        ("module=k_*", ""), ("size>=3000", "m3"), ("added>2026-01-01", "m0 m1 m2 m3"),
+        ("added=2026-11-29", "m0 m1 m2 m3"), ("added<=2026-11-29", "m0 m1 m2 m3"), ("added>2026-11-29", ""),
+        ("added=2026-11", "m0 m1 m2 m3"), ("added<2026-12", "m0 m1 m2 m3"), ("added=2026-1*", "m0 m1 m2 m3"),
+        ("kind=checkpoint", ""),
         ("source=s1", "m1"), ("template=alpaca , rank = 8", "m2"), ("revision=", None), ("rank<=x", None),
         ("colour=red", None), ("licence>mit", None), ("rank<=4,,", None), ("id=m0' OR 1=1 --", ""), ("rank=-1", None),
     ],
@@ -118,9 +123,42 @@ def test_scores_and_runs_are_kept(tmp_path: Path) -> None:
         better = HubScore("sums", "accuracy", 0.6, 0.4, 0.8, 40, "fast 1", "d1")
         hub.add_score("m0", better)
         assert hub.entry("m0").scores == (better,) and hub.entry("m1").scores == ()
-        hub.catalogue.keep_run(HubRun("runs/a", TIME, ("sums",), ""))
-        hub.catalogue.keep_run(HubRun("runs/a", TIME, ("sums",), "merge"))
+        hub.results.keep_run(HubRun("runs/a", TIME, ("sums",), ""))
+        hub.results.keep_run(HubRun("runs/a", TIME, ("sums",), "merge"))
         assert hub.runs() == (HubRun("runs/a", TIME, ("sums",), "merge"),)
+        assert savings_lines(hub.savings()) == ["1 run, none of which recorded what it took"]
+
+
+def test_what_runs_took_is_kept_and_summed_and_nothing_is_made_up(tmp_path: Path) -> None:
+    scored = RunCost(1000, 60.0, 2**31, every_candidate_seconds=900.0, shots_forwards=300, shots_seconds=20.0)
+    unscored = RunCost(500, 30.0, shots_forwards=200, shots_seconds=0.0)
+    with filled(tmp_path, 1) as hub:
+        assert savings_lines(hub.savings()) == ["no runs planned from it yet"]
+        for name, cost in (("a", scored), ("b", unscored), ("c", None)):
+            hub.results.keep_run(HubRun(name, TIME, ("sums",), "", cost))
+        assert {run.folder: run.cost for run in hub.runs()} == {"a": scored, "b": unscored, "c": None}
+        took, every, lora = savings_lines(hub.savings(), price=2.0)
+        counted = "2 runs (1 more recorded nothing, and are in no sum)"
+        assert took == f"{counted}: 1500 forward passes and 90.0 s (0.05); 2.0 GiB at most"
+        of = "the 1 of 2 runs that measured it: 900.0 s (0.50)"
+        assert every == (
+            f"instead: scoring every candidate, those that a shortlist left out too, on the rows of {of}, "
+            "where planning and scoring took 60.0 s (0.03)"
+        )
+        assert lora.startswith(
+            "instead: training the LoRA of the shots alone in all 2 runs: 500 forward passes, 20.0 s "
+        )
+        hub.results.keep_run(HubRun("a", TIME, ("sums",), ""))
+        assert hub.savings().without_figures == 2 and hub.check().whole
+
+
+def test_a_hub_from_before_costs_were_kept_is_brought_up(tmp_path: Path) -> None:
+    with filled(tmp_path, 2) as hub:
+        hub.results.keep_run(HubRun("runs/a", TIME, ("sums",), "merge"))
+        hub.catalogue.file.run("DROP TABLE costs")
+        hub.catalogue.file.run("PRAGMA user_version = 1")
+    with Hub.open(tmp_path) as hub:
+        assert hub.runs() == (HubRun("runs/a", TIME, ("sums",), "merge"),) and hub.check().whole
 
 
 def test_deltas_are_kept_byte_for_byte_and_a_flipped_bit_is_noticed(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 
 import merge_advisor as ma
 from merge_advisor.advisor import PlanOptions
+from merge_advisor.advisor.runs.run_cost import run_cost
 from merge_advisor.cli import main
 from merge_advisor.errors import InputError, MergeAdvisorError, PoolError, RunError
 from merge_advisor.hub import Hub
@@ -128,6 +130,7 @@ def test_a_shortlist_is_all_that_a_plan_opens(world: Path) -> None:
         assert note.startswith(f"hub {world / 'hub'}: 3 of its 6 models of this base were opened, a shortlist (")
         assert "by delta" in note and "`shortlist` takes more" in note
         assert hub.runs()[0].folder == str(world / "run") and hub.runs()[0].tasks == ("examples",)
+        assert run.plan.environment.seconds["name the shortlist"] > 0
         anchored = PlanOptions(strategy="gradient", k=2, adaptation="none", shots=8, anchor="b2")
         again = hub.plan(world / "examples.jsonl", out=world / "again", options=anchored, asked=asked, **where(world))
         assert again.plan.selection.members[0].id == "b2"
@@ -153,13 +156,16 @@ def test_filters_of_a_plan_choose_among_the_hub(world: Path) -> None:
         assert planned("r3", licence=("APACHE*",)) == ["a0", "a1", "a2", "b0", "b2"]
         with pytest.raises(InputError, match="none of its models of base tiny-llama fits the filters; loosen them"):
             planned("r4", "rank>100")
+        with pytest.raises(InputError, match="`anchor=a0`: does not fit the filters; loosen them, or name another"):
+            planned("r5", "licence=mit", anchor="a0")
 
 
 def test_a_scored_plan_leaves_its_scores(world: Path) -> None:
     with Hub.open(world / "hub") as hub:
         run = hub.plan(world / "examples.jsonl", out=world / "run", options=QUICK, **where(world))
         (kept,) = hub.runs()
-        assert kept.verdict == str(run.plan.verdict)
+        assert kept.verdict == str(run.plan.verdict) and kept.cost == run_cost(run.plan, 6)
+        assert kept.cost.every_candidate_seconds and kept.cost.shots_forwards and kept.cost.seconds > 0
         anchor = run.plan.selection.members[0].id
         scores = {score.metric: score for score in hub.entry(anchor).scores}
         table = run.scores[0].model("anchor")
@@ -188,6 +194,33 @@ def test_what_a_plan_cannot_take_is_one_line(world: Path, wide_llama: Path) -> N
     ):
         empty.catalogue.file.run("DELETE FROM bases")
         empty.plan(task, out=world / "other", options=QUICK, **where(world))
+
+
+def test_a_dry_run_says_what_would_be_opened_and_writes_nothing(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from merge_advisor.advisor.planning.dry_run import describe_plan
+    from merge_advisor.backbone import model
+    from merge_advisor.hub.dry_run import describe_hub_plan
+
+    monkeypatch.setattr(model, "load_backbone", lambda *args, **kwargs: pytest.fail("loaded"))
+    task, before = [world / "examples.jsonl"], sorted((world / "cache").rglob("*"))
+    with Hub.open(world / "hub") as hub:
+        whole = describe_hub_plan(hub, task, options=QUICK, **where(world))
+        # the rest is what a dry run says of the same models as a pool
+        pool = describe_plan(task, pool=world / "pool", base=str(world / "base"), options=QUICK, **where(world))
+        assert whole["lines"][1:] == pool["lines"] and whole["passes"] == pool["passes"]
+        assert whole["lines"][0].endswith("hub: 6 of its 6 models of this base would be opened, all there are")
+        shutil.rmtree(world / "pool" / "a0")
+        asked = PlanAsked(HubPlanOptions(shortlist=3, filter="rank>=1"))
+        some = describe_hub_plan(hub, task, options=replace(QUICK, anchor="b2"), asked=asked, **where(world))
+        assert some["hub"] == {"models": 6, "opened": 3, "shortlist": True} and some["models"] == 3
+        assert "3 of its 6 models of this base that fit filter rank>=1 would be opened, a shortlist" in some["lines"][0]
+        assert some["lines"][1] == "note: models of the hub whose folders are gone were left out: a0"
+        with pytest.raises(InputError, match="none of its models of base tiny-llama fits the filters"):
+            describe_hub_plan(hub, task, options=replace(QUICK, include=("z*",)), **where(world))
+        shutil.rmtree(world / "pool")
+        with pytest.raises(PoolError, match="no model that fits is where it was added from"):
+            describe_hub_plan(hub, task, options=QUICK, **where(world))
+    assert sorted((world / "cache").rglob("*")) == before
 
 
 HELD = """
@@ -303,7 +336,8 @@ def test_the_command_line(world: Path, capsys: pytest.CaptureFixture[str], monke
     (world / "hub" / "vectors" / "1" / "rows").write_bytes(b"")
     assert "`repair`" not in ran("check", code=1) and "made anew" in ran("check", "--repair")
     assert "nothing is wrong" in ran("check")
-    assert "removed a0: 1 models" in ran("remove", "a0")
+    assert "removed a0: 1 model with" in ran("remove", "a0")
+    assert "no runs planned from it yet" in ran("list", "--runs")
     refusals = {
         "show": "write `merge-advisor hub show ID`",
         "show a0": "has no model 'a0'",
@@ -314,6 +348,8 @@ def test_the_command_line(world: Path, capsys: pytest.CaptureFixture[str], monke
         "add absent": "pool absent: not there",
         "list --like a1": "takes no --like, which is for search; leave it out",
         "check pool --limit 3": "takes no --limit",
+        "list --price-per-hour 2": "--price-per-hour is for the seconds of runs; give --runs, or leave it out",
+        "list --runs --filter rank<=8": "--filter chooses among models; leave it out, or --runs",
     }
     for words, said in refusals.items():
         assert main(["hub", *words.split()]) == 2
@@ -321,13 +357,18 @@ def test_the_command_line(world: Path, capsys: pytest.CaptureFixture[str], monke
         assert said in err and err.count("\n") == 1 and "Traceback" not in err
     quick = ["--task", "examples.jsonl", "--strategy", "random", "--k", "1", "--adaptation", "none", "--no-score"]
     assert main(["plan", *quick, "--shortlist", "2"]) == 0  # merge-advisor.toml names a hub and no pool
+    table = ran("list", "--runs", "--price-per-hour", "3600")
+    assert "1 run: " in table and "instead: training the LoRA of the shots alone in the run: " in table
+    listed = json.loads(ran("list", "--runs", "--json"))
+    assert listed["savings"]["runs"] == 1 and listed["runs"][0]["cost"]["candidates"] == 5
     assert "2 of its 5 models" in (world / "runs" / "examples" / "report.md").read_text()
     assert main(["plan", *quick, "--hub", "hub", "--pool", "pool"]) == 2
     assert "give --pool or --hub, not both" in capsys.readouterr().err
     assert main(["plan", *quick, "--pool", "pool", "--shortlist", "3"]) == 2
     assert "--shortlist chooses among the models of a hub folder; give --hub" in capsys.readouterr().err
-    assert main(["plan", *quick, "--hub", "hub", "--dry-run"]) == 2
-    assert "--dry-run with --hub" in capsys.readouterr().err
+    assert main(["plan", *quick, "--hub", "hub", "--dry-run", "--out", "dry"]) == 0
+    assert "hub hub: 5 of its 5 models of this base would be opened, all there are" in capsys.readouterr().out
+    assert not Path("dry").exists()
 
 
 def test_an_export_holds_all(world: Path) -> None:

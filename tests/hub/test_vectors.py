@@ -10,8 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from merge_advisor.cli import main
 from merge_advisor.errors import DamageWarning, InputError, RunError
-from merge_advisor.hub import Hub, vectors
+from merge_advisor.hub import Hub, stored_vectors
+from merge_advisor.hub.filters import EntryFilter
 from merge_advisor.hub.index import cosine_of
 from merge_advisor.hub.searching import nearest_in
 from merge_advisor.hub.values import HubSearch
@@ -108,7 +110,7 @@ def test_deltas_behind_the_files_removed_ones_and_old_versions(tmp_path: Path) -
 @pytest.fixture
 def coded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Codes from 500 rows on, so that they are tested on few."""
-    monkeypatch.setattr(vectors, "EXACT_UP_TO", 500)
+    monkeypatch.setattr(stored_vectors, "EXACT_UP_TO", 500)
 
 
 @pytest.mark.usefixtures("coded")
@@ -200,6 +202,10 @@ def test_damaged_rows_of_the_catalogue_are_told_dropped_and_never_searched_by(tm
         file.run("DELETE FROM texts WHERE rowid = 7")
         with pytest.raises(RunError, match=r"the delta of m2 was damaged; `merge-advisor hub check --repair` drops it"):
             found(hub, query, 20)
+        with pytest.raises(
+            RunError, match=r"the row of model #5 was damaged; `merge-advisor hub check --repair` drops"
+        ):
+            hub.entries()
         told = hub.check()
         assert not told.whole and told.damaged == (
             "models: 1 rows of the catalogue are not what was written",
@@ -207,12 +213,87 @@ def test_damaged_rows_of_the_catalogue_are_told_dropped_and_never_searched_by(tm
         )
         assert told.index == ("texts: the index lacks 1 models and has 0 that are not there",)
         repaired = hub.check(repair=True)
-        assert "models: 1 damaged rows dropped; what they held has to be added again" in repaired.repaired
+        assert (
+            repaired.whole
+            and "models: 1 damaged rows dropped; what they held has to be added again" in repaired.repaired
+        )
         assert hub.check().whole and hub.count() == 19 and hub.check().deltas == 18
         assert pairs(found(hub, query, 20)) == by_hand(hub, query, 20)
         assert [hit.entry.id for hit in hub.search(text="m6").hits] == ["m6"]
         with pytest.raises(InputError, match="has no model 'm4'"):
             hub.entry("m4")
+
+
+def test_a_damaged_base_is_told_until_something_of_it_is_added_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with filled(tmp_path, 3, WIDE) as hub:
+        (base,) = hub.bases()
+        hub.catalogue.file.run("UPDATE bases SET id = 'org/other'")
+    assert main(["hub", "check", "--repair", "--hub", str(tmp_path)]) == 1  # dropped, and nothing here knows it
+    assert "wrong: bases: 3 models are of one that is not there; add a pool of it again" in capsys.readouterr().out
+    assert main(["hub", "show", "m1", "--hub", str(tmp_path)]) == 0 and "m1: adapter of base" in capsys.readouterr().out
+    with Hub.open(tmp_path) as hub:
+        hub.catalogue.keep_base(base.base, base.place)
+        assert hub.check().whole
+
+
+def test_an_index_of_the_catalogue_that_lost_a_row_is_told_and_made_anew(tmp_path: Path) -> None:
+    with filled(tmp_path, 9, WIDE) as hub:
+        hub.catalogue.file.run("PRAGMA journal_mode = DELETE")
+    path = tmp_path / "catalogue.sqlite"
+    data = path.read_bytes()
+    assert data.count(b"basealpaca") == 9  # base and template lie side by side in an index alone
+    path.write_bytes(data.replace(b"basealpaca", b"basfalpaca", 1))
+    with Hub.open(tmp_path) as hub:
+        told = hub.check()
+        assert not told.whole and told.index[0].startswith("catalogue: ")
+        repaired = hub.check(repair=True)
+        assert repaired.whole and repaired.repaired[0] == "catalogue: its indexes made anew"
+        assert hub.check().whole and hub.count() == 9
+
+
+def test_a_repair_makes_only_the_vectors_anew_that_are_wrong(tmp_path: Path) -> None:
+    other = replace(WIDE, embedding="delta_logits")
+    with filled(tmp_path, 9, WIDE) as hub:
+        number = hub.catalogue.keep_space(other)
+        hub.deltas.keep_delta(number, 1, np.ones(64, np.float32))
+        hub.index.bring_up(number, other)
+    (tmp_path / "vectors" / "1" / "state.json").unlink()
+    with Hub.open(tmp_path) as hub:
+        assert hub.check(repair=True).repaired == (
+            "vectors of delta_activations in float32: 9 made anew from the catalogue",
+        )
+
+
+def test_a_reader_follows_what_another_process_appends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    filled(tmp_path, 20, WIDE).close()
+    query = np.random.default_rng(5).normal(size=64)
+    with Hub.open(tmp_path) as reader, Hub.open(tmp_path) as writer:
+        found(reader, query, 3)
+        put(writer, 99, "late", query)
+        writer.index.bring_up(1, WIDE)
+        files = reader.index.files(1, WIDE)
+        assert files is not None and files.state.rows == 21
+        assert (
+            pairs(found(reader, query, 3)) == by_hand(writer, query, 3)
+            and pairs(found(reader, query, 1))[0][0] == "late"
+        )
+        writer.remove("late")
+        writer.index.rebuild(1, WIDE)
+        assert pairs(found(reader, query, 3)) == by_hand(writer, query, 3)
+
+
+@pytest.mark.usefixtures("coded")
+def test_a_damaged_mean_is_noticed_before_it_is_searched_by(tmp_path: Path) -> None:
+    query = np.random.default_rng(5).normal(size=64)
+    filled(tmp_path, 600, WIDE).close()
+    flip(tmp_path / "vectors" / "1" / "mean", 5)
+    with Hub.open(tmp_path) as hub:
+        with pytest.warns(DamageWarning, match="mean: is not what was written"):
+            assert pairs(found(hub, query, 3)) == by_hand(hub, query, 3)
+        assert "mean: is not what was written" in hub.check().index[0]
+        assert hub.check(repair=True).whole and hub.check().whole
 
 
 def test_deleted_files_are_made_anew(tmp_path: Path) -> None:
@@ -272,7 +353,7 @@ from pathlib import Path
 from merge_advisor.hub import Hub
 from merge_advisor.hub.vectors import VectorFiles
 from tests.hub.test_vectors import WIDE
-import merge_advisor.hub.vectors as module
+import merge_advisor.hub.stored_vectors as module
 left = [int(sys.argv[2])]
 def dying(real):
     def call(*args, **kwargs):
@@ -309,6 +390,20 @@ def test_a_kill_at_any_write_leaves_files_that_go_on(tmp_path: Path) -> None:
     assert killed >= 4
     with Hub.open(tmp_path) as hub:
         assert hub.check().whole and not hub.check().index
+
+
+def test_a_shortlist_is_filled_although_most_of_the_nearest_are_gone(tmp_path: Path) -> None:
+    from merge_advisor.hub.shortlist import TaskEvidence, shortlist
+
+    with filled(tmp_path / "hub", 60) as hub:
+        query = np.ones(4, np.float32)
+        ((number, space),) = hub.catalogue.spaces().items()
+        ranked = [hit.entry for hit in nearest_in(hub, (number, space), query, 60).hits]
+        for entry in ranked[:50]:
+            hub.catalogue.keep_entry(replace(entry, place=str(tmp_path / "nowhere")))
+        found = shortlist(hub, TaskEvidence((number, space, query), "", ()), EntryFilter(), 5)
+        assert [entry.number for entry in found.entries] == [entry.number for entry in ranked[50:55]]
+        assert len(found.gone) == 50
 
 
 def test_a_search_is_for_one_thing(tmp_path: Path) -> None:

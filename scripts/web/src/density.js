@@ -1,6 +1,6 @@
 // How many shown points lie where: counted in squares, smoothed, drawn under the points.
 
-import { css, isDark } from "./palette.js";
+import { css, pens } from "./palette.js";
 
 const SIDE = 160;
 
@@ -18,7 +18,7 @@ export function makeDensity(x, y, shown) {
   canvas.width = canvas.height = SIDE;
   const context = canvas.getContext("2d"),
     picture = context.createImageData(SIDE, SIDE);
-  const [red, green, blue] = isDark() ? [122, 162, 255] : [40, 84, 160];
+  const [red, green, blue] = pens().dense;
   for (let index = 0; index < counts.length; index += 1) {
     // in bands, so that equal shades can be followed by the eye
     const share = Math.floor(Math.sqrt(counts[index] / most) * 8) / 8;

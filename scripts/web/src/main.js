@@ -16,6 +16,7 @@ import {
   usePlaces,
 } from "./model.js";
 import { modelPanel } from "./modelpanel.js";
+import { isDark } from "./palette.js";
 import { runsView } from "./runsview.js";
 import { saveCsv, savePng, saveSvg } from "./saving.js";
 import { Scene } from "./scene.js";
@@ -319,7 +320,8 @@ class App {
       this.count,
       total === this.model.count
         ? `${number.format(total)} models`
-        : `${number.format(total)} of ${number.format(this.model.count)} models`,
+        : `${number.format(total)} of ${number.format(this.model.count)} models` +
+            (this.model.found && this.model.foundCut ? "; of cards, those that fit the words best" : ""),
     );
     fill(
       this.status,
@@ -459,9 +461,10 @@ class App {
     if (!words || embedded || words.length < 3) return;
     try {
       const model = this.model,
-        found = await positions("find", { text: words }, model);
+        { found, cut } = await positions("find", { text: words }, model);
       if (model === this.model && state.words === words) {
         model.found = found;
+        model.foundCut = cut;
         this.refilter();
       }
     } catch {
@@ -472,7 +475,7 @@ class App {
   async useFilter(text) {
     const model = this.model;
     try {
-      model.wanted = text.trim() ? await positions("filter", { wanted: text }, model) : null;
+      model.wanted = text.trim() ? (await positions("filter", { wanted: text }, model)).found : null;
       this.filterError = "";
     } catch (failure) {
       this.filterError = failure.message;
@@ -594,8 +597,7 @@ class App {
   }
 
   theme() {
-    const dark = getComputedStyle(document.documentElement).colorScheme === "dark";
-    document.documentElement.dataset.theme = dark ? "light" : "dark";
+    document.documentElement.dataset.theme = isDark() ? "light" : "dark";
     try {
       localStorage.setItem("theme", document.documentElement.dataset.theme);
     } catch {

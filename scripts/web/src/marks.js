@@ -1,17 +1,16 @@
 // What stands on top of the points: names, the chosen model and its neighbours, ticked models, tasks, the lasso.
 
 import { cut, shown } from "./dom.js";
-import { css, isDark } from "./palette.js";
+import { css, pens, rgb } from "./palette.js";
 import { state } from "./state.js";
 
 const NAMES_UP_TO = 48,
+  EDGE = 6,
   FONT = "12px system-ui, sans-serif";
 
 export function drawMarks(context, scene, look) {
   const { camera, model } = scene,
-    dark = isDark();
-  const ink = dark ? "#eef1f6" : "#14181f",
-    ground = dark ? "rgba(17, 20, 26, 0.86)" : "rgba(255, 255, 255, 0.88)";
+    { ink, ground, mark, within, faint } = pens();
   const at = (index) => camera.toScreen(scene.x[index], scene.y[index]);
   const taken = [];
   const chosen = scene.marks.chosen ?? -1;
@@ -22,9 +21,7 @@ export function drawMarks(context, scene, look) {
     for (const { index, cosine } of scene.marks.neighbours) {
       const [fromX, fromY] = at(chosen),
         [toX, toY] = at(index);
-      context.strokeStyle = dark
-        ? `rgba(238, 241, 246, ${0.2 + 0.5 * Math.max(0, cosine)})`
-        : `rgba(20, 24, 31, ${0.15 + 0.5 * Math.max(0, cosine)})`;
+      context.strokeStyle = css(rgb(ink), faint + 0.5 * Math.max(0, cosine));
       context.beginPath();
       context.moveTo(fromX, fromY);
       context.lineTo(toX, toY);
@@ -34,7 +31,7 @@ export function drawMarks(context, scene, look) {
   }
   const ticked = scene.marks.picked ?? [];
   for (const index of ticked.length > 5000 ? ticked.slice(0, 5000) : ticked) {
-    ring(context, at(index), look.size / 2 + 2.5, dark ? "#ffd166" : "#8a5a00", 2);
+    ring(context, at(index), look.size / 2 + 2.5, mark, 2);
   }
   if (chosen >= 0) {
     ring(context, at(chosen), look.size / 2 + 4, ground, 5);
@@ -44,7 +41,7 @@ export function drawMarks(context, scene, look) {
     const place = state.layout === "umap" ? task.umap : task.pca;
     if (!place) continue;
     const [left, top] = camera.toScreen(...place);
-    diamond(context, left, top, 9, dark ? "#ffd166" : "#8a5a00", ground);
+    diamond(context, left, top, 9, mark, ground);
     label(context, cut(shown(task.name), 32), left + 13, top, { ink, ground, bold: true, taken, force: true });
   }
   context.font = FONT;
@@ -67,6 +64,7 @@ export function drawMarks(context, scene, look) {
             ground,
             bold: true,
             centred: true,
+            inside: camera,
             taken,
             dot: css(scene.palette[item.code]),
           })
@@ -91,11 +89,11 @@ export function drawMarks(context, scene, look) {
     context.beginPath();
     scene.lasso.forEach(([x, y], index) => context[index ? "lineTo" : "moveTo"](...camera.toScreen(x, y)));
     context.closePath();
-    context.fillStyle = dark ? "rgba(255, 209, 102, 0.14)" : "rgba(138, 90, 0, 0.10)";
+    context.fillStyle = within;
     context.fill();
     context.setLineDash([5, 4]);
     context.lineWidth = 1.5;
-    context.strokeStyle = dark ? "#ffd166" : "#8a5a00";
+    context.strokeStyle = mark;
     context.stroke();
     context.setLineDash([]);
   }
@@ -143,12 +141,14 @@ function nameBeside(context, scene, index, look, how) {
 }
 
 // A text where no other stands yet; names of any direction keep to their own box.
-function label(context, text, left, top, { ink, ground, bold, centred, ended, dot, taken, force, most = Infinity }) {
+function label(context, text, left, top, { ink, ground, bold, centred, ended, dot, taken, force, inside, most = Infinity }) {
   context.font = bold ? "600 " + FONT : FONT;
   context.direction = "ltr";
   const width = context.measureText(text).width + (dot ? 14 : 0),
     height = 16;
-  const start = centred ? left - width / 2 : ended ? left - width : left;
+  let start = centred ? left - width / 2 : ended ? left - width : left;
+  // what belongs into the picture is not cut by its edge
+  if (inside && left >= 0 && left <= inside.width) start = Math.max(EDGE, Math.min(inside.width - width - EDGE, start));
   const box = [start - 3, top - height / 2, start + width + 3, top + height / 2];
   if (box[2] > most || (ended && box[0] < 0)) return false;
   if (!force && taken.some((other) => box[0] < other[2] && box[2] > other[0] && box[1] < other[3] && box[3] > other[1]))

@@ -159,10 +159,10 @@ export async function loadScores(model, task, metric) {
 }
 
 export async function positions(path, parameters, model) {
-  const { arrays } = await packed(path, { space: model.space, ...parameters });
+  const { said, arrays } = await packed(path, { space: model.space, ...parameters });
   const found = new Uint8Array(model.count);
   for (const place of arrays.position) found[place] = 1;
-  return found;
+  return { found, cut: said.cut };
 }
 
 // Where the map puts a neighbour, counted from the nearest: what it makes of the true order.

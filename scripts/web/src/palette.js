@@ -26,7 +26,23 @@ export function isDark() {
   return chosen ? chosen === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
 }
 
-function rgb(hex) {
+// What is drawn on the map beside its points, on light and on dark ground.
+const PENS = {
+  light: {
+    ink: "#14181f", map: "#ffffff", ground: "rgba(255, 255, 255, 0.88)", mark: "#8a5a00", within: "rgba(138, 90, 0, 0.10)",
+    ghost: [0.35, 0.38, 0.42, 0.14], dense: [40, 84, 160], faint: 0.15,
+  },
+  dark: {
+    ink: "#eef1f6", map: "#11141a", ground: "rgba(17, 20, 26, 0.86)", mark: "#ffd166", within: "rgba(255, 209, 102, 0.14)",
+    ghost: [0.6, 0.64, 0.7, 0.16], dense: [122, 162, 255], faint: 0.2,
+  },
+};
+
+export function pens() {
+  return PENS[isDark() ? "dark" : "light"];
+}
+
+export function rgb(hex) {
   return [1, 3, 5].map((start) => parseInt(hex.slice(start, start + 2), 16));
 }
 

@@ -10,6 +10,7 @@ export function runsView(app) {
   const place = h("main", { class: "runs", id: "runs" });
   let gate = null,
     runs = null,
+    took = [],
     error = "",
     report = null,
     comparison = null,
@@ -19,16 +20,18 @@ export function runsView(app) {
 
   async function load() {
     try {
-      [runs, gate] = await Promise.all([json("runs"), json("decisions")]);
+      const [listed, decided] = await Promise.all([json("runs"), json("decisions")]);
+      ({ runs, took } = listed);
+      gate = decided;
       error = "";
     } catch (failure) {
       error = failure.message;
     }
-    state.runs = state.runs.filter((index) => index < (runs?.length ?? 0));
+    state.runs = state.runs.filter((name) => runs?.some((run) => run.run === name));
     if (app.wantedFolder) {
       const found = runs?.find((run) => run.folder === app.wantedFolder);
       app.wantedFolder = null;
-      if (found) set({ run: found.index });
+      if (found) set({ run: found.run });
     }
     await open();
     render();
@@ -38,7 +41,7 @@ export function runsView(app) {
     if (state.run !== null && shownRun !== state.run) {
       report = null;
       try {
-        report = await json("run", { index: state.run });
+        report = await json("run", { run: state.run });
       } catch (failure) {
         report = { error: failure.message };
       }
@@ -99,6 +102,7 @@ export function runsView(app) {
               h("th", {}, "task"),
               h("th", {}, "verdict"),
               h("th", {}, "made"),
+              h("th", { class: "num" }, "took"),
             ),
           ),
           h(
@@ -107,22 +111,22 @@ export function runsView(app) {
             runs.map((run) =>
               h(
                 "tr",
-                { class: run.index === state.run && !comparing ? "current" : "" },
+                { class: run.run === state.run && !comparing ? "current" : "" },
                 h(
                   "td",
                   {},
                   h("input", {
                     type: "checkbox",
-                    checked: state.runs.includes(run.index),
+                    checked: state.runs.includes(run.run),
                     disabled: !run.here,
                     "aria-label": `compare ${shown(run.name)}`,
                     onchange: (event) => {
-                      const kept = state.runs.filter((index) => index !== run.index);
+                      const kept = state.runs.filter((name) => name !== run.run);
                       if (event.target.checked && kept.length >= 3) {
                         event.target.checked = false;
                         return say("Three runs are compared at most; take one out first", "error");
                       }
-                      return change({ runs: event.target.checked ? [...kept, run.index] : kept });
+                      return change({ runs: event.target.checked ? [...kept, run.run] : kept });
                     },
                   }),
                 ),
@@ -132,7 +136,7 @@ export function runsView(app) {
                   run.here
                     ? h(
                         "button",
-                        { class: "link", onclick: () => change({ run: run.index, runs: [] }) },
+                        { class: "link", onclick: () => change({ run: run.run, runs: [] }) },
                         nameOf(run.name),
                       )
                     : h("span", {}, nameOf(run.name), h("span", { class: "hint" }, " (folder gone)")),
@@ -140,11 +144,17 @@ export function runsView(app) {
                 h("td", {}, h("bdi", {}, shown(run.tasks.join(", ")))),
                 h("td", {}, verdict(run.verdict)),
                 h("td", {}, run.added.slice(0, 16).replace("T", " ")),
+                h("td", { class: "num" }, run.cost ? `${run.cost.seconds.toFixed(0)} s` : ""),
               ),
             ),
           ),
         ),
         h("p", { class: "hint" }, "Tick two or three to see them side by side."),
+        h(
+          "div",
+          { id: "took" },
+          took.map((line) => h("p", { class: "hint" }, shown(line))),
+        ),
         decisions(),
       ),
       h("section", { class: "report", id: "report" }, comparing ? compared() : reported()),
@@ -274,7 +284,7 @@ export function runsView(app) {
 
   async function fetchFile(name) {
     try {
-      download(name.replaceAll("/", "-"), await file("run-file", { index: state.run, name }));
+      download(name.replaceAll("/", "-"), await file("run-file", { run: state.run, name }));
     } catch (failure) {
       say(failure.message, "error");
     }

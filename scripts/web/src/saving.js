@@ -2,7 +2,7 @@
 
 import { dayText, download, shown } from "./dom.js";
 import { drawDensity } from "./density.js";
-import { css, isDark } from "./palette.js";
+import { css, pens } from "./palette.js";
 import { state } from "./state.js";
 
 const MOST_IN_SVG = 60000;
@@ -13,7 +13,7 @@ export function savePng(app, name) {
   canvas.width = scene.points.width;
   canvas.height = scene.points.height;
   const context = canvas.getContext("2d");
-  context.fillStyle = isDark() ? "#11141a" : "#ffffff";
+  context.fillStyle = pens().map;
   context.fillRect(0, 0, canvas.width, canvas.height);
   scene.moving = false;
   scene.draw(); // what WebGL has drawn is there until the next picture only
@@ -53,7 +53,7 @@ export function saveSvg(app, name) {
   parts.push(
     `<desc>${escaped(app.hub.name)}, ${state.layout.toUpperCase()}, coloured by ${escaped(state.colour)}${cut ? `; ${MOST_IN_SVG} of the points, chosen by chance` : ""}</desc>`,
   );
-  parts.push(`<rect width="100%" height="100%" fill="${isDark() ? "#11141a" : "#ffffff"}"/>`);
+  parts.push(`<rect width="100%" height="100%" fill="${pens().map}"/>`);
   if (state.density && scene.density) {
     const picture = document.createElement("canvas");
     picture.width = camera.width;
@@ -61,17 +61,23 @@ export function saveSvg(app, name) {
     drawDensity(picture.getContext("2d"), scene.density, camera);
     parts.push(`<image width="${camera.width}" height="${camera.height}" href="${picture.toDataURL()}"/>`);
   }
+  const { ghost, ink } = pens(),
+    breadth = document.createElement("canvas").getContext("2d");
+  breadth.font = "600 12px system-ui, sans-serif";
   // a line of no length with round ends is a point: a path for each colour, not an element for each model
   for (const [key, places] of groups) {
-    const colour = key < 0 ? (isDark() ? "#99a3b3" : "#595f6b") : css(scene.palette[key]);
+    const colour = key < 0 ? css(ghost.slice(0, 3).map((value) => Math.round(255 * value))) : css(scene.palette[key]);
     parts.push(
       `<path d="${places.join("")}" stroke="${colour}" stroke-opacity="${key < 0 ? 0.15 : look.alpha}" stroke-width="${look.size.toFixed(1)}" stroke-linecap="round" fill="none"/>`,
     );
   }
-  const ink = isDark() ? "#eef1f6" : "#14181f";
   if (state.labels && state.colour === "cluster") {
     for (const item of scene.marks.labels) {
-      const [left, top] = camera.toScreen(item.x, item.y);
+      const [middle, top] = camera.toScreen(item.x, item.y),
+        half = breadth.measureText(shown(item.text)).width / 2 + 6;
+      // as on the map: not cut by the edge of the picture
+      const within = middle >= 0 && middle <= camera.width,
+        left = within ? Math.max(half, Math.min(camera.width - half, middle)) : middle;
       parts.push(
         `<text x="${left.toFixed(1)}" y="${top.toFixed(1)}" text-anchor="middle" font-weight="600" fill="${ink}">${escaped(item.text)}</text>`,
       );

@@ -6,7 +6,7 @@ import { drawDensity, makeDensity } from "./density.js";
 import { h } from "./dom.js";
 import { GlPoints } from "./gl.js";
 import { drawMarks } from "./marks.js";
-import { isDark, makePalette } from "./palette.js";
+import { makePalette, pens } from "./palette.js";
 import { state, set } from "./state.js";
 
 const FEWEST = 20000,
@@ -104,7 +104,7 @@ export class Scene {
       ratio,
       alpha: count > 30000 ? 0.7 : 0.9,
       ghosts: true,
-      ghost: isDark() ? [0.6, 0.64, 0.7, 0.16] : [0.35, 0.38, 0.42, 0.14],
+      ghost: pens().ghost,
     };
   }
 

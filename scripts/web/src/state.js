@@ -95,7 +95,8 @@ export function restore() {
   if (!["pca", "umap"].includes(state.layout)) state.layout = "pca";
   state.space = whole("space");
   state.model = whole("model");
-  state.run = whole("run");
+  const named = (text) => /^[0-9a-f]{16}$/.test(text);
+  state.run = named(found.get("run") ?? "") ? found.get("run") : null;
   state.density = found.get("density") === "1";
   state.labels = found.get("labels") !== "0";
   const ranks = (found.get("ranks") ?? "").split("-").map(Number);
@@ -115,8 +116,7 @@ export function restore() {
   }
   state.runs = (found.get("runs") ?? "")
     .split(",")
-    .filter((value) => /^\d+$/.test(value))
-    .map(Number)
+    .filter(named)
     .slice(0, 3);
   const at = (found.get("at") ?? "").split(",").map(Number);
   if (at.length === 3 && at.every(Number.isFinite)) {
