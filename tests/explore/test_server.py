@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 
 from merge_advisor.errors import RunError
-from merge_advisor.explore import jobs
 from merge_advisor.explore.binary import unpack_arrays
 from merge_advisor.explore.guarded import Guarded
 from merge_advisor.explore.navigator import Navigator, free_folder
@@ -179,27 +178,6 @@ def test_a_process_that_dies_says_so(navigator: Navigator) -> None:
     while job.state == "running" and time.monotonic() < until:
         time.sleep(0.1)
     assert job.state == "failed" and job.error.startswith("its process ended with code -9")
-
-
-IGNORING = """
-import signal, subprocess, sys, time
-child = subprocess.Popen([sys.executable, "-c",
-    "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('ready', flush=True); time.sleep(600)"],
-    stdout=subprocess.PIPE)
-child.stdout.readline()
-print(child.pid, flush=True)
-time.sleep(600)
-"""
-
-
-def test_what_a_job_has_started_ends_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jobs, "_WAIT", 2.0)
-    process = subprocess.Popen([sys.executable, "-c", IGNORING], stdout=subprocess.PIPE, start_new_session=True)
-    assert process.stdout is not None
-    child = int(process.stdout.readline())
-    jobs._end(process)
-    process.stdout.close()
-    assert process.poll() is not None and gone(child)
 
 
 ORPHANED = '''
