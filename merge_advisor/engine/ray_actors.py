@@ -22,22 +22,38 @@ from merge_advisor.errors import ExternalError, MergeAdvisorError
 
 _BEAT = 1.0
 """Seconds between two looks for a sign of life."""
+_OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
+"""Variables that keep libraries from fetching."""
 RAY_MISSING = "`engine=ray` needs the package ray: pip install 'merge-advisor[ray]', or leave `engine` out"
 """What is said where Ray is not installed."""
+
+
+def passed_variables() -> dict[str, str]:
+    """Return the variables of this process's environment that change what a worker reads: limits, cache, no fetching.
+
+    >>> all(name.startswith(("MERGE_ADVISOR_", "HF_HUB_OFFLINE", "TRANSFORMERS_")) for name in passed_variables())
+    True
+    """
+    return {name: value for name, value in os.environ.items() if name.startswith("MERGE_ADVISOR_") or name in _OFFLINE}
 
 
 class ActorHost:
     """What lives in an actor: the opened base and the function that does items.
 
-    >>> ActorHost(opening=None, threads=1).look() >= 0
+    >>> ActorHost(opening=None, threads=1, variables=passed_variables()).look() >= 0
     True
 
     Args:
         opening: what it opens.
         threads: CPU threads it may take.
+        variables: of the environment, as `passed_variables` gives them where the command was called.
     """
 
-    def __init__(self, opening: Opening, threads: int) -> None:
+    def __init__(self, opening: Opening, threads: int, variables: dict[str, str]) -> None:
+        # a process of this machine inherits them; what is not set there must not be set here either
+        for name in passed_variables().keys() - variables.keys():
+            del os.environ[name]
+        os.environ.update(variables)
         self._opening, self._threads = opening, threads
         self._signs = LifeSigns()
         self._do: DoItem | None = None
@@ -108,7 +124,7 @@ class RayFleet:
             concurrency_groups={"io": 1},
         )  # fmt: skip
         actor = remote(ActorHost)
-        return RayWorker(self._ray, actor.remote(self._opening, self._threads))
+        return RayWorker(self._ray, actor.remote(self._opening, self._threads, passed_variables()))
 
     def close(self) -> None:
         """See `Fleet.close`: a cluster that was begun here ends, with all its actors."""

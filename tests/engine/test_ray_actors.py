@@ -9,10 +9,11 @@ import pytest
 
 from merge_advisor.engine.ray_actors import RayFleet
 from merge_advisor.engine.supervisor import run_work
+from merge_advisor.engine.work import ListedWork, WorkItem
 from merge_advisor.errors import ExternalError, InputError
 from merge_advisor.owners import is_running
 from tests.support.ray_cluster import needs_ray
-from tests.support.work_world import Arithmetic, squares
+from tests.support.work_world import Arithmetic, Surroundings, squares
 
 SQUARES = {number: number * number for number in range(6)}
 
@@ -71,6 +72,16 @@ class TestCluster:
             run(Arithmetic(tmp_path))
         with pytest.raises(ExternalError, match=r"2 of 2 workers could not begin: base x: .* \(worker on .*\)"):
             run(Arithmetic(tmp_path, refusal="base x: no such folder"))
+
+    def test_an_actor_reads_by_the_limits_set_here(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The cluster was begun before: its processes have another environment."""
+        names = ("MERGE_ADVISOR_LIMITS", "MERGE_ADVISOR_CACHE", "HF_HUB_OFFLINE")
+        for name, value in zip(names, ("row_bytes=77", "/where/it/is", None), strict=True):
+            monkeypatch.setenv(name, value) if value else monkeypatch.delenv(name, raising=False)
+        said: dict[str, tuple[str | None, int]] = {}
+        work = ListedWork([WorkItem(name, name) for name in names], lambda item, reply: said.update({item.name: reply}))
+        run_work(work, RayFleet(Surroundings(), 1, 1, gpu=False), 1, silence=60.0)
+        assert said == dict(zip(names, [("row_bytes=77", 77), ("/where/it/is", 77), (None, 77)], strict=True))
 
     def test_too_few_processors_are_said(self, tmp_path: Path) -> None:
         with pytest.raises(ExternalError, match="`workers=9`: the Ray cluster has 3 CPUs, and a worker takes one"):

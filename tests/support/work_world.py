@@ -12,6 +12,7 @@ from typing import Any
 
 from merge_advisor.engine.work import ListedWork, WorkItem
 from merge_advisor.errors import InputError
+from merge_advisor.limits import ROW_BYTES
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,15 @@ class Arithmetic:
     def lines(self, name: str) -> list[str]:
         path = self.folder / name
         return path.read_text().splitlines() if path.exists() else []
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """Opens a worker that tells variables of its environment, and the most of a row that it reads."""
+
+    @contextmanager
+    def open(self, threads: int) -> Iterator[Callable[[str], tuple[str | None, int]]]:
+        yield lambda name: (os.environ.get(name), ROW_BYTES.most)
 
 
 def squares(count: int) -> tuple[ListedWork, dict[int, int]]:
