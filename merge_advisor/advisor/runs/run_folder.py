@@ -311,6 +311,20 @@ def write_scores(folder: Path, plan: Plan, scores: tuple[Score, ...], report: st
     write_text(folder / "plan.json", to_json(plan))  # last: the verdict is there only where the scores behind it are
 
 
+def check_run(folder: Path) -> None:
+    """Refuse what is no run folder, before it is locked or read.
+
+    Args:
+        folder: the run folder.
+
+    Raises:
+        RunError: no such folder, or no plan in it.
+    """
+    restore(folder)
+    if not (folder / "plan.json").is_file():
+        raise RunError(f"{folder}: is no run folder (no plan.json); make one with `merge-advisor plan`")
+
+
 def read_run(folder: Path) -> Run:
     """Return what a run folder holds.
 
@@ -321,9 +335,7 @@ def read_run(folder: Path) -> Run:
         RunError: no such folder, no plan in it, or a file that cannot be read.
         InputError: a file of it is altered, cut short or of another version.
     """
-    restore(folder)
-    if not (folder / "plan.json").is_file():
-        raise RunError(f"{folder}: is no run folder (no plan.json); make one with `merge-advisor plan`")
+    check_run(folder)
     plan = read_value(Plan, folder / "plan.json")
     if missing := [name for name in ("base", "pool") if name not in plan.environment.paths]:
         raise RunError(
