@@ -18,6 +18,7 @@ from urllib.parse import quote
 
 import numpy as np
 
+from merge_advisor.advisor.gating.gate import check_judging_files
 from merge_advisor.advisor.gating.gated_model import HubFinder, find_gated, open_gated
 from merge_advisor.advisor.gating.watch_state import DecisionKind, KnownBest, PoolDecision, TaskDecision, WatchState
 from merge_advisor.advisor.gating.watched_card import watched_card
@@ -166,9 +167,10 @@ def read_watched(watching: Watching, *, offline: bool = False) -> list[WatchedTa
         offline: whether data sets are taken from the cache alone.
 
     Raises:
-        TaskError: a file that cannot be used, or with too few rows.
+        TaskError: a file that cannot be used, or with too few rows, or a task of lm-eval.
     """
     tasks = []
+    check_judging_files(watching.tasks)
     for path in watching.tasks:
         file = read_rows(path, minimum=1, fields=watching.fields, offline=offline)
         metric = metric_for(file.rows, watching.metric)
