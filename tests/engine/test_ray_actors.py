@@ -13,7 +13,7 @@ from merge_advisor.engine.work import ListedWork, WorkItem
 from merge_advisor.errors import ExternalError, InputError
 from merge_advisor.owners import is_running
 from tests.support.ray_cluster import needs_ray
-from tests.support.work_world import Arithmetic, Surroundings, squares
+from tests.support.work_world import LONG, SILENCE, Arithmetic, Surroundings, squares
 
 SQUARES = {number: number * number for number in range(6)}
 
@@ -34,7 +34,7 @@ def run(opening: Arithmetic, count: int = 6, *, silence: float = 60.0) -> tuple[
 
 def ends(pid: int) -> bool:
     """Whether a process that was ended is gone; Ray takes a moment to notice that."""
-    until = time.monotonic() + 60
+    until = time.monotonic() + LONG
     while is_running(pid) and time.monotonic() < until:
         time.sleep(0.1)
     return not is_running(pid)
@@ -45,18 +45,18 @@ def ends(pid: int) -> bool:
 @pytest.mark.usefixtures("cluster")
 class TestCluster:
     def test_every_item_is_done_once_by_two_actors(self, tmp_path: Path) -> None:
-        opening = Arithmetic(tmp_path, pause=0.3)
+        opening = Arithmetic(tmp_path, together=2)
         assert run(opening) == (SQUARES, [])
         assert len({line.split()[1] for line in opening.lines("done")}) == len(opening.lines("opened")) == 2
 
     @pytest.mark.parametrize("how", ["kill", "crash", "stop", "wait"])
     def test_what_an_actor_leaves_is_done_by_another(self, tmp_path: Path, how: str) -> None:
         (tmp_path / f"once-{how}-2").touch()
-        opening = Arithmetic(tmp_path, pause=0.2)
-        assert run(opening, silence=8.0) == (SQUARES, [])
-        twice = [line.split() for line in opening.lines("done") if line.startswith("2 ")]
-        assert len(twice) == 2 and twice[0][1] != twice[1][1]
-        assert ends(int(twice[0][1]))
+        opening = Arithmetic(tmp_path)
+        assert run(opening, silence=SILENCE) == (SQUARES, [])
+        again = [line.split()[1] for line in opening.lines("done") if line.startswith("2 ")]
+        assert len(again) > 1 and again[0] != again[-1]
+        assert ends(int(again[0]))
 
     def test_an_item_two_actors_died_on_has_failed(self, tmp_path: Path) -> None:
         (tmp_path / "always-kill-2").touch()

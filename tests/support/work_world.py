@@ -14,13 +14,21 @@ from merge_advisor.engine.work import ListedWork, WorkItem
 from merge_advisor.errors import InputError
 from merge_advisor.limits import ROW_BYTES
 
+LONG = 300.0
+"""Seconds that what has to come is waited for, on a busy machine too."""
+SILENCE = 15.0
+"""Seconds without a sign of life that a stopped worker is given up after; one that works shows one each second."""
+
 
 @dataclass(frozen=True)
 class Arithmetic:
-    """Opens a worker that squares numbers, and does what a file of its folder says instead, once or always."""
+    """Opens a worker that squares numbers, and does what a file of its folder says instead, once or always.
+
+    With `together` an item waits until so many workers have begun one: a fast worker would leave nothing to the others.
+    """
 
     folder: Path
-    pause: float = 0.0
+    together: int = 1
     refusal: str = ""
     dies_opening: bool = False
 
@@ -42,8 +50,14 @@ class Arithmetic:
                 if what == "once":
                     path.unlink()
                 self.misbehave(path.name.split("-")[1])
-        time.sleep(self.pause)
+        self.meet()
         return number * number, os.getpid()
+
+    def meet(self) -> None:
+        until = time.monotonic() + LONG
+        while len({line.split()[1] for line in self.lines("done")}) < self.together:
+            assert time.monotonic() < until, "no other worker has begun an item"
+            time.sleep(0.01)
 
     def misbehave(self, how: str) -> None:
         if how == "kill":
