@@ -24,6 +24,8 @@ _BEAT = 1.0
 """Seconds between two looks for a sign of life."""
 _OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 """Variables that keep libraries from fetching."""
+LOOKING = "signs of an actor"
+"""Name of the threads that ask actors for signs of life."""
 RAY_MISSING = "`engine=ray` needs the package ray: pip install 'merge-advisor[ray]', or leave `engine` out"
 """What is said where Ray is not installed."""
 
@@ -148,7 +150,7 @@ class RayWorker:
         self._count = 0
         self._where: tuple[str, int] | None = None
         self._over = threading.Event()
-        threading.Thread(target=self._look_on, daemon=True).start()
+        threading.Thread(target=self._look_on, name=LOOKING, daemon=True).start()
 
     def open(self) -> Reply:
         """See `Worker.open`."""
@@ -170,7 +172,8 @@ class RayWorker:
         """See `Worker.kill`."""
         self._over.set()
         with suppress(self._ray.exceptions.RayError, ValueError):
-            self._ray.kill(self._actor, no_restart=True)
+            if self._ray.is_initialized():  # else Ray would begin a new cluster, to kill this actor there
+                self._ray.kill(self._actor, no_restart=True)
         # a stopped process does not hear Ray; one of another machine is ended by that machine's own Ray
         if self._where and self._where[0] == socket.gethostname():
             with suppress(ProcessLookupError, PermissionError):
@@ -198,7 +201,8 @@ class RayWorker:
     def _look_on(self) -> None:
         """Ask for signs of life until the worker is over; one that does not answer keeps its count."""
         pending = None
-        while not self._over.wait(_BEAT):
+        # asked after the cluster was left, Ray would begin a new one
+        while not self._over.wait(_BEAT) and self._ray.is_initialized():
             try:
                 if pending is None:
                     pending = self._actor.look.options(concurrency_group="io").remote()

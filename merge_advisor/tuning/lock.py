@@ -78,7 +78,7 @@ class StudyFileLock:
                 if not needed:
                     self._lock.release()
                     return
-                raise RunError(f"{path}: cannot be locked; tune on a local disk")
+                raise RunError(f"{path}: cannot be locked; use a local disk")
             write_point("lock taken", path.name)
             self._holder.write_text(_this_process() + (f", which {does}" if does else ""), encoding="utf-8")
             write_point("holder noted", self._holder.name)

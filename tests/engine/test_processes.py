@@ -3,7 +3,6 @@
 import sys
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,7 @@ from merge_advisor.engine.processes import ProcessFleet
 from merge_advisor.engine.supervisor import do_here, run_work
 from merge_advisor.errors import ExternalError, InputError
 from merge_advisor.owners import is_running
-from tests.support.work_world import LONG, SILENCE, Arithmetic, squares
+from tests.support.work_world import SILENCE, Arithmetic, comes, squares
 
 SQUARES = {number: number * number for number in range(6)}
 
@@ -100,12 +99,6 @@ def test_a_thread_lives_while_it_computes_and_not_while_it_waits() -> None:
         while not enough.is_set():
             pass
         over.wait()
-
-    def comes(what: Callable[[], bool]) -> bool:
-        until = time.monotonic() + LONG
-        while not (found := what()) and time.monotonic() < until:
-            time.sleep(0.05)
-        return found
 
     thread = threading.Thread(target=work)
     thread.start()

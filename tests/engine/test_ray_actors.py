@@ -1,19 +1,19 @@
 """A local Ray cluster of two workers: the same work, one killed or hanging; absent or too small, it is one line."""
 
 import sys
-import time
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from merge_advisor.engine.ray_actors import RayFleet
+from merge_advisor.engine.ray_actors import LOOKING, RayFleet
 from merge_advisor.engine.supervisor import run_work
 from merge_advisor.engine.work import ListedWork, WorkItem
 from merge_advisor.errors import ExternalError, InputError
 from merge_advisor.owners import is_running
-from tests.support.ray_cluster import needs_ray
-from tests.support.work_world import LONG, SILENCE, Arithmetic, Surroundings, squares
+from tests.support.ray_cluster import actor_processes, needs_ray
+from tests.support.work_world import SILENCE, Arithmetic, Surroundings, comes, squares
 
 SQUARES = {number: number * number for number in range(6)}
 
@@ -32,14 +32,6 @@ def run(opening: Arithmetic, count: int = 6, *, silence: float = 60.0) -> tuple[
     return found, [f"{item.name}: {reason}" for item, reason in work.failures]
 
 
-def ends(pid: int) -> bool:
-    """Whether a process that was ended is gone; Ray takes a moment to notice that."""
-    until = time.monotonic() + LONG
-    while is_running(pid) and time.monotonic() < until:
-        time.sleep(0.1)
-    return not is_running(pid)
-
-
 @needs_ray
 @pytest.mark.slow
 @pytest.mark.usefixtures("cluster")
@@ -56,7 +48,7 @@ class TestCluster:
         assert run(opening, silence=SILENCE) == (SQUARES, [])
         again = [line.split()[1] for line in opening.lines("done") if line.startswith("2 ")]
         assert len(again) > 1 and again[0] != again[-1]
-        assert ends(int(again[0]))
+        assert comes(lambda: not is_running(int(again[0])))
 
     def test_an_item_two_actors_died_on_has_failed(self, tmp_path: Path) -> None:
         (tmp_path / "always-kill-2").touch()
@@ -72,6 +64,9 @@ class TestCluster:
             run(Arithmetic(tmp_path))
         with pytest.raises(ExternalError, match=r"2 of 2 workers could not begin: base x: .* \(worker on .*\)"):
             run(Arithmetic(tmp_path, refusal="base x: no such folder"))
+        # what refused is gone, and nobody asks it any more: it would hold a CPU of the cluster, and begin one after it
+        assert comes(lambda: not actor_processes())
+        assert comes(lambda: LOOKING not in [thread.name for thread in threading.enumerate()])
 
     def test_an_actor_reads_by_the_limits_set_here(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """The cluster was begun before: its processes have another environment."""

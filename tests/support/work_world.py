@@ -54,10 +54,8 @@ class Arithmetic:
         return number * number, os.getpid()
 
     def meet(self) -> None:
-        until = time.monotonic() + LONG
-        while len({line.split()[1] for line in self.lines("done")}) < self.together:
-            assert time.monotonic() < until, "no other worker has begun an item"
-            time.sleep(0.01)
+        met = comes(lambda: len({line.split()[1] for line in self.lines("done")}) >= self.together)
+        assert met, "no other worker has begun an item"
 
     def misbehave(self, how: str) -> None:
         if how == "kill":
@@ -94,3 +92,11 @@ def squares(count: int) -> tuple[ListedWork, dict[int, int]]:
         found[item.value] = reply[0]
 
     return ListedWork([WorkItem(f"number {number}", number) for number in range(count)], keep), found
+
+
+def comes(what: Callable[[], bool]) -> bool:
+    """Whether something becomes true, on a busy machine too."""
+    until = time.monotonic() + LONG
+    while not (found := what()) and time.monotonic() < until:
+        time.sleep(0.1)
+    return found

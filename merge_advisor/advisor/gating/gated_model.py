@@ -16,6 +16,7 @@ from merge_advisor.advisor.runs.run_folder import UNADAPTED, Run, read_run
 from merge_advisor.errors import InputError
 from merge_advisor.gate_values import GateSide
 from merge_advisor.merges import WeightedMerge, merge_of
+from merge_advisor.regular_files import home_expanded
 from merge_advisor.session_options import Where, session_options
 from merge_advisor.tasks import shared_choices
 from merge_advisor.weights.adapter_config import ADAPTER_CONFIG
@@ -101,7 +102,7 @@ def find_gated(word: str, *, find_in_hub: HubFinder | None = None) -> GatedModel
         if not Path(known.place).exists():
             raise InputError(f"{word}: its folder {known.place} is gone; put it back, or name the model by its folder")
         return replace(find_gated(known.place), word=word, known=known)
-    folder = Path(word).expanduser()
+    folder = home_expanded(word)
     if (folder / "plan.json").is_file():
         return GatedModel(word, "run", str(folder), read_run(folder))
     if (folder / ADAPTER_CONFIG).is_file():

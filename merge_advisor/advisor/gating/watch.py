@@ -34,6 +34,7 @@ from merge_advisor.gate_values import GateOutcome
 from merge_advisor.json_form import digest_of
 from merge_advisor.merges import WeightedMerge
 from merge_advisor.pool.sources import find_models
+from merge_advisor.regular_files import home_expanded
 from merge_advisor.session_options import Where, session_options
 from merge_advisor.tasks import read_rows
 from merge_advisor.types import Candidate, Row
@@ -183,7 +184,7 @@ def read_watched(watching: Watching, *, offline: bool = False) -> list[WatchedTa
 
 def _files_of(pool: str) -> object:
     """What changes when a model is added to a folder; something new each time for what is no folder."""
-    folder = Path(pool).expanduser()
+    folder = home_expanded(pool)
     if not folder.is_dir():
         return time.monotonic()
     found = []
@@ -225,7 +226,7 @@ def _pool_if_any(pool: str) -> str | None:
     try:
         find_models(pool)
     except PoolError:
-        if not Path(pool).expanduser().is_dir():
+        if not home_expanded(pool).is_dir():
             raise
         return None
     return pool
