@@ -2,6 +2,7 @@
 
 import shutil
 import threading
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from merge_advisor.advisor.scoring import score_run
 from merge_advisor.cli import main
 from merge_advisor.errors import RunError
 from merge_advisor.machine_options import Machine
+from merge_advisor.merges import merge_of
 from merge_advisor.tuning.lock import run_lock
 
 ONE = Machine(threads=1)
@@ -39,11 +41,12 @@ def test_who_uses_it_is_said(
     before = sorted(path.name for path in run.iterdir())
     with run_lock(run, "tunes it"):
         says = r"run: is in use by process \d+ on .* since .* UTC, which tunes it; wait for it to end, or stop it$"
-        for change in (
+        changes: list[Callable[[], Run]] = [
             lambda: ma.score(run, **where),
             lambda: ma.tune(run, options=TuneOptions(trials=5), **where),
             lambda: plan(example_world, run, force=True),
-        ):
+        ]
+        for change in changes:
             with pytest.raises(RunError, match=says):
                 change()
         assert main(["score", str(run)]) == main(["tune", str(run)]) == 2
@@ -72,8 +75,6 @@ def test_a_plan_has_its_run_to_itself_until_it_is_scored(
 def test_a_merge_of_a_run_that_is_tuned_meanwhile_is_not_written(
     run: Path, example_world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    merge_of = merge_run.merge_of
-
     def tuned_meanwhile(*given: Any) -> Any:
         found = read_run(run)
         recipe = replace(found.recipe, members=tuple(replace(one, weight=0.25) for one in found.recipe.members))
