@@ -12,7 +12,7 @@ from merge_advisor.engine.supervisor import run_work
 from merge_advisor.engine.work import ListedWork, WorkItem
 from merge_advisor.errors import ExternalError, InputError
 from merge_advisor.owners import is_running
-from tests.support.ray_cluster import actor_processes, needs_ray
+from tests.support.ray_cluster import needs_ray
 from tests.support.work_world import SILENCE, Arithmetic, Surroundings, comes, squares
 
 SQUARES = {number: number * number for number in range(6)}
@@ -60,12 +60,14 @@ class TestCluster:
 
     def test_what_is_raised_or_refused_comes_back(self, tmp_path: Path) -> None:
         (tmp_path / "always-raise-3").touch()
+        (tmp_path / "refusing").mkdir()
         with pytest.raises(InputError, match="a number that nobody can square"):
             run(Arithmetic(tmp_path))
         with pytest.raises(ExternalError, match=r"2 of 2 workers could not begin: base x: .* \(worker on .*\)"):
-            run(Arithmetic(tmp_path, refusal="base x: no such folder"))
+            run(refusing := Arithmetic(tmp_path / "refusing", refusal="base x: no such folder"))
         # what refused is gone, and nobody asks it any more: it would hold a CPU of the cluster, and begin one after it
-        assert comes(lambda: not actor_processes())
+        refused = [int(line.split()[0]) for line in refusing.lines("opened")]
+        assert len(refused) == 2 and comes(lambda: not any(map(is_running, refused)))
         assert comes(lambda: LOOKING not in [thread.name for thread in threading.enumerate()])
 
     def test_an_actor_reads_by_the_limits_set_here(self, monkeypatch: pytest.MonkeyPatch) -> None:
