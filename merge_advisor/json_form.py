@@ -6,10 +6,14 @@ import dataclasses
 import functools
 import hashlib
 import json
+import os
 from enum import StrEnum
+from pathlib import Path
 from typing import Any, TypeVar
 
-from merge_advisor.errors import InputError
+from merge_advisor.errors import InputError, RunError
+from merge_advisor.limits import RUN_BYTES
+from merge_advisor.regular_files import open_regular
 
 VERSION = 1
 """Version written into every file of a run folder; a file of another version is refused."""
@@ -111,6 +115,36 @@ def from_json(cls: type[_T], text: str, where: str) -> _T:
         place = ".".join(str(part) for part in first["loc"]) or "the whole file"
         what = "unknown key" if first["type"] == unknown else first["msg"]
         raise InputError(f"{where}: {place}: {what}; correct it or make the file anew") from error
+
+
+def read_value(cls: type[_T], path: Path) -> _T:
+    """Return the value in a JSON file of a run folder, or in one that is kept beside a trained model.
+
+    >>> from merge_advisor.types import Recipe
+    >>> read_value(Recipe, Path("run/recipe.json")).composition
+    'exact'
+
+    Args:
+        cls: the class of the value, a dataclass.
+        path: the file.
+
+    Raises:
+        RunError: it cannot be read, is no regular file, or has more than `RUN_BYTES`.
+        InputError: as `from_json`.
+    """
+    try:
+        with open_regular(path) as stream:
+            size = os.fstat(stream.fileno()).st_size
+            if size > RUN_BYTES.most:
+                raise RunError(
+                    f"{path}: has {RUN_BYTES.over}; make the run anew; if it is right, {RUN_BYTES.remedy(size)}"
+                )
+            text = stream.read().decode("utf-8", errors="surrogatepass")
+    except OSError as error:
+        raise RunError(f"{path}: cannot be read ({error.strerror}); copy the whole run folder") from error
+    except UnicodeDecodeError as error:
+        raise RunError(f"{path}: not UTF-8 (byte {error.start}); it was altered, copy the whole run folder") from error
+    return from_json(cls, text, str(path))
 
 
 @functools.cache

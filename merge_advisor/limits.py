@@ -85,28 +85,34 @@ def _size_text(size: int, gap: str = "") -> str:
 
 
 ROW_BYTES = Limit(
-    "row_bytes", 4 * 2**20, "text of one row of a task: its input, answers and choices; and of one guard text"
-)
+    "row_bytes", 4 * 2**20, "text of one row of a task (of lm-eval: of one document): its input, answers and choices; "
+    "and of one guard text",
+)  # fmt: skip
 TASK_BYTES = Limit("task_bytes", 2**30, "a task file or a guard file, unpacked where gzip packed it")
-TASK_ROWS = Limit("task_rows", 1_000_000, "rows of a task file")
+TASK_ROWS = Limit("task_rows", 1_000_000, "rows of a task file, or documents of a task of lm-eval")
 STREAMED_ROWS = Limit("streamed_rows", 50_000, "rows of a data set that are looked at to choose those that are taken")
 JSON_BYTES = Limit(
     "json_bytes", 64 * 2**20, "a JSON file of a model (configuration, index of shards, tokenizer configuration), a "
     "chat template, and a file of families",
 )  # fmt: skip
-HEADER_BYTES = Limit("header_bytes", 100_000_000, "header of a safetensors file; the format allows no more")
-TENSORS = Limit("tensors", 1_000_000, "tensors of one safetensors file")
+TOKENIZER_BYTES = Limit("tokenizer_bytes", 512 * 2**20, "one file of a base's tokenizer, such as tokenizer.json")
+HEADER_BYTES = Limit(
+    "header_bytes", 100_000_000, "header of a safetensors file, whose format allows no more, or of a GGUF file"
+)
+HEADER_VALUES = Limit("header_values", 5_000_000, "numbers and texts in the header of a GGUF file")
+TENSORS = Limit("tensors", 1_000_000, "tensors of one safetensors or GGUF file")
+RUN_BYTES = Limit("run_bytes", 2**30, "one JSON file of a run folder, such as recipe.json")
 CARD_BYTES = Limit("card_bytes", 2**20, "a model card; of a longer one the rest is not read, and a note says so")
 MANIFEST_BYTES = Limit("manifest_bytes", 16 * 2**20, "a manifest, or a list of hub ids")
 SETTINGS_BYTES = Limit("settings_bytes", 2**20, "merge-advisor.toml")
-SETUP_BYTES = Limit("setup_bytes", 4 * 2**20, "setup of a benchmark")
+SETUP_BYTES = Limit("setup_bytes", 4 * 2**20, "setup of a benchmark, or a YAML file of tasks of lm-eval")
 YAML_DEPTH = Limit("yaml_depth", 50, "levels of nesting in YAML (manifest, setup, card); aliases are never read")
 ARCHIVE_BYTES = Limit("archive_bytes", 64 * 2**30, "what an archive of a model unpacks to")
 ARCHIVE_FILES = Limit("archive_files", 10_000, "files in an archive of a model")
 
 LIMITS = (
-    ROW_BYTES, TASK_BYTES, TASK_ROWS, STREAMED_ROWS, JSON_BYTES, HEADER_BYTES, TENSORS, CARD_BYTES, MANIFEST_BYTES,
-    SETTINGS_BYTES, SETUP_BYTES, YAML_DEPTH, ARCHIVE_BYTES, ARCHIVE_FILES,
+    ROW_BYTES, TASK_BYTES, TASK_ROWS, STREAMED_ROWS, JSON_BYTES, TOKENIZER_BYTES, HEADER_BYTES, HEADER_VALUES, TENSORS,
+    RUN_BYTES, CARD_BYTES, MANIFEST_BYTES, SETTINGS_BYTES, SETUP_BYTES, YAML_DEPTH, ARCHIVE_BYTES, ARCHIVE_FILES,
 )  # fmt: skip
 """All of them, in the order of the documents."""
 

@@ -72,7 +72,8 @@ def _pass(kind: str, target: str, asked: str) -> None:
     if not asked:
         return
     match = _ASKED.fullmatch(asked)
-    if match is None or not any(match["name"] == "any" or match["name"].startswith(known) for known in POINTS):
+    kinds = ("any ", *(f"{known} " for known in POINTS))
+    if match is None or not f"{match['name']} ".startswith(kinds):
         raise InputError(f"{FAIL_AT}={asked}: names no point of writing; see `merge_advisor/write_points.py`")
     if match["name"] in names and passed[match["name"]] == int(match["nth"] or 1):
         _fail(match["fault"] or "kill")

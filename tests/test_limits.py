@@ -11,14 +11,19 @@ import pytest
 from safetensors.numpy import save_file
 
 from merge_advisor.cli import main
-from merge_advisor.errors import InputError, PoolError, TaskError
+from merge_advisor.errors import BaseModelError, InputError, PoolError, RunError, TaskError
 from merge_advisor.evaluators.guard import read_guard
+from merge_advisor.evaluators.lm_eval_task_code import read_task_yaml
+from merge_advisor.json_form import read_value, to_json
 from merge_advisor.limits import ARCHIVE_FILES, LIMITS, LIMITS_VARIABLE, ROW_BYTES, check_limits
 from merge_advisor.plain_yaml import load_yaml
 from merge_advisor.pool.manifest import read_manifest
 from merge_advisor.pool.sources import find_models
 from merge_advisor.tasks import read_inputs, read_rows
-from merge_advisor.weights.files import read_json
+from merge_advisor.types import Row
+from merge_advisor.weights.base import resolve_base
+from merge_advisor.weights.files import FileError, read_json
+from merge_advisor.weights.gguf_header import check_gguf_header
 from merge_advisor.weights.tensorfile import read_header
 
 ROWS = [{"input": f"say {n}", "output": f"{n}"} for n in range(5)]
@@ -52,6 +57,28 @@ def tensors(path: Path, count: int) -> Path:
     return path / "m.safetensors"
 
 
+def gguf_file(path: Path) -> Path:
+    import gguf
+
+    file = path / "m.gguf"
+    writer = gguf.GGUFWriter(file, "llama")
+    writer.add_array("tokenizer.ggml.tokens", [f"t{n}" for n in range(30)])
+    writer.add_array("tokenizer.ggml.scores", [0.5] * 30)
+    for n in range(5):
+        writer.add_tensor(f"t{n}", np.zeros((2, 2), np.float32))
+    for write in (writer.write_header_to_file, writer.write_kv_data_to_file, writer.write_tensors_to_file):
+        write()
+    writer.close()
+    return file
+
+
+def header_is_read(file: Path) -> bool:
+    import gguf
+
+    check_gguf_header(file)
+    return len(gguf.GGUFReader(file).tensors) == 5
+
+
 TEXTS = [{"text": letter * 20} for letter in "ab"]
 HUNDRED = [{**ROWS[0], "output": "x" * 100}, *ROWS]
 CASES: dict[str, tuple[str, int, Callable[[Path], Path], Callable[[Path], Any]]] = {
@@ -72,6 +99,14 @@ CASES: dict[str, tuple[str, int, Callable[[Path], Path], Callable[[Path], Any]]]
     "a configuration": ("json_bytes", 10, lambda path: named(path, "c.json", '{"hidden_size": 3}'), read_json),
     "a header": ("header_bytes", 20, lambda path: tensors(path, 2), read_header),
     "tensors": ("tensors", 4, lambda path: tensors(path, 5), read_header),
+    "a header of GGUF": ("header_bytes", 40, gguf_file, header_is_read),
+    "values of GGUF": ("header_values", 40, gguf_file, header_is_read),
+    "tensors of GGUF": ("tensors", 4, gguf_file, header_is_read),
+    "a file of a run": (
+        "run_bytes", 20, lambda path: named(path, "0.json", to_json(Row("2 + 2", "4"))),
+        lambda path: read_value(Row, path),
+    ),
+    "a task of lm-eval": ("setup_bytes", 5, lambda path: named(path, "t.yaml", "task: mine\n"), read_task_yaml),
     "a manifest": ("manifest_bytes", 20, lambda path: named(path, "p.yaml", "version: 1\nmodels: []\n"), read_manifest),
     "a list of ids": ("manifest_bytes", 10, lambda path: named(path, "p.txt", "org/name\norg/other\n"), find_models),
     "nesting": (
@@ -142,6 +177,58 @@ def test_a_variable_that_cannot_be_read_is_one_line(
     assert main(["show", "strategies"]) == 2
     printed = capsys.readouterr().err
     assert says in printed and printed.count("\n") == 1
+
+
+def test_a_tokenizer_beyond_the_limit_is_not_read(
+    tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(LIMITS_VARIABLE, "tokenizer_bytes=10")
+    while True:
+        try:
+            assert resolve_base(str(tiny_llama), cache=tmp_path).path == tiny_llama
+        except BaseModelError as error:
+            said = str(error)
+            assert said.startswith(f"base {tiny_llama}: ") and "has more than tokenizer_bytes, " in said
+            monkeypatch.setenv(LIMITS_VARIABLE, said.partition(f"set {LIMITS_VARIABLE}=")[2])
+        else:
+            break
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (b"", "cannot mmap an empty file"),
+        (b"GGUF", "it is cut short"),
+        (b"PK" + bytes(40), "it does not begin with GGUF"),
+        (b"GGUF" + bytes(20), "version 0 is not read"),
+        (b"GGUF\3\0\0\0" + bytes(8) + b"\1" + bytes(7) + b"\1" + bytes(7) + b"a\x0d\0\0\0", "unknown type 13"),
+        (b"GGUF\3\0\0\0" + bytes(8) + b"\1" + bytes(7) + b"\xff" * 8, "it is cut short"),
+    ],
+)
+def test_a_gguf_header_that_is_none_is_one_line(tmp_path: Path, data: bytes, says: str) -> None:
+    (tmp_path / "m.gguf").write_bytes(data)
+    with pytest.raises(FileError, match=f"^m.gguf: cannot be read as GGUF \\(.*{says}.*\\); fetch it again$"):
+        check_gguf_header(tmp_path / "m.gguf")
+
+
+def test_a_gguf_header_of_the_other_order_of_bytes(tmp_path: Path) -> None:
+    import gguf
+
+    file = tmp_path / "m.gguf"
+    writer = gguf.GGUFWriter(file, "llama", endianess=gguf.GGUFEndian.BIG)
+    writer.add_uint32("llama.block_count", 2)
+    for write in (writer.write_header_to_file, writer.write_kv_data_to_file, writer.write_tensors_to_file):
+        write()
+    writer.close()
+    check_gguf_header(file)
+
+
+def test_a_file_of_a_run_that_is_a_fifo_is_not_waited_for(tmp_path: Path) -> None:
+    import os
+
+    os.mkfifo(tmp_path / "recipe.json")
+    with pytest.raises(RunError, match=r"cannot be read \(no regular file\); copy the whole run folder"):
+        read_value(Row, tmp_path / "recipe.json")
 
 
 def test_a_folder_cannot_raise_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

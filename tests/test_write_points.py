@@ -52,7 +52,7 @@ def test_a_point_is_named_by_kind_target_and_number(
             write_point("file filled", target)
 
 
-@pytest.mark.parametrize("asked", ["nonsense", "file filed=EIO", "=EIO", "=kill"])
+@pytest.mark.parametrize("asked", ["nonsense", "file filed=EIO", "file filledup=EIO", "=EIO", "=kill"])
 def test_what_names_no_point_is_said(asked: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(FAIL_AT, asked)
     with pytest.raises(InputError, match="names no point of writing"):

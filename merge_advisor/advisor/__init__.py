@@ -9,6 +9,7 @@ values.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
@@ -20,13 +21,14 @@ from merge_advisor.advisor.planning.plan_value import StepTimer
 from merge_advisor.advisor.planning.sources import find_sources, read_plan_inputs, read_sources
 from merge_advisor.advisor.runs.out_folder import UNFINISHED, check_out, is_unfinished
 from merge_advisor.advisor.runs.reopening import reopen
-from merge_advisor.advisor.runs.run_folder import Run
+from merge_advisor.advisor.runs.run_folder import Run, check_run
 from merge_advisor.evaluators.lm_eval_tasks import TaskName
 from merge_advisor.json_form import digest_of
 from merge_advisor.machine_options import Machine, Workers
 from merge_advisor.options import PlanOptions, TuneOptions
 from merge_advisor.session_options import SessionOptions, Where
 from merge_advisor.spaces import Deltas
+from merge_advisor.tuning.lock import run_lock
 from merge_advisor.types import Pool
 from merge_advisor.whole_files import discard, write_text
 
@@ -123,7 +125,8 @@ def plan(
             place = replace(place, notes=tuple(notes(session.pool)))
         run = make_plan(session, tasks, options, place, timer, inputs)
         if scored and all(part.heldout for part in run.tasks):
-            run = score_open_run(session, run, Judging(metric, guard))
+            with run_lock(run.folder, "plans it"):
+                run = score_open_run(session, run, Judging(metric, guard))
     discard(run.folder / UNFINISHED)
     return run
 
@@ -202,14 +205,19 @@ def tune(
     registry.build("sampler", options.sampler)
     if options.adaptation is not None:
         registry.build("adaptation", options.adaptation)
-    opened, session = reopen(Path(run), **where)
-    with session:
-        tuned = tune_open_run(session, opened, options, guard=guard)
-        if scored and all(task.heldout for task in tuned.tasks):
-            return score_open_run(session, tuned, Judging(metric, guard))
-    write_text(tuned.folder / "report.md", report_of(tuned))
-    write_text(tuned.folder / "report.html", html_of(tuned))
-    return tuned
+    folder, does = Path(run), "tunes it"
+    check_run(folder)
+    # processes that share a search take turns where they write, and wait
+    with nullcontext() if options.share else run_lock(folder, does):
+        opened, session = reopen(folder, **where)
+        with session:
+            tuned = tune_open_run(session, opened, options, guard=guard)
+            with run_lock(folder, does, wait=True) if options.share else nullcontext():
+                if scored and all(task.heldout for task in tuned.tasks):
+                    return score_open_run(session, tuned, Judging(metric, guard))
+                write_text(folder / "report.md", report_of(tuned))
+                write_text(folder / "report.html", html_of(tuned))
+                return tuned
 
 
 def __getattr__(name: str) -> Any:

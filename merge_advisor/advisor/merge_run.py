@@ -12,7 +12,7 @@ from merge_advisor import registry
 from merge_advisor.advisor.measuring.shots_lora import write_lora
 from merge_advisor.advisor.runs.renderings import model_places
 from merge_advisor.advisor.runs.reopening import find_members, reopen
-from merge_advisor.advisor.runs.run_folder import MEMBERS
+from merge_advisor.advisor.runs.run_folder import MEMBERS, read_run
 from merge_advisor.compose.truncate import DEFAULT_RANK
 from merge_advisor.errors import ExternalError, InputError, RunError
 from merge_advisor.formats.full_model import half_precision, to_own_dtype, write_full_model
@@ -62,7 +62,7 @@ def merge_run(
         where: where members and base are, and how to compute (the threads of a child process, too), see `Where`.
 
     Raises:
-        RunError: `out` is there already, or a member cannot be found.
+        RunError: `out` is there already, a member cannot be found, or the run was tuned meanwhile.
         InputError: mergekit, or an adapter, cannot give the same model, or a rank that is none.
         ExternalError: mergekit failed, or merged another model.
     """
@@ -85,6 +85,8 @@ def merge_run(
         members = find_members(session.pool, session.local, opened.folder, opened.recipe)
         recipe = _adapter_recipe(opened, rank) if adapter else opened.recipe
         carried = session.weights.carry_out(merge_of(recipe, members))
+        if read_run(folder).recipe.digest != opened.recipe.digest:  # `tune` put other weights in place meanwhile
+            raise RunError(f"{folder}: was tuned while it was read; merge it again")
         if on_note and session.local.dequantised and not adapter:
             on_note(session.local.dequantised)
         # says what the model is, wherever the folder goes; written with it: a kill between would leave it without

@@ -14,7 +14,7 @@ from merge_advisor.advisor.runs.run_folder import Run, read_run
 from merge_advisor.errors import InputError, OfflineError, RunError
 from merge_advisor.formats.peft import PeftFormat
 from merge_advisor.hub_options import CardOptions, PushOptions
-from merge_advisor.json_form import from_json, to_json
+from merge_advisor.json_form import read_value, to_json
 from merge_advisor.plain_text import short_name
 from merge_advisor.types import Recipe
 from merge_advisor.weights.adapter import ADAPTER_WEIGHTS
@@ -119,7 +119,7 @@ def _weights(run: Run, options: CardOptions) -> Path:
     made = options.model / _RECIPE
     if not made.is_file():
         raise InputError(f"{options.model}: has no {_RECIPE}, so it is no model that `merge(run, out=MODEL)` wrote")
-    recipe = from_json(Recipe, made.read_text(encoding="utf-8", errors="replace"), str(made))
+    recipe = read_value(Recipe, made)
     # an adapter may be cut to a rank of its own
     if replace(recipe, rank=None).digest != replace(run.recipe, rank=None).digest:
         raise InputError(f"{options.model}: is the model of another recipe than {run.folder}; write it anew")

@@ -24,7 +24,7 @@ from merge_advisor.report.score_table import seconds_text
 from merge_advisor.session_options import Where
 
 if TYPE_CHECKING:
-    from merge_advisor.advisor.gating.gated_model import HubFinder
+    from merge_advisor.advisor.gating.gated_model import HubFinder, KnownModel
     from merge_advisor.advisor.gating.watch_state import PoolDecision
 
 
@@ -67,17 +67,20 @@ def run_gate(arguments: Arguments) -> int:
 
 def _finder(arguments: Arguments) -> HubFinder | None:
     """What finds the model of hub:ID; None where no hub folder is named."""
-    folder = arguments.part(HubPlace).hub
+    folder, base = arguments.part(HubPlace).hub, arguments.part(Places).base
     if folder is None:
         return None
 
-    def place_of(name: str) -> str:
+    def known(name: str) -> KnownModel:
+        from merge_advisor.advisor.gating.gated_model import KnownModel
         from merge_advisor.hub import Hub
 
         with Hub.open(folder) as hub:
-            return hub.entry(name).place
+            # by its base only where that is needed: a base has other names than the one it was added under
+            entry = hub.entry(name, base=base if len(hub.catalogue.named(name)) > 1 else None)
+            return KnownModel(entry.place, hub.base_of(entry.base).place, entry.template, entry.fingerprint)
 
-    return place_of
+    return known
 
 
 @contextmanager

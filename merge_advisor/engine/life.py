@@ -24,13 +24,12 @@ class LifeSigns:
     """
 
     def __init__(self) -> None:
-        self._thread = threading.get_ident()
         self._count = 0
-        self._used = -1.0
+        self.watch()
 
     def watch(self) -> None:
         """Take the calling thread for the one that works."""
-        self._thread, self._used = threading.get_ident(), -1.0
+        self._thread, self._number, self._used = threading.get_ident(), threading.get_native_id(), -1.0
 
     def look(self) -> int:
         """Return the count, one more than before where there was a sign."""
@@ -43,9 +42,12 @@ class LifeSigns:
     def _processor_time(self) -> float | None:
         if sys.platform != "linux":
             return None
+        # to ask for the clock of a thread that has ended may crash the process
+        if not (_PROCESSES / "self" / "task" / str(self._number)).exists():
+            return None
         try:
             own = time.clock_gettime(time.pthread_getcpuclockid(self._thread))
-        except OSError:  # the thread has ended
+        except OSError:
             return None
         return own + _children_time("self")
 

@@ -22,22 +22,40 @@ from merge_advisor.errors import ExternalError, MergeAdvisorError
 
 _BEAT = 1.0
 """Seconds between two looks for a sign of life."""
+_OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
+"""Variables that keep libraries from fetching."""
+LOOKING = "signs of an actor"
+"""Name of the threads that ask actors for signs of life."""
 RAY_MISSING = "`engine=ray` needs the package ray: pip install 'merge-advisor[ray]', or leave `engine` out"
 """What is said where Ray is not installed."""
+
+
+def passed_variables() -> dict[str, str]:
+    """Return the variables of this process's environment that change what a worker reads: limits, cache, no fetching.
+
+    >>> all(name.startswith(("MERGE_ADVISOR_", "HF_HUB_OFFLINE", "TRANSFORMERS_")) for name in passed_variables())
+    True
+    """
+    return {name: value for name, value in os.environ.items() if name.startswith("MERGE_ADVISOR_") or name in _OFFLINE}
 
 
 class ActorHost:
     """What lives in an actor: the opened base and the function that does items.
 
-    >>> ActorHost(opening=None, threads=1).look() >= 0
+    >>> ActorHost(opening=None, threads=1, variables=passed_variables()).look() >= 0
     True
 
     Args:
         opening: what it opens.
         threads: CPU threads it may take.
+        variables: of the environment, as `passed_variables` gives them where the command was called.
     """
 
-    def __init__(self, opening: Opening, threads: int) -> None:
+    def __init__(self, opening: Opening, threads: int, variables: dict[str, str]) -> None:
+        # a process of this machine inherits them; what is not set there must not be set here either
+        for name in passed_variables().keys() - variables.keys():
+            del os.environ[name]
+        os.environ.update(variables)
         self._opening, self._threads = opening, threads
         self._signs = LifeSigns()
         self._do: DoItem | None = None
@@ -108,7 +126,7 @@ class RayFleet:
             concurrency_groups={"io": 1},
         )  # fmt: skip
         actor = remote(ActorHost)
-        return RayWorker(self._ray, actor.remote(self._opening, self._threads))
+        return RayWorker(self._ray, actor.remote(self._opening, self._threads, passed_variables()))
 
     def close(self) -> None:
         """See `Fleet.close`: a cluster that was begun here ends, with all its actors."""
@@ -132,7 +150,7 @@ class RayWorker:
         self._count = 0
         self._where: tuple[str, int] | None = None
         self._over = threading.Event()
-        threading.Thread(target=self._look_on, daemon=True).start()
+        threading.Thread(target=self._look_on, name=LOOKING, daemon=True).start()
 
     def open(self) -> Reply:
         """See `Worker.open`."""
@@ -154,7 +172,8 @@ class RayWorker:
         """See `Worker.kill`."""
         self._over.set()
         with suppress(self._ray.exceptions.RayError, ValueError):
-            self._ray.kill(self._actor, no_restart=True)
+            if self._ray.is_initialized():  # else Ray would begin a new cluster, to kill this actor there
+                self._ray.kill(self._actor, no_restart=True)
         # a stopped process does not hear Ray; one of another machine is ended by that machine's own Ray
         if self._where and self._where[0] == socket.gethostname():
             with suppress(ProcessLookupError, PermissionError):
@@ -182,7 +201,8 @@ class RayWorker:
     def _look_on(self) -> None:
         """Ask for signs of life until the worker is over; one that does not answer keeps its count."""
         pending = None
-        while not self._over.wait(_BEAT):
+        # asked after the cluster was left, Ray would begin a new one
+        while not self._over.wait(_BEAT) and self._ray.is_initialized():
             try:
                 if pending is None:
                     pending = self._actor.look.options(concurrency_group="io").remote()

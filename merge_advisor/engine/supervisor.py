@@ -187,6 +187,9 @@ class _Supervisor:
     def _bury(self, slot: _Slot, reply: Reply) -> None:
         """Take a worker that is no more off the list, and give back what it had not done."""
         self._slots.remove(slot)
+        # one that refused, is silent or could not send its reply lives on, and holds memory and its place in a cluster;
+        # it is not waited for: what does not answer may not end either
+        slot.worker.kill()
         if slot.state == "opening":
             # no item is to blame; a place in which two died in this way, or one that refuses, is given up
             if reply.kind == "refused" or slot.before + 1 >= _DEATHS:
@@ -213,8 +216,6 @@ class _Supervisor:
                 continue
             limit = max(self._silence, _BEGINNING) if slot.state == "opening" else self._silence
             if now - slot.heard > limit:
-                # not waited for: what does not answer may not end either
-                slot.worker.kill()
                 self._bury(slot, Reply("died", f"no sign of life for {limit:g} seconds"))
 
     def _nobody_left(self) -> ExternalError:

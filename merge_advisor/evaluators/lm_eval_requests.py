@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 from merge_advisor.errors import TaskError
 from merge_advisor.evaluators.lm_eval_process import contained_lm_eval
 from merge_advisor.evaluators.lm_eval_samples import (
+    check_documents,
+    excess_of_texts,
     plain_json,
     prompt_of,
     row_digests,
@@ -21,6 +23,7 @@ from merge_advisor.evaluators.lm_eval_samples import (
 )
 from merge_advisor.evaluators.lm_eval_tasks import LmEvalTask
 from merge_advisor.json_form import digest_of
+from merge_advisor.limits import ROW_BYTES
 from merge_advisor.scores import ModelScore, RowLog
 
 if TYPE_CHECKING:
@@ -71,12 +74,13 @@ def build_requests(loaded: LmEvalTask, *, limit: int | None = None, seen: Sequen
         seen: inputs a plan learned from; documents with such a text are left out.
 
     Raises:
-        TaskError: no document is left.
+        TaskError: no document is left, or there are too many, or one is too large.
         ExternalError: lm-eval failed.
     """
     task = loaded.task
     with contained_lm_eval(loaded.name, trusted=loaded.trusted):
         task.set_fewshot_seed(_FEWSHOT_SEED)
+        check_documents(loaded.name, task.eval_docs)
         known = set(seen)
         skipped = tuple(at for at, doc in enumerate(task.eval_docs) if prompt_of(task, doc) in known) if known else ()
         kept = _kept(task, skipped, limit) if skipped else None
@@ -88,6 +92,7 @@ def build_requests(loaded: LmEvalTask, *, limit: int | None = None, seen: Sequen
         for instance in task.instances:
             groups.setdefault(int(instance.doc_id), []).append(instance)
         requests = [sorted(group, key=lambda one: int(one.idx)) for _, group in sorted(groups.items())]
+        _check_sizes(loaded.name, requests)
         logs = row_logs(task, requests)
         digests = row_digests(logs)
         arguments = [[plain_json(one.arguments) for one in group] for group in requests]
@@ -101,6 +106,18 @@ def build_requests(loaded: LmEvalTask, *, limit: int | None = None, seen: Sequen
             row_digests=digests,
             digest=digest_of([loaded.name, plain_json(config), loaded.code, digests, arguments]),
         )
+
+
+def _check_sizes(name: str, requests: Sequence[Sequence[Any]]) -> None:
+    """Refuse a document whose requests are beyond `ROW_BYTES`: none is left out, lm-eval's own score is of all."""
+    large: dict[int, int] = {}
+    for group in requests:
+        texts = {text for one in group for text in one.arguments if isinstance(text, str)}
+        if excess := excess_of_texts(sorted(texts)):
+            large[int(group[0].doc_id)] = excess
+    if large:
+        remedy = f"take another task, or {ROW_BYTES.remedy(max(large.values()))}"
+        raise TaskError(f"{name}: document {next(iter(large))} has {ROW_BYTES.over}; {remedy}")
 
 
 def _kept(task: Any, skipped: Sequence[int], limit: int | None) -> list[int]:

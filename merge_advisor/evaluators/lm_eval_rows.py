@@ -8,8 +8,9 @@ from typing import Any
 
 from merge_advisor.errors import TaskError
 from merge_advisor.evaluators.lm_eval_process import contained_lm_eval
-from merge_advisor.evaluators.lm_eval_samples import prompt_of
+from merge_advisor.evaluators.lm_eval_samples import check_documents, excess_of_texts, prompt_of
 from merge_advisor.evaluators.lm_eval_tasks import LmEvalTask
+from merge_advisor.limits import ROW_BYTES
 from merge_advisor.types import Row
 
 _LEARNING_DOCUMENTS = 1000
@@ -47,7 +48,7 @@ def lm_eval_rows(loaded: LmEvalTask, *, heldout: int | None = None) -> LmEvalRow
         heldout: documents to hold out; None: at most 200, spread evenly.
 
     Raises:
-        TaskError: the task has no prompt and answer, or no split beside the one it is scored on.
+        TaskError: the task has no prompt and answer, no split beside the one it is scored on, or too large a split.
         ExternalError: lm-eval failed.
     """
     from lm_eval.api.task import ConfigurableTask
@@ -68,6 +69,8 @@ def lm_eval_rows(loaded: LmEvalTask, *, heldout: int | None = None) -> LmEvalRow
                 f"{loaded.name}: has no split beside the one it is scored on, so nothing to learn from; plan with "
                 "a task file, then score the run with `lm_eval`"
             )
+        for part in (*parts, task.eval_docs):
+            check_documents(loaded.name, part)
         notes: list[str] = []
         learning = _rows(task, _spread([doc for part in parts for doc in part], _LEARNING_DOCUMENTS), "learned", notes)
         count = _HELDOUT_DOCUMENTS if heldout is None else heldout
@@ -98,15 +101,20 @@ def _spread(docs: Sequence[Any], most: int) -> list[Any]:
 
 
 def _rows(task: Any, docs: Sequence[Any], what: str, notes: list[str]) -> tuple[Row, ...]:
-    rows, dropped = [], 0
+    rows, dropped, large = [], 0, list[int]()
     for doc in docs:
         row = _row(task, doc)
         if row is None:
             dropped += 1
+        elif excess := excess_of_texts((row.input, *row.right, *(row.choices or ()))):
+            large.append(excess)
         else:
             rows.append(row)
     if dropped:
         notes.append(f"{dropped} {what} documents left out: no text to ask, or no right answer among its choices")
+    if large:
+        remedy = ROW_BYTES.remedy(max(large))
+        notes.append(f"{len(large)} {what} documents left out: each has {ROW_BYTES.over}; to take them, {remedy}")
     return tuple(dict.fromkeys(rows))  # equal documents once: a row must not be on both sides of a split
 
 

@@ -9,8 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from merge_advisor.errors import TaskError
 from merge_advisor.evaluators.metrics import loss_per_token, model_score
 from merge_advisor.json_form import digest_of
+from merge_advisor.limits import ROW_BYTES, TASK_ROWS
 from merge_advisor.scores import ModelScore, RowLog
 from merge_advisor.types import Row
 
@@ -42,6 +44,36 @@ def prompt_of(task: Any, doc: Any) -> str:
         doc: a document of it.
     """
     return str(task.fewshot_context(doc, 0, gen_prefix=task.doc_to_prefix(doc)))
+
+
+def check_documents(name: str, documents: Any) -> None:
+    """Refuse a split that holds more documents than are read.
+
+    >>> check_documents("lm-eval:t", range(5))
+
+    Args:
+        name: of the task.
+        documents: of the split, with a length.
+
+    Raises:
+        TaskError: more than `TASK_ROWS`.
+    """
+    if (number := len(documents)) > TASK_ROWS.most:
+        remedy = f"take another task, or {TASK_ROWS.remedy(number)}"
+        raise TaskError(f"{name}: a split holds {TASK_ROWS.over} documents; {remedy}")
+
+
+def excess_of_texts(texts: Sequence[str]) -> int:
+    """Return how many bytes the texts of a document have where these are more than `ROW_BYTES`; else 0.
+
+    >>> excess_of_texts(["2 + 2 =", "4"])
+    0
+
+    Args:
+        texts: prompt and answers.
+    """
+    size = sum(len(text.encode("utf-8", "surrogatepass")) for text in texts)
+    return size if size > ROW_BYTES.most else 0
 
 
 def row_digests(logs: Sequence[RowLog]) -> tuple[str, ...]:

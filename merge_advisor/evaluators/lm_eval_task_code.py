@@ -12,6 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from merge_advisor.errors import TaskError
+from merge_advisor.limits import SETUP_BYTES
+
 PLAIN_READERS = ("csv", "json", "parquet", "text")
 """Readers of the `datasets` package that a task may name instead of a data set: plain data, nothing is unpickled."""
 
@@ -23,7 +26,7 @@ def task_code(path: Path) -> list[str]:
         path: the YAML.
 
     Raises:
-        ValueError, OSError: as `read_task_yaml`.
+        TaskError, ValueError, OSError: as `read_task_yaml`.
     """
     functions: list[str] = []
     config = read_task_yaml(path, functions)
@@ -51,6 +54,7 @@ def read_task_yaml(path: Path, functions: list[str] | None = None, above: tuple[
         above: files that include this one.
 
     Raises:
+        TaskError: larger than `SETUP_BYTES`.
         ValueError: not YAML, no mapping, or files that include each other.
         OSError: a file cannot be read.
     """
@@ -69,6 +73,7 @@ def read_task_yaml(path: Path, functions: list[str] | None = None, above: tuple[
     path = path.resolve()
     if path in above:
         raise ValueError(f"{path} includes itself")
+    check_yaml_size(path)
     try:
         own = yaml.load(path.read_text(encoding="utf-8"), Loader=Loader)
     except (yaml.YAMLError, RecursionError, ArithmeticError, LookupError, AttributeError, TypeError) as error:
@@ -81,6 +86,20 @@ def read_task_yaml(path: Path, functions: list[str] | None = None, above: tuple[
     for name in included if isinstance(included, list) else [included]:
         config |= read_task_yaml(path.parent / str(name), functions, (*above, path))
     return config | own
+
+
+def check_yaml_size(path: Path) -> None:
+    """Refuse a YAML file of tasks that is larger than any is.
+
+    Args:
+        path: the file.
+
+    Raises:
+        TaskError: it is larger than `SETUP_BYTES`.
+        OSError: it cannot be read.
+    """
+    if (size := path.stat().st_size) > SETUP_BYTES.most:
+        raise TaskError(f"{path}: has {SETUP_BYTES.over}; this is no task; if it is one, {SETUP_BYTES.remedy(size)}")
 
 
 def digest_of_code(path: Path) -> str:

@@ -15,7 +15,13 @@ from typing import Any
 
 from merge_advisor.errors import ExternalError, MergeAdvisorError, OfflineError, TaskError
 from merge_advisor.evaluators.lm_eval_process import contained_lm_eval
-from merge_advisor.evaluators.lm_eval_task_code import PLAIN_READERS, digest_of_code, read_task_yaml, task_code
+from merge_advisor.evaluators.lm_eval_task_code import (
+    PLAIN_READERS,
+    check_yaml_size,
+    digest_of_code,
+    read_task_yaml,
+    task_code,
+)
 from merge_advisor.weights.hub import fetching
 
 
@@ -120,6 +126,8 @@ def _manager(named: TaskName) -> Any:
         if not named.include.is_dir():
             raise TaskError(f"{named.include}: no such folder; give the folder of the task's YAML")
         own = [str(named.include.resolve())]
+        for path in named.include.rglob("*.yaml"):  # lm-eval parses all of them
+            check_yaml_size(path)
     for folders in (own, [*_folder_of(named.name), *own]):
         if folders:
             manager = TaskManager(include_path=list(folders), include_defaults=False)

@@ -40,7 +40,7 @@ def written_by_one(folder: Path) -> Iterator[None]:
     Raises:
         RunError: another process holds it, which the message names, or nothing can be written there.
     """
-    lock = StudyFileLock(folder / _LOCK, "is being written to")
+    lock = StudyFileLock(folder / _LOCK, "is being written to by")
     try:
         yield
     finally:

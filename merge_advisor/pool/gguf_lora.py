@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from merge_advisor.errors import PoolError
 from merge_advisor.plain_text import short_name
 from merge_advisor.weights.base import LocalBase
+from merge_advisor.weights.files import FileError
+from merge_advisor.weights.gguf_header import check_gguf_header
 from merge_advisor.weights.naming import count_blocks
 
 _AS_THEY_ARE = ("qwen2", "qwen3", "gemma", "gemma2", "gemma3", "phi3")
@@ -29,10 +31,15 @@ def read_gguf_lora(file: Path, base: LocalBase) -> tuple[dict[str, NDArray[np.fl
         base: the base, whose names and heads say what is where.
 
     Raises:
-        PoolError: no LoRA, of an architecture whose names are not known here, or it does not fit the base.
+        PoolError: no LoRA, of an architecture whose names are not known here, it does not fit the base, or its header
+            is beyond the limits.
     """
     import gguf
 
+    try:
+        check_gguf_header(file)
+    except FileError as error:
+        raise PoolError(str(error)) from error
     try:
         reader = gguf.GGUFReader(file)
         told = {name: reader.fields[name].contents() for name in reader.fields if name.split(".")[0] != "tokenizer"}

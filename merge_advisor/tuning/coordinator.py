@@ -168,7 +168,7 @@ class Coordinator:
         done, budget = len(self.trials), self.settings.budget
         if budget.trials is not None and done >= budget.trials:
             return f"{budget.trials} trials done"
-        if budget.seconds is not None and time.monotonic() - self._clock >= budget.seconds:
+        if self._out_of_time():
             return f"{budget.seconds:g} seconds are over"
         if len({trial.point for trial in self.trials}) >= FLAT_TRIALS:
             if all(map(unfit_reason, self.trials)):
@@ -180,6 +180,10 @@ class Coordinator:
         if len(searched) >= STUCK and not any(trial.forwards for trial in searched[-STUCK:]):
             return "the sampler asks for nothing new"
         return ""
+
+    def _out_of_time(self) -> bool:
+        seconds = self.settings.budget.seconds
+        return seconds is not None and time.monotonic() - self._clock >= seconds
 
     def _over_budget(self, runner: TrialRunner, ask: Ask, others: int = 0) -> str:
         """Return why a trial does not fit into the budget, beside others that may cost as much; "" where it does."""

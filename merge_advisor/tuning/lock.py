@@ -1,4 +1,4 @@
-"""One coordinator at a time: a file lock that ends with its holder, and a heartbeat where there is no common file.
+"""One writer at a time, of a study and of a run folder: a file lock that ends with its holder, or a heartbeat.
 
 The file lock is `filelock`'s, which locks on Windows as well. The heartbeat is our own: an Optuna storage on a server
 (`storage` is a URL) has no file to lock, and two coordinators that write trials into one study make a history that
@@ -26,6 +26,7 @@ _BEAT = 15.0
 STALE = 60.0
 """Seconds without a heartbeat after which a coordinator is taken for dead. Four beats, so that a storage out of reach
 for a moment loses nothing; the clocks of the machines have to agree to half of this."""
+_RUN_LOCK = ".run.lock"
 _SETTLE = 0.5
 """Seconds after which a claim is read back, so that of two made at once only the last holds."""
 
@@ -46,34 +47,40 @@ class StudyFileLock:
 
     Args:
         path: of the file to lock; the holder is described in a file beside it, `path` with ".holder" added.
-        doing: what the holder does with the folder, in a message.
+        doing: what it is held for, in the message to who is refused, with the name of the holder behind it.
+        does: what this holder does, said behind its name.
+        wait: wait for another holder instead of refusing.
+        needed: refuse a file system without locks; else nothing is locked there.
 
     Raises:
         RunError: another process holds it, or the file cannot be written or locked.
     """
 
-    def __init__(self, path: Path, doing: str = "is being tuned") -> None:
+    def __init__(
+        self, path: Path, doing: str = "is being tuned by", does: str = "", *, wait: bool = False, needed: bool = True
+    ) -> None:
         import filelock
 
         # not in the locked file itself: Windows lets no other process read that, and older versions of filelock empty
         # it whenever another process asks for the lock
         self._holder = path.with_name(f"{path.name}.holder")
-        self._lock = filelock.FileLock(path, blocking=False)
+        self._lock = filelock.FileLock(path, blocking=wait)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._lock.acquire()
         except filelock.Timeout as error:
-            raise RunError(
-                f"{path.parent}: {doing} by {self._read_holder()}; wait for it to end, or stop it"
-            ) from error
+            raise RunError(f"{path.parent}: {doing} {self._read_holder()}; wait for it to end, or stop it") from error
         except (OSError, NotImplementedError) as error:
             reason = getattr(error, "strerror", None) or error
             raise RunError(f"{path}: cannot be written ({reason}); check permissions and free space") from error
         try:
             if _is_soft(self._lock):
-                raise RunError(f"{path}: cannot be locked; tune on a local disk")
+                if not needed:
+                    self._lock.release()
+                    return
+                raise RunError(f"{path}: cannot be locked; use a local disk")
             write_point("lock taken", path.name)
-            self._holder.write_text(_this_process(), encoding="utf-8")
+            self._holder.write_text(_this_process() + (f", which {does}" if does else ""), encoding="utf-8")
             write_point("holder noted", self._holder.name)
         except OSError as error:
             self._lock.release()
@@ -111,25 +118,28 @@ def _is_soft(lock: object) -> bool:
 
 
 @contextmanager
-def folder_lock(folder: Path) -> Iterator[None]:
-    """Let one process at a time write into a run folder; the others wait.
+def run_lock(folder: Path, does: str, *, wait: bool = False) -> Iterator[None]:
+    """Let one process at a time change a run folder: score it, tune it or put another in its place.
+
+    A file system without locks is used without; there two at once are the user's to avoid.
+
+    >>> with run_lock(Path("run"), "scores it"), run_lock(Path("run"), "tunes it"):
+    ...     pass
+    Traceback (most recent call last):
+    merge_advisor.errors.RunError: run: is in use by process ..., which scores it; wait for it to end, or stop it
 
     Args:
         folder: the run folder.
+        does: what this process does with it, for who is refused: "scores it".
+        wait: wait for another process instead of refusing.
 
     Yields:
         Nothing.
 
     Raises:
-        RunError: it cannot be locked.
+        RunError: another process changes it, or it cannot be written.
     """
-    import filelock
-
-    lock = filelock.FileLock(folder / ".tune.lock")
-    try:
-        lock.acquire()
-    except (OSError, NotImplementedError) as error:
-        raise RunError(f"{folder}: cannot be locked ({error}); give each process a run folder of its own") from error
+    lock = StudyFileLock(folder / _RUN_LOCK, "is in use by", does, wait=wait, needed=False)
     try:
         yield
     finally:

@@ -85,13 +85,12 @@ class SharedCoordinator(Coordinator):
         while True:
             others = self._look(study)
             stopped = self._over()
-            out_of_time = stopped.endswith("seconds are over")
             if not stopped and not self._must_wait(others):
                 stopped = self._try_one(study, runner, others)
                 if not stopped:
                     continue
                 others = self._look(study)
-            if stopped and (not others or out_of_time):
+            if stopped and (not others or self._out_of_time()):
                 return SearchResult(tuple(self.trials), stopped)
             time.sleep(_POLL)
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from merge_advisor.errors import BaseModelError, InputError, OfflineError, RunError
 from merge_advisor.json_form import digest_of
+from merge_advisor.limits import TOKENIZER_BYTES
 from merge_advisor.plain_text import short_name
 from merge_advisor.progress import Progress, quiet_progress
 from merge_advisor.regular_files import home_expanded
@@ -29,6 +30,7 @@ from merge_advisor.weights.dequantised import (
     said_of_copy,
 )
 from merge_advisor.weights.files import FileError, Hashes, file_digest, read_json
+from merge_advisor.weights.gguf_header import check_gguf_header
 from merge_advisor.weights.parameter_map import BaseShapes
 from merge_advisor.weights.tensorfile import Located, open_folder
 
@@ -152,6 +154,7 @@ def _open(path: Path, name: str, revision: str | None, hashes: Hashes) -> LocalB
             raise FileError(f"{files[0].name}: a GGUF base is given by its file; give {name}/{files[0].name}")
     config = read_json(path / "config.json")
     _check_numbers(config)
+    _check_tokenizer(path)
     located = open_folder(path)
     architectures = config.get("architectures")
     if not isinstance(architectures, list) or not architectures or not isinstance(architectures[0], str):
@@ -184,6 +187,15 @@ def _check_numbers(config: dict[str, Any], where: str = "config.json") -> None:
             raise FileError(f"{where}: {short_name(name)} is {value}; fetch the model again")
 
 
+def _check_tokenizer(folder: Path) -> None:
+    """Refuse files of a tokenizer beyond their limit before transformers, or anything else, reads them."""
+    for name in TOKENIZER_FILES:
+        file = folder / name
+        if file.is_file() and (size := file.stat().st_size) > TOKENIZER_BYTES.most:
+            remedy = f"fetch the model again; if it is right, {TOKENIZER_BYTES.remedy(size)}"
+            raise FileError(f"{name}: has {TOKENIZER_BYTES.over}; {remedy}")
+
+
 def _digest(path: Path, config: dict[str, Any], located: Located, hashes: Hashes) -> str:
     """Sha256 over configuration (without versions and paths), tokenizer files and weight files."""
     tokenizer = {name: file_digest(path / name, hashes) for name in TOKENIZER_FILES if (path / name).is_file()}
@@ -191,6 +203,7 @@ def _digest(path: Path, config: dict[str, Any], located: Located, hashes: Hashes
 
 
 def _dequantise(path: Path, folder: Path) -> None:
+    check_gguf_header(path)
     import torch
     from transformers import AutoConfig, AutoTokenizer
 

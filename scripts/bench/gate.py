@@ -8,6 +8,11 @@ python scripts/bench/gate.py --out eval/gate.jsonl [--samples 20000]
    so is every failure (it is not worse by more). Truth 0 and twice the margin: how often the gate is right, and how
    often it cannot tell.
 2. Losses, simulated, in six shapes of the differences with the truth on the bar.
+3. What would pass fewer of skewed losses, and what it costs: the lower end of Johnson's interval (1978, "Modified t
+   tests and confidence intervals for asymmetrical populations", JASA 73:536; with the term of the squared mean), where
+   that is the lower one, with all of the correction and half of it; and of the bootstrap-t interval. Each with the
+   truth on the bar, and where it lies 2.8 and 3.5 standard errors above (of normal differences the t interval then
+   passes 77% and 92% with 30 rows).
 
 Written as tables on stdout, and a line a cell into --out.
 """
@@ -35,6 +40,7 @@ ROWS = (30, 40, 80, 150, 300, 500, 1000)
 DISCORDANT = (0.02, 0.05, 0.1, 0.2, 0.4)
 MARGINS = (0.02, 0.05, 0.1)
 TINY = 1e-10
+STUDENT, RESAMPLED, ABOVE = "t, as shipped", 499, (0.0, 2.8, 3.5)
 SHAPES: dict[str, Callable[[np.random.Generator, tuple[int, int]], np.ndarray]] = {
     "normal": lambda rng, size: rng.standard_normal(size),
     "a few rows much worse (exponential)": lambda rng, size: 1 - rng.exponential(size=size),
@@ -124,6 +130,54 @@ def loss_cells(samples: int, rng: np.random.Generator) -> Iterator[dict[str, Any
             }  # fmt: skip
 
 
+def lower_ends(values: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the lower end of each sample's interval, by remedy."""
+    from scipy.special import stdtrit
+
+    rows = values.shape[1]
+    mean, spread, quantile = values.mean(axis=1), values.std(axis=1, ddof=1), stdtrit(rows - 1, 0.975)
+    third = ((values - mean[:, None]) ** 3).mean(axis=1)
+    skewness = third / np.maximum(values.std(axis=1), 1e-12) ** 3
+    student = mean - quantile * spread / np.sqrt(rows)
+    shift = np.minimum(skewness * spread / (6 * rows) * (1 + 2 * quantile**2), 0)
+    return {STUDENT: student, "half of Johnson's": student + shift / 2, "Johnson's": student + shift}
+
+
+def bootstrap_ends(values: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Return the lower end of each sample's bootstrap-t interval."""
+    rows, found = values.shape[1], []
+    for sample in values:
+        drawn = sample[rng.integers(0, rows, (RESAMPLED, rows))]
+        spread = drawn.std(axis=1, ddof=1)
+        told = spread > 0  # one that drew equal rows alone tells nothing
+        ratios = (drawn[told].mean(axis=1) - sample.mean()) / spread[told] if told.any() else np.zeros(1)
+        found.append(sample.mean() - np.quantile(ratios, 0.975) * sample.std(ddof=1))
+    return np.array(found)
+
+
+def remedy_cells(samples: int, rng: np.random.Generator) -> Iterator[dict[str, Any]]:
+    """Yield what each remedy passes, with the truth on the bar and above it."""
+    for shape, draw in SHAPES.items():
+        error = float(draw(rng, (1, 2_000_000)).std())
+        for rows in (30, 80):
+            values = draw(rng, (samples, rows))
+            ends = lower_ends(values) | {"bootstrap-t": bootstrap_ends(values[: samples // 10], rng)}
+            for remedy, lower in ends.items():
+                passed = {f"{above:g}": float((lower + above * error / np.sqrt(rows) > 0).mean()) for above in ABOVE}
+                yield {"kind": "remedy", "shape": shape, "rows": rows, "remedy": remedy, "passed": passed}
+
+
+def remedy_table(cells: list[dict[str, Any]]) -> Iterator[str]:
+    """Yield the table of remedies, a line each."""
+    remedies = list(dict.fromkeys(cell["remedy"] for cell in cells))
+    yield "\n| differences | rows | " + " | ".join(remedies) + " |"
+    yield "|---" * (2 + len(remedies)) + "|"
+    for shape, rows in dict.fromkeys((cell["shape"], cell["rows"]) for cell in cells):
+        mine = [cell["passed"] for cell in cells if (cell["shape"], cell["rows"]) == (shape, rows)]
+        shown = [" / ".join(percent(value) for value in passed.values()) for passed in mine]
+        yield f"| {shape} | {rows} | " + " | ".join(shown) + " |"
+
+
 def percent(value: float) -> str:
     """Return a share in percent."""
     return f"{100 * value:.1f}"
@@ -177,10 +231,13 @@ def main() -> None:
     started, rng = time.perf_counter(), np.random.default_rng(0)
     check_rule(rng)
     of_shares, of_losses = list(share_cells()), list(loss_cells(arguments.samples, rng))
+    remedies = list(remedy_cells(arguments.samples, rng))
     arguments.out.unlink(missing_ok=True)
-    for cell in (*of_shares, *of_losses):
+    for cell in (*of_shares, *of_losses, *remedies):
         add_line(arguments.out, cell)
-    print("\n".join([*rule_lines(of_shares), *share_tables(of_shares), *loss_table(of_losses)]))
+    print(
+        "\n".join([*rule_lines(of_shares), *share_tables(of_shares), *loss_table(of_losses), *remedy_table(remedies)])
+    )
     print(f"\n{time.perf_counter() - started:.0f} s")
 
 

@@ -1,6 +1,7 @@
 """`gate`: exit codes, what a log says, JUnit and summary, nothing run twice, and every bad word one line."""
 
 import json
+import shutil
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 from merge_advisor import plan
 from merge_advisor.advisor import PlanOptions
 from merge_advisor.advisor.gating.gate import gate
-from merge_advisor.advisor.gating.gated_model import find_gated
+from merge_advisor.advisor.gating.gated_model import KnownModel, find_gated
 from merge_advisor.cli import main
 from merge_advisor.errors import InputError, TaskError
 from merge_advisor.gate_options import GateOptions
@@ -202,5 +203,35 @@ def test_the_models_of_a_hub_folder_are_named_by_their_id(here: Path, capsys: py
 
 
 def test_a_hub_word_is_found_by_whoever_knows_the_hub(here: Path) -> None:
-    found = find_gated("hub:law", find_in_hub=lambda name: {"law": "strong"}[name])
+    found = find_gated("hub:law", find_in_hub=lambda name: {"law": KnownModel("strong")}[name])
     assert (found.word, found.kind, found.place) == ("hub:law", "adapter", "strong")
+    with pytest.raises(InputError, match=r"hub:law: its folder nowhere is gone; put it back, or name"):
+        find_gated("hub:law", find_in_hub=lambda _: KnownModel("nowhere"))
+
+
+def test_two_adapters_of_a_hub_folder_need_no_base(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It knows their base and template; one that has changed since it was added is refused."""
+    shutil.copytree("slight", "mine/slight")
+    shutil.copytree("strong", "mine/strong")
+    add = "hub add mine --hub both --base base --template plain --cache cache -q"
+    assert main(add.split()) == 0
+    words = "gate hub:slight --baseline hub:strong --hub both --task task.jsonl --cache cache -q".split()
+    capsys.readouterr()
+    code = main([*words, "--json"])
+    report = json.loads(capsys.readouterr().out)
+    assert code in (0, 1, 4) and {report[side]["template"] for side in ("candidate", "baseline")} == {"plain"}
+    assert main([*words[:1], "slight", *words[2:], "--json", "--base", "base", "--template", "plain"]) == code
+    by_folder = json.loads(capsys.readouterr().out)
+    assert by_folder["candidate"]["digest"] == report["candidate"]["digest"] and by_folder["checks"] == report["checks"]
+    shutil.rmtree("mine/slight")
+    shutil.copytree("strong", "mine/slight")
+    assert main(words) == 2
+    assert "hub:slight: has other weights than were added to the hub folder; add it again" in capsys.readouterr().err
+
+
+def test_a_task_of_lm_eval_is_refused_with_what_to_do(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for words in ("slight --baseline strong", "--watch . --once"):
+        assert main(["gate", *words.split(), "--base", "base", "--task", "lm-eval:arc_easy", "-q"]) == 2
+        said = capsys.readouterr().err
+        assert "a gate judges rows, of a file or a data set (hf:NAME:SPLIT), not tasks of lm-eval" in said
+        assert "compare what `merge-advisor score` says of both models" in said and said.count("\n") == 1

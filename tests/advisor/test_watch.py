@@ -193,7 +193,7 @@ def test_the_log_is_the_record(tmp_path: Path) -> None:
 
 def test_two_do_not_judge_for_one_record_at_once(tmp_path: Path) -> None:
     held = WatchState(tmp_path, "context")
-    with pytest.raises(RunError, match="another process may be judging"):
+    with pytest.raises(RunError, match=r"is being judged for by process .* wait for it to end, or stop it"):
         WatchState(tmp_path, "context")
     held.close()
     with WatchState(tmp_path, "context") as state:

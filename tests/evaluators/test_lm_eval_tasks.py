@@ -18,6 +18,7 @@ from merge_advisor.evaluators.lm_eval_requests import build_requests, evaluate_r
 from merge_advisor.evaluators.lm_eval_rows import lm_eval_rows
 from merge_advisor.evaluators.lm_eval_task_code import read_task_yaml, task_code
 from merge_advisor.evaluators.lm_eval_tasks import LmEvalTask, load_tasks
+from merge_advisor.limits import LIMITS_VARIABLE
 from merge_advisor.options import FinetuneSettings
 from merge_advisor.scores import ModelScore
 from merge_advisor.types import Row
@@ -278,6 +279,29 @@ def test_documents_as_rows(folder: Path) -> None:
         lm_eval_rows(load(folder, "follow"))
     with pytest.raises(TaskError, match="no rows of prompt and answer"):
         lm_eval_rows(load(folder, "whole"))
+
+
+def test_documents_beyond_the_limits(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A plan leaves large ones out and says so, as of any data set; a score of lm-eval's is of all, or of none."""
+    monkeypatch.setenv(LIMITS_VARIABLE, "row_bytes=18")
+    found = lm_eval_rows(load(folder, "pick"))
+    assert len(found.learning) == 25 and not found.heldout
+    remedies = [note.partition(f"set {LIMITS_VARIABLE}=")[2] for note in found.notes]
+    assert "15 learned documents left out: each has more than row_bytes, 18 B; to take them, set" in found.notes[0]
+    monkeypatch.setenv(LIMITS_VARIABLE, remedies[1])
+    assert len(lm_eval_rows(load(folder, "pick")).heldout) == 24
+    monkeypatch.setenv(LIMITS_VARIABLE, "row_bytes=10")
+    with pytest.raises(TaskError, match="lm-eval:pick: document 0 has more than row_bytes, 10 B; take another") as said:
+        build_requests(load(folder, "pick"))
+    monkeypatch.setenv(LIMITS_VARIABLE, str(said.value).partition(f"set {LIMITS_VARIABLE}=")[2])
+    assert build_requests(load(folder, "pick")).logs
+    monkeypatch.setenv(LIMITS_VARIABLE, "task_rows=23")
+    for read in (build_requests, lm_eval_rows):
+        with pytest.raises(TaskError, match="lm-eval:pick: a split holds more than task_rows, 23 documents; take"):
+            read(load(folder, "pick"))
+    monkeypatch.setenv(LIMITS_VARIABLE, "setup_bytes=10")
+    with pytest.raises(TaskError, match=r"yaml: has more than setup_bytes, 10 B; this is no task; if it is one, set"):
+        load(folder, "pick")
 
 
 @pytest.fixture(scope="module")

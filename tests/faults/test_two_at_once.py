@@ -4,7 +4,7 @@ import pytest
 
 from tests.support.faults import COMMANDS, TRACEBACK, Command, FaultWorld, leftovers, snapshot
 
-REFUSALS = ("is there already", "is being tuned by process")
+REFUSALS = ("is there already", "is in use by ")
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ python tests/support/coordinator_world.py FOLDER BUDGET KILLS SEED   # search in
 import os
 import signal
 import sys
+import threading
 import time
 import zlib
 from collections.abc import Iterable, Sequence
@@ -63,6 +64,28 @@ class Bowls:
 
     def guard(self, point: Point) -> float:
         return max(point.weights) - 1.0
+
+
+class Meeting(Bowls):
+    """Its first merge waits until so many processes are at theirs, which a folder tells; a later one may wait for ever.
+
+    A fast process would leave nothing to share, or end before it is killed. The file "stuck" says that one waits.
+    """
+
+    def __init__(self, folder: Path, processes: int = 1, stops_at: int | None = None, pause: float = 0.0) -> None:
+        super().__init__(pause=pause)
+        self.folder, self.processes, self.stops_at = folder, processes, stops_at
+
+    def losses(self, point: Point, rows: Sequence[int]) -> list[float]:
+        if not self.seen:
+            self.folder.mkdir(exist_ok=True)
+            (self.folder / str(os.getpid())).touch()
+            while len(list(self.folder.iterdir())) < self.processes:
+                time.sleep(0.02)
+        if len(self.seen) == self.stops_at:
+            self.folder.with_name("stuck").touch()
+            threading.Event().wait()
+        return super().losses(point, rows)
 
 
 @dataclass(frozen=True)

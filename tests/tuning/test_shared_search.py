@@ -34,27 +34,33 @@ BUDGET = 14
 SEARCH = """
 import sys
 sys.path.insert(0, {here!r})
+from pathlib import Path
+from tests.support.coordinator_world import Meeting
 from tests.tuning.test_shared_search import find
 from merge_advisor.tuning.study import StudyPlace
 print("begun", flush=True)
-found = find(StudyPlace({url!r}, {{"task rows": "bowls"}}, share=True, timeout=2.0), pause={pause})
+place = StudyPlace({url!r}, {{"task rows": "bowls"}}, share=True, timeout=60.0)
+found = find(place, problem=Meeting(Path({meeting!r}), {processes}, {stops_at}, {pause}))
 for trial in found.trials:
     print(trial.number, trial.label, trial.point.weights, trial.values, sep="|")
 print(found.stopped)
 """
 
 
-def find(
-    place: StudyPlace, *, budget: int = BUDGET, goal: str = "mean", pause: float = 0.0, **more: Any
-) -> SearchResult:
-    problem = more.pop("problem", None) or Bowls(pause=pause)
+def find(place: StudyPlace, *, budget: int = BUDGET, goal: str = "mean", **more: Any) -> SearchResult:
+    problem = more.pop("problem", None) or Bowls()
     sampler = more.pop("sampler", None) or RandomSampler()
     settings = SearchSettings(goal_named(goal, problem.tasks), Budget(trials=budget), seed=0, starts=STARTS, **more)
     return search_shared(problem, SPACE, sampler, settings, study=place)
 
 
-def process(url: str, pause: float) -> subprocess.Popen[str]:
-    script = SEARCH.format(here=str(ROOT), url=url, pause=pause)
+def process(
+    url: str, meeting: Path, processes: int = 1, stops_at: int | None = None, pause: float = 0.0
+) -> subprocess.Popen[str]:
+    """A search whose first merge waits until so many are at theirs, and one merge of which may wait for ever."""
+    script = SEARCH.format(
+        here=str(ROOT), url=url, meeting=str(meeting), processes=processes, stops_at=stops_at, pause=pause
+    )
     begun = subprocess.Popen(
         [sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
     )
@@ -83,14 +89,14 @@ def trials_of(url: str) -> list[Any]:
 
 
 def told(of: subprocess.Popen[str]) -> list[str]:
-    out, _ = of.communicate(timeout=120)
+    out, _ = of.communicate(timeout=300)
     assert of.returncode == 0
     return out.splitlines()
 
 
 @pytest.fixture
 def place(tmp_path: Path) -> StudyPlace:
-    return StudyPlace(f"sqlite:///{tmp_path / 'study.sqlite'}", {"task rows": "bowls"}, share=True, timeout=2.0)
+    return StudyPlace(f"sqlite:///{tmp_path / 'study.sqlite'}", {"task rows": "bowls"}, share=True, timeout=60.0)
 
 
 def is_sane(found: SearchResult, budget: int = BUDGET) -> bool:
@@ -119,7 +125,7 @@ class Together(Bowls):
 
     def losses(self, point: Any, rows: Any) -> list[float]:
         if not self.seen:
-            self.meeting.wait(timeout=120)
+            self.meeting.wait(timeout=300)
         return super().losses(point, rows)
 
 
@@ -143,23 +149,21 @@ def test_two_threads_share_the_trials_and_end_the_same(place: StudyPlace) -> Non
     assert states[TrialState.COMPLETE] + states[TrialState.PRUNED] == BUDGET and not states[TrialState.RUNNING]
 
 
-def test_the_trial_of_a_killed_process_is_taken_over(place: StudyPlace) -> None:
+def test_the_trial_of_a_killed_process_is_taken_over(place: StudyPlace, tmp_path: Path) -> None:
     """Its process no longer runs, so nobody waits for its heartbeat; what it asked is what is measured."""
     url = str(place.storage)
-    first = process(url, pause=0.5)  # long beside a look at its trials, on a busy machine too
-    while not (running := [t for t in trials_of(url) if not t.state.is_finished() and "asked" in t.user_attrs]):
+    first = process(url, tmp_path / "meeting", stops_at=7)
+    while not (tmp_path / "stuck").exists():
         assert first.poll() is None
-        time.sleep(0.01)
+        time.sleep(0.05)
     first.send_signal(signal.SIGKILL)
     first.communicate()
-    left = [t for t in trials_of(url) if not t.state.is_finished()]
+    (left,) = (t for t in trials_of(url) if not t.state.is_finished())
     found = find(place)
     assert is_sane(found)
-    trials = trials_of(url)
-    assert not [t for t in trials if t.state == TrialState.RUNNING]
-    for trial in left or running:
-        asked = trial.user_attrs["asked"]["point"]["weights"] if "asked" in trial.user_attrs else None
-        assert asked is None or [t for t in found.trials if list(t.point.weights) == asked]
+    assert not [t for t in trials_of(url) if t.state == TrialState.RUNNING]
+    asked = left.user_attrs["asked"]["point"]["weights"]
+    assert [t for t in found.trials if list(t.point.weights) == asked]
 
 
 def test_a_silent_owner_elsewhere_is_taken_over_after_a_while(
@@ -171,7 +175,7 @@ def test_a_silent_owner_elsewhere_is_taken_over_after_a_while(
         monkeypatch.undo()
         other = SharedStudy(place, {}, SPACE, MEMBERS, 1)
         assert [one.number for one in other.look()[1]] == [number]
-        monkeypatch.setattr(shared_study, "SHARED_STALE", 0.0)
+        monkeypatch.setattr(shared_study, "SHARED_STALE", -1.0)
         late = SharedStudy(place, {}, SPACE, MEMBERS, 1)
         _, others, left = late.look()
         assert not others and [one.number for one in left] == [number]
@@ -203,8 +207,9 @@ def test_one_who_was_taken_over_drops_what_it_measured(place: StudyPlace) -> Non
 def test_two_samplers_without_chance_do_not_measure_the_same(place: StudyPlace) -> None:
     listed = Listed(((0.1, 0.2, 0.3),))
     ended: list[SearchResult] = []
+    meeting = threading.Barrier(2)
     threads = [
-        threading.Thread(target=lambda: ended.append(find(place, budget=9, sampler=listed, problem=Bowls(pause=0.02))))
+        threading.Thread(target=lambda: ended.append(find(place, budget=9, sampler=listed, problem=Together(meeting))))
         for _ in range(2)
     ]
     for thread in threads:
@@ -271,9 +276,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 @needs_postgres
 @pytest.mark.slow
 class TestPostgres:
-    def test_two_processes_share_a_server_one_is_killed(self, server: Server) -> None:
+    def test_two_processes_share_a_server_one_is_killed(self, server: Server, tmp_path: Path) -> None:
         url = server.database("shared")
-        first, second = process(url, pause=0.1), process(url, pause=0.1)
+        first, second = (process(url, tmp_path / "meeting", 2, pause=0.1) for _ in range(2))
         while sum(t.state.is_finished() for t in trials_of(url)) < 6:
             time.sleep(0.1)
         first.send_signal(signal.SIGKILL)
@@ -288,9 +293,9 @@ class TestPostgres:
         owners = {t.user_attrs["owner"].split()[1] for t in trials_of(url)}
         assert owners == {str(first.pid), str(second.pid)}
 
-    def test_two_processes_end_the_same(self, server: Server) -> None:
+    def test_two_processes_end_the_same(self, server: Server, tmp_path: Path) -> None:
         url = server.database("both")
-        both = [process(url, pause=0.05) for _ in range(2)]
+        both = [process(url, tmp_path / "meeting", 2) for _ in range(2)]
         ended = [told(one) for one in both]
         assert ended[0] == ended[1] and len(ended[0]) == BUDGET + 1
 

@@ -304,7 +304,7 @@ def test_a_file_system_without_locks_is_refused(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(fcntl, "flock", missing)
     with (
         pytest.warns(UserWarning, match="flock not supported"),
-        pytest.raises(RunError, match=r"lock: cannot be locked; tune on a local disk"),
+        pytest.raises(RunError, match=r"lock: cannot be locked; use a local disk"),
     ):
         StudyFileLock(tmp_path / "lock")
 

@@ -93,7 +93,8 @@ def gate(
         options: margins, least gain, least rows.
         metric: "auto", "accuracy", "exact_match" or "loss", of the tasks.
         fields: which fields of the files are input, output and choices, as `read_rows` takes it.
-        template: prompt template of what is no run; None: that of the run among the two, else "alpaca".
+        template: prompt template of what is no run; None: that of the run among the two, else what the hub folder
+            knows of one, else "alpaca".
         find_in_hub: finds the model of hub:ID; None: there is no hub folder.
         where: base of adapters, where stores are, and how to compute, see `Where`.
 
@@ -111,7 +112,9 @@ def gate(
         for path, found in ((path, placed_guard(path)) for path in guards)
     ]
     _check_names(asked)
-    template = template or next((model.run.plan.template for model in models if model.run), None)
+    # a run's own template cannot be changed, so that it comes first
+    known = sorted(models, key=lambda model: model.run is None)
+    template = template or next((model.template for model in known if model.template), None)
     timed: list[Timed] = []
     opened = [open_gated(models[0], template, **where)]
     try:
@@ -172,6 +175,7 @@ def _read_tasks(
     fields = fields or next((run.plan.settings.fields for run in runs if run.plan.settings.fields), None)
     labels = next((model.labels for model in models if model.labels), ())
     asked = []
+    check_judging_files(paths)
     for path in paths:
         file = read_rows(path, fields=fields, labels=labels, offline=offline)
         seen = frozenset[str]().union(*(model.seen for model in models))
@@ -186,6 +190,25 @@ def _read_tasks(
         check_rows(rows, name)
         asked.append(GateRows(file.name, "task", name, rows))
     return asked
+
+
+def check_judging_files(paths: Sequence[Path]) -> None:
+    """Refuse tasks of lm-eval, whose prompts and metrics are its own, where rows are judged.
+
+    >>> check_judging_files([Path("held_out.jsonl")])
+
+    Args:
+        paths: task files and data sets.
+
+    Raises:
+        TaskError: one is named as a task of lm-eval.
+    """
+    for path in paths:
+        if (name := str(path)).startswith("lm-eval:"):
+            raise TaskError(
+                f"{name}: a gate judges rows, of a file or a data set (hf:NAME:SPLIT), not tasks of lm-eval; give its "
+                "data set, or compare what `merge-advisor score` says of both models on it"
+            )
 
 
 def _check_names(asked: Sequence[GateRows]) -> None:

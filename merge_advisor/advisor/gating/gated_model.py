@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
@@ -16,6 +16,7 @@ from merge_advisor.advisor.runs.run_folder import UNADAPTED, Run, read_run
 from merge_advisor.errors import InputError
 from merge_advisor.gate_values import GateSide
 from merge_advisor.merges import WeightedMerge, merge_of
+from merge_advisor.regular_files import home_expanded
 from merge_advisor.session_options import Where, session_options
 from merge_advisor.tasks import shared_choices
 from merge_advisor.weights.adapter_config import ADAPTER_CONFIG
@@ -24,9 +25,27 @@ from merge_advisor.weights.hub import parse_id
 if TYPE_CHECKING:
     from merge_advisor.types import Row
 
-HubFinder = Callable[[str], str]
-"""Gives the place (a folder, a run folder, a hub id) of a model that a hub folder knows by its id."""
 _HUB = "hub:"
+
+
+@dataclass(frozen=True, slots=True)
+class KnownModel:
+    """What a hub folder knows of one of its models.
+
+    >>> KnownModel("adapters/law", base="base").template
+    """
+
+    place: str
+    """Folder it was read from."""
+    base: str | None = None
+    """Where its base was; None where it is not known."""
+    template: str | None = None
+    """Prompt template of the pool it came from."""
+    fingerprint: str | None = None
+
+
+HubFinder = Callable[[str], KnownModel]
+"""Gives what a hub folder knows of a model by its id."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +61,14 @@ class GatedModel:
     """"run", "adapter" or "full model"."""
     place: str
     run: Run | None = None
+    known: KnownModel | None = None
+    """What a hub folder knows of it, where it is named by its id there."""
+
+    @property
+    def template(self) -> str | None:
+        """The prompt template it is known to be used with."""
+        known = self.known.template if self.known else None
+        return self.run.plan.template if self.run else known
 
     @property
     def seen(self) -> frozenset[str]:
@@ -65,15 +92,17 @@ def find_gated(word: str, *, find_in_hub: HubFinder | None = None) -> GatedModel
         find_in_hub: finds the ID of the last; None: there is no hub folder.
 
     Raises:
-        InputError: there is nothing, or `hub:ID` without a hub folder.
+        InputError: there is nothing, or `hub:ID` without a hub folder, or of a model that is gone.
         RunError: a run folder that cannot be read.
     """
     if word.startswith(_HUB):
         if find_in_hub is None:
             raise InputError(f"{word}: no hub folder is named; give `hub=DIR`, or the folder of the model instead")
-        found = find_gated(find_in_hub(word.removeprefix(_HUB)))
-        return GatedModel(word, found.kind, found.place, found.run)
-    folder = Path(word).expanduser()
+        known = find_in_hub(word.removeprefix(_HUB))
+        if not Path(known.place).exists():
+            raise InputError(f"{word}: its folder {known.place} is gone; put it back, or name the model by its folder")
+        return replace(find_gated(known.place), word=word, known=known)
+    folder = home_expanded(word)
     if (folder / "plan.json").is_file():
         return GatedModel(word, "run", str(folder), read_run(folder))
     if (folder / ADAPTER_CONFIG).is_file():
@@ -140,10 +169,11 @@ def open_gated(model: GatedModel, template: str | None, **where: Unpack[Where]) 
     Args:
         model: the model.
         template: prompt template, of all but a run, which has its own; None: "alpaca".
-        where: base of an adapter; for a run, base and pool where they are no longer where the plan found them.
+        where: base of an adapter, where no hub folder knows it; for a run, base and pool where they are no longer where
+            the plan found them.
 
     Raises:
-        InputError: an adapter without a base.
+        InputError: an adapter without a base, or one that is another than a hub folder knows.
         MergeAdvisorError: as `open_session` and `reopen`.
     """
     if model.run is not None:
@@ -160,11 +190,17 @@ def open_gated(model: GatedModel, template: str | None, **where: Unpack[Where]) 
             raise
     if model.kind == "full model":
         return OpenedModel(model, open_session(model.place, template=template, **session_options(where)), BASE)
-    base = where.get("base")
+    known = model.known or KnownModel(model.place)
+    base = where.get("base") or known.base
     if base is None:
         raise InputError(f"{model.word}: is an adapter; name its base by `base`")
     session = open_session(base, model.place, template=template, **session_options(where))
+    problem = ""
     if len(session.pool.candidates) != 1:
+        problem = f"holds {len(session.pool.candidates)} models; name the folder of one"
+    elif known.fingerprint not in (None, session.pool.candidates[0].fingerprint):
+        problem = "has other weights than were added to the hub folder; add it again, or name the model by its folder"
+    if problem:
         session.memo.store.close()
-        raise InputError(f"{model.word}: holds {len(session.pool.candidates)} models; name the folder of one")
+        raise InputError(f"{model.word}: {problem}")
     return OpenedModel(model, session, WeightedMerge(((session.pool.candidates[0], 1.0),)))

@@ -18,6 +18,7 @@ from urllib.parse import quote
 
 import numpy as np
 
+from merge_advisor.advisor.gating.gate import check_judging_files
 from merge_advisor.advisor.gating.gated_model import HubFinder, find_gated, open_gated
 from merge_advisor.advisor.gating.watch_state import DecisionKind, KnownBest, PoolDecision, TaskDecision, WatchState
 from merge_advisor.advisor.gating.watched_card import watched_card
@@ -33,6 +34,7 @@ from merge_advisor.gate_values import GateOutcome
 from merge_advisor.json_form import digest_of
 from merge_advisor.merges import WeightedMerge
 from merge_advisor.pool.sources import find_models
+from merge_advisor.regular_files import home_expanded
 from merge_advisor.session_options import Where, session_options
 from merge_advisor.tasks import read_rows
 from merge_advisor.types import Candidate, Row
@@ -166,9 +168,10 @@ def read_watched(watching: Watching, *, offline: bool = False) -> list[WatchedTa
         offline: whether data sets are taken from the cache alone.
 
     Raises:
-        TaskError: a file that cannot be used, or with too few rows.
+        TaskError: a file that cannot be used, or with too few rows, or a task of lm-eval.
     """
     tasks = []
+    check_judging_files(watching.tasks)
     for path in watching.tasks:
         file = read_rows(path, minimum=1, fields=watching.fields, offline=offline)
         metric = metric_for(file.rows, watching.metric)
@@ -181,7 +184,7 @@ def read_watched(watching: Watching, *, offline: bool = False) -> list[WatchedTa
 
 def _files_of(pool: str) -> object:
     """What changes when a model is added to a folder; something new each time for what is no folder."""
-    folder = Path(pool).expanduser()
+    folder = home_expanded(pool)
     if not folder.is_dir():
         return time.monotonic()
     found = []
@@ -223,7 +226,7 @@ def _pool_if_any(pool: str) -> str | None:
     try:
         find_models(pool)
     except PoolError:
-        if not Path(pool).expanduser().is_dir():
+        if not home_expanded(pool).is_dir():
             raise
         return None
     return pool

@@ -15,6 +15,7 @@ from typing import Any, Literal
 from merge_advisor.checked_sqlite import CheckedFile, FileKind
 from merge_advisor.errors import RunError
 from merge_advisor.json_form import STRICT, from_json, to_json, to_plain
+from merge_advisor.tuning.lock import StudyFileLock
 from merge_advisor.whole_files import write_text
 
 LOG = "log.jsonl"
@@ -109,20 +110,14 @@ class WatchState:
     """
 
     def __init__(self, folder: Path, context: str) -> None:
-        import filelock
-
         self.folder = folder
         self._file = CheckedFile(folder / _STATE, _KIND)
-        # two that judge one model would decide twice
-        self._lock = filelock.FileLock(folder / f"{_STATE}.lock", blocking=False)
         try:
-            self._lock.acquire()
-        except (filelock.Timeout, OSError, NotImplementedError) as error:
+            # two that judge one model would decide twice
+            self._lock = StudyFileLock(folder / f"{_STATE}.lock", "is being judged for by")
+        except RunError:
             self._file.close()
-            raise RunError(
-                f"{folder}: cannot be locked, another process may be judging for it ({error}); wait, or name another "
-                "`out`"
-            ) from error
+            raise
         try:
             self._file.run("INSERT OR IGNORE INTO context VALUES (0, ?)", (context,))
             if self._file.rows("SELECT digest FROM context")[0][0] != context:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from merge_advisor.errors import BaseModelError, PoolError, RunError
 from merge_advisor.merges import WeightedMerge
+from merge_advisor.regular_files import home_expanded
 from merge_advisor.store import WorkerStore
 from merge_advisor.types import Candidate
 
@@ -25,7 +26,7 @@ def absolute_place(place: str) -> str:
     Args:
         place: hub id, folder or file.
     """
-    path = Path(place).expanduser()
+    path = home_expanded(place)
     return str(path.absolute()) if path.exists() else place
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from merge_advisor.errors import InputError, RunError
-from merge_advisor.json_form import STRICT, digest_of, from_json, to_json
+from merge_advisor.json_form import STRICT, digest_of, read_value, to_json
 from merge_advisor.options import FinetuneSettings
 from merge_advisor.types import BACKWARD, SHOTS_LORA, Candidate, Row
 from merge_advisor.weights.adapter import read_adapter
@@ -100,7 +100,6 @@ def finetune_on_shots(
     # 2 is the version of the finetune: raise it when the same settings give another LoRA
     key = digest_of([list(memo.context), "lora", 2, parts, sorted(targets), settings_plain(settings), seed])
     folder = cache / "shots" / key / SHOTS_LORA
-    record_file = folder.parent / TRAINING
     if is_kept(folder):
         memo.hits += 1
     else:
@@ -110,7 +109,7 @@ def finetune_on_shots(
         forwards = trained + len(result.watched) * len(shots.watch)
         record = FinetuneRecord(result.steps, result.taken, result.watched, forwards)
         keep_lora(folder, result.delta, model, to_json(record))
-    record = from_json(FinetuneRecord, record_file.read_text(encoding="utf-8", errors="replace"), str(record_file))
+    record = read_value(FinetuneRecord, folder.parent / TRAINING)
     return ShotsLora(read_trained(folder, model.local, settings.rank), record)
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from merge_advisor.adapt.workbench import Trained, TrainingRecord, TrainingRequest
 from merge_advisor.advisor.measuring.shots_lora import TRAINING, is_kept, keep_lora, read_trained
-from merge_advisor.json_form import digest_of, from_json, to_json
+from merge_advisor.json_form import digest_of, read_value, to_json
 from merge_advisor.types import BACKWARD, RESIDUAL, Candidate
 from merge_advisor.weights.updates import digest_of_delta
 
@@ -60,7 +60,6 @@ class Trainer:
         kinds = [self.kinds.get(row.digest, "loss") for row in (*request.rows, *request.watch)]
         key = digest_of([list(memo.context), "adaptation", _VERSION, request.digest, kinds])
         folder = self.cache / "trained" / key / RESIDUAL
-        record_file = folder.parent / TRAINING
         if is_kept(folder):
             memo.hits += 1
         else:
@@ -70,7 +69,7 @@ class Trainer:
             forwards = passes + len(result.watched) * len(request.watch)
             record = TrainingRecord(result.steps, result.taken, result.watched, result.rows, numbers, forwards)
             keep_lora(folder, result.delta, self.meter.model, to_json(record))
-        record = from_json(TrainingRecord, record_file.read_text(encoding="utf-8", errors="replace"), str(record_file))
+        record = read_value(TrainingRecord, folder.parent / TRAINING)
         return Trained(read_trained(folder, self.meter.model.local), record)
 
     def keep(self, delta: WeightDelta, name: str) -> Candidate:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from merge_advisor.errors import RunError
+from merge_advisor.tuning.lock import run_lock
 from merge_advisor.whole_files import other_lives, replaced_folder, this_writer, whole_folder, write_text
 
 UNFINISHED = "unfinished"
@@ -22,13 +23,16 @@ def check_out(out: Path, *, force: bool) -> None:
         force: whether one that is there is replaced.
 
     Raises:
-        RunError: the folder is there (and `force` is not), is no run folder, or its parent cannot be written.
+        RunError: the folder is there (and `force` is not), is no run folder, is in use by another process, or its
+            parent cannot be written.
     """
     if out.exists():
         if not force:
             raise RunError(f"{out}: is there already; give another `out`, or `force=True` to replace it")
         if not (out / "plan.json").is_file():
             raise RunError(f"{out}: is no run folder, so `force=True` does not replace it; give another `out`")
+        with run_lock(out, "replaces it"):  # it would go under the hands of who scores or tunes it
+            pass
     # an hour of choosing must not end in a folder that cannot be written
     try:
         out.parent.mkdir(parents=True, exist_ok=True)

@@ -25,7 +25,7 @@ from pathlib import Path
 
 from merge_advisor.adapt.workbench import Alternative
 from merge_advisor.errors import RunError
-from merge_advisor.json_form import STRICT, digest_of, from_json, to_json
+from merge_advisor.json_form import STRICT, digest_of, read_value, to_json
 from merge_advisor.report.values import SimilarityMap, TuningReport
 from merge_advisor.scores import Score, ScoringCost, Verdict
 from merge_advisor.spaces import Space
@@ -311,6 +311,20 @@ def write_scores(folder: Path, plan: Plan, scores: tuple[Score, ...], report: st
     write_text(folder / "plan.json", to_json(plan))  # last: the verdict is there only where the scores behind it are
 
 
+def check_run(folder: Path) -> None:
+    """Refuse what is no run folder, before it is locked or read.
+
+    Args:
+        folder: the run folder.
+
+    Raises:
+        RunError: no such folder, or no plan in it.
+    """
+    restore(folder)
+    if not (folder / "plan.json").is_file():
+        raise RunError(f"{folder}: is no run folder (no plan.json); make one with `merge-advisor plan`")
+
+
 def read_run(folder: Path) -> Run:
     """Return what a run folder holds.
 
@@ -318,24 +332,23 @@ def read_run(folder: Path) -> Run:
         folder: the run folder.
 
     Raises:
-        RunError: no such folder, or no plan in it.
+        RunError: no such folder, no plan in it, or a file that cannot be read.
         InputError: a file of it is altered, cut short or of another version.
     """
-    restore(folder)
-    if not (folder / "plan.json").is_file():
-        raise RunError(f"{folder}: is no run folder (no plan.json); make one with `merge-advisor plan`")
-    plan = from_json(Plan, _read(folder / "plan.json"), str(folder / "plan.json"))
+    check_run(folder)
+    plan = read_value(Plan, folder / "plan.json")
     if missing := [name for name in ("base", "pool") if name not in plan.environment.paths]:
         raise RunError(
             f"{folder / 'plan.json'}: environment.paths: has no {missing[0]}; correct it or make the file anew"
         )
-    recipe = _recipe_in(folder)
-    planned = _recipe_in(folder / PLANNED) if (folder / PLANNED / "recipe.json").is_file() else None
+    recipe = read_value(Recipe, folder / "recipe.json")
+    of_plan = folder / PLANNED / "recipe.json"
+    planned = read_value(Recipe, of_plan) if of_plan.is_file() else None
     # either digest: `tune` writes plan/ first and plan.json last
     if planned is not None and planned.digest not in (plan.planned_digest, plan.recipe_digest):
-        raise RunError(f"{folder / PLANNED / 'recipe.json'}: was changed after the plan; make the plan anew")
+        raise RunError(f"{of_plan}: was changed after the plan; make the plan anew")
     tasks = [folder / "tasks" / f"{number}.json" for number in range(len(plan.tasks))]
-    run = Run(folder, plan, recipe, tuple(from_json(Task, _read(path), str(path)) for path in tasks), (), planned)
+    run = Run(folder, plan, recipe, tuple(read_value(Task, path) for path in tasks), (), planned)
     if recipe.digest != plan.recipe_digest:
         if planned is None:
             raise RunError(f"{folder / 'recipe.json'}: was changed after the plan; make the plan anew")
@@ -346,26 +359,14 @@ def read_run(folder: Path) -> Run:
     scores = [folder / "score" / f"{number}.json" for number in range(len(plan.tasks))]
     # scores of the run's own tasks are files by number; those of lm-eval tasks are added later, by name
     scores += sorted((folder / "score").glob("lm-eval-*.json"))
-    tuning = folder / TUNING
     return replace(
         run,
-        scores=tuple(from_json(Score, _read(path), str(path)) for path in scores if path.is_file()),
-        tuning=from_json(TuningReport, _read(tuning), str(tuning)) if plan.planned_digest else None,
+        scores=tuple(read_value(Score, path) for path in scores if path.is_file()),
+        tuning=read_value(TuningReport, folder / TUNING) if plan.planned_digest else None,
     )
-
-
-def _recipe_in(folder: Path) -> Recipe:
-    return from_json(Recipe, _read(folder / "recipe.json"), str(folder / "recipe.json"))
 
 
 def _file_of(task: str) -> str:
     """A file's name for a task of lm-eval; other names never become the same."""
     plain = re.sub(r"[^A-Za-z0-9_.-]", "-", task)
     return plain if plain == task.replace(":", "-", 1) else f"{plain}-{digest_of(task)[:8]}"
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8", errors="surrogatepass")
-    except (OSError, UnicodeDecodeError) as error:
-        raise RunError(f"{path}: cannot be read ({error}); copy the whole run folder") from error

@@ -26,7 +26,15 @@ from merge_advisor.advisor.measuring.model_scores import (
 )
 from merge_advisor.advisor.measuring.session import Session
 from merge_advisor.advisor.runs.reopening import find_members, find_shots_lora, reopen
-from merge_advisor.advisor.runs.run_folder import PLAN_START, START, UNADAPTED, Run, read_run, write_scores
+from merge_advisor.advisor.runs.run_folder import (
+    PLAN_START,
+    START,
+    UNADAPTED,
+    Run,
+    check_run,
+    read_run,
+    write_scores,
+)
 from merge_advisor.errors import InputError, TaskError
 from merge_advisor.evaluators.guard import guard_score, read_guard
 from merge_advisor.evaluators.metrics import METRICS, majority_score, metric_for
@@ -34,6 +42,7 @@ from merge_advisor.json_form import VERSION
 from merge_advisor.merges import WeightedMerge, merge_of
 from merge_advisor.scores import GuardScore, RowLog, Score, ScoringCost, Verdict
 from merge_advisor.tasks import majority, read_rows, shared_choices
+from merge_advisor.tuning.lock import run_lock
 from merge_advisor.types import ICL, SHOTS_LORA, Recipe, Task
 from merge_advisor.verdict import judge
 
@@ -237,16 +246,18 @@ def score_run(
     Raises:
         TaskError: no held-out rows, a file or a task of lm-eval that cannot be used.
         ExternalError: lm-eval failed.
-        RunError: no run folder, another base, a member that cannot be found.
+        RunError: no run folder, another base, a member that cannot be found, or another process scores or tunes it.
     """
     check_metric(metric, lm_eval if not heldout else ())
     check_limit(limit, lm_eval)
-    opened, session = reopen(Path(run), **where)
-    with session:
-        return score_open_run(
-            session, opened, Judging(metric, guard, limit), heldout=heldout, lm_eval=lm_eval,
-            offline=where.get("offline", False), fields=fields,
-        )  # fmt: skip
+    check_run(Path(run))
+    with run_lock(Path(run), "scores it"):
+        opened, session = reopen(Path(run), **where)
+        with session:
+            return score_open_run(
+                session, opened, Judging(metric, guard, limit), heldout=heldout, lm_eval=lm_eval,
+                offline=where.get("offline", False), fields=fields,
+            )  # fmt: skip
 
 
 def score_open_run(

@@ -29,7 +29,7 @@ from merge_advisor.progress import Progress
 from merge_advisor.tuning import Point, SearchSpace, Trial
 from merge_advisor.tuning.coordinator import search
 from merge_advisor.tuning.goals import PENALISED, WorstGoal, goal_named
-from merge_advisor.tuning.lock import folder_lock
+from merge_advisor.tuning.lock import run_lock
 from merge_advisor.tuning.settings import Budget, SearchResult, SearchSettings, start_points
 from merge_advisor.tuning.shared_search import search_shared
 from merge_advisor.tuning.study import StudyPlace
@@ -115,8 +115,8 @@ def tune_open_run(session: Session, run: Run, options: TuneOptions, *, guard: Pa
         winner = plan_stays(trials, winner)
     report = tuning_report(run, options, result, winner, judge, rows, model)
     values = TunedValues(model.recipe, model.carried.rank_error, model.adaptation, report)
-    # of processes that share a search in one run folder, one after the other
-    with folder_lock(run.folder) if options.share else nullcontext():
+    # of processes that share a search in one run folder, one after the other; who tunes alone has the lock all along
+    with run_lock(run.folder, "writes a tuned recipe", wait=True) if options.share else nullcontext():
         with tuned_folder(run, values) as staged:
             model.write(session, staged)
         return read_run(run.folder)
