@@ -4,10 +4,10 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
-from pathlib import Path
 
+import psutil
 import pytest
 
 needs_ray = pytest.mark.skipif(find_spec("ray") is None, reason="the package ray is not installed (extra `ray`)")
@@ -32,12 +32,10 @@ def local_cluster(cpus: int) -> Iterator[None]:
 
 
 def actor_processes() -> list[int]:
-    """The processes of this machine's actors, by number."""
+    """The processes of the actors of this process's own cluster, by number: another test may have one too."""
     found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            if path.read_bytes().startswith(b"ray::ActorHost"):
-                found.append(int(path.parent.name))
-        except OSError:  # it has ended
-            continue
+    for child in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):  # it has ended
+            if " ".join(child.cmdline()).startswith("ray::ActorHost"):
+                found.append(child.pid)
     return sorted(found)
