@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
-from merge_advisor.tuning.lock import StudyFileLock
+from merge_advisor.tuning.lock import HolderLock
 
 _LOCK = "hub.lock"
 
@@ -40,7 +40,7 @@ def written_by_one(folder: Path) -> Iterator[None]:
     Raises:
         RunError: another process holds it, which the message names, or nothing can be written there.
     """
-    lock = StudyFileLock(folder / _LOCK, "is being written to by")
+    lock = HolderLock(folder / _LOCK, "is being written to by")
     try:
         yield
     finally:

@@ -36,11 +36,11 @@ def _this_process() -> str:
     return f"process {os.getpid()} on {socket.gethostname()} since {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
-class StudyFileLock:
-    """A lock on a file, held until `release` or the end of the process, however it ends.
+class HolderLock:
+    """A lock on a file that says who holds it, held until `release` or the end of the process, however it ends.
 
-    >>> first = StudyFileLock(Path("study.sqlite.lock"))
-    >>> StudyFileLock(Path("study.sqlite.lock"))
+    >>> first = HolderLock(Path("study.sqlite.lock"))
+    >>> HolderLock(Path("study.sqlite.lock"))
     Traceback (most recent call last):
     merge_advisor.errors.RunError: .: is being tuned by process ...; wait for it to end, or stop it
     >>> first.release()
@@ -139,7 +139,7 @@ def run_lock(folder: Path, does: str, *, wait: bool = False) -> Iterator[None]:
     Raises:
         RunError: another process changes it, or it cannot be written.
     """
-    lock = StudyFileLock(folder / _RUN_LOCK, "is in use by", does, wait=wait, needed=False)
+    lock = HolderLock(folder / _RUN_LOCK, "is in use by", does, wait=wait, needed=False)
     try:
         yield
     finally:

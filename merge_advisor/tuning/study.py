@@ -20,7 +20,7 @@ from typing import Any, Self
 from merge_advisor.errors import RunError
 from merge_advisor.json_form import digest_of, to_plain
 from merge_advisor.tuning.density import split_density, without_density
-from merge_advisor.tuning.lock import StudyFileLock, StudyHeartbeat
+from merge_advisor.tuning.lock import HolderLock, StudyHeartbeat
 from merge_advisor.tuning.storages import open_storage, shown_storage, storage_file, without_password
 from merge_advisor.tuning.values import Point, SearchSpace, Trial
 from merge_advisor.write_points import write_point
@@ -84,7 +84,7 @@ class Study:
     ) -> None:
         self._place, self._space, self._members = place, space, tuple(members)
         self._where = shown_storage(place.storage)
-        self._lock: StudyFileLock | StudyHeartbeat | None = None
+        self._lock: HolderLock | StudyHeartbeat | None = None
         self._storage: Any = None
         self._trial: int | None = None
         try:
@@ -179,7 +179,7 @@ class Study:
         write_point("study written", call)
         return done
 
-    def _held(self) -> StudyFileLock | StudyHeartbeat:
+    def _held(self) -> HolderLock | StudyHeartbeat:
         if self._lock is None:
             raise ValueError("the study is closed")
         return self._lock
@@ -188,7 +188,7 @@ class Study:
         """Take the lock, open the storage, find or make the study."""
         file = storage_file(self._place.storage)
         if file is not None:
-            self._lock = StudyFileLock(file.with_name(f"{file.name}.lock"))
+            self._lock = HolderLock(file.with_name(f"{file.name}.lock"))
         self._open_storage()
         fresh = self._find(values)
         if self._lock is None:

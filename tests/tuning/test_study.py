@@ -24,7 +24,7 @@ from merge_advisor.tuning import lock as locks
 from merge_advisor.tuning.coordinator import search
 from merge_advisor.tuning.density import split_density
 from merge_advisor.tuning.goals import goal_named
-from merge_advisor.tuning.lock import StudyFileLock, StudyHeartbeat
+from merge_advisor.tuning.lock import HolderLock, StudyHeartbeat
 from merge_advisor.tuning.samplers.gradient import GradientSampler
 from merge_advisor.tuning.settings import Budget, SearchResult, SearchSettings
 from merge_advisor.tuning.study import Study, StudyPlace, read_trial
@@ -262,8 +262,8 @@ HOLD = """
 import sys, time
 sys.path.insert(0, {here!r})
 from pathlib import Path
-from merge_advisor.tuning.lock import StudyFileLock
-held = StudyFileLock(Path({path!r}))
+from merge_advisor.tuning.lock import HolderLock
+held = HolderLock(Path({path!r}))
 print("held", flush=True)
 time.sleep(60)
 """
@@ -284,15 +284,15 @@ def test_a_second_coordinator_is_refused_until_the_first_is_dead(place: StudyPla
 
 
 def test_a_lock_is_let_go_of(tmp_path: Path) -> None:
-    held = StudyFileLock(tmp_path / "lock")
+    held = HolderLock(tmp_path / "lock")
     with pytest.raises(RunError, match=f"process {os.getpid()} "):
-        StudyFileLock(tmp_path / "lock")
+        HolderLock(tmp_path / "lock")
     with pytest.raises(RunError, match=f"process {os.getpid()} "):
-        StudyFileLock(tmp_path / "lock")  # the first refusal left the name of the holder alone
+        HolderLock(tmp_path / "lock")  # the first refusal left the name of the holder alone
     held.check()
     held.release()
     held.release()
-    StudyFileLock(tmp_path / "lock").release()
+    HolderLock(tmp_path / "lock").release()
 
 
 def test_a_file_system_without_locks_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -306,7 +306,7 @@ def test_a_file_system_without_locks_is_refused(tmp_path: Path, monkeypatch: pyt
         pytest.warns(UserWarning, match="flock not supported"),
         pytest.raises(RunError, match=r"lock: cannot be locked; use a local disk"),
     ):
-        StudyFileLock(tmp_path / "lock")
+        HolderLock(tmp_path / "lock")
 
 
 class Attribute:

@@ -15,7 +15,7 @@ from typing import Any, Literal
 from merge_advisor.checked_sqlite import CheckedFile, FileKind
 from merge_advisor.errors import RunError
 from merge_advisor.json_form import STRICT, from_json, to_json, to_plain
-from merge_advisor.tuning.lock import StudyFileLock
+from merge_advisor.tuning.lock import HolderLock
 from merge_advisor.whole_files import write_text
 
 LOG = "log.jsonl"
@@ -114,7 +114,7 @@ class WatchState:
         self._file = CheckedFile(folder / _STATE, _KIND)
         try:
             # two that judge one model would decide twice
-            self._lock = StudyFileLock(folder / f"{_STATE}.lock", "is being judged for by")
+            self._lock = HolderLock(folder / f"{_STATE}.lock", "is being judged for by")
         except RunError:
             self._file.close()
             raise
