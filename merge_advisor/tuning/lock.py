@@ -83,6 +83,8 @@ class HolderLock:
             self._holder.write_text(_this_process() + (f", which {does}" if does else ""), encoding="utf-8")
             write_point("holder noted", self._holder.name)
         except OSError as error:
+            with suppress(OSError):  # cut short by a full disk
+                self._holder.unlink(missing_ok=True)
             self._lock.release()
             raise RunError(f"{path}: cannot be written ({error.strerror}); check permissions and free space") from error
         except RunError:
