@@ -69,7 +69,8 @@ def describe_hub_plan(
         chosen, total = chosen_of(hub, session, options, asked)
         needed = needed_of(hub, session.local.base.digest, options, chosen)
     size, gone = min(asked.hub.shortlist, total), list[str]()
-    others = (entry for entry in _there(hub, chosen, gone) if entry.number not in {one.number for one in needed})
+    taken = {entry.number for entry in needed}
+    others = (entry for entry in _there(hub, chosen, gone) if entry.number not in taken)
     entries = list(islice(chain(filter(can_be_opened, needed), others), size))
     if not entries:
         raise none_there(hub, gone)
