@@ -140,7 +140,8 @@ class Auto:
         differences = theirs - ours
         if not differences.any():  # the same model, as the base is where `shots` at scale 0 is best
             return Belief(0.0, 0.0)
-        known, other = (experience_of(one, len(differences)) for one in (name, over))
+        choices = 2 * sum(bool(row.choices) for row in bench.learning) > len(bench.learning)
+        known, other = (experience_of(one, len(differences), choices=choices) for one in (name, over))
         level = (bench.mean(ours) + bench.mean(theirs)) / 2
         return believe(differences.tolist(), known.than(other), level, bench.weights(bench.learning))
 

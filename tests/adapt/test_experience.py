@@ -63,6 +63,14 @@ def test_the_reference_gains_nothing_over_itself() -> None:
     assert experience_of("shots", 7).than(known).gain == -known.gain
 
 
+def test_a_merge_alone_promises_too_much_where_rows_have_choices() -> None:
+    tokens, choices = experience_of("merge", 20), experience_of("merge", 20, choices=True)
+    assert choices.optimism > 4 * tokens.optimism
+    # of few rows, and of all else, nothing else is known
+    for name, rows in (("merge", 5), *((name, 20) for name in EXPERIENCE if name != "merge")):
+        assert experience_of(name, rows) == experience_of(name, rows, choices=True)
+
+
 def test_between_numbers_of_rows_by_their_logarithm_and_beyond_them_the_nearest(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

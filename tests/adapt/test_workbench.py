@@ -9,7 +9,7 @@ import pytest
 from merge_advisor.adapt.auto import SURE, Auto
 from merge_advisor.adapt.basis import Basis
 from merge_advisor.adapt.continuing import Continue, start_of
-from merge_advisor.adapt.experience import EXPERIENCE, Experience
+from merge_advisor.adapt.experience import EXPERIENCE, EXPERIENCE_OVER_CHOICES, Experience
 from merge_advisor.adapt.folds import cross_fit, folds_of, with_trained
 from merge_advisor.adapt.mix import Mix
 from merge_advisor.adapt.prompting import Prompting
@@ -295,6 +295,19 @@ def test_auto_takes_what_needs_a_pool_only_where_it_is_surely_better(monkeypatch
     assert unsure.options[1].name == "basis from merge" and unsure.options[1].gain > unsure.options[0].gain
     assert "nats of gain, not taken: better with a probability of 70%" in unsure.reason
     assert worse.options[0].name == "shots" and "not taken" not in worse.reason
+
+
+@pytest.mark.parametrize(("kinds", "taken"), [([0] * 20, "merge"), ([1] * 20, "shots"), ([0, 1] * 10, "merge")])
+def test_auto_mistrusts_a_merge_more_where_most_rows_have_choices(
+    kinds: list[int], taken: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(EXPERIENCE, "merge", {20: Experience(gain=0.1, spread=0.3)})
+    monkeypatch.setitem(EXPERIENCE_OVER_CHOICES, "merge", {20: Experience(gain=0.1, spread=0.3, optimism=2.0)})
+    world = World(wanted=1, learned=0.5, merge=1, least=1.0)
+    rows = [Row(f"say {place}", "yes", ("yes", "no") if kind else None) for place, kind in enumerate(kinds)]
+    world.bench.tasks, world.bench.tuning = (tuple(rows),), frozenset()
+    world.bench.merge = replace(world.bench.merge, composition="ties")  # which nothing can be trained on top of
+    assert Auto().adapt(world.bench).options[0].name == taken
 
 
 def test_auto_takes_the_prompt_where_it_is_best_and_says_where_it_cannot_be() -> None:
