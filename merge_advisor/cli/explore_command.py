@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from merge_advisor.cli.exit_codes import OK
-from merge_advisor.cli.options import ExploreCommand, OutputOptions
+from merge_advisor.cli.hub_arguments import ExploreCommand
+from merge_advisor.cli.options import OutputOptions
 from merge_advisor.cli.parser import Arguments
 from merge_advisor.cli.printing import print_result
 from merge_advisor.cli.saying import say

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 from merge_advisor.cli.command_session import command_session
 from merge_advisor.cli.exit_codes import OK, PARTIAL
+from merge_advisor.cli.hub_arguments import GateCommand
 from merge_advisor.cli.messages import with_flags
-from merge_advisor.cli.options import GateCommand, OutputOptions
+from merge_advisor.cli.options import OutputOptions
 from merge_advisor.cli.parser import Arguments
 from merge_advisor.cli.printing import flagged, print_blocks, print_json, print_result
 from merge_advisor.cli.saying import say

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from merge_advisor.cli.exit_codes import FAILED, OK, PARTIAL
+from merge_advisor.cli.hub_arguments import HubCommand
 from merge_advisor.cli.messages import with_flags
-from merge_advisor.cli.options import HubCommand, OutputOptions, PlanCommand
+from merge_advisor.cli.options import OutputOptions, PlanCommand
 from merge_advisor.cli.parser import Arguments
 from merge_advisor.cli.printing import flagged, print_result
 from merge_advisor.cli.saying import say
