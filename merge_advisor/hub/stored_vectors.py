@@ -20,7 +20,7 @@ import json
 import os
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +28,7 @@ import numpy as np
 
 from merge_advisor.errors import RunError
 from merge_advisor.hub.codes import FAR_BYTES, NEAR_BYTES, Coder
+from merge_advisor.regular_files import open_regular
 from merge_advisor.whole_files import whole_file, write_text
 
 if TYPE_CHECKING:
@@ -40,6 +41,8 @@ EXACT_UP_TO = 100_000
 """Rows up to which a search compares with all of them; more have codes."""
 STATE = "state.json"
 """What counts of the other files; written last."""
+_STATE_BYTES = 4096
+"""More than a state has."""
 BLOCK = 256
 """Rows under one checksum."""
 SAMPLE = 8
@@ -270,9 +273,13 @@ class StoredVectors:
         if not path.exists():
             return VectorState(space, dim)
         try:
-            state = VectorState(**json.loads(path.read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError) as error:
+            with open_regular(path) as stream:
+                state = VectorState(**json.loads(stream.read(_STATE_BYTES)))
+        except (OSError, ValueError, TypeError, RecursionError) as error:
             raise DamagedVectorsError(f"{path}: cannot be read") from error
+        kinds = {field.name: type(field.default) for field in fields(VectorState) if field.default is not MISSING}
+        if any(type(getattr(state, name)) is not kind or not getattr(state, name) >= 0 for name, kind in kinds.items()):
+            raise DamagedVectorsError(f"{path}: is not what was written")
         if state.version != VERSION_OF_VECTORS or (state.space, state.dim) != (space, dim):
             raise DamagedVectorsError(f"{path}: is of another space or version")
         return state
@@ -287,11 +294,13 @@ class StoredVectors:
         if not self.state.rows:
             return np.zeros((0, 3), np.uint32)
         path = self.folder / f"sums-{self.state.sums:08x}"
+        size = 4 * len(self._strides()) * -(-self.state.rows // BLOCK)
         try:
-            data = path.read_bytes()
+            with open_regular(path) as stream:
+                data = stream.read(size + 1)
         except OSError as error:
             raise DamagedVectorsError(f"{path}: cannot be read ({error.strerror})") from error
-        if zlib.crc32(data) != self.state.sums or len(data) != 4 * len(self._strides()) * -(-self.state.rows // BLOCK):
+        if zlib.crc32(data) != self.state.sums or len(data) != size:
             raise DamagedVectorsError(f"{path}: is not what was written")
         return np.frombuffer(data, "<u4").reshape(-1, len(self._strides()))
 

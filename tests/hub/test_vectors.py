@@ -150,6 +150,11 @@ def flip(path: Path, place: int) -> None:
     path.write_bytes(data)
 
 
+def into_a_pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
 def damages() -> dict[str, Callable[[Path], None]]:
     return {
         "a flipped byte of a row": lambda folder: flip(folder / "rows", 777),
@@ -165,6 +170,19 @@ def damages() -> dict[str, Callable[[Path], None]]:
         "a state that says more": lambda folder: (folder / "state.json").write_text(
             (folder / "state.json").read_text().replace('"rows": 60', '"rows": 59')
         ),
+        "a state of fewer than no rows": lambda folder: (folder / "state.json").write_text(
+            (folder / "state.json").read_text().replace('"rows": 60', '"rows": -60')
+        ),
+        "a state of half a row": lambda folder: (folder / "state.json").write_text(
+            (folder / "state.json").read_text().replace('"rows": 60', '"rows": 60.5')
+        ),
+        "a state that is long": lambda folder: (folder / "state.json").write_text(
+            " " * 2**20 + (folder / "state.json").read_text()
+        ),
+        "a state that is a pipe": lambda folder: into_a_pipe(folder / "state.json"),
+        "sums that are a pipe": lambda folder: into_a_pipe(next(folder.glob("sums-*"))),
+        "a deep state": lambda folder: (folder / "state.json").write_text("[" * 4000),
+        "sums that say more": lambda folder: os.truncate(next(folder.glob("sums-*")), 2**30),
     }
 
 
