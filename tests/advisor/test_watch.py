@@ -1,12 +1,15 @@
 """`gate --watch`: what is new, a copy, another version or unusable; what improves; one whole log, whatever happens."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from merge_advisor.advisor.gating import watch
 from merge_advisor.advisor.gating.watch import Watching, split_watched, watch_pool
@@ -74,6 +77,24 @@ def test_what_is_added_is_judged_once_and_told_in_one_line(
     )
     main(WORDS)
     assert log_of(here)[-1]["kind"] == "version" and "new weights under a known id" in log_of(here)[-1]["text"]
+
+
+def test_an_adapter_saved_again_in_another_dtype_is_nearly_the_same(
+    here: Path, models: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(WORDS) == 0
+    for name, scale in (("rounded", 1.0), ("larger", 1.1)):
+        shutil.copytree(models / "slight", here / "pool" / name)
+        file = here / "pool" / name / "adapter_model.safetensors"
+        factors = {key: (value * scale).to(torch.bfloat16) for key, value in load_file(file).items()}
+        save_file(factors, file, metadata={"format": "pt"})
+    assert main(WORDS) == 0
+    texts = {line["model"]: line["text"] for line in log_of(here)}
+    # of one with 8 bits of precision; of two factors 1.1 times as large the change is 21% larger
+    found = re.fullmatch(
+        r"rounded: new, nearly the same as first \(its change differs by (0\.[1-5])%\); .*", texts["rounded"]
+    )
+    assert found and texts["larger"].startswith("larger: new; task ")
 
 
 def better_by(gains: dict[tuple[str, ...], float], monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:

@@ -20,6 +20,7 @@ import numpy as np
 
 from merge_advisor.advisor.gating.gate import check_judging_files
 from merge_advisor.advisor.gating.gated_model import HubFinder, find_gated, open_gated
+from merge_advisor.advisor.gating.near_copies import near_copy
 from merge_advisor.advisor.gating.watch_state import DecisionKind, KnownBest, PoolDecision, TaskDecision, WatchState
 from merge_advisor.advisor.gating.watched_card import watched_card
 from merge_advisor.advisor.measuring.meter import BASE, MergeMeter, ScoredModel, loss_kind_of
@@ -330,11 +331,17 @@ class _Look:
         is_version = self.state.known(candidate.id) is not None
         decision = PoolDecision(
             candidate.id, candidate.fingerprint, "version" if is_version else "new",
-            f"{candidate.id}: {'new weights under a known id' if is_version else 'new'}; "
+            f"{candidate.id}: {'new weights under a known id' if is_version else 'new'}{self._nearly(candidate)}; "
             + "; ".join(f"{task.task} {task.reason}" for task in decided),
             decided, str(card), round(time.perf_counter() - started, 2), sum(item.now for item in timed), everyone,
         )  # fmt: skip
         return self._keep(decision, best)
+
+    def _nearly(self, candidate: Candidate) -> str:
+        """What is said where it is nearly the same as one that is known."""
+        known = [c for c in self.session.pool.candidates if self.state.known(c.id) == c.fingerprint]
+        near = near_copy(self.session.weights, candidate, known)
+        return f", nearly the same as {near[0].id} (its change differs by {near[1]:.1%})" if near else ""
 
     def _on_task(self, candidate: Candidate, task: WatchedTask) -> tuple[TaskDecision, WeightedMerge]:
         """What a new model does for a task: chosen on some rows, judged on the others."""
