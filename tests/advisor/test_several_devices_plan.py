@@ -15,6 +15,7 @@ from merge_advisor.options import FinetuneSettings
 from tests.support.pretended_devices import pretended_devices
 
 
+@pytest.mark.slow
 def test_a_plan_on_two_devices_is_the_plan_on_one(
     example_world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -85,6 +85,7 @@ def test_a_wrong_setup_is_refused_all_the_same(tmp_path: Path) -> None:
         describe_bench(write_world(tmp_path, primary={"better": "x", "than": "random", "k": 2}))
 
 
+@pytest.mark.slow
 def test_no_arm_spends_more_than_foreseen(tmp_path: Path, tiny_llama: Path, tiny_pool: Path) -> None:
     hub = {"sampler": "lorahub", "trials": 6, "objective": "lorahub"}
     arms: list[dict[str, Any]] = [{"name": spec, "strategy": spec} for spec in STRATEGIES]

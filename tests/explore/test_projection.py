@@ -84,6 +84,7 @@ def test_clusters_are_the_groups_and_are_named_by_their_own_words() -> None:
     assert name_clusters(found.of, found.count, [""] * 60) == ["cluster 1", "cluster 2", "cluster 3"]
 
 
+@pytest.mark.slow
 def test_umap_keeps_groups_together_and_is_the_same_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("umap", reason="umap-learn is not installed")
     vectors, of = groups(3, 12)
