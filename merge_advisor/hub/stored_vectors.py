@@ -282,7 +282,7 @@ class StoredVectors:
             raise DamagedVectorsError(f"{path}: is not what was written")
         if state.version != VERSION_OF_VECTORS or (state.space, state.dim) != (space, dim):
             raise DamagedVectorsError(f"{path}: is of another space or version")
-        return state
+        return replace(state, space=space, dim=dim)  # JSON's 576.0 is as good as 576, and no size of an array
 
     def _check_sizes(self) -> None:
         for name, stride in self._strides().items() if self.state.rows else ():

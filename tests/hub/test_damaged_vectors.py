@@ -71,6 +71,15 @@ def test_damaged_files_are_noticed_not_used_and_made_anew(tmp_path: Path, damage
         assert hub.check().index == () and pairs(found(hub, query, 5)) == by_hand(hub, query, 5)
 
 
+def test_a_whole_number_may_be_written_as_a_float(tmp_path: Path) -> None:
+    filled(tmp_path, 60, WIDE).close()
+    state = tmp_path / "vectors" / "1" / "state.json"
+    state.write_text(state.read_text().replace('"dim": 64', '"dim": 64.0'))
+    query = np.random.default_rng(5).normal(size=64)
+    with Hub.open(tmp_path) as hub:
+        assert pairs(found(hub, query, 5)) == by_hand(hub, query, 5)
+
+
 def test_who_adds_next_makes_damaged_files_anew(tmp_path: Path) -> None:
     with filled(tmp_path, 60, WIDE) as hub:
         flip(tmp_path / "vectors" / "1" / "rows", 700)
