@@ -12,8 +12,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from merge_advisor.advisor.gating import watch
-from merge_advisor.advisor.gating.watch import Watching, split_watched, watch_pool
+from merge_advisor.advisor.gating.watch import Watching, watch_pool
 from merge_advisor.advisor.gating.watch_state import KnownBest, PoolDecision, WatchState
+from merge_advisor.advisor.gating.watched_tasks import split_watched
 from merge_advisor.cli import main
 from merge_advisor.errors import RunError, TaskError
 from merge_advisor.gate_options import GateOptions, WatchOptions

@@ -23,10 +23,11 @@ from merge_advisor.advisor.gating.gated_model import HubFinder, find_gated, open
 from merge_advisor.advisor.gating.near_copies import near_copy
 from merge_advisor.advisor.gating.watch_state import DecisionKind, KnownBest, PoolDecision, TaskDecision, WatchState
 from merge_advisor.advisor.gating.watched_card import watched_card
+from merge_advisor.advisor.gating.watched_tasks import WatchedTask, split_watched
 from merge_advisor.advisor.measuring.meter import BASE, MergeMeter, ScoredModel, loss_kind_of
 from merge_advisor.advisor.measuring.model_scores import guard_losses, score_models
 from merge_advisor.advisor.measuring.session import Session, open_session
-from merge_advisor.errors import InputError, MergeAdvisorError, PoolError, TaskError
+from merge_advisor.errors import InputError, MergeAdvisorError, PoolError
 from merge_advisor.evaluators.guard import read_guard
 from merge_advisor.evaluators.metrics import check_rows, metric_for
 from merge_advisor.gate_options import GateOptions, WatchOptions
@@ -38,60 +39,14 @@ from merge_advisor.pool.sources import find_models
 from merge_advisor.regular_files import home_expanded
 from merge_advisor.session_options import Where, session_options
 from merge_advisor.tasks import read_rows
-from merge_advisor.types import Candidate, Row
+from merge_advisor.types import Candidate
 from merge_advisor.whole_files import write_text
 
 if TYPE_CHECKING:
     from merge_advisor.session_options import SessionOptions
 
-_CHOOSING_SHARE = 3
-"""One row in so many chooses; the others judge."""
-_LEAST_CHOOSING = 4
-"""Rows that choose at least."""
 _SAME_WEIGHTS = "same weights as "
 """How a pool says that it has a model twice."""
-
-
-@dataclass(frozen=True, slots=True)
-class WatchedTask:
-    """A task that is known: rows that choose, and rows that judge.
-
-    >>> rows = [Row(str(n), "a") for n in range(60)]
-    >>> task = split_watched("sums", rows, "exact_match")
-    >>> len(task.choosing), len(task.judging), set(task.choosing) & set(task.judging)
-    (20, 40, set())
-    """
-
-    name: str
-    metric: str
-    choosing: tuple[Row, ...]
-    judging: tuple[Row, ...]
-
-    @property
-    def digest(self) -> str:
-        """Of its rows and metric: what its best model is kept under."""
-        return digest_of([self.metric, [row.digest for row in (*self.choosing, *self.judging)]])
-
-
-def split_watched(name: str, rows: Sequence[Row], metric: str) -> WatchedTask:
-    """Return a task split by the digests of its rows, so that their order in the file does not matter.
-
-    Args:
-        name: of the task.
-        rows: all of them.
-        metric: what it is judged by.
-
-    Raises:
-        TaskError: too few rows.
-    """
-    ordered = sorted(rows, key=lambda row: row.digest)
-    number = len(ordered) // _CHOOSING_SHARE
-    if number < _LEAST_CHOOSING:
-        least = _LEAST_CHOOSING * _CHOOSING_SHARE
-        raise TaskError(
-            f"task {name}: {len(ordered)} rows are too few to choose and to judge by; give at least {least}"
-        )
-    return WatchedTask(name, metric, tuple(ordered[:number]), tuple(ordered[number:]))
 
 
 @dataclass(frozen=True, slots=True)
