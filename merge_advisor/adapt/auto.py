@@ -204,7 +204,9 @@ def _second(
     if gap <= 0 or name not in leads:
         return said
     lead = f"{leads[name].mean:+.3f} nats with an error of {leads[name].error:.3f}"
-    return f"{said}, not taken: its lead over {alone} is {lead}, and what needs a pool has to lead by two thirds of that"
+    return (
+        f"{said}, not taken: its lead over {alone} is {lead}, and what needs a pool has to lead by two thirds of that"
+    )
 
 
 def _error(one: Adapted, other: Adapted, weights: Sequence[float]) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -21,7 +21,7 @@ from merge_advisor.adapt.folds import (
     with_trained,
 )
 from merge_advisor.adapt.shots import SCALES, ShotsAlone, best_scale, finetune_settings
-from merge_advisor.adapt.workbench import NOTHING, Adapted, Need, Trained, TrainingRequest, Workbench
+from merge_advisor.adapt.workbench import NOTHING, Adaptation, Adapted, Need, Trained, TrainingRequest, Workbench
 from merge_advisor.arrays import Float32Array
 from merge_advisor.backbone.shapes import LoraShape, RefactoredShape, Shape
 from merge_advisor.backbone.training_loss import TrainingLoss
@@ -263,6 +263,32 @@ def no_start(merge: WeightedMerge) -> str:
             "give `adaptation=none`"
         )
     return ""
+
+
+def chooses_anew(adaptation: Adaptation, rows: int, composition: str) -> bool:
+    """Return whether an adaptation has merges chosen again by some of the rows, to be judged by the others.
+
+    >>> chooses_anew(Continue(), 5, "exact"), chooses_anew(Continue(anew=True), 5, "exact")
+    (False, True)
+
+    Args:
+        adaptation: what is asked.
+        rows: how many are learned from; of few `auto` does.
+        composition: of the merge; one that is no plain sum is compared as it is, where the adaptation can.
+    """
+    if isinstance(adaptation, _ByRows):
+        adaptation = adaptation.for_rows(rows)
+    alone = bool(getattr(adaptation, "any_merge", False)) and adaptation.needs() == "merge" and not is_sum(composition)
+    return alone or bool(getattr(adaptation, "anew", False))
+
+
+@runtime_checkable
+class _ByRows(Protocol):
+    """An adaptation that is another one of few rows than of many."""
+
+    def for_rows(self, rows: int) -> Adaptation:
+        """Return what it is with so many rows."""
+        ...
 
 
 def starts_of(bench: Workbench, count: int) -> tuple[WeightedMerge, ...]:

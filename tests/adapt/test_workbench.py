@@ -9,7 +9,7 @@ import pytest
 
 from merge_advisor.adapt.auto import SURE, Auto
 from merge_advisor.adapt.basis import Basis
-from merge_advisor.adapt.continuing import Continue, start_of
+from merge_advisor.adapt.continuing import Continue, chooses_anew, start_of
 from merge_advisor.adapt.experience import EXPERIENCE, EXPERIENCE_OVER_CHOICES, Experience
 from merge_advisor.adapt.folds import cross_fit, folds_of, with_trained
 from merge_advisor.adapt.mix import Mix
@@ -206,10 +206,29 @@ def test_where_training_on_top_of_the_halves_merges_helps_neither_the_merge_of_a
     assert np.mean(adapted.losses) == pytest.approx(0.8**2)  # judged all the same by merges that it did not choose
 
 
-def test_without_anything_that_chooses_the_merge_stands_for_each_part() -> None:
+@pytest.mark.parametrize(
+    ("adaptation", "composition"),
+    [(Basis("prior", start="merge", anew=True), "exact"), (Continue(anew=True), "exact"), (Auto(), "exact"),
+     (Auto(), "ties"), (Auto(few=2, folds=2), "ties")],
+)  # fmt: skip
+def test_without_anything_that_chooses_no_merge_is_judged_by_the_rows_that_chose_it(
+    adaptation: Basis | Continue | Auto, composition: str
+) -> None:
     world = World(wanted=1, learned=0.5, merge=0.6)
-    one, other = (Basis("prior", start="merge", anew=anew, folds=2).adapt(world.bench) for anew in (True, False))
-    assert one.losses == other.losses and one.merge == other.merge
+    world.bench.run_choice = None
+    world.bench.merge = replace(world.bench.merge, composition=composition)
+    assert chooses_anew(adaptation, len(ROWS), composition)
+    with pytest.raises(SpecError, match="nothing here can choose a merge by fewer rows"):
+        adaptation.adapt(world.bench)
+
+
+def test_what_needs_no_merge_chosen_anew_does_without() -> None:
+    world = World(wanted=1, learned=0.5, merge=0.6)
+    world.bench.run_choice = None
+    for adaptation in (Auto(pool=False), Continue(), Basis("prior"), Mix(), ShotsAlone()):
+        assert not chooses_anew(adaptation, len(ROWS), "exact")
+        assert len(adaptation.adapt(world.bench).losses) == len(ROWS)
+    assert not chooses_anew(Auto(), 10, "exact") and chooses_anew(Auto(), 10, "ties")
 
 
 def test_where_training_never_helps_the_start_stays() -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from merge_advisor import registry
-from merge_advisor.adapt.continuing import is_sum
+from merge_advisor.adapt.auto import FEW
+from merge_advisor.adapt.continuing import chooses_anew, is_sum
 from merge_advisor.adapt.workbench import NOTHING
 from merge_advisor.advisor.runs.run_folder import AdaptationReport
 from merge_advisor.types import SHOTS_LORA, TRAINED, Candidate, Recipe
@@ -98,9 +99,35 @@ def why_not_adapted(run: Run, spec: str) -> str:
             f"{joined[0]} is a member of its merge, and has seen examples that would judge what is trained on top; "
             f"give `adaptation=none`, or plan with `adaptation={spec}`"
         )
-    if not is_sum(run.chosen.composition) and not getattr(adaptation, "any_merge", False):
+    if reason := _judged_apart(run, spec):
+        return reason
+    if not is_sum(run.chosen.composition):
         return (
             f"its composition {run.chosen.composition} is no plain sum, so no adapter trained on top can be a member; "
             "give `adaptation=none`, or plan with `composition=exact`"
+        )
+    return ""
+
+
+def _judged_apart(run: Run, spec: str) -> str:
+    """Why the rows that a tuned merge was searched on cannot judge it beside what they did not choose; "" if they can.
+
+    The search takes its merge by all rows, so that none is left that did not choose it. Of few rows the merge then
+    looks better by as much as there is to see (`eval/adaptations_tried.md`: a nat).
+    """
+    own, composition = run.own_adaptation, run.chosen.composition
+    rows = sum(len(task.shots) + len(task.tuning) for task in run.tasks)
+    if chooses_anew(registry.build("adaptation", spec), rows, composition):
+        return (
+            f"adaptation {spec} judges merges by examples that did not choose them ({rows} examples, composition "
+            f"{composition}), and all of them choose a tuned merge; give `adaptation=none` to tune the merge alone"
+        )
+    if rows >= FEW or own.start is None:
+        return ""
+    planned = registry.build("adaptation", own.asked)
+    if planned.needs() != "merge" or chooses_anew(planned, rows, composition):
+        return (
+            f"its own model ({own.asked}) was judged by {rows} examples that had not chosen its merge, and all of them "
+            "choose a tuned one, so they cannot compare the two; give `adaptation=none` to tune the merge alone"
         )
     return ""
