@@ -24,11 +24,11 @@ class Auto:
     """Take what is believed best: base, `prompt`, `shots`, the merge, or `continue` on top of it.
 
     Each is judged on rows that it was not trained on, by its difference to `shots`; the differences are shrunk towards
-    what other tasks have shown (see `experience`), and what needs a pool is taken only where it leads all that needs none by
-    two thirds of the error of that lead. `continue` takes as many steps as `shots` does: the rows have chosen the merge,
-    and would say to stay there. The merge of all rows stands for each part of them, and what it promises too much is
-    taken off. Of fewer than ten rows that would be far too much: each part is judged by a merge chosen without it, and
-    on top of that is tried `basis`, its form `prior`, in place of `continue`.
+    what other tasks have shown (see `experience`), and what needs a pool is taken only where it leads all that needs
+    none by two thirds of the error of that lead. `continue` takes as many steps as `shots` does: the rows have chosen
+    the merge, and would say to stay there. The merge of all rows stands for each part of them, and what it promises too
+    much is taken off. Of fewer than ten rows that would be far too much: each part is judged by a merge chosen without
+    it, and on top of that is tried `basis`, its form `prior`, in place of `continue`.
     Where nothing can be trained on top of the merge, the merge alone is compared; and it stays where one row alone
     leaves nothing to judge by.
 

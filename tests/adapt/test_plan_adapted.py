@@ -4,6 +4,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,12 +14,16 @@ from merge_advisor import registry
 from merge_advisor.advisor import PlanOptions
 from merge_advisor.advisor.planning.dry_run import describe_plan
 from merge_advisor.advisor.planning.plan import check_choosing
+from merge_advisor.advisor.runs.adapted_run import way_of
 from merge_advisor.advisor.runs.run_folder import Run, read_run
+from merge_advisor.advisor.scoring import score_run
 from merge_advisor.advisor.scoring.score_model import score_model
 from merge_advisor.cli import main
 from merge_advisor.errors import SpecError, TaskError
 from merge_advisor.options import FinetuneSettings
+from merge_advisor.scores import Verdict
 from merge_advisor.types import RESIDUAL, SHOTS_LORA, Row, Task
+from merge_advisor.verdict import judge
 from merge_advisor.weights.adapter import read_adapter
 from merge_advisor.weights.base import resolve_base
 from merge_advisor.weights.updates import digest_of_delta
@@ -79,6 +84,49 @@ def test_a_run_folder_holds_the_model_and_how_it_was_made(
     if found.predicted is not None:
         assert np.isfinite(found.predicted)
     assert found.reason.partition(":")[0] in (run.folder / "report.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("asked", "chosen", "pool", "way"),
+    [("mix", "mix", False, "shots"), ("mix", "mix", True, "mix"), ("continue:start=base", "continue", False, "shots"),
+     ("continue", "continue", True, "continue"), ("auto", "continue", True, "continue"),
+     ("continue:start=mean", "continue", True, "continue from mean"), ("auto", "basis", True, "basis"),
+     ("continue:start=random", "continue", True, "continue from random"), ("basis", "basis", False, "basis"),
+     ("basis:form=first,source=inputs", "basis", False, "shots"), ("basis:source=random", "basis", False, "shots"),
+     ("basis:form=first,source=inputs,start=merge", "basis", True, "continue"),
+     ("basis:source=layer,start=mean", "basis", True, "continue from mean"),
+     ("basis:start=mean", "basis", True, "basis"),
+     ("auto", "shots", False, "shots"), ("auto", "none", True, "none"), ("prompt", "prompt", False, "prompt"),
+     ("coefficients", "coefficients", True, "coefficients"), ("gone:x=1", "continue", True, "continue")],
+)  # fmt: skip
+def test_the_verdict_goes_by_what_is_in_the_model(
+    place: Path, tiny_llama: Path, tiny_pool: Path, asked: str, chosen: str, pool: bool, way: str
+) -> None:
+    run = planned(place, tiny_llama, tiny_pool, "continue")
+    found = run.plan.adaptation
+    assert found is not None and RESIDUAL in [member.id for member in run.recipe.members]
+    members = tuple(
+        member if pool or member.id == RESIDUAL else replace(member, weight=0.0) for member in run.recipe.members
+    )
+    plan = replace(run.plan, adaptation=replace(found, asked=asked, chosen=chosen))
+    assert way_of(replace(run, plan=plan, recipe=replace(run.recipe, members=members))) == way
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("spec", ["continue:start=base", "basis:form=first,source=inputs", "continue:start=mean"])
+def test_a_better_model_without_the_pool_is_not_said_to_have_been_trained_from_it(
+    place: Path, tiny_llama: Path, tiny_pool: Path, spec: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def winning(models: Any, metric: str, digests: Any, **how: Any) -> Any:
+        best = [replace(m, rows={metric: [float(m.label == "merge") - 0.5] * len(digests)}) for m in models]
+        return judge(best, metric, digests, **how)
+
+    monkeypatch.setattr(score_run, "judge", winning)
+    plan = planned(place, tiny_llama, tiny_pool, spec, f"won-{spec[-4:]}").plan
+    if spec == "continue:start=mean":
+        assert plan.verdict == Verdict.TRAIN_FROM_MERGE and "trained from the mean of the pool" in plan.reason
+    else:
+        assert plan.verdict == Verdict.TRAIN_ON_EXAMPLES and "use the LoRA trained on the examples" in plan.reason
 
 
 def test_the_folders_adapter_is_the_model_that_was_scored(place: Path, tiny_llama: Path, tiny_pool: Path) -> None:

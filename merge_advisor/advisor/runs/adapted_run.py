@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING
 
 from merge_advisor import registry
 from merge_advisor.adapt.auto import FEW
+from merge_advisor.adapt.basis import Basis
 from merge_advisor.adapt.continuing import chooses_anew, is_sum
 from merge_advisor.adapt.workbench import NOTHING
-from merge_advisor.advisor.runs.run_folder import AdaptationReport
+from merge_advisor.advisor.runs.run_folder import UNADAPTED, AdaptationReport
+from merge_advisor.errors import SpecError
 from merge_advisor.types import SHOTS_LORA, TRAINED, Candidate, Recipe
 
 if TYPE_CHECKING:
@@ -23,7 +25,7 @@ def adaptation_report(asked: str, made: AdaptedMerge, start: Recipe, shots_scale
     Args:
         asked: spec of the adaptation.
         made: what it came to.
-        start: the merge that it began with.
+        start: the merge as it was chosen.
         shots_scale: weight of `shots_lora` alone, as it is scored.
     """
     adapted = made.model
@@ -57,6 +59,41 @@ def trained_into(adapted: Adapted) -> tuple[Candidate, ...]:
         adapted: the model.
     """
     return tuple(candidate for candidate in adapted.merge.candidates if candidate.id in TRAINED)
+
+
+def way_of(run: Run) -> str:
+    """Return how a run's model was made, as the verdict calls it: the adaptation, or "shots" where no pool is in it.
+
+    The name of an adaptation does not say that: `mix` may leave out all members, and `continue` begin at the base.
+
+    Args:
+        run: the run.
+    """
+    made = run.plan.adaptation or UNADAPTED
+    members = any(member.weight and member.id not in TRAINED for member in run.recipe.members)
+    if made.chosen in ("continue", "mix") and not members:
+        return _ALONE
+    if made.chosen not in ("basis", "continue"):
+        return made.chosen
+    asked = _asked(made)
+    begins = getattr(asked, "start", "merge") if made.chosen == getattr(asked, "name", "") else "merge"
+    if made.chosen == "basis":
+        if not isinstance(asked, Basis) or asked.source == "pool":  # `auto` has no other one
+            return "basis"
+        if not members:
+            return _ALONE
+    return "continue" if begins == "merge" else f"continue from {begins}"
+
+
+def _asked(made: AdaptationReport) -> object:
+    try:
+        return registry.build("adaptation", made.asked)
+    except SpecError:  # of a package that is not installed here
+        return None
+
+
+_ALONE = "shots"
+"""Name of the adaptation whose model is a LoRA of the rows."""
 
 
 def why_not_adapted(run: Run, spec: str) -> str:
