@@ -11,8 +11,9 @@ import pytest
 
 import merge_advisor as ma
 from merge_advisor import registry
+from merge_advisor.adapt.auto import FEW
 from merge_advisor.advisor import PlanOptions
-from merge_advisor.advisor.planning.dry_run import describe_plan
+from merge_advisor.advisor.planning.dry_run import describe_plan, plan_passes, times_unadapted
 from merge_advisor.advisor.planning.plan import check_choosing
 from merge_advisor.advisor.runs.adapted_run import way_of
 from merge_advisor.advisor.runs.run_folder import Run, read_run
@@ -207,6 +208,38 @@ def test_the_dry_run_costs_no_less_than_the_plan(place: Path, tiny_llama: Path, 
         said = describe_plan([place / "even.jsonl"], pool=tiny_pool, base=str(tiny_llama), options=options)
         assert 0 < run.plan.forwards["adapt"] <= said["passes"]["adapt, at most"]
         assert 0 < run.plan.forwards["choose"] <= said["passes"]["choose, at most"]
+
+
+@pytest.mark.parametrize(("shots", "tuning", "least", "most"), [
+    (3, 2, 3.55, 3.65), (5, 4, 3.8, 3.95), (6, 4, 2.0, 2.15), (12, 8, 1.95, 2.05), (24, 16, 2.4, 2.5),
+])  # fmt: skip
+@pytest.mark.parametrize("candidates", [15, 59])
+def test_auto_takes_no_more_than_is_said_of_the_same_plan_without_an_adaptation(
+    shots: int, tuning: int, least: float, most: float, candidates: int
+) -> None:
+    """2.5 times at most, but of fewer than ten rows, where four folds are worth what they cost (docs/guide.md)."""
+    rows = tuple(Row(f"say {number}", f"{number}") for number in range(shots + tuning))
+    task = Task("say", rows[:shots], rows[shots:], ())
+    times = times_unadapted([task], candidates, PlanOptions())
+    assert least < times < most and (times <= 2.5 or shots + tuning < FEW)
+    assert times_unadapted([task], candidates, PlanOptions(adaptation="none")) == 1
+    passes = plan_passes([task], candidates, PlanOptions())
+    assert passes["adapt, at most"] / (passes["choose, at most"] + passes["finetune on the shots, at most"]) == (
+        pytest.approx(times - 1)
+    )
+
+
+def test_the_dry_run_says_how_many_times_a_plan_without_an_adaptation_it_takes(
+    place: Path, tiny_llama: Path, tiny_pool: Path
+) -> None:
+    def lines(spec: str) -> tuple[float, str]:
+        options = PlanOptions(k=2, finetune=FAST, adaptation=spec)
+        said = describe_plan([place / "even.jsonl"], pool=tiny_pool, base=str(tiny_llama), options=options)
+        return said["times"], "\n".join(said["lines"])
+
+    times, said = lines("auto")
+    assert times > 1 and f"choosing and training: {times:.1f} times what `--adaptation none` takes" in said
+    assert lines("none")[0] == 1 and "times what" not in lines("none")[1]
 
 
 def test_a_composition_that_is_no_sum_is_refused(place: Path, tiny_llama: Path, tiny_pool: Path) -> None:
