@@ -37,7 +37,7 @@ SPECS = (
 VARIANTS = (
     "auto:pool=false", "basis", "basis:form=output", "basis:form=first",
     "basis:form=first,source=inputs", "continue:form=refactored", "coefficients:objective=entropy",
-    "shots:folds=0", "shots:rates=2",
+    "shots:folds=0", "shots:rates=2", "shots:normalised=1,unlikelihood=1",
 )  # fmt: skip
 
 
@@ -262,7 +262,8 @@ def test_a_composition_that_is_no_sum_is_refused(place: Path, tiny_llama: Path, 
      ("coefficients:most=0", "one"), ("shots:rates=4", "rates=4: give 1, 2, 3"), ("shots:folds=1", "at least 2"),
      ("continue:stop=x", "stop=x is none of"), ("continue:form=refactored,anew=true", "one set of factors"),
      ("continue:folds=-1", "folds=-1"), ("auto:folds=0", "at least 2"), ("auto:few=1", "few=1"),
-     ("auto:rates=5", "rates=5")],
+     ("auto:rates=5", "rates=5"), ("shots:unlikelihood=-1", "unlikelihood=-1: weight of a loss"),
+     ("shots:normalised=nan", "normalised=nan")],
 )  # fmt: skip
 def test_a_wrong_spec_is_one_line(
     place: Path, tiny_llama: Path, tiny_pool: Path, spec: str, says: str, capsys: pytest.CaptureFixture[str]

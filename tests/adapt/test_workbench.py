@@ -16,6 +16,7 @@ from merge_advisor.adapt.mix import Mix
 from merge_advisor.adapt.prompting import Prompting
 from merge_advisor.adapt.shots import RATES, SCALES, ShotsAlone
 from merge_advisor.adapt.workbench import Adapted, Trained, TrainingRecord, TrainingRequest
+from merge_advisor.backbone.training_loss import TrainingLoss
 from merge_advisor.errors import SpecError, TaskError
 from merge_advisor.merges import WeightedMerge
 from merge_advisor.types import RESIDUAL, SHOTS_LORA, Row
@@ -98,6 +99,19 @@ def test_the_rate_is_chosen_on_rows_that_were_not_trained_on(rates: int, rate: f
         trained, measured = adaptation.passes(0)
         assert len(world.requests) == trained * max(folds, 1)
         assert world.bench.forwards <= trained * max(folds, 1) * 60 + measured * len(ROWS)
+
+
+@pytest.mark.parametrize("folds", [2, 0])
+def test_the_terms_of_t_few_are_trained_on_and_told_where_they_are_asked_for(folds: int) -> None:
+    world = World(wanted=1, learned=0.5, merge=0)
+    adapted = ShotsAlone(folds=folds, choices=0.5, normalised=1.0, unlikelihood=0.25, rates=2).adapt(world.bench)
+    assert {request.terms for request in world.requests} == {TrainingLoss(1.0, 0.5, 1.0, 0.25)}
+    assert adapted.settings["loss over the choices"] == 0.5 and adapted.settings["unlikelihood"] == 0.25
+    assert adapted.settings["loss over the choices per token"] == 1.0
+    plain = World(wanted=1, learned=0.5, merge=0)
+    settings = ShotsAlone(folds=folds).adapt(plain.bench).settings
+    assert {request.terms for request in plain.requests} == {TrainingLoss(choices=1.0)}  # as before there were any
+    assert not {"unlikelihood", "loss over the choices per token"} & set(settings)
 
 
 def test_of_equal_rates_the_full_one_is_taken() -> None:
