@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Protocol, runtime_checkable
 
@@ -150,7 +150,9 @@ START_WORDS = {
 """Where training begins, by the name of it."""
 
 
-def train_on(bench: Workbench, begun: WeightedMerge, shape: Shape, how: Continue, words: str) -> Adapted:
+def train_on(
+    bench: Workbench, begun: WeightedMerge, shape: Shape | Callable[[Fold], Shape], how: Continue, words: str
+) -> Adapted:  # fmt: skip
     """Return a merge with what is trained on top of it, cross-fitted: the mean of what the folds trained.
 
     Where folds begin at different merges, that of the folds whose left-out rows lose least is kept, with the mean of
@@ -160,21 +162,29 @@ def train_on(bench: Workbench, begun: WeightedMerge, shape: Shape, how: Continue
     Args:
         bench: trains them.
         begun: the merge; where folds begin at others and training helps none of them, it stands.
-        shape: what is trained.
+        shape: what is trained; one that looks at outputs is made for each fold, of the rows that this trains on.
         how: where folds begin, rate, terms, penalty and number of folds.
         words: what it is trained on top of, for the report.
 
     Raises:
         SpecError: as `start_of`, of a merge that a fold begins at.
     """
+
+    def shape_of(fold: Fold) -> Shape:
+        return shape(fold) if callable(shape) else shape
+
     if not how.folds:
-        request = how.request(bench, begun, shape, Fold(bench.shots, bench.watch))
+        fold = Fold(bench.shots, bench.watch)
+        request = replace(how.request(bench, begun, shape_of(fold), fold), what=words)
         trained = bench.train(request)
         reason = f"trained {words}: {trained.record.steps} steps on {len(bench.shots)} rows"
         return Adapted(_on(begun, trained), (), trained.record.numbers, reason, finetune_settings(request))
     folds = folds_of(bench.tasks, how.folds)
     begins = how.starts(bench) or [begun] * len(folds)
-    requests = [how.request(bench, start, shape, fold) for fold, start in zip(folds, begins, strict=True)]
+    requests = [
+        replace(how.request(bench, start, shape_of(fold), fold), what=fold.named(words))
+        for fold, start in zip(folds, begins, strict=True)
+    ]
     fit = CrossFit(folds, tuple(map(bench.train, requests)))
     if how.start == "base" and how.scaled:
         return _from_zero(bench, fit, words, finetune_settings(requests[0]))

@@ -121,6 +121,7 @@ class ShotsAlone:
             LoraShape(bench.targets, bench.settings.rank, bench.settings.alpha),
             fold.rows, fold.out, settings=replace(bench.settings, lr=bench.settings.lr * self.rate),
             terms=terms, seed=bench.seed, weights=bench.weights(fold.out),
+            what=fold.named("shots" if self.rate == 1 else f"shots at {self.rate:g} of the rate"),
         )  # fmt: skip
 
     def _tried(self) -> list[ShotsAlone]:

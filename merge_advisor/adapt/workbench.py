@@ -53,6 +53,8 @@ class TrainingRequest:
     seed: int = 0
     weights: tuple[float, ...] = ()
     """What each watched row counts, see `Workbench.weights`; empty: all the same."""
+    what: str = ""
+    """What is trained, for the progress; the result does not depend on it."""
 
     def __post_init__(self) -> None:
         trained = () if not self.terms.needs_outputs else self.rows
