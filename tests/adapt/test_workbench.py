@@ -9,6 +9,7 @@ import pytest
 
 from merge_advisor.adapt.auto import SURE, Auto
 from merge_advisor.adapt.basis import Basis
+from merge_advisor.adapt.coefficients import Coefficients
 from merge_advisor.adapt.continuing import Continue, chooses_anew, start_of
 from merge_advisor.adapt.experience import EXPERIENCE, EXPERIENCE_OVER_CHOICES, Experience
 from merge_advisor.adapt.folds import cross_fit, folds_of, with_trained
@@ -16,8 +17,10 @@ from merge_advisor.adapt.mix import Mix
 from merge_advisor.adapt.prompting import Prompting
 from merge_advisor.adapt.shots import RATES, SCALES, ShotsAlone
 from merge_advisor.adapt.workbench import Adapted, Trained, TrainingRecord, TrainingRequest
+from merge_advisor.arrays import Float32Array
 from merge_advisor.backbone.training_loss import TrainingLoss
 from merge_advisor.errors import SpecError, TaskError
+from merge_advisor.json_form import digest_of
 from merge_advisor.merges import WeightedMerge
 from merge_advisor.types import RESIDUAL, SHOTS_LORA, Row
 from tests.support.number_world import ROWS, World
@@ -270,6 +273,83 @@ def test_mix_finds_weights_of_lora_and_members() -> None:
     assert [candidate.id for candidate in Mix().adapt(away.bench).merge.candidates] == [SHOTS_LORA]
     little = World(wanted=1, learned=0.95, merge=0.01)
     assert [candidate.id for candidate in Mix(l1=0.1).adapt(little.bench).merge.candidates] == [SHOTS_LORA]
+
+
+class Noise(World):
+    """A world whose losses are chance alone, of each model and row anew: nothing is better than anything else."""
+
+    seed = 0
+
+    def __init__(self) -> None:
+        super().__init__(wanted=1, learned=0.5, merge=0.5, members=2)
+        self.means: dict[float, dict[str, float]] = {}
+
+    def losses(self, merge: WeightedMerge, rows: Sequence[Row]) -> list[float]:
+        place = round(self.place(merge), 6)
+        key = [[candidate.id, weight] for candidate, weight in merge.members]
+        found = {
+            row.digest: float(np.random.default_rng([self.seed, int(digest_of([key, row.digest])[:8], 16)]).random())
+            for row in rows
+        }
+        self.means.setdefault(place, {}).update(found)
+        return list(found.values())
+
+
+def test_mix_does_not_promise_the_least_of_all_it_tried() -> None:
+    promised, least = [], []
+    for seed in range(40):
+        world = Noise()
+        world.seed = seed
+        promised.append(np.mean(Mix(folds=4).adapt(world.bench).losses))
+        whole = [found for found in world.means.values() if len(found) == len(ROWS)]
+        least.append(min(np.mean(list(found.values())) for found in whole))
+    assert np.mean(promised) == pytest.approx(0.5, abs=0.05)  # which is what every model loses
+    assert np.mean(least) < 0.4
+
+
+def test_coefficients_are_picked_for_each_fold_by_the_rows_that_it_trains_on() -> None:
+    for folds in (4, 2, 0):
+        world = World(wanted=1, learned=0.5, merge=0.6, members=2)
+        asked: list[tuple[Row, ...]] = []
+
+        def gradient(
+            merge: WeightedMerge, rows: Sequence[Row], asked: list[tuple[Row, ...]] = asked
+        ) -> dict[str, Float32Array]:
+            asked.append(tuple(rows))
+            return {"w": np.full((1, 1), len(asked), np.float32)}
+
+        world.bench.run_gradient = gradient
+        adaptation = Coefficients(folds=folds, most=1)
+        adapted = adaptation.adapt(world.bench)
+        assert asked == [request.rows for request in world.requests] and len(asked) == max(folds, 1)
+        assert all(not set(rows) & set(request.watch) for rows, request in zip(asked, world.requests, strict=True))
+        assert len(adapted.losses) == (len(ROWS) if folds else 0)
+        trained, measured = adaptation.passes(2)
+        assert world.bench.forwards <= trained * max(folds, 1) * 60 + measured * len(ROWS)
+
+
+@pytest.mark.parametrize(
+    ("adaptation", "said"),
+    [
+        (ShotsAlone(folds=2), ["shots, half 1 of 2", "shots, half 2 of 2"]),
+        (ShotsAlone(folds=0, rates=2), ["shots", "shots at 0.5 of the rate"]),
+        (Continue(folds=3), [f"from the chosen merge, without part {number} of 3" for number in (1, 2, 3)]),
+        (Continue(folds=0, start="mean"), ["from the mean of the pool"]),
+        (Continue(folds=2, stop="shots"), [
+            "shots, half 1 of 2", "shots, half 2 of 2", "from the chosen merge, half 1 of 2",
+            "from the chosen merge, half 2 of 2",
+        ]),
+        (Basis("prior", folds=2), [f"from zero, in the directions of the pool, half {part} of 2" for part in (1, 2)]),
+        (Mix(folds=2), ["shots, half 1 of 2", "shots, half 2 of 2"]),
+    ],
+)  # fmt: skip
+def test_a_finetune_says_what_is_trained_and_its_place_in_the_cache_does_not_depend_on_it(
+    adaptation: ShotsAlone | Continue | Basis | Mix, said: list[str]
+) -> None:
+    world = World(wanted=1, learned=0.5, merge=0.6)
+    adaptation.adapt(world.bench)
+    assert sorted(request.what for request in world.requests) == sorted(said)
+    assert all(replace(request, what="other").digest == request.digest for request in world.requests)
 
 
 @pytest.mark.parametrize(
