@@ -297,13 +297,13 @@ class Noise(World):
 
 def test_mix_does_not_promise_the_least_of_all_it_tried() -> None:
     promised, least = [], []
-    for seed in range(40):
+    for seed in range(12):
         world = Noise()
         world.seed = seed
         promised.append(np.mean(Mix(folds=4).adapt(world.bench).losses))
         whole = [found for found in world.means.values() if len(found) == len(ROWS)]
         least.append(min(np.mean(list(found.values())) for found in whole))
-    assert np.mean(promised) == pytest.approx(0.5, abs=0.05)  # which is what every model loses
+    assert np.mean(promised) == pytest.approx(0.5, abs=0.08)  # which is what every model loses
     assert np.mean(least) < 0.4
 
 
