@@ -140,6 +140,10 @@ def test_the_folders_adapter_is_the_model_that_was_scored(place: Path, tiny_llam
     own, start = table.model("merge").metrics["loss"], table.model("start").metrics["loss"]
     assert alone["heldout"][1].metrics["loss"] == pytest.approx(own, abs=1e-5)
     assert abs(own - start) > 1e-3
+    # servers that read neither pattern (vLLM) apply it at the same scale, and take neither DoRA nor whole modules
+    config = json.loads((run.folder / "adapter" / "adapter_config.json").read_text())
+    assert config["lora_alpha"] == config["r"] and config["alpha_pattern"] == config["rank_pattern"]
+    assert config["modules_to_save"] is None and not config["use_dora"] and not config["use_rslora"]
 
 
 def test_the_same_again_gives_the_same_bytes(place: Path, tiny_llama: Path, tiny_pool: Path) -> None:
