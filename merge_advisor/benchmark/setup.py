@@ -92,7 +92,8 @@ def read_setup(
     folder_of_tasks = tasks or (
         setup.tasks.path if setup.tasks.path.startswith(HUB) else str(folder / setup.tasks.path)
     )
-    families, said = _families(setup, folder, tasks), ()
+    families = _families(setup, folder, tasks)
+    said: tuple[str, ...] = ()
     if tasks and _are_others(setup, Path(tasks)):
         own = Path(tasks) / Path(setup.tasks.families).name if setup.tasks.families else None
         families = own if own and own.is_file() else None

@@ -20,7 +20,6 @@ from merge_advisor.advisor.runs.run_folder import Run, read_run
 from merge_advisor.advisor.runs.run_report import report_of, summary_blocks
 from merge_advisor.advisor.scoring.score_model import score_model
 from merge_advisor.advisor.scoring.score_run import models_of, score_run
-from merge_advisor.advisor.searching import tuned_model
 from merge_advisor.advisor.searching.dry_run import describe_tune
 from merge_advisor.backbone.generate import generate
 from merge_advisor.cli import main
@@ -352,40 +351,6 @@ def test_rows_that_all_choose_a_tuned_merge_judge_nothing_that_is_to_be_judged_b
         assert not why_not_adapted(with_few(plan(CONTINUE)), spec)
         assert not why_not_adapted(with_few(plan("none", exclude=(SHOTS_LORA,))), spec)
     assert not why_not_adapted(with_few(run), "none")
-
-
-@pytest.mark.slow
-def test_a_default_run_of_few_rows_says_what_can_be_tuned_of_it(
-    plan: Callable[..., Run], place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    run = copied(plan("auto", shots=3, tuning=2), tmp_path)
-    assert "merge-advisor tune" not in report_of(read_run(run))
-    given = ["tune", str(run), "--cache", str(place / "cache"), "--trials", "6", "--no-score"]
-    for dry in ([], ["--dry-run"]):
-        assert main([*given, *dry]) == 2
-        said = capsys.readouterr().err.strip().splitlines()
-        assert len(said) == 1 and "(5 examples, composition exact)" in said[0] and "--adaptation none" in said[0]
-    assert not (run / "study.sqlite").exists()
-    assert main([*given, "--adaptation", "none"]) == 0
-
-
-@pytest.mark.slow
-def test_a_tuned_merge_alone_is_not_compared_with_what_was_trained(
-    plan: Callable[..., Run], place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    before = plan(CONTINUE)
-    real = tuned_model.adapt_merge
-
-    def untrained(meter: Any, cache: Path, request: Any) -> Any:
-        made = real(meter, cache, request)
-        # its rows chose it: no loss of theirs, however small, speaks for it
-        model = replace(made.model, merge=request.merge, name="none", losses=(0.0,) * len(made.model.losses))
-        return made._replace(model=model)
-
-    monkeypatch.setattr(tuned_model, "adapt_merge", untrained)
-    found = tune(copied(before, tmp_path), place)
-    assert not outcome_of(found).tuned and "which all examples chose" in outcome_of(found).reason
-    assert found.recipe == before.recipe
 
 
 def test_a_candidate_of_the_plan_that_is_gone_is_named(
