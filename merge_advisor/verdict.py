@@ -1,12 +1,13 @@
 """The verdict: is the merge worth it, or is something cheaper as good?
 
-The contenders are base, `icl` (the base with examples in its prompt), anchor, start (the merge of the pool, where
-something was trained on top of it), `shots_lora` and merge, from the cheapest to the most expensive; those not measured
-are left out. Examples in a prompt need no pool and no training, so they come second, though every answer pays for them.
-Differences are paired, on the same held-out rows; *beaten* means that the 95% interval of a difference lies above 0.
-`g` is the smallest gain that matters: 5 points of accuracy or exact match, or 0.05 nats per token of loss.
+The contenders are base, `icl` (the base with examples in its prompt), anchor, start (the merge of the pool that all
+rows chose, where the model is another one), `shots_lora` and merge, from the cheapest to the most expensive; those not
+measured are left out. Examples in a prompt need no pool and no training, so they come second, though every answer pays
+for them. Differences are paired, on the same held-out rows; *beaten* means that the 95% interval of a difference lies
+above 0. `g` is the smallest gain that matters: 5 points of accuracy or exact match, or 0.05 nats per token of loss.
 
-1. The merge beats each of the others: `merge`, or by what was trained into it `train-from-merge`, `train-in-basis`.
+1. The merge beats each of the others: `merge`, or by what was trained into it `train-from-merge`, `train-in-basis`,
+   and `train-on-examples` where nothing of the pool is in it, whatever was asked for.
 2. Else X is base, then icl, anchor, start, shots_lora, and the first that this table does not pass over decides:
 
    | X is                                                                     | then                                 |
@@ -52,7 +53,7 @@ _VERDICTS = {
     _BASE: (Verdict.NO_GAIN, "use the base as it is"),
     ICL: (Verdict.PROMPT_WITH_EXAMPLES, "put the examples into the prompt of the base"),
     _ANCHOR: (Verdict.USE_ANCHOR, "use the anchor alone"),
-    _START: (Verdict.MERGE, "use the merge that training began with (start/)"),
+    _START: (Verdict.MERGE, "use the merge as it was chosen, before anything was trained (start/)"),
     SHOTS_LORA: (Verdict.TRAIN_ON_EXAMPLES, "use shots_lora, the LoRA trained on the examples"),
 }
 """The verdict where the merge is not worth it and what to do, by the model that is as good; from the cheapest."""
@@ -60,9 +61,12 @@ _TRAINED = {
     "basis": (Verdict.TRAIN_IN_BASIS, "use the model trained in the pool's directions"),
     "coefficients": (Verdict.TRAIN_FROM_MERGE, "use the model trained from the merge"),
     "continue": (Verdict.TRAIN_FROM_MERGE, "use the model trained from the merge"),
+    "continue from anchor": (Verdict.TRAIN_FROM_MERGE, "use the model trained from the anchor"),
+    "continue from mean": (Verdict.TRAIN_FROM_MERGE, "use the model trained from the mean of the pool"),
+    "continue from random": (Verdict.TRAIN_FROM_MERGE, "use the model trained from random members of the pool"),
     "shots": (Verdict.TRAIN_ON_EXAMPLES, "use the LoRA trained on the examples"),
 }
-"""The same where the merge is worth it, by the adaptation that made it."""
+"""The same where the merge is worth it, by how it was made: see `adapted_run.way_of`."""
 _WORTH = (Verdict.MERGE, "use the merge")
 """The same where nothing was trained on top."""
 _SECOND_NAMES = {"prompt": ICL, "shots": SHOTS_LORA}
@@ -132,7 +136,7 @@ def judge(
         metric: "accuracy", "exact_match", "loss", or another one from 0 to 1 that is better when higher.
         row_digests: the rows, in the order of the per-row values.
         guard: loss on unrelated text, where it was measured.
-        adaptation: name of what made the merge of members and rows.
+        adaptation: how the merge of members and rows was made, see `adapted_run.way_of`.
         anchor: id of the anchor, to name it.
 
     Returns:

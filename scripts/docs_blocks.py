@@ -35,7 +35,8 @@ INTRODUCTIONS = {
     "strategies": "How members and weights are chosen: `merge-advisor plan --strategy NAME`. The cost counts model "
     "runs over the choosing rows, beside embedding the pool and the LoRA of the shots.",
     "adaptations": "How your rows and the chosen merge become one model: `merge-advisor plan --adaptation NAME`, and "
-    "`adaptation:` in an arm of a benchmark. The result is a merge with at most one trained adapter at weight 1.",
+    "`adaptation:` in an arm of a benchmark. The result is a merge with at most one trained adapter: what was trained "
+    "on top of a merge at weight 1 (`residual`), a LoRA of the rows at the scale that suits them (`shots_lora`).",
     "compositions": "How members and weights become one model: `merge-advisor plan --composition NAME`, and in a "
     "search `merge-advisor tune RUN --composition NAME`.",
     "formats": "How a recipe is handed to other tools: `plan` and `tune` write each format that gives the same model.",

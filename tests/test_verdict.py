@@ -52,7 +52,7 @@ def test_a_merge_ahead_of_all_of_them() -> None:
         ("base", Verdict.NO_GAIN, "use the base as it is"),
         ("icl", Verdict.PROMPT_WITH_EXAMPLES, "put the examples into the prompt of the base"),
         ("anchor", Verdict.USE_ANCHOR, "use the anchor, dates-1, alone"),
-        ("start", Verdict.MERGE, "use the merge that training began with (start/)"),
+        ("start", Verdict.MERGE, "use the merge as it was chosen, before anything was trained (start/)"),
         ("shots_lora", Verdict.TRAIN_ON_EXAMPLES, "use shots_lora, the LoRA trained on the examples"),
     ],
 )
@@ -251,19 +251,23 @@ def test_every_table_has_a_verdict_that_keeps_the_rules() -> None:
     [
         ("none", Verdict.MERGE), ("mix", Verdict.MERGE), ("continue", Verdict.TRAIN_FROM_MERGE),
         ("coefficients", Verdict.TRAIN_FROM_MERGE), ("basis", Verdict.TRAIN_IN_BASIS),
-        ("shots", Verdict.TRAIN_ON_EXAMPLES),
+        ("shots", Verdict.TRAIN_ON_EXAMPLES), ("continue from mean", Verdict.TRAIN_FROM_MERGE),
+        ("continue from random", Verdict.TRAIN_FROM_MERGE), ("continue from anchor", Verdict.TRAIN_FROM_MERGE),
     ],
 )  # fmt: skip
 def test_a_model_that_wins_is_called_by_how_it_was_made(adaptation: str, verdict: Verdict) -> None:
     rivals = [BASE, ANCHOR, model("start", range(10)), model("shots_lora", range(12))]
-    best, _, comparisons = judge([*rivals, model("merge", range(60))], "accuracy", DIGESTS, adaptation=adaptation)
+    best, reason, comparisons = judge([*rivals, model("merge", range(60))], "accuracy", DIGESTS, adaptation=adaptation)
     assert best == verdict and "start" in [c.against for c in comparisons]
+    begun = adaptation.partition(" from ")[2]
+    assert not begun or (f"trained from {begun}" in reason) or (f"trained from the {begun}" in reason)
 
 
 def test_a_start_as_good_as_what_was_trained_on_it_is_the_merge_to_use() -> None:
     rows = [BASE, ANCHOR, model("start", range(60)), model("shots_lora", range(12)), model("merge", range(60))]
     verdict, reason, _ = judge(rows, "accuracy", DIGESTS, adaptation="continue")
     assert verdict == Verdict.MERGE and "start reaches" in reason
+    assert "the merge as it was chosen" in reason and "training began" not in reason  # which may be elsewhere
 
 
 def test_the_order_of_the_table_changes_nothing() -> None:

@@ -18,8 +18,8 @@ judge it.
 
 `adapt` keeps to this, for every workbench:
 
-- The result is a merge of the pool's candidates plus at most one trained adapter at weight 1, so that every tool that
-  merges or serves adapters can carry it out.
+- The result is a merge of the pool's candidates plus at most one trained adapter, so that every tool that merges or
+  serves adapters can carry it out: what was trained on top of a merge at weight 1, a LoRA of the rows at its scale.
 - Nothing is judged on rows it was trained on: `Adapted.losses` are of rows held out of the training behind them.
 - A mean of losses is `bench.mean`: a task counts as much as another, however many rows it has.
 - The same workbench and seed give the same result; chance comes from `bench.seed` alone.

@@ -24,11 +24,11 @@ class Auto:
     """Take what is believed best: base, `prompt`, `shots`, the merge, or `continue` on top of it.
 
     Each is judged on rows that it was not trained on, by its difference to `shots`; the differences are shrunk towards
-    what other tasks have shown (see `experience`), and what needs a pool is taken only where it is better than all that
-    needs none with a probability of ¾. `continue` takes as many steps as `shots` does: the rows have chosen the merge,
-    and would say to stay there. The merge of all rows stands for each part of them, and what it promises too much is
-    taken off. Of fewer than ten rows that would be far too much: each part is judged by a merge chosen without it, and
-    on top of that is tried `basis`, its form `prior`, in place of `continue`.
+    what other tasks have shown (see `experience`), and what needs a pool is taken only where it leads all that needs
+    none by two thirds of the error of that lead. `continue` takes as many steps as `shots` does: the rows have chosen
+    the merge, and would say to stay there. The merge of all rows stands for each part of them, and what it promises too
+    much is taken off. Of fewer than ten rows that would be far too much: each part is judged by a merge chosen without
+    it, and on top of that is tried `basis`, its form `prior`, in place of `continue`.
     Where nothing can be trained on top of the merge, the merge alone is compared; and it stays where one row alone
     leaves nothing to judge by.
 
@@ -111,9 +111,9 @@ class Auto:
         # a name is never worse placed than an equal one after it: from the cheapest
         ordered = sorted(found, key=lambda name: (-round(gains[name].mean, 9), list(found).index(name)))
         alone = next(name for name in ordered if name not in WITH_POOL)
-        chances = {name: self._gain(bench, found, name, alone).chance for name in ordered if name in WITH_POOL}
+        leads = {name: self._gain(bench, found, name, alone) for name in ordered if name in WITH_POOL}
         # what needs a pool has to be better, not just look so: what needs none is the simpler model
-        kept = [name for name in ordered if chances.get(name, 1.0) >= SURE]
+        kept = [name for name in ordered if name not in leads or leads[name].chance >= SURE]
         best, weights = found[kept[0]], bench.weights(bench.learning)
         ordered = [kept[0], *(name for name in ordered if name != kept[0])]
         options = tuple(
@@ -127,8 +127,8 @@ class Auto:
             name=best.name or _REGISTERED.get(ordered[0], ordered[0]),
             options=options,
             without_pool=found["shots"].merge,
-            chance=chances.get(ordered[0]),
-            reason="; ".join([f"{ordered[0]}: {best.reason}{_second(ordered, gains, chances)}", *lacking]),
+            chance=leads[ordered[0]].chance if ordered[0] in leads else None,
+            reason="; ".join([f"{ordered[0]}: {best.reason}{_second(ordered, gains, leads, alone)}", *lacking]),
         )
 
     def _shots(self) -> ShotsAlone:
@@ -177,9 +177,10 @@ class Auto:
 FEW = 10
 """Rows under which `Auto.few` holds: four finetunes of five rows cost less than two of twenty, of nine a third more."""
 SURE = 0.75
-"""Probability of being better than the best that needs no pool, from which on what needs one is taken. On the tried
-tasks (`eval/adaptations_tried.md`) all three of five rows that looked better with less were worse on the held-out rows;
-all four of twenty rows above it were better, of eighteen."""
+"""Probability of being better than the best that needs no pool, from which on what needs one is taken, as the beliefs
+have it: a lead of 0.674 of its error. No plan says it, since it is not calibrated. On the tried tasks
+(`eval/adaptations_tried.md`) all three of five rows that looked better with less were worse on the held-out rows; all
+four of twenty rows above it were better, of eighteen."""
 WITH_POOL = ("continue from merge", "basis from merge", "merge")
 """What is compared whose result has members of the pool, or directions of it."""
 _REGISTERED = {
@@ -188,17 +189,24 @@ _REGISTERED = {
 """Names of adaptations, where what is compared has another one."""
 
 
-def _second(ordered: Sequence[str], gains: Mapping[str, Belief], chances: Mapping[str, float]) -> str:
-    """What is said of the next best, with its gap; and where that looks better, why it is not taken."""
+def _second(
+    ordered: Sequence[str], gains: Mapping[str, Belief], leads: Mapping[str, Belief], alone: str
+) -> str:  # fmt: skip
+    """What is said of the next best, with its gap; and where that looks better, why it is not taken.
+
+    No probability: gains came less often than the beliefs say (`eval/adaptations.md`).
+    """
     if not ordered[1:]:
         return ""
     name = ordered[1]
     gap = gains[name].mean - gains[ordered[0]].mean
     said = f"; next best {name}, {gap:+.3f} nats of gain"
-    if gap <= 0:
+    if gap <= 0 or name not in leads:
         return said
-    chance = f"better with a probability of {chances[name]:.0%}"
-    return f"{said}, not taken: {chance}, and what needs a pool has to be at {SURE:.0%}"
+    lead = f"{leads[name].mean:+.3f} nats with an error of {leads[name].error:.3f}"
+    return (
+        f"{said}, not taken: its lead over {alone} is {lead}, and what needs a pool has to lead by two thirds of that"
+    )
 
 
 def _error(one: Adapted, other: Adapted, weights: Sequence[float]) -> float:

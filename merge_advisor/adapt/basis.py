@@ -47,7 +47,8 @@ class Basis:
     anew: bool = False
     """As of `continue`."""
     likeness: bool = False
-    """Count each adapter by the weight it has in the chosen merge, and the others little."""
+    """Count each adapter by the size of its weight in the chosen merge, as a share of the largest, and none less than
+    0.1; otherwise all the same."""
     folds: int = FOLDS
     """As of `shots`."""
     choices: float = 1.0
@@ -119,10 +120,7 @@ class Basis:
         return BasisShape({name: (u, None if free else v) for name, (u, v) in both.items()}, _UNIT)
 
     def _spectra(self, bench: Workbench) -> dict[str, Spectrum]:
-        weights = [1.0] * len(bench.candidates)
-        if self.likeness:
-            chosen = {candidate.fingerprint for candidate, weight in bench.merge.members if weight}
-            weights = [1.0 if candidate.fingerprint in chosen else 0.1 for candidate in bench.candidates]
+        weights = likeness_of(bench) if self.likeness else [1.0] * len(bench.candidates)
 
         def of_pool() -> dict[str, Spectrum]:
             deltas = [(bench.unread or bench.weights_of)(candidate) for candidate in bench.candidates]
@@ -139,6 +137,23 @@ class Basis:
         return _shifted(found) if self.source == "layer" else found
 
 
+def likeness_of(bench: Workbench) -> list[float]:
+    """Return what each candidate of the pool counts by its likeness to the task: its weight in the chosen merge.
+
+    Args:
+        bench: holds pool and merge; a merge without members leaves all the same.
+    """
+    sizes: dict[str, float] = {}
+    for candidate, weight in bench.merge.members:
+        sizes[candidate.fingerprint] = sizes.get(candidate.fingerprint, 0.0) + abs(weight)
+    largest = max(sizes.values(), default=0.0)
+    if not largest:
+        return [1.0] * len(bench.candidates)
+    return [max(sizes.get(candidate.fingerprint, 0.0) / largest, _LEAST) for candidate in bench.candidates]
+
+
+_LEAST = 0.1
+"""What an adapter counts that the rows did not choose: a spectrum of a few members alone would forget the pool."""
 _SOURCE_WORDS = {
     "pool": "in the directions of the pool", "random": "in random directions",
     "layer": "in the directions of another layer", "inputs": "in the directions of what the rows give each module",

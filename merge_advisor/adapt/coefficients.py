@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from merge_advisor.adapt.continuing import Continue, start_of, train_on
-from merge_advisor.adapt.folds import FOLDS, check_folds
+from merge_advisor.adapt.folds import FOLDS, Fold, check_folds
 from merge_advisor.adapt.unlabelled import lower_entropy
 from merge_advisor.adapt.workbench import Adapted, Need, Workbench, untouched
 from merge_advisor.arrays import Float32Array
@@ -22,9 +22,9 @@ OBJECTIVES = ("loss", "entropy")
 class Coefficients:
     """Train one number for each (adapter, module) on top of the chosen merge: ΔW_m = Σ_j c_jm ΔW_jm.
 
-    Of each module the adapters take part whose updates change the loss most to first order, |⟨∂L/∂W, ΔW⟩|, at the
-    merge: by block, a few are enough (aTLAS, arXiv 2407.02880, section 5). A penalty keeps c near the merge's.
-
+    Of each module the adapters take part whose updates change the loss of the rows trained on most to first order,
+    |⟨∂L/∂W, ΔW⟩|, at the merge, picked for each fold anew: by block, a few are enough (aTLAS, arXiv 2407.02880, section
+    5). A penalty keeps c near the merge's.
     With `objective=entropy` no output is trained on: c lowers the entropy of the answers (AdaMerging, arXiv 2310.02575)
     to the inputs that the plan was given, or to the rows' own. The entropy is as low where a model gives one answer to
     everything, and training goes there if it may. The pull towards the merge holds it, and the labelled rows, which say
@@ -50,7 +50,7 @@ class Coefficients:
 
     name: ClassVar[str] = "coefficients"
     trains: ClassVar[str] = "a number for each of a few adapters and module"
-    cost: ClassVar[str] = "choosing the merge, a backward pass over the rows, and a finetune for each fold"
+    cost: ClassVar[str] = "choosing the merge, a backward pass over the rows of each fold, and a finetune for each"
 
     def __post_init__(self) -> None:
         check_folds(self.folds)
@@ -72,13 +72,16 @@ class Coefficients:
 
     def passes(self, members: int) -> tuple[int, int]:
         """See `Adaptation.passes`."""
-        return 1, BACKWARD
+        return 1, BACKWARD * max(self.folds - 1, 1)  # each fold's gradient is of the rows of all others
 
     def adapt(self, bench: Workbench) -> Adapted:
         """See `Adaptation.adapt`."""
         begun = start_of(bench, "merge")
-        gradient = bench.gradient(begun, bench.shots or bench.learning)
-        shape = CoefficientShape(self.terms(bench, gradient), _UNIT)
+
+        def shape(fold: Fold) -> CoefficientShape:
+            # by the rows that are trained on alone: those left out judge the adapters that were picked as well
+            return CoefficientShape(self.terms(bench, bench.gradient(begun, fold.rows)), _UNIT)
+
         how = Continue("merge", self.folds, self.choices, self.rate, self.pull)
         if self.unlabelled:
             words = "coefficients by module of adapters that the labelled rows picked, on top of the chosen merge"

@@ -7,7 +7,7 @@ Their mean (of the updates, each at 1/F) is the result: it has seen all rows, an
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -48,6 +48,19 @@ class Fold:
 
     rows: tuple[Row, ...]
     out: tuple[Row, ...]
+    name: str = ""
+    """Which rows are trained on, for the progress."""
+
+    def named(self, what: str) -> str:
+        """Return what is trained with the rows that it is trained on.
+
+        >>> Fold((), (), "half 1 of 2").named("shots")
+        'shots, half 1 of 2'
+
+        Args:
+            what: is trained.
+        """
+        return f"{what}, {self.name}" if self.name else what
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -90,7 +103,11 @@ def folds_of(tasks: Sequence[Sequence[Row]], count: int = FOLDS) -> tuple[Fold, 
         kept = tuple(row for place, row in zip(places, rows, strict=True) if place % count != number)
         if out and kept:
             folds.append(Fold(kept, out))
-    return tuple(folds)
+    return tuple(replace(fold, name=_name_of(number, len(folds))) for number, fold in enumerate(folds, 1))
+
+
+def _name_of(number: int, count: int) -> str:
+    return f"half {number} of {count}" if count == 2 else f"without part {number} of {count}"
 
 
 def _input_places(tasks: Sequence[Sequence[Row]], count: int) -> dict[str, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -27,7 +28,8 @@ class Mix:
 
     The coefficients begin as the merge's own, times one scale t; then each is tried smaller, left out, and larger.
     Every combination is judged by LoRAs that were trained without the rows it is judged on. An L1 penalty on c keeps
-    members out that the rows do not ask for.
+    members out that the rows do not ask for. What is promised of the best is not its own loss, which is the least of
+    many: each part of the rows is judged by the combination that is the best of the others.
 
     >>> Mix().needs()
     'merge'
@@ -72,7 +74,7 @@ class Mix:
     def _search(
         self, bench: Workbench, fit: CrossFit, start: WeightedMerge
     ) -> tuple[tuple[float, tuple[float, ...]], Float64Array]:
-        """The best weights: of LoRA and merge together first, then of each member."""
+        """The best weights (of LoRA and merge together first, then of each member), and what each row is judged by."""
         found: dict[tuple[float, tuple[float, ...]], Float64Array] = {}
 
         def value(point: tuple[float, tuple[float, ...]]) -> float:
@@ -84,7 +86,7 @@ class Mix:
                     return with_trained(members, trained.candidate, s)
 
                 found[point] = out_of_fold(bench, fit, model)
-            return bench.mean(found[point]) + self.l1 * sum(map(abs, point[1]))
+            return bench.mean(found[point]) + self._penalty(point)
 
         def at(s: float, t: float) -> tuple[float, tuple[float, ...]]:
             return s, tuple(round(t * weight, 6) for weight in start.weights)
@@ -99,4 +101,20 @@ class Mix:
                 for factor in (0.0, 1 - _MEMBER_STEP, 1.0, 1 + _MEMBER_STEP)
             ]
             best = min(tried, key=lambda point: (value(point), point))
-        return best, np.asarray(found[best])
+        return best, self._honest(bench, fit, found)
+
+    def _penalty(self, point: tuple[float, tuple[float, ...]]) -> float:
+        return self.l1 * sum(map(abs, point[1]))
+
+    def _honest(
+        self, bench: Workbench, fit: CrossFit, found: Mapping[tuple[float, tuple[float, ...]], Float64Array]
+    ) -> Float64Array:
+        """The loss of each row under the weights, of all that were tried, that rows of other folds would choose."""
+        losses = np.zeros(len(bench.learning))
+        for fold in fit.folds:
+            out = {row.digest for row in fold.out}
+            own = np.array([row.digest in out for row in bench.learning])
+            others = [row for row in bench.learning if row.digest not in out]
+            values = {point: bench.mean(of[~own], others) + self._penalty(point) for point, of in found.items()}
+            losses[own] = found[min(values, key=lambda point: (values[point], point))][own]
+        return losses

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -47,6 +48,10 @@ class ShotsAlone:
     """Choose one scale of 0, ¼, ½, ¾ and 1 on rows that were not trained on."""
     rates: int = 1
     """Rates tried, the best by rows that were not trained on: 2: full and half; 3: full, half and a quarter."""
+    normalised: float = 0.0
+    """Weight of the loss over a row's choices by their likelihood per token (T-Few, arXiv 2205.05638)."""
+    unlikelihood: float = 0.0
+    """Weight of the unlikelihood of a row's wrong choices (the same)."""
 
     name: ClassVar[str] = "shots"
     trains: ClassVar[str] = "a LoRA"
@@ -56,6 +61,9 @@ class ShotsAlone:
         check_folds(self.folds)
         if self.rates not in RATES:
             raise ValueError(f"rates={self.rates}: give {', '.join(map(str, RATES))}")
+        for name in ("choices", "normalised", "unlikelihood"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name}={getattr(self, name):g}: weight of a loss; give 0 or more")
 
     def needs(self) -> Need:
         """Return that it needs no pool and no merge."""
@@ -108,10 +116,12 @@ class ShotsAlone:
             bench: says what a LoRA changes, and how it is trained.
             fold: rows to train on, and those that say when to stop.
         """
+        terms = TrainingLoss(choices=self.choices, normalised=self.normalised, unlikelihood=self.unlikelihood)
         return TrainingRequest(
             LoraShape(bench.targets, bench.settings.rank, bench.settings.alpha),
             fold.rows, fold.out, settings=replace(bench.settings, lr=bench.settings.lr * self.rate),
-            terms=TrainingLoss(choices=self.choices), seed=bench.seed, weights=bench.weights(fold.out),
+            terms=terms, seed=bench.seed, weights=bench.weights(fold.out),
+            what=fold.named("shots" if self.rate == 1 else f"shots at {self.rate:g} of the rate"),
         )  # fmt: skip
 
     def _tried(self) -> list[ShotsAlone]:
@@ -181,8 +191,9 @@ def finetune_settings(request: TrainingRequest) -> dict[str, object]:
         request: of the finetune.
     """
     settings, terms = request.settings, request.terms
+    others = {"loss over the choices per token": terms.normalised, "unlikelihood": terms.unlikelihood}
     return {
         "rate": settings.lr, "epochs at most": settings.epochs, "rows a step": settings.batch_size,
         "rank": settings.rank, "alpha": settings.alpha, "seed": request.seed, "pull": request.pull,
-        "loss over the choices": terms.choices,
+        "loss over the choices": terms.choices, **{name: weight for name, weight in others.items() if weight},
     }  # fmt: skip

@@ -7,7 +7,7 @@ it, and the start, which is a candidate throughout.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 from merge_advisor.adapt.continuing import Continue, train_on
@@ -36,7 +36,9 @@ class _ByEntropy(Continue):
         return super().request(bench, begun, shape, Fold(without_outputs(fold.rows), fold.out))
 
 
-def lower_entropy(bench: Workbench, begun: WeightedMerge, shape: Shape, how: Continue, words: str) -> Adapted:
+def lower_entropy(
+    bench: Workbench, begun: WeightedMerge, shape: Callable[[Fold], Shape], how: Continue, words: str
+) -> Adapted:  # fmt: skip
     """Return a merge with what lowers the entropy of its answers on top of it.
 
     On inputs of their own (`bench.inputs`) one finetune, which all labelled rows stop and judge: none of them is
@@ -45,7 +47,7 @@ def lower_entropy(bench: Workbench, begun: WeightedMerge, shape: Shape, how: Con
     Args:
         bench: trains it.
         begun: the merge.
-        shape: what is trained.
+        shape: gives what is trained of the rows of a fold; of the shots where there are inputs.
         how: rate, penalty and number of folds; its loss over the choices does not count.
         words: what is trained on top of what, for the report.
 
@@ -56,7 +58,7 @@ def lower_entropy(bench: Workbench, begun: WeightedMerge, shape: Shape, how: Con
     check_stops(bench.settings)
     how = _ByEntropy(how.start, how.folds, how.choices, how.rate, how.pull)
     if bench.inputs:
-        return _on_inputs(bench, begun, shape, how, words)
+        return _on_inputs(bench, begun, shape(Fold(bench.shots or bench.learning, ())), how, words)
     if not how.folds and not bench.watch:
         raise TaskError(
             "objective=entropy with folds=0 is stopped by tuning rows, and there are none; give `tuning`, 2 folds or "
@@ -71,7 +73,8 @@ def lower_entropy(bench: Workbench, begun: WeightedMerge, shape: Shape, how: Con
 def _on_inputs(bench: Workbench, begun: WeightedMerge, shape: Shape, how: Continue, words: str) -> Adapted:
     inputs, rows = len(bench.inputs), len(bench.learning)
     request = how.request(bench, begun, shape, Fold(bench.inputs, bench.learning))
-    request = replace(request, settings=settings_on_inputs(request.settings, inputs, rows))
+    shorter = settings_on_inputs(request.settings, inputs, rows)
+    request = replace(request, settings=shorter, what=f"{words}, on {inputs} inputs")
     trained = bench.train(request)
     record = trained.record
     merge = with_trained(begun, trained.candidate, 1.0 if record.steps else 0.0)

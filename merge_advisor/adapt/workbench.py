@@ -10,7 +10,7 @@ import numpy as np
 
 from merge_advisor.adapt.task_weights import moments, row_weights
 from merge_advisor.backbone.training_loss import ANSWER_ALONE, TrainingLoss
-from merge_advisor.errors import InputError, PoolError
+from merge_advisor.errors import InputError, PoolError, SpecError
 from merge_advisor.json_form import STRICT, digest_of, to_plain
 from merge_advisor.merges import WeightedMerge
 from merge_advisor.options import FinetuneSettings
@@ -53,6 +53,8 @@ class TrainingRequest:
     seed: int = 0
     weights: tuple[float, ...] = ()
     """What each watched row counts, see `Workbench.weights`; empty: all the same."""
+    what: str = ""
+    """What is trained, for the progress; the result does not depend on it."""
 
     def __post_init__(self) -> None:
         trained = () if not self.terms.needs_outputs else self.rows
@@ -289,16 +291,20 @@ class Workbench:
         return np.asarray(self.run_losses(merge, rows), dtype=np.float64)
 
     def chosen_by(self, rows: Sequence[Row]) -> WeightedMerge:
-        """Return the merge that is chosen by some of the rows alone; where none can be, the one chosen by all.
+        """Return the merge that is chosen by some of the rows alone.
 
         Args:
             rows: of those learned from, at least one.
 
         Raises:
+            SpecError: the merge was not chosen in a way that fewer rows could repeat.
             MergeAdvisorError: whatever choosing refuses.
         """
-        if self.run_choice is None:
-            return self.merge
+        if self.run_choice is None:  # the merge of all rows would be judged by rows that chose it
+            raise SpecError(
+                "this adaptation judges merges by rows that did not choose them, and nothing here can choose a merge "
+                "by fewer rows; give another `adaptation`"
+            )
         merge, forwards = self.run_choice(rows)
         self.forwards += forwards
         return merge

@@ -27,6 +27,8 @@ ORACLES = ("majority-oracle", "best-single-oracle")
 """Controls that read held-out answers."""
 _OBJECTIVES = ("auto", "loss", "choices", "accuracy", *PENALISED)
 """What a tuner may minimise; the last two are the loss with LoraHub's penalty."""
+TASK_ENDINGS = (".jsonl", ".json")
+"""Endings of task files."""
 HUB = "hub:"
 """What the place of tasks begins with where they are a data set of the Hugging Face Hub."""
 
@@ -45,6 +47,8 @@ class SetupPlaces:
     """A folder, or `hub:org/dataset[@revision]`."""
     families: Path | None
     """JSON file, task name to family; None: every task is a family of its own."""
+    said: tuple[str, ...] = ()
+    """What of the setup does not hold for the tasks that were given, one line each."""
 
 
 def read_setup(
@@ -59,7 +63,8 @@ def read_setup(
         tasks: where the task files are, if not where the setup says.
 
     Returns:
-        The setup as it is written, and where its parts are.
+        The setup as it is written, and where its parts are. Where a folder of other tasks was given, none of which the
+        setup names, the setup is put to all of them: what it says of its own tasks is left out, and `said` says so.
 
     Raises:
         InputError: not there, not YAML, an unknown key, a value of another type, names that do not fit together, or a
@@ -87,9 +92,35 @@ def read_setup(
     folder_of_tasks = tasks or (
         setup.tasks.path if setup.tasks.path.startswith(HUB) else str(folder / setup.tasks.path)
     )
-    return setup, SetupPlaces(
-        base or place(setup.base), pool or place(setup.pool), folder_of_tasks, _families(setup, folder, tasks)
+    families = _families(setup, folder, tasks)
+    said: tuple[str, ...] = ()
+    if tasks and _are_others(setup, Path(tasks)):
+        own = Path(tasks) / Path(setup.tasks.families).name if setup.tasks.families else None
+        families = own if own and own.is_file() else None
+        setup, said = _put_to_others(setup, tasks, families)
+    return setup, SetupPlaces(base or place(setup.base), pool or place(setup.pool), folder_of_tasks, families, said)
+
+
+def _are_others(setup: Setup, folder: Path) -> bool:
+    """Whether a folder has task files, and none of those that the setup names."""
+    if not setup.tasks.only or not folder.is_dir():
+        return False
+    families = Path(setup.tasks.families).name
+    names = {path.stem for path in folder.rglob("*") if path.suffix in TASK_ENDINGS and path.name != families}
+    return bool(names) and not names & set(setup.tasks.only)
+
+
+def _put_to_others(setup: Setup, tasks: str, families: Path | None) -> tuple[Setup, tuple[str, ...]]:
+    """Return the setup for other tasks, and what is left out of it."""
+    of_families = f"families are those of {families.name} there" if families else "each is a family of its own"
+    dropped = [name for name in ("only", "families", "tried", "own") if getattr(setup.tasks, name)]
+    left_out = ", ".join(f"tasks.{name}" for name in dropped if name != "families" or families is None)
+    seen = f"; the first {setup.tasks.seen:.0%} of each file are left out all the same" if setup.tasks.seen else ""
+    said = (
+        f"`tasks={tasks}`: has none of the {len(setup.tasks.only)} tasks that the setup names, so all of its own are "
+        f"taken and the setup's {left_out} left out; {of_families}{seen}"
     )
+    return replace(setup, tasks=replace(setup.tasks, only=(), tried=(), own={})), (said,)
 
 
 def _families(setup: Setup, folder: Path, tasks: str | None) -> Path | None:

@@ -1,14 +1,17 @@
 """The pool's directions: from factors as from the dense matrices, and what is made of them."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from merge_advisor.adapt.basis import FORMS, Basis
+from merge_advisor.adapt.basis import FORMS, Basis, likeness_of
 from merge_advisor.adapt.directions import by_weight, canonical, spectrum
 from merge_advisor.adapt.workbench import Workbench
 from merge_advisor.arrays import Float32Array
-from merge_advisor.backbone.shapes import LoraShape, Shape
+from merge_advisor.backbone.shapes import BasisShape, LoraShape, Shape
 from merge_advisor.errors import PoolError
+from merge_advisor.merges import WeightedMerge
 from merge_advisor.types import Candidate
 from merge_advisor.weights.updates import DenseUpdate, LowRankUpdate, Update, WeightDelta
 
@@ -123,3 +126,27 @@ def test_one_that_lacks_a_weight_counts_there_with_nothing() -> None:
     found = by_weight([{"w": low_rank(0)}, {"x": low_rank(1)}], ["w", "x"])
     dense: Float32Array = found["w"][1].dense()
     assert not dense.any() and found["x"][1].dense().any()
+
+
+def test_likeness_counts_each_adapter_by_its_weight_in_the_chosen_merge() -> None:
+    pool = tuple(Candidate(f"a{number}", "adapter", "a", f"{number}") for number in range(4))
+    deltas: dict[str, WeightDelta] = {f"{number}": {"w": low_rank(number)} for number in range(4)}
+    merge = WeightedMerge(((pool[1], -0.8), (pool[2], 0.4), (pool[3], 0.0)))
+    bench = Workbench(
+        (), frozenset(), candidates=pool, targets=("w",), merge=merge, weights_of=lambda c: deltas[c.fingerprint]
+    )
+    assert likeness_of(bench) == [0.1, 1.0, 0.5, 0.1]
+    updates = by_weight([deltas[candidate.fingerprint] for candidate in pool], ("w",))
+    for likeness, counts in ((True, [0.1, 1.0, 0.5, 0.1]), (False, [1.0] * 4)):
+        shape = Basis(count=2, likeness=likeness, start="merge").shape(bench)
+        assert isinstance(shape, BasisShape)
+        u, v = spectrum(updates, counts)["w"].leading(2)
+        np.testing.assert_array_equal(shape.directions["w"][0], u)
+        np.testing.assert_array_equal(shape.directions["w"][1], v)
+    # which leans towards the member that counts most
+    liked, all_alike = (
+        np.linalg.norm(spectrum(updates, counts)["w"].leading(3)[0].T @ canonical(low_rank(1)).u)
+        for counts in ([0.1, 1.0, 0.5, 0.1], [1.0] * 4)
+    )
+    assert liked > all_alike
+    assert likeness_of(replace(bench, merge=WeightedMerge(((pool[0], 0.0),)))) == [1.0] * 4

@@ -4,21 +4,27 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 import merge_advisor as ma
 from merge_advisor import registry
+from merge_advisor.adapt.auto import FEW
 from merge_advisor.advisor import PlanOptions
-from merge_advisor.advisor.planning.dry_run import describe_plan
+from merge_advisor.advisor.planning.dry_run import describe_plan, plan_passes, times_unadapted
 from merge_advisor.advisor.planning.plan import check_choosing
+from merge_advisor.advisor.runs.adapted_run import way_of
 from merge_advisor.advisor.runs.run_folder import Run, read_run
+from merge_advisor.advisor.scoring import score_run
 from merge_advisor.advisor.scoring.score_model import score_model
 from merge_advisor.cli import main
 from merge_advisor.errors import SpecError, TaskError
 from merge_advisor.options import FinetuneSettings
+from merge_advisor.scores import Verdict
 from merge_advisor.types import RESIDUAL, SHOTS_LORA, Row, Task
+from merge_advisor.verdict import judge
 from merge_advisor.weights.adapter import read_adapter
 from merge_advisor.weights.base import resolve_base
 from merge_advisor.weights.updates import digest_of_delta
@@ -31,7 +37,7 @@ SPECS = (
 VARIANTS = (
     "auto:pool=false", "basis", "basis:form=output", "basis:form=first",
     "basis:form=first,source=inputs", "continue:form=refactored", "coefficients:objective=entropy",
-    "shots:folds=0", "shots:rates=2",
+    "shots:folds=0", "shots:rates=2", "shots:normalised=1,unlikelihood=1",
 )  # fmt: skip
 
 
@@ -81,6 +87,49 @@ def test_a_run_folder_holds_the_model_and_how_it_was_made(
     assert found.reason.partition(":")[0] in (run.folder / "report.md").read_text()
 
 
+@pytest.mark.parametrize(
+    ("asked", "chosen", "pool", "way"),
+    [("mix", "mix", False, "shots"), ("mix", "mix", True, "mix"), ("continue:start=base", "continue", False, "shots"),
+     ("continue", "continue", True, "continue"), ("auto", "continue", True, "continue"),
+     ("continue:start=mean", "continue", True, "continue from mean"), ("auto", "basis", True, "basis"),
+     ("continue:start=random", "continue", True, "continue from random"), ("basis", "basis", False, "basis"),
+     ("basis:form=first,source=inputs", "basis", False, "shots"), ("basis:source=random", "basis", False, "shots"),
+     ("basis:form=first,source=inputs,start=merge", "basis", True, "continue"),
+     ("basis:source=layer,start=mean", "basis", True, "continue from mean"),
+     ("basis:start=mean", "basis", True, "basis"),
+     ("auto", "shots", False, "shots"), ("auto", "none", True, "none"), ("prompt", "prompt", False, "prompt"),
+     ("coefficients", "coefficients", True, "coefficients"), ("gone:x=1", "continue", True, "continue")],
+)  # fmt: skip
+def test_the_verdict_goes_by_what_is_in_the_model(
+    place: Path, tiny_llama: Path, tiny_pool: Path, asked: str, chosen: str, pool: bool, way: str
+) -> None:
+    run = planned(place, tiny_llama, tiny_pool, "continue")
+    found = run.plan.adaptation
+    assert found is not None and RESIDUAL in [member.id for member in run.recipe.members]
+    members = tuple(
+        member if pool or member.id == RESIDUAL else replace(member, weight=0.0) for member in run.recipe.members
+    )
+    plan = replace(run.plan, adaptation=replace(found, asked=asked, chosen=chosen))
+    assert way_of(replace(run, plan=plan, recipe=replace(run.recipe, members=members))) == way
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("spec", ["continue:start=base", "basis:form=first,source=inputs", "continue:start=mean"])
+def test_a_better_model_without_the_pool_is_not_said_to_have_been_trained_from_it(
+    place: Path, tiny_llama: Path, tiny_pool: Path, spec: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def winning(models: Any, metric: str, digests: Any, **how: Any) -> Any:
+        best = [replace(m, rows={metric: [float(m.label == "merge") - 0.5] * len(digests)}) for m in models]
+        return judge(best, metric, digests, **how)
+
+    monkeypatch.setattr(score_run, "judge", winning)
+    plan = planned(place, tiny_llama, tiny_pool, spec, f"won-{spec[-4:]}").plan
+    if spec == "continue:start=mean":
+        assert plan.verdict == Verdict.TRAIN_FROM_MERGE and "trained from the mean of the pool" in plan.reason
+    else:
+        assert plan.verdict == Verdict.TRAIN_ON_EXAMPLES and "use the LoRA trained on the examples" in plan.reason
+
+
 def test_the_folders_adapter_is_the_model_that_was_scored(place: Path, tiny_llama: Path, tiny_pool: Path) -> None:
     run = planned(place, tiny_llama, tiny_pool, "continue")
     assert RESIDUAL in [member.id for member in run.recipe.members]
@@ -91,6 +140,10 @@ def test_the_folders_adapter_is_the_model_that_was_scored(place: Path, tiny_llam
     own, start = table.model("merge").metrics["loss"], table.model("start").metrics["loss"]
     assert alone["heldout"][1].metrics["loss"] == pytest.approx(own, abs=1e-5)
     assert abs(own - start) > 1e-3
+    # servers that read neither pattern (vLLM) apply it at the same scale, and take neither DoRA nor whole modules
+    config = json.loads((run.folder / "adapter" / "adapter_config.json").read_text())
+    assert config["lora_alpha"] == config["r"] and config["alpha_pattern"] == config["rank_pattern"]
+    assert config["modules_to_save"] is None and not config["use_dora"] and not config["use_rslora"]
 
 
 def test_the_same_again_gives_the_same_bytes(place: Path, tiny_llama: Path, tiny_pool: Path) -> None:
@@ -161,6 +214,38 @@ def test_the_dry_run_costs_no_less_than_the_plan(place: Path, tiny_llama: Path, 
         assert 0 < run.plan.forwards["choose"] <= said["passes"]["choose, at most"]
 
 
+@pytest.mark.parametrize(("shots", "tuning", "least", "most"), [
+    (3, 2, 3.55, 3.65), (5, 4, 3.8, 3.95), (6, 4, 2.0, 2.15), (12, 8, 1.95, 2.05), (24, 16, 2.4, 2.5),
+])  # fmt: skip
+@pytest.mark.parametrize("candidates", [15, 59])
+def test_auto_takes_no_more_than_is_said_of_the_same_plan_without_an_adaptation(
+    shots: int, tuning: int, least: float, most: float, candidates: int
+) -> None:
+    """2.5 times at most, but of fewer than ten rows, where four folds are worth what they cost (docs/guide.md)."""
+    rows = tuple(Row(f"say {number}", f"{number}") for number in range(shots + tuning))
+    task = Task("say", rows[:shots], rows[shots:], ())
+    times = times_unadapted([task], candidates, PlanOptions())
+    assert least < times < most and (times <= 2.5 or shots + tuning < FEW)
+    assert times_unadapted([task], candidates, PlanOptions(adaptation="none")) == 1
+    passes = plan_passes([task], candidates, PlanOptions())
+    assert passes["adapt, at most"] / (passes["choose, at most"] + passes["finetune on the shots, at most"]) == (
+        pytest.approx(times - 1)
+    )
+
+
+def test_the_dry_run_says_how_many_times_a_plan_without_an_adaptation_it_takes(
+    place: Path, tiny_llama: Path, tiny_pool: Path
+) -> None:
+    def lines(spec: str) -> tuple[float, str]:
+        options = PlanOptions(k=2, finetune=FAST, adaptation=spec)
+        said = describe_plan([place / "even.jsonl"], pool=tiny_pool, base=str(tiny_llama), options=options)
+        return said["times"], "\n".join(said["lines"])
+
+    times, said = lines("auto")
+    assert times > 1 and f"choosing and training: {times:.1f} times what `--adaptation none` takes" in said
+    assert lines("none")[0] == 1 and "times what" not in lines("none")[1]
+
+
 def test_a_composition_that_is_no_sum_is_refused(place: Path, tiny_llama: Path, tiny_pool: Path) -> None:
     options = PlanOptions(k=2, finetune=FAST, adaptation="continue", composition="ties", rank=4)
     with pytest.raises(SpecError, match="no plain sum"):
@@ -181,7 +266,8 @@ def test_a_composition_that_is_no_sum_is_refused(place: Path, tiny_llama: Path, 
      ("coefficients:most=0", "one"), ("shots:rates=4", "rates=4: give 1, 2, 3"), ("shots:folds=1", "at least 2"),
      ("continue:stop=x", "stop=x is none of"), ("continue:form=refactored,anew=true", "one set of factors"),
      ("continue:folds=-1", "folds=-1"), ("auto:folds=0", "at least 2"), ("auto:few=1", "few=1"),
-     ("auto:rates=5", "rates=5")],
+     ("auto:rates=5", "rates=5"), ("shots:unlikelihood=-1", "unlikelihood=-1: weight of a loss"),
+     ("shots:normalised=nan", "normalised=nan")],
 )  # fmt: skip
 def test_a_wrong_spec_is_one_line(
     place: Path, tiny_llama: Path, tiny_pool: Path, spec: str, says: str, capsys: pytest.CaptureFixture[str]

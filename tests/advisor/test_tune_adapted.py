@@ -325,6 +325,34 @@ def test_what_cannot_be_judged_or_added_is_refused(plan: Callable[..., Run], pla
     assert not why_not_adapted(unadapted, "none") and not why_not_adapted(unadapted, "continue")
 
 
+def with_few(run: Run, count: int = 5) -> Run:
+    """The run as if it had learned from a few of its rows."""
+    task = run.tasks[0]
+    return replace(run, tasks=(replace(task, shots=task.shots[: count - 2], tuning=task.tuning[:2]),))
+
+
+def test_rows_that_all_choose_a_tuned_merge_judge_nothing_that_is_to_be_judged_by_others(
+    plan: Callable[..., Run],
+) -> None:
+    run = plan("auto:folds=2")
+    assert not why_not_adapted(run, "auto") and not why_not_adapted(with_few(run, 10), "auto")
+    assert "judges merges by examples that did not choose them (9 examples" in why_not_adapted(with_few(run, 9), "auto")
+    for spec in ("continue:anew=true", "basis:start=merge,anew=true"):
+        assert "did not choose them" in why_not_adapted(run, spec)
+    ties = replace(run.recipe, composition="ties")
+    assert run.own_adaptation.start is not None
+    own = replace(run.own_adaptation, start=replace(run.own_adaptation.start, composition="ties"))
+    other = replace(run, recipe=ties, plan=replace(run.plan, adaptation=own))
+    assert "composition ties), and all of them choose a tuned merge" in why_not_adapted(other, "auto")
+    # like with like: losses of few rows that chose a merge do not stand beside those of rows that chose none
+    for spec in ("continue", "mix", "coefficients"):
+        assert "so they cannot compare the two; give `adaptation=none`" in why_not_adapted(with_few(run), spec)
+        assert "cannot compare the two" in why_not_adapted(with_few(plan("shots:folds=2")), spec)
+        assert not why_not_adapted(with_few(plan(CONTINUE)), spec)
+        assert not why_not_adapted(with_few(plan("none", exclude=(SHOTS_LORA,))), spec)
+    assert not why_not_adapted(with_few(run), "none")
+
+
 def test_a_candidate_of_the_plan_that_is_gone_is_named(
     plan: Callable[..., Run], place: Path, tmp_path: Path, tiny_pool: Path
 ) -> None:

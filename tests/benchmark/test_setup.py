@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from merge_advisor.benchmark.running.dry_run import describe_bench
 from merge_advisor.benchmark.running.rows import BenchTask, in_view, read_bench_tasks
 from merge_advisor.benchmark.setup import finetune_of, notes_of, read_setup
 from merge_advisor.benchmark.values import Setup, View
@@ -107,6 +108,44 @@ def test_what_is_no_setup_is_one_line(text: str, tmp_path: Path) -> None:
     assert "\n" not in str(found.value)
     with pytest.raises(InputError, match="cannot be read"):
         read_setup(tmp_path / "other.yaml")
+
+
+def test_a_setup_is_put_to_other_tasks_unchanged(tmp_path: Path) -> None:
+    """None of them is one that it names: those it names, their families and what was said of them are left out."""
+    named = SETUP["tasks"] | {"only": ["colour", "count"], "tried": ["words"], "seen": 0}
+    path = write_world(tmp_path, tasks=named)
+    other = tmp_path / "mine"
+    other.mkdir()
+    for name in ("a", "b"):
+        rows = [{"input": f"{name} {number}", "output": f"{number}"} for number in range(24)]
+        (other / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    setup, places = read_setup(path, tasks=str(other))
+    assert (setup.tasks.only, setup.tasks.tried, setup.tasks.own) == ((), (), {}) and places.families is None
+    (said,) = places.said
+    assert "has none of the 2 tasks that the setup names" in said and "each is a family of its own" in said
+    assert "tasks.only, tasks.families, tasks.tried, tasks.own left out" in said
+    assert [(task.name, task.family) for task in read_bench_tasks(setup, places)] == [("a", "a"), ("b", "b")]
+    told = describe_bench(path, tasks=str(other), base="b", pool="p")
+    assert told["tasks"] == 2 and f"note: {said}" in told["lines"]
+    (other / "families.json").write_text(json.dumps({"a": "one", "b": "one"}))
+    setup, places = read_setup(path, tasks=str(other))
+    assert {task.family for task in read_bench_tasks(setup, places)} == {"one"}
+    assert "families are those of families.json there" in places.said[0] and "tasks.families," not in places.said[0]
+    # a copy of its own tasks, with others beside them or not, stays what it was; so does one of which a task is missing
+    for name in ("colour", "count"):
+        (other / f"{name}.jsonl").write_text((tmp_path / "tasks" / f"{name}.jsonl").read_text())
+        setup, places = read_setup(path, tasks=str(other))
+        assert setup.tasks.only == ("colour", "count") and not places.said
+    assert len(read_bench_tasks(setup, places)) == 2
+
+
+def test_the_recipe_that_confirms_takes_tasks_of_others_as_it_is(tmp_path: Path) -> None:
+    rows = [{"input": f"say {number}", "output": f"{number}"} for number in range(60)]
+    (tmp_path / "mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    recipe = Path(__file__).parents[2] / "recipes" / "bench-adaptations-confirm.yaml"
+    setup, places = read_setup(recipe, tasks=str(tmp_path), base="b", pool="p")
+    (task,) = read_bench_tasks(setup, places)
+    assert (len(task.heldout), len(task.learning)) == (40, 20) and places.said
 
 
 def test_places_start_at_the_setup_and_options_win(tmp_path: Path) -> None:

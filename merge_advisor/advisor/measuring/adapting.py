@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from merge_advisor import registry
-from merge_advisor.adapt.continuing import is_sum
+from merge_advisor.adapt.continuing import chooses_anew
 from merge_advisor.adapt.folds import folds_of, rows_apart
 from merge_advisor.adapt.task_weights import row_weights
 from merge_advisor.adapt.unlabelled import settings_on_inputs, without_outputs
@@ -188,6 +188,7 @@ def adaptation_passes(
     adaptation = registry.build("adaptation", spec)
     rows = [(*task.shots, *task.tuning) for task in tasks]
     total = sum(map(len, rows))
+    apart = choosing is not None and chooses_anew(adaptation, total, composition)
     if hasattr(adaptation, "for_rows"):
         adaptation = adaptation.for_rows(total)
     parts = folds_of(rows, adaptation.folds) if getattr(adaptation, "folds", 0) else ()
@@ -202,9 +203,8 @@ def adaptation_passes(
         finetunes = [settings_on_inputs(settings, inputs, total).forwards_for(inputs, total) + total]
     trainings, measured = adaptation.passes(members)
     anew = 0
-    alone = getattr(adaptation, "any_merge", False) and begun and not is_sum(composition)
-    if choosing is not None and (getattr(adaptation, "anew", False) or alone):
-        anew = sum(choosing(_counts(apart, rows)) for apart in dict.fromkeys(rows_apart(parts)))
+    if choosing is not None and apart:
+        anew = sum(choosing(_counts(kept, rows)) for kept in dict.fromkeys(rows_apart(parts)))
     return int(trainings * sum(finetunes) + measured * total + anew)
 
 

@@ -97,7 +97,7 @@ class Trainer:
         rows, watch = self.encoded(request.rows, request), self.encoded(request.watch, request)
 
         def progress(done: int, total: int) -> None:
-            model.progress("training on the rows", done, total)
+            model.progress(f"training {request.what or 'on the rows'}", done, total)
 
         def train() -> tuple[FinetuneResult, int]:
             generator = torch.Generator().manual_seed(request.seed)  # here: where memory runs out, this runs again

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
@@ -53,8 +54,8 @@ def describe_plan(
         where: `offline`, `follow_links`, `cache`, `store`, `machine`, `progress`, see `SessionOptions`.
 
     Returns:
-        models, refused, rows by task, what each file was understood as, passes by step, and the same as `lines` of
-        text.
+        models, refused, rows by task, what each file was understood as, passes by step, how many `times` those of a
+        plan without an adaptation they are, and the same as `lines` of text.
 
     Raises:
         MergeAdvisorError: whatever `plan` itself would refuse.
@@ -75,6 +76,7 @@ def describe_plan(
         machine = machine_line(session, fit.candidates)
         of_base = session.local.dequantised
     passes = plan_passes(parts, len(fit.candidates), options, len(inputs.rows) if inputs else 0)
+    times = times_unadapted(parts, len(fit.candidates), options, len(inputs.rows) if inputs else 0)
     choosing = sum(len(task.choosing) for task in parts)
     lines = [
         f"base {name}, template {template}, pool of {len(fit.candidates)} candidates, {len(fit.refused)} set aside",
@@ -86,6 +88,7 @@ def describe_plan(
         f"strategy {options.strategy}: {registry.build('strategy', options.strategy).cost} ({choosing} choosing rows)",
         *([f"inputs {inputs.path.name}: {len(inputs.rows)} unlabelled rows"] if inputs else []),
         *(f"{step}: {count} forward passes of one row" for step, count in passes.items()),
+        *([TIMES.format(times=times)] if times != 1 else []),
         machine,
         *([f"note: {of_base}"] if of_base else []),
         *(f"note: {note}" for item in given for note in item.notes),
@@ -101,7 +104,7 @@ def describe_plan(
     refused = {item.id: item.reason for item in fit.refused}
     return {
         "models": len(fit.candidates), "refused": refused, "rows": rows, "understood": understood, "passes": passes,
-        "lines": lines,
+        "times": times, "lines": lines,
     }  # fmt: skip
 
 
@@ -159,5 +162,27 @@ def plan_passes(tasks: Sequence[Task], candidates: int, options: PlanOptions, in
     }
 
 
+def times_unadapted(tasks: Sequence[Task], candidates: int, options: PlanOptions, inputs: int = 0) -> float:
+    """Return how many times what choosing and training take at most with no adaptation it takes with the one asked.
+
+    The same rows either way; embedding the pool, which is stored, and scoring are left out.
+
+    Args:
+        tasks: with their rows split.
+        candidates: models of the pool that can be chosen.
+        options: of the plan.
+        inputs: how many unlabelled rows it was given.
+    """
+    bare = replace(options, adaptation="none")
+    ours, others = (
+        sum(count for step, count in plan_passes(tasks, candidates, how, given).items() if step not in _BESIDE)
+        for how, given in ((options, inputs), (bare, 0))
+    )
+    return ours / others
+
+
+_BESIDE = ("embed the pool", "score")
+"""Steps that an adaptation does not change."""
+TIMES = "choosing and training: {times:.1f} times what `--adaptation none` takes of the same rows"
 CHOSEN = 20
 """Members at most that the estimate counts for a merge that is not chosen yet."""

@@ -5,9 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from merge_advisor import registry
-from merge_advisor.adapt.continuing import is_sum
+from merge_advisor.adapt.auto import FEW
+from merge_advisor.adapt.basis import Basis
+from merge_advisor.adapt.continuing import chooses_anew, is_sum
 from merge_advisor.adapt.workbench import NOTHING
-from merge_advisor.advisor.runs.run_folder import AdaptationReport
+from merge_advisor.advisor.runs.run_folder import UNADAPTED, AdaptationReport
+from merge_advisor.errors import SpecError
 from merge_advisor.types import SHOTS_LORA, TRAINED, Candidate, Recipe
 
 if TYPE_CHECKING:
@@ -22,7 +25,7 @@ def adaptation_report(asked: str, made: AdaptedMerge, start: Recipe, shots_scale
     Args:
         asked: spec of the adaptation.
         made: what it came to.
-        start: the merge that it began with.
+        start: the merge as it was chosen.
         shots_scale: weight of `shots_lora` alone, as it is scored.
     """
     adapted = made.model
@@ -56,6 +59,41 @@ def trained_into(adapted: Adapted) -> tuple[Candidate, ...]:
         adapted: the model.
     """
     return tuple(candidate for candidate in adapted.merge.candidates if candidate.id in TRAINED)
+
+
+def way_of(run: Run) -> str:
+    """Return how a run's model was made, as the verdict calls it: the adaptation, or "shots" where no pool is in it.
+
+    The name of an adaptation does not say that: `mix` may leave out all members, and `continue` begin at the base.
+
+    Args:
+        run: the run.
+    """
+    made = run.plan.adaptation or UNADAPTED
+    members = any(member.weight and member.id not in TRAINED for member in run.recipe.members)
+    if made.chosen in ("continue", "mix") and not members:
+        return _ALONE
+    if made.chosen not in ("basis", "continue"):
+        return made.chosen
+    asked = _asked(made)
+    begins = getattr(asked, "start", "merge") if made.chosen == getattr(asked, "name", "") else "merge"
+    if made.chosen == "basis":
+        if not isinstance(asked, Basis) or asked.source == "pool":  # `auto` has no other one
+            return "basis"
+        if not members:
+            return _ALONE
+    return "continue" if begins == "merge" else f"continue from {begins}"
+
+
+def _asked(made: AdaptationReport) -> object:
+    try:
+        return registry.build("adaptation", made.asked)
+    except SpecError:  # of a package that is not installed here
+        return None
+
+
+_ALONE = "shots"
+"""Name of the adaptation whose model is a LoRA of the rows."""
 
 
 def why_not_adapted(run: Run, spec: str) -> str:
@@ -98,9 +136,35 @@ def why_not_adapted(run: Run, spec: str) -> str:
             f"{joined[0]} is a member of its merge, and has seen examples that would judge what is trained on top; "
             f"give `adaptation=none`, or plan with `adaptation={spec}`"
         )
-    if not is_sum(run.chosen.composition) and not getattr(adaptation, "any_merge", False):
+    if reason := _judged_apart(run, spec):
+        return reason
+    if not is_sum(run.chosen.composition):
         return (
             f"its composition {run.chosen.composition} is no plain sum, so no adapter trained on top can be a member; "
             "give `adaptation=none`, or plan with `composition=exact`"
+        )
+    return ""
+
+
+def _judged_apart(run: Run, spec: str) -> str:
+    """Why the rows that a tuned merge was searched on cannot judge it beside what they did not choose; "" if they can.
+
+    The search takes its merge by all rows, so that none is left that did not choose it. Of few rows the merge then
+    looks better by as much as there is to see (`eval/adaptations_tried.md`: a nat).
+    """
+    own, composition = run.own_adaptation, run.chosen.composition
+    rows = sum(len(task.shots) + len(task.tuning) for task in run.tasks)
+    if chooses_anew(registry.build("adaptation", spec), rows, composition):
+        return (
+            f"adaptation {spec} judges merges by examples that did not choose them ({rows} examples, composition "
+            f"{composition}), and all of them choose a tuned merge; give `adaptation=none` to tune the merge alone"
+        )
+    if rows >= FEW or own.start is None:
+        return ""
+    planned = registry.build("adaptation", own.asked)
+    if planned.needs() != "merge" or chooses_anew(planned, rows, composition):
+        return (
+            f"its own model ({own.asked}) was judged by {rows} examples that had not chosen its merge, and all of them "
+            "choose a tuned one, so they cannot compare the two; give `adaptation=none` to tune the merge alone"
         )
     return ""

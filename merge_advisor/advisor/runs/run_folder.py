@@ -5,7 +5,7 @@ recipe.json     the merge itself; every other format is a rendering of it
 mergekit.yaml, lorahub.json, adapter/      renderings, each only where it gives the same model
 shots_lora/     the LoRA finetuned on the shots
 residual/       what was trained on top of the merge, where something was
-start/          the merge before that, and its renderings
+start/          the merge as it was chosen, before that, and its renderings
 tasks/          each task's rows, split
 score/          each task's score table, row by row, and what was asked; tasks of lm-eval under their names
 report.md       the same in words
@@ -37,7 +37,7 @@ PLANNED, TUNING = "plan", "tune.json"
 MEMBERS = "members"
 """Folder of a run: members whose own files PEFT would not load whole, written anew."""
 START = "start"
-"""Folder of the merge that an adaptation began with, and label of its row in a score table."""
+"""Folder of the merge as it was chosen, and label of its row in a score table, where the model is another one."""
 PLAN_START = "plan start"
 """Label of the plan's merge before anything was trained, in the score table of a run tuned without its adaptation."""
 

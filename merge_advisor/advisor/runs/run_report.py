@@ -31,7 +31,7 @@ _FILES = {
     "recipe.json": "the merge, independent of any tool",
     "shots_lora": "the LoRA finetuned on the shots",
     "residual": "what was trained on top of the merge; it is a member of the recipe at weight 1",
-    "start": "the merge before that, as a recipe and its renderings",
+    "start": "the merge as it was chosen, before that, as a recipe and its renderings",
     "plan": "the plan's own recipe and what goes with it",
     "report.md": "this result in full",
     "report.html": "the same with plots, for a browser",

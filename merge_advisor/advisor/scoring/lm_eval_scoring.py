@@ -57,7 +57,7 @@ def score_asked(
         metric: "auto", or what of lm-eval's metrics the verdict rests on.
         limit: documents at most.
         guard: loss on unrelated text, where it was measured.
-        adaptation: name of what made the merge of members and rows.
+        adaptation: how the merge of members and rows was made, see `adapted_run.way_of`.
         seen: inputs the plan learned from; documents with them are left out.
 
     Raises:

@@ -25,6 +25,7 @@ from merge_advisor.advisor.measuring.model_scores import (
     score_models,
 )
 from merge_advisor.advisor.measuring.session import Session
+from merge_advisor.advisor.runs.adapted_run import way_of
 from merge_advisor.advisor.runs.reopening import find_members, find_shots_lora, reopen
 from merge_advisor.advisor.runs.run_folder import (
     PLAN_START,
@@ -70,9 +71,9 @@ class Judging:
 def models_of(session: Session, run: Run) -> list[ScoredModel]:
     """Return the models of a score table: base, each member alone, shots_lora, uniform, merge.
 
-    Of an adapted run also the merge that it began with, "start"; of a tuned one the plan's own model, "plan", and where
-    the plan's adaptation was left out the merge it had begun with, "plan start". Shown alone are the members that the
-    plan's strategy chose.
+    Of an adapted run also the merge as it was chosen, "start"; of a tuned one the plan's own model, "plan", and where
+    the plan's adaptation was left out the merge its strategy had chosen, "plan start". Shown alone are the members that
+    the plan's strategy chose.
 
     Args:
         session: holds the pool.
@@ -151,7 +152,7 @@ def score_task(
         task: its held-out rows are scored.
         metric: as in `Judging`.
         guard: loss on unrelated text, where it was measured.
-        adaptation: name of what made the merge of members and rows.
+        adaptation: how the merge of members and rows was made, see `adapted_run.way_of`.
         prompted: labels of models that are the base with the rows learned from in its prompt; their recipes are the
             base.
 
@@ -298,7 +299,7 @@ def score_open_run(
     guarded = score_guard(session.meter, models, judging.guard) if judging.guard else None
     scores, costs = run.scores, list[ScoringCost]()
     made = {"merge": (run.plan.adaptation or UNADAPTED).chosen, "plan": run.own_adaptation.chosen}
-    adaptation, prompted = made["merge"], [label for label, name in made.items() if name == "prompt"]
+    adaptation, prompted = way_of(run), [label for label, name in made.items() if name == "prompt"]
     if heldout or not lm_eval:
         own = []
         for task in tasks:

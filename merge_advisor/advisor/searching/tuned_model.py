@@ -144,12 +144,24 @@ def adapted_model(session: Session, run: Run, merge: WeightedMerge, spec: str, *
     if not after:
         reason = "it held no example out of its training, so none shows that it is better: the plan's model stays"
         return _model_of_plan(session, run, TunedAdaptation(spec, name, False, reason, forwards))
+    if made.model.merge.digest == merge.digest and not _is_merge_alone(run):
+        reason = (
+            "it took the tuned merge as it is, which all examples chose, as they did not choose the plan's model: they "
+            "cannot compare the two, and the plan's model stays"
+        )
+        return _model_of_plan(session, run, TunedAdaptation(spec, name, False, reason, forwards))
     choice = choose_trained(before, after, tasks, worst=worst, unit=unit)
     outcome = TunedAdaptation(spec, name, choice.tuned, choice.reason, forwards)
     sides = _sides(run, before, after)
     if not choice.tuned:
         return _model_of_plan(session, run, outcome, sides)
     return _trained_model(session, run, request, made, outcome, sides)
+
+
+def _is_merge_alone(run: Run) -> bool:
+    """Whether the plan's model is a merge that its rows chose, with nothing trained on top."""
+    recipe = run.planned or run.recipe
+    return run.own_adaptation.start is None or recipe.digest == run.chosen.digest
 
 
 def _trained_model(

@@ -62,7 +62,7 @@ def measure_setup(path: Path, out: Path, *, only: Sequence[str] = (), **where: U
     chosen = select_keys(every, only, setup)
     with open_context(setup, places, **session) as context:
         _check_context(context, tasks)  # before the folder is made: where a setup cannot be run nothing is written
-        notes = [*notes_of(setup, [task.family for task in tasks.values()]), *_pool_notes(context, tasks)]
+        notes = [*places.said, *notes_of(setup, [task.family for task in tasks.values()]), *_pool_notes(context, tasks)]
         if len(chosen) < len(every):
             notes.append(f"`only` took {len(chosen)} of {len(every)} results")
         with Ledger(out) as ledger:

@@ -100,7 +100,7 @@ def describe_bench(
         *(f"{step}: {count} forward passes of one row" for step, count in passes.items()),
         f"{total} forward passes of one row in all, at most; {total / rate / 3600:.1f} hours at {rate:g} a second",
         *(f"not here: {what}" for what in absent),
-        *(f"note: {note}" for note in notes_of(setup, families)),
+        *(f"note: {note}" for note in (*places.said, *notes_of(setup, families))),
         "dry run: nothing was loaded or written",
     ]
     return {

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from merge_advisor.benchmark.setup import HUB, SetupPlaces
+from merge_advisor.benchmark.setup import HUB, TASK_ENDINGS, SetupPlaces
 from merge_advisor.benchmark.values import Setup, View
 from merge_advisor.benchmark.views import candidate_families, is_allowed
 from merge_advisor.errors import InputError, TaskError
@@ -20,8 +20,6 @@ from merge_advisor.types import Candidate, Row, Task
 
 _LABELS = 20
 """Most distinct outputs of a task for which they count as its labels."""
-_ENDINGS = (".jsonl", ".json")
-"""Endings of task files."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +114,7 @@ def task_folder(places: SetupPlaces, *, offline: bool = False) -> Path:
     named = parse_id(places.tasks.removeprefix(HUB))
     if named is None:
         raise TaskError(f"tasks {places.tasks}: is no data set of the hub; write hub:org/name@revision")
-    return fetch_snapshot(named, [f"*{ending}" for ending in _ENDINGS], offline=offline, kind="dataset").path
+    return fetch_snapshot(named, [f"*{ending}" for ending in TASK_ENDINGS], offline=offline, kind="dataset").path
 
 
 def task_files(setup: Setup, folder: Path) -> dict[str, Path]:
@@ -133,7 +131,7 @@ def task_files(setup: Setup, folder: Path) -> dict[str, Path]:
     families = Path(setup.tasks.families).name
     files: dict[str, Path] = {}
     for path in sorted(folder.rglob("*")):
-        if path.suffix not in _ENDINGS or path.name == families or not path.is_file():
+        if path.suffix not in TASK_ENDINGS or path.name == families or not path.is_file():
             continue
         if path.stem in files:
             raise TaskError(
@@ -146,7 +144,7 @@ def task_files(setup: Setup, folder: Path) -> dict[str, Path]:
             raise TaskError(f"tasks {folder}: no file for the task '{name}'; there are {there}")
     wanted = sorted(setup.tasks.only) or sorted(files)
     if not wanted:
-        raise TaskError(f"tasks {folder}: holds no task files ({' or '.join(_ENDINGS)}); name another folder")
+        raise TaskError(f"tasks {folder}: holds no task files ({' or '.join(TASK_ENDINGS)}); name another folder")
     return {name: files[name] for name in wanted}
 
 

@@ -1,0 +1,165 @@
+"""What `auto` takes, on a workbench whose models are numbers."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+
+from merge_advisor.adapt.auto import SURE, Auto
+from merge_advisor.adapt.experience import EXPERIENCE, EXPERIENCE_OVER_CHOICES, Experience
+from merge_advisor.adapt.workbench import Adapted
+from merge_advisor.errors import TaskError
+from merge_advisor.merges import WeightedMerge
+from merge_advisor.types import Row
+from tests.support.number_world import ROWS, World
+
+
+@pytest.mark.parametrize(("rows", "folds"), [(2, 2), (5, 4), (8, 4), (9, 4), (10, 2), (20, 2)])
+def test_auto_makes_more_folds_of_few_rows(rows: int, folds: int) -> None:
+    world = World(wanted=30, learned=0.9, merge=-300)
+    world.shown = 900.0
+    world.bench.tasks = (tuple(Row(f"say {number}", f"{number}") for number in range(rows)),)
+    assert len(world.bench.learning) == rows
+    adapted = Auto().adapt(world.bench)
+    assert adapted.options[0].name == "shots" and adapted.settings["folds"] == folds
+    assert Auto(folds=3, few=2).for_rows(rows).folds == (2 if rows < 10 else 3)
+
+
+@pytest.mark.parametrize(("rows", "asked"), [(9, 2), (10, 0), (20, 0)])
+def test_auto_chooses_merges_anew_where_rows_are_few(rows: int, asked: int) -> None:
+    for adaptation in (Auto(), Auto(pool=False), Auto(anew=True)):
+        world = World(wanted=1, learned=0.5, merge=0.6)
+        world.bench.tasks = (tuple(Row(f"say {number}", f"{number}") for number in range(rows)),)
+        choices: list[Sequence[Row]] = []
+
+        def choose(
+            by: Sequence[Row], world: World = world, choices: list[Sequence[Row]] = choices
+        ) -> tuple[WeightedMerge, int]:
+            choices.append(by)
+            return world.bench.merge, 100
+
+        world.bench.run_choice = choose
+        adaptation.adapt(world.bench)
+        # once for the merge and for what is trained on top of it
+        assert len(choices) == (0 if not adaptation.pool else 2 if adaptation.anew else asked)
+
+
+@pytest.mark.parametrize(
+    ("world", "name"),
+    [
+        (World(wanted=0, learned=0.5, merge=30), "none"),
+        (World(wanted=30, learned=0.9, merge=-300), "shots"),
+        (World(wanted=30, learned=0.7, merge=20), "basis from merge"),
+    ],
+)
+def test_auto_takes_what_does_best_on_rows_held_out(world: World, name: str) -> None:
+    world.shown = 900.0
+    adapted = Auto().adapt(world.bench)
+    assert adapted.options[0].name == {"none": "base"}.get(name, name), adapted.options
+    assert adapted.name == name.partition(" ")[0]
+    assert [option.gain for option in adapted.options] == sorted((o.gain for o in adapted.options), reverse=True)
+    assert adapted.options[0].error == 0
+    if name == "basis from merge":
+        assert adapted.merge.candidates[0].id == "m0"
+        assert adapted.chance is not None and adapted.chance > 0.99
+    else:
+        assert adapted.chance is None
+
+
+@pytest.fixture
+def shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What other tasks have shown, whatever benchmarks say today."""
+    monkeypatch.setitem(EXPERIENCE, "basis from merge", {20: Experience(gain=0.8, spread=0.27)})
+    monkeypatch.setitem(EXPERIENCE, "merge", {20: Experience(gain=-0.1, spread=0.27)})
+
+
+@pytest.mark.usefixtures("shown")
+def test_auto_goes_by_what_other_tasks_have_shown_where_the_rows_say_little() -> None:
+    def taken(merge: float) -> str:
+        world = World(wanted=1, learned=0.9, merge=merge, least=1.0)  # shots leaves 0.01 beside it
+        return Auto().adapt(world.bench).options[0].name
+
+    assert taken(0.95) == "basis from merge"  # a little better, as other tasks say
+    assert taken(-0.5) == "basis from merge"  # 0.01 nats worse, which eight rows do not show
+    assert taken(-30.0) == "shots"  # 9.6 nats worse
+
+
+@pytest.mark.usefixtures("shown")
+def test_auto_believes_small_differences_where_both_lose_next_to_nothing() -> None:
+    world = World(wanted=1, learned=0.9, merge=-0.5)
+    assert Auto().adapt(world.bench).options[0].name == "shots"
+
+
+def test_auto_takes_what_needs_a_pool_only_where_it_is_surely_better(monkeypatch: pytest.MonkeyPatch) -> None:
+    def taken(gain: float) -> Adapted:
+        monkeypatch.setitem(EXPERIENCE, "basis from merge", {20: Experience(gain=gain, spread=0.27)})
+        return Auto().adapt(World(wanted=1, learned=0.9, merge=0.95, least=1.0).bench)
+
+    sure, unsure, worse = taken(0.8), taken(0.3), taken(-0.8)
+    assert sure.options[0].name == "basis from merge" and sure.chance is not None and sure.chance >= SURE
+    assert unsure.options[0].name == "shots" and unsure.chance is None and unsure.merge == unsure.without_pool
+    assert unsure.options[1].name == "basis from merge" and unsure.options[1].gain > unsure.options[0].gain
+    said = re.search(r"not taken: its lead over shots is \+([\d.]+) nats with an error of ([\d.]+), and", unsure.reason)
+    assert said is not None and 0 < float(said[1]) < float(said[2]) * 2 / 3  # which is what "two thirds" asks for
+    for found in (sure, unsure, worse):  # a probability that is not calibrated is not printed
+        assert "probab" not in found.reason and "%" not in found.reason and "chance" not in found.reason
+    assert worse.options[0].name == "shots" and "not taken" not in worse.reason
+
+
+@pytest.mark.parametrize(("kinds", "taken"), [([0] * 20, "merge"), ([1] * 20, "shots"), ([0, 1] * 10, "merge")])
+def test_auto_mistrusts_a_merge_more_where_most_rows_have_choices(
+    kinds: list[int], taken: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(EXPERIENCE, "merge", {20: Experience(gain=0.1, spread=0.3)})
+    monkeypatch.setitem(EXPERIENCE_OVER_CHOICES, "merge", {20: Experience(gain=0.1, spread=0.3, optimism=2.0)})
+    world = World(wanted=1, learned=0.5, merge=1, least=1.0)
+    rows = [Row(f"say {place}", "yes", ("yes", "no") if kind else None) for place, kind in enumerate(kinds)]
+    world.bench.tasks, world.bench.tuning = (tuple(rows),), frozenset()
+    world.bench.merge = replace(world.bench.merge, composition="ties")  # which nothing can be trained on top of
+    assert Auto().adapt(world.bench).options[0].name == taken
+
+
+def test_auto_takes_the_prompt_where_it_is_best_and_says_where_it_cannot_be() -> None:
+    world = World(wanted=30, learned=0.5, merge=0)
+    world.shown = 0.01
+    adapted = Auto().adapt(world.bench)
+    assert adapted.name == "prompt" and adapted.prompted and not adapted.merge.members
+
+    def full(shown: Sequence[Row], asked: Sequence[Row]) -> list[float]:
+        raise TaskError("not one of 6 examples fits")
+
+    world.bench.run_prompted = full
+    adapted = Auto().adapt(world.bench)
+    assert adapted.name != "prompt" and "prompt cannot be: not one of 6 examples fits" in adapted.reason
+    assert "prompt" not in [option.name for option in adapted.options]
+
+
+def test_auto_without_a_pool_looks_at_no_merge() -> None:
+    world = World(wanted=1, learned=0.5, merge=1)
+    adapted = Auto(pool=False).adapt(world.bench)
+    assert adapted.name == "shots" and {option.name for option in adapted.options} == {"base", "prompt", "shots"}
+    assert not any(request.start.members for request in world.requests)
+
+
+@pytest.mark.usefixtures("shown")
+@pytest.mark.parametrize("merge", [0.9, -9.0])
+def test_auto_compares_the_merge_itself_where_nothing_can_be_trained_on_top(merge: float) -> None:
+    world = World(wanted=1, learned=0.5, merge=merge)
+    world.bench.merge = WeightedMerge(world.bench.merge.members, "ties")
+    adapted = Auto().adapt(world.bench)
+    assert "merge" in [option.name for option in adapted.options] and "ties is no plain sum" in adapted.reason
+    assert not any(request.start.members for request in world.requests)
+    if merge > 0:
+        assert adapted.merge == world.bench.merge and adapted.name == "none" and adapted.chance is not None
+    else:
+        assert adapted.name == "shots"
+
+
+def test_auto_of_one_row_leaves_the_merge() -> None:
+    world = World(wanted=1, learned=0.5, merge=0.5)
+    world.bench.tasks, world.bench.tuning = (ROWS[:1],), frozenset()
+    adapted = Auto().adapt(world.bench)
+    assert adapted.merge == world.bench.merge and adapted.name == "none" and not adapted.losses
+    assert "one row cannot both train and judge: the merge" in adapted.reason
+    assert not Auto(pool=False).adapt(world.bench).merge.members and not world.requests
