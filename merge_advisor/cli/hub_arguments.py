@@ -65,11 +65,12 @@ class HubCommand:
     """
 
     what: str = option(
-        positional=True, choices=("add", "list", "show", "remove", "search", "check", "export"),
-        help="add a POOL; list models; show or remove that of an ID; search; check that all is whole; export to a FILE",
+        positional=True, choices=("add", "add-run", "list", "show", "remove", "search", "check", "export"),
+        help="add a POOL; list a RUN with its scores (add-run); list models; show or remove that of an ID; search; "
+             "check that all is whole; export to a FILE",
     )  # fmt: skip
     name: str | None = option(
-        None, positional=True, metavar="POOL|ID|FILE.parquet", help="what is added, shown, removed or written"
+        None, positional=True, metavar="POOL|RUN|ID|FILE.parquet", help="what is added, shown, removed or written"
     )
     embedding: tuple[str, ...] = option(
         (), registered="embedding",

@@ -129,6 +129,7 @@ def hub_folder(arguments: Arguments, session: SessionOptions) -> int:
 
 _TAKES: dict[str, tuple[str, ...]] = {
     "add": ("embedding", "include", "exclude", "template"),
+    "add-run": (),
     "list": ("filter", "limit", "runs", "price"),
     "show": (),
     "remove": (),
@@ -168,6 +169,19 @@ def _add(hub: Hub, command: HubCommand, arguments: Arguments, session: SessionOp
     if len(added.refused) > _LINES_SHOWN:
         say(f"and {len(added.refused) - _LINES_SHOWN} more, all of them with --json")
     return PARTIAL if added.refused else OK
+
+
+def _add_run(hub: Hub, command: HubCommand, arguments: Arguments, session: SessionOptions) -> int:
+    """List a run that ended while another process wrote, or that was planned from a pool."""
+    from merge_advisor.advisor.runs.run_folder import read_run
+
+    run = read_run(Path(_name(command, "add-run RUN")))
+    kept = hub.add_run(run)
+    told = f"{kept} scores of its models kept" if kept else (
+        "no scores of its models kept, as none of them stands in the hub" if run.scores else "it is not scored yet"
+    )  # fmt: skip
+    plain = {"run": str(run.folder), "scores": kept}
+    return _print(arguments, plain, [Paragraph(f"hub {hub.folder}: lists {run.folder}; {told}")])
 
 
 def _list(hub: Hub, command: HubCommand, arguments: Arguments, session: SessionOptions) -> int:
@@ -304,7 +318,8 @@ def _export(hub: Hub, command: HubCommand, arguments: Arguments, session: Sessio
 
 
 _DOERS: dict[str, Callable[[Any, HubCommand, Arguments, Any], int]] = {
-    "add": _add, "list": _list, "show": _show, "remove": _remove, "search": _search, "check": _check, "export": _export,
+    "add": _add, "add-run": _add_run, "list": _list, "show": _show, "remove": _remove, "search": _search,
+    "check": _check, "export": _export,
 }  # fmt: skip
 
 

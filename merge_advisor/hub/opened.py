@@ -39,13 +39,14 @@ class OpenHub:
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Hold the one lock of those who write, for the time of a block.
+        """Hold the one lock of those who write, for the time of a block: of one write, others wait for it.
 
         Yields:
             Nothing.
 
         Raises:
-            RunError: another process holds it (the message says which), or nothing can be written there.
+            RunError: another process holds it for longer than one waits (the message says which), or nothing can be
+                written there.
         """
         with written_by_one(self.folder):
             yield

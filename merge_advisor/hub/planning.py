@@ -90,7 +90,7 @@ def plan_from_hub(
         add_run_scores(hub, run, named.fitting)
     except RunError as error:
         # the run is there, whether or not the hub can remember it
-        asked.on_note(f"not listed in the hub: {error}")
+        asked.on_note(f"not listed in the hub: {error}; then `merge-advisor hub add-run {run.folder}` lists it")
     return run
 
 

@@ -51,6 +51,7 @@ def open_pool(
     licence: Sequence[str] = (),
     follow_links: bool = False,
     copies: bool = False,
+    runs: bool = True,
     cache: Path | None = None,
     progress: Progress = quiet_progress,
 ) -> Pool:
@@ -75,6 +76,7 @@ def open_pool(
             match one of them.
         follow_links: as of `find_models`.
         copies: whether models of equal weights are all candidates; else the first alone is.
+        runs: whether the merge of a run folder among the models is a candidate; else it is set aside.
         cache: folder for what is unpacked, copied, written anew or merged by PEFT before it can be used; None: models
             that need it are set aside.
         progress: called with (what, done, total) where that takes long.
@@ -90,6 +92,8 @@ def open_pool(
             raise PoolError(f"pool {ref}: has to be copied, which needs a folder; give `cache`")
         ref = copied_pool(str(ref), cache / "remote", offline=offline)
     sources = find_models(ref, follow_links=follow_links)
+    if not runs:
+        sources = replace(sources, models=tuple(_no_run(model) for model in sources.models))
     models = _filter(sources.models, include, exclude, f"pool {ref}")
     fetched = _fetch_all(models, offline=offline)
     found = [_readable(*pair, base, cache, hashes) for pair in zip(models, fetched, strict=True)]
@@ -122,6 +126,12 @@ def open_pool(
     kept = _by_licence(candidates, licence, f"pool {ref}")
     pool = Pool(tuple(kept), tuple(refused))
     return replace(pool, template=sources.template) if sources.template else pool
+
+
+def _no_run(model: FoundModel) -> FoundModel:
+    """A model, refused where it is the merge of a run folder."""
+    said = "is a run folder, no model; `merge-advisor merge RUN --out MODEL` writes its merge as one"
+    return replace(model, refusal=said) if model.run else model
 
 
 def _fetch_all(models: Sequence[FoundModel], *, offline: bool) -> list[_SnapshotOrError]:
