@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from merge_advisor.cli.command_session import command_session
@@ -15,7 +17,7 @@ from merge_advisor.cli.options import OutputOptions
 from merge_advisor.cli.parser import Arguments
 from merge_advisor.cli.printing import flagged, print_blocks, print_json, print_result
 from merge_advisor.cli.saying import say
-from merge_advisor.errors import InputError
+from merge_advisor.errors import InputError, RunError
 from merge_advisor.gate_options import GateOptions, WatchOptions
 from merge_advisor.hub_options import HubPlace
 from merge_advisor.json_form import to_plain
@@ -27,6 +29,11 @@ from merge_advisor.session_options import Where
 if TYPE_CHECKING:
     from merge_advisor.advisor.gating.gated_model import HubFinder, KnownModel
     from merge_advisor.advisor.gating.watch_state import PoolDecision
+    from merge_advisor.gate_values import GateReport
+
+
+_JUDGED = ("new", "version")
+"""Kinds of decisions for which models were run."""
 
 
 def run_gate(arguments: Arguments) -> int:
@@ -58,12 +65,54 @@ def run_gate(arguments: Arguments) -> int:
             metric=command.metric, fields=command.fields, template=command.template,
             find_in_hub=_finder(arguments), **where,
         )  # fmt: skip
+    report = _listed(arguments, report)
     if command.junit is not None:
         write_text(command.junit, to_junit(report))
     if command.summary is not None:
         write_text(command.summary, with_flags(to_markdown(gate_document(report, command.price)), "gate"))
     print_result(output, to_plain(report), flagged(gate_blocks(report, command.price), "gate"))
     return report.outcome.exit_code
+
+
+def _hub_folder(arguments: Arguments) -> Path | None:
+    """The hub folder that gates are listed in; None where none is named, or none is made there yet."""
+    from merge_advisor.hub.catalogue import CATALOGUE
+
+    folder = arguments.part(HubPlace).hub
+    return folder if folder is not None and (folder / CATALOGUE).is_file() else None
+
+
+def _listed(arguments: Arguments, report: GateReport) -> GateReport:
+    """The report of a gate with what judging all models of the hub folder would have cost; it is listed there."""
+    folder = _hub_folder(arguments)
+    if folder is None or report.cost is None:
+        return report
+    from merge_advisor.hub import Hub
+    from merge_advisor.hub.judged import keep_gate, models_of_base
+
+    try:
+        with Hub.open(folder) as hub:
+            models = models_of_base(hub, arguments.part(Places).base)
+            report = replace(report, cost=replace(report.cost, candidates=models))
+            keep_gate(hub, report)
+    except RunError as error:  # the decision stands, whether or not the hub can remember it
+        say(with_flags(f"not listed in the hub: {error}", "gate"))
+    return report
+
+
+def _list_decision(arguments: Arguments, decision: PoolDecision, pool: str) -> None:
+    """Have the hub folder, if one is named, list what was decided on a model that was judged."""
+    folder = _hub_folder(arguments)
+    if folder is None or decision.kind not in _JUDGED:
+        return
+    from merge_advisor.hub import Hub
+    from merge_advisor.hub.judged import keep_decision
+
+    try:
+        with Hub.open(folder) as hub:
+            keep_decision(hub, decision, pool)
+    except RunError as error:
+        say(with_flags(f"not listed in the hub: {error}", "gate"))
 
 
 def _finder(arguments: Arguments) -> HubFinder | None:
@@ -106,6 +155,7 @@ def _watch(arguments: Arguments, command: GateCommand, watching: WatchOptions) -
 
     def show(decision: PoolDecision) -> None:
         made.append(decision)
+        _list_decision(arguments, decision, str(watching.watch))
         if output.json and not watching.once:  # it never ends: an object a line
             print_json(to_plain(decision), line=True)
         elif not output.json:
@@ -128,12 +178,14 @@ def _watch(arguments: Arguments, command: GateCommand, watching: WatchOptions) -
 
 def _cost(decision: PoolDecision, price: float | None) -> str:
     """What judging a model took, and what judging every candidate on the same rows would have taken."""
-    if decision.kind not in ("new", "version"):
+    if decision.kind not in _JUDGED:
         return ""
     text = f"\ncost: {seconds_text(decision.seconds, price)}, {decision.measured} measurements"
+    text += f", {decision.forwards} forward passes"
+    text += "" if decision.peak_bytes is None else f", {decision.peak_bytes / 2**30:.1f} GiB at most"
     if decision.all_candidates_seconds is None:
         return text
     return (
-        f"{text}; scoring every candidate of the pool on these rows: "
-        f"{seconds_text(decision.all_candidates_seconds, price)}"
+        f"{text}; instead: scoring all {decision.candidates} candidates of the pool on these rows: "
+        f"{decision.all_candidates_forwards} forward passes, {seconds_text(decision.all_candidates_seconds, price)}"
     )

@@ -112,7 +112,7 @@ class HubCommand:
     runs: bool = option(
         False,
         group="search and list",
-        help="list: the runs planned from it instead, with what they took and what their alternatives would have",
+        help="list: runs and gates instead, with what they took and what their alternatives would have",
     )
     price: float | None = price_option("of this machine: with --runs, measured seconds are shown as money too")
 

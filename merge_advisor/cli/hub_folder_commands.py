@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from merge_advisor.advisor.runs.run_folder import Run
     from merge_advisor.hub import Hub
     from merge_advisor.hub.planning import PlanAsked
-    from merge_advisor.hub.values import HubEntry
+    from merge_advisor.hub.values import HubEntry, HubJudged
     from merge_advisor.session_options import SessionOptions
 
 _HEADERS = ("model", "kind", "rank", "licence", "size", "added")
@@ -203,7 +203,7 @@ def _list(hub: Hub, command: HubCommand, arguments: Arguments, session: SessionO
 
 
 def _list_runs(hub: Hub, command: HubCommand, arguments: Arguments) -> int:
-    """The runs planned from a hub instead of its models; what they took is summed over all, however many are listed."""
+    """Runs and gates of a hub instead of its models; what they took is summed over all, however many are listed."""
     from merge_advisor.hub.results import savings_lines
     from merge_advisor.report.score_table import seconds_text
 
@@ -222,9 +222,29 @@ def _list_runs(hub: Hub, command: HubCommand, arguments: Arguments) -> int:
     headers = ("run", "task", "verdict", "added", "forwards", "took", "every candidate", "LoRA of the shots")
     more = f"the first {len(shown)} of its {len(runs)} runs are listed\n" if len(shown) < len(runs) else ""
     blocks: list[TextBlock] = [Table("", headers, tuple(rows), (4, 5, 6, 7))] if rows else []
+    judged = hub.judged()
+    blocks += [_judged_table(judged[: command.limit], command.price)] if judged else []
+    if command.limit is not None and command.limit < len(judged):
+        more += f"the first {command.limit} of its {len(judged)} gates are listed\n"
     text = more + "\n".join(savings_lines(savings, command.price))
-    plain = {"runs": to_plain(shown), "savings": to_plain(savings)}
+    plain = {"runs": to_plain(shown), "judged": to_plain(judged[: command.limit]), "savings": to_plain(savings)}
     return _print(arguments, plain, [*blocks, Paragraph(f"hub {hub.folder}: {text}")])
+
+
+def _judged_table(judged: Sequence[HubJudged], price: float | None) -> Table:
+    """Gates, and models judged for watched pools, with what that took."""
+    from merge_advisor.report.score_table import seconds_text
+
+    rows = []
+    for one in judged:
+        took = ("", "", "")
+        if (cost := one.cost) is not None:
+            every = cost.every_candidate_seconds
+            took = (str(cost.forwards), seconds_text(cost.seconds, price),
+                    "" if every is None else seconds_text(every, price))  # fmt: skip
+        rows.append((one.model, one.against, ", ".join(one.tasks), one.outcome, one.added[:10], *took))
+    headers = ("judged", "against", "on", "outcome", "added", "forwards", "took", "every candidate")
+    return Table("", headers, tuple(rows), (5, 6, 7))
 
 
 def _show(hub: Hub, command: HubCommand, arguments: Arguments, session: SessionOptions) -> int:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from merge_advisor.hub.opened import OpenHub
 
 _CALLED = {"bases": "bases", "entries": "models", "names": "ids", "scores": "scores", "spaces": "spaces",
-           "deltas": "deltas", "runs": "runs", "costs": "costs of runs"}  # fmt: skip
+           "deltas": "deltas", "runs": "runs", "costs": "costs of runs", "judged": "gates"}  # fmt: skip
 """What is in each table, for messages."""
 
 

@@ -198,6 +198,19 @@ def test_the_models_of_a_hub_folder_are_named_by_their_id(here: Path, capsys: py
     by_id, by_folder = told
     assert by_id[1]["baseline"].pop("word") == "hub:strong" and by_folder[1]["baseline"].pop("word") == "strong"
     assert by_id == by_folder
+    assert main("hub list --runs --json --hub kept".split()) == 0
+    listed = json.loads(capsys.readouterr().out)
+    # the one that named the hub, and not the other one, which did not
+    (gate_listed,) = listed["judged"]
+    assert (gate_listed["kind"], gate_listed["model"], gate_listed["against"]) == ("gate", "slight", "hub:strong")
+    assert gate_listed["tasks"] == ["task task"] and gate_listed["outcome"] == by_id[1]["outcome"]
+    took = gate_listed["cost"]
+    assert took["candidates"] == 1 and took["every_candidate_forwards"] == 90 and took["every_candidate_seconds"] > 0
+    assert main("hub list --runs --hub kept --price-per-hour 3600".split()) == 0
+    told = capsys.readouterr().out
+    judged = f"1 gate, models judged for watched pools among them: {took['forwards']} forward passes and "
+    assert "no runs planned from it yet" in told and judged in told
+    assert "instead: scoring every candidate on the rows of it: 90 forward passes, " in told and " s (" in told
     assert main(["gate", *words.replace("hub:strong", "hub:weak").split(), "--hub", "kept"]) == 2
     assert "weak" in capsys.readouterr().err
 

@@ -1,6 +1,7 @@
 """The catalogue of a hub folder: ids, versions, aliases, filters, words, scores; nothing is lost, nothing mixed up."""
 
 import sqlite3
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from merge_advisor.hub.deltas import HubDeltas
 from merge_advisor.hub.filters import FILTER_FIELDS, read_filter
 from merge_advisor.hub.results import savings_lines
 from merge_advisor.hub.texts import HubTexts, query_of
-from merge_advisor.hub.values import HubEntry, HubRun, HubScore
+from merge_advisor.hub.values import HubEntry, HubJudged, HubRun, HubScore
 from merge_advisor.scores import RunCost
 from merge_advisor.types import Base
 from tests.hub.hub_world import SPACE, TIME, entry_of, filled
@@ -152,10 +153,32 @@ def test_what_runs_took_is_kept_and_summed_and_nothing_is_made_up(tmp_path: Path
         assert hub.savings().without_figures == 2 and hub.check().whole
 
 
+def test_gates_are_listed_and_summed_beside_the_runs(tmp_path: Path) -> None:
+    gate = RunCost(80, 5.0, 2**30, 60.0, candidates=24, every_candidate_forwards=960)
+    with filled(tmp_path, 1) as hub:
+        for model, cost in (("new", gate), ("newer", replace(gate, every_candidate_seconds=None)), ("newest", None)):
+            hub.results.keep_judged(HubJudged("gate", model, "old", ("task sums", "guard g"), "passed", TIME, cost))
+        assert [one.model for one in hub.judged()] == ["newest", "newer", "new"]
+        assert hub.judged()[2] == HubJudged("gate", "new", "old", ("task sums", "guard g"), "passed", TIME, gate)
+        none, took, every = savings_lines(hub.savings(), price=3600.0)
+        assert none == "no runs planned from it yet"
+        assert took == "2 gates, models judged for watched pools among them: 160 forward passes and 10.0 s (10.00)"
+        assert every == (
+            "instead: scoring every candidate on the rows of the 1 of them that measured it: 960 forward passes, "
+            "60.0 s (60.00), where they took 5.0 s (5.00)"
+        )
+        hub.results.keep_run(HubRun("a", TIME, ("sums",), "", RunCost(10, 1.0)))
+        assert hub.savings().peak_bytes == 2**30 and len(savings_lines(hub.savings())) == 3
+        hub.catalogue.file.run("UPDATE judged SET outcome = 'failed' WHERE number = 2")
+        assert hub.check().damaged == ("gates: 1 rows of the catalogue are not what was written",)
+        assert hub.check(repair=True).whole and [one.model for one in hub.judged()] == ["newest", "new"]
+
+
 def test_a_hub_from_before_costs_were_kept_is_brought_up(tmp_path: Path) -> None:
     with filled(tmp_path, 2) as hub:
         hub.results.keep_run(HubRun("runs/a", TIME, ("sums",), "merge"))
-        hub.catalogue.file.run("DROP TABLE costs")
+        for table in ("costs", "judged"):
+            hub.catalogue.file.run(f"DROP TABLE {table}")
         hub.catalogue.file.run("PRAGMA user_version = 1")
     with Hub.open(tmp_path) as hub:
         assert hub.runs() == (HubRun("runs/a", TIME, ("sums",), "merge"),) and hub.check().whole

@@ -132,7 +132,7 @@ def test_a_scored_plan_leaves_its_scores(world: Path) -> None:
     with Hub.open(world / "hub") as hub:
         run = hub.plan(world / "examples.jsonl", out=world / "run", options=QUICK, **where(world))
         (kept,) = hub.runs()
-        assert kept.verdict == str(run.plan.verdict) and kept.cost == run_cost(run.plan, 6)
+        assert kept.verdict == str(run.plan.verdict) and kept.cost == run_cost(run.plan) and run.plan.fitting == 6
         assert kept.cost.every_candidate_seconds and kept.cost.shots_forwards and kept.cost.seconds > 0
         anchor = run.plan.selection.members[0].id
         scores = {score.metric: score for score in hub.entry(anchor).scores}
@@ -300,7 +300,12 @@ def test_the_command_line(world: Path, capsys: pytest.CaptureFixture[str], monke
         err = capsys.readouterr().err
         assert said in err and err.count("\n") == 1 and "Traceback" not in err
     quick = ["--task", "examples.jsonl", "--strategy", "random", "--k", "1", "--adaptation", "none", "--no-score"]
-    assert main(["plan", *quick, "--shortlist", "2"]) == 0  # merge-advisor.toml names a hub and no pool
+    # merge-advisor.toml names a hub and no pool
+    assert main(["plan", *quick, "--shortlist", "2", "--price-per-hour", "3600"]) == 0
+    told = capsys.readouterr().out
+    assert "for the plan; " in told and " s (" in told and "cost.txt" in told
+    cost = json.loads((world / "runs" / "examples" / "plan.json").read_text())
+    assert cost["fitting"] == 5 and cost["environment"]["peak_bytes"] > 0
     table = ran("list", "--runs", "--price-per-hour", "3600")
     assert "1 run: " in table and "instead: training the LoRA of the shots alone in the run: " in table
     listed = json.loads(ran("list", "--runs", "--json"))
@@ -310,6 +315,8 @@ def test_the_command_line(world: Path, capsys: pytest.CaptureFixture[str], monke
     assert "give --pool or --hub, not both" in capsys.readouterr().err
     assert main(["plan", *quick, "--pool", "pool", "--shortlist", "3"]) == 2
     assert "--shortlist chooses among the models of a hub folder; give --hub" in capsys.readouterr().err
+    assert main(["plan", *quick, "--hub", "hub", "--dry-run", "--out", "dry", "--price-per-hour", "1"]) == 2
+    assert "--price-per-hour is for measured seconds, and a dry run measures none" in capsys.readouterr().err
     assert main(["plan", *quick, "--hub", "hub", "--dry-run", "--out", "dry"]) == 0
     assert "hub hub: 5 of its 5 models of this base would be opened, all there are" in capsys.readouterr().out
     assert not Path("dry").exists()
