@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -30,10 +30,7 @@ if TYPE_CHECKING:
     from merge_advisor.advisor.gating.gated_model import HubFinder, KnownModel
     from merge_advisor.advisor.gating.watch_state import PoolDecision
     from merge_advisor.gate_values import GateReport
-
-
-_JUDGED = ("new", "version")
-"""Kinds of decisions for which models were run."""
+    from merge_advisor.hub import Hub
 
 
 def run_gate(arguments: Arguments) -> int:
@@ -53,6 +50,7 @@ def run_gate(arguments: Arguments) -> int:
     if command.baseline is None:
         raise InputError("gate: nothing to compare with; give `baseline=MODEL`, a run, an adapter or a full model")
     from merge_advisor.advisor.gating.gate import gate
+    from merge_advisor.hub.judged import keep_gate
     from merge_advisor.report.gate_document import gate_blocks, gate_document
     from merge_advisor.report.junit import to_junit
     from merge_advisor.report.markdown import to_markdown
@@ -65,11 +63,12 @@ def run_gate(arguments: Arguments) -> int:
             metric=command.metric, fields=command.fields, template=command.template,
             find_in_hub=_finder(arguments), **where,
         )  # fmt: skip
-    report = _listed(arguments, report)
+    report = _with_candidates(arguments, report)
     if command.junit is not None:
         write_text(command.junit, to_junit(report))
     if command.summary is not None:
         write_text(command.summary, with_flags(to_markdown(gate_document(report, command.price)), "gate"))
+    _listed(arguments, lambda hub: keep_gate(hub, report))  # last: what is listed has been written
     print_result(output, to_plain(report), flagged(gate_blocks(report, command.price), "gate"))
     return report.outcome.exit_code
 
@@ -82,37 +81,42 @@ def _hub_folder(arguments: Arguments) -> Path | None:
     return folder if folder is not None and (folder / CATALOGUE).is_file() else None
 
 
-def _listed(arguments: Arguments, report: GateReport) -> GateReport:
-    """The report of a gate with what judging all models of the hub folder would have cost; it is listed there."""
+def _with_candidates(arguments: Arguments, report: GateReport) -> GateReport:
+    """The report of a gate with how many models of the hub folder, if one is named, could be judged so."""
     folder = _hub_folder(arguments)
     if folder is None or report.cost is None:
         return report
     from merge_advisor.hub import Hub
-    from merge_advisor.hub.judged import keep_gate, models_of_base
+    from merge_advisor.hub.judged import models_of_base
 
     try:
         with Hub.open(folder) as hub:
             models = models_of_base(hub, arguments.part(Places).base)
-            report = replace(report, cost=replace(report.cost, candidates=models))
-            keep_gate(hub, report)
-    except RunError as error:  # the decision stands, whether or not the hub can remember it
-        say(with_flags(f"not listed in the hub: {error}", "gate"))
-    return report
+    except RunError as error:
+        say(with_flags(f"its models are not counted in the hub: {error}", "gate"))
+        return report
+    return replace(report, cost=replace(report.cost, candidates=models))
 
 
-def _list_decision(arguments: Arguments, decision: PoolDecision, pool: str) -> None:
-    """Have the hub folder, if one is named, list what was decided on a model that was judged."""
+def _listed(arguments: Arguments, keep: Callable[[Hub], None], *, told: bool = True) -> None:
+    """Have the hub folder, if one is named, list what was decided, which stands whether or not it can."""
     folder = _hub_folder(arguments)
-    if folder is None or decision.kind not in _JUDGED:
+    if folder is None:
         return
     from merge_advisor.hub import Hub
-    from merge_advisor.hub.judged import keep_decision
 
     try:
         with Hub.open(folder) as hub:
-            keep_decision(hub, decision, pool)
+            keep(hub)
     except RunError as error:
-        say(with_flags(f"not listed in the hub: {error}", "gate"))
+        if told:
+            say(with_flags(f"not listed in the hub: {error}", "gate"))
+
+
+def _list_watched(arguments: Arguments, watching: WatchOptions, *, told: bool = True) -> None:
+    from merge_advisor.hub.judged import keep_decisions
+
+    _listed(arguments, lambda hub: keep_decisions(hub, watching.out, str(watching.watch)), told=told)
 
 
 def _finder(arguments: Arguments) -> HubFinder | None:
@@ -148,14 +152,15 @@ def _watch(arguments: Arguments, command: GateCommand, watching: WatchOptions) -
     if command.junit is not None or command.summary is not None:
         raise InputError("gate: `junit` and `summary` are of one MODEL; a watched pool has its log.jsonl")
     from merge_advisor.advisor.gating.watch import Watching, watch_pool
-    from merge_advisor.advisor.gating.watch_state import LOG
+    from merge_advisor.advisor.gating.watch_state import JUDGED, LOG
 
     output = arguments.part(OutputOptions)
     made: list[PoolDecision] = []
 
     def show(decision: PoolDecision) -> None:
         made.append(decision)
-        _list_decision(arguments, decision, str(watching.watch))
+        if decision.kind in JUDGED:
+            _list_watched(arguments, watching)
         if output.json and not watching.once:  # it never ends: an object a line
             print_json(to_plain(decision), line=True)
         elif not output.json:
@@ -166,6 +171,8 @@ def _watch(arguments: Arguments, command: GateCommand, watching: WatchOptions) -
         str(watching.watch), command.tasks, arguments.part(GateOptions), watching, command.baseline, command.guards,
         command.metric, command.fields, command.template, _finder(arguments),
     )  # fmt: skip
+    # what a process decided that was killed before it was listed; where that fails the next decision tells
+    _list_watched(arguments, watching, told=False)
     with _where(arguments) as where:
         watch_pool(asked, show, lambda text: say(with_flags(text, "gate")), **where)
     log = watching.out / LOG
@@ -178,7 +185,9 @@ def _watch(arguments: Arguments, command: GateCommand, watching: WatchOptions) -
 
 def _cost(decision: PoolDecision, price: float | None) -> str:
     """What judging a model took, and what judging every candidate on the same rows would have taken."""
-    if decision.kind not in _JUDGED:
+    from merge_advisor.advisor.gating.watch_state import JUDGED
+
+    if decision.kind not in JUDGED:
         return ""
     text = f"\ncost: {seconds_text(decision.seconds, price)}, {decision.measured} measurements"
     text += f", {decision.forwards} forward passes"

@@ -103,6 +103,7 @@ def _repair(hub: OpenHub, found: HubCheck) -> list[str]:
             done.append("texts: indexed anew")
     changed = bool(done)
     for number, space in hub.catalogue.spaces().items():
+        hub.index.tidy(number)
         if changed or hub.index.check(number, space):
             count = hub.index.rebuild(number, space)
             done.append(f"vectors of {space.embedding} in {space.dtype}: {count} made anew from the catalogue")

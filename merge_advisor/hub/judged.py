@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from merge_advisor.errors import InputError
+from merge_advisor.advisor.gating.watch_state import JUDGED, LOG, PoolDecision
+from merge_advisor.errors import InputError, RunError
 from merge_advisor.hub.filters import EntryFilter
 from merge_advisor.hub.values import HubJudged
 from merge_advisor.hub.writing import now
+from merge_advisor.json_form import digest_of, from_json
+from merge_advisor.regular_files import read_regular_text
 from merge_advisor.scores import RunCost
 
 if TYPE_CHECKING:
-    from merge_advisor.advisor.gating.watch_state import PoolDecision
     from merge_advisor.gate_values import GateReport
     from merge_advisor.hub.opened import OpenHub
 
@@ -51,20 +56,57 @@ def keep_gate(hub: OpenHub, report: GateReport) -> None:
         )  # fmt: skip
     tasks = tuple(f"{check.kind} {check.name}" for check in report.checks)
     sides = (report.candidate.word, report.baseline.word)
-    _keep(hub, HubJudged("gate", *sides, tasks, str(report.outcome), now(), cost))
+    judged = HubJudged("gate", *sides, tasks, str(report.outcome), now(), cost)
+    with hub.writing(), hub.catalogue.file.transaction():
+        # each call is one: the same gate asked again took something again
+        hub.results.keep_judged(os.urandom(16).hex(), judged)
 
 
-def keep_decision(hub: OpenHub, decision: PoolDecision, pool: str) -> None:
-    """Keep what was decided on a model of a watched pool.
+def keep_decisions(hub: OpenHub, folder: Path, pool: str) -> None:
+    """Keep the decisions on models that were judged for a watched pool: those of its log that are not listed yet.
+
+    So one whose process was killed before it could be listed is listed by the next.
 
     Args:
         hub: open.
-        decision: on a model that was judged.
+        folder: of the log.
         pool: as it was named.
 
     Raises:
-        RunError: as of `keep_gate`.
+        RunError: as of `keep_gate`, or a log that cannot be read.
     """
+    log = folder / LOG
+    if not log.is_file():
+        return
+    found: dict[str, HubJudged] = {}
+    try:
+        lines = read_regular_text(log).splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise RunError(f"{log}: cannot be read ({error}); delete it, the next look writes it anew") from error
+    for number, line in enumerate(lines, 1):
+        fields = _fields_of(line, f"{log}:{number}")
+        at = str(fields.pop("at", ""))
+        name = digest_of([str(folder.absolute()), fields.pop("number", number), at])
+        decision = from_json(PoolDecision, json.dumps(fields), f"{log}:{number}")
+        if decision.kind in JUDGED:
+            found[name] = _judged(decision, pool, at, told="forwards" in fields)
+    known = hub.results.judged_ids()
+    new = {name: judged for name, judged in found.items() if name not in known}
+    if new:
+        with hub.writing(), hub.catalogue.file.transaction():
+            for name, judged in new.items():
+                hub.results.keep_judged(name, judged)
+
+
+def _fields_of(line: str, where: str) -> dict[str, Any]:
+    try:
+        return dict(json.loads(line))
+    except (ValueError, TypeError, RecursionError) as error:
+        raise RunError(f"{where}: is no line of a log; delete the file, the next look writes it anew") from error
+
+
+def _judged(decision: PoolDecision, pool: str, at: str, *, told: bool) -> HubJudged:
+    """A decision as a hub lists it; without its cost where the log is from before forward passes were kept."""
     improves = [task.task for task in decision.tasks if task.improves]
     outcome = f"improves {', '.join(improves)}" if improves else "improves nothing"
     cost = RunCost(
@@ -72,9 +114,4 @@ def keep_decision(hub: OpenHub, decision: PoolDecision, pool: str) -> None:
         decision.candidates, every_candidate_forwards=decision.all_candidates_forwards,
     )  # fmt: skip
     tasks = tuple(f"task {task.task}" for task in decision.tasks)
-    _keep(hub, HubJudged("watch", decision.model, pool, tasks, outcome, now(), cost))
-
-
-def _keep(hub: OpenHub, judged: HubJudged) -> None:
-    with hub.writing(), hub.catalogue.file.transaction():
-        hub.results.keep_judged(judged)
+    return HubJudged("watch", decision.model, pool, tasks, outcome, at, cost if told else None)

@@ -93,17 +93,24 @@ class HubResults:
             for folder, added, tasks, verdict, cost in rows
         )
 
-    def keep_judged(self, judged: HubJudged) -> None:
-        """Keep a gate, or a decision on a watched pool.
+    def keep_judged(self, name: str, judged: HubJudged) -> None:
+        """Keep a gate, or a decision on a watched pool, unless it is there.
 
         Args:
+            name: its identity: one of the same name is listed already.
             judged: what was decided.
         """
+        if self._file.rows("SELECT 1 FROM judged WHERE id = ?", [name]):
+            return
         cost = None if judged.cost is None else json.dumps(to_plain(judged.cost), sort_keys=True)
         self._file.keep(
-            "judged", judged.kind, judged.model, judged.against, json.dumps(judged.tasks), judged.outcome,
+            "judged", name, judged.kind, judged.model, judged.against, json.dumps(judged.tasks), judged.outcome,
             judged.added, cost,
         )  # fmt: skip
+
+    def judged_ids(self) -> frozenset[str]:
+        """Return the identities of those, as `keep_judged` takes them."""
+        return frozenset(str(row[0]) for row in self._file.rows("SELECT id FROM judged"))
 
     def judged(self) -> tuple[HubJudged, ...]:
         """Return the gates, and the decisions on watched pools, the newest first."""

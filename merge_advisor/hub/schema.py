@@ -18,7 +18,7 @@ CATALOGUE_COLUMNS = {
     "deltas": ("space", "entry", "delta"),
     "runs": ("folder", "added", "tasks", "verdict"),
     "costs": ("folder", "cost"),
-    "judged": ("kind", "model", "against", "tasks", "outcome", "added", "cost"),
+    "judged": ("id", "kind", "model", "against", "tasks", "outcome", "added", "cost"),
 }
 """Of each table whose rows have a checksum, the columns under it."""
 _TABLES = """
@@ -55,7 +55,7 @@ _INDEXES = (
 
 def _make_tables(file: CheckedFile) -> None:
     for table in _TABLES.split(";"):
-        file.run(f"CREATE TABLE {table}")
+        file.run(f"CREATE TABLE {table.strip()}")
     for index in _INDEXES:
         file.run(f"CREATE INDEX {index}")
     file.run("INSERT INTO counters VALUES (0)")
@@ -68,9 +68,9 @@ def _keep_costs(file: CheckedFile) -> None:
 
 def _keep_judged(file: CheckedFile) -> None:
     file.run(
-        "CREATE TABLE judged (number INTEGER PRIMARY KEY, kind TEXT NOT NULL, model TEXT NOT NULL, "
-        "against TEXT NOT NULL, tasks TEXT NOT NULL, outcome TEXT NOT NULL, added TEXT NOT NULL, cost TEXT, "
-        "checksum BLOB)"
+        "CREATE TABLE judged (number INTEGER PRIMARY KEY, id TEXT UNIQUE NOT NULL, kind TEXT NOT NULL, "
+        "model TEXT NOT NULL, against TEXT NOT NULL, tasks TEXT NOT NULL, outcome TEXT NOT NULL, added TEXT NOT NULL, "
+        "cost TEXT, checksum BLOB)"
     )
 
 

@@ -48,6 +48,10 @@ class TaskDecision:
     reason: str
 
 
+JUDGED = ("new", "version")
+"""Kinds of decisions for which models were run."""
+
+
 @dataclass(frozen=True, slots=True)
 class PoolDecision:
     """One line of the log: a model that came to the pool, and what it is worth.
