@@ -304,7 +304,9 @@ def _search(hub: Hub, command: HubCommand, arguments: Arguments, session: Sessio
         like=command.like, task=command.task, text=command.text, k=command.k, base=base, options=options, **session
     )
     by = "fit" if found.space is None else "cosine"
-    rows = tuple((f"{hit.score:.4f}", *_row(hit.entry)) for hit in found.hits)
+    # fits have no scale of their own: they may all be millionths
+    digits = ".3g" if found.space is None else ".4f"
+    rows = tuple((format(hit.score, digits), *_row(hit.entry)) for hit in found.hits)
     how = "" if found.exact else "; an index named those that were compared"
     lines = [f"{found.asked}: {len(found.hits)} of {found.models} models{how}", *(f"note: {n}" for n in found.notes)]
     plain = {

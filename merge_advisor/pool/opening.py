@@ -28,6 +28,9 @@ _DOWNLOADS = 8
 _IDS_SHOWN = 20
 """Ids that the error about a pattern lists."""
 
+_REASONS_SHOWN, _REFUSED_NAMED = 3, 3
+"""Reasons, and ids for each, that the error about a pool without candidates tells."""
+
 _SnapshotOrError = Snapshot | MergeAdvisorError
 
 
@@ -177,11 +180,21 @@ def _examined(
 
 
 def _nothing_left(where: str, refused: Sequence[RefusedModel], places: Sequence[_SnapshotOrError]) -> None:
-    first = "; ".join(f"{item.id}: {item.reason}" for item in refused[:3])
-    more = f"; and {len(refused) - 3} more" if len(refused) > 3 else ""
+    by_reason: dict[str, list[str]] = {}
+    for item in refused:  # a wrong base is the same reason for all of them
+        by_reason.setdefault(item.reason, []).append(item.id)
+    told = list(by_reason.items())[:_REASONS_SHOWN]
+    first = "; ".join(f"{_some(names)}: {reason}" for reason, names in told)
+    rest = len(refused) - sum(len(names) for _, names in told)
+    more = f"; and {rest} more, for {len(by_reason) - len(told)} other reasons" if rest else ""
     if all(isinstance(place, OfflineError) for place in places):
         raise OfflineError(f"{where}: {first}{more}")
     raise PoolError(f"{where}: none of its {len(refused)} models can be used: {first}{more}")
+
+
+def _some(names: Sequence[str]) -> str:
+    rest = f" and {len(names) - _REFUSED_NAMED} more" if len(names) > _REFUSED_NAMED else ""
+    return ", ".join(names[:_REFUSED_NAMED]) + rest
 
 
 def _filter(

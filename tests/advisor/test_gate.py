@@ -89,6 +89,16 @@ def test_a_model_next_to_the_baseline_passes_and_few_rows_cannot_tell(
     assert main([*words, "--task", str(few)]) == 4
     told = capsys.readouterr().out
     assert "on 20 rows, and at least 30 decide" in told and "gate cannot tell" in told
+    one, text = tmp_path / "one.jsonl", tmp_path / "text.jsonl"
+    one.write_text(Path("task.jsonl").read_text().splitlines(keepends=True)[0])
+    text.write_text('{"text": "one text"}\n')
+    assert main([*words, "--task", str(one), "--task", "task.jsonl", "--guard", str(text)]) == 4
+    told = capsys.readouterr().out
+    assert "task one cannot tell: 1 row, and at least 30 decide; nothing was run" in told
+    assert "guard text cannot tell: 1 text, and at least 30 decide" in told and "task task passed" in told
+    one.write_text("")
+    assert main([*words, "--task", str(one)]) == 2
+    assert "one.jsonl" in capsys.readouterr().err
     assert main([*words, "--task", "task.jsonl", "--min-gain", "0"]) == 4
     assert main([*words, "--task", "task.jsonl", "--min-gain", "30"]) == 1
     assert "no such gain" in capsys.readouterr().out

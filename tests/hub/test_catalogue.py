@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from merge_advisor.cli import main
 from merge_advisor.errors import InputError, RunError
 from merge_advisor.hub import Hub
 from merge_advisor.hub.catalogue import CATALOGUE, Catalogue
@@ -15,6 +16,7 @@ from merge_advisor.hub.filters import FILTER_FIELDS, read_filter
 from merge_advisor.hub.results import savings_lines
 from merge_advisor.hub.texts import HubTexts, query_of
 from merge_advisor.hub.values import HubEntry, HubJudged, HubRun, HubScore
+from merge_advisor.hub_options import HubSearchOptions
 from merge_advisor.scores import RunCost
 from merge_advisor.types import Base
 from tests.hub.hub_world import SPACE, TIME, entry_of, filled
@@ -112,9 +114,29 @@ def test_words_are_found_and_nothing_of_them_is_syntax(tmp_path: Path) -> None:
         for text in ("contracts", "LEGAL drafts", "law", 'a "legal" NEAR(x) AND *', "légal"):
             hits = hub.search(text=text).hits
             assert [hit.entry.id for hit in hits] == ["legalDrafts"], text
-        for text in ("", "of the", '"', "zzz", "tags:legal OR"):
-            assert len(hub.search(text=text).hits) == (text == "tags:legal OR"), text
+        assert len(hub.search(text="tags:legal OR").hits) == 1
+        for text, said in (("", "has no words"), ("of the", "in words of one letter"), ('"', "in words of one letter")):
+            with pytest.raises(InputError, match=rf"`text={text}`: {said}.*give words that a name, a card or tags"):
+                hub.search(text=text)
+        assert "no name, card or tag has any of these words" in hub.search(text="zzz").notes[0]
+        filtered = HubSearchOptions(filter="licence=apache-2.0")
+        assert "models that the filter leaves out" in hub.search(text="law", options=filtered).notes[0]
+        assert hub.search(text="law").notes == ()
         assert query_of("x" * 5 + " " + " ".join(f"w{n}" for n in range(500))).count(" OR ") == 63
+
+
+def test_a_fit_is_a_number_where_every_card_has_the_word(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with filled(tmp_path, 4) as hub:
+        hits = hub.search(text="card").hits
+        assert len(hits) == 4 and all(0 < hit.score < 1e-4 for hit in hits)
+    assert main(["hub", "search", "--text", "card", "--hub", str(tmp_path)]) == 0
+    cells = [line.split()[0] for line in capsys.readouterr().out.splitlines() if "adapter" in line]
+    assert len(cells) == 4 and all(float(cell) > 0 for cell in cells)
+    for words, code in (("", 2), ("the", 2), ("zzz", 0)):
+        assert main(["hub", "search", "--text", words, "--hub", str(tmp_path)]) == code
+        out, err = capsys.readouterr()
+        assert err.count("\n") == (code == 2) and "--text" in err + "--text" and "Traceback" not in err
+    assert "note: no name, card or tag has any of these words" in out and "--task FILE of examples" in out
 
 
 def test_scores_and_runs_are_kept(tmp_path: Path) -> None:
