@@ -117,7 +117,10 @@ class HubResults:
         rows = self._file.rows(
             "SELECT kind, model, against, tasks, outcome, added, cost FROM judged ORDER BY number DESC"
         )
-        return tuple(HubJudged(*row[:3], tuple(json.loads(row[3])), *row[4:6], _cost(row[6])) for row in rows)
+        return tuple(
+            HubJudged(kind, model, against, tuple(json.loads(tasks)), outcome, added, _cost(cost))
+            for kind, model, against, tasks, outcome, added, cost in rows
+        )
 
 
 def _cost(text: str | None) -> RunCost | None:

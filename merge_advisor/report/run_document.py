@@ -255,7 +255,7 @@ def _files(report: ReportInput) -> tuple[Block, ...]:
     return (Table("Files", ("file", "what it is"), report.files),) if report.files else ()
 
 
-def _cost(report: ReportInput) -> tuple[Block, ...]:
+def _cost(report: ReportInput) -> tuple[Table, ...]:
     made = Table("Cost", ("step", "passes"), cost_rows(report.forwards), right=(1,))
     if not report.alternatives:
         return (made,)

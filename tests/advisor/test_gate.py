@@ -217,10 +217,10 @@ def test_the_models_of_a_hub_folder_are_named_by_their_id(here: Path, capsys: py
     took = gate_listed["cost"]
     assert took["candidates"] == 1 and took["every_candidate_forwards"] == 90 and took["every_candidate_seconds"] > 0
     assert main("hub list --runs --hub kept --price-per-hour 3600".split()) == 0
-    told = capsys.readouterr().out
+    shown = capsys.readouterr().out
     judged = f"1 gate, models judged for watched pools among them: {took['forwards']} forward passes and "
-    assert "no runs planned from it yet" in told and judged in told
-    assert "instead: scoring every candidate on the rows of it: 90 forward passes, " in told and " s (" in told
+    assert "no runs planned from it yet" in shown and judged in shown
+    assert "instead: scoring every candidate on the rows of it: 90 forward passes, " in shown and " s (" in shown
     assert main(["gate", *words.replace("hub:strong", "hub:weak").split(), "--hub", "kept"]) == 2
     assert "weak" in capsys.readouterr().err
 
