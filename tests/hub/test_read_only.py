@@ -62,6 +62,7 @@ def said_by(commands: list[list[str]], folder: Path) -> list[Any]:
     return list(json.loads(done.stdout))
 
 
+@pytest.mark.slow
 def test_a_hub_that_cannot_be_written_is_read_and_changes_are_one_line(tmp_path: Path) -> None:
     with filled(tmp_path / "hub", 12) as hub:
         wanted = [hit.entry.id for hit in hub.search(like="m3", k=4).hits]
