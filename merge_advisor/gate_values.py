@@ -133,6 +133,20 @@ class GateCost:
     """Seconds that those in the store took when they were run."""
     peak_bytes: int | None
     """Peak memory of this process; None where the system does not tell."""
+    candidates: int | None = None
+    """Models of the hub folder that was named that could be judged on the same rows; None: none was."""
+
+    @property
+    def every_candidate_forwards(self) -> int | None:
+        """Forward passes of scoring all of these."""
+        return None if self.candidates is None else self.candidates * self.rows
+
+    @property
+    def every_candidate_seconds(self) -> float | None:
+        """Seconds of that, as measured for these two, now or when they were run; None where nothing was."""
+        if self.candidates is None or not self.scored:
+            return None
+        return round(self.candidates * (self.seconds_run + self.seconds_kept) / 2, 3)
 
     @property
     def kept(self) -> int:

@@ -164,7 +164,7 @@ class RunCost:
     seconds: float
     """Of the plan and of scoring, what was in the store left out."""
     peak_bytes: int | None = None
-    """Peak memory of the process that scored."""
+    """Peak memory of the process that planned or scored, the larger."""
     every_candidate_seconds: float | None = None
     """What scoring every candidate on the same rows would have taken; None unless scored."""
     candidates: int = 0
@@ -173,6 +173,8 @@ class RunCost:
     """Forward passes of training the LoRA of the shots alone."""
     shots_seconds: float | None = None
     """What that took in this run; 0 where it was there already."""
+    every_candidate_forwards: int | None = None
+    """Forward passes of scoring every candidate, a row each, nominally; None unless scored."""
 
 
 @dataclass(frozen=True, slots=True)

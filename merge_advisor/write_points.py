@@ -35,6 +35,8 @@ POINTS = {
     "database opened": "an SQLite file is there, and its journal is set",
     "rows to be written": "before a statement of SQL",
     "rows written": "after it",
+    "vectors to be written": "before rows of a file of vectors, or checksums of them, are appended",
+    "vectors written": "they are on the disk, and do not count yet",
     "lock taken": "a study is locked",
     "holder noted": "who holds the lock is written beside it",
     "holder removed": "and is gone again",

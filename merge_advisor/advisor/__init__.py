@@ -65,6 +65,7 @@ def plan(
     metric: str = "auto",
     notes: Callable[[Pool], Sequence[str]] | None = None,
     seconds: Mapping[str, float] | None = None,
+    fitting: int | None = None,
     **where: Unpack[SessionOptions],
 ) -> Run:
     """Return the run of what to merge for a task: chosen, written and (unless `scored` is False) scored.
@@ -92,6 +93,7 @@ def plan(
             chosen by unless the options say so.
         notes: gives what the report says of the open pool and where it comes from, a sentence each.
         seconds: of steps that were done before, as naming the pool; they count as the run's.
+        fitting: models that could have been in the pool, where that is more than are.
         where: `offline`, `follow_links`, `cache`, `store`, `machine`, `beside`, `progress`, see `SessionOptions`.
 
     Raises:
@@ -108,7 +110,7 @@ def plan(
     asked = digest_of(list(map(repr, (task, lm_eval, str(pool), base, options, metric, guard))))
     # what the same call left unscored is made again from what is stored, and scored from where it was
     force = force or (scored and is_unfinished(Path(out), asked))
-    place = PlanPlace(Path(out), str(pool), force, asked if scored else "")
+    place = PlanPlace(Path(out), str(pool), force, asked if scored else "", fitting=fitting)
     check_out(place.out, force=force)
     check_options(options)
     paths = [Path(task)] if isinstance(task, (str, Path)) else [Path(item) for item in task]
@@ -195,7 +197,7 @@ def tune(
         MergeAdvisorError: see `merge_advisor.errors`; the message is one line.
     """
     from merge_advisor import registry
-    from merge_advisor.advisor.runs.run_report import html_of, report_of
+    from merge_advisor.advisor.runs.run_report import reports_of
     from merge_advisor.advisor.scoring.score_run import Judging, score_open_run
     from merge_advisor.advisor.searching.tune_run import budget_of, tune_open_run
 
@@ -215,8 +217,8 @@ def tune(
             with run_lock(folder, does, wait=True) if options.share else nullcontext():
                 if scored and all(task.heldout for task in tuned.tasks):
                     return score_open_run(session, tuned, Judging(metric, guard))
-                write_text(folder / "report.md", report_of(tuned))
-                write_text(folder / "report.html", html_of(tuned))
+                for name, text in reports_of(tuned).items():
+                    write_text(folder / name, text)
                 return tuned
 
 

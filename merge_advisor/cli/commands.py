@@ -69,12 +69,14 @@ def _plan(arguments: Arguments) -> int:
 
     command, options, places = arguments.part(PlanCommand), arguments.part(PlanOptions), arguments.part(Places)
     scoring = arguments.part(MayScoreOptions)
+    _check_price_shown(command.price, dry=command.dry_run)
     lm_eval = _lm_eval(arguments.part(LmEvalOptions))
     if takes_hub(arguments, places):
         with command_session(arguments, places) as session:
             if command.dry_run:
                 return _print_dry_run(arguments, hub_dry_run(arguments, lm_eval, session))
-            return _print_run(arguments, hub_plan(arguments, _run_name(command, lm_eval), lm_eval, session))
+            planned = hub_plan(arguments, _run_name(command, lm_eval), lm_eval, session)
+        return _print_run(arguments, planned, command.price)
     pool, base = _named("pool", places.pool), _named("base", places.base)
     with command_session(arguments, places) as session:
         if command.dry_run:
@@ -86,7 +88,13 @@ def _plan(arguments: Arguments) -> int:
             command.task, lm_eval=lm_eval, pool=pool, base=base, out=_run_name(command, lm_eval), options=options,
             **asdict(scoring), force=command.force, **session,
         )  # fmt: skip
-    return _print_run(arguments, planned)
+    return _print_run(arguments, planned, command.price)
+
+
+def _check_price_shown(price: float | None, *, dry: bool) -> None:
+    """Refuse a price where nothing is measured."""
+    if dry and price is not None:
+        raise InputError("`price` is for measured seconds, and a dry run measures none; leave one of the two out")
 
 
 def _print_dry_run(arguments: Arguments, told: dict[str, Any]) -> int:
@@ -122,7 +130,7 @@ def _score(arguments: Arguments) -> int:
             command.run, heldout=command.heldout, lm_eval=_lm_eval(options), limit=options.limit,
             fields=command.fields, **asdict(scoring), **where,
         )  # fmt: skip
-    return _print_run(arguments, scored)
+    return _print_run(arguments, scored, command.price)
 
 
 def _score_model(arguments: Arguments, command: ScoreCommand, options: LmEvalScoreOptions, metric: str) -> int:
@@ -130,6 +138,8 @@ def _score_model(arguments: Arguments, command: ScoreCommand, options: LmEvalSco
     from merge_advisor.advisor.scoring.score_model import score_model
 
     lm_eval = _lm_eval(options)
+    if command.price is not None:
+        raise InputError("`price` is for what a run took, and this is no run folder; leave it out")
     if not command.heldout and not lm_eval:
         raise InputError(f"{command.run}: is no run folder, so it needs rows to be scored on; give `heldout=FILE`")
     places, notes = arguments.part(Places), list[str]()
@@ -156,6 +166,7 @@ def _tune(arguments: Arguments) -> int:
 
     command, options = arguments.part(TuneCommand), arguments.part(TuneOptions)
     scoring = arguments.part(MayScoreOptions)
+    _check_price_shown(command.price, dry=command.dry_run)
     with _run_session(arguments, command.run) as where:
         if command.dry_run:
             from merge_advisor.advisor.searching.dry_run import describe_tune
@@ -163,7 +174,7 @@ def _tune(arguments: Arguments) -> int:
             told = describe_tune(command.run, options=options, scored=scoring.scored, guard=scoring.guard, **where)
             return _print(arguments, told, flagged([Paragraph("\n".join(told["lines"]))], "tune"))
         tuned = advisor.tune(command.run, options=options, **asdict(scoring), **where)
-    return _print_run(arguments, tuned)
+    return _print_run(arguments, tuned, command.price)
 
 
 def _bench(arguments: Arguments) -> int:
@@ -363,13 +374,15 @@ def _run_session(arguments: Arguments, folder: Path) -> Iterator[Where]:
         yield Where(**session, pool=pool, base=base)
 
 
-def _print_run(arguments: Arguments, run: Run) -> int:
-    """Print a run: members, score table, verdict, files, next commands."""
+def _print_run(arguments: Arguments, run: Run, price: float | None = None) -> int:
+    """Print a run: members, score table, verdict, what it cost, files, next commands."""
+    from merge_advisor.advisor.runs.run_cost import run_cost
     from merge_advisor.advisor.runs.run_report import summary_blocks
 
     plain = {"run": str(run.folder), "plan": to_plain(run.plan), "recipe": to_plain(run.recipe)}
     plain["scores"] = [to_plain(score) for score in run.scores]
-    _print(arguments, plain, flagged(summary_blocks(run), arguments.command))
+    plain["cost"] = to_plain(run_cost(run.plan))
+    _print(arguments, plain, flagged(summary_blocks(run, price), arguments.command))
     refused = [f"{item.id}: {item.reason}" for item in run.plan.candidates if item.status == "refused"]
     _print_refused(arguments.command, refused, f", see {run.folder / 'report.md'}")
     return PARTIAL if refused else OK

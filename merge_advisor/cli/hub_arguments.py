@@ -10,11 +10,28 @@ from merge_advisor.errors import InputError
 from merge_advisor.option_fields import option
 
 
-def _price(told: str) -> Any:
+def price_option(told: str) -> Any:
+    """Return the option of a price of an hour of the machine.
+
+    >>> price_option("measured seconds are shown as money too").default
+
+    Args:
+        told: its help.
+    """
     return option(None, metavar="N", flags=("--price-per-hour",), help=told)
 
 
-def _check_price(price: float | None) -> None:
+def check_price(price: float | None) -> None:
+    """Refuse a price that is none.
+
+    >>> check_price(None)
+
+    Args:
+        price: of an hour.
+
+    Raises:
+        InputError: it is below 0, or no number.
+    """
     if price is not None and not 0 <= price < float("inf"):
         raise InputError(f"`price={price:g}`: give 0 or more, in any currency, per hour")
 
@@ -50,10 +67,10 @@ class GateCommand:
     )
     junit: Path | None = option(None, metavar="FILE.xml", help="write the checks as JUnit XML")
     summary: Path | None = option(None, metavar="FILE.md", help="write a summary in Markdown, for a pull request")
-    price: float | None = _price("of this machine: measured seconds are shown as money too")
+    price: float | None = price_option("of this machine: measured seconds are shown as money too")
 
     def __post_init__(self) -> None:
-        _check_price(self.price)
+        check_price(self.price)
 
 
 @dataclass(frozen=True)
@@ -65,11 +82,12 @@ class HubCommand:
     """
 
     what: str = option(
-        positional=True, choices=("add", "list", "show", "remove", "search", "check", "export"),
-        help="add a POOL; list models; show or remove that of an ID; search; check that all is whole; export to a FILE",
+        positional=True, choices=("add", "add-run", "list", "show", "remove", "search", "check", "export"),
+        help="add a POOL; list a RUN with its scores (add-run); list models; show or remove that of an ID; search; "
+             "check that all is whole; export to a FILE",
     )  # fmt: skip
     name: str | None = option(
-        None, positional=True, metavar="POOL|ID|FILE.parquet", help="what is added, shown, removed or written"
+        None, positional=True, metavar="POOL|RUN|ID|FILE.parquet", help="what is added, shown, removed or written"
     )
     embedding: tuple[str, ...] = option(
         (), registered="embedding",
@@ -94,12 +112,12 @@ class HubCommand:
     runs: bool = option(
         False,
         group="search and list",
-        help="list: the runs planned from it instead, with what they took and what their alternatives would have",
+        help="list: runs and gates instead, with what they took and what their alternatives would have",
     )
-    price: float | None = _price("of this machine: with --runs, measured seconds are shown as money too")
+    price: float | None = price_option("of this machine: with --runs, measured seconds are shown as money too")
 
     def __post_init__(self) -> None:
-        _check_price(self.price)
+        check_price(self.price)
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from merge_advisor.advisor.runs.run_folder import Run
     from merge_advisor.hub import Hub
     from merge_advisor.hub.planning import PlanAsked
-    from merge_advisor.hub.values import HubEntry
+    from merge_advisor.hub.values import HubEntry, HubJudged
     from merge_advisor.session_options import SessionOptions
 
 _HEADERS = ("model", "kind", "rank", "licence", "size", "added")
@@ -129,6 +129,7 @@ def hub_folder(arguments: Arguments, session: SessionOptions) -> int:
 
 _TAKES: dict[str, tuple[str, ...]] = {
     "add": ("embedding", "include", "exclude", "template"),
+    "add-run": (),
     "list": ("filter", "limit", "runs", "price"),
     "show": (),
     "remove": (),
@@ -170,6 +171,19 @@ def _add(hub: Hub, command: HubCommand, arguments: Arguments, session: SessionOp
     return PARTIAL if added.refused else OK
 
 
+def _add_run(hub: Hub, command: HubCommand, arguments: Arguments, session: SessionOptions) -> int:
+    """List a run that ended while another process wrote, or that was planned from a pool."""
+    from merge_advisor.advisor.runs.run_folder import read_run
+
+    run = read_run(Path(_name(command, "add-run RUN")))
+    kept = hub.add_run(run)
+    told = f"{kept} scores of its models kept" if kept else (
+        "no scores of its models kept, as none of them stands in the hub" if run.scores else "it is not scored yet"
+    )  # fmt: skip
+    plain = {"run": str(run.folder), "scores": kept}
+    return _print(arguments, plain, [Paragraph(f"hub {hub.folder}: lists {run.folder}; {told}")])
+
+
 def _list(hub: Hub, command: HubCommand, arguments: Arguments, session: SessionOptions) -> int:
     wanted = arguments.part(HubSearchOptions).filter
     if command.limit is not None and command.limit < 1:
@@ -189,7 +203,7 @@ def _list(hub: Hub, command: HubCommand, arguments: Arguments, session: SessionO
 
 
 def _list_runs(hub: Hub, command: HubCommand, arguments: Arguments) -> int:
-    """The runs planned from a hub instead of its models; what they took is summed over all, however many are listed."""
+    """Runs and gates of a hub instead of its models; what they took is summed over all, however many are listed."""
     from merge_advisor.hub.results import savings_lines
     from merge_advisor.report.score_table import seconds_text
 
@@ -208,9 +222,29 @@ def _list_runs(hub: Hub, command: HubCommand, arguments: Arguments) -> int:
     headers = ("run", "task", "verdict", "added", "forwards", "took", "every candidate", "LoRA of the shots")
     more = f"the first {len(shown)} of its {len(runs)} runs are listed\n" if len(shown) < len(runs) else ""
     blocks: list[TextBlock] = [Table("", headers, tuple(rows), (4, 5, 6, 7))] if rows else []
+    judged = hub.judged()
+    blocks += [_judged_table(judged[: command.limit], command.price)] if judged else []
+    if command.limit is not None and command.limit < len(judged):
+        more += f"the first {command.limit} of its {len(judged)} gates are listed\n"
     text = more + "\n".join(savings_lines(savings, command.price))
-    plain = {"runs": to_plain(shown), "savings": to_plain(savings)}
+    plain = {"runs": to_plain(shown), "judged": to_plain(judged[: command.limit]), "savings": to_plain(savings)}
     return _print(arguments, plain, [*blocks, Paragraph(f"hub {hub.folder}: {text}")])
+
+
+def _judged_table(judged: Sequence[HubJudged], price: float | None) -> Table:
+    """Gates, and models judged for watched pools, with what that took."""
+    from merge_advisor.report.score_table import seconds_text
+
+    rows = []
+    for one in judged:
+        took = ("", "", "")
+        if (cost := one.cost) is not None:
+            every = cost.every_candidate_seconds
+            took = (str(cost.forwards), seconds_text(cost.seconds, price),
+                    "" if every is None else seconds_text(every, price))  # fmt: skip
+        rows.append((one.model, one.against, ", ".join(one.tasks), one.outcome, one.added[:10], *took))
+    headers = ("judged", "against", "on", "outcome", "added", "forwards", "took", "every candidate")
+    return Table("", headers, tuple(rows), (5, 6, 7))
 
 
 def _show(hub: Hub, command: HubCommand, arguments: Arguments, session: SessionOptions) -> int:
@@ -270,7 +304,9 @@ def _search(hub: Hub, command: HubCommand, arguments: Arguments, session: Sessio
         like=command.like, task=command.task, text=command.text, k=command.k, base=base, options=options, **session
     )
     by = "fit" if found.space is None else "cosine"
-    rows = tuple((f"{hit.score:.4f}", *_row(hit.entry)) for hit in found.hits)
+    # fits have no scale of their own: they may all be millionths
+    digits = ".3g" if found.space is None else ".4f"
+    rows = tuple((format(hit.score, digits), *_row(hit.entry)) for hit in found.hits)
     how = "" if found.exact else "; an index named those that were compared"
     lines = [f"{found.asked}: {len(found.hits)} of {found.models} models{how}", *(f"note: {n}" for n in found.notes)]
     plain = {
@@ -304,7 +340,8 @@ def _export(hub: Hub, command: HubCommand, arguments: Arguments, session: Sessio
 
 
 _DOERS: dict[str, Callable[[Any, HubCommand, Arguments, Any], int]] = {
-    "add": _add, "list": _list, "show": _show, "remove": _remove, "search": _search, "check": _check, "export": _export,
+    "add": _add, "add-run": _add_run, "list": _list, "show": _show, "remove": _remove, "search": _search,
+    "check": _check, "export": _export,
 }  # fmt: skip
 
 

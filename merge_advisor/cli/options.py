@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from merge_advisor.cli.hub_arguments import ExploreCommand, GateCommand, HubCommand
+from merge_advisor.cli.hub_arguments import ExploreCommand, GateCommand, HubCommand, check_price, price_option
 from merge_advisor.gate_options import GateOptions, WatchOptions
 from merge_advisor.hub_options import (
     CardOptions,
@@ -44,6 +44,7 @@ KINDS = {
 }  # fmt: skip
 """What `show` lists: the word on the command line, and the kind of the registry."""
 _RUN = "run folder"
+_PRICE = "of this machine: what the run took, and what its alternatives would have, is shown as money too"
 _OUTPUT = "output"
 
 
@@ -63,6 +64,10 @@ class PlanCommand:
     out: Path | None = option(None, metavar="DIR", help="run folder to make (default: runs/<task>)")
     force: bool = option(False, help="replace a run folder that is there")
     dry_run: bool = option(False, help="say what would be done and what it costs; write nothing")
+    price: float | None = price_option(_PRICE)
+
+    def __post_init__(self) -> None:
+        check_price(self.price)
 
 
 @dataclass(frozen=True)
@@ -103,6 +108,10 @@ class TuneCommand:
         positional=True, metavar="RUN", help="run folder; called again the search goes on where it ended"
     )
     dry_run: bool = option(False, help="say what would be done and what it costs; write nothing")
+    price: float | None = price_option(_PRICE)
+
+    def __post_init__(self) -> None:
+        check_price(self.price)
 
 
 @dataclass(frozen=True)
@@ -151,6 +160,10 @@ class ScoreCommand:
         help="fields of these files, as of plan (default: those the run was planned with)",
     )  # fmt: skip
     template: str | None = option(None, settings=True, help="alpaca, plain, bare or chat, for a MODEL (default alpaca)")
+    price: float | None = price_option(_PRICE)
+
+    def __post_init__(self) -> None:
+        check_price(self.price)
 
 
 @dataclass(frozen=True)

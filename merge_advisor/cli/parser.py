@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field
@@ -15,6 +16,8 @@ from merge_advisor.registry import BUILTIN
 from merge_advisor.version import __version__
 
 _T = TypeVar("_T")
+_OPTIONAL = re.compile(r"-[^0-9. ]\S*(=.*)?", re.DOTALL)
+"""What argparse takes for an option: no number, and no words of which the first begins so."""
 _EPILOG = "Settings may stand in ./merge-advisor.toml (see `merge-advisor init`); options win over it."
 
 
@@ -148,6 +151,43 @@ def parse(argv: Sequence[str] | None = None) -> Arguments:
     >>> parse(["plan", "--task", "a.jsonl", "--k", "3"])
     Arguments(command='plan', given={'task': ['a.jsonl'], 'k': 3}, settings={})
     """
-    words = sys.argv[1:] if argv is None else argv
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words and words[0] in COMMANDS:
+        options = [item for part in COMMANDS[words[0]].parts for item in options_of(part)]
+        words = [words[0], *options_first(words[1:], options)]
     given = vars(build_parser([name for name in COMMANDS if name in words]).parse_args(words))
     return Arguments(given.pop("command"), given)
+
+
+def options_first(words: Sequence[str], options: Sequence[Option]) -> list[str]:
+    """Return the words of a command with what is given by its position behind all options, else in their order.
+
+    argparse takes "show" of `hub show --hub DIR ID` for all that stands by its position, and ID for a mistake. Words
+    behind `--` stay behind it.
+
+    >>> from merge_advisor.cli.hub_arguments import HubCommand
+    >>> options_first(["show", "-k", "3", "--repair", "law", "--", "-x"], options_of(HubCommand))
+    ['-k', '3', '--repair', 'show', 'law', '--', '-x']
+
+    Args:
+        words: behind the name of the command.
+        options: of the command.
+    """
+    valued = {flag for item in options if item.kind is not bool for flag in item.flags}
+    known = {flag for item in options for flag in item.flags}
+    end = words.index("--") if "--" in words else len(words)
+    optional, placed = list[str](), list[str]()
+    rest = iter(words[:end])
+    for word in rest:
+        if not _OPTIONAL.fullmatch(word):
+            placed.append(word)
+            continue
+        optional.append(word)
+        # argparse takes the beginning of a flag for it where no other begins so
+        meant = [word] if word in known else [flag for flag in known if word.startswith("--") and flag.startswith(word)]
+        if len(meant) == 1 and meant[0] in valued:
+            value = next(rest, None)
+            if value is None:  # left as they are, so that argparse says what is missing
+                return list(words)
+            optional.append(value)
+    return [*optional, *placed, *words[end:]]

@@ -39,15 +39,16 @@ def read_guard(path: Path) -> tuple[str, ...]:
     return tuple(placed_guard(path))
 
 
-def placed_guard(path: Path) -> dict[str, str]:
+def placed_guard(path: Path, minimum: int = _MINIMUM) -> dict[str, str]:
     """Return the texts of a guard file with the place of each, in order; of equal ones the first.
 
     Args:
         path: JSONL, UTF-8; each line an object with `text`, or with a pair such as `input` and `output`.
+        minimum: how many there have to be.
 
     Raises:
         TaskError: the file cannot be read, a line is not such an object or its text is blank, or there are fewer than
-            2 texts; the message names the line.
+            `minimum` texts; the message names the line.
     """
     try:
         if (size := path.stat().st_size) > TASK_BYTES.most:
@@ -61,9 +62,9 @@ def placed_guard(path: Path) -> dict[str, str]:
     for number, line in enumerate(lines, start=1):
         if line.strip():
             different.setdefault(_text(line, f"{path}:{number}"), f"{path.name}:{number}")
-    if len(different) < _MINIMUM:
+    if len(different) < minimum:
         raise TaskError(
-            f"{path}: {len(different)} different texts, the minimum is {_MINIMUM}; add lines of unrelated text"
+            f"{path}: {len(different)} different texts, the minimum is {minimum}; add lines of unrelated text"
         )
     return different
 

@@ -15,6 +15,7 @@ from merge_advisor.errors import InputError
 from merge_advisor.hub.values import HubAdded, HubEntry
 from merge_advisor.hub.writing import now
 from merge_advisor.pool.licences import read_card
+from merge_advisor.pool.sources import is_run_folder
 from merge_advisor.types import Candidate, RefusedModel
 
 if TYPE_CHECKING:
@@ -58,27 +59,33 @@ def add_pool(
         where: see `SessionOptions`.
 
     Raises:
-        InputError: no embedding is named.
+        InputError: no embedding is named, or the pool is a run folder.
         MergeAdvisorError: see `Hub.add`.
     """
     if not embeddings:
         raise InputError("no embedding named: give `embedding`, at least once")
     for spec in embeddings:  # what can be refused without models is refused before they are opened
         registry.build("embedding", spec)
-    wanted = dataclasses.replace(wanted or PoolFilter(), copies=True)
+    wanted = dataclasses.replace(wanted or PoolFilter(), copies=True, runs=False)
     done = _Done()
-    with hub.writing(), open_session(base, pool, template=template, wanted=wanted, **where) as session:
+    refuse_run(Path(pool))
+    with hub.writing():  # where nothing can be written, no model is opened
+        pass
+    # the lock is held for each write alone: opening and embedding models takes long, and others have to write meanwhile
+    with open_session(base, pool, template=template, wanted=wanted, **where) as session:
         spaces = [embedding_space(session.model, spec)[1] for spec in embeddings]
         done.refused += session.pool.refused
-        with hub.catalogue.file.transaction():
+        with hub.writing(), hub.catalogue.file.transaction():
             hub.catalogue.keep_base(session.local.base, _place_of(base))
             numbers = [hub.catalogue.keep_space(space) for space in spaces]
         # in groups, since a GPU embeds several at once; the store keeps each delta as soon as it is there
         for start in range(0, len(session.pool.candidates), TOGETHER):
-            group = session.pool.candidates[start : start + TOGETHER]
-            _add_group(hub, session, group, list(zip(embeddings, numbers, strict=True)), done)
+            group: Sequence[Candidate] = session.pool.candidates[start : start + TOGETHER]
+            while group:
+                group = _add_group(hub, session, group, list(zip(embeddings, numbers, strict=True)), done)
         for number, space in zip(numbers, spaces, strict=True):
-            hub.index.bring_up(number, space)
+            with hub.writing():
+                hub.index.bring_up(number, space)
     refused = tuple(sorted(done.refused, key=lambda item: item.id))
     return HubAdded(
         tuple(done.new), tuple(done.versions), tuple(done.aliases), tuple(done.updated), done.unchanged, done.embedded,
@@ -86,9 +93,30 @@ def add_pool(
     )  # fmt: skip
 
 
+def refuse_run(folder: Path) -> None:
+    """Refuse a run folder where models are added: nobody who lists a run means its merge.
+
+    >>> refuse_run(Path("run"))
+    Traceback (most recent call last):
+    merge_advisor.errors.InputError: run: is a run folder, no model; `merge-advisor hub add-run run` lists it with ...
+
+    Args:
+        folder: of the pool.
+
+    Raises:
+        InputError: it is one.
+    """
+    if is_run_folder(folder):
+        raise InputError(
+            f"{folder}: is a run folder, no model; `merge-advisor hub add-run {folder}` lists it with its scores, and "
+            f"its merge is added as the folder that `merge-advisor merge {folder} --out MODEL` writes"
+        )
+
+
 def _add_group(
     hub: OpenHub, session: Session, group: Sequence[Candidate], spaces: Sequence[tuple[str, int]], done: _Done
-) -> None:
+) -> list[Candidate]:
+    """Embed what the hub lacks and keep the group; return those that another process removed meanwhile."""
     base, catalogue = session.local.base.digest, hub.catalogue
     known = {c.fingerprint: catalogue.by_fingerprint(base, c.fingerprint) for c in group}
     deltas: dict[int, dict[str, Float32Array]] = {}
@@ -104,20 +132,28 @@ def _add_group(
         deltas[space] = dict(zip(fingerprints, taken.deltas.array, strict=True))
         by_id = {candidate.id: candidate.fingerprint for candidate in lacking.values()}
         reasons |= {by_id[item.id]: f"embedding {spec}: {item.reason}" for item in taken.refused}
-    for candidate in group:
-        own = candidate.fingerprint
-        if own in reasons:
-            done.refused.append(RefusedModel(candidate.id, reasons[own]))
-        found = [(space, by_print[own]) for space, by_print in deltas.items() if own in by_print]
-        if not found and catalogue.by_fingerprint(base, own) is None:
-            continue
-        # all of one model or nothing: a kill in between leaves the models before it
-        with catalogue.file.transaction():
-            number = _add_candidate(hub, session, candidate, done)
-            for space, delta in found:
-                if not hub.deltas.has_delta(space, number):
-                    hub.deltas.keep_delta(space, number, delta)
-                    done.embedded += 1
+    again = []
+    with hub.writing():
+        for candidate in group:
+            own = candidate.fingerprint
+            found = [(space, by_print[own]) for space, by_print in deltas.items() if own in by_print]
+            entry = catalogue.by_fingerprint(base, own)
+            if own in reasons:
+                done.refused.append(RefusedModel(candidate.id, reasons[own]))
+                if not found and entry is None:
+                    continue
+            elif any(own not in by_print and (entry is None or not hub.deltas.has_delta(space, entry.number))
+                     for space, by_print in deltas.items()):  # fmt: skip
+                again.append(candidate)
+                continue
+            # all of one model or nothing: a kill in between leaves the models before it
+            with catalogue.file.transaction():
+                number = _add_candidate(hub, session, candidate, done)
+                for space, delta in found:
+                    if not hub.deltas.has_delta(space, number):
+                        hub.deltas.keep_delta(space, number, delta)
+                        done.embedded += 1
+    return again
 
 
 def _add_candidate(hub: OpenHub, session: Session, candidate: Candidate, done: _Done) -> int:

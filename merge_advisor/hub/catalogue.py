@@ -9,6 +9,7 @@
     removed   rows of `deltas` that are no more: what the vectors may still hold
     runs      runs that were planned from the hub
     costs     what these took, and what their alternatives would have
+    judged    gates, and models judged for watched pools, with what that took
     texts     full text (FTS5) over names, cards and tags, made from the others
 
 Rows carry checksums (`checked_sqlite`). One process writes at a time, under the lock of `Hub`; readers see the state

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from merge_advisor.hub.opened import OpenHub
 
 _CALLED = {"bases": "bases", "entries": "models", "names": "ids", "scores": "scores", "spaces": "spaces",
-           "deltas": "deltas", "runs": "runs", "costs": "costs of runs"}  # fmt: skip
+           "deltas": "deltas", "runs": "runs", "costs": "costs of runs", "judged": "gates"}  # fmt: skip
 """What is in each table, for messages."""
 
 
@@ -103,6 +103,7 @@ def _repair(hub: OpenHub, found: HubCheck) -> list[str]:
             done.append("texts: indexed anew")
     changed = bool(done)
     for number, space in hub.catalogue.spaces().items():
+        hub.index.tidy(number)
         if changed or hub.index.check(number, space):
             count = hub.index.rebuild(number, space)
             done.append(f"vectors of {space.embedding} in {space.dtype}: {count} made anew from the catalogue")

@@ -121,8 +121,8 @@ class Hub(OpenHub):
             InputError: no such model.
             RunError: another process writes, or nothing can be written.
         """
-        entry = self.entry(name)
         with self.writing():
+            entry = self.entry(name)
             self.results.keep_score(entry.number, score, now())
 
     def remove(self, name: str, *, base: str | None = None) -> int:
@@ -136,8 +136,8 @@ class Hub(OpenHub):
             InputError: no such id.
             RunError: another process writes, or nothing can be written.
         """
-        entry = self.entry(name, base=base)
         with self.writing(), self.catalogue.file.transaction():
+            entry = self.entry(name, base=base)  # what it stands for now, not before another process wrote
             gone = self.catalogue.drop_name(entry.base, name)
             for number in set(self.catalogue.by_number([entry.number])) - set(gone):
                 self.texts.keep_text(number)  # it has lost a name

@@ -19,7 +19,7 @@ from merge_advisor.hub.deltas import HubDeltas
 from merge_advisor.hub.stored_vectors import BLOCK, STATE, DamagedVectorsError
 from merge_advisor.hub.vectors import VectorFiles
 from merge_advisor.spaces import Space
-from merge_advisor.whole_files import replaced_folder, restore
+from merge_advisor.whole_files import remove_leftovers, replaced_folder, restore
 
 if TYPE_CHECKING:
     from merge_advisor.arrays import Float32Array, Float64Array
@@ -189,7 +189,7 @@ class HubIndex:
         Raises:
             RunError: they cannot be written.
         """
-        restore(self._place(number))
+        self.tidy(number)
         try:
             files = self._opened(number, space)
         except DamagedVectorsError as error:
@@ -199,7 +199,17 @@ class HubIndex:
         if gone * _TOO_MANY_GONE > files.state.rows:
             return self.rebuild(number, space)
         self._open.pop(number, None)
+        files.remove_old_sums()
         return self._append_to(files, number)
+
+    def tidy(self, number: int) -> None:
+        """Put back or remove what a writer that was killed left of the files of a space. For the one writer.
+
+        Args:
+            number: of the space.
+        """
+        restore(self._place(number))
+        remove_leftovers(self.folder)
 
     def rebuild(self, number: int, space: Space) -> int:
         """Return how many deltas the files of a space have, made anew from the catalogue. For the one writer.

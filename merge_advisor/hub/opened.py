@@ -14,7 +14,7 @@ from merge_advisor.hub.filters import EntryFilter, read_filter
 from merge_advisor.hub.index import HubIndex
 from merge_advisor.hub.results import HubResults, savings_of
 from merge_advisor.hub.texts import HubTexts
-from merge_advisor.hub.values import HubBase, HubEntry, HubRun, HubSavings, HubVersion
+from merge_advisor.hub.values import HubBase, HubEntry, HubJudged, HubRun, HubSavings, HubVersion
 from merge_advisor.hub.writing import written_by_one
 from merge_advisor.plain_text import short_name
 
@@ -39,13 +39,14 @@ class OpenHub:
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Hold the one lock of those who write, for the time of a block.
+        """Hold the one lock of those who write, for the time of a block: of one write, others wait for it.
 
         Yields:
             Nothing.
 
         Raises:
-            RunError: another process holds it (the message says which), or nothing can be written there.
+            RunError: another process holds it for longer than one waits (the message says which), or nothing can be
+                written there.
         """
         with written_by_one(self.folder):
             yield
@@ -125,9 +126,13 @@ class OpenHub:
         """Return the runs that were planned from it, the newest first."""
         return self.results.runs()
 
+    def judged(self) -> tuple[HubJudged, ...]:
+        """Return the gates, and the models judged for watched pools, that it was named for, the newest first."""
+        return self.results.judged()
+
     def savings(self) -> HubSavings:
-        """Return what its runs took together, and what scoring every candidate or a LoRA a task would have taken."""
-        return savings_of(self.runs())
+        """Return what runs and gates took together, and what scoring every candidate or a LoRA a task would have."""
+        return savings_of(self.runs(), self.judged())
 
     def models_in(self, space: int) -> int:
         """Return how many models with a current id have a delta in a space.

@@ -84,13 +84,13 @@ def plan_from_hub(
     run = advisor.plan(
         list(tasks), lm_eval=asked.lm_eval, pool=named.manifest, base=base, out=out, options=of_shortlist(options),
         force=asked.force, scored=asked.scored, guard=asked.guard, metric=asked.metric, notes=named.notes_of,
-        seconds=named.seconds, **where,
+        seconds=named.seconds, fitting=named.fitting, **where,
     )  # fmt: skip
     try:
-        add_run_scores(hub, run, named.fitting)
+        add_run_scores(hub, run)
     except RunError as error:
         # the run is there, whether or not the hub can remember it
-        asked.on_note(f"not listed in the hub: {error}")
+        asked.on_note(f"not listed in the hub: {error}; then `merge-advisor hub add-run {run.folder}` lists it")
     return run
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import fields
 from typing import TYPE_CHECKING
 
-from merge_advisor.hub.values import HubRun, HubSavings, HubScore
+from merge_advisor.hub.values import HubJudged, HubRun, HubSavings, HubScore
 from merge_advisor.json_form import to_plain
 from merge_advisor.report.score_table import seconds_text
 from merge_advisor.scores import RunCost
@@ -93,6 +93,35 @@ class HubResults:
             for folder, added, tasks, verdict, cost in rows
         )
 
+    def keep_judged(self, name: str, judged: HubJudged) -> None:
+        """Keep a gate, or a decision on a watched pool, unless it is there.
+
+        Args:
+            name: its identity: one of the same name is listed already.
+            judged: what was decided.
+        """
+        if self._file.rows("SELECT 1 FROM judged WHERE id = ?", [name]):
+            return
+        cost = None if judged.cost is None else json.dumps(to_plain(judged.cost), sort_keys=True)
+        self._file.keep(
+            "judged", name, judged.kind, judged.model, judged.against, json.dumps(judged.tasks), judged.outcome,
+            judged.added, cost,
+        )  # fmt: skip
+
+    def judged_ids(self) -> frozenset[str]:
+        """Return the identities of those, as `keep_judged` takes them."""
+        return frozenset(str(row[0]) for row in self._file.rows("SELECT id FROM judged"))
+
+    def judged(self) -> tuple[HubJudged, ...]:
+        """Return the gates, and the decisions on watched pools, the newest first."""
+        rows = self._file.rows(
+            "SELECT kind, model, against, tasks, outcome, added, cost FROM judged ORDER BY number DESC"
+        )
+        return tuple(
+            HubJudged(kind, model, against, tuple(json.loads(tasks)), outcome, added, _cost(cost))
+            for kind, model, against, tasks, outcome, added, cost in rows
+        )
+
 
 def _cost(text: str | None) -> RunCost | None:
     if text is None:
@@ -101,8 +130,8 @@ def _cost(text: str | None) -> RunCost | None:
     return RunCost(**{name: value for name, value in json.loads(text).items() if name in known})
 
 
-def savings_of(runs: Iterable[HubRun]) -> HubSavings:
-    """Return what runs took together, and what their alternatives would have: recorded figures alone.
+def savings_of(runs: Iterable[HubRun], judged: Iterable[HubJudged] = ()) -> HubSavings:
+    """Return what runs and gates took together, and what their alternatives would have: recorded figures alone.
 
     >>> one = HubRun("a", "", ("sums",), "merge", RunCost(10, 2.0, every_candidate_seconds=30.0))
     >>> savings_of([one, HubRun("b", "", ("sums",), "")]).without_figures
@@ -110,24 +139,33 @@ def savings_of(runs: Iterable[HubRun]) -> HubSavings:
 
     Args:
         runs: of a hub.
+        judged: gates and decisions on watched pools.
     """
     runs = tuple(runs)
+    gates = [one.cost for one in judged if one.cost is not None]
+    known = [cost for cost in gates if cost.every_candidate_seconds is not None]
     costs = [run.cost for run in runs if run.cost is not None]
     scored = [cost for cost in costs if cost.every_candidate_seconds is not None]
     trained = [cost for cost in costs if cost.shots_forwards is not None]
     return HubSavings(
         runs=len(runs), without_figures=len(runs) - len(costs),
         forwards=sum(cost.forwards for cost in costs), seconds=round(sum(cost.seconds for cost in costs), 3),
-        peak_bytes=max((cost.peak_bytes for cost in costs if cost.peak_bytes is not None), default=None),
+        peak_bytes=max((cost.peak_bytes for cost in (*costs, *gates) if cost.peak_bytes is not None), default=None),
         scored=len(scored), scored_seconds=round(sum(cost.seconds for cost in scored), 3),
         every_candidate_seconds=round(sum(cost.every_candidate_seconds or 0.0 for cost in scored), 3),
         trained=len(trained), shots_forwards=sum(cost.shots_forwards or 0 for cost in trained),
         shots_seconds=round(sum(cost.shots_seconds or 0.0 for cost in trained), 3),
+        every_candidate_forwards=sum(cost.every_candidate_forwards or 0 for cost in scored),
+        judged=len(gates), judged_forwards=sum(cost.forwards for cost in gates),
+        judged_seconds=round(sum(cost.seconds for cost in gates), 3), judged_known=len(known),
+        judged_known_seconds=round(sum(cost.seconds for cost in known), 3),
+        judged_every_seconds=round(sum(cost.every_candidate_seconds or 0.0 for cost in known), 3),
+        judged_every_forwards=sum(cost.every_candidate_forwards or 0 for cost in known),
     )  # fmt: skip
 
 
 def savings_lines(savings: HubSavings, price: float | None = None) -> list[str]:
-    """Return what the runs of a hub took and what their alternatives would have, in lines.
+    """Return what runs and gates of a hub took and what their alternatives would have, in lines.
 
     >>> savings_lines(HubSavings(runs=1, without_figures=1))
     ['1 run, none of which recorded what it took']
@@ -139,7 +177,8 @@ def savings_lines(savings: HubSavings, price: float | None = None) -> list[str]:
     known = savings.runs - savings.without_figures
     runs = f"{savings.runs} run{'' if savings.runs == 1 else 's'}"
     if not known:
-        return [f"{runs}, none of which recorded what it took" if savings.runs else "no runs planned from it yet"]
+        none = f"{runs}, none of which recorded what it took" if savings.runs else "no runs planned from it yet"
+        return [none, *_judged_lines(savings, price)]
     counted = f"{known} run{'' if known == 1 else 's'}"
     if savings.without_figures:
         counted += f" ({savings.without_figures} more recorded nothing, and are in no sum)"
@@ -149,7 +188,7 @@ def savings_lines(savings: HubSavings, price: float | None = None) -> list[str]:
     if savings.scored:
         lines.append(
             "instead: scoring every candidate, those that a shortlist left out too, on the rows of "
-            f"{_of(savings.scored, known)}: "
+            f"{_of(savings.scored, known)}: {_forwards(savings.every_candidate_forwards)}"
             f"{seconds_text(savings.every_candidate_seconds, price)}, where planning and scoring took "
             f"{seconds_text(savings.scored_seconds, price)}"
         )
@@ -158,7 +197,29 @@ def savings_lines(savings: HubSavings, price: float | None = None) -> list[str]:
             f"instead: training the LoRA of the shots alone in {_of(savings.trained, known)}: "
             f"{savings.shots_forwards} forward passes, {seconds_text(savings.shots_seconds, price)} as measured there"
         )
+    return lines + _judged_lines(savings, price)
+
+
+def _judged_lines(savings: HubSavings, price: float | None) -> list[str]:
+    if not savings.judged:
+        return []
+    one = savings.judged == 1
+    took = f"{savings.judged_forwards} forward passes and {seconds_text(savings.judged_seconds, price)}"
+    lines = [f"{savings.judged} gate{'' if one else 's'}, models judged for watched pools among them: {took}"]
+    if savings.judged_known:
+        every = "it" if one else f"all {savings.judged}"
+        of = every if savings.judged_known == savings.judged else f"the {savings.judged_known} of them that measured it"
+        lines.append(
+            f"instead: scoring every candidate on the rows of {of}: {_forwards(savings.judged_every_forwards)}"
+            f"{seconds_text(savings.judged_every_seconds, price)}, where they took "
+            f"{seconds_text(savings.judged_known_seconds, price)}"
+        )
     return lines
+
+
+def _forwards(number: int) -> str:
+    """Forward passes, where all who are summed recorded them: runs of before did not."""
+    return f"{number} forward passes, " if number else ""
 
 
 def _of(some: int, known: int) -> str:

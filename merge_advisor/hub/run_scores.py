@@ -19,13 +19,12 @@ if TYPE_CHECKING:
 _RIGHT_OR_WRONG = ("accuracy", "exact_match")
 
 
-def add_run_scores(hub: OpenHub, run: Run, fitting: int | None = None) -> int:
+def add_run_scores(hub: OpenHub, run: Run) -> int:
     """Return how many scores a run has brought a hub; the run is listed. See `Hub.add_run`.
 
     Args:
         hub: open.
         run: a run folder, read.
-        fitting: models of the hub that it could have opened; None: those that it chose among.
 
     Raises:
         RunError: another process writes, or nothing can be written.
@@ -52,9 +51,7 @@ def add_run_scores(hub: OpenHub, run: Run, fitting: int | None = None) -> int:
                     kept += 1
         verdict = "" if run.plan.verdict is None else str(run.plan.verdict)
         tasks = tuple(task.name for task in run.tasks)
-        hub.results.keep_run(
-            HubRun(str(Path(run.folder).absolute()), now(), tasks, verdict, run_cost(run.plan, fitting))
-        )
+        hub.results.keep_run(HubRun(str(Path(run.folder).absolute()), now(), tasks, verdict, run_cost(run.plan)))
     return kept
 
 

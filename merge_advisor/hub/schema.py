@@ -18,6 +18,7 @@ CATALOGUE_COLUMNS = {
     "deltas": ("space", "entry", "delta"),
     "runs": ("folder", "added", "tasks", "verdict"),
     "costs": ("folder", "cost"),
+    "judged": ("id", "kind", "model", "against", "tasks", "outcome", "added", "cost"),
 }
 """Of each table whose rows have a checksum, the columns under it."""
 _TABLES = """
@@ -54,7 +55,7 @@ _INDEXES = (
 
 def _make_tables(file: CheckedFile) -> None:
     for table in _TABLES.split(";"):
-        file.run(f"CREATE TABLE {table}")
+        file.run(f"CREATE TABLE {table.strip()}")
     for index in _INDEXES:
         file.run(f"CREATE INDEX {index}")
     file.run("INSERT INTO counters VALUES (0)")
@@ -65,7 +66,15 @@ def _keep_costs(file: CheckedFile) -> None:
     file.run("CREATE TABLE costs (folder TEXT PRIMARY KEY, cost TEXT NOT NULL, checksum BLOB) WITHOUT ROWID")
 
 
+def _keep_judged(file: CheckedFile) -> None:
+    file.run(
+        "CREATE TABLE judged (number INTEGER PRIMARY KEY, id TEXT UNIQUE NOT NULL, kind TEXT NOT NULL, "
+        "model TEXT NOT NULL, against TEXT NOT NULL, tasks TEXT NOT NULL, outcome TEXT NOT NULL, added TEXT NOT NULL, "
+        "cost TEXT, checksum BLOB)"
+    )
+
+
 CATALOGUE_KIND = FileKind(
     "hub catalogue", "name another `hub`", "its models can be added again; scores and versions in it are lost",
-    CATALOGUE_COLUMNS, (_make_tables, _keep_costs),
+    CATALOGUE_COLUMNS, (_make_tables, _keep_costs, _keep_judged),
 )  # fmt: skip

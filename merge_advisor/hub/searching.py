@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Unpack
 from merge_advisor.errors import InputError
 from merge_advisor.hub.filters import EntryFilter
 from merge_advisor.hub.index import refuse_space
+from merge_advisor.hub.texts import query_of
 from merge_advisor.hub.values import HubHit, HubSearch
 from merge_advisor.hub_options import HubSearchOptions
 from merge_advisor.plain_text import short_name
@@ -48,7 +49,7 @@ def search_hub(
         where: see `SessionOptions`.
 
     Raises:
-        InputError: none or several of a model, a task and a text are given, or k below 1.
+        InputError: none or several of a model, a task and a text are given, a text without a word, or k below 1.
         MergeAdvisorError: see `Hub.search`.
     """
     options = options or HubSearchOptions()
@@ -60,7 +61,13 @@ def search_hub(
         return _like(hub, asked.like, asked, options)
     if asked.task is not None:
         return _task(hub, Path(asked.task), asked, options, **where)
-    return _text(hub, asked.text or "", asked, options)
+    text = asked.text or ""
+    if not query_of(text):
+        why = "in words of one letter, and in 'the', 'of' and their like, nothing is looked for" if text.strip() else (
+            "has no words"
+        )  # fmt: skip
+        raise InputError(f"`text={short_name(text)}`: {why}; give words that a name, a card or tags may have")
+    return _text(hub, text, asked, options)
 
 
 def _like(hub: OpenHub, name: str, asked: Asked, options: HubSearchOptions) -> HubSearch:
@@ -119,9 +126,22 @@ def _text(hub: OpenHub, text: str, asked: Asked, options: HubSearchOptions) -> H
     found = hub.texts.find_text(text, chosen, asked.k)
     entries = hub.catalogue.by_number([number for number, _ in found])
     # one that was removed meanwhile is no hit
-    hits = tuple(HubHit(entries[number], round(score, 6)) for number, score in found if number in entries)
+    # six digits, not six places: where most cards have a word, it fits by a millionth
+    hits = tuple(HubHit(entries[number], float(f"{score:.6g}")) for number, score in found if number in entries)
+    notes = () if hits else (_why_none(hub, text, options.filter),)
     return HubSearch(
-        hits, f"names, cards and tags with words of '{short_name(text)}'", None, hub.catalogue.count(chosen)
+        hits, f"names, cards and tags with words of '{short_name(text)}'", None, hub.catalogue.count(chosen),
+        notes=notes,
+    )  # fmt: skip
+
+
+def _why_none(hub: OpenHub, text: str, wanted: str) -> str:
+    """What is said where no model has any of the words."""
+    if wanted.strip() and hub.texts.find_text(text, k=1):
+        return "models that the filter leaves out have some of these words; loosen `filter`"
+    return (
+        "no name, card or tag has any of these words; they are compared as they are ('contract' is not 'contracts'), "
+        "so try others, or search by what models do: `like=ID`, or `task=FILE` of examples"
     )
 
 

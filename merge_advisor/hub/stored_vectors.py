@@ -29,7 +29,8 @@ import numpy as np
 from merge_advisor.errors import RunError
 from merge_advisor.hub.codes import FAR_BYTES, NEAR_BYTES, Coder
 from merge_advisor.regular_files import open_regular
-from merge_advisor.whole_files import whole_file, write_text
+from merge_advisor.whole_files import remove_leftovers, whole_file, write_text
+from merge_advisor.write_points import write_point
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -184,6 +185,20 @@ class StoredVectors:
             reason = error.strerror or error
             raise RunError(f"{self.folder}: cannot be written ({reason}); check permissions and free space") from error
 
+    def remove_old_sums(self) -> None:
+        """Remove checksums of states of before, a writer's that was killed among them. For the one writer.
+
+        Raises:
+            RunError: they cannot be removed.
+        """
+        try:
+            remove_leftovers(self.folder)
+            for path in self.folder.glob("sums-*"):
+                if path.name != f"sums-{self.state.sums:08x}":
+                    path.unlink(missing_ok=True)
+        except OSError as error:
+            raise RunError(f"{self.folder}: cannot be written ({error.strerror}); check permissions") from error
+
     def _append(self, keys: NDArray[np.int64], unit: Float64Array) -> None:
         before = self.state
         rows, scales = in_steps(unit)
@@ -240,13 +255,13 @@ class StoredVectors:
         state = replace(state, sums=zlib.crc32(data))
         self._replace(f"sums-{state.sums:08x}", data)
         write_text(self.folder / STATE, json.dumps(asdict(state), sort_keys=True) + "\n")
-        if before.rows and before.sums != state.sums:
-            (self.folder / f"sums-{before.sums:08x}").unlink(missing_ok=True)
         self.state = state
         self._maps.clear()
+        self.remove_old_sums()
 
     def _write(self, name: str, row: int, values: NDArray[Any], *, sync: bool = True) -> None:
         path = self.folder / name
+        write_point("vectors to be written", name)
         stride = values.itemsize * (values.shape[1] if values.ndim > 1 else 1)
         with path.open("r+b" if path.exists() else "w+b") as file:
             file.truncate(row * stride)
@@ -255,6 +270,7 @@ class StoredVectors:
             if sync:
                 file.flush()
                 os.fsync(file.fileno())
+        write_point("vectors written", name)
 
     def _replace(self, name: str, data: bytes) -> None:
         with whole_file(self.folder / name) as partial:

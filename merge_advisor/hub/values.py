@@ -231,8 +231,31 @@ class HubRun:
 
 
 @dataclass(frozen=True, slots=True)
+class HubJudged:
+    """A gate, or a model judged for a watched pool, that the hub folder was named for.
+
+    >>> HubJudged("gate", "law-2", "hub:law", ("law",), "passed", "2026-11-29T14:00:00+00:00").cost
+    """
+
+    __pydantic_config__ = STRICT
+
+    kind: str
+    """"gate" or "watch"."""
+    model: str
+    """As it was named."""
+    against: str
+    """The baseline as it was named; of a watched pool the pool."""
+    tasks: tuple[str, ...]
+    """Names of the checks."""
+    outcome: str
+    added: str
+    cost: RunCost | None = None
+    """What it took; scoring every candidate is of the models of the hub's base, or of the watched pool."""
+
+
+@dataclass(frozen=True, slots=True)
 class HubSavings:
-    """What the runs of a hub took together, and what their alternatives would have; sums of recorded figures.
+    """What runs and gates of a hub took together, and what their alternatives would have; sums of recorded figures.
 
     >>> HubSavings(runs=2, without_figures=2).seconds
     0.0
@@ -253,7 +276,20 @@ class HubSavings:
     """What these took themselves."""
     every_candidate_seconds: float = 0.0
     """What scoring every candidate of each of them would have taken."""
+    every_candidate_forwards: int = 0
+    """Forward passes of that."""
     trained: int = 0
     """Runs that recorded what the LoRA of the shots takes."""
     shots_forwards: int = 0
     shots_seconds: float = 0.0
+    judged: int = 0
+    """Gates, and models judged for watched pools."""
+    judged_forwards: int = 0
+    judged_seconds: float = 0.0
+    judged_known: int = 0
+    """Of these, those that know how many candidates there were and what one takes."""
+    judged_known_seconds: float = 0.0
+    """What these took themselves."""
+    judged_every_seconds: float = 0.0
+    """What scoring every candidate on their rows would have taken."""
+    judged_every_forwards: int = 0

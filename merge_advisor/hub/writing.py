@@ -11,6 +11,9 @@ from pathlib import Path
 from merge_advisor.tuning.lock import HolderLock
 
 _LOCK = "hub.lock"
+WAIT = 60.0
+"""Seconds that a process waits to write while another one does. A write takes moments, but for vectors of many models
+that are made anew."""
 
 
 def now() -> str:
@@ -29,7 +32,7 @@ def writable(folder: Path) -> bool:
 
 @contextmanager
 def written_by_one(folder: Path) -> Iterator[None]:
-    """Hold the lock of a hub folder for the time of a block.
+    """Hold the lock of a hub folder for the time of a block, which is to be one write; wait for another's up to `WAIT`.
 
     Args:
         folder: the hub folder.
@@ -38,9 +41,9 @@ def written_by_one(folder: Path) -> Iterator[None]:
         Nothing.
 
     Raises:
-        RunError: another process holds it, which the message names, or nothing can be written there.
+        RunError: another process holds it all that time, which the message names, or nothing can be written there.
     """
-    lock = HolderLock(folder / _LOCK, "is being written to by")
+    lock = HolderLock(folder / _LOCK, "is being written to by", wait=WAIT)
     try:
         yield
     finally:

@@ -28,6 +28,9 @@ _DOWNLOADS = 8
 _IDS_SHOWN = 20
 """Ids that the error about a pattern lists."""
 
+_REASONS_SHOWN, _REFUSED_NAMED = 3, 3
+"""Reasons, and ids for each, that the error about a pool without candidates tells."""
+
 _SnapshotOrError = Snapshot | MergeAdvisorError
 
 
@@ -51,6 +54,7 @@ def open_pool(
     licence: Sequence[str] = (),
     follow_links: bool = False,
     copies: bool = False,
+    runs: bool = True,
     cache: Path | None = None,
     progress: Progress = quiet_progress,
 ) -> Pool:
@@ -75,6 +79,7 @@ def open_pool(
             match one of them.
         follow_links: as of `find_models`.
         copies: whether models of equal weights are all candidates; else the first alone is.
+        runs: whether the merge of a run folder among the models is a candidate; else it is set aside.
         cache: folder for what is unpacked, copied, written anew or merged by PEFT before it can be used; None: models
             that need it are set aside.
         progress: called with (what, done, total) where that takes long.
@@ -90,6 +95,8 @@ def open_pool(
             raise PoolError(f"pool {ref}: has to be copied, which needs a folder; give `cache`")
         ref = copied_pool(str(ref), cache / "remote", offline=offline)
     sources = find_models(ref, follow_links=follow_links)
+    if not runs:
+        sources = replace(sources, models=tuple(_no_run(model) for model in sources.models))
     models = _filter(sources.models, include, exclude, f"pool {ref}")
     fetched = _fetch_all(models, offline=offline)
     found = [_readable(*pair, base, cache, hashes) for pair in zip(models, fetched, strict=True)]
@@ -122,6 +129,12 @@ def open_pool(
     kept = _by_licence(candidates, licence, f"pool {ref}")
     pool = Pool(tuple(kept), tuple(refused))
     return replace(pool, template=sources.template) if sources.template else pool
+
+
+def _no_run(model: FoundModel) -> FoundModel:
+    """A model, refused where it is the merge of a run folder."""
+    said = "is a run folder, no model; `merge-advisor merge RUN --out MODEL` writes its merge as one"
+    return replace(model, refusal=said) if model.run else model
 
 
 def _fetch_all(models: Sequence[FoundModel], *, offline: bool) -> list[_SnapshotOrError]:
@@ -167,11 +180,21 @@ def _examined(
 
 
 def _nothing_left(where: str, refused: Sequence[RefusedModel], places: Sequence[_SnapshotOrError]) -> None:
-    first = "; ".join(f"{item.id}: {item.reason}" for item in refused[:3])
-    more = f"; and {len(refused) - 3} more" if len(refused) > 3 else ""
+    by_reason: dict[str, list[str]] = {}
+    for item in refused:  # a wrong base is the same reason for all of them
+        by_reason.setdefault(item.reason, []).append(item.id)
+    told = list(by_reason.items())[:_REASONS_SHOWN]
+    first = "; ".join(f"{_some(names)}: {reason}" for reason, names in told)
+    rest = len(refused) - sum(len(names) for _, names in told)
+    more = f"; and {rest} more, for {len(by_reason) - len(told)} other reasons" if rest else ""
     if all(isinstance(place, OfflineError) for place in places):
         raise OfflineError(f"{where}: {first}{more}")
     raise PoolError(f"{where}: none of its {len(refused)} models can be used: {first}{more}")
+
+
+def _some(names: Sequence[str]) -> str:
+    rest = f" and {len(names) - _REFUSED_NAMED} more" if len(names) > _REFUSED_NAMED else ""
+    return ", ".join(names[:_REFUSED_NAMED]) + rest
 
 
 def _filter(

@@ -55,6 +55,8 @@ class FoundModel:
     """Whether its place was named, by a manifest or as the pool: it is read even where it is a link."""
     refusal: str = ""
     """Why it is not read, where that was decided without opening it."""
+    run: bool = False
+    """Whether it is the merge of a run folder that was found in a pool."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +148,18 @@ def _within(model: FoundModel, pool: Path) -> FoundModel:
         return replace(model, refusal=way_out(model.folder, roots))
     except OSError:  # told where it is read
         return model
+
+
+def is_run_folder(folder: Path) -> bool:
+    """Return whether a folder is a run folder of ours.
+
+    >>> is_run_folder(Path("run")), is_run_folder(Path("adapters"))
+    (True, False)
+
+    Args:
+        folder: the folder.
+    """
+    return all((folder / file).is_file() for file in _RUN)
 
 
 def _is_model(folder: Path) -> bool:
@@ -263,13 +277,12 @@ def _packed_stem(file: Path) -> str | None:
 
 def _run(folder: Path, name: str) -> FoundModel | None:
     """The merge of a run folder of ours, and nothing else that is in there."""
-    if not all((folder / file).is_file() for file in _RUN):
+    if not is_run_folder(folder):
         return None
     if (folder / "adapter" / _ADAPTER).is_file():
-        return FoundModel(
-            name, folder / "adapter", note="the merge of the run there (adapter/); its parts are left out"
-        )
-    return FoundModel(name, folder)
+        note = "the merge of the run there (adapter/); its parts are left out"
+        return FoundModel(name, folder / "adapter", note=note, run=True)
+    return FoundModel(name, folder, run=True)
 
 
 def _step(folder: Path) -> int | None:

@@ -121,6 +121,10 @@ def cost_text(cost: GateCost, price: float | None = None) -> str:
         parts.append(f"{cost.kept} in the store, which took {took} when run")
     if not cost.scored:
         parts[1] = "nothing had to be run"
+    if cost.candidates is not None:
+        took = "" if cost.every_candidate_seconds is None else f", {seconds_text(cost.every_candidate_seconds, price)}"
+        rows = f"all {cost.candidates} models of the hub folder on the same {cost.rows} rows"
+        parts.append(f"instead: scoring {rows}: {cost.every_candidate_forwards} forward passes{took}")
     return "; ".join(parts)
 
 
@@ -145,8 +149,13 @@ def _worse_title(check: GateCheck) -> str:
 
 
 def _worse_rows(check: GateCheck) -> Table:
+    shown = check.worse[:_ROWS_SHOWN]
+    if check.metric == "loss":  # a text wants nothing, and an answer is not what is compared
+        losses = tuple((row.place, shortened(printable(row.input), _CELL), row.before, row.after) for row in shown)
+        text = "text" if check.kind == "guard" else "input"
+        return Table(_worse_title(check), ("row", text, "baseline, nats", "candidate, nats"), losses, right=(2, 3))
     rows = tuple(
         (row.place, *(shortened(printable(cell), _CELL) for cell in (row.input, row.wanted, row.before, row.after)))
-        for row in check.worse[:_ROWS_SHOWN]
+        for row in shown
     )
     return Table(_worse_title(check), ("row", "input", "wanted", "baseline", "candidate"), rows)

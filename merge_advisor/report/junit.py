@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from xml.sax.saxutils import escape, quoteattr
 
-from merge_advisor.gate_values import GateCheck, GateOutcome, GateReport
+from merge_advisor.gate_values import GateCheck, GateOutcome, GateReport, GateRow
 from merge_advisor.plain_text import printable
 from merge_advisor.report.gate_document import check_line
 
@@ -38,12 +38,19 @@ def _case(check: GateCheck) -> list[str]:
         return [f"{head}>", f"      <system-out>{_text(check_line(check))}</system-out>", "    </testcase>"]
     tag = "failure" if check.outcome == GateOutcome.FAILED else "error"
     told = [check_line(check)]
-    told += [f"{row.place}: wanted {row.wanted!r}, was {row.before!r}, is {row.after!r}" for row in check.worse]
+    told += [_row(row, losses=check.metric == "loss") for row in check.worse]
     if len(check.worse) > _ROWS_TOLD:
         told[_ROWS_TOLD + 1 :] = [f"and {len(check.worse) - _ROWS_TOLD} more rows, see the JSON"]
     body = "\n".join(_text(line) for line in told)
     opened = f"      <{tag} type={_attribute(str(check.outcome))} message={_attribute(check_line(check))}>"
     return [f"{head}>", f"{opened}{body}</{tag}>", "    </testcase>"]
+
+
+def _row(row: GateRow, *, losses: bool) -> str:
+    """A row that got worse: its losses, or what was wanted and answered."""
+    if losses:
+        return f"{row.place}: nats per token, was {row.before}, is {row.after}"
+    return f"{row.place}: wanted {row.wanted!r}, was {row.before!r}, is {row.after!r}"
 
 
 def _text(text: str) -> str:

@@ -82,6 +82,8 @@ class ReportInput:
     """What the task files were understood as, a line each."""
     forwards: Mapping[str, int] = field(default_factory=dict)
     """Nominal cost in forward passes over one row, by step."""
+    alternatives: tuple[tuple[str, int], ...] = ()
+    """What scoring took, and what would have been done instead, each with its forward passes."""
     files: tuple[tuple[str, str], ...] = ()
     """Name in the run folder, and what it is (or why it is not there)."""
     commands: tuple[str, ...] = ()
@@ -253,8 +255,12 @@ def _files(report: ReportInput) -> tuple[Block, ...]:
     return (Table("Files", ("file", "what it is"), report.files),) if report.files else ()
 
 
-def _cost(report: ReportInput) -> Table:
-    return Table("Cost", ("step", "passes"), cost_rows(report.forwards), right=(1,))
+def _cost(report: ReportInput) -> tuple[Table, ...]:
+    made = Table("Cost", ("step", "passes"), cost_rows(report.forwards), right=(1,))
+    if not report.alternatives:
+        return (made,)
+    others = tuple((what, str(passes)) for what, passes in report.alternatives)
+    return (made, Table("Cost of scoring, and what it would have been instead", ("", "passes"), others, right=(1,)))
 
 
 _COST = "Cost, in forward passes over one row"
@@ -267,7 +273,7 @@ def _markdown_endings(report: ReportInput) -> list[Section]:
         ("Licences", _licences(report)),
         ("Set aside", (_refused(report),) if report.refused else ()),
         ("Notes", (BulletList(report.notes),) if report.notes else ()),
-        (_COST, (_cost(report),) if report.forwards else ()),
+        (_COST, _cost(report) if report.forwards else ()),
         ("Files", _files(report)),
         ("Next", (Code(report.commands),) if report.commands else ()),
     ]
@@ -296,6 +302,6 @@ def _files_and_next_steps(report: ReportInput) -> Section:
     if report.commands:
         blocks.append(Code(report.commands))
     if report.forwards:
-        blocks.append(Disclosure(_COST, (_cost(report),)))
+        blocks.append(Disclosure(_COST, _cost(report)))
     title = "Files and next steps"
     return Section("next", Heading(title), tuple(blocks), title, only="page")

@@ -49,7 +49,7 @@ class HolderLock:
         path: of the file to lock; the holder is described in a file beside it, `path` with ".holder" added.
         doing: what it is held for, in the message to who is refused, with the name of the holder behind it.
         does: what this holder does, said behind its name.
-        wait: wait for another holder instead of refusing.
+        wait: wait for another holder instead of refusing; a number: so many seconds at most.
         needed: refuse a file system without locks; else nothing is locked there.
 
     Raises:
@@ -57,19 +57,30 @@ class HolderLock:
     """
 
     def __init__(
-        self, path: Path, doing: str = "is being tuned by", does: str = "", *, wait: bool = False, needed: bool = True
+        self,
+        path: Path,
+        doing: str = "is being tuned by",
+        does: str = "",
+        *,
+        wait: bool | float = False,
+        needed: bool = True,
     ) -> None:
         import filelock
+
+        limit = -1.0 if wait is True else float(wait)
 
         # not in the locked file itself: Windows lets no other process read that, and older versions of filelock empty
         # it whenever another process asks for the lock
         self._holder = path.with_name(f"{path.name}.holder")
-        self._lock = filelock.FileLock(path, blocking=wait)
+        self._lock = filelock.FileLock(path, blocking=wait is not False, timeout=limit)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._lock.acquire()
         except filelock.Timeout as error:
-            raise RunError(f"{path.parent}: {doing} {self._read_holder()}; wait for it to end, or stop it") from error
+            waited = f" (waited {limit:.0f} s)" if limit > 0 else ""
+            raise RunError(
+                f"{path.parent}: {doing} {self._read_holder()}{waited}; wait for it to end, or stop it"
+            ) from error
         except (OSError, NotImplementedError) as error:
             reason = getattr(error, "strerror", None) or error
             raise RunError(f"{path}: cannot be written ({reason}); check permissions and free space") from error

@@ -89,6 +89,16 @@ def test_a_model_next_to_the_baseline_passes_and_few_rows_cannot_tell(
     assert main([*words, "--task", str(few)]) == 4
     told = capsys.readouterr().out
     assert "on 20 rows, and at least 30 decide" in told and "gate cannot tell" in told
+    one, text = tmp_path / "one.jsonl", tmp_path / "text.jsonl"
+    one.write_text(Path("task.jsonl").read_text().splitlines(keepends=True)[0])
+    text.write_text('{"text": "one text"}\n')
+    assert main([*words, "--task", str(one), "--task", "task.jsonl", "--guard", str(text)]) == 4
+    told = capsys.readouterr().out
+    assert "task one cannot tell: 1 row, and at least 30 decide; nothing was run" in told
+    assert "guard text cannot tell: 1 text, and at least 30 decide" in told and "task task passed" in told
+    one.write_text("")
+    assert main([*words, "--task", str(one)]) == 2
+    assert "one.jsonl" in capsys.readouterr().err
     assert main([*words, "--task", "task.jsonl", "--min-gain", "0"]) == 4
     assert main([*words, "--task", "task.jsonl", "--min-gain", "30"]) == 1
     assert "no such gain" in capsys.readouterr().out
@@ -198,6 +208,19 @@ def test_the_models_of_a_hub_folder_are_named_by_their_id(here: Path, capsys: py
     by_id, by_folder = told
     assert by_id[1]["baseline"].pop("word") == "hub:strong" and by_folder[1]["baseline"].pop("word") == "strong"
     assert by_id == by_folder
+    assert main("hub list --runs --json --hub kept".split()) == 0
+    listed = json.loads(capsys.readouterr().out)
+    # the one that named the hub, and not the other one, which did not
+    (gate_listed,) = listed["judged"]
+    assert (gate_listed["kind"], gate_listed["model"], gate_listed["against"]) == ("gate", "slight", "hub:strong")
+    assert gate_listed["tasks"] == ["task task"] and gate_listed["outcome"] == by_id[1]["outcome"]
+    took = gate_listed["cost"]
+    assert took["candidates"] == 1 and took["every_candidate_forwards"] == 90 and took["every_candidate_seconds"] > 0
+    assert main("hub list --runs --hub kept --price-per-hour 3600".split()) == 0
+    shown = capsys.readouterr().out
+    judged = f"1 gate, models judged for watched pools among them: {took['forwards']} forward passes and "
+    assert "no runs planned from it yet" in shown and judged in shown
+    assert "instead: scoring every candidate on the rows of it: 90 forward passes, " in shown and " s (" in shown
     assert main(["gate", *words.replace("hub:strong", "hub:weak").split(), "--hub", "kept"]) == 2
     assert "weak" in capsys.readouterr().err
 

@@ -18,6 +18,7 @@ from merge_advisor.advisor.gating.watched_tasks import split_watched
 from merge_advisor.cli import main
 from merge_advisor.errors import RunError, TaskError
 from merge_advisor.gate_options import GateOptions, WatchOptions
+from merge_advisor.hub import Hub
 from merge_advisor.merges import WeightedMerge
 from merge_advisor.scores import ModelScore
 from merge_advisor.types import Row
@@ -56,10 +57,18 @@ def test_what_is_added_is_judged_once_and_told_in_one_line(
     shutil.copytree(models / "slight", here / "pool" / "a copy")
     (here / "pool" / "broken").mkdir()
     (here / "pool" / "broken" / "adapter_config.json").write_text("{}")
-    assert main(WORDS) == 3  # one was set aside
+    Hub.open(here / "hub", make=True).close()
+    assert main([*WORDS, "--hub", "hub"]) == 3  # one was set aside
     told = capsys.readouterr().out
     assert "a copy: same weights as first" in told and "second: new; task " in told
-    assert "scoring every candidate of the pool on these rows: " in told
+    # two candidates, as one of the three is a copy; 60 judging rows
+    assert "instead: scoring all 2 candidates of the pool on these rows: 120 forward passes, " in told
+    assert "2 measurements, 120 forward passes, " in told and "GiB at most" in told
+    with Hub.open(here / "hub") as hub:
+        (kept,) = hub.judged()
+        assert (kept.kind, kept.model, kept.against, kept.tasks) == ("watch", "second", "pool", ("task task",))
+        assert kept.cost is not None and kept.cost.forwards == 120 == kept.cost.every_candidate_forwards
+        assert hub.savings().judged == 1 and hub.check().whole
     kinds = {line["model"]: line["kind"] for line in log_of(here)}
     assert kinds == {"": "begun", "a copy": "duplicate", "second": "new", "broken": "set-aside"}
     judged = next(line for line in log_of(here) if line["model"] == "second")

@@ -4,7 +4,7 @@ import argparse
 import dataclasses
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,7 +15,7 @@ from merge_advisor.cli.parser import Arguments, add_options, parse
 from merge_advisor.cli.settings import all_parts, read_settings, setting_options
 from merge_advisor.errors import InputError
 from merge_advisor.machine_options import Machine
-from merge_advisor.option_fields import build_options, option, options_of
+from merge_advisor.option_fields import Option, build_options, option, options_of
 from merge_advisor.options import (
     BenchOptions,
     EmbedOptions,
@@ -86,6 +86,52 @@ def test_one_field_makes_an_option_of_parser_settings_and_value(tmp_path: Path) 
 def test_a_range_that_is_none_is_refused() -> None:
     with pytest.raises(InputError, match="`scale=3`: is no range; write LOW:HIGH"):
         build_options(MoreOptions, given_by("--scale", "3"))
+
+
+def example_of(item: Option) -> str:
+    """A word that an option takes as its value."""
+    return item.choices[0] if item.choices else "2"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_what_is_given_by_position_may_stand_anywhere(command: str) -> None:
+    """Before, between and behind any option, of every command, and of every kind of work that `hub` does."""
+    options = [item for part in COMMANDS[command].parts for item in options_of(part)]
+    positional = [item for item in options if item.text.positional]
+    pairs = [
+        [item.flags[-1], *([] if item.kind is bool else [example_of(item)])]
+        for item in options if not item.text.positional
+    ]  # fmt: skip
+    needed = [words for words, item in zip(pairs, [i for i in options if i.flags], strict=True)
+              if item.default is MISSING]  # fmt: skip
+    firsts = (positional[0].choices or ("one",)) if positional else ()
+    for first in firsts:
+        placed = [first, *(item.choices[0] if item.choices else f"w{n}" for n, item in enumerate(positional[1:]))]
+        for number, words in enumerate(pairs if first == firsts[0] else pairs[:3]):
+            around = [*words, *(word for other in needed if other != words for word in other)]
+            wanted = parse([command, *placed, *around]).given
+            assert [wanted[item.name] for item in positional] == placed
+            if len(words) == 2 and words[0].startswith("--") and number % 2:
+                around = [f"{words[0]}={words[1]}", *around[2:]]
+            place = number % (len(placed) + 1)
+            assert parse([command, *placed[:place], *around, *placed[place:]]).given == wanted
+
+
+def test_what_cannot_be_given_is_said_as_it_was_typed(capsys: pytest.CaptureFixture[str]) -> None:
+    for words, said in (
+        (["hub", "show", "--hub"], "argument --hub: expected one argument"),
+        (["hub", "show", "--hub", "--", "a0"], "argument --hub: expected one argument"),
+        (["hub", "--hub", "H", "a0", "show"], "invalid choice: 'a0'"),
+        (["hub", "show", "--bogus", "a0", "a1"], "unrecognized arguments: --bogus a1"),
+        (["hub", "show", "a0", "--inc", "x", "a1"], "unrecognized arguments: a1"),
+        (["hub", "--hub", "H"], "the following arguments are required: what"),
+    ):
+        with pytest.raises(SystemExit):
+            parse(words)
+        assert said in capsys.readouterr().err
+    assert parse(["try", "-q", "run", "--", "-x"]).given == {"quiet": True, "run": "run", "prompt": "-x"}
+    assert parse(["try", "run", "-q", "-1"]).given == {"quiet": True, "run": "run", "prompt": "-1"}
+    assert parse(["try", "run", "--deb", "- what"]).given == {"debug": True, "run": "run", "prompt": "- what"}
 
 
 @pytest.mark.parametrize("command", COMMANDS)

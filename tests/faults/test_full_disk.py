@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from merge_advisor.benchmark.running.ledger import Ledger
+from merge_advisor.hub import Hub
+from merge_advisor.hub.catalogue import CATALOGUE
 from merge_advisor.store import Store
 from tests.support.faults import COMMANDS, TRACEBACK, Command, FaultWorld, leftovers
 
@@ -21,7 +23,9 @@ SAID = ("File too large", "disk I/O error", "database or disk is full", "no room
 def test_no_room_is_one_line_and_what_is_kept_is_read(world: FaultWorld, command: Command) -> None:
     world.undisturbed(command)
     wrong, failures = {}, 0
-    for size in SIZES[:: 4 if command.name == "convert" else 1]:  # that imports torch anew each time
+    for size in SIZES[
+        :: 4 if command.name == "convert" or command.briefly else 1
+    ]:  # convert imports torch anew each time
         place = world.place(command)
         failed = world.server.run([*command.argv, "-q"], place, limit=size or 1)
         failures += failed.code != 0
@@ -38,12 +42,16 @@ def test_no_room_is_one_line_and_what_is_kept_is_read(world: FaultWorld, command
 
 
 def unreadable(place: Path) -> str:
-    """What of store and ledger cannot be read after a failure, or is damaged."""
+    """What of store, hub and ledger cannot be read after a failure, or is damaged."""
     store = place / "cache" / "store.sqlite"
     if store.exists():
         with Store(store) as opened:
             if any(damaged for _, damaged in opened.check().values()):
                 return "the store is damaged"
+    if (place / "hub" / CATALOGUE).exists():
+        with Hub.open(place / "hub") as hub:
+            if hub.check().damaged:
+                return "the hub is damaged"
     if (place / "results" / "results.sqlite").exists():
         with Ledger(place / "results") as ledger:
             ledger.results()

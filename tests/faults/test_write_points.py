@@ -6,6 +6,7 @@ Slow: hundreds of tiny commands, each in a fork of a process that has imported e
 """
 
 import ast
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -20,6 +21,9 @@ OF_FILES = {"folder set aside", "folder put back", "leftover removed", "discarde
 
 OF_CLAIMS = ("rows to be written DELETE FROM claims WHERE owner", "rows written DELETE FROM claims WHERE owner")
 """A claim that stays is void once its process has ended, and the next one deletes it."""
+CARD = re.compile(r" [ab][0-9]\.md")
+OF_THE_STORE = ("store.sqlite", "hashes", "measured", "ALTER TABLE", "spaces VALUES")
+"""In the names of its points, which the commands that fill it walk."""
 IN_THE_CACHE = ("folder in place shots_lora", "folder in place residual", "folder in place=EIO")
 
 
@@ -41,11 +45,18 @@ def test_every_point_is_described() -> None:
 def points_of(world: FaultWorld, command: Command) -> list[str]:
     """The points that a command passes, each kind with each target, in the order in which they are first passed.
 
-    Of tables of numbers, which are one function's work, the first two are enough.
+    Of tables of numbers, which are one function's work, the first two are enough; and so they are of model cards, and
+    of statements that make tables, which are one transaction.
     """
     passed = world.undisturbed(command)[1].passed
     tables = sorted({name.rpartition(" ")[2] for name in passed if name.endswith(".csv")})[2:]
-    names = [name for name in passed if name != "any" and name.rpartition(" ")[2] not in tables]
+    tables += sorted({name.rpartition(" ")[2] for name in passed if CARD.search(name)})[2:]
+    made = [name for name in passed if " CREATE " in name][2:-2]
+    names = [name for name in passed if name not in ("any", *made) and name.rpartition(" ")[2] not in tables]
+    if command.briefly:
+        # before a statement is after the one before it
+        before = [name for name in names if name.startswith("rows to be written") and not name.endswith("COMMIT")]
+        names = [name for name in names if name not in before and not any(part in name for part in OF_THE_STORE)]
     return [name for name in names if name not in POINTS or not any(other.startswith(f"{name} ") for other in names)]
 
 
@@ -89,13 +100,20 @@ def test_a_write_that_fails_is_one_line_and_loses_nothing(world: FaultWorld, com
         # who holds a lock is nobody any more; a folder of the cache that is in place is as good as another process's
         if failed.code == 0 and not failed.lines and point.startswith(("holder removed", *OF_CLAIMS, *IN_THE_CACHE)):
             return ""
+        if command.name == "gate-watch" and failed.code == 0 and not failed.lines and "catalogue" in point:
+            return ""  # what was to be listed of before is listed after the next decision
+        # a decision of a gate stands, whether or not the hub can list it
+        if failed.code == 0 and len(failed.lines) == 1 and said in failed.err and "in the hub: " in failed.err:
+            return "" if command.name.startswith("gate") else f"code 0: {failed.err}"
         if failed.code != 2 or len(failed.lines) != 1 or said not in failed.err:
             return f"code {failed.code}: {failed.err}"
         return f"left {left}" if (left := world.server.temporary_files()) else ""
 
     passed = world.undisturbed(command)[1].passed
     walk(world, command, [f"{point}=ENOSPC" for point in points_of(world, command)], wrong_of)
-    walk(world, command, [f"{kind}=EIO" for kind in passed if kind in POINTS], wrong_of)
+    kinds = [kind for kind in passed if kind in POINTS and not (command.briefly and "vectors" not in kind)]
+    if kinds:
+        walk(world, command, [f"{kind}=EIO" for kind in kinds], wrong_of)
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Hubs without models: entries and deltas that nothing was measured for."""
+"""Hubs without models: entries and deltas that nothing was measured for. And what is asked of one with a tiny pool."""
 
 from pathlib import Path
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from merge_advisor.hub import Hub
-from merge_advisor.hub.values import HubEntry
+from merge_advisor.hub.values import HubAdded, HubEntry
 from merge_advisor.spaces import Space
 from merge_advisor.types import Base
 
@@ -47,3 +47,14 @@ def filled(folder: Path, count: int, space: Space = SPACE, seed: int = 0, index:
     if index:
         hub.index.bring_up(number, space)
     return hub
+
+
+def where(folder: Path) -> Any:
+    """Where the store of a folder with a hub is."""
+    return {"cache": folder / "cache"}
+
+
+def added(world: Path, **more: Any) -> HubAdded:
+    """What came of adding the pool of a folder to its hub."""
+    with Hub.open(world / "hub") as hub:
+        return hub.add(world / "pool", base=str(world / "base"), **where(world), **more)

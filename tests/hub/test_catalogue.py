@@ -1,11 +1,13 @@
 """The catalogue of a hub folder: ids, versions, aliases, filters, words, scores; nothing is lost, nothing mixed up."""
 
 import sqlite3
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from merge_advisor.cli import main
 from merge_advisor.errors import InputError, RunError
 from merge_advisor.hub import Hub
 from merge_advisor.hub.catalogue import CATALOGUE, Catalogue
@@ -13,7 +15,8 @@ from merge_advisor.hub.deltas import HubDeltas
 from merge_advisor.hub.filters import FILTER_FIELDS, read_filter
 from merge_advisor.hub.results import savings_lines
 from merge_advisor.hub.texts import HubTexts, query_of
-from merge_advisor.hub.values import HubEntry, HubRun, HubScore
+from merge_advisor.hub.values import HubEntry, HubJudged, HubRun, HubScore
+from merge_advisor.hub_options import HubSearchOptions
 from merge_advisor.scores import RunCost
 from merge_advisor.types import Base
 from tests.hub.hub_world import SPACE, TIME, entry_of, filled
@@ -111,9 +114,29 @@ def test_words_are_found_and_nothing_of_them_is_syntax(tmp_path: Path) -> None:
         for text in ("contracts", "LEGAL drafts", "law", 'a "legal" NEAR(x) AND *', "légal"):
             hits = hub.search(text=text).hits
             assert [hit.entry.id for hit in hits] == ["legalDrafts"], text
-        for text in ("", "of the", '"', "zzz", "tags:legal OR"):
-            assert len(hub.search(text=text).hits) == (text == "tags:legal OR"), text
+        assert len(hub.search(text="tags:legal OR").hits) == 1
+        for text, said in (("", "has no words"), ("of the", "in words of one letter"), ('"', "in words of one letter")):
+            with pytest.raises(InputError, match=rf"`text={text}`: {said}.*give words that a name, a card or tags"):
+                hub.search(text=text)
+        assert "no name, card or tag has any of these words" in hub.search(text="zzz").notes[0]
+        filtered = HubSearchOptions(filter="licence=apache-2.0")
+        assert "models that the filter leaves out" in hub.search(text="law", options=filtered).notes[0]
+        assert hub.search(text="law").notes == ()
         assert query_of("x" * 5 + " " + " ".join(f"w{n}" for n in range(500))).count(" OR ") == 63
+
+
+def test_a_fit_is_a_number_where_every_card_has_the_word(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with filled(tmp_path, 4) as hub:
+        hits = hub.search(text="card").hits
+        assert len(hits) == 4 and all(0 < hit.score < 1e-4 for hit in hits)
+    assert main(["hub", "search", "--text", "card", "--hub", str(tmp_path)]) == 0
+    cells = [line.split()[0] for line in capsys.readouterr().out.splitlines() if "adapter" in line]
+    assert len(cells) == 4 and all(float(cell) > 0 for cell in cells)
+    for words, code in (("", 2), ("the", 2), ("zzz", 0)):
+        assert main(["hub", "search", "--text", words, "--hub", str(tmp_path)]) == code
+        out, err = capsys.readouterr()
+        assert err.count("\n") == (code == 2) and "--text" in err + "--text" and "Traceback" not in err
+    assert "note: no name, card or tag has any of these words" in out and "--task FILE of examples" in out
 
 
 def test_scores_and_runs_are_kept(tmp_path: Path) -> None:
@@ -152,10 +175,34 @@ def test_what_runs_took_is_kept_and_summed_and_nothing_is_made_up(tmp_path: Path
         assert hub.savings().without_figures == 2 and hub.check().whole
 
 
+def test_gates_are_listed_and_summed_beside_the_runs(tmp_path: Path) -> None:
+    gate = RunCost(80, 5.0, 2**30, 60.0, candidates=24, every_candidate_forwards=960)
+    with filled(tmp_path, 1) as hub:
+        for model, cost in (("new", gate), ("newer", replace(gate, every_candidate_seconds=None)), ("newest", None)):
+            one = HubJudged("gate", model, "old", ("task sums", "guard g"), "passed", TIME, cost)
+            hub.results.keep_judged(model, one)
+            hub.results.keep_judged(model, one)  # is there already
+        assert [one.model for one in hub.judged()] == ["newest", "newer", "new"]
+        assert hub.judged()[2] == HubJudged("gate", "new", "old", ("task sums", "guard g"), "passed", TIME, gate)
+        none, took, every = savings_lines(hub.savings(), price=3600.0)
+        assert none == "no runs planned from it yet"
+        assert took == "2 gates, models judged for watched pools among them: 160 forward passes and 10.0 s (10.00)"
+        assert every == (
+            "instead: scoring every candidate on the rows of the 1 of them that measured it: 960 forward passes, "
+            "60.0 s (60.00), where they took 5.0 s (5.00)"
+        )
+        hub.results.keep_run(HubRun("a", TIME, ("sums",), "", RunCost(10, 1.0)))
+        assert hub.savings().peak_bytes == 2**30 and len(savings_lines(hub.savings())) == 3
+        hub.catalogue.file.run("UPDATE judged SET outcome = 'failed' WHERE number = 2")
+        assert hub.check().damaged == ("gates: 1 rows of the catalogue are not what was written",)
+        assert hub.check(repair=True).whole and [one.model for one in hub.judged()] == ["newest", "new"]
+
+
 def test_a_hub_from_before_costs_were_kept_is_brought_up(tmp_path: Path) -> None:
     with filled(tmp_path, 2) as hub:
         hub.results.keep_run(HubRun("runs/a", TIME, ("sums",), "merge"))
-        hub.catalogue.file.run("DROP TABLE costs")
+        for table in ("costs", "judged"):
+            hub.catalogue.file.run(f"DROP TABLE {table}")
         hub.catalogue.file.run("PRAGMA user_version = 1")
     with Hub.open(tmp_path) as hub:
         assert hub.runs() == (HubRun("runs/a", TIME, ("sums",), "merge"),) and hub.check().whole

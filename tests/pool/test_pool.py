@@ -126,9 +126,16 @@ def test_a_card_that_cannot_be_read_is_no_reason(pool: Path, base: LocalBase) ->
 def test_nothing_usable_is_an_error_that_says_why(pool: Path, base: LocalBase) -> None:
     for name in ("a0", "a1", "a2", "b0", "b1", "b2"):
         spoil(pool / name, "truncated")
-    with pytest.raises(PoolError, match=r"none of its 6 models can be used: a0: adapter_model.*; and 3 more") as caught:
+    said = "none of its 6 models can be used: a0, a1, a2 and 3 more: adapter_model"
+    with pytest.raises(PoolError, match=said) as caught:
         open_pool(pool, base)
     assert "\n" not in str(caught.value)
+    for name in ("a1", "b0"):
+        shutil.rmtree(pool / name)
+        shutil.copytree(pool / "a0", pool / name)
+        (pool / name / "adapter_config.json").write_text("{}")
+    with pytest.raises(PoolError, match=r"a0, a2, b1 and 1 more: adapter_model.*; a1, b0: adapter_config[^:]*: peft"):
+        open_pool(pool, base)
 
 
 def test_the_same_weights_under_two_names(pool: Path, base: LocalBase) -> None:

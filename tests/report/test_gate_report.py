@@ -37,6 +37,20 @@ def test_junit_tells_failures_from_what_cannot_be_told() -> None:
     assert to_junit(REPORT) == text
 
 
+def test_losses_are_called_losses() -> None:
+    row = GateRow("general.jsonl:3", "Once upon a time", "", "5.958", "6.132", -0.174)
+    lost = replace(OPEN, outcome=GateOutcome.FAILED, worse=(row,))
+    report = replace(REPORT, checks=(lost,))
+    assert "general.jsonl:3: nats per token, was 5.958, is 6.132" in to_junit(report) and "wanted" not in to_junit(
+        report
+    )
+    table = "| row | text | baseline, nats | candidate, nats |"
+    assert table in to_markdown(gate_document(report)) and "wanted" not in to_text(gate_blocks(report))
+    assert "| row | input | baseline, nats |" in to_markdown(
+        gate_document(replace(report, checks=(replace(lost, kind="task"),)))
+    )
+
+
 def test_the_summary_shows_names_as_text_and_the_rows_that_got_worse() -> None:
     text = to_markdown(gate_document(REPORT))
     assert text.startswith("# Model gate: failed\n") and "\x1b" not in text
@@ -65,3 +79,6 @@ def test_costs_are_money_at_a_price_alone() -> None:
     )
     assert "7200.0 s (4.00)" in cost_text(cost, price=2.0) and "(" not in cost_text(cost)
     assert cost_text(replace(cost, scored=0, run=0)) == "cost: 3600.0 s in all; nothing had to be run"
+    told = cost_text(replace(cost, candidates=100), price=3.6)
+    every = "instead: scoring all 100 models of the hub folder on the same 160 rows: 16000 forward passes, "
+    assert told.endswith(f"{every}360050.0 s (360.05)")

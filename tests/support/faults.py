@@ -20,6 +20,7 @@ from typing import Any
 
 from merge_advisor.advisor.measuring.session import open_session
 from merge_advisor.backbone.generate import generate
+from merge_advisor.hub import Hub
 from merge_advisor.json_form import digest_of
 from merge_advisor.machine_options import Machine
 from merge_advisor.merges import WeightedMerge
@@ -143,6 +144,12 @@ class Command:
     """Names of the commands that make what it needs."""
     twice: int | None = None
     """Exit code where it is called once more after it has ended well; None: 0."""
+    twice_says: str = "is there already"
+    """What it says then, where that is a refusal."""
+    briefly: bool = False
+    """Whether fewer of its points are walked and fewer disks tried: others write most of what it writes, too."""
+    spoilt: str = ""
+    """A file that is emptied before it."""
     kept: tuple[str, ...] = field(default=())
     """What may be left in the working folder of one that was killed and called again, beside what an undisturbed one
     leaves."""
@@ -154,6 +161,10 @@ _LORA = ("--lora-rank", "2", "--lora-epochs", "1", "--shots", "4", "--tuning", "
 _CHOICE = ("--strategy", "top_k", "--k", "2")
 _PLAN = ("plan", "--task", "examples.jsonl", "--out", "run", *_MODELS, *_LORA, *_CHOICE)
 _MERGE = ("merge", "run", "--out")
+_HUB = ("--hub", "hub")
+_ADD = ("hub", "add", "adapters", "--base", "base", *_HUB, *_THREADS)
+_GATE = ("gate", "--base", "base", "--task", "examples.jsonl", *_HUB, *_THREADS)
+_PAIR = ("adapters/a0", "--baseline", "adapters/b0", "--margin", "95", "--min-rows", "10")
 _CARD = ("card", "run", "--out", "CARD.md", "--licence", "mit")
 COMMANDS = {
     command.name: command
@@ -169,6 +180,27 @@ COMMANDS = {
         Command("adapter", (*_MERGE, "lora", "--adapter", *_THREADS), after=("plan-unscored",), twice=2),
         Command("bench", ("bench", "setup.yaml", "--out", "results", *_MODELS)),
         Command("card", (*_CARD, "--base-model", "org/base", "--offline"), after=("plan-unscored",)),
+        Command("hub-add-first", (*_ADD, "--include", "b*"), briefly=True),
+        Command("hub-add", _ADD, after=("hub-add-first",), briefly=True),
+        Command("hub-add-run", ("hub", "add-run", "run", *_HUB), after=("plan", "hub-add-first"), briefly=True),
+        Command(
+            "hub-remove", ("hub", "remove", "b0", *_HUB), after=("hub-add-first",), twice=2,
+            twice_says="has no model 'b0'", briefly=True,
+        ),
+        Command(
+            "hub-repair", ("hub", "check", "--repair", *_HUB), after=("hub-remove",), spoilt="hub/vectors/1/rows",
+            briefly=True,
+        ),
+        Command("hub-export", ("hub", "export", "hub.parquet", *_HUB), after=("hub-add-first",), briefly=True),
+        Command(
+            "gate", (*_GATE, *_PAIR, "--junit", "gate.xml", "--summary", "gate.md"), after=("hub-add-first",),
+            briefly=True,
+        ),
+        Command(
+            "gate-watch", (*_GATE, "--watch", "few", "--once", "--judge-known"), after=("hub-add-first",),
+            briefly=True,
+        ),
+        Command("explore-export", ("explore", "--export", "map.html", *_HUB), after=("hub-add-first",), briefly=True),
         Command("convert", ("convert", "pickles", "--out", "converted"), twice=2),
     )
 }  # fmt: skip
@@ -194,6 +226,8 @@ class FaultWorld:
         write_answered_rows(fresh, folder / "answers")
         write_world(fresh, **BENCH)
         write_pickles(fresh / "pickles", pool)
+        for name in ("a0", "b0"):
+            shutil.copytree(pool / name, fresh / "few" / name)
         self._before: dict[tuple[str, ...], Path] = {(): fresh}
         self._undisturbed: dict[str, tuple[Path, Ended]] = {}
         self._wanted: dict[str, dict[str, str]] = {}
@@ -201,9 +235,12 @@ class FaultWorld:
     def place(self, command: Command) -> Path:
         """A new folder with what a command needs, and nothing of it done."""
         self._count += 1
-        return shutil.copytree(
+        place = shutil.copytree(
             self._prepared(command.after), self.folder / f"{command.name}-{self._count}", symlinks=True
         )
+        if command.spoilt:
+            (place / command.spoilt).write_bytes(b"")
+        return place
 
     def _prepared(self, after: tuple[str, ...]) -> Path:
         if after not in self._before:
@@ -233,6 +270,8 @@ class FaultWorld:
         """
         if (store := place / "cache" / "store.sqlite").exists():
             Store(store).close()
+        if (place / "hub").exists():
+            Hub.open(place / "hub").close()
         if command.name not in self._wanted:
             self._wanted[command.name] = snapshot(self.undisturbed(command)[0])
         wanted, found = self._wanted[command.name], snapshot(place)
@@ -247,7 +286,7 @@ class FaultWorld:
             return f"exit code {again.code} at the last call: {again.err}"
         if differing := self.differences(command, place):
             return f"differs in {differing}"
-        if again.code and again.code == command.twice and "is there already" not in again.err:
+        if again.code and again.code == command.twice and command.twice_says not in again.err:
             return f"refused, but not for being there: {again.err}"
         left = leftovers(place) + self.server.temporary_files()
         return f"left {left}" if left else ""
@@ -309,7 +348,11 @@ def _content(path: Path) -> Any:
         plan = json.loads(data)
         del plan["environment"]
         return plan
-    if path.name in ("report.md", "report.html"):
+    if path.name == "cost.txt":  # of the time and the machine from beginning to end
+        return ""
+    if path.name == "log.jsonl":
+        return [_decided(line) for line in data.decode().splitlines()]
+    if path.name in ("report.md", "report.html", "gate.md"):
         return "\n".join(line for line in data.decode().splitlines() if not _of_time(line))
     if path.name == "results.csv":
         names, *rows = csv.reader(data.decode().splitlines())
@@ -334,6 +377,10 @@ def _rows(path: Path) -> dict[str, Any]:
             )
             return {"trials": kept.fetchall()}
         tables = {name: sorted(file.execute(f"SELECT * FROM {name}").fetchall(), key=repr) for name in names}
+        if path.name == "catalogue.sqlite":
+            return {name: _of_catalogue(file, name) for name in names if not name.startswith("texts_")}
+    if path.name == "watch.sqlite":
+        return {**tables, "lines": [_decided(line) for _, line, _ in tables["lines"]]}
     if path.name == "results.sqlite":
         tables["results"] = [_timeless(row) for row in tables["results"]]
     if "measured" in tables:  # what scoring a model took stands beside its score
@@ -342,6 +389,24 @@ def _rows(path: Path) -> dict[str, Any]:
     if "hashes" in tables:  # keyed by path and time of a file: by name of the file here
         tables["hashes"] = sorted({value for _, value, *_ in tables["hashes"]})
     return tables
+
+
+def _decided(line: str) -> dict[str, Any]:
+    """A decision on a watched pool, without what depends on the time and on what was in the store."""
+    passing = ("at", "seconds", "measured", "forwards", "peak_bytes", "all_candidates_seconds")
+    return {name: value for name, value in json.loads(line).items() if name not in passing}
+
+
+def _of_catalogue(file: sqlite3.Connection, table: str) -> list[Any]:
+    """The rows of a table of a hub's catalogue, without times, and without where things are.
+
+    Of gates each call is one, so that one which was killed at its end is there twice: they are a set.
+    """
+    found = file.execute(f"SELECT * FROM {table}")
+    passing = ("added", "checksum", "place", "folder", "cost", *(("number", "id") if table == "judged" else ()))
+    kept = [at for at, (name, *_) in enumerate(found.description) if name not in passing]
+    rows = [tuple(row[at] for at in kept) for row in found]
+    return sorted(set(rows) if table == "judged" else rows, key=repr)
 
 
 def _timeless(row: tuple[Any, ...]) -> tuple[Any, ...]:

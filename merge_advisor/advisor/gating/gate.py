@@ -109,7 +109,7 @@ def gate(
     asked = _read_tasks(tasks, models, metric, fields, notes.append, offline=where.get("offline", False))
     asked += [
         GateRows(path.stem, "guard", "loss", tuple(Row(text, "", place=place) for text, place in found.items()))
-        for path, found in ((path, placed_guard(path)) for path in guards)
+        for path, found in ((path, placed_guard(path, 1)) for path in guards)
     ]
     _check_names(asked)
     # a run's own template cannot be changed, so that it comes first
@@ -124,13 +124,17 @@ def gate(
             checks = tuple(_same_model(rows, options) for rows in asked)
         else:
             _check_comparable(opened, asked)
-            measured, timed = _measure(opened, asked)
-            checks = tuple(_check(rows, *pair, options) for rows, pair in zip(asked, measured, strict=True))
+            asked_of = [rows for rows in asked if len(rows.rows) >= MINIMUM_ROWS]
+            measured, timed = _measure(opened, asked_of)
+            pairs = iter(measured)
+            checks = tuple(
+                _check(rows, *next(pairs), options) if rows in asked_of else _one_row(rows, options) for rows in asked
+            )
     finally:
         for one in opened:
             one.session.memo.store.close()
     # candidate, then baseline, each on every check
-    rows = [len(one.rows) for one in asked]
+    rows = [len(one.rows) for one in asked if len(one.rows) >= MINIMUM_ROWS]
     return report_of_checks(checks, sides, notes, cost_of(timed, rows, time.perf_counter() - started))
 
 
@@ -177,13 +181,13 @@ def _read_tasks(
     asked = []
     check_judging_files(paths)
     for path in paths:
-        file = read_rows(path, fields=fields, labels=labels, offline=offline)
+        file = read_rows(path, minimum=1, fields=fields, labels=labels, offline=offline)
         seen = frozenset[str]().union(*(model.seen for model in models))
         rows = tuple(row for row in file.rows if row.plain_input not in seen)
         for line in (file.understood, *file.notes):
             note(line)
-        if len(rows) < MINIMUM_ROWS:
-            raise TaskError(f"{path}: {len(rows)} rows that no run learned from; give rows that neither has seen")
+        if not rows:
+            raise TaskError(f"{path}: no rows that no run learned from; give rows that neither has seen")
         if len(rows) < len(file.rows):
             note(f"{file.name}: rows left out, as a run learned from them: {len(file.rows) - len(rows)}")
         name = metric_for(rows, metric)
@@ -279,6 +283,16 @@ def _check(rows: GateRows, candidate: _Measured, baseline: _Measured, options: G
         upper=decided.interval.upper, worse=tuple(sorted(worse, key=lambda row: row.change)),
         better=sum(change > 0 for change in differences), rows_to_decide=decided.rows_to_decide,
     )  # fmt: skip
+
+
+def _one_row(rows: GateRows, options: GateOptions) -> GateCheck:
+    """The check on a single row or text, which has no interval: nothing is run."""
+    bar = options.bar(rows.metric, guard=rows.kind == "guard")
+    unit = "text" if rows.kind == "guard" else "row"
+    reason = f"cannot tell: 1 {unit}, and at least {options.min_rows} decide; nothing was run"
+    return GateCheck(
+        rows.name, rows.kind, rows.metric, 1, bar, GateOutcome.CANNOT_TELL, reason, rows_to_decide=options.min_rows
+    )
 
 
 def _same_model(rows: GateRows, options: GateOptions) -> GateCheck:

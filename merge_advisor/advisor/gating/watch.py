@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Unpack
@@ -26,6 +26,7 @@ from merge_advisor.advisor.gating.watched_card import watched_card
 from merge_advisor.advisor.gating.watched_tasks import WatchedTask, split_watched
 from merge_advisor.advisor.measuring.meter import BASE, MergeMeter, ScoredModel, loss_kind_of
 from merge_advisor.advisor.measuring.model_scores import guard_losses, score_models
+from merge_advisor.advisor.measuring.peak_memory import peak_memory
 from merge_advisor.advisor.measuring.session import Session, open_session
 from merge_advisor.errors import InputError, MergeAdvisorError, PoolError
 from merge_advisor.evaluators.guard import read_guard
@@ -216,6 +217,8 @@ class _Look:
     state: WatchState
     begin: WeightedMerge
     on_decision: Callable[[PoolDecision], None]
+    passes: list[int] = field(default_factory=list)
+    """Rows of each measurement that the session has timed."""
 
     def all(self) -> list[PoolDecision]:
         pool, state = self.session.pool, self.state
@@ -273,8 +276,12 @@ class _Look:
             text = f"{candidate.id}: {_SAME_WEIGHTS}{known}"
             return self._keep(PoolDecision(candidate.id, candidate.fingerprint, "duplicate", text))
         started, memo = time.perf_counter(), self.session.memo
-        first = len(memo.timed)
-        found = [(task, *self._on_task(candidate, task)) for task in self.tasks]
+        first = self._counted(0)
+        found, chosen = [], 0
+        for task in self.tasks:
+            how, merge, passes = _chosen(self.session.meter, candidate, self._best(task), task)
+            found.append((task, self._on_task(candidate, task, how, merge), merge))
+            chosen += passes
         decided = tuple(decision for _, decision, _ in found)
         best = {task.digest: _as_best(task, merge) for task, decision, merge in found if decision.improves}
         card = Path("cards") / f"{quote(candidate.id, safe='')}.md"
@@ -289,6 +296,9 @@ class _Look:
             f"{candidate.id}: {'new weights under a known id' if is_version else 'new'}{self._nearly(candidate)}; "
             + "; ".join(f"{task.task} {task.reason}" for task in decided),
             decided, str(card), round(time.perf_counter() - started, 2), sum(item.now for item in timed), everyone,
+            forwards=chosen + sum(rows for rows, item in zip(self.passes[first:], timed, strict=True) if item.now),
+            peak_bytes=peak_memory(), candidates=number,
+            all_candidates_forwards=number * sum(len(task.judging) for task in self.tasks),
         )  # fmt: skip
         return self._keep(decision, best)
 
@@ -298,12 +308,18 @@ class _Look:
         near = near_copy(self.session.weights, candidate, known)
         return f", nearly the same as {near[0].id} (its change differs by {near[1]:.1%})" if near else ""
 
-    def _on_task(self, candidate: Candidate, task: WatchedTask) -> tuple[TaskDecision, WeightedMerge]:
-        """What a new model does for a task: chosen on some rows, judged on the others."""
+    def _counted(self, rows: int) -> int:
+        """Note that all that was timed since was on so many rows; return how much was timed in all."""
+        timed = len(self.session.memo.timed)
+        self.passes.extend([rows] * (timed - len(self.passes)))
+        return timed
+
+    def _on_task(self, candidate: Candidate, task: WatchedTask, how: str, merge: WeightedMerge) -> TaskDecision:
+        """What a new model does for a task, on rows that did not choose how it is used."""
         meter, best = self.session.meter, self._best(task)
-        how, merge = _chosen(meter, candidate, best, task)
         models = [ScoredModel("best known", best), ScoredModel(candidate.id, merge)]
         scores = score_models(meter, models, task.judging, task.metric, what=f"judging {candidate.id} on {task.name}")
+        self._counted(len(task.judging))
         before, after = (np.asarray(score.rows[task.metric], dtype=np.float64) for score in scores)
         sign = -1.0 if task.metric == "loss" else 1.0
         decided = decide_gate((sign * (after - before)).tolist(), task.metric, self.watching.demands)
@@ -317,17 +333,17 @@ class _Look:
         reason = words[decided.outcome]
         if improves and (against := self._guarded(models)):
             improves, reason = False, f"does not improve: ruled out by {against}; on the task {decided.found}"
-        decision = TaskDecision(
+        return TaskDecision(
             task.name, how, improves, task.metric, len(task.judging), float(before.mean()), float(after.mean()),
             decided.interval.mean, decided.interval.lower, decided.interval.upper, reason,
         )  # fmt: skip
-        return decision, merge
 
     def _guarded(self, models: Sequence[ScoredModel]) -> str:
         """What of the guards rules out the second model beside the first; "" where nothing does."""
         for path in self.watching.guards:
             texts = read_guard(path)
             before, after = (np.asarray(guard_losses(self.session.meter, model, texts)) for model in models)
+            self._counted(len(texts))
             decided = decide_gate((before - after).tolist(), "loss", self.watching.demands, guard=True)
             if decided.outcome == GateOutcome.FAILED:
                 return f"guard {path.stem}, {decided.reason}"
@@ -336,19 +352,20 @@ class _Look:
 
 def _chosen(
     meter: MergeMeter, candidate: Candidate, best: WeightedMerge, task: WatchedTask
-) -> tuple[str, WeightedMerge]:
-    """The use of a new model with the least loss on the choosing rows; of equals the simplest."""
+) -> tuple[str, WeightedMerge, int]:
+    """The use of a new model with the least loss on the choosing rows, of equals the simplest; and what it took."""
     alone = WeightedMerge(((candidate, 1.0),))
     uses = {"alone": alone}
     if any(best.weights) and best.composition == "exact" and best.rank is None and not best.layers:
         halves = (*((member, weight / 2) for member, weight in best.members), (candidate, 0.5))
         uses |= {"mean": WeightedMerge(halves), "sum": WeightedMerge((*best.members, (candidate, 1.0)))}
     if len(uses) == 1:
-        return "alone", alone
+        return "alone", alone, 0
     kind = loss_kind_of(task.choosing)
+    missed = meter.memo.misses
     losses = {how: float(np.mean(meter.losses(merge, task.choosing, kind))) for how, merge in uses.items()}
     how = min(losses, key=lambda name: losses[name] if math.isfinite(losses[name]) else math.inf)
-    return how, uses[how]
+    return how, uses[how], (meter.memo.misses - missed) * len(task.choosing)
 
 
 def _as_best(task: WatchedTask, merge: WeightedMerge) -> KnownBest:

@@ -48,6 +48,10 @@ class TaskDecision:
     reason: str
 
 
+JUDGED = ("new", "version")
+"""Kinds of decisions for which models were run."""
+
+
 @dataclass(frozen=True, slots=True)
 class PoolDecision:
     """One line of the log: a model that came to the pool, and what it is worth.
@@ -74,6 +78,14 @@ class PoolDecision:
     all_candidates_seconds: float | None = None
     """What scoring every candidate of the pool on the same rows would have taken, by the seconds measured for those
     that were; None where none is known."""
+    forwards: int = 0
+    """Forward passes over one row that were run for it, choosing how it is used included; nominally, a row each."""
+    peak_bytes: int | None = None
+    """Peak memory of the process; None where the system does not tell."""
+    candidates: int = 0
+    """Candidates of the pool."""
+    all_candidates_forwards: int | None = None
+    """Forward passes of scoring all of them on the same rows."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -99,6 +99,8 @@ class PoolFilter:
     licence: Sequence[str] = ()
     copies: bool = False
     """Whether models of equal weights are all candidates; else the first alone is."""
+    runs: bool = True
+    """Whether the merge of a run folder among them is one."""
 
 
 def open_session(
@@ -179,7 +181,7 @@ def session_on(
             opened = open_pool(
                 pool, local, offline=offline, follow_links=where.get("follow_links", False), hashes=kept_in.hashes,
                 include=wanted.include, exclude=wanted.exclude, licence=wanted.licence, copies=wanted.copies,
-                cache=cache / "pool", progress=progress,
+                runs=wanted.runs, cache=cache / "pool", progress=progress,
             )  # fmt: skip
         name = template or opened.template
         # only "chat" is a property of the base: the other templates need no file of it

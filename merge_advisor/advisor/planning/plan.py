@@ -23,7 +23,7 @@ from merge_advisor.advisor.planning.row_check import check_task_rows
 from merge_advisor.advisor.runs.out_folder import mark_unfinished, new_folder
 from merge_advisor.advisor.runs.renderings import write_formats, write_start
 from merge_advisor.advisor.runs.run_folder import Run, read_run, write_values
-from merge_advisor.advisor.runs.run_report import html_of, member_table, report_of
+from merge_advisor.advisor.runs.run_report import member_table, reports_of
 from merge_advisor.errors import InputError, PoolError, SpecError, TaskError
 from merge_advisor.merges import recipe_of
 from merge_advisor.progress import announce
@@ -60,6 +60,8 @@ class PlanPlace:
     """Digest of the call, where its run is to be scored: until then, the same call goes on with it."""
     notes: tuple[str, ...] = ()
     """What the report says of where the pool comes from."""
+    fitting: int | None = None
+    """As of `Plan`."""
 
 
 def make_plan(
@@ -115,14 +117,14 @@ def make_plan(
         if adapted.report.start is not None:
             write_start(session.local, adapted.report.start, session.weights.cut(chosen.merge, None), folder)
         plan = plan_value(session, given, options, steps, timer, place.pool)
-        plan = replace(plan, notes=(*place.notes, *plan.notes))
+        plan = replace(plan, notes=(*place.notes, *plan.notes), fitting=place.fitting)
         write_values(folder, plan, recipe, tasks)
         if place.asked:
             mark_unfinished(folder, place.asked)
         written = Run(folder, plan, recipe, tasks, ())
         # the folder has another name until it is whole; the report names the one it will have
-        write_text(folder / "report.md", report_of(written, shown=place.out))
-        write_text(folder / "report.html", html_of(written, shown=place.out))
+        for name, text in reports_of(written, shown=place.out).items():
+            write_text(folder / name, text)
     return read_run(place.out)
 
 

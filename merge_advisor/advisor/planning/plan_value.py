@@ -14,6 +14,7 @@ from merge_advisor import registry
 from merge_advisor.advisor.measuring.cut_prompts import cut_notes
 from merge_advisor.advisor.measuring.deltas import EmbeddedCandidates, cosine
 from merge_advisor.advisor.measuring.meter import loss_kind_of
+from merge_advisor.advisor.measuring.peak_memory import peak_memory
 from merge_advisor.advisor.measuring.shots_lora import ShotsLora, settings_plain
 from merge_advisor.advisor.planning.adapted_plan import AdaptedPlan
 from merge_advisor.advisor.planning.choosing import ChosenMerge
@@ -251,4 +252,5 @@ def environment_of(session: Session, timer: StepTimer, paths: dict[str, str]) ->
         store_hits=session.memo.hits,
         store_misses=session.memo.misses,
         paths=paths,
+        peak_bytes=peak_memory(),
     )

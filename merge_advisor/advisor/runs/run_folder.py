@@ -10,6 +10,7 @@ tasks/          each task's rows, split
 score/          each task's score table, row by row, and what was asked; tasks of lm-eval under their names
 report.md       the same in words
 report.html     the same with plots, one page that needs nothing else
+cost.txt        what the run took on this machine, and what its alternatives would have: differs each time, as it has to
 
 Once tuned (see `tuned_folder`):
 study.sqlite    the trials, as an Optuna study
@@ -20,6 +21,7 @@ plan/           the plan's own recipe, renderings and what was trained for it
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -192,6 +194,8 @@ class Environment:
     """Where base, pool, store and task files were."""
     scoring: tuple[ScoringCost, ...] = ()
     """What scoring took, a task each; empty until scored, and in plans made before it was kept."""
+    peak_bytes: int | None = None
+    """Peak memory of the process that planned; None where the system does not tell, and before it was kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,6 +241,9 @@ class Plan:
     """Digest of the recipe under `plan/`, once the run was tuned."""
     planned_adaptation: AdaptationReport | None = None
     """How the model under `plan/` was made, once the run was tuned."""
+    fitting: int | None = None
+    """Models that could have been candidates, where that is more than there are: of a plan from a hub folder all that
+    fit, opened or not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,15 +294,14 @@ def write_values(folder: Path, plan: Plan, recipe: Recipe, tasks: tuple[Task, ..
         write_text(folder / "tasks" / f"{number}.json", to_json(task))
 
 
-def write_scores(folder: Path, plan: Plan, scores: tuple[Score, ...], report: str, page: str) -> None:
+def write_scores(folder: Path, plan: Plan, scores: tuple[Score, ...], reports: Mapping[str, str]) -> None:
     """Add scores and reports to a run folder.
 
     Args:
         folder: the run folder.
         plan: with the verdict.
         scores: of its tasks, and of tasks of lm-eval.
-        report: text of report.md.
-        page: text of report.html.
+        reports: texts by the names of their files.
 
     Raises:
         RunError: no permission, or no room.
@@ -306,8 +312,8 @@ def write_scores(folder: Path, plan: Plan, scores: tuple[Score, ...], report: st
     for score in scores:
         name = str(own.index(score.task)) if score.task in own else _file_of(score.task)
         write_text(folder / "score" / f"{name}.json", to_json(score))
-    write_text(folder / "report.md", report)
-    write_text(folder / "report.html", page)
+    for name, text in reports.items():
+        write_text(folder / name, text)
     write_text(folder / "plan.json", to_json(plan))  # last: the verdict is there only where the scores behind it are
 
 

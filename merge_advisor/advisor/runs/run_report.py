@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from merge_advisor import registry
 from merge_advisor.advisor.runs.adapted_run import why_not_adapted
-from merge_advisor.advisor.runs.run_cost import run_cost_lines
+from merge_advisor.advisor.runs.run_cost import cost_file_of, run_cost_lines, scored_forwards
 from merge_advisor.advisor.runs.run_folder import PLAN_START
 from merge_advisor.errors import SpecError
 from merge_advisor.report.document import Code, Paragraph, Table, TextBlock
@@ -35,10 +35,11 @@ _FILES = {
     "plan": "the plan's own recipe and what goes with it",
     "report.md": "this result in full",
     "report.html": "the same with plots, for a browser",
+    "cost.txt": "what it took here: seconds and memory; and what its alternatives would have",
     "tune.json": "the trials of `tune` and which won",
     "study.sqlite": "the same as an Optuna study, for optuna-dashboard",
 }
-_REPORTS = ("report.md", "report.html")
+_REPORTS = ("report.md", "report.html", "cost.txt")
 """Listed before they are there: they list themselves."""
 
 
@@ -66,11 +67,26 @@ def html_of(run: Run, shown: Path | None = None) -> str:
     return to_html(run_document(_report_input(run, shown)))
 
 
-def summary_blocks(run: Run) -> tuple[TextBlock, ...]:
+def reports_of(run: Run, shown: Path | None = None) -> dict[str, str]:
+    """Return all reports of a run, as texts by the names of their files.
+
+    Args:
+        run: the run.
+        shown: as in `report_of`.
+
+    >>> from merge_advisor.advisor.runs.run_folder import read_run
+    >>> list(reports_of(read_run(Path("run"))))
+    ['report.md', 'report.html', 'cost.txt']
+    """
+    return dict(zip(_REPORTS, (report_of(run, shown), html_of(run, shown), cost_file_of(run.plan)), strict=True))
+
+
+def summary_blocks(run: Run, price: float | None = None) -> tuple[TextBlock, ...]:
     """Return what a terminal shows, as blocks: `report.terminal.to_text` writes them as plain text.
 
     Args:
         run: the run.
+        price: of an hour of this machine; None: costs stay seconds.
 
     >>> from merge_advisor.advisor.runs.run_folder import read_run
     >>> summary_blocks(read_run(Path("run")))[-1].lines[0]
@@ -92,7 +108,7 @@ def summary_blocks(run: Run) -> tuple[TextBlock, ...]:
         blocks.append(Paragraph("verdict: none yet, nothing was scored"))
     if notes := _notes(run):
         blocks.append(Paragraph("\n".join(f"note: {note}" for note in notes)))
-    blocks.append(Paragraph("\n".join(run_cost_lines(run.plan))))
+    blocks.append(Paragraph("\n".join(run_cost_lines(run.plan, price))))
     files = tuple(_files(run))
     blocks.append(Table(f"files in {run.folder}", ("file", "what it is, or runs it"), files))
     blocks.append(Code(tuple(_commands(run, run.folder)), title="next"))
@@ -188,6 +204,7 @@ def _report_input(run: Run, shown: Path | None) -> ReportInput:
         notes=tuple(_notes(run)),
         understood=_understood(run),
         forwards=plan.forwards,
+        alternatives=scored_forwards(plan, run.scores),
         files=tuple(_files(run)),
         commands=tuple(_commands(run, shown or run.folder)),
         map=plan.map,

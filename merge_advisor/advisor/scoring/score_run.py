@@ -287,7 +287,7 @@ def score_open_run(
         ExternalError: as `score_run`.
         RunError: a member that cannot be found, or the folder cannot be written.
     """
-    from merge_advisor.advisor.runs.run_report import html_of, report_of
+    from merge_advisor.advisor.runs.run_report import reports_of
     from merge_advisor.advisor.scoring.lm_eval_scoring import score_asked
     from merge_advisor.evaluators.lm_eval_tasks import load_all_tasks
 
@@ -323,7 +323,7 @@ def score_open_run(
     environment = run.plan.environment if not costs else replace(run.plan.environment, scoring=tuple(costs))
     plan = replace(run.plan, verdict=verdict, reason=reason, environment=environment)
     scored = replace(run, plan=plan, scores=scores, tasks=tasks)
-    write_scores(run.folder, plan, scores, report_of(scored), html_of(scored))
+    write_scores(run.folder, plan, scores, reports_of(scored))
     return read_run(run.folder)
 
 
