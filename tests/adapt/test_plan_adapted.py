@@ -201,6 +201,7 @@ def test_a_prompt_is_no_model_to_merge_or_share(
     assert not (place / "model").exists()
 
 
+@pytest.mark.slow
 def test_a_recipe_of_no_weight_is_merged_with_a_note(place: Path, tiny_llama: Path, tiny_pool: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("merge_advisor.adapt.shots.SCALES", (0.0,))
@@ -213,6 +214,7 @@ def test_a_recipe_of_no_weight_is_merged_with_a_note(place: Path, tiny_llama: Pa
     assert (out / "model.safetensors").is_file()
 
 
+@pytest.mark.slow
 def test_where_no_example_fits_beside_the_held_out_rows_the_bare_base_is_scored_and_said_to_be(
     place: Path, tiny_llama: Path, tiny_pool: Path
 ) -> None:
