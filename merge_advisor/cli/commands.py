@@ -250,7 +250,8 @@ def _try(arguments: Arguments) -> int:
             command.run, command.prompt, max_new_tokens=command.max_new_tokens, on_note=notes.append, **where
         )
     said = [Paragraph(f"{label}:\n{text}") for label, text in texts.items()]
-    return _print(arguments, texts, [*said, *(Paragraph(f"note: {note}") for note in notes)])
+    plain: dict[str, object] = texts | ({"notes": notes} if notes else {})
+    return _print(arguments, plain, [*said, *(Paragraph(f"note: {note}") for note in notes)])
 
 
 def _show(arguments: Arguments) -> int:
