@@ -208,8 +208,13 @@ def test_a_plan_that_was_killed_in_its_training_goes_on_from_what_it_trained(
     plan: Planned, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spec, given = "basis:form=prior,start=merge,folds=2", list[str]()
+
+    def noted(words: list[str]) -> int:
+        given.extend(words)
+        return 0
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tests.adapt.test_edges.main", lambda words: given.extend(words) or 0)
+        patch.setattr("tests.adapt.test_edges.main", noted)
         _, folder = plan(Edge(), spec, "run", "--no-score", cache=tmp_path / "cache")
     killed = subprocess.run(
         [sys.executable, "-m", "merge_advisor", *given], env=os.environ | {FAIL_AT: "folder in place residual"},
