@@ -209,6 +209,9 @@ class Score:
     """What was asked on each row, in the order of `row_digests`; `icl` was shown examples before it."""
     notes: tuple[str, ...] = ()
     """What else has to be known of the table, a sentence each: how many examples `icl` was shown, or why it is out."""
+    examples: tuple[str, ...] | None = field(default=None, metadata={"json": "if set"})
+    """Digests of the rows that `icl` was shown, in their order; None where it is out, and in scores made before it was
+    kept."""
 
     def model(self, label: str) -> ModelScore:
         """Return the row of the table named `label`.

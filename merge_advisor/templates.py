@@ -119,14 +119,24 @@ class Template:
             before, after = _AROUND[self.name]
             shown = [before + _text(given) + after + self.completion(output) for given, output in self.examples]
             return _BETWEEN.join([*shown, before + _text(asked) + after])
+        return self._render(self.messages(asked), prompt=True)
+
+    def messages(self, asked: str | Sequence[Turn]) -> list[dict[str, str]]:
+        """Return what a chat template renders: examples as earlier turns between a system prompt and the others.
+
+        >>> get("chat", "x").with_examples([("1 + 1", "2")]).messages("2 + 2")[1:]
+        [{'role': 'assistant', 'content': '2'}, {'role': 'user', 'content': '2 + 2'}]
+
+        Args:
+            asked: as of `prompt`.
+        """
         system, turns = _parted(asked)
         earlier = [
             turn
             for given, output in self.examples
             for turn in (*_example_turns(given, system), ("assistant", self.completion(output)))
         ]
-        messages = [{"role": role, "content": text} for role, text in (*system, *earlier, *turns)]
-        return self._render(messages, prompt=True)
+        return [{"role": role, "content": text} for role, text in (*system, *earlier, *turns)]
 
     def _render(self, messages: list[dict[str, str]], *, prompt: bool) -> str:
         try:

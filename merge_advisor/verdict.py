@@ -51,7 +51,7 @@ _COARSEST = 4
 """Rows that cannot rule out a gain of this many smallest gains decide nothing."""
 _VERDICTS = {
     _BASE: (Verdict.NO_GAIN, "use the base as it is"),
-    ICL: (Verdict.PROMPT_WITH_EXAMPLES, "put the examples into the prompt of the base"),
+    ICL: (Verdict.PROMPT_WITH_EXAMPLES, "put the examples into the prompt of the base (prompt/)"),
     _ANCHOR: (Verdict.USE_ANCHOR, "use the anchor alone"),
     _START: (Verdict.MERGE, "use the merge as it was chosen, before anything was trained (start/)"),
     SHOTS_LORA: (Verdict.TRAIN_ON_EXAMPLES, "use shots_lora, the LoRA trained on the examples"),

@@ -50,7 +50,7 @@ def test_a_merge_ahead_of_all_of_them() -> None:
     ("strong", "expected", "advice"),
     [
         ("base", Verdict.NO_GAIN, "use the base as it is"),
-        ("icl", Verdict.PROMPT_WITH_EXAMPLES, "put the examples into the prompt of the base"),
+        ("icl", Verdict.PROMPT_WITH_EXAMPLES, "put the examples into the prompt of the base (prompt/)"),
         ("anchor", Verdict.USE_ANCHOR, "use the anchor, dates-1, alone"),
         ("start", Verdict.MERGE, "use the merge as it was chosen, before anything was trained (start/)"),
         ("shots_lora", Verdict.TRAIN_ON_EXAMPLES, "use shots_lora, the LoRA trained on the examples"),

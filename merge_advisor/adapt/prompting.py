@@ -61,5 +61,15 @@ class Prompting:
         self.check_tasks(len(bench.tasks))
         folds = folds_of(bench.tasks, self.folds)
         losses = in_order(bench, folds, [bench.prompted(fold.rows, fold.out) for fold in folds])
-        reason = f"the base with {len(bench.learning)} examples in its prompt, or as many as fit; nothing is trained"
-        return Adapted(NOTHING, tuple(losses.tolist()), reason=reason, prompted=True)
+        return Adapted(NOTHING, tuple(losses.tolist()), reason=f"{_model(bench)}; nothing is trained", prompted=True)
+
+
+def _model(bench: Workbench) -> str:
+    """What the model is, with how many of how many examples its prompt has room for."""
+    given, fitting = len(bench.learning), None if bench.run_fitting is None else bench.run_fitting()
+    if fitting is None:
+        return f"the base with as many of {given} examples in its prompt as fit whole"
+    if not fitting:
+        return f"the base with examples in its prompt, though none of {given} fits beside the longest held-out row"
+    whole = "" if fitting == given else ", as many as fit whole"
+    return f"the base with {fitting} of {given} examples in its prompt{whole}"

@@ -208,6 +208,8 @@ class Workbench:
     run_prompted: Callable[[Sequence[Row], Sequence[Row]], list[float]] = field(
         repr=False, default=lambda shown, asked: _absent()
     )
+    run_fitting: Callable[[], int] | None = field(repr=False, default=None)
+    """How many of the rows learned from fit into the prompt of `Adapted.prompted`; None where nobody can tell."""
     weights_of: Callable[[Candidate], WeightDelta] = field(repr=False, default=lambda candidate: {})
     unread: Callable[[Candidate], WeightDelta] | None = field(repr=False, default=None)
     """The same, of which each update is read when it is looked at, for going through a whole pool."""

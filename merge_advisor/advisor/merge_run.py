@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal, Unpack
 
 from merge_advisor import registry
 from merge_advisor.advisor.measuring.shots_lora import write_lora
+from merge_advisor.advisor.runs.prompt_folder import prompt_files
 from merge_advisor.advisor.runs.renderings import model_places
 from merge_advisor.advisor.runs.reopening import find_members, reopen
 from merge_advisor.advisor.runs.run_folder import MEMBERS, read_run
@@ -63,7 +64,8 @@ def merge_run(
 
     Raises:
         RunError: `out` is there already, a member cannot be found, or the run was tuned meanwhile.
-        InputError: mergekit, or an adapter, cannot give the same model, or a rank that is none.
+        InputError: mergekit, or an adapter, cannot give the same model, or a rank that is none; or the run's model is
+            the base with examples in its prompt, which no weights are.
         ExternalError: mergekit failed, or merged another model.
     """
     folder, out = Path(run), Path(out)
@@ -80,8 +82,11 @@ def merge_run(
             )
     if rank is not None and (rank < 1 or not adapter):
         raise InputError(f"`rank={rank}`: goes with `adapter=True`, and is at least 1")
+    check_mergeable(read_run(folder))
     opened, session = reopen(folder, **where)
     with session:
+        if opened.is_base and on_note:
+            on_note("the model is the base itself: all weights of the run's recipe are 0")
         members = find_members(session.pool, session.local, opened.folder, opened.recipe)
         recipe = _adapter_recipe(opened, rank) if adapter else opened.recipe
         carried = session.weights.carry_out(merge_of(recipe, members))
@@ -107,6 +112,26 @@ def merge_run(
         else:
             _write_whole(session, carried, out, texts, _own_dtype(session, where), on_note)
     return out
+
+
+def check_mergeable(run: Run) -> None:
+    """Refuse a run whose model is the base with examples in its prompt: its weights are the base's.
+
+    >>> check_mergeable(read_run(Path("run")))
+
+    Args:
+        run: the run.
+
+    Raises:
+        InputError: it is; the message says where the prompt is.
+    """
+    if not run.prompted:
+        return
+    places = [str(run.folder / name) for name in prompt_files(run)]
+    where = f"give the base the prompt in {places[0]}" if places else "score(run) writes the prompt, for the base"
+    raise InputError(
+        f"{run.folder}: its model is the base itself with examples in its prompt, so there is nothing to merge; {where}"
+    )
 
 
 def _own_dtype(session: Session, where: Where) -> str:

@@ -9,6 +9,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+from merge_advisor.advisor.merge_run import check_mergeable
 from merge_advisor.advisor.run_card import RunCard, card_of_run, is_adapter
 from merge_advisor.advisor.runs.run_folder import Run, read_run
 from merge_advisor.errors import InputError, OfflineError, RunError
@@ -85,6 +86,7 @@ def push_run(
     if named is None or named.revision is not None:
         raise InputError(f"'{short_name(repo)}' is no name of a repository; give organisation/name")
     opened = read_run(Path(run))
+    check_mergeable(opened)
     folder = _weights(opened, options)
     offline = offline or switched_off()
     card = card_of_run(run, options, repo=named.repo, offline=offline)

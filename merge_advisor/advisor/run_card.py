@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from merge_advisor import registry
+from merge_advisor.advisor.merge_run import check_mergeable
 from merge_advisor.advisor.runs.run_command import plan_commands
 from merge_advisor.advisor.runs.run_folder import Run, read_run
 from merge_advisor.errors import InputError, MergeAdvisorError
@@ -81,7 +82,8 @@ def card_of_run(
     options = options or CardOptions()
     opened = read_run(Path(run))
     recipe = opened.recipe
-    if not any(member.weight for member in recipe.members):
+    check_mergeable(opened)
+    if opened.is_base:
         raise InputError(f"{opened.folder}: its model is the base itself, there is nothing to share; plan another run")
     base = _base_id(opened, options)
     relation = "adapter" if is_adapter(opened, options) else "merge"

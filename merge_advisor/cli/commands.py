@@ -255,9 +255,14 @@ def _try(arguments: Arguments) -> int:
     from merge_advisor.advisor.scoring.trying import answers
 
     command = arguments.part(TryCommand)
+    notes: list[str] = []
     with _run_session(arguments, command.run) as where:
-        texts = answers(command.run, command.prompt, max_new_tokens=command.max_new_tokens, **where)
-    return _print(arguments, texts, [Paragraph(f"{label}:\n{text}") for label, text in texts.items()])
+        texts = answers(
+            command.run, command.prompt, max_new_tokens=command.max_new_tokens, on_note=notes.append, **where
+        )
+    said = [Paragraph(f"{label}:\n{text}") for label, text in texts.items()]
+    plain: dict[str, object] = texts | ({"notes": notes} if notes else {})
+    return _print(arguments, plain, [*said, *(Paragraph(f"note: {note}") for note in notes)])
 
 
 def _show(arguments: Arguments) -> int:

@@ -313,7 +313,7 @@ COMMANDS = {
         (GateCommand, GateOptions, WatchOptions, HubPlace, *_SESSION),
     ),
     "convert": Command("rewrite adapters that are pickles (.bin) as safetensors", (ConvertCommand, OutputOptions)),
-    "try": Command("answer a prompt with base, anchor and merge side by side", (TryCommand, *_SESSION)),
+    "try": Command("answer a prompt with base, icl, anchor, LoRA and merge side by side", (TryCommand, *_SESSION)),
     "pool": Command("find a pool on the hub: the finetunes of a base", (PoolCommand, FindOptions, OutputOptions)),
     "hub": Command(
         "keep models in a folder that is searched by task, model and words, and planned from",

@@ -10,18 +10,26 @@ import numpy as np
 import pytest
 
 import merge_advisor as ma
-from merge_advisor import registry
+from merge_advisor import registry, templates
 from merge_advisor.adapt.auto import FEW
 from merge_advisor.advisor import PlanOptions
+from merge_advisor.advisor.measuring.in_context import with_rows
+from merge_advisor.advisor.measuring.session import open_session
 from merge_advisor.advisor.planning.dry_run import describe_plan, plan_passes, times_unadapted
 from merge_advisor.advisor.planning.plan import check_choosing
 from merge_advisor.advisor.runs.adapted_run import way_of
+from merge_advisor.advisor.runs.prompt_folder import rows_shown
+from merge_advisor.advisor.runs.renderings import rendering_names
 from merge_advisor.advisor.runs.run_folder import Run, read_run
+from merge_advisor.advisor.runs.run_report import summary_blocks
 from merge_advisor.advisor.scoring import score_run
 from merge_advisor.advisor.scoring.score_model import score_model
+from merge_advisor.advisor.scoring.trying import answers
+from merge_advisor.backbone.generate import generate
 from merge_advisor.cli import main
-from merge_advisor.errors import SpecError, TaskError
+from merge_advisor.errors import InputError, SpecError, TaskError
 from merge_advisor.options import FinetuneSettings
+from merge_advisor.report.terminal import to_text
 from merge_advisor.scores import Verdict
 from merge_advisor.types import RESIDUAL, SHOTS_LORA, Row, Task
 from merge_advisor.verdict import judge
@@ -189,6 +197,96 @@ def test_the_model_of_a_prompt_is_the_base_with_examples(place: Path, tiny_llama
     assert all(member.weight == 0 for member in run.recipe.members)  # the recipe is the base
     table = run.scores[0]
     assert table.model("merge").rows == table.model("icl").rows != table.model("base").rows
+    found = run.plan.adaptation
+    assert found is not None and table.examples is not None
+    shown, given = len(table.examples), len(run.tasks[0].shots) + len(run.tasks[0].tuning)
+    assert 0 < shown < given  # its context of 512 tokens is small
+    assert f"the base with {shown} of {given} examples in its prompt, as many as fit whole" in found.reason
+
+
+def test_the_prompt_that_was_scored_is_in_the_run_folder(place: Path, tiny_llama: Path, tiny_pool: Path) -> None:
+    run = planned(place, tiny_llama, tiny_pool, "prompt")
+    task, examples = run.tasks[0], run.scores[0].examples
+    assert examples is not None
+    template = with_rows(templates.get(run.plan.template), rows_shown(task, examples))
+    text = (run.folder / "prompt" / "0.txt").read_text()
+    assert text.replace("{input}", task.heldout[0].input) == template.prompt(task.heldout[0].input)
+    said = to_text(summary_blocks(run))
+    for told in (said, (run.folder / "report.md").read_text()):
+        assert "(icl), to paste" in told and f"cat {run.folder}/prompt/0.txt" in told
+        assert f"merge-advisor merge {run.folder}" not in told
+    # no rendering of a recipe is this model
+    assert not any((run.folder / name).exists() for name in rendering_names())
+    assert "not written: the model is the base with examples in its prompt" in said
+    # without scores it is the same prompt
+    unscored = planned(place, tiny_llama, tiny_pool, "prompt", "prompt-unscored", scored=False)
+    assert (unscored.folder / "prompt" / "0.txt").read_text() == text
+
+
+def test_try_asks_with_the_prompt(place: Path, tiny_llama: Path, tiny_pool: Path) -> None:
+    run, notes = planned(place, tiny_llama, tiny_pool, "prompt"), list[str]()
+    asked = run.tasks[0].heldout[0].input
+    said = answers(run.folder, asked, max_new_tokens=8, on_note=notes.append, cache=place / "cache")
+    assert list(said) == ["base", "icl", "anchor", "shots_lora", "merge"]
+    assert said["merge"] == said["icl"] != said["base"] and not notes
+    session = open_session(str(tiny_llama), template=run.plan.template, cache=place / "cache")
+    with session:
+        text = (run.folder / "prompt" / "0.txt").read_text().replace("{input}", asked)
+        assert generate(session.model.backbone, text, max_new_tokens=8).startswith(said["icl"])
+    # an input that takes most of the context takes the room of examples, which is said
+    longer = answers(run.folder, "is 1 even? " * 20, max_new_tokens=8, on_note=notes.append, cache=place / "cache")
+    assert set(longer) == set(said) and "examples have room beside this input" in notes[0]
+    # of another run it is the row of the table alone
+    other = planned(place, tiny_llama, tiny_pool, "continue")
+    shown = answers(other.folder, asked, max_new_tokens=8, cache=place / "cache")
+    assert shown["icl"] == said["icl"] and (other.folder / "prompt" / "0.txt").is_file()
+
+
+def test_a_prompt_is_no_model_to_merge_or_share(
+    place: Path, tiny_llama: Path, tiny_pool: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = planned(place, tiny_llama, tiny_pool, "prompt")
+    for given in (["merge", str(run.folder), "--out", str(place / "model")], ["card", str(run.folder)],
+                  ["push", str(run.folder), "org/name", "--dry-run"]):  # fmt: skip
+        assert main(given) == 2
+        (said,) = capsys.readouterr().err.strip().splitlines()
+        assert "its model is the base itself with examples in its prompt" in said and "prompt/0.txt" in said
+    assert not (place / "model").exists()
+
+
+@pytest.mark.slow
+def test_a_recipe_of_no_weight_is_merged_with_a_note(place: Path, tiny_llama: Path, tiny_pool: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("merge_advisor.adapt.shots.SCALES", (0.0,))
+        run = planned(place, tiny_llama, tiny_pool, "shots", "nothing", scored=False)
+    assert run.is_base and not run.prompted
+    assert "merge-advisor merge" not in to_text(summary_blocks(run))
+    notes: list[str] = []
+    out = ma.merge(run.folder, place / "of-nothing", on_note=notes.append, cache=place / "cache")
+    assert "the model is the base itself" in notes[0]
+    assert (out / "model.safetensors").is_file()
+
+
+@pytest.mark.slow
+def test_where_no_example_fits_beside_the_held_out_rows_the_bare_base_is_scored_and_said_to_be(
+    place: Path, tiny_llama: Path, tiny_pool: Path
+) -> None:
+    rows = [{"input": f"is {number} even?", "output": "yes"} for number in range(8)]
+    (place / "learned.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (place / "longer.jsonl").write_text(
+        "".join(json.dumps({"input": f"{n} " * 200, "output": "yes"}) + "\n" for n in range(2))
+    )
+    options = PlanOptions(k=2, finetune=FAST, adaptation="prompt:folds=2", heldout=place / "longer.jsonl")
+    run = ma.plan(
+        place / "learned.jsonl", pool=tiny_pool, base=str(tiny_llama), out=place / "no-room", cache=place / "cache",
+        options=options,
+    )  # fmt: skip
+    table, found = run.scores[0], run.plan.adaptation
+    assert found is not None and "though none of 8 fits beside the longest held-out row" in found.reason
+    assert "; merge, which has the same prompt, is the bare base here." in table.notes[0] and table.examples is None
+    assert table.model("merge").rows == table.model("base").rows and not list(run.folder.glob("prompt/*"))
+    with pytest.raises(InputError, match=r"score\(run\) writes the prompt"):
+        ma.merge(run.folder, place / "no-model")
 
 
 @pytest.mark.parametrize("spec", ("shots", "shots:folds=0"))

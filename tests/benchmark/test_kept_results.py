@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from merge_advisor.benchmark.analysis.contrasts import answer_questions
 from merge_advisor.benchmark.running.identity import setup_digests, setup_parts
 from merge_advisor.benchmark.running.ledger import LEDGER_FILE, Ledger, key_of
+from merge_advisor.benchmark.running.units import result_keys
 from merge_advisor.benchmark.setup import read_setup
 from merge_advisor.benchmark.values import Setup
 from merge_advisor.json_form import digest_of, from_json, to_json
@@ -76,8 +78,24 @@ def test_kept_results_give_the_answers_they_gave(kept: Path) -> None:
             )
 
 
+def test_a_ledger_begun_before_there_was_icl_goes_on_with_it(kept: Path) -> None:
+    setup = from_json(Setup, (kept / "setup.json").read_text(), "setup.json")
+    more = replace(setup, controls=("icl", *setup.controls))
+    assert "icl" not in setup.controls and setup_digests(more) == setup_digests(setup)
+    with Ledger(kept) as ledger:
+        noted = dict(ledger._file.rows("SELECT name, value FROM made_for"))
+        elsewhere = {name: value for name, value in noted.items() if name not in setup_parts(setup)}
+        ledger.claim(elsewhere, setup_parts(more))
+        assert len(ledger.results()) == KEPT[kept.name]
+        assert "control icl" in dict(ledger._file.rows("SELECT name, value FROM made_for"))
+        wanted = {result.unit.task for result in ledger.results()}
+        left = [key for key in result_keys(more, sorted(wanted)) if key not in ledger.done()]
+    assert {key.arm for key in left if key.arm in more.controls} >= {"icl"}
+
+
 def test_the_digests_of_the_demo_setup_are_what_they_were() -> None:
     setup, _ = read_setup(DEMO)
+    setup = replace(setup, controls=tuple(name for name in setup.controls if name != "icl"))  # which came later
     digests, parts = setup_digests(setup), setup_parts(setup)
     assert digest_of(digests) == "5706515d3455a0d6ed805e42a89d637e031e77636775c5e586274aaa4b92b6c9"
     assert digest_of(parts) == "c0b952f6f6e66eb9878a73a0124fb8317c19ed8ab7909a05cba72052b897b263"

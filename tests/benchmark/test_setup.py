@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from merge_advisor.adapt.basis import FORMS, SOURCES
+from merge_advisor.adapt.continuing import FORMS_ON_TOP, STARTS
 from merge_advisor.benchmark.running.dry_run import describe_bench
 from merge_advisor.benchmark.running.rows import BenchTask, in_view, read_bench_tasks
 from merge_advisor.benchmark.setup import finetune_of, notes_of, read_setup
@@ -296,13 +298,52 @@ def test_tasks_of_the_hub_are_fetched_once_and_pinned(tmp_path: Path) -> None:
     assert all("/datasets/" in asked for _, asked in hub.requests) and hub.requests
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "bench-demo", "bench-bigbench-smollm2", "bench-bigbench-again", "bench-bbh-smollm2", "bench-adaptations-tried",
-    ],
-)  # fmt: skip
-def test_shipped_setups_are_read(name: str, pytestconfig: pytest.Config) -> None:
-    path = pytestconfig.rootpath / "recipes" / f"{name}.yaml"
+RECIPES = Path(__file__).parents[2] / "recipes"
+SHIPPED = sorted(path.stem for path in (*RECIPES.glob("bench-*.yaml"), RECIPES / "flan-t5-bbh.yaml"))
+BEFORE_ICL = ("bench-bbh-smollm2", "bench-bigbench-again", "bench-bigbench-smollm2")
+"""Setups whose results were complete before there was a control `icl`."""
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_shipped_setups_are_read_and_say_what_they_cost(name: str) -> None:
+    path = RECIPES / f"{name}.yaml"
     setup, _ = read_setup(path)
     assert setup.name == name
+    assert ("icl" in setup.controls) == (name not in BEFORE_ICL)
+    told = describe_bench(path)
+    assert told["passes"]["choose and tune"] > 0 and told["hours"] > 0
+    arms = {arm.name: arm for arm in setup.arms}
+    for question in (setup.primary, *setup.secondaries):  # what is asked is measured
+        for asked in (question.better, question.than):
+            if asked in arms:
+                assert question.k in (arms[asked].k or setup.k), f"{question.text}: {asked}"
+
+
+def test_the_controls_of_adaptations_can_be_asked() -> None:
+    """Each value of a parameter that stands for a form, a source or a start is that of an arm somewhere."""
+    found = {
+        item
+        for path in RECIPES.glob("bench-adaptations*.yaml")
+        for arm in read_setup(path)[0].arms
+        for name, _, settings in [arm.adaptation.partition(":")]
+        for item in (f"{name}:{part}" for part in settings.split(","))
+    }
+    defaults = {"continue:form=fresh", "continue:start=merge", "continue:start=base", "basis:source=pool",
+                "basis:start=base", "continue:stop=rows"}  # fmt: skip
+    wanted = {
+        *(f"continue:form={form}" for form in FORMS_ON_TOP), *(f"continue:start={start}" for start in STARTS),
+        *(f"basis:form={form}" for form in FORMS), *(f"basis:source={source}" for source in SOURCES),
+        "continue:pull=0.1", "basis:likeness=true",
+    }  # fmt: skip
+    assert wanted - found <= defaults
+    started = read_setup(RECIPES / "bench-adaptations-controls.yaml")[0].arms
+    by_start = {arm.strategy: arm.k for arm in started if arm.name.startswith("trained") and len(arm.k) > 1}
+    assert {"top_k", "text", "anchor_diverse", "anchor_random"} <= by_start.keys()
+    assert all({1, 2, 8} <= set(sizes) for sizes in by_start.values())
+
+
+def test_the_rows_to_learn_from_are_five_to_forty() -> None:
+    names = ("-few", "-ten", "", "-forty")
+    rows = [read_setup(RECIPES / f"bench-adaptations{name}.yaml")[0].tasks for name in names]
+    assert [tasks.shots + tasks.tuning for tasks in rows] == [5, 10, 20, 40]
+    assert len({tasks.only for tasks in rows}) == 1

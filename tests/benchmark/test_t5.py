@@ -29,7 +29,7 @@ def test_three_tasks_of_the_published_setup_on_the_small_t5(tmp_path: Path) -> N
     found = ma.bench(path, out, cache=tmp_path / "cache")
 
     results = found.measured.results
-    assert not found.measured.failed and len(results) == 3 * (11 + 5)
+    assert not found.measured.failed and len(results) == 3 * (11 + 6)
     for result in results:
         assert result.unit.task not in [name for name, _ in result.members]
         if result.arm in [arm["name"] for arm in setup["arms"]]:

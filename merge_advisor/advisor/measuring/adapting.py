@@ -15,9 +15,10 @@ from merge_advisor.adapt.folds import folds_of, rows_apart
 from merge_advisor.adapt.task_weights import row_weights
 from merge_advisor.adapt.unlabelled import settings_on_inputs, without_outputs
 from merge_advisor.adapt.workbench import NOTHING, Workbench
-from merge_advisor.advisor.measuring.in_context import prompted_losses
+from merge_advisor.advisor.measuring.in_context import planned_prompt, prompted_losses
 from merge_advisor.advisor.measuring.meter import loss_kind_of
 from merge_advisor.advisor.measuring.trainer import Trainer
+from merge_advisor.errors import TaskError
 from merge_advisor.merges import WeightedMerge
 from merge_advisor.options import FinetuneSettings
 from merge_advisor.types import Candidate, LossKind, Row, Task
@@ -117,6 +118,7 @@ def adapt_merge(meter: MergeMeter, cache: Path, request: AdaptationRequest) -> A
         run_moments=moments,
         run_choice=_choice(request),
         run_prompted=prompted,
+        run_fitting=lambda: _fitting(meter, request.tasks),
         weights_of=meter.weights.of,
         unread=meter.weights.unread,
         keep=trainer.keep,
@@ -130,6 +132,14 @@ def adapt_merge(meter: MergeMeter, cache: Path, request: AdaptationRequest) -> A
     if adapted.losses:
         predicted = bench.mean(losses(NOTHING, bench.learning)) - bench.mean(adapted.losses)
     return AdaptedMerge(adapted, bench.forwards, predicted)
+
+
+def _fitting(meter: MergeMeter, tasks: Sequence[Task]) -> int:
+    """How many of its rows fit into the prompt that a plan of one task scores; 0 where none does."""
+    try:
+        return planned_prompt(meter, tasks[0]).used
+    except TaskError:
+        return 0
 
 
 def _choice(request: AdaptationRequest) -> Callable[[Sequence[Row]], tuple[WeightedMerge, int]] | None:

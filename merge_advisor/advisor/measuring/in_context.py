@@ -7,36 +7,43 @@ its answers costs the longer prompt. It is asked on our rows only: a task of lm-
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from merge_advisor import registry
 from merge_advisor.advisor.measuring.meter import BASE, MergeMeter, ScoredModel, finite_or_worst
-from merge_advisor.advisor.measuring.model_scores import score_models
+from merge_advisor.advisor.measuring.model_scores import FINAL, score_models
 from merge_advisor.backbone.encoding import EXAMPLE_TOKENS
 from merge_advisor.errors import SpecError, TaskError
+from merge_advisor.evaluators.metrics import metric_for
 from merge_advisor.types import ICL, LossKind, Row, Task
 
 if TYPE_CHECKING:
     from merge_advisor.evaluators.fast import Fast
     from merge_advisor.evaluators.lm_eval_harness import LmEval
+    from merge_advisor.templates import Template
 
 
 @dataclass(frozen=True, slots=True)
 class InContext:
     """The base with examples in its prompt, as a model to be scored.
 
-    >>> InContext(ScoredModel("icl", BASE), used=14, given=20).note
-    'icl has 14 of 20 examples in its prompt: as many as fit whole'
+    >>> InContext(ScoredModel("icl", BASE), (Row("1 + 1", "2"),), given=20).note
+    'icl has 1 of 20 examples in its prompt: as many as fit whole'
     """
 
     model: ScoredModel
-    used: int
-    """Examples in its prompt."""
+    shown: tuple[Row, ...]
+    """The examples in its prompt, in their order."""
     given: int
     """Examples there are."""
+
+    @property
+    def used(self) -> int:
+        """Examples in its prompt."""
+        return len(self.shown)
 
     @property
     def note(self) -> str:
@@ -109,8 +116,32 @@ def in_context(meter: MergeMeter, task: Task, rows: Sequence[Row], metric: str, 
             f"not one of {len(examples)} examples fits into its prompt beside the longest row; there is room for "
             f"{EXAMPLE_TOKENS} tokens, or the base's context"
         )
-    shown = template.with_examples((examples[at].asked, examples[at].output) for at in fitting)
-    return InContext(ScoredModel(ICL, BASE, shown), len(fitting), len(examples))
+    shown = tuple(examples[at] for at in fitting)
+    return InContext(ScoredModel(ICL, BASE, with_rows(template, shown)), shown, len(examples))
+
+
+def with_rows(template: Template, rows: Iterable[Row]) -> Template:
+    """Return the template whose prompts show rows before the input.
+
+    Args:
+        template: without examples.
+        rows: to show, in their order.
+    """
+    return template.with_examples((row.asked, row.output) for row in rows)
+
+
+def planned_prompt(meter: MergeMeter, task: Task) -> InContext:
+    """Return the base with the prompt that a plan scores: what fits beside the held-out rows.
+
+    Args:
+        meter: has the base and its template; remembers which examples fit.
+        task: its shots and tuning rows are the examples; without held-out rows they have to fit beside themselves.
+
+    Raises:
+        TaskError: not one example fits, or the base's chat template takes no earlier turns.
+    """
+    rows = task.heldout or (*task.shots, *task.tuning)
+    return in_context(meter, task, rows, metric_for(rows, "auto"), FINAL)
 
 
 def prompted_losses(meter: MergeMeter, shown: Sequence[Row], asked: Sequence[Row], kind: LossKind) -> list[float]:

@@ -21,6 +21,7 @@ from merge_advisor.advisor.planning.choosing_losses import ChoosingLosses
 from merge_advisor.advisor.planning.plan_value import PlanSteps, StepTimer, plan_value
 from merge_advisor.advisor.planning.row_check import check_task_rows
 from merge_advisor.advisor.runs.out_folder import mark_unfinished, new_folder
+from merge_advisor.advisor.runs.prompt_folder import write_planned_prompt
 from merge_advisor.advisor.runs.renderings import write_formats, write_start
 from merge_advisor.advisor.runs.run_folder import Run, read_run, write_values
 from merge_advisor.advisor.runs.run_report import member_table, reports_of
@@ -113,7 +114,10 @@ def make_plan(
     recipe = recipe_of(carried.merge, session.local.base, session.model.template.name)
     steps = PlanSteps(pool, embedded, lora, task_delta, adapted, recipe, carried.rank_error, inputs)
     with new_folder(place.out, force=place.force) as folder:
-        write_formats(session.local, recipe, carried, folder, trained=adapted.trained)
+        prompted = adapted.report.prompted
+        write_formats(session.local, recipe, carried, folder, trained=adapted.trained, prompted=prompted)
+        if prompted:
+            write_planned_prompt(session.meter, tasks[0], folder)
         if adapted.report.start is not None:
             write_start(session.local, adapted.report.start, session.weights.cut(chosen.merge, None), folder)
         plan = plan_value(session, given, options, steps, timer, place.pool)

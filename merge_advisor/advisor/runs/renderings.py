@@ -111,8 +111,9 @@ def _copied(candidate: Candidate, local: LocalBase, folder: Path) -> str:
 
 
 def write_formats(
-    local: LocalBase, recipe: Recipe, carried: MergedWeights, folder: Path, *, trained: Sequence[Candidate] = ()
-) -> list[str]:
+    local: LocalBase, recipe: Recipe, carried: MergedWeights, folder: Path, *, trained: Sequence[Candidate] = (),
+    prompted: bool = False,
+) -> list[str]:  # fmt: skip
     """Write every format that gives the recipe's model, and the adapters that were trained for it.
 
     Args:
@@ -121,6 +122,7 @@ def write_formats(
         carried: its merge, carried out.
         folder: the run folder, or one that becomes it.
         trained: to be copied into the folder, each under its id.
+        prompted: whether the model has examples in its prompt, which no format holds: then none is written.
 
     Returns:
         Names of the formats written.
@@ -130,6 +132,8 @@ def write_formats(
     """
     for candidate in trained:
         shutil.copytree(candidate.path, folder / candidate.id)
+    if prompted:
+        return []
     places = model_places(local, recipe, carried, folder)
     written = []
     for name in registry.names("format"):

@@ -6,6 +6,7 @@ mergekit.yaml, lorahub.json, adapter/      renderings, each only where it gives 
 shots_lora/     the LoRA finetuned on the shots
 residual/       what was trained on top of the merge, where something was
 start/          the merge as it was chosen, before that, and its renderings
+prompt/         the base's prompt with examples (icl), to paste, see `prompt_folder`
 tasks/          each task's rows, split
 score/          each task's score table, row by row, and what was asked; tasks of lm-eval under their names
 report.md       the same in words
@@ -40,6 +41,8 @@ MEMBERS = "members"
 """Folder of a run: members whose own files PEFT would not load whole, written anew."""
 START = "start"
 """Folder of the merge as it was chosen, and label of its row in a score table, where the model is another one."""
+PROMPTED = "prompt"
+"""Name of the adaptation whose model is the base with the rows in its prompt."""
 PLAN_START = "plan start"
 """Label of the plan's merge before anything was trained, in the score table of a run tuned without its adaptation."""
 
@@ -164,6 +167,11 @@ class AdaptationReport:
     """Loss of each row learned from, held out of the training that it is judged by; empty where none was."""
 
     @property
+    def prompted(self) -> bool:
+        """Whether the model is the base with the rows in its prompt, which no recipe can say."""
+        return self.chosen == PROMPTED
+
+    @property
     def loss(self) -> float:
         """Mean of `losses`."""
         return sum(self.losses) / len(self.losses) if self.losses else float("nan")
@@ -263,6 +271,16 @@ class Run:
     planned: Recipe | None = None
     """The plan's own recipe, where `recipe` is a tuned one."""
     tuning: TuningReport | None = None
+
+    @property
+    def prompted(self) -> bool:
+        """Whether the run's model is the base with the rows in its prompt; its recipe is then the base."""
+        return (self.plan.adaptation or UNADAPTED).prompted
+
+    @property
+    def is_base(self) -> bool:
+        """Whether the recipe changes nothing: all weights are 0."""
+        return not any(member.weight for member in self.recipe.members)
 
     @property
     def own_adaptation(self) -> AdaptationReport:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from merge_advisor import registry
 from merge_advisor.advisor.runs.adapted_run import why_not_adapted
+from merge_advisor.advisor.runs.prompt_folder import PROMPT, prompt_description, prompt_files
 from merge_advisor.advisor.runs.run_cost import cost_file_of, run_cost_lines, scored_forwards
 from merge_advisor.advisor.runs.run_folder import PLAN_START
 from merge_advisor.errors import SpecError
@@ -20,7 +21,7 @@ from merge_advisor.report.run_document import ReportInput, run_document
 from merge_advisor.report.run_wording import tuning_text
 from merge_advisor.report.score_table import SCORE_HEADERS, SCORE_RIGHT, score_rows, trade_off
 from merge_advisor.report.values import Side, TuningReport
-from merge_advisor.scores import Score
+from merge_advisor.scores import Score, Verdict
 from merge_advisor.types import Member, RefusedModel, Row, Task
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ _FILES = {
     "shots_lora": "the LoRA finetuned on the shots",
     "residual": "what was trained on top of the merge; it is a member of the recipe at weight 1",
     "start": "the merge as it was chosen, before that, as a recipe and its renderings",
+    PROMPT: "",
     "plan": "the plan's own recipe and what goes with it",
     "report.md": "this result in full",
     "report.html": "the same with plots, for a browser",
@@ -162,12 +164,14 @@ def _score_blocks(scores: tuple[Score, ...]) -> list[TextBlock]:
 def _files(run: Run) -> list[tuple[str, str]]:
     """The files a person will use, with what each is; a format that could not be written, with the reason."""
     files = [(name, text) for name, text in _FILES.items() if name in _REPORTS or (run.folder / name).exists()]
+    files = [(name, text or prompt_description(run)) for name, text in files if text or prompt_files(run)]
+    no_format = "the model is the base with examples in its prompt, no weights are that" if run.prompted else ""
     for name in registry.names("format"):
         rendering: Format = registry.build("format", name)
         if (run.folder / rendering.writes).exists():
             files.append((rendering.writes, rendering.runs_with))
         else:
-            files.append((rendering.writes, f"not written: {rendering.refusal(run.recipe)}"))
+            files.append((rendering.writes, f"not written: {no_format or rendering.refusal(run.recipe)}"))
     return files
 
 
@@ -176,7 +180,15 @@ def _commands(run: Run, folder: Path) -> list[str]:
     name = shlex.quote(str(folder))  # a line that can be pasted whatever the folder is called
     scored = [] if run.scores else [f"merge-advisor score {name} --task held_out.jsonl"]
     tune = [] if run.tuning or not _may_be_tuned(run) else [f"merge-advisor tune {name}"]
-    return [*scored, f'merge-advisor try {name} "a prompt"', *tune, f"merge-advisor merge {name} --out model"]
+    return [*scored, f'merge-advisor try {name} "a prompt"', *tune, *_uses(run, folder)]
+
+
+def _uses(run: Run, folder: Path) -> list[str]:
+    """What to use the model with: of examples in the base's prompt that prompt, of the base itself nothing."""
+    prompts = prompt_files(run)
+    if prompts and (run.prompted or run.plan.verdict == Verdict.PROMPT_WITH_EXAMPLES):
+        return [f"cat {shlex.quote(str(folder / name))}  # the prompt for the base" for name in prompts]
+    return [] if run.is_base else [f"merge-advisor merge {shlex.quote(str(folder))} --out model"]
 
 
 def _may_be_tuned(run: Run) -> bool:

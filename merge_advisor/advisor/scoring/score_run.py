@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Unpack
 
 from merge_advisor import registry
 from merge_advisor.advisor.measuring.common_disk import absolute_merge
-from merge_advisor.advisor.measuring.in_context import in_context
+from merge_advisor.advisor.measuring.in_context import in_context, with_rows
 from merge_advisor.advisor.measuring.memo import scoring_cost
 from merge_advisor.advisor.measuring.meter import BASE, MergeMeter, ScoredModel
 from merge_advisor.advisor.measuring.model_scores import (
@@ -26,9 +26,11 @@ from merge_advisor.advisor.measuring.model_scores import (
 )
 from merge_advisor.advisor.measuring.session import Session
 from merge_advisor.advisor.runs.adapted_run import way_of
+from merge_advisor.advisor.runs.prompt_folder import rows_shown, write_prompt
 from merge_advisor.advisor.runs.reopening import find_members, find_shots_lora, reopen
 from merge_advisor.advisor.runs.run_folder import (
     PLAN_START,
+    PROMPTED,
     START,
     UNADAPTED,
     Run,
@@ -50,6 +52,9 @@ from merge_advisor.verdict import judge
 if TYPE_CHECKING:
     from merge_advisor.evaluators.lm_eval_tasks import TaskName
     from merge_advisor.session_options import Where
+
+
+_OWN_PROMPTS = "since lm-eval asks with prompts of its own"
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,13 +168,15 @@ def score_task(
     if not rows:
         raise TaskError(f"task {task.name}: no held-out rows to score on; give more examples, or `heldout=FILE`")
     metric = metric_for(rows, metric)
-    first = 1
+    first, examples = 1, None
     try:
         shown = in_context(meter, task, rows, metric, FINAL)
         models, first, note = [*models[:1], shown.model, *models[1:]], 2, f"{shown.note}."
         models = [replace(shown.model, label=m.label) if m.label in prompted else m for m in models]
+        examples = tuple(row.digest for row in shown.shown)
     except TaskError as error:
-        note = f"{ICL} is left out: {error}."
+        alone = f"; {' and '.join(prompted)}, which has the same prompt, is the bare base here" if prompted else ""
+        note = f"{ICL} is left out: {error}{alone}."
     table = score_models(meter, models, rows, metric, what=f"scoring {task.name}")
     if metric != "loss":
         answer = majority((*task.shots, *task.tuning))
@@ -194,6 +201,7 @@ def score_task(
         guard=guard,
         template=template.name,
         notes=(note,),
+        examples=examples,
         logs=tuple(RowLog(template.prompt(row.asked), row.output, row.choices, row.answers) for row in rows),
     )
 
@@ -299,7 +307,9 @@ def score_open_run(
     guarded = score_guard(session.meter, models, judging.guard) if judging.guard else None
     scores, costs = run.scores, list[ScoringCost]()
     made = {"merge": (run.plan.adaptation or UNADAPTED).chosen, "plan": run.own_adaptation.chosen}
-    adaptation, prompted = way_of(run), [label for label, name in made.items() if name == "prompt"]
+    labels = {model.label for model in models}
+    adaptation = way_of(run)
+    prompted = [label for label, name in made.items() if name == PROMPTED and label in labels]
     if heldout or not lm_eval:
         own = []
         for task in tasks:
@@ -318,11 +328,19 @@ def score_open_run(
             session.meter, models, other_task, metric=judging.metric, limit=judging.limit, guard=guarded, seen=seen,
             adaptation=adaptation,
         )  # fmt: skip
+        if prompted:
+            score = replace(score, notes=(*score.notes, f"{' and '.join(prompted)}: the bare base, {_OWN_PROMPTS}."))
         scores = (*(other for other in scores if other.task != other_task.name), score)
     verdict, reason = overall(scores)
     environment = run.plan.environment if not costs else replace(run.plan.environment, scoring=tuple(costs))
     plan = replace(run.plan, verdict=verdict, reason=reason, environment=environment)
     scored = replace(run, plan=plan, scores=scores, tasks=tasks)
+    for number, task in enumerate(tasks):
+        for own_score in (score for score in scores if score.task == task.name):
+            shown = None
+            if own_score.examples is not None:
+                shown = with_rows(session.model.template, rows_shown(task, own_score.examples))
+            write_prompt(run.folder, number, task, shown)
     write_scores(run.folder, plan, scores, reports_of(scored))
     return read_run(run.folder)
 

@@ -14,6 +14,7 @@ from merge_advisor.adapt.continuing import is_sum
 from merge_advisor.advisor.measuring.deltas import take_deltas
 from merge_advisor.advisor.measuring.meter import loss_kind_of
 from merge_advisor.advisor.runs.adapted_run import why_not_adapted
+from merge_advisor.advisor.runs.prompt_folder import prompt_files, write_planned_prompt
 from merge_advisor.advisor.runs.reopening import find_candidates, find_members, find_shots_lora
 from merge_advisor.advisor.runs.run_folder import Run, read_run
 from merge_advisor.advisor.runs.tuned_folder import TunedValues, tuned_folder
@@ -117,6 +118,8 @@ def tune_open_run(session: Session, run: Run, options: TuneOptions, *, guard: Pa
     values = TunedValues(model.recipe, model.carried.rank_error, model.adaptation, report)
     # of processes that share a search in one run folder, one after the other; who tunes alone has the lock all along
     with run_lock(run.folder, "writes a tuned recipe", wait=True) if options.share else nullcontext():
+        if model.adaptation.prompted and not prompt_files(run):
+            write_planned_prompt(session.meter, run.tasks[0], run.folder)
         with tuned_folder(run, values) as staged:
             model.write(session, staged)
         return read_run(run.folder)

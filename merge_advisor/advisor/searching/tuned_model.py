@@ -63,7 +63,9 @@ class TunedModel:
         Raises:
             InputError: a format cannot be written.
         """
-        write_formats(session.local, self.recipe, self.carried, folder, trained=self.trained)
+        write_formats(
+            session.local, self.recipe, self.carried, folder, trained=self.trained, prompted=self.adaptation.prompted
+        )
         if self.start is not None and self.adaptation.start is not None:
             write_start(session.local, self.adaptation.start, self.start, folder)
 
