@@ -28,7 +28,7 @@ from merge_advisor.write_points import write_point
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
+def whole_file(path: Path, *, private: bool = False) -> Iterator[Path]:
     """Write a file whole or not at all, by whatever writes to a path; one that is there is replaced.
 
     >>> with whole_file(Path("numbers.txt")) as partial:
@@ -38,6 +38,7 @@ def whole_file(path: Path) -> Iterator[Path]:
 
     Args:
         path: the file; missing parent folders are made.
+        private: only this user can read it.
 
     Yields:
         An empty file beside it, of the same suffix, to write to. It becomes `path` when the block ends well and
@@ -58,23 +59,24 @@ def whole_file(path: Path) -> Iterator[Path]:
             yield partial
             write_point("file filled", path.name)
             _sync(partial)
-            partial.chmod(0o644)  # mkstemp's files are for their owner alone
+            partial.chmod(0o600 if private else 0o644)  # mkstemp's files are for their owner alone
             write_point("file synced", path.name)
             partial.replace(path)
             write_point("file in place", path.name)
 
 
-def write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str, *, private: bool = False) -> None:
     """Write a text file (UTF-8) whole or not at all; one that is there is replaced.
 
     Args:
         path: the file; missing parent folders are made.
         text: its text; lone surrogates, which JSON may hold, are kept.
+        private: only this user can read it.
 
     Raises:
         RunError: no permission, or no room.
     """
-    with whole_file(path) as partial:
+    with whole_file(path, private=private) as partial:
         partial.write_text(text, encoding="utf-8", errors="surrogatepass")
 
 

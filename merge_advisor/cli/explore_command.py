@@ -45,12 +45,16 @@ def explore_hub(arguments: Arguments, session: SessionOptions) -> int:
         if name in arguments.given:
             raise InputError(f"explore: `{name}` is not needed, the hub knows it; leave it out")
     if command.export is not None:
+        for name in ("logs", "token_file", "new_token"):
+            if getattr(command, name):
+                raise InputError(f"`{name}`: goes with the page that is served; leave it out with `export`")
         notes = export_page(folder, command.export, space=command.space, **session)
         print_result(arguments.part(OutputOptions), {"page": str(command.export), "notes": notes},
                      [Paragraph("\n".join(notes))])  # fmt: skip
         return OK
     if command.space is not None:
         raise InputError("`space`: goes with `export`; the page itself lets you choose")
+    token = _token(command)
 
     def ready(address: str) -> None:
         said = f"hub {folder}: open {address}\nCtrl-C ends it; the address holds a secret, keep it to yourself"
@@ -58,8 +62,20 @@ def explore_hub(arguments: Arguments, session: SessionOptions) -> int:
         if command.browser:
             _open(address)
 
-    explore(folder, port=command.port, runs=command.runs, on_ready=ready, **session)
+    explore(folder, port=command.port, runs=command.runs, logs=command.logs, token=token, on_ready=ready, **session)
     return OK
+
+
+def _token(command: ExploreCommand) -> str | None:
+    from merge_advisor.explore.tokens import kept_token
+
+    if command.token_file is None:
+        if command.new_token:
+            raise InputError("`new_token`: goes with `token_file`; without it every start has a new one")
+        return None
+    if not command.port:
+        raise InputError("`token_file`: goes with `port`: at any that is free, the next address would be another one")
+    return kept_token(command.token_file, anew=command.new_token)
 
 
 def _open(address: str) -> None:

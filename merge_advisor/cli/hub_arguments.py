@@ -132,6 +132,15 @@ class ExploreCommand:
     port: int = option(0, metavar="N", help="where the page is served on this machine (default: any that is free)")
     browser: bool = option(True, flags=("--no-browser",), help="print the address, open no browser")
     runs: Path = option(Path("runs"), metavar="DIR", help="folder for runs planned on the page (default {default})")
+    logs: tuple[Path, ...] = option(
+        (), flags=("--watch-log",), metavar="DIR|FILE",
+        help="--out of a `gate --watch` (or its log.jsonl) whose decisions are shown beside those of DIR/watch of "
+             "--runs; may be given several times",
+    )  # fmt: skip
+    token_file: Path | None = option(
+        None, metavar="FILE", help="keep the secret of the address there, so that links outlive this start; with --port"
+    )
+    new_token: bool = option(False, help="with --token-file: make a new secret; links with the old one end")
     export: Path | None = option(
         None, metavar="FILE.html", help="write the map as one page that needs no server, to send to others"
     )

@@ -2,9 +2,9 @@
 
 `explore` (`serving.py`) serves it, `export_page` (`page_export.py`) writes the page. `map_points.py`, `projection.py`
 and `clusters.py` make the map; `model_details.py`, `run_views.py` and `jobs.py` are what the page asks for;
-`server.py` answers, behind `guarded.py`, which lets nobody else ask. What is slow or needs torch runs in a process of
-its own, `child.py`. The page itself is under `web/`, made by `scripts/build_web` from the sources in `scripts/web/`
-of the repository.
+`server.py` answers, behind `guarded.py`, which lets nobody else ask; `tokens.py` has the secret for that. What is slow
+or needs torch runs in a process of its own, `child.py`. The page itself is under `web/`, made by `scripts/build_web`
+from the sources in `scripts/web/` of the repository.
 """
 
 from __future__ import annotations

@@ -79,7 +79,8 @@ def find_clusters(vectors: FloatingArray) -> Clusters:
 def name_clusters(of: NDArray[np.uint8], count: int, texts: Sequence[str]) -> list[str]:
     """Return a name for each cluster: the words that its models' names and cards have more than the others' (c-TF-IDF).
 
-    A word that most models of most clusters have, as the pool's own name, names none of them.
+    A word that most models of most clusters have, as the pool's own name, names none of them; a cluster that no word
+    tells from the others is called by its number.
 
     >>> name_clusters(np.array([0, 0, 1], np.uint8), 2, ["legal contracts", "legal law", "python code"])
     ['legal, contracts, law', 'code, python']
@@ -107,11 +108,25 @@ def name_clusters(of: NDArray[np.uint8], count: int, texts: Sequence[str]) -> li
     totals = counts.sum(axis=1, keepdims=True)
     share = counts / np.where(totals > 0, totals, 1)
     weight = share * np.log(1 + totals.mean() / counts.sum(axis=0))
-    names = []
+    names: list[str] = []
     for number, row in enumerate(np.where(usual, 0.0, weight)):
         best = sorted(np.flatnonzero(row > 0).tolist(), key=lambda place: (-row[place], words[place]))
-        names.append(", ".join(_unlike([str(words[place]) for place in best[:20]])) or f"cluster {number + 1}")
+        name = ", ".join(_unlike([str(words[place]) for place in best[:20]])) or f"cluster {number + 1}"
+        same = sum(other == name or other.startswith(f"{name} (") for other in names)
+        names.append(f"{name} ({same + 1})" if same else name)  # a name stands for one cluster
     return names
+
+
+def unnamed_clusters(names: Sequence[str]) -> int:
+    """Return how many clusters only have a number, because no words tell their models from the others.
+
+    >>> unnamed_clusters(["law", "cluster 2"])
+    1
+
+    Args:
+        names: as `name_clusters` gives them, which puts no figure into a name made of words.
+    """
+    return sum(name == f"cluster {number + 1}" for number, name in enumerate(names))
 
 
 def _unlike(words: Sequence[str]) -> list[str]:

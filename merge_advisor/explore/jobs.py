@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -69,9 +69,8 @@ class JobBoard:
         self._lock = threading.Lock()
 
     def start(
-        self, kind: str, name: str, asked: Mapping[str, Any], *, said: Mapping[str, Any] | None = None,
-        then: Callable[[PageJob], None] | None = None,
-    ) -> PageJob:  # fmt: skip
+        self, kind: str, name: str, asked: Mapping[str, Any], *, said: Mapping[str, Any] | None = None
+    ) -> PageJob:
         """Return a job that has begun.
 
         Args:
@@ -79,7 +78,6 @@ class JobBoard:
             name: what the page calls it.
             asked: what `child` is to do.
             said: what else the page is told of it.
-            then: called in a thread once it is done, before anybody is told so.
 
         Raises:
             InputError: as many as may run at once are running.
@@ -102,9 +100,7 @@ class JobBoard:
             ended = [other for other in self._jobs.values() if other.state != "running"]
             for other in ended[: max(0, len(self._jobs) - _MOST_KEPT)]:
                 del self._jobs[other.id]
-        threading.Thread(
-            target=self._follow, args=(job, json.dumps({**asked, "kind": kind}), then), daemon=True
-        ).start()
+        threading.Thread(target=self._follow, args=(job, json.dumps({**asked, "kind": kind})), daemon=True).start()
         return job
 
     def jobs(self) -> list[PageJob]:
@@ -143,7 +139,7 @@ class JobBoard:
         for job in self.jobs():
             self.stop(job)
 
-    def _follow(self, job: PageJob, asked: str, then: Callable[[PageJob], None] | None) -> None:
+    def _follow(self, job: PageJob, asked: str) -> None:
         process = job._process
         assert process is not None and process.stdin and process.stdout and process.stderr
         last: list[bytes] = []
@@ -166,16 +162,7 @@ class JobBoard:
         if job.result is None and not job.error:
             told = b"".join(last).decode("utf-8", "replace").strip().splitlines()
             job.error = f"its process ended with code {code}{': ' + told[-1][:300] if told else ''}; try again"
-        if job.error:
-            job.state = "failed"
-            return
-        if then is not None:
-            try:
-                then(job)
-            except Exception as error:
-                job.error, job.state = f"{type(error).__name__}: {error}", "failed"
-                return
-        job.state = "done"
+        job.state = "failed" if job.error else "done"
 
 
 def _note(job: PageJob, line: bytes) -> None:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from merge_advisor.arrays import Float32Array
     from merge_advisor.progress import Progress
 
-VERSION_OF_LAYOUTS = 2
+VERSION_OF_LAYOUTS = 3
 _STEPS = 4
 
 

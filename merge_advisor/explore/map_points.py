@@ -61,6 +61,8 @@ class MapPoints:
     """What the codes stand for."""
     digest: str
     """Of the space and its entries: what was computed for it can be told from what was not."""
+    state: str
+    """Of all that stands here by position: what was read at another time may have other models at the same places."""
 
     def position(self, entry: int) -> int | None:
         """Return the position of an entry; None where it is not in this space.
@@ -125,9 +127,10 @@ def read_points(hub: Hub, number: int) -> MapPoints:
     units = read_units(hub, number, space, rows)
     axes = fit_axes(units)
     places, factor, middle = fitted_square(axes.place(units))
+    digest = digest_of([space.digest, hashlib.sha256(rows.astype("<i8").tobytes()).hexdigest()])
     return MapPoints(
-        number, space, of_space, names, units, axes, places, (factor, *middle), columns, words,
-        digest_of([space.digest, hashlib.sha256(rows.astype("<i8").tobytes()).hexdigest()]),
+        number, space, of_space, names, units, axes, places, (factor, *middle), columns, words, digest,
+        _state(digest, names, columns, words),
     )  # fmt: skip
 
 
@@ -202,6 +205,15 @@ def texts_of(hub: Hub, points: MapPoints, positions: Sequence[int]) -> list[str]
         for number, entry in hub.catalogue.by_number(part).items():
             texts[number] = " ".join([*entry.ids, *entry.tags, *entry.data_sets, entry.card])
     return [texts.get(int(points.entries[place]), "") for place in positions]
+
+
+def _state(
+    digest: str, names: Sequence[str], columns: dict[str, NDArray[Any]], words: dict[str, tuple[str, ...]]
+) -> str:
+    found = hashlib.sha256("\0".join(names).encode("utf-8", "surrogatepass"))
+    for name in sorted(columns):
+        found.update(np.ascontiguousarray(columns[name]).tobytes())
+    return digest_of([digest, words, found.hexdigest()])[:32]
 
 
 def _names(hub: Hub, entries: NDArray[np.int64]) -> tuple[str, ...]:

@@ -26,12 +26,11 @@ MOST_COMPARED = 16
 """Models whose weights are read for one look at costs."""
 
 
-def model_details(hub: Hub, points: MapPoints, number: int) -> dict[str, Any]:
+def model_details(hub: Hub, number: int) -> dict[str, Any]:
     """Return what the hub knows of a model, as plain values.
 
     Args:
         hub: open.
-        points: of the space.
         number: of the entry.
 
     Raises:
@@ -46,7 +45,6 @@ def model_details(hub: Hub, points: MapPoints, number: int) -> dict[str, Any]:
         "base_id": base.id if base else entry.base,
         "open_licence": is_open_licence(entry.licence),
         "versions": [to_plain(version) for version in versions if version.entry != number or len(versions) > 1],
-        "position": points.position(number),
         "here": can_be_opened(entry),
     }
 
@@ -76,22 +74,21 @@ def neighbours_of(hub: Hub, points: MapPoints, number: int, k: int, *, only_open
     found = nearest_in(hub, (points.number, points.space), delta, k + 1, chosen if only_open else "")
     hits = [hit for hit in found.hits if hit.entry.number != number][:k]
     return {
-        "hits": [neighbour_row(points, hit.entry, hit.score) for hit in hits],
+        "hits": [neighbour_row(hit.entry, hit.score) for hit in hits],
         "models": found.models, "exact": found.exact, "zero": not bool(delta.any()),
     }  # fmt: skip
 
 
-def neighbour_row(points: MapPoints, entry: HubEntry, cosine: float) -> dict[str, Any]:
+def neighbour_row(entry: HubEntry, cosine: float) -> dict[str, Any]:
     """Return a model as a line of a list of neighbours.
 
     Args:
-        points: of the space.
         entry: the model.
         cosine: with what it is a neighbour of.
     """
     return {
         "number": entry.number, "id": entry.id, "cosine": round(cosine, 6), "licence": entry.licence,
-        "rank": entry.rank, "position": points.position(entry.number),
+        "rank": entry.rank,
     }  # fmt: skip
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import threading
 from collections.abc import Callable, Sequence
@@ -15,6 +14,7 @@ import numpy as np
 
 from merge_advisor.errors import InputError
 from merge_advisor.explore.binary import pack_arrays
+from merge_advisor.explore.clusters import unnamed_clusters
 from merge_advisor.explore.jobs import JobBoard, PageJob
 from merge_advisor.explore.layouts import MapLayout, kept_layout, layout_file
 from merge_advisor.explore.map_points import MapPoints, choose_space, read_points, score_column
@@ -25,6 +25,8 @@ from merge_advisor.json_form import digest_of
 from merge_advisor.whole_files import whole_file
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from merge_advisor.session_options import SessionOptions
 
 _T = TypeVar("_T")
@@ -46,20 +48,25 @@ class Navigator:
         folder: the hub folder.
         cache: of what is computed.
         runs: folder where plans put their runs.
+        logs: of gates that watch a pool, or their folders; that of `runs`/watch is shown in any case.
         where: see `SessionOptions`.
 
     Raises:
         RunError: it is no hub folder, or damaged.
     """
 
-    def __init__(self, folder: Path, *, cache: Path, runs: Path, where: SessionOptions | None = None) -> None:
+    def __init__(
+        self, folder: Path, *, cache: Path, runs: Path, logs: Sequence[Path] = (), where: SessionOptions | None = None
+    ) -> None:
         self.folder, self.cache, self.runs = folder, cache, runs
+        self.logs = (runs / "watch", *logs)
         self.where = where or {}
         self.board = JobBoard()
         self._thread = ThreadPoolExecutor(1, "hub")
         self._points: dict[int, tuple[Any, MapPoints]] = {}
         self._layouts: dict[str, MapLayout] = {}
         self._laying: dict[str, PageJob] = {}
+        self._placed: dict[tuple[str, str, bool], dict[str, Any]] = {}
         self._lock = threading.Lock()
         try:
             self._hub = self._thread.submit(Hub.open, folder).result()
@@ -118,19 +125,15 @@ class Navigator:
 
         return {**self.ask(look), "folder": str(self.folder), "name": self.folder.resolve().name}
 
-    def map_bytes(self, space: int | None) -> bytes:
+    def map_bytes(self, points: MapPoints) -> bytes:
         """Return the map of a space by PCA, packed.
 
         Args:
-            space: as of `points`.
-
-        Raises:
-            InputError: there is no such space.
+            points: the models.
         """
-        points = self.points(space)
         said = {
             "space": points.number, "models": len(points.entries), "dim": points.space.dim, "words": points.words,
-            "explained": points.axes.explained, "digest": points.digest,
+            "explained": points.axes.explained, "state": points.state,
         }  # fmt: skip
         arrays = {
             "x": np.ascontiguousarray(points.places[:, 0]), "y": np.ascontiguousarray(points.places[:, 1]),
@@ -138,35 +141,29 @@ class Navigator:
         }  # fmt: skip
         return pack_arrays(said, arrays)
 
-    def names_json(self, space: int | None) -> str:
-        """Return the names of a space's models by position, as JSON.
-
-        Args:
-            space: as of `points`.
-        """
-        return json.dumps(self.points(space).names)
-
-    def layout(self, space: int | None) -> tuple[MapLayout | None, PageJob | None]:
+    def layout(self, points: MapPoints) -> tuple[MapLayout | None, PageJob | None]:
         """Return the layout of a space as far as it is there, and the job that computes the rest, begun if need be.
 
         Args:
-            space: as of `points`.
+            points: the models.
         """
-        points = self.points(space)
         with self._lock:
-            kept = self._layouts.get(points.digest)
+            kept = self._known_layout(points)
             if kept is not None and not kept.pending:
                 return kept, None
-            kept = kept_layout(layout_file(self.cache, points), len(points.entries))
-            if kept is not None:
-                self._layouts[points.digest] = kept
-                if not kept.pending:
-                    return kept, None
             job = self._laying.get(points.digest)
             if job is None:
                 asked = {**self._asked(), "space": points.number}
                 job = self._laying[points.digest] = self.board.start("layout", "layout", asked)
             return kept, job
+
+    def _known_layout(self, points: MapPoints) -> MapLayout | None:
+        known = self._layouts.get(points.digest)
+        if known is None or known.pending:
+            known = kept_layout(layout_file(self.cache, points), len(points.entries))
+            if known is not None:
+                self._layouts[points.digest] = known
+        return known
 
     def layout_bytes(self, layout: MapLayout, job: PageJob | None) -> bytes:
         """Return a layout, packed.
@@ -176,8 +173,9 @@ class Navigator:
             job: what computes the rest of it.
         """
         said = {
-            "clusters": layout.clusters, "silhouette": layout.silhouette, "trust_pca": layout.trust_pca,
-            "trust_umap": layout.trust_umap, "note": layout.note,
+            "clusters": layout.clusters, "unnamed": unnamed_clusters(layout.clusters),
+            "silhouette": layout.silhouette, "trust_pca": layout.trust_pca, "trust_umap": layout.trust_umap,
+            "note": layout.note,
             "job": None if job is None else job.plain(),
         }  # fmt: skip
         arrays: dict[str, Any] = {"cluster": layout.cluster}
@@ -186,27 +184,26 @@ class Navigator:
                        "umap_y": np.ascontiguousarray(layout.umap[:, 1])}  # fmt: skip
         return pack_arrays(said, arrays)
 
-    def scores_bytes(self, space: int | None, task: str, metric: str) -> bytes:
+    def scores_bytes(self, points: MapPoints, task: str, metric: str) -> bytes:
         """Return what the models of a space reached on a task, packed.
 
         Args:
-            space: as of `points`.
+            points: the models.
             task: its name.
             metric: the metric's name.
         """
-        points = self.points(space)
         return pack_arrays({}, {"value": self.ask(lambda hub: score_column(hub, points, task, metric))})
 
-    def positions(self, space: int | None, numbers: Sequence[int], *, cut: bool = False) -> bytes:
+    def positions(self, points: MapPoints, numbers: Sequence[int], *, cut: bool = False) -> bytes:
         """Return the positions of some entries in a space, packed.
 
         Args:
-            space: as of `points`.
+            points: the models.
             numbers: of the entries.
             cut: whether there may be more; the page says so.
         """
-        entries = self.points(space).entries
-        return pack_arrays({"cut": cut}, {"position": np.flatnonzero(np.isin(entries, numbers)).astype(np.uint32)})
+        found = np.flatnonzero(np.isin(points.entries, numbers)).astype(np.uint32)
+        return pack_arrays({"cut": cut}, {"position": found})
 
     def costs(self, number: int, others: Sequence[int]) -> dict[str, Any]:
         """Return what merging a model with others costs; reads their weights.
@@ -248,33 +245,44 @@ class Navigator:
             partial.write_bytes(data)
         return file
 
-    def start_task(self, space: int | None, file: Path, fields: str | None) -> PageJob:
+    def start_task(self, points: MapPoints, file: Path, fields: str | None) -> PageJob:
         """Return the job that ranks models for a task.
 
         Args:
-            space: as of `points`.
+            points: the models.
             file: of the examples.
             fields: of its rows, as `plan` takes them.
 
         Raises:
             InputError: too many jobs are running.
         """
-        points = self.points(space)
         asked = {**self._asked(), "space": points.number, "file": str(file), "fields": fields}
-
-        def place(job: PageJob) -> None:
-            assert job.result is not None
-            vector = np.array(job.result.pop("vector"), np.float32)
-            job.result["pca"] = points.place_vector(vector)
-            layout = self._layouts.get(points.digest)
-            if layout is not None and layout.umap is not None:
-                unit = (vector / (float(np.linalg.norm(vector)) or 1.0)).astype(np.float32)
-                job.result["umap"] = place_among(unit[None], points.units, layout.umap)[0].tolist()
-            for row in job.result["ranks"]:
-                row["position"] = points.position(row["number"])
-
         said = {"space": points.number, "file": str(file), "fields": fields}
-        return self.board.start("task", file.stem, asked, said=said, then=place)
+        return self.board.start("task", file.stem, asked, said=said)
+
+    def task_result(self, job: PageJob, points: MapPoints) -> dict[str, Any]:
+        """Return how models were ranked for a task, and where it lies on the map as that is now.
+
+        Args:
+            job: of a task, done.
+            points: the models that the page shows.
+        """
+        found = dict(job.result or {})
+        vector = np.array(found.pop("vector"), np.float32)
+        return found | (self._places(job.id, vector, points) if job.said["space"] == points.number else {})
+
+    def _places(self, job: str, vector: NDArray[np.float32], points: MapPoints) -> dict[str, Any]:
+        """By PCA, and by UMAP once that is there: a task may have been ranked before it."""
+        layout = self._known_layout(points)
+        umap = None if layout is None else layout.umap
+        key = job, points.digest, umap is not None
+        if key not in self._placed:
+            places: dict[str, Any] = {"pca": points.place_vector(vector), "umap": None}
+            if umap is not None:
+                unit = (vector / (float(np.linalg.norm(vector)) or 1.0)).astype(np.float32)
+                places["umap"] = place_among(unit[None], points.units, umap)[0].tolist()
+            self._placed[key] = places
+        return self._placed[key]
 
     def start_plan(self, task: PageJob, numbers: Sequence[int], options: dict[str, Any]) -> PageJob:
         """Return the job that plans with some models for a task.

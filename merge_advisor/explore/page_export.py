@@ -14,6 +14,7 @@ import numpy as np
 
 from merge_advisor.errors import InputError
 from merge_advisor.explore.binary import pack_arrays
+from merge_advisor.explore.clusters import unnamed_clusters
 from merge_advisor.explore.layouts import layout_file, made_layout
 from merge_advisor.explore.map_points import MapPoints, choose_space, read_points, score_column, texts_of
 from merge_advisor.explore.server import WEB
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 MOST_BYTES = 5_000_000
 """Of a page of 10,000 models or fewer; what cards say is cut until it fits."""
-_CARD_LENGTHS = (600, 300, 160, 80, 0)
+_CARD_LENGTHS = (20_000, 600, 300, 160, 80, 0)
 _NEIGHBOURS = 8
 _MOST_MODELS = 200_000
 _MOST_TASKS = 12
@@ -64,24 +65,28 @@ def export_page(folder: Path, out: Path, *, space: int | None = None, **where: U
             layout_file(cache_of(where), points), points, lambda: texts_of(hub, points, every),
             where.get("progress", quiet_progress),
         )  # fmt: skip
-        cards = texts_cut(hub, points)
+        cards, page_with = cards_of(hub, points), _page(hub, points, layout)
         for length in _CARD_LENGTHS:
-            page = _page(hub, points, layout, cards(length))
+            cut = any(len(card) > length for card in cards)
+            page = page_with({
+                "cards": [shortened(card, length) if length else "" for card in cards],
+                "cards_cut": length if cut else None,
+            })  # fmt: skip
             if len(page.encode()) <= MOST_BYTES:
                 break
     write_text(out, page)
     size = len(page.encode())
     notes = [f"wrote {out}: {len(points.entries)} models, {size / 1e6:.1f} MB, no server and no network needed"]
-    if length != _CARD_LENGTHS[0]:
-        cut = f"cut to {length} characters" if length else "left out"
-        notes.append(f"cards are {cut} so that it stays within {MOST_BYTES / 1e6:.0f} MB")
+    if cut:
+        how = f"cut to {length} characters" if length else "left out"
+        notes.append(f"cards are {how} so that it stays within {MOST_BYTES / 1e6:.0f} MB")
     if size > MOST_BYTES:
         notes.append(f"it is larger than {MOST_BYTES / 1e6:.0f} MB all the same")
     return notes
 
 
-def texts_cut(hub: Hub, points: MapPoints) -> Callable[[int], list[str]]:
-    """Return what gives the cards of all models, cut to a length.
+def cards_of(hub: Hub, points: MapPoints) -> list[str]:
+    """Return the cards of all models, by position.
 
     Args:
         hub: open.
@@ -90,8 +95,7 @@ def texts_cut(hub: Hub, points: MapPoints) -> Callable[[int], list[str]]:
     found: dict[int, str] = {}
     for part in in_parts(points.entries.tolist()):
         found |= {number: entry.card for number, entry in hub.catalogue.by_number(part).items()}
-    cards = [found.get(number, "") for number in points.entries.tolist()]
-    return lambda length: [shortened(card, length) if length else "" for card in cards]
+    return [found.get(number, "") for number in points.entries.tolist()]
 
 
 def nearest_table(units: NDArray[Any]) -> tuple[NDArray[np.uint32], NDArray[np.float32]]:
@@ -119,13 +123,15 @@ def nearest_table(units: NDArray[Any]) -> tuple[NDArray[np.uint32], NDArray[np.f
     return places, cosines
 
 
-def _page(hub: Hub, points: MapPoints, layout: MapLayout, cards: list[str]) -> str:
+def _page(hub: Hub, points: MapPoints, layout: MapLayout) -> Callable[[dict[str, Any]], str]:
+    """What gives the page, once cards and how they are cut are told."""
     nearest, cosines = nearest_table(points.units)
     said = {
         "space": points.number, "models": len(points.entries), "dim": points.space.dim, "words": points.words,
-        "explained": points.axes.explained, "digest": points.digest, "neighbours": nearest.shape[1],
-        "clusters": layout.clusters, "silhouette": layout.silhouette, "trust_pca": layout.trust_pca,
-        "trust_umap": layout.trust_umap, "note": layout.note,
+        "explained": points.axes.explained, "state": points.state, "neighbours": nearest.shape[1],
+        "clusters": layout.clusters, "unnamed": unnamed_clusters(layout.clusters),
+        "silhouette": layout.silhouette, "trust_pca": layout.trust_pca, "trust_umap": layout.trust_umap,
+        "note": layout.note,
     }  # fmt: skip
     arrays: dict[str, Any] = {
         "x": _sixteen(points.places[:, 0]), "y": _sixteen(points.places[:, 1]), "cluster": layout.cluster,
@@ -145,11 +151,11 @@ def _page(hub: Hub, points: MapPoints, layout: MapLayout, cards: list[str]) -> s
             "spaces": [{"number": points.number, "base": base, "embedding": points.space.embedding,
                         "dim": points.space.dim, "dtype": points.space.dtype, "models": len(points.entries)}],
         },
-        "names": points.names, "cards": cards,
+        "names": points.names,
         "open": [is_open_licence(word) for word in points.words["licence"]],
         "packed": base64.b64encode(pack_arrays(said, arrays)).decode(),
     }  # fmt: skip
-    return _filled(json.dumps(data, ensure_ascii=False, allow_nan=False))
+    return lambda cards: _filled(json.dumps(data | cards, ensure_ascii=False, allow_nan=False))
 
 
 def _sixteen(values: NDArray[Any]) -> NDArray[np.uint16]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from merge_advisor.errors import InputError, MergeAdvisorError
 from merge_advisor.hub.results import savings_lines, savings_of
 from merge_advisor.json_form import digest_of, to_plain
+from merge_advisor.regular_files import open_regular
 
 if TYPE_CHECKING:
     from merge_advisor.advisor.runs.run_folder import Run
@@ -22,6 +24,7 @@ _ROWS_SHOWN = 200
 _TEXT_SHOWN = 600
 _OFFERED = (".json", ".yaml", ".yml", ".md", ".html", ".safetensors", ".txt", ".jsonl")
 _MOST_FILES = 60
+_LOG = "log.jsonl"
 _MOST_DECISIONS, _LOG_BYTES = 100, 2**20
 
 
@@ -212,29 +215,49 @@ def _table(score: Score) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def gate_decisions(log: Path) -> dict[str, Any]:
-    """Return the last decisions of a gate that watches a pool, the newest first, and how many lines could not be read.
+def gate_decisions(logs: Sequence[Path]) -> dict[str, Any]:
+    """Return the last decisions of gates that watch a pool, the newest first, and what could be read of each log.
 
-    >>> gate_decisions(Path("none/log.jsonl"))["decisions"]
+    >>> gate_decisions([Path("none")])["decisions"]
     []
 
     Args:
-        log: its log, a JSON object a line with `model`, `kind` and `text`; there need be none.
+        logs: files of a JSON object a line with `model`, `kind` and `text`, or folders with a log.jsonl.
     """
+    told: list[dict[str, Any]] = []
+    found: list[dict[str, Any]] = []
+    for log in dict.fromkeys(_log_of(path).resolve() for path in logs):
+        decisions, unread, problem = _decisions_in(log)
+        found += [{**item, "log": len(told)} for item in decisions]
+        told.append({"file": str(log), "shown": len(decisions), "unread": unread, "problem": problem})
+    found.sort(key=lambda item: item["at"], reverse=True)  # those of one log stay in its order
+    return {"logs": told, "decisions": found[:_MOST_DECISIONS]}
+
+
+def _log_of(path: Path) -> Path:
+    return path if path.suffix == ".jsonl" or path.is_file() else path / _LOG
+
+
+def _decisions_in(log: Path) -> tuple[list[dict[str, Any]], int, str]:
+    """The newest first, how many lines are none, and why it cannot be read."""
     try:
-        with log.open("rb") as file:
-            file.seek(max(0, log.stat().st_size - _LOG_BYTES))
-            lines = file.read().splitlines()
-    except OSError:
-        return {"file": str(log), "decisions": [], "unread": 0}
+        with open_regular(log) as file:
+            size = os.fstat(file.fileno()).st_size
+            file.seek(max(0, size - _LOG_BYTES))
+            lines = file.read(_LOG_BYTES).splitlines()[1 if size > _LOG_BYTES else 0 :]
+    except FileNotFoundError:
+        return [], 0, "there is none yet"
+    except OSError as error:
+        return [], 0, error.strerror or str(error)
     found, unread = [], 0
     for line in lines[-_MOST_DECISIONS:]:
         try:
             told = json.loads(line)
-            found.append({name: str(told[name])[:_TEXT_SHOWN] for name in ("model", "kind", "text")})
+            item = {name: str(told[name])[:_TEXT_SHOWN] for name in ("model", "kind", "text")}
+            found.append({**item, "at": str(told.get("at", ""))[:40]})
         except (ValueError, KeyError, TypeError):
             unread += 1
-    return {"file": str(log), "decisions": found[::-1], "unread": unread}
+    return found[::-1], unread, ""
 
 
 def refusal_line(error: Exception) -> str:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from merge_advisor.errors import InputError, MergeAdvisorError
 from merge_advisor.explore.guarded import TooLargeError
-from merge_advisor.explore.jobs import PageJob
 from merge_advisor.explore.model_details import model_details, neighbours_of
 from merge_advisor.explore.run_views import (
     compared_runs,
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.responses import Response
 
+    from merge_advisor.explore.map_points import MapPoints
     from merge_advisor.explore.navigator import Navigator
 
 WEB = Path(__file__).parent / "web"
@@ -69,7 +69,8 @@ def make_app(navigator: Navigator) -> Starlette:
         fields = request.query_params.get("fields") or None
 
         def start() -> dict[str, Any]:
-            return navigator.start_task(_space(request), navigator.keep_task(name, data), fields).plain()
+            points = navigator.points(_space(request))  # whatever the page shows: numbers of entries are ranked
+            return navigator.start_task(points, navigator.keep_task(name, data), fields).plain()
 
         return JSONResponse(await run_in_threadpool(start))
 
@@ -93,25 +94,26 @@ def make_app(navigator: Navigator) -> Starlette:
 
     answers: dict[str, Callable[[Request], Any]] = {
         "hub": lambda _: navigator.overview(),
-        "map": lambda request: navigator.map_bytes(_space(request)),
-        "names": lambda request: navigator.names_json(_space(request)),
+        "map": lambda request: navigator.map_bytes(_points(navigator, request)),
+        "state": lambda request: {"state": _points(navigator, request).state},
+        "names": lambda request: list(_points(navigator, request).names),
         "layout": lambda request: _layout(navigator, request),
         "scores": lambda request: navigator.scores_bytes(
-            _space(request), _text(request, "task"), _text(request, "metric")
+            _points(navigator, request), _text(request, "task"), _text(request, "metric")
         ),
         "filter": lambda request: _filtered(navigator, request),
         "find": lambda request: _found(navigator, request),
         "model": lambda request: _model(navigator, request),
         "neighbours": lambda request: _neighbours(navigator, request),
-        "costs": lambda request: navigator.costs(_number(request, "number"), _numbers(_text(request, "others"))),
+        "costs": lambda request: _costs(navigator, request),
         "jobs": lambda _: [job.plain() for job in navigator.board.jobs() if job.kind != "layout"],
-        "job": lambda request: _job(navigator.board.job(_text(request, "id"))),
+        "job": lambda request: _job(navigator, request),
         "runs": lambda _: navigator.ask(listed_runs),
         "run": lambda request: run_details(_run(navigator, _text(request, "run"))),
         "run-file": lambda request: run_file(_run(navigator, _text(request, "run")), _text(request, "name")),
         "compare": lambda request: compared_runs([_run(navigator, run) for run in _text(request, "runs").split(",")]),
         "choices": lambda _: _choices(),
-        "decisions": lambda _: gate_decisions(navigator.runs / "watch" / "log.jsonl"),
+        "decisions": lambda _: gate_decisions(navigator.logs),
     }
     routes = [Route(f"/api/{name}", get(answer), methods=["GET"]) for name, answer in answers.items()]
     routes += [
@@ -123,7 +125,8 @@ def make_app(navigator: Navigator) -> Starlette:
     ]
 
     def refused(_: Request, error: Exception) -> Response:
-        return JSONResponse({"error": refusal_line(error)}, 400)
+        changed = isinstance(error, MapChangedError)
+        return JSONResponse({"error": refusal_line(error), "changed": changed}, 409 if changed else 400)
 
     def failed(_: Request, error: Exception) -> Response:
         if isinstance(error, TooLargeError):  # the guard's own
@@ -142,39 +145,69 @@ def _object_in(body: bytes) -> dict[str, Any] | None:
     return found if isinstance(found, dict) else None
 
 
+class MapChangedError(InputError):
+    """What is asked for is of a map that is not this one any more.
+
+    >>> MapChangedError().exit_code
+    2
+    """
+
+    def __init__(self) -> None:
+        super().__init__("the hub has changed since this map was loaded; load it again")
+
+
+def _points(navigator: Navigator, request: Request) -> MapPoints:
+    """The models of the space that is asked about; refused where the page shows other ones.
+
+    The page names its state with whatever it asks of a map: a position, or a model that it marks, would be another's.
+    """
+    points, shown = navigator.points(_space(request)), request.query_params.get("state")
+    if shown is not None and shown != points.state:
+        raise MapChangedError
+    return points
+
+
 def _layout(navigator: Navigator, request: Request) -> Any:
-    layout, job = navigator.layout(_space(request))
+    layout, job = navigator.layout(_points(navigator, request))
     if layout is None:
         return job.plain() if job is not None else {}
     return navigator.layout_bytes(layout, job)
 
 
 def _filtered(navigator: Navigator, request: Request) -> bytes:
-    wanted = read_filter(_text(request, "wanted"))
-    return navigator.positions(_space(request), navigator.ask(lambda hub: hub.catalogue.numbers(wanted)))
+    points, wanted = _points(navigator, request), read_filter(_text(request, "wanted"))
+    return navigator.positions(points, navigator.ask(lambda hub: hub.catalogue.numbers(wanted)))
 
 
 def _found(navigator: Navigator, request: Request) -> bytes:
-    text = _text(request, "text")[:1000]
-    base = navigator.points(_space(request)).space.base
-    found = navigator.ask(lambda hub: hub.texts.find_text(text, hub.filtered("", base), _MOST_FOUND))
-    return navigator.positions(_space(request), [number for number, _ in found], cut=len(found) == _MOST_FOUND)
+    points, text = _points(navigator, request), _text(request, "text")[:1000]
+    found = navigator.ask(lambda hub: hub.texts.find_text(text, hub.filtered("", points.space.base), _MOST_FOUND))
+    return navigator.positions(points, [number for number, _ in found], cut=len(found) == _MOST_FOUND)
 
 
 def _model(navigator: Navigator, request: Request) -> dict[str, Any]:
-    points, number = navigator.points(_space(request)), _number(request, "number")
-    return navigator.ask(lambda hub: model_details(hub, points, number))
+    _points(navigator, request)
+    number = _number(request, "number")
+    return navigator.ask(lambda hub: model_details(hub, number))
 
 
 def _neighbours(navigator: Navigator, request: Request) -> dict[str, Any]:
-    points, number = navigator.points(_space(request)), _number(request, "number")
+    points, number = _points(navigator, request), _number(request, "number")
     k = max(1, min(_MOST_NEIGHBOURS, _number(request, "k", 10)))
     only_open = request.query_params.get("open") == "1"
     return navigator.ask(lambda hub: neighbours_of(hub, points, number, k, only_open=only_open))
 
 
-def _job(job: PageJob) -> dict[str, Any]:
-    return job.plain() | {"result": job.result if job.state == "done" else None}
+def _costs(navigator: Navigator, request: Request) -> dict[str, Any]:
+    _points(navigator, request)
+    return navigator.costs(_number(request, "number"), _numbers(_text(request, "others")))
+
+
+def _job(navigator: Navigator, request: Request) -> dict[str, Any]:
+    job = navigator.board.job(_text(request, "id"))
+    if job.kind != "task" or job.state != "done":
+        return job.plain() | {"result": job.result if job.state == "done" else None}
+    return job.plain() | {"result": navigator.task_result(job, _points(navigator, request))}
 
 
 def _run(navigator: Navigator, run: str) -> Path:
@@ -188,6 +221,7 @@ def _stop(navigator: Navigator, request: Request, asked: dict[str, Any]) -> dict
 
 
 def _plan(navigator: Navigator, request: Request, asked: dict[str, Any]) -> dict[str, Any]:
+    _points(navigator, request)
     task = navigator.board.job(str(asked.get("task", "")))
     if task.kind != "task" or task.state != "done":
         raise InputError("a plan needs examples: drop some first, and wait until they are ranked")

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import secrets
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
@@ -15,6 +14,7 @@ from merge_advisor.errors import InputError
 from merge_advisor.explore.guarded import Guarded
 from merge_advisor.explore.navigator import Navigator
 from merge_advisor.explore.server import WEB, make_app
+from merge_advisor.explore.tokens import new_token
 
 if TYPE_CHECKING:
     import uvicorn
@@ -25,8 +25,8 @@ LOOPBACK = "127.0.0.1"
 
 
 def explore(
-    folder: Path, *, port: int = 0, runs: Path = Path("runs"), on_ready: Callable[[str], None],
-    **where: Unpack[SessionOptions],
+    folder: Path, *, port: int = 0, runs: Path = Path("runs"), logs: Sequence[Path] = (), token: str | None = None,
+    on_ready: Callable[[str], None], **where: Unpack[SessionOptions],
 ) -> None:  # fmt: skip
     """Serve the Navigator of a hub folder on this machine alone, until it is interrupted.
 
@@ -34,6 +34,8 @@ def explore(
         folder: the hub folder.
         port: where; 0: any that is free.
         runs: folder where plans put their runs.
+        logs: see `Navigator`.
+        token: that the address holds, see `kept_token`; None: one made for this time.
         on_ready: called with the address, which holds the token, once the page can be opened.
         where: see `SessionOptions`.
 
@@ -44,11 +46,11 @@ def explore(
     check_installed()
     import uvicorn
 
-    with closing(Navigator(folder, cache=cache_of(where), runs=runs, where=where)) as navigator:
+    with closing(Navigator(folder, cache=cache_of(where), runs=runs, logs=logs, where=where)) as navigator:
         navigator.points()  # a hub without models is refused here, and the first page is quick
         with closing(free_socket(port)) as listening:
             found = int(listening.getsockname()[1])
-            token = secrets.token_urlsafe(24)
+            token = token or new_token()
             config = uvicorn.Config(
                 Guarded(make_app(navigator), token, found), log_level="error", access_log=False, lifespan="off",
                 server_header=False, ws="none", timeout_graceful_shutdown=2,

@@ -28,11 +28,11 @@ def chromium() -> str:
 
 
 @contextmanager
-def served(folder: Path, world: Path) -> Iterator[str]:
+def served(folder: Path, world: Path, *more: str) -> Iterator[str]:
     """`merge-advisor explore`, as a process of its own; yields the address that it prints."""
     root = Path(__file__).parents[2]
     command = [sys.executable, "-m", "merge_advisor", "explore", str(folder), "--no-browser", "--offline",
-               "--cache", str(world / "cache"), "--runs", str(world / "runs")]  # fmt: skip
+               "--cache", str(world / "cache"), "--runs", str(world / "runs"), *more]  # fmt: skip
     environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
     server = subprocess.Popen(
         command, cwd=world, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -104,6 +104,24 @@ class Visit:
         }"""
         left, top = self.page.evaluate(script, name)
         return left, top
+
+    def focus(self) -> str:
+        """What has the focus: its id, label or text; the id of a panel around it in front."""
+        script = """() => { const held = document.activeElement, panel = held.closest('[role=tabpanel]');
+          return (panel && panel !== held ? panel.id + ' ' : '') +
+            (held.id || held.getAttribute('aria-label') || held.labels?.[0]?.querySelector('span')?.innerText ||
+             (held === document.body ? '' : held.innerText) || held.tagName); }"""
+        return " ".join(str(self.page.evaluate(script)).split())
+
+    def tab_to(self, wanted: str, most: int = 150) -> None:
+        """Press Tab until the focus is on what is wanted, as `focus` calls it."""
+        seen = [self.focus()]
+        for _ in range(most):
+            if f" {seen[-1]}".endswith(f" {wanted}"):
+                return
+            self.page.keyboard.press("Tab")
+            seen.append(self.focus())
+        raise AssertionError(f"Tab never reached {wanted}; it went {seen}")
 
     def entry_of(self, name: str) -> int:
         """The number of a model."""

@@ -1,12 +1,11 @@
-"""The page in a real browser, on made hubs and, from examples to verdict, on the tiny Llama."""
+"""The page in a real browser, on made hubs."""
 
 import csv
-import json
 import re
-import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +16,10 @@ from merge_advisor.types import Base
 from tests.explore.browser import chromium, served, visiting
 from tests.explore.explore_world import HOSTILE, clustered
 from tests.hub.hub_world import SPACE, TIME, entry_of
+
+MARKED = "window.navigatorPage.scene.marks.neighbours.map(({ index }) => window.navigatorPage.model.names[index])"
+SEEN = "window.navigatorPage.model.names.filter((_, index) => window.navigatorPage.scene.shown[index])"
+TICKED = "window.navigatorPage.scene.marks.picked.map((index) => window.navigatorPage.model.names[index])"
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 
@@ -187,6 +190,41 @@ def test_everything_is_reached_by_keyboard_alone(made: tuple[str, Path]) -> None
         visit.wait("dialog[open]")
         keys.press("Escape")
         assert not visit.page.evaluate("document.querySelector('dialog').open")
+        # what is pressed keeps the focus, though it is drawn anew; what has gone hands it on
+        assert visit.focus() == "tab-selection"
+        visit.tab_to("untick " + visit.page.evaluate(TICKED)[0])
+        keys.press("Enter")
+        visit.until("document.getElementById('picked-count') === null")
+        assert visit.focus() == "panel-selection"
+        visit.page.focus("#tab-selection")
+        keys.press("ArrowRight")
+        for _ in range(2):
+            keys.press("Tab")
+            held = visit.focus()
+            assert held.startswith("panel-list tick ")
+            keys.press("Space")
+            assert visit.focus() == held and visit.page.evaluate("document.activeElement.checked")
+            keys.press("Tab")
+        visit.page.focus("#colour")
+        keys.press("Tab")
+        group = visit.focus()
+        keys.press("Enter")
+        visit.until("window.navigatorPage.state.clusters.size === 1")
+        assert visit.focus() == group and visit.page.get_attribute(":focus", "aria-pressed") == "true"
+        visit.tab_to("wanted")
+        visit.page.evaluate("setInterval(() => window.navigatorPage.renderAll(), 20)")  # as polls do, more often
+        keys.type("rank<=4", delay=60)
+        visit.until("window.navigatorPage.model.wanted !== null")
+        keys.press("Home")
+        keys.type("x")
+        assert visit.page.input_value("#wanted") == "xrank<=4" and visit.focus() == "panel-view wanted"
+        keys.press("Backspace")
+        visit.tab_to("density")
+        keys.press("Space")
+        assert visit.page.is_checked("#density") and visit.focus() == "panel-view density"
+        visit.page.wait_for_timeout(500)
+        assert visit.page.evaluate("window.navigatorPage.filterError") == ""
+        visit.wrong.clear()  # of the field that there is none of, on the way
 
 
 @pytest.mark.parametrize(("scheme", "size"), [("dark", (1400, 860)), ("light", (400, 780)), ("dark", (400, 780))])
@@ -254,25 +292,49 @@ def test_each_base_has_a_map_of_its_own(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_hundred_thousand_models_are_drawn_and_can_be_clicked(tmp_path: Path) -> None:
-    chromium()
-    hub = clustered(tmp_path / "hub", groups=4, each=25_000)
-    with served(hub, tmp_path) as address:
-        for draw in ("gl", "2d"):
-            with visiting(address) as visit:
-                visit.open(f"&draw={draw}")
-                assert visit.page.inner_text("#count") == "100,000 models"
-                left, top = visit.place_of("clinical-14")
-                for _ in range(12):
-                    visit.page.mouse.move(left, top)
-                    visit.page.mouse.wheel(0, -300)
-                    visit.page.wait_for_timeout(50)
-                visit.page.evaluate("window.navigatorPage.open(15)")
-                visit.wait("html[data-model='15']")
-                with Hub.open(hub) as opened:
-                    expected = [f"{hit.score:.3f}" for hit in opened.search(like="clinical-14", k=10).hits]
-                rows = visit.page.query_selector_all("#neighbours tbody tr")
-                assert [row.query_selector_all("td")[2].inner_text().strip() for row in rows] == expected
+def test_an_answer_that_comes_late_is_not_taken_for_that_to_the_last_question(made: tuple[str, Path]) -> None:
+    address, hub = made
+    with visiting(address) as visit:
+        visit.open()
+        page = visit.page
+        held: list[Any] = []
+
+        def hold(route: Any) -> None:
+            if held or ("/api/filter" in route.request.url and "rank%3C%3D4" not in route.request.url):
+                route.continue_()
+            else:
+                held.append(route)
+
+        page.route("**/api/filter*", hold)
+        page.fill("#wanted", "rank<=4")
+        for _ in range(100):
+            page.wait_for_timeout(50)
+            if held:
+                break
+        page.fill("#wanted", "licence=mit")
+        with Hub.open(hub) as opened:
+            expected = [entry.id for entry in opened.entries("licence=mit")]
+        visit.until(f"({SEEN}).length === {len(expected)}")
+        with page.expect_response("**/api/filter*rank*"):
+            held[0].continue_()
+        page.wait_for_timeout(300)
+        assert page.evaluate(SEEN) == expected and page.evaluate("document.activeElement.id") == "wanted"
+        page.unroute("**/api/filter*")
+        page.click("text=Show all 80")
+        # the same of models that are opened one after the other
+        held.clear()
+        first, last = visit.entry_of("clinical-14"), visit.entry_of("algebra-15")
+        page.route(f"**/api/neighbours*number={first}&*", lambda route: held.append(route))
+        page.evaluate(f"() => {{ window.navigatorPage.open({first}); window.navigatorPage.open({last}); }}")
+        visit.wait(f"html[data-model='{last}']")
+        for route in held:
+            route.continue_()
+        page.wait_for_timeout(500)
+        page.evaluate("window.navigatorPage.panels.model.render()")
+        assert page.inner_text(".title") == "algebra-15"
+        with Hub.open(hub) as opened:
+            hits = opened.search(like="algebra-15", k=10).hits
+        assert page.evaluate(MARKED) == [hit.entry.id for hit in hits]
 
 
 def test_a_page_that_was_sent_works_without_a_server(made: tuple[str, Path], tmp_path: Path) -> None:
@@ -296,62 +358,9 @@ def test_a_page_that_was_sent_works_without_a_server(made: tuple[str, Path], tmp
         assert page.query_selector("#tab-examples") is None and page.query_selector("#view-runs") is None
         page.fill("#search", "python")
         visit.until("document.getElementById('count').textContent.includes(' of 80')")
-
-
-def test_from_examples_to_a_verdict(tiny_llama: Path, tiny_pool: Path, tmp_path: Path) -> None:
-    """On the tiny Llama: examples are ranked, models are lassoed and planned with, the report opens, runs compare."""
-    chromium()
-    with Hub.open(tmp_path / "hub", make=True) as hub:
-        hub.add(tiny_pool, base=str(tiny_llama), cache=tmp_path / "cache")
-    rows = [{"input": f"say {n} twice", "output": f"{n} {n}"} for n in range(60)]
-    (tmp_path / "twice.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    with served(tmp_path / "hub", tmp_path) as address, visiting(address) as visit:
-        visit.open()
-        page = visit.page
-        # what merging costs, read from the weights: within a family much is shared
-        page.mouse.click(*visit.place_of("a0"))
-        visit.wait("html[data-model]:not([data-model=''])")
-        page.click("#costs")
-        visit.wait("#neighbours th:nth-child(6)")
-        overlap = {
-            row.query_selector(".name").inner_text(): float(row.query_selector_all("td")[5].inner_text())
-            for row in page.query_selector_all("#neighbours tbody tr")
-        }
-        assert min(overlap["a1"], overlap["a2"]) > 0.5 > max(overlap[name] for name in ("b0", "b1", "b2"))
-        page.set_input_files("#task-file", tmp_path / "twice.jsonl")
-        visit.wait("#tasks .chip.done, #tasks .chip.failed")
-        assert page.query_selector("#tasks .bad") is None, page.inner_text("#tasks")
-        captions = [caption.inner_text() for caption in page.query_selector_all(".ranks caption")]
-        assert captions == ["by delta", "by gradient", "by measured loss"]
-        for table in page.query_selector_all(".ranks table"):
-            values = [float(row.query_selector_all("td")[2].inner_text()) for row in table.query_selector_all("tr")]
-            assert len(values) == 6 and values == sorted(values, reverse=True)
-        assert page.evaluate("window.navigatorPage.scene.marks.tasks.map((task) => task.name)") == ["twice"]
-        page.focus("#map")
-        page.keyboard.press("a")
-        visit.until("document.getElementById('picked-count').textContent === '6 ticked'")
-        for number in (1, 2):
-            page.click("#panel-selection details summary")
-            page.select_option("#panel-selection label:has-text('Adaptation') select", "none")
-            page.select_option("#panel-selection label:has-text('Strategy') select", ["top_k", "shot_loss"][number - 1])
-            page.click("#plan")
-            visit.until(f"document.querySelectorAll('#plans .chip').length === {number}")
-            visit.until("document.querySelector('#plans .chip.running') === null")
-            assert page.query_selector("#plans .bad") is None, page.inner_text("#plans")
-        page.click("#plans .job:first-of-type button.link, #plans button.link")
-        visit.wait("#files li")
-        with Hub.open(tmp_path / "hub") as hub:
-            runs = hub.runs()
-        assert {Path(run.folder).name for run in runs} == {"twice", "twice-2"} and all(run.verdict for run in runs)
-        assert page.inner_text("#report .verdict") in {run.verdict for run in runs}
-        with page.expect_download() as saved:
-            page.click("#files button.link:has-text('recipe.json')")
-        assert json.loads(Path(saved.value.path()).read_text())["composition"] == "exact"
-        for box in page.query_selector_all(".runlist input"):
-            index = box.evaluate("(element) => [...document.querySelectorAll('.runlist input')].indexOf(element)")
-            page.locator(".runlist input").nth(index).check()
-            page.wait_for_timeout(200)
-        visit.until("document.querySelector('.compare') !== null")
-        assert len(page.query_selector_all(".rows tbody tr")) == 28
-        assert "say" in page.inner_text(".rows tbody tr")
-    shutil.rmtree(tmp_path / "runs")
+        page.fill("#search", "medicine contracts")
+        visit.until("document.getElementById('count').textContent.startsWith('0 of 80')")
+        page.fill("#search", "Medicine model")  # words of cards alone
+        visit.until("document.getElementById('count').textContent.startsWith('20 of 80')")
+        with Hub.open(hub) as opened:
+            assert page.evaluate(SEEN) == [item.id for item in opened.entries() if "medicine" in item.card]

@@ -1,14 +1,18 @@
 """`merge-advisor explore` on the command line: what it refuses is one line, and the page to send is written."""
 
 import json
+import os
+import stat
 import sys
 from pathlib import Path
 
 import pytest
 
 from merge_advisor.cli import main
+from merge_advisor.errors import InputError
 from merge_advisor.explore.page_export import nearest_table
 from merge_advisor.explore.serving import free_socket
+from merge_advisor.explore.tokens import kept_token
 from tests.explore.explore_world import HOSTILE, clustered
 
 
@@ -29,6 +33,10 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (["hub", "--base", "x"], 2, "--base is not needed, the hub knows it; leave it out"),
         (["hub", "--port", "70000"], 2, "--port 70000: give 1 to 65535"),
         (["hub", "--space", "1"], 2, "--space: goes with --export"),
+        (["hub", "--token-file", "t"], 2, "--token-file: goes with --port: at any that is free"),
+        (["hub", "--new-token"], 2, "--new-token: goes with --token-file; without it every start has a new one"),
+        (["hub", "--export", "m.html", "--watch-log", "w"], 2, "--watch-log: goes with the page that is served"),
+        (["hub", "--port", "65000", "--token-file", "hub"], 2, "--token-file hub: it is no regular file; --new-token"),
         (["hub", "--export", "map.txt"], 2, "--export map.txt: a page is written; give a name that ends in .html"),
         (["hub", "--export", "map.html", "--space", "9"], 2, "has no space 9; it has 1"),
         (["hub", "--export", "hub/catalogue.sqlite/map.html"], 2, "cannot be written"),
@@ -75,6 +83,27 @@ def test_the_page_to_send_says_what_it_is_and_holds_names_as_text(
     assert "cards are cut to 20 characters" in capsys.readouterr().out
     cut = json.loads(Path("small.html").read_text("utf-8").split('id="embedded">')[1].split("</script>")[0])["cards"]
     assert max(map(len, cut)) == 20 and all(card.endswith("…") for card in cut)
+
+
+def test_a_kept_secret_is_its_owners_alone(tmp_path: Path) -> None:
+    file = tmp_path / "made" / "token"
+    token = kept_token(file)
+    assert kept_token(file) == token and len(token) >= 32 and stat.S_IMODE(file.stat().st_mode) == 0o600
+    newer = kept_token(file, anew=True)
+    assert newer != token and kept_token(file) == newer and stat.S_IMODE(file.stat().st_mode) == 0o600
+    file.chmod(0o640)
+    with pytest.raises(InputError, match=r"others can read it \(mode 640\); `new_token` replaces it, or name another"):
+        kept_token(file)
+    assert kept_token(file, anew=True) != newer and stat.S_IMODE(file.stat().st_mode) == 0o600
+    link, pipe, short = tmp_path / "link", tmp_path / "pipe", tmp_path / "short"
+    link.symlink_to(file)
+    os.mkfifo(pipe, 0o600)
+    short.write_text("abc\n")
+    short.chmod(0o600)
+    for path, says in ((link, "it is a link"), (pipe, "no regular file"), (short, "keeps no secret of 32 or more")):
+        with pytest.raises(InputError, match=says):
+            kept_token(path)
+    assert link.is_symlink() and kept_token(link, anew=True) != kept_token(file), "what a link leads to is left alone"
 
 
 def test_the_nearest_of_a_page_are_those_of_all_cosines() -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from merge_advisor.explore import projection
-from merge_advisor.explore.clusters import find_clusters, name_clusters
+from merge_advisor.explore.clusters import find_clusters, name_clusters, unnamed_clusters
 from merge_advisor.explore.layouts import keep_layout, kept_layout, layout_file, made_layout
 from merge_advisor.explore.map_points import read_points, texts_of
 from merge_advisor.explore.projection import fit_axes, fitted_square, lay_out, place_among, trust_in
@@ -82,6 +82,10 @@ def test_clusters_are_the_groups_and_are_named_by_their_own_words() -> None:
     assert sorted(names) == ["algebra, sums", "code, python", "contract, legal"]
     assert name_clusters(found.of, found.count, ["demo"] * 60) == ["cluster 1", "cluster 2", "cluster 3"]
     assert name_clusters(found.of, found.count, [""] * 60) == ["cluster 1", "cluster 2", "cluster 3"]
+    same = ["red"] * 2 + ["green"] * 2 + ["red"] * 2 + ["blue"] * 2
+    numbered = np.repeat(np.arange(4), 2).astype(np.uint8)
+    assert name_clusters(numbered, 4, same) == ["red", "green", "red (2)", "blue"]
+    assert unnamed_clusters(names) == 0 and unnamed_clusters(["cluster 1", "cluster, law", "cluster 3"]) == 2
 
 
 @pytest.mark.slow

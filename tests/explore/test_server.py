@@ -7,19 +7,26 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from merge_advisor.errors import RunError
 from merge_advisor.explore.binary import unpack_arrays
 from merge_advisor.explore.guarded import Guarded
+from merge_advisor.explore.jobs import PageJob
+from merge_advisor.explore.layouts import MapLayout, keep_layout, layout_file
+from merge_advisor.explore.map_points import read_points
 from merge_advisor.explore.navigator import Navigator, free_folder
+from merge_advisor.explore.projection import place_among
+from merge_advisor.explore.run_views import gate_decisions
 from merge_advisor.hub import Hub
 from merge_advisor.hub.values import HubRun, HubScore
 from tests.explore.explore_world import HOSTILE, PORT, TOKEN, Answer, ask, clustered
-from tests.hub.hub_world import TIME
+from tests.hub.hub_world import TIME, put
 
 pytest.importorskip("starlette", reason="starlette is not installed")
 
@@ -134,6 +141,92 @@ def test_no_file_of_the_machine_can_be_named(app: Any, navigator: Navigator, tmp
     assert ask(app, "/api/run", query=f"run={own}").json["error"].startswith(str(folder))
 
 
+OF_A_MAP = (
+    "map", "state", "names", "layout", "scores?task=sums&metric=accuracy", "filter?wanted=rank%3C%3D4",
+    "find?text=clinical", "model?number=2", "neighbours?number=2", "costs?number=2&others=3", "job?id=task",
+)  # fmt: skip
+"""What the page asks of the map that it shows."""
+
+
+def asked_of(app: Any, state: str) -> dict[str, Answer]:
+    """What these are answered by a page that shows a state, and a plan."""
+    found = {}
+    for question in OF_A_MAP:
+        path, _, query = question.partition("?")
+        found[question] = ask(app, f"/api/{path}", query=f"{query}&space=1&state={state}")
+    plan = json.dumps({"task": "task", "models": [2, 3]}).encode()
+    found["plans"] = ask(app, "/api/plans", method="POST", query=f"space=1&state={state}", body=[plan])
+    return found
+
+
+def ranked(navigator: Navigator, vector: list[float]) -> None:
+    """A task that was ranked."""
+    result = {"vector": vector, "ranks": [{"number": 2, "id": "x", "cosine": 1.0}]}
+    navigator.board._jobs["task"] = PageJob("task", "task", "t", "done", result=result, said={"space": 1, "file": "t"})
+
+
+@pytest.mark.parametrize("change", ["removed", "added", "renamed", "licence"])
+def test_a_page_that_shows_an_old_map_is_never_answered_with_places_on_another(
+    app: Any, navigator: Navigator, change: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(navigator.board, "start", lambda *asked, **said: PageJob("layout", "layout", "layout"))
+    ranked(navigator, [1.0] * 16)
+    old = ask(app, "/api/state").json["state"]
+    assert unpack_arrays(ask(app, "/api/map").body)[0]["state"] == old
+    refusals = {name: answer.status for name, answer in asked_of(app, old).items() if answer.status != 200}
+    # made models have no weights to read
+    assert refusals == {"costs?number=2&others=3": 400, "plans": 400}
+    with Hub.open(navigator.folder) as hub:
+        # what moves no model leaves the map as it is
+        hub.add_score("python-10", HubScore("sums", "accuracy", 0.5, 0.4, 0.6, 40, "fast 1", "d1"))
+        hub.results.keep_run(HubRun("/nowhere/run", TIME, ("sums",), "merge"))
+    assert ask(app, "/api/state", query=f"space=1&state={old}").json == {"state": old}
+    with Hub.open(navigator.folder) as hub:
+        if change == "removed":
+            hub.remove("python-10")
+        elif change == "added":
+            put(hub, 99, "late", np.arange(16))
+        elif change == "renamed":
+            hub.catalogue.keep_name("base", "0-first", 11, TIME.replace("2026", "2020"))
+        else:
+            entry = hub.entry("python-10")
+            hub.catalogue.keep_entry(replace(entry, licence="bsd-3-clause"))
+    for name, answer in asked_of(app, old).items():
+        assert answer.status == 409 and answer.json["changed"] is True, name
+        assert answer.json["error"] == "the hub has changed since this map was loaded; load it again"
+    new = ask(app, "/api/state").json["state"]
+    assert new != old
+    again = {name: answer.status for name, answer in asked_of(app, new).items() if answer.status != 200}
+    assert again == refusals
+
+
+def test_a_task_that_was_ranked_before_umap_gets_its_place_on_it(app: Any, navigator: Navigator) -> None:
+    with Hub.open(navigator.folder) as hub:
+        points = read_points(hub, 1)
+        delta = hub.deltas.delta(1, 5)
+        assert delta is not None
+    ranked(navigator, delta.tolist())
+
+    def placed() -> tuple[Any, Any]:
+        found = ask(app, "/api/job", query=f"id=task&space=1&state={navigator.points().state}").json["result"]
+        assert "vector" not in found and found["ranks"][0]["number"] == 2
+        return found["pca"], found["umap"]
+
+    place = points.position(5)
+    assert placed() == (pytest.approx(points.places[place], abs=5e-3), None)
+    umap = np.random.default_rng(0).uniform(-1, 1, (24, 2)).astype(np.float32)
+    groups = MapLayout(np.zeros(24, np.uint8), ("all",), None, None, None, None, "", pending=True)
+    keep_layout(layout_file(navigator.cache, points), groups)
+    assert placed()[1] is None
+    keep_layout(layout_file(navigator.cache, points), replace(groups, umap=umap, pending=False))
+    unit = (delta / np.linalg.norm(delta))[None].astype(np.float32)
+    assert placed()[1] == pytest.approx(place_among(unit, points.units, umap)[0], abs=1e-5)
+    with Hub.open(navigator.folder) as hub:  # the axes of fewer models are others
+        hub.remove(HOSTILE[0])
+        fewer = read_points(hub, 1)
+    assert placed() == (pytest.approx(fewer.places[fewer.position(5)], abs=5e-3), None)
+
+
 def sent(app: Any, data: bytes, name: str = "rows.jsonl") -> Answer:
     return ask(app, "/api/tasks", method="POST", body=[data], headers={"x-file-name": name})
 
@@ -241,4 +334,17 @@ def test_decisions_of_a_gate_are_shown_and_what_cannot_be_read_is_counted(app: A
     lines = [json.dumps({"model": f"m{n}", "kind": "new", "text": f"m{n}: <b>improves</b> nothing"}) for n in range(3)]
     log.write_text("\n".join([*lines, "{half a li", "[]", ""]))
     told = ask(app, "/api/decisions").json
-    assert [item["model"] for item in told["decisions"]] == ["m2", "m1", "m0"] and told["unread"] == 2
+    assert [item["model"] for item in told["decisions"]] == ["m2", "m1", "m0"]
+    assert told["logs"] == [{"file": str(log), "shown": 3, "unread": 2, "problem": ""}]
+
+
+def test_decisions_of_several_gates_are_shown_together_the_newest_first(tmp_path: Path) -> None:
+    folder, file, missing = tmp_path / "a", tmp_path / "b" / "log.jsonl", tmp_path / "none"
+    for path, days in ((folder / "log.jsonl", (1, 3)), (file, (2, 4))):
+        path.parent.mkdir()
+        lines = [json.dumps({"model": f"m{n}", "kind": "new", "text": "t", "at": f"2026-11-0{n}"}) for n in days]
+        path.write_text("\n".join(lines) + "\n")
+    os.mkfifo(tmp_path / "fifo.jsonl")
+    told = gate_decisions([missing, folder, file, folder / "log.jsonl", tmp_path / "fifo.jsonl"])
+    assert [(item["model"], item["log"]) for item in told["decisions"]] == [("m4", 2), ("m3", 1), ("m2", 2), ("m1", 1)]
+    assert [log["problem"] for log in told["logs"]] == ["there is none yet", "", "", "no regular file"]

@@ -4,6 +4,13 @@ const holder = document.getElementById("embedded");
 export const embedded = holder ? JSON.parse(holder.textContent) : null;
 const token = new URLSearchParams(location.search).get("token") ?? "";
 
+// The server says that the hub is another one than when this map was loaded: nothing of the answer would fit it.
+export class HubChanged extends Error {}
+let changed = null;
+export function onChanged(action) {
+  changed = action;
+}
+
 async function ask(path, parameters = {}, options = {}) {
   const given = Object.entries(parameters).filter(([, value]) => value !== undefined && value !== null && value !== "");
   const query = new URLSearchParams(given).toString();
@@ -17,13 +24,17 @@ async function ask(path, parameters = {}, options = {}) {
     throw new Error("the server does not answer; is `merge-advisor explore` still running?");
   }
   if (!answer.ok) {
-    let line = `the server answered ${answer.status}`;
+    let line = `the server answered ${answer.status}`,
+      told = null;
     try {
-      line = (await answer.json()).error ?? line;
+      told = await answer.json();
+      line = told.error ?? line;
     } catch {
       /* no JSON: the number has to do */
     }
-    throw new Error(line);
+    if (!told?.changed) throw new Error(line);
+    changed?.(parameters.state);
+    throw new HubChanged(line);
   }
   return answer;
 }

@@ -1,10 +1,14 @@
 // Elements without markup: whatever a name or a card holds becomes a text node, never HTML.
 
+import { renew } from "./renew.js";
+
+// `key`: what the element stands for among its brothers, where its place does not say it.
 export function h(tag, attributes = {}, ...children) {
   const element = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes ?? {})) {
     if (value === undefined || value === null || value === false) continue;
-    if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
+    if (name.startsWith("on")) heed(element, name.slice(2), value);
+    else if (name === "key") element.key = String(value);
     else if (name === "value" || name === "checked" || name === "disabled" || name === "selected")
       element[name] = value;
     else if (name === "style") Object.assign(element.style, value);
@@ -22,9 +26,16 @@ export function append(element, children) {
   return element;
 }
 
+// What is done on an event can be another thing after the next `fill`, on the same element.
+export function heed(element, name, action) {
+  element.heeds ??= {};
+  if (!(name in element.heeds)) element.addEventListener(name, (event) => element.heeds[name]?.(event));
+  element.heeds[name] = action;
+}
+
+// Make an element hold these children, and of what it holds keep all that is alike: see `renew`.
 export function fill(element, ...children) {
-  element.replaceChildren();
-  return append(element, children);
+  return renew(element, () => append(document.createDocumentFragment(), children), heed);
 }
 
 // A name of others: its own direction, cut by the style and not here, whole in the tooltip.
@@ -75,6 +86,16 @@ export function dayText(day) {
   return day ? new Date(day * 86400000).toISOString().slice(0, 10) : "";
 }
 
+// Of answers that come in any order, only that to the latest question counts:
+// `const still = turns()` before asking, `if (!still()) return` after.
+export function inTurn() {
+  let last = 0;
+  return () => {
+    const mine = ++last;
+    return () => mine === last;
+  };
+}
+
 export function debounced(action, wait) {
   let timer = 0;
   return (...given) => {
@@ -98,8 +119,8 @@ let saying = 0;
 export function say(text, kind = "note") {
   const place = document.getElementById("said");
   if (!place) return;
-  fill(
-    place,
+  // a new element each time: the same line said twice is read twice
+  place.replaceChildren(
     h(
       "div",
       { class: "toast " + kind },

@@ -57,7 +57,7 @@ export function listPanel(app) {
             const entry = model.entry[index];
             return h(
               "tr",
-              {},
+              { key: entry },
               h(
                 "td",
                 {},

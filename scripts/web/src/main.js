@@ -1,15 +1,18 @@
 // The page: puts its parts together, loads a hub, and keeps what is shown in step with what was asked for.
 
-import { embedded, json, packed } from "./api.js";
-import { debounced, fill, h, nameOf, number, say, shown } from "./dom.js";
+import { embedded, HubChanged, json, onChanged, packed } from "./api.js";
+import { debounced, fill, h, inTurn, nameOf, number, say, shown } from "./dom.js";
 import { helpDialog, listen } from "./keys.js";
 import { listPanel } from "./listpanel.js";
 import {
   clusterLabels,
   coloured,
+  FEWEST_LETTERS,
+  layoutOf,
   loadHub,
   loadModel,
   loadScores,
+  ofMap,
   positions,
   setLayout,
   shownModels,
@@ -21,21 +24,27 @@ import { runsView } from "./runsview.js";
 import { saveCsv, savePng, saveSvg } from "./saving.js";
 import { Scene } from "./scene.js";
 import { selectionPanel } from "./selectionpanel.js";
-import { address, on, restore, set, state } from "./state.js";
+import { address, on, restore, set, state, ticksLeftOut } from "./state.js";
 import { resultsOf, taskPanel } from "./taskpanel.js";
 import { viewPanel } from "./viewpanel.js";
 
 const POLL = 700,
-  WAIT = 1500;
+  WAIT = 1500,
+  // a hub that models are added to changes again and again
+  TRIES = 5;
 
 class App {
   constructor() {
+    this.state = state;
     this.hub = null;
     this.model = null;
     this.jobs = [];
     this.results = new Map();
     this.laying = "";
     this.filterError = "";
+    this.reloading = false;
+    for (const name of ["opening", "filtering", "searching", "colouring", "following"]) this[name] = inTurn();
+    onChanged((stale) => this.reload(stale));
     this.scene = new Scene({
       first: () => {
         performance.mark("first-picture");
@@ -62,12 +71,13 @@ class App {
   }
 
   build() {
-    const search = debounced((text) => this.search(text), 120);
+    const search = debounced((text) => this.search(text), 120),
+      searched = embedded && embedded.cards_cut === 0 ? "Search names" : "Search names and cards";
     this.searchField = h("input", {
       type: "search",
       id: "search",
-      placeholder: "Search names and cards  /",
-      "aria-label": "Search names and cards",
+      placeholder: searched + "  /",
+      "aria-label": searched,
       value: state.words,
       oninput: (event) => search(event.target.value),
     });
@@ -111,7 +121,7 @@ class App {
     const panel = (name) =>
       h(
         "div",
-        { role: "tabpanel", id: "panel-" + name, "aria-labelledby": "tab-" + name, class: "panel" },
+        { role: "tabpanel", id: "panel-" + name, "aria-labelledby": "tab-" + name, class: "panel", tabindex: "-1" },
         this.panels[name].element,
       );
     this.lassoButton = h(
@@ -200,6 +210,8 @@ class App {
     on("panel view", () => this.arrange());
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.repaint());
     addEventListener("hashchange", () => location.reload());
+    // who comes back from where models were added must not look at an old map
+    if (!embedded) addEventListener("focus", () => this.model && json("state", ofMap(this.model)).catch(() => {}));
   }
 
   async start() {
@@ -219,14 +231,10 @@ class App {
       this.hub = await loadHub();
       fill(this.title, nameOf(this.hub.name));
       document.title = `${shown(this.hub.name)} · Navigator`;
-      const known = this.hub.spaces.some((space) => space.number === state.space && space.models);
-      await this.openSpace(
-        known ? state.space : this.hub.spaces.reduce((one, other) => (other.models > one.models ? other : one)).number,
-        false,
-      );
+      await this.openSpace(this.spaceToShow(), false);
     } catch (failure) {
-      fill(
-        this.stage,
+      if (failure instanceof HubChanged) return;
+      this.stage.replaceChildren(
         h(
           "div",
           { class: "empty" },
@@ -240,8 +248,70 @@ class App {
     if (!embedded) this.follow();
   }
 
-  async openSpace(space, anew = true) {
-    state.space = space;
+  spaceToShow() {
+    const known = this.hub.spaces.some((space) => space.number === state.space && space.models);
+    return known
+      ? state.space
+      : this.hub.spaces.reduce((one, other) => (other.models > one.models ? other : one)).number;
+  }
+
+  // Another process has changed the hub: what stands by its place is loaded again; what is chosen, and the view, stay.
+  async reload(stale) {
+    // an answer to a question that was asked before it was loaded again
+    if (this.reloading || (stale && this.model && stale !== this.model.state)) return;
+    this.reloading = true;
+    say("The hub has changed; the map is being loaded again");
+    try {
+      for (let turn = 1; ; turn += 1) {
+        try {
+          this.hub = await loadHub();
+          const lost = await this.openSpace(this.spaceToShow(), false, this.model);
+          say(`The hub has changed; the map was loaded again${lost ? "; " + lost : ""}`);
+          break;
+        } catch (failure) {
+          if (!(failure instanceof HubChanged) || turn === TRIES) throw failure;
+          await new Promise((done) => setTimeout(done, WAIT));
+        }
+      }
+    } catch (failure) {
+      say(
+        failure instanceof HubChanged
+          ? "The hub keeps changing; load the page again once nothing is added to it"
+          : `The hub has changed, and the map cannot be loaded again: ${failure.message}`,
+        "error",
+      );
+    } finally {
+      this.reloading = false;
+    }
+    this.follow();
+  }
+
+  // What is chosen by model, carried to a map that was loaded again: by its number, else by its id. What is lost is said.
+  carry(before) {
+    const { model } = this,
+      entries = new Map(model.names.map((name, index) => [name, model.entry[index]]));
+    const now = (entry) =>
+      model.places.has(entry) || !before.places.has(entry)
+        ? entry
+        : entries.get(before.names?.[before.places.get(entry)]);
+    const picked = [...state.picked].map(now).filter((entry) => entry !== undefined),
+      lost = [];
+    if (picked.length < state.picked.size)
+      lost.push(`${number.format(state.picked.size - picked.length)} ticked models are not in it any more`);
+    state.picked = new Set(picked);
+    if (state.model !== null && now(state.model) === undefined) {
+      lost.push("the model that was open is not in it any more");
+      state.model = null;
+    } else if (state.model !== null) state.model = now(state.model);
+    const current = before.entry[this.scene.current];
+    this.scene.current = current === undefined ? -1 : (model.places.get(now(current)) ?? -1);
+    set({}); // the address
+    return lost.join("; ");
+  }
+
+  // What is lost of what was chosen on the map `before`, in words.
+  async openSpace(space, anew = true, before = null) {
+    const still = this.opening();
     if (anew) {
       set({
         model: null,
@@ -254,8 +324,15 @@ class App {
       });
       this.scene.fit();
     }
-    this.model = await loadModel(space);
-    this.model.wanted = null;
+    const model = await loadModel(space);
+    if (before) model.names = await json("names", ofMap(model));
+    if (!still()) return "";
+    state.space = space;
+    this.model = model;
+    this.laying = "";
+    const lost = before ? this.carry(before) : "";
+    this.scene.hovered = -1;
+    Object.assign(this.scene.marks, { chosen: -1, neighbours: [], tasks: [], picked: [] });
     this.scene.palette.length && this.repaint(false);
     if (state.colour.startsWith("score:") && !this.model.scores.has(state.colour))
       await this.useColour(state.colour, false);
@@ -268,20 +345,24 @@ class App {
     this.panels.selection.load();
     if (state.wanted) await this.useFilter(state.wanted);
     if (!embedded) {
-      this.model.names = await json("names", { space });
+      model.names ??= await json("names", ofMap(model));
+      if (!still()) return "";
+      await this.search(state.words);
       this.refilter();
-      this.pollLayout(this.model);
+      this.pollLayout(model);
     }
-    if (state.model !== null) await this.panels.model.load();
-    else this.panels.model.render();
+    await this.panels.model.load();
+    if (!still()) return "";
     this.renderAll();
+    if (this.jobs.length) this.follow();
     document.documentElement.dataset.names = "ready";
+    return lost;
   }
 
   // Clusters and UMAP come when they are ready; until then the map is PCA's.
   async pollLayout(model) {
     try {
-      const found = await packed("layout", { space: model.space });
+      const found = await packed("layout", ofMap(model));
       if (model !== this.model) return;
       const job = found.waiting ?? found.said.job;
       const failed = job?.state === "failed" || job?.state === "stopped";
@@ -289,11 +370,11 @@ class App {
         ? ""
         : failed
           ? `There will be no UMAP: ${job.error || job.state}.`
-          : `${job.what}${job.total > 1 ? `, step ${Math.min(job.done + 1, job.total)} of ${job.total}` : ""} …`;
+          : `${job.what[0].toUpperCase()}${job.what.slice(1)}${job.total > 1 ? `, step ${Math.min(job.done + 1, job.total)} of ${job.total}` : ""} …`;
       if (!found.waiting && (!model.layout || !job)) {
         setLayout(model, found);
         document.documentElement.dataset.layout = job ? "clusters" : "ready";
-        if (state.layout === "umap") {
+        if (layoutOf(model) === "umap") {
           usePlaces(model);
           this.scene.setPlaces(model.x, model.y);
         }
@@ -301,9 +382,11 @@ class App {
         this.recolour();
         this.relabel();
         this.renderAll();
+        if (this.jobs.length) this.follow(); // tasks have a place on it now
       } else this.panels.view.render();
       if (job && !failed) setTimeout(() => this.pollLayout(model), WAIT);
     } catch (failure) {
+      if (failure instanceof HubChanged || model !== this.model) return;
       this.laying = failure.message;
       this.panels.view.render();
     }
@@ -321,7 +404,10 @@ class App {
       total === this.model.count
         ? `${number.format(total)} models`
         : `${number.format(total)} of ${number.format(this.model.count)} models` +
-            (this.model.found && this.model.foundCut ? "; of cards, those that fit the words best" : ""),
+            (this.model.found && this.model.foundCut ? "; of cards, those that fit the words best" : "") +
+            (state.words.length >= FEWEST_LETTERS && embedded?.cards_cut
+              ? `; of cards, the first ${embedded.cards_cut} characters are searched`
+              : ""),
     );
     fill(
       this.status,
@@ -379,6 +465,7 @@ class App {
   }
 
   arrange() {
+    const held = document.activeElement;
     this.mapView.hidden = state.view !== "map";
     this.runs.element.hidden = state.view !== "runs" || Boolean(embedded);
     for (const view of ["map", "runs"])
@@ -394,6 +481,11 @@ class App {
     document.documentElement.dataset.panel = state.panel;
     if (this.model && state.panel !== "view") this.panels[state.panel].render();
     if (state.view === "runs" && !embedded) this.runs.load();
+    // where what has the focus is hidden now, it goes to what is shown in its stead
+    if (held && held !== document.body && !held.getClientRects().length) {
+      const shownNow = state.view === "runs" ? this.runs.element : document.getElementById("panel-" + state.panel);
+      shownNow.focus({ preventScroll: true });
+    }
   }
 
   showPanel(index) {
@@ -455,46 +547,48 @@ class App {
   }
 
   async search(text) {
-    const words = text.trim();
-    this.model && (this.model.found = null);
+    const words = text.trim(),
+      still = this.searching(),
+      { model } = this;
+    if (model) model.found = null;
     set({ words });
-    if (!words || embedded || words.length < 3) return;
+    if (!words || !model || embedded || words.length < FEWEST_LETTERS) return;
     try {
-      const model = this.model,
-        { found, cut } = await positions("find", { text: words }, model);
-      if (model === this.model && state.words === words) {
-        model.found = found;
-        model.foundCut = cut;
-        this.refilter();
-      }
+      const { found, cut } = await positions("find", { text: words }, model);
+      if (!still() || model !== this.model) return;
+      model.found = found;
+      model.foundCut = cut;
+      this.refilter();
     } catch {
       /* names are searched all the same */
     }
   }
 
   async useFilter(text) {
-    const model = this.model;
+    const { model } = this,
+      still = this.filtering();
+    let found = null,
+      error = "";
     try {
-      model.wanted = text.trim() ? (await positions("filter", { wanted: text }, model)).found : null;
-      this.filterError = "";
+      if (text.trim()) ({ found } = await positions("filter", { wanted: text }, model));
     } catch (failure) {
-      this.filterError = failure.message;
-      model.wanted = null;
+      if (failure instanceof HubChanged) {
+        state.wanted = text; // it is asked again of the map that is being loaded
+        return;
+      }
+      error = failure.message;
     }
-    state.wanted = text;
+    // a slow answer to what was written before
+    if (!still() || model !== this.model) return;
+    model.wanted = found;
+    this.filterError = error;
     set({ wanted: text });
     this.refilter();
-    const says = document.getElementById("wanted-says");
-    if (says)
-      fill(
-        says,
-        this.filterError
-          ? h("span", { class: "bad" }, shown(this.filterError))
-          : "As of hub search --filter: tag, module, data_set, source, size, added …",
-      );
+    this.panels.view.render();
   }
 
   async useColour(colour, paint = true) {
+    const still = this.colouring();
     if (colour.startsWith("score:")) {
       const item = this.hub.scored.find(({ task, metric }) => `score:${task}:${metric}` === colour);
       if (!item) {
@@ -504,14 +598,16 @@ class App {
       try {
         await loadScores(this.model, item.task, item.metric);
       } catch (failure) {
-        say(failure.message, "error");
+        if (!(failure instanceof HubChanged)) say(failure.message, "error");
         return;
       }
     }
-    if (paint) set({ colour });
+    if (paint && still()) set({ colour });
   }
 
   clearFilters() {
+    this.filtering(); // no answer that is still to come counts
+    this.searching();
     this.model.wanted = this.model.found = null;
     this.filterError = "";
     this.searchField.value = "";
@@ -522,11 +618,20 @@ class App {
   // Jobs are asked about as long as one runs; what they found is fetched once.
   async follow() {
     clearTimeout(this.polling);
+    const still = this.following();
     try {
+      const jobs = await json("jobs");
+      for (const job of jobs) {
+        const placing = job.kind === "task" ? `${this.model.state} ${Boolean(this.model.layout?.umapX)}` : "";
+        if (job.state === "done" && this.results.get(job.id)?.placing !== placing)
+          this.results.set(job.id, { ...(await resultsOf(job, this.model)), placing });
+      }
+      if (!still()) return;
       const before = new Map(this.jobs.map((job) => [job.id, job.state]));
-      this.jobs = await json("jobs");
-      for (const job of this.jobs) {
-        if (job.state === "done" && !this.results.has(job.id)) this.results.set(job.id, await resultsOf(job));
+      this.jobs = jobs;
+      if (jobs.some((job) => job.kind === "plan" && job.state === "done" && before.get(job.id) === "running"))
+        this.rescore();
+      for (const job of jobs) {
         if (job.state === "failed" && before.get(job.id) === "running") say(`${job.name}: ${job.error}`, "error");
         if (job.state === "done" && before.get(job.id) === "running")
           say(
@@ -536,9 +641,10 @@ class App {
           );
       }
     } catch (failure) {
-      say(failure.message, "error");
+      if (!(failure instanceof HubChanged)) say(failure.message, "error");
       return;
     }
+    this.showTask();
     this.scene.marks.tasks = this.jobs
       .filter((job) => job.kind === "task" && job.state === "done" && job.space === this.model?.space)
       .map((job) => ({ name: job.name, ...this.results.get(job.id) }));
@@ -546,6 +652,34 @@ class App {
     this.panels.examples.render();
     this.panels.selection.render();
     if (this.jobs.some((job) => job.state === "running")) this.polling = setTimeout(() => this.follow(), POLL);
+  }
+
+  // The ranking that is open, which the address names: the newest one, unless another was chosen or all closed.
+  showTask() {
+    const tasks = this.jobs.filter((job) => job.kind === "task");
+    if (state.task && !tasks.some((job) => job.id === state.task)) {
+      say("The ranking that the link names is gone with the server that made it; drop the examples again", "error");
+      set({ task: null });
+    }
+    if (state.task === null) {
+      const newest = tasks.find((job) => job.state === "done");
+      if (newest) set({ task: newest.id });
+    }
+  }
+
+  // A plan has left scores in the hub.
+  async rescore() {
+    try {
+      this.hub = await loadHub();
+      this.model.scores.clear();
+      if (state.colour.startsWith("score:")) {
+        await this.useColour(state.colour, false);
+        this.recolour();
+      }
+      this.panels.view.render();
+    } catch {
+      /* they are there when the page is loaded again */
+    }
   }
 
   openRun(folder) {
@@ -582,17 +716,18 @@ class App {
   }
 
   async save(kind) {
-    const name = `${this.hub.name.replace(/[^\w.-]+/g, "-") || "hub"}-${state.layout}`;
+    const name = `${this.hub.name.replace(/[^\w.-]+/g, "-") || "hub"}-${layoutOf(this.model)}`;
     await { png: savePng, svg: saveSvg, csv: saveCsv }[kind](this, name);
   }
 
   async copyLink() {
     const text = location.href.split("#")[0] + "#" + address();
+    const less = ticksLeftOut() ? `; the ${number.format(state.picked.size)} ticks are too many for it and left out` : "";
     try {
       await navigator.clipboard.writeText(text);
-      say("The link is copied; it holds the token, so give it to yourself alone");
+      say(`The link is copied${less}; it holds the token, so give it to yourself alone`);
     } catch {
-      say(text);
+      say(text + less);
     }
   }
 

@@ -1,6 +1,7 @@
 // What stands on top of the points: names, the chosen model and its neighbours, ticked models, tasks, the lasso.
 
 import { cut, shown } from "./dom.js";
+import { layoutOf } from "./model.js";
 import { css, pens, rgb } from "./palette.js";
 import { state } from "./state.js";
 
@@ -38,7 +39,7 @@ export function drawMarks(context, scene, look) {
     ring(context, at(chosen), look.size / 2 + 4, ink, 2.4);
   }
   for (const task of scene.marks.tasks) {
-    const place = state.layout === "umap" ? task.umap : task.pca;
+    const place = task[layoutOf(model)];
     if (!place) continue;
     const [left, top] = camera.toScreen(...place);
     diamond(context, left, top, 9, mark, ground);
@@ -54,6 +55,8 @@ export function drawMarks(context, scene, look) {
       taken.push([left - reach, top - reach, left + reach, top + reach]);
     }
   }
+  // names of clusters make way for it
+  if (chosen >= 0) nameBeside(context, scene, chosen, look, { ink, ground, taken, force: true, bold: true });
   if (state.labels && state.colour === "cluster") {
     for (const item of scene.marks.labels) {
       const [left, top] = camera.toScreen(item.x, item.y);
@@ -73,11 +76,10 @@ export function drawMarks(context, scene, look) {
       }
     }
   }
-  if (chosen >= 0) nameBeside(context, scene, chosen, look, { ink, ground, taken, force: true, bold: true });
-  if (scene.hovered >= 0) nameBeside(context, scene, scene.hovered, look, { ink, ground, taken, force: true });
+  if (scene.hovered >= 0 && scene.hovered !== chosen) nameBeside(context, scene, scene.hovered, look, { ink, ground, taken, force: true });
   if (scene.current >= 0 && document.activeElement === scene.element) {
     square(context, at(scene.current), look.size / 2 + 7, ink);
-    nameBeside(context, scene, scene.current, look, { ink, ground, taken, force: true });
+    if (scene.current !== chosen) nameBeside(context, scene, scene.current, look, { ink, ground, taken, force: true });
   }
   if (few.length <= NAMES_UP_TO) {
     const named = [chosen, scene.hovered];

@@ -5,6 +5,8 @@ import { dayText } from "./dom.js";
 import { CATEGORIES, MISSING, OTHER, steps } from "./palette.js";
 import { state } from "./state.js";
 
+export const FEWEST_LETTERS = 3;
+
 export async function loadHub() {
   return embedded ? embedded.hub : json("hub");
 }
@@ -19,7 +21,7 @@ export async function loadModel(space) {
     dim: said.dim,
     words: said.words,
     explained: said.explained,
-    digest: said.digest,
+    state: said.state,
     columns: arrays,
     layout: null,
     names: null,
@@ -48,9 +50,13 @@ export async function loadModel(space) {
   return model;
 }
 
+// What every question about a map says of it: the server answers for this state of the hub alone.
+export const ofMap = (model) => ({ space: model.space, state: model.state });
+
 export function setLayout(model, { said, arrays }) {
   model.layout = {
     clusters: said.clusters,
+    unnamed: said.unnamed,
     silhouette: said.silhouette,
     trustPca: said.trust_pca,
     trustUmap: said.trust_umap,
@@ -61,8 +67,13 @@ export function setLayout(model, { said, arrays }) {
   };
 }
 
+// Which layout is shown: the chosen one, once it is there.
+export function layoutOf(model) {
+  return state.layout === "umap" && model.layout?.umapX ? "umap" : "pca";
+}
+
 export function usePlaces(model) {
-  const umap = state.layout === "umap" && model.layout?.umapX;
+  const umap = layoutOf(model) === "umap";
   model.x = umap ? model.layout.umapX : model.pcaX;
   model.y = umap ? model.layout.umapY : model.pcaY;
 }
@@ -80,7 +91,7 @@ export function shownModels(model) {
   if (state.clusters.size && model.layout)
     only(
       model.layout.cluster,
-      model.layout.clusters.map((_, index) => state.clusters.has(index)),
+      chosen(state.clusters, model.layout.clusters),
     );
   if (state.ranks) {
     const [low, high] = state.ranks;
@@ -92,18 +103,31 @@ export function shownModels(model) {
   if (state.words && model.names) {
     model.lower ??= model.names.map((name) => name.toLowerCase());
     const words = state.words.toLowerCase();
+    const found = embedded ? inCards(model, words) : model.found;
     for (let index = 0; index < shown.length; index += 1) {
-      if (shown[index] && !model.lower[index].includes(words) && !model.found?.[index]) shown[index] = 0;
+      if (shown[index] && !model.lower[index].includes(words) && !found?.[index]) shown[index] = 0;
     }
   }
   return shown;
+}
+
+// In a page that was sent: the models whose card has every word, from three letters on.
+function inCards(model, words) {
+  const each = words.split(/[^\p{L}\p{N}]+/u).filter(Boolean);
+  if (words.length < FEWEST_LETTERS || !each.length) return null;
+  if (model.searched?.words !== words) {
+    model.lowerCards ??= model.cards.map((card) => card.toLowerCase());
+    const found = Uint8Array.from(model.lowerCards, (card) => (each.every((word) => card.includes(word)) ? 1 : 0));
+    model.searched = { words, found };
+  }
+  return model.searched.found;
 }
 
 // Codes into the palette, and what the legend says of them.
 export function coloured(model) {
   const colour = state.colour;
   if (colour === "cluster" && model.layout) {
-    return categories(model.layout.cluster, model.layout.clusters, "clusters", (index) => index);
+    return categories(model.layout.cluster, model.layout.clusters, "clusters", (index) => model.layout.clusters[index]);
   }
   if (colour === "licence")
     return categories(model.columns.licence, model.words.licence, "licences", (index) => model.words.licence[index]);
@@ -153,13 +177,13 @@ function numbers(values, text, without) {
 export async function loadScores(model, task, metric) {
   const name = `score:${task}:${metric}`;
   if (!model.scores.has(name)) {
-    model.scores.set(name, (await packed("scores", { space: model.space, task, metric })).arrays.value);
+    model.scores.set(name, (await packed("scores", { ...ofMap(model), task, metric })).arrays.value);
   }
   return name;
 }
 
 export async function positions(path, parameters, model) {
-  const { said, arrays } = await packed(path, { space: model.space, ...parameters });
+  const { said, arrays } = await packed(path, { ...ofMap(model), ...parameters });
   const found = new Uint8Array(model.count);
   for (const place of arrays.position) found[place] = 1;
   return { found, cut: said.cut };

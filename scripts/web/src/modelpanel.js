@@ -1,11 +1,12 @@
 // The panel of one model: what its card says, scores, true neighbours, what merging with them costs.
 
 import { embedded, json } from "./api.js";
-import { bytes, dayText, decimals, fill, h, nameOf, number, say, shown, shownLines } from "./dom.js";
-import { mapRank } from "./model.js";
+import { bytes, dayText, decimals, fill, h, inTurn, nameOf, number, shown, shownLines } from "./dom.js";
+import { mapRank, ofMap } from "./model.js";
 import { set, state, toggle } from "./state.js";
 
-const NEIGHBOURS = 10;
+const NEIGHBOURS = 10,
+  READING = "reading weights …";
 
 export function modelPanel(app) {
   const place = h("div", { class: "stack" });
@@ -13,57 +14,69 @@ export function modelPanel(app) {
     found = null,
     free = null,
     costs = null,
-    error = "",
-    asked = 0;
+    error = "";
+  const turn = inTurn(),
+    costing = inTurn();
+  const placeOf = (entry) => app.model.places.get(entry) ?? null;
 
   async function load() {
-    const turn = ++asked,
+    const still = turn(),
       number = state.model;
+    costing();
     details = found = free = costs = null;
     error = "";
     app.scene.marks.neighbours = [];
     app.scene.marks.chosen = number === null ? -1 : (app.model?.places.get(number) ?? -1);
     app.scene.redraw();
     render();
-    if (number === null || !app.model) return;
-    try {
-      if (embedded) [details, found] = carried(app.model, number);
-      else {
-        const space = app.model.space;
-        [details, found] = await Promise.all([
-          json("model", { space, number }),
-          json("neighbours", { space, number, k: NEIGHBOURS }),
-        ]);
-      }
-    } catch (failure) {
-      error = failure.message;
+    if (number === null || !app.model) {
+      document.documentElement.dataset.model = "";
+      return;
     }
-    if (turn !== asked) return;
+    const map = ofMap(app.model);
+    let answer = null;
+    try {
+      answer = embedded
+        ? carried(app.model, number)
+        : await Promise.all([json("model", { ...map, number }), json("neighbours", { ...map, number, k: NEIGHBOURS })]);
+    } catch (failure) {
+      if (still()) error = failure.message;
+    }
+    if (!still()) return;
+    [details, found] = answer ?? [null, null];
     app.scene.marks.neighbours = (found?.hits ?? [])
-      .filter((hit) => hit.position !== null)
-      .map((hit) => ({ index: hit.position, cosine: hit.cosine }));
+      .filter((hit) => placeOf(hit.number) !== null)
+      .map((hit) => ({ index: placeOf(hit.number), cosine: hit.cosine }));
     app.scene.redraw();
     render();
     document.documentElement.dataset.model = details ? String(number) : "";
     if (embedded || !details) return;
+    let open = null;
     try {
-      free = await json("neighbours", { space: app.model.space, number, k: 5, open: 1 });
+      open = await json("neighbours", { ...map, number, k: 5, open: 1 });
     } catch {
-      free = null;
+      /* the list is left out */
     }
-    if (turn === asked) render();
+    if (!still()) return;
+    free = open;
+    render();
   }
 
   async function compare() {
-    const turn = asked;
-    costs = "reading weights …";
+    if (costs === READING) return;
+    const still = costing(),
+      others = found.hits.map((hit) => hit.number).join(",");
+    costs = READING;
     render();
+    let answer;
     try {
-      costs = await json("costs", { number: state.model, others: found.hits.map((hit) => hit.number).join(",") });
+      answer = await json("costs", { ...ofMap(app.model), number: state.model, others });
     } catch (failure) {
-      costs = failure.message;
+      answer = failure.message;
     }
-    if (turn === asked) render();
+    if (!still()) return;
+    costs = answer;
+    render();
   }
 
   function render() {
@@ -109,10 +122,10 @@ export function modelPanel(app) {
           { class: ticked ? "on" : "primary", id: "tick", onclick: () => toggle("picked", state.model) },
           ticked ? "Ticked ✓" : embedded ? "Tick" : "Tick for a plan",
         ),
-        d.position !== null &&
+        placeOf(state.model) !== null &&
           h(
             "button",
-            { onclick: () => app.scene.fit([d.position, ...app.scene.marks.neighbours.map((item) => item.index)]) },
+            { onclick: () => app.scene.fit([placeOf(state.model), ...app.scene.marks.neighbours.map((item) => item.index)]) },
             "Zoom to neighbours",
           ),
         h("button", { class: "quiet", onclick: () => set({ model: null }) }, "Close"),
@@ -138,10 +151,12 @@ export function modelPanel(app) {
     if (!found) return null;
     const rows = found.hits.map((hit) => {
       const cost = costs && typeof costs === "object" ? costs[hit.number] : null;
-      const far = hit.position === null ? null : mapRank(app.model, d.position, hit.position);
+      const own = placeOf(state.model),
+        other = placeOf(hit.number);
+      const far = own === null || other === null ? null : mapRank(app.model, own, other);
       return h(
         "tr",
-        {},
+        { key: hit.number },
         h("td", {}, tick(hit)),
         h("td", { class: "wide" }, link(hit)),
         h(
@@ -171,7 +186,7 @@ export function modelPanel(app) {
     const wide = costs && typeof costs === "object";
     return h(
       "section",
-      {},
+      { key: "neighbours" },
       h("h3", {}, "True neighbours"),
       found.zero &&
         h(
@@ -207,7 +222,7 @@ export function modelPanel(app) {
         !wide &&
         h(
           "button",
-          { id: "costs", disabled: costs === "reading weights …", onclick: compare },
+          { id: "costs", "aria-disabled": String(costs === READING), onclick: compare },
           "What would merging cost?",
         ),
       typeof costs === "string" &&
@@ -226,24 +241,24 @@ export function modelPanel(app) {
     if (!free.hits.length)
       return h(
         "section",
-        {},
+        { key: "freely" },
         h("h3", {}, "Similar but freely licensed"),
         h("p", { class: "hint" }, "No other model here states a common open licence."),
       );
     return h(
       "section",
-      {},
+      { key: "freely" },
       h("h3", {}, "Similar but freely licensed"),
       h(
         "table",
-        {},
+        { id: "freely" },
         h(
           "tbody",
           {},
           free.hits.map((hit) =>
             h(
               "tr",
-              {},
+              { key: hit.number },
               h("td", {}, tick(hit)),
               h("td", { class: "wide" }, link(hit)),
               h("td", {}, h("span", { class: "chip good" }, shown(hit.licence))),
@@ -271,7 +286,7 @@ export function modelPanel(app) {
       {
         class: "link",
         onclick: () => app.open(hit.number),
-        onmouseenter: () => app.scene.hover(hit.position ?? -1),
+        onmouseenter: () => app.scene.hover(placeOf(hit.number) ?? -1),
         onmouseleave: () => app.scene.hover(-1),
       },
       nameOf(hit.id),
@@ -284,13 +299,13 @@ function scores(list) {
   if (!list.length)
     return h(
       "section",
-      {},
+      { key: "scores" },
       h("h3", {}, "Scores"),
       h("p", { class: "hint" }, "None measured yet. A scored plan with this model brings some."),
     );
   return h(
     "section",
-    {},
+    { key: "scores" },
     h("h3", {}, "Scores"),
     h(
       "table",
@@ -363,7 +378,6 @@ function carried(model, index) {
       number: other,
       id: model.names[other],
       cosine: near.cosines[place],
-      position: other,
       licence: words.licence[columns.licence[other]],
     });
   }
@@ -385,12 +399,9 @@ function carried(model, index) {
       licence: licence === "unknown" ? null : licence,
       open_licence: embedded.open[columns.licence[index]],
       card: model.cards[index],
-      position: index,
       scores: scored,
       added: dayText(columns.added[index]),
     },
     { hits, models: model.count, exact: true, zero: false },
   ];
 }
-
-export { say };

@@ -1,13 +1,14 @@
 // Runs of the hub: the list, the report of one, two or three side by side.
 
 import { file, json } from "./api.js";
-import { bytes, decimals, download, fill, h, nameOf, percent, say, shown, shownLines } from "./dom.js";
+import { bytes, decimals, download, fill, h, inTurn, nameOf, percent, say, shown, shownLines } from "./dom.js";
 import { set, state } from "./state.js";
 
+const NO_LOG = "there is none yet";
 const LOWER_IS_BETTER = new Set(["loss", "choices"]);
 
 export function runsView(app) {
-  const place = h("main", { class: "runs", id: "runs" });
+  const place = h("main", { class: "runs", id: "runs", tabindex: "-1" });
   let gate = null,
     runs = null,
     took = [],
@@ -15,53 +16,68 @@ export function runsView(app) {
     report = null,
     comparison = null,
     shownRun = null,
-    shownPair = "",
-    difference = false;
+    shownPair = "";
+  const loading = inTurn(),
+    reading = inTurn(),
+    comparing = inTurn();
 
   async function load() {
+    const still = loading();
     try {
       const [listed, decided] = await Promise.all([json("runs"), json("decisions")]);
+      if (!still()) return;
       ({ runs, took } = listed);
       gate = decided;
       error = "";
     } catch (failure) {
+      if (!still()) return;
       error = failure.message;
     }
     state.runs = state.runs.filter((name) => runs?.some((run) => run.run === name));
-    if (app.wantedFolder) {
-      const found = runs?.find((run) => run.folder === app.wantedFolder);
-      app.wantedFolder = null;
-      if (found) set({ run: found.run });
-    }
+    const wanted = app.wantedFolder;
+    app.wantedFolder = null;
+    const found = wanted && runs?.find((run) => run.folder === wanted);
+    if (found) set({ run: found.run });
     await open();
-    render();
+    if (found) document.getElementById("run-title")?.focus();
   }
 
+  // What is asked for stands in `state`; an answer that comes after another was asked for is dropped.
   async function open() {
-    if (state.run !== null && shownRun !== state.run) {
-      report = null;
-      try {
-        report = await json("run", { run: state.run });
-      } catch (failure) {
-        report = { error: failure.message };
-      }
-      shownRun = state.run;
-    }
-    const pair = state.runs.join(",");
-    if (state.runs.length > 1 && shownPair !== pair) {
-      try {
-        comparison = await json("compare", { runs: pair });
-      } catch (failure) {
-        comparison = { error: failure.message };
-      }
-    }
-    shownPair = pair;
+    render();
+    await Promise.all([openRun(), openPair()]);
   }
 
-  async function change(changes) {
-    set(changes);
-    await open();
+  async function openRun() {
+    const { run } = state;
+    if (run === null || shownRun === run) return;
+    const still = reading();
+    report = null;
+    shownRun = run;
     render();
+    const answer = await json("run", { run }).catch((failure) => ({ error: failure.message }));
+    if (!still()) return;
+    report = answer;
+    render();
+  }
+
+  async function openPair() {
+    const pair = state.runs.length > 1 ? state.runs.join(",") : "";
+    if (shownPair === pair) return;
+    const still = comparing();
+    comparison = null;
+    shownPair = pair;
+    render();
+    if (!pair) return;
+    const answer = await json("compare", { runs: pair }).catch((failure) => ({ error: failure.message }));
+    if (!still()) return;
+    comparison = answer;
+    render();
+  }
+
+  function change(changes) {
+    set(changes);
+    return open();
   }
 
   function render() {
@@ -81,7 +97,7 @@ export function runsView(app) {
         ),
       );
     }
-    const comparing = state.runs.length > 1;
+    const several = state.runs.length > 1;
     return fill(
       place,
       h(
@@ -111,7 +127,7 @@ export function runsView(app) {
             runs.map((run) =>
               h(
                 "tr",
-                { class: run.run === state.run && !comparing ? "current" : "" },
+                { key: run.run, class: run.run === state.run && !several ? "current" : "" },
                 h(
                   "td",
                   {},
@@ -157,31 +173,49 @@ export function runsView(app) {
         ),
         decisions(),
       ),
-      h("section", { class: "report", id: "report" }, comparing ? compared() : reported()),
+      h("section", { class: "report", id: "report" }, several ? compared() : reported()),
     );
   }
 
   // What gate --watch has decided of models that came to a pool.
   function decisions() {
-    if (!gate?.decisions.length) return null;
+    // the first is looked for by itself and need not be there; one that was named is spoken of in any case
+    const told = (gate?.logs ?? []).filter(
+      (log, index) => log.shown || log.unread || (log.problem && (index || log.problem !== NO_LOG)),
+    );
+    if (!told.length) return null;
+    const several = told.length > 1;
     const row = (item) =>
       h(
         "tr",
         {},
         h("td", {}, h("span", { class: "chip" }, shown(item.kind))),
-        h("td", { class: "said" }, shown(item.text)),
+        h(
+          "td",
+          { class: "said" },
+          shown(item.text),
+          (item.at || several) && h("div", { class: "hint" }, madeAt(item)),
+        ),
+      );
+    const madeAt = (item) =>
+      [shown(item.at.slice(0, 16).replace("T", " ")), several && `log ${1 + told.indexOf(gate.logs[item.log])}`]
+        .filter(Boolean)
+        .join(" · ");
+    const line = (log, index) =>
+      h(
+        "p",
+        { class: "hint" + (log.problem && log.problem !== NO_LOG ? " bad" : "") },
+        several ? `log ${index + 1}: ` : "from ",
+        shown(log.file),
+        log.problem && `: ${shown(log.problem)}`,
+        log.unread > 0 && `; ${log.unread} lines could not be read`,
       );
     return h(
       "section",
       { id: "decisions" },
-      h("h3", {}, "Decisions of the gate"),
+      h("h3", {}, "Decisions of the gate, the newest first"),
       h("table", {}, h("tbody", {}, gate.decisions.map(row))),
-      h(
-        "p",
-        { class: "hint" },
-        `from ${shown(gate.file)}, the newest first`,
-        gate.unread > 0 && `; ${gate.unread} lines could not be read`,
-      ),
+      told.map(line),
     );
   }
 
@@ -191,7 +225,7 @@ export function runsView(app) {
     if (report.error) return h("p", { class: "bad" }, shown(report.error));
     const r = report;
     return [
-      h("h2", {}, nameOf(r.name)),
+      h("h2", { id: "run-title", tabindex: "-1" }, nameOf(r.name)),
       h(
         "div",
         { class: "verdictbox" },
@@ -368,7 +402,7 @@ export function runsView(app) {
   function rowsOf(task, heads) {
     const better = (value, other) => (LOWER_IS_BETTER.has(task.metric) ? value < other : value > other);
     const told = task.rows.filter((row) => new Set(row.values).size > 1),
-      rows = difference ? told : task.rows;
+      rows = state.differ ? told : task.rows;
     return [
       h("h3", {}, `Rows of ${shown(task.task)}`),
       task.note && h("p", { class: "hint" }, shown(task.note)),
@@ -377,9 +411,10 @@ export function runsView(app) {
         { class: "check" },
         h("input", {
           type: "checkbox",
-          checked: difference,
+          class: "differ",
+          checked: state.differ,
           onchange: (event) => {
-            difference = event.target.checked;
+            set({ differ: event.target.checked });
             render();
           },
         }),

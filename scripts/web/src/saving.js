@@ -3,6 +3,7 @@
 import { dayText, download, shown } from "./dom.js";
 import { drawDensity } from "./density.js";
 import { css, pens } from "./palette.js";
+import { layoutOf } from "./model.js";
 import { state } from "./state.js";
 
 const MOST_IN_SVG = 60000;
@@ -51,7 +52,7 @@ export function saveSvg(app, name) {
     `<svg xmlns="http://www.w3.org/2000/svg" width="${camera.width}" height="${camera.height}" viewBox="0 0 ${camera.width} ${camera.height}" font-family="system-ui, sans-serif" font-size="12">`,
   );
   parts.push(
-    `<desc>${escaped(app.hub.name)}, ${state.layout.toUpperCase()}, coloured by ${escaped(state.colour)}${cut ? `; ${MOST_IN_SVG} of the points, chosen by chance` : ""}</desc>`,
+    `<desc>${escaped(app.hub.name)}, ${layoutOf(model).toUpperCase()}, coloured by ${escaped(state.colour)}${cut ? `; ${MOST_IN_SVG} of the points, chosen by chance` : ""}</desc>`,
   );
   parts.push(`<rect width="100%" height="100%" fill="${pens().map}"/>`);
   if (state.density && scene.density) {
@@ -93,7 +94,7 @@ export function saveSvg(app, name) {
     }
   }
   for (const task of scene.marks.tasks) {
-    const place = state.layout === "umap" ? task.umap : task.pca;
+    const place = task[layoutOf(model)];
     if (!place) continue;
     const [left, top] = camera.toScreen(...place);
     parts.push(

@@ -13,6 +13,7 @@ const FEWEST = 20000,
   FIRST = 250000,
   REACH = 14,
   DRAG = 4,
+  EDGE = 40,
   SLOW = 24;
 
 export class Scene {
@@ -330,14 +331,15 @@ export class Scene {
     this.moved();
   }
 
-  // To a point, no nearer than it was; so that it is in view.
+  // No farther than it takes for a point to be in view: what is around it stays there.
   show(index) {
-    const [left, top] = this.camera.toScreen(this.x[index], this.y[index]),
-      edge = 40;
-    if (left > edge && top > edge && left < this.camera.width - edge && top < this.camera.height - edge)
-      return this.redraw();
-    this.camera.x = this.x[index];
-    this.camera.y = this.y[index];
+    const { camera } = this,
+      [left, top] = camera.toScreen(this.x[index], this.y[index]);
+    const into = (at, size) => Math.max(0, EDGE - at) - Math.max(0, at - (size - EDGE));
+    const right = into(left, camera.width),
+      down = into(top, camera.height);
+    if (!right && !down) return this.redraw();
+    camera.pan(right, down);
     return this.moved();
   }
 }

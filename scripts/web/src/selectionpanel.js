@@ -1,8 +1,9 @@
 // The panel of ticked models: list them, plan with them, follow the plan.
 
-import { embedded, json, post } from "./api.js";
+import { embedded, HubChanged, json, post } from "./api.js";
 import { fill, h, nameOf, number, say, shown } from "./dom.js";
-import { set, state, toggle } from "./state.js";
+import { ofMap } from "./model.js";
+import { set, state, ticksLeftOut, toggle } from "./state.js";
 import { progress } from "./taskpanel.js";
 
 const LISTED = 200;
@@ -25,10 +26,11 @@ export function selectionPanel(app) {
 
   async function plan() {
     try {
-      await post("plans", { task: task || ready()[0]?.id, models: [...state.picked], options: asked });
+      const models = [...state.picked];
+      await post("plans", { task: task || ready()[0]?.id, models, options: asked }, ofMap(app.model));
       app.follow();
     } catch (failure) {
-      say(failure.message, "error");
+      say(failure instanceof HubChanged ? "The hub has changed; look at the ticks and plan again" : failure.message, "error");
     }
   }
 
@@ -48,12 +50,12 @@ export function selectionPanel(app) {
           const index = model.places.get(entry);
           return h(
             "tr",
-            {},
+            { key: entry },
             h(
               "td",
               { class: "wide" },
               index === undefined
-                ? `#${entry}, in another space`
+                ? `#${entry}, not on this map`
                 : h(
                     "button",
                     { class: "link", onclick: () => app.open(entry) },
@@ -88,7 +90,7 @@ export function selectionPanel(app) {
       entries.length
         ? h(
             "section",
-            {},
+            { key: "ticked" },
             h(
               "div",
               { class: "row" },
@@ -96,7 +98,13 @@ export function selectionPanel(app) {
               h("button", { class: "quiet", onclick: () => set({ picked: new Set() }) }, "Untick all"),
             ),
             list,
-            entries.length > LISTED && h("p", { class: "hint" }, `The first ${LISTED} are listed.`),
+            entries.length > LISTED &&
+              h(
+                "p",
+                { class: "hint" },
+                `The first ${LISTED} are listed.`,
+                !embedded && ticksLeftOut() && " They are too many for a link to this view, which leaves them out.",
+              ),
           )
         : h(
             "div",
@@ -118,7 +126,7 @@ export function selectionPanel(app) {
     if (!tasks.length) {
       return h(
         "section",
-        {},
+        { key: "planning" },
         h("h3", {}, "Plan with these"),
         h(
           "p",
@@ -146,7 +154,7 @@ export function selectionPanel(app) {
       );
     return h(
       "section",
-      {},
+      { key: "planning" },
       h("h3", {}, "Plan with these"),
       h(
         "label",
@@ -199,7 +207,7 @@ export function selectionPanel(app) {
       jobs.map((job) =>
         h(
           "div",
-          { class: "job" },
+          { class: "job", key: job.id },
           h(
             "div",
             { class: "row" },
@@ -209,7 +217,7 @@ export function selectionPanel(app) {
               h(
                 "button",
                 {
-                  class: "quiet",
+                  class: "quiet stop",
                   onclick: () =>
                     post("stop", { id: job.id }).then(app.follow, (failure) => say(failure.message, "error")),
                 },

@@ -21,9 +21,10 @@ export const state = {
   kinds: new Set(),
   clusters: new Set(),
   ranks: null,
+  task: null,
   runs: [],
   run: null,
-  openOnly: false,
+  differ: false,
 };
 
 export function on(names, action) {
@@ -50,10 +51,44 @@ export function toggle(name, value) {
   set({ [name]: next });
 }
 
-const SETS = { licences: String, kinds: String, clusters: Number, picked: Number };
+const SETS = ["licences", "kinds", "clusters"];
 const PLAIN = { view: "map", panel: "model", layout: "pca", colour: "cluster", words: "", wanted: "" };
-const MOST_PICKED = 200;
+// Characters of ticks in an address, and models that one may tick: the address may be anyone's.
+const LONGEST = 6000,
+  MOST_PICKED = 1000000;
 let timer = 0;
+
+// Numbers as they stand in an address: 3,7-12; what was drawn around was often added together.
+function rangesOf(numbers) {
+  const parts = [];
+  let first = null,
+    last = null;
+  for (const value of Float64Array.from(numbers).sort()) {
+    if (value === last + 1 && first !== null) last = value;
+    else {
+      if (first !== null) parts.push(first === last ? first : `${first}-${last}`);
+      first = last = value;
+    }
+  }
+  if (first !== null) parts.push(first === last ? first : `${first}-${last}`);
+  return parts.join(",");
+}
+
+function numbersOf(text) {
+  const found = new Set();
+  for (const part of text.split(",")) {
+    const ends = /^(\d{1,15})(?:-(\d{1,15}))?$/.exec(part);
+    if (!ends) continue;
+    const last = Number(ends[2] ?? ends[1]);
+    for (let value = Number(ends[1]); value <= last && found.size < MOST_PICKED; value += 1) found.add(value);
+  }
+  return found;
+}
+
+// Whether there are more ticks than an address holds; whoever copies it is told.
+export function ticksLeftOut() {
+  return rangesOf(state.picked).length > LONGEST;
+}
 
 export function address() {
   const found = new URLSearchParams();
@@ -63,10 +98,13 @@ export function address() {
   if (!state.labels) found.set("labels", "0");
   if (state.model !== null) found.set("model", state.model);
   if (state.ranks) found.set("ranks", state.ranks.join("-"));
-  for (const name of Object.keys(SETS)) {
-    if (state[name].size && state[name].size <= MOST_PICKED)
-      found.set(name, [...state[name]].map(encodeURIComponent).join(","));
+  for (const name of SETS) {
+    if (state[name].size) found.set(name, [...state[name]].map(encodeURIComponent).join(","));
   }
+  const picked = rangesOf(state.picked);
+  if (picked && picked.length <= LONGEST) found.set("picked", picked);
+  if (state.task) found.set("task", state.task);
+  if (state.differ) found.set("differ", "1");
   if (state.runs.length) found.set("runs", state.runs.join(","));
   if (state.run !== null) found.set("run", state.run);
   if (state.zoom !== 1 || state.x || state.y) {
@@ -96,23 +134,26 @@ export function restore() {
   state.space = whole("space");
   state.model = whole("model");
   const named = (text) => /^[0-9a-f]{16}$/.test(text);
+  state.task = /^[0-9a-f]{12}$/.test(found.get("task") ?? "") ? found.get("task") : null;
+  state.differ = found.get("differ") === "1";
+  state.picked = numbersOf(found.get("picked") ?? "");
   state.run = named(found.get("run") ?? "") ? found.get("run") : null;
   state.density = found.get("density") === "1";
   state.labels = found.get("labels") !== "0";
   const ranks = (found.get("ranks") ?? "").split("-").map(Number);
   if (ranks.length === 2 && ranks.every(Number.isFinite)) state.ranks = ranks;
-  for (const [name, make] of Object.entries(SETS)) {
+  for (const name of SETS) {
     const values = (found.get(name) ?? "")
       .split(",")
       .filter(Boolean)
       .map((value) => {
         try {
-          return make(decodeURIComponent(value));
+          return decodeURIComponent(value);
         } catch {
           return null;
         }
       });
-    state[name] = new Set(values.filter((value) => value !== null && !Number.isNaN(value)));
+    state[name] = new Set(values.filter((value) => value !== null));
   }
   state.runs = (found.get("runs") ?? "")
     .split(",")

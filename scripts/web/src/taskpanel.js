@@ -2,6 +2,7 @@
 
 import { json, post, upload } from "./api.js";
 import { decimals, fill, h, nameOf, say, shown } from "./dom.js";
+import { layoutOf, ofMap } from "./model.js";
 import { set, state } from "./state.js";
 
 const MOST_BYTES = 32 * 2 ** 20,
@@ -35,7 +36,6 @@ export function taskPanel(app) {
     id: "task-name",
   });
   const list = h("div", { class: "stack", id: "tasks", "aria-live": "polite" });
-  let open = null;
 
   async function send(fileName, data) {
     if (data.size > MOST_BYTES) {
@@ -46,8 +46,7 @@ export function taskPanel(app) {
     }
     try {
       const job = await upload("tasks", fileName, data, { space: app.model.space });
-      open = job.id;
-      set({ panel: "examples" });
+      set({ panel: "examples", task: job.id });
       app.follow();
     } catch (failure) {
       say(failure.message, "error");
@@ -73,31 +72,32 @@ export function taskPanel(app) {
       { class: "row" },
       h("strong", { class: "grow" }, nameOf(job.name)),
       h("span", { class: "chip " + job.state }, job.state),
-      job.state === "running" && h("button", { class: "quiet", onclick: () => stop(job) }, "Stop"),
+      job.state === "running" && h("button", { class: "quiet stop", onclick: () => stop(job) }, "Stop"),
     );
-    if (job.state === "running") return h("section", {}, head, progress(job));
+    if (job.state === "running") return h("section", { key: job.id }, head, progress(job));
     if (job.state === "failed")
-      return h("section", {}, head, h("p", { class: "bad", role: "alert" }, shown(job.error)));
-    if (!results) return h("section", {}, head);
-    if (open === null) open = job.id;
+      return h("section", { key: job.id }, head, h("p", { class: "bad", role: "alert" }, shown(job.error)));
+    if (!results) return h("section", { key: job.id }, head);
+    const open = state.task === job.id;
     return h(
       "section",
-      { class: "task", "data-job": job.id },
+      { class: "task", "data-job": job.id, key: job.id },
       head,
       h(
         "button",
         {
           class: "quiet",
-          "aria-expanded": String(open === job.id),
+          key: "ranking",
+          "aria-expanded": String(open),
           onclick: () => {
-            open = open === job.id ? "" : job.id;
+            set({ task: open ? "" : job.id });
             render();
           },
         },
-        open === job.id ? "hide ranking" : "show ranking",
+        open ? "hide ranking" : "show ranking",
       ),
       !here && h("p", { class: "hint" }, "It was ranked on another space."),
-      open === job.id && ranking(results),
+      open && ranking(results, here),
     );
   }
 
@@ -110,7 +110,7 @@ export function taskPanel(app) {
     }
   }
 
-  function ranking(results) {
+  function ranking(results, here) {
     const by = (key) =>
       results.ranks
         .filter((row) => row[key] !== null && row[key] !== undefined)
@@ -125,8 +125,9 @@ export function taskPanel(app) {
       h(
         "p",
         { class: "hint" },
-        `${results.rows.shots} shots and ${results.rows.tuning} tuning rows; ${results.rows.heldout} rows held out. On the map it stands where `,
-        state.layout === "pca" ? "PCA projects its delta." : "its five nearest models lie.",
+        `${results.rows.shots} shots and ${results.rows.tuning} tuning rows; ${results.rows.heldout} rows held out.`,
+        here && " On the map it stands where ",
+        here && (layoutOf(app.model) === "pca" ? "PCA projects its delta." : "its five nearest models lie."),
       ),
       h(
         "div",
@@ -144,7 +145,7 @@ export function taskPanel(app) {
                 .map((row, index) =>
                   h(
                     "tr",
-                    {},
+                    { key: row.number },
                     h("td", { class: "num" }, index + 1),
                     h(
                       "td",
@@ -225,9 +226,10 @@ export function taskPanel(app) {
 
 export function progress(job) {
   const share = job.total > 1 ? job.done / job.total : null;
+  // what counts the seconds is not read aloud each time
   return h(
     "div",
-    { class: "progress" },
+    { class: "progress", "aria-live": "off" },
     h("progress", share === null ? { "aria-label": job.what } : { value: share, max: 1, "aria-label": job.what }),
     h(
       "span",
@@ -237,6 +239,7 @@ export function progress(job) {
   );
 }
 
-export async function resultsOf(job) {
-  return (await json("job", { id: job.id })).result;
+// Where a task lies on the map is asked of the map that is shown.
+export async function resultsOf(job, model) {
+  return (await json("job", { id: job.id, ...(job.kind === "task" ? ofMap(model) : {}) })).result;
 }

@@ -2,6 +2,7 @@
 
 import { embedded } from "./api.js";
 import { debounced, decimals, fill, h, number, percent, shown } from "./dom.js";
+import { layoutOf } from "./model.js";
 import { css, FIRST_STEP, OTHER, STEPS } from "./palette.js";
 import { set, state, toggle } from "./state.js";
 
@@ -72,7 +73,7 @@ export function viewPanel(app) {
       ),
       section(
         "Filter",
-        state.ranks || model.words.licence.length > 1 || true ? rankFields(model) : null,
+        rankFields(model),
         h(
           "label",
           { class: "field" },
@@ -126,15 +127,15 @@ export function viewPanel(app) {
         "Map",
         h(
           "div",
-          { class: "choices", role: "radiogroup", "aria-label": "Layout" },
+          { class: "choices", role: "group", "aria-label": "Layout" },
           ["pca", "umap"].map((name) =>
             h(
               "button",
               {
-                role: "radio",
-                "aria-checked": String(state.layout === name),
+                "aria-pressed": String(state.layout === name),
                 id: "layout-" + name,
-                disabled: name === "umap" && !model.layout?.umapX,
+                // a chosen one can be left by keyboard, whether or not it is there
+                disabled: name === "umap" && !model.layout?.umapX && state.layout !== "umap",
                 onclick: () => set({ layout: name }),
               },
               name.toUpperCase(),
@@ -158,6 +159,7 @@ export function viewPanel(app) {
           { class: "check" },
           h("input", {
             type: "checkbox",
+            id: "labels",
             checked: state.labels,
             onchange: (event) => set({ labels: event.target.checked }),
           }),
@@ -179,7 +181,7 @@ export function viewPanel(app) {
           { class: "hint" },
           embedded
             ? "Pictures are of what is in view; CSV lists the models shown."
-            : "Pictures are of what is in view; CSV lists the models shown. The link shows this very view, as long as this server runs.",
+            : "Pictures are of what is in view; CSV lists the models shown. The link shows this very view, as long as this server runs; started with --port and --token-file, the next one as well.",
         ),
       ),
       h(
@@ -234,6 +236,7 @@ export function viewPanel(app) {
         "button",
         {
           class: "item",
+          key: space.number,
           "aria-pressed": String(space.number === app.model.space),
           onclick: () => space.number !== app.model.space && app.openSpace(space.number),
         },
@@ -282,6 +285,7 @@ export function viewPanel(app) {
           "button",
           {
             class: "item",
+            key: item.key,
             "aria-pressed": String(state[legend.filter].has(item.key)),
             title: shown(item.word),
             onclick: () => toggle(legend.filter, item.key),
@@ -296,6 +300,7 @@ export function viewPanel(app) {
           "button",
           {
             class: "quiet",
+            key: "more or fewer",
             onclick: () => {
               all = !all;
               render();
@@ -316,10 +321,18 @@ export function viewPanel(app) {
 }
 
 function section(title, ...children) {
-  return h("section", {}, h("h3", {}, title), ...children);
+  return h("section", { key: title }, h("h3", {}, title), ...children);
 }
 
-function silhouetteSays({ silhouette, clusters }) {
+function namedFrom({ clusters, unnamed }) {
+  if (!unnamed) return "Named from names, tags and cards.";
+  if (unnamed === clusters.length)
+    return "They are only numbered: no words of names, tags and cards tell them apart.";
+  return `Named from names, tags and cards; ${unnamed} that no words tell apart ${unnamed === 1 ? "is" : "are"} only numbered.`;
+}
+
+function silhouetteSays(layout) {
+  const { silhouette, clusters } = layout;
   if (silhouette === null) return "One cluster: nothing tells these models apart enough.";
   const how =
     silhouette >= 0.5
@@ -327,22 +340,24 @@ function silhouetteSays({ silhouette, clusters }) {
       : silhouette >= 0.25
         ? "apart, with some overlap"
         : "hardly apart: do not lean on them";
-  return `${clusters.length} clusters by k-means in the true space, silhouette ${decimals(silhouette, 2)}: ${how}. Named from the cards.`;
+  return `${clusters.length} clusters by k-means in the true space, silhouette ${decimals(silhouette, 2)}: ${how}. ${namedFrom(layout)}`;
 }
 
 function layoutSays(model, laying) {
   const { layout } = model,
+    kind = layoutOf(model),
     lines = [];
-  if (state.layout === "pca")
+  if (state.layout !== kind) lines.push("UMAP was chosen; this is PCA until UMAP is there.");
+  if (kind === "pca")
     lines.push(`PCA shows ${percent(model.explained[0] + model.explained[1])} of the variance.`);
-  const trust = state.layout === "pca" ? layout?.trustPca : layout?.trustUmap;
-  if (layout && state.layout === "umap") lines.push(layout.note + ".");
+  const trust = kind === "pca" ? layout?.trustPca : layout?.trustUmap;
+  if (layout && kind === "umap") lines.push(layout.note + ".");
   if (trust !== null && trust !== undefined)
     lines.push(`Trustworthiness ${decimals(trust, 2)} (1: all neighbours on the map are true ones).`);
   if (laying) lines.push(laying);
   else if (layout && !layout.umapX) lines.push(`No UMAP: ${layout.note}.`);
   lines.push(
-    state.layout === "pca"
+    kind === "pca"
       ? "Models that differ in other directions lie on top of each other here."
       : "Distances between groups, and their sizes, mean nothing here.",
   );
