@@ -152,14 +152,14 @@ def _watch(arguments: Arguments, command: GateCommand, watching: WatchOptions) -
     if command.junit is not None or command.summary is not None:
         raise InputError("gate: `junit` and `summary` are of one MODEL; a watched pool has its log.jsonl")
     from merge_advisor.advisor.gating.watch import Watching, watch_pool
-    from merge_advisor.advisor.gating.watch_state import JUDGED, LOG
+    from merge_advisor.advisor.gating.watch_state import DECISIONS_MEASURED, LOG
 
     output = arguments.part(OutputOptions)
     made: list[PoolDecision] = []
 
     def show(decision: PoolDecision) -> None:
         made.append(decision)
-        if decision.kind in JUDGED:
+        if decision.kind in DECISIONS_MEASURED:
             _list_watched(arguments, watching)
         if output.json and not watching.once:  # it never ends: an object a line
             print_json(to_plain(decision), line=True)
@@ -185,9 +185,9 @@ def _watch(arguments: Arguments, command: GateCommand, watching: WatchOptions) -
 
 def _cost(decision: PoolDecision, price: float | None) -> str:
     """What judging a model took, and what judging every candidate on the same rows would have taken."""
-    from merge_advisor.advisor.gating.watch_state import JUDGED
+    from merge_advisor.advisor.gating.watch_state import DECISIONS_MEASURED
 
-    if decision.kind not in JUDGED:
+    if decision.kind not in DECISIONS_MEASURED:
         return ""
     text = f"\ncost: {seconds_text(decision.seconds, price)}, {decision.measured} measurements"
     text += f", {decision.forwards} forward passes"

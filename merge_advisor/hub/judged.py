@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from merge_advisor.advisor.gating.watch_state import JUDGED, LOG, PoolDecision
+from merge_advisor.advisor.gating.watch_state import DECISIONS_MEASURED, LOG, PoolDecision
 from merge_advisor.errors import InputError, RunError
 from merge_advisor.hub.filters import EntryFilter
 from merge_advisor.hub.values import HubJudged
@@ -88,7 +88,7 @@ def keep_decisions(hub: OpenHub, folder: Path, pool: str) -> None:
         at = str(fields.pop("at", ""))
         name = digest_of([str(folder.absolute()), fields.pop("number", number), at])
         decision = from_json(PoolDecision, json.dumps(fields), f"{log}:{number}")
-        if decision.kind in JUDGED:
+        if decision.kind in DECISIONS_MEASURED:
             found[name] = _judged(decision, pool, at, told="forwards" in fields)
     known = hub.results.judged_ids()
     new = {name: judged for name, judged in found.items() if name not in known}

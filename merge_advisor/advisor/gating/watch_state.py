@@ -48,7 +48,7 @@ class TaskDecision:
     reason: str
 
 
-JUDGED = ("new", "version")
+DECISIONS_MEASURED = ("new", "version")
 """Kinds of decisions for which models were run."""
 
 

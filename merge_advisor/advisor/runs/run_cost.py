@@ -121,7 +121,7 @@ def run_cost_lines(plan: Plan, price: float | None = None) -> list[str]:
     >>> from pathlib import Path
     >>> from merge_advisor.advisor.runs.run_folder import read_run
     >>> run_cost_lines(read_run(Path("run")).plan)[0]
-    'cost: ... forward passes and ... s for the plan'
+    'cost: ... forward passes and ... s for the plan...'
     """
     environment, scoring = plan.environment, plan.environment.scoring
     candidates, told = candidates_of(plan), run_cost(plan)
