@@ -13,11 +13,13 @@ from random import Random
 from typing import Any
 
 from tests.fuzz import mutators, seeds
-from tests.fuzz.checks import Case, Check, check_answers, check_deltas, check_pool, check_recipe, check_rows
+from tests.fuzz.checks import Case, Check, check_answers, check_deltas, check_pool, check_recipe, check_rows, check_run
 
 MODEL = "@"
 """Stands for the name of a case's own model in the paths of a case that shares a command with others."""
 _BAD_INPUT = frozenset({0, 2, 3})
+_MADE = "made"
+"""Run folder of a case that makes one."""
 _POOL = ["--pool", "pool", "--base", "base"]
 _PLAN = ["plan", "--task", "examples.jsonl", "--dry-run", "--offline", "--threads", "1"]
 
@@ -277,6 +279,40 @@ def _archive(rng: Random, world: Path) -> Case:
     )
 
 
+def _plan(rng: Random, world: Path) -> Case:
+    """A whole plan from a pool with models that are almost right, and a task file of any name."""
+    made = rng.choice((_adapter_config, _adapter_weights, _adapter_weights, _card, _archive))(rng, world)
+    ending = rng.choice(_ODD_NAMES) if rng.random() < 0.2 else ""
+    files = {name.replace(MODEL, MODEL + ending): data for name, data in made.files.items()}
+    # the file's name is of the first of the cases that share a command
+    task = f"rows{rng.choice(_ODD_NAMES)}.jsonl"
+    words = ("plan", "--task", task, *_POOL, "--no-score", "--out", _MADE, "--strategy", "random", "--k", "2")
+    words += ("--adaptation", "none", "--lora-steps", "1", "--shots", "8", "--offline", "--threads", "1")
+    return Case("plans", files | {task: _of_world(world, "examples.jsonl")}, words)
+
+
+_ODD_NAMES = (
+    "",
+    "",
+    "\udcff",
+    "\u202e",
+    "\x1b[31m",
+    "\n",
+    " ",
+    "%",
+    "?a#b",
+    "é",
+    "|",
+    "$x",
+    "\\",
+    "'",
+    '"',
+    "<b>",
+    "{x}",
+)
+"""What names of files hold that must stay names."""
+
+
 def _base(rng: Random, world: Path) -> Case:
     name = rng.choice(
         (
@@ -396,6 +432,7 @@ TARGETS: dict[str, Target] = {
     "adapter-weights": Target(_adapter_weights, batch=800, together=40, codes={0, 3}, check=check_pool, weight=40),
     "cards": Target(_card, batch=800, together=40, codes={0, 3}, check=check_pool, weight=20),
     "archives": Target(_archive, batch=200, together=20, codes={0, 3}, check=check_pool, weight=4),
+    "plans": Target(_plan, batch=20, together=8, codes={0, 3}, check=check_run, weight=0.4),
     "bases": Target(_base, batch=50, weight=1),
     "checkpoints": Target(_checkpoint, together=10, codes={0, 3}, check=check_pool, weight=1),
     "base-weights": Target(_base_weights, batch=50, weight=1),
