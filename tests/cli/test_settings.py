@@ -159,9 +159,28 @@ def test_places_outside_the_folder_are_announced(
     assert main([*PLAN.split(), "--out", "new", "--dry-run"]) == 0
     said = f"merge-advisor: by merge-advisor.toml outside this folder: store {other / 'own.sqlite'}\n"
     assert capsys.readouterr().err == said
-    for quiet in ([*PLAN.split(), "-q"], [*PLAN.split(), "--store", str(other / "own.sqlite")]):
-        assert main([*quiet, "--out", "new", "--dry-run"]) == 0
-        assert capsys.readouterr().err == ""
+    # --quiet silences progress, not what one should know
+    assert main([*PLAN.split(), "-q", "--out", "new", "--dry-run"]) == 0
+    assert capsys.readouterr().err == said
+    assert main([*PLAN.split(), "--store", str(other / "own.sqlite"), "--out", "new", "--dry-run"]) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_a_guard_outside_the_folder_is_announced_and_opened_by_a_dry_run(
+    folder: Path, tmp_path_factory: pytest.TempPathFactory, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = tmp_path_factory.mktemp("other") / "guard.jsonl"
+    other.write_text('{"text": "one"}\n{"text": "two"}\n')
+    write(folder, guard=str(other))
+    words = [word for word in PLAN.split() if word != "--no-score"]
+    assert main([*words, "--out", "new", "--dry-run"]) == 0
+    told = capsys.readouterr()
+    assert told.err == f"merge-advisor: by merge-advisor.toml outside this folder: guard {other}\n"
+    assert "guard guard.jsonl: 2 texts" in told.out
+    write(folder, guard="/dev/zero")
+    assert main([*words, "--out", "new", "--dry-run"]) == 2
+    assert "error: /dev/zero: cannot be read (no regular file); give a JSONL file" in capsys.readouterr().err
+    assert main([*words, "--out", "new", "--dry-run", "--no-score"]) == 0
 
 
 def test_a_dry_run_makes_nothing(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
