@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from merge_advisor.errors import InputError, MergeAdvisorError
 from merge_advisor.hub.results import savings_lines, savings_of
 from merge_advisor.json_form import digest_of, to_plain
+from merge_advisor.regular_files import open_regular
 
 if TYPE_CHECKING:
     from merge_advisor.advisor.runs.run_folder import Run
@@ -222,7 +223,7 @@ def gate_decisions(log: Path) -> dict[str, Any]:
         log: its log, a JSON object a line with `model`, `kind` and `text`; there need be none.
     """
     try:
-        with log.open("rb") as file:
+        with open_regular(log) as file:
             file.seek(max(0, log.stat().st_size - _LOG_BYTES))
             lines = file.read().splitlines()
     except OSError:
