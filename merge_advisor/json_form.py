@@ -19,6 +19,9 @@ from merge_advisor.regular_files import open_regular
 VERSION = 1
 """Version written into every file of a run folder; a file of another version is refused."""
 
+CHECKSUM = "checksum"
+"""Key of what tells that nothing in a file was changed."""
+_ENVIRONMENT = "environment"
 
 _T = TypeVar("_T")
 
@@ -96,6 +99,26 @@ def to_json(value: Any) -> str:
     return _HALVES.sub(lambda half: f"\\u{ord(half[0]):04x}", text) + "\n"
 
 
+def to_checked_json(value: Any) -> str:
+    """Return the same of a value that is an object, with a checksum of all that stands in it.
+
+    It stands in the block `environment` where there is one: what it is of may differ between machines.
+
+    >>> from merge_advisor.types import Row
+    >>> '"checksum": "' in to_checked_json(Row("2 + 2", "4"))
+    True
+
+    Args:
+        value: a dataclass, as `to_plain` takes it.
+
+    Raises:
+        ValueError: NaN or infinity in it.
+    """
+    plain = to_plain(value)
+    plain.get(_ENVIRONMENT, plain)[CHECKSUM] = digest_of(plain)
+    return to_json(plain)
+
+
 def from_json(cls: type[_T], text: str, where: str) -> _T:
     """Return the value that a strict JSON form stands for.
 
@@ -135,8 +158,10 @@ def from_json(cls: type[_T], text: str, where: str) -> _T:
         raise InputError(f"{where}: {place}: {what}; correct it or make the file anew") from error
 
 
-def read_value(cls: type[_T], path: Path) -> _T:
+def read_value(cls: type[_T], path: Path, *, anew: str = "copy the whole run folder, or make it anew") -> _T:
     """Return the value in a JSON file of a run folder, or in one that is kept beside a trained model.
+
+    A checksum in it is compared; files of before there were any have none.
 
     >>> from merge_advisor.types import Recipe
     >>> read_value(Recipe, Path("run/recipe.json")).composition
@@ -145,9 +170,10 @@ def read_value(cls: type[_T], path: Path) -> _T:
     Args:
         cls: the class of the value, a dataclass.
         path: the file.
+        anew: what makes the file anew, as the end of a message.
 
     Raises:
-        RunError: it cannot be read, is no regular file, or has more than `RUN_BYTES`.
+        RunError: it cannot be read, is no regular file, has more than `RUN_BYTES`, or was changed after it was written.
         InputError: as `from_json`.
     """
     try:
@@ -162,7 +188,28 @@ def read_value(cls: type[_T], path: Path) -> _T:
         raise RunError(f"{path}: cannot be read ({error.strerror}); copy the whole run folder") from error
     except UnicodeDecodeError as error:
         raise RunError(f"{path}: not UTF-8 (byte {error.start}); it was altered, copy the whole run folder") from error
-    return from_json(cls, text, str(path))
+    return from_json(cls, _unchanged(text, str(path), anew), str(path))
+
+
+def _unchanged(text: str, where: str, anew: str) -> str:
+    """The text of a value without its checksum, which fits; a text that has none as it is."""
+    if f'"{CHECKSUM}"' not in text:
+        return text
+    try:
+        plain = json.loads(text)
+    except (ValueError, RecursionError):  # told where it is parsed
+        return text
+    inside = plain.get(_ENVIRONMENT, plain) if isinstance(plain, dict) else None
+    if not isinstance(inside, dict) or CHECKSUM not in inside:
+        return text
+    kept = inside.pop(CHECKSUM)
+    try:
+        same = kept == digest_of(plain)
+    except (ValueError, RecursionError):  # of NaN, which nothing that was written holds
+        same = False
+    if not same:
+        raise RunError(f"{where}: was changed after it was written, or damaged; {anew}")
+    return json.dumps(plain)
 
 
 def _marked(plain: Any) -> Any:

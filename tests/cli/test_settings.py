@@ -9,6 +9,7 @@ import pytest
 from merge_advisor.cli import main
 from merge_advisor.errors import ExternalError, InputError
 from merge_advisor.machine_options import Machine
+from tests.support.run_files import unchecked
 
 
 def write(folder: Path, **settings: object) -> None:
@@ -67,7 +68,7 @@ def test_a_run_keeps_its_pool_and_base_unless_they_are_gone(folder: Path, capsys
     write(folder, pool="elsewhere", base="org/elsewhere")
     assert main("merge run --out model".split()) == 0
     path = folder / "run" / "plan.json"
-    plan = json.loads(path.read_text())
+    plan = unchecked(path)
     plan["environment"]["paths"]["pool"] = str(folder / "gone")
     path.write_text(json.dumps(plan))
     write(folder, pool="adapters", base="org/elsewhere")

@@ -17,6 +17,7 @@ import numpy as np
 from tests.fuzz.seeds import PLAIN, jsonl
 from tests.support.bench_setups import SETUP, write_world
 from tests.support.models import LLAMA_MODULES, build_llama, write_lora
+from tests.support.run_files import unchecked
 
 KEPT = "cache"
 """Folder of a case's place that stays from case to case: it only remembers hashes."""
@@ -60,7 +61,7 @@ def _unlink_paths(folder: Path) -> None:
     """Have the runs name base and pool as a case's place has them."""
     for run in ("run", "tuned"):
         path = folder / run / "plan.json"
-        plan = json.loads(path.read_text())
+        plan = unchecked(path)
         plan["environment"]["paths"] |= {"base": "base", "pool": "adapters"}
         path.write_text(json.dumps(plan, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
 

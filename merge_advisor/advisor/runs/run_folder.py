@@ -1,6 +1,7 @@
 """The run folder: everything one plan made, whole or not at all, readable by someone else.
 
 plan.json       what was found, chosen and why; verdict; one `environment` block for what differs between machines
+                (it, tune.json and the files of tasks/ and score/ hold a checksum each; recipes are in it by digest)
 recipe.json     the merge itself; every other format is a rendering of it
 mergekit.yaml, lorahub.json, adapter/      renderings, each only where it gives the same model
 shots_lora/     the LoRA finetuned on the shots
@@ -24,8 +25,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from merge_advisor.adapt.workbench import Alternative
+from merge_advisor.checked_sqlite import warn_of_damage
 from merge_advisor.errors import RunError
-from merge_advisor.json_form import STRICT, digest_of, read_value, to_json
+from merge_advisor.json_form import STRICT, digest_of, read_value, to_checked_json, to_json
 from merge_advisor.report.values import SimilarityMap, TuningReport
 from merge_advisor.scores import Score, ScoringCost, Verdict
 from merge_advisor.spaces import Space
@@ -38,6 +40,7 @@ MEMBERS = "members"
 """Folder of a run: members whose own files PEFT would not load whole, written anew."""
 START = "start"
 """Folder of the merge that an adaptation began with, and label of its row in a score table."""
+_ANEW = "make the run anew, by the same `merge-advisor plan` with `force=True`"
 PLAN_START = "plan start"
 """Label of the plan's merge before anything was trained, in the score table of a run tuned without its adaptation."""
 
@@ -280,11 +283,11 @@ def write_values(folder: Path, plan: Plan, recipe: Recipe, tasks: tuple[Task, ..
     Raises:
         RunError: no permission, or no room.
     """
-    write_text(folder / "plan.json", to_json(plan))
+    write_text(folder / "plan.json", to_checked_json(plan))
     write_text(folder / "recipe.json", to_json(recipe))
     (folder / "tasks").mkdir(exist_ok=True)
     for number, task in enumerate(tasks):
-        write_text(folder / "tasks" / f"{number}.json", to_json(task))
+        write_text(folder / "tasks" / f"{number}.json", to_checked_json(task))
 
 
 def write_scores(folder: Path, plan: Plan, scores: tuple[Score, ...], report: str, page: str) -> None:
@@ -305,10 +308,12 @@ def write_scores(folder: Path, plan: Plan, scores: tuple[Score, ...], report: st
     own = [task.name for task in plan.tasks]
     for score in scores:
         name = str(own.index(score.task)) if score.task in own else _file_of(score.task)
-        write_text(folder / "score" / f"{name}.json", to_json(score))
+        write_text(folder / "score" / f"{name}.json", to_checked_json(score))
     write_text(folder / "report.md", report)
     write_text(folder / "report.html", page)
-    write_text(folder / "plan.json", to_json(plan))  # last: the verdict is there only where the scores behind it are
+    write_text(
+        folder / "plan.json", to_checked_json(plan)
+    )  # last: the verdict is there only where the scores behind it are
 
 
 def check_run(folder: Path) -> None:
@@ -336,7 +341,7 @@ def read_run(folder: Path) -> Run:
         InputError: a file of it is altered, cut short or of another version.
     """
     check_run(folder)
-    plan = read_value(Plan, folder / "plan.json")
+    plan = read_value(Plan, folder / "plan.json", anew=_ANEW)
     if missing := [name for name in ("base", "pool") if name not in plan.environment.paths]:
         raise RunError(
             f"{folder / 'plan.json'}: environment.paths: has no {missing[0]}; correct it or make the file anew"
@@ -346,23 +351,28 @@ def read_run(folder: Path) -> Run:
     planned = read_value(Recipe, of_plan) if of_plan.is_file() else None
     # either digest: `tune` writes plan/ first and plan.json last
     if planned is not None and planned.digest not in (plan.planned_digest, plan.recipe_digest):
-        raise RunError(f"{of_plan}: was changed after the plan; make the plan anew")
+        raise RunError(f"{of_plan}: was changed after the plan; {_ANEW}")
     tasks = [folder / "tasks" / f"{number}.json" for number in range(len(plan.tasks))]
-    run = Run(folder, plan, recipe, tuple(read_value(Task, path) for path in tasks), (), planned)
+    run = Run(folder, plan, recipe, tuple(read_value(Task, path, anew=_ANEW) for path in tasks), (), planned)
     if recipe.digest != plan.recipe_digest:
         if planned is None:
-            raise RunError(f"{folder / 'recipe.json'}: was changed after the plan; make the plan anew")
+            raise RunError(f"{folder / 'recipe.json'}: was changed after the plan; {_ANEW}")
         # `tune` was killed while it wrote: the plan still stands, not what an earlier `tune` had made of it
         if plan.planned_digest:
+            warn_of_damage(
+                f"{folder / 'recipe.json'}: is not what `tune` found last: it was changed, or a later `tune` was ended "
+                "while it wrote; the plan's own recipe is used, and the same `tune` makes it anew"
+            )
             plan = replace(plan, adaptation=run.own_adaptation, verdict=None, reason="")
         return replace(run, plan=plan, recipe=planned)
     scores = [folder / "score" / f"{number}.json" for number in range(len(plan.tasks))]
     # scores of the run's own tasks are files by number; those of lm-eval tasks are added later, by name
+    again = f"delete it, and `merge-advisor score {folder}` makes it anew"
     scores += sorted((folder / "score").glob("lm-eval-*.json"))
     return replace(
         run,
-        scores=tuple(read_value(Score, path) for path in scores if path.is_file()),
-        tuning=read_value(TuningReport, folder / TUNING) if plan.planned_digest else None,
+        scores=tuple(read_value(Score, path, anew=again) for path in scores if path.is_file()),
+        tuning=read_value(TuningReport, folder / TUNING, anew=_ANEW) if plan.planned_digest else None,
     )
 
 
