@@ -35,7 +35,7 @@ from merge_advisor.cli.parser import Arguments
 from merge_advisor.cli.printing import flagged, print_result
 from merge_advisor.cli.progress import reporting
 from merge_advisor.cli.saying import say
-from merge_advisor.cli.settings import READ, SETTINGS_FILE, WRITTEN, leads_out, read_settings, setting_options
+from merge_advisor.cli.settings import READ_ELSEWHERE, SETTINGS_FILE, WRITTEN, leads_out, read_settings, setting_options
 from merge_advisor.errors import InputError
 from merge_advisor.json_form import to_plain
 from merge_advisor.limits import check_limits
@@ -278,7 +278,7 @@ def _doctor(arguments: Arguments) -> int:
 
     findings = diagnose(Path.cwd(), **asdict(arguments.part(DoctorCommand)))
     lines = [f"{'ok     ' if item['ok'] else 'BROKEN '} {item['what']}: {item['says']}" for item in findings]
-    _print(arguments, {"findings": findings}, [Paragraph("\n".join(lines))])
+    _print(arguments, {"findings": findings}, flagged([Paragraph("\n".join(lines))], "doctor"))
     return OK if all(item["ok"] for item in findings) else FAILED
 
 
@@ -332,7 +332,7 @@ def _announce(arguments: Arguments) -> None:
     known = setting_options(COMMANDS[arguments.command].parts)
     chosen = {
         name: path for name, path in arguments.settings.items()
-        if name in (*WRITTEN, *READ) and (name in known or arguments.command == "doctor")
+        if name in (*WRITTEN, *READ_ELSEWHERE) and (name in known or arguments.command == "doctor")
         and name not in arguments.given and leads_out(Path.cwd(), path)
     }  # fmt: skip
     if chosen:

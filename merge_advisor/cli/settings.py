@@ -16,7 +16,7 @@ from merge_advisor.regular_files import read_regular_text
 SETTINGS_FILE = "merge-advisor.toml"
 WRITTEN = ("cache", "store", "hub")
 """Keys of places that are written to: a settings file of someone else must not choose them unseen."""
-READ = ("guard",)
+READ_ELSEWHERE = ("guard",)
 """Keys of files that are read and are no model: what is chosen by them and lies elsewhere is told as well."""
 
 

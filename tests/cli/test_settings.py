@@ -9,6 +9,7 @@ import pytest
 from merge_advisor.cli import main
 from merge_advisor.errors import ExternalError, InputError
 from merge_advisor.machine_options import Machine
+from merge_advisor.store import Store
 from tests.support.run_files import unchecked
 
 
@@ -108,7 +109,26 @@ def test_a_benchmark_reads_where_and_how_to_compute_but_keeps_what_its_setup_nam
 def test_doctor_looks_into_the_cache_of_the_settings(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write(folder, cache="mine")
     assert main(["doctor"]) == 0
-    assert f"cache: {folder / 'mine'}" in capsys.readouterr().out
+    assert f"cache: {folder / 'mine'}: is made by the first command that needs it" in capsys.readouterr().out
+    assert not (folder / "mine").exists()
+    (folder / "mine").mkdir()
+    assert main(["doctor"]) == 0
+    assert f"cache: {folder / 'mine'}, 0 deltas stored" in capsys.readouterr().out
+
+
+def test_doctor_announces_places_outside_and_makes_none(
+    folder: Path, tmp_path_factory: pytest.TempPathFactory, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = tmp_path_factory.mktemp("other")
+    write(folder, cache=str(other / "cache"), store=str(other / "a?b#c.sqlite"))
+    assert main(["doctor", "-q"]) == 0
+    assert f"by merge-advisor.toml outside this folder: cache {other / 'cache'}, store" in capsys.readouterr().err
+    assert not list(other.iterdir())
+    Store(other / "a?b#c.sqlite").close()
+    (other / "cache").mkdir()
+    assert main(["doctor"]) == 0
+    assert "0 deltas stored" in capsys.readouterr().out
+    assert {path.name for path in other.iterdir()} == {"cache", "a?b#c.sqlite"}
 
 
 def test_a_flag_is_named_where_the_library_names_a_parameter(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

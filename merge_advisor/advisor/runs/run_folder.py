@@ -34,13 +34,14 @@ from merge_advisor.spaces import Space
 from merge_advisor.types import Base, ChooseBy, Kind, Recipe, Selection, Task
 from merge_advisor.whole_files import remove_leftovers, restore, write_text
 
+ANEW = "make the run anew, by the same `merge-advisor plan` with `force=True`"
+"""What is done about a file that is not what was written."""
 PLANNED, TUNING = "plan", "tune.json"
 """Folder of the plan's own recipe, and file of what was tried, in a tuned run."""
 MEMBERS = "members"
 """Folder of a run: members whose own files PEFT would not load whole, written anew."""
 START = "start"
 """Folder of the merge that an adaptation began with, and label of its row in a score table."""
-_ANEW = "make the run anew, by the same `merge-advisor plan` with `force=True`"
 PLAN_START = "plan start"
 """Label of the plan's merge before anything was trained, in the score table of a run tuned without its adaptation."""
 
@@ -341,7 +342,7 @@ def read_run(folder: Path) -> Run:
         InputError: a file of it is altered, cut short or of another version.
     """
     check_run(folder)
-    plan = read_value(Plan, folder / "plan.json", anew=_ANEW)
+    plan = read_value(Plan, folder / "plan.json", anew=ANEW)
     if missing := [name for name in ("base", "pool") if name not in plan.environment.paths]:
         raise RunError(
             f"{folder / 'plan.json'}: environment.paths: has no {missing[0]}; correct it or make the file anew"
@@ -351,12 +352,12 @@ def read_run(folder: Path) -> Run:
     planned = read_value(Recipe, of_plan) if of_plan.is_file() else None
     # either digest: `tune` writes plan/ first and plan.json last
     if planned is not None and planned.digest not in (plan.planned_digest, plan.recipe_digest):
-        raise RunError(f"{of_plan}: was changed after the plan; {_ANEW}")
+        raise RunError(f"{of_plan}: was changed after the plan; {ANEW}")
     tasks = [folder / "tasks" / f"{number}.json" for number in range(len(plan.tasks))]
-    run = Run(folder, plan, recipe, tuple(read_value(Task, path, anew=_ANEW) for path in tasks), (), planned)
+    run = Run(folder, plan, recipe, tuple(read_value(Task, path, anew=ANEW) for path in tasks), (), planned)
     if recipe.digest != plan.recipe_digest:
         if planned is None:
-            raise RunError(f"{folder / 'recipe.json'}: was changed after the plan; {_ANEW}")
+            raise RunError(f"{folder / 'recipe.json'}: was changed after the plan; {ANEW}")
         # `tune` was killed while it wrote: the plan still stands, not what an earlier `tune` had made of it
         if plan.planned_digest:
             warn_of_damage(
@@ -367,13 +368,24 @@ def read_run(folder: Path) -> Run:
         return replace(run, plan=plan, recipe=planned)
     scores = [folder / "score" / f"{number}.json" for number in range(len(plan.tasks))]
     # scores of the run's own tasks are files by number; those of lm-eval tasks are added later, by name
-    again = f"delete it, and `merge-advisor score {folder}` makes it anew"
     scores += sorted((folder / "score").glob("lm-eval-*.json"))
     return replace(
         run,
-        scores=tuple(read_value(Score, path, anew=again) for path in scores if path.is_file()),
-        tuning=read_value(TuningReport, folder / TUNING, anew=_ANEW) if plan.planned_digest else None,
+        scores=tuple(read_value(Score, path, anew=score_anew(folder)) for path in scores if path.is_file()),
+        tuning=read_value(TuningReport, folder / TUNING, anew=ANEW) if plan.planned_digest else None,
     )
+
+
+def score_anew(folder: Path) -> str:
+    """Return what is done about a score that is not what was written, as the end of a message.
+
+    >>> score_anew(Path("run"))
+    'delete it, and `merge-advisor score run` makes it anew'
+
+    Args:
+        folder: the run folder.
+    """
+    return f"delete it, and `merge-advisor score {folder}` makes it anew"
 
 
 def _file_of(task: str) -> str:
