@@ -124,9 +124,10 @@ def _interrupted(arguments: Arguments, words: Sequence[str]) -> str:
 def _message(error: MergeAdvisorError, arguments: Arguments) -> str:
     from merge_advisor.cli.messages import with_flags
 
-    message = with_flags(str(error), arguments.command)
     # what a tool of others said is cut to one line; where it comes from, its traceback tells
-    return f"{message}; see where with --debug" if isinstance(error, ExternalError) and error.__cause__ else message
+    cut = isinstance(error, ExternalError) and error.__cause__ and "`debug`" not in str(error)
+    message = with_flags(str(error), arguments.command)
+    return f"{message}; see where with --debug" if cut else message
 
 
 def _failed(message: str, code: int) -> int:
