@@ -55,3 +55,28 @@ def make_study(rng: Random, world: Path) -> Case:
     data = mutators.mutated_bytes(of_world(world, "tuned/study.sqlite"), rng)
     words = ("tune", "tuned", "--trials", "5", "--sampler", "random", "--no-score", "--offline", "--threads", "1")
     return Case("studies", {"tuned/study.sqlite": data}, words)
+
+
+def make_hub(rng: Random, world: Path) -> Case:
+    """A case of `hubs`: catalogue, vectors or their state damaged, read by whatever only reads a hub."""
+    names = sorted(path.relative_to(world).as_posix() for path in (world / "hub").rglob("*") if path.is_file())
+    name = rng.choice([*names, "hub/catalogue.sqlite", "hub/catalogue.sqlite"])
+    data = mutators.mutated_bytes(of_world(world, name), rng)
+    words = [
+        ["hub", "list"], ["hub", "show", "a0"], ["hub", "check"], ["hub", "search", "--text", "adapter"],
+        ["hub", "search", "--like", "a0"], ["hub", "check", "--repair"], ["hub", "remove", "a0"],
+    ]  # fmt: skip
+    return Case("hubs", {name: data}, (*rng.choice(words), "--hub", "hub"))
+
+
+def make_watch(rng: Random, world: Path) -> Case:
+    """A case of `watches`: what is known of a watched pool, damaged, when the pool is looked at again."""
+    data = mutators.mutated_bytes(of_world(world, "watched/watch.sqlite"), rng)
+    return Case("watches", {"watched/watch.sqlite": data}, WATCH)
+
+
+WATCH = (
+    "gate", "--watch", "adapters", "--once", "--out", "watched", "--task", "examples.jsonl", "--base", "base",
+    "--threads", "1", "--offline",
+)  # fmt: skip
+"""The command of a watched pool; all its models are known in the world."""

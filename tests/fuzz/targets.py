@@ -13,7 +13,14 @@ from typing import Any
 
 from tests.fuzz import mutators, seeds
 from tests.fuzz.checks import Case, Check, check_answers, check_deltas, check_pool, check_recipe, check_rows, check_run
-from tests.fuzz.kept_targets import make_ledger, make_run_file, make_store, make_study
+from tests.fuzz.kept_targets import (
+    make_hub,
+    make_ledger,
+    make_run_file,
+    make_store,
+    make_study,
+    make_watch,
+)
 from tests.fuzz.pool_targets import (
     make_adapter_config,
     make_adapter_weights,
@@ -266,6 +273,8 @@ TARGETS: dict[str, Target] = {
     "runs": Target(make_run_file, weight=6),
     "stores": Target(make_store, batch=50, check=check_deltas, kept=False, weight=1),
     "ledgers": Target(make_ledger, batch=5, check=check_answers, copied=("results",), kept=False, weight=0.02),
+    "hubs": Target(make_hub, batch=50, copied=("hub",), kept=False, codes={0, 1, 2}, weight=1),
+    "watches": Target(make_watch, batch=20, copied=("watched",), kept=False, codes={0, 1, 2, 3, 4}, weight=0.05),
     "studies": Target(make_study, batch=10, check=check_recipe, copied=("tuned",), kept=False, weight=0.05),
 }
 """By name."""

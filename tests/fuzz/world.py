@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import functools
+import io
 import json
 import os
 import shutil
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, chdir, redirect_stdout
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -54,7 +55,20 @@ def make_world(folder: Path) -> Path:
     embed_to_file(folder / EXPECTED, pool=pool, base=base, store=store, cache=folder / KEPT)
     _unlink_paths(folder)
     _write_results(folder)
+    _write_hub(folder)
     return folder
+
+
+def _write_hub(folder: Path) -> None:
+    """A hub of the pool, and what is known of the pool where it is watched; places as a case's place has them."""
+    from merge_advisor.cli import main
+    from merge_advisor.hub import Hub
+    from tests.fuzz.kept_targets import WATCH
+
+    with chdir(folder), redirect_stdout(io.StringIO()):
+        with Hub.open("hub", make=True) as hub:
+            hub.add("adapters", base="base", cache=Path(KEPT))
+        assert main([*WATCH, "--cache", KEPT]) == 0
 
 
 def _unlink_paths(folder: Path) -> None:
