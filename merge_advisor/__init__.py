@@ -8,6 +8,16 @@ Importing this package loads nothing heavy: each public function imports what it
 
 from __future__ import annotations
 
+import signal
+import sys
+
+if (
+    sys.orig_argv[1:3] == ["-m", "merge_advisor"] or (sys.argv[:1] and sys.argv[0].endswith("merge-advisor"))
+) and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    # as a program, until `__main__.entry` is there to make one line of it, an interrupt ends this process without
+    # the traceback of whatever is being imported
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 from typing import TYPE_CHECKING, Any
 
 from merge_advisor.version import __version__

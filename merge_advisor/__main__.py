@@ -1,5 +1,6 @@
 """`python -m merge_advisor`, and the command `merge-advisor`."""
 
+import signal
 import sys
 
 
@@ -10,6 +11,8 @@ def entry() -> int:
     True
     """
     try:
+        if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # of `merge_advisor.__init__`
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         from merge_advisor.cli import main
 
         return main()

@@ -303,6 +303,34 @@ def _settle_journal(connection: sqlite3.Connection, journal: str) -> None:
             return
 
 
+@contextmanager
+def read_only(path: Path) -> Iterator[sqlite3.Connection]:
+    """Open a file of SQLite for looking alone: it is neither made nor changed, whatever is in its name.
+
+    >>> with read_only(Path("absent?mode=rwc")) as connection:
+    ...     pass
+    Traceback (most recent call last):
+    sqlite3.OperationalError: unable to open database file
+
+    Args:
+        path: the file.
+
+    Yields:
+        The connection.
+
+    Raises:
+        sqlite3.Error: it cannot be opened.
+    """
+    # `as_uri` quotes what stands for itself in a name, and for something else in a URI: "?", "#", "%"
+    # without a log nobody has it open, and who reads it as one that stays as it is leaves no log beside it
+    how = "mode=ro" if path.with_name(f"{path.name}-wal").exists() else "immutable=1"
+    connection = sqlite3.connect(f"{path.absolute().as_uri()}?{how}", uri=True)
+    try:
+        yield connection
+    finally:
+        connection.close()
+
+
 def add_checksums(file: CheckedFile) -> None:
     """Give the tables of a file a column `checksum`, and each row its own; what stands there is taken to be right.
 

@@ -7,6 +7,7 @@ import functools
 import hashlib
 import json
 import os
+import re
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,8 +19,17 @@ from merge_advisor.regular_files import open_regular
 VERSION = 1
 """Version written into every file of a run folder; a file of another version is refused."""
 
+CHECKSUM = "checksum"
+"""Key of what tells that nothing in a file was changed."""
+_ENVIRONMENT = "environment"
 
 _T = TypeVar("_T")
+
+_HALVES = re.compile("[\ud800-\udfff]")
+_MAY_HOLD_HALVES = re.compile(r"[\ud800-\udfff]|\\u[dD][89a-fA-F]")
+_MARK = "\U0010fffe"
+"""Begins what stands for half a character, and for itself, while pydantic looks at a text: a code point of no one's."""
+_MARKED = re.compile(f"[\ud800-\udfff{_MARK}]"), re.compile(f"{_MARK}([0-9a-f]{{6}})")
 
 
 # pydantic reads this from a dataclass when (and only when) a file is parsed: unknown keys and wrong types are errors
@@ -70,7 +80,13 @@ def to_plain(value: Any) -> Any:
 
 
 def to_json(value: Any) -> str:
-    """Return a value as indented JSON with sorted keys and a final newline.
+    r"""Return a value as indented JSON with sorted keys and a final newline.
+
+    Characters stand as they are, but for halves of them (lone surrogates, which names of files and of tensors may
+    hold): UTF-8 has none, so these are written as JSON's escapes.
+
+    >>> to_json("ä \ud800")
+    '"ä \\ud800"\n'
 
     Args:
         value: as `to_plain` takes it.
@@ -78,7 +94,29 @@ def to_json(value: Any) -> str:
     Raises:
         ValueError: NaN or infinity in it.
     """
-    return json.dumps(to_plain(value), sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    text = json.dumps(to_plain(value), sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False)
+    # they can stand inside strings only, where an escape means the same
+    return _HALVES.sub(lambda half: f"\\u{ord(half[0]):04x}", text) + "\n"
+
+
+def to_checked_json(value: Any) -> str:
+    """Return the same of a value that is an object, with a checksum of all that stands in it.
+
+    It stands in the block `environment` where there is one: what it is of may differ between machines.
+
+    >>> from merge_advisor.types import Row
+    >>> '"checksum": "' in to_checked_json(Row("2 + 2", "4"))
+    True
+
+    Args:
+        value: a dataclass, as `to_plain` takes it.
+
+    Raises:
+        ValueError: NaN or infinity in it.
+    """
+    plain = to_plain(value)
+    plain.get(_ENVIRONMENT, plain)[CHECKSUM] = digest_of(plain)
+    return to_json(plain)
 
 
 def from_json(cls: type[_T], text: str, where: str) -> _T:
@@ -105,9 +143,12 @@ def from_json(cls: type[_T], text: str, where: str) -> _T:
     version = plain.get("version", VERSION) if isinstance(plain, dict) else VERSION
     if version != VERSION:
         raise InputError(f"{where}: version {version} is not {VERSION}; use the merge-advisor release that wrote it")
+    halves = _MAY_HOLD_HALVES.search(text) is not None
     try:
-        parsed: _T = _parser(cls).validate_json(text)  # type: ignore[arg-type]  # any class is hashable
-        return parsed
+        parsed: _T = _parser(cls).validate_json(  # type: ignore[arg-type]  # any class is hashable
+            json.dumps(_marked(plain)) if halves else text
+        )
+        return _unmarked(parsed) if halves else parsed
     except ValidationError as error:
         # an unknown key first: where a name is misspelt, the key that is missing for it says less
         unknown = "unexpected_keyword_argument"
@@ -117,8 +158,10 @@ def from_json(cls: type[_T], text: str, where: str) -> _T:
         raise InputError(f"{where}: {place}: {what}; correct it or make the file anew") from error
 
 
-def read_value(cls: type[_T], path: Path) -> _T:
+def read_value(cls: type[_T], path: Path, *, anew: str = "copy the whole run folder, or make it anew") -> _T:
     """Return the value in a JSON file of a run folder, or in one that is kept beside a trained model.
+
+    A checksum in it is compared; files of before there were any have none.
 
     >>> from merge_advisor.types import Recipe
     >>> read_value(Recipe, Path("run/recipe.json")).composition
@@ -127,9 +170,10 @@ def read_value(cls: type[_T], path: Path) -> _T:
     Args:
         cls: the class of the value, a dataclass.
         path: the file.
+        anew: what makes the file anew, as the end of a message.
 
     Raises:
-        RunError: it cannot be read, is no regular file, or has more than `RUN_BYTES`.
+        RunError: it cannot be read, is no regular file, has more than `RUN_BYTES`, or was changed after it was written.
         InputError: as `from_json`.
     """
     try:
@@ -144,7 +188,49 @@ def read_value(cls: type[_T], path: Path) -> _T:
         raise RunError(f"{path}: cannot be read ({error.strerror}); copy the whole run folder") from error
     except UnicodeDecodeError as error:
         raise RunError(f"{path}: not UTF-8 (byte {error.start}); it was altered, copy the whole run folder") from error
-    return from_json(cls, text, str(path))
+    return from_json(cls, _unchanged(text, str(path), anew), str(path))
+
+
+def _unchanged(text: str, where: str, anew: str) -> str:
+    """The text of a value without its checksum, which fits; a text that has none as it is."""
+    if f'"{CHECKSUM}"' not in text:
+        return text
+    try:
+        plain = json.loads(text)
+    except (ValueError, RecursionError):  # told where it is parsed
+        return text
+    inside = plain.get(_ENVIRONMENT, plain) if isinstance(plain, dict) else None
+    if not isinstance(inside, dict) or CHECKSUM not in inside:
+        return text
+    kept = inside.pop(CHECKSUM)
+    try:
+        same = kept == digest_of(plain)
+    except (ValueError, RecursionError):  # of NaN, which nothing that was written holds
+        same = False
+    if not same:
+        raise RunError(f"{where}: was changed after it was written, or damaged; {anew}")
+    return json.dumps(plain)
+
+
+def _marked(plain: Any) -> Any:
+    """JSON values with a mark in place of each half of a character, which pydantic takes for damage."""
+    if isinstance(plain, str):
+        return _MARKED[0].sub(lambda half: f"{_MARK}{ord(half[0]):06x}", plain)
+    if isinstance(plain, dict):
+        return {_marked(key): _marked(value) for key, value in plain.items()}
+    return [_marked(value) for value in plain] if isinstance(plain, list) else plain
+
+
+def _unmarked(value: Any) -> Any:
+    """A parsed value with halves of characters where they were marked."""
+    if isinstance(value, str) and not isinstance(value, StrEnum):
+        return _MARKED[1].sub(lambda mark: chr(int(mark[1], 16)), value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        names = (field.name for field in dataclasses.fields(value) if field.init)
+        return dataclasses.replace(value, **{name: _unmarked(getattr(value, name)) for name in names})
+    if isinstance(value, dict):
+        return {_unmarked(key): _unmarked(item) for key, item in value.items()}
+    return type(value)(_unmarked(item) for item in value) if isinstance(value, (list, tuple)) else value
 
 
 @functools.cache

@@ -147,14 +147,53 @@ class Store:
 
         >>> with Store(Path("store.sqlite")) as store:
         ...     store.check()
-        {'deltas of models': (0, 0), 'measurements': (1, 0), 'hashes of files': (0, 0)}
+        {'deltas of models': (0, 0), 'measurements': (1, 0), 'hashes of files': (0, 0), 'names of spaces': (0, 0)}
         """
+        spaces = self._spaces()
         return {
             _CALLED[table]: (
                 self._file.rows(f"SELECT COUNT(*) FROM {table}")[0][0], len(self._file.damaged(table)),
             )
             for table in _COLUMNS
-        }  # fmt: skip
+        } | {"names of spaces": (len(spaces), sum(space is None for space in spaces.values()))}  # fmt: skip
+
+    def damaged_values(self) -> DamagedValues:
+        """Return what the damaged values were of, as far as their keys and they themselves tell."""
+        spaces = self._spaces()
+        named = (spaces.get(row[0]) for row in self._file.damaged("deltas"))
+        # a list of numbers, one for each row
+        rows = sum(str(row[1]).count(",") + 1 for row in self._file.damaged("measured"))
+        # keys of whole files are path, size and times
+        sizes = (str(row[0]).split("|")[1:2] for row in self._file.damaged("hashes"))
+        size = sum(int(part) for (part,) in filter(None, sizes) if part.isascii() and part.isdigit())
+        return DamagedValues(tuple(space.embedding if space else "" for space in named), rows, size)
+
+    def _spaces(self) -> dict[str, Space | None]:
+        """The spaces by their digest, which tells of damage: of what is not it, None."""
+        found: dict[str, Space | None] = {}
+        for digest, text in self._file.rows("SELECT digest, space FROM spaces"):
+            try:
+                space = Space(**json.loads(text))
+                found[str(digest)] = space if space.digest == digest else None
+            except (ValueError, TypeError, RecursionError):
+                found[str(digest)] = None
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class DamagedValues:
+    """What has to be made anew of a store.
+
+    >>> DamagedValues(("delta_activations",), rows=40, bytes=0).rows
+    40
+    """
+
+    embeddings: tuple[str, ...]
+    """Of each damaged delta; "" where that cannot be told."""
+    rows: int
+    """Of damaged measurements, about."""
+    bytes: int
+    """Of files whose hashes are damaged."""
 
 
 @dataclass(slots=True)

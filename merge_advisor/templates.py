@@ -262,7 +262,8 @@ def read_chat(folder: Path) -> tuple[str | None, dict[str, str]]:
     specials = {key: value for key, value in named.items() if key.endswith("_token") and isinstance(value, str)}
     source: Any = config.get("chat_template")
     if isinstance(source, list):
-        source = next((entry.get("template") for entry in source if entry.get("name") == "default"), None)
+        named_ones = (entry for entry in source if isinstance(entry, dict))
+        source = next((entry.get("template") for entry in named_ones if entry.get("name") == "default"), None)
     file = folder / "chat_template.jinja"
     if file.is_file():
         source = _read_text(file)

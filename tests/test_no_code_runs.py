@@ -2,6 +2,7 @@
 
 import io
 import json
+import pickle
 import shutil
 import sys
 from collections.abc import Callable
@@ -147,10 +148,79 @@ def in_a_pickle(base: Path, pool: Path, mark: Path) -> list[str]:
     return ["plan", "--pool", str(pool)]
 
 
+def lm_eval_task(base: Path, pool: Path, more: str) -> list[str]:
+    """A task of lm-eval's kind, with rows beside it."""
+    folder = base.parent / "tasks"
+    folder.mkdir()
+    for split, numbers in (("train", range(40)), ("test", range(100, 110))):
+        rows = [json.dumps({"question": f"{n}", "answer": ("yes", "no")[n % 2]}) for n in numbers]
+        (folder / f"{split}.jsonl").write_text("\n".join(rows) + "\n")
+    files = {split: str(folder / f"{split}.jsonl") for split in ("train", "test")}
+    data = {"data_files": files, "cache_dir": str(base.parent / "hf")}
+    (folder / "own.yaml").write_text(
+        f"task: own\ndataset_path: json\ndataset_kwargs: {json.dumps(data)}\ntraining_split: train\ntest_split: test\n"
+        f"output_type: generate_until\ndoc_to_target: '{{{{answer}}}}'\n{more}\n"
+    )
+    return ["plan", "--pool", str(pool), "--lm-eval-task", "own", "--lm-eval-include", str(folder)]
+
+
+def in_the_template_of_an_lm_eval_task(base: Path, pool: Path, mark: Path) -> list[str]:
+    return lm_eval_task(base, pool, f"doc_to_text: {json.dumps(TEMPLATE.format(mark=mark))}")
+
+
+def in_a_function_of_an_lm_eval_task(base: Path, pool: Path, mark: Path) -> list[str]:
+    words = lm_eval_task(base, pool, "doc_to_text: !function own.ask")
+    (base.parent / "tasks" / "own.py").write_text(
+        MARK.format(mark=str(mark)) + "def ask(doc):\n    return doc['question']\n"
+    )
+    return words
+
+
+def in_a_tag_of_an_lm_eval_task(base: Path, pool: Path, mark: Path) -> list[str]:
+    return lm_eval_task(base, pool, f"doc_to_text: Q\nmetadata: {YAML_TAG.format(mark=mark)}")
+
+
+def in_the_metric_of_an_lm_eval_task(base: Path, pool: Path, mark: Path) -> list[str]:
+    script = base.parent / "metric"
+    script.mkdir()
+    (script / "metric.py").write_text(MARK.format(mark=str(mark)))
+    entry = {"metric": str(script), "hf_evaluate": True}
+    return lm_eval_task(base, pool, f"doc_to_text: Q\nmetric_list: [{json.dumps(entry)}]")
+
+
+def in_a_pickle_in_an_archive(base: Path, pool: Path, mark: Path) -> list[str]:
+    adapter = sorted(path for path in pool.iterdir() if path.is_dir())[0]
+    (adapter / "adapter_model.safetensors").unlink()
+    (adapter / "adapter_model.bin").write_bytes(f"cos\nsystem\n(S'touch {mark}'\ntR.".encode())
+    (adapter / "setup.py").write_text(MARK.format(mark=str(mark)))
+    (adapter / "__init__.py").write_text(MARK.format(mark=str(mark)))
+    shutil.make_archive(str(pool / "packed"), "zip", adapter)
+    shutil.rmtree(adapter)
+    return ["plan", "--pool", str(pool)]
+
+
+def in_the_tokenizer_of_an_adapter(base: Path, pool: Path, mark: Path) -> list[str]:
+    adapter = sorted(path for path in pool.iterdir() if path.is_dir())[0]
+    (adapter / "own.py").write_text(TOKENIZER.format(mark=str(mark)))
+    auto_map = {"AutoTokenizer": [None, "own.OwnTokenizer"], "AutoConfig": "own.OwnConfig"}
+    named = {"tokenizer_class": "OwnTokenizer", "auto_map": auto_map, "chat_template": TEMPLATE.format(mark=mark)}
+    (adapter / "tokenizer_config.json").write_text(json.dumps(named))
+    # PEFT, which merges this one, would load a base that an adapter names by a class that it names
+    mapping = {"base_model_class": "OwnModel", "parent_library": "own"}
+    edit(adapter / "adapter_config.json", use_dora=True, auto_mapping=mapping, auto_map=auto_map)
+    return ["plan", "--pool", str(pool)]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "hide",
     [
+        in_the_template_of_an_lm_eval_task,
+        in_a_function_of_an_lm_eval_task,
+        in_a_tag_of_an_lm_eval_task,
+        in_the_metric_of_an_lm_eval_task,
+        in_a_pickle_in_an_archive,
+        in_the_tokenizer_of_an_adapter,
         in_a_manifest,
         in_a_setup,
         in_a_card,
@@ -175,7 +245,7 @@ def test_nothing_else_that_is_read_runs(
     monkeypatch.chdir(base.parent)
     monkeypatch.setattr(sys, "stdin", io.StringIO("y\n" * 50))
     words = hide(base, pool, mark)
-    if "--task" not in words and words[0] == "plan":
+    if not {"--task", "--lm-eval-task"} & set(words) and words[0] == "plan":
         words += ["--task", str(task)]
     if words[0] == "plan":
         words += ["--strategy", "top_k", "--k", "2", "--adaptation", "none", "--lora-steps", "1", "--no-score"]
@@ -184,6 +254,9 @@ def test_nothing_else_that_is_read_runs(
     assert not mark.exists()
     assert code in (0, 1, 2, 3)
     assert "Traceback" not in printed.err and "[y/N]" not in printed.out + printed.err
+    assert printed.err.count("--debug") <= 1
+    if "--lm-eval-task" in words:
+        assert code in (1, 2) and ("--trust-task-code" in printed.err or "has no such task" in printed.err)
 
 
 def test_the_other_traps_work(base: Path, mark: Path) -> None:
@@ -194,4 +267,17 @@ def test_the_other_traps_work(base: Path, mark: Path) -> None:
     assert mark.exists()
     mark.unlink()
     jinja2.Environment().from_string(TEMPLATE.format(mark=mark)).render()
+    assert mark.exists()
+    mark.unlink()
+    pickle.loads(f"cos\nsystem\n(S'touch {mark}'\ntR.".encode())
+    assert mark.exists()
+
+
+@pytest.mark.slow
+def test_the_trap_in_a_function_works(base: Path, tiny_pool: Path, mark: Path) -> None:
+    """A task that is trusted has its code run, and nothing else is missing for it to run."""
+    words = in_a_function_of_an_lm_eval_task(base, tiny_pool, mark)
+    words += ["--strategy", "top_k", "--k", "2", "--adaptation", "none", "--lora-steps", "1", "--no-score"]
+    words += ["--base", str(base), "--cache", str(base.parent / "cache"), "--threads", "1"]
+    assert main([*words, "--out", str(base.parent / "run"), "--trust-task-code"]) == 0
     assert mark.exists()

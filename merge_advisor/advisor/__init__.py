@@ -22,6 +22,7 @@ from merge_advisor.advisor.planning.sources import find_sources, read_plan_input
 from merge_advisor.advisor.runs.out_folder import UNFINISHED, check_out, is_unfinished
 from merge_advisor.advisor.runs.reopening import reopen
 from merge_advisor.advisor.runs.run_folder import Run, check_run
+from merge_advisor.evaluators.guard import read_guard
 from merge_advisor.evaluators.lm_eval_tasks import TaskName
 from merge_advisor.json_form import digest_of
 from merge_advisor.machine_options import Machine, Workers
@@ -103,6 +104,8 @@ def plan(
 
     # what can be refused without models is refused before they are opened
     check_metric(metric)
+    if guard is not None and scored:
+        read_guard(guard)
     options = options or PlanOptions()
     if options.choose_by == "auto" and metric in ("exact_match", "loss"):
         # choices would be what neither the metric nor the user asks for

@@ -7,6 +7,7 @@ tell, 130 interrupted.
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -18,6 +19,15 @@ from merge_advisor.cli.saying import say
 from merge_advisor.errors import DamageWarning, ExternalError, MergeAdvisorError
 
 INTERRUPTED = 130
+_GOES_ON = frozenset({"plan", "embed", "score", "tune", "bench", "gate"})
+"""Commands that keep what they measured, so that the same one goes on; so does `hub add`."""
+_LONGEST = 1000
+"""Characters of a command that is repeated whole."""
+_OUT_OF_MEMORY = ("DefaultCPUAllocator", "can't allocate memory", "not enough memory")
+"""What torch says where the machine's memory is full, in a RuntimeError."""
+_LESS_MEMORY = (
+    "free some, or give less at once: a smaller task, pool or base; `merge-advisor doctor` says how much there is"
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -51,11 +61,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         if "debug" in arguments.given:
             raise
-        say("interrupted; all that was measured is stored, the same command goes on")
+        say(_interrupted(arguments, sys.argv[1:] if argv is None else argv))
         return INTERRUPTED
     except BrokenPipeError:
         sys.stderr.close()  # the reader (head, less) went away: a last message would fail as well
         return 0
+    except MemoryError:
+        if "debug" in arguments.given:
+            raise
+        return _failed(f"memory ran out; {_LESS_MEMORY}", 2)
+    except RuntimeError as error:
+        if "debug" in arguments.given or not any(words in str(error) for words in _OUT_OF_MEMORY):
+            raise
+        return _failed(f"memory ran out; {_LESS_MEMORY}", 2)
     except OSError as error:
         if "debug" in arguments.given:
             raise
@@ -93,12 +111,23 @@ def _warnings_as_lines() -> Iterator[None]:
         yield
 
 
+def _interrupted(arguments: Arguments, words: Sequence[str]) -> str:
+    """What an interrupted command says: of one that keeps what it measured, what to type to go on."""
+    hub_add = arguments.command == "hub" and arguments.given.get("what") == "add"
+    if not (arguments.command in _GOES_ON or hub_add) or "dry_run" in arguments.given:
+        return "interrupted"
+    typed = f"merge-advisor {shlex.join(words)}"
+    again = f"`{typed}`" if len(typed) <= _LONGEST else "the same command"
+    return f"interrupted; all that was measured is stored, and {again} goes on"
+
+
 def _message(error: MergeAdvisorError, arguments: Arguments) -> str:
     from merge_advisor.cli.messages import with_flags
 
-    message = with_flags(str(error), arguments.command)
     # what a tool of others said is cut to one line; where it comes from, its traceback tells
-    return f"{message}; see where with --debug" if isinstance(error, ExternalError) and error.__cause__ else message
+    cut = isinstance(error, ExternalError) and error.__cause__ and "`debug`" not in str(error)
+    message = with_flags(str(error), arguments.command)
+    return f"{message}; see where with --debug" if cut else message
 
 
 def _failed(message: str, code: int) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,7 +35,7 @@ from merge_advisor.cli.parser import Arguments
 from merge_advisor.cli.printing import flagged, print_result
 from merge_advisor.cli.progress import reporting
 from merge_advisor.cli.saying import say
-from merge_advisor.cli.settings import SETTINGS_FILE, WRITTEN, leads_out, read_settings, setting_options
+from merge_advisor.cli.settings import READ_ELSEWHERE, SETTINGS_FILE, WRITTEN, leads_out, read_settings, setting_options
 from merge_advisor.errors import InputError
 from merge_advisor.json_form import to_plain
 from merge_advisor.limits import check_limits
@@ -82,7 +82,10 @@ def _plan(arguments: Arguments) -> int:
         if command.dry_run:
             from merge_advisor.advisor.planning.dry_run import describe_plan
 
-            told = describe_plan(command.task, lm_eval=lm_eval, pool=pool, base=base, options=options, **session)
+            told = describe_plan(
+                command.task, lm_eval=lm_eval, pool=pool, base=base, options=options,
+                guard=scoring.guard if scoring.scored else None, **session,
+            )  # fmt: skip
             return _print_dry_run(arguments, told)
         planned = advisor.plan(
             command.task, lm_eval=lm_eval, pool=pool, base=base, out=_run_name(command, lm_eval), options=options,
@@ -291,7 +294,7 @@ def _doctor(arguments: Arguments) -> int:
 
     findings = diagnose(Path.cwd(), **asdict(arguments.part(DoctorCommand)))
     lines = [f"{'ok     ' if item['ok'] else 'BROKEN '} {item['what']}: {item['says']}" for item in findings]
-    _print(arguments, {"findings": findings}, [Paragraph("\n".join(lines))])
+    _print(arguments, {"findings": findings}, flagged([Paragraph("\n".join(lines))], "doctor"))
     return OK if all(item["ok"] for item in findings) else FAILED
 
 
@@ -328,19 +331,27 @@ def run(arguments: Arguments) -> int:
         MergeAdvisorError: see `merge_advisor.errors`.
     """
     check_limits()
-    if setting_options(COMMANDS[arguments.command].parts):
+    if arguments.command == "doctor":  # it tells what is wrong with them
+        with suppress(InputError):
+            _announce(replace(arguments, settings=read_settings(Path.cwd())))
+    elif setting_options(COMMANDS[arguments.command].parts):
         arguments = replace(arguments, settings=read_settings(Path.cwd()))
         _announce(arguments)
     return _RUNNERS[arguments.command](arguments)
 
 
 def _announce(arguments: Arguments) -> None:
-    """Say which places outside the folder its settings file has written to, where the command line does not."""
+    """Say which places outside the folder its settings file has written to or read, where the command line does not.
+
+    A warning, which --quiet does not silence: the file may be someone else's.
+    """
+    known = setting_options(COMMANDS[arguments.command].parts)
     chosen = {
         name: path for name, path in arguments.settings.items()
-        if name in WRITTEN and name not in arguments.given and leads_out(Path.cwd(), path)
+        if name in (*WRITTEN, *READ_ELSEWHERE) and (name in known or arguments.command == "doctor")
+        and name not in arguments.given and leads_out(Path.cwd(), path)
     }  # fmt: skip
-    if chosen and not arguments.part(OutputOptions).quiet:
+    if chosen:
         places = ", ".join(f"{name} {path}" for name, path in chosen.items())
         say(f"by {SETTINGS_FILE} outside this folder: {places}")
 

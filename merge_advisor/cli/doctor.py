@@ -6,15 +6,17 @@ import os
 import platform
 import shutil
 import sqlite3
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from merge_advisor.backbone.devices import check_devices, cores, cuda_devices, memory_free, remedy, settle
 from merge_advisor.backbone.memory import devices_for, memory_needed, vocabulary_of
+from merge_advisor.checked_sqlite import read_only
+from merge_advisor.cli.kept import check_place, check_store
 from merge_advisor.cli.settings import SETTINGS_FILE, read_settings
 from merge_advisor.errors import BaseModelError, MergeAdvisorError
 from merge_advisor.machine_options import AUTO, Machine
-from merge_advisor.store import Store
 from merge_advisor.weights.base import quantised_base
 from merge_advisor.weights.files import read_json
 from merge_advisor.weights.quantised import quantisation
@@ -29,12 +31,13 @@ PACKAGES = {
 _SEVERAL = ", or on several GPUs where one is too small for the base"
 
 
-def diagnose(folder: Path, *, store: bool = False) -> list[dict[str, Any]]:
+def diagnose(folder: Path, *, store: bool = False, check: Sequence[Path] = ()) -> list[dict[str, Any]]:
     """Return findings about packages, compute, cache, hub and settings, and about what is kept in the store.
 
     Args:
         folder: the folder whose merge-advisor.toml is read.
         store: compare every value kept in the store with its checksum.
+        check: run folders, hub folders, studies, stores and results of benchmarks of which the same is done.
 
     Returns:
         findings of the form {what, ok, says}; `ok` is False where something is broken.
@@ -45,7 +48,8 @@ def diagnose(folder: Path, *, store: bool = False) -> list[dict[str, Any]]:
     findings = [_finding("python", True, f"{platform.python_version()} on {platform.system()} {platform.machine()}")]
     findings += [_package(name, use) for name, use in PACKAGES.items()]
     findings += [_compute(folder), _cache(folder), _hub(), _settings(folder), *_base(folder)]
-    return [*findings, _store(folder)] if store else findings
+    findings += [_store(folder)] if store else []
+    return findings + [_kept(path) for path in check]
 
 
 def _finding(what: str, ok: bool, says: str) -> dict[str, Any]:
@@ -125,21 +129,27 @@ def _store(folder: Path) -> dict[str, Any]:
     _, path = _places(folder)
     if not path.is_file():
         return _finding("store", True, f"{path}: nothing is stored yet")
+    return _finding(*check_store(path))
+
+
+def _kept(path: Path) -> dict[str, Any]:
     try:
-        with Store(path) as store:
-            found = store.check()
+        return _finding(*check_place(path))
     except MergeAdvisorError as error:
-        return _finding("store", False, str(error))
-    damaged = sum(bad for _, bad in found.values())
-    kept = "; ".join(f"{name}: {count} kept, {bad} damaged" for name, (count, bad) in found.items())
-    remedy = ". The damaged ones are made anew when they are asked for; no command uses them" if damaged else ""
-    return _finding("store", not damaged, f"{path}: {kept}{remedy}")
+        return _finding("check", False, str(error))
 
 
 def _cache(folder: Path) -> dict[str, Any]:
     cache, store = _places(folder)
+    if not cache.is_dir():
+        # looking makes nothing: the place may be someone else's choice
+        above = next((place for place in (cache, *cache.parents) if place.exists()), cache)
+        if above.is_dir() and os.access(above, os.W_OK):
+            return _finding("cache", True, f"{cache}: is made by the first command that needs it")
+        return _finding(
+            "cache", False, f"{cache}: cannot be made; set MERGE_ADVISOR_CACHE to a folder that can be written"
+        )
     try:
-        cache.mkdir(parents=True, exist_ok=True)
         # permission bits do not tell on network file systems and in containers: only writing does
         probe = cache / f".doctor-{os.getpid()}"
         probe.write_text("x")
@@ -148,9 +158,8 @@ def _cache(folder: Path) -> dict[str, Any]:
         kept = 0
         if store.is_file():
             # read only: looking must neither create a store nor lock that of a run under way
-            connection = sqlite3.connect(f"file:{store}?mode=ro", uri=True)
-            kept = connection.execute("SELECT COUNT(*) FROM deltas").fetchone()[0]
-            connection.close()
+            with read_only(store) as connection:
+                kept = connection.execute("SELECT COUNT(*) FROM deltas").fetchone()[0]
     except (OSError, sqlite3.Error) as error:
         return _finding("cache", False, f"{cache}: {error}; set MERGE_ADVISOR_CACHE to a folder that can be written")
     return _finding("cache", True, f"{cache}, {kept} deltas stored, {free:.0f} GB free")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from merge_advisor.cli.settings import SETTINGS_FILE
 from merge_advisor.errors import InputError, RunError
+from merge_advisor.regular_files import read_regular
 from merge_advisor.whole_files import whole_file
 
 _TEMPLATE = """\
@@ -59,7 +60,7 @@ def write_settings(folder: Path, *, demo: bool, force: bool, pool: str | None, b
     # all are checked before the first is written: a refusal leaves the folder as it was
     there = [path for path in wanted if path.exists()]
     # what is as it would be is of the same command, which was killed before its last file
-    begun = len(there) < len(wanted) and all(path.is_file() and path.read_bytes() == wanted[path] for path in there)
+    begun = len(there) < len(wanted) and all(path.is_file() and read_regular(path) == wanted[path] for path in there)
     if there and not force and not begun:
         raise RunError(f"{there[0]}: is there already; `force=True` replaces it")
     for path, data in wanted.items():

@@ -256,6 +256,10 @@ class DoctorCommand:
     """
 
     store: bool = option(False, help="also compare every value of the store with its checksum")
+    check: tuple[Path, ...] = option(
+        (), metavar="PATH", help="also check a run folder, hub folder, study, store or the results of a benchmark, and "
+        "say what making damaged values anew takes; may be given several times",
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,13 @@ from merge_advisor.cli.options import COMMANDS
 from merge_advisor.errors import InputError
 from merge_advisor.limits import SETTINGS_BYTES
 from merge_advisor.option_fields import Option, options_of
+from merge_advisor.regular_files import read_regular_text
 
 SETTINGS_FILE = "merge-advisor.toml"
 WRITTEN = ("cache", "store", "hub")
 """Keys of places that are written to: a settings file of someone else must not choose them unseen."""
+READ_ELSEWHERE = ("guard",)
+"""Keys of files that are read and are no model: what is chosen by them and lies elsewhere is told as well."""
 
 
 def setting_options(parts: Iterable[type[Any]]) -> dict[str, Option]:
@@ -56,7 +59,7 @@ def read_settings(folder: Path, parts: Iterable[type[Any]] | None = None) -> dic
         if (size := path.stat().st_size) > SETTINGS_BYTES.most:
             remedy = f"make it anew with `merge-advisor init`, or {SETTINGS_BYTES.remedy(size)}"
             raise InputError(f"{path}: has {SETTINGS_BYTES.over}, and is no settings file; {remedy}")
-        settings = tomllib.loads(path.read_text(encoding="utf-8"))
+        settings = tomllib.loads(read_regular_text(path))
     except (ValueError, RecursionError) as error:  # a number of too many digits, or tables nested too deep
         reason = "nested too deep" if isinstance(error, RecursionError) else " ".join(str(error).split())
         raise InputError(

@@ -10,6 +10,7 @@ import numpy as np
 
 from merge_advisor.errors import TaskError
 from merge_advisor.limits import ROW_BYTES, TASK_BYTES
+from merge_advisor.regular_files import read_bounded
 from merge_advisor.scores import GuardScore
 from merge_advisor.statistics import paired_interval
 
@@ -51,9 +52,12 @@ def placed_guard(path: Path, minimum: int = _MINIMUM) -> dict[str, str]:
             `minimum` texts; the message names the line.
     """
     try:
-        if (size := path.stat().st_size) > TASK_BYTES.most:
-            raise TaskError(f"{path}: holds {TASK_BYTES.over}; give a part of it, or {TASK_BYTES.remedy(size)}")
-        lines = path.read_bytes().decode("utf-8-sig").split("\n")
+        data = read_bounded(path, TASK_BYTES.most)
+        if data is None:
+            size = path.stat().st_size
+            wanted = TASK_BYTES.remedy(size if size > TASK_BYTES.most else None)
+            raise TaskError(f"{path}: holds {TASK_BYTES.over}; give a part of it, or {wanted}")
+        lines = data.decode("utf-8-sig").split("\n")
     except OSError as error:
         raise TaskError(f"{path}: cannot be read ({error.strerror}); give a JSONL file of unrelated text") from error
     except UnicodeDecodeError as error:

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from merge_advisor.errors import TaskError
 from merge_advisor.limits import SETUP_BYTES
+from merge_advisor.regular_files import is_irregular, read_regular, read_regular_text
 
 PLAIN_READERS = ("csv", "json", "parquet", "text")
 """Readers of the `datasets` package that a task may name instead of a data set: plain data, nothing is unpickled."""
@@ -75,7 +77,7 @@ def read_task_yaml(path: Path, functions: list[str] | None = None, above: tuple[
         raise ValueError(f"{path} includes itself")
     check_yaml_size(path)
     try:
-        own = yaml.load(path.read_text(encoding="utf-8"), Loader=Loader)
+        own = yaml.load(read_regular_text(path), Loader=Loader)
     except (yaml.YAMLError, RecursionError, ArithmeticError, LookupError, AttributeError, TypeError) as error:
         # of nesting, and of tags that do not fit their text
         raise ValueError(f"{path}: not YAML") from error
@@ -89,17 +91,34 @@ def read_task_yaml(path: Path, functions: list[str] | None = None, above: tuple[
 
 
 def check_yaml_size(path: Path) -> None:
-    """Refuse a YAML file of tasks that is larger than any is.
+    """Refuse a YAML file of tasks that is larger than any is, or no file.
 
     Args:
         path: the file.
 
     Raises:
-        TaskError: it is larger than `SETUP_BYTES`.
+        TaskError: it is larger than `SETUP_BYTES`, or a FIFO, socket or device.
         OSError: it cannot be read.
     """
+    if is_irregular(path):
+        raise TaskError(f"{path}: is no regular file; remove it from the folder of tasks")
     if (size := path.stat().st_size) > SETUP_BYTES.most:
         raise TaskError(f"{path}: has {SETUP_BYTES.over}; this is no task; if it is one, {SETUP_BYTES.remedy(size)}")
+
+
+def check_task_file(path: Path) -> None:
+    """Refuse what lm-eval, which reads every YAML in a folder with what it includes, would wait for or not come out of.
+
+    Args:
+        path: a YAML of that folder; one that is no YAML is passed over, as lm-eval does.
+
+    Raises:
+        TaskError: it or a file that it includes is larger than `SETUP_BYTES`, or a FIFO, socket or device.
+    """
+    check_yaml_size(path)
+    with suppress(OSError, ValueError):
+        if b"include" in read_regular(path):
+            read_task_yaml(path)
 
 
 def digest_of_code(path: Path) -> str:
@@ -110,7 +129,7 @@ def digest_of_code(path: Path) -> str:
     """
     state = hashlib.sha256()
     for file in sorted(path.parent.glob("*.py")):
-        state.update(file.name.encode() + b"\0" + file.read_bytes())
+        state.update(file.name.encode() + b"\0" + read_regular(file))
     return state.hexdigest()
 
 

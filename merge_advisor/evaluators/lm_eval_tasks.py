@@ -17,11 +17,12 @@ from merge_advisor.errors import ExternalError, MergeAdvisorError, OfflineError,
 from merge_advisor.evaluators.lm_eval_process import contained_lm_eval
 from merge_advisor.evaluators.lm_eval_task_code import (
     PLAIN_READERS,
-    check_yaml_size,
+    check_task_file,
     digest_of_code,
     read_task_yaml,
     task_code,
 )
+from merge_advisor.regular_files import is_irregular, read_regular
 from merge_advisor.weights.hub import fetching
 
 
@@ -127,7 +128,7 @@ def _manager(named: TaskName) -> Any:
             raise TaskError(f"{named.include}: no such folder; give the folder of the task's YAML")
         own = [str(named.include.resolve())]
         for path in named.include.rglob("*.yaml"):  # lm-eval parses all of them
-            check_yaml_size(path)
+            check_task_file(path)
     for folders in (own, [*_folder_of(named.name), *own]):
         if folders:
             manager = TaskManager(include_path=list(folders), include_defaults=False)
@@ -149,7 +150,7 @@ def _folder_of(name: str) -> list[str]:
         rb"^[\"']?(?:task|group)[\"']?\s*:\s*[\"']?" + re.escape(name.encode()) + rb"[\"']?\s*$", re.MULTILINE
     )
     files = sorted(Path(lm_eval.tasks.__file__).parent.rglob("*.yaml"))
-    return next(([str(file.parent)] for file in files if line.search(file.read_bytes())), [])
+    return next(([str(file.parent)] for file in files if line.search(read_regular(file))), [])
 
 
 def _complete(name: str, index: dict[str, Any]) -> bool:
@@ -192,6 +193,7 @@ def _load(entry: Any, named: TaskName, manager: Any, offline: bool) -> LmEvalTas
     config = read_task_yaml(entry.yaml_path)
     data = str(config.get("dataset_path") or "its data")
     label = f"lm-eval:{entry.name}"
+    _refuse_irregular(label, config)
     try:
         with fetching(offline):
             (task,) = manager.load([entry.name])["tasks"].values()
@@ -202,6 +204,25 @@ def _load(entry: Any, named: TaskName, manager: Any, offline: bool) -> LmEvalTas
     except OSError as error:  # every failure of a network is one
         raise _unfetched(label, data, offline, error) from error
     return LmEvalTask(label, task, named.trusted, digest_of_code(entry.yaml_path))
+
+
+def _refuse_irregular(label: str, config: dict[str, Any]) -> None:
+    """Refuse a task whose data are files here that would be waited for, or that do not end."""
+    settings = config.get("dataset_kwargs")
+    settings = settings if isinstance(settings, dict) else {}
+    parts, named = [settings.get("data_files")], list[str]()
+    while parts:
+        part = parts.pop()
+        if isinstance(part, (dict, list)):
+            parts += part.values() if isinstance(part, dict) else part
+        elif isinstance(part, str) and "\0" not in part:
+            named.append(part)
+    files = [Path(settings.get("data_dir") or "") / name for name in named]
+    if isinstance(settings.get("data_dir"), str) and not named:
+        files = list(Path(settings["data_dir"]).glob("*"))
+    for file in files:
+        if is_irregular(file):
+            raise TaskError(f"{label}: its data file {file} is no regular file; name one in data_files")
 
 
 def _unfetched(label: str, data: str, offline: bool, error: Exception) -> MergeAdvisorError:

@@ -22,6 +22,7 @@ from merge_advisor.explore.projection import (
     lay_out,
     trust_in,
 )
+from merge_advisor.regular_files import open_regular
 from merge_advisor.whole_files import whole_file
 
 if TYPE_CHECKING:
@@ -157,7 +158,7 @@ def kept_layout(path: Path, count: int) -> MapLayout | None:
         count: of the models.
     """
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as kept:
+        with open_regular(path) as file, np.load(file, allow_pickle=False) as kept:
             said = json.loads(kept["said"].tobytes())
             cluster, umap = kept["cluster"], kept["umap"]
         if len(cluster) != count or len(umap) not in (0, count):

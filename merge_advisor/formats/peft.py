@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import io
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import ClassVar
 from merge_advisor import registry
 from merge_advisor.errors import InputError
 from merge_advisor.formats import ModelPlaces
+from merge_advisor.regular_files import open_regular
 from merge_advisor.types import KIND_NAMES, Recipe
 from merge_advisor.weights.adapter_writing import write_adapter
 
@@ -144,7 +146,7 @@ def licence_of(place: str) -> str:
     if not Path(place).is_absolute():  # a hub id: a folder that happens to lie here under that name is another model
         return ""
     try:
-        with (Path(place) / "README.md").open(encoding="utf-8", errors="replace") as stream:
+        with io.TextIOWrapper(open_regular(Path(place) / "README.md"), encoding="utf-8", errors="replace") as stream:
             head = stream.read(_CARD_HEAD)
     except OSError:
         return ""

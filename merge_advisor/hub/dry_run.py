@@ -78,8 +78,9 @@ def describe_hub_plan(
         manifest = folder / "hub.yaml"
         write_text(manifest, manifest_of(entries, template))
         told = describe_plan(
-            tasks, lm_eval=asked.lm_eval, pool=manifest, base=base, options=of_shortlist(options), **where
-        )
+            tasks, lm_eval=asked.lm_eval, pool=manifest, base=base, options=of_shortlist(options),
+            guard=asked.guard if asked.scored else None, **where
+        )  # fmt: skip
     said = f"{opened_of(hub, len(entries), total, options, asked)} would be opened, "
     if total > size:
         said += (

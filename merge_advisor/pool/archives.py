@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import lzma
+import struct
 import tarfile
 import zipfile
 import zlib
@@ -139,6 +140,15 @@ def _write(stream: IO[bytes], target: Path, most: int) -> int:
 
 def _files(archive: Path) -> Generator[tuple[str, IO[bytes]]]:
     """Yield name and content of each plain file."""
+    try:
+        yield from _entries(archive)
+    except (ValueError, LookupError, ArithmeticError, struct.error) as error:
+        # what the readers of Python trip over in damaged headers: names that are empty or no text, dates that are none
+        reason = " ".join(str(error).split())[:120]
+        raise PoolError(f"{archive.name}: cannot be unpacked ({reason}); fetch it again, or unpack it there") from error
+
+
+def _entries(archive: Path) -> Generator[tuple[str, IO[bytes]]]:
     if archive.name.lower().endswith(".zip"):
         with zipfile.ZipFile(archive) as packed:
             for item in packed.infolist():

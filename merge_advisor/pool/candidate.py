@@ -13,6 +13,7 @@ from merge_advisor.pool.layouts import MLX_WEIGHTS, SHARD_INDEX, foreign_adapter
 from merge_advisor.pool.licences import Card, read_card
 from merge_advisor.pool.merged_by_peft import PeftMerges, peft_fingerprint
 from merge_advisor.pool.sources import FoundModel, check_id
+from merge_advisor.regular_files import is_irregular
 from merge_advisor.types import Candidate
 from merge_advisor.weights import adapter, checkpoint, hub
 from merge_advisor.weights.adapter_config import (
@@ -108,6 +109,8 @@ def examine_candidate(
         return _checkpoint(model, place, base, hashes, card)
     if (folder / "recipe.json").exists():
         raise PoolError("is a run whose merge has no adapter/; write it by `merge(run, out)` and list that folder")
+    if irregular := sorted(path.name for path in folder.glob("*.safetensors") if is_irregular(path)):
+        raise PoolError(f"{short_name(irregular[0])}: is no regular file; remove it")
     raise PoolError(
         foreign_adapter(folder)
         or "has neither adapter_config.json nor config.json; restore it, or save the model again"

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from merge_advisor.errors import ExternalError, InputError, MergeAdvisorError, OfflineError, PoolError, RunError
-from merge_advisor.plain_text import short_name
+from merge_advisor.plain_text import printable, short_name, without_middle
 from merge_advisor.pool.candidate import examine_candidate, fetch_model
 from merge_advisor.pool.merged_by_peft import PeftMerges
 from merge_advisor.pool.places import readable
@@ -27,6 +27,8 @@ _DOWNLOADS = 8
 """Hub models fetched at a time."""
 _IDS_SHOWN = 20
 """Ids that the error about a pattern lists."""
+_LONGEST = 2000
+"""Characters of the reason why a model is set aside."""
 
 _REASONS_SHOWN, _REFUSED_NAMED = 3, 3
 """Reasons, and ids for each, that the error about a pool without candidates tells."""
@@ -174,7 +176,9 @@ def _examined(
     except RunError:  # store or cache cannot be written: no model's fault, and the pool would be another one
         raise
     except (InputError, OfflineError, ExternalError, FileError) as error:
-        return _Refusal(" ".join(str(error).split()), isinstance(error, NotPlainLoraError))
+        # what the model's files hold may stand in it: no part of it reaches a run, a report or a terminal as it is
+        reason = without_middle(printable(" ".join(str(error).split())), _LONGEST)
+        return _Refusal(reason, isinstance(error, NotPlainLoraError))
     except OSError as error:
         return _Refusal(f"cannot be read ({error.strerror}); check its permissions", may_merge=False)
 

@@ -11,6 +11,7 @@ from merge_advisor.plain_text import short_name
 from merge_advisor.pool.archives import UNREAD_ARCHIVES, archive_stem, unpacked
 from merge_advisor.pool.layouts import folder_layout, gguf_in_peft_layout, in_peft_layout
 from merge_advisor.pool.sources import FoundModel, find_models
+from merge_advisor.regular_files import is_irregular
 from merge_advisor.weights.adapter_config import ADAPTER_CONFIG
 from merge_advisor.weights.base import LocalBase
 from merge_advisor.weights.checkpoint import config_meaning, weights_digests
@@ -36,6 +37,8 @@ def readable(
     """
     if place.path.is_symlink() and not place.path.exists():
         raise PoolError("is a link to nothing; correct or remove it")
+    if is_irregular(place.path):
+        raise PoolError("is no regular file; remove it")
     if place.path.suffix.lower() == ".gguf" and place.path.is_file():
         if cache is None:
             raise PoolError(f"{place.path.name}: has to be written anew, which needs a folder; give `cache`")

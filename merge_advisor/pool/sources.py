@@ -13,7 +13,7 @@ from merge_advisor.plain_text import short_name
 from merge_advisor.pool.archives import UNREAD_ARCHIVES, archive_stem
 from merge_advisor.pool.links import CACHED_MODEL, leaves_pool, way_out
 from merge_advisor.pool.manifest import ManifestEntry, read_manifest
-from merge_advisor.regular_files import home_expanded, read_regular_text
+from merge_advisor.regular_files import home_expanded, is_irregular, read_regular, read_regular_text
 from merge_advisor.types import TRAINED
 from merge_advisor.weights.hub import HubId, parse_id
 
@@ -164,12 +164,17 @@ def is_run_folder(folder: Path) -> bool:
 
 def _is_model(folder: Path) -> bool:
     """Whether a folder is one adapter or checkpoint: a configuration with weights, pickled or not."""
-    return (folder / _ADAPTER).is_file() or ((folder / _CONFIG).is_file() and _has_weights(folder))
+    return _is_there(folder / _ADAPTER) or (_is_there(folder / _CONFIG) and _has_weights(folder))
 
 
 def _may_be_model(folder: Path) -> bool:
     """Whether a folder of a pool was meant as a model: a broken one is set aside by name, not ignored."""
-    return (folder / _ADAPTER).is_file() or (folder / _CONFIG).is_file() or _has_weights(folder)
+    return _is_there(folder / _ADAPTER) or _is_there(folder / _CONFIG) or _has_weights(folder)
+
+
+def _is_there(path: Path) -> bool:
+    """Whether a file is there, or what cannot be opened as one: a FIFO in its place is told, and not passed over."""
+    return path.is_file() or is_irregular(path)
 
 
 def _has_weights(folder: Path) -> bool:
@@ -182,7 +187,7 @@ def _in_folder(path: Path, *, follow_links: bool) -> Sources:
     root = None if follow_links else path.resolve()
     if root is not None and where.is_file() and leaves_pool(where, root):
         raise PoolError(f"{where}: is a link that leads out of the pool; copy it in, or give `follow_links=True`")
-    manifest = read_manifest(where) if where.is_file() else None
+    manifest = read_manifest(where) if _is_there(where) else None
     if manifest and manifest.models is not None:
         return _in_manifest(where)
     texts = manifest.descriptions if manifest else {}
@@ -263,7 +268,7 @@ def _of_snapshot(cached: FoundModel, seen: set[Path], root: Path | None) -> Iter
 def _packed(path: Path, within: tuple[str, ...], folders: set[str]) -> Iterator[FoundModel]:
     """Yield the archives in a folder, those that are not read too, and GGUF files."""
     for file in sorted(path.iterdir()):
-        if file.is_file() and file.name[0] != "." and (stem := _packed_stem(file)) is not None:
+        if _is_there(file) and file.name[0] != "." and (stem := _packed_stem(file)) is not None:
             twice = stem in folders or any(archive_stem(o.name) == stem for o in path.iterdir() if o.name != file.name)
             yield FoundModel("/".join([*within, file.name if twice else stem]), file)
 
@@ -306,7 +311,7 @@ def _cached(folder: Path) -> FoundModel | None:
         return None
     commits = sorted(part for part in (folder / "snapshots").iterdir() if part.is_dir())
     main = folder / "refs" / "main"
-    named = main.read_text(encoding="utf-8", errors="replace").strip() if main.is_file() else ""
+    named = read_regular(main).decode(errors="replace").strip() if main.is_file() else ""
     chosen = next((part for part in commits if part.name == named), None)
     if chosen is None and len(commits) == 1:
         chosen = commits[0]

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import io
-import os
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from merge_advisor.limits import TASK_BYTES
+from merge_advisor.regular_files import read_bounded
 from merge_advisor.tasks.fields import field_error, too_large
 from merge_advisor.tasks.json_records import json_records
 from merge_advisor.tasks.tables import TABLES, parquet_records, table_records
@@ -21,7 +22,7 @@ _PACKED = {
 }  # fmt: skip
 """What files begin with that are not read, and what they are."""
 _BLOCK = 2**24
-"""Bytes read at a time of what has no size: a pipe."""
+"""Bytes read at a time of what has no size: what gzip packed."""
 
 
 def read_records(path: Path, wanted: str) -> Iterator[tuple[str, Any]]:
@@ -79,8 +80,8 @@ def _unpacked(path: Path, raw: bytes) -> bytes:
     return found
 
 
-def _bounded(path: Path, stream: IO[bytes] | gzip.GzipFile) -> bytes:
-    """The bytes of a stream, in blocks: a pipe has no size, and gzip's header may say anything."""
+def _bounded(path: Path, stream: gzip.GzipFile) -> bytes:
+    """The bytes of a stream, in blocks: gzip's header may say anything."""
     found, most = bytearray(), TASK_BYTES.most
     while block := stream.read(_BLOCK):
         found += block
@@ -91,16 +92,16 @@ def _bounded(path: Path, stream: IO[bytes] | gzip.GzipFile) -> bytes:
 
 def _decode(path: Path) -> str:
     try:
-        with path.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            if size > TASK_BYTES.most:
-                raise too_large(path, size)
-            raw = _unpacked(path, file.read() if path.is_file() else _bounded(path, file))
+        found = read_bounded(path, TASK_BYTES.most)
+        if found is None:
+            size = path.stat().st_size
+            raise too_large(path, size) if size > TASK_BYTES.most else too_large(path)
+        raw = _unpacked(path, found)
     except FileNotFoundError as error:
         raise field_error(path, "no such file; give the path of a task file (JSONL)") from error
-    except IsADirectoryError as error:
-        raise field_error(path, "a folder, not a file; give the path of one task file (JSONL)") from error
     except OSError as error:
+        if error.errno == errno.EINVAL and path.is_dir():
+            raise field_error(path, "a folder, not a file; give the path of one task file (JSONL)") from error
         raise field_error(path, f"cannot be read ({error.strerror}); check the path and its permissions") from error
     # JSON text has no zero byte, so that an early one shows a wide encoding without a mark
     if raw.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in raw[:4]:

@@ -12,6 +12,7 @@ from typing import Any
 
 from merge_advisor.errors import TaskError
 from merge_advisor.limits import TASK_BYTES
+from merge_advisor.regular_files import is_irregular
 from merge_advisor.tasks.fields import JsonNumber, LabelName, NoText, field_error, quoted, too_large
 from merge_advisor.tasks.json_records import begins_json, read_cell, twice_in
 
@@ -120,6 +121,8 @@ def parquet_records(path: Path) -> Iterator[tuple[str, Any]]:
     """
     import pyarrow
 
+    if is_irregular(path):  # its end is read first, so that a pipe cannot be
+        raise field_error(path, "is no regular file; give one")
     try:
         yield from _parquet_rows(path)
     except FileNotFoundError as error:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from merge_advisor.errors import RunError
+from merge_advisor.regular_files import read_regular
 from merge_advisor.write_points import write_point
 
 _BEAT = 15.0
@@ -115,7 +116,7 @@ class HolderLock:
 
     def _read_holder(self) -> str:
         try:
-            return self._holder.read_text(encoding="utf-8", errors="replace").strip() or "another process"
+            return read_regular(self._holder).decode(errors="replace").strip() or "another process"
         except OSError:  # the holder has the lock and has not yet written, or has just removed the file
             return "another process"
 

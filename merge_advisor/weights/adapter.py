@@ -95,20 +95,22 @@ def pair_factors(header: Mapping[str, TensorInfo]) -> dict[str, tuple[TensorInfo
         pair = sides.setdefault(module, {})
         if match["side"] in pair:
             raise PoolError(
-                f"{ADAPTER_WEIGHTS}: two tensors for lora_{match['side']} of {module}; save one adapter alone"
+                f"{ADAPTER_WEIGHTS}: two tensors for lora_{match['side']} of {short_name(module)}; "
+                "save one adapter alone"
             )
         pair[match["side"]] = info
     if not sides:
         raise PoolError(f"{ADAPTER_WEIGHTS}: holds no tensors; save the adapter again")
     for module, pair in sides.items():
+        shown = short_name(module)
         if len(pair) < 2:
-            raise PoolError(f"{ADAPTER_WEIGHTS}: {module} has one of lora_A and lora_B only; save the adapter again")
+            raise PoolError(f"{ADAPTER_WEIGHTS}: {shown} has one of lora_A and lora_B only; save the adapter again")
         a, b = pair["A"], pair["B"]
         if len(a.shape) != 2 or len(b.shape) != 2:
-            raise NotPlainLoraError(f"{ADAPTER_WEIGHTS}: {module} is no linear layer (A {_by(a.shape)}); {RETRAIN}")
+            raise NotPlainLoraError(f"{ADAPTER_WEIGHTS}: {shown} is no linear layer (A {_by(a.shape)}); {RETRAIN}")
         if a.shape[0] != b.shape[1] or not a.shape[0]:
             raise PoolError(
-                f"{ADAPTER_WEIGHTS}: {module} has A {_by(a.shape)} and B {_by(b.shape)}; save the adapter again"
+                f"{ADAPTER_WEIGHTS}: {shown} has A {_by(a.shape)} and B {_by(b.shape)}; save the adapter again"
             )
     return {module: (pair["A"], pair["B"]) for module, pair in sides.items()}
 
@@ -152,6 +154,7 @@ def map_factors(
     conv1d = is_conv1d(base_shapes)
     absent = []
     for module, (a, b) in pairs.items():
+        shown = short_name(module)
         name = find_parameter(f"{module}.weight", base_shapes)
         if name is None or _is_tied_copy(name, base_shapes):
             absent.append(module)
@@ -160,35 +163,33 @@ def map_factors(
         if base_shape not in (shape, shape[::-1]):
             if f"{module}.weight".endswith(HEADS) and base_shape[1:] == shape[1:]:
                 raise NotPlainLoraError(
-                    f"{ADAPTER_WEIGHTS}: {module} has {shape[0]} rows, the base's {base_shape[0]}: its vocabulary was "
+                    f"{ADAPTER_WEIGHTS}: {shown} has {shape[0]} rows, the base's {base_shape[0]}: its vocabulary was "
                     f"resized; {MERGE_FIRST}"
                 )
             raise PoolError(
-                f"{ADAPTER_WEIGHTS}: {module} is {_by(shape)}, the base's is {_by(base_shape)}: another base or size; "
+                f"{ADAPTER_WEIGHTS}: {shown} is {_by(shape)}, the base's is {_by(base_shape)}: another base or size; "
                 "give the base it was trained on"
             )
         rank = a.shape[0]
         if settings.rank_of(module) != rank:
             wanted = settings.rank_of(module)
             raise PoolError(
-                f"{ADAPTER_WEIGHTS}: {module} has rank {rank}, {ADAPTER_CONFIG} says {wanted}; "
-                "correct r or rank_pattern"
+                f"{ADAPTER_WEIGHTS}: {shown} has rank {rank}, {ADAPTER_CONFIG} says {wanted}; correct r or rank_pattern"
             )
         if name in placed:
-            raise PoolError(
-                f"{ADAPTER_WEIGHTS}: {module} and {placed[name].module} both change {name}; save the adapter again"
-            )
+            other = short_name(placed[name].module)
+            raise PoolError(f"{ADAPTER_WEIGHTS}: {shown} and {other} both change {name}; save the adapter again")
         transposed = conv1d if shape[0] == shape[1] else base_shape != shape
         placed[name] = LoraFactors(module, a, b, settings.scale_of(module, rank), transposed)
     if absent and all(_is_tied_head(module, pairs[module][0], base_shapes) for module in absent):
         raise PoolError(
-            f"{ADAPTER_WEIGHTS}: changes {absent[0]}, which in this base is the embedding: merged, it would change "
-            "what the model reads as well; train it without the head, or on a base that has one of its own"
+            f"{ADAPTER_WEIGHTS}: changes {short_name(absent[0])}, which in this base is the embedding: merged, it "
+            "would change what the model reads as well; train it without the head, or on a base that has one of its own"
         )
     if absent:
         raise PoolError(
-            f"{ADAPTER_WEIGHTS}: {len(absent)} of its {len(pairs)} modules are not in the base, e.g. {absent[0]}: "
-            "another base; give the one it was trained on"
+            f"{ADAPTER_WEIGHTS}: {len(absent)} of its {len(pairs)} modules are not in the base, e.g. "
+            f"{short_name(absent[0])}: another base; give the one it was trained on"
         )
     if not any(place.scale for place in placed.values()):
         raise PoolError(f"{ADAPTER_CONFIG}: lora_alpha is 0, it changes nothing; correct it or take another adapter")
@@ -306,7 +307,7 @@ def _bad_values(path: Path, pairs: Mapping[str, tuple[TensorInfo, TensorInfo]]) 
     for module, (a_info, b_info) in pairs.items():
         a, b = read_tensor(path, a_info), read_tensor(path, b_info)
         if not (np.isfinite(a).all() and np.isfinite(b).all()):
-            return f"{module} holds NaN or infinity; its training failed, take another adapter"
+            return f"{short_name(module)} holds NaN or infinity; its training failed, take another adapter"
         changes = changes or bool(a.any() and b.any())
     return "" if changes else "all zero, it changes nothing; it was saved before training, take another adapter"
 

@@ -124,7 +124,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.setup is not None:
         known = {(line["task"], line["draw"]) for line in read_lines(arguments.out)}
-        file = sqlite3.connect(f"file:{arguments.results}?mode=ro", uri=True)
+        file = sqlite3.connect(f"{arguments.results.absolute().as_uri()}?mode=ro", uri=True)
         units = file.execute(
             "SELECT task, shot_draw, value FROM results WHERE status = 'done' AND arm = ? AND view = 'own-out' AND "
             "k = 4 AND selection_draw = 0 ORDER BY task, shot_draw",

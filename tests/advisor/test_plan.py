@@ -17,6 +17,7 @@ from merge_advisor.arrays import Float32Array
 from merge_advisor.cli import main
 from merge_advisor.errors import InputError, RunError
 from merge_advisor.options import FinetuneSettings
+from tests.support.run_files import unchecked
 from tests.support.task_files import write_task
 
 FAST = FinetuneSettings(rank=4, lr=1e-2, steps=12)
@@ -97,7 +98,7 @@ def test_the_reports_name_no_path_but_that_of_the_run(run: Run, place: Path, tin
 
 def test_a_plan_without_a_map_is_read_as_before(run: Run, tmp_path: Path) -> None:
     shutil.copytree(run.folder, tmp_path / "run")
-    plan = json.loads((tmp_path / "run" / "plan.json").read_text())
+    plan = unchecked(tmp_path / "run" / "plan.json")
     del plan["map"]
     (tmp_path / "run" / "plan.json").write_text(json.dumps(plan))
     old = read_run(tmp_path / "run")
@@ -219,7 +220,7 @@ def test_icl_is_in_the_table_or_a_line_says_why_not(
     found = read_run(tmp_path / "run").scores[0]
     assert [model.label for model in found.models][:2] == ["base", "majority"]
     assert found.notes[0].startswith(f"icl is left out: not one of {count} examples fits into its prompt")
-    old = json.loads((tmp_path / "run" / "score" / "0.json").read_text())
+    old = unchecked(tmp_path / "run" / "score" / "0.json")
     del old["notes"]  # as a file written before there were any
     (tmp_path / "run" / "score" / "0.json").write_text(json.dumps(old))
     assert read_run(tmp_path / "run").scores[0].notes == ()
@@ -344,7 +345,7 @@ def test_a_recipe_with_layer_groups(run: Run, place: Path, tmp_path: Path) -> No
     assert from_json(Recipe, json.dumps(older), "recipe.json") == run.recipe
     shutil.copytree(run.folder, tmp_path / "run")
     (tmp_path / "run" / "recipe.json").write_text(to_json(recipe))
-    plan = json.loads((tmp_path / "run" / "plan.json").read_text())
+    plan = unchecked(tmp_path / "run" / "plan.json")
     (tmp_path / "run" / "plan.json").write_text(json.dumps(plan | {"recipe_digest": recipe.digest}))
     base = weights_in(Path(run.plan.environment.paths["base"]))
     whole, grouped = (

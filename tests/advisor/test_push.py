@@ -19,6 +19,7 @@ from merge_advisor.pool.shared_licence import licence_fields, shared_licence
 from merge_advisor.scores import Comparison, ModelScore, Score, Verdict
 from merge_advisor.types import TRAINED
 from tests.support.hub_server import Hub
+from tests.support.run_files import unchecked
 
 GIVEN = CardOptions(licence="apache-2.0", base_model="acme/base")
 PUSH = PushOptions(licence="apache-2.0", base_model="acme/base")
@@ -95,7 +96,7 @@ def test_the_card_holds_members_recipe_scores_and_the_command(run: Path, example
 
 def test_the_command_of_a_card_names_a_data_set_as_it_was_given(run: Path) -> None:
     path = run / "plan.json"
-    plan = json.loads(path.read_text())
+    plan = unchecked(path)
     plan["environment"]["paths"]["task examples"] = "hf:org/rows@v2:validation"
     path.write_text(json.dumps(plan))
     assert "merge-advisor plan --task hf:org/rows@v2:validation --pool" in card_of_run(run, GIVEN).text

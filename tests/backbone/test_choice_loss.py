@@ -21,6 +21,7 @@ from merge_advisor.options import FinetuneSettings
 from merge_advisor.types import Row
 from merge_advisor.weights.updates import LowRankUpdate
 from tests.support.models import LLAMA_MODULES
+from tests.support.run_files import unchecked
 from tests.support.task_files import write_task
 
 FAST = FinetuneSettings(rank=4, lr=1e-2, steps=12)
@@ -177,7 +178,7 @@ def test_an_older_plan_was_chosen_by_the_loss(tiny_llama: Path, tiny_pool: Path,
         cache=tmp_path / "cache", scored=False,
         options=PlanOptions(k=1, adaptation="none", finetune=FAST, strategy="random"),
     )  # fmt: skip
-    plan = json.loads((run.folder / "plan.json").read_text())
+    plan = unchecked(run.folder / "plan.json")
     assert plan["settings"].pop("choose_by") == "auto"
     (run.folder / "plan.json").write_text(json.dumps(plan))
     assert read_run(run.folder).plan.settings.choose_by == "loss"

@@ -186,6 +186,55 @@ def test_interrupting_keeps_what_was_measured(
     assert main(arguments) == 0
 
 
+@pytest.mark.parametrize(
+    ("words", "goes_on"),
+    [
+        (["show", "strategies"], ""), (["doctor"], ""), (["try", "run", "a prompt"], ""), (["card", "run"], ""),
+        (["convert", "a", "--out", "b"], ""), (["plan", "--task", "rows.jsonl", "--dry-run"], ""),
+        (["hub", "list", "--hub", "h"], ""),
+        (["tune", "a run", "--trials", "3"], "merge-advisor tune 'a run' --trials 3"),
+        (["score", "run", "--task", "$x\n.jsonl"], r"merge-advisor score run --task '$x\n.jsonl'"),
+        (["hub", "add", "m", "--hub", "h"], "merge-advisor hub add m --hub h"),
+        (["embed", "--out", "x" * 2000], "the same command"),
+    ],
+)  # fmt: skip
+def test_an_interrupt_says_what_goes_on(
+    words: list[str], goes_on: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(_: object) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("merge_advisor.cli.commands.run", interrupted)
+    assert main(words) == 130
+    said = capsys.readouterr().err
+    again = f"`{goes_on}`" if goes_on.startswith("merge-advisor") else goes_on
+    more = f"; all that was measured is stored, and {again} goes on" if goes_on else ""
+    assert said == f"merge-advisor: interrupted{more}\n"
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate")])
+def test_memory_that_runs_out_is_one_line(
+    error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(_: object) -> int:
+        raise error
+
+    monkeypatch.setattr("merge_advisor.cli.commands.run", full)
+    assert main(["doctor"]) == 2
+    assert capsys.readouterr().err.startswith("merge-advisor: error: memory ran out; free some, or give less at once")
+    with pytest.raises(type(error)):
+        main(["doctor", "--debug"])
+
+
+def test_an_error_of_code_is_no_lack_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(_: object) -> int:
+        raise RuntimeError("shapes do not fit")
+
+    monkeypatch.setattr("merge_advisor.cli.commands.run", wrong)
+    with pytest.raises(RuntimeError, match="shapes do not fit"):
+        main(["doctor"])
+
+
 def test_embed_writes_ids_deltas_and_space(
     tmp_path: Path, tiny_llama: Path, tiny_pool: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -355,7 +404,11 @@ def test_a_plan_interrupted_while_it_is_scored_goes_on(
 
         patch.setattr(score_run, "score_task", interrupted)
         assert planned("run", "cache") == 130
-    assert "the same command goes on" in capsys.readouterr().err
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith(
+        "merge-advisor: interrupted; all that was measured is stored, and `merge-advisor plan --task "
+    )
+    assert said.endswith(f"--out {tmp_path / 'run'}` goes on")
     run = tmp_path / "run"
     assert not (run / "score").exists() and (run / "unfinished").is_file()
     assert planned("run", "cache", "--seed", "5") == 2

@@ -12,6 +12,7 @@ import pytest
 import merge_advisor
 from merge_advisor.cli import main
 from tests.support.models import LLAMA_MODULES, write_lora
+from tests.support.run_files import unchecked
 
 HOSTILE = "\x1b]0;own\x07\x1b[2J\u202e\u009b31m\nerror: "
 PLACES = {
@@ -100,13 +101,13 @@ def in_a_control(folder: Path) -> str:
 def in_a_recipe(folder: Path) -> str:
     for part in ("recipe.json", "plan.json"):
         path = folder / "run" / part
-        path.write_text(json.dumps(json.loads(path.read_text()) | {HOSTILE: 1}))
+        path.write_text(json.dumps(unchecked(path) | {HOSTILE: 1}))
     return "merge run --out model"
 
 
 def in_the_path_of_a_base(folder: Path) -> str:
     path = folder / "run" / "plan.json"
-    plan = json.loads(path.read_text())
+    plan = unchecked(path)
     plan["environment"]["paths"]["base"] = HOSTILE
     path.write_text(json.dumps(plan))
     return "merge run --out model"

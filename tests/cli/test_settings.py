@@ -9,6 +9,8 @@ import pytest
 from merge_advisor.cli import main
 from merge_advisor.errors import ExternalError, InputError
 from merge_advisor.machine_options import Machine
+from merge_advisor.store import Store
+from tests.support.run_files import unchecked
 
 
 def write(folder: Path, **settings: object) -> None:
@@ -67,7 +69,7 @@ def test_a_run_keeps_its_pool_and_base_unless_they_are_gone(folder: Path, capsys
     write(folder, pool="elsewhere", base="org/elsewhere")
     assert main("merge run --out model".split()) == 0
     path = folder / "run" / "plan.json"
-    plan = json.loads(path.read_text())
+    plan = unchecked(path)
     plan["environment"]["paths"]["pool"] = str(folder / "gone")
     path.write_text(json.dumps(plan))
     write(folder, pool="adapters", base="org/elsewhere")
@@ -107,7 +109,26 @@ def test_a_benchmark_reads_where_and_how_to_compute_but_keeps_what_its_setup_nam
 def test_doctor_looks_into_the_cache_of_the_settings(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write(folder, cache="mine")
     assert main(["doctor"]) == 0
-    assert f"cache: {folder / 'mine'}" in capsys.readouterr().out
+    assert f"cache: {folder / 'mine'}: is made by the first command that needs it" in capsys.readouterr().out
+    assert not (folder / "mine").exists()
+    (folder / "mine").mkdir()
+    assert main(["doctor"]) == 0
+    assert f"cache: {folder / 'mine'}, 0 deltas stored" in capsys.readouterr().out
+
+
+def test_doctor_announces_places_outside_and_makes_none(
+    folder: Path, tmp_path_factory: pytest.TempPathFactory, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = tmp_path_factory.mktemp("other")
+    write(folder, cache=str(other / "cache"), store=str(other / "a?b#c.sqlite"))
+    assert main(["doctor", "-q"]) == 0
+    assert f"by merge-advisor.toml outside this folder: cache {other / 'cache'}, store" in capsys.readouterr().err
+    assert not list(other.iterdir())
+    Store(other / "a?b#c.sqlite").close()
+    (other / "cache").mkdir()
+    assert main(["doctor"]) == 0
+    assert "0 deltas stored" in capsys.readouterr().out
+    assert {path.name for path in other.iterdir()} == {"cache", "a?b#c.sqlite"}
 
 
 def test_a_flag_is_named_where_the_library_names_a_parameter(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -159,9 +180,28 @@ def test_places_outside_the_folder_are_announced(
     assert main([*PLAN.split(), "--out", "new", "--dry-run"]) == 0
     said = f"merge-advisor: by merge-advisor.toml outside this folder: store {other / 'own.sqlite'}\n"
     assert capsys.readouterr().err == said
-    for quiet in ([*PLAN.split(), "-q"], [*PLAN.split(), "--store", str(other / "own.sqlite")]):
-        assert main([*quiet, "--out", "new", "--dry-run"]) == 0
-        assert capsys.readouterr().err == ""
+    # --quiet silences progress, not what one should know
+    assert main([*PLAN.split(), "-q", "--out", "new", "--dry-run"]) == 0
+    assert capsys.readouterr().err == said
+    assert main([*PLAN.split(), "--store", str(other / "own.sqlite"), "--out", "new", "--dry-run"]) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_a_guard_outside_the_folder_is_announced_and_opened_by_a_dry_run(
+    folder: Path, tmp_path_factory: pytest.TempPathFactory, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = tmp_path_factory.mktemp("other") / "guard.jsonl"
+    other.write_text('{"text": "one"}\n{"text": "two"}\n')
+    write(folder, guard=str(other))
+    words = [word for word in PLAN.split() if word != "--no-score"]
+    assert main([*words, "--out", "new", "--dry-run"]) == 0
+    told = capsys.readouterr()
+    assert told.err == f"merge-advisor: by merge-advisor.toml outside this folder: guard {other}\n"
+    assert "guard guard.jsonl: 2 texts" in told.out
+    write(folder, guard="/dev/zero")
+    assert main([*words, "--out", "new", "--dry-run"]) == 2
+    assert "error: /dev/zero: cannot be read (no regular file); give a JSONL file" in capsys.readouterr().err
+    assert main([*words, "--out", "new", "--dry-run", "--no-score"]) == 0
 
 
 def test_a_dry_run_makes_nothing(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

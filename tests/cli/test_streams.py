@@ -1,6 +1,7 @@
 """Streams that are closed or full, and an interrupt at any moment: an exit code, at most one line, no traceback."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -43,6 +44,31 @@ def test_a_file_never_gets_the_number_of_a_closed_stream(tmp_path: Path) -> None
     )
     assert shell(f"{sys.executable} code.py <&- >&- 2>&-", tmp_path).returncode == 0
     assert (tmp_path / "told").read_text() == "True"
+
+
+@pytest.mark.parametrize("module", ["merge_advisor.version", "merge_advisor.__main__", "merge_advisor.cli"])
+def test_an_interrupt_in_the_first_milliseconds_is_no_traceback(module: str, tmp_path: Path) -> None:
+    """Sent as a terminal sends it, while `python -m` is still on its way to the entry."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, signal, sys\n"
+        "class Interrupting:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        f"        if name == {module!r}:\n"
+        "            os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Interrupting())\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "merge_advisor", "show", "strategies"], cwd=tmp_path, capture_output=True, text=True,
+        env=os.environ | {"PYTHONPATH": f"{tmp_path}:{ROOT}"}, check=False, timeout=60,
+    )  # fmt: skip
+    assert done.returncode in (130, -signal.SIGINT) and not done.stdout
+    assert done.stderr in ("", "merge-advisor: interrupted\n")
+
+
+def test_who_imports_the_package_keeps_its_own_interrupts() -> None:
+    code = "import signal, merge_advisor; print(signal.getsignal(signal.SIGINT) is signal.default_int_handler)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "True\n"
 
 
 @pytest.mark.parametrize("module", ["merge_advisor.cli", "merge_advisor.cli.commands", "merge_advisor.cli.doctor"])

@@ -3,7 +3,8 @@
     world.py      a base, a pool, a run, a benchmark, a store: what every case has around it
     seeds.py      right inputs of every kind, which cases are made from
     mutators.py   what makes an input almost right: bytes, JSON and YAML, safetensors, archives
-    targets.py    what each kind of input is, how a case is made, the command that reads it
+    targets.py    what each kind of input is, the command that reads it; how a case of what users write is made
+    pool_targets.py, kept_targets.py, sources.py     the same of models, and of what our commands keep; what they share
     checks.py     a case, and what is looked at after its command
     oracle.py     one command in this process, and the faults in what it did
     running.py    many cases in forked processes: hangs, crashes, memory; counts, a log, faults cut down

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from merge_advisor.errors import MergeAdvisorError
 from tests.fuzz.oracle import Fault, Said
 from tests.fuzz.world import expected_deltas
 
@@ -59,6 +60,33 @@ def check_pool(_: Path, __: Path, cases: Sequence[Case], said: Said) -> list[Fau
         if case.about.get("other") and reason.startswith("same weights as a-original"):
             found.append(Fault("other numbers taken for the same", reason))
     return found
+
+
+def check_run(_: Path, folder: Path, cases: Sequence[Case], said: Said) -> list[Fault]:
+    """A run that was made can be read, names every model, and its reports are text."""
+    from merge_advisor.advisor.runs.run_folder import read_run
+
+    made = folder / cases[0].words[cases[0].words.index("--out") + 1]
+    try:
+        told = read_run(made).plan.candidates
+    except MergeAdvisorError as error:
+        return [Fault("a run that cannot be read", str(error))]
+    found = []
+    names = {name for number, case in enumerate(cases) for name in _own_models(case, number)}
+    if len(told) != len(names) + 1:
+        found.append(Fault("a model that a run says nothing of", f"{[one.id for one in told]} of {sorted(names)}"))
+    for path in (path for path in made.rglob("*") if path.suffix in (".json", ".md", ".html", ".yaml")):
+        try:
+            path.read_bytes().decode()
+        except UnicodeDecodeError as error:
+            found.append(Fault("a file of a run that is no UTF-8", f"{path.name}: {error}"))
+    return found
+
+
+def _own_models(case: Case, number: int) -> set[str]:
+    """The models that a case puts into the pool."""
+    parts = (name.split("/") for name in case.files)
+    return {part[1].replace("@", f"m{number}") for part in parts if part[0] == "pool"}
 
 
 def check_deltas(world: Path, folder: Path, cases: Sequence[Case], said: Said) -> list[Fault]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import io
 import json
 from collections.abc import Callable, Collection
@@ -13,13 +12,26 @@ from random import Random
 from typing import Any
 
 from tests.fuzz import mutators, seeds
-from tests.fuzz.checks import Case, Check, check_answers, check_deltas, check_pool, check_recipe, check_rows
+from tests.fuzz.checks import Case, Check, check_answers, check_deltas, check_pool, check_recipe, check_rows, check_run
+from tests.fuzz.kept_targets import (
+    make_hub,
+    make_ledger,
+    make_run_file,
+    make_store,
+    make_study,
+    make_watch,
+)
+from tests.fuzz.pool_targets import (
+    make_adapter_config,
+    make_adapter_weights,
+    make_archive,
+    make_card,
+    make_checkpoint,
+    make_plan,
+)
+from tests.fuzz.sources import CONFIG_KEYS, MODEL, PLAN, json_of_world, of_world
 
-MODEL = "@"
-"""Stands for the name of a case's own model in the paths of a case that shares a command with others."""
 _BAD_INPUT = frozenset({0, 2, 3})
-_POOL = ["--pool", "pool", "--base", "base"]
-_PLAN = ["plan", "--task", "examples.jsonl", "--dry-run", "--offline", "--threads", "1"]
 
 
 @dataclass(frozen=True)
@@ -42,30 +54,6 @@ class Target:
     """Of its share of the cases of a campaign of all targets."""
     loads: bool = True
     """Whether torch and transformers are imported before the cases are run."""
-
-
-@functools.cache
-def _of_world(world: Path, name: str) -> bytes:
-    return (world / name).read_bytes()
-
-
-@functools.cache
-def _json_of_world(world: Path, name: str) -> Any:
-    return json.loads(_of_world(world, name))
-
-
-@functools.cache
-def _safetensors(world: Path) -> tuple[Any, bytes]:
-    data = _of_world(world, "adapters/a0/adapter_model.safetensors")
-    start = 8 + int.from_bytes(data[:8], "little")
-    return json.loads(data[8:start]), data[start:]
-
-
-def _adapter(world: Path, **changed: bytes) -> dict[str, bytes]:
-    files = {
-        name: _of_world(world, f"adapters/a0/{name}") for name in ("adapter_config.json", "adapter_model.safetensors")
-    }
-    return {f"pool/{MODEL}/{name}": data for name, data in {**files, **changed}.items()}
 
 
 def _task_bytes(rng: Random) -> tuple[bytes, str]:
@@ -185,7 +173,7 @@ def _manifest(rng: Random, _: Path) -> Case:
         texts = [text.encode() for text in seeds.MANIFESTS]
         data = mutators.mutated_bytes(rng.choice(texts), rng, texts, mutators.SCALARS + mutators.YAML_SCALARS)
     if rng.random() < 0.05:
-        return Case("manifests", {"pool.yaml": data}, (*_PLAN, "--pool", "pool.yaml", "--base", "base"))
+        return Case("manifests", {"pool.yaml": data}, (*PLAN, "--pool", "pool.yaml", "--base", "base"))
     return Case("manifests", {"pool.yaml": data}, ("bench", "setup.yaml", "--dry-run", "--pool", "pool.yaml"))
 
 
@@ -199,7 +187,7 @@ def _setup(rng: Random, _: Path) -> Case:
 
 
 def _families(rng: Random, world: Path) -> Case:
-    data = mutators.json_bytes(_json_of_world(world, "families.json"), rng)
+    data = mutators.json_bytes(json_of_world(world, "families.json"), rng)
     return Case("families", {"families.json": data}, ("bench", "setup.yaml", "--dry-run"))
 
 
@@ -216,65 +204,10 @@ def _settings(rng: Random, _: Path) -> Case:
     words = [
         ["bench", "setup.yaml", "--dry-run"],
         ["plan", "--task", "absent.jsonl", "--dry-run"],
-        [*_PLAN],
+        [*PLAN],
         ["convert", "absent", "--out", "x"],
     ]
     return Case("settings", {"merge-advisor.toml": data}, tuple(rng.choices(words, (3, 5, 1, 1))[0]))
-
-
-def _adapter_config(rng: Random, world: Path) -> Case:
-    config = _json_of_world(world, "adapters/a0/adapter_config.json")
-    if rng.random() < 0.5:
-        name = rng.choice(
-            (*config, "modules_to_save", "layer_replication", "target_parameters", "lora_bias", "eva_config", "x")
-        )
-        config = config | {name: mutators.any_value(rng)}
-    if rng.random() < 0.15:
-        name = rng.choice(("rank_pattern", "alpha_pattern"))
-        config = config | {name: {rng.choice(_PATTERNS): rng.choice((1, 2, 4, 8, 1e308, "x"))}}
-        data = mutators.written(config).encode("utf-8", "surrogatepass")
-    else:
-        data = mutators.json_bytes(config, rng)
-    return Case("adapter-configs", _adapter(world, **{"adapter_config.json": data}), (*_PLAN, *_POOL, "--json"))
-
-
-_PATTERNS = (
-    "q_proj", "(?i)q_proj", "(?x)q_proj # x", r"\1", r"(q)\1", "(?P<a>q)", "a{99999999999}", "a{1,2}{3}", "[", "(",
-    "*", "(?<=a+)b", "q|", ".*", "^q", "$",
-    "\\", "(?(1)a|b)", "\ud800", "", "model.layers.0.self_attn.q_proj", "(?a)(?u)x", "a{65536}" * 4,
-    "(" * 120 + ")" * 120, "[a-\\d]", "(?#", "\\N{x}", "[[a]&&[b]]",
-)  # fmt: skip
-
-
-def _adapter_weights(rng: Random, world: Path) -> Case:
-    header, numbers = _safetensors(world)
-    data, only_numbers = mutators.safetensors_bytes(header, numbers, rng)
-    files = _adapter(world, **{"adapter_model.safetensors": data})
-    return Case("adapter-weights", files, (*_PLAN, *_POOL, "--json"), {"other": only_numbers})
-
-
-def _card(rng: Random, world: Path) -> Case:
-    texts = [text.encode() for text in seeds.CARDS]
-    data = mutators.mutated_bytes(rng.choice(texts), rng, texts, mutators.SCALARS + mutators.YAML_SCALARS)
-    if rng.random() < 0.02:
-        data = (
-            rng.choice(texts)
-            + rng.choice((b" ", b"<!--", b"\n", b"---\n", b"[More", b"\t\n")) * rng.choice((99, 20000, 60000))
-            + b"x"
-        )
-    header, numbers = _safetensors(world)
-    other = mutators.written(header).encode()
-    weights = len(other).to_bytes(8, "little") + other + rng.randbytes(2).ljust(4, b"\0") + numbers[4:]
-    files = _adapter(world, **{"README.md": data, "adapter_model.safetensors": weights})
-    return Case("cards", files, (*_PLAN, *_POOL, "--json", *(["--licence", "*"] if rng.random() < 0.2 else [])))
-
-
-def _archive(rng: Random, world: Path) -> Case:
-    kind = rng.choice((".zip", ".zip", ".tar", ".tar.gz"))
-    inside = {name.rpartition("/")[2]: data for name, data in _adapter(world).items()}
-    return Case(
-        "archives", {f"pool/{MODEL}{kind}": mutators.archive_bytes(inside, rng, kind)}, (*_PLAN, *_POOL, "--json")
-    )
 
 
 def _base(rng: Random, world: Path) -> Case:
@@ -288,41 +221,20 @@ def _base(rng: Random, world: Path) -> Case:
             "tokenizer.json",
         )
     )
-    content = _json_of_world(world, f"base/{name}")
+    content = json_of_world(world, f"base/{name}")
     if name == "config.json" and rng.random() < 0.3:
-        content = content | {rng.choice(_CONFIG_KEYS): mutators.any_value(rng)}
+        content = content | {rng.choice(CONFIG_KEYS): mutators.any_value(rng)}
     template = rng.choice(("alpaca", "chat"))
-    words = (*_PLAN, "--pool", "adapters", "--base", "base", "--template", template)
+    words = (*PLAN, "--pool", "adapters", "--base", "base", "--template", template)
     data = mutators.json_bytes(content, rng)
     return Case("bases", {f"base/{name}": data}, words)
 
 
-_CONFIG_KEYS = (
-    "rope_scaling", "rope_parameters", "quantization_config", "auto_map", "model_type", "architectures",
-    "torch_dtype", "dtype", "text_config",
-    "layer_types", "head_dim", "num_key_value_heads", "vocab_size", "eos_token_id", "max_position_embeddings",
-    "sliding_window", "id2label",
-)  # fmt: skip
-
-
-def _checkpoint(rng: Random, world: Path) -> Case:
-    content = _json_of_world(world, "base/config.json")
-    if rng.random() < 0.3:
-        content = content | {rng.choice(_CONFIG_KEYS): mutators.any_value(rng)}
-    files = {
-        "config.json": mutators.json_bytes(content, rng),
-        "model.safetensors": _of_world(world, "base/model.safetensors"),
-    }
-    return Case(
-        "checkpoints", {f"pool/{MODEL}/{name}": data for name, data in files.items()}, (*_PLAN, *_POOL, "--json")
-    )
-
-
 def _base_weights(rng: Random, world: Path) -> Case:
-    data = _of_world(world, "base/model.safetensors")
+    data = of_world(world, "base/model.safetensors")
     start = 8 + int.from_bytes(data[:8], "little")
     changed, _ = mutators.safetensors_bytes(json.loads(data[8:start]), data[start:], rng)
-    return Case("base-weights", {"base/model.safetensors": changed}, (*_PLAN, "--pool", "adapters", "--base", "base"))
+    return Case("base-weights", {"base/model.safetensors": changed}, (*PLAN, "--pool", "adapters", "--base", "base"))
 
 
 def _template(rng: Random, _: Path) -> Case:
@@ -337,51 +249,8 @@ def _template(rng: Random, _: Path) -> Case:
     return Case(
         "chat-templates",
         {"base/chat_template.jinja": data},
-        (*_PLAN, "--pool", "adapters", "--base", "base", "--template", "chat"),
+        (*PLAN, "--pool", "adapters", "--base", "base", "--template", "chat"),
     )
-
-
-def _run_file(rng: Random, world: Path) -> Case:
-    run = rng.choice(("run", "run", "tuned"))
-    names = ["plan.json", "plan.json", "recipe.json", "tasks/0.json", "adapter/adapter_config.json"]
-    names += ["score/0.json"] if run == "run" else ["tune.json", "plan/recipe.json"]
-    name = rng.choice(names)
-    if rng.random() < 0.7:
-        data = mutators.json_bytes(_json_of_world(world, f"{run}/{name}"), rng)
-    else:
-        data = mutators.mutated_bytes(_of_world(world, f"{run}/{name}"), rng)
-    card = ["--licence", "mit", "--base-model", "org/base", "--offline"]
-    words = [
-        ["card", run, *card], ["push", run, "org/name", "--dry-run", *card], ["merge", run, "--out", "model",
-        "--adapter", "--offline"],
-        ["tune", run, "--dry-run", "--offline"], ["card", run, "--offline", "--json"],
-    ]  # fmt: skip
-    return Case("runs", {f"{run}/{name}": data}, tuple(rng.choices(words, (6, 4, 1, 1, 3))[0]))
-
-
-def _store(rng: Random, world: Path) -> Case:
-    data = mutators.mutated_bytes(_of_world(world, "store.sqlite"), rng)
-    if rng.random() < 0.3:
-        return Case(
-            "stores",
-            {"store.sqlite": data},
-            ("embed", "--out", "x.npz", "--pool", "adapters", "--base", "base", "--store", "store.sqlite"),
-        )
-    return Case(
-        "stores", {"store.sqlite": data}, (*_PLAN, "--pool", "adapters", "--base", "base", "--store", "store.sqlite")
-    )
-
-
-def _ledger(rng: Random, world: Path) -> Case:
-    data = mutators.mutated_bytes(_of_world(world, "results/results.sqlite"), rng)
-    words = ("bench", "small.yaml", "--out", "results", "--json", "--threads", "1")
-    return Case("ledgers", {"results/results.sqlite": data}, words)
-
-
-def _study(rng: Random, world: Path) -> Case:
-    data = mutators.mutated_bytes(_of_world(world, "tuned/study.sqlite"), rng)
-    words = ("tune", "tuned", "--trials", "5", "--sampler", "random", "--no-score", "--offline", "--threads", "1")
-    return Case("studies", {"tuned/study.sqlite": data}, words)
 
 
 TARGETS: dict[str, Target] = {
@@ -392,18 +261,21 @@ TARGETS: dict[str, Target] = {
     "setups": Target(_setup, weight=12),
     "families": Target(_families, weight=2),
     "settings": Target(_settings, weight=12),
-    "adapter-configs": Target(_adapter_config, batch=800, together=40, codes={0, 3}, check=check_pool, weight=40),
-    "adapter-weights": Target(_adapter_weights, batch=800, together=40, codes={0, 3}, check=check_pool, weight=40),
-    "cards": Target(_card, batch=800, together=40, codes={0, 3}, check=check_pool, weight=20),
-    "archives": Target(_archive, batch=200, together=20, codes={0, 3}, check=check_pool, weight=4),
+    "adapter-configs": Target(make_adapter_config, batch=800, together=40, codes={0, 3}, check=check_pool, weight=40),
+    "adapter-weights": Target(make_adapter_weights, batch=800, together=40, codes={0, 3}, check=check_pool, weight=40),
+    "cards": Target(make_card, batch=800, together=40, codes={0, 3}, check=check_pool, weight=20),
+    "archives": Target(make_archive, batch=200, together=20, codes={0, 3}, check=check_pool, weight=4),
+    "plans": Target(make_plan, batch=20, together=8, codes={0, 3}, check=check_run, weight=0.4),
     "bases": Target(_base, batch=50, weight=1),
-    "checkpoints": Target(_checkpoint, together=10, codes={0, 3}, check=check_pool, weight=1),
+    "checkpoints": Target(make_checkpoint, together=10, codes={0, 3}, check=check_pool, weight=1),
     "base-weights": Target(_base_weights, batch=50, weight=1),
     "chat-templates": Target(_template, batch=50, weight=1),
-    "runs": Target(_run_file, weight=6),
-    "stores": Target(_store, batch=50, check=check_deltas, kept=False, weight=1),
-    "ledgers": Target(_ledger, batch=5, check=check_answers, copied=("results",), kept=False, weight=0.02),
-    "studies": Target(_study, batch=10, check=check_recipe, copied=("tuned",), kept=False, weight=0.05),
+    "runs": Target(make_run_file, weight=6),
+    "stores": Target(make_store, batch=50, check=check_deltas, kept=False, weight=1),
+    "ledgers": Target(make_ledger, batch=5, check=check_answers, copied=("results",), kept=False, weight=0.02),
+    "hubs": Target(make_hub, batch=50, copied=("hub",), kept=False, codes={0, 1, 2}, weight=1),
+    "watches": Target(make_watch, batch=20, copied=("watched",), kept=False, codes={0, 1, 2, 3, 4}, weight=0.05),
+    "studies": Target(make_study, batch=10, check=check_recipe, copied=("tuned",), kept=False, weight=0.05),
 }
 """By name."""
 

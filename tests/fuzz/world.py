@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import functools
+import io
 import json
 import os
 import shutil
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, chdir, redirect_stdout
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -17,6 +18,7 @@ import numpy as np
 from tests.fuzz.seeds import PLAIN, jsonl
 from tests.support.bench_setups import SETUP, write_world
 from tests.support.models import LLAMA_MODULES, build_llama, write_lora
+from tests.support.run_files import unchecked
 
 KEPT = "cache"
 """Folder of a case's place that stays from case to case: it only remembers hashes."""
@@ -53,14 +55,27 @@ def make_world(folder: Path) -> Path:
     embed_to_file(folder / EXPECTED, pool=pool, base=base, store=store, cache=folder / KEPT)
     _unlink_paths(folder)
     _write_results(folder)
+    _write_hub(folder)
     return folder
+
+
+def _write_hub(folder: Path) -> None:
+    """A hub of the pool, and what is known of the pool where it is watched; places as a case's place has them."""
+    from merge_advisor.cli import main
+    from merge_advisor.hub import Hub
+    from tests.fuzz.kept_targets import WATCH
+
+    with chdir(folder), redirect_stdout(io.StringIO()):
+        with Hub.open("hub", make=True) as hub:
+            hub.add("adapters", base="base", cache=Path(KEPT))
+        assert main([*WATCH, "--cache", KEPT]) == 0
 
 
 def _unlink_paths(folder: Path) -> None:
     """Have the runs name base and pool as a case's place has them."""
     for run in ("run", "tuned"):
         path = folder / run / "plan.json"
-        plan = json.loads(path.read_text())
+        plan = unchecked(path)
         plan["environment"]["paths"] |= {"base": "base", "pool": "adapters"}
         path.write_text(json.dumps(plan, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
 

@@ -20,6 +20,7 @@ from merge_advisor.advisor.planning.row_check import check_task_rows
 from merge_advisor.advisor.planning.sources import find_sources, read_plan_inputs, read_sources
 from merge_advisor.backbone.devices import check_devices, memory_free, remedy
 from merge_advisor.backbone.memory import memory_needed, vocabulary_of
+from merge_advisor.evaluators.guard import read_guard
 from merge_advisor.weights.opened import changed_names
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ def describe_plan(
     pool: str | Path,
     base: str,
     options: PlanOptions,
+    guard: Path | None = None,
     **where: Unpack[SessionOptions],
 ) -> dict[str, Any]:
     """Read task files and pool headers and say what `plan` would do.
@@ -51,6 +53,7 @@ def describe_plan(
         pool: folder of candidates, manifest, or hub ids.
         base: hub id, folder or GGUF file.
         options: of the plan.
+        guard: file of unrelated text that the merge is scored on.
         where: `offline`, `follow_links`, `cache`, `store`, `machine`, `progress`, see `SessionOptions`.
 
     Returns:
@@ -61,6 +64,7 @@ def describe_plan(
         MergeAdvisorError: whatever `plan` itself would refuse.
     """
     check_options(options)
+    texts = read_guard(guard) if guard else ()
     offline = where.get("offline", False)
     given = read_sources(find_sources(tasks, lm_eval, offline=offline), options, offline=offline)
     parts = [item.task for item in given]
@@ -87,6 +91,7 @@ def describe_plan(
         ),
         f"strategy {options.strategy}: {registry.build('strategy', options.strategy).cost} ({choosing} choosing rows)",
         *([f"inputs {inputs.path.name}: {len(inputs.rows)} unlabelled rows"] if inputs else []),
+        *([f"guard {guard.name}: {len(texts)} texts"] if guard else []),
         *(f"{step}: {count} forward passes of one row" for step, count in passes.items()),
         *([TIMES.format(times=times)] if times != 1 else []),
         machine,

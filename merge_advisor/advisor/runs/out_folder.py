@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from merge_advisor.errors import RunError
+from merge_advisor.regular_files import read_regular_text
 from merge_advisor.tuning.lock import run_lock
 from merge_advisor.whole_files import other_lives, replaced_folder, this_writer, whole_folder, write_text
 
@@ -50,7 +51,7 @@ def is_unfinished(out: Path, asked: str) -> bool:
         asked: digest of the call.
     """
     try:
-        made_by, _, writer = (out / UNFINISHED).read_text(encoding="utf-8").partition(" ")
+        made_by, _, writer = read_regular_text(out / UNFINISHED).partition(" ")
     except (OSError, UnicodeDecodeError):
         return False
     return made_by == asked and not other_lives(writer)

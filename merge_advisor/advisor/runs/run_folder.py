@@ -1,6 +1,7 @@
 """The run folder: everything one plan made, whole or not at all, readable by someone else.
 
 plan.json       what was found, chosen and why; verdict; one `environment` block for what differs between machines
+                (it, tune.json and the files of tasks/ and score/ hold a checksum each; recipes are in it by digest)
 recipe.json     the merge itself; every other format is a rendering of it
 mergekit.yaml, lorahub.json, adapter/      renderings, each only where it gives the same model
 shots_lora/     the LoRA finetuned on the shots
@@ -27,14 +28,17 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from merge_advisor.adapt.workbench import Alternative
+from merge_advisor.checked_sqlite import warn_of_damage
 from merge_advisor.errors import RunError
-from merge_advisor.json_form import STRICT, digest_of, read_value, to_json
+from merge_advisor.json_form import STRICT, digest_of, read_value, to_checked_json, to_json
 from merge_advisor.report.values import SimilarityMap, TuningReport
 from merge_advisor.scores import Score, ScoringCost, Verdict
 from merge_advisor.spaces import Space
 from merge_advisor.types import Base, ChooseBy, Kind, Recipe, Selection, Task
 from merge_advisor.whole_files import remove_leftovers, restore, write_text
 
+ANEW = "make the run anew, by the same `merge-advisor plan` with `force=True`"
+"""What is done about a file that is not what was written."""
 PLANNED, TUNING = "plan", "tune.json"
 """Folder of the plan's own recipe, and file of what was tried, in a tuned run."""
 MEMBERS = "members"
@@ -305,11 +309,11 @@ def write_values(folder: Path, plan: Plan, recipe: Recipe, tasks: tuple[Task, ..
     Raises:
         RunError: no permission, or no room.
     """
-    write_text(folder / "plan.json", to_json(plan))
+    write_text(folder / "plan.json", to_checked_json(plan))
     write_text(folder / "recipe.json", to_json(recipe))
     (folder / "tasks").mkdir(exist_ok=True)
     for number, task in enumerate(tasks):
-        write_text(folder / "tasks" / f"{number}.json", to_json(task))
+        write_text(folder / "tasks" / f"{number}.json", to_checked_json(task))
 
 
 def write_scores(folder: Path, plan: Plan, scores: tuple[Score, ...], reports: Mapping[str, str]) -> None:
@@ -329,10 +333,11 @@ def write_scores(folder: Path, plan: Plan, scores: tuple[Score, ...], reports: M
     own = [task.name for task in plan.tasks]
     for score in scores:
         name = str(own.index(score.task)) if score.task in own else _file_of(score.task)
-        write_text(folder / "score" / f"{name}.json", to_json(score))
+        write_text(folder / "score" / f"{name}.json", to_checked_json(score))
     for name, text in reports.items():
         write_text(folder / name, text)
-    write_text(folder / "plan.json", to_json(plan))  # last: the verdict is there only where the scores behind it are
+    # last: the verdict is there only where the scores behind it are
+    write_text(folder / "plan.json", to_checked_json(plan))
 
 
 def check_run(folder: Path) -> None:
@@ -360,7 +365,7 @@ def read_run(folder: Path) -> Run:
         InputError: a file of it is altered, cut short or of another version.
     """
     check_run(folder)
-    plan = read_value(Plan, folder / "plan.json")
+    plan = read_value(Plan, folder / "plan.json", anew=ANEW)
     if missing := [name for name in ("base", "pool") if name not in plan.environment.paths]:
         raise RunError(
             f"{folder / 'plan.json'}: environment.paths: has no {missing[0]}; correct it or make the file anew"
@@ -370,14 +375,18 @@ def read_run(folder: Path) -> Run:
     planned = read_value(Recipe, of_plan) if of_plan.is_file() else None
     # either digest: `tune` writes plan/ first and plan.json last
     if planned is not None and planned.digest not in (plan.planned_digest, plan.recipe_digest):
-        raise RunError(f"{of_plan}: was changed after the plan; make the plan anew")
+        raise RunError(f"{of_plan}: was changed after the plan; {ANEW}")
     tasks = [folder / "tasks" / f"{number}.json" for number in range(len(plan.tasks))]
-    run = Run(folder, plan, recipe, tuple(read_value(Task, path) for path in tasks), (), planned)
+    run = Run(folder, plan, recipe, tuple(read_value(Task, path, anew=ANEW) for path in tasks), (), planned)
     if recipe.digest != plan.recipe_digest:
         if planned is None:
-            raise RunError(f"{folder / 'recipe.json'}: was changed after the plan; make the plan anew")
+            raise RunError(f"{folder / 'recipe.json'}: was changed after the plan; {ANEW}")
         # `tune` was killed while it wrote: the plan still stands, not what an earlier `tune` had made of it
         if plan.planned_digest:
+            warn_of_damage(
+                f"{folder / 'recipe.json'}: is not what `tune` found last: it was changed, or a later `tune` was ended "
+                "while it wrote; the plan's own recipe is used, and the same `tune` makes it anew"
+            )
             plan = replace(plan, adaptation=run.own_adaptation, verdict=None, reason="")
         return replace(run, plan=plan, recipe=planned)
     scores = [folder / "score" / f"{number}.json" for number in range(len(plan.tasks))]
@@ -385,9 +394,21 @@ def read_run(folder: Path) -> Run:
     scores += sorted((folder / "score").glob("lm-eval-*.json"))
     return replace(
         run,
-        scores=tuple(read_value(Score, path) for path in scores if path.is_file()),
-        tuning=read_value(TuningReport, folder / TUNING) if plan.planned_digest else None,
+        scores=tuple(read_value(Score, path, anew=score_anew(folder)) for path in scores if path.is_file()),
+        tuning=read_value(TuningReport, folder / TUNING, anew=ANEW) if plan.planned_digest else None,
     )
+
+
+def score_anew(folder: Path) -> str:
+    """Return what is done about a score that is not what was written, as the end of a message.
+
+    >>> score_anew(Path("run"))
+    'delete it, and `merge-advisor score run` makes it anew'
+
+    Args:
+        folder: the run folder.
+    """
+    return f"delete it, and `merge-advisor score {folder}` makes it anew"
 
 
 def _file_of(task: str) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 from merge_advisor.advisor.runs.renderings import rendering_names
 from merge_advisor.advisor.runs.run_folder import MEMBERS, PLANNED, START, TUNING, AdaptationReport, Run
 from merge_advisor.errors import RunError
-from merge_advisor.json_form import to_json
+from merge_advisor.json_form import to_checked_json, to_json
 from merge_advisor.report.values import TuningReport
 from merge_advisor.types import RESIDUAL, SHOTS_LORA, Recipe
 from merge_advisor.whole_files import discard, remove_leftovers, scratch_folder, whole_folder, write_text
@@ -74,7 +74,7 @@ def _put_in_place(run: Run, values: TunedValues, staged: Path) -> None:
         if (staged / name).exists():
             (staged / name).rename(folder / name)
             write_point("part in place", name)
-    write_text(folder / TUNING, to_json(values.tuning))
+    write_text(folder / TUNING, to_checked_json(values.tuning))
     plan = replace(
         run.plan,
         recipe_digest=recipe.digest,
@@ -87,7 +87,7 @@ def _put_in_place(run: Run, values: TunedValues, staged: Path) -> None:
     if recipe.digest != run.plan.recipe_digest:
         plan = replace(plan, verdict=None, reason="")
         discard(folder / "score")
-    write_text(folder / "plan.json", to_json(plan))
+    write_text(folder / "plan.json", to_checked_json(plan))
 
 
 def _replaced() -> list[str]:

@@ -259,6 +259,8 @@ def score_run(
     """
     check_metric(metric, lm_eval if not heldout else ())
     check_limit(limit, lm_eval)
+    if guard is not None:
+        read_guard(guard)  # before hours of scoring, not behind them
     check_run(Path(run))
     with run_lock(Path(run), "scores it"):
         opened, session = reopen(Path(run), **where)

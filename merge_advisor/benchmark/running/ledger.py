@@ -205,6 +205,28 @@ class Ledger:
                 warn_of_damage(f"ledger {self.path}: rows of {table} that were damaged: {dropped}; {remedy}")
 
 
+def check_ledger(out: Path) -> tuple[dict[str, tuple[int, int]], int]:
+    """Return by table how many rows are kept and damaged, and the forward passes of damaged results, about.
+
+    Nothing is dropped. A damaged result's own count is not to be trusted: it counts as the mean of the others.
+
+    Args:
+        out: the folder of a benchmark's results.
+
+    Raises:
+        RunError: the file cannot be read, or is no ledger.
+    """
+    with CheckedFile(out / LEDGER_FILE, LEDGER_KIND) as file:
+        damaged = {table: file.damaged(table) for table in _COLUMNS}
+        found = {
+            table: (int(file.rows(f"SELECT COUNT(*) FROM {table}")[0][0]), len(damaged[table])) for table in _COLUMNS
+        }
+        values = [row[-1] for row in file.rows(f"SELECT {', '.join(_COLUMNS['results'])} FROM results")]
+        wrong = {row[-1] for row in damaged["results"]}
+    known = [json.loads(value).get("forwards", 0) for value in values if value not in wrong]
+    return found, round(sum(known) / len(known) * len(wrong)) if known else 0
+
+
 def _make_tables(file: CheckedFile) -> None:
     """What files of before there were versions have."""
     file.run("CREATE TABLE IF NOT EXISTS made_for (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID")

@@ -15,6 +15,7 @@ from merge_advisor.errors import InputError, TaskError
 from merge_advisor.evaluators.metrics import matches
 from merge_advisor.json_form import digest_of
 from merge_advisor.limits import JSON_BYTES
+from merge_advisor.regular_files import read_regular_text
 from merge_advisor.tasks import read_rows
 from merge_advisor.types import Candidate, Row, Task
 
@@ -162,7 +163,7 @@ def read_families(path: Path | None) -> dict[str, str]:
     try:
         if (size := path.stat().st_size) > JSON_BYTES.most:
             raise InputError(f"{path}: has {JSON_BYTES.over}; correct tasks.families, or {JSON_BYTES.remedy(size)}")
-        families = json.loads(path.read_text(encoding="utf-8-sig"))
+        families = json.loads(read_regular_text(path, "utf-8-sig"))
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); correct tasks.families") from error
     except (ValueError, RecursionError) as error:
