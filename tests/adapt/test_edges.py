@@ -185,11 +185,11 @@ def test_without_folds_and_tuning_rows_nothing_is_promised(
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """All files of a run folder; the report names its place, a block of plan.json the machine."""
+    """All files of a run folder; the report names its place, `cost.txt` and a block of plan.json time and machine."""
     found = {
         path.relative_to(folder).as_posix(): path.read_bytes()
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and not path.name.startswith("report.")
+        if path.is_file() and not path.name.startswith(("report.", "cost.txt"))
     }
     plan = json.loads(found["plan.json"])
     del plan["environment"]

@@ -99,11 +99,11 @@ def outcome_of(run: Run) -> TunedAdaptation:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """All files of a run folder that do not name its place or its machine, and the study's, which SQLite fills."""
+    """All files of a run folder but those of its place, machine or time, and the study's, which SQLite fills."""
     found = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
-        if path.is_file() and not name.startswith(("report.", "study.sqlite", "plan.json")):
+        if path.is_file() and not name.startswith(("report.", "cost.txt", "study.sqlite", "plan.json")):
             found[name] = path.read_bytes()
     plan = json.loads((folder / "plan.json").read_text())
     del plan["environment"]
