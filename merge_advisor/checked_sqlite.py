@@ -323,7 +323,7 @@ def read_only(path: Path) -> Iterator[sqlite3.Connection]:
     """
     # `as_uri` quotes what stands for itself in a name, and for something else in a URI: "?", "#", "%"
     # without a log nobody has it open, and who reads it as one that stays as it is leaves no log beside it
-    how = "mode=ro" if path.with_name(f"{path.name}-wal").exists() else "immutable=1"
+    how = "mode=ro" if path.with_name(f"{path.name}-wal").exists() else "mode=ro&immutable=1"
     connection = sqlite3.connect(f"{path.absolute().as_uri()}?{how}", uri=True)
     try:
         yield connection
