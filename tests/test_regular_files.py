@@ -139,7 +139,7 @@ OPENED = {
     "advisor/merge_run.py": "what it has just written",
     "formats/child_process.py": "what it has just written", "formats/run_gguf.py": "what it has just written",
     "pool/peft_child.py": "what its parent has just written",
-    "hub/stored_vectors.py": "looks itself",
+    "explore/tokens.py": "looks itself, as no link may be followed", "hub/stored_vectors.py": "looks itself",
 }  # fmt: skip
 """Modules that read files without `regular_files`, and why that cannot wait for ever."""
 

@@ -225,6 +225,7 @@ def test_killed_while_it_trains_it_ends_as_undisturbed(
     assert contents(run) == contents(wanted.folder)
 
 
+@pytest.mark.filterwarnings("ignore:.*the plan's own recipe is used")  # where an earlier `tune` left another one
 @pytest.mark.parametrize(("step", "first"), [(1, ""), (2, "none"), (5, ""), (6, "none"), (7, ""), (9, "none")])
 def test_killed_while_it_writes_the_run_is_the_plans(
     plan: Callable[..., Run], wanted: Run, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int,

@@ -78,6 +78,7 @@ def test_kept_results_give_the_answers_they_gave(kept: Path) -> None:
             )
 
 
+@pytest.mark.slow
 def test_a_ledger_begun_before_there_was_icl_goes_on_with_it(kept: Path) -> None:
     setup = from_json(Setup, (kept / "setup.json").read_text(), "setup.json")
     more = replace(setup, controls=("icl", *setup.controls))

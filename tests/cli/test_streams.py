@@ -46,6 +46,11 @@ def test_a_file_never_gets_the_number_of_a_closed_stream(tmp_path: Path) -> None
     assert (tmp_path / "told").read_text() == "True"
 
 
+def as_in_a_terminal() -> None:
+    """What a shell began in the background has interrupts ignored, and so has all that it begins."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize("module", ["merge_advisor.version", "merge_advisor.__main__", "merge_advisor.cli"])
 def test_an_interrupt_in_the_first_milliseconds_is_no_traceback(module: str, tmp_path: Path) -> None:
     """Sent as a terminal sends it, while `python -m` is still on its way to the entry."""
@@ -59,7 +64,7 @@ def test_an_interrupt_in_the_first_milliseconds_is_no_traceback(module: str, tmp
     )
     done = subprocess.run(
         [sys.executable, "-m", "merge_advisor", "show", "strategies"], cwd=tmp_path, capture_output=True, text=True,
-        env=os.environ | {"PYTHONPATH": f"{tmp_path}:{ROOT}"}, check=False, timeout=60,
+        env=os.environ | {"PYTHONPATH": f"{tmp_path}:{ROOT}"}, check=False, timeout=60, preexec_fn=as_in_a_terminal,
     )  # fmt: skip
     assert done.returncode in (130, -signal.SIGINT) and not done.stdout
     assert done.stderr in ("", "merge-advisor: interrupted\n")
@@ -67,7 +72,9 @@ def test_an_interrupt_in_the_first_milliseconds_is_no_traceback(module: str, tmp
 
 def test_who_imports_the_package_keeps_its_own_interrupts() -> None:
     code = "import signal, merge_advisor; print(signal.getsignal(signal.SIGINT) is signal.default_int_handler)"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True, preexec_fn=as_in_a_terminal
+    )
     assert done.stdout == "True\n"
 
 
