@@ -57,10 +57,12 @@ def check_base(hub: OpenHub, session: Session) -> str:
     """
     digest = session.local.base.digest
     known = {item.base.digest: item.base.id for item in hub.catalogue.bases(counted=False)}
+    if not known:
+        raise InputError(f"hub {hub.folder}: holds no models; add some with `merge-advisor hub add POOL`")
     if digest not in known:
         raise InputError(
             f"hub {hub.folder}: holds no models of base {session.local.base.id} with these weights, but of "
-            f"{', '.join(known.values()) or 'none'}; give another `base`, or add models of it"
+            f"{', '.join(known.values())}; give another `base`, or add models of it"
         )
     return digest
 

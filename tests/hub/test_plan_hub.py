@@ -150,6 +150,11 @@ def test_what_a_plan_cannot_take_is_one_line(world: Path, wide_llama: Path) -> N
             InputError, match=r"holds no models of base wide-llama with these weights, but of tiny-llama"
         ):
             hub.plan(task, out=world / "run", base=str(wide_llama), options=QUICK, **where(world))
+        with (
+            Hub.open(world / "empty", make=True) as empty,
+            pytest.raises(InputError, match="holds no models; add some with"),
+        ):
+            empty.plan(task, out=world / "run", base=str(wide_llama), options=QUICK, **where(world))
         write_lora(world / "pool" / "a0", LLAMA_MODULES, seed=5)
         run = hub.plan(task, out=world / "run", options=QUICK, asked=PlanAsked(scored=False), **where(world))
         assert any("other weights than the hub knows, taken as they are now: a0" in note for note in run.plan.notes)
