@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -73,7 +73,7 @@ def _store(path: Path) -> tuple[bool, str]:
     with Store(path) as store:
         found, lost = store.check(), store.damaged_values()
     damaged = sum(bad for _, bad in found.values())
-    kept = "; ".join(f"{name}: {count} kept, {bad} damaged" for name, (count, bad) in found.items())
+    kept = _counts(found)
     if not damaged:
         return True, kept
     forwards = sum(_forwards_of(name) for name in lost.embeddings)
@@ -86,6 +86,10 @@ def _store(path: Path) -> tuple[bool, str]:
     return False, f"{kept}. The damaged ones are made anew when they are asked for{cost}; no command uses them"
 
 
+def _counts(found: Mapping[str, tuple[int, int]]) -> str:
+    return "; ".join(f"{name}: {count} kept, {bad} damaged" for name, (count, bad) in found.items())
+
+
 def _forwards_of(embedding: str) -> int:
     try:
         return int(registry.build("embedding", embedding).forwards)
@@ -95,7 +99,7 @@ def _forwards_of(embedding: str) -> int:
 
 def _ledger(path: Path) -> tuple[bool, str]:
     found, forwards = check_ledger(path if path.is_dir() else path.parent)
-    kept = "; ".join(f"{name}: {count} kept, {bad} damaged" for name, (count, bad) in found.items())
+    kept = _counts(found)
     if not any(bad for _, bad in found.values()):
         return True, kept
     if found["made_for"][1]:

@@ -46,6 +46,18 @@ def test_a_file_never_gets_the_number_of_a_closed_stream(tmp_path: Path) -> None
     assert (tmp_path / "told").read_text() == "True"
 
 
+def interrupting(module: str, how: str) -> str:
+    """Code that interrupts its own process while a module is looked for."""
+    return (
+        "import os, signal, sys\n"
+        "class Interrupting:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        f"        if name == {module!r}:\n"
+        f"            {how}\n"
+        "sys.meta_path.insert(0, Interrupting())\n"
+    )
+
+
 def as_in_a_terminal() -> None:
     """What a shell began in the background has interrupts ignored, and so has all that it begins."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -54,14 +66,7 @@ def as_in_a_terminal() -> None:
 @pytest.mark.parametrize("module", ["merge_advisor.version", "merge_advisor.__main__", "merge_advisor.cli"])
 def test_an_interrupt_in_the_first_milliseconds_is_no_traceback(module: str, tmp_path: Path) -> None:
     """Sent as a terminal sends it, while `python -m` is still on its way to the entry."""
-    (tmp_path / "sitecustomize.py").write_text(
-        "import os, signal, sys\n"
-        "class Interrupting:\n"
-        "    def find_spec(self, name, path=None, target=None):\n"
-        f"        if name == {module!r}:\n"
-        "            os.kill(os.getpid(), signal.SIGINT)\n"
-        "sys.meta_path.insert(0, Interrupting())\n"
-    )
+    (tmp_path / "sitecustomize.py").write_text(interrupting(module, "os.kill(os.getpid(), signal.SIGINT)"))
     done = subprocess.run(
         [sys.executable, "-m", "merge_advisor", "show", "strategies"], cwd=tmp_path, capture_output=True, text=True,
         env=os.environ | {"PYTHONPATH": f"{tmp_path}:{ROOT}"}, check=False, timeout=60, preexec_fn=as_in_a_terminal,
@@ -81,12 +86,7 @@ def test_who_imports_the_package_keeps_its_own_interrupts() -> None:
 @pytest.mark.parametrize("module", ["merge_advisor.cli", "merge_advisor.cli.commands", "merge_advisor.cli.doctor"])
 def test_an_interrupt_while_modules_are_imported_is_one_line(module: str, tmp_path: Path) -> None:
     (tmp_path / "code.py").write_text(
-        "import sys\n"
-        "class Interrupting:\n"
-        "    def find_spec(self, name, path=None, target=None):\n"
-        f"        if name == {module!r}:\n"
-        "            raise KeyboardInterrupt\n"
-        "sys.meta_path.insert(0, Interrupting())\n"
+        f"{interrupting(module, 'raise KeyboardInterrupt')}"
         "sys.argv = ['merge-advisor', 'doctor']\n"
         "from merge_advisor.__main__ import entry\n"
         "sys.exit(entry())\n"

@@ -116,6 +116,7 @@ def gate(
     known = sorted(models, key=lambda model: model.run is None)
     template = template or next((model.template for model in known if model.template), None)
     timed: list[Timed] = []
+    enough = [rows for rows in asked if _has_interval(rows)]
     opened = [open_gated(models[0], template, **where)]
     try:
         opened.append(open_gated(models[1], template, **where))
@@ -124,17 +125,17 @@ def gate(
             checks = tuple(_same_model(rows, options) for rows in asked)
         else:
             _check_comparable(opened, asked)
-            asked_of = [rows for rows in asked if len(rows.rows) >= MINIMUM_ROWS]
-            measured, timed = _measure(opened, asked_of)
+            measured, timed = _measure(opened, enough)
             pairs = iter(measured)
             checks = tuple(
-                _check(rows, *next(pairs), options) if rows in asked_of else _one_row(rows, options) for rows in asked
+                _check(rows, *next(pairs), options) if _has_interval(rows) else _one_row(rows, options)
+                for rows in asked
             )
     finally:
         for one in opened:
             one.session.memo.store.close()
     # candidate, then baseline, each on every check
-    rows = [len(one.rows) for one in asked if len(one.rows) >= MINIMUM_ROWS]
+    rows = [len(one.rows) for one in enough]
     return report_of_checks(checks, sides, notes, cost_of(timed, rows, time.perf_counter() - started))
 
 
@@ -283,6 +284,11 @@ def _check(rows: GateRows, candidate: _Measured, baseline: _Measured, options: G
         upper=decided.interval.upper, worse=tuple(sorted(worse, key=lambda row: row.change)),
         better=sum(change > 0 for change in differences), rows_to_decide=decided.rows_to_decide,
     )  # fmt: skip
+
+
+def _has_interval(rows: GateRows) -> bool:
+    """Whether a check has rows enough for an interval; with fewer nothing is run."""
+    return len(rows.rows) >= MINIMUM_ROWS
 
 
 def _one_row(rows: GateRows, options: GateOptions) -> GateCheck:

@@ -30,7 +30,6 @@ from merge_advisor.advisor.runs.prompt_folder import rows_shown, write_prompt
 from merge_advisor.advisor.runs.reopening import find_members, find_shots_lora, reopen
 from merge_advisor.advisor.runs.run_folder import (
     PLAN_START,
-    PROMPTED,
     START,
     UNADAPTED,
     Run,
@@ -308,10 +307,9 @@ def score_open_run(
     models = models_of(session, run)
     guarded = score_guard(session.meter, models, judging.guard) if judging.guard else None
     scores, costs = run.scores, list[ScoringCost]()
-    made = {"merge": (run.plan.adaptation or UNADAPTED).chosen, "plan": run.own_adaptation.chosen}
-    labels = {model.label for model in models}
-    adaptation = way_of(run)
-    prompted = [label for label, name in made.items() if name == PROMPTED and label in labels]
+    adaptation, labels = way_of(run), {model.label for model in models}
+    asks_prompt = {"merge": run.prompted, "plan": run.own_adaptation.prompted}
+    prompted = [label for label, asks in asks_prompt.items() if asks and label in labels]
     if heldout or not lm_eval:
         own = []
         for task in tasks:
