@@ -134,24 +134,31 @@ def _add_models(hub: OpenHub, session: Session, spaces: Sequence[tuple[str, int]
     for start in range(0, len(left), size):
         group: Sequence[Candidate] = left[start : start + size]
         while group:
-            group = _add_group(hub, session, group, spaces, done)
+            group = _add_group(hub, session, group, spaces, done, start)
 
 
 def _add_group(
-    hub: OpenHub, session: Session, group: Sequence[Candidate], spaces: Sequence[tuple[str, int]], done: _Done
+    hub: OpenHub,
+    session: Session,
+    group: Sequence[Candidate],
+    spaces: Sequence[tuple[str, int]],
+    done: _Done,
+    start: int,
 ) -> list[Candidate]:
     """Embed what the hub lacks and keep the group; return those that another process removed meanwhile."""
     base, catalogue = session.local.base.digest, hub.catalogue
     known = {c.fingerprint: catalogue.by_fingerprint(base, c.fingerprint) for c in group}
     deltas: dict[int, dict[str, Float32Array]] = {}
     reasons: dict[str, str] = {}
-    for spec, space in spaces:
+    total = len(session.pool.candidates) * len(spaces)
+    for turn, (spec, space) in enumerate(spaces):
         lacking: dict[str, Candidate] = {}
         for candidate in group:
             entry = known[candidate.fingerprint]
             if entry is None or not hub.deltas.has_delta(space, entry.number):
                 lacking.setdefault(candidate.fingerprint, candidate)
-        taken = take_deltas(session.meter, spec, list(lacking.values()))
+        already = start * len(spaces) + turn * len(group) + len(group) - len(lacking)
+        taken = take_deltas(session.meter, spec, list(lacking.values()), already, total)
         fingerprints = [candidate.fingerprint for candidate in taken.candidates]
         deltas[space] = dict(zip(fingerprints, taken.deltas.array, strict=True))
         by_id = {candidate.id: candidate.fingerprint for candidate in lacking.values()}

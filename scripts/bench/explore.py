@@ -19,14 +19,19 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from hub_engines import World
 from kept import add_line
 
+from merge_advisor.explore.layouts import find_groups, with_umap
+from merge_advisor.explore.map_points import choose_space, read_points, texts_of
 from merge_advisor.hub import Hub
 from merge_advisor.hub.values import HubEntry
+from merge_advisor.progress import quiet_progress
 from merge_advisor.spaces import Space
 from merge_advisor.types import Base
 
@@ -120,18 +125,47 @@ def measured(folder: Path, cache: Path, draw: str) -> dict[str, Any]:
         server.wait(30)
 
 
+def laid_out(folder: Path) -> dict[str, Any]:
+    """What clusters and UMAP take."""
+    with Hub.open(folder) as hub:
+        clock, busy = [time.perf_counter()], [time.process_time()]
+        points = read_points(hub, choose_space(hub))
+        clock.append(time.perf_counter())
+        busy.append(time.process_time())
+        layout = find_groups(points, lambda: texts_of(hub, points, range(len(points.entries))), quiet_progress)
+        clock.append(time.perf_counter())
+        busy.append(time.process_time())
+        layout = with_umap(points, layout, quiet_progress)
+        clock.append(time.perf_counter())
+        busy.append(time.process_time())
+    took = {
+        f"{step}_{kind}": round(end - start, 1)
+        for kind, times in (("s", clock), ("processor_s", busy))
+        for step, (start, end) in zip(("read", "clusters", "umap"), pairwise(times), strict=True)
+    }
+    return {
+        **took, "clusters": len(layout.clusters),
+        "silhouette": layout.silhouette, "trust_pca": layout.trust_pca, "trust_umap": layout.trust_umap,
+        "note": layout.note, "most_mb": memory_of(os.getpid()),
+    }  # fmt: skip
+
+
 def main() -> None:
-    """Make the hub, open its page twice, append two lines."""
+    """Make the hub, open its page twice or lay it out, append the lines."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--hub", type=Path, required=True, help="folder of the made hub")
     parser.add_argument("--models", type=int, default=100_000)
     parser.add_argument("--dims", type=int, default=64)
+    parser.add_argument("--layout", action="store_true", help="measure clusters and UMAP, not the page")
     parser.add_argument("--out", type=Path, help="file of lines")
     arguments = parser.parse_args()
     make_hub(arguments.hub, arguments.models, arguments.dims)
-    for draw in ("gl", "2d"):
-        record = {"models": arguments.models, "dims": arguments.dims}
-        record |= measured(arguments.hub, arguments.hub / "cache", draw)
+    made = {"models": arguments.models, "dims": arguments.dims}
+    ways = [lambda: laid_out(arguments.hub)] if arguments.layout else [
+        partial(measured, arguments.hub, arguments.hub / "cache", draw) for draw in ("gl", "2d")
+    ]  # fmt: skip
+    for way in ways:
+        record = made | way()
         print(record)
         if arguments.out:
             add_line(arguments.out, record)

@@ -103,13 +103,17 @@ def embedding_space(model: PromptedModel, spec: str) -> tuple[Embedding, Space]:
     return embedding, space
 
 
-def take_deltas(meter: MergeMeter, spec: str, candidates: Sequence[Candidate]) -> EmbeddedCandidates:
+def take_deltas(
+    meter: MergeMeter, spec: str, candidates: Sequence[Candidate], already: int = 0, total: int | None = None
+) -> EmbeddedCandidates:
     """Return the deltas of candidates, computing only those the store lacks; each is stored as soon as it is there.
 
     Args:
         meter: base, weights and store.
         spec: name and parameters of the embedding.
         candidates: n candidates.
+        already: how many are done, of those that these belong to; the progress goes on from there.
+        total: how many they are in all; None: these alone.
 
     Raises:
         SpecError: unknown embedding.
@@ -129,7 +133,10 @@ def take_deltas(meter: MergeMeter, spec: str, candidates: Sequence[Candidate]) -
             refused += found
         rows |= {c.fingerprint: store.delta(space, c.fingerprint) for c in missing}
     elif missing:
-        for candidate, delta in compute_deltas(meter, embedding, space, missing):
+        already += len(candidates) - len(missing)
+        total = already + len(missing) if total is None else total
+        for done, (candidate, delta) in enumerate(compute_deltas(meter, embedding, space, missing), already + 1):
+            meter.model.progress("embedding the pool", done, total)
             if isinstance(delta, RefusedModel):
                 refused.append(delta)
             else:
@@ -171,11 +178,8 @@ def compute_deltas(
     backbone = meter.model.backbone
     base = base_features(meter, embedding, space)
     size = TOGETHER if backbone.device.type == "cuda" and hasattr(embedding, "features_together") else 1
-    done = 0
     for group in _groups(meter, candidates, size):
         for candidate, row in zip(group, _features(meter, embedding, group), strict=True):
-            done += 1
-            meter.model.progress("embedding the pool", done, len(candidates))
             if isinstance(row, str):
                 yield candidate, RefusedModel(candidate.id, row)
             elif not np.isfinite(row).all():  # one such delta would make every mean and cosine NaN
