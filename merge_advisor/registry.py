@@ -146,8 +146,8 @@ def build(kind: str, spec: str) -> Any:
     """
     name, _, tail = spec.partition(":")
     cls = load(kind, name.strip())
-    hints = get_type_hints(cls)
-    fields = {field.name: hints[field.name] for field in dataclasses.fields(cls) if field.init}
+    hints = get_type_hints(cls) if tail else {}  # takes longer than all the rest, and most specs are names alone
+    fields = {field.name: hints[field.name] for field in dataclasses.fields(cls) if field.init and tail}
     values: dict[str, Any] = {}
     for part in filter(None, (piece.strip() for piece in tail.split(","))):
         key, equals, text = part.partition("=")
