@@ -67,7 +67,7 @@ def missing() -> str:
 
 def sudo(*words: str) -> None:
     """Run a command that has to succeed."""
-    subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(words, check=True)
 
 
 @dataclass
@@ -251,10 +251,9 @@ class Checks:
             ray += ["--num-cpus=1", "--object-store-memory=100000000", "--disable-usage-stats"]
             common = [f"--temp-dir={head.own}/ray", f"--node-ip-address={head.address}", "--include-dashboard=false"]
             head.inside([*ray, "--head", "--port=6379", *common], "ray-a")
-            up = self.folder / "ray-a.out"
+            up, up_too = (self.folder / f"ray-{name}.out" for name in "ab")
             wait_for(lambda: "Ray runtime started" in up.read_text(), "the head", *head.begun)
             other.inside([*ray, f"--address={head.address}:6379", f"--node-ip-address={other.address}"], "ray-b")
-            up_too = self.folder / "ray-b.out"
             wait_for(lambda: "Ray runtime started" in up_too.read_text(), "the other node", *other.begun)
             began = time.monotonic()
             engine = ("--engine", "ray", "--workers", "2")
@@ -399,7 +398,6 @@ def claimants(ledger: Path) -> set[str]:
 
 def main() -> None:
     """Check."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # hosts end with their scripts
     names = ("ray-embed", "ray-score", "tune", "bench")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=names, default=names)
@@ -408,6 +406,7 @@ def main() -> None:
     if reason := missing():
         print(f"skipped: {reason}")
         return
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # hosts end with their script
     wrong = False
     # not below /dev/shm, which every host has for itself; a short path, since a socket's name has 107 bytes
     with tempfile.TemporaryDirectory(prefix="hosts-", dir="/var/tmp") as temporary:

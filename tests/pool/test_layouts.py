@@ -135,6 +135,23 @@ def test_a_hostile_archive_leaves_nothing_behind(
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == [archive]
 
 
+@pytest.mark.parametrize("packing", ["gz", "bz2", "xz"])
+def test_a_flipped_byte_of_a_packed_archive_is_the_archive_s_fault(
+    base: LocalBase, tmp_path: Path, tiny_pool: Path, packing: str
+) -> None:
+    """The readers of Python raise an error of the system for some, as if our own disk were broken."""
+    shutil.copytree(tiny_pool / "a0", tmp_path / "pool" / "a0")
+    archive = tmp_path / "pool" / f"law.tar.{packing}"
+    with tarfile.open(archive, f"w:{packing}") as tape:
+        tape.add(tiny_pool / "b0", "b0")
+    whole = archive.read_bytes()
+    for at in (len(whole) // 2, len(whole) - 6):
+        archive.write_bytes(whole[:at] + bytes([whole[at] ^ 0xFF]) + whole[at + 1 :])
+        found = open_pool(tmp_path / "pool", base, cache=tmp_path / "cache")
+        assert [one.id for one in found.candidates] == ["a0"]
+        assert "law.tar" in found.refused[0].reason and "fetch it again" in found.refused[0].reason
+
+
 def test_what_an_archive_holds_beside_one_model_is_told(base: LocalBase, tmp_path: Path, tiny_pool: Path) -> None:
     (tmp_path / "pool").mkdir()
     with zipfile.ZipFile(tmp_path / "pool" / "two.zip", "w") as packed:
