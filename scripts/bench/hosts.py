@@ -340,16 +340,15 @@ class Checks:
 
     def bench(self) -> Iterator[dict[str, Any]]:
         """`bench` by two hosts into one folder."""
-        words = ("bench", "../setup.yaml", "--base", "../base", "--pool", "../adapters", "--threads", "1")
-        words = (*words, "--out", "results", "--cache")
-        here(self.folder / "bench-alone", *words, "cache")
+        words = ("bench", "../setup.yaml", "--base", "../base", "--pool", "../adapters", "--threads", "1", "--out")
+        here(self.folder / "bench-alone", *words, "results", "--cache", "cache")
         place = self.folder / "bench-shared"
         place.mkdir()
         ledger = place / "results" / "results.sqlite"
         with hosts(self.folder, "ab") as made:
             began = time.monotonic()
             processes = {
-                name: host.inside(ours(*words, f"cache-{name}"), f"bench-{name}", place.name)
+                name: host.inside(ours(*words, "results", "--cache", name), f"bench-{name}", place.name)
                 for name, host in made.items()
             }
             wait_for(lambda: len(claimants(ledger)) == 2, "draws of both hosts", *processes.values())

@@ -34,7 +34,7 @@ def reopen(folder: Path, *, dry: bool = False, **where: Unpack[Where]) -> tuple[
 
 
 def open_run(run: Run, *, dry: bool = False, **where: Unpack[Where]) -> Session:
-    """Open base and pool of a run that was read, by default where the plan found them.
+    """Return base and pool of a run that was read, opened, by default where the plan found them.
 
     Args:
         run: the run.

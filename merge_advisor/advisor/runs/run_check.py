@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from merge_advisor.advisor.runs.run_folder import ANEW, PLANNED, TUNING, Plan, check_run, score_anew
+from merge_advisor.advisor.runs.run_folder import ANEW, PLANNED, SCORE_ANEW, TUNING, Plan, check_run
 from merge_advisor.errors import MergeAdvisorError
 from merge_advisor.json_form import read_checked_value
 from merge_advisor.report.values import TuningReport
@@ -33,7 +33,7 @@ def check_files(folder: Path) -> tuple[dict[str, bool], tuple[str, ...]]:
     right, wrong = dict[str, bool](), list[str]()
     for path, cls in kinds.items():
         try:
-            _, compared = read_checked_value(cls, path, anew=score_anew(folder) if cls is Score else ANEW)
+            _, compared = read_checked_value(cls, path, anew=SCORE_ANEW.format(folder) if cls is Score else ANEW)
         except MergeAdvisorError as error:
             wrong.append(str(error))
         else:

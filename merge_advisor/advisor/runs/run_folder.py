@@ -37,6 +37,7 @@ from merge_advisor.spaces import Space
 from merge_advisor.types import Base, ChooseBy, Kind, Recipe, Selection, Task
 from merge_advisor.whole_files import remove_leftovers, restore, write_text
 
+SCORE_ANEW = "delete it, and `merge-advisor score {}` makes it anew"  # {}: the run folder
 ANEW = "make the run anew, by the same `merge-advisor plan` with `force=True`"
 """What is done about a file that is not what was written."""
 PLANNED, TUNING = "plan", "tune.json"
@@ -383,7 +384,7 @@ def read_run(folder: Path) -> Run:
     scores += sorted((folder / "score").glob("lm-eval-*.json"))
     return replace(
         run,
-        scores=tuple(read_value(Score, path, anew=score_anew(folder)) for path in scores if path.is_file()),
+        scores=tuple(read_value(Score, path, anew=SCORE_ANEW.format(folder)) for path in scores if path.is_file()),
         tuning=read_value(TuningReport, folder / TUNING, anew=ANEW) if plan.planned_digest else None,
     )
 
@@ -420,18 +421,6 @@ def _plan_and_recipes(folder: Path) -> tuple[Plan, Recipe, Recipe | None]:
     if planned is not None and planned.digest not in (plan.planned_digest, plan.recipe_digest):
         raise RunError(f"{of_plan}: was changed after the plan; {ANEW}")
     return plan, recipe, planned
-
-
-def score_anew(folder: Path) -> str:
-    """Return what is done about a score that is not what was written, as the end of a message.
-
-    >>> score_anew(Path("run"))
-    'delete it, and `merge-advisor score run` makes it anew'
-
-    Args:
-        folder: the run folder.
-    """
-    return f"delete it, and `merge-advisor score {folder}` makes it anew"
 
 
 def _file_of(task: str) -> str:
