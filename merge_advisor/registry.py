@@ -172,7 +172,7 @@ def _parse(kind: str, spec: str, key: str, text: str, wanted: Any) -> Any:
         pass
     else:
         raise TypeError(f"{kind} parameter {key}: a spec can carry bool, int, float and str, not {wanted}")
-    raise SpecError(f"{kind} '{spec}': {key}={text!r} is no {wanted.__name__}")
+    raise SpecError(f"{kind} '{spec}': {key}={text!r} is no {wanted.__name__}; correct it, or leave it out")
 
 
 def summary(kind: str, name: str) -> str:

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from merge_advisor.advisor.measuring.session import open_session
 from merge_advisor.errors import OfflineError, PoolError
 from merge_advisor.pool import open_pool
 from merge_advisor.pool.archives import archive_stem, unpacked
@@ -155,6 +156,20 @@ def test_a_flipped_byte_of_a_packed_archive_is_the_archive_s_fault(
         found = open_pool(tmp_path / "pool", base, cache=tmp_path / "cache")
         assert [one.id for one in found.candidates] == ["a0"]
         assert "law.tar" in found.refused[0].reason and "fetch it again" in found.refused[0].reason
+
+
+def test_names_that_are_no_utf8_are_kept_in_a_store(tmp_path: Path, tiny_llama: Path, tiny_pool: Path) -> None:
+    """Of the folder of a pool, and of an archive, which is set aside for it: the memo of hashes is a table of texts."""
+    pool = tmp_path / "p\udcff"
+    shutil.copytree(tiny_pool / "a0", pool / "a0")
+    with tarfile.open(pool / "b\udcfd.tar", "w") as tape:
+        tape.add(tiny_pool / "b0", "b0")
+    for kept in (False, True):
+        with open_session(str(tiny_llama), pool, cache=tmp_path / "cache") as session:
+            assert [one.id for one in session.pool.candidates] == ["a0"]
+            assert "cannot be printed; rename it" in session.pool.refused[0].reason
+            named = [key for key in session.memo.store.hashes if key.startswith("bytes ")]
+            assert len(named) == len(set(named)) >= 2, kept
 
 
 def test_what_an_archive_holds_beside_one_model_is_told(base: LocalBase, tmp_path: Path, tiny_pool: Path) -> None:
