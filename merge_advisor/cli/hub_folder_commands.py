@@ -123,12 +123,14 @@ def hub_folder(arguments: Arguments, session: SessionOptions) -> int:
         if name in arguments.given and name not in _TAKES[command.what]:
             takers = ", ".join(what for what, names in _TAKES.items() if name in names)
             raise InputError(f"hub {command.what}: takes no --{name}, which is for {takers}; leave it out")
-    with Hub.open(_folder(arguments), make=command.what == "add") as hub:
+    if command.what == "add":
+        return _add(_folder(arguments), command, arguments, session)
+    with Hub.open(_folder(arguments)) as hub:
         return _DOERS[command.what](hub, command, arguments, session)
 
 
 _TAKES: dict[str, tuple[str, ...]] = {
-    "add": ("embedding", "include", "exclude", "template"),
+    "add": ("embedding", "include", "exclude", "template", "workers", "engine", "silence"),
     "add-run": (),
     "list": ("filter", "limit", "runs", "price"),
     "show": (),
@@ -148,20 +150,21 @@ def _folder(arguments: Arguments) -> Path:
     return folder
 
 
-def _add(hub: Hub, command: HubCommand, arguments: Arguments, session: SessionOptions) -> int:
+def _add(folder: Path, command: HubCommand, arguments: Arguments, session: SessionOptions) -> int:
     from merge_advisor.advisor.measuring.session import PoolFilter
+    from merge_advisor.hub import Hub
 
     places = arguments.part(Places)
     pool, base = command.name or places.pool, places.base
     if pool is None or base is None:
         raise InputError(f"no {'pool' if pool is None else 'base'} named: `merge-advisor hub add POOL --base BASE`")
-    added = hub.add(
-        pool, base=base, embeddings=command.embedding or ("delta_activations",), template=command.template,
+    added = Hub.add_to(
+        folder, pool, base=base, embeddings=command.embedding or ("delta_activations",), template=command.template,
         wanted=PoolFilter(command.include, command.exclude), **session,
     )  # fmt: skip
     parts = [("new", added.new), ("new version", added.versions), ("alias", added.aliases), ("updated", added.updated)]
     counts = ", ".join(f"{len(ids)} {word}" for word, ids in parts)
-    lines = [f"hub {hub.folder}: {counts}, {added.unchanged} unchanged; {added.embedded} deltas added"]
+    lines = [f"hub {folder}: {counts}, {added.unchanged} unchanged; {added.embedded} deltas added"]
     lines += [f"{word}: {_some(ids)}" for word, ids in parts if ids]
     _print(arguments, to_plain(added), [Paragraph("\n".join(lines))])
     for item in added.refused[:_LINES_SHOWN]:
@@ -340,7 +343,7 @@ def _export(hub: Hub, command: HubCommand, arguments: Arguments, session: Sessio
 
 
 _DOERS: dict[str, Callable[[Any, HubCommand, Arguments, Any], int]] = {
-    "add": _add, "add-run": _add_run, "list": _list, "show": _show, "remove": _remove, "search": _search,
+    "add-run": _add_run, "list": _list, "show": _show, "remove": _remove, "search": _search,
     "check": _check, "export": _export,
 }  # fmt: skip
 

@@ -321,7 +321,7 @@ COMMANDS = {
     "pool": Command("find a pool on the hub: the finetunes of a base", (PoolCommand, FindOptions, OutputOptions)),
     "hub": Command(
         "keep models in a folder that is searched by task, model and words, and planned from",
-        (HubCommand, HubPlace, HubSearchOptions, *_SESSION),
+        (HubCommand, HubPlace, HubSearchOptions, *_CREW),
     ),
     "explore": Command(
         "look at a hub in a browser: map, neighbours, examples, plans, runs",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from typing import TYPE_CHECKING, Any
 
@@ -108,12 +108,14 @@ def choose_space(hub: Hub, number: int | None = None) -> int:
     return number
 
 
-def read_points(hub: Hub, number: int) -> MapPoints:
+def read_points(hub: Hub, number: int, before: MapPoints | None = None) -> MapPoints:
     """Return the models of a space of a hub, laid out by PCA.
 
     Args:
         hub: open.
         number: of the space, see `choose_space`.
+        before: of the same space, read when the hub was another: where its vectors are those of now (a run was
+            listed, a card changed) they are taken from it and not read again.
 
     Raises:
         RunError: the catalogue cannot be read, or a delta in it is damaged.
@@ -124,13 +126,16 @@ def read_points(hub: Hub, number: int) -> MapPoints:
         of_space = np.array([entry for _, entry in pairs], np.int64)
         (columns, words), names = _columns(hub, space.base, of_space), _names(hub, of_space)
     rows = np.array([row for row, _ in pairs], np.int64)
+    # a row of the catalogue's deltas keeps its vector and its model for ever: another one is another row
+    digest = digest_of([space.digest, hashlib.sha256(rows.astype("<i8").tobytes()).hexdigest()])
+    state = _state(digest, names, columns, words)
+    if before is not None and before.digest == digest:
+        return replace(before, names=names, columns=columns, words=words, state=state)
     units = read_units(hub, number, space, rows)
     axes = fit_axes(units)
     places, factor, middle = fitted_square(axes.place(units))
-    digest = digest_of([space.digest, hashlib.sha256(rows.astype("<i8").tobytes()).hexdigest()])
     return MapPoints(
-        number, space, of_space, names, units, axes, places, (factor, *middle), columns, words, digest,
-        _state(digest, names, columns, words),
+        number, space, of_space, names, units, axes, places, (factor, *middle), columns, words, digest, state
     )  # fmt: skip
 
 

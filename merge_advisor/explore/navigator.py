@@ -20,6 +20,7 @@ from merge_advisor.explore.layouts import MapLayout, kept_layout, layout_file
 from merge_advisor.explore.map_points import MapPoints, choose_space, read_points, score_column
 from merge_advisor.explore.model_details import MOST_COMPARED, merging_costs, named_models
 from merge_advisor.explore.projection import place_among
+from merge_advisor.explore.run_views import log_of
 from merge_advisor.hub import Hub
 from merge_advisor.json_form import digest_of
 from merge_advisor.whole_files import whole_file
@@ -89,7 +90,7 @@ class Navigator:
         return self._thread.submit(question, self._hub).result()
 
     def points(self, space: int | None = None) -> MapPoints:
-        """Return the models of a space, read anew where the hub has changed.
+        """Return the models of a space, read anew where the hub has changed; vectors only where they have.
 
         Args:
             space: its number; None: the one of most models.
@@ -104,10 +105,21 @@ class Navigator:
             stamp = hub.catalogue.file.stamp
             kept = self._points.get(number)
             if kept is None or kept[0] != stamp:
-                kept = self._points[number] = (stamp, read_points(hub, number))
+                kept = self._points[number] = (stamp, read_points(hub, number, kept and kept[1]))
             return kept[1]
 
         return self.ask(read)
+
+    def version(self) -> str:
+        """Return what is another whenever anything in the hub or in a gate's log is; nothing else is read for it."""
+        logs = []
+        for log in map(log_of, self.logs):
+            try:
+                found = log.stat()
+                logs.append([found.st_size, found.st_mtime_ns])
+            except OSError:  # it need not be there, and says why where its lines are asked for
+                logs.append([])
+        return digest_of([list(self.ask(lambda hub: hub.catalogue.file.stamp)), logs])[:32]
 
     def overview(self) -> dict[str, Any]:
         """Return what the hub holds, as plain values."""
@@ -121,9 +133,10 @@ class Navigator:
             ]  # fmt: skip
             query = "SELECT task, metric, COUNT(DISTINCT entry) FROM scores GROUP BY task, metric ORDER BY task, metric"
             tasks = [{"task": t, "metric": m, "models": n} for t, m, n in hub.catalogue.file.rows(query)]
-            return {"spaces": spaces, "scored": tasks, "runs": len(hub.runs()), "stamp": list(hub.catalogue.file.stamp)}
+            return {"spaces": spaces, "scored": tasks, "runs": len(hub.runs())}
 
-        return {**self.ask(look), "folder": str(self.folder), "name": self.folder.resolve().name}
+        version = self.version()  # before looking: of what changes meanwhile it is not that of then
+        return {**self.ask(look), "version": version, "folder": str(self.folder), "name": self.folder.resolve().name}
 
     def map_bytes(self, points: MapPoints) -> bytes:
         """Return the map of a space by PCA, packed.

@@ -29,7 +29,7 @@ _MOST_DECISIONS, _LOG_BYTES = 100, 2**20
 
 
 def listed_runs(hub: Hub) -> dict[str, Any]:
-    """Return the runs of a hub, the newest first, each named and whether its folder is there; and what they took.
+    """Return runs and gates of a hub, the newest first, and what both took; of a run also whether its folder is there.
 
     Args:
         hub: open.
@@ -40,7 +40,10 @@ def listed_runs(hub: Hub) -> dict[str, Any]:
          "here": (Path(run.folder) / "plan.json").is_file()}
         for run in runs
     ]  # fmt: skip
-    return {"runs": listed, "took": savings_lines(savings_of(runs)) if runs else []}
+    judged = hub.judged()
+    savings = savings_of(runs, judged)
+    took = savings_lines(savings) if runs else savings_lines(savings)[1:]  # that there are no runs the page says itself
+    return {"runs": listed, "judged": [to_plain(one) for one in judged[:_MOST_DECISIONS]], "took": took}
 
 
 def run_folder_of(hub: Hub, run: str) -> Path:
@@ -226,7 +229,7 @@ def gate_decisions(logs: Sequence[Path]) -> dict[str, Any]:
     """
     told: list[dict[str, Any]] = []
     found: list[dict[str, Any]] = []
-    for log in dict.fromkeys(_log_of(path).resolve() for path in logs):
+    for log in dict.fromkeys(log_of(path).resolve() for path in logs):
         decisions, unread, problem = _decisions_in(log)
         found += [{**item, "log": len(told)} for item in decisions]
         told.append({"file": str(log), "shown": len(decisions), "unread": unread, "problem": problem})
@@ -234,7 +237,15 @@ def gate_decisions(logs: Sequence[Path]) -> dict[str, Any]:
     return {"logs": told, "decisions": found[:_MOST_DECISIONS]}
 
 
-def _log_of(path: Path) -> Path:
+def log_of(path: Path) -> Path:
+    """Return the file of decisions that is meant by a path: itself, or the log.jsonl of a folder.
+
+    >>> log_of(Path("runs/watch")).name
+    'log.jsonl'
+
+    Args:
+        path: as it was named.
+    """
     return path if path.suffix == ".jsonl" or path.is_file() else path / _LOG
 
 

@@ -96,6 +96,7 @@ def make_app(navigator: Navigator) -> Starlette:
         "hub": lambda _: navigator.overview(),
         "map": lambda request: navigator.map_bytes(_points(navigator, request)),
         "state": lambda request: {"state": _points(navigator, request).state},
+        "version": lambda _: {"version": navigator.version()},
         "names": lambda request: list(_points(navigator, request).names),
         "layout": lambda request: _layout(navigator, request),
         "scores": lambda request: navigator.scores_bytes(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
@@ -38,7 +39,7 @@ class _Done:
 
 
 def add_pool(
-    hub: OpenHub,
+    hub_of: Callable[[], AbstractContextManager[OpenHub]],
     pool: str | Path,
     *,
     base: str,
@@ -50,7 +51,7 @@ def add_pool(
     """Return what came of adding a pool to a hub, see `Hub.add`.
 
     Args:
-        hub: open.
+        hub_of: gives the hub, open; called once base and pool are, so that what cannot be used makes no empty hub.
         pool: folder of candidates, manifest, or hub ids.
         base: hub id, folder or GGUF file.
         embeddings: specs.
@@ -59,38 +60,49 @@ def add_pool(
         where: see `SessionOptions`.
 
     Raises:
-        InputError: no embedding is named, or the pool is a run folder.
         MergeAdvisorError: see `Hub.add`.
     """
-    if not embeddings:
-        raise InputError("no embedding named: give `embedding`, at least once")
-    for spec in embeddings:  # what can be refused without models is refused before they are opened
-        registry.build("embedding", spec)
     wanted = dataclasses.replace(wanted or PoolFilter(), copies=True, runs=False)
     done = _Done()
-    refuse_run(Path(pool))
-    with hub.writing():  # where nothing can be written, no model is opened
-        pass
-    # the lock is held for each write alone: opening and embedding models takes long, and others have to write meanwhile
     with open_session(base, pool, template=template, wanted=wanted, **where) as session:
         spaces = [embedding_space(session.model, spec)[1] for spec in embeddings]
         done.refused += session.pool.refused
-        with hub.writing(), hub.catalogue.file.transaction():
-            hub.catalogue.keep_base(session.local.base, _place_of(base))
-            numbers = [hub.catalogue.keep_space(space) for space in spaces]
-        # in groups, since a GPU embeds several at once; the store keeps each delta as soon as it is there
-        for start in range(0, len(session.pool.candidates), TOGETHER):
-            group: Sequence[Candidate] = session.pool.candidates[start : start + TOGETHER]
-            while group:
-                group = _add_group(hub, session, group, list(zip(embeddings, numbers, strict=True)), done)
-        for number, space in zip(numbers, spaces, strict=True):
-            with hub.writing():
-                hub.index.bring_up(number, space)
+        with hub_of() as hub:
+            # the lock is held for each write alone: embedding takes long, and others have to write meanwhile
+            with hub.writing(), hub.catalogue.file.transaction():
+                hub.catalogue.keep_base(session.local.base, _place_of(base))
+                numbers = [hub.catalogue.keep_space(space) for space in spaces]
+            _add_models(hub, session, list(zip(embeddings, numbers, strict=True)), done)
+            for number, space in zip(numbers, spaces, strict=True):
+                with hub.writing():
+                    hub.index.bring_up(number, space)
     refused = tuple(sorted(done.refused, key=lambda item: item.id))
     return HubAdded(
         tuple(done.new), tuple(done.versions), tuple(done.aliases), tuple(done.updated), done.unchanged, done.embedded,
         refused,
     )  # fmt: skip
+
+
+def check_addable(pool: str | Path, embeddings: Sequence[str]) -> None:
+    """Refuse without opening any model what can be refused so.
+
+    >>> check_addable("adapters", ())
+    Traceback (most recent call last):
+    merge_advisor.errors.InputError: no embedding named: give `embedding`, at least once
+
+    Args:
+        pool: as of `add_pool`.
+        embeddings: as of `add_pool`.
+
+    Raises:
+        InputError: no embedding is named, or the pool is a run folder.
+        SpecError: an unknown embedding, or parameters that it does not have.
+    """
+    if not embeddings:
+        raise InputError("no embedding named: give `embedding`, at least once")
+    for spec in embeddings:
+        registry.build("embedding", spec)
+    refuse_run(Path(pool))
 
 
 def refuse_run(folder: Path) -> None:
@@ -113,6 +125,18 @@ def refuse_run(folder: Path) -> None:
         )
 
 
+def _add_models(hub: OpenHub, session: Session, spaces: Sequence[tuple[str, int]], done: _Done) -> None:
+    """Embed and keep all of a session's models, until none is left that another process removed meanwhile."""
+    left: Sequence[Candidate] = session.pool.candidates
+    # alone in groups, since a GPU embeds several at once, and the hub has what is done; workers are given all at once,
+    # for they load the base each time. The store keeps each delta as soon as it is there
+    size = TOGETHER if session.meter.crew is None else max(1, len(left))
+    for start in range(0, len(left), size):
+        group: Sequence[Candidate] = left[start : start + size]
+        while group:
+            group = _add_group(hub, session, group, spaces, done)
+
+
 def _add_group(
     hub: OpenHub, session: Session, group: Sequence[Candidate], spaces: Sequence[tuple[str, int]], done: _Done
 ) -> list[Candidate]:
@@ -132,28 +156,44 @@ def _add_group(
         deltas[space] = dict(zip(fingerprints, taken.deltas.array, strict=True))
         by_id = {candidate.id: candidate.fingerprint for candidate in lacking.values()}
         reasons |= {by_id[item.id]: f"embedding {spec}: {item.reason}" for item in taken.refused}
-    again = []
-    with hub.writing():
-        for candidate in group:
-            own = candidate.fingerprint
-            found = [(space, by_print[own]) for space, by_print in deltas.items() if own in by_print]
-            entry = catalogue.by_fingerprint(base, own)
-            if own in reasons:
-                done.refused.append(RefusedModel(candidate.id, reasons[own]))
-                if not found and entry is None:
-                    continue
-            elif any(own not in by_print and (entry is None or not hub.deltas.has_delta(space, entry.number))
-                     for space, by_print in deltas.items()):  # fmt: skip
-                again.append(candidate)
-                continue
-            # all of one model or nothing: a kill in between leaves the models before it
-            with catalogue.file.transaction():
-                number = _add_candidate(hub, session, candidate, done)
-                for space, delta in found:
-                    if not hub.deltas.has_delta(space, number):
-                        hub.deltas.keep_delta(space, number, delta)
-                        done.embedded += 1
+    again: list[Candidate] = []
+    for start in range(0, len(group), TOGETHER):  # the lock goes round in between: others wait for a few models alone
+        with hub.writing():
+            for candidate in group[start : start + TOGETHER]:
+                if not _keep_embedded(hub, session, candidate, deltas, reasons, done):
+                    again.append(candidate)
     return again
+
+
+def _keep_embedded(
+    hub: OpenHub,
+    session: Session,
+    candidate: Candidate,
+    deltas: Mapping[int, Mapping[str, Float32Array]],
+    reasons: Mapping[str, str],
+    done: _Done,
+) -> bool:
+    """Keep a model with its deltas, or why it has none; false where another process has removed what it had."""
+    own = candidate.fingerprint
+    found = [(space, by_print[own]) for space, by_print in deltas.items() if own in by_print]
+    entry = hub.catalogue.by_fingerprint(session.local.base.digest, own)
+    if own in reasons:
+        done.refused.append(RefusedModel(candidate.id, reasons[own]))
+        if not found and entry is None:
+            return True
+    elif any(
+        own not in by_print and (entry is None or not hub.deltas.has_delta(space, entry.number))
+        for space, by_print in deltas.items()
+    ):
+        return False
+    # all of one model or nothing: a kill in between leaves the models before it
+    with hub.catalogue.file.transaction():
+        number = _add_candidate(hub, session, candidate, done)
+        for space, delta in found:
+            if not hub.deltas.has_delta(space, number):
+                hub.deltas.keep_delta(space, number, delta)
+                done.embedded += 1
+    return True
 
 
 def _add_candidate(hub: OpenHub, session: Session, candidate: Candidate, done: _Done) -> int:

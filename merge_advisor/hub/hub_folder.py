@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
@@ -15,7 +16,7 @@ from merge_advisor.hub.values import (
     HubScore,
     HubSearch,
 )
-from merge_advisor.hub.writing import now, writable
+from merge_advisor.hub.writing import check_can_be_made, now, writable
 
 if TYPE_CHECKING:
     from merge_advisor.advisor.measuring.session import PoolFilter
@@ -93,9 +94,58 @@ class Hub(OpenHub):
         Raises:
             MergeAdvisorError: as `open_session`; RunError: another process writes, or nothing can be written.
         """
-        from merge_advisor.hub.adding import add_pool
+        from merge_advisor.hub.adding import add_pool, check_addable
 
-        return add_pool(self, pool, base=base, embeddings=embeddings, template=template, wanted=wanted, **where)
+        check_addable(pool, embeddings)
+        with self.writing():  # where nothing can be written, no model is opened
+            pass
+        return add_pool(
+            lambda: nullcontext(self), pool, base=base, embeddings=embeddings, template=template, wanted=wanted, **where
+        )
+
+    @classmethod
+    def add_to(
+        cls,
+        folder: str | Path,
+        pool: str | Path,
+        *,
+        base: str,
+        embeddings: Sequence[str] = ("delta_activations",),
+        template: str | None = None,
+        wanted: PoolFilter | None = None,
+        **where: Unpack[SessionOptions],
+    ) -> HubAdded:
+        """Return what came of adding a pool to a hub folder; one that is not there is made once base and pool are open.
+
+        So what is refused (an unknown embedding, no such base, a pool of which nothing fits) leaves no empty hub.
+
+        >>> Hub.add_to("hub-added", "adapters", base="base").new[:2]
+        ('a0', 'a1')
+
+        Args:
+            folder: the hub folder.
+            pool: as of `add`.
+            base: as of `add`.
+            embeddings: as of `add`.
+            template: as of `add`.
+            wanted: as of `add`.
+            where: as of `add`.
+
+        Raises:
+            MergeAdvisorError: as `add`; RunError: the folder cannot be made.
+        """
+        from merge_advisor.hub.adding import add_pool, check_addable
+
+        folder = Path(folder)
+        if (folder / CATALOGUE).is_file():
+            with cls.open(folder) as hub:
+                return hub.add(pool, base=base, embeddings=embeddings, template=template, wanted=wanted, **where)
+        check_addable(pool, embeddings)
+        check_can_be_made(folder)
+        return add_pool(
+            lambda: cls.open(folder, make=True), pool,
+            base=base, embeddings=embeddings, template=template, wanted=wanted, **where
+        )  # fmt: skip
 
     def add_run(self, run: Run) -> int:
         """Return how many scores of models that stand in the hub a scored run has brought it; the run is listed.

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
+from merge_advisor.errors import RunError
 from merge_advisor.tuning.lock import HolderLock
 
 _LOCK = "hub.lock"
@@ -28,6 +29,24 @@ def writable(folder: Path) -> bool:
         folder: the folder.
     """
     return os.access(folder, os.W_OK)
+
+
+def check_can_be_made(folder: Path) -> None:
+    """Refuse a folder that could not be made, before hours are spent on what is to go into it; nothing is made.
+
+    >>> check_can_be_made(Path("new/hub"))
+
+    Args:
+        folder: to be made, or to be filled.
+
+    Raises:
+        RunError: it, or what it would be made in, is no folder or cannot be written.
+    """
+    there = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
+    if not there.is_dir():
+        raise RunError(f"hub {folder}: cannot be made, since {there} is no folder; name another `hub`")
+    if not writable(there):
+        raise RunError(f"hub {folder}: cannot be made, since {there} cannot be written; name another `hub`")
 
 
 @contextmanager

@@ -12,10 +12,10 @@ from merge_advisor.explore import export_page
 from merge_advisor.explore.map_points import read_points
 from merge_advisor.explore.serving import free_socket
 from merge_advisor.hub import Hub
-from merge_advisor.hub.values import HubScore
+from merge_advisor.hub.values import HubRun, HubScore
 from tests.explore.browser import chromium, served, visiting
 from tests.explore.explore_world import HOSTILE, clustered
-from tests.hub.hub_world import put
+from tests.hub.hub_world import TIME, put
 
 MARKED = "window.navigatorPage.scene.marks.neighbours.map(({ index }) => window.navigatorPage.model.names[index])"
 SEEN = "window.navigatorPage.model.names.filter((_, index) => window.navigatorPage.scene.shown[index])"
@@ -68,6 +68,38 @@ def test_a_hub_that_changes_is_loaded_again_and_what_was_chosen_stays(tmp_path: 
         assert set(page.evaluate(TICKED)) == {"python-77", "algebra-79"}
         assert page.evaluate("document.documentElement.dataset.model") == ""
         visit.wrong.clear()
+
+
+@pytest.mark.slow
+def test_a_page_that_nobody_touches_notices_that_the_hub_has_changed(tmp_path: Path) -> None:
+    chromium()
+    hub = clustered(tmp_path / "hub", groups=3, each=8)
+    with served(hub, tmp_path) as address, visiting(address) as visit:
+        visit.open()
+        page, asked = visit.page, list[str]()
+        page.on("request", lambda request: asked.append(request.url.partition("?")[0].rpartition("/")[2]))
+        page.mouse.click(*visit.place_of("clinical-1"))
+        visit.wait("html[data-model='2']")
+        visit.wait("html[data-layout=ready]")
+        page.wait_for_timeout(1000)
+        asked.clear()
+        visit.until("performance.getEntriesByName('first-picture')[0].startTime + 40000 < performance.now()")
+        assert set(asked) == {"version"} and len(asked) >= 2  # nothing changed: nothing else is asked for
+        with Hub.open(hub) as opened:
+            opened.add_score("clinical-1", HubScore("sums", "accuracy", 0.5, 0.4, 0.6, 40, "fast 1", "d1"))
+        visit.until("document.querySelector('#panel-model').innerText.includes('sums')")
+        assert page.inner_text(".title") == "clinical-1" and "changed" not in page.inner_text("#said")
+        page.click("#view-runs")
+        visit.wait("#runs .empty")
+        with Hub.open(hub) as opened:
+            opened.results.keep_run(HubRun("from-elsewhere", TIME, ("sums",), "no-gain"))
+        visit.until("document.getElementById('runs').innerText.includes('from-elsewhere')")
+        page.click("#view-map")
+        with Hub.open(hub) as opened:
+            put(opened, 200, "newcomer", np.ones(16))
+        visit.until("window.navigatorPage.model.count === 25 && !window.navigatorPage.reloading")
+        assert page.inner_text(".title") == "clinical-1" and "loaded again" in page.inner_text("#said")
+        visit.wrong.clear()  # the browser logs the answer 409, which the page has spoken of
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """What the map is made of: every living model of a space once, with its own vector, whatever the files are like."""
 
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,12 +9,13 @@ import numpy as np
 import pytest
 
 from merge_advisor.errors import DamageWarning, InputError
+from merge_advisor.explore import map_points
 from merge_advisor.explore.binary import pack_arrays, unpack_arrays
-from merge_advisor.explore.map_points import choose_space, read_points, score_column
+from merge_advisor.explore.map_points import choose_space, read_points, read_units, score_column
 from merge_advisor.hub import Hub
-from merge_advisor.hub.values import HubScore
+from merge_advisor.hub.values import HubRun, HubScore
 from tests.explore.explore_world import HOSTILE, clustered
-from tests.hub.hub_world import TIME, entry_of
+from tests.hub.hub_world import TIME, entry_of, put
 
 
 def test_points_are_the_living_models_with_their_columns(tmp_path: Path) -> None:
@@ -33,6 +35,34 @@ def test_points_are_the_living_models_with_their_columns(tmp_path: Path) -> None
         hub.remove(HOSTILE[0])
         fewer = read_points(hub, 1)
         assert fewer.names == points.names[1:] and fewer.digest != points.digest
+
+
+def test_vectors_are_read_again_only_where_they_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[int] = []
+
+    def counted(*asked: Any) -> Any:
+        read.append(len(asked[3]))
+        return read_units(*asked)
+
+    monkeypatch.setattr(map_points, "read_units", counted)
+    clustered(tmp_path, names=HOSTILE)
+    with Hub.open(tmp_path) as hub:
+        first = read_points(hub, 1)
+        hub.results.keep_run(HubRun("run", TIME, ("sums",), "merge"))
+        entry = hub.entry(int(first.entries[-1]))
+        hub.catalogue.keep_entry(replace(entry, licence="cc0-1.0"))
+        second = read_points(hub, 1, first)
+        assert read == [24] and second.units is first.units and second.places is first.places
+        assert second.state != first.state and "cc0-1.0" in second.words["licence"]
+        fresh = read_points(hub, 1)
+        assert (fresh.state, fresh.digest, fresh.names) == (second.state, second.digest, second.names)
+        # the same model with another delta, and a model more: both are other rows
+        hub.deltas.keep_delta(1, entry.number, np.ones(16, np.float32))
+        third = read_points(hub, 1, second)
+        assert read == [24, 24, 24] and third.digest != second.digest and third.names == second.names
+        assert third.units[-1] == pytest.approx(np.full(16, 0.25), abs=1e-3)
+        put(hub, 90, "more", np.ones(16))
+        assert len(read_points(hub, 1, third).names) == 25 and read[-1] == 25
 
 
 @pytest.mark.parametrize("harm", ["behind", "gone", "damaged"])

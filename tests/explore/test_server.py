@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,36 +15,17 @@ import pytest
 
 from merge_advisor.errors import RunError
 from merge_advisor.explore.binary import unpack_arrays
-from merge_advisor.explore.guarded import Guarded
 from merge_advisor.explore.jobs import PageJob
 from merge_advisor.explore.layouts import MapLayout, keep_layout, layout_file
 from merge_advisor.explore.map_points import read_points
 from merge_advisor.explore.navigator import Navigator, free_folder
 from merge_advisor.explore.projection import place_among
-from merge_advisor.explore.run_views import gate_decisions
 from merge_advisor.hub import Hub
 from merge_advisor.hub.values import HubRun, HubScore
-from tests.explore.explore_world import HOSTILE, PORT, TOKEN, Answer, ask, clustered
+from tests.explore.explore_world import HOSTILE, Answer, ask
 from tests.hub.hub_world import TIME, put
 
 pytest.importorskip("starlette", reason="starlette is not installed")
-
-
-@pytest.fixture
-def navigator(tmp_path: Path) -> Iterator[Navigator]:
-    """Of a hub of 24 made models, some with names that are not nice."""
-    clustered(tmp_path / "hub", names=HOSTILE)
-    made = Navigator(tmp_path / "hub", cache=tmp_path / "cache", runs=tmp_path / "runs")
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def app(navigator: Navigator) -> Any:
-    """Its server."""
-    from merge_advisor.explore.server import make_app
-
-    return Guarded(make_app(navigator), TOKEN, PORT)
 
 
 def ended(app: Any, job: str, seconds: float = 240) -> Any:
@@ -325,26 +305,3 @@ def test_a_run_never_takes_the_place_of_another(tmp_path: Path) -> None:
     (tmp_path / "sums").mkdir()
     (tmp_path / "sums-2").mkdir()
     assert free_folder(tmp_path, "sums").name == "sums-3"
-
-
-def test_decisions_of_a_gate_are_shown_and_what_cannot_be_read_is_counted(app: Any, navigator: Navigator) -> None:
-    assert ask(app, "/api/decisions").json["decisions"] == []
-    log = navigator.runs / "watch" / "log.jsonl"
-    log.parent.mkdir(parents=True)
-    lines = [json.dumps({"model": f"m{n}", "kind": "new", "text": f"m{n}: <b>improves</b> nothing"}) for n in range(3)]
-    log.write_text("\n".join([*lines, "{half a li", "[]", ""]))
-    told = ask(app, "/api/decisions").json
-    assert [item["model"] for item in told["decisions"]] == ["m2", "m1", "m0"]
-    assert told["logs"] == [{"file": str(log), "shown": 3, "unread": 2, "problem": ""}]
-
-
-def test_decisions_of_several_gates_are_shown_together_the_newest_first(tmp_path: Path) -> None:
-    folder, file, missing = tmp_path / "a", tmp_path / "b" / "log.jsonl", tmp_path / "none"
-    for path, days in ((folder / "log.jsonl", (1, 3)), (file, (2, 4))):
-        path.parent.mkdir()
-        lines = [json.dumps({"model": f"m{n}", "kind": "new", "text": "t", "at": f"2026-11-0{n}"}) for n in days]
-        path.write_text("\n".join(lines) + "\n")
-    os.mkfifo(tmp_path / "fifo.jsonl")
-    told = gate_decisions([missing, folder, file, folder / "log.jsonl", tmp_path / "fifo.jsonl"])
-    assert [(item["model"], item["log"]) for item in told["decisions"]] == [("m4", 2), ("m3", 1), ("m2", 2), ("m1", 1)]
-    assert [log["problem"] for log in told["logs"]] == ["there is none yet", "", "", "no regular file"]

@@ -62,6 +62,16 @@ export function modelPanel(app) {
     render();
   }
 
+  // Scores and card as they are now; what else stands there stays.
+  async function refresh() {
+    const number = state.model;
+    if (embedded || number === null || !details) return;
+    const answer = await json("model", { ...ofMap(app.model), number });
+    if (state.model !== number || !details) return;
+    details = answer;
+    render();
+  }
+
   async function compare() {
     if (costs === READING) return;
     const still = costing(),
@@ -292,7 +302,7 @@ export function modelPanel(app) {
       nameOf(hit.id),
     );
   }
-  return { element: place, load, render };
+  return { element: place, load, refresh, render };
 }
 
 function scores(list) {

@@ -1,0 +1,165 @@
+// The report of a run: verdict, scores, members, files.
+
+import { file } from "./api.js";
+import { bytes, decimals, download, h, nameOf, percent, say, shown } from "./dom.js";
+import { state } from "./state.js";
+
+export function runReport(report) {
+  if (state.run === null) return h("div", { class: "empty" }, h("p", {}, "Choose a run."));
+  if (!report) return h("p", { class: "hint" }, "…");
+  if (report.error) return h("p", { class: "bad" }, shown(report.error));
+  const r = report;
+  return [
+    h("h2", { id: "run-title", tabindex: "-1" }, nameOf(r.name)),
+    h(
+      "div",
+      { class: "verdictbox" },
+      h(
+        "div",
+        {},
+        verdict(r.verdict),
+        " ",
+        h(
+          "span",
+          { class: "hint" },
+          `${shown(r.tasks.join(", "))} · ${shown(r.base)} · ${shown(r.strategy)}${r.adaptation ? " · " + shown(r.adaptation) : ""}`,
+        ),
+      ),
+      r.reason && h("p", {}, shown(r.reason)),
+    ),
+    ...r.scores.map(scoreTable),
+    h("h3", {}, "Members"),
+    h(
+      "table",
+      {},
+      h(
+        "thead",
+        {},
+        h(
+          "tr",
+          {},
+          ["role", "member", "weight", "similarity", "gain", "conflict / overlap"].map((text, index) =>
+            h("th", { class: index > 1 ? "num" : "" }, text),
+          ),
+        ),
+      ),
+      h(
+        "tbody",
+        {},
+        r.members.map((member) =>
+          h(
+            "tr",
+            {},
+            h("td", {}, member.role),
+            h("td", { class: "wide" }, nameOf(member.id)),
+            h("td", { class: "num" }, decimals(member.weight)),
+            h("td", { class: "num" }, decimals(member.similarity)),
+            h("td", { class: "num" }, decimals(member.gain)),
+            h(
+              "td",
+              { class: "num" },
+              member.interference
+                ? `${decimals(member.interference.sign_conflict, 2)} / ${decimals(member.interference.overlap, 2)}`
+                : "",
+            ),
+          ),
+        ),
+      ),
+    ),
+    h("p", { class: "hint" }, shown(r.stopped)),
+    r.notes.length > 0 &&
+      h(
+        "details",
+        {},
+        h("summary", {}, `${r.notes.length} notes`),
+        h(
+          "ul",
+          {},
+          r.notes.map((note) => h("li", {}, shown(note))),
+        ),
+      ),
+    h("h3", {}, "Files"),
+    h(
+      "ul",
+      { class: "files", id: "files" },
+      r.files.map((item) =>
+        h(
+          "li",
+          {},
+          h("button", { class: "link", onclick: () => fetchFile(item.name) }, nameOf(item.name)),
+          h("span", { class: "hint" }, " " + bytes(item.size)),
+        ),
+      ),
+    ),
+    h("p", { class: "hint" }, `in ${shown(r.folder)} · ${cost(r)}`),
+  ];
+}
+
+function cost(r) {
+  const seconds = Object.values(r.seconds).reduce((one, other) => one + other, 0);
+  const forwards = Object.values(r.forwards).reduce((one, other) => one + other, 0);
+  return `it took ${seconds.toFixed(0)} s and ${new Intl.NumberFormat("en").format(forwards)} nominal forward passes`;
+}
+
+async function fetchFile(name) {
+  try {
+    download(name.replaceAll("/", "-"), await file("run-file", { run: state.run, name }));
+  } catch (failure) {
+    say(failure.message, "error");
+  }
+}
+
+function scoreTable(score) {
+  const plain = ["accuracy", "exact_match"].includes(score.metric);
+  const text = (value) => (plain ? percent(value) : decimals(value));
+  const sign = (value) => (value > 0 ? "+" : "") + (plain ? (100 * value).toFixed(1) : decimals(value));
+  return h(
+    "section",
+    {},
+    h("h3", {}, `${shown(score.task)}: ${shown(score.metric)} on ${score.rows} held-out rows`),
+    h(
+      "table",
+      { class: "score" },
+      h(
+        "thead",
+        {},
+        h(
+          "tr",
+          {},
+          ["model", "score", "merge minus it", "95% interval", "won", "lost", "loss"].map((name, index) =>
+            h("th", { class: index ? "num" : "" }, name),
+          ),
+        ),
+      ),
+      h(
+        "tbody",
+        {},
+        score.models.map((model) =>
+          h(
+            "tr",
+            { class: model.label === "merge" ? "current" : "" },
+            h("td", { class: "wide" }, nameOf(model.label)),
+            h("td", { class: "num" }, text(model.metrics[score.metric])),
+            model.compared
+              ? [
+                  h("td", { class: "num" }, sign(model.compared.difference)),
+                  h("td", { class: "num" }, `${sign(model.compared.lower)} to ${sign(model.compared.upper)}`),
+                  h("td", { class: "num" }, model.compared.won),
+                  h("td", { class: "num" }, model.compared.lost),
+                ]
+              : [h("td", {}), h("td", {}), h("td", {}), h("td", {})],
+            h("td", { class: "num" }, decimals(model.metrics.loss)),
+          ),
+        ),
+      ),
+    ),
+    h("p", { class: "hint" }, shown(score.evaluator)),
+    score.notes.map((note) => h("p", { class: "hint" }, shown(note))),
+  );
+}
+
+export function verdict(text) {
+  return text
+    ? h("strong", { class: "verdict v-" + text.replace(/[^a-z-]/g, "") }, text)
+    : h("span", { class: "hint" }, "not scored");
+}
