@@ -145,9 +145,11 @@ def from_json(cls: type[_T], text: str, where: str) -> _T:
         raise InputError(f"{where}: version {version} is not {VERSION}; use the merge-advisor release that wrote it")
     halves = _MAY_HOLD_HALVES.search(text) is not None
     try:
-        parsed: _T = _parser(cls).validate_json(  # type: ignore[arg-type]  # any class is hashable
-            json.dumps(_marked(plain)) if halves else text
-        )
+        form = json.dumps(_marked(plain)) if halves else text
+    except RecursionError as error:  # reading goes deeper than writing
+        raise InputError(f"{where}: nested too deep; it was altered, make it anew") from error
+    try:
+        parsed: _T = _parser(cls).validate_json(form)  # type: ignore[arg-type]  # any class is hashable
         return _unmarked(parsed) if halves else parsed
     except ValidationError as error:
         # an unknown key first: where a name is misspelt, the key that is missing for it says less
@@ -158,7 +160,10 @@ def from_json(cls: type[_T], text: str, where: str) -> _T:
         raise InputError(f"{where}: {place}: {what}; correct it or make the file anew") from error
 
 
-def read_value(cls: type[_T], path: Path, *, anew: str = "copy the whole run folder, or make it anew") -> _T:
+_WHOLE = "copy the whole run folder, or make it anew"
+
+
+def read_value(cls: type[_T], path: Path, *, anew: str = _WHOLE) -> _T:
     """Return the value in a JSON file of a run folder, or in one that is kept beside a trained model.
 
     A checksum in it is compared; files of before there were any have none.
@@ -176,6 +181,25 @@ def read_value(cls: type[_T], path: Path, *, anew: str = "copy the whole run fol
         RunError: it cannot be read, is no regular file, has more than `RUN_BYTES`, or was changed after it was written.
         InputError: as `from_json`.
     """
+    return read_checked_value(cls, path, anew=anew)[0]
+
+
+def read_checked_value(cls: type[_T], path: Path, *, anew: str = _WHOLE) -> tuple[_T, bool]:
+    """Return what `read_value` does, and whether there was a checksum to compare it with.
+
+    >>> from merge_advisor.types import Recipe
+    >>> read_checked_value(Recipe, Path("run/recipe.json"))[1]
+    False
+
+    Args:
+        cls: as of `read_value`.
+        path: the file.
+        anew: as of `read_value`.
+
+    Raises:
+        RunError: as `read_value`.
+        InputError: as `read_value`.
+    """
     try:
         with open_regular(path) as stream:
             size = os.fstat(stream.fileno()).st_size
@@ -188,20 +212,21 @@ def read_value(cls: type[_T], path: Path, *, anew: str = "copy the whole run fol
         raise RunError(f"{path}: cannot be read ({error.strerror}); copy the whole run folder") from error
     except UnicodeDecodeError as error:
         raise RunError(f"{path}: not UTF-8 (byte {error.start}); it was altered, copy the whole run folder") from error
-    return from_json(cls, _unchanged(text, str(path), anew), str(path))
+    plain, compared = _unchanged(text, str(path), anew)
+    return from_json(cls, plain, str(path)), compared
 
 
-def _unchanged(text: str, where: str, anew: str) -> str:
-    """The text of a value without its checksum, which fits; a text that has none as it is."""
+def _unchanged(text: str, where: str, anew: str) -> tuple[str, bool]:
+    """The text of a value without its checksum, which fits, and True; a text that has none as it is."""
     if f'"{CHECKSUM}"' not in text:
-        return text
+        return text, False
     try:
         plain = json.loads(text)
     except (ValueError, RecursionError):  # told where it is parsed
-        return text
+        return text, False
     inside = plain.get(_ENVIRONMENT, plain) if isinstance(plain, dict) else None
     if not isinstance(inside, dict) or CHECKSUM not in inside:
-        return text
+        return text, False
     kept = inside.pop(CHECKSUM)
     try:
         same = kept == digest_of(plain)
@@ -209,7 +234,7 @@ def _unchanged(text: str, where: str, anew: str) -> str:
         same = False
     if not same:
         raise RunError(f"{where}: was changed after it was written, or damaged; {anew}")
-    return json.dumps(plain)
+    return json.dumps(plain), True
 
 
 def _marked(plain: Any) -> Any:

@@ -8,6 +8,7 @@ by the clock of who looks: the clocks of the machines need not agree.
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import socket
 import sys
@@ -16,6 +17,11 @@ from collections.abc import Hashable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+_BOOT = Path("/proc/sys/kernel/random/boot_id")
+"""Of Linux: what names one start of a machine."""
+_INSTALLED = Path("/etc/machine-id")
+"""Where systemd names an installation."""
 
 
 def is_running(pid: int) -> bool:
@@ -59,7 +65,36 @@ def this_owner() -> str:
     >>> this_owner() == this_owner(), this_owner().split()[1] == str(os.getpid())
     (False, True)
     """
-    return f"{_machine()} {os.getpid()} {os.urandom(4).hex()}"
+    return f"{this_machine()} {os.getpid()} {os.urandom(4).hex()}"
+
+
+def this_machine() -> str:
+    """Return a name for where numbers of processes mean something: this machine since it was started, or the container.
+
+    Two machines may have one host name, as many have whose images name them all `localhost`.
+
+    >>> this_machine() == this_machine(), " " in this_machine()
+    (True, False)
+    """
+    space = boot = ""
+    if sys.platform == "linux":
+        with suppress(OSError):
+            space = str(Path("/proc/self/ns/pid").readlink())
+        with suppress(OSError):
+            boot = _BOOT.read_text().strip()
+    return f"{socket.gethostname()}/{space}/{boot}".replace(" ", "_")
+
+
+def this_installation() -> str:
+    """Return eight characters for this machine that stay when it is started anew, as those of `this_machine` do not.
+
+    >>> len(this_installation())
+    8
+    """
+    installed = ""
+    with suppress(OSError):
+        installed = _INSTALLED.read_text().strip()
+    return hashlib.sha256(f"{socket.gethostname()} {installed}".encode()).hexdigest()[:8]
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,18 +128,9 @@ class OwnerWatch:
             beat: its count of heartbeats now.
         """
         machine, pid = [*owner.split(" "), "", ""][:2]
-        if machine == _machine() and pid.isdigit() and not is_running(int(pid)):
+        if machine == this_machine() and pid.isdigit() and not is_running(int(pid)):
             return True
         seen = self._seen.get(thing)
         if seen is None or (seen.owner, seen.beat) != (owner, beat):
             seen = self._seen[thing] = _Seen(owner, beat, time.monotonic())
         return time.monotonic() - seen.since > self._stale
-
-
-def _machine() -> str:
-    """Name this machine, or the container: numbers of processes mean something in there alone."""
-    space = ""
-    if sys.platform == "linux":
-        with suppress(OSError):
-            space = str(Path("/proc/self/ns/pid").readlink())
-    return f"{socket.gethostname()}/{space}".replace(" ", "_")

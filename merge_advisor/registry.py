@@ -146,8 +146,8 @@ def build(kind: str, spec: str) -> Any:
     """
     name, _, tail = spec.partition(":")
     cls = load(kind, name.strip())
-    hints = get_type_hints(cls)
-    fields = {field.name: hints[field.name] for field in dataclasses.fields(cls) if field.init}
+    hints = get_type_hints(cls) if tail else {}  # takes longer than all the rest, and most specs are names alone
+    fields = {field.name: hints[field.name] for field in dataclasses.fields(cls) if field.init and tail}
     values: dict[str, Any] = {}
     for part in filter(None, (piece.strip() for piece in tail.split(","))):
         key, equals, text = part.partition("=")
@@ -172,7 +172,7 @@ def _parse(kind: str, spec: str, key: str, text: str, wanted: Any) -> Any:
         pass
     else:
         raise TypeError(f"{kind} parameter {key}: a spec can carry bool, int, float and str, not {wanted}")
-    raise SpecError(f"{kind} '{spec}': {key}={text!r} is no {wanted.__name__}")
+    raise SpecError(f"{kind} '{spec}': {key}={text!r} is no {wanted.__name__}; correct it, or leave it out")
 
 
 def summary(kind: str, name: str) -> str:

@@ -155,7 +155,10 @@ class Template:
         """Sha256 over name, source, examples and a rendered prompt (so over the special tokens really written)."""
         parts = [self.name, self.chat_template, self.prompt("{input}")]
         # examples only where there are some: the digests of templates alone are what they were before there were any
-        return digest_of([*parts, *([self.examples] if self.examples else [])])
+        shown = [self.examples] if self.examples else []
+        # what is scored with such examples is told from what was scored by the end token alone
+        ends = ["answers end as theirs do"] if self.next_example else []
+        return digest_of([*parts, *shown, *ends])
 
 
 def _in_time(render: Callable[[], str]) -> str:

@@ -10,11 +10,9 @@ it is with folders for what is not kept (`scratch_folder`) and with what is remo
 from __future__ import annotations
 
 import ctypes
-import hashlib
 import os
 import re
 import shutil
-import socket
 import sys
 import tempfile
 import time
@@ -23,7 +21,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from merge_advisor.errors import RunError
-from merge_advisor.owners import other_runs
+from merge_advisor.owners import other_runs, this_installation
 from merge_advisor.write_points import write_point
 
 
@@ -291,13 +289,9 @@ def _exchanged(one: Path, other: Path) -> bool:
     return bool(swap(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _RENAME_EXCHANGE) == 0)
 
 
-def _host() -> str:
-    return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
-
-
 def this_writer() -> str:
     """Return this process's name in what it writes."""
-    return f"{_host()}-{os.getpid()}"
+    return f"{this_installation()}-{os.getpid()}"
 
 
 def other_lives(writer: str) -> bool:
@@ -310,7 +304,7 @@ def other_lives(writer: str) -> bool:
         writer: what `this_writer` returned there.
     """
     host, _, pid = writer.partition("-")
-    return host == _host() and pid.isdecimal() and other_runs(int(pid))
+    return host == this_installation() and pid.isdecimal() and other_runs(int(pid))
 
 
 def _prefix(path: Path) -> str:
@@ -327,7 +321,7 @@ def _leftovers(path: Path) -> Iterator[tuple[Path, bool]]:
             age = time.time() - other.lstat().st_mtime
         except FileNotFoundError:
             continue
-        lives = match["host"] != _host() or other_runs(int(match["pid"]))
+        lives = match["host"] != this_installation() or other_runs(int(match["pid"]))
         yield other, other not in _OPEN and (not lives or age > _AGE)
 
 

@@ -71,8 +71,13 @@ def test_files_from_before_escapes_are_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ['{"name": "\\ud800", "x": 1}', '{"name": 1, "parts": "\\ud800"}', '{"name": "\\ud80"}']
-)
+    "text",
+    [
+        '{"name": "\\ud800", "x": 1}', '{"name": 1, "parts": "\\ud800"}', '{"name": "\\ud80"}',
+        '{"name": "\\ud800", "parts": ' + "[" * 700 + "]" * 700 + "}",
+    ],
+    ids=["unknown key", "wrong type", "cut", "deep"],
+)  # fmt: skip
 def test_what_is_wrong_beside_halves_is_one_line(text: str) -> None:
     with pytest.raises(InputError, match=r"make (it|the file) anew"):
         from_json(Outer, text, "here")

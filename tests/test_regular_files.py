@@ -132,7 +132,8 @@ def test_the_pipe_of_a_shell_is_read_up_to_its_limit(tmp_path: Path) -> None:
 OPENED = {
     "regular_files.py": "a shell's pipe",
     "weights/tensorfile.py": "", "whole_files.py": "folders, to sync them",
-    "backbone/devices.py": "/proc", "engine/life.py": "/proc", "pool/unpickling.py": "/proc",
+    "backbone/devices.py": "/proc", "owners.py": "/proc and /etc", "engine/life.py": "/proc",
+    "pool/unpickling.py": "/proc",
     "benchmark/report/write.py": "files of this package", "embeddings/meaning.py": "files of this package",
     "report/html.py": "files of this package", "explore/page_export.py": "files of this package",
     "cli/init.py": "files of this package",

@@ -12,6 +12,7 @@ import pytest
 
 from merge_advisor import whole_files
 from merge_advisor.errors import RunError
+from merge_advisor.owners import this_installation
 from merge_advisor.whole_files import (
     discard,
     remove_leftovers,
@@ -197,14 +198,14 @@ def test_whatever_disturbs_a_writer_at_any_point_leaves_the_old_or_the_new(tmp_p
 
 def test_what_this_process_has_open_is_no_leftover_whatever_its_number(tmp_path: Path) -> None:
     """In a container the first process always has number 1: what is left by an earlier one has the same number."""
-    left = tmp_path / f".a.{whole_files._host()}-{os.getpid()}.x.partial"
+    left = tmp_path / f".a.{this_installation()}-{os.getpid()}.x.partial"
     left.mkdir()
     with whole_folder(tmp_path / "a") as partial:
         assert not left.exists() and partial.exists()
 
 
 def test_leftovers_of_a_process_whose_number_another_has_go_after_days(tmp_path: Path) -> None:
-    left = tmp_path / f".a.{whole_files._host()}-{os.getppid()}.x.partial"
+    left = tmp_path / f".a.{this_installation()}-{os.getppid()}.x.partial"
     left.mkdir()
     write_text(tmp_path / "a", "text")
     assert left.exists()

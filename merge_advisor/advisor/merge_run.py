@@ -12,8 +12,8 @@ from merge_advisor import registry
 from merge_advisor.advisor.measuring.shots_lora import write_lora
 from merge_advisor.advisor.runs.prompt_folder import prompt_files
 from merge_advisor.advisor.runs.renderings import model_places
-from merge_advisor.advisor.runs.reopening import find_members, reopen
-from merge_advisor.advisor.runs.run_folder import MEMBERS, read_run
+from merge_advisor.advisor.runs.reopening import find_members, open_run
+from merge_advisor.advisor.runs.run_folder import MEMBERS, read_run, recipe_now
 from merge_advisor.compose.truncate import DEFAULT_RANK
 from merge_advisor.errors import ExternalError, InputError, RunError
 from merge_advisor.formats.full_model import half_precision, to_own_dtype, write_full_model
@@ -82,15 +82,15 @@ def merge_run(
             )
     if rank is not None and (rank < 1 or not adapter):
         raise InputError(f"`rank={rank}`: goes with `adapter=True`, and is at least 1")
-    check_mergeable(read_run(folder))
-    opened, session = reopen(folder, **where)
-    with session:
+    opened = read_run(folder)
+    check_mergeable(opened)
+    with open_run(opened, **where) as session:
         if opened.is_base and on_note:
             on_note("the model is the base itself: all weights of the run's recipe are 0")
         members = find_members(session.pool, session.local, opened.folder, opened.recipe)
         recipe = _adapter_recipe(opened, rank) if adapter else opened.recipe
         carried = session.weights.carry_out(merge_of(recipe, members))
-        if read_run(folder).recipe.digest != opened.recipe.digest:  # `tune` put other weights in place meanwhile
+        if recipe_now(folder).digest != opened.recipe.digest:  # `tune` put other weights in place meanwhile
             raise RunError(f"{folder}: was tuned while it was read; merge it again")
         if on_note and session.local.dequantised and not adapter:
             on_note(session.local.dequantised)

@@ -91,7 +91,7 @@ def _apart(backbone: Backbone, positions: Sequence[int], rows: Sequence[EncodedR
         with torch.inference_mode():
             return greedy_from(backbone, read.select(places), max_new_tokens=most, finished=finished)
 
-    return ReadRows(tuple(positions), *_told(logits, rows), decode)
+    return ReadRows(tuple(positions), *_told(logits, rows, backbone.closing), decode)
 
 
 def _behind(prefix: LongPrefix, positions: Sequence[int], rows: Sequence[EncodedRow]) -> ReadRows:
@@ -107,13 +107,15 @@ def _behind(prefix: LongPrefix, positions: Sequence[int], rows: Sequence[Encoded
         with torch.inference_mode():
             return greedy_behind(prefix, sequence, last[list(places)], lengths, max_new_tokens=most, finished=finished)
 
-    return ReadRows(tuple(positions), *_told(logits, rows), decode)
+    return ReadRows(tuple(positions), *_told(logits, rows, prefix.backbone.closing), decode)
 
 
-def _told(logits: torch.Tensor, rows: Sequence[EncodedRow]) -> tuple[tuple[float, ...], tuple[tuple[int, ...], ...]]:
+def _told(
+    logits: torch.Tensor, rows: Sequence[EncodedRow], closing: Sequence[int]
+) -> tuple[tuple[float, ...], tuple[tuple[int, ...], ...]]:
     """Losses and most likely tokens, from the logits of each completion's tokens in order, (n, longest, vocabulary)."""
     labels, _ = padded([row.completion for row in rows], IGNORE_INDEX, logits.device)
-    totals = log_likelihoods(logits, labels).tolist()
+    totals = log_likelihoods(logits, labels, closing).tolist()
     best = logits.argmax(-1).tolist()
     sizes = [len(row.completion) for row in rows]
     losses = tuple(-total / size for total, size in zip(totals, sizes, strict=True))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from merge_advisor.backbone.closing import closing_likelihoods
 from merge_advisor.backbone.encoding import IGNORE_INDEX, TOKENS_PER_BATCH, EncodedRow, batches, padded
 from merge_advisor.backbone.long_prefix import read_prefix
 from merge_advisor.backbone.packing import PACKED_TOKENS, can_pack, packed_logits
@@ -53,19 +54,22 @@ def batch_logits(backbone: Backbone, rows: Sequence[EncodedRow]) -> tuple[torch.
     return _seq2seq_logits(backbone, rows) if backbone.encoder_decoder else _causal_logits(backbone, rows)
 
 
-def log_likelihoods(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+def log_likelihoods(logits: torch.Tensor, labels: torch.Tensor, closing: Sequence[int] = ()) -> torch.Tensor:
     """Return Σ log p of each row's tokens, (n,) float32, in nats.
 
     Args:
         logits: (n, kept, vocabulary).
         labels: (n, kept) the tokens they should give, `IGNORE_INDEX` where none counts.
+        closing: as of `Backbone.closing`.
     """
     import torch
 
     # in float32 whatever the base's dtype is: a sum of bfloat16 terms would be rounded past the differences that matter
-    nll = torch.nn.functional.cross_entropy(
-        logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORE_INDEX, reduction="none"
-    )
+    flat, wanted = logits.float().flatten(0, 1), labels.flatten()
+    nll = torch.nn.functional.cross_entropy(flat, wanted, ignore_index=IGNORE_INDEX, reduction="none")
+    if closing:
+        ends = wanted == closing[0]
+        nll[ends] = -closing_likelihoods(flat[ends].log_softmax(-1), closing)
     return -nll.view_as(labels).sum(1)
 
 

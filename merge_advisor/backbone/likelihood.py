@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from merge_advisor.backbone.closing import closing_likelihoods
 from merge_advisor.backbone.encoding import IGNORE_INDEX, TOKENS_PER_BATCH, EncodedRow, padded
 from merge_advisor.backbone.forward import all_logits, log_likelihoods
 from merge_advisor.backbone.long_prefix import read_prefix
@@ -50,7 +51,7 @@ def answer_totals(backbone: Backbone, rows: Sequence[EncodedRow]) -> list[float]
     sums = [0.0] * len(rows)
     with torch.inference_mode():
         for batch, logits, labels in all_logits(backbone, [rows[position] for position in alone]):
-            for place, total in zip(batch, log_likelihoods(logits, labels).tolist(), strict=True):
+            for place, total in zip(batch, log_likelihoods(logits, labels, backbone.closing).tolist(), strict=True):
                 sums[alone[place]] = total
         prefix = read_prefix(backbone, [rows[group[0]].prompt for group in sharing])
         batched = (
@@ -88,7 +89,7 @@ def losses_and_greedy(backbone: Backbone, rows: Sequence[EncodedRow]) -> tuple[l
     likeliest: list[tuple[int, ...]] = [()] * len(rows)
     with torch.inference_mode():
         for batch, logits, labels in all_logits(backbone, rows):
-            totals = log_likelihoods(logits, labels).tolist()
+            totals = log_likelihoods(logits, labels, backbone.closing).tolist()
             best = logits.argmax(-1).tolist()
             counted = (labels != IGNORE_INDEX).tolist()
             for position, total, tokens, counts in zip(batch, totals, best, counted, strict=True):
@@ -148,7 +149,11 @@ def _after_prompts(
 ) -> torch.Tensor:
     """Sums of answers after prompts that a decoder reads first, (n,); `which` is the prompt of each answer."""
     read = read_prompts(backbone, prompts)
-    sums = read.last.float().log_softmax(-1)[list(which), [answer[0] for answer in answers]]
+    first = read.last.float().log_softmax(-1)
+    sums = first[list(which), [answer[0] for answer in answers]]
+    if backbone.closing:  # of answers without a token
+        empty = [place for place, answer in enumerate(answers) if answer[0] == backbone.closing[0]]
+        sums[empty] = closing_likelihoods(first[[which[place] for place in empty]], backbone.closing)
     read.last = read.last[:, :0]  # used; without it, `select` copies less
     for places in _by_length(answers):
         width = max(len(answers[place]) for place in places) - 1
@@ -157,7 +162,7 @@ def _after_prompts(
         after = read.select([which[place] for place in places])
         logits = continued(backbone, after, [answers[place][:-1] for place in places])
         later, _ = padded([answers[place][1:] for place in places], IGNORE_INDEX, logits.device)
-        sums[places] += log_likelihoods(logits, later).to(sums.device)
+        sums[places] += log_likelihoods(logits, later, backbone.closing).to(sums.device)
     return sums
 
 
@@ -210,4 +215,4 @@ def _after_encoder(
     # the encoder may end on another device than it began on
     read = BaseModelOutput(last_hidden_state=state.to(backbone.device)[index])
     logits = backbone.model(encoder_outputs=read, attention_mask=mask[index], labels=labels).logits
-    return log_likelihoods(logits, labels.to(logits.device))
+    return log_likelihoods(logits, labels.to(logits.device), backbone.closing)

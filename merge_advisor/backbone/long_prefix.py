@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from merge_advisor.backbone.closing import closing_likelihoods
 from merge_advisor.backbone.encoding import IGNORE_INDEX, EncodedRow
 from merge_advisor.backbone.packing import PACKED_TOKENS, can_pack
 from merge_advisor.backbone.prefix import can_share, shared_prefix
@@ -205,7 +206,11 @@ class LongPrefix:
         likelihoods = self.append(self.sequence(), tokens, kept).float().log_softmax(-1)
         device = likelihoods.device
         after = torch.tensor([id_ for answer in answers for id_ in answer], device=device)
-        found = likelihoods[torch.tensor([places[token] for token in before], device=device), after]
+        where = torch.tensor([places[token] for token in before], device=device)
+        found = likelihoods[where, after]
+        if closing := self.backbone.closing:
+            ends = after == closing[0]
+            found[ends] = closing_likelihoods(likelihoods[where[ends]], closing)
         sums = torch.zeros(len(answers), device=device)
         return sums.index_add(0, torch.tensor(owner, device=device), found)
 

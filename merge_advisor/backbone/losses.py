@@ -29,7 +29,8 @@ def row_losses(backbone: Backbone, rows: Sequence[EncodedRow]) -> list[float]:
     by_row = [0.0] * len(rows)
     with torch.inference_mode():
         for batch, logits, labels in all_logits(backbone, rows):
-            for position, loss in zip(batch, losses_per_token(logits, labels).tolist(), strict=True):
+            losses = losses_per_token(logits, labels, backbone.closing)
+            for position, loss in zip(batch, losses.tolist(), strict=True):
                 by_row[position] = loss
     return by_row
 
@@ -46,14 +47,15 @@ def batch_losses(backbone: Backbone, rows: Sequence[EncodedRow]) -> torch.Tensor
     return losses_per_token(*batch_logits(backbone, rows))
 
 
-def losses_per_token(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+def losses_per_token(logits: torch.Tensor, labels: torch.Tensor, closing: Sequence[int] = ()) -> torch.Tensor:
     """Return the mean loss of each row's tokens, (n,) float32, in nats per token.
 
     Args:
         logits: (n, kept, vocabulary).
         labels: (n, kept) the tokens they should give, `IGNORE_INDEX` where none counts.
+        closing: as of `Backbone.closing`.
     """
-    return -log_likelihoods(logits, labels) / (labels != IGNORE_INDEX).sum(1)
+    return -log_likelihoods(logits, labels, closing) / (labels != IGNORE_INDEX).sum(1)
 
 
 def text_losses(backbone: Backbone, texts: Sequence[str]) -> list[float]:

@@ -53,6 +53,9 @@ class Backbone:
     """Whether choosing and training take products in bfloat16 beside float32 weights (`precision.quick_products`)."""
     template: Template | None = None
     """The prompt template, which says how prompts begin and answers end; None: one without any tokens."""
+    closing: tuple[int, ...] = ()
+    """Ids of the tokens that close an answer as well as `end_id` does, that first: where its likelihood is asked for,
+    what counts is that any of them comes next. Empty: `end_id` alone."""
     batch_share: float = 1.0
     """Of the usual tokens in a batch; halved where memory ran out, see `memory.within_memory`."""
     long_prompts: dict[str, Any] = field(default_factory=dict, repr=False)

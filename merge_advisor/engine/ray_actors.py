@@ -19,6 +19,7 @@ from merge_advisor.engine.life import LifeSigns
 from merge_advisor.engine.processes import do_item
 from merge_advisor.engine.work import DoItem, Opening, Reply
 from merge_advisor.errors import ExternalError, MergeAdvisorError
+from merge_advisor.owners import this_machine
 
 _BEAT = 1.0
 """Seconds between two looks for a sign of life."""
@@ -60,9 +61,9 @@ class ActorHost:
         self._signs = LifeSigns()
         self._do: DoItem | None = None
 
-    def where(self) -> tuple[str, int]:
-        """Return the machine and the process it runs in."""
-        return socket.gethostname(), os.getpid()
+    def where(self) -> tuple[str, str, int]:
+        """Return the host, the machine (two may have one host name) and the process it runs in."""
+        return socket.gethostname(), this_machine(), os.getpid()
 
     def open(self) -> Reply:
         """Return "done" once all is open; it stays so until the process ends."""
@@ -148,7 +149,7 @@ class RayWorker:
     def __init__(self, ray: Any, actor: Any) -> None:
         self._ray, self._actor = ray, actor
         self._count = 0
-        self._where: tuple[str, int] | None = None
+        self._where: tuple[str, str, int] | None = None
         self._over = threading.Event()
         threading.Thread(target=self._look_on, name=LOOKING, daemon=True).start()
 
@@ -175,9 +176,9 @@ class RayWorker:
             if self._ray.is_initialized():  # else Ray would begin a new cluster, to kill this actor there
                 self._ray.kill(self._actor, no_restart=True)
         # a stopped process does not hear Ray; one of another machine is ended by that machine's own Ray
-        if self._where and self._where[0] == socket.gethostname():
+        if self._where and self._where[1] == this_machine():
             with suppress(ProcessLookupError, PermissionError):
-                os.kill(self._where[1], signal.SIGKILL)
+                os.kill(self._where[2], signal.SIGKILL)
 
     def leave(self) -> None:
         """See `Worker.leave`: nothing waits for an actor that has no work."""

@@ -113,7 +113,7 @@ class _Supervisor:
                 self._hire()
                 self._hand_out()
                 nobody = not self._slots and len(self._lost) >= self._workers
-                if nobody or (self._idle_all() and not self._returned and self._work.over()):
+                if nobody or not (self._busy() or self._returned or not self._work.over()):
                     break
                 self._listen()
                 self._end_silent()
@@ -129,8 +129,9 @@ class _Supervisor:
         if self._returned or not self._work.over():
             raise self._nobody_left()
 
-    def _idle_all(self) -> bool:
-        return all(slot.state == "idle" for slot in self._slots)
+    def _busy(self) -> bool:
+        # one that is still opening is not waited for: in a cluster that lost a machine there may be no place for it
+        return any(slot.state == "busy" for slot in self._slots)
 
     def _hire(self) -> None:
         """Start as many workers as there is work for."""

@@ -13,6 +13,8 @@ alone, would give one model another's answers: it is never used. What is measure
 - exact_match: greedy text, cut at the end token, against each right answer; both stripped, case counts. Where all of
   these are single lines, the first line that is not blank is the answer.
 - loss: -log-likelihood of output and end token, over their number of tokens (nats per token).
+
+Where examples in the prompt show another end (a line break), the end token's likelihood is that of any end.
 """
 
 from __future__ import annotations

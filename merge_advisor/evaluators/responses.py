@@ -10,10 +10,11 @@ reading of the prompt. Keys and values are held for one batch.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from merge_advisor.backbone.answers import ReadRows, can_go_on, read_answers
+from merge_advisor.backbone.closing import closing_ids
 from merge_advisor.backbone.encoding import TOKENS_PER_BATCH, EncodedRow, batches, encode
 from merge_advisor.backbone.generate import Finished, greedy
 from merge_advisor.backbone.likelihood import answer_totals, losses_and_greedy
@@ -48,8 +49,8 @@ class Responses:
     """
 
     totals: tuple[tuple[float, ...], ...]
-    """Log-likelihoods in nats, the end token's included: of each choice of a row, or of its output alone where the
-    metric asks for no choices."""
+    """Log-likelihoods in nats, the end's included: of each choice of a row, or of its output alone where the metric
+    asks for no choices. The end is the end token, or where examples in the prompt show another, either."""
     tokens: tuple[int, ...]
     """Tokens of each row's output, the end token included."""
     texts: tuple[str, ...] = ()
@@ -82,6 +83,8 @@ def respond(
     Raises:
         TaskError: an answer longer than the model's context.
     """
+    if template.next_example:  # the examples show what ends an answer, and no end token
+        backbone = replace(backbone, closing=closing_ids(backbone, answer_end(rows, template)))
     answers = encode_rows(backbone, rows, template)  # refuses answers that are too long, by row
     tokens = tuple(len(answer.completion) for answer in answers)
     if metric == "accuracy":

@@ -91,11 +91,11 @@ def _unpack(archive: Path, folder: Path) -> None:
     try:
         _unpack_files(archive, folder)
     except OSError as error:
-        if error.errno not in _OF_THE_ARCHIVE:
+        # without a number: not of the system, but of gzip or bz2 about damaged bytes
+        if error.errno is not None and error.errno not in _OF_THE_ARCHIVE:
             raise
-        raise PoolError(
-            f"{archive.name}: cannot be unpacked ({error.strerror}); fetch it again, or unpack it there"
-        ) from error
+        reason = error.strerror or error
+        raise PoolError(f"{archive.name}: cannot be unpacked ({reason}); fetch it again, or unpack it there") from error
 
 
 def _unpack_files(archive: Path, folder: Path) -> None:
@@ -166,6 +166,12 @@ def _entries(archive: Path) -> Generator[tuple[str, IO[bytes]]]:
             if content is None:
                 raise PoolError(f"{archive.name}: {_no_file(entry.name)}")
             yield entry.name, content
+        # the check sum of a packed file stands at its end, which is behind what tar looks at
+        behind = 0
+        while tape.fileobj and behind <= ARCHIVE_BYTES.most and (block := tape.fileobj.read(_BLOCK)):
+            behind += len(block)
+    if behind > ARCHIVE_BYTES.most:
+        raise PoolError(f"{archive.name}: unpacks to {ARCHIVE_BYTES.over}, most of it behind its end; pack it again")
 
 
 def _no_file(name: str) -> str:

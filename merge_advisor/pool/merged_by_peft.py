@@ -6,6 +6,7 @@ other. It is kept in the cache under the adapter's fingerprint and the base's di
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import json
 import re
@@ -132,7 +133,7 @@ class PeftMerges:
 
     def _job(self, folder: Path) -> _Job:
         key = digest_of([VERSION, peft_fingerprint(folder, self.hashes), self.base.base.digest])
-        memo = f"peft {importlib.metadata.version('peft')}, rows as the base's|{key}"
+        memo = f"peft {_peft_version()}, rows as the base's|{key}"
         return _Job(folder, (self.cache or Path()) / key, memo)
 
     def _merge(self, jobs: Sequence[_Job]) -> None:
@@ -236,6 +237,12 @@ def peft_fingerprint(folder: Path, hashes: Hashes) -> str:
         return digest_of(["merged by PEFT", file_digest(folder / ADAPTER_WEIGHTS, hashes), finite(kept)])
     except ValueError as error:
         raise PoolError(str(error)) from error
+
+
+@functools.cache
+def _peft_version() -> str:
+    """Read once: it takes as long as all else that is looked at of an adapter."""
+    return importlib.metadata.version("peft")
 
 
 def _check_patterns(folder: Path) -> None:

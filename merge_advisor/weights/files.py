@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 from collections.abc import Callable, MutableMapping
 from pathlib import Path
 from typing import Any
@@ -105,10 +106,19 @@ def file_digest(path: Path, hashes: Hashes) -> str:
     try:
         stat = path.stat()
         # ctime as well: tools that copy a file over another one may carry size and mtime along
-        key = f"{path.absolute()}|{stat.st_size}|{stat.st_mtime_ns}|{stat.st_ctime_ns}"
+        key = f"{_as_text(path.absolute())}|{stat.st_size}|{stat.st_mtime_ns}|{stat.st_ctime_ns}"
         return remembered(hashes, key, lambda: _digest_of_file(path))
     except OSError as error:
         raise FileError(f"{path.name}: cannot be read ({error.strerror}); check its permissions") from error
+
+
+def _as_text(path: Path) -> str:
+    """A path as a store can keep it: one that is no UTF-8 as its bytes."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return f"bytes {os.fsencode(path).hex()}"
+    return str(path)
 
 
 def _digest_of_file(path: Path) -> str:

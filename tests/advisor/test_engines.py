@@ -17,6 +17,7 @@ from merge_advisor.advisor.measuring.deltas import EmbeddingWork
 from merge_advisor.advisor.measuring.session import SessionOpening, open_session
 from merge_advisor.errors import BaseModelError, ExternalError, PoolError, RunError
 from merge_advisor.json_form import digest_of
+from merge_advisor.owners import this_installation
 from merge_advisor.store import Store
 from merge_advisor.types import Candidate
 from tests.support.ray_cluster import local_cluster, needs_ray
@@ -152,11 +153,9 @@ def test_an_engine_whose_workers_fail_is_one_line(
 
 
 def test_copies_of_killed_processes_are_cleared(many: Path, tiny_llama: Path, tmp_path: Path) -> None:
-    import socket
-
-    left = tmp_path / "workers" / f"{socket.gethostname()}.999999999.0.sqlite"
+    left = tmp_path / "workers" / f"{this_installation()}.999999999.0.sqlite"
     other = tmp_path / "workers" / "elsewhere.1.0.sqlite"
-    namesake = tmp_path / "workers" / f"{socket.gethostname()}.{os.getpid()}.999999999.sqlite"
+    namesake = tmp_path / "workers" / f"{this_installation()}.{os.getpid()}.999999999.sqlite"
     left.parent.mkdir()
     for path in (left, other, namesake):
         Store(path).close()

@@ -52,7 +52,7 @@ def test_who_uses_it_is_said(
         assert main(["score", str(run)]) == main(["tune", str(run)]) == 2
         told = capsys.readouterr().err.splitlines()
         assert len(told) == 2 and all("which tunes it" in line for line in told)
-    assert sorted(path.name for path in run.iterdir()) == sorted([*before, ".run.lock"])
+    assert sorted(path.name for path in run.iterdir()) == sorted({*before, ".run.lock"})
     with run_lock(run, "scores it"):
         pass
 

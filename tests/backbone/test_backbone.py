@@ -387,7 +387,8 @@ def test_short_rows_in_one_sequence_have_the_losses_they_have_alone(kind: str, p
     for parameter in model.parameters():
         parameter.data.normal_(0, 0.3)
     backbone: Any = SimpleNamespace(
-        model=model, tokenizer=SimpleNamespace(pad_token_id=0), device=torch.device("cpu"), dtype=torch.float32,
+        model=model, tokenizer=SimpleNamespace(pad_token_id=0), device=torch.device("cpu"), closing=(),
+        dtype=torch.float32,
         encoder_decoder=False,
     )  # fmt: skip
     assert can_share(backbone) and can_pack(backbone) == packs

@@ -54,7 +54,7 @@ def random_base(kind: str, std: float = 0.3) -> Any:
             parameter.data.normal_(0, std)
     return SimpleNamespace(
         model=model, tokenizer=SimpleNamespace(pad_token_id=0), device=torch.device("cpu"), dtype=torch.float32,
-        encoder_decoder=False, end_ids=(END,), tokens=lambda usual: usual,
+        encoder_decoder=False, closing=(), end_ids=(END,), tokens=lambda usual: usual,
     )  # fmt: skip
 
 

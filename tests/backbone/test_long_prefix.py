@@ -104,7 +104,8 @@ def test_other_decoders(kind: str) -> None:
     for parameter in model.parameters():
         parameter.data.normal_(0, 0.2)
     backbone: Any = SimpleNamespace(
-        model=model, tokenizer=SimpleNamespace(pad_token_id=0), device=torch.device("cpu"), dtype=torch.float32,
+        model=model, tokenizer=SimpleNamespace(pad_token_id=0), device=torch.device("cpu"), closing=(),
+        dtype=torch.float32,
         encoder_decoder=False, end_id=2, tokens=lambda usual: usual,
     )  # fmt: skip
     rows = rows_of(5, 3)

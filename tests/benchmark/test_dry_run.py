@@ -43,6 +43,15 @@ def test_with_nothing_there(tmp_path: Path) -> None:
     assert sorted(file.name for file in tmp_path.iterdir()) == ["setup.yaml"]  # nothing was written
 
 
+def test_a_pool_that_nothing_can_be_used_of(tmp_path: Path, tiny_pool: Path) -> None:
+    """All of it are links that lead out of it, which nobody asked to follow."""
+    (tmp_path / "pool").mkdir()
+    (tmp_path / "pool" / "a").symlink_to(tiny_pool / "a0")
+    found = describe_bench(write_world(tmp_path), pool=str(tmp_path / "pool"))
+    told = [line for line in found["absent"] if "none of its 1 models can be used; estimated with one a task" in line]
+    assert len(told) == 1 and found["models"] == 3
+
+
 def test_with_everything_there(tmp_path: Path, tiny_llama: Path, tiny_pool: Path) -> None:
     path = write_world(tmp_path)
     found = describe_bench(path, base=str(tiny_llama), pool=str(tiny_pool), rate=10.0)

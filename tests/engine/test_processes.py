@@ -10,6 +10,7 @@ import pytest
 from merge_advisor.engine.life import LifeSigns
 from merge_advisor.engine.processes import ProcessFleet
 from merge_advisor.engine.supervisor import do_here, run_work
+from merge_advisor.engine.work import Reply
 from merge_advisor.errors import ExternalError, InputError
 from merge_advisor.owners import is_running
 from tests.support.work_world import SILENCE, Arithmetic, comes, squares
@@ -118,3 +119,46 @@ def test_a_thread_lives_while_it_computes_and_not_while_it_waits() -> None:
     over.set()
     thread.join()
     assert more and still
+
+
+class Reluctant:
+    """A fleet whose first worker does all there is, and whose others find no place, as in a cluster that has shrunk."""
+
+    def __init__(self) -> None:
+        self.begun: list[Reluctant.Worker] = []
+
+    class Worker:
+        def __init__(self, first: bool) -> None:
+            self.first, self.over = first, threading.Event()
+
+        def open(self) -> Reply:
+            if not self.first:
+                self.over.wait()
+            return Reply("done" if self.first else "died", "no place")
+
+        def do(self, value: int) -> Reply:
+            return Reply("done", (value * value, 0))
+
+        def signs(self) -> int:
+            return 0
+
+        def kill(self) -> None:
+            self.over.set()
+
+        leave = kill
+
+    def start(self) -> Worker:
+        self.begun.append(Reluctant.Worker(not self.begun))
+        return self.begun[-1]
+
+    def close(self) -> None:
+        pass
+
+
+def test_a_worker_that_finds_no_place_is_not_waited_for_when_all_is_done() -> None:
+    work, found = squares(6)
+    fleet = Reluctant()
+    began = time.monotonic()
+    run_work(work, fleet, 2, silence=300.0)
+    assert found == SQUARES and len(fleet.begun) == 2 and fleet.begun[1].over.is_set()
+    assert time.monotonic() - began < 60

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from merge_advisor.advisor.runs.run_folder import Plan
 from merge_advisor.cli.settings import read_settings
-from merge_advisor.errors import MergeAdvisorError
+from merge_advisor.errors import MergeAdvisorError, PoolError
 from merge_advisor.evaluators.guard import placed_guard
 from merge_advisor.evaluators.lm_eval_task_code import read_task_yaml
 from merge_advisor.json_form import read_value, to_checked_json
@@ -140,7 +140,8 @@ BYTE_TARGETS = {
     "safetensors": ByteTarget(_header, (_begin_header(),)),
     "tasks": ByteTarget(_task, (*_TASKS, *_CSV)),
     "guards": ByteTarget(_guard, (seeds.jsonl(seeds.PLAIN), b'{"text": "one"}\n{"text": "two"}\n')),
-    "archives": ByteTarget(_archive, _begin_archives()),
+    # an error of the run would be one of our own disk, and take the whole pool down
+    "archives": ByteTarget(_archive, _begin_archives(), (PoolError, FileError)),
     "cards": ByteTarget(_card, _texts(seeds.CARDS)),
     "yaml": ByteTarget(_yaml, (*_texts(seeds.MANIFESTS), seeds.SETUP_YAML.encode())),
     "manifests": ByteTarget(_manifest, _texts(seeds.MANIFESTS)),

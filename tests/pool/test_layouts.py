@@ -1,7 +1,10 @@
 """Adapters in archives, shards, MLX's layout, run folders and at addresses; and what is refused by name."""
 
+import bz2
+import gzip
 import io
 import json
+import lzma
 import shutil
 import tarfile
 import zipfile
@@ -12,6 +15,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from merge_advisor.advisor.measuring.session import open_session
 from merge_advisor.errors import OfflineError, PoolError
 from merge_advisor.pool import open_pool
 from merge_advisor.pool.archives import archive_stem, unpacked
@@ -133,6 +137,39 @@ def test_a_hostile_archive_leaves_nothing_behind(
         unpacked(archive, tmp_path / "cache", {})
     assert str(caught.value).startswith(archive.name)
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == [archive]
+
+
+@pytest.mark.parametrize("packing", ["gz", "bz2", "xz"])
+def test_a_flipped_byte_of_a_packed_archive_is_the_archive_s_fault(
+    base: LocalBase, tmp_path: Path, tiny_pool: Path, packing: str
+) -> None:
+    """The readers of Python raise an error of the system for some, as if our own disk were broken."""
+    shutil.copytree(tiny_pool / "a0", tmp_path / "pool" / "a0")
+    archive = tmp_path / "pool" / f"law.tar.{packing}"
+    plain = tmp_path / "law.tar"
+    with tarfile.open(plain, "w") as tape:
+        tape.add(tiny_pool / "b0", "b0")
+    packed = {"gz": gzip.compress(plain.read_bytes()), "bz2": bz2.compress(plain.read_bytes())}
+    whole = packed.get(packing) or lzma.compress(plain.read_bytes())
+    for at in (len(whole) // 2, len(whole) - 6):
+        archive.write_bytes(whole[:at] + bytes([whole[at] ^ 0xFF]) + whole[at + 1 :])
+        found = open_pool(tmp_path / "pool", base, cache=tmp_path / "cache")
+        assert [one.id for one in found.candidates] == ["a0"]
+        assert "law.tar" in found.refused[0].reason and "fetch it again" in found.refused[0].reason
+
+
+def test_names_that_are_no_utf8_are_kept_in_a_store(tmp_path: Path, tiny_llama: Path, tiny_pool: Path) -> None:
+    """Of the folder of a pool, and of an archive, which is set aside for it: the memo of hashes is a table of texts."""
+    pool = tmp_path / "p\udcff"
+    shutil.copytree(tiny_pool / "a0", pool / "a0")
+    with tarfile.open(pool / "b\udcfd.tar", "w") as tape:
+        tape.add(tiny_pool / "b0", "b0")
+    for kept in (False, True):
+        with open_session(str(tiny_llama), pool, cache=tmp_path / "cache") as session:
+            assert [one.id for one in session.pool.candidates] == ["a0"]
+            assert "cannot be printed; rename it" in session.pool.refused[0].reason
+            named = [key for key in session.memo.store.hashes if key.startswith("bytes ")]
+            assert len(named) == len(set(named)) >= 2, kept
 
 
 def test_what_an_archive_holds_beside_one_model_is_told(base: LocalBase, tmp_path: Path, tiny_pool: Path) -> None:

@@ -100,8 +100,10 @@ class ForkServer:
         out = Path(self._places.pop(pid))
         texts = [out.with_name(f"{out.name}.{name}") for name in ("stdout", "stderr")]
         told = out.with_name(f"{out.name}.json")
-        report = json.loads(told.read_text()) if told.exists() else {"passed": {}}
-        said, told_wrong = (text.read_text() for text in texts)
+        # one that is killed at its end may have told half
+        report = json.loads(told.read_text()) if told.exists() and answer["code"] != -9 else {"passed": {}}
+        # one that is killed at once has not begun them
+        said, told_wrong = (text.read_text() if text.exists() else "" for text in texts)
         found = Ended(answer["code"], answer["seconds"], said, told_wrong, report["passed"])
         for path in (*texts, told):
             path.unlink(missing_ok=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import os
 import re
-import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -17,7 +16,7 @@ from merge_advisor.engine.supervisor import run_work
 from merge_advisor.engine.work import ListedWork, Opening, Work, WorkItem
 from merge_advisor.errors import ExternalError, RunError
 from merge_advisor.machine_options import Machine, Workers
-from merge_advisor.owners import other_runs
+from merge_advisor.owners import other_runs, this_installation
 from merge_advisor.progress import Progress
 from merge_advisor.store import Store, StoreNews
 
@@ -142,7 +141,7 @@ def copied_store(store: Store, cache: Path, *, hashes_only: bool = False) -> Ite
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _clear(folder)
-        path = folder / f"{socket.gethostname()}.{os.getpid()}.{next(_numbers)}.sqlite"
+        path = folder / f"{this_installation()}.{os.getpid()}.{next(_numbers)}.sqlite"
         _OPEN.add(path.name)
         path.unlink(missing_ok=True)
     except OSError as error:
@@ -159,7 +158,7 @@ def _clear(folder: Path) -> None:
     """Delete the copies of processes of this machine that were killed; age says nothing, a benchmark takes weeks."""
     for path in folder.iterdir():
         named = _NAME.fullmatch(path.name)
-        if named is None or named["host"] != socket.gethostname() or named["copy"] in _OPEN:
+        if named is None or named["host"] != this_installation() or named["copy"] in _OPEN:
             continue
         if not other_runs(int(named["pid"])):
             path.unlink(missing_ok=True)

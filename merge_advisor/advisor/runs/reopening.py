@@ -30,6 +30,21 @@ def reopen(folder: Path, *, dry: bool = False, **where: Unpack[Where]) -> tuple[
         MergeAdvisorError: as `open_session`.
     """
     run = read_run(folder)
+    return run, open_run(run, dry=dry, **where)
+
+
+def open_run(run: Run, *, dry: bool = False, **where: Unpack[Where]) -> Session:
+    """Return base and pool of a run that was read, opened, by default where the plan found them.
+
+    Args:
+        run: the run.
+        dry: as of `open_session`.
+        where: as of `reopen`.
+
+    Raises:
+        RunError: its base is another one than at hand.
+        MergeAdvisorError: as `open_session`.
+    """
     paths = run.plan.environment.paths
     session = open_session(
         where.get("base") or paths["base"], where.get("pool") or paths["pool"], template=run.plan.template,
@@ -39,9 +54,9 @@ def reopen(folder: Path, *, dry: bool = False, **where: Unpack[Where]) -> tuple[
     if session.local.base.digest != run.recipe.base.digest:
         session.memo.store.close()
         raise RunError(
-            f"{folder}: was planned on base {run.recipe.base.id} with other weights; name that one by `base`"
+            f"{run.folder}: was planned on base {run.recipe.base.id} with other weights; name that one by `base`"
         )
-    return run, session
+    return session
 
 
 def find_members(pool: Pool, local: LocalBase, folder: Path, recipe: Recipe) -> dict[str, Candidate]:

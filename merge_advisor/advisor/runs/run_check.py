@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from merge_advisor.advisor.runs.run_folder import ANEW, PLANNED, TUNING, Plan, check_run, score_anew
+from merge_advisor.advisor.runs.run_folder import ANEW, PLANNED, SCORE_ANEW, TUNING, Plan, check_run
 from merge_advisor.errors import MergeAdvisorError
-from merge_advisor.json_form import CHECKSUM, read_value
-from merge_advisor.regular_files import read_regular
+from merge_advisor.json_form import read_checked_value
 from merge_advisor.report.values import TuningReport
 from merge_advisor.scores import Score
 from merge_advisor.types import Recipe, Task
@@ -34,11 +33,10 @@ def check_files(folder: Path) -> tuple[dict[str, bool], tuple[str, ...]]:
     right, wrong = dict[str, bool](), list[str]()
     for path, cls in kinds.items():
         try:
-            read_value(cls, path, anew=score_anew(folder) if cls is Score else ANEW)
+            _, compared = read_checked_value(cls, path, anew=SCORE_ANEW.format(folder) if cls is Score else ANEW)
         except MergeAdvisorError as error:
             wrong.append(str(error))
         else:
             # recipes have none: plan.json names them by their digests
-            told = cls is Recipe or f'"{CHECKSUM}":'.encode() in read_regular(path)
-            right[path.relative_to(folder).as_posix()] = told
+            right[path.relative_to(folder).as_posix()] = compared or cls is Recipe
     return right, tuple(wrong)

@@ -37,6 +37,7 @@ from merge_advisor.spaces import Space
 from merge_advisor.types import Base, ChooseBy, Kind, Recipe, Selection, Task
 from merge_advisor.whole_files import remove_leftovers, restore, write_text
 
+SCORE_ANEW = "delete it, and `merge-advisor score {}` makes it anew"  # {}: the run folder
 ANEW = "make the run anew, by the same `merge-advisor plan` with `force=True`"
 """What is done about a file that is not what was written."""
 PLANNED, TUNING = "plan", "tune.json"
@@ -364,18 +365,7 @@ def read_run(folder: Path) -> Run:
         RunError: no such folder, no plan in it, or a file that cannot be read.
         InputError: a file of it is altered, cut short or of another version.
     """
-    check_run(folder)
-    plan = read_value(Plan, folder / "plan.json", anew=ANEW)
-    if missing := [name for name in ("base", "pool") if name not in plan.environment.paths]:
-        raise RunError(
-            f"{folder / 'plan.json'}: environment.paths: has no {missing[0]}; correct it or make the file anew"
-        )
-    recipe = read_value(Recipe, folder / "recipe.json")
-    of_plan = folder / PLANNED / "recipe.json"
-    planned = read_value(Recipe, of_plan) if of_plan.is_file() else None
-    # either digest: `tune` writes plan/ first and plan.json last
-    if planned is not None and planned.digest not in (plan.planned_digest, plan.recipe_digest):
-        raise RunError(f"{of_plan}: was changed after the plan; {ANEW}")
+    plan, recipe, planned = _plan_and_recipes(folder)
     tasks = [folder / "tasks" / f"{number}.json" for number in range(len(plan.tasks))]
     run = Run(folder, plan, recipe, tuple(read_value(Task, path, anew=ANEW) for path in tasks), (), planned)
     if recipe.digest != plan.recipe_digest:
@@ -394,21 +384,43 @@ def read_run(folder: Path) -> Run:
     scores += sorted((folder / "score").glob("lm-eval-*.json"))
     return replace(
         run,
-        scores=tuple(read_value(Score, path, anew=score_anew(folder)) for path in scores if path.is_file()),
+        scores=tuple(read_value(Score, path, anew=SCORE_ANEW.format(folder)) for path in scores if path.is_file()),
         tuning=read_value(TuningReport, folder / TUNING, anew=ANEW) if plan.planned_digest else None,
     )
 
 
-def score_anew(folder: Path) -> str:
-    """Return what is done about a score that is not what was written, as the end of a message.
+def recipe_now(folder: Path) -> Recipe:
+    """Return the recipe of a run as `read_run` would, without its tasks and scores.
 
-    >>> score_anew(Path("run"))
-    'delete it, and `merge-advisor score run` makes it anew'
+    >>> recipe_now(Path("run")) == read_run(Path("run")).recipe
+    True
 
     Args:
         folder: the run folder.
+
+    Raises:
+        RunError: as `read_run`.
+        InputError: as `read_run`.
     """
-    return f"delete it, and `merge-advisor score {folder}` makes it anew"
+    plan, recipe, planned = _plan_and_recipes(folder)
+    return recipe if recipe.digest == plan.recipe_digest else planned or recipe
+
+
+def _plan_and_recipes(folder: Path) -> tuple[Plan, Recipe, Recipe | None]:
+    """The plan of a run, its recipe, and the plan's own where it was tuned."""
+    check_run(folder)
+    plan = read_value(Plan, folder / "plan.json", anew=ANEW)
+    if missing := [name for name in ("base", "pool") if name not in plan.environment.paths]:
+        raise RunError(
+            f"{folder / 'plan.json'}: environment.paths: has no {missing[0]}; correct it or make the file anew"
+        )
+    recipe = read_value(Recipe, folder / "recipe.json")
+    of_plan = folder / PLANNED / "recipe.json"
+    planned = read_value(Recipe, of_plan) if of_plan.is_file() else None
+    # either digest: `tune` writes plan/ first and plan.json last
+    if planned is not None and planned.digest not in (plan.planned_digest, plan.recipe_digest):
+        raise RunError(f"{of_plan}: was changed after the plan; {ANEW}")
+    return plan, recipe, planned
 
 
 def _file_of(task: str) -> str:

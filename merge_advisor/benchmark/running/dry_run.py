@@ -253,6 +253,9 @@ def _pool(
         return max(tasks, *setup.k), None
     absent += [f"{model.id}: {model.refusal}" for model in found if model.refusal]
     models = [model for model in found if not model.refusal]
+    if not models:
+        absent.append(f"pool {setup.pool}: none of its {len(found)} models can be used; estimated with one a task")
+        return max(tasks, *setup.k), None
     folders = [model.folder for model in models if model.folder is not None and model.folder.is_dir()]
     if len(folders) < len(models):
         absent.append(f"{len(models) - len(folders)} of {len(models)} models of the pool; their size is not known")
