@@ -161,7 +161,7 @@ def main() -> None:
     arguments = parser.parse_args()
     make_hub(arguments.hub, arguments.models, arguments.dims)
     made = {"models": arguments.models, "dims": arguments.dims}
-    ways = [lambda: laid_out(arguments.hub)] if arguments.layout else [
+    ways = [partial(laid_out, arguments.hub)] if arguments.layout else [
         partial(measured, arguments.hub, arguments.hub / "cache", draw) for draw in ("gl", "2d")
     ]  # fmt: skip
     for way in ways:
