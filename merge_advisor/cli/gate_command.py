@@ -179,7 +179,8 @@ def _watch(arguments: Arguments, command: GateCommand, watching: WatchOptions) -
     if output.json:
         print_json({"decisions": to_plain(made), "log": str(log)})
     else:
-        print_blocks([Paragraph(f"{len(made)} decisions, in {log}" if made else f"nothing new; the log is {log}")])
+        count = f"{len(made)} decision{'' if len(made) == 1 else 's'}, in {log}"
+        print_blocks([Paragraph(count if made else f"nothing new; the log is {log}")])
     return PARTIAL if any(decision.kind == "set-aside" for decision in made) else OK
 
 

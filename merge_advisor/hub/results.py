@@ -207,7 +207,7 @@ def _judged_lines(savings: HubSavings, price: float | None) -> list[str]:
     took = f"{savings.judged_forwards} forward passes and {seconds_text(savings.judged_seconds, price)}"
     lines = [f"{savings.judged} gate{'' if one else 's'}, models judged for watched pools among them: {took}"]
     if savings.judged_known:
-        every = "it" if one else f"all {savings.judged}"
+        every = {1: "it", 2: "both"}.get(savings.judged, f"all {savings.judged}")
         of = every if savings.judged_known == savings.judged else f"the {savings.judged_known} of them that measured it"
         lines.append(
             f"instead: scoring every candidate on the rows of {of}: {_forwards(savings.judged_every_forwards)}"
@@ -223,5 +223,5 @@ def _forwards(number: int) -> str:
 
 
 def _of(some: int, known: int) -> str:
-    every = "the run" if known == 1 else f"all {known} runs"
+    every = {1: "the run", 2: "both runs"}.get(known, f"all {known} runs")
     return every if some == known else f"the {some} of {known} runs that measured it"

@@ -59,7 +59,7 @@ def test_a_plan_is_started_and_followed_to_its_verdict_by_keyboard_alone(
         assert page.input_value("#task-name") == "twice again" and visit.focus() == "panel-examples task-name"
         visit.wait("#tasks .chip.done, #tasks .chip.failed")
         assert page.query_selector("#tasks .bad") is None, page.inner_text("#tasks")
-        visit.until("document.querySelectorAll('.ranks caption').length === 3")
+        visit.until("document.querySelectorAll('.ranks th button').length === 3")
         assert visit.focus() == "panel-examples task-name"
         # ranked before UMAP was there or after it: once it is, the task lies on it
         visit.wait("html[data-layout=ready]")
@@ -147,11 +147,15 @@ def test_from_examples_to_a_verdict(tiny_llama: Path, tiny_pool: Path, tmp_path:
         page.set_input_files("#task-file", tmp_path / "twice.jsonl")
         visit.wait("#tasks .chip.done, #tasks .chip.failed")
         assert page.query_selector("#tasks .bad") is None, page.inner_text("#tasks")
-        captions = [caption.inner_text() for caption in page.query_selector_all(".ranks caption")]
-        assert captions == ["by delta", "by gradient", "by measured loss"]
-        for table in page.query_selector_all(".ranks table"):
-            values = [float(row.query_selector_all("td")[2].inner_text()) for row in table.query_selector_all("tr")]
-            assert len(values) == 6 and values == sorted(values, reverse=True)
+        # one table, ordered by whichever measure is chosen; each value has the place that it gives its model
+        for column, key in enumerate(("cosine", "gradient", "gain"), 1):
+            page.click(f"#by-{key}")
+            visit.until(f"document.querySelector('.ranks th:nth-child({column + 1})').ariaSort === 'descending'")
+            cells = [row.query_selector_all("td")[column] for row in page.query_selector_all(".ranks tbody tr")]
+            places = [cell.query_selector(".place").inner_text() for cell in cells]
+            values = [float(cell.evaluate("(cell) => cell.lastChild.data")) for cell in cells]
+            assert places == ["1", "2", "3", "4", "5", "6"] and values == sorted(values, reverse=True)
+            assert page.evaluate("document.activeElement.id") == f"by-{key}"
         assert page.evaluate("window.navigatorPage.scene.marks.tasks.map((task) => task.name)") == ["twice"]
         page.focus("#map")
         page.keyboard.press("a")

@@ -169,7 +169,7 @@ def test_what_runs_took_is_kept_and_summed_and_nothing_is_made_up(tmp_path: Path
             "where planning and scoring took 60.0 s (0.03)"
         )
         assert lora.startswith(
-            "instead: training the LoRA of the shots alone in all 2 runs: 500 forward passes, 20.0 s "
+            "instead: training the LoRA of the shots alone in both runs: 500 forward passes, 20.0 s "
         )
         hub.results.keep_run(HubRun("a", TIME, ("sums",), ""))
         assert hub.savings().without_figures == 2 and hub.check().whole

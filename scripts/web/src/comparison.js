@@ -13,67 +13,71 @@ export function sideBySide(comparison, render) {
   return [
     h("h2", {}, "Side by side"),
     h(
-      "table",
-      { class: "compare" },
+      "div",
+      { class: "scroll" },
       h(
-        "thead",
-        {},
+        "table",
+        { class: "compare" },
         h(
-          "tr",
+          "thead",
           {},
-          h("th", {}),
-          heads.map((head) => h("th", {}, nameOf(head.name))),
-        ),
-      ),
-      h(
-        "tbody",
-        {},
-        h(
-          "tr",
-          {},
-          h("th", {}, "verdict"),
-          heads.map((head) => h("td", {}, verdict(head.verdict))),
+          h(
+            "tr",
+            {},
+            h("th", {}),
+            heads.map((head) => h("th", {}, nameOf(head.name))),
+          ),
         ),
         h(
-          "tr",
+          "tbody",
           {},
-          h("th", {}, "strategy"),
-          heads.map((head) => h("td", {}, shown(head.strategy))),
-        ),
-        h(
-          "tr",
-          {},
-          h("th", {}, "adaptation"),
-          heads.map((head) => h("td", {}, shown(head.adaptation ?? "none"))),
-        ),
-        h(
-          "tr",
-          {},
-          h("th", {}, "members"),
-          heads.map((head) =>
-            h(
-              "td",
-              {},
-              head.members.map((member) =>
-                h("div", {}, nameOf(member.id), " ", h("span", { class: "hint" }, decimals(member.weight, 2))),
+          h(
+            "tr",
+            {},
+            h("th", {}, "verdict"),
+            heads.map((head) => h("td", {}, verdict(head.verdict))),
+          ),
+          h(
+            "tr",
+            {},
+            h("th", {}, "strategy"),
+            heads.map((head) => h("td", {}, shown(head.strategy))),
+          ),
+          h(
+            "tr",
+            {},
+            h("th", {}, "adaptation"),
+            heads.map((head) => h("td", {}, shown(head.adaptation ?? "none"))),
+          ),
+          h(
+            "tr",
+            {},
+            h("th", {}, "members"),
+            heads.map((head) =>
+              h(
+                "td",
+                {},
+                head.members.map((member) =>
+                  h("div", {}, nameOf(member.id), " ", h("span", { class: "hint" }, decimals(member.weight, 2))),
+                ),
               ),
             ),
           ),
+          tasks.map((task) => [
+            h(
+              "tr",
+              {},
+              h("th", {}, `${shown(task.task)}: ${shown(task.metric)}`),
+              task.means.map((value) => h("td", { class: "num" }, decimals(value))),
+            ),
+            h(
+              "tr",
+              {},
+              h("th", {}, "rows won / lost against the first"),
+              task.won.map((won, index) => h("td", { class: "num" }, index ? `${won} / ${task.lost[index]}` : "")),
+            ),
+          ]),
         ),
-        tasks.map((task) => [
-          h(
-            "tr",
-            {},
-            h("th", {}, `${shown(task.task)}: ${shown(task.metric)}`),
-            task.means.map((value) => h("td", { class: "num" }, decimals(value))),
-          ),
-          h(
-            "tr",
-            {},
-            h("th", {}, "rows won / lost against the first"),
-            task.won.map((won, index) => h("td", { class: "num" }, index ? `${won} / ${task.lost[index]}` : "")),
-          ),
-        ]),
       ),
     ),
     note && h("p", { class: "hint" }, shown(note)),
@@ -84,24 +88,26 @@ export function sideBySide(comparison, render) {
 function rowsOf(task, heads, render) {
   const better = (value, other) => (LOWER_IS_BETTER.has(task.metric) ? value < other : value > other);
   const told = task.rows.filter((row) => new Set(row.values).size > 1),
-    rows = state.differ ? told : task.rows;
+    rows = state.differ && told.length ? told : task.rows;
   return [
     h("h3", {}, `Rows of ${shown(task.task)}`),
     task.note && h("p", { class: "hint" }, shown(task.note)),
-    h(
-      "label",
-      { class: "check" },
-      h("input", {
-        type: "checkbox",
-        class: "differ",
-        checked: state.differ,
-        onchange: (event) => {
-          set({ differ: event.target.checked });
-          render();
-        },
-      }),
-      `only the ${told.length} that tell them apart`,
-    ),
+    told.length
+      ? h(
+          "label",
+          { class: "check" },
+          h("input", {
+            type: "checkbox",
+            class: "differ",
+            checked: state.differ,
+            onchange: (event) => {
+              set({ differ: event.target.checked });
+              render();
+            },
+          }),
+          `only the ${told.length} that tell${told.length === 1 ? "s" : ""} them apart`,
+        )
+      : h("p", { class: "hint" }, "No row tells them apart."),
     h(
       "div",
       { class: "scroll" },

@@ -64,7 +64,9 @@ export function cut(text, length) {
 export const number = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
 
 export function decimals(value, digits = 3) {
-  return value === null || value === undefined || Number.isNaN(value) ? "" : value.toFixed(digits);
+  if (value === null || value === undefined || Number.isNaN(value)) return "";
+  const text = value.toFixed(digits);
+  return Number(text) === 0 ? text.replace("-", "") : text;
 }
 
 export function percent(value) {

@@ -1,32 +1,24 @@
 // What gates have decided.
 
-import { h, nameOf, shown } from "./dom.js";
+import { h, shown } from "./dom.js";
 
 const NO_LOG = "there is none yet";
 
 // Gates that were told of this hub, and what came of them.
 export function gates(judged) {
   if (!judged.length) return null;
-  const outcome = (text) =>
-    h("span", { class: `chip ${text === "passed" ? "good" : text === "failed" ? "failed" : ""}` }, shown(text));
+  const kind = (text) => (/^(passed|improves)/.test(text) ? " good" : text === "failed" ? " failed" : "");
+  const made = (one) =>
+    [one.added.slice(0, 16).replace("T", " "), one.cost && `${one.cost.seconds.toFixed(0)} s`]
+      .filter(Boolean)
+      .join(" · ");
   return h(
     "section",
-    { id: "gates" },
+    { id: "gates", class: "log" },
     h("h3", {}, "Gates, the newest first"),
     h(
       "table",
       {},
-      h(
-        "thead",
-        {},
-        h(
-          "tr",
-          {},
-          ["judged", "against", "outcome", "made", "took"].map((text, index) =>
-            h("th", { class: index > 3 ? "num" : "" }, text),
-          ),
-        ),
-      ),
       h(
         "tbody",
         {},
@@ -34,11 +26,16 @@ export function gates(judged) {
           h(
             "tr",
             {},
-            h("td", { class: "wide" }, nameOf(one.model)),
-            h("td", { class: "wide" }, nameOf(one.against)),
-            h("td", {}, outcome(one.outcome)),
-            h("td", {}, one.added.slice(0, 16).replace("T", " ")),
-            h("td", { class: "num" }, one.cost ? `${one.cost.seconds.toFixed(0)} s` : ""),
+            h("td", {}, h("span", { class: "chip" + kind(one.outcome) }, shown(one.outcome))),
+            h(
+              "td",
+              { class: "said" },
+              h("bdi", {}, shown(one.model)),
+              one.kind === "watch" ? " in " : " against ",
+              h("bdi", {}, shown(one.against)),
+              one.tasks.length > 0 && `, on ${shown(one.tasks.join(", "))}`,
+              h("div", { class: "hint" }, made(one)),
+            ),
           ),
         ),
       ),
@@ -76,8 +73,8 @@ export function decisions(gate) {
     );
   return h(
     "section",
-    { id: "decisions" },
-    h("h3", {}, "Decisions of the gate, the newest first"),
+    { id: "decisions", class: "log" },
+    h("h3", {}, "Decisions on watched pools, the newest first"),
     h("table", {}, h("tbody", {}, gate.decisions.map(row))),
     told.map(line),
   );

@@ -1,8 +1,9 @@
 // The panel of one model: what its card says, scores, true neighbours, what merging with them costs.
 
 import { embedded, json } from "./api.js";
-import { bytes, dayText, decimals, fill, h, inTurn, nameOf, number, shown, shownLines } from "./dom.js";
+import { decimals, fill, h, inTurn, nameOf, number, shown, shownLines } from "./dom.js";
 import { mapRank, ofMap } from "./model.js";
+import { carried, facts, scores } from "./modelfacts.js";
 import { set, state, toggle } from "./state.js";
 
 const NEIGHBOURS = 10,
@@ -114,7 +115,12 @@ export function modelPanel(app) {
       h(
         "div",
         {},
-        h("h2", { class: "title" }, nameOf(d.id)),
+        h(
+          "div",
+          { class: "heading" },
+          h("h2", { class: "title" }, nameOf(d.id)),
+          h("button", { class: "quiet", "aria-label": "Close", title: "Close", onclick: () => set({ model: null }) }, "×"),
+        ),
         h(
           "div",
           { class: "chips" },
@@ -138,10 +144,9 @@ export function modelPanel(app) {
             { onclick: () => app.scene.fit([placeOf(state.model), ...app.scene.marks.neighbours.map((item) => item.index)]) },
             "Zoom to neighbours",
           ),
-        h("button", { class: "quiet", onclick: () => set({ model: null }) }, "Close"),
       ),
       d.card ? h("div", { class: "card", dir: "auto" }, shownLines(d.card)) : h("p", { class: "hint" }, "No card."),
-      neighbours(d),
+      neighbours(),
       !embedded && freely(d),
       scores(d.scores ?? []),
       h(
@@ -157,7 +162,7 @@ export function modelPanel(app) {
     );
   }
 
-  function neighbours(d) {
+  function neighbours() {
     if (!found) return null;
     const rows = found.hits.map((hit) => {
       const cost = costs && typeof costs === "object" ? costs[hit.number] : null;
@@ -303,115 +308,4 @@ export function modelPanel(app) {
     );
   }
   return { element: place, load, refresh, render };
-}
-
-function scores(list) {
-  if (!list.length)
-    return h(
-      "section",
-      { key: "scores" },
-      h("h3", {}, "Scores"),
-      h("p", { class: "hint" }, "None measured yet. A scored plan with this model brings some."),
-    );
-  return h(
-    "section",
-    { key: "scores" },
-    h("h3", {}, "Scores"),
-    h(
-      "table",
-      {},
-      h(
-        "thead",
-        {},
-        h(
-          "tr",
-          {},
-          ["task", "metric", "value", "95% interval", "rows"].map((text, index) =>
-            h("th", { class: index > 1 ? "num" : "" }, text),
-          ),
-        ),
-      ),
-      h(
-        "tbody",
-        {},
-        list.map((score) =>
-          h(
-            "tr",
-            {},
-            h("td", {}, h("bdi", {}, shown(score.task))),
-            h("td", {}, shown(score.metric)),
-            h("td", { class: "num" }, decimals(score.value)),
-            h(
-              "td",
-              { class: "num" },
-              score.lower === undefined ? "" : `${decimals(score.lower)} to ${decimals(score.upper)}`,
-            ),
-            h("td", { class: "num" }, score.rows ?? ""),
-          ),
-        ),
-      ),
-    ),
-  );
-}
-
-function facts(d) {
-  const lines = [
-    ["also called", (d.ids ?? []).slice(1).join(", ")],
-    ["base", d.base_id],
-    ["modules", (d.modules ?? []).join(", ")],
-    ["weights", d.size ? bytes(d.size) : ""],
-    ["added", (d.added ?? "").slice(0, 10)],
-    ["template", d.template],
-    ["languages", (d.languages ?? []).join(", ")],
-    ["data sets", (d.data_sets ?? []).join(", ")],
-    ["tags", (d.tags ?? []).join(", ")],
-    ["source", d.revision ? `${d.source}@${d.revision}` : d.place],
-    [
-      "versions",
-      (d.versions ?? []).length > 1
-        ? `${d.versions.length}, this is ${d.versions.findIndex((v) => v.entry === d.number) + 1}`
-        : "",
-    ],
-    ["notes", (d.notes ?? []).join("; ")],
-  ];
-  return lines.filter(([, text]) => text);
-}
-
-// What a page that was sent knows of a model.
-function carried(model, index) {
-  const { columns, words, near } = model,
-    licence = words.licence[columns.licence[index]];
-  const hits = [];
-  for (let place = index * near.k; place < (index + 1) * near.k; place += 1) {
-    const other = near.places[place];
-    hits.push({
-      number: other,
-      id: model.names[other],
-      cosine: near.cosines[place],
-      licence: words.licence[columns.licence[other]],
-    });
-  }
-  const scored = [...model.scores]
-    .map(([name, values]) => ({ name, value: values[index] }))
-    .filter((item) => !Number.isNaN(item.value))
-    .map((item) => ({
-      task: item.name.split(":").slice(1, -1).join(":"),
-      metric: item.name.split(":").pop(),
-      value: item.value,
-    }));
-  return [
-    {
-      id: model.names[index],
-      number: index,
-      kind: words.kind[columns.kind[index]],
-      rank: columns.rank[index],
-      size: columns.size[index] * 1000,
-      licence: licence === "unknown" ? null : licence,
-      open_licence: embedded.open[columns.licence[index]],
-      card: model.cards[index],
-      scores: scored,
-      added: dayText(columns.added[index]),
-    },
-    { hits, models: model.count, exact: true, zero: false },
-  ];
 }

@@ -30,37 +30,41 @@ export function runReport(report) {
     ...r.scores.map(scoreTable),
     h("h3", {}, "Members"),
     h(
-      "table",
-      {},
+      "div",
+      { class: "scroll" },
       h(
-        "thead",
+        "table",
         {},
         h(
-          "tr",
+          "thead",
           {},
-          ["role", "member", "weight", "similarity", "gain", "conflict / overlap"].map((text, index) =>
-            h("th", { class: index > 1 ? "num" : "" }, text),
-          ),
-        ),
-      ),
-      h(
-        "tbody",
-        {},
-        r.members.map((member) =>
           h(
             "tr",
             {},
-            h("td", {}, member.role),
-            h("td", { class: "wide" }, nameOf(member.id)),
-            h("td", { class: "num" }, decimals(member.weight)),
-            h("td", { class: "num" }, decimals(member.similarity)),
-            h("td", { class: "num" }, decimals(member.gain)),
+            ["role", "member", "weight", "similarity", "gain", "conflict / overlap"].map((text, index) =>
+              h("th", { class: index > 1 ? "num" : "" }, text),
+            ),
+          ),
+        ),
+        h(
+          "tbody",
+          {},
+          r.members.map((member) =>
             h(
-              "td",
-              { class: "num" },
-              member.interference
-                ? `${decimals(member.interference.sign_conflict, 2)} / ${decimals(member.interference.overlap, 2)}`
-                : "",
+              "tr",
+              {},
+              h("td", {}, member.role),
+              h("td", { class: "wide" }, nameOf(member.id)),
+              h("td", { class: "num" }, decimals(member.weight)),
+              h("td", { class: "num" }, decimals(member.similarity)),
+              h("td", { class: "num" }, decimals(member.gain)),
+              h(
+                "td",
+                { class: "num" },
+                member.interference
+                  ? `${decimals(member.interference.sign_conflict, 2)} / ${decimals(member.interference.overlap, 2)}`
+                  : "",
+              ),
             ),
           ),
         ),
@@ -118,37 +122,41 @@ function scoreTable(score) {
     {},
     h("h3", {}, `${shown(score.task)}: ${shown(score.metric)} on ${score.rows} held-out rows`),
     h(
-      "table",
-      { class: "score" },
+      "div",
+      { class: "scroll" },
       h(
-        "thead",
-        {},
+        "table",
+        { class: "score" },
         h(
-          "tr",
+          "thead",
           {},
-          ["model", "score", "merge minus it", "95% interval", "won", "lost", "loss"].map((name, index) =>
-            h("th", { class: index ? "num" : "" }, name),
-          ),
-        ),
-      ),
-      h(
-        "tbody",
-        {},
-        score.models.map((model) =>
           h(
             "tr",
-            { class: model.label === "merge" ? "current" : "" },
-            h("td", { class: "wide" }, nameOf(model.label)),
-            h("td", { class: "num" }, text(model.metrics[score.metric])),
-            model.compared
-              ? [
-                  h("td", { class: "num" }, sign(model.compared.difference)),
-                  h("td", { class: "num" }, `${sign(model.compared.lower)} to ${sign(model.compared.upper)}`),
-                  h("td", { class: "num" }, model.compared.won),
-                  h("td", { class: "num" }, model.compared.lost),
-                ]
-              : [h("td", {}), h("td", {}), h("td", {}), h("td", {})],
-            h("td", { class: "num" }, decimals(model.metrics.loss)),
+            {},
+            ["model", "score", "merge minus it", "95% interval", "won", "lost", "loss"].map((name, index) =>
+              h("th", { class: index ? "num" : "" }, name),
+            ),
+          ),
+        ),
+        h(
+          "tbody",
+          {},
+          score.models.map((model) =>
+            h(
+              "tr",
+              { class: model.label === "merge" ? "current" : "" },
+              h("td", { class: "wide" }, nameOf(model.label)),
+              h("td", { class: "num" }, text(model.metrics[score.metric])),
+              model.compared
+                ? [
+                    h("td", { class: "num" }, sign(model.compared.difference)),
+                    h("td", { class: "num" }, `${sign(model.compared.lower)} to ${sign(model.compared.upper)}`),
+                    h("td", { class: "num" }, model.compared.won),
+                    h("td", { class: "num" }, model.compared.lost),
+                  ]
+                : [h("td", {}), h("td", {}), h("td", {}), h("td", {})],
+              h("td", { class: "num" }, decimals(model.metrics.loss)),
+            ),
           ),
         ),
       ),

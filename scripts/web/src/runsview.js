@@ -7,6 +7,8 @@ import { decisions, gates } from "./gatelog.js";
 import { runReport, verdict } from "./runreport.js";
 import { set, state } from "./state.js";
 
+const NARROW = matchMedia("(max-width: 820px)");
+
 export function runsView(app) {
   const place = h("main", { class: "runs", id: "runs", tabindex: "-1" });
   let gate = null,
@@ -76,16 +78,21 @@ export function runsView(app) {
     render();
   }
 
-  function change(changes) {
+  async function change(changes) {
     set(changes);
-    return open();
+    await open();
+    // where it stands below the list, whoever chose it is taken there
+    if (NARROW.matches && state.runs.length !== 1)
+      document.getElementById("report")?.scrollIntoView({ block: "start" });
   }
 
   // What runs and gates took together, and what their alternatives would have.
   function costs() {
+    if (!took.length) return null;
     return h(
-      "div",
+      "section",
       { id: "took" },
+      h("h3", {}, "What they took, and what else would have"),
       took.map((line) => h("p", { class: "hint" }, shown(line))),
     );
   }

@@ -22,6 +22,7 @@ export const state = {
   clusters: new Set(),
   ranks: null,
   task: null,
+  by: "gain",
   runs: [],
   run: null,
   differ: false,
@@ -52,7 +53,7 @@ export function toggle(name, value) {
 }
 
 const SETS = ["licences", "kinds", "clusters"];
-const PLAIN = { view: "map", panel: "model", layout: "pca", colour: "cluster", words: "", wanted: "" };
+const PLAIN = { view: "map", panel: "model", layout: "pca", colour: "cluster", words: "", wanted: "", by: "gain" };
 // Characters of ticks in an address, and models that one may tick: the address may be anyone's.
 const LONGEST = 6000,
   MOST_PICKED = 1000000;

@@ -7,6 +7,11 @@ import { set, state } from "./state.js";
 
 const MOST_BYTES = 32 * 2 ** 20,
   SHOWN = 12;
+const ORDERS = [
+  { key: "cosine", name: "delta" },
+  { key: "gradient", name: "gradient" },
+  { key: "gain", name: "loss" },
+];
 
 export function taskPanel(app) {
   const place = h("div", { class: "stack" });
@@ -36,6 +41,7 @@ export function taskPanel(app) {
     id: "task-name",
   });
   const list = h("div", { class: "stack", id: "tasks", "aria-live": "polite" });
+  let whole = false;
 
   async function send(fileName, data) {
     if (data.size > MOST_BYTES) {
@@ -73,6 +79,7 @@ export function taskPanel(app) {
       h("strong", { class: "grow" }, nameOf(job.name)),
       h("span", { class: "chip " + job.state }, job.state),
       job.state === "running" && h("button", { class: "quiet stop", onclick: () => stop(job) }, "Stop"),
+      job.state === "done" && results && opener(job),
     );
     if (job.state === "running") return h("section", { key: job.id }, head, progress(job));
     if (job.state === "failed")
@@ -83,21 +90,25 @@ export function taskPanel(app) {
       "section",
       { class: "task", "data-job": job.id, key: job.id },
       head,
-      h(
-        "button",
-        {
-          class: "quiet",
-          key: "ranking",
-          "aria-expanded": String(open),
-          onclick: () => {
-            set({ task: open ? "" : job.id });
-            render();
-          },
-        },
-        open ? "hide ranking" : "show ranking",
-      ),
       !here && h("p", { class: "hint" }, "It was ranked on another space."),
       open && ranking(results, here),
+    );
+  }
+
+  function opener(job) {
+    const open = state.task === job.id;
+    return h(
+      "button",
+      {
+        class: "link",
+        key: "ranking",
+        "aria-expanded": String(open),
+        onclick: () => {
+          set({ task: open ? "" : job.id });
+          render();
+        },
+      },
+      open ? "hide ranking" : "show ranking",
     );
   }
 
@@ -110,17 +121,24 @@ export function taskPanel(app) {
     }
   }
 
+  // The models in the order of one measure, all three beside each other with the place that each gives them.
   function ranking(results, here) {
-    const by = (key) =>
-      results.ranks
-        .filter((row) => row[key] !== null && row[key] !== undefined)
+    const known = (value) => value !== null && value !== undefined;
+    const orders = ORDERS.map(({ key, name }) => {
+      const rows = results.ranks
+        .filter((row) => known(row[key]))
         .sort((one, other) => other[key] - one[key] || one.number - other.number);
-    const orders = [
-      ["cosine", "delta", 3],
-      ["gradient", "gradient", 4],
-      ["gain", "measured loss", 4],
-    ].map(([key, title, digits]) => ({ key, title, digits, rows: by(key) }));
+      return { key, name, rows, places: new Map(rows.map((row, index) => [row.number, index + 1])) };
+    });
+    const chosen = orders.find((order) => order.key === state.by) ?? orders[2],
+      rest = orders[1].rows.filter((row) => !chosen.places.has(row.number)),
+      all = [...chosen.rows, ...rest];
     const best = orders[2].rows.filter((row) => row.gain > 0).slice(0, 5);
+    const value = (row, { key, places }) =>
+      known(row[key])
+        ? [h("span", { class: "place" }, places.get(row.number)), decimals(row[key], 3)]
+        : h("span", { class: "place" }, "–");
+    const below = (row, { key }) => Number(decimals(row[key], 3)) < 0;
     return [
       h(
         "p",
@@ -130,39 +148,71 @@ export function taskPanel(app) {
         here && (layoutOf(app.model) === "pca" ? "PCA projects its delta." : "its five nearest models lie."),
       ),
       h(
-        "div",
+        "table",
         { class: "ranks" },
-        orders.map(({ key, title, digits, rows }) =>
+        h(
+          "thead",
+          {},
           h(
-            "table",
+            "tr",
             {},
-            h("caption", {}, "by " + title),
-            h(
-              "tbody",
-              {},
-              rows
-                .slice(0, SHOWN)
-                .map((row, index) =>
-                  h(
-                    "tr",
-                    { key: row.number },
-                    h("td", { class: "num" }, index + 1),
-                    h(
-                      "td",
-                      { class: "wide" },
-                      h("button", { class: "link", onclick: () => app.open(row.number) }, nameOf(row.id)),
-                    ),
-                    h("td", { class: "num" + (row[key] < 0 ? " warn" : "") }, decimals(row[key], digits)),
-                  ),
+            h("th", {}, "model"),
+            orders.map(({ key, name }) =>
+              h(
+                "th",
+                { class: "num", "aria-sort": key === chosen.key ? "descending" : "none" },
+                h(
+                  "button",
+                  {
+                    class: "link",
+                    id: "by-" + key,
+                    title: `order by ${name}`,
+                    onclick: () => {
+                      set({ by: key });
+                      render();
+                    },
+                  },
+                  name,
+                  key === chosen.key ? " ▾" : "",
                 ),
+              ),
+            ),
+          ),
+        ),
+        h(
+          "tbody",
+          {},
+          all.slice(0, whole ? undefined : SHOWN).map((row) =>
+            h(
+              "tr",
+              { key: row.number },
+              h(
+                "td",
+                { class: "wide" },
+                h("button", { class: "link", onclick: () => app.open(row.number) }, nameOf(row.id)),
+              ),
+              orders.map((order) => h("td", { class: "num" + (below(row, order) ? " warn" : "") }, value(row, order))),
             ),
           ),
         ),
       ),
+      all.length > SHOWN &&
+        h(
+          "button",
+          {
+            class: "link",
+            id: "ranks-all",
+            onclick: () => {
+              whole = !whole;
+              render();
+            },
+          },
+          whole ? `the first ${SHOWN}` : `all ${all.length} that were ranked`,
+        ),
       h(
         "p",
         { class: "hint" },
-        `Delta: cosine with the delta of a LoRA of the shots. Gradient: how fast the loss falls when a model is added. Measured: what it falls by with the model at weight 1, from ${decimals(results.base_loss, 3)} of the base (${Math.min(results.measured, results.ranks.length)} of ${results.ranks.length} models were measured).`,
+        `Delta: cosine with the delta of a LoRA of the shots. Gradient: how fast the loss falls when a model is added. Loss: what it falls by, measured with the model at weight 1, from ${decimals(results.base_loss, 3)} of the base (${Math.min(results.measured, results.ranks.length)} of ${results.ranks.length} models were measured).`,
       ),
       results.notes?.length > 0 &&
         h(

@@ -107,7 +107,7 @@ export function viewPanel(app) {
               type: "text",
               value: state.wanted,
               spellcheck: "false",
-              placeholder: "rank<=16, language=de",
+              placeholder: "rank<=16",
               "aria-describedby": "wanted-says",
               id: "wanted",
               oninput: (event) => wanted(event.target.value),
