@@ -45,6 +45,7 @@ export function drawMarks(context, scene, look) {
     diamond(context, left, top, 9, mark, ground);
     label(context, cut(shown(task.name), 32), left + 13, top, { ink, ground, bold: true, taken, force: true });
   }
+  const apart = taken.slice();
   context.font = FONT;
   // while they are few, no name covers another model
   const few = state.labels && model.names && !scene.moving ? scene.inView(NAMES_UP_TO) : [];
@@ -56,7 +57,7 @@ export function drawMarks(context, scene, look) {
     }
   }
   // names of clusters make way for it
-  if (chosen >= 0) nameBeside(context, scene, chosen, look, { ink, ground, taken, force: true, bold: true });
+  if (chosen >= 0) nameBeside(context, scene, chosen, look, { ink, ground, taken, apart, force: true, bold: true });
   if (state.labels && state.colour === "cluster") {
     for (const item of scene.marks.labels) {
       const [left, top] = camera.toScreen(item.x, item.y);
@@ -131,19 +132,23 @@ function diamond(context, left, top, reach, colour, ground) {
   context.fill();
 }
 
-// To the right of its point, else to the left.
+// To the right of its point, else to the left; where it must not cover the names in `apart`, a line lower or higher.
 function nameBeside(context, scene, index, look, how) {
   const name = scene.model.names?.[index];
   if (name === undefined) return;
   const [left, top] = scene.camera.toScreen(scene.x[index], scene.y[index]),
     away = look.size / 2 + 6;
   const text = cut(shown(name), 36);
-  const fits = label(context, text, left + away, top, { ...how, most: scene.camera.width });
-  if (!fits) label(context, text, left - away, top, { ...how, ended: true });
+  const beside = (down, more) =>
+    label(context, text, left + away, top + down, { ...how, ...more, most: scene.camera.width }) ||
+    label(context, text, left - away, top + down, { ...how, ...more, ended: true });
+  if (!how.apart?.length) beside(0);
+  else if (![0, 18, -18].some((down) => beside(down))) beside(0, { apart: [] });
 }
 
 // A text where no other stands yet; names of any direction keep to their own box.
-function label(context, text, left, top, { ink, ground, bold, centred, ended, dot, taken, force, inside, most = Infinity }) {
+function label(context, text, left, top, how) {
+  const { ink, ground, bold, centred, ended, dot, taken, apart = [], force, inside, most = Infinity } = how;
   context.font = bold ? "600 " + FONT : FONT;
   context.direction = "ltr";
   const width = context.measureText(text).width + (dot ? 14 : 0),
@@ -153,8 +158,8 @@ function label(context, text, left, top, { ink, ground, bold, centred, ended, do
   if (inside && left >= 0 && left <= inside.width) start = Math.max(EDGE, Math.min(inside.width - width - EDGE, start));
   const box = [start - 3, top - height / 2, start + width + 3, top + height / 2];
   if (box[2] > most || (ended && box[0] < 0)) return false;
-  if (!force && taken.some((other) => box[0] < other[2] && box[2] > other[0] && box[1] < other[3] && box[3] > other[1]))
-    return false;
+  const covers = (other) => box[0] < other[2] && box[2] > other[0] && box[1] < other[3] && box[3] > other[1];
+  if ((force ? apart : taken).some(covers)) return false;
   taken.push(box);
   context.fillStyle = ground;
   context.beginPath();

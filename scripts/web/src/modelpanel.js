@@ -119,7 +119,11 @@ export function modelPanel(app) {
           "div",
           { class: "heading" },
           h("h2", { class: "title" }, nameOf(d.id)),
-          h("button", { class: "quiet", "aria-label": "Close", title: "Close", onclick: () => set({ model: null }) }, "×"),
+          h(
+            "button",
+            { class: "quiet", "aria-label": "Close", title: "Close", onclick: () => set({ model: null }) },
+            "×",
+          ),
         ),
         h(
           "div",
@@ -141,7 +145,10 @@ export function modelPanel(app) {
         placeOf(state.model) !== null &&
           h(
             "button",
-            { onclick: () => app.scene.fit([placeOf(state.model), ...app.scene.marks.neighbours.map((item) => item.index)]) },
+            {
+              onclick: () =>
+                app.scene.fit([placeOf(state.model), ...app.scene.marks.neighbours.map((item) => item.index)]),
+            },
             "Zoom to neighbours",
           ),
       ),
@@ -164,6 +171,7 @@ export function modelPanel(app) {
 
   function neighbours() {
     if (!found) return null;
+    const wide = costs && typeof costs === "object";
     const rows = found.hits.map((hit) => {
       const cost = costs && typeof costs === "object" ? costs[hit.number] : null;
       const own = placeOf(state.model),
@@ -177,11 +185,13 @@ export function modelPanel(app) {
         h(
           "td",
           { class: "num" },
-          h(
-            "span",
-            { class: "meter", "aria-hidden": "true" },
-            h("i", { style: { width: `${Math.max(0, hit.cosine) * 100}%` } }),
-          ),
+          // where there are more columns the names need its room
+          !wide &&
+            h(
+              "span",
+              { class: "meter", "aria-hidden": "true" },
+              h("i", { style: { width: `${Math.max(0, hit.cosine) * 100}%` } }),
+            ),
           decimals(hit.cosine, 3),
         ),
         h(
@@ -198,7 +208,6 @@ export function modelPanel(app) {
               ]),
       );
     });
-    const wide = costs && typeof costs === "object";
     return h(
       "section",
       { key: "neighbours" },

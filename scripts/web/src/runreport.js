@@ -102,7 +102,7 @@ export function runReport(report) {
 function cost(r) {
   const seconds = Object.values(r.seconds).reduce((one, other) => one + other, 0);
   const forwards = Object.values(r.forwards).reduce((one, other) => one + other, 0);
-  return `it took ${seconds.toFixed(0)} s and ${new Intl.NumberFormat("en").format(forwards)} nominal forward passes`;
+  return `planning took ${seconds.toFixed(0)} s and ${new Intl.NumberFormat("en").format(forwards)} nominal forward passes`;
 }
 
 async function fetchFile(name) {
