@@ -1,8 +1,10 @@
 """From examples to a verdict in a real browser, by pointer and by keyboard alone, on the tiny Llama."""
 
 import json
+import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -99,11 +101,22 @@ def test_a_plan_is_started_and_followed_to_its_verdict_by_keyboard_alone(
             visit.until(f"document.querySelectorAll('#plans .chip.done').length === {number}")
         page.click("#view-runs")
         visit.until("document.querySelectorAll('.runlist input').length === 3")
+
+        def one_won(route: Any) -> None:
+            told = (answer := route.fetch()).json()
+            told["tasks"][0]["rows"][0]["values"][2] = 1.0
+            route.fulfill(response=answer, json=told)
+
+        # the tiny model gets every row wrong in every run: of three runs, the third is made to win a row
+        page.route(re.compile(r"/api/compare\?runs=\w+%2C\w+%2C"), one_won)
         page.focus(".runlist input")
         for number in range(3):
             keys.press("Space")
             visit.until(f"document.querySelectorAll('.runlist input:checked').length === {number + 1}")
             assert page.evaluate("document.activeElement.checked")
+            if number == 1:
+                visit.until("document.getElementById('report').innerText.includes('No row tells them apart.')")
+                assert page.query_selector(".differ") is None
             keys.press("Tab")
             keys.press("Tab")
         visit.until("document.querySelectorAll('.compare thead th').length === 4")
@@ -111,6 +124,8 @@ def test_a_plan_is_started_and_followed_to_its_verdict_by_keyboard_alone(
         keys.press("Space")
         assert page.evaluate("document.activeElement.className") == "differ" and page.is_checked(".differ")
         visit.until("location.hash.includes('differ=1')")
+        assert len(page.query_selector_all(".rows tbody tr")) == 1 and "won" in page.inner_text(".rows td.won")
+        assert "only the 1 that tells them apart" in page.inner_text("#report")
         compared, ranking = page.inner_text("#report"), page.evaluate("window.navigatorPage.state.task")
         link = page.evaluate("location.href")
         page.goto("about:blank")
