@@ -153,13 +153,14 @@ def _folder(arguments: Arguments) -> Path:
 def _add(folder: Path, command: HubCommand, arguments: Arguments, session: SessionOptions) -> int:
     from merge_advisor.advisor.measuring.session import PoolFilter
     from merge_advisor.hub import Hub
+    from merge_advisor.hub.values import HUB_EMBEDDINGS
 
     places = arguments.part(Places)
     pool, base = command.name or places.pool, places.base
     if pool is None or base is None:
         raise InputError(f"no {'pool' if pool is None else 'base'} named: `merge-advisor hub add POOL --base BASE`")
     added = Hub.add_to(
-        folder, pool, base=base, embeddings=command.embedding or ("delta_activations",), template=command.template,
+        folder, pool, base=base, embeddings=command.embedding or HUB_EMBEDDINGS, template=command.template,
         wanted=PoolFilter(command.include, command.exclude), **session,
     )  # fmt: skip
     parts = [("new", added.new), ("new version", added.versions), ("alias", added.aliases), ("updated", added.updated)]

@@ -13,16 +13,16 @@ from merge_advisor import registry
 from merge_advisor.advisor.measuring.deltas import TOGETHER, embedding_space, take_deltas
 from merge_advisor.advisor.measuring.session import PoolFilter, Session, open_session
 from merge_advisor.errors import InputError
-from merge_advisor.hub.values import HubAdded, HubEntry
+from merge_advisor.hub.values import HUB_EMBEDDINGS, HubAdded, HubEntry
 from merge_advisor.hub.writing import now
 from merge_advisor.pool.licences import read_card
 from merge_advisor.pool.sources import is_run_folder
+from merge_advisor.session_options import SessionOptions
 from merge_advisor.types import Candidate, RefusedModel
 
 if TYPE_CHECKING:
     from merge_advisor.arrays import Float32Array
     from merge_advisor.hub.opened import OpenHub
-    from merge_advisor.session_options import SessionOptions
 
 
 @dataclasses.dataclass(eq=False)
@@ -38,12 +38,27 @@ class _Done:
     embedded: int = 0
 
 
+class AddOptions(SessionOptions, total=False):
+    """What may be said of a pool that is added to a hub; what is left out has its default.
+
+    >>> AddOptions(template="plain")
+    {'template': 'plain'}
+    """
+
+    embeddings: Sequence[str]
+    """Specs; each model gets a delta in the space of each. Default: `HUB_EMBEDDINGS`."""
+    template: str | None
+    """Prompt template of the pool; None: its own."""
+    wanted: PoolFilter | None
+    """Which models of the pool are added; None: all that fit the base."""
+
+
 def add_pool(
     hub_of: Callable[[], AbstractContextManager[OpenHub]],
     pool: str | Path,
     *,
     base: str,
-    embeddings: Sequence[str] = ("delta_activations",),
+    embeddings: Sequence[str] = HUB_EMBEDDINGS,
     template: str | None = None,
     wanted: PoolFilter | None = None,
     **where: Unpack[SessionOptions],

@@ -11,6 +11,7 @@ from merge_advisor.errors import RunError
 from merge_advisor.hub.catalogue import CATALOGUE, Catalogue
 from merge_advisor.hub.opened import OpenHub
 from merge_advisor.hub.values import (
+    HUB_EMBEDDINGS,
     HubAdded,
     HubCheck,
     HubScore,
@@ -19,8 +20,8 @@ from merge_advisor.hub.values import (
 from merge_advisor.hub.writing import check_can_be_made, now, writable
 
 if TYPE_CHECKING:
-    from merge_advisor.advisor.measuring.session import PoolFilter
     from merge_advisor.advisor.runs.run_folder import Run
+    from merge_advisor.hub.adding import AddOptions
     from merge_advisor.hub.planning import PlanAsked
     from merge_advisor.hub_options import HubSearchOptions
     from merge_advisor.options import PlanOptions
@@ -71,50 +72,26 @@ class Hub(OpenHub):
 
     # what changes it
 
-    def add(
-        self,
-        pool: str | Path,
-        *,
-        base: str,
-        embeddings: Sequence[str] = ("delta_activations",),
-        template: str | None = None,
-        wanted: PoolFilter | None = None,
-        **where: Unpack[SessionOptions],
-    ) -> HubAdded:
+    def add(self, pool: str | Path, *, base: str, **how: Unpack[AddOptions]) -> HubAdded:
         """Return what came of adding a pool: models that are new or changed are embedded, nothing is removed.
 
         Args:
             pool: folder of candidates, manifest, or hub ids.
             base: hub id, folder or GGUF file.
-            embeddings: specs; each model gets a delta in the space of each.
-            template: prompt template of the pool; None: its own.
-            wanted: which models of the pool are added; None: all that fit the base.
-            where: `offline`, `cache`, `store`, `machine`, `progress`, see `SessionOptions`.
+            how: `embeddings`, `template`, `wanted` and what `SessionOptions` has, see `AddOptions`.
 
         Raises:
             MergeAdvisorError: as `open_session`; RunError: another process writes, or nothing can be written.
         """
         from merge_advisor.hub.adding import add_pool, check_addable
 
-        check_addable(pool, embeddings)
+        check_addable(pool, how.get("embeddings", HUB_EMBEDDINGS))
         with self.writing():  # where nothing can be written, no model is opened
             pass
-        return add_pool(
-            lambda: nullcontext(self), pool, base=base, embeddings=embeddings, template=template, wanted=wanted, **where
-        )
+        return add_pool(lambda: nullcontext(self), pool, base=base, **how)
 
     @classmethod
-    def add_to(
-        cls,
-        folder: str | Path,
-        pool: str | Path,
-        *,
-        base: str,
-        embeddings: Sequence[str] = ("delta_activations",),
-        template: str | None = None,
-        wanted: PoolFilter | None = None,
-        **where: Unpack[SessionOptions],
-    ) -> HubAdded:
+    def add_to(cls, folder: str | Path, pool: str | Path, *, base: str, **how: Unpack[AddOptions]) -> HubAdded:
         """Return what came of adding a pool to a hub folder; one that is not there is made once base and pool are open.
 
         So what is refused (an unknown embedding, no such base, a pool of which nothing fits) leaves no empty hub.
@@ -126,10 +103,7 @@ class Hub(OpenHub):
             folder: the hub folder.
             pool: as of `add`.
             base: as of `add`.
-            embeddings: as of `add`.
-            template: as of `add`.
-            wanted: as of `add`.
-            where: as of `add`.
+            how: as of `add`.
 
         Raises:
             MergeAdvisorError: as `add`; RunError: the folder cannot be made.
@@ -139,13 +113,10 @@ class Hub(OpenHub):
         folder = Path(folder)
         if (folder / CATALOGUE).is_file():
             with cls.open(folder) as hub:
-                return hub.add(pool, base=base, embeddings=embeddings, template=template, wanted=wanted, **where)
-        check_addable(pool, embeddings)
+                return hub.add(pool, base=base, **how)
+        check_addable(pool, how.get("embeddings", HUB_EMBEDDINGS))
         check_can_be_made(folder)
-        return add_pool(
-            lambda: cls.open(folder, make=True), pool,
-            base=base, embeddings=embeddings, template=template, wanted=wanted, **where
-        )  # fmt: skip
+        return add_pool(lambda: cls.open(folder, make=True), pool, base=base, **how)
 
     def add_run(self, run: Run) -> int:
         """Return how many scores of models that stand in the hub a scored run has brought it; the run is listed.

@@ -9,6 +9,9 @@ from merge_advisor.scores import RunCost
 from merge_advisor.spaces import Space
 from merge_advisor.types import Base, Kind, RefusedModel
 
+HUB_EMBEDDINGS = ("delta_activations",)
+"""Specs of the embeddings of a hub where none are named."""
+
 
 @dataclass(frozen=True, slots=True)
 class HubScore:
