@@ -8,6 +8,7 @@ by the clock of who looks: the clocks of the machines need not agree.
 from __future__ import annotations
 
 import errno
+import functools
 import hashlib
 import os
 import socket
@@ -80,8 +81,7 @@ def this_machine() -> str:
     if sys.platform == "linux":
         with suppress(OSError):
             space = str(Path("/proc/self/ns/pid").readlink())
-        with suppress(OSError):
-            boot = _BOOT.read_text().strip()
+        boot = _name_in(_BOOT)
     return f"{socket.gethostname()}/{space}/{boot}".replace(" ", "_")
 
 
@@ -91,10 +91,15 @@ def this_installation() -> str:
     >>> len(this_installation())
     8
     """
-    installed = ""
+    return hashlib.sha256(f"{socket.gethostname()} {_name_in(_INSTALLED)}".encode()).hexdigest()[:8]
+
+
+@functools.cache
+def _name_in(path: Path) -> str:
+    """What a file names, "" where there is none; read once, since every whole file that is written asks."""
     with suppress(OSError):
-        installed = _INSTALLED.read_text().strip()
-    return hashlib.sha256(f"{socket.gethostname()} {installed}".encode()).hexdigest()[:8]
+        return path.read_text().strip()
+    return ""
 
 
 @dataclass(frozen=True, slots=True)
