@@ -39,7 +39,7 @@ def main() -> None:
     given = parser.parse_args()
     done = {(line["task"], line["rows"]) for line in read_lines(given.out)}
     if not given.summary:
-        backbone = load_backbone(resolve_base(given.base, cache=default_cache()).path, threads=1)
+        backbone = load_backbone(resolve_base(given.base, cache=default_cache()).path, dtype=given.dtype, threads=1)
         for name in given.only:
             rows = list(read_rows(given.tasks / f"{name}.jsonl").rows)
             random.Random(0).shuffle(rows)
@@ -52,7 +52,7 @@ def main() -> None:
                 encoded = encode_rows(backbone, asked, template)
                 bare = [EncodedRow(row.prompt, row.completion[:-1]) for row in encoded]
                 add_line(given.out, {
-                    "task": name, "rows": count, "dtype": "float32", "ends": len(ends),
+                    "task": name, "rows": count, "dtype": given.dtype, "ends": len(ends),
                     "end token": float(np.mean(row_losses(backbone, encoded))),
                     "any end": float(np.mean(row_losses(replace(backbone, closing=ends), encoded))),
                     "answer alone": float(np.mean(row_losses(backbone, bare))),
