@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from merge_advisor import score
+from merge_advisor.advisor.runs.plan_report import Plan
 from merge_advisor.advisor.runs.run_cost import run_cost, run_cost_lines
-from merge_advisor.advisor.runs.run_folder import Plan, read_run
+from merge_advisor.advisor.runs.run_folder import read_run
 from merge_advisor.scores import ScoringCost
 
 

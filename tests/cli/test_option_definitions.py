@@ -169,7 +169,7 @@ NOT_KEPT = {
 
 
 def test_what_changes_a_plan_is_kept_in_its_run_folder() -> None:
-    from merge_advisor.advisor.runs.run_folder import Plan, PlanSettings
+    from merge_advisor.advisor.runs.plan_report import Plan, PlanSettings
 
     kept = {item.name for item in dataclasses.fields(PlanSettings)}
     asked = {item.name for item in dataclasses.fields(PlanOptions)}

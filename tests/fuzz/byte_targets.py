@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from merge_advisor.advisor.runs.run_folder import Plan
+from merge_advisor.advisor.runs.plan_report import Plan
 from merge_advisor.cli.settings import read_settings
 from merge_advisor.errors import MergeAdvisorError, PoolError
 from merge_advisor.evaluators.guard import placed_guard

@@ -11,8 +11,9 @@ from merge_advisor.advisor.measuring.in_context import in_context
 from merge_advisor.advisor.measuring.meter import BASE, MergeMeter, ScoredModel
 from merge_advisor.advisor.measuring.model_scores import FINAL
 from merge_advisor.advisor.measuring.session import Session, open_session
+from merge_advisor.advisor.runs.plan_report import UNADAPTED
 from merge_advisor.advisor.runs.reopening import find_members, reopen
-from merge_advisor.advisor.runs.run_folder import UNADAPTED, Run, read_run
+from merge_advisor.advisor.runs.run_folder import Run, read_run
 from merge_advisor.errors import InputError
 from merge_advisor.gate_values import GateSide
 from merge_advisor.merges import WeightedMerge, merge_of

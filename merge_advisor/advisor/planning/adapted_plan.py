@@ -11,7 +11,7 @@ from merge_advisor.advisor.measuring.adapting import AdaptationRequest, adapt_me
 from merge_advisor.advisor.measuring.shots_lora import target_parameters
 from merge_advisor.advisor.planning.choosing import ChosenMerge, members_of
 from merge_advisor.advisor.runs.adapted_run import adaptation_report, scored_shots_lora, trained_into
-from merge_advisor.advisor.runs.run_folder import UNADAPTED, AdaptationReport
+from merge_advisor.advisor.runs.plan_report import UNADAPTED, AdaptationReport
 from merge_advisor.merges import recipe_of
 from merge_advisor.types import Candidate, Row, Task
 

@@ -19,7 +19,7 @@ from merge_advisor.advisor.measuring.shots_lora import ShotsLora, settings_plain
 from merge_advisor.advisor.planning.adapted_plan import AdaptedPlan
 from merge_advisor.advisor.planning.choosing import ChosenMerge
 from merge_advisor.advisor.planning.pool_map import pool_map
-from merge_advisor.advisor.runs.run_folder import (
+from merge_advisor.advisor.runs.plan_report import (
     CandidateReport,
     Environment,
     InputsReport,

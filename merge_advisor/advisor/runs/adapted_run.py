@@ -9,7 +9,7 @@ from merge_advisor.adapt.auto import FEW
 from merge_advisor.adapt.basis import Basis
 from merge_advisor.adapt.continuing import chooses_anew, is_sum
 from merge_advisor.adapt.workbench import NOTHING
-from merge_advisor.advisor.runs.run_folder import UNADAPTED, AdaptationReport
+from merge_advisor.advisor.runs.plan_report import UNADAPTED, AdaptationReport
 from merge_advisor.errors import SpecError
 from merge_advisor.types import SHOTS_LORA, TRAINED, Candidate, Recipe
 

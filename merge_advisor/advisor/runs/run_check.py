@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from merge_advisor.advisor.runs.run_folder import ANEW, PLANNED, SCORE_ANEW, TUNING, Plan, check_run
+from merge_advisor.advisor.runs.plan_report import Plan
+from merge_advisor.advisor.runs.run_folder import ANEW, PLANNED, SCORE_ANEW, TUNING, check_run
 from merge_advisor.errors import MergeAdvisorError
 from merge_advisor.json_form import read_checked_value
 from merge_advisor.report.values import TuningReport

@@ -14,7 +14,7 @@ from merge_advisor.scores import RunCost
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from merge_advisor.advisor.runs.run_folder import Plan
+    from merge_advisor.advisor.runs.plan_report import Plan
     from merge_advisor.scores import Score
 
 _FINETUNE = "finetune on the shots"

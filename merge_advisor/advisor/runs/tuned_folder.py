@@ -8,8 +8,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from merge_advisor.advisor.runs.plan_report import AdaptationReport
 from merge_advisor.advisor.runs.renderings import rendering_names
-from merge_advisor.advisor.runs.run_folder import MEMBERS, PLANNED, START, TUNING, AdaptationReport, Run
+from merge_advisor.advisor.runs.run_folder import MEMBERS, PLANNED, START, TUNING, Run
 from merge_advisor.errors import RunError
 from merge_advisor.json_form import to_checked_json, to_json
 from merge_advisor.report.values import TuningReport

@@ -26,17 +26,10 @@ from merge_advisor.advisor.measuring.model_scores import (
 )
 from merge_advisor.advisor.measuring.session import Session
 from merge_advisor.advisor.runs.adapted_run import way_of
+from merge_advisor.advisor.runs.plan_report import UNADAPTED
 from merge_advisor.advisor.runs.prompt_folder import rows_shown, write_prompt
 from merge_advisor.advisor.runs.reopening import find_members, find_shots_lora, reopen
-from merge_advisor.advisor.runs.run_folder import (
-    PLAN_START,
-    START,
-    UNADAPTED,
-    Run,
-    check_run,
-    read_run,
-    write_scores,
-)
+from merge_advisor.advisor.runs.run_folder import PLAN_START, START, Run, check_run, read_run, write_scores
 from merge_advisor.errors import InputError, TaskError
 from merge_advisor.evaluators.guard import guard_score, read_guard
 from merge_advisor.evaluators.metrics import METRICS, majority_score, metric_for

@@ -11,9 +11,9 @@ from merge_advisor import registry
 from merge_advisor.advisor.measuring.adapting import AdaptationRequest, adapt_merge, kinds_of, learned_losses
 from merge_advisor.advisor.measuring.shots_lora import target_parameters
 from merge_advisor.advisor.runs.adapted_run import adaptation_report, scored_shots_lora, trained_into
+from merge_advisor.advisor.runs.plan_report import UNADAPTED, AdaptationReport
 from merge_advisor.advisor.runs.renderings import write_formats, write_start
 from merge_advisor.advisor.runs.reopening import find_candidates, find_members, find_shots_lora
-from merge_advisor.advisor.runs.run_folder import UNADAPTED, AdaptationReport
 from merge_advisor.merges import WeightedMerge, merge_of, recipe_of
 from merge_advisor.options import FinetuneSettings
 from merge_advisor.report.values import Side, TunedAdaptation
