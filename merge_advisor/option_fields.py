@@ -99,22 +99,21 @@ class Option:
     """`dataclasses.MISSING` where the option must be given."""
     text: OptionText
 
-    @property
-    def flags(self) -> tuple[str, ...]:
-        """How it is spelled on the command line; empty where it is given by its position."""
-        if self.text.positional:
-            return ()
-        return self.text.flags or (f"--{self.path.rpartition('.')[2].replace('_', '-')}",)
+    flags: tuple[str, ...] = field(init=False, compare=False)
+    """How it is spelled on the command line; empty where it is given by its position."""
+    flag: str = field(init=False, compare=False)
+    """The spelling that messages use: the first long one, or the metavar where it is given by its position."""
+    name: str = field(init=False, compare=False)
+    """The name under which its value is kept by argparse and in merge-advisor.toml: the flag's."""
 
-    @property
-    def flag(self) -> str:
-        """The spelling that messages use: the first long one, or the metavar where it is given by its position."""
-        return next((flag for flag in self.flags if flag.startswith("--")), self.text.metavar or self.path)
-
-    @property
-    def name(self) -> str:
-        """The name under which its value is kept by argparse and in merge-advisor.toml: the flag's."""
-        return self.path if self.text.positional else self.flag.removeprefix("--").replace("-", "_")
+    def __post_init__(self) -> None:
+        """Spell it once: every call asks for these hundreds of times."""
+        usual = (f"--{self.path.rpartition('.')[2].replace('_', '-')}",)
+        flags = () if self.text.positional else self.text.flags or usual
+        flag = next((flag for flag in flags if flag.startswith("--")), self.text.metavar or self.path)
+        name = self.path if self.text.positional else flag.removeprefix("--").replace("-", "_")
+        for field_name, value in (("flags", flags), ("flag", flag), ("name", name)):
+            object.__setattr__(self, field_name, value)
 
     @property
     def repeated(self) -> bool:
@@ -230,13 +229,23 @@ def build_options(cls: type[_T], given: Mapping[str, Any], prefix: str = "") -> 
     >>> build_options(Size, {"members": 2, "seed": 1})
     Size(k=2)
     """
+    values: dict[str, Any] = {}
+    for name, within, item in _parts(cls, prefix):  # type: ignore[arg-type]  # any class is hashable
+        if within is not None:
+            values[name] = build_options(within, given, f"{prefix}{name}.")
+        elif item is not None and item.name in given:
+            values[name] = item.read(given[item.name])
+    return cls(**values)
+
+
+@functools.cache
+def _parts(cls: type[Any], prefix: str) -> tuple[tuple[str, type[Any] | None, Option | None], ...]:
+    """The fields of an option dataclass: the name, and the dataclass or the option that it is, if any."""
     by_path = {item.path: item for item in options_of(cls, prefix)}
     hints = _hints(cls)  # type: ignore[arg-type]  # any class is hashable
-    values: dict[str, Any] = {}
-    for item in dataclasses.fields(cls):  # type: ignore[arg-type]
-        kind, path = _without_none(hints[item.name]), prefix + item.name
-        if isinstance(kind, type) and dataclasses.is_dataclass(kind):
-            values[item.name] = build_options(kind, given, f"{path}.")
-        elif path in by_path and by_path[path].name in given:
-            values[item.name] = by_path[path].read(given[by_path[path].name])
-    return cls(**values)
+    parts: list[tuple[str, type[Any] | None, Option | None]] = []
+    for item in dataclasses.fields(cls):
+        kind = _without_none(hints[item.name])
+        within = kind if isinstance(kind, type) and dataclasses.is_dataclass(kind) else None
+        parts.append((item.name, within, by_path.get(prefix + item.name)))
+    return tuple(parts)

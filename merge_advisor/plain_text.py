@@ -12,7 +12,7 @@ def printable(text: str) -> str:
     >>> printable("two\nlines, \x1b[31mred")
     'two\\nlines, \\x1b[31mred'
     """
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+    return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def printable_lines(text: str) -> str:

@@ -14,6 +14,7 @@ Other packages add theirs through entry points of the group `merge_advisor.<kind
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib
 from typing import Any, get_type_hints
 
@@ -88,6 +89,10 @@ BUILTIN: dict[str, dict[str, str]] = {
 }
 
 
+_hints = functools.cache(get_type_hints)
+"""Reading them takes longer than all else of a spec."""
+
+
 def _entry_points(kind: str) -> dict[str, str]:
     from importlib.metadata import entry_points  # 20 ms: only when a name is not ours or all names are asked for
 
@@ -146,7 +151,7 @@ def build(kind: str, spec: str) -> Any:
     """
     name, _, tail = spec.partition(":")
     cls = load(kind, name.strip())
-    hints = get_type_hints(cls) if tail else {}  # takes longer than all the rest, and most specs are names alone
+    hints = _hints(cls) if tail else {}  # type: ignore[arg-type]  # any class is hashable
     fields = {field.name: hints[field.name] for field in dataclasses.fields(cls) if field.init and tail}
     values: dict[str, Any] = {}
     for part in filter(None, (piece.strip() for piece in tail.split(","))):

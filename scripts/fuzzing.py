@@ -11,6 +11,7 @@ import argparse
 import json
 import os
 import re
+import resource
 import sys
 import tempfile
 import time
@@ -36,6 +37,7 @@ def main() -> int:
         if not world.is_dir():
             make_world(world)
         fuzzer = Fuzzer(world, Path(temporary) / "scratch")
+        fuzzer.practise()
         if asked.target == "replay":
             return _replay(fuzzer, asked.cases_to_replay)
         names = list(TARGETS) if asked.target == "all" else asked.target.split(",")
@@ -93,12 +95,13 @@ def _campaign(fuzzer: Fuzzer, names: list[str], asked: argparse.Namespace, log: 
             size = min(size, left)
         elif end is not None and time.monotonic() > end:
             break
-        began = time.monotonic()
+        began, used = time.monotonic(), _processor_seconds()
         first = next_number[name]
         outcome = fuzzer.numbers(name, asked.seed, range(first, first + size))
         next_number[name] += size
         done[name] += size
-        _log(log, name, asked.seed, first, outcome, time.monotonic() - began)
+        seconds = time.monotonic() - began, _processor_seconds() - used
+        _log(log, name, asked.seed, first, outcome, seconds)
         for kind, found in outcome.found.items():
             if f"{name} {kind}" in known:
                 continue
@@ -113,10 +116,16 @@ def _campaign(fuzzer: Fuzzer, names: list[str], asked: argparse.Namespace, log: 
     return 1 if known else 0
 
 
-def _log(log: Path | None, name: str, seed: int, first: int, outcome: Outcome, seconds: float) -> None:
+def _processor_seconds() -> float:
+    """Of this process and those that it waited for."""
+    return sum(sum(resource.getrusage(who)[:2]) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+
+
+def _log(log: Path | None, name: str, seed: int, first: int, outcome: Outcome, seconds: tuple[float, float]) -> None:
     if log is not None:
         line = {"target": name, "seed": seed, "from": first, "cases": outcome.cases, "commands": outcome.commands,
-                "codes": outcome.codes, "faults": outcome.faults, "seconds": round(seconds, 2)}  # fmt: skip
+                "codes": outcome.codes, "faults": outcome.faults,
+                "seconds": round(seconds[0], 2), "processor": round(seconds[1], 2)}  # fmt: skip
         with log.open("a") as stream:
             stream.write(json.dumps(line) + "\n")
 

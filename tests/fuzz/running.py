@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import faulthandler
 import functools
+import gc
 import json
 import mmap
 import os
@@ -85,6 +87,28 @@ class Fuzzer:
     def __init__(self, world: Path, scratch: Path) -> None:
         self.world, self.scratch = world.resolve(), scratch.resolve()
         self._mark = mmap.mmap(-1, 16)
+
+    def practise(self) -> None:
+        """Run what is right of every target in this process: what it imports and remembers, no fork does again."""
+        place = self._place()
+        for target in TARGETS:
+            case = make_case(target, 0, 0, self.world)
+            right = {name: (self.world / name).read_bytes() for name in case.files if (self.world / name).is_file()}
+            if right:
+                self.run_here(place, target, [dataclasses.replace(case, files={**case.files, **right})])
+        gc.collect()
+        gc.freeze()  # else the first collection of every fork would copy all that was imported
+
+    def _place(self) -> Place:
+        """A folder for the cases of this process, which is all that it takes for its own."""
+        place = Place(self.scratch / "place", self.world)
+        os.environ |= {
+            "MERGE_ADVISOR_CACHE": str(place.folder / KEPT),
+            "HOME": str(place.folder),
+            "TMPDIR": str(place.folder / "tmp"),
+        }
+        tempfile.tempdir = str(place.folder / "tmp")
+        return place
 
     def numbers(self, target: str, seed: int, numbers: range) -> Outcome:
         """Run the cases of these numbers, each a function of target, seed and number."""
@@ -206,13 +230,7 @@ def _in_child(
         said = os.open(fuzzer.scratch / "said", os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND)
         os.dup2(said, 1)
         os.dup2(said, 2)
-        place = Place(fuzzer.scratch / "place", fuzzer.world)
-        os.environ |= {
-            "MERGE_ADVISOR_CACHE": str(place.folder / KEPT),
-            "HOME": str(place.folder),
-            "TMPDIR": str(place.folder / "tmp"),
-        }
-        tempfile.tempdir = str(place.folder / "tmp")
+        place = fuzzer._place()
         used = _data_bytes()
         resource.setrlimit(resource.RLIMIT_DATA, (used + 2 * MORE_MEMORY, resource.RLIM_INFINITY))
         with report.open("a") as lines:

@@ -40,7 +40,7 @@ class Target:
 
     make: Callable[[Random, Path], Case]
     """Takes chance and the world."""
-    batch: int = 200
+    batch: int = 800
     """Cases of a process."""
     together: int = 1
     """Cases that share a command: models of one pool."""
@@ -88,6 +88,8 @@ def _task(rng: Random, _: Path) -> Case:
     words = ["plan", *given, "--dry-run", *base, "--threads", "1"]
     if rng.random() < 0.15:
         words += ["--shots", rng.choice(("1", "2", "3", "0", "999999999999"))]
+    if "--inputs" in given:  # what else there is does not read them
+        words += ["--adaptation", "coefficients:objective=entropy"]
     if deep:
         words += ["--json"]
     lines = sum(1 for line in data.split(b"\n") if line.strip())
@@ -256,26 +258,26 @@ def _template(rng: Random, _: Path) -> Case:
 TARGETS: dict[str, Target] = {
     "tasks": Target(_task, check=check_rows, weight=40),
     "map": Target(_map, weight=6),
-    "parquet": Target(_parquet, weight=4),
+    "parquet": Target(_parquet, batch=400, weight=4),
     "manifests": Target(_manifest, weight=12),
     "setups": Target(_setup, weight=12),
-    "families": Target(_families, weight=2),
+    "families": Target(_families, batch=200, weight=2),
     "settings": Target(_settings, weight=12),
-    "adapter-configs": Target(make_adapter_config, batch=800, together=40, codes={0, 3}, check=check_pool, weight=40),
-    "adapter-weights": Target(make_adapter_weights, batch=800, together=40, codes={0, 3}, check=check_pool, weight=40),
-    "cards": Target(make_card, batch=800, together=40, codes={0, 3}, check=check_pool, weight=20),
-    "archives": Target(make_archive, batch=200, together=20, codes={0, 3}, check=check_pool, weight=4),
-    "plans": Target(make_plan, batch=20, together=8, codes={0, 3}, check=check_run, weight=0.4),
-    "bases": Target(_base, batch=50, weight=1),
-    "checkpoints": Target(make_checkpoint, together=10, codes={0, 3}, check=check_pool, weight=1),
-    "base-weights": Target(_base_weights, batch=50, weight=1),
-    "chat-templates": Target(_template, batch=50, weight=1),
+    "adapter-configs": Target(make_adapter_config, batch=2000, together=40, codes={0, 3}, check=check_pool, weight=40),
+    "adapter-weights": Target(make_adapter_weights, batch=2000, together=40, codes={0, 3}, check=check_pool, weight=40),
+    "cards": Target(make_card, batch=2000, together=40, codes={0, 3}, check=check_pool, weight=20),
+    "archives": Target(make_archive, batch=800, together=20, codes={0, 3}, check=check_pool, weight=4),
+    "plans": Target(make_plan, batch=80, together=8, codes={0, 3}, check=check_run, weight=0.4),
+    "bases": Target(_base, batch=200, weight=1),
+    "checkpoints": Target(make_checkpoint, batch=200, together=10, codes={0, 3}, check=check_pool, weight=1),
+    "base-weights": Target(_base_weights, batch=200, weight=1),
+    "chat-templates": Target(_template, batch=200, weight=1),
     "runs": Target(make_run_file, weight=6),
-    "stores": Target(make_store, batch=50, check=check_deltas, kept=False, weight=1),
-    "ledgers": Target(make_ledger, batch=5, check=check_answers, copied=("results",), kept=False, weight=0.02),
-    "hubs": Target(make_hub, batch=50, copied=("hub",), kept=False, codes={0, 1, 2}, weight=1),
+    "stores": Target(make_store, batch=200, check=check_deltas, kept=False, weight=1),
+    "ledgers": Target(make_ledger, batch=20, check=check_answers, copied=("results",), kept=False, weight=0.02),
+    "hubs": Target(make_hub, batch=200, copied=("hub",), kept=False, codes={0, 1, 2}, weight=1),
     "watches": Target(make_watch, batch=20, copied=("watched",), kept=False, codes={0, 1, 2, 3, 4}, weight=0.05),
-    "studies": Target(make_study, batch=10, check=check_recipe, copied=("tuned",), kept=False, weight=0.05),
+    "studies": Target(make_study, batch=20, check=check_recipe, copied=("tuned",), kept=False, weight=0.05),
 }
 """By name."""
 

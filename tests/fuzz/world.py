@@ -114,22 +114,22 @@ class Place:
 
     def __init__(self, folder: Path, world: Path) -> None:
         self.folder, self.world = folder.resolve(), world.resolve()
-        self._shared = sorted(path.name for path in self.world.iterdir() if path.name != KEPT)
+        self._shared = {path.name: str(path) for path in sorted(self.world.iterdir()) if path.name != KEPT}
         shutil.rmtree(self.folder, ignore_errors=True)
         (self.folder / KEPT).mkdir(parents=True)
         self.clear()
 
     def clear(self) -> None:
         """Take away what a case and its command left, and link the world anew."""
-        for path in self.folder.iterdir():
-            if path.is_symlink():
-                if path.name not in self._shared:
-                    path.unlink()
-            elif path.name != KEPT:
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
-        for name in self._shared:
-            if not (self.folder / name).is_symlink():
-                (self.folder / name).symlink_to(self.world / name)
+        there = set()
+        with os.scandir(self.folder) as entries:  # thrice as fast as `Path`, and every case waits for it
+            for entry in entries:
+                if entry.is_symlink() and entry.name in self._shared:
+                    there.add(entry.name)
+                elif entry.name != KEPT:
+                    shutil.rmtree(entry.path) if entry.is_dir(follow_symlinks=False) else os.unlink(entry.path)  # noqa: PTH108
+        for name in self._shared.keys() - there:
+            os.symlink(self._shared[name], f"{self.folder}/{name}")  # noqa: PTH211
         for part in ("pool", "base"):  # copies that a plan makes of archives and the like
             shutil.rmtree(self.folder / KEPT / part, ignore_errors=True)
         (self.folder / "tmp").mkdir()
