@@ -17,10 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from merge_advisor.disks import disk_of_others
 from merge_advisor.errors import DamageWarning, RunError
 from merge_advisor.write_points import write_point
 
-_TRIES = 100
+_SECONDS = 10.0
+"""For which a change of the journal mode is tried."""
 
 Step = Callable[["CheckedFile"], None]
 """Takes a file from one version to the next, inside a transaction."""
@@ -45,7 +47,7 @@ class FileKind:
     """From version 0, an empty file, on."""
     shared: bool = False
     """Whether machines may share one on a common disk: without a write-ahead log, which needs memory in common, so that
-    who reads waits for who writes."""
+    who reads waits for who writes. On a disk of another machine every kind does without."""
 
     @property
     def version(self) -> int:
@@ -93,7 +95,7 @@ class CheckedFile:
                 # text that was damaged is no UTF-8; it is to be read, and found by its checksum
                 self._connection.text_factory = lambda data: data.decode("utf-8", "surrogateescape")
                 if not frozen:
-                    _settle_journal(self._connection, "DELETE" if kind.shared else "WAL")
+                    _settle_journal(self._connection, "DELETE" if kind.shared or disk_of_others(path) else "WAL")
                     write_point("database opened", path.name)
             self._bring_up()
         except BaseException:
@@ -275,6 +277,12 @@ class CheckedFile:
             full = getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL
             if full or (isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)):
                 raise RunError(f"{name}: no room to write ({reason}); free some, or {instead}") from error
+            if getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_PROTOCOL):
+                # a disk without locks looks to SQLite as if somebody else had them all
+                raise RunError(
+                    f"{name}: cannot be {done} ({reason}), by another process or because its disk has no locks "
+                    f"(`merge-advisor doctor` tells); wait for that, or {instead}"
+                ) from error
             # SQLite says no more than "disk I/O error" of a file that may not become larger
             check = "permissions and free space" if done == "written" else "permissions"
             raise RunError(f"{name}: cannot be {done} ({reason}); check {check}, or {instead}") from error
@@ -287,16 +295,18 @@ _DAMAGE = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLI
 def _settle_journal(connection: sqlite3.Connection, journal: str) -> None:
     """Set the journal; wait for another process that does the same.
 
-    SQLite's own timeout does not cover a change of the journal mode, so "locked" is tried again for up to ten seconds.
+    SQLite's own timeout does not cover every change of the journal mode, so "locked" is tried again for up to ten
+    seconds; where it does, there is one try.
     """
-    for attempt in range(_TRIES):
+    end = time.monotonic() + _SECONDS
+    while True:
         try:
             # WAL, a write-ahead log: who reads does not wait for who writes
             connection.execute(f"PRAGMA journal_mode={journal}")
             # with that log, NORMAL may lose the newest values in a power cut, but never damages the file
             connection.execute(f"PRAGMA synchronous={'NORMAL' if journal == 'WAL' else 'FULL'}")
         except sqlite3.OperationalError as error:
-            if "locked" not in str(error) or attempt == _TRIES - 1:
+            if "locked" not in str(error) or time.monotonic() > end:
                 raise
             time.sleep(0.1)
         else:

@@ -37,9 +37,9 @@ def main() -> int:
         if not world.is_dir():
             make_world(world)
         fuzzer = Fuzzer(world, Path(temporary) / "scratch")
-        fuzzer.practise()
         if asked.target == "replay":
             return _replay(fuzzer, asked.cases_to_replay)
+        fuzzer.practise()
         names = list(TARGETS) if asked.target == "all" else asked.target.split(",")
         return _campaign(fuzzer, names, asked, log)
 

@@ -15,6 +15,7 @@ from merge_advisor.backbone.memory import devices_for, memory_needed, vocabulary
 from merge_advisor.checked_sqlite import read_only
 from merge_advisor.cli.kept import check_place, check_store
 from merge_advisor.cli.settings import SETTINGS_FILE, read_settings
+from merge_advisor.disks import disk_of_others, has_locks
 from merge_advisor.errors import BaseModelError, MergeAdvisorError
 from merge_advisor.machine_options import AUTO, Machine
 from merge_advisor.weights.base import quantised_base
@@ -153,6 +154,7 @@ def _cache(folder: Path) -> dict[str, Any]:
         # permission bits do not tell on network file systems and in containers: only writing does
         probe = cache / f".doctor-{os.getpid()}"
         probe.write_text("x")
+        locks = has_locks(probe)
         probe.unlink()
         free = shutil.disk_usage(cache).free / 1e9
         kept = 0
@@ -162,7 +164,11 @@ def _cache(folder: Path) -> dict[str, Any]:
                 kept = connection.execute("SELECT COUNT(*) FROM deltas").fetchone()[0]
     except (OSError, sqlite3.Error) as error:
         return _finding("cache", False, f"{cache}: {error}; set MERGE_ADVISOR_CACHE to a folder that can be written")
-    return _finding("cache", True, f"{cache}, {kept} deltas stored, {free:.0f} GB free")
+    if not locks:
+        return _finding("cache", False, f"{cache}: its disk has no locks; set MERGE_ADVISOR_CACHE to one that has them")
+    kind = disk_of_others(cache)
+    shared = f"; on a disk of another machine ({kind}): slower, without a write-ahead log" if kind else ""
+    return _finding("cache", True, f"{cache}, {kept} deltas stored, {free:.0f} GB free{shared}")
 
 
 def _hub() -> dict[str, Any]:

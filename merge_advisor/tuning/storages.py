@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
+from merge_advisor.disks import disk_of_others
 from merge_advisor.errors import RunError
 
 _PASSWORDS = (re.compile(r"://[^/@:]*:(?P<secret>.*)@"), re.compile(r"[?&]password=(?P<secret>[^&]+)"))
@@ -77,7 +78,8 @@ def open_storage(storage: Path | str, file: Path | None, timeout: float) -> Any:
     """
     import optuna
 
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    # what is wrong is raised, and found by checksums; what it logs has parts of a file in it that may be anyone's
+    optuna.logging.set_verbosity(optuna.logging.CRITICAL)
     if file is None:
         # a server may close a connection over which nothing was asked for a while
         return optuna.storages.RDBStorage(str(storage), engine_kwargs={"pool_pre_ping": True})
@@ -85,8 +87,10 @@ def open_storage(storage: Path | str, file: Path | None, timeout: float) -> Any:
     def connect() -> sqlite3.Connection:
         connection = sqlite3.connect(file, timeout=timeout, check_same_thread=False)
         try:
-            connection.execute("PRAGMA journal_mode=WAL")
-            connection.execute("PRAGMA synchronous=NORMAL")
+            # no write-ahead log where another machine may have the file open, see `merge_advisor.disks`
+            ahead = not disk_of_others(file)
+            connection.execute(f"PRAGMA journal_mode={'WAL' if ahead else 'DELETE'}")
+            connection.execute(f"PRAGMA synchronous={'NORMAL' if ahead else 'FULL'}")
         except sqlite3.Error:
             connection.close()
             raise

@@ -374,10 +374,10 @@ def _advice(error: Exception) -> str:
     root: BaseException = error
     while root.__cause__ is not None:
         root = root.__cause__
-    text = (str(root).strip().splitlines() or [type(root).__name__])[0]
+    text = (str(root).strip().splitlines() or [type(root).__name__])[0][:200]
     if "locked" in text:
         return f"locked by another program ({text}); close it and start again, the finished trials are kept"
-    if "not a database" in text or "malformed" in text:
+    if any(words in text for words in ("not a database", "malformed", "Could not decode")):
         return f"is damaged ({text}); delete it and tune again, or give another `storage`"
     if isinstance(error, ImportError):
         return f"its driver is not installed ({text}); install it or give another `storage`"

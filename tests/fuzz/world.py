@@ -166,9 +166,17 @@ class Place:
             folder.mkdir()
             for inside in target.iterdir():
                 own = folder / inside.name
-                shutil.copytree(inside, own, copy_function=os.link) if inside.is_dir() else os.link(inside, own)
+                shutil.copytree(inside, own, copy_function=_link) if inside.is_dir() else _link(inside, own)
         folder.mkdir(exist_ok=True)
         return folder
+
+
+def _link(source: str | Path, target: str | Path) -> None:
+    """A hard link, or a copy where the world lies on another disk."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
 
 
 def _copy(link: Path) -> None:

@@ -63,3 +63,15 @@ def test_a_study_of_before_there_were_digests_goes_on(place: StudyPlace) -> None
     with sqlite3.connect(place.storage) as file:
         file.execute("DELETE FROM study_user_attributes WHERE key = 'digest'")
     assert find(place) == found
+
+
+def test_what_is_no_text_any_more_is_not_printed(place: StudyPlace, capfd: pytest.CaptureFixture[str]) -> None:
+    """Optuna logs a row that it cannot read, escapes for terminals and all."""
+    find(place)
+    with sqlite3.connect(place.storage) as file:
+        escape = "CAST(CAST(distribution_json AS BLOB) || x'1b5b33316dff' AS TEXT)"
+        file.execute(f"UPDATE trial_params SET distribution_json = {escape}")
+    with pytest.raises(RunError, match=r"study\.sqlite: is damaged"):
+        find(place)
+    told = capfd.readouterr()
+    assert not told.out and not told.err
