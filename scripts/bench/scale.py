@@ -1,23 +1,28 @@
 """What embedding and searching a pool costs, from measured constants, beside measured runs of 100 and 1,000 adapters.
 
 python scripts/bench/scale.py --base BASE --pool POOL --work DIR [--counts 100 1000] [--few 20]
+python scripts/bench/scale.py --mixes POOL OTHER_POOL --work DIR --counts 1000
 
 Constants are measured on `--few` adapters, one step at a time; the model predicts whole runs from them, and whole runs
 of each count are then measured: opening and embedding a pool with an empty cache, the same with everything stored, and
 a search over all deltas. Adapters beyond those of POOL are copies of them, each scaled by a factor of its own. Last
 comes a table for models of 8 billion parameters, whose assumptions stand below it. docs/scale.md says what follows.
+
+With `--mixes` it makes a pool of adapters that all differ, and ends; `scripts/bench/memory.py` measures such a pool.
 """
 
 from __future__ import annotations
 
 import argparse
 import datetime
+import itertools
 import json
 import platform
+import random
 import shutil
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -116,6 +121,47 @@ def make_pool(source: Path, out: Path, count: int, *, wider: int = 1) -> Path:
             for name, tensor in scaled.items()
         }
         save_file(repeated, target / WEIGHTS)
+    return out
+
+
+def make_mixes(sources: Sequence[Path], out: Path, count: int, seed: int = 0) -> Path:
+    """A pool of so many different adapters, each the weighted sum of two of those there are.
+
+    Number n takes the n-th pair of a shuffled list of all pairs and two weights drawn from 0.2 to 1.2. The sum is exact
+    but for float16: factors one below the other and side by side, the rank that of both together, `lora_alpha / r` of
+    each in its factors.
+
+    Args:
+        sources: folders of adapters of one base that change the same modules.
+        out: folder to make.
+        count: how many; there have to be as many pairs.
+        seed: of pairs and weights.
+    """
+    folders = [path for source in sources for path in sorted(source.iterdir()) if (path / WEIGHTS).is_file()]
+    pairs = list(itertools.combinations(folders, 2))
+    rng = random.Random(seed)
+    rng.shuffle(pairs)
+    out.mkdir(parents=True)
+    for number, pair in enumerate(pairs[:count]):
+        target = out / f"m{number:05}"
+        target.mkdir()
+        configs = [json.loads((folder / "adapter_config.json").read_text()) for folder in pair]
+        rank = sum(config["r"] for config in configs)
+        (target / "adapter_config.json").write_text(json.dumps(configs[0] | {"r": rank, "lora_alpha": rank}))
+        scales = [rng.uniform(0.2, 1.2) * config["lora_alpha"] / config["r"] for config in configs]
+        factors = []
+        for folder, scale in zip(pair, scales, strict=True):
+            with safe_open(folder / WEIGHTS, "np") as file:
+                read = {name: file.get_tensor(name).astype(np.float32) for name in file.keys()}  # noqa: SIM118
+            factors.append({name: tensor * (scale if "lora_B" in name else 1) for name, tensor in read.items()})
+        one, other = factors
+        if one.keys() != other.keys():
+            raise SystemExit(f"{pair[0]} and {pair[1]}: change other modules")
+        mixed = {
+            name: np.concatenate([one[name], other[name]], axis=0 if "lora_A" in name else 1).astype(np.float16)
+            for name in one
+        }
+        save_file(mixed, target / WEIGHTS)
     return out
 
 
@@ -254,12 +300,18 @@ def told(seconds: float) -> str:
 def main() -> None:
     """Measure, predict, compare, and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--base", required=True)
-    parser.add_argument("--pool", type=Path, required=True)
+    parser.add_argument("--base")
+    parser.add_argument("--pool", type=Path)
     parser.add_argument("--work", type=Path, required=True, help="folder to fill, which is not there yet")
     parser.add_argument("--counts", type=int, nargs="+", default=[100, 1000])
     parser.add_argument("--few", type=int, default=20, help="adapters that the constants are measured on")
+    parser.add_argument("--mixes", type=Path, nargs="+", metavar="POOL", help="make a pool of mixed adapters in --work")
     arguments = parser.parse_args()
+    if arguments.mixes:
+        make_mixes(arguments.mixes, arguments.work, max(arguments.counts))
+        return
+    if arguments.base is None or arguments.pool is None:
+        parser.error("name --base and --pool")
     work, machine = arguments.work, Machine(device="cpu", dtype="float32", threads=1)
     work.mkdir(parents=True)
     few = make_pool(arguments.pool, work / "few", arguments.few)
