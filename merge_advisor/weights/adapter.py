@@ -6,6 +6,7 @@ makes more of it than W + scale·B·A is refused by name.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -86,19 +87,18 @@ def pair_factors(header: Mapping[str, TensorInfo]) -> dict[str, tuple[TensorInfo
     """
     sides: dict[str, dict[str, TensorInfo]] = {}
     for key, info in header.items():
-        match = _KEY.fullmatch(key)
-        if match is None:
+        part = _known_part(key) if len(key) < _LONG else _part(key)
+        if part is None:
             if copied_name(key) is not None:  # no change where it equals the base's, see `check_copies`
                 continue
             raise NotPlainLoraError(f"{ADAPTER_WEIGHTS}: {_what_it_holds(key)}")
-        module = _WRAPPERS.sub("", match["module"])
+        module, side = part
         pair = sides.setdefault(module, {})
-        if match["side"] in pair:
+        if side in pair:
             raise PoolError(
-                f"{ADAPTER_WEIGHTS}: two tensors for lora_{match['side']} of {short_name(module)}; "
-                "save one adapter alone"
+                f"{ADAPTER_WEIGHTS}: two tensors for lora_{side} of {short_name(module)}; save one adapter alone"
             )
-        pair[match["side"]] = info
+        pair[side] = info
     if not sides:
         raise PoolError(f"{ADAPTER_WEIGHTS}: holds no tensors; save the adapter again")
     for module, pair in sides.items():
@@ -113,6 +113,18 @@ def pair_factors(header: Mapping[str, TensorInfo]) -> dict[str, tuple[TensorInfo
                 f"{ADAPTER_WEIGHTS}: {shown} has A {_by(a.shape)} and B {_by(b.shape)}; save the adapter again"
             )
     return {module: (pair["A"], pair["B"]) for module, pair in sides.items()}
+
+
+def _part(key: str) -> tuple[str, str] | None:
+    """The module that a tensor is a factor of, and which: A or B; None where it is none."""
+    match = _KEY.fullmatch(key)
+    return None if match is None else (_WRAPPERS.sub("", match["module"]), match["side"])
+
+
+_LONG = 300
+"""Characters of a name that is not remembered."""
+_known_part = functools.lru_cache(maxsize=1 << 14)(_part)
+"""All adapters of a pool have the same names, and reading these is most of opening one that is known."""
 
 
 def _what_it_holds(key: str) -> str:

@@ -28,8 +28,10 @@ def copied_name(key: str) -> str | None:
     Args:
         key: name of the tensor.
     """
+    if "lora_" in key or "modules_to_save" in key:
+        return None
     match = _KEY.fullmatch(key)
-    name = f"{match['name']}.weight" if match and "lora_" not in key and "modules_to_save" not in key else ""
+    name = f"{match['name']}.weight" if match else ""
     return name if name.endswith((*EMBEDDINGS, *HEADS)) else None
 
 

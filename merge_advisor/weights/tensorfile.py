@@ -126,6 +126,9 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
     return infos
 
 
+_INTEGERS = {int}
+
+
 def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     by_name = dict(pairs)
     if len(by_name) < len(pairs):  # JSON allows it, and readers differ in which of the two they take
@@ -141,7 +144,8 @@ def _info(name: str, entry: Any, data: int) -> TensorInfo:
         raise ValueError(f"{name[:80]!r} has the unknown dtype {str(dtype)[:20]!r}")
     for numbers in (shape, offsets):
         # type() and not isinstance(): JSON's true is an int to Python
-        if not isinstance(numbers, list) or not all(type(n) is int and 0 <= n < 2**63 for n in numbers):
+        whole = isinstance(numbers, list) and {type(n) for n in numbers} <= _INTEGERS
+        if not whole or (numbers and not 0 <= min(numbers) <= max(numbers) < 2**63):
             raise ValueError(f"{name[:80]!r} has a shape or offsets that are no lists of whole numbers")
     if len(offsets) != 2 or offsets[1] - offsets[0] != math.prod(shape) * SIZES[dtype]:
         raise ValueError(f"{name[:80]!r} has offsets that do not match its shape")
