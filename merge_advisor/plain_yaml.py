@@ -113,3 +113,21 @@ def read_mapping(
     if not isinstance(content, dict):
         raise error(f"{path}: is no {kind}; it needs {needs}")
     return content
+
+
+def escaped_yaml(text: str) -> str:
+    r"""Return YAML that holds the same, with everything that a terminal acts on written as an escape.
+
+    Its writers leave marks that turn the direction of text as they are.
+
+    >>> escaped_yaml("name: right\u202eleft\n")
+    'name: "right\\u202Eleft"\n'
+
+    Args:
+        text: YAML of plain values, without comments, as a writer made it.
+    """
+    if text.replace("\n", "").isprintable():
+        return text
+    import yaml
+
+    return str(yaml.safe_dump(yaml.safe_load(text), sort_keys=False, width=2**20))

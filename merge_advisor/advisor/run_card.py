@@ -15,6 +15,7 @@ from merge_advisor.advisor.runs.run_folder import Run, read_run
 from merge_advisor.errors import InputError, MergeAdvisorError
 from merge_advisor.formats.peft import auto_class, task_type
 from merge_advisor.hub_options import CardOptions
+from merge_advisor.plain_yaml import escaped_yaml
 from merge_advisor.pool.licences import licence_conflicts, read_card
 from merge_advisor.pool.shared_licence import licence_fields, shared_licence
 from merge_advisor.report.document import (
@@ -182,8 +183,7 @@ def _front_matter(run: Run, made: RunCard, name: str) -> str:
     if data.eval_results is None:
         data.pop("model_name")
     order = ["base_model", "base_model_relation", "library_name", "pipeline_tag", "license", "license_name", "tags"]
-    text: str = data.to_yaml(original_order=[key for key in order if key in data])
-    return text
+    return escaped_yaml(data.to_yaml(original_order=[key for key in order if key in data]))
 
 
 def _hub_members(recipe: Recipe) -> list[str]:

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from merge_advisor.errors import InputError
 from merge_advisor.json_form import STRICT, from_json
+from merge_advisor.plain_yaml import escaped_yaml
 
 RUN_BY = "mergekit-yaml mergekit.yaml OUT --lora-merge-cache LORAS --lora-merge-dtype float32  (in the run folder)"
 """The command that carries one out, by hand."""
@@ -150,7 +151,7 @@ def to_yaml(config: MergekitConfig) -> str:
 
     # the longest line there is: a folded one would break paths in two
     text: str = yaml.safe_dump(_plain(config), sort_keys=False, allow_unicode=True, width=2**20)
-    return f"# {RUN_BY}\n{text}"
+    return f"# {RUN_BY}\n{escaped_yaml(text)}"
 
 
 def _plain(value: Any) -> Any:

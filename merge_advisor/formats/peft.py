@@ -12,6 +12,7 @@ from typing import ClassVar
 from merge_advisor import registry
 from merge_advisor.errors import InputError
 from merge_advisor.formats import ModelPlaces
+from merge_advisor.plain_yaml import escaped_yaml
 from merge_advisor.regular_files import open_regular
 from merge_advisor.types import KIND_NAMES, Recipe
 from merge_advisor.weights.adapter_writing import write_adapter
@@ -122,7 +123,7 @@ def model_card(recipe: Recipe, places: ModelPlaces) -> str:
     # a backtick in a name would end the code block
     base = ", revision=".join(repr(name).replace("`", "\\x60") for name in names)
     return "\n".join([
-        "---", yaml.safe_dump(front, allow_unicode=True).strip(), "---",
+        "---", escaped_yaml(yaml.safe_dump(front, allow_unicode=True)).strip(), "---",
         "# A merge of LoRA adapters", "",
         f"Merged by merge-advisor for {escape(recipe.base.id)} (prompt template: {escape(recipe.template)}).", "",
         "| member | source | revision | licence | weight |", "|---|---|---|---|---|", *rows, "",

@@ -18,6 +18,7 @@ from typing import Any
 from merge_advisor.errors import ExternalError, InputError, MergeAdvisorError, OfflineError, PoolError, RunError
 from merge_advisor.json_form import VERSION, to_json
 from merge_advisor.plain_text import short_name
+from merge_advisor.plain_yaml import escaped_yaml
 from merge_advisor.pool import unpickling
 from merge_advisor.pool.candidate import fetch_model
 from merge_advisor.pool.child_reports import last_words, read_report
@@ -303,4 +304,6 @@ def _manifest(sources: Sources, written: Sequence[_Job], names: Mapping[str, str
         entry = {"id": job.model.id, "path": names[job.model.id], "description": job.model.description}
         models.append({key: value for key, value in entry.items() if value})
     head = {"template": sources.template} if sources.template else {}
-    return str(yaml.safe_dump({"version": VERSION, **head, "models": models}, sort_keys=False, allow_unicode=True))
+    return escaped_yaml(
+        yaml.safe_dump({"version": VERSION, **head, "models": models}, sort_keys=False, allow_unicode=True)
+    )

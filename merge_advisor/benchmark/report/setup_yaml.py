@@ -7,6 +7,7 @@ from typing import Any
 
 from merge_advisor.benchmark.values import Setup
 from merge_advisor.json_form import to_plain
+from merge_advisor.plain_yaml import escaped_yaml
 
 
 def setup_text(setup: Setup) -> str:
@@ -34,7 +35,8 @@ def setup_text(setup: Setup) -> str:
     """
     import yaml
 
-    return yaml.safe_dump(_without_defaults(setup), sort_keys=False, allow_unicode=True, width=100).rstrip("\n")
+    text = yaml.safe_dump(_without_defaults(setup), sort_keys=False, allow_unicode=True, width=100)
+    return escaped_yaml(text).rstrip("\n")
 
 
 def _without_defaults(value: Any) -> dict[str, Any]:
