@@ -49,6 +49,9 @@ class FileKind:
     """Whether machines may share one on a common disk: without a write-ahead log, which needs memory in common, so that
     who reads waits for who writes. On a disk of another machine every kind does without."""
 
+    repair: str = ""
+    """What drops its damaged rows, where something does."""
+
     @property
     def version(self) -> int:
         """The newest version: how many steps there are."""
@@ -164,6 +167,25 @@ class CheckedFile:
             f"INSERT {replace} INTO {table} ({', '.join(columns)}) VALUES ({marks}) {or_else}",
             (*row, checksum(table, *row)),
         )
+
+    def sound_rows(self, table: str, rest: str = "", values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
+        """Return rows of a table, each of which has to be what was written, as the values of its columns.
+
+        Args:
+            table: its name, a key of `FileKind.columns`.
+            rest: of the query: which rows, in which order.
+            values: of its parameters.
+
+        Raises:
+            RunError: the file cannot be read, or one of the rows was damaged.
+        """
+        found = self.rows(f"SELECT {', '.join(self.kind.columns[table])}, checksum FROM {table} {rest}", values)
+        if any(checksum(table, *row[:-1]) != row[-1] for row in found):
+            raise RunError(
+                f"{self.kind.name} {self.path}: a row of its {table} was damaged; "
+                f"{self.kind.repair or self.kind.instead}"
+            )
+        return [row[:-1] for row in found]
 
     def damaged(self, table: str) -> list[tuple[Any, ...]]:
         """Return the rows of a table that are not what was written, as the values of its columns.

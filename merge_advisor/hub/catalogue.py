@@ -98,9 +98,7 @@ class Catalogue:
             counted: whether the models are counted, which takes long where there are many; else all have 0.
         """
         found = []
-        for digest, name, revision, architecture, place in self._file.rows(
-            "SELECT digest, id, revision, architecture, place FROM bases"
-        ):
+        for digest, name, revision, architecture, place in self._file.sound_rows("bases"):
             models = self.count(EntryFilter("e.base = ?", (digest,))) if counted else 0
             found.append(HubBase(Base(name, revision, digest, architecture), place, models))
         return tuple(sorted(found, key=lambda item: (-item.models, item.base.id, item.base.digest)))
@@ -128,8 +126,8 @@ class Catalogue:
 
     def spaces(self) -> dict[int, Space]:
         """Return the spaces by number."""
-        rows = self._file.rows("SELECT number, fields FROM spaces ORDER BY number")
-        return {int(number): Space(**json.loads(text)) for number, text in rows}
+        rows = self._file.sound_rows("spaces", "ORDER BY number")
+        return {int(number): Space(**json.loads(text)) for number, _, text in rows}
 
     # entries and names
 
@@ -209,7 +207,12 @@ class Catalogue:
             base: digest of the base.
         """
         lists = self._distinct("modules", "base = ? AND kind = 'adapter'", [base])
-        return tuple(sorted({name for text in lists for name in json.loads(text)}))
+        try:
+            return tuple(sorted({str(name) for text in lists for name in json.loads(text)}))
+        except (ValueError, TypeError, RecursionError) as error:
+            raise RunError(
+                f"{CATALOGUE_KIND.name} {self.path}: modules of a model were damaged; {CATALOGUE_KIND.repair}"
+            ) from error
 
     def templates(self, base: str | None) -> tuple[str, ...]:
         """Return the templates that models were trained under, sorted.

@@ -63,12 +63,14 @@ class HubResults:
             task: name of the task; None: all.
             entry: number of the entry; None: all.
         """
-        rows = self._file.rows(
-            "SELECT entry, task, metric, value, lower, upper, rows, evaluator, task_digest FROM scores "
-            "WHERE (? IS NULL OR task = ?) AND (? IS NULL OR entry = ?) ORDER BY task, metric, entry",
+        rows = self._file.sound_rows(
+            "scores", "WHERE (? IS NULL OR task = ?) AND (? IS NULL OR entry = ?) ORDER BY task, metric, entry",
             [task, task, entry, entry],
-        )
-        return [(int(row[0]), HubScore(*row[1:])) for row in rows]
+        )  # fmt: skip
+        return [
+            (int(number), HubScore(name, metric, value, lower, upper, count, evaluator, digest))
+            for number, name, digest, metric, evaluator, value, lower, upper, count, _ in rows
+        ]
 
     def keep_run(self, run: HubRun) -> None:
         """Keep a run that was planned from the hub; one of the same folder is replaced.
@@ -84,13 +86,11 @@ class HubResults:
 
     def runs(self) -> tuple[HubRun, ...]:
         """Return the runs that were planned from the hub, the newest first."""
-        rows = self._file.rows(
-            "SELECT r.folder, r.added, r.tasks, r.verdict, c.cost FROM runs r LEFT JOIN costs c USING (folder) "
-            "ORDER BY r.added DESC, r.folder"
-        )
+        costs = dict(self._file.sound_rows("costs"))
+        rows = self._file.sound_rows("runs", "ORDER BY added DESC, folder")
         return tuple(
-            HubRun(folder, added, tuple(json.loads(tasks)), verdict, _cost(cost))
-            for folder, added, tasks, verdict, cost in rows
+            HubRun(folder, added, tuple(json.loads(tasks)), verdict, _cost(costs.get(folder)))
+            for folder, added, tasks, verdict in rows
         )
 
     def keep_judged(self, name: str, judged: HubJudged) -> None:
@@ -114,12 +114,10 @@ class HubResults:
 
     def judged(self) -> tuple[HubJudged, ...]:
         """Return the gates, and the decisions on watched pools, the newest first."""
-        rows = self._file.rows(
-            "SELECT kind, model, against, tasks, outcome, added, cost FROM judged ORDER BY number DESC"
-        )
+        rows = self._file.sound_rows("judged", "ORDER BY number DESC")
         return tuple(
             HubJudged(kind, model, against, tuple(json.loads(tasks)), outcome, added, _cost(cost))
-            for kind, model, against, tasks, outcome, added, cost in rows
+            for _, kind, model, against, tasks, outcome, added, cost in rows
         )
 
 

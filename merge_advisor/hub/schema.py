@@ -77,4 +77,5 @@ def _keep_judged(file: CheckedFile) -> None:
 CATALOGUE_KIND = FileKind(
     "hub catalogue", "name another `hub`", "its models can be added again; scores and versions in it are lost",
     CATALOGUE_COLUMNS, (_make_tables, _keep_costs, _keep_judged),
+    repair="`merge-advisor hub check --repair` drops it",
 )  # fmt: skip

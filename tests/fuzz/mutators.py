@@ -269,7 +269,9 @@ def safetensors_bytes(header: Mapping[str, Any], data: bytes, rng: Random) -> tu
 
 
 def _framed(text: bytes, data: bytes, rng: Random | None = None) -> bytes:
-    length = len(text) if rng is None else rng.choice((0, 1, len(text) - 1, len(text) + 1, 2**31, 2**63, 2**64 - 1))
+    length = (
+        len(text) if rng is None else rng.choice((0, 1, max(0, len(text) - 1), len(text) + 1, 2**31, 2**63, 2**64 - 1))
+    )
     return length.to_bytes(8, "little") + text + data
 
 
