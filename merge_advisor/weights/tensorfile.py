@@ -126,7 +126,7 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
     return infos
 
 
-_INTEGERS = {int}
+_MOST = 2**63
 
 
 def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -143,9 +143,11 @@ def _info(name: str, entry: Any, data: int) -> TensorInfo:
     if not isinstance(dtype, str) or dtype not in SIZES:
         raise ValueError(f"{name[:80]!r} has the unknown dtype {str(dtype)[:20]!r}")
     for numbers in (shape, offsets):
-        # type() and not isinstance(): JSON's true is an int to Python
-        whole = isinstance(numbers, list) and {type(n) for n in numbers} <= _INTEGERS
-        if not whole or (numbers and not 0 <= min(numbers) <= max(numbers) < 2**63):
+        whole = isinstance(numbers, list)
+        for n in numbers if whole else ():
+            # type() and not isinstance(): JSON's true is an int to Python
+            whole = whole and type(n) is int and 0 <= n < _MOST
+        if not whole:
             raise ValueError(f"{name[:80]!r} has a shape or offsets that are no lists of whole numbers")
     if len(offsets) != 2 or offsets[1] - offsets[0] != math.prod(shape) * SIZES[dtype]:
         raise ValueError(f"{name[:80]!r} has offsets that do not match its shape")
