@@ -205,6 +205,9 @@ class Catalogue:
 
         Args:
             base: digest of the base.
+
+        Raises:
+            RunError: the catalogue cannot be read, or what it says of them was damaged.
         """
         lists = self._distinct("modules", "base = ? AND kind = 'adapter'", [base])
         try:
