@@ -51,6 +51,8 @@ SAMPLE = 8
 _CHECKED_WHOLE = 64 * 2**20
 """Bytes up to which all blocks are compared with their checksums when the vectors are opened; else a sample is."""
 _MOST_STEPS = 32767
+_CHUNK = 2**17
+"""Numbers that are made whole at a time: as many as stay in a core's cache."""
 
 
 class DamagedVectorsError(Exception):
@@ -180,7 +182,7 @@ class StoredVectors:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         try:
-            self._append(np.asarray(keys, "<i8"), unit_rows_of(deltas))
+            self._append(np.asarray(keys, "<i8"), deltas)
         except OSError as error:
             reason = error.strerror or error
             raise RunError(f"{self.folder}: cannot be written ({reason}); check permissions and free space") from error
@@ -199,11 +201,17 @@ class StoredVectors:
         except OSError as error:
             raise RunError(f"{self.folder}: cannot be written ({error.strerror}); check permissions") from error
 
-    def _append(self, keys: NDArray[np.int64], unit: Float64Array) -> None:
+    def _append(self, keys: NDArray[np.int64], deltas: Float32Array) -> None:
         before = self.state
-        rows, scales = in_steps(unit)
-        error = float(np.linalg.norm(rows * scales[:, None].astype(np.float64) - unit, axis=1).max())
-        state = replace(before, rows=before.rows + len(keys), last=int(keys[-1]), error=max(before.error, error))
+        rows = np.empty(deltas.shape, "<i2")
+        scales = np.empty(len(rows), "<f4")
+        error = before.error
+        for part in in_chunks(len(rows), max(1, _CHUNK // self.state.dim)):
+            unit = unit_rows_of(deltas[part])
+            rows[part], scales[part] = in_steps(unit)
+            unit -= rows[part] * scales[part, None].astype(np.float64)
+            error = max(error, float(np.linalg.norm(unit, axis=1).max()))
+        state = replace(before, rows=before.rows + len(keys), last=int(keys[-1]), error=error)
         self._write("keys", before.rows, keys)
         self._write("rows", before.rows, rows)
         self._write("scales", before.rows, scales)
@@ -365,10 +373,12 @@ def in_steps(rows: Float64Array) -> tuple[NDArray[np.int16], Float32Array]:
     Args:
         rows: (n, d) float64.
     """
-    steps = (np.abs(rows).max(axis=1, initial=0.0) / _MOST_STEPS).astype("<f4")
-    # a step that float32 rounded down must not take the largest entry out of range
+    largest = np.maximum(rows.max(axis=1, initial=0.0), -rows.min(axis=1, initial=0.0))
+    steps = (largest / _MOST_STEPS).astype("<f4")
     whole = np.divide(rows, steps[:, None], out=np.zeros_like(rows), where=steps[:, None] > 0)
-    return np.clip(np.rint(whole), -_MOST_STEPS, _MOST_STEPS).astype("<i2"), steps
+    np.rint(whole, out=whole)
+    # a step that float32 rounded down must not take the largest entry out of range
+    return np.clip(whole, -_MOST_STEPS, _MOST_STEPS, out=whole).astype("<i2"), steps
 
 
 def in_chunks(count: int, size: int) -> Iterator[slice]:
