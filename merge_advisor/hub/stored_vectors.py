@@ -5,7 +5,7 @@
     keys         int64: the row of the catalogue's table of deltas
     rows         int16 (n, d): a delta divided by its length, in steps of the row's own size; zeros for a delta of zero
     scales       float32: these steps
-    near, far    codes of the rows (see `codes`), once there are more than `EXACT_UP_TO` of them
+    near, far    codes of the rows (see `codes`), once there are more than `exact_up_to` gives
     terms        float32 (n, 2), with the codes: what a row's cosine is estimated by beside them
     mean         float32 (d,), with the codes: what the codes are taken around
 
@@ -28,6 +28,7 @@ import numpy as np
 
 from merge_advisor.errors import RunError
 from merge_advisor.hub.codes import FAR_BYTES, NEAR_BYTES, Coder
+from merge_advisor.hub.mapped_rows import MappedRows
 from merge_advisor.regular_files import open_regular
 from merge_advisor.whole_files import remove_leftovers, whole_file, write_text
 from merge_advisor.write_points import write_point
@@ -38,8 +39,8 @@ if TYPE_CHECKING:
     from merge_advisor.arrays import Float32Array, Float64Array
 
 VERSION_OF_VECTORS = 1
-EXACT_UP_TO = 100_000
-"""Rows up to which a search compares with all of them; more have codes."""
+EXACT_UP_TO, EXACT_NUMBERS = 100_000, 200_000_000
+"""Rows, and numbers in them, up to which a search compares with all of them; see `exact_up_to`."""
 STATE = "state.json"
 """What counts of the other files; written last."""
 _STATE_BYTES = 4096
@@ -110,7 +111,7 @@ class StoredVectors:
     def __init__(self, folder: Path, space: str, dim: int) -> None:
         self.folder = folder
         self.state = self._read_state(space, dim)
-        self._maps: dict[str, NDArray[Any]] = {}
+        self._maps: dict[str, MappedRows] = {}
         self._coder: Coder | None = None
         self._check_sizes()
 
@@ -126,7 +127,9 @@ class StoredVectors:
         Args:
             places: of the rows.
         """
-        found: Float32Array = self.column("rows")[places].astype(np.float32) * self.column("scales")[places][:, None]
+        mapped = self.mapped("rows")
+        found: Float32Array = mapped.array[places].astype(np.float32) * self.column("scales")[places][:, None]
+        mapped.touched(len(found), apart=not isinstance(places, slice))
         return found
 
     def check(self, *, whole: bool = True) -> None:
@@ -215,7 +218,7 @@ class StoredVectors:
         self._write("keys", before.rows, keys)
         self._write("rows", before.rows, rows)
         self._write("scales", before.rows, scales)
-        if state.rows > EXACT_UP_TO:
+        if state.rows > exact_up_to(state.dim):
             state = self._append_codes(state, before.coded)
         self._finish(state, before)
 
@@ -229,7 +232,7 @@ class StoredVectors:
 
         if not coded:
             # around the mean: what all rows share says nothing about which are near
-            picked = np.linspace(0, state.rows - 1, min(state.rows, EXACT_UP_TO)).astype(np.int64)
+            picked = np.linspace(0, state.rows - 1, min(state.rows, exact_up_to(state.dim))).astype(np.int64)
             mean = np.zeros(state.dim, np.float64)
             for part in in_chunks(len(picked), 4096):
                 mean += read(picked[part]).sum(axis=0, dtype=np.float64)
@@ -329,10 +332,20 @@ class StoredVectors:
         return np.frombuffer(data, "<u4").reshape(-1, len(self._strides()))
 
     def _sum_of(self, name: str, block: int) -> int:
-        return zlib.crc32(np.ascontiguousarray(self.column(name)[block * BLOCK : (block + 1) * BLOCK]).tobytes())
+        mapped = self.mapped(name)
+        mapped.touched(BLOCK, apart=False)
+        return zlib.crc32(np.ascontiguousarray(mapped.array[block * BLOCK : (block + 1) * BLOCK]).tobytes())
 
     def column(self, name: str) -> NDArray[Any]:
         """Return a file as an array that is not read before it is looked at.
+
+        Args:
+            name: of the file.
+        """
+        return self.mapped(name).array
+
+    def mapped(self, name: str) -> MappedRows:
+        """Return a file, mapped.
 
         Args:
             name: of the file.
@@ -343,9 +356,20 @@ class StoredVectors:
                 "keys": ("<i8", (n,)), "rows": ("<i2", (n, d)), "scales": ("<f4", (n,)), "terms": ("<f4", (n, 2)),
                 "near": ("<u8", (n, NEAR_BYTES // 8)), "far": ("<u8", (n, FAR_BYTES // 8)),
             }  # fmt: skip
-            dtype, shape = kinds[name]
-            self._maps[name] = np.memmap(self.folder / name, dtype, "r", shape=shape) if n else np.zeros(shape, dtype)
+            self._maps[name] = MappedRows(self.folder / name, *kinds[name])
         return self._maps[name]
+
+
+def exact_up_to(dim: int) -> int:
+    """Return up to how many rows a search compares with all of them; more have codes.
+
+    >>> exact_up_to(576), exact_up_to(4096)
+    (100000, 48828)
+
+    Args:
+        dim: numbers in a row.
+    """
+    return min(EXACT_UP_TO, EXACT_NUMBERS // max(1, dim))
 
 
 def unit_rows_of(deltas: Float32Array) -> Float64Array:

@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from merge_advisor.hub import stored_vectors
-from merge_advisor.hub.stored_vectors import SAMPLE, StoredVectors, in_chunks, unit_rows_of
+from merge_advisor.hub.stored_vectors import SAMPLE, StoredVectors, exact_up_to, in_chunks, unit_rows_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -46,12 +45,13 @@ class VectorFiles(StoredVectors):
             keys: only rows of these keys, sorted; None: all.
         """
         places = None if keys is None else self._places(keys)
-        if self.state.coded == 0 or (places is not None and len(places) <= stored_vectors.EXACT_UP_TO):
+        if self.state.coded == 0 or (places is not None and len(places) <= exact_up_to(self.state.dim)):
             scores = self._scores(query, places)
             found, exact = self._best(scores, most), True
         else:
             if places is None or len(places):
                 places = self.coder().candidates(self._codes(), query, places, most)
+                self.mapped("rows").expect(places)
             scores = self._scores(query, places)
             found, exact = self._best(scores, most), False
         return self.column("keys")[found if places is None else places[found]].astype(np.int64), exact
@@ -78,7 +78,8 @@ class VectorFiles(StoredVectors):
         return bool(np.linalg.norm(row.astype(np.float64) - unit) <= self.state.error + _SUMMING)
 
     def _scores(self, query: Float32Array, places: NDArray[np.int64] | None) -> Float32Array:
-        rows, scales = self.column("rows"), self.column("scales")
+        mapped, scales = self.mapped("rows"), self.column("scales")
+        rows = mapped.array
         count = len(rows) if places is None else len(places)
         scores = np.empty(count, np.float32)
         step = max(1, _CHUNK // (4 * self.state.dim))
@@ -87,6 +88,7 @@ class VectorFiles(StoredVectors):
             chunk = buffer[: part.stop - part.start]
             chunk[:] = rows[part] if places is None else rows[places[part]]
             np.matmul(chunk, query, out=scores[part])
+            mapped.touched(len(chunk), apart=places is not None)
         scores *= scales if places is None else scales[places]
         return scores
 
