@@ -23,11 +23,14 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import shutil
+import sqlite3
 import subprocess
 import sys
 import tempfile
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -145,31 +148,74 @@ sys.exit(code)
 """A command whose most memory is written to a file: what the system tells of a child counts its parent's too."""
 
 
+def fill(hub: Any, n: int, words: list[str]) -> None:
+    """Put so many made entries into a hub, each in the folder of its first; rows as `add` writes them, all at once.
+
+    A card has 20 words of the task's examples, as frequent as there, so that what is looked for is in most of them.
+    """
+    from merge_advisor.checked_sqlite import checksum
+    from merge_advisor.hub.schema import CATALOGUE_COLUMNS
+
+    (number, space), *_ = hub.catalogue.spaces().items()
+    world, some = World(n, space.dim), hub.entries()[0]
+    first = max(hub.catalogue.numbers()) + 1
+    modules, empty, rng = json.dumps(some.modules), "[]", np.random.default_rng(0)
+    with closing(sqlite3.connect(hub.catalogue.path, isolation_level=None)) as file:
+        for start, rows in world.blocks():
+            entries, names, deltas, texts = [], [], [], []
+            chosen = rng.choice(words, (len(rows), 20)).tolist()
+            for at, row in enumerate(rows, start):
+                card = " ".join(chosen[at - start])
+                entries.append(
+                    (
+                        first + at,
+                        some.base,
+                        f"made {at}",
+                        "adapter",
+                        8,
+                        modules,
+                        "mit",
+                        some.size,
+                        f"m/{at}",
+                        None,
+                        some.place,
+                        card,
+                        empty,
+                        empty,
+                        empty,
+                        some.template,
+                        empty,
+                        some.added,
+                    )
+                )
+                names.append((some.base, f"made-{at}", 1, first + at, some.added, 1))
+                deltas.append((number, first + at, row.astype("<f4").tobytes()))
+                texts.append((first + at, f"made {at} m {at}", card, ""))
+            file.execute("BEGIN")
+            for table, made in (("entries", entries), ("names", names), ("deltas", deltas)):
+                columns = (*CATALOGUE_COLUMNS[table], "checksum")
+                file.executemany(
+                    f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})",
+                    ((*row, checksum(table, *row)) for row in made),
+                )
+            file.executemany("INSERT INTO texts (rowid, name, card, tags) VALUES (?, ?, ?, ?)", texts)
+            file.execute("UPDATE counters SET last = ?", [first + start + len(rows)])
+            file.execute("COMMIT")
+    hub.index.bring_up(number, space)
+
+
 def plan_seconds(arguments: argparse.Namespace, n: int) -> dict[str, Any]:
     """Whole processes of `plan --hub --no-score` on a hub of so many entries, the second with everything stored."""
     from merge_advisor.hub import Hub
-    from merge_advisor.hub.values import HubEntry
 
+    words = re.findall(r"[a-z]{2,}", Path(arguments.task).read_text().lower())
     with tempfile.TemporaryDirectory(dir=arguments.folder) as name:
         folder, cache = Path(name), arguments.cache or Path(name) / "cache"
         with Hub.open(folder / "hub", make=True) as hub:
             hub.add(arguments.pool, base=arguments.base, cache=cache)
-            (number, space), *_ = hub.catalogue.spaces().items()
-            world = World(n, space.dim)
-            some = hub.entries()[0]
+            (_, space), *_ = hub.catalogue.spaces().items()
             began = time.perf_counter()
-            for start, rows in world.blocks():
-                with hub.catalogue.file.transaction():
-                    for offset, row in enumerate(rows):
-                        made = HubEntry(
-                            0, (), some.base, f"made {start + offset}", "adapter", 8, some.modules, "mit",
-                            place=some.place, card=f"made model {start + offset} of words {offset % 97}",
-                        )  # fmt: skip
-                        entry = hub.catalogue.keep_entry(made)
-                        hub.catalogue.keep_name(some.base, f"made-{start + offset}", entry, "2026-01-01")
-                        hub.deltas.keep_delta(number, entry, row)
-                        hub.texts.keep_text(entry)
-            hub.index.bring_up(number, space)
+            fill(hub, n, words)
             filled = time.perf_counter() - began
         places = ["--hub", str(folder / "hub"), "--cache", str(cache), "--out", str(folder / "run")]
         asked = ["--task", arguments.task, "--base", arguments.base, "--no-score", "--adaptation", "none", "--force"]
