@@ -140,8 +140,11 @@ def _info(name: str, entry: Any, data: int) -> TensorInfo:
     if not isinstance(dtype, str) or dtype not in SIZES:
         raise ValueError(f"{name[:80]!r} has the unknown dtype {str(dtype)[:20]!r}")
     for numbers in (shape, offsets):
-        # type() and not isinstance(): JSON's true is an int to Python
-        if not isinstance(numbers, list) or not all(type(n) is int and 0 <= n < 2**63 for n in numbers):
+        wrong = not isinstance(numbers, list)
+        for number in () if wrong else numbers:
+            # type() and not isinstance(): JSON's true is an int to Python
+            wrong = wrong or type(number) is not int or not 0 <= number < 2**63
+        if wrong:
             raise ValueError(f"{name[:80]!r} has a shape or offsets that are no lists of whole numbers")
     if len(offsets) != 2 or offsets[1] - offsets[0] != math.prod(shape) * SIZES[dtype]:
         raise ValueError(f"{name[:80]!r} has offsets that do not match its shape")
