@@ -127,10 +127,26 @@ class StoredVectors:
         Args:
             places: of the rows.
         """
-        mapped = self.mapped("rows")
-        found: Float32Array = mapped.array[places].astype(np.float32) * self.column("scales")[places][:, None]
-        mapped.touched(len(found), apart=not isinstance(places, slice))
+        mapped, scales = self.mapped("rows"), self.column("scales")[places][:, None]
+        if not isinstance(places, slice):
+            return np.asarray(self.picked(places).astype(np.float32) * scales, np.float32)
+        found: Float32Array = mapped.array[places].astype(np.float32) * scales
+        mapped.touched(len(found))
         return found
+
+    def picked(self, places: NDArray[np.int64]) -> NDArray[np.int16]:
+        """Return some rows from everywhere as the whole numbers they are kept as.
+
+        Args:
+            places: of the rows, rising.
+
+        Raises:
+            RunError: they cannot be read.
+        """
+        try:
+            return self.mapped("rows").pick(places)
+        except OSError as error:
+            raise RunError(f"{self.folder / 'rows'}: cannot be read ({error.strerror}); check the disk") from error
 
     def check(self, *, whole: bool = True) -> None:
         """Compare blocks, and the mean, with their checksums.
@@ -333,7 +349,7 @@ class StoredVectors:
 
     def _sum_of(self, name: str, block: int) -> int:
         mapped = self.mapped(name)
-        mapped.touched(BLOCK, apart=False)
+        mapped.touched(BLOCK)
         return zlib.crc32(np.ascontiguousarray(mapped.array[block * BLOCK : (block + 1) * BLOCK]).tobytes())
 
     def column(self, name: str) -> NDArray[Any]:

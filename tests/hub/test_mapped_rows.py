@@ -1,11 +1,12 @@
 """Files of rows, mapped: what was touched is let go, and gives the same when it is looked at again."""
 
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from merge_advisor.hub import mapped_rows
+from merge_advisor.hub import mapped_rows, vectors
 from merge_advisor.hub.mapped_rows import MappedRows
 from merge_advisor.hub.vectors import VectorFiles
 
@@ -37,24 +38,35 @@ def test_what_was_touched_is_let_go(rows: Path, monkeypatch: pytest.MonkeyPatch)
     mapped = MappedRows(rows, "<i2", SHAPE)
     total = int(mapped.array.sum(dtype=np.int64))
     assert resident(rows) == 2**23
-    mapped.touched(SHAPE[0], apart=False)
+    mapped.touched(SHAPE[0])
     assert resident(rows) == 2**23, "a small file is kept"
     monkeypatch.setattr(mapped_rows, "MOST_TOUCHED", 2**22)
-    mapped.touched(1, apart=False)
+    mapped.touched(1)
     assert resident(rows) == 0
+    assert mapped.array[::64].any() and resident(rows) > 0
+    mapped.touched(32, apart=True)
+    assert resident(rows) == 0, "with a row comes what is around it"
     assert int(mapped.array.sum(dtype=np.int64)) == total
 
 
-def test_a_few_rows_from_everywhere_count_with_what_is_around_them(rows: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mapped_rows, "MOST_TOUCHED", 2**22)
+def test_a_few_rows_from_everywhere_are_read_and_not_mapped(rows: Path) -> None:
     mapped = MappedRows(rows, "<i2", SHAPE)
-    places = np.arange(0, SHAPE[0], 32)
-    mapped.expect(places)
-    assert mapped.array[places].any() and resident(rows) >= 64 * 4096
-    mapped.touched(32, apart=False)
-    assert resident(rows) > 0
-    mapped.touched(64, apart=True)
-    assert resident(rows) == 0
+    for places in ([], [5], [0, 1, 2, 900, 902, 903, 2047], range(0, 2048, 7), range(2048)):
+        chosen = np.asarray(places, np.int64)
+        found = mapped.pick(chosen)
+        assert resident(rows) == 0
+        assert np.array_equal(found, np.fromfile(rows, "<i2").reshape(SHAPE)[chosen])
+
+
+def test_what_is_read_is_of_the_file_that_was_opened(rows: Path) -> None:
+    mapped = MappedRows(rows, "<i2", SHAPE)
+    before = mapped.array[7].copy()
+    rows.rename(rows.with_name("old"))
+    np.zeros(SHAPE, "<i2").tofile(rows)
+    assert np.array_equal(mapped.pick(np.array([7]))[0], before)
+    os.truncate(rows.with_name("old"), 4096)
+    with pytest.raises(OSError, match="shorter"):
+        mapped.pick(np.array([7]))
 
 
 @pytest.mark.usefixtures("coded")
@@ -66,6 +78,7 @@ def test_a_search_that_lets_go_finds_the_same(tmp_path: Path, monkeypatch: pytes
     some = np.arange(1, 6001, 3)
     wanted = [files.nearest(query, 10, keys)[0].tolist() for query in queries for keys in (None, some, some[:400])]
     monkeypatch.setattr(mapped_rows, "MOST_TOUCHED", 1000)
+    monkeypatch.setattr(vectors, "_PICKED", 300)
     assert wanted == [
         files.nearest(query, 10, keys)[0].tolist() for query in queries for keys in (None, some, some[:400])
     ]
