@@ -211,13 +211,15 @@ def plan_seconds(arguments: argparse.Namespace, n: int) -> dict[str, Any]:
     words = re.findall(r"[a-z]{2,}", Path(arguments.task).read_text().lower())
     with tempfile.TemporaryDirectory(dir=arguments.folder) as name:
         folder, cache = Path(name), arguments.cache or Path(name) / "cache"
-        with Hub.open(folder / "hub", make=True) as hub:
-            hub.add(arguments.pool, base=arguments.base, cache=cache)
+        place, filled = arguments.hub or folder / "hub", None
+        with Hub.open(place, make=True) as hub:
+            if hub.count() < n:
+                hub.add(arguments.pool, base=arguments.base, cache=cache)
+                began = time.perf_counter()
+                fill(hub, n, words)
+                filled = time.perf_counter() - began
             (_, space), *_ = hub.catalogue.spaces().items()
-            began = time.perf_counter()
-            fill(hub, n, words)
-            filled = time.perf_counter() - began
-        places = ["--hub", str(folder / "hub"), "--cache", str(cache), "--out", str(folder / "run")]
+        places = ["--hub", str(place), "--cache", str(cache), "--out", str(folder / "run")]
         asked = ["--task", arguments.task, "--base", arguments.base, "--no-score", "--adaptation", "none", "--force"]
         quick = ["--strategy", "gradient", "--shots", "4", "--lora-steps", "1"]  # what is stored costs nothing later
         command = [sys.executable, "-c", MEASURED, str(folder / "peak"), "plan", *places, *asked, *quick]
@@ -237,7 +239,7 @@ def plan_seconds(arguments: argparse.Namespace, n: int) -> dict[str, Any]:
         return {
             "engine": "plan --hub", "n": n, "dim": space.dim, "fill_s": filled, "first_s": seconds[0],
             "stored_s": float(np.median(seconds[1:])), "stored_cpu_s": float(np.median(cpu[1:])), "peak_mb": peak,
-            "disk_mb": size_of(folder / "hub") / 1e6,
+            "disk_mb": size_of(place) / 1e6,
             "load": os.getloadavg()[0], "when": time.strftime("%Y-%m-%d"),
         }  # fmt: skip
 
@@ -252,6 +254,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()), help="where the files are made")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     parser.add_argument("--plan", action="store_true", help="measure plan --hub")
+    parser.add_argument("--hub", type=Path, help="with --plan: the hub, kept; filled where it has fewer entries")
     parser.add_argument("--cache", type=Path, help="with --plan: cache of the plan (default: a new one)")
     for name in ("base", "pool", "task"):
         parser.add_argument(f"--{name}")
