@@ -36,6 +36,8 @@ CATALOGUE = "catalogue.sqlite"
 _LISTS = ("modules", "languages", "data_sets", "tags", "notes")
 _SELECT = ", ".join(f"e.{name}" for name in (*ENTRY_COLUMNS, "checksum"))
 _CURRENT = "EXISTS (SELECT 1 FROM names n WHERE n.entry = e.number AND n.current = 1)"
+OF_BASE = "e.base = ?"
+"""The condition of a filter on nothing but the base."""
 _AT_ONCE = 500
 """Values in one list of a query: SQLite takes 999 in old versions."""
 
@@ -99,7 +101,7 @@ class Catalogue:
         """
         found = []
         for digest, name, revision, architecture, place in self._file.sound_rows("bases"):
-            models = self.count(EntryFilter("e.base = ?", (digest,))) if counted else 0
+            models = self.count(EntryFilter(OF_BASE, (digest,))) if counted else 0
             found.append(HubBase(Base(name, revision, digest, architecture), place, models))
         return tuple(sorted(found, key=lambda item: (-item.models, item.base.id, item.base.digest)))
 
@@ -137,6 +139,11 @@ class Catalogue:
         Args:
             chosen: which of them; None: all.
         """
+        if chosen is None or chosen.where in ("", OF_BASE):
+            # along an index of the names: a million models in 0.1 s, where looking each up takes three times that
+            base = "" if chosen is None or not chosen.where else " AND base = ?"
+            query = f"SELECT COUNT(DISTINCT entry) FROM names INDEXED BY names_by_entry WHERE current = 1{base}"
+            return int(self._file.rows(query, chosen.values if chosen else ())[0][0])
         where, values = entries_where(chosen)
         return int(self._file.rows(f"SELECT COUNT(*) FROM entries e WHERE {where}", values)[0][0])
 

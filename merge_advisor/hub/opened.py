@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from merge_advisor.errors import InputError
-from merge_advisor.hub.catalogue import Catalogue
+from merge_advisor.hub.catalogue import OF_BASE, Catalogue
 from merge_advisor.hub.deltas import HubDeltas
 from merge_advisor.hub.filters import EntryFilter, read_filter
 from merge_advisor.hub.index import HubIndex
@@ -179,4 +179,4 @@ class OpenHub:
             InputError: a filter that is none.
         """
         chosen = read_filter(text)
-        return chosen if base is None else chosen.and_also(EntryFilter("e.base = ?", (base,)))
+        return chosen if base is None else chosen.and_also(EntryFilter(OF_BASE, (base,)))

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
 from merge_advisor.errors import InputError
+from merge_advisor.hub.catalogue import OF_BASE
 from merge_advisor.hub.filters import EntryFilter
-from merge_advisor.hub.index import refuse_space
+from merge_advisor.hub.index import Nearest, refuse_space
 from merge_advisor.hub.texts import query_of
-from merge_advisor.hub.values import HubHit, HubSearch
+from merge_advisor.hub.values import HubEntry, HubHit, HubSearch
 from merge_advisor.hub_options import HubSearchOptions
 from merge_advisor.plain_text import short_name
 from merge_advisor.spaces import Space
@@ -161,16 +162,42 @@ def nearest_in(
         InputError: a filter that is none.
         RunError: the catalogue cannot be read, or a delta in it is damaged.
     """
-    chosen = hub.filtered(wanted) if isinstance(wanted, str) else wanted
-    # a space is of one base: to ask for that is to ask for all
-    some = bool(chosen.where) and chosen != EntryFilter("e.base = ?", (place[1].base,))
-    rows: Sequence[tuple[int, int]] | None = hub.deltas.row_entries(place[0], chosen) if some else None
-    found = hub.index.nearest(place, vector, k, hub.catalogue.living, rows)
-    entries = hub.catalogue.by_number(found.entries)
+    found, entries, chosen = _nearest(hub, place, vector, k, wanted)
     hits = tuple(
         HubHit(entries[number], float(value))
         for number, value in zip(found.entries, found.cosines, strict=True)
         if number in entries
     )
-    models = hub.models_in(place[0]) if rows is None else len(rows)
+    models = hub.models_in(place[0]) if chosen is None else chosen
     return HubSearch(hits, "models like a vector", place[1], models, found.exact)
+
+
+def nearest_entries(
+    hub: OpenHub, place: tuple[int, Space], vector: Float32Array, k: int, wanted: EntryFilter
+) -> list[HubEntry]:
+    """Return the models that `nearest_in` finds, the nearest first; how many there are is not counted.
+
+    Args:
+        hub: open.
+        place: as of `nearest_in`.
+        vector: as of `nearest_in`.
+        k: how many at most.
+        wanted: which models are looked at.
+
+    Raises:
+        RunError: as of `nearest_in`.
+    """
+    found, entries, _ = _nearest(hub, place, vector, k, wanted)
+    return [entries[number] for number in found.entries if number in entries]
+
+
+def _nearest(
+    hub: OpenHub, place: tuple[int, Space], vector: Float32Array, k: int, wanted: str | EntryFilter
+) -> tuple[Nearest, dict[int, HubEntry], int | None]:
+    """The nearest, their entries, and how many a filter leaves; None where it leaves all."""
+    chosen = hub.filtered(wanted) if isinstance(wanted, str) else wanted
+    # a space is of one base: to ask for that is to ask for all
+    some = bool(chosen.where) and chosen != EntryFilter(OF_BASE, (place[1].base,))
+    rows: Sequence[tuple[int, int]] | None = hub.deltas.row_entries(place[0], chosen) if some else None
+    found = hub.index.nearest(place, vector, k, hub.catalogue.living, rows)
+    return found, hub.catalogue.by_number(found.entries), None if rows is None else len(rows)

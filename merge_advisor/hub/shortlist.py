@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from merge_advisor.hub.filters import EntryFilter
-from merge_advisor.hub.searching import nearest_in
+from merge_advisor.hub.searching import nearest_entries
 from merge_advisor.hub.values import HubEntry
 from merge_advisor.spaces import Space
 
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 TEXT_EVERY, SCORES_EVERY = 8, 8
 """Of the places of a shortlist, one in so many is for the text, and one in so many for the scores."""
+TEXTS_FIT = 20_000
+"""Where a hub has more models, a shortlist looks for the rarest words of the examples, which so many have in all: what
+more have tells few apart, and scoring a million takes seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +80,7 @@ def shortlist(
         return Shortlist(present, {}, tuple(entry.id for entry in entries if not can_be_opened(entry)))
     number, space, vector = evidence.vector
     by_delta = _nearest_there(hub, (number, space), vector, size, chosen)
-    texts = hub.texts.find_text(evidence.text, chosen, size)
+    texts = hub.texts.find_text(evidence.text, chosen, size, most_fit=TEXTS_FIT)
     scored = _scored(hub, evidence.tasks, chosen)
     known = hub.catalogue.by_number([*(entry for entry, _ in texts), *scored])
     sources = {
@@ -110,7 +113,7 @@ def _nearest_there(
     """The nearest models, so many that `size` of them can be opened, where there are as many."""
     most = 2 * size
     while True:
-        found = [hit.entry for hit in nearest_in(hub, place, vector, most, chosen).hits]
+        found = nearest_entries(hub, place, vector, most, chosen)
         if len(found) < most or sum(map(can_be_opened, found)) >= size:
             return found
         most *= 4

@@ -5,7 +5,7 @@
     keys         int64: the row of the catalogue's table of deltas
     rows         int16 (n, d): a delta divided by its length, in steps of the row's own size; zeros for a delta of zero
     scales       float32: these steps
-    near, far    codes of the rows (see `codes`), once there are more than `EXACT_UP_TO` of them
+    near, far    codes of the rows (see `codes`), once there are more than `exact_up_to` gives
     terms        float32 (n, 2), with the codes: what a row's cosine is estimated by beside them
     mean         float32 (d,), with the codes: what the codes are taken around
 
@@ -28,6 +28,7 @@ import numpy as np
 
 from merge_advisor.errors import RunError
 from merge_advisor.hub.codes import FAR_BYTES, NEAR_BYTES, Coder
+from merge_advisor.hub.mapped_rows import MappedRows
 from merge_advisor.regular_files import open_regular
 from merge_advisor.whole_files import remove_leftovers, whole_file, write_text
 from merge_advisor.write_points import write_point
@@ -38,8 +39,8 @@ if TYPE_CHECKING:
     from merge_advisor.arrays import Float32Array, Float64Array
 
 VERSION_OF_VECTORS = 1
-EXACT_UP_TO = 100_000
-"""Rows up to which a search compares with all of them; more have codes."""
+EXACT_UP_TO, EXACT_NUMBERS = 100_000, 200_000_000
+"""Rows, and numbers in them, up to which a search compares with all of them; see `exact_up_to`."""
 STATE = "state.json"
 """What counts of the other files; written last."""
 _STATE_BYTES = 4096
@@ -51,6 +52,8 @@ SAMPLE = 8
 _CHECKED_WHOLE = 64 * 2**20
 """Bytes up to which all blocks are compared with their checksums when the vectors are opened; else a sample is."""
 _MOST_STEPS = 32767
+_CHUNK = 2**17
+"""Numbers that are made whole at a time: as many as stay in a core's cache."""
 
 
 class DamagedVectorsError(Exception):
@@ -108,7 +111,7 @@ class StoredVectors:
     def __init__(self, folder: Path, space: str, dim: int) -> None:
         self.folder = folder
         self.state = self._read_state(space, dim)
-        self._maps: dict[str, NDArray[Any]] = {}
+        self._maps: dict[str, MappedRows] = {}
         self._coder: Coder | None = None
         self._check_sizes()
 
@@ -124,8 +127,26 @@ class StoredVectors:
         Args:
             places: of the rows.
         """
-        found: Float32Array = self.column("rows")[places].astype(np.float32) * self.column("scales")[places][:, None]
+        mapped, scales = self.mapped("rows"), self.column("scales")[places][:, None]
+        if not isinstance(places, slice):
+            return np.asarray(self.picked(places).astype(np.float32) * scales, np.float32)
+        found: Float32Array = mapped.array[places].astype(np.float32) * scales
+        mapped.touched(len(found))
         return found
+
+    def picked(self, places: NDArray[np.int64]) -> NDArray[np.int16]:
+        """Return some rows from everywhere as the whole numbers they are kept as.
+
+        Args:
+            places: of the rows, rising.
+
+        Raises:
+            RunError: they cannot be read.
+        """
+        try:
+            return self.mapped("rows").pick(places)
+        except OSError as error:
+            raise RunError(f"{self.folder / 'rows'}: cannot be read ({error.strerror}); check the disk") from error
 
     def check(self, *, whole: bool = True) -> None:
         """Compare blocks, and the mean, with their checksums.
@@ -180,7 +201,7 @@ class StoredVectors:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         try:
-            self._append(np.asarray(keys, "<i8"), unit_rows_of(deltas))
+            self._append(np.asarray(keys, "<i8"), deltas)
         except OSError as error:
             reason = error.strerror or error
             raise RunError(f"{self.folder}: cannot be written ({reason}); check permissions and free space") from error
@@ -199,15 +220,21 @@ class StoredVectors:
         except OSError as error:
             raise RunError(f"{self.folder}: cannot be written ({error.strerror}); check permissions") from error
 
-    def _append(self, keys: NDArray[np.int64], unit: Float64Array) -> None:
+    def _append(self, keys: NDArray[np.int64], deltas: Float32Array) -> None:
         before = self.state
-        rows, scales = in_steps(unit)
-        error = float(np.linalg.norm(rows * scales[:, None].astype(np.float64) - unit, axis=1).max())
-        state = replace(before, rows=before.rows + len(keys), last=int(keys[-1]), error=max(before.error, error))
+        rows = np.empty(deltas.shape, "<i2")
+        scales = np.empty(len(rows), "<f4")
+        error = before.error
+        for part in in_chunks(len(rows), max(1, _CHUNK // self.state.dim)):
+            unit = unit_rows_of(deltas[part])
+            rows[part], scales[part] = in_steps(unit)
+            unit -= rows[part] * scales[part, None].astype(np.float64)
+            error = max(error, float(np.linalg.norm(unit, axis=1).max()))
+        state = replace(before, rows=before.rows + len(keys), last=int(keys[-1]), error=error)
         self._write("keys", before.rows, keys)
         self._write("rows", before.rows, rows)
         self._write("scales", before.rows, scales)
-        if state.rows > EXACT_UP_TO:
+        if state.rows > exact_up_to(state.dim):
             state = self._append_codes(state, before.coded)
         self._finish(state, before)
 
@@ -221,7 +248,7 @@ class StoredVectors:
 
         if not coded:
             # around the mean: what all rows share says nothing about which are near
-            picked = np.linspace(0, state.rows - 1, min(state.rows, EXACT_UP_TO)).astype(np.int64)
+            picked = np.linspace(0, state.rows - 1, min(state.rows, exact_up_to(state.dim))).astype(np.int64)
             mean = np.zeros(state.dim, np.float64)
             for part in in_chunks(len(picked), 4096):
                 mean += read(picked[part]).sum(axis=0, dtype=np.float64)
@@ -321,10 +348,20 @@ class StoredVectors:
         return np.frombuffer(data, "<u4").reshape(-1, len(self._strides()))
 
     def _sum_of(self, name: str, block: int) -> int:
-        return zlib.crc32(np.ascontiguousarray(self.column(name)[block * BLOCK : (block + 1) * BLOCK]).tobytes())
+        mapped = self.mapped(name)
+        mapped.touched(BLOCK)
+        return zlib.crc32(np.ascontiguousarray(mapped.array[block * BLOCK : (block + 1) * BLOCK]).tobytes())
 
     def column(self, name: str) -> NDArray[Any]:
         """Return a file as an array that is not read before it is looked at.
+
+        Args:
+            name: of the file.
+        """
+        return self.mapped(name).array
+
+    def mapped(self, name: str) -> MappedRows:
+        """Return a file, mapped.
 
         Args:
             name: of the file.
@@ -335,9 +372,20 @@ class StoredVectors:
                 "keys": ("<i8", (n,)), "rows": ("<i2", (n, d)), "scales": ("<f4", (n,)), "terms": ("<f4", (n, 2)),
                 "near": ("<u8", (n, NEAR_BYTES // 8)), "far": ("<u8", (n, FAR_BYTES // 8)),
             }  # fmt: skip
-            dtype, shape = kinds[name]
-            self._maps[name] = np.memmap(self.folder / name, dtype, "r", shape=shape) if n else np.zeros(shape, dtype)
+            self._maps[name] = MappedRows(self.folder / name, *kinds[name])
         return self._maps[name]
+
+
+def exact_up_to(dim: int) -> int:
+    """Return up to how many rows a search compares with all of them; more have codes.
+
+    >>> exact_up_to(576), exact_up_to(4096)
+    (100000, 48828)
+
+    Args:
+        dim: numbers in a row.
+    """
+    return min(EXACT_UP_TO, EXACT_NUMBERS // max(1, dim))
 
 
 def unit_rows_of(deltas: Float32Array) -> Float64Array:
@@ -365,10 +413,12 @@ def in_steps(rows: Float64Array) -> tuple[NDArray[np.int16], Float32Array]:
     Args:
         rows: (n, d) float64.
     """
-    steps = (np.abs(rows).max(axis=1, initial=0.0) / _MOST_STEPS).astype("<f4")
-    # a step that float32 rounded down must not take the largest entry out of range
+    largest = np.maximum(rows.max(axis=1, initial=0.0), -rows.min(axis=1, initial=0.0))
+    steps = (largest / _MOST_STEPS).astype("<f4")
     whole = np.divide(rows, steps[:, None], out=np.zeros_like(rows), where=steps[:, None] > 0)
-    return np.clip(np.rint(whole), -_MOST_STEPS, _MOST_STEPS).astype("<i2"), steps
+    np.rint(whole, out=whole)
+    # a step that float32 rounded down must not take the largest entry out of range
+    return np.clip(whole, -_MOST_STEPS, _MOST_STEPS, out=whole).astype("<i2"), steps
 
 
 def in_chunks(count: int, size: int) -> Iterator[slice]:

@@ -77,15 +77,21 @@ class HubTexts:
                 [number, words_for_index(names), words_for_index(entry.card), words_for_index(words)],
             )
 
-    def find_text(self, text: str, chosen: EntryFilter | None = None, k: int = 10) -> list[tuple[int, float]]:
+    def find_text(
+        self, text: str, chosen: EntryFilter | None = None, k: int = 10, *, most_fit: int | None = None
+    ) -> list[tuple[int, float]]:
         """Return the numbers of the entries whose name, card and tags fit a text best, each with its BM25 score.
 
         Args:
             text: any text; its words are looked for, each on its own.
             chosen: which entries; None: all with a current id.
             k: how many at most.
+            most_fit: where there are more entries than this, look for the rarest words alone, which so many entries
+                have in all; None: for all words.
         """
         query = query_of(text)
+        if query and most_fit is not None:
+            query = self._rarest(query, most_fit)
         if not query:
             return []
         where, values = entries_where(chosen)
@@ -96,3 +102,22 @@ class HubTexts:
             [query, *values, k],
         )
         return [(int(number), -float(score)) for number, score in rows]
+
+    def _rarest(self, query: str, most: int) -> str:
+        """The part of a query whose words, the rarest first, no more entries than `most` have in all."""
+        if int(self._file.rows("SELECT COALESCE(MAX(number), 0) FROM entries")[0][0]) <= most:
+            return query
+        found = []
+        for word in query.split(" OR "):
+            # no further than it matters: counting costs what is counted
+            fit = self._file.rows(
+                "SELECT COUNT(*) FROM (SELECT rowid FROM texts WHERE texts MATCH ? LIMIT ?)", [word, most + 1]
+            )
+            found.append((int(fit[0][0]), word))
+        left, taken = most, list[str]()
+        for count, word in sorted(found):
+            left -= count
+            if left < 0:
+                break
+            taken += [word] if count else []
+        return " OR ".join(taken)

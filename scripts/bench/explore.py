@@ -165,7 +165,9 @@ def main() -> None:
         partial(measured, arguments.hub, arguments.hub / "cache", draw) for draw in ("gl", "2d")
     ]  # fmt: skip
     for way in ways:
-        record = made | way()
+        asked = f"scripts/bench/explore.py --models {arguments.models} --dims {arguments.dims}"
+        command = asked + (" --layout" if arguments.layout else "")
+        record = made | way() | {"when": time.strftime("%Y-%m-%d"), "command": command}
         print(record)
         if arguments.out:
             add_line(arguments.out, record)

@@ -34,7 +34,7 @@ def test_every_item_is_done_once_by_some_worker(tmp_path: Path) -> None:
     assert not any(map(is_running, opened))
 
 
-@pytest.mark.parametrize("how", ["kill", "crash", "stop", "wait"])
+@pytest.mark.parametrize("how", ["kill", "crash", "stop", pytest.param("wait", marks=pytest.mark.slow)])
 def test_what_a_worker_leaves_is_done_by_another(tmp_path: Path, how: str) -> None:
     """Killed, crashed; stopped, and waiting for ever, are noticed by their silence."""
     (tmp_path / f"once-{how}-2").touch()

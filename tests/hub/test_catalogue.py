@@ -12,7 +12,7 @@ from merge_advisor.errors import InputError, RunError
 from merge_advisor.hub import Hub
 from merge_advisor.hub.catalogue import CATALOGUE, Catalogue
 from merge_advisor.hub.deltas import HubDeltas
-from merge_advisor.hub.filters import FILTER_FIELDS, read_filter
+from merge_advisor.hub.filters import FILTER_FIELDS, EntryFilter, read_filter
 from merge_advisor.hub.results import savings_lines
 from merge_advisor.hub.texts import HubTexts, query_of
 from merge_advisor.hub.values import HubEntry, HubJudged, HubRun, HubScore
@@ -123,6 +123,32 @@ def test_words_are_found_and_nothing_of_them_is_syntax(tmp_path: Path) -> None:
         assert "models that the filter leaves out" in hub.search(text="law", options=filtered).notes[0]
         assert hub.search(text="law").notes == ()
         assert query_of("x" * 5 + " " + " ".join(f"w{n}" for n in range(500))).count(" OR ") == 63
+
+
+def test_of_many_models_the_rarest_words_alone_are_looked_for(tmp_path: Path) -> None:
+    with filled(tmp_path, 12) as hub:
+        for item, card in enumerate(("rare contract", "contract clause", "contract clause")):
+            number = hub.catalogue.keep_entry(entry_of(20 + item, card=card))
+            hub.catalogue.keep_name("base", f"n{item}", number, TIME)
+            hub.texts.keep_text(number)
+
+        def found(most: int | None) -> set[int]:
+            return {number for number, _ in hub.texts.find_text("card of a rare contract clause", k=99, most_fit=most)}
+
+        # "card" fits 12, "contract" 3, "clause" 2, "rare" 1
+        assert [len(found(most)) for most in (None, 15, 14, 6, 5, 2, 1, 0)] == [15, 15, 3, 3, 3, 1, 1, 0]
+        assert hub.texts.find_text("contract zzz", most_fit=2) == []
+
+
+def test_models_are_counted_as_they_are_listed(tmp_path: Path) -> None:
+    with filled(tmp_path, 3) as hub:
+        hub.catalogue.keep_name("base", "copy", hub.entry("m0").number, TIME)
+        hub.catalogue.keep_name("base", "m1", hub.catalogue.keep_entry(entry_of(9)), TIME)
+        other = hub.catalogue.keep_entry(replace(entry_of(10), base="other"))
+        hub.catalogue.keep_name("other", "m2", other, TIME)
+        for chosen in (EntryFilter(), EntryFilter("e.base = ?", ("base",)), EntryFilter("e.base = ?", ("other",))):
+            assert hub.catalogue.count(chosen) == len(hub.catalogue.entries(chosen)) > 0
+        assert hub.count() == 4 and hub.count("base=none") == 0
 
 
 def test_a_fit_is_a_number_where_every_card_has_the_word(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

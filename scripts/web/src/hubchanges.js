@@ -3,7 +3,7 @@
 import { HubChanged, json } from "./api.js";
 import { number, say } from "./dom.js";
 import { rescore } from "./following.js";
-import { loadHub, ofMap } from "./model.js";
+import { loadHub, ofMap, spaceToShow } from "./model.js";
 import { set, state } from "./state.js";
 
 const WAIT = 1500,
@@ -20,7 +20,7 @@ export async function reload(app, stale) {
     for (let turn = 1; ; turn += 1) {
       try {
         app.hub = await loadHub();
-        const lost = await app.openSpace(app.spaceToShow(), false, app.model);
+        const lost = await app.openSpace(spaceToShow(app.hub), false, app.model);
         say(`The hub has changed; the map was loaded again${lost ? "; " + lost : ""}`);
         break;
       } catch (failure) {

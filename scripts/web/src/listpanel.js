@@ -1,7 +1,7 @@
 // The models that the map shows as a list: the same by keyboard, screen reader, or on a small screen.
 
 import { fill, h, nameOf, number, shown } from "./dom.js";
-import { state, toggle } from "./state.js";
+import { cell, num, table, tickCell, tickHeading, wide } from "./tables.js";
 
 const LISTED = 150;
 
@@ -35,49 +35,20 @@ export function listPanel(app) {
         { class: "hint" },
         `${number.format(total)} models shown${total > LISTED ? `, the first ${LISTED} listed; search or filter for others` : ""}.`,
       ),
-      h(
-        "table",
+      table(
         { id: "list" },
-        h(
-          "thead",
-          {},
-          h(
+        [tickHeading(), "model", { num: "rank" }, "licence"],
+        found.map((index) => {
+          const entry = model.entry[index];
+          return h(
             "tr",
-            {},
-            h("th", {}, h("span", { class: "hidden" }, "tick")),
-            h("th", {}, "model"),
-            h("th", { class: "num" }, "rank"),
-            h("th", {}, "licence"),
-          ),
-        ),
-        h(
-          "tbody",
-          {},
-          found.map((index) => {
-            const entry = model.entry[index];
-            return h(
-              "tr",
-              { key: entry },
-              h(
-                "td",
-                {},
-                h("input", {
-                  type: "checkbox",
-                  checked: state.picked.has(entry),
-                  "aria-label": `tick ${shown(model.names[index])}`,
-                  onchange: () => toggle("picked", entry),
-                }),
-              ),
-              h(
-                "td",
-                { class: "wide" },
-                h("button", { class: "link", onclick: () => app.open(entry) }, nameOf(model.names[index])),
-              ),
-              h("td", { class: "num" }, model.columns.rank[index] || ""),
-              h("td", {}, h("span", { class: "hint" }, shown(model.words.licence[model.columns.licence[index]]))),
-            );
-          }),
-        ),
+            { key: entry },
+            tickCell(entry, model.names[index]),
+            wide(h("button", { class: "link", onclick: () => app.open(entry) }, nameOf(model.names[index]))),
+            num(model.columns.rank[index] || ""),
+            cell(h("span", { class: "hint" }, shown(model.words.licence[model.columns.licence[index]]))),
+          );
+        }),
       ),
     );
   }

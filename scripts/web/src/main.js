@@ -1,11 +1,11 @@
 // The page: puts its parts together, loads a hub, and keeps what is shown in step with what was asked for.
 
-import { embedded, HubChanged, json, onChanged, packed } from "./api.js";
+import { embedded, HubChanged, onChanged } from "./api.js";
 import { clearFilters, search, useColour, useFilter } from "./choosing.js";
 import { fill, h, inTurn, nameOf, number, say, shown } from "./dom.js";
 import { follow } from "./following.js";
 import { buildFrame } from "./frame.js";
-import { carry, look, reload } from "./hubchanges.js";
+import { look, reload } from "./hubchanges.js";
 import { helpDialog, listen } from "./keys.js";
 import { listPanel } from "./listpanel.js";
 import {
@@ -14,13 +14,12 @@ import {
   FEWEST_LETTERS,
   layoutOf,
   loadHub,
-  loadModel,
-  ofMap,
-  setLayout,
   shownModels,
+  spaceToShow,
   usePlaces,
 } from "./model.js";
 import { modelPanel } from "./modelpanel.js";
+import { openSpace } from "./opening.js";
 import { isDark } from "./palette.js";
 import { runsView } from "./runsview.js";
 import { saveCsv, savePng, saveSvg } from "./saving.js";
@@ -30,9 +29,8 @@ import { address, on, restore, set, state, ticksLeftOut } from "./state.js";
 import { taskPanel } from "./taskpanel.js";
 import { viewPanel } from "./viewpanel.js";
 
-const WAIT = 1500,
-  // between two looks at whether the hub is still the one on the page
-  LOOK = 15000;
+// Between two looks at whether the hub is still the one on the page.
+const LOOK = 15000;
 
 class App {
   constructor() {
@@ -112,7 +110,7 @@ class App {
       this.hub = await loadHub();
       fill(this.title, nameOf(this.hub.name));
       document.title = `${shown(this.hub.name)} · Navigator`;
-      await this.openSpace(this.spaceToShow(), false);
+      await this.openSpace(spaceToShow(this.hub), false);
     } catch (failure) {
       if (failure instanceof HubChanged) return;
       this.stage.replaceChildren(
@@ -129,94 +127,8 @@ class App {
     if (!embedded) this.follow();
   }
 
-  spaceToShow() {
-    const known = this.hub.spaces.some((space) => space.number === state.space && space.models);
-    return known
-      ? state.space
-      : this.hub.spaces.reduce((one, other) => (other.models > one.models ? other : one)).number;
-  }
-
-  // What is lost of what was chosen on the map `before`, in words.
-  async openSpace(space, anew = true, before = null) {
-    const still = this.opening();
-    if (anew) {
-      set({
-        model: null,
-        picked: new Set(),
-        clusters: new Set(),
-        licences: new Set(),
-        kinds: new Set(),
-        ranks: null,
-        layout: "pca",
-      });
-      this.scene.fit();
-    }
-    const model = await loadModel(space);
-    if (before) model.names = await json("names", ofMap(model));
-    if (!still()) return "";
-    state.space = space;
-    this.model = model;
-    this.laying = "";
-    const lost = before ? carry(this, before) : "";
-    this.scene.hovered = -1;
-    Object.assign(this.scene.marks, { chosen: -1, neighbours: [], tasks: [], picked: [] });
-    this.scene.palette.length && this.repaint(false);
-    if (state.colour.startsWith("score:") && !this.model.scores.has(state.colour))
-      await this.useColour(state.colour, false);
-    if (embedded && state.layout === "umap") usePlaces(this.model);
-    this.scene.setModel(this.model);
-    this.refilter();
-    this.recolour();
-    this.relabel();
-    this.repick();
-    this.panels.selection.load();
-    if (state.wanted) await this.useFilter(state.wanted);
-    if (!embedded) {
-      model.names ??= await json("names", ofMap(model));
-      if (!still()) return "";
-      await this.search(state.words);
-      this.refilter();
-      this.pollLayout(model);
-    }
-    await this.panels.model.load();
-    if (!still()) return "";
-    this.renderAll();
-    if (this.jobs.length) this.follow();
-    document.documentElement.dataset.names = "ready";
-    return lost;
-  }
-
-  // Clusters and UMAP come when they are ready; until then the map is PCA's.
-  async pollLayout(model) {
-    try {
-      const found = await packed("layout", ofMap(model));
-      if (model !== this.model) return;
-      const job = found.waiting ?? found.said.job;
-      const failed = job?.state === "failed" || job?.state === "stopped";
-      this.laying = !job
-        ? ""
-        : failed
-          ? `There will be no UMAP: ${job.error || job.state}.`
-          : `${job.what[0].toUpperCase()}${job.what.slice(1)}${job.total > 1 ? `, step ${Math.min(job.done + 1, job.total)} of ${job.total}` : ""} …`;
-      if (!found.waiting && (!model.layout || !job)) {
-        setLayout(model, found);
-        document.documentElement.dataset.layout = job ? "clusters" : "ready";
-        if (layoutOf(model) === "umap") {
-          usePlaces(model);
-          this.scene.setPlaces(model.x, model.y);
-        }
-        this.refilter();
-        this.recolour();
-        this.relabel();
-        this.renderAll();
-        if (this.jobs.length) this.follow(); // tasks have a place on it now
-      } else this.panels.view.render();
-      if (job && !failed) setTimeout(() => this.pollLayout(model), WAIT);
-    } catch (failure) {
-      if (failure instanceof HubChanged || model !== this.model) return;
-      this.laying = failure.message;
-      this.panels.view.render();
-    }
+  openSpace(space, anew, before) {
+    return openSpace(this, space, anew, before);
   }
 
   refilter() {

@@ -220,3 +220,9 @@ export function clusterLabels(model, shown) {
     }))
     .filter((item) => item.count);
 }
+
+// The space whose map is shown first: the one asked for, else the one with most models.
+export function spaceToShow(hub) {
+  const known = hub.spaces.some((space) => space.number === state.space && space.models);
+  return known ? state.space : hub.spaces.reduce((one, other) => (other.models > one.models ? other : one)).number;
+}

@@ -2,53 +2,27 @@
 
 import { embedded } from "./api.js";
 import { bytes, dayText, decimals, h, shown } from "./dom.js";
+import { cell, num, table } from "./tables.js";
 
 export function scores(list) {
-  if (!list.length)
-    return h(
-      "section",
-      { key: "scores" },
-      h("h3", {}, "Scores"),
-      h("p", { class: "hint" }, "None measured yet. A scored plan with this model brings some."),
+  const row = (score) =>
+    h(
+      "tr",
+      {},
+      cell(h("bdi", {}, shown(score.task))),
+      cell(shown(score.metric)),
+      num(decimals(score.value)),
+      num(score.lower === undefined ? "" : `${decimals(score.lower)} to ${decimals(score.upper)}`),
+      num(score.rows ?? ""),
     );
+  const headings = ["task", "metric", { num: "value" }, { num: "95% interval" }, { num: "rows" }];
   return h(
     "section",
     { key: "scores" },
     h("h3", {}, "Scores"),
-    h(
-      "table",
-      {},
-      h(
-        "thead",
-        {},
-        h(
-          "tr",
-          {},
-          ["task", "metric", "value", "95% interval", "rows"].map((text, index) =>
-            h("th", { class: index > 1 ? "num" : "" }, text),
-          ),
-        ),
-      ),
-      h(
-        "tbody",
-        {},
-        list.map((score) =>
-          h(
-            "tr",
-            {},
-            h("td", {}, h("bdi", {}, shown(score.task))),
-            h("td", {}, shown(score.metric)),
-            h("td", { class: "num" }, decimals(score.value)),
-            h(
-              "td",
-              { class: "num" },
-              score.lower === undefined ? "" : `${decimals(score.lower)} to ${decimals(score.upper)}`,
-            ),
-            h("td", { class: "num" }, score.rows ?? ""),
-          ),
-        ),
-      ),
-    ),
+    list.length
+      ? table({}, headings, list.map(row))
+      : h("p", { class: "hint" }, "None measured yet. A scored plan with this model brings some."),
   );
 }
 

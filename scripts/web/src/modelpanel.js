@@ -5,6 +5,7 @@ import { decimals, fill, h, inTurn, nameOf, number, shown, shownLines } from "./
 import { mapRank, ofMap } from "./model.js";
 import { carried, facts, scores } from "./modelfacts.js";
 import { set, state, toggle } from "./state.js";
+import { cell, num, table, tickCell, tickHeading, wide } from "./tables.js";
 
 const NEIGHBOURS = 10,
   READING = "reading weights …";
@@ -171,22 +172,20 @@ export function modelPanel(app) {
 
   function neighbours() {
     if (!found) return null;
-    const wide = costs && typeof costs === "object";
+    const costed = Boolean(costs) && typeof costs === "object";
     const rows = found.hits.map((hit) => {
-      const cost = costs && typeof costs === "object" ? costs[hit.number] : null;
+      const cost = costed ? costs[hit.number] : null;
       const own = placeOf(state.model),
         other = placeOf(hit.number);
       const far = own === null || other === null ? null : mapRank(app.model, own, other);
       return h(
         "tr",
         { key: hit.number },
-        h("td", {}, tick(hit)),
-        h("td", { class: "wide" }, link(hit)),
-        h(
-          "td",
-          { class: "num" },
+        tickCell(hit.number, hit.id),
+        wide(link(hit)),
+        num(
           // where there are more columns the names need its room
-          !wide &&
+          !costed &&
             h(
               "span",
               { class: "meter", "aria-hidden": "true" },
@@ -202,10 +201,7 @@ export function modelPanel(app) {
         cost &&
           (typeof cost === "string"
             ? h("td", { colspan: 2, class: "hint" }, shown(cost))
-            : [
-                h("td", { class: "num" }, decimals(cost.sign_conflict, 2)),
-                h("td", { class: "num" }, decimals(cost.overlap, 2)),
-              ]),
+            : [num(decimals(cost.sign_conflict, 2)), num(decimals(cost.overlap, 2))]),
       );
     });
     return h(
@@ -218,24 +214,17 @@ export function modelPanel(app) {
           { class: "hint warn" },
           "Its delta is zero: it does not change the base, and is as like one model as another.",
         ),
-      h(
-        "table",
+      table(
         { id: "neighbours" },
-        h(
-          "thead",
-          {},
-          h(
-            "tr",
-            {},
-            h("th", {}, h("span", { class: "hidden" }, "tick")),
-            h("th", {}, "model"),
-            h("th", { class: "num" }, "cosine"),
-            h("th", { class: "num" }, "on map"),
-            wide && h("th", { class: "num" }, "conflict"),
-            wide && h("th", { class: "num" }, "overlap"),
-          ),
-        ),
-        h("tbody", {}, rows),
+        [
+          tickHeading(),
+          "model",
+          { num: "cosine" },
+          { num: "on map" },
+          costed && { num: "conflict" },
+          costed && { num: "overlap" },
+        ],
+        rows,
       ),
       h(
         "p",
@@ -243,7 +232,7 @@ export function modelPanel(app) {
         `${found.exact ? "All" : "By an index, of"} ${number.format(found.models)} models compared. “On map”: its place among the neighbours the map shows; far above its place here, the map lies.`,
       ),
       !embedded &&
-        !wide &&
+        !costed &&
         h(
           "button",
           { id: "costs", "aria-disabled": String(costs === READING), onclick: compare },
@@ -251,7 +240,7 @@ export function modelPanel(app) {
         ),
       typeof costs === "string" &&
         h("p", { class: costs.startsWith("reading") ? "hint" : "hint bad", role: "status" }, shown(costs)),
-      wide &&
+      costed &&
         h(
           "p",
           { class: "hint" },
@@ -273,35 +262,22 @@ export function modelPanel(app) {
       "section",
       { key: "freely" },
       h("h3", {}, "Similar but freely licensed"),
-      h(
-        "table",
+      table(
         { id: "freely" },
-        h(
-          "tbody",
-          {},
-          free.hits.map((hit) =>
-            h(
-              "tr",
-              { key: hit.number },
-              h("td", {}, tick(hit)),
-              h("td", { class: "wide" }, link(hit)),
-              h("td", {}, h("span", { class: "chip good" }, shown(hit.licence))),
-              h("td", { class: "num" }, decimals(hit.cosine, 3)),
-            ),
+        [],
+        free.hits.map((hit) =>
+          h(
+            "tr",
+            { key: hit.number },
+            tickCell(hit.number, hit.id),
+            wide(link(hit)),
+            cell(h("span", { class: "chip good" }, shown(hit.licence))),
+            num(decimals(hit.cosine, 3)),
           ),
         ),
       ),
       d.open_licence && h("p", { class: "hint" }, "This model's own licence is a common open one, too."),
     );
-  }
-
-  function tick(hit) {
-    return h("input", {
-      type: "checkbox",
-      checked: state.picked.has(hit.number),
-      "aria-label": `tick ${shown(hit.id)}`,
-      onchange: () => toggle("picked", hit.number),
-    });
   }
 
   function link(hit) {

@@ -3,6 +3,7 @@
 import { file } from "./api.js";
 import { bytes, decimals, download, h, nameOf, percent, say, shown } from "./dom.js";
 import { state } from "./state.js";
+import { cell, num, table, wide } from "./tables.js";
 
 export function runReport(report) {
   if (state.run === null) return h("div", { class: "empty" }, h("p", {}, "Choose a run."));
@@ -32,39 +33,22 @@ export function runReport(report) {
     h(
       "div",
       { class: "scroll" },
-      h(
-        "table",
+      table(
         {},
-        h(
-          "thead",
-          {},
+        ["role", "member", ...["weight", "similarity", "gain", "conflict / overlap"].map((text) => ({ num: text }))],
+        r.members.map((member) =>
           h(
             "tr",
             {},
-            ["role", "member", "weight", "similarity", "gain", "conflict / overlap"].map((text, index) =>
-              h("th", { class: index > 1 ? "num" : "" }, text),
-            ),
-          ),
-        ),
-        h(
-          "tbody",
-          {},
-          r.members.map((member) =>
-            h(
-              "tr",
-              {},
-              h("td", {}, member.role),
-              h("td", { class: "wide" }, nameOf(member.id)),
-              h("td", { class: "num" }, decimals(member.weight)),
-              h("td", { class: "num" }, decimals(member.similarity)),
-              h("td", { class: "num" }, decimals(member.gain)),
-              h(
-                "td",
-                { class: "num" },
-                member.interference
-                  ? `${decimals(member.interference.sign_conflict, 2)} / ${decimals(member.interference.overlap, 2)}`
-                  : "",
-              ),
+            cell(member.role),
+            wide(nameOf(member.id)),
+            num(decimals(member.weight)),
+            num(decimals(member.similarity)),
+            num(decimals(member.gain)),
+            num(
+              member.interference
+                ? `${decimals(member.interference.sign_conflict, 2)} / ${decimals(member.interference.overlap, 2)}`
+                : "",
             ),
           ),
         ),
@@ -124,39 +108,24 @@ function scoreTable(score) {
     h(
       "div",
       { class: "scroll" },
-      h(
-        "table",
+      table(
         { class: "score" },
-        h(
-          "thead",
-          {},
+        ["model", ...["score", "merge minus it", "95% interval", "won", "lost", "loss"].map((text) => ({ num: text }))],
+        score.models.map((model) =>
           h(
             "tr",
-            {},
-            ["model", "score", "merge minus it", "95% interval", "won", "lost", "loss"].map((name, index) =>
-              h("th", { class: index ? "num" : "" }, name),
-            ),
-          ),
-        ),
-        h(
-          "tbody",
-          {},
-          score.models.map((model) =>
-            h(
-              "tr",
-              { class: model.label === "merge" ? "current" : "" },
-              h("td", { class: "wide" }, nameOf(model.label)),
-              h("td", { class: "num" }, text(model.metrics[score.metric])),
-              model.compared
-                ? [
-                    h("td", { class: "num" }, sign(model.compared.difference)),
-                    h("td", { class: "num" }, `${sign(model.compared.lower)} to ${sign(model.compared.upper)}`),
-                    h("td", { class: "num" }, model.compared.won),
-                    h("td", { class: "num" }, model.compared.lost),
-                  ]
-                : [h("td", {}), h("td", {}), h("td", {}), h("td", {})],
-              h("td", { class: "num" }, decimals(model.metrics.loss)),
-            ),
+            { class: model.label === "merge" ? "current" : "" },
+            wide(nameOf(model.label)),
+            num(text(model.metrics[score.metric])),
+            model.compared
+              ? [
+                  num(sign(model.compared.difference)),
+                  num(`${sign(model.compared.lower)} to ${sign(model.compared.upper)}`),
+                  num(model.compared.won),
+                  num(model.compared.lost),
+                ]
+              : [cell(), cell(), cell(), cell()],
+            num(decimals(model.metrics.loss)),
           ),
         ),
       ),

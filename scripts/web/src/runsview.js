@@ -6,6 +6,7 @@ import { fill, h, inTurn, nameOf, say, shown } from "./dom.js";
 import { decisions, gates } from "./gatelog.js";
 import { runReport, verdict } from "./runreport.js";
 import { set, state } from "./state.js";
+import { cell, num, table, wide } from "./tables.js";
 
 const NARROW = matchMedia("(max-width: 820px)");
 
@@ -123,64 +124,38 @@ export function runsView(app) {
         "section",
         { class: "runlist" },
         h("h2", {}, "Runs"),
-        h(
-          "table",
+        table(
           {},
-          h(
-            "thead",
-            {},
+          ["compare", "run", "task", "verdict", "made", { num: "took" }],
+          runs.map((run) =>
             h(
               "tr",
-              {},
-              h("th", {}, "compare"),
-              h("th", {}, "run"),
-              h("th", {}, "task"),
-              h("th", {}, "verdict"),
-              h("th", {}, "made"),
-              h("th", { class: "num" }, "took"),
-            ),
-          ),
-          h(
-            "tbody",
-            {},
-            runs.map((run) =>
-              h(
-                "tr",
-                { key: run.run, class: run.run === state.run && !several ? "current" : "" },
-                h(
-                  "td",
-                  {},
-                  h("input", {
-                    type: "checkbox",
-                    checked: state.runs.includes(run.run),
-                    disabled: !run.here,
-                    "aria-label": `compare ${shown(run.name)}`,
-                    onchange: (event) => {
-                      const kept = state.runs.filter((name) => name !== run.run);
-                      if (event.target.checked && kept.length >= 3) {
-                        event.target.checked = false;
-                        return say("Three runs are compared at most; take one out first", "error");
-                      }
-                      return change({ runs: event.target.checked ? [...kept, run.run] : kept });
-                    },
-                  }),
-                ),
-                h(
-                  "td",
-                  { class: "wide" },
-                  run.here
-                    ? h(
-                        "button",
-                        { class: "link", onclick: () => change({ run: run.run, runs: [] }) },
-                        nameOf(run.name),
-                      )
-                    : h("span", {}, nameOf(run.name), h("span", { class: "hint" }, " (folder gone)")),
-                ),
-                h("td", {}, h("bdi", {}, shown(run.tasks.join(", ")))),
-                h("td", {}, verdict(run.verdict)),
-                h("td", {}, run.added.slice(0, 16).replace("T", " ")),
-                h("td", { class: "num" }, run.cost ? `${run.cost.seconds.toFixed(0)} s` : ""),
+              { key: run.run, class: run.run === state.run && !several ? "current" : "" },
+              cell(
+                h("input", {
+                  type: "checkbox",
+                  checked: state.runs.includes(run.run),
+                  disabled: !run.here,
+                  "aria-label": `compare ${shown(run.name)}`,
+                  onchange: (event) => {
+                    const kept = state.runs.filter((name) => name !== run.run);
+                    if (event.target.checked && kept.length >= 3) {
+                      event.target.checked = false;
+                      return say("Three runs are compared at most; take one out first", "error");
+                    }
+                    return change({ runs: event.target.checked ? [...kept, run.run] : kept });
+                  },
+                }),
               ),
+              wide(
+                run.here
+                  ? h("button", { class: "link", onclick: () => change({ run: run.run, runs: [] }) }, nameOf(run.name))
+                  : h("span", {}, nameOf(run.name), h("span", { class: "hint" }, " (folder gone)")),
+              ),
+              cell(h("bdi", {}, shown(run.tasks.join(", ")))),
+              cell(verdict(run.verdict)),
+              cell(run.added.slice(0, 16).replace("T", " ")),
+              num(run.cost ? `${run.cost.seconds.toFixed(0)} s` : ""),
             ),
           ),
         ),
