@@ -15,7 +15,8 @@ from merge_advisor.adapt.folds import chosen_apart, folds_of, judged_out
 from merge_advisor.adapt.prompting import Prompting
 from merge_advisor.adapt.shots import ShotsAlone
 from merge_advisor.adapt.task_weights import moments
-from merge_advisor.adapt.workbench import NOTHING, Adapted, Alternative, Need, Workbench
+from merge_advisor.adapt.values import NOTHING, Adapted, Alternative, Need
+from merge_advisor.adapt.workbench import Workbench
 from merge_advisor.errors import TaskError
 
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from merge_advisor.adapt.workbench import NOTHING, Trained, TrainingRequest, Workbench
+from merge_advisor.adapt.values import NOTHING, Trained, TrainingRequest
+from merge_advisor.adapt.workbench import Workbench
 from merge_advisor.arrays import Float64Array
 from merge_advisor.compose.exact import Exact
 from merge_advisor.json_form import digest_of

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from merge_advisor.adapt.folds import FOLDS, folds_of, in_order
-from merge_advisor.adapt.workbench import NOTHING, Adapted, Need, Workbench
+from merge_advisor.adapt.values import NOTHING, Adapted, Need
+from merge_advisor.adapt.workbench import Workbench
 from merge_advisor.errors import TaskError
 
 

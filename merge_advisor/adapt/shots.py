@@ -17,7 +17,8 @@ from merge_advisor.adapt.folds import (
     watched_out_of_fold,
     with_trained,
 )
-from merge_advisor.adapt.workbench import NOTHING, Adapted, Need, Trained, TrainingRequest, Workbench
+from merge_advisor.adapt.values import NOTHING, Adapted, Need, Trained, TrainingRequest
+from merge_advisor.adapt.workbench import Workbench
 from merge_advisor.arrays import Float64Array
 from merge_advisor.backbone.shapes import LoraShape
 from merge_advisor.backbone.training_loss import TrainingLoss

@@ -8,7 +8,7 @@ import pytest
 
 from merge_advisor.adapt.auto import SURE, Auto
 from merge_advisor.adapt.experience import EXPERIENCE, EXPERIENCE_OVER_CHOICES, Experience
-from merge_advisor.adapt.workbench import Adapted
+from merge_advisor.adapt.values import Adapted
 from merge_advisor.errors import TaskError
 from merge_advisor.merges import WeightedMerge
 from merge_advisor.types import Row

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from merge_advisor.adapt.workbench import Trained, TrainingRecord, TrainingRequest, Workbench
+from merge_advisor.adapt.values import Trained, TrainingRecord, TrainingRequest
+from merge_advisor.adapt.workbench import Workbench
 from merge_advisor.json_form import digest_of
 from merge_advisor.merges import WeightedMerge
 from merge_advisor.types import RESIDUAL, Candidate, Row

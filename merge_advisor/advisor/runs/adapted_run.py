@@ -8,13 +8,14 @@ from merge_advisor import registry
 from merge_advisor.adapt.auto import FEW
 from merge_advisor.adapt.basis import Basis
 from merge_advisor.adapt.continuing import chooses_anew, is_sum
-from merge_advisor.adapt.workbench import NOTHING
+from merge_advisor.adapt.values import NOTHING
 from merge_advisor.advisor.runs.plan_report import UNADAPTED, AdaptationReport
 from merge_advisor.errors import SpecError
 from merge_advisor.types import SHOTS_LORA, TRAINED, Candidate, Recipe
 
 if TYPE_CHECKING:
-    from merge_advisor.adapt.workbench import Adaptation, Adapted
+    from merge_advisor.adapt.values import Adapted
+    from merge_advisor.adapt.workbench import Adaptation
     from merge_advisor.advisor.measuring.adapting import AdaptedMerge
     from merge_advisor.advisor.runs.run_folder import Run
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from merge_advisor.adapt.workbench import Alternative
+from merge_advisor.adapt.values import Alternative
 from merge_advisor.json_form import STRICT
 from merge_advisor.report.values import SimilarityMap
 from merge_advisor.scores import ScoringCost, Verdict
