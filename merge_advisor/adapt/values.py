@@ -149,7 +149,7 @@ class Adapted:
     name: str = ""
     """Name of the adaptation that made it, where another one (`auto`) chose; "" for the one that was asked."""
     prompted: bool = False
-    """Whether the model is the base with the rows as examples in its prompt; `merge` is then the base."""
+    """Whether the model has the rows as examples in its prompt."""
     without_pool: WeightedMerge | None = None
     """The LoRA of the rows alone, as strong as it was made on the way; None where none was made."""
     chance: float | None = None

@@ -63,8 +63,8 @@ class Workbench:
     run_choice: Callable[[Sequence[Row]], tuple[WeightedMerge, int]] | None = field(repr=False, default=None)
     """Choose a merge by some of the rows alone, as `merge` was chosen by all, and say what that cost; None where it was
     not chosen so."""
-    run_prompted: Callable[[Sequence[Row], Sequence[Row]], list[float]] = field(
-        repr=False, default=lambda shown, asked: _absent()
+    run_prompted: Callable[[Sequence[Row], Sequence[Row], WeightedMerge], list[float]] = field(
+        repr=False, default=lambda shown, asked, merge: _absent()
     )
     run_fitting: Callable[[], int] | None = field(repr=False, default=None)
     """How many of the rows learned from fit into the prompt of `Adapted.prompted`; None where nobody can tell."""
@@ -169,14 +169,15 @@ class Workbench:
         self.forwards += forwards
         return merge
 
-    def prompted(self, shown: Sequence[Row], asked: Sequence[Row]) -> Float64Array:
-        """Return what each row is judged by under the base with other rows in its prompt, as many as fit.
+    def prompted(self, shown: Sequence[Row], asked: Sequence[Row], merge: WeightedMerge = NOTHING) -> Float64Array:
+        """Return what each row is judged by under a model with other rows in its prompt, as many as fit.
 
         A forward pass for each row, and one for each example: all rows share the prompt that shows them.
 
         Args:
             shown: the examples.
             asked: n rows, none of the examples.
+            merge: the model.
 
         Returns:
             (n,) float64.
@@ -185,7 +186,7 @@ class Workbench:
             TaskError: not one example fits, or the base's chat template takes no earlier turns.
         """
         self.forwards += len(shown) + len(asked)
-        return np.asarray(self.run_prompted(shown, asked), dtype=np.float64)
+        return np.asarray(self.run_prompted(shown, asked, merge), dtype=np.float64)
 
     def gradient(self, merge: WeightedMerge, rows: Sequence[Row]) -> Mapping[str, Float32Array]:
         """Return the gradient of the mean loss of rows at a merge, tasks counting the same, by parameter name.

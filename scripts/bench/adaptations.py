@@ -5,7 +5,7 @@
 
 Of each task 12 shots, 8 tuning rows that stop the finetune (or `--rows`), and 40 held-out rows from the last 30% of its
 file; its own adapter is out of the pool. Each adaptation is one finetune (`folds=0`); `--arms` knows beside the default
-ones "shots:folds=2", "icl on half the merge" and "icl on the cross-fitted shots". A line for each task and arm holds the loss
+ones "shots:folds=2", "icl on half the merge" and "icl on the cross-fitted shots". A line for each task and arm holds
 that rows are judged by, row by row, of the held-out and of the tuning rows. `--summary` prints what `auto` believes of
 each (`merge_advisor/adapt/experience.py`): gain over `shots`, its spread over tasks without the noise of rows, and by
 how much more the tuning rows promised.

@@ -126,7 +126,7 @@ def test_auto_takes_the_prompt_where_it_is_best_and_says_where_it_cannot_be() ->
     adapted = Auto().adapt(world.bench)
     assert adapted.name == "prompt" and adapted.prompted and not adapted.merge.members
 
-    def full(shown: Sequence[Row], asked: Sequence[Row]) -> list[float]:
+    def full(shown: Sequence[Row], asked: Sequence[Row], merge: WeightedMerge) -> list[float]:
         raise TaskError("not one of 6 examples fits")
 
     world.bench.run_prompted = full

@@ -101,8 +101,8 @@ def adapt_merge(meter: MergeMeter, cache: Path, request: AdaptationRequest) -> A
     def moments(merge: WeightedMerge, rows: Sequence[Row]) -> Mapping[str, Float32Array]:
         return meter.input_moments(rows, request.targets, merge)
 
-    def prompted(shown: Sequence[Row], asked: Sequence[Row]) -> list[float]:
-        return _by_kind(asked, kinds, lambda part, kind: prompted_losses(meter, shown, part, kind))
+    def prompted(shown: Sequence[Row], asked: Sequence[Row], merge: WeightedMerge) -> list[float]:
+        return _by_kind(asked, kinds, lambda part, kind: prompted_losses(meter, shown, part, kind, merge))
 
     bench = Workbench(
         tasks=tasks,

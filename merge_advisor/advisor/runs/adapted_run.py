@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from merge_advisor import registry
-from merge_advisor.adapt.auto import FEW
 from merge_advisor.adapt.basis import Basis
 from merge_advisor.adapt.continuing import chooses_anew, is_sum
+from merge_advisor.adapt.folds import FEW
 from merge_advisor.adapt.values import NOTHING
-from merge_advisor.advisor.runs.plan_report import UNADAPTED, AdaptationReport
+from merge_advisor.advisor.runs.plan_report import PROMPTED, UNADAPTED, AdaptationReport
 from merge_advisor.errors import SpecError
 from merge_advisor.types import SHOTS_LORA, TRAINED, Candidate, Recipe
 
@@ -74,6 +74,8 @@ def way_of(run: Run) -> str:
     members = any(member.weight and member.id not in TRAINED for member in run.recipe.members)
     if made.chosen in ("continue", "mix") and not members:
         return _ALONE
+    if made.chosen == PROMPTED and not run.is_base:
+        return f"prompt on {'merge' if members else _ALONE}"
     if made.chosen not in ("basis", "continue"):
         return made.chosen
     asked = _asked(made)

@@ -142,7 +142,7 @@ class AdaptationReport:
 
     @property
     def prompted(self) -> bool:
-        """Whether the model is the base with the rows in its prompt, which no recipe can say."""
+        """Whether the model has the rows in its prompt, which no recipe can say."""
         return self.chosen == PROMPTED
 
     @property

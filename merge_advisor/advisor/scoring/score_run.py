@@ -150,8 +150,7 @@ def score_task(
         metric: as in `Judging`.
         guard: loss on unrelated text, where it was measured.
         adaptation: how the merge of members and rows was made, see `adapted_run.way_of`.
-        prompted: labels of models that are the base with the rows learned from in its prompt; their recipes are the
-            base.
+        prompted: labels of models that have the rows learned from in their prompts, which no recipe can say.
 
     Raises:
         TaskError: no held-out rows.
@@ -164,10 +163,10 @@ def score_task(
     try:
         shown = in_context(meter, task, rows, metric, FINAL)
         models, first, note = [*models[:1], shown.model, *models[1:]], 2, f"{shown.note}."
-        models = [replace(shown.model, label=m.label) if m.label in prompted else m for m in models]
+        models = [replace(m, template=shown.model.template) if m.label in prompted else m for m in models]
         examples = tuple(row.digest for row in shown.shown)
     except TaskError as error:
-        alone = f"; {' and '.join(prompted)}, which has the same prompt, is the bare base here" if prompted else ""
+        alone = f"; {' and '.join(prompted)}, which has the same prompt, is without it here" if prompted else ""
         note = f"{ICL} is left out: {error}{alone}."
     table = score_models(meter, models, rows, metric, what=f"scoring {task.name}")
     if metric != "loss":
@@ -322,7 +321,9 @@ def score_open_run(
             adaptation=adaptation,
         )  # fmt: skip
         if prompted:
-            score = replace(score, notes=(*score.notes, f"{' and '.join(prompted)}: the bare base, {_OWN_PROMPTS}."))
+            score = replace(
+                score, notes=(*score.notes, f"{' and '.join(prompted)}: without its examples, {_OWN_PROMPTS}.")
+            )
         scores = (*(other for other in scores if other.task != other_task.name), score)
     verdict, reason = overall(scores)
     environment = run.plan.environment if not costs else replace(run.plan.environment, scoring=tuple(costs))
