@@ -264,10 +264,13 @@ def test_a_lora_with_examples_in_its_prompt_is_the_lora_and_the_prompt(
     assert "examples in its prompt, which no weights hold" in notes[0] and "prompt/0.txt" in notes[0]
     asked = run.tasks[0].heldout[0].input
     prompts: list[str] = []
+
+    def said_to(backbone: object, prompt: str, **_: object) -> str:
+        prompts.append(prompt)
+        return "said"
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            "merge_advisor.backbone.generate.generate", lambda backbone, prompt, **_: f"said {prompts.append(prompt)}"
-        )
+        patch.setattr("merge_advisor.backbone.generate.generate", said_to)
         answered = answers(run.folder, asked, max_new_tokens=8, cache=place / "cache")
     text = (run.folder / "prompt" / "0.txt").read_text().replace("{input}", asked)
     shown = dict(zip(answered, prompts, strict=True))

@@ -85,7 +85,8 @@ def models_of(session: Session, run: Run) -> list[ScoredModel]:
 
     planned, chosen, own = run.planned or run.recipe, run.chosen, run.own_adaptation
     made = run.plan.adaptation or UNADAPTED
-    tuned = planned.digest != run.recipe.digest
+    # weights may be the same, and one of the two with examples in its prompt
+    tuned = planned.digest != run.recipe.digest or own.prompted != made.prompted
     shown = find_members(session.pool, session.local, run.folder, chosen)
     alone = {}
     for number, member in enumerate(chosen.members):
@@ -101,8 +102,8 @@ def models_of(session: Session, run: Run) -> list[ScoredModel]:
         ScoredModel("base", BASE),
         *(ScoredModel(label, single) for label, single in alone.items()),
         ScoredModel("uniform", first.with_weights([1 / len(chosen.members)] * len(chosen.members))),
-        # where nothing was trained on top, it is the merge itself
-        *([ScoredModel(START, begun)] if begun.digest != final.digest else []),
+        # where nothing was trained on top, and no prompt made for it, it is the merge itself
+        *([ScoredModel(START, begun)] if begun.digest != final.digest or (made.prompted and made.start) else []),
         *([ScoredModel(PLAN_START, first)] if left_out and chosen.digest != run.recipe.digest else []),
         *([ScoredModel("plan", merged(planned))] if tuned else []),
         ScoredModel("merge", final),
