@@ -64,6 +64,11 @@ _TRAINED = {
     "continue from anchor": (Verdict.TRAIN_FROM_MERGE, "use the model trained from the anchor"),
     "continue from mean": (Verdict.TRAIN_FROM_MERGE, "use the model trained from the mean of the pool"),
     "continue from random": (Verdict.TRAIN_FROM_MERGE, "use the model trained from random members of the pool"),
+    "prompt on merge": (Verdict.MERGE, "use the merge with the examples in its prompt (prompt/)"),
+    "prompt on shots": (
+        Verdict.TRAIN_ON_EXAMPLES,
+        "use the LoRA trained on the examples with the examples in its prompt (prompt/)",
+    ),
     "shots": (Verdict.TRAIN_ON_EXAMPLES, "use the LoRA trained on the examples"),
 }
 """The same where the merge is worth it, by how it was made: see `adapted_run.way_of`."""

@@ -251,7 +251,8 @@ def test_every_table_has_a_verdict_that_keeps_the_rules() -> None:
     [
         ("none", Verdict.MERGE), ("mix", Verdict.MERGE), ("continue", Verdict.TRAIN_FROM_MERGE),
         ("coefficients", Verdict.TRAIN_FROM_MERGE), ("basis", Verdict.TRAIN_IN_BASIS),
-        ("shots", Verdict.TRAIN_ON_EXAMPLES), ("continue from mean", Verdict.TRAIN_FROM_MERGE),
+        ("shots", Verdict.TRAIN_ON_EXAMPLES), ("prompt on shots", Verdict.TRAIN_ON_EXAMPLES),
+        ("prompt on merge", Verdict.MERGE), ("continue from mean", Verdict.TRAIN_FROM_MERGE),
         ("continue from random", Verdict.TRAIN_FROM_MERGE), ("continue from anchor", Verdict.TRAIN_FROM_MERGE),
     ],
 )  # fmt: skip

@@ -28,6 +28,7 @@ judge it.
 
 from __future__ import annotations
 
-from merge_advisor.adapt.workbench import Adaptation, Adapted, Need, Trained, TrainingRecord, TrainingRequest, Workbench
+from merge_advisor.adapt.values import Adapted, Need, Trained, TrainingRecord, TrainingRequest
+from merge_advisor.adapt.workbench import Adaptation, Workbench
 
 __all__ = ["Adaptation", "Adapted", "Need", "Trained", "TrainingRecord", "TrainingRequest", "Workbench"]

@@ -11,11 +11,12 @@ import numpy as np
 from merge_advisor.adapt.basis import Basis
 from merge_advisor.adapt.continuing import Continue, no_start
 from merge_advisor.adapt.experience import Belief, believe, experience_of
-from merge_advisor.adapt.folds import chosen_apart, folds_of, judged_out
+from merge_advisor.adapt.folds import FEW, chosen_apart, folds_of, judged_out
 from merge_advisor.adapt.prompting import Prompting
 from merge_advisor.adapt.shots import ShotsAlone
 from merge_advisor.adapt.task_weights import moments
-from merge_advisor.adapt.workbench import NOTHING, Adapted, Alternative, Need, Workbench
+from merge_advisor.adapt.values import NOTHING, Adapted, Alternative, Need
+from merge_advisor.adapt.workbench import Workbench
 from merge_advisor.errors import TaskError
 
 
@@ -41,8 +42,8 @@ class Auto:
     folds: int = 2
     """As of `shots`, of ten rows or more."""
     few: int = 4
-    """The same of fewer: the fewer the rows, the more it costs to train without half of them, and the less to train
-    more often."""
+    """The same of fewer than `FEW`. The fewer the rows, the more it costs to train without half of them, and the less
+    to train more often: four finetunes of five rows cost less than two of twenty."""
     anew: bool = False
     """Choose merges anew, as `basis`, which then stands for `continue`; of fewer than ten rows always."""
     choices: float = 1.0
@@ -174,8 +175,6 @@ class Auto:
         return runs
 
 
-FEW = 10
-"""Rows under which `Auto.few` holds: four finetunes of five rows cost less than two of twenty, of nine a third more."""
 SURE = 0.75
 """Probability of being better than the best that needs no pool, from which on what needs one is taken, as the beliefs
 have it: a lead of 0.674 of its error. No plan says it, since it is not calibrated. On the tried tasks

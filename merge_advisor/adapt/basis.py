@@ -10,7 +10,8 @@ import numpy as np
 from merge_advisor.adapt.continuing import START_WORDS, STARTS, Continue, start_of, train_on
 from merge_advisor.adapt.directions import Spectrum, by_weight, principal_inputs, spectrum
 from merge_advisor.adapt.folds import FOLDS, check_folds
-from merge_advisor.adapt.workbench import NOTHING, Adapted, Need, Workbench, untouched
+from merge_advisor.adapt.values import NOTHING, Adapted, Need
+from merge_advisor.adapt.workbench import Workbench, untouched
 from merge_advisor.arrays import Float64Array
 from merge_advisor.backbone.shapes import BasisShape, LoraShape, PriorShape, Shape
 from merge_advisor.json_form import digest_of

@@ -9,7 +9,8 @@ from typing import ClassVar
 from merge_advisor.adapt.continuing import Continue, start_of, train_on
 from merge_advisor.adapt.folds import FOLDS, Fold, check_folds
 from merge_advisor.adapt.unlabelled import lower_entropy
-from merge_advisor.adapt.workbench import Adapted, Need, Workbench, untouched
+from merge_advisor.adapt.values import Adapted, Need
+from merge_advisor.adapt.workbench import Workbench, untouched
 from merge_advisor.arrays import Float32Array
 from merge_advisor.backbone.shapes import CoefficientShape
 from merge_advisor.types import BACKWARD

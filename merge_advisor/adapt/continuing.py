@@ -21,7 +21,8 @@ from merge_advisor.adapt.folds import (
     with_trained,
 )
 from merge_advisor.adapt.shots import SCALES, ShotsAlone, best_scale, finetune_settings
-from merge_advisor.adapt.workbench import NOTHING, Adaptation, Adapted, Need, Trained, TrainingRequest, Workbench
+from merge_advisor.adapt.values import NOTHING, Adapted, Need, Trained, TrainingRequest
+from merge_advisor.adapt.workbench import Adaptation, Workbench
 from merge_advisor.arrays import Float32Array
 from merge_advisor.backbone.shapes import LoraShape, RefactoredShape, Shape
 from merge_advisor.backbone.training_loss import TrainingLoss

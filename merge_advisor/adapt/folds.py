@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from merge_advisor.adapt.workbench import NOTHING, Trained, TrainingRequest, Workbench
+from merge_advisor.adapt.values import NOTHING, Trained, TrainingRequest
+from merge_advisor.adapt.workbench import Workbench
 from merge_advisor.arrays import Float64Array
 from merge_advisor.compose.exact import Exact
 from merge_advisor.json_form import digest_of
@@ -20,6 +21,9 @@ from merge_advisor.types import RESIDUAL, Candidate, Row
 
 FOLDS = 4
 """Of 20 rows each is then judged by a model that was trained on 15."""
+
+FEW = 10
+"""Rows under which merges are judged by those that did not choose them: so few fit the merge they chose too well."""
 
 
 def check_folds(count: int) -> None:

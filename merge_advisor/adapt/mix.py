@@ -11,7 +11,8 @@ import numpy as np
 from merge_advisor.adapt.continuing import start_of
 from merge_advisor.adapt.folds import FOLDS, CrossFit, cross_fit, mean_of, out_of_fold, with_trained
 from merge_advisor.adapt.shots import ShotsAlone, finetune_settings
-from merge_advisor.adapt.workbench import Adapted, Need, Trained, Workbench
+from merge_advisor.adapt.values import Adapted, Need, Trained
+from merge_advisor.adapt.workbench import Workbench
 from merge_advisor.arrays import Float64Array
 from merge_advisor.merges import WeightedMerge
 from merge_advisor.types import SHOTS_LORA

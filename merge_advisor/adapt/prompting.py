@@ -1,41 +1,89 @@
-"""What everybody tries first: the rows as examples in the prompt of the base."""
+"""What everybody tries first: the rows as examples in a prompt; of the base, or of a model made of rows or pool."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from merge_advisor.adapt.folds import FOLDS, folds_of, in_order
-from merge_advisor.adapt.workbench import NOTHING, Adapted, Need, Workbench
+from merge_advisor.adapt.folds import (
+    FEW,
+    FOLDS,
+    CrossFit,
+    Fold,
+    chosen_apart,
+    cross_fit,
+    folds_of,
+    in_order,
+    mean_of,
+    with_trained,
+)
+from merge_advisor.adapt.shots import SCALES, ShotsAlone
+from merge_advisor.adapt.values import NOTHING, Adapted, Need
+from merge_advisor.adapt.workbench import Workbench
+from merge_advisor.arrays import Float64Array
 from merge_advisor.errors import TaskError
+from merge_advisor.merges import WeightedMerge
+from merge_advisor.types import SHOTS_LORA
+
+PROMPTED_MODELS = ("base", "shots", "merge")
 
 
 @dataclass(frozen=True)
 class Prompting:
-    """Train nothing: put the rows into the prompt of the base as examples, as many as fit.
+    """Put the rows into the prompt as examples, as many as fit: of the base, of a LoRA of the rows, or of the merge.
 
-    >>> Prompting().needs()
-    'nothing'
+    A LoRA or merge with examples is used at one scale of 0, ¼, ½, ¾ and 1, the one at which left-out rows lose least
+    with the others in the prompt; at 0 it is the base. On nine tried tasks of five rows a LoRA with examples lost less
+    than either alone, and half of a merge less than all of it (`eval/adaptations_tried.md`).
+
+    >>> Prompting().needs(), Prompting(on="shots").needs(), Prompting(on="merge").needs()
+    ('nothing', 'nothing', 'merge')
     """
 
     folds: int = FOLDS
-    """Parts of the rows; each is judged with the others in the prompt."""
+    """Parts of the rows; each is judged with the others in the prompt, by a LoRA trained on those."""
+    on: str = "base"
+    """What is prompted: "base"; "shots", the mean of the folds' LoRAs as of `shots`; "merge", which was chosen."""
+    choices: float = 1.0
+    """As of `shots`, where LoRAs are trained."""
+    anew: bool = False
+    """Judge by merges that were chosen without the rows that judge them; of fewer than ten rows always."""
 
+    any_merge: ClassVar[bool] = True
+    """Nothing is trained on top of a merge, so it may be of any composition."""
     name: ClassVar[str] = "prompt"
-    trains: ClassVar[str] = "nothing"
-    cost: ClassVar[str] = "a pass over the rows, and one over the examples, for each fold; every answer a longer prompt"
+    trains: ClassVar[str] = "nothing, or a LoRA (`on=shots`)"
+    cost: ClassVar[str] = (
+        "a pass over the rows, and one over the examples, for each fold; with `on=shots` a finetune for each, and "
+        "with all but the base five times the passes; every answer a longer prompt"
+    )
 
     def __post_init__(self) -> None:
         if self.folds < 2:
             raise ValueError(f"folds={self.folds}: rows are judged with others in the prompt, so at least 2")
+        if self.on not in PROMPTED_MODELS:
+            raise ValueError(f"on={self.on}: give {', '.join(PROMPTED_MODELS)}")
+        self._shots()  # which says what it takes
+
+    def for_rows(self, rows: int) -> Prompting:
+        """Return what it is with so many rows: few choose the merges that they judge apart.
+
+        >>> Prompting(on="merge").for_rows(5).anew, Prompting(on="merge").for_rows(20).anew
+        (True, False)
+
+        Args:
+            rows: learned from.
+        """
+        return replace(self, anew=self.on == "merge" and (rows < FEW or self.anew))
 
     def needs(self) -> Need:
-        """Return that it needs no pool and no merge."""
-        return "nothing"
+        """Return that it needs no pool and no merge, unless it is the merge that is prompted."""
+        return "merge" if self.on == "merge" else "nothing"
 
     def passes(self, members: int) -> tuple[int, int]:
         """See `Adaptation.passes`."""
-        return 0, self.folds
+        return int(self.on == "shots"), self.folds * (1 if self.on == "base" else len(SCALES))
 
     def check_tasks(self, count: int) -> None:
         """Refuse several tasks: one prompt cannot show the examples of each.
@@ -59,17 +107,75 @@ class Prompting:
             TaskError: several tasks.
         """
         self.check_tasks(len(bench.tasks))
+        how = self.for_rows(len(bench.learning))
+        if how != self:
+            return how.adapt(bench)
+        if self.on == "shots":
+            return self._on_shots(bench)
+        if self.on == "merge":
+            return self._on_merge(bench)
         folds = folds_of(bench.tasks, self.folds)
-        losses = in_order(bench, folds, [bench.prompted(fold.rows, fold.out) for fold in folds])
+        losses = _judged(bench, folds, [NOTHING] * len(folds))
         return Adapted(NOTHING, tuple(losses.tolist()), reason=f"{_model(bench)}; nothing is trained", prompted=True)
 
+    def _shots(self) -> ShotsAlone:
+        return ShotsAlone(self.folds, self.choices)
 
-def _model(bench: Workbench) -> str:
+    def _on_shots(self, bench: Workbench) -> Adapted:
+        shots = self._shots()
+        fit: CrossFit = cross_fit(bench, lambda fold: shots.request(bench, fold), self.folds)
+        scale, losses = _best_scale(
+            bench, fit.folds, lambda scale: [with_trained(NOTHING, one.candidate, scale) for one in fit.trained]
+        )
+        merge = with_trained(NOTHING, mean_of(bench, fit, SHOTS_LORA), scale)
+        what = f"the mean of {len(fit.trained)} LoRAs of the rows, each trained without one part of them,"
+        return Adapted(
+            merge, tuple(losses.tolist()), fit.numbers, _model(bench, _at(what, scale)),
+            shots.settings(bench, shots.request(bench, fit.folds[0])) | {"folds": len(fit.folds), "scale": scale},
+            prompted=True, without_pool=merge,
+        )  # fmt: skip
+
+    def _on_merge(self, bench: Workbench) -> Adapted:
+        folds = folds_of(bench.tasks, self.folds)
+        merges = chosen_apart(bench, folds) if self.anew else [bench.merge] * len(folds)
+        scale, losses = _best_scale(bench, folds, lambda scale: [_times(merge, scale) for merge in merges])
+        merge = _times(bench.merge, scale)
+        reason = _model(bench, _at("the merge as it was chosen,", scale))
+        settings = {"scale": scale, "folds": len(folds)}
+        return Adapted(merge, tuple(losses.tolist()), 0, f"{reason}; nothing is trained", settings, prompted=True)
+
+
+def _judged(bench: Workbench, folds: Sequence[Fold], models: Sequence[WeightedMerge]) -> Float64Array:
+    """Loss of each row under the model of the fold that leaves it out, with that fold's rows in the prompt."""
+    pairs = zip(folds, models, strict=True)
+    return in_order(bench, folds, [bench.prompted(fold.rows, fold.out, model) for fold, model in pairs])
+
+
+def _best_scale(
+    bench: Workbench, folds: Sequence[Fold], models: Callable[[float], Sequence[WeightedMerge]]
+) -> tuple[float, Float64Array]:
+    """The scale of least loss (the smaller of equals: the base needs no file), and the rows' losses at it."""
+    found = {scale: _judged(bench, folds, models(scale)) for scale in SCALES}
+    best = min(found, key=lambda scale: (bench.mean(found[scale]), scale))
+    return best, found[best]
+
+
+def _times(merge: WeightedMerge, scale: float) -> WeightedMerge:
+    """All weights of a merge times a scale; 0 is the base."""
+    return merge.with_weights([weight * scale for _, weight in merge.members]) if scale else NOTHING
+
+
+def _at(what: str, scale: float) -> str:
+    """A model at a scale, in words."""
+    return f"{what} times {scale:g}" if scale else "the base (no scale of what could be behind it is better)"
+
+
+def _model(bench: Workbench, what: str = "the base") -> str:
     """What the model is, with how many of how many examples its prompt has room for."""
     given, fitting = len(bench.learning), None if bench.run_fitting is None else bench.run_fitting()
     if fitting is None:
-        return f"the base with as many of {given} examples in its prompt as fit whole"
+        return f"{what} with as many of {given} examples in its prompt as fit whole"
     if not fitting:
-        return f"the base with examples in its prompt, though none of {given} fits beside the longest held-out row"
+        return f"{what} with examples in its prompt, though none of {given} fits beside the longest held-out row"
     whole = "" if fitting == given else ", as many as fit whole"
-    return f"the base with {fitting} of {given} examples in its prompt{whole}"
+    return f"{what} with {fitting} of {given} examples in its prompt{whole}"

@@ -17,7 +17,8 @@ from merge_advisor.adapt.folds import (
     watched_out_of_fold,
     with_trained,
 )
-from merge_advisor.adapt.workbench import NOTHING, Adapted, Need, Trained, TrainingRequest, Workbench
+from merge_advisor.adapt.values import NOTHING, Adapted, Need, Trained, TrainingRequest
+from merge_advisor.adapt.workbench import Workbench
 from merge_advisor.arrays import Float64Array
 from merge_advisor.backbone.shapes import LoraShape
 from merge_advisor.backbone.training_loss import TrainingLoss
@@ -105,7 +106,7 @@ class ShotsAlone:
         return Adapted(
             merge, tuple(losses.tolist()), fit.numbers,
             f"{reason}, times {scale:g}{self._at(request)}",
-            self._settings(bench, request) | {"folds": len(fit.folds), "scale": scale},
+            self.settings(bench, request) | {"folds": len(fit.folds), "scale": scale},
             without_pool=merge,
         )  # fmt: skip
 
@@ -131,7 +132,13 @@ class ShotsAlone:
     def _at(self, request: TrainingRequest) -> str:
         return f", at a rate of {request.settings.lr:g}, the best of {self.rates}" if self.rates > 1 else ""
 
-    def _settings(self, bench: Workbench, chosen: TrainingRequest) -> dict[str, object]:
+    def settings(self, bench: Workbench, chosen: TrainingRequest) -> dict[str, object]:
+        """Return what the training can be done again by, as JSON values.
+
+        Args:
+            bench: says the rate.
+            chosen: a finetune of the rate that was chosen.
+        """
         tried = {"rates tried": ", ".join(f"{bench.settings.lr * how.rate:g}" for how in self._tried())}
         return finetune_settings(chosen) | (tried if self.rates > 1 else {})
 
@@ -152,7 +159,7 @@ class ShotsAlone:
         lora = bench.keep(bench.weights_of(trained.candidate), SHOTS_LORA)
         merge = with_trained(NOTHING, lora, scale)
         reason = f"a LoRA of {len(bench.shots)} rows, {trained.record.steps} steps, times {scale:g}{self._at(request)}"
-        settings = self._settings(bench, request) | {"scale": scale}
+        settings = self.settings(bench, request) | {"scale": scale}
         return Adapted(merge, (), trained.record.numbers, reason, settings, without_pool=merge)
 
     def _scale_of(self, bench: Workbench, trained: Trained) -> tuple[float, float]:

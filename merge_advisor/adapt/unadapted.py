@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from merge_advisor.adapt.workbench import Adapted, Need, Workbench
+from merge_advisor.adapt.values import Adapted, Need
+from merge_advisor.adapt.workbench import Workbench
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 from merge_advisor.adapt.continuing import Continue, train_on
 from merge_advisor.adapt.folds import Fold, with_trained
 from merge_advisor.adapt.shots import finetune_settings
-from merge_advisor.adapt.workbench import Adapted, TrainingRequest, Workbench
+from merge_advisor.adapt.values import Adapted, TrainingRequest
+from merge_advisor.adapt.workbench import Workbench
 from merge_advisor.backbone.shapes import Shape
 from merge_advisor.backbone.training_loss import ENTROPY_ALONE, TrainingLoss
 from merge_advisor.errors import InputError, TaskError

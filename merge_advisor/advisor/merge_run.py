@@ -87,6 +87,10 @@ def merge_run(
     with open_run(opened, **where) as session:
         if opened.is_base and on_note:
             on_note("the model is the base itself: all weights of the run's recipe are 0")
+        if opened.prompted and on_note:
+            prompts = " and ".join(str(opened.folder / name) for name in prompt_files(opened))
+            held = prompts or "score(run) writes it"
+            on_note(f"the model was measured with examples in its prompt, which no weights hold: {held}")
         members = find_members(session.pool, session.local, opened.folder, opened.recipe)
         recipe = _adapter_recipe(opened, rank) if adapter else opened.recipe
         carried = session.weights.carry_out(merge_of(recipe, members))
@@ -125,7 +129,7 @@ def check_mergeable(run: Run) -> None:
     Raises:
         InputError: it is; the message says where the prompt is.
     """
-    if not run.prompted:
+    if not (run.prompted and run.is_base):
         return
     places = [str(run.folder / name) for name in prompt_files(run)]
     where = f"give the base the prompt in {places[0]}" if places else "score(run) writes the prompt, for the base"

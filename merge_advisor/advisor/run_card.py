@@ -97,6 +97,10 @@ def card_of_run(
         notes.append(f"verdict {opened.plan.verdict}: {opened.plan.reason}")
     else:
         notes.append("it was not scored; `score(run)` before it is shared says what it is worth")
+    if opened.prompted:
+        notes.append(
+            "it was measured with examples in its prompt, which its weights do not hold: share prompt/ as well"
+        )
     made = RunCard("", licence, relation, base, tuple(notes))
     title = repo.rpartition("/")[2] or opened.folder.resolve().name
     body = _body(opened, made, Heading("", title), Code(_usage(recipe, made, repo or "ORG/NAME")), stated)
@@ -220,7 +224,8 @@ def _body(run: Run, made: RunCard, title: Heading, usage: Code, stated: Mapping[
     rows = sum(len(task.shots) + len(task.tuning) for task in run.plan.tasks)
     tasks = ", ".join(f"'{task.name}'" for task in run.plan.tasks)
     words = f"{what} of {made.base}, chosen and made by merge-advisor {__version__} for {tasks}; it saw {rows} rows."
-    opening = (Paragraph(f"{words} Prompts: template {run.plan.template}."), usage)
+    shown = " It was measured with examples in its prompt, which no weights hold." if run.prompted else ""
+    opening = (Paragraph(f"{words} Prompts: template {run.plan.template}.{shown}"), usage)
     sections = [
         Section("members", Heading("What it is made of"), (_members(run, made, stated),)),
         Section("recipe", Heading("Recipe"), _recipe(run)),

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import io
 import math
+import os
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -91,7 +92,9 @@ def resolve_base(
     model = hub.parse_id(ref)
     try:
         if path.is_dir():
-            return _open_plain(path.absolute(), path.resolve().name, None, cache, hashes, progress)
+            # a link is called what its owner called it, not what the cache that it leads to calls a digest
+            name = Path(os.path.normpath(path.absolute())).name
+            return _open_plain(path.absolute(), name, None, cache, hashes, progress)
         if path.is_file():
             if path.suffix.lower() != ".gguf":
                 raise BaseModelError(f"base {ref}: is neither a folder nor a .gguf file; give the model's folder")

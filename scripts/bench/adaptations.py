@@ -3,8 +3,9 @@
     python scripts/bench/adaptations.py --base BASE --pool POOL --tasks DIR --out eval/adaptations_tried.jsonl
     python scripts/bench/adaptations.py --out eval/adaptations_tried.jsonl --summary
 
-Of each task 12 shots, 8 tuning rows that stop the finetune, and 40 held-out rows from the last 30% of its file; its
-own adapter is out of the pool. Each adaptation is one finetune (`folds=0`). A line for each task and arm holds the loss
+Of each task 12 shots, 8 tuning rows that stop the finetune (or `--rows`), and 40 held-out rows from the last 30% of its
+file; its own adapter is out of the pool. Each adaptation is one finetune (`folds=0`); `--arms` knows beside the default
+ones "shots:folds=2", "icl on half the merge" and "icl on the cross-fitted shots". A line for each task and arm holds
 that rows are judged by, row by row, of the held-out and of the tuning rows. `--summary` prints what `auto` believes of
 each (`merge_advisor/adapt/experience.py`): gain over `shots`, its spread over tasks without the noise of rows, and by
 how much more the tuning rows promised.
@@ -46,6 +47,7 @@ ADAPTATIONS = (
     "basis:folds=0,form=prior", "basis:folds=0,form=prior,shrinkage=0.1",
     "basis:folds=0,form=prior,shrinkage=0.5,rate=2", "basis:folds=0,form=prior,start=merge",
 )  # fmt: skip
+CROSS_FITTED = "shots:folds=2"
 ARMS = ("base", "icl", "merge", "icl on the merge", *ADAPTATIONS)
 
 
@@ -80,12 +82,20 @@ class TaskRows:
                 found["accuracy"] = round(score.metrics[self.draw.rows.metric], 4)
         return found
 
+    def adapted(self, adaptation: str) -> WeightedMerge:
+        """What an adaptation makes."""
+        return adapt_arm(self.draw, Arm(adaptation, "rerank", adaptation=adaptation), self.place)[0].model.merge
+
     def measured(self, arm: str) -> dict[str, Any]:
         """What an arm comes to."""
-        if arm in ADAPTATIONS:
-            adapted = adapt_arm(self.draw, Arm(arm, "rerank", adaptation=arm), self.place)[0]
-            return self.judged(ScoredModel(arm, adapted.model.merge))
-        merge = WeightedMerge() if arm in ("base", "icl") else self.merge
+        if arm in (*ADAPTATIONS, CROSS_FITTED):
+            return self.judged(ScoredModel(arm, self.adapted(arm)))
+        if arm == "icl on the cross-fitted shots":
+            merge = self.adapted(CROSS_FITTED)
+        elif arm == "icl on half the merge":
+            merge = replace(self.merge, members=tuple((one, weight / 2) for one, weight in self.merge.members))
+        else:
+            merge = WeightedMerge() if arm in ("base", "icl") else self.merge
         model = ScoredModel(arm, merge)
         if arm.startswith("icl"):
             shown = in_context(self.draw.context.meter, self.task, self.task.heldout, self.draw.rows.metric, "fast")
@@ -99,6 +109,7 @@ def main() -> None:
     parser = options(__doc__)
     parser.add_argument("--only", nargs="*", default=list(TASKS), help="tasks")
     parser.add_argument("--arms", nargs="*", default=list(ARMS), help="arms")
+    parser.add_argument("--rows", type=int, nargs=2, default=(12, 8), metavar="N", help="shots and tuning rows")
     parser.add_argument("--threads", type=int, default=1)
     arguments = parsed(parser)
     if not arguments.summary:
@@ -108,13 +119,15 @@ def main() -> None:
 
 def measure(out: Path, arguments: Any) -> None:
     """Append a line for each task and arm that has none."""
-    tasks = Tasks(str(arguments.tasks), only=tuple(sorted(arguments.only)), seen=0.7, shots=12, tuning=8, heldout=40)
+    shots, tuning = arguments.rows
+    only = tuple(sorted(arguments.only))
+    tasks = Tasks(str(arguments.tasks), only=only, seen=0.7, shots=shots, tuning=tuning, heldout=40)
     arms = (Arm("default", "rerank"), Arm("random", "random", match="default"))
     setup = Setup("adaptations", arguments.base, str(arguments.pool), tasks, arms, Question("default", "random"), 1.0)
     families = arguments.tasks / "families.json"
     places = SetupPlaces(arguments.base, str(arguments.pool), str(arguments.tasks), families)
     done = {(line["task"], line["arm"]) for line in read_lines(out)}
-    with open_context(setup, places, machine=Machine(threads=arguments.threads)) as context:
+    with open_context(setup, places, machine=Machine(dtype=arguments.dtype, threads=arguments.threads)) as context:
         for task in read_bench_tasks(setup, places):
             rows = TaskRows(TaskDraw(context, task, 0))
             for arm in arguments.arms:

@@ -8,7 +8,7 @@ import pytest
 
 from merge_advisor.adapt.auto import SURE, Auto
 from merge_advisor.adapt.experience import EXPERIENCE, EXPERIENCE_OVER_CHOICES, Experience
-from merge_advisor.adapt.workbench import Adapted
+from merge_advisor.adapt.values import Adapted
 from merge_advisor.errors import TaskError
 from merge_advisor.merges import WeightedMerge
 from merge_advisor.types import Row
@@ -126,7 +126,7 @@ def test_auto_takes_the_prompt_where_it_is_best_and_says_where_it_cannot_be() ->
     adapted = Auto().adapt(world.bench)
     assert adapted.name == "prompt" and adapted.prompted and not adapted.merge.members
 
-    def full(shown: Sequence[Row], asked: Sequence[Row]) -> list[float]:
+    def full(shown: Sequence[Row], asked: Sequence[Row], merge: WeightedMerge) -> list[float]:
         raise TaskError("not one of 6 examples fits")
 
     world.bench.run_prompted = full

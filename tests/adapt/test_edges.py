@@ -16,7 +16,12 @@ import pytest
 
 import merge_advisor as ma
 from merge_advisor import registry
+from merge_advisor.advisor.measuring.in_context import with_rows
+from merge_advisor.advisor.measuring.meter import BASE, ScoredModel
+from merge_advisor.advisor.measuring.model_scores import FINAL, score_models
+from merge_advisor.advisor.measuring.session import open_session
 from merge_advisor.advisor.measuring.trainer import Trainer
+from merge_advisor.advisor.runs.prompt_folder import rows_shown
 from merge_advisor.advisor.runs.run_folder import Run, read_run
 from merge_advisor.advisor.scoring.score_model import score_model
 from merge_advisor.cli import main
@@ -32,7 +37,7 @@ pytestmark = pytest.mark.slow  # a minute of small plans in all
 
 SPECS = (
     "auto", "basis:folds=2", "coefficients:folds=2", "continue:folds=2", "mix:folds=2", "prompt:folds=2",
-    "shots:folds=2",
+    "prompt:folds=2,on=merge", "prompt:folds=2,on=shots", "shots:folds=2",
 )  # fmt: skip
 VARIANTS = (
     "basis:form=first,source=inputs,folds=2", "basis:form=output,folds=2", "basis:form=prior,start=merge,folds=2",
@@ -163,10 +168,20 @@ def reproduce(run: Run, places: dict[str, Path], folder: Path) -> None:
     """What the recipe is carried out to loses on the held-out rows what the score says; a prompt is that of `icl`."""
     table = run.scores[0]
     if run.prompted:
-        assert run.is_base and table.model("merge").rows == table.model("icl").rows != table.model("base").rows
         assert (run.folder / "prompt" / "0.txt").read_text().count("{input}") == 1
+    if run.prompted and run.is_base:
+        assert table.model("merge").rows == table.model("icl").rows != table.model("base").rows
         return
     model = ma.merge(run.folder, folder / "model", cache=places["cache"])
+    if run.prompted:
+        task, examples = run.tasks[0], table.examples
+        assert examples is not None and table.model("merge").rows != table.model("icl").rows
+        with open_session(str(model), template=run.plan.template, cache=places["cache"]) as session:
+            shown = with_rows(session.model.template, rows_shown(task, examples))
+            asked = ScoredModel("merge", BASE, shown)
+            found = score_models(session.meter, [asked], task.heldout, "loss", evaluator=FINAL)[0]
+        assert found.metrics["loss"] == pytest.approx(table.model("merge").metrics["loss"], abs=1e-4)
+        return
     alone = score_model(
         model, [folder / "heldout.jsonl"], metric="loss", template=run.plan.template, cache=places["cache"]
     )

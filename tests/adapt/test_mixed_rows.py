@@ -44,9 +44,9 @@ def test_rows_with_examples_in_the_prompt_are_judged_by_their_own_kind(
     asked: list[tuple[LossKind, bool]] = []
     real = prompted_losses
 
-    def prompted(meter: Any, shown: Sequence[Row], rows: Sequence[Row], kind: LossKind) -> list[float]:
+    def prompted(meter: Any, shown: Sequence[Row], rows: Sequence[Row], kind: LossKind, merge: Any) -> list[float]:
         asked.extend((kind, bool(row.choices)) for row in rows)
-        return real(meter, shown, rows, kind)
+        return real(meter, shown, rows, kind, merge)
 
     monkeypatch.setattr(adapting, "prompted_losses", prompted)
     with session:

@@ -11,7 +11,7 @@ import pytest
 
 import merge_advisor as ma
 from merge_advisor import registry, templates
-from merge_advisor.adapt.auto import FEW
+from merge_advisor.adapt.folds import FEW
 from merge_advisor.advisor import PlanOptions
 from merge_advisor.advisor.measuring.in_context import with_rows
 from merge_advisor.advisor.measuring.session import open_session
@@ -45,7 +45,7 @@ SPECS = (
 VARIANTS = (
     "auto:pool=false", "basis", "basis:form=output", "basis:form=first",
     "basis:form=first,source=inputs", "continue:form=refactored", "coefficients:objective=entropy",
-    "shots:folds=0", "shots:rates=2", "shots:normalised=1,unlikelihood=1",
+    "prompt:on=merge", "prompt:on=shots", "shots:folds=0", "shots:rates=2", "shots:normalised=1,unlikelihood=1",
 )  # fmt: skip
 
 
@@ -105,7 +105,8 @@ def test_a_run_folder_holds_the_model_and_how_it_was_made(
      ("basis:form=first,source=inputs,start=merge", "basis", True, "continue"),
      ("basis:source=layer,start=mean", "basis", True, "continue from mean"),
      ("basis:start=mean", "basis", True, "basis"),
-     ("auto", "shots", False, "shots"), ("auto", "none", True, "none"), ("prompt", "prompt", False, "prompt"),
+     ("auto", "shots", False, "shots"), ("auto", "none", True, "none"), ("prompt", "prompt", False, "prompt on shots"),
+     ("prompt:on=merge", "prompt", True, "prompt on merge"),
      ("coefficients", "coefficients", True, "coefficients"), ("gone:x=1", "continue", True, "continue")],
 )  # fmt: skip
 def test_the_verdict_goes_by_what_is_in_the_model(
@@ -242,6 +243,42 @@ def test_try_asks_with_the_prompt(place: Path, tiny_llama: Path, tiny_pool: Path
     assert shown["icl"] == said["icl"] and (other.folder / "prompt" / "0.txt").is_file()
 
 
+def test_a_lora_with_examples_in_its_prompt_is_the_lora_and_the_prompt(
+    place: Path, tiny_llama: Path, tiny_pool: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("merge_advisor.adapt.prompting.SCALES", (0.5,))
+        run = planned(place, tiny_llama, tiny_pool, "prompt:folds=2,on=shots", "prompt-on-shots")
+    assert run.prompted and way_of(run) == "prompt on shots"
+    assert [(member.id, member.weight) for member in run.recipe.members] == [(SHOTS_LORA, 0.5)]
+    table = run.scores[0]
+    rows = [table.model(label).rows for label in ("merge", "icl", "shots_lora", "base")]
+    assert all(rows[0] != other for other in rows[1:])
+    said = to_text(summary_blocks(run))
+    assert f"merge-advisor merge {run.folder} --out model" in said
+    assert f"cat {run.folder}/prompt/0.txt  # the prompt for this model" in said
+    assert (run.folder / "adapter").is_dir() and "not written: the model is the base" not in said
+    notes: list[str] = []
+    out = ma.merge(run.folder, place / "lora-of-prompt", on_note=notes.append, cache=place / "cache", adapter=True)
+    assert (out / "adapter_config.json").is_file()
+    assert "examples in its prompt, which no weights hold" in notes[0] and "prompt/0.txt" in notes[0]
+    asked = run.tasks[0].heldout[0].input
+    prompts: list[str] = []
+
+    def said_to(backbone: object, prompt: str, **_: object) -> str:
+        prompts.append(prompt)
+        return "said"
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("merge_advisor.backbone.generate.generate", said_to)
+        answered = answers(run.folder, asked, max_new_tokens=8, cache=place / "cache")
+    text = (run.folder / "prompt" / "0.txt").read_text().replace("{input}", asked)
+    shown = dict(zip(answered, prompts, strict=True))
+    assert [label for label in shown if shown[label] == text] == ["icl", "merge"]
+    assert main(["card", str(run.folder), "--base-model", "org/base", "--licence", "mit"]) == 0
+    assert "with examples in its prompt" in capsys.readouterr().out
+
+
 def test_a_prompt_is_no_model_to_merge_or_share(
     place: Path, tiny_llama: Path, tiny_pool: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -283,7 +320,7 @@ def test_where_no_example_fits_beside_the_held_out_rows_the_bare_base_is_scored_
     )  # fmt: skip
     table, found = run.scores[0], run.plan.adaptation
     assert found is not None and "though none of 8 fits beside the longest held-out row" in found.reason
-    assert "; merge, which has the same prompt, is the bare base here." in table.notes[0] and table.examples is None
+    assert "; merge, which has the same prompt, is without it here." in table.notes[0] and table.examples is None
     assert table.model("merge").rows == table.model("base").rows and not list(run.folder.glob("prompt/*"))
     with pytest.raises(InputError, match=r"score\(run\) writes the prompt"):
         ma.merge(run.folder, place / "no-model")

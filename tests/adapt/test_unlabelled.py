@@ -11,7 +11,7 @@ import pytest
 import merge_advisor as ma
 from merge_advisor.adapt.coefficients import Coefficients
 from merge_advisor.adapt.unlabelled import settings_on_inputs, without_outputs
-from merge_advisor.adapt.workbench import Adapted, Trained, TrainingRecord, TrainingRequest
+from merge_advisor.adapt.values import Adapted, Trained, TrainingRecord, TrainingRequest
 from merge_advisor.advisor import PlanOptions
 from merge_advisor.advisor.planning.dry_run import describe_plan
 from merge_advisor.advisor.runs.run_folder import Run, read_run

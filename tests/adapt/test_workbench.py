@@ -14,7 +14,7 @@ from merge_advisor.adapt.folds import cross_fit, folds_of, with_trained
 from merge_advisor.adapt.mix import Mix
 from merge_advisor.adapt.prompting import Prompting
 from merge_advisor.adapt.shots import RATES, SCALES, ShotsAlone
-from merge_advisor.adapt.workbench import Trained, TrainingRecord, TrainingRequest
+from merge_advisor.adapt.values import Trained, TrainingRecord, TrainingRequest
 from merge_advisor.arrays import Float32Array
 from merge_advisor.backbone.training_loss import TrainingLoss
 from merge_advisor.errors import SpecError, TaskError

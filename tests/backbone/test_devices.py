@@ -9,7 +9,7 @@ import psutil
 import pytest
 import torch
 
-from merge_advisor.adapt.workbench import TrainingRequest
+from merge_advisor.adapt.values import TrainingRequest
 from merge_advisor.advisor.measuring.session import open_session
 from merge_advisor.advisor.measuring.trainer import Trainer
 from merge_advisor.backbone import devices, forward, losses

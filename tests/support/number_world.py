@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from merge_advisor.adapt.workbench import Trained, TrainingRecord, TrainingRequest, Workbench
+from merge_advisor.adapt.values import Trained, TrainingRecord, TrainingRequest
+from merge_advisor.adapt.workbench import Workbench
 from merge_advisor.json_form import digest_of
 from merge_advisor.merges import WeightedMerge
 from merge_advisor.types import RESIDUAL, Candidate, Row
@@ -29,7 +30,8 @@ class World:
         self.bench = Workbench(
             tasks=(ROWS,), tuning=frozenset(row.digest for row in ROWS[5:]), merge=chosen, candidates=tuple(pool),
             targets=("w",), run_training=self.train, run_losses=self.losses, weights_of=self.delta, keep=self.keep,
-            run_prompted=lambda shown, asked: [self.shown] * len(asked), run_choice=lambda rows: (self.bench.merge, 0),
+            run_prompted=lambda shown, asked, merge: [self.shown] * len(asked),
+            run_choice=lambda rows: (self.bench.merge, 0),
         )  # fmt: skip
 
     def candidate(self, name: str, value: float) -> Candidate:

@@ -83,6 +83,14 @@ def test_a_folder(tiny_llama: Path, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_link_is_called_by_its_own_name(tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "smol").symlink_to(tiny_llama)
+    linked, plain = (resolve_base(str(path), cache=tmp_path / "cache") for path in (tmp_path / "smol", tiny_llama))
+    assert (linked.base.id, linked.base.digest) == ("smol", plain.base.digest)
+    monkeypatch.chdir(tmp_path / "smol")
+    assert resolve_base(".", cache=tmp_path / "cache").base.id == tiny_llama.name
+
+
 def test_an_encoder_decoder_folder(tiny_t5: Path, tmp_path: Path) -> None:
     found = resolve_base(str(tiny_t5), cache=tmp_path)
     assert found.base.architecture == "T5ForConditionalGeneration"

@@ -11,7 +11,6 @@ from merge_advisor.advisor.measuring.in_context import in_context
 from merge_advisor.advisor.measuring.meter import BASE, MergeMeter, ScoredModel
 from merge_advisor.advisor.measuring.model_scores import FINAL
 from merge_advisor.advisor.measuring.session import Session, open_session
-from merge_advisor.advisor.runs.plan_report import UNADAPTED
 from merge_advisor.advisor.runs.reopening import find_members, reopen
 from merge_advisor.advisor.runs.run_folder import Run, read_run
 from merge_advisor.errors import InputError
@@ -132,8 +131,8 @@ class OpenedModel:
 
     @property
     def prompted(self) -> bool:
-        """Whether it is the base with the rows of its run in the prompt."""
-        return self.model.run is not None and (self.model.run.plan.adaptation or UNADAPTED).chosen == "prompt"
+        """Whether it has the rows of its run in the prompt."""
+        return self.model.run is not None and self.model.run.prompted
 
     @property
     def side(self) -> GateSide:
@@ -160,7 +159,8 @@ class OpenedModel:
             TaskError: not one of the examples fits into its prompt beside these rows.
         """
         if self.model.run is not None and self.prompted:
-            return in_context(meter, self.model.run.tasks[0], rows, metric, FINAL).model
+            template = in_context(meter, self.model.run.tasks[0], rows, metric, FINAL).model.template
+            return replace(self.without_prompt, template=template)
         return self.without_prompt
 
 

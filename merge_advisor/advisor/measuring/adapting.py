@@ -14,7 +14,8 @@ from merge_advisor.adapt.continuing import chooses_anew
 from merge_advisor.adapt.folds import folds_of, rows_apart
 from merge_advisor.adapt.task_weights import row_weights
 from merge_advisor.adapt.unlabelled import settings_on_inputs, without_outputs
-from merge_advisor.adapt.workbench import NOTHING, Workbench
+from merge_advisor.adapt.values import NOTHING
+from merge_advisor.adapt.workbench import Workbench
 from merge_advisor.advisor.measuring.in_context import planned_prompt, prompted_losses
 from merge_advisor.advisor.measuring.meter import loss_kind_of
 from merge_advisor.advisor.measuring.trainer import Trainer
@@ -25,7 +26,8 @@ from merge_advisor.types import Candidate, LossKind, Row, Task
 from merge_advisor.weights.naming import is_conv1d
 
 if TYPE_CHECKING:
-    from merge_advisor.adapt.workbench import Adaptation, Adapted
+    from merge_advisor.adapt.values import Adapted
+    from merge_advisor.adapt.workbench import Adaptation
     from merge_advisor.advisor.measuring.meter import MergeMeter
     from merge_advisor.arrays import Float32Array
     from merge_advisor.types import ChooseBy
@@ -99,8 +101,8 @@ def adapt_merge(meter: MergeMeter, cache: Path, request: AdaptationRequest) -> A
     def moments(merge: WeightedMerge, rows: Sequence[Row]) -> Mapping[str, Float32Array]:
         return meter.input_moments(rows, request.targets, merge)
 
-    def prompted(shown: Sequence[Row], asked: Sequence[Row]) -> list[float]:
-        return _by_kind(asked, kinds, lambda part, kind: prompted_losses(meter, shown, part, kind))
+    def prompted(shown: Sequence[Row], asked: Sequence[Row], merge: WeightedMerge) -> list[float]:
+        return _by_kind(asked, kinds, lambda part, kind: prompted_losses(meter, shown, part, kind, merge))
 
     bench = Workbench(
         tasks=tasks,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from merge_advisor import registry
@@ -23,6 +23,7 @@ from merge_advisor.types import ICL, LossKind, Row, Task
 if TYPE_CHECKING:
     from merge_advisor.evaluators.fast import Fast
     from merge_advisor.evaluators.lm_eval_harness import LmEval
+    from merge_advisor.merges import WeightedMerge
     from merge_advisor.templates import Template
 
 
@@ -144,14 +145,17 @@ def planned_prompt(meter: MergeMeter, task: Task) -> InContext:
     return in_context(meter, task, rows, metric_for(rows, "auto"), FINAL)
 
 
-def prompted_losses(meter: MergeMeter, shown: Sequence[Row], asked: Sequence[Row], kind: LossKind) -> list[float]:
-    """Return the loss of each row under the base with other rows in its prompt, as many as fit.
+def prompted_losses(
+    meter: MergeMeter, shown: Sequence[Row], asked: Sequence[Row], kind: LossKind, merge: WeightedMerge = BASE
+) -> list[float]:
+    """Return the loss of each row under a model with other rows in its prompt, as many as fit.
 
     Args:
         meter: has the base and its template.
         shown: the examples.
         asked: n rows, none of the examples.
         kind: nats per token, or nats over the choices where every row has them.
+        merge: the model; by default the base.
 
     Raises:
         TaskError: not one example fits, or the base's chat template takes no earlier turns.
@@ -159,6 +163,7 @@ def prompted_losses(meter: MergeMeter, shown: Sequence[Row], asked: Sequence[Row
     metric = "accuracy" if kind == "choices" else "loss"
     model = in_context(meter, Task("examples", tuple(shown), (), tuple(asked)), asked, metric, _SCORER).model
     what = "asking with examples in the prompt"
+    model = replace(model, merge=merge)
     found = score_models(meter, [model], asked, metric, what=what, evaluator=_SCORER)[0]
     return finite_or_worst(found.rows[kind])
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from merge_advisor.adapt.workbench import Trained, TrainingRecord, TrainingRequest
+from merge_advisor.adapt.values import Trained, TrainingRecord, TrainingRequest
 from merge_advisor.advisor.measuring.shots_lora import TRAINING, is_kept, keep_lora, read_trained
 from merge_advisor.json_form import digest_of, read_value, to_json
 from merge_advisor.types import BACKWARD, RESIDUAL, Candidate

@@ -16,7 +16,7 @@ from merge_advisor.merges import recipe_of
 from merge_advisor.types import Candidate, Row, Task
 
 if TYPE_CHECKING:
-    from merge_advisor.adapt.workbench import Adapted
+    from merge_advisor.adapt.values import Adapted
     from merge_advisor.advisor.measuring.deltas import EmbeddedCandidates
     from merge_advisor.advisor.measuring.session import Session
     from merge_advisor.advisor.measuring.shots_lora import ShotsLora

@@ -5,16 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from merge_advisor import registry
-from merge_advisor.adapt.auto import FEW
 from merge_advisor.adapt.basis import Basis
 from merge_advisor.adapt.continuing import chooses_anew, is_sum
-from merge_advisor.adapt.workbench import NOTHING
-from merge_advisor.advisor.runs.plan_report import UNADAPTED, AdaptationReport
+from merge_advisor.adapt.folds import FEW
+from merge_advisor.adapt.values import NOTHING
+from merge_advisor.advisor.runs.plan_report import PROMPTED, UNADAPTED, AdaptationReport
 from merge_advisor.errors import SpecError
 from merge_advisor.types import SHOTS_LORA, TRAINED, Candidate, Recipe
 
 if TYPE_CHECKING:
-    from merge_advisor.adapt.workbench import Adaptation, Adapted
+    from merge_advisor.adapt.values import Adapted
+    from merge_advisor.adapt.workbench import Adaptation
     from merge_advisor.advisor.measuring.adapting import AdaptedMerge
     from merge_advisor.advisor.runs.run_folder import Run
 
@@ -73,6 +74,8 @@ def way_of(run: Run) -> str:
     members = any(member.weight and member.id not in TRAINED for member in run.recipe.members)
     if made.chosen in ("continue", "mix") and not members:
         return _ALONE
+    if made.chosen == PROMPTED and not run.is_base:
+        return f"prompt on {'merge' if members else _ALONE}"
     if made.chosen not in ("basis", "continue"):
         return made.chosen
     asked = _asked(made)

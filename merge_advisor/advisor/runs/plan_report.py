@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from merge_advisor.adapt.workbench import Alternative
+from merge_advisor.adapt.values import Alternative
 from merge_advisor.json_form import STRICT
 from merge_advisor.report.values import SimilarityMap
 from merge_advisor.scores import ScoringCost, Verdict
@@ -142,7 +142,7 @@ class AdaptationReport:
 
     @property
     def prompted(self) -> bool:
-        """Whether the model is the base with the rows in its prompt, which no recipe can say."""
+        """Whether the model has the rows in its prompt, which no recipe can say."""
         return self.chosen == PROMPTED
 
     @property

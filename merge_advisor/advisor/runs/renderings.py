@@ -122,7 +122,8 @@ def write_formats(
         carried: its merge, carried out.
         folder: the run folder, or one that becomes it.
         trained: to be copied into the folder, each under its id.
-        prompted: whether the model has examples in its prompt, which no format holds: then none is written.
+        prompted: whether the model has examples in its prompt, which no format holds: of a prompted base none is
+            written, of another model that without its prompt.
 
     Returns:
         Names of the formats written.
@@ -132,7 +133,7 @@ def write_formats(
     """
     for candidate in trained:
         shutil.copytree(candidate.path, folder / candidate.id)
-    if prompted:
+    if prompted and not any(member.weight for member in recipe.members):
         return []
     places = model_places(local, recipe, carried, folder)
     written = []

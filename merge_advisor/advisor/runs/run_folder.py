@@ -73,7 +73,7 @@ class Run:
 
     @property
     def prompted(self) -> bool:
-        """Whether the run's model is the base with the rows in its prompt; its recipe is then the base."""
+        """Whether the run's model has the rows in its prompt; its recipe is the model without them."""
         return (self.plan.adaptation or UNADAPTED).prompted
 
     @property

@@ -165,7 +165,9 @@ def _files(run: Run) -> list[tuple[str, str]]:
     """The files a person will use, with what each is; a format that could not be written, with the reason."""
     files = [(name, text) for name, text in _FILES.items() if name in _REPORTS or (run.folder / name).exists()]
     files = [(name, text or prompt_description(run)) for name, text in files if text or prompt_files(run)]
-    no_format = "the model is the base with examples in its prompt, no weights are that" if run.prompted else ""
+    no_format = (
+        "the model is the base with examples in its prompt, no weights are that" if run.prompted and run.is_base else ""
+    )
     for name in registry.names("format"):
         rendering: Format = registry.build("format", name)
         if (run.folder / rendering.writes).exists():
@@ -186,9 +188,13 @@ def _commands(run: Run, folder: Path) -> list[str]:
 def _uses(run: Run, folder: Path) -> list[str]:
     """What to use the model with: of examples in the base's prompt that prompt, of the base itself nothing."""
     prompts = prompt_files(run)
-    if prompts and (run.prompted or run.plan.verdict == Verdict.PROMPT_WITH_EXAMPLES):
-        return [f"cat {shlex.quote(str(folder / name))}  # the prompt for the base" for name in prompts]
-    return [] if run.is_base else [f"merge-advisor merge {shlex.quote(str(folder))} --out model"]
+    base = run.is_base or run.plan.verdict == Verdict.PROMPT_WITH_EXAMPLES
+    whose = "the base" if base else "this model"
+    shown = [f"cat {shlex.quote(str(folder / name))}  # the prompt for {whose}" for name in prompts]
+    if prompts and base and (run.prompted or run.plan.verdict == Verdict.PROMPT_WITH_EXAMPLES):
+        return shown
+    merge = [] if run.is_base else [f"merge-advisor merge {shlex.quote(str(folder))} --out model"]
+    return [*merge, *(shown if run.prompted else [])]
 
 
 def _may_be_tuned(run: Run) -> bool:

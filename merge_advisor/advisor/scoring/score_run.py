@@ -85,7 +85,8 @@ def models_of(session: Session, run: Run) -> list[ScoredModel]:
 
     planned, chosen, own = run.planned or run.recipe, run.chosen, run.own_adaptation
     made = run.plan.adaptation or UNADAPTED
-    tuned = planned.digest != run.recipe.digest
+    # weights may be the same, and one of the two with examples in its prompt
+    tuned = planned.digest != run.recipe.digest or own.prompted != made.prompted
     shown = find_members(session.pool, session.local, run.folder, chosen)
     alone = {}
     for number, member in enumerate(chosen.members):
@@ -101,8 +102,8 @@ def models_of(session: Session, run: Run) -> list[ScoredModel]:
         ScoredModel("base", BASE),
         *(ScoredModel(label, single) for label, single in alone.items()),
         ScoredModel("uniform", first.with_weights([1 / len(chosen.members)] * len(chosen.members))),
-        # where nothing was trained on top, it is the merge itself
-        *([ScoredModel(START, begun)] if begun.digest != final.digest else []),
+        # where nothing was trained on top, and no prompt made for it, it is the merge itself
+        *([ScoredModel(START, begun)] if begun.digest != final.digest or (made.prompted and made.start) else []),
         *([ScoredModel(PLAN_START, first)] if left_out and chosen.digest != run.recipe.digest else []),
         *([ScoredModel("plan", merged(planned))] if tuned else []),
         ScoredModel("merge", final),
@@ -150,8 +151,7 @@ def score_task(
         metric: as in `Judging`.
         guard: loss on unrelated text, where it was measured.
         adaptation: how the merge of members and rows was made, see `adapted_run.way_of`.
-        prompted: labels of models that are the base with the rows learned from in its prompt; their recipes are the
-            base.
+        prompted: labels of models that have the rows learned from in their prompts, which no recipe can say.
 
     Raises:
         TaskError: no held-out rows.
@@ -164,10 +164,10 @@ def score_task(
     try:
         shown = in_context(meter, task, rows, metric, FINAL)
         models, first, note = [*models[:1], shown.model, *models[1:]], 2, f"{shown.note}."
-        models = [replace(shown.model, label=m.label) if m.label in prompted else m for m in models]
+        models = [replace(m, template=shown.model.template) if m.label in prompted else m for m in models]
         examples = tuple(row.digest for row in shown.shown)
     except TaskError as error:
-        alone = f"; {' and '.join(prompted)}, which has the same prompt, is the bare base here" if prompted else ""
+        alone = f"; {' and '.join(prompted)}, which has the same prompt, is without it here" if prompted else ""
         note = f"{ICL} is left out: {error}{alone}."
     table = score_models(meter, models, rows, metric, what=f"scoring {task.name}")
     if metric != "loss":
@@ -322,7 +322,9 @@ def score_open_run(
             adaptation=adaptation,
         )  # fmt: skip
         if prompted:
-            score = replace(score, notes=(*score.notes, f"{' and '.join(prompted)}: the bare base, {_OWN_PROMPTS}."))
+            score = replace(
+                score, notes=(*score.notes, f"{' and '.join(prompted)}: without its examples, {_OWN_PROMPTS}.")
+            )
         scores = (*(other for other in scores if other.task != other_task.name), score)
     verdict, reason = overall(scores)
     environment = run.plan.environment if not costs else replace(run.plan.environment, scoring=tuple(costs))

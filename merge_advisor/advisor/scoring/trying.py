@@ -55,7 +55,7 @@ def answers(
         shown = [m for m in models_of(session, opened) if m.label in ("base", "anchor", "shots_lora", "merge")]
         prompted = _prompted(session, opened, prompt, max_new_tokens, on_note or (lambda note: None))
         if opened.prompted and prompted:
-            shown = [replace(prompted[0], label=m.label) if m.label == "merge" else m for m in shown]
+            shown = [replace(m, template=prompted[0].template) if m.label == "merge" else m for m in shown]
         models = [*shown[:1], *prompted, *shown[1:]]
 
         def answer(template: Template) -> str:

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from merge_advisor import registry
-from merge_advisor.adapt.workbench import NOTHING, Adaptation
+from merge_advisor.adapt.values import NOTHING
+from merge_advisor.adapt.workbench import Adaptation
 from merge_advisor.advisor.measuring.adapting import AdaptationRequest, AdaptedMerge, adapt_merge
 from merge_advisor.advisor.measuring.shots_lora import target_parameters
 from merge_advisor.advisor.planning.choosing import LORA_LOSSES, SEARCH, ChoiceRequest, ChosenMerge, choose_merge

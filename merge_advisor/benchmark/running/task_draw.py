@@ -225,7 +225,7 @@ class TaskDraw:
         """
         model, reason = adapted.model, adapted.model.reason
         if model.prompted:
-            shown, score = self.in_context()
+            shown, score = self.in_context(model.merge)
             digest, reason = digest_of(shown.model.key), f"{reason}; {shown.note}"
         else:
             score, digest = self.score(model.merge), model.merge.digest
@@ -239,14 +239,18 @@ class TaskDraw:
             options=tuple((option.name, option.loss, option.error) for option in model.options), chance=model.chance,
         )  # fmt: skip
 
-    def in_context(self) -> tuple[InContext, ModelScore]:
-        """Return the base with the rows learned from in its prompt, and its score on the held-out rows.
+    def in_context(self, merge: WeightedMerge = BASE) -> tuple[InContext, ModelScore]:
+        """Return a model with the rows learned from in its prompt, and its score on the held-out rows.
+
+        Args:
+            merge: the model; by default the base.
 
         Raises:
             TaskError: not one of them fits.
         """
         rows, scorer = self.rows, scorer_of(self.context.setup)
         shown = in_context(self.context.meter, self.task, rows.heldout, rows.metric, scorer)
+        shown = replace(shown, model=replace(shown.model, merge=merge))
         return shown, score_models(self.context.meter, [shown.model], rows.heldout, rows.metric, evaluator=scorer)[0]
 
     def _promise(self, merge: WeightedMerge, by: ChooseBy, score: ModelScore) -> tuple[float, float | None]:
