@@ -141,6 +141,7 @@ OPENED = {
     "formats/child_process.py": "what it has just written", "formats/run_gguf.py": "what it has just written",
     "pool/peft_child.py": "what its parent has just written",
     "explore/tokens.py": "looks itself, as no link may be followed", "hub/stored_vectors.py": "looks itself",
+    "hub/mapped_rows.py": "files that hub/stored_vectors.py has looked at", "disks.py": "/proc, and what is ours",
 }  # fmt: skip
 """Modules that read files without `regular_files`, and why that cannot wait for ever."""
 

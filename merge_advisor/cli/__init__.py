@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         the exit code, see above.
 
     >>> main(["plan", "--task", "examples.jsonl", "--base", "base", "--pool", "adapters", "--k", "2", "--dry-run"])
-    base tiny-llama, template alpaca, pool of 6 candidates, 0 set aside
+    base base, template alpaca, pool of 6 candidates, 0 set aside
     ...
     dry run: nothing was written
     0

@@ -10,7 +10,6 @@
     mean         float32 (d,), with the codes: what the codes are taken around
 
 Whole numbers rather than float16: as small, nearer to float32, and numpy turns them into float32 far faster.
-
 Files only grow: a reader maps as many rows as its state says, and a writer cuts off what lies behind before it appends.
 """
 

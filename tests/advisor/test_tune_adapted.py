@@ -405,20 +405,6 @@ def test_the_plans_row_of_a_prompted_plan_is_the_prompted_base(
     assert table.model("merge").rows != table.model("icl").rows
 
 
-@pytest.mark.slow
-def test_a_merge_with_examples_in_its_prompt_is_tuned_and_scored_with_them(
-    plan: Callable[..., Run], place: Path, tmp_path: Path
-) -> None:
-    before = plan("prompt:folds=2,on=merge", scored=True)
-    found = tune(copied(before, tmp_path), place, scored=True)
-    assert before.prompted and found.prompted and (found.folder / "prompt" / "0.txt").is_file()
-    planned, table = before.scores[0], found.scores[0]
-    assert planned.model("merge").rows != planned.model("start").rows  # which has no prompt
-    own = "plan" if outcome_of(found).tuned else "merge"
-    assert table.model(own).rows == planned.model("merge").rows
-    assert not outcome_of(found).tuned or table.model("merge").rows != table.model("plan").rows
-
-
 def test_shots_lora_is_the_models_own_and_the_plans_is_kept(
     plan: Callable[..., Run], place: Path, tmp_path: Path
 ) -> None:

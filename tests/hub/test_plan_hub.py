@@ -122,7 +122,7 @@ def test_filters_of_a_plan_choose_among_the_hub(world: Path) -> None:
         assert planned("r1", "licence=mit") == ["b1"]
         assert planned("r2", include=("a*", "b2"), exclude=("a0", "shots_lora")) == ["a1", "a2", "b2"]
         assert planned("r3", licence=("APACHE*",)) == ["a0", "a1", "a2", "b0", "b2"]
-        with pytest.raises(InputError, match="none of its models of base tiny-llama fits the filters; loosen them"):
+        with pytest.raises(InputError, match="none of its models of base base fits the filters; loosen them"):
             planned("r4", "rank>100")
         with pytest.raises(InputError, match="`anchor=a0`: does not fit the filters; loosen them, or name another"):
             planned("r5", "licence=mit", anchor="a0")
@@ -146,9 +146,7 @@ def test_a_scored_plan_leaves_its_scores(world: Path) -> None:
 def test_what_a_plan_cannot_take_is_one_line(world: Path, wide_llama: Path) -> None:
     with Hub.open(world / "hub") as hub:
         task = world / "examples.jsonl"
-        with pytest.raises(
-            InputError, match=r"holds no models of base wide-llama with these weights, but of tiny-llama"
-        ):
+        with pytest.raises(InputError, match=r"holds no models of base wide-llama with these weights, but of base"):
             hub.plan(task, out=world / "run", base=str(wide_llama), options=QUICK, **where(world))
         with (
             Hub.open(world / "empty", make=True) as empty,
@@ -191,7 +189,7 @@ def test_a_dry_run_says_what_would_be_opened_and_writes_nothing(world: Path, mon
         assert some["hub"] == {"models": 6, "opened": 3, "shortlist": True} and some["models"] == 3
         assert "3 of its 6 models of this base that fit filter rank>=1 would be opened, a shortlist" in some["lines"][0]
         assert some["lines"][1] == "note: models of the hub whose folders are gone were left out: a0"
-        with pytest.raises(InputError, match="none of its models of base tiny-llama fits the filters"):
+        with pytest.raises(InputError, match="none of its models of base base fits the filters"):
             describe_hub_plan(hub, task, options=replace(QUICK, include=("z*",)), **where(world))
         shutil.rmtree(world / "pool")
         with pytest.raises(PoolError, match="no model that fits is where it was added from"):
@@ -336,7 +334,7 @@ def test_an_export_holds_all(world: Path) -> None:
         entry = hub.entry("b1")
         delta = hub.deltas.delta(1, entry.number)
         assert delta is not None and np.array_equal(np.array(table["b1"]["delta"], np.float32), delta)
-        assert table["b1"]["languages"] == ["de", "en"] and table["b1"]["base_id"] == "tiny-llama"
+        assert table["b1"]["languages"] == ["de", "en"] and table["b1"]["base_id"] == "base"
         assert "place" not in table["b1"]  # a path of this machine
 
 

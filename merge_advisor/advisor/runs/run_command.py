@@ -21,7 +21,7 @@ def plan_commands(run: Run, base: str = "") -> list[str]:
 
     >>> from merge_advisor.advisor.runs.run_folder import read_run
     >>> plan_commands(read_run(Path("run")))[0]
-    'merge-advisor plan --task examples.jsonl --pool adapters --base tiny-llama --strategy top_k --k 2 ...'
+    'merge-advisor plan --task examples.jsonl --pool adapters --base base --strategy top_k --k 2 ...'
 
     Args:
         run: the run.
