@@ -72,6 +72,7 @@ def many(tiny_pool: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", [pytest.param(LOCAL, id="local"), RAY], indirect=True)
 def test_embedding_gives_the_bytes_of_one_process(
     engine: Workers, many: Path, tiny_llama: Path, tmp_path: Path

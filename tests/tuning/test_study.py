@@ -62,7 +62,8 @@ def opened(place: Path | str, name: str = "tune") -> tuple[list[Any], dict[str, 
     return trials, attributes
 
 
-@pytest.mark.parametrize("budget", ["trials", pytest.param("forwards", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("budget", ["trials", "forwards"])
 def test_killed_twenty_times_ends_like_an_undisturbed_search(tmp_path: Path, budget: str) -> None:
     script = [
         sys.executable,
