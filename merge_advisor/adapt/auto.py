@@ -11,7 +11,7 @@ import numpy as np
 from merge_advisor.adapt.basis import Basis
 from merge_advisor.adapt.continuing import Continue, no_start
 from merge_advisor.adapt.experience import Belief, believe, experience_of
-from merge_advisor.adapt.folds import FEW, chosen_apart, folds_of, judged_out
+from merge_advisor.adapt.folds import FEW, folds_of, judged_merges, judged_out
 from merge_advisor.adapt.prompting import Prompting
 from merge_advisor.adapt.shots import ShotsAlone
 from merge_advisor.adapt.task_weights import moments
@@ -149,8 +149,7 @@ class Auto:
     def _merge(self, bench: Workbench, *, apart: bool) -> Adapted:
         """The merge as it was chosen; `apart` says whether rows judge the merge that was chosen without them."""
         folds = folds_of(bench.tasks, self.folds)
-        merges = chosen_apart(bench, folds) if apart else [bench.merge] * len(folds)
-        losses = judged_out(bench, folds, merges)
+        losses = judged_out(bench, folds, judged_merges(bench, folds, apart=apart))
         return Adapted(bench.merge, tuple(losses.tolist()), reason="the merge as it was chosen")
 
     def _runs(self, bench: Workbench, *, tops: bool) -> dict[str, Callable[[], Adapted]]:

@@ -158,6 +158,17 @@ def chosen_apart(bench: Workbench, folds: Sequence[Fold]) -> tuple[WeightedMerge
     return tuple(map(chosen, rows_apart(folds)))
 
 
+def judged_merges(bench: Workbench, folds: Sequence[Fold], *, apart: bool) -> Sequence[WeightedMerge]:
+    """Return for each fold the merge that the rows it leaves out judge.
+
+    Args:
+        bench: holds the chosen merge.
+        folds: every row is left out by one.
+        apart: whether it is chosen without those rows; else the one that all rows chose stands for it.
+    """
+    return chosen_apart(bench, folds) if apart else [bench.merge] * len(folds)
+
+
 def cross_fit(bench: Workbench, request: Callable[[Fold], TrainingRequest], count: int = FOLDS) -> CrossFit:
     """Return the folds with one model trained without each.
 

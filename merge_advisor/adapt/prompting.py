@@ -11,10 +11,10 @@ from merge_advisor.adapt.folds import (
     FOLDS,
     CrossFit,
     Fold,
-    chosen_apart,
     cross_fit,
     folds_of,
     in_order,
+    judged_merges,
     mean_of,
     with_trained,
 )
@@ -137,7 +137,7 @@ class Prompting:
 
     def _on_merge(self, bench: Workbench) -> Adapted:
         folds = folds_of(bench.tasks, self.folds)
-        merges = chosen_apart(bench, folds) if self.anew else [bench.merge] * len(folds)
+        merges = judged_merges(bench, folds, apart=self.anew)
         scale, losses = _best_scale(bench, folds, lambda scale: [_times(merge, scale) for merge in merges])
         merge = _times(bench.merge, scale)
         reason = _model(bench, _at("the merge as it was chosen,", scale))

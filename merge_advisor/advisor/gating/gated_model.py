@@ -159,8 +159,8 @@ class OpenedModel:
             TaskError: not one of the examples fits into its prompt beside these rows.
         """
         if self.model.run is not None and self.prompted:
-            template = in_context(meter, self.model.run.tasks[0], rows, metric, FINAL).model.template
-            return replace(self.without_prompt, template=template)
+            shown = in_context(meter, self.model.run.tasks[0], rows, metric, FINAL, self.merge).model
+            return replace(shown, label=self.model.word)
         return self.without_prompt
 
 

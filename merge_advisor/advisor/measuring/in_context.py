@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from merge_advisor import registry
@@ -81,8 +81,10 @@ class FittingWork:
             in_context(meter, self.task, self.rows, self.metric, self.evaluator)
 
 
-def in_context(meter: MergeMeter, task: Task, rows: Sequence[Row], metric: str, evaluator: str) -> InContext:
-    """Return the base with as many rows that are learned from in its prompt as fit: shots, then tuning rows.
+def in_context(
+    meter: MergeMeter, task: Task, rows: Sequence[Row], metric: str, evaluator: str, merge: WeightedMerge = BASE
+) -> InContext:
+    """Return a model with as many rows that are learned from in its prompt as fit: shots, then tuning rows.
 
     Args:
         meter: has the base and its template; remembers which examples fit.
@@ -90,6 +92,7 @@ def in_context(meter: MergeMeter, task: Task, rows: Sequence[Row], metric: str, 
         rows: what is to be scored on.
         metric: "accuracy", "exact_match" or "loss".
         evaluator: spec of what scores.
+        merge: the model; by default the base.
 
     Raises:
         TaskError: not one example fits, or the base's chat template takes no earlier turns.
@@ -118,7 +121,7 @@ def in_context(meter: MergeMeter, task: Task, rows: Sequence[Row], metric: str, 
             f"{EXAMPLE_TOKENS} tokens, or the base's context"
         )
     shown = tuple(examples[at] for at in fitting)
-    return InContext(ScoredModel(ICL, BASE, with_rows(template, shown)), shown, len(examples))
+    return InContext(ScoredModel(ICL, merge, with_rows(template, shown)), shown, len(examples))
 
 
 def with_rows(template: Template, rows: Iterable[Row]) -> Template:
@@ -161,9 +164,8 @@ def prompted_losses(
         TaskError: not one example fits, or the base's chat template takes no earlier turns.
     """
     metric = "accuracy" if kind == "choices" else "loss"
-    model = in_context(meter, Task("examples", tuple(shown), (), tuple(asked)), asked, metric, _SCORER).model
+    model = in_context(meter, Task("examples", tuple(shown), (), tuple(asked)), asked, metric, _SCORER, merge).model
     what = "asking with examples in the prompt"
-    model = replace(model, merge=merge)
     found = score_models(meter, [model], asked, metric, what=what, evaluator=_SCORER)[0]
     return finite_or_worst(found.rows[kind])
 

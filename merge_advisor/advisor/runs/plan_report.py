@@ -12,7 +12,7 @@ from merge_advisor.spaces import Space
 from merge_advisor.types import Base, ChooseBy, Kind, Recipe, Selection
 
 PROMPTED = "prompt"
-"""Name of the adaptation whose model is the base with the rows in its prompt."""
+"""Name of the adaptation whose model has the rows in its prompt."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -188,13 +188,14 @@ def _commands(run: Run, folder: Path) -> list[str]:
 def _uses(run: Run, folder: Path) -> list[str]:
     """What to use the model with: of examples in the base's prompt that prompt, of the base itself nothing."""
     prompts = prompt_files(run)
-    base = run.is_base or run.plan.verdict == Verdict.PROMPT_WITH_EXAMPLES
-    whose = "the base" if base else "this model"
-    shown = [f"cat {shlex.quote(str(folder / name))}  # the prompt for {whose}" for name in prompts]
-    if prompts and base and (run.prompted or run.plan.verdict == Verdict.PROMPT_WITH_EXAMPLES):
-        return shown
-    merge = [] if run.is_base else [f"merge-advisor merge {shlex.quote(str(folder))} --out model"]
-    return [*merge, *(shown if run.prompted else [])]
+    advised = run.plan.verdict == Verdict.PROMPT_WITH_EXAMPLES
+    whose = "the base" if run.is_base or advised else "this model"
+    asked = prompts if run.prompted or advised else []
+    shown = [f"cat {shlex.quote(str(folder / name))}  # the prompt for {whose}" for name in asked]
+    merge = (
+        [] if run.is_base or (advised and shown) else [f"merge-advisor merge {shlex.quote(str(folder))} --out model"]
+    )
+    return [*merge, *shown]
 
 
 def _may_be_tuned(run: Run) -> bool:

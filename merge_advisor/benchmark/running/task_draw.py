@@ -249,8 +249,7 @@ class TaskDraw:
             TaskError: not one of them fits.
         """
         rows, scorer = self.rows, scorer_of(self.context.setup)
-        shown = in_context(self.context.meter, self.task, rows.heldout, rows.metric, scorer)
-        shown = replace(shown, model=replace(shown.model, merge=merge))
+        shown = in_context(self.context.meter, self.task, rows.heldout, rows.metric, scorer, merge)
         return shown, score_models(self.context.meter, [shown.model], rows.heldout, rows.metric, evaluator=scorer)[0]
 
     def _promise(self, merge: WeightedMerge, by: ChooseBy, score: ModelScore) -> tuple[float, float | None]:
