@@ -29,7 +29,9 @@ class Auto:
     none by two thirds of the error of that lead. `continue` takes as many steps as `shots` does: the rows have chosen
     the merge, and would say to stay there. The merge of all rows stands for each part of them, and what it promises too
     much is taken off. Of fewer than ten rows that would be far too much: each part is judged by a merge chosen without
-    it, and on top of that is tried `basis`, its form `prior`, in place of `continue`.
+    it, and on top of that is tried `basis`, its form `prior`, in place of `continue`. The LoRA of so few rows is tried
+    with the rows in its prompt as well; of twenty rows it is better without. A merge with examples is not tried: with
+    five rows it has nothing that the LoRA with examples has not.
     Where nothing can be trained on top of the merge, the merge alone is compared; and it stays where one row alone
     leaves nothing to judge by.
 
@@ -46,6 +48,8 @@ class Auto:
     to train more often: four finetunes of five rows cost less than two of twenty."""
     anew: bool = False
     """Choose merges anew, as `basis`, which then stands for `continue`; of fewer than ten rows always."""
+    prompts: bool = False
+    """Compare `prompt:on=shots` as well; of fewer than ten rows always."""
     choices: float = 1.0
     """As of `shots`."""
     rates: int = 1
@@ -64,16 +68,21 @@ class Auto:
         self._shots()  # which says what it takes
 
     def for_rows(self, rows: int) -> Auto:
-        """Return what it is with so many rows: its folds, and whether they choose merges anew.
+        """Return what it is with so many rows: folds, whether they choose merges anew, whether it prompts a LoRA.
 
-        >>> Auto().for_rows(5) == Auto(folds=4, anew=True), Auto().for_rows(20) == Auto()
+        >>> Auto().for_rows(5) == Auto(folds=4, anew=True, prompts=True), Auto().for_rows(20) == Auto()
         (True, True)
 
         Args:
             rows: learned from.
         """
         few = rows < FEW
-        return replace(self, folds=self.few if few else self.folds, anew=self.pool and (few or self.anew))
+        return replace(
+            self,
+            folds=self.few if few else self.folds,
+            anew=self.pool and (few or self.anew),
+            prompts=few or self.prompts,
+        )
 
     def needs(self) -> Need:
         """Return that it needs a merge, or nothing at all."""
@@ -81,9 +90,11 @@ class Auto:
 
     def passes(self, members: int) -> tuple[int, int]:
         """See `Adaptation.passes`."""
-        shots, prompt = self._shots().passes(members), Prompting(self.folds).passes(members)
+        shots = self._shots().passes(members)
+        # a LoRA with examples is judged at each scale; at 0 it is the base with examples
+        prompts = Prompting(self.folds, "shots" if self.prompts else "base").passes(members)[1]
         # with a pool a finetune from the merge, and a pass each over the rows it is judged by and those of the merge
-        return shots[0] + (1 if self.pool else 0), 1 + shots[1] + prompt[1] + (2 if self.pool else 0)
+        return shots[0] + (1 if self.pool else 0), 1 + shots[1] + prompts + (2 if self.pool else 0)
 
     def adapt(self, bench: Workbench) -> Adapted:
         """See `Adaptation.adapt`."""
@@ -104,10 +115,14 @@ class Auto:
             try:
                 found[name] = run()
             except TaskError as error:
-                if name != "prompt":
+                if name not in ("prompt", PROMPTED_SHOTS):
                     raise
-                lacking.append(f"prompt cannot be: {error}")  # no example fits, and the others need none
+                if name == "prompt":
+                    lacking.append(f"prompt cannot be: {error}")  # no example fits, and the others need none
             spent[name] = bench.forwards - before
+            if name == PROMPTED_SHOTS and name in found and not found[name].merge.members:
+                del found[name]  # one model under two names would be believed twice
+                lacking.append(f"{name} came out as prompt")
         gains = {name: self._gain(bench, found, name, "shots") for name in found}
         # a name is never worse placed than an equal one after it: from the cheapest
         ordered = sorted(found, key=lambda name: (-round(gains[name].mean, 9), list(found).index(name)))
@@ -162,6 +177,8 @@ class Auto:
         if len(bench.tasks) == 1:  # one prompt cannot show the examples of several tasks
             runs["prompt"] = lambda: Prompting(self.folds).adapt(bench)
         runs["shots"] = lambda: self._shots().adapt(bench)
+        if len(bench.tasks) == 1 and self.prompts:
+            runs[PROMPTED_SHOTS] = lambda: Prompting(self.folds, "shots", self.choices).adapt(bench)
         if self.pool:
             runs["merge"] = lambda: self._merge(bench, apart=self.anew or not tops)
         if self.pool and tops:
@@ -181,8 +198,11 @@ have it: a lead of 0.674 of its error. No plan says it, since it is not calibrat
 four of twenty rows above it were better, of eighteen."""
 WITH_POOL = ("continue from merge", "basis from merge", "merge")
 """What is compared whose result has members of the pool, or directions of it."""
+PROMPTED_SHOTS = "prompt on shots"
+"""The LoRA of the rows with the rows in its prompt, as it is compared."""
 _REGISTERED = {
     "base": "none", "merge": "none", "continue from merge": "continue", "basis from merge": "basis",
+    PROMPTED_SHOTS: "prompt",
 }  # fmt: skip
 """Names of adaptations, where what is compared has another one."""
 

@@ -94,7 +94,8 @@ def believe(
 
 EXPERIENCE: dict[str, dict[int, Experience]] = {
     "base": {5: Experience(gain=-2.9, spread=2.6), 20: Experience(gain=-1.8, spread=2.6)},
-    "prompt": {5: Experience(gain=0.09, spread=0.24), 20: Experience(gain=-0.04, spread=0.25)},
+    "prompt": {5: Experience(gain=0.15, spread=0.35), 20: Experience(gain=-0.04, spread=0.25)},
+    "prompt on shots": {5: Experience(gain=0.24, spread=0.35), 20: Experience(gain=-0.08, spread=0.25)},
     "shots": {20: Experience(gain=0.0, spread=0.0)},
     "merge": {
         5: Experience(gain=-0.9, spread=2.1),

@@ -11,6 +11,7 @@ import numpy as np
 from merge_advisor.adapt.task_weights import moments, row_weights
 from merge_advisor.adapt.values import NOTHING, Adapted, Need, Trained, TrainingRequest
 from merge_advisor.errors import InputError, PoolError, SpecError
+from merge_advisor.json_form import digest_of
 from merge_advisor.merges import WeightedMerge
 from merge_advisor.options import FinetuneSettings
 from merge_advisor.types import Candidate, Row
@@ -172,7 +173,8 @@ class Workbench:
     def prompted(self, shown: Sequence[Row], asked: Sequence[Row], merge: WeightedMerge = NOTHING) -> Float64Array:
         """Return what each row is judged by under a model with other rows in its prompt, as many as fit.
 
-        A forward pass for each row, and one for each example: all rows share the prompt that shows them.
+        A forward pass for each row, and one for each example: all rows share the prompt that shows them. Charged once:
+        adaptations that are compared with each other share what they ask.
 
         Args:
             shown: the examples.
@@ -185,8 +187,13 @@ class Workbench:
         Raises:
             TaskError: not one example fits, or the base's chat template takes no earlier turns.
         """
-        self.forwards += len(shown) + len(asked)
-        return np.asarray(self.run_prompted(shown, asked, merge), dtype=np.float64)
+
+        def ask() -> Float64Array:
+            self.forwards += len(shown) + len(asked)
+            return np.asarray(self.run_prompted(shown, asked, merge), dtype=np.float64)
+
+        digests = [[row.digest for row in rows] for rows in (shown, asked)]
+        return self.once(digest_of(["prompted", merge.digest, *digests]), ask)
 
     def gradient(self, merge: WeightedMerge, rows: Sequence[Row]) -> Mapping[str, Float32Array]:
         """Return the gradient of the mean loss of rows at a merge, tasks counting the same, by parameter name.

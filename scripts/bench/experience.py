@@ -2,9 +2,9 @@
 
     python scripts/bench/experience.py OUT [OUT ...]
 
-OUT is the folder of a benchmark that has the arms auto, shots, trained and merge, and the controls base and icl (as
-`recipes/bench-adaptations-tried.yaml`). Prints, for each number of rows learned from and each way: its tasks, its gain
-over `shots` on the held-out rows (mean over families and its standard error), the spread over tasks without the noise
+OUT is the folder of a benchmark that has the arms auto, shots, trained, merge, prompted shots and prompted merge, or
+some of them, and the controls base and icl (as `recipes/bench-adaptations-tried.yaml`). Prints, for each number of rows
+learned from and each way: its tasks, its gain over `shots` on the held-out rows (mean over families and its standard error), the spread over tasks without the noise
 of the rows, by how much more the cross-fitted rows had promised, and the tasks that it won. They stand in
 `merge_advisor/adapt/experience.py`.
 """
@@ -25,6 +25,8 @@ from merge_advisor.benchmark.values import Result
 ARMS = {
     "base": "base",
     "prompt": "icl",
+    "prompt on shots": "prompted shots",
+    "prompt on merge": "prompted merge",
     "merge": "merge",
     "continue from merge": "trained",
     "basis from merge": "trained",
@@ -45,6 +47,8 @@ def gains(results: list[Result], way: str) -> list[tuple[str, float, float | Non
         gain = shots.judged - one.judged
         said = {name: loss for name, loss, _ in auto.options} if auto is not None else {}
         promised = said["shots"] - said[way] - gain if way in said else None
+        if promised is None and one.predicted is not None and shots.predicted is not None:
+            promised = one.predicted - shots.predicted - gain
         found.append((one.unit.family, gain, promised))
     return found
 

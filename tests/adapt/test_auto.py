@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from merge_advisor.adapt.auto import SURE, Auto
+from merge_advisor.adapt.auto import PROMPTED_SHOTS, SURE, Auto
 from merge_advisor.adapt.experience import EXPERIENCE, EXPERIENCE_OVER_CHOICES, Experience
 from merge_advisor.adapt.values import Adapted
 from merge_advisor.errors import TaskError
@@ -129,16 +129,84 @@ def test_auto_takes_the_prompt_where_it_is_best_and_says_where_it_cannot_be() ->
     def full(shown: Sequence[Row], asked: Sequence[Row], merge: WeightedMerge) -> list[float]:
         raise TaskError("not one of 6 examples fits")
 
+    world = World(wanted=30, learned=0.5, merge=0)
     world.bench.run_prompted = full
     adapted = Auto().adapt(world.bench)
-    assert adapted.name != "prompt" and "prompt cannot be: not one of 6 examples fits" in adapted.reason
-    assert "prompt" not in [option.name for option in adapted.options]
+    assert adapted.name != "prompt" and adapted.reason.count("prompt cannot be: not one of 6 examples fits") == 1
+    assert not any("prompt" in option.name for option in adapted.options)
+
+
+def prompted_best_at(world: World, wanted: float) -> None:
+    """Have a model with examples in its prompt lose nothing at a place, and more the farther it is from there."""
+    world.bench.run_prompted = lambda shown, asked, merge: [(world.place(merge) - wanted) ** 2 for _ in asked]
+
+
+@pytest.mark.parametrize("pool", [False, True])
+def test_auto_takes_a_prompted_lora_of_few_rows_at_the_scale_that_its_examples_ask_for(pool: bool) -> None:
+    world = World(wanted=2.5, learned=0.8, merge=-8, least=4.0)  # LoRAs come to 2
+    prompted_best_at(world, 0.5)
+    adapted = Auto(pool=pool).adapt(world.bench)
+    assert adapted.options[0].name == PROMPTED_SHOTS and adapted.name == "prompt" and adapted.prompted
+    assert world.place(adapted.merge) == pytest.approx(0.5) and adapted.settings["scale"] == 0.25
+    assert adapted.chance is None  # it needs no pool
+    # the LoRA of the rows alone is shown beside it as strong as it is best without examples
+    assert adapted.without_pool is not None and world.place(adapted.without_pool) == pytest.approx(2)
+
+
+@pytest.mark.parametrize(("rows", "asked", "tried"), [(9, False, True), (10, False, False), (10, True, True)])
+def test_auto_prompts_the_lora_of_few_rows_or_where_it_is_told_to(rows: int, asked: bool, tried: bool) -> None:
+    world = World(wanted=10, learned=0.2, merge=-8, least=4.0)
+    world.bench.tasks, world.bench.tuning = (
+        (tuple(Row(f"say {place}", f"{place}") for place in range(rows)),),
+        frozenset(),
+    )
+    prompted_best_at(world, 0.5)
+    adaptation = Auto(pool=False, prompts=asked)
+    assert (PROMPTED_SHOTS in {option.name for option in adaptation.adapt(world.bench).options}) == tried
+    how = adaptation.for_rows(rows)
+    assert how.prompts == tried
+    assert how.passes(1)[1] - replace(how, prompts=False).passes(1)[1] == (4 * how.folds if tried else 0)
+
+
+def test_a_prompted_lora_that_comes_out_as_the_prompt_is_compared_once() -> None:
+    world = World(wanted=30, learned=0.5, merge=8)
+    prompted_best_at(world, -1.0)
+    adapted = Auto().adapt(world.bench)
+    assert adapted.options[0].name == "prompt" and not adapted.merge.members
+    assert PROMPTED_SHOTS not in {option.name for option in adapted.options}
+    assert "prompt on shots came out as prompt" in adapted.reason
+
+
+def test_what_is_asked_with_examples_is_charged_once() -> None:
+    world = World(wanted=30, learned=0.5, merge=8)
+    prompted_best_at(world, 4.0)
+    asked: list[tuple[float, int]] = []
+    found = world.bench.run_prompted
+
+    def losses(shown: Sequence[Row], rows: Sequence[Row], merge: WeightedMerge) -> list[float]:
+        asked.append((world.place(merge), len(shown) + len(rows)))
+        return found(shown, rows, merge)
+
+    world.bench.run_prompted = losses
+    adapted = Auto().adapt(world.bench)
+    assert [place for place, _ in asked].count(0) == 4  # once for each fold, though it is a scale of the LoRA's as well
+    of = {option.name: option.forwards for option in adapted.options}
+    assert of["prompt"] == 4 * 8 and of[PROMPTED_SHOTS] == 4 * 4 * 8
+    assert sum(passes for _, passes in asked) == of["prompt"] + of[PROMPTED_SHOTS]
+
+
+def test_auto_of_several_tasks_prompts_nothing() -> None:
+    world = World(wanted=1, learned=0.5, merge=0.5)
+    world.bench.tasks = (ROWS[:4], ROWS[4:])
+    assert not any("prompt" in option.name for option in Auto().adapt(world.bench).options)
 
 
 def test_auto_without_a_pool_looks_at_no_merge() -> None:
     world = World(wanted=1, learned=0.5, merge=1)
     adapted = Auto(pool=False).adapt(world.bench)
-    assert adapted.name == "shots" and {option.name for option in adapted.options} == {"base", "prompt", "shots"}
+    assert adapted.name == "shots"
+    assert {option.name for option in adapted.options} == {"base", "prompt", "shots"}
+    assert "prompt on shots came out as prompt" in adapted.reason
     assert not any(request.start.members for request in world.requests)
 
 
