@@ -4,9 +4,9 @@
 
 OUT is the folder of a benchmark that has the arms auto, shots, trained, merge, prompted shots and prompted merge, or
 some of them, and the controls base and icl (as `recipes/bench-adaptations-tried.yaml`). Prints, for each number of rows
-learned from and each way: its tasks, its gain over `shots` on the held-out rows (mean over families and its standard error), the spread over tasks without the noise
-of the rows, by how much more the cross-fitted rows had promised, and the tasks that it won. They stand in
-`merge_advisor/adapt/experience.py`.
+learned from and each way: its tasks, its gain over `shots` on the held-out rows (mean over families and its standard
+error), the spread over tasks without the noise of the rows, by how much more the cross-fitted rows had promised, and
+the tasks that it won. They stand in `merge_advisor/adapt/experience.py`.
 """
 
 from __future__ import annotations
