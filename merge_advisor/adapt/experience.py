@@ -110,13 +110,23 @@ EXPERIENCE: dict[str, dict[int, Experience]] = {
 """By what is compared and the number of rows it had. A name that is not here has no place in `auto`. `basis` had merges
 that were chosen anew for each fold."""
 EXPERIENCE_OVER_CHOICES: dict[str, dict[int, Experience]] = {
+    "prompt": {
+        5: Experience(gain=0.15, spread=0.35, optimism=-0.8),
+        20: Experience(gain=-0.04, spread=0.25),
+    },
+    "prompt on shots": {
+        5: Experience(gain=0.24, spread=0.35, optimism=-0.75),
+        20: Experience(gain=-0.08, spread=0.25),
+    },
     "merge": {
         5: Experience(gain=-0.9, spread=2.1),
         20: Experience(gain=-0.12, spread=0.27, optimism=0.31),
     },
 }
-"""The same where rows have choices, as far as it differs: choices are few and their losses move together, so the best
-of many merges by twenty rows fits them by chance far more than it does where each token speaks."""
+"""The same where rows have choices, as far as it differs. Choices are few and their losses move together, so the best
+of many merges by twenty rows fits them by chance far more than it does where each token speaks. And a prompt goes by
+how often its examples have each answer: of five rows, those shown have the answer of the one left out more seldom than
+all five have, so what is prompted looks worse than it is."""
 ROW_SPREAD = 0.6
 """Standard deviation of a difference between two models from row to row, nats."""
 _ROWS_BEFORE = 4

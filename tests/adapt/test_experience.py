@@ -1,5 +1,7 @@
 """What is believed of a gain: rows against what other tasks have shown."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -66,9 +68,22 @@ def test_the_reference_gains_nothing_over_itself() -> None:
 def test_a_merge_alone_promises_too_much_where_rows_have_choices() -> None:
     tokens, choices = experience_of("merge", 20), experience_of("merge", 20, choices=True)
     assert choices.optimism > 4 * tokens.optimism
-    # of few rows, and of all else, nothing else is known
-    for name, rows in (("merge", 5), *((name, 20) for name in EXPERIENCE if name != "merge")):
-        assert experience_of(name, rows) == experience_of(name, rows, choices=True)
+    # of few rows nothing else is known
+    assert experience_of("merge", 5) == experience_of("merge", 5, choices=True)
+
+
+def test_prompts_of_few_rows_are_better_than_they_look_where_rows_have_choices() -> None:
+    for name in ("prompt", "prompt on shots"):
+        few = experience_of(name, 5, choices=True)
+        assert few == replace(experience_of(name, 5), optimism=few.optimism) and few.optimism < -0.5
+        assert few.optimism < experience_of(name, 9, choices=True).optimism < 0
+        assert experience_of(name, 20, choices=True) == experience_of(name, 20)
+
+
+def test_of_all_else_nothing_is_known_of_choices() -> None:
+    for name in set(EXPERIENCE) - {"merge", "prompt", "prompt on shots"}:
+        for rows in (5, 9, 20):
+            assert experience_of(name, rows) == experience_of(name, rows, choices=True)
 
 
 def test_between_numbers_of_rows_by_their_logarithm_and_beyond_them_the_nearest(

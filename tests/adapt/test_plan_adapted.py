@@ -212,7 +212,7 @@ def test_the_dry_run_costs_no_less_than_the_plan(place: Path, tiny_llama: Path, 
 
 
 @pytest.mark.parametrize(("shots", "tuning", "least", "most"), [
-    (3, 2, 3.55, 3.65), (5, 4, 3.8, 3.95), (6, 4, 2.0, 2.15), (12, 8, 1.95, 2.05), (24, 16, 2.4, 2.5),
+    (3, 2, 3.75, 3.85), (5, 4, 3.95, 4.1), (6, 4, 2.0, 2.15), (12, 8, 1.95, 2.05), (24, 16, 2.4, 2.5),
 ])  # fmt: skip
 @pytest.mark.parametrize("candidates", [15, 59])
 def test_auto_takes_no_more_than_is_said_of_the_same_plan_without_an_adaptation(

@@ -46,13 +46,14 @@ def test_what_needs_no_pool_has_none_and_chooses_none(ran: BenchResults) -> None
     with_pool = by_task(ran, "auto")
     for task, result in by_task(ran, "alone").items():
         assert all(name == SHOTS_LORA for name, _ in result.members)
-        assert {name for name, _, _ in result.options} == {"base", "prompt", "shots"}
+        assert {name for name, _, _ in result.options} - {"prompt on shots"} == {"base", "prompt", "shots"}
         assert 0 < result.forwards < with_pool[task].forwards
 
 
 def test_auto_with_the_pool_has_looked_at_all_of_it(ran: BenchResults) -> None:
     for result in by_task(ran, "auto").values():
-        assert {name for name, _, _ in result.options} == {"base", "prompt", "shots", "merge", "basis from merge"}
+        compared = {name for name, _, _ in result.options}
+        assert compared - {"prompt on shots"} == {"base", "prompt", "shots", "merge", "basis from merge"}
         chosen = result.options[0][0]
         assert result.adapted == {"base": "none", "merge": "none"}.get(chosen, chosen.partition(" ")[0])
         assert (result.chance is not None) == (chosen in ("merge", "basis from merge"))
