@@ -48,7 +48,9 @@ def run_job(asked: dict[str, Any], tell: Callable[[dict[str, Any]], None]) -> No
     try:
         tell({"result": doers[asked["kind"]](asked, _where(asked, progress))})
     except Exception as error:
-        tell({"error": refusal_line(error)})
+        # whoever dropped a file knows it by its name, not by where its copy lies
+        kept = str(asked.get("file") or "")
+        tell({"error": refusal_line(error).replace(kept, Path(kept).name) if kept else refusal_line(error)})
 
 
 def _where(asked: dict[str, Any], progress: Callable[[str, int, int], None]) -> SessionOptions:

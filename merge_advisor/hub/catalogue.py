@@ -207,6 +207,23 @@ class Catalogue:
             found += [int(row[0]) for row in rows]
         return found
 
+    def allowed(self, numbers: Sequence[int], chosen: EntryFilter | None) -> set[int]:
+        """Return those of some entries that have a current id and pass a filter.
+
+        Args:
+            numbers: of entries.
+            chosen: which are allowed; None: all.
+        """
+        where, values = entries_where(chosen)
+        found: set[int] = set()
+        for part in in_parts(numbers):
+            marks = ", ".join("?" * len(part))
+            rows = self._file.rows(
+                f"SELECT e.number FROM entries e WHERE e.number IN ({marks}) AND {where}", [*part, *values]
+            )
+            found |= {int(row[0]) for row in rows}
+        return found
+
     def modules(self, base: str) -> tuple[str, ...]:
         """Return the kinds of modules that adapters of a base change, sorted.
 

@@ -12,6 +12,8 @@ from merge_advisor.select.text import words_of
 _WORD = re.compile(r"[^\W_]{2,}")
 _MOST_WORDS = 64
 """Words of a query that are looked for, the most frequent ones: a file of examples has thousands."""
+_FIT = "bm25(texts, 4.0, 1.0, 2.0)"
+"""A word of the name says more than one of the card."""
 _STOP_WORDS = frozenset(
     "a about after all also an and any are as at be been but by can do for from had has have he her his how i if in "
     "into is it its just more most my no not of on one only or other our out over she so some such than that the their "
@@ -54,13 +56,16 @@ class HubTexts:
 
     Args:
         catalogue: open.
+        few: up to so many entries every word is looked for.
+        beside: more hits than are asked for that are looked up in the catalogue, and no others: a filter leaves out
+            some, and to look up each of a million reads all the catalogue from the disk.
 
     Raises:
         RunError: of every method, that the catalogue cannot be read or written.
     """
 
-    def __init__(self, catalogue: Catalogue) -> None:
-        self._catalogue, self._file = catalogue, catalogue.file
+    def __init__(self, catalogue: Catalogue, *, few: int = 20_000, beside: int = 500) -> None:
+        self._catalogue, self._file, self._few, self._beside = catalogue, catalogue.file, few, beside
 
     def keep_text(self, number: int) -> None:
         """Bring the text index up to what an entry says now.
@@ -89,35 +94,65 @@ class HubTexts:
             most_fit: where there are more entries than this, look for the rarest words alone, which so many entries
                 have in all; None: for all words.
         """
-        query = query_of(text)
-        if query and most_fit is not None:
-            query = self._rarest(query, most_fit)
-        if not query:
-            return []
-        where, values = entries_where(chosen)
-        # a word of the name says more than one of the card
-        rows = self._file.rows(
-            "SELECT e.number, bm25(texts, 4.0, 1.0, 2.0) AS fit FROM texts JOIN entries e ON e.number = texts.rowid "
-            f"WHERE texts MATCH ? AND {where} ORDER BY fit, e.number LIMIT ?",
-            [query, *values, k],
-        )
-        return [(int(number), -float(score)) for number, score in rows]
+        words = query_of(text).split(" OR ")
+        if most_fit is not None:
+            words = self._rarest(words, most_fit)
+        telling = self._telling(words)
+        found = self._best(telling, chosen, k)
+        if len(found) < k and telling != words:
+            found = self._best(words, chosen, k)
+        return [(number, -score) for number, score in found]
 
-    def _rarest(self, query: str, most: int) -> str:
-        """The part of a query whose words, the rarest first, no more entries than `most` have in all."""
-        if int(self._file.rows("SELECT COALESCE(MAX(number), 0) FROM entries")[0][0]) <= most:
-            return query
-        found = []
-        for word in query.split(" OR "):
-            # no further than it matters: counting costs what is counted
-            fit = self._file.rows(
-                "SELECT COUNT(*) FROM (SELECT rowid FROM texts WHERE texts MATCH ? LIMIT ?)", [word, most + 1]
+    def _best(self, words: list[str], chosen: EntryFilter | None, k: int) -> list[tuple[int, float]]:
+        """The entries that fit any of some words best, and FTS5's scores of them, the least of which is best."""
+        if not any(words):
+            return []
+        query, most = " OR ".join(words), 2 * k + self._beside
+        best = self._file.rows(
+            f"SELECT rowid, {_FIT} AS fit FROM texts WHERE texts MATCH ? ORDER BY fit, rowid LIMIT ?", [query, most]
+        )
+        allowed = self._catalogue.allowed([int(number) for number, _ in best], chosen)
+        rows = [row for row in best if row[0] in allowed]
+        if len(rows) < k and len(best) == most:
+            # a filter that leaves few of them: each is looked up
+            where, values = entries_where(chosen)
+            rows = self._file.rows(
+                f"SELECT e.number, {_FIT} AS fit FROM texts JOIN entries e ON e.number = texts.rowid "
+                f"WHERE texts MATCH ? AND {where} ORDER BY fit, e.number LIMIT ?",
+                [query, *values, k],
             )
-            found.append((int(fit[0][0]), word))
+        return [(int(number), float(score)) for number, score in rows[:k]]
+
+    def _telling(self, words: list[str]) -> list[str]:
+        """Those of some words that tell entries of a large hub apart, where there are any: no more than half have them.
+
+        What more have counts a millionth in a score, and finding it takes a second of a million entries.
+        """
+        entries = self._most()
+        if entries <= self._few or len(words) < 2:
+            return words
+        return [word for word in words if self._fit(word, entries // 2) <= entries // 2] or words
+
+    def _most(self) -> int:
+        """No fewer than there are entries."""
+        return int(self._file.rows("SELECT COALESCE(MAX(number), 0) FROM entries")[0][0])
+
+    def _fit(self, word: str, most: int) -> int:
+        """How many entries have a word; one more than `most` where more have it, for counting costs what is counted."""
+        return int(
+            self._file.rows(
+                "SELECT COUNT(*) FROM (SELECT rowid FROM texts WHERE texts MATCH ? LIMIT ?)", [word, most + 1]
+            )[0][0]
+        )
+
+    def _rarest(self, words: list[str], most: int) -> list[str]:
+        """Those of some words, the rarest first, that no more entries than `most` have in all."""
+        if not any(words) or self._most() <= most:
+            return words
         left, taken = most, list[str]()
-        for count, word in sorted(found):
+        for count, word in sorted((self._fit(word, most), word) for word in words):
             left -= count
             if left < 0:
                 break
             taken += [word] if count else []
-        return " OR ".join(taken)
+        return taken

@@ -12,10 +12,12 @@ related data do. Queries are further vectors of the same clusters; what is right
 Every engine gets the same rows, in steps of 20,000, and answers with the keys of the 10 nearest; those that compress
 give more, and these are compared exactly with the rows in float16 (hub: in whole numbers of 16 bits). A process of its
 own builds, another one opens, searches and adds 1,000 rows, so that its memory is that of a search. Engines that are
-not installed are left out (`pip install faiss-cpu usearch lancedb`; none of them is needed by this package).
+not installed are left out (`pip install faiss-cpu usearch numkong lancedb`; none of them is needed by this package).
 
 `--plan` measures `merge-advisor plan --hub --no-score` instead, as a whole process, on a hub of so many made entries
 and a few real ones: it needs `--base`, `--pool` and `--task`, and runs twice, so that all is stored the second time.
+`--search 'contracts,legal contracts' --hub DIR` measures whole processes of `hub search` on such a hub, by a model and
+by each of these texts.
 """
 
 from __future__ import annotations
@@ -24,12 +26,15 @@ import argparse
 import json
 import os
 import re
+import resource
 import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -46,10 +51,12 @@ def child(part: str, name: str, n: int, dim: int, folder: Path) -> None:
     if part == "truth":
         truth_of(world, folder)
     elif part == "build":
+        world.told = lambda what: print(what, file=sys.stderr, flush=True)
         engine = ENGINES[name](folder, world)
-        began = time.perf_counter()
+        began, used = time.perf_counter(), time.process_time()
         engine.build(world)
         found["build_s"] = time.perf_counter() - began - world.making_s
+        found |= {"build_cpu_s": time.process_time() - used - world.making_cpu_s, "build_peak_mb": memory()}
     else:
         queries, truth = world.queries, truth_of(world, folder)
         forget_files(folder)
@@ -100,26 +107,43 @@ def forget_files(folder: Path) -> None:
                 os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def measured(name: str, n: int, dim: int, folder: Path) -> dict[str, Any]:
-    """One engine at one size, each part in a process of its own."""
+def measured(name: str, n: int, dim: int, folder: Path, limit: int | None) -> dict[str, Any]:
+    """One engine at one size, each part in a process of its own, which is ended at a limit of seconds."""
     found: dict[str, Any] = {"engine": name, "n": n, "dim": dim}
     for part in ("build", "search"):
         before = set(folder.iterdir())
         command = [sys.executable, __file__, "--child", part, "--engines", name, "--sizes", str(n), "--dims", str(dim),
                    "--folder", str(folder), "--out", os.devnull]  # fmt: skip
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        # processor time: what else a machine does must not decide what is built
+        done = subprocess.run(command, capture_output=True, text=True, check=False, preexec_fn=lambda: limited(limit))
         if done.returncode:
-            return found | {
-                "failed": f"{part}: {done.stderr.strip().splitlines()[-1][:300] if done.stderr else done.returncode}"
-            }
+            empty(folder)
+            said = (done.stderr.strip().splitlines() or ["nothing"])[-1][:300]
+            ended = f"not done in {limit} s of processor time; last: " if done.returncode == -signal.SIGXCPU else ""
+            return found | {"failed": f"{part}: {ended}{said}"}
         found |= json.loads(done.stdout.strip().splitlines()[-1])
         if part == "build":
             made = set(folder.iterdir()) - before
             found["disk_mb"] = sum(size_of(path) for path in made) / 1e6
+    empty(folder)
+    return found | {
+        "threads": os.environ.get("OMP_NUM_THREADS"),
+        "load": os.getloadavg()[0],
+        "when": time.strftime("%Y-%m-%d"),
+    }
+
+
+def limited(seconds: int | None) -> None:
+    """Have the system end this process after so many seconds of processor time."""
+    if seconds is not None:
+        resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 5))
+
+
+def empty(folder: Path) -> None:
+    """Delete what an engine made: all but what the engines share."""
     for path in folder.iterdir():
         if path.name not in ("half", "truth.npy"):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
-    return found | {"load": os.getloadavg()[0], "when": time.strftime("%Y-%m-%d")}
 
 
 def size_of(path: Path) -> int:
@@ -204,6 +228,40 @@ def fill(hub: Any, n: int, words: list[str]) -> None:
     hub.index.bring_up(number, space)
 
 
+def as_processes(command: list[str], peak: Path, times: int) -> tuple[list[float], list[float], float]:
+    """Seconds on the clock and on the processor of whole processes, and the most memory of the last, MB."""
+    # an installed package has its bytecode; a checkout on a machine that writes none would be compiled each time
+    surroundings = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
+    seconds, cpu = [], []
+    for _ in range(times):
+        began = time.perf_counter()
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=surroundings)
+        _, status, used = os.wait4(process.pid, 0)
+        seconds.append(time.perf_counter() - began)
+        cpu.append(used.ru_utime + used.ru_stime)
+        if status not in (0, 3 << 8):
+            raise SystemExit(f"{' '.join(command[3:])} failed: {status}")
+    return seconds, cpu, int(peak.read_text()) / 1024
+
+
+def search_seconds(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Whole processes of `hub search` on a hub that `--plan` has filled: by a model, and by each of some texts."""
+    from merge_advisor.hub import Hub
+
+    with Hub.open(arguments.hub) as hub:
+        models = hub.count()
+    for asked in (["--like", "made-5"], *(["--text", text] for text in arguments.search.split(","))):
+        with tempfile.TemporaryDirectory(dir=arguments.folder) as name:
+            peak = Path(name) / "peak"
+            command = [sys.executable, "-c", MEASURED, str(peak), "hub", "search", "--hub", str(arguments.hub), *asked]
+            seconds, cpu, most = as_processes(command, peak, 6)
+        yield {
+            "engine": "hub search", "n": models, "dim": 576, "asked": " ".join(asked), "first_s": seconds[0],
+            "warm_s": float(np.median(seconds[1:])), "warm_cpu_s": float(np.median(cpu[1:])), "peak_mb": most,
+            "load": os.getloadavg()[0], "when": time.strftime("%Y-%m-%d"),
+        }  # fmt: skip
+
+
 def plan_seconds(arguments: argparse.Namespace, n: int) -> dict[str, Any]:
     """Whole processes of `plan --hub --no-score` on a hub of so many entries, the second with everything stored."""
     from merge_advisor.hub import Hub
@@ -223,19 +281,7 @@ def plan_seconds(arguments: argparse.Namespace, n: int) -> dict[str, Any]:
         asked = ["--task", arguments.task, "--base", arguments.base, "--no-score", "--adaptation", "none", "--force"]
         quick = ["--strategy", "gradient", "--shots", "4", "--lora-steps", "1"]  # what is stored costs nothing later
         command = [sys.executable, "-c", MEASURED, str(folder / "peak"), "plan", *places, *asked, *quick]
-        # an installed package has its bytecode; a checkout on a machine that writes none would be compiled each time
-        surroundings = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
-        seconds, cpu, peak = [], [], 0.0
-        for _ in range(4):
-            began = time.perf_counter()
-            process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                                       env=surroundings)  # fmt: skip
-            _, status, used = os.wait4(process.pid, 0)
-            seconds.append(time.perf_counter() - began)
-            cpu.append(used.ru_utime + used.ru_stime)
-            peak = int((folder / "peak").read_text()) / 1024
-            if status not in (0, 3 << 8):
-                raise SystemExit(f"plan failed: {status}")
+        seconds, cpu, peak = as_processes(command, folder / "peak", 4)
         return {
             "engine": "plan --hub", "n": n, "dim": space.dim, "fill_s": filled, "first_s": seconds[0],
             "stored_s": float(np.median(seconds[1:])), "stored_cpu_s": float(np.median(cpu[1:])), "peak_mb": peak,
@@ -252,8 +298,10 @@ def main() -> None:
     parser.add_argument("--dims", default="576")
     parser.add_argument("--engines", default=",".join(ENGINES))
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()), help="where the files are made")
+    parser.add_argument("--limit-s", type=int, help="of processor time, for a build and for searches")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     parser.add_argument("--plan", action="store_true", help="measure plan --hub")
+    parser.add_argument("--search", metavar="TEXTS", help="measure hub search on --hub: texts, commas between")
     parser.add_argument("--hub", type=Path, help="with --plan: the hub, kept; filled where it has fewer entries")
     parser.add_argument("--cache", type=Path, help="with --plan: cache of the plan (default: a new one)")
     for name in ("base", "pool", "task"):
@@ -268,7 +316,9 @@ def main() -> None:
     if arguments.plan:
         for n in sizes:
             add_line(arguments.out, plan_seconds(arguments, n))
-    for n in sizes if not arguments.plan else ():
+    for line in search_seconds(arguments) if arguments.search else ():
+        add_line(arguments.out, line)
+    for n in sizes if not arguments.plan and not arguments.search else ():
         for dim in dims:
             wanted = [name for name in names if installed(name) and (name, n, dim) not in known]
             if not wanted:
@@ -276,7 +326,7 @@ def main() -> None:
             with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
                 child("truth", names[0], n, dim, Path(folder))
                 for name in wanted:
-                    add_line(arguments.out, measured(name, n, dim, Path(folder)))
+                    add_line(arguments.out, measured(name, n, dim, Path(folder), arguments.limit_s))
                     print(read_lines(arguments.out)[-1], flush=True)
     for line in read_lines(arguments.out):
         shown = {key: round(v, 3) if isinstance(v, float) else v for key, v in line.items()}

@@ -35,7 +35,7 @@ from merge_advisor.select.similarity import cosines
 from merge_advisor.select.text import text_similarity
 from merge_advisor.weights.updates import along
 
-SIZES = (5, 10, 20, 30, 40)
+SIZES = (5, 10, 20, 30, 40, 60)
 EVERY = (2, 4, 8)
 SKETCH = 16
 

@@ -202,4 +202,8 @@ def test_from_examples_to_a_verdict(tiny_llama: Path, tiny_pool: Path, tmp_path:
         visit.until("document.querySelector('.compare') !== null")
         assert len(page.query_selector_all(".rows tbody tr")) == 28
         assert "say" in page.inner_text(".rows tbody tr")
+        # on a narrow screen too a run is told from another by its whole name
+        page.set_viewport_size({"width": 400, "height": 800})
+        cut = "[...document.querySelectorAll('.runlist .name')].filter((name) => name.scrollWidth > name.clientWidth)"
+        assert page.evaluate(f"document.querySelectorAll('.runlist .name').length > 1 && {cut}.length === 0")
     shutil.rmtree(tmp_path / "runs")

@@ -222,6 +222,7 @@ def test_a_task_of_one_row_an_empty_one_and_no_json_are_one_line(app: Any, navig
         found = ended(app, job["id"])
         assert found["state"] == "failed" and "\n" not in found["error"], found
         assert says in found["error"] and "Traceback" not in found["error"], found["error"]
+        assert found["error"].startswith(f"{job['name']}.jsonl:") and "/" not in found["error"], found["error"]
     plan = ask(app, "/api/plans", method="POST", body=[json.dumps({"task": one["id"], "models": [1]}).encode()])
     assert plan.status == 400 and plan.json["error"].startswith("a plan needs examples: drop some first")
     assert ask(app, "/api/plans", method="POST", body=[b"[]"]).json["error"] == "the request is no JSON object"

@@ -140,6 +140,24 @@ def test_of_many_models_the_rarest_words_alone_are_looked_for(tmp_path: Path) ->
         assert hub.texts.find_text("contract zzz", most_fit=2) == []
 
 
+def test_what_is_left_out_to_be_fast_changes_no_answer(tmp_path: Path) -> None:
+    with filled(tmp_path, 40) as hub:
+        for item in range(12):
+            words = "card contract" if item % 2 else "card clause card"
+            number = hub.catalogue.keep_entry(entry_of(50 + item, card=f"{words} {'other ' * item}", rank=item + 1))
+            hub.catalogue.keep_name("base", f"n{item}", number, TIME)
+            hub.texts.keep_text(number)
+        hub.catalogue.keep_name("base", "n1", hub.entry("m3").number, TIME)  # what it stood for is no hit any more
+        slow, quick = HubTexts(hub.catalogue, beside=10**6), HubTexts(hub.catalogue, few=0, beside=0)
+        # "card" is in all: it counts a millionth beside a word that few have, and decides where there is no such word
+        for text in ("card", "contract", "card contract", "card of a contract clause", "card zzz", "m3 card", "zzz"):
+            for wanted in ("", "rank=4", "rank>9", "id=n1?", "rank=999"):
+                for k in (1, 3, 60):
+                    found, all_of = (one.find_text(text, read_filter(wanted), k) for one in (quick, slow))
+                    assert [number for number, _ in found] == [number for number, _ in all_of], (text, wanted, k)
+                    assert np.allclose([fit for _, fit in found], [fit for _, fit in all_of], atol=1e-5)
+
+
 def test_models_are_counted_as_they_are_listed(tmp_path: Path) -> None:
     with filled(tmp_path, 3) as hub:
         hub.catalogue.keep_name("base", "copy", hub.entry("m0").number, TIME)

@@ -137,7 +137,7 @@ function nameBeside(context, scene, index, look, how) {
   const name = scene.model.names?.[index];
   if (name === undefined) return;
   const [left, top] = scene.camera.toScreen(scene.x[index], scene.y[index]),
-    away = look.size / 2 + 6;
+    away = look.size / 2 + (how.force ? 11 : 6); // beyond the ring or frame around what is open or pointed at
   const text = cut(shown(name), 36);
   const beside = (down, more) =>
     label(context, text, left + away, top + down, { ...how, ...more, most: scene.camera.width }) ||
