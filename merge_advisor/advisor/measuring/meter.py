@@ -168,7 +168,7 @@ class MergeMeter:
             changed = {name for index in missing for name in self.weights.unread(candidates[index])}
             gradient = self.gradient(rows, sorted(changed), merge, kind)
             for index in missing:
-                delta = self.weights.of(candidates[index])
+                delta = self.weights.passing(candidates[index])
                 # minus: the loss falls along -gradient, and a gain is positive where it falls
                 values[index] = -sum(along(delta[name], gradient[name]) for name in delta)
                 self.memo.store.keep_measured(names[index], values[index])
@@ -187,10 +187,11 @@ class MergeMeter:
         """
         from merge_advisor.backbone.choice_loss import choice_loss_and_gradient
         from merge_advisor.backbone.gradients import loss_and_gradient
+        from merge_advisor.backbone.recomputed import recomputed_blocks
 
         def measure() -> Mapping[str, Float32Array]:
             backbone = self.model.backbone
-            with quick_products(backbone):
+            with quick_products(backbone), recomputed_blocks(backbone):
                 if kind == "choices":
                     return choice_loss_and_gradient(backbone, self.model.encode_choices(rows), names)[1]
                 return loss_and_gradient(backbone, self.model.encode(rows), names)[1]
