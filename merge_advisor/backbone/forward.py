@@ -66,8 +66,8 @@ def log_likelihoods(logits: torch.Tensor, labels: torch.Tensor, closing: Sequenc
 
     wanted = labels.flatten()
     counted = wanted != IGNORE_INDEX
-    # in float32 whatever the base's dtype is: a sum of bfloat16 terms would be rounded past the differences that matter;
-    # of positions that count alone: rows of one batch end at other places, so most of them do not
+    # in float32 whatever the base's dtype is: a sum of bfloat16 terms would be rounded past the differences that matter.
+    # Only of positions that count: rows of one batch end at different places, so most of the kept ones do not
     flat, tokens = logits.flatten(0, 1)[counted].float(), wanted[counted]
     nll = torch.nn.functional.cross_entropy(flat, tokens, reduction="none")
     if closing:

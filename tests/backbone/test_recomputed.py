@@ -115,7 +115,7 @@ def test_no_rounded_copy_of_a_frozen_weight_is_kept(tiny_llama: Path, monkeypatc
         return flat({name: lora[name].dense() for name in lora}), [isinstance(one, torch.Tensor) for one in kept]
 
     factors, copies = trained()
-    # three steps; seven weights a block and the head, but for the first block's q, k and v, behind which nothing is trained
+    # three steps; seven weights a block and the head, but for q, k and v of the first block: nothing before is trained
     assert len(copies) == 3 * (2 * 7 + 1 - 3) and not any(copies)
     monkeypatch.setattr(precision, "casts_again", lambda backbone: real(lambda one: one, lambda one: one))
     assert trained()[0] == factors

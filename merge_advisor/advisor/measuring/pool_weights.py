@@ -27,10 +27,10 @@ _T = TypeVar("_T")
 
 KEPT_BYTES = 2**29
 """Bytes of adapters kept in memory, at most."""
-_KEPT_AT_LEAST = 2**27
-"""The same of a small base: a pool's worth for most."""
+_KEPT_AT_LEAST = 2**26
+"""The same of a small base: what is merged again and again."""
 _KEPT_SHARE = 8
-"""Of a base in between, as much as this part of its weights takes in float32: pools of thousands are bounded by that."""
+"""Of a base in between, as much as this part of its weights takes in float32."""
 _OPENED = 2**10
 """Bytes of an update beside its numbers: where it lies."""
 KEPT_RULES = 2
@@ -91,8 +91,8 @@ class PoolWeights:
     def passing(self, candidate: Candidate) -> WeightDelta:
         """Return the weight delta of a candidate; it is kept only where there is room, and none goes for it.
 
-        For what goes through a whole pool, one candidate after the other: of a pool that is too large to be kept it would
-        otherwise keep the last ones, which are not those that it begins with again.
+        For what goes through a whole pool, one candidate after the other: of a pool that is too large to be kept it
+        would otherwise keep the last ones, which are not those that it begins with again.
 
         Raises:
             PoolError: its files changed since the pool was opened.
