@@ -66,7 +66,7 @@ def log_likelihoods(logits: torch.Tensor, labels: torch.Tensor, closing: Sequenc
 
     wanted = labels.flatten()
     counted = wanted != IGNORE_INDEX
-    # in float32 whatever the base's dtype is: a sum of bfloat16 terms would be rounded past the differences that matter.
+    # in float32 whatever the base's dtype is: a sum of bfloat16 terms would be rounded past differences that matter.
     # Only of positions that count: rows of one batch end at different places, so most of the kept ones do not
     flat, tokens = logits.flatten(0, 1)[counted].float(), wanted[counted]
     nll = torch.nn.functional.cross_entropy(flat, tokens, reduction="none")
