@@ -98,7 +98,7 @@ def _hooks(module: torch.nn.Module, casts: dict[int, torch.Tensor]) -> tuple[Any
         place = cast.untyped_storage().data_ptr()
         held.append((place, weight))
         casts[place] = weight.detach()
-        module._parameters["weight"] = cast  # type: ignore[assignment]
+        module._parameters["weight"] = cast
 
     def after(module: torch.nn.Module, inputs: Any, output: Any) -> None:
         if held:

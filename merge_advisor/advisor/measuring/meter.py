@@ -120,8 +120,12 @@ class MergeMeter:
         active = merge.without_zeros()  # a member of weight 0 need not be read, nor fit the composition
 
         def measure() -> list[float]:
+            from merge_advisor.backbone.model import release_memory
+
             with quick_products(self.model.backbone):
-                return finite_or_worst(self._losses(rows, kind))
+                losses = finite_or_worst(self._losses(rows, kind))
+            release_memory()  # merges are measured on other rows each time, whose batches leave gaps of other sizes
+            return losses
 
         key = [*_LOSS_KEYS[kind], [row.digest for row in rows], *active.key]
         values = self.memo.remember(key, lambda: self.on_base(active, measure, repeated=True))
