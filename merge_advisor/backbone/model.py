@@ -16,7 +16,7 @@ from merge_advisor.errors import BaseModelError
 from merge_advisor.machine_options import MIXED
 from merge_advisor.weights.by_transformers import model_class, naming_base, quiet, read_config, read_tokenizer
 from merge_advisor.weights.parameter_map import MemoryPlace, map_parameters
-from merge_advisor.weights.tensorfile import open_folder
+from merge_advisor.weights.tensorfile import TensorFileError, open_folder
 
 if TYPE_CHECKING:
     import torch
@@ -186,7 +186,7 @@ def load_backbone(
     if dtype == MIXED and device != "cpu":
         raise BaseModelError(f"dtype '{MIXED}' is for a CPU; leave out `dtype` on {device}, or name another")
     _settle_threads(threads)
-    _settle_allocator(4 * sum(math.prod(shape) for shape in _shapes(path).values()))
+    _settle_allocator(_weight_bytes(path))
     if modules is None and len(devices) > 1:
         free = {name: memory_free(name) or 0 for name in devices}
         modules = spread_pieces(base_pieces(path, _shapes(path), dtype), free, 0).modules
@@ -219,6 +219,14 @@ def load_backbone(
         places=map_parameters(model, _shapes(path)),
         memory=dict(model.named_parameters()),
     )
+
+
+def _weight_bytes(path: Path) -> int:
+    """Bytes of the weights in float32; 0 where they cannot be read, which loading them says."""
+    try:
+        return 4 * sum(math.prod(shape) for shape in _shapes(path).values())
+    except TensorFileError:
+        return 0
 
 
 def _shapes(path: Path) -> dict[str, tuple[int, ...]]:

@@ -27,9 +27,9 @@ _T = TypeVar("_T")
 
 KEPT_BYTES = 2**29
 """Bytes of adapters kept in memory, at most."""
-_KEPT_AT_LEAST = 2**25
+_KEPT_AT_LEAST = 2**26
 """The same of a small base: what is merged again and again."""
-_KEPT_SHARE = 16
+_KEPT_SHARE = 8
 """Of a base in between, as much as this part of its weights takes in float32."""
 _OPENED = 2**10
 """Bytes of an update beside its numbers: where it lies."""
