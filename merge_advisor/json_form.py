@@ -36,6 +36,9 @@ _MARKED = re.compile(f"[\ud800-\udfff{_MARK}]"), re.compile(f"{_MARK}([0-9a-f]{{
 STRICT = {"extra": "forbid", "strict": True, "allow_inf_nan": False}
 
 
+_PLAIN = frozenset((str, int, float, bool, type(None)))
+
+
 def digest_of(value: Any) -> str:
     """Return the sha256 (hex) of a value as canonical JSON: sorted keys, no spaces, UTF-8.
 
@@ -64,6 +67,8 @@ def to_plain(value: Any) -> Any:
     Args:
         value: any of these, nested.
     """
+    if type(value) in _PLAIN:  # most are: of a pool they are hundreds of thousands
+        return value
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         kept = (item for item in dataclasses.fields(value) if item.metadata.get("json", True))
         values = ((item, getattr(value, item.name)) for item in kept)

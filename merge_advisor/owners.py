@@ -133,7 +133,8 @@ class OwnerWatch:
             beat: its count of heartbeats now.
         """
         machine, pid = [*owner.split(" "), "", ""][:2]
-        if machine == this_machine() and pid.isdigit() and not is_running(int(pid)):
+        # `isdecimal`, and few: int() refuses "²", and more than some thousand digits
+        if machine == this_machine() and pid.isdecimal() and len(pid) < 20 and not is_running(int(pid)):
             return True
         seen = self._seen.get(thing)
         if seen is None or (seen.owner, seen.beat) != (owner, beat):

@@ -165,7 +165,7 @@ class Store:
         rows = sum(str(row[1]).count(",") + 1 for row in self._file.damaged("measured"))
         # keys of whole files are path, size and times
         sizes = (str(row[0]).split("|")[1:2] for row in self._file.damaged("hashes"))
-        size = sum(int(part) for (part,) in filter(None, sizes) if part.isascii() and part.isdigit())
+        size = sum(int(part) for (part,) in filter(None, sizes) if part.isdecimal() and len(part) < 20)
         return DamagedValues(tuple(space.embedding if space else "" for space in named), rows, size)
 
     def _spaces(self) -> dict[str, Space | None]:

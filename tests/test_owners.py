@@ -24,6 +24,8 @@ def test_an_owner_on_a_namesake_is_watched_and_not_looked_for_here(
     machine, _, chance = this_owner().split()
     dead = f"{machine} {NO_PROCESS} {chance}"
     assert OwnerWatch(60.0).is_gone("a", dead, 0)
+    for number in ("9" * 5000, "²"):  # no process has such a number, and int() takes neither
+        assert not OwnerWatch(60.0).is_gone("a", f"{this_machine()} {number}", 0)
     elsewhere(tmp_path, monkeypatch)
     assert this_machine() != machine
     assert not OwnerWatch(60.0).is_gone("a", dead, 0)

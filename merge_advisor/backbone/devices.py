@@ -209,7 +209,7 @@ def is_there(device: str) -> bool:
     import torch
 
     kind, _, number = device.partition(":")
-    if number and not number.isdecimal():
+    if number and not (number.isdecimal() and len(number) < 10):
         return False
     if kind == "cuda":
         return torch.cuda.is_available() and (not number or int(number) < torch.cuda.device_count())

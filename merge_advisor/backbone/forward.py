@@ -64,13 +64,18 @@ def log_likelihoods(logits: torch.Tensor, labels: torch.Tensor, closing: Sequenc
     """
     import torch
 
-    # in float32 whatever the base's dtype is: a sum of bfloat16 terms would be rounded past the differences that matter
-    flat, wanted = logits.float().flatten(0, 1), labels.flatten()
-    nll = torch.nn.functional.cross_entropy(flat, wanted, ignore_index=IGNORE_INDEX, reduction="none")
+    wanted = labels.flatten()
+    counted = wanted != IGNORE_INDEX
+    # in float32 whatever the base's dtype is: a sum of bfloat16 terms would be rounded past differences that matter.
+    # Only of positions that count: rows of one batch end at different places, so most of the kept ones do not
+    flat, tokens = logits.flatten(0, 1)[counted].float(), wanted[counted]
+    nll = torch.nn.functional.cross_entropy(flat, tokens, reduction="none")
     if closing:
-        ends = wanted == closing[0]
+        ends = tokens == closing[0]
         nll[ends] = -closing_likelihoods(flat[ends].log_softmax(-1), closing)
-    return -nll.view_as(labels).sum(1)
+    each = nll.new_zeros(len(wanted))
+    each[counted] = nll
+    return -each.view_as(labels).sum(1)
 
 
 def _causal_logits(backbone: Backbone, rows: Sequence[EncodedRow]) -> tuple[torch.Tensor, torch.Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from merge_advisor.errors import BaseModelError
 from merge_advisor.machine_options import MIXED
 from merge_advisor.weights.by_transformers import model_class, naming_base, quiet, read_config, read_tokenizer
 from merge_advisor.weights.parameter_map import MemoryPlace, map_parameters
-from merge_advisor.weights.tensorfile import open_folder
+from merge_advisor.weights.tensorfile import TensorFileError, open_folder
 
 if TYPE_CHECKING:
     import torch
@@ -185,7 +186,7 @@ def load_backbone(
     if dtype == MIXED and device != "cpu":
         raise BaseModelError(f"dtype '{MIXED}' is for a CPU; leave out `dtype` on {device}, or name another")
     _settle_threads(threads)
-    _settle_allocator()
+    _settle_allocator(_weight_bytes(path))
     if modules is None and len(devices) > 1:
         free = {name: memory_free(name) or 0 for name in devices}
         modules = spread_pieces(base_pieces(path, _shapes(path), dtype), free, 0).modules
@@ -204,6 +205,7 @@ def load_backbone(
                 f"base {path.name}: memory of {device} is too small for its weights in {dtype}; {remedy(device, dtype)}"
             ) from error
         inputs = input_device(model)
+    release_memory()  # of reading its files
     if tokenizer.pad_token_id is None:  # any token will do: padding is masked
         tokenizer.pad_token = tokenizer.eos_token
     return Backbone(
@@ -217,6 +219,14 @@ def load_backbone(
         places=map_parameters(model, _shapes(path)),
         memory=dict(model.named_parameters()),
     )
+
+
+def _weight_bytes(path: Path) -> int:
+    """Bytes of the weights in float32; 0 where they cannot be read, which loading them says."""
+    try:
+        return 4 * sum(math.prod(shape) for shape in _shapes(path).values())
+    except TensorFileError:
+        return 0
 
 
 def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
@@ -247,15 +257,31 @@ def _settle_threads(threads: int | None) -> None:
     torch.set_num_threads(max(1, min(threads or torch.get_num_threads(), cores())))
 
 
-def _settle_allocator() -> None:
+_LARGE_BLOCK = 2**24
+"""Bytes of one block of memory, at least, that glibc takes from the system and gives back each time."""
+_LARGEST_BLOCK = 2**25
+"""The largest limit of that kind that glibc takes."""
+_BLOCK_SHARE = 32
+"""Of a base's weights in float32 such a block has this part: more than what one layer computes."""
+
+
+def _settle_allocator(weights: int) -> None:
     """Keep glibc from giving freed activations back to the system at every step, which can take four times as long.
 
-    The same as MALLOC_MMAP_MAX_=0, MALLOC_TRIM_THRESHOLD_ and MALLOC_TOP_PAD_ in the environment (mallopt(3)).
+    The same as MALLOC_TRIM_THRESHOLD_ and MALLOC_TOP_PAD_ in the environment (mallopt(3)), and for a small base as
+    MALLOC_MMAP_THRESHOLD_: a copy of its embedding, or logits, would leave a hole that small blocks break up, so that
+    the next one finds none. Of a large base activations are as large as these; there it is MALLOC_MMAP_MAX_=0.
+
+    Args:
+        weights: bytes of the base's weights in float32.
     """
     glibc = _glibc()
-    if glibc is not None:
-        for option, value in ((-4, 0), (-1, 2**31 - 1), (-2, 256 * 2**20)):
-            glibc.mallopt(option, value)
+    if glibc is None:
+        return
+    block = max(_LARGE_BLOCK, weights // _BLOCK_SHARE)
+    large = ((-4, 2**16), (-3, block)) if block <= _LARGEST_BLOCK else ((-4, 0),)
+    for option, value in (*large, (-1, 2**31 - 1), (-2, 256 * 2**20)):
+        glibc.mallopt(option, value)
 
 
 def release_memory() -> None:

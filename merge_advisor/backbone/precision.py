@@ -9,10 +9,12 @@ differences of hidden states, smaller than that, and scores are reported: both a
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import torch
+
     from merge_advisor.backbone.model import Backbone
 
 
@@ -41,5 +43,66 @@ def quick_products(backbone: Backbone) -> Iterator[None]:
     import torch
 
     # without the cache: a trained factor that was cast once would stay what it was before the optimiser's step
-    with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
+    with torch.autocast("cpu", torch.bfloat16, cache_enabled=False), casts_again(backbone):
         yield
+
+
+@contextmanager
+def casts_again(backbone: Backbone) -> Iterator[None]:
+    """Keep no bfloat16 copy of a weight that is not trained for the way back: it is rounded again when it is due.
+
+    autocast's copies of all weights would be kept from the forward on, half as much as the weights themselves take.
+    Where no gradient is asked for, nothing is kept, and nothing changes here. Gradients are the same to the bit.
+
+    Args:
+        backbone: a base in float32.
+
+    Yields:
+        Nothing: the model's linear layers have changed.
+    """
+    import torch
+
+    casts: dict[int, torch.Tensor] = {}
+    """By where a copy lies, the weight it is of, while its layer runs."""
+
+    def pack(kept: torch.Tensor) -> Any:
+        weight = casts.get(kept.untyped_storage().data_ptr()) if casts else None
+        return kept if weight is None else (weight, kept.shape, kept.stride())
+
+    def unpack(packed: Any) -> torch.Tensor:
+        if isinstance(packed, torch.Tensor):
+            return packed
+        weight, shape, stride = packed
+        return weight.to(torch.bfloat16).as_strided(shape, stride)
+
+    with ExitStack() as stack:
+        for module in backbone.model.modules():
+            if isinstance(module, torch.nn.Linear) or type(module).__name__ == "Conv1D":
+                for handle in _hooks(module, casts):
+                    stack.callback(handle.remove)
+        stack.enter_context(torch.autograd.graph.saved_tensors_hooks(pack, unpack))
+        yield
+
+
+def _hooks(module: torch.nn.Module, casts: dict[int, torch.Tensor]) -> tuple[Any, Any]:
+    """Give a linear layer a rounded copy of its weight while it runs with a gradient in view; return the handles."""
+    import torch
+
+    held: list[tuple[int, torch.nn.Parameter]] = []
+
+    def before(module: torch.nn.Module, inputs: Any) -> None:
+        weight = module._parameters["weight"]
+        if weight is None or weight.requires_grad or weight.dtype != torch.float32 or not torch.is_grad_enabled():
+            return
+        cast = weight.to(torch.bfloat16)
+        place = cast.untyped_storage().data_ptr()
+        held.append((place, weight))
+        casts[place] = weight.detach()
+        module._parameters["weight"] = cast
+
+    def after(module: torch.nn.Module, inputs: Any, output: Any) -> None:
+        if held:
+            place, module._parameters["weight"] = held.pop()
+            del casts[place]
+
+    return module.register_forward_pre_hook(before), module.register_forward_hook(after, always_call=True)

@@ -111,8 +111,9 @@ class Guarded:
         if not hmac.compare_digest(given.encode(), self._token.encode()):
             return 403, "the token is missing or wrong; open the address that `merge-advisor explore` printed"
         length = headers.get("content-length", "0")
-        if not length.isdecimal() or int(length) > MOST_UPLOADED:
-            return 413, _too_large(f"{int(length) / 2**20:,.0f} MB" if length.isdecimal() else "more")
+        number = int(length) if length.isdecimal() and len(length) < 16 else None
+        if number is None or number > MOST_UPLOADED:
+            return 413, _too_large("more" if number is None else f"{number / 2**20:,.0f} MB")
         return None
 
 

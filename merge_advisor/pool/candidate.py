@@ -126,11 +126,12 @@ def _adapter(model: FoundModel, place: hub.Snapshot, base: LocalBase, hashes: Ha
         )
     settings, header, placed = _read_plain(place.path, base, hashes)
     adapter.check_values(place.path, header, hashes)
+    scales = {part.module: part.scale for part in placed.values()}
     return Candidate(
         id=model.id,
         kind="adapter",
         path=str(place.path),
-        fingerprint=adapter.adapter_fingerprint(place.path, settings, header, hashes),
+        fingerprint=adapter.adapter_fingerprint(place.path, scales, hashes),
         source=_source(model, place),
         revision=place.revision or None,
         rank=max(part.rank for part in placed.values()),

@@ -146,8 +146,16 @@ def _value(record: Mapping[str, Any], path: str, place: str) -> Any:
     for step in path.split("."):
         if isinstance(value, dict) and step in value:
             value = value[step]
-        elif isinstance(value, list) and step.isdigit() and int(step) < len(value):
-            value = value[int(step)]
+        elif isinstance(value, list) and (at := _place_in(step, value)) is not None:
+            value = value[at]
         else:
             raise field_error(place, f"has no field {quoted(path)}; it has {listed(list(record))}")
     return value
+
+
+def _place_in(step: str, entries: list[Any]) -> int | None:
+    """The place in a list that a step of a path names, None where it is none."""
+    # int() refuses "²", which is a digit too, and numbers of some thousand digits
+    digits = step.lstrip("0") or step[:1]
+    number = int(digits) if digits.isdecimal() and len(digits) < 16 else len(entries)
+    return number if number < len(entries) else None

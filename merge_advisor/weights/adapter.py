@@ -102,15 +102,19 @@ def pair_factors(header: Mapping[str, TensorInfo]) -> dict[str, tuple[TensorInfo
     if not sides:
         raise PoolError(f"{ADAPTER_WEIGHTS}: holds no tensors; save the adapter again")
     for module, pair in sides.items():
-        shown = short_name(module)
         if len(pair) < 2:
-            raise PoolError(f"{ADAPTER_WEIGHTS}: {shown} has one of lora_A and lora_B only; save the adapter again")
+            raise PoolError(
+                f"{ADAPTER_WEIGHTS}: {short_name(module)} has one of lora_A and lora_B only; save the adapter again"
+            )
         a, b = pair["A"], pair["B"]
         if len(a.shape) != 2 or len(b.shape) != 2:
-            raise NotPlainLoraError(f"{ADAPTER_WEIGHTS}: {shown} is no linear layer (A {_by(a.shape)}); {RETRAIN}")
+            raise NotPlainLoraError(
+                f"{ADAPTER_WEIGHTS}: {short_name(module)} is no linear layer (A {_by(a.shape)}); {RETRAIN}"
+            )
         if a.shape[0] != b.shape[1] or not a.shape[0]:
             raise PoolError(
-                f"{ADAPTER_WEIGHTS}: {shown} has A {_by(a.shape)} and B {_by(b.shape)}; save the adapter again"
+                f"{ADAPTER_WEIGHTS}: {short_name(module)} has A {_by(a.shape)} and B {_by(b.shape)}; save the adapter "
+                "again"
             )
     return {module: (pair["A"], pair["B"]) for module, pair in sides.items()}
 
@@ -166,13 +170,13 @@ def map_factors(
     conv1d = is_conv1d(base_shapes)
     absent = []
     for module, (a, b) in pairs.items():
-        shown = short_name(module)
         name = find_parameter(f"{module}.weight", base_shapes)
         if name is None or _is_tied_copy(name, base_shapes):
             absent.append(module)
             continue
         shape, base_shape = (b.shape[0], a.shape[1]), base_shapes[name]
         if base_shape not in (shape, shape[::-1]):
+            shown = short_name(module)
             if f"{module}.weight".endswith(HEADS) and base_shape[1:] == shape[1:]:
                 raise NotPlainLoraError(
                     f"{ADAPTER_WEIGHTS}: {shown} has {shape[0]} rows, the base's {base_shape[0]}: its vocabulary was "
@@ -184,12 +188,12 @@ def map_factors(
             )
         rank = a.shape[0]
         if settings.rank_of(module) != rank:
-            wanted = settings.rank_of(module)
+            shown, wanted = short_name(module), settings.rank_of(module)
             raise PoolError(
                 f"{ADAPTER_WEIGHTS}: {shown} has rank {rank}, {ADAPTER_CONFIG} says {wanted}; correct r or rank_pattern"
             )
         if name in placed:
-            other = short_name(placed[name].module)
+            shown, other = short_name(module), short_name(placed[name].module)
             raise PoolError(f"{ADAPTER_WEIGHTS}: {shown} and {other} both change {name}; save the adapter again")
         transposed = conv1d if shape[0] == shape[1] else base_shape != shape
         placed[name] = LoraFactors(module, a, b, settings.scale_of(module, rank), transposed)
@@ -324,21 +328,18 @@ def _bad_values(path: Path, pairs: Mapping[str, tuple[TensorInfo, TensorInfo]]) 
     return "" if changes else "all zero, it changes nothing; it was saved before training, take another adapter"
 
 
-def adapter_fingerprint(folder: Path, settings: AdapterConfig, header: Mapping[str, TensorInfo], hashes: Hashes) -> str:
+def adapter_fingerprint(folder: Path, scales: Mapping[str, float], hashes: Hashes) -> str:
     """Return a sha256 (hex) that is equal for equal adapters of any name: weights, and the scale of each module.
 
     Args:
         folder: the adapter's folder.
-        settings: its configuration.
-        header: tensor name -> its place, of `adapter_model.safetensors`.
+        scales: by module, as of `map_factors`.
         hashes: a memo of file hashes.
 
     Raises:
         PoolError: the file cannot be read.
     """
     try:
-        weights = file_digest(folder / ADAPTER_WEIGHTS, hashes)
+        return digest_of([file_digest(folder / ADAPTER_WEIGHTS, hashes), dict(scales)])
     except FileError as error:
         raise PoolError(str(error)) from error
-    scales = {module: settings.scale_of(module, a.shape[0]) for module, (a, _) in pair_factors(header).items()}
-    return digest_of([weights, scales])

@@ -77,6 +77,14 @@ def is_conv1d(shapes: Shapes) -> bool:
     Args:
         shapes: the base's parameters.
     """
+    if not isinstance(shapes, BaseShapes):
+        return _is_conv1d(shapes)
+    if shapes.conv1d is None:
+        shapes.conv1d = _is_conv1d(shapes)
+    return shapes.conv1d
+
+
+def _is_conv1d(shapes: Shapes) -> bool:
     for name, shape in shapes.items():
         if name.endswith(".weight") and len(shape) == 2 and shape[0] != shape[1]:
             bias = shapes.get(f"{name.removesuffix('.weight')}.bias")

@@ -71,6 +71,9 @@ class BaseShapes(dict[str, tuple[int, ...]]):
     'model.layers.0.self_attn.q_proj'
     """
 
+    conv1d: bool | None = None
+    """What `naming.is_conv1d` found, once for all adapters of a pool; None: it was not asked yet."""
+
     def __init__(self, shapes: Mapping[str, tuple[int, ...]], folder: Path, config: Mapping[str, Any]) -> None:
         """Take the shapes; nothing is loaded before the names in memory are asked for.
 

@@ -4,9 +4,11 @@
 
 Makes random adapters of the base's attention (rank 4) and rows, in a scratch folder; without --base of the tests' tiny
 Llama; with --pool that pool is measured instead. Each command runs twice, with nothing stored and with everything
-stored. The memory is the process's own peak (ru_maxrss); beside it stands that of importing torch, transformers and
-peft. CPU seconds stand beside those of the clock, since other processes change them little. `--peft N`: CPU seconds of
-a plain PEFT loop over the first N adapters, which a stored pool is compared with.
+stored. The memory is the process's own peak (ru_maxrss), then the peak of what is its alone (looked at every 0.2 s
+where the system says it): without files that are mapped, as weights of a base are, which the system takes back where it
+needs the room. Beside it stands that of importing torch, transformers and peft. CPU seconds stand beside those of the
+clock, since other processes change them little. `--peft N`: CPU seconds of a plain PEFT loop over the first N adapters,
+which a stored pool is compared with.
 """
 
 from __future__ import annotations
@@ -46,16 +48,30 @@ print((time.process_time() - begun) / len(folders))
 """
 
 
-def measured(command: Sequence[str], log: Path) -> tuple[float, float, float]:
-    """Return wall seconds, CPU seconds and peak MB of a process."""
-    begun = time.perf_counter()
+def private_mb(process: int) -> float:
+    """Return the MB that are a process's alone; 0 where it is gone, or the system does not say."""
+    try:
+        lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
+    except OSError:
+        return 0.0
+    return sum(int(line.split()[1]) for line in lines if line.startswith("Private_")) * 1024 / 1e6
+
+
+def measured(command: Sequence[str], log: Path) -> tuple[float, float, float, float]:
+    """Return wall seconds, CPU seconds, peak MB and peak MB of its own of a process."""
+    begun, private = time.perf_counter(), 0.0
     with log.open("ab") as said:
         process = subprocess.Popen(command, stdout=said, stderr=said)
-        _, status, usage = os.wait4(process.pid, 0)
+        while True:
+            ended, status, usage = os.wait4(process.pid, os.WNOHANG)
+            if ended:
+                break
+            private = max(private, private_mb(process.pid))
+            time.sleep(0.2)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode not in (0, 3):  # 3: models of the pool were set aside
         raise SystemExit(f"{' '.join(command)} failed:\n{log.read_text()[-2000:]}")
-    return time.perf_counter() - begun, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1000
+    return time.perf_counter() - begun, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024 / 1e6, private
 
 
 def make_pool(folder: Path, base: Path, count: int, rank: int = 4) -> None:
@@ -113,10 +129,11 @@ def main() -> None:
             base = folder / "tiny-llama"
             subprocess.run([sys.executable, "-c", TINY, str(base)], check=True)  # its memory is not to count as ours
         print(f"{datetime.date.today()}, {platform.machine()}, {os.cpu_count()} cores, base {base.name}\n")
-        print("| adapters | rows | process | seconds | CPU s | peak MB | above the imports |")
-        print("|---|---|---|---|---|---|---|")
-        wall, spent, imports = measured(IMPORTS, folder / "log")
-        print(f"| | | importing torch, transformers, peft | {wall:.1f} | {spent:.1f} | {imports:.0f} | |", flush=True)
+        print("| adapters | rows | process | seconds | CPU s | peak MB | its own | above the imports |")
+        print("|---|---|---|---|---|---|---|---|")
+        wall, spent, imports, own = measured(IMPORTS, folder / "log")
+        print(f"| | | importing torch, transformers, peft | {wall:.1f} | {spent:.1f} | {imports:.0f} | {own:.0f} | |",
+              flush=True)  # fmt: skip
         for count in arguments.adapters if arguments.pool is None else [0]:
             pool = arguments.pool or folder / f"pool-{count}"
             if arguments.pool is None:
@@ -131,10 +148,9 @@ def measure(folder: Path, base: Path, pool: Path, arguments: argparse.Namespace,
     extra = [part for text in arguments.option for part in (f"--{text.partition('=')[0]}", text.partition("=")[2])]
 
     def line(rows: int | str, what: str, command: Sequence[str]) -> float:
-        wall, spent, peak = measured(command, folder / "log")
-        print(
-            f"| {count} | {rows} | {what} | {wall:.2f} | {spent:.2f} | {peak:.0f} | {peak - imports:.0f} |", flush=True
-        )
+        wall, spent, peak, own = measured(command, folder / "log")
+        numbers = f"{wall:.2f} | {spent:.2f} | {peak:.0f} | {own:.0f} | {peak - imports:.0f}"
+        print(f"| {count} | {rows} | {what} | {numbers} |", flush=True)
         return spent
 
     embed = [*ADVISOR, "embed", *places, "--out", str(folder / "deltas.npz")]
@@ -145,7 +161,7 @@ def measure(folder: Path, base: Path, pool: Path, arguments: argparse.Namespace,
         each = float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
         ratio = stored / (each * count)
         print(f"| {count} | | plain PEFT loop, {each:.3f} CPU s an adapter ({arguments.peft} of them): the stored pool "
-              f"takes {ratio:.4f} of its CPU time | | {each * count:.1f} | | |", flush=True)  # fmt: skip
+              f"takes {ratio:.4f} of its CPU time | | {each * count:.1f} | | | |", flush=True)  # fmt: skip
     for rows in arguments.rows:
         task = folder / f"rows-{rows}.jsonl"
         make_rows(task, rows, arguments.words)

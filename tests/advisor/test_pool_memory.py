@@ -59,14 +59,14 @@ def test_gains_read_one_candidate_after_the_other(session: Session, monkeypatch:
     session.weights._read.clear()
     session.weights._sizes.clear()
     session.meter.memo.context = ("another", *session.meter.memo.context[1:])  # nothing is stored of it
-    real, before, alive = PoolWeights.of, updates_alive(), list[int]()
+    real, before, alive = PoolWeights.passing, updates_alive(), list[int]()
 
-    def of(self: PoolWeights, candidate: Candidate) -> WeightDelta:
+    def passing(self: PoolWeights, candidate: Candidate) -> WeightDelta:
         delta = real(self, candidate)
         alive.append(updates_alive() - before)
         return delta
 
-    monkeypatch.setattr(PoolWeights, "of", of)
+    monkeypatch.setattr(PoolWeights, "passing", passing)
     assert session.meter.gains(session.pool.candidates, ROWS[:2]).tolist() == wanted.tolist()
     assert len(alive) == 6 and alive[0] == 4 and max(alive) <= 8  # this one's and the last one's
 

@@ -83,7 +83,8 @@ def test_a_gigabyte_is_refused_before_it_is_read() -> None:
     answer = ask(app, "/api/tasks", method="POST", headers={"content-length": str(2**30)})
     assert answer.status == 413 and echo.reached == 0
     assert answer.json["error"].startswith("1,024 MB were sent; the page takes task files of up to 32 MB")
-    assert ask(app, "/api/tasks", method="POST", headers={"content-length": "-1"}).status == 413
+    for length in ("-1", "9" * 5000, "²"):
+        assert ask(app, "/api/tasks", method="POST", headers={"content-length": length}).status == 413
     # in pieces, of no stated length
     part = b"x" * (MOST_UPLOADED // 4)
     assert ask(app, "/api/tasks", method="POST", body=[part] * 5).status == 413

@@ -85,6 +85,18 @@ def test_a_wrong_map_is_one_line(tmp_path: Path, fields: str, says: str) -> None
     assert says in str(refused.value) and "\n" not in str(refused.value)
 
 
+@pytest.mark.parametrize("step", ["9" * 5000, "²", "-1", "1", ""])
+def test_a_place_that_a_list_does_not_have_is_one_line(tmp_path: Path, step: str) -> None:
+    path = written(tmp_path, *[{"q": "a", "list": ["x"]}] * 4)
+    with pytest.raises(TaskError, match=r"rows\.jsonl:1.* has no field"):
+        read_rows(path, minimum=1, fields=f"input=q,output=list.{step}")
+
+
+def test_a_place_may_have_zeros_before_it(tmp_path: Path) -> None:
+    path = written(tmp_path, {"q": "a", "list": ["x", "y"]})
+    assert read_rows(path, minimum=1, fields=f"input=q,output=list.{'0' * 5000}1").rows[0].output == "y"
+
+
 def test_inputs_need_no_outputs_and_no_choices(tmp_path: Path) -> None:
     path = written(tmp_path, {"t": "a"}, {"t": "b", "u": "c"})
     found = read_inputs(path, fields="input=t,output=u,choices=v")

@@ -230,10 +230,16 @@ def test_values_are_checked_and_the_answer_is_kept(tmp_path: Path, value: float,
     assert kept.items() < hashes.items()
 
 
-def test_fingerprint_is_of_weights_and_their_meaning(tmp_path: Path) -> None:
+def fingerprint_of(folder: Path, hashes: dict[str, str], shapes: dict[str, tuple[int, ...]]) -> str:
+    placed = map_factors(read_adapter_config(folder), read_weights_header(folder), shapes)
+    return adapter_fingerprint(folder, {part.module: part.scale for part in placed.values()}, hashes)
+
+
+def test_fingerprint_is_of_weights_and_their_meaning(tmp_path: Path, tiny_llama: Path) -> None:
+    shapes = dict(open_base(tiny_llama, tmp_path / "cache").shapes)
+
     def of(name: str, **settings: Any) -> str:
-        folder = write_lora(tmp_path / name, LLAMA_MODULES, **settings)
-        return adapter_fingerprint(folder, read_adapter_config(folder), read_weights_header(folder), {})
+        return fingerprint_of(write_lora(tmp_path / name, LLAMA_MODULES, **settings), {}, shapes)
 
     plain = of("a")
     assert of("b", base="elsewhere", target_modules=["v_proj"], lora_dropout=0.3, fan_in_fan_out=True) == plain
@@ -242,12 +248,13 @@ def test_fingerprint_is_of_weights_and_their_meaning(tmp_path: Path) -> None:
     assert len({plain, *different}) == 5
 
 
-def test_a_file_that_changes_is_hashed_again(tmp_path: Path) -> None:
+def test_a_file_that_changes_is_hashed_again(tmp_path: Path, tiny_llama: Path) -> None:
+    shapes = dict(open_base(tiny_llama, tmp_path / "cache").shapes)
     folder = write_lora(tmp_path / "x", LLAMA_MODULES)
     hashes: dict[str, str] = {}
-    before = adapter_fingerprint(folder, read_adapter_config(folder), read_weights_header(folder), hashes)
+    before = fingerprint_of(folder, hashes, shapes)
     write_lora(tmp_path / "x", LLAMA_MODULES, seed=5)
-    assert adapter_fingerprint(folder, read_adapter_config(folder), read_weights_header(folder), hashes) != before
+    assert fingerprint_of(folder, hashes, shapes) != before
 
 
 def random_update(

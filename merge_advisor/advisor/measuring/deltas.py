@@ -200,7 +200,7 @@ def _features(meter: MergeMeter, embedding: Embedding, group: Sequence[Candidate
             together: Float32Array = embedding.features_together(backbone, len(group))  # type: ignore[attr-defined]
         return list(together)
     try:
-        return [meter.placed(meter.weights.of(group[0]), lambda: embedding.features(backbone))]
+        return [meter.placed(meter.weights.passing(group[0]), lambda: embedding.features(backbone))]
     except PoolError as error:
         return [str(error)]
 

@@ -120,8 +120,12 @@ class MergeMeter:
         active = merge.without_zeros()  # a member of weight 0 need not be read, nor fit the composition
 
         def measure() -> list[float]:
+            from merge_advisor.backbone.model import release_memory
+
             with quick_products(self.model.backbone):
-                return finite_or_worst(self._losses(rows, kind))
+                losses = finite_or_worst(self._losses(rows, kind))
+            release_memory()  # merges are measured on other rows each time, whose batches leave gaps of other sizes
+            return losses
 
         key = [*_LOSS_KEYS[kind], [row.digest for row in rows], *active.key]
         values = self.memo.remember(key, lambda: self.on_base(active, measure, repeated=True))
@@ -168,7 +172,7 @@ class MergeMeter:
             changed = {name for index in missing for name in self.weights.unread(candidates[index])}
             gradient = self.gradient(rows, sorted(changed), merge, kind)
             for index in missing:
-                delta = self.weights.of(candidates[index])
+                delta = self.weights.passing(candidates[index])
                 # minus: the loss falls along -gradient, and a gain is positive where it falls
                 values[index] = -sum(along(delta[name], gradient[name]) for name in delta)
                 self.memo.store.keep_measured(names[index], values[index])
@@ -187,10 +191,11 @@ class MergeMeter:
         """
         from merge_advisor.backbone.choice_loss import choice_loss_and_gradient
         from merge_advisor.backbone.gradients import loss_and_gradient
+        from merge_advisor.backbone.recomputed import recomputed_blocks
 
         def measure() -> Mapping[str, Float32Array]:
             backbone = self.model.backbone
-            with quick_products(backbone):
+            with quick_products(backbone), recomputed_blocks(backbone):
                 if kind == "choices":
                     return choice_loss_and_gradient(backbone, self.model.encode_choices(rows), names)[1]
                 return loss_and_gradient(backbone, self.model.encode(rows), names)[1]

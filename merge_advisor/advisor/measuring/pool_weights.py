@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
@@ -25,7 +26,11 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 
 KEPT_BYTES = 2**29
-"""Bytes of adapters kept in memory: a pool's worth for most, bounded for pools of thousands and for large bases."""
+"""Bytes of adapters kept in memory, at most."""
+_KEPT_AT_LEAST = 2**26
+"""The same of a small base: what is merged again and again."""
+_KEPT_SHARE = 8
+"""Of a base in between, as much as this part of its weights takes in float32."""
 _OPENED = 2**10
 """Bytes of an update beside its numbers: where it lies."""
 KEPT_RULES = 2
@@ -72,19 +77,44 @@ class PoolWeights:
         Raises:
             PoolError: its files changed since the pool was opened.
         """
-        # by fingerprint and not by id: one model under two ids is read once
-        delta = self.made.get(candidate.fingerprint) or self._read.get(candidate.fingerprint)
+        delta = self._known(candidate)
         if delta is None:
-            try:
-                delta = read_candidate(candidate, self.local)
-                if candidate.kind == "adapter":
-                    # a copy: what is read lazily must not be read again from a folder that changes
-                    delta = dict(delta)
-            except OSError as error:
-                raise PoolError(f"{candidate.id}: its files cannot be read any more ({error}); restore them") from error
+            delta = self._whole(candidate)
             # only now: a file that cannot be read must fail again, not be remembered as empty
             self._keep_read(candidate.fingerprint, delta)
+            # the first ones go; the newest stays, however large it is: a dict keeps the order in which it was filled
+            while sum(self._sizes.values()) > self._room() and len(self._sizes) > 1:
+                oldest = next(iter(self._sizes))
+                del self._sizes[oldest], self._read[oldest]
         return delta
+
+    def passing(self, candidate: Candidate) -> WeightDelta:
+        """Return the weight delta of a candidate; it is kept only where there is room, and none goes for it.
+
+        For what goes through a whole pool, one candidate after the other: of a pool that is too large to be kept it
+        would otherwise keep the last ones, which are not those that it begins with again.
+
+        Raises:
+            PoolError: its files changed since the pool was opened.
+        """
+        delta = self._known(candidate)
+        if delta is None:
+            delta = self._whole(candidate)
+            if sum(self._sizes.values()) + _size_of(delta) <= self._room():
+                self._keep_read(candidate.fingerprint, delta)
+        return delta
+
+    def _known(self, candidate: Candidate) -> WeightDelta | None:
+        # by fingerprint and not by id: one model under two ids is read once
+        return self.made.get(candidate.fingerprint) or self._read.get(candidate.fingerprint)
+
+    def _whole(self, candidate: Candidate) -> WeightDelta:
+        try:
+            delta = read_candidate(candidate, self.local)
+            # a copy: what is read lazily must not be read again from a folder that changes
+            return dict(delta) if candidate.kind == "adapter" else delta
+        except OSError as error:
+            raise PoolError(f"{candidate.id}: its files cannot be read any more ({error}); restore them") from error
 
     def unread(self, candidate: Candidate) -> WeightDelta:
         """Return the weight delta of a candidate, of which each update is read when it is looked at, and not kept.
@@ -94,19 +124,17 @@ class PoolWeights:
         Raises:
             PoolError: its files changed since the pool was opened; of a mapping's values, that one cannot be read.
         """
-        delta = self.made.get(candidate.fingerprint) or self._read.get(candidate.fingerprint)
+        delta = self._known(candidate)
         return read_candidate(candidate, self.local) if delta is None else delta
 
     def _keep_read(self, fingerprint: str, delta: WeightDelta) -> None:
-        sizes = self._sizes
-        sizes[fingerprint] = _OPENED * len(delta) + (
-            sum(map(_bytes_of, delta.values())) if isinstance(delta, dict) else 0
-        )
+        self._sizes[fingerprint] = _size_of(delta)
         self._read[fingerprint] = delta
-        # the first ones go; the newest stays, however large it is: a dict keeps the order in which it was filled
-        while sum(sizes.values()) > KEPT_BYTES and len(sizes) > 1:
-            oldest = next(iter(sizes))
-            del sizes[oldest], self._read[oldest]
+
+    def _room(self) -> int:
+        """Bytes of adapters that may be kept."""
+        weights = 4 * sum(math.prod(shape) for shape in self.local.shapes.values())
+        return min(KEPT_BYTES, max(_KEPT_AT_LEAST, weights // _KEPT_SHARE))
 
     def with_made(self, made: Mapping[str, WeightDelta]) -> PoolWeights:
         """Return the same weights and, for candidates that are in no file, these.
@@ -193,6 +221,11 @@ def rank_of(delta: WeightDelta) -> int:
     """
     updates = (delta[name] for name in delta)
     return max((update.rank for update in updates if isinstance(update, LowRankUpdate)), default=0)
+
+
+def _size_of(delta: WeightDelta) -> int:
+    """Bytes that a weight delta takes in memory: all of one that was read, where it lies of one that reads lazily."""
+    return _OPENED * len(delta) + (sum(map(_bytes_of, delta.values())) if isinstance(delta, dict) else 0)
 
 
 def _bytes_of(update: Update) -> int:
