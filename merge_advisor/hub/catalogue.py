@@ -194,20 +194,7 @@ class Catalogue:
             found |= {entry.number: entry for entry in self._with_ids(rows)}
         return found
 
-    def living(self, numbers: Sequence[int]) -> list[int]:
-        """Return those of some entries that have a current id.
-
-        Args:
-            numbers: of entries.
-        """
-        found: list[int] = []
-        for part in in_parts(numbers):
-            marks = ", ".join("?" * len(part))
-            rows = self._file.rows(f"SELECT DISTINCT entry FROM names WHERE current = 1 AND entry IN ({marks})", part)
-            found += [int(row[0]) for row in rows]
-        return found
-
-    def allowed(self, numbers: Sequence[int], chosen: EntryFilter | None) -> set[int]:
+    def allowed(self, numbers: Sequence[int], chosen: EntryFilter | None = None) -> set[int]:
         """Return those of some entries that have a current id and pass a filter.
 
         Args:

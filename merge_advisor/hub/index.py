@@ -73,7 +73,7 @@ class HubIndex:
 
     def nearest(
         self, place: tuple[int, Space], query: Float32Array, k: int,
-        alive: Callable[[Sequence[int]], Sequence[int]], chosen: Sequence[tuple[int, int]] | None = None,
+        alive: Callable[[Sequence[int]], set[int]], chosen: Sequence[tuple[int, int]] | None = None,
     ) -> Nearest:  # fmt: skip
         """Return the entries whose deltas have the largest cosine with a vector; ties go to the smaller number.
 
@@ -96,7 +96,7 @@ class HubIndex:
         while True:
             named, exact = (np.zeros(0, np.int64), True) if files is None else files.nearest(unit, most, keys)
             found = {entry: delta for _, entry, delta in self._deltas.deltas_of(number, named.tolist())}
-            living = set(alive(list(found)))
+            living = alive(list(found))
             scored = {entry: cosine_of(delta, query) for entry, delta in found.items() if entry in living}
             # too few left of those that were named: others may be nearer than what is behind the files
             if files is None or len(scored) >= k or len(named) >= (files.state.rows if keys is None else len(keys)):
@@ -110,13 +110,13 @@ class HubIndex:
 
     def _behind(
         self, number: int, last: int, query: Float32Array, keys: set[int] | None,
-        alive: Callable[[Sequence[int]], Sequence[int]], k: int,
+        alive: Callable[[Sequence[int]], set[int]], k: int,
     ) -> dict[int, float]:  # fmt: skip
         """The best of the deltas that the files do not have."""
         best: dict[int, float] = {}
         while rows := self._deltas.delta_rows(number, last, _BATCH):
             last = rows[-1][0]
-            living = set(alive([entry for row, entry, _ in rows if keys is None or row in keys]))
+            living = alive([entry for row, entry, _ in rows if keys is None or row in keys])
             best |= {entry: cosine_of(delta, query) for _, entry, delta in rows if entry in living}
             best = {entry: best[entry] for entry in sorted(best, key=lambda entry: (-best[entry], entry))[:k]}
         return best

@@ -199,5 +199,5 @@ def _nearest(
     # a space is of one base: to ask for that is to ask for all
     some = bool(chosen.where) and chosen != EntryFilter(OF_BASE, (place[1].base,))
     rows: Sequence[tuple[int, int]] | None = hub.deltas.row_entries(place[0], chosen) if some else None
-    found = hub.index.nearest(place, vector, k, hub.catalogue.living, rows)
+    found = hub.index.nearest(place, vector, k, hub.catalogue.allowed, rows)
     return found, hub.catalogue.by_number(found.entries), None if rows is None else len(rows)

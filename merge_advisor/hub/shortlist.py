@@ -139,7 +139,7 @@ def _scored(hub: OpenHub, tasks: Sequence[str], chosen: EntryFilter) -> list[int
             best[number] = max(best.get(number, value), value)
     if not best:
         return []
-    allowed = set(hub.catalogue.numbers(chosen)) if chosen.where else set(hub.catalogue.living(list(best)))
+    allowed = hub.catalogue.allowed(list(best), chosen)
     return sorted((n for n in best if n in allowed), key=lambda n: (-best[n], n))
 
 

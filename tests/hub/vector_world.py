@@ -19,7 +19,7 @@ def by_hand(hub: Hub, query: np.ndarray, k: int) -> list[tuple[str, float]]:
     scored = [
         (cosine_of(delta, query.astype(np.float32)), entry) for _, entry, delta in hub.deltas.delta_rows(1, 0, 10**6)
     ]
-    living = set(hub.catalogue.living([entry for _, entry in scored]))
+    living = hub.catalogue.allowed([entry for _, entry in scored])
     best = sorted(((-value, entry) for value, entry in scored if entry in living))[:k]
     names = hub.catalogue.by_number([entry for _, entry in best])
     return [(names[entry].id, -value) for value, entry in best]
