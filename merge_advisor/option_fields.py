@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from merge_advisor.errors import InputError
+from merge_advisor.natural_numbers import natural_number
 
 _T = TypeVar("_T")
 _KEY = "option"
@@ -147,10 +148,6 @@ class Option:
         return _value(self.kind, given, self.path)
 
 
-_MOST_DIGITS = 19
-"""Of a number; longer ones are names of files."""
-
-
 def _value(kind: Any, given: Any, path: str) -> Any:
     if not isinstance(given, str) or kind is str:
         return given
@@ -160,8 +157,8 @@ def _value(kind: Any, given: Any, path: str) -> Any:
         except ValueError as error:
             raise InputError(f"`{path}={given}`: is no range; write LOW:HIGH, e.g. 0.2:1") from error
         return low, high
-    if _is_union(kind) and int in get_args(kind) and given.isdecimal() and len(given) < _MOST_DIGITS:
-        return int(given)
+    if _is_union(kind) and int in get_args(kind) and (number := natural_number(given)) is not None:
+        return number
     return Path(given) if Path in (kind, *get_args(kind)) else given
 
 

@@ -19,6 +19,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from merge_advisor.natural_numbers import natural_number
+
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
 """Of Linux: what names one start of a machine."""
 _INSTALLED = Path("/etc/machine-id")
@@ -133,8 +135,8 @@ class OwnerWatch:
             beat: its count of heartbeats now.
         """
         machine, pid = [*owner.split(" "), "", ""][:2]
-        # `isdecimal`, and few: int() refuses "²", and more than some thousand digits
-        if machine == this_machine() and pid.isdecimal() and len(pid) < 20 and not is_running(int(pid)):
+        number = natural_number(pid)
+        if machine == this_machine() and number is not None and not is_running(number):
             return True
         seen = self._seen.get(thing)
         if seen is None or (seen.owner, seen.beat) != (owner, beat):

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from merge_advisor.checked_sqlite import CheckedFile, FileKind, add_checksums, checksum, warn_of_damage
+from merge_advisor.natural_numbers import natural_number
 from merge_advisor.spaces import Space
 
 if TYPE_CHECKING:
@@ -165,7 +166,7 @@ class Store:
         rows = sum(str(row[1]).count(",") + 1 for row in self._file.damaged("measured"))
         # keys of whole files are path, size and times
         sizes = (str(row[0]).split("|")[1:2] for row in self._file.damaged("hashes"))
-        size = sum(int(part) for (part,) in filter(None, sizes) if part.isdecimal() and len(part) < 20)
+        size = sum(natural_number(part) or 0 for (part,) in filter(None, sizes))
         return DamagedValues(tuple(space.embedding if space else "" for space in named), rows, size)
 
     def _spaces(self) -> dict[str, Space | None]:

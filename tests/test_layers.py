@@ -10,7 +10,7 @@ import pytest
 
 import merge_advisor
 
-VALUES = "version arrays json_form types spaces merges scores gate_values errors progress option_fields"
+VALUES = "version arrays natural_numbers json_form types spaces merges scores gate_values errors progress option_fields"
 OF_FILES = "regular_files disks limits write_points owners"
 TEXT_AND_FILES = (
     "registry templates statistics plain_text plain_yaml whole_files checked_sqlite machine_options options "

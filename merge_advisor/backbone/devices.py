@@ -11,6 +11,7 @@ from typing import Any
 
 from merge_advisor.errors import BaseModelError
 from merge_advisor.machine_options import AUTO, MIXED, Machine
+from merge_advisor.natural_numbers import natural_number
 
 BYTES = {"float32": 4, MIXED: 4, "bfloat16": 2, "float16": 2}
 """Bytes of an entry, by the dtypes that a base can have."""
@@ -209,10 +210,11 @@ def is_there(device: str) -> bool:
     import torch
 
     kind, _, number = device.partition(":")
-    if number and not (number.isdecimal() and len(number) < 10):
+    place = natural_number(number or "0")
+    if place is None:
         return False
     if kind == "cuda":
-        return torch.cuda.is_available() and (not number or int(number) < torch.cuda.device_count())
+        return torch.cuda.is_available() and (not number or place < torch.cuda.device_count())
     if kind == "mps":
         return bool(torch.backends.mps.is_available())
     return bool(torch.xpu.is_available()) if kind == "xpu" else kind == "cpu"

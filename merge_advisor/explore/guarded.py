@@ -12,6 +12,8 @@ import json
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
+from merge_advisor.natural_numbers import natural_number
+
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
@@ -110,8 +112,7 @@ class Guarded:
             given = self._token  # scripts and styles are no secret
         if not hmac.compare_digest(given.encode(), self._token.encode()):
             return 403, "the token is missing or wrong; open the address that `merge-advisor explore` printed"
-        length = headers.get("content-length", "0")
-        number = int(length) if length.isdecimal() and len(length) < 16 else None
+        number = natural_number(headers.get("content-length", "0"))
         if number is None or number > MOST_UPLOADED:
             return 413, _too_large("more" if number is None else f"{number / 2**20:,.0f} MB")
         return None

@@ -20,6 +20,7 @@ from merge_advisor.explore.run_views import (
     run_folder_of,
 )
 from merge_advisor.hub.filters import read_filter
+from merge_advisor.natural_numbers import natural_number
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -252,16 +253,17 @@ def _number(request: Request, name: str, default: int | None = None) -> int:
     text = request.query_params.get(name)
     if text is None and default is not None:
         return default
-    if text is None or not text.isdecimal() or len(text) > 15:
+    number = natural_number(text or "")
+    if number is None:
         raise InputError(f"`{name}`: is no number")
-    return int(text)
+    return number
 
 
 def _numbers(text: str) -> list[int]:
-    parts = [part for part in text.split(",") if part]
-    if not all(part.isdecimal() and len(part) < 16 for part in parts):
+    numbers = [natural_number(part) for part in text.split(",") if part]
+    if None in numbers:
         raise InputError("numbers with commas between are asked for")
-    return [int(part) for part in parts]
+    return [number for number in numbers if number is not None]
 
 
 def _text(request: Request, name: str) -> str:

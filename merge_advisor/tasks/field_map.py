@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from merge_advisor.errors import TaskError
+from merge_advisor.natural_numbers import natural_number
 from merge_advisor.tasks.fields import JsonNumber, LabelName, NoText, field_error, kind_of, listed, quoted, whole_number
 
 _ROLES = ("input", "output", "choices", "labels")
@@ -155,7 +156,5 @@ def _value(record: Mapping[str, Any], path: str, place: str) -> Any:
 
 def _place_in(step: str, entries: list[Any]) -> int | None:
     """The place in a list that a step of a path names, None where it is none."""
-    # int() refuses "²", which is a digit too, and numbers of some thousand digits
-    digits = step.lstrip("0") or step[:1]
-    number = int(digits) if digits.isdecimal() and len(digits) < 16 else len(entries)
-    return number if number < len(entries) else None
+    number = natural_number(step.lstrip("0") or step[:1])
+    return number if number is not None and number < len(entries) else None
