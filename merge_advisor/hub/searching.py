@@ -11,7 +11,7 @@ from merge_advisor.errors import InputError
 from merge_advisor.hub.catalogue import OF_BASE
 from merge_advisor.hub.filters import EntryFilter
 from merge_advisor.hub.index import Nearest, refuse_space
-from merge_advisor.hub.texts import query_of
+from merge_advisor.hub.texts import looked_for
 from merge_advisor.hub.values import HubEntry, HubHit, HubSearch
 from merge_advisor.hub_options import HubSearchOptions
 from merge_advisor.plain_text import short_name
@@ -63,7 +63,7 @@ def search_hub(
     if asked.task is not None:
         return _task(hub, Path(asked.task), asked, options, **where)
     text = asked.text or ""
-    if not query_of(text):
+    if not looked_for(text):
         why = "in words of one letter, and in 'the', 'of' and their like, nothing is looked for" if text.strip() else (
             "has no words"
         )  # fmt: skip

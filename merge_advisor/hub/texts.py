@@ -33,17 +33,22 @@ def words_for_index(text: str) -> str:
     return words_of(text)
 
 
-def query_of(text: str) -> str:
-    """Return the query that finds any of a text's words; nothing of the text is taken for syntax.
+def looked_for(text: str) -> list[str]:
+    """Return the words of a text that entries are looked for by, the most frequent first.
 
-    >>> query_of('legal "contracts" OR the law')
-    '"legal" OR "contracts" OR "law"'
+    >>> looked_for('legal "contracts" OR the law')
+    ['legal', 'contracts', 'law']
 
     Args:
         text: any text.
     """
     counts = Counter(word for word in _WORD.findall(words_of(text)) if word not in _STOP_WORDS)
-    return " OR ".join(f'"{word}"' for word, _ in counts.most_common(_MOST_WORDS))
+    return [word for word, _ in counts.most_common(_MOST_WORDS)]
+
+
+def _query(words: list[str]) -> str:
+    """The query that finds any of some words; in quotes none is taken for syntax."""
+    return " OR ".join(f'"{word}"' for word in words)
 
 
 class HubTexts:
@@ -94,7 +99,7 @@ class HubTexts:
             most_fit: where there are more entries than this, look for the rarest words alone, which so many entries
                 have in all; None: for all words.
         """
-        words = query_of(text).split(" OR ")
+        words = looked_for(text)
         if most_fit is not None:
             words = self._rarest(words, most_fit)
         telling = self._telling(words)
@@ -105,9 +110,9 @@ class HubTexts:
 
     def _best(self, words: list[str], chosen: EntryFilter | None, k: int) -> list[tuple[int, float]]:
         """The entries that fit any of some words best, and FTS5's scores of them, the least of which is best."""
-        if not any(words):
+        if not words:
             return []
-        query, most = " OR ".join(words), 2 * k + self._beside
+        query, most = _query(words), 2 * k + self._beside
         best = self._file.rows(
             f"SELECT rowid, {_FIT} AS fit FROM texts WHERE texts MATCH ? ORDER BY fit, rowid LIMIT ?", [query, most]
         )
@@ -141,13 +146,13 @@ class HubTexts:
         """How many entries have a word; one more than `most` where more have it, for counting costs what is counted."""
         return int(
             self._file.rows(
-                "SELECT COUNT(*) FROM (SELECT rowid FROM texts WHERE texts MATCH ? LIMIT ?)", [word, most + 1]
+                "SELECT COUNT(*) FROM (SELECT rowid FROM texts WHERE texts MATCH ? LIMIT ?)", [_query([word]), most + 1]
             )[0][0]
         )
 
     def _rarest(self, words: list[str], most: int) -> list[str]:
         """Those of some words, the rarest first, that no more entries than `most` have in all."""
-        if not any(words) or self._most() <= most:
+        if self._most() <= most:
             return words
         left, taken = most, list[str]()
         for count, word in sorted((self._fit(word, most), word) for word in words):
