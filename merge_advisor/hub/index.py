@@ -16,7 +16,8 @@ import numpy as np
 from merge_advisor.checked_sqlite import warn_of_damage
 from merge_advisor.errors import RunError
 from merge_advisor.hub.deltas import HubDeltas
-from merge_advisor.hub.stored_vectors import BLOCK, STATE, DamagedVectorsError
+from merge_advisor.hub.stored_vectors import BLOCK
+from merge_advisor.hub.vector_state import STATE, DamagedVectorsError
 from merge_advisor.hub.vectors import VectorFiles
 from merge_advisor.spaces import Space
 from merge_advisor.whole_files import remove_leftovers, replaced_folder, restore

@@ -19,7 +19,7 @@ import json
 import os
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import MISSING, asdict, dataclass, fields, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +28,7 @@ import numpy as np
 from merge_advisor.errors import RunError
 from merge_advisor.hub.codes import FAR_BYTES, NEAR_BYTES, Coder
 from merge_advisor.hub.mapped_rows import MappedRows
+from merge_advisor.hub.vector_state import STATE, DamagedVectorsError, VectorState, read_state
 from merge_advisor.regular_files import open_regular
 from merge_advisor.whole_files import remove_leftovers, whole_file, write_text
 from merge_advisor.write_points import write_point
@@ -37,13 +38,8 @@ if TYPE_CHECKING:
 
     from merge_advisor.arrays import Float32Array, Float64Array
 
-VERSION_OF_VECTORS = 1
 EXACT_UP_TO, EXACT_NUMBERS = 100_000, 200_000_000
 """Rows, and numbers in them, up to which a search compares with all of them; see `exact_up_to`."""
-STATE = "state.json"
-"""What counts of the other files; written last."""
-_STATE_BYTES = 4096
-"""More than a state has."""
 BLOCK = 256
 """Rows under one checksum."""
 SAMPLE = 8
@@ -53,39 +49,6 @@ _CHECKED_WHOLE = 64 * 2**20
 _MOST_STEPS = 32767
 _CHUNK = 2**17
 """Numbers that are made whole at a time: as many as stay in a core's cache."""
-
-
-class DamagedVectorsError(Exception):
-    """The files are not what was written; never leaves the room: they are not used, and made anew.
-
-    >>> issubclass(DamagedVectorsError, OSError)
-    False
-    """
-
-
-@dataclass(frozen=True, slots=True)
-class VectorState:
-    """What counts of the files; state.json.
-
-    >>> VectorState("s1", 576).rows
-    0
-    """
-
-    space: str
-    """Digest of the space."""
-    dim: int
-    rows: int = 0
-    last: int = 0
-    """Largest key; rows of the catalogue behind it are not here yet."""
-    coded: int = 0
-    """Rows that have codes: none, or all."""
-    error: float = 0.0
-    """The longest difference between a row here and the delta divided by its length."""
-    sums: int = 0
-    """CRC-32 of the checksums of the blocks."""
-    mean: int = 0
-    """CRC-32 of the mean."""
-    version: int = VERSION_OF_VECTORS
 
 
 class StoredVectors:
@@ -109,7 +72,7 @@ class StoredVectors:
 
     def __init__(self, folder: Path, space: str, dim: int) -> None:
         self.folder = folder
-        self.state = self._read_state(space, dim)
+        self.state = read_state(folder, space, dim)
         self._maps: dict[str, MappedRows] = {}
         self._coder: Coder | None = None
         self._check_sizes()
@@ -309,22 +272,6 @@ class StoredVectors:
         state = state or self.state
         coded = {"near": NEAR_BYTES, "far": FAR_BYTES, "terms": 8} if state.coded else {}
         return {"keys": 8, "rows": 2 * state.dim, "scales": 4, **coded}
-
-    def _read_state(self, space: str, dim: int) -> VectorState:
-        path = self.folder / STATE
-        if not path.exists():
-            return VectorState(space, dim)
-        try:
-            with open_regular(path) as stream:
-                state = VectorState(**json.loads(stream.read(_STATE_BYTES)))
-        except (OSError, ValueError, TypeError, RecursionError) as error:
-            raise DamagedVectorsError(f"{path}: cannot be read") from error
-        kinds = {field.name: type(field.default) for field in fields(VectorState) if field.default is not MISSING}
-        if any(type(getattr(state, name)) is not kind or not getattr(state, name) >= 0 for name, kind in kinds.items()):
-            raise DamagedVectorsError(f"{path}: is not what was written")
-        if state.version != VERSION_OF_VECTORS or (state.space, state.dim) != (space, dim):
-            raise DamagedVectorsError(f"{path}: is of another space or version")
-        return replace(state, space=space, dim=dim)  # JSON's 576.0 is as good as 576, and no size of an array
 
     def _check_sizes(self) -> None:
         for name, stride in self._strides().items() if self.state.rows else ():
