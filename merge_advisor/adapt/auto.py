@@ -11,13 +11,14 @@ import numpy as np
 from merge_advisor.adapt.basis import Basis
 from merge_advisor.adapt.continuing import Continue, no_start
 from merge_advisor.adapt.experience import Belief, believe, experience_of
-from merge_advisor.adapt.folds import FEW, folds_of, judged_merges, judged_out
+from merge_advisor.adapt.folds import folds_of, judged_merges, judged_out
 from merge_advisor.adapt.prompting import Prompting
 from merge_advisor.adapt.shots import ShotsAlone
 from merge_advisor.adapt.task_weights import moments
 from merge_advisor.adapt.values import NOTHING, Adapted, Alternative, Need
 from merge_advisor.adapt.workbench import Workbench
 from merge_advisor.errors import TaskError
+from merge_advisor.select.evidence import FEW_ROWS
 
 
 @dataclass(frozen=True)
@@ -29,9 +30,8 @@ class Auto:
     none by two thirds of the error of that lead. `continue` takes as many steps as `shots` does: the rows have chosen
     the merge, and would say to stay there. The merge of all rows stands for each part of them, and what it promises too
     much is taken off. Of fewer than ten rows that would be far too much: each part is judged by a merge chosen without
-    it, and on top of that is tried `basis`, its form `prior`, in place of `continue`. The LoRA of so few rows is tried
-    with the rows in its prompt as well; of twenty rows it is better without. A merge with examples is not tried: with
-    five rows it has nothing that the LoRA with examples has not.
+    it. The LoRA of so few rows, and the merge, are tried with the rows in the prompt as well (of twenty rows the LoRA
+    is better without), and nothing is trained on top of the merge, which was hardly ever best of five rows.
     Where nothing can be trained on top of the merge, the merge alone is compared; and it stays where one row alone
     leaves nothing to judge by.
 
@@ -44,12 +44,15 @@ class Auto:
     folds: int = 2
     """As of `shots`, of ten rows or more."""
     few: int = 4
-    """The same of fewer than `FEW`. The fewer the rows, the more it costs to train without half of them, and the less
-    to train more often: four finetunes of five rows cost less than two of twenty."""
+    """The same of fewer than `FEW_ROWS`. The fewer the rows, the more it costs to train without half of them, and the
+    less to train more often: four finetunes of five rows cost less than two of twenty."""
     anew: bool = False
-    """Choose merges anew, as `basis`, which then stands for `continue`; of fewer than ten rows always."""
+    """Judge merges by rows that did not choose them; of fewer than ten rows always. `basis`, its form `prior`, then
+    stands for `continue`."""
     prompts: bool = False
-    """Compare `prompt:on=shots` as well; of fewer than ten rows always."""
+    """Compare `prompt:on=shots` and, with a pool, `prompt:on=merge` as well; of fewer than ten rows always."""
+    onwards: bool = True
+    """Compare what is trained on top of the merge as well; of fewer than ten rows never."""
     choices: float = 1.0
     """As of `shots`."""
     rates: int = 1
@@ -59,7 +62,10 @@ class Auto:
     """It compares a merge that nothing can be trained on top of as it is."""
     name: ClassVar[str] = "auto"
     trains: ClassVar[str] = "what the best of them trains"
-    cost: ClassVar[str] = "choosing the merge (of fewer than ten rows once more in parts), two finetunes for each fold"
+    cost: ClassVar[str] = (
+        "choosing the merge, two finetunes for each fold; of fewer than ten rows choosing once more in parts, and one "
+        "finetune for each fold"
+    )
 
     def __post_init__(self) -> None:
         for name, folds in (("folds", self.folds), ("few", self.few)):
@@ -68,20 +74,21 @@ class Auto:
         self._shots()  # which says what it takes
 
     def for_rows(self, rows: int) -> Auto:
-        """Return what it is with so many rows: folds, whether they choose merges anew, whether it prompts a LoRA.
+        """Return what it is with so many rows: folds, whether they choose merges anew, what it compares.
 
-        >>> Auto().for_rows(5) == Auto(folds=4, anew=True, prompts=True), Auto().for_rows(20) == Auto()
+        >>> Auto().for_rows(5) == Auto(folds=4, anew=True, prompts=True, onwards=False), Auto().for_rows(20) == Auto()
         (True, True)
 
         Args:
             rows: learned from.
         """
-        few = rows < FEW
+        few = rows < FEW_ROWS
         return replace(
             self,
             folds=self.few if few else self.folds,
             anew=self.pool and (few or self.anew),
             prompts=few or self.prompts,
+            onwards=self.onwards and not few,
         )
 
     def needs(self) -> Need:
@@ -91,10 +98,12 @@ class Auto:
     def passes(self, members: int) -> tuple[int, int]:
         """See `Adaptation.passes`."""
         shots = self._shots().passes(members)
-        # a LoRA with examples is judged at each scale; at 0 it is the base with examples
-        prompts = Prompting(self.folds, "shots" if self.prompts else "base").passes(members)[1]
+        # a LoRA or a merge with examples is judged at each scale; at 0 it is the base with examples
+        prompted = ["shots", *(["merge"] if self.pool else [])] if self.prompts else ["base"]
+        prompts = sum(Prompting(self.folds, on).passes(members)[1] for on in prompted)
         # with a pool a finetune from the merge, and a pass each over the rows it is judged by and those of the merge
-        return shots[0] + (1 if self.pool else 0), 1 + shots[1] + prompts + (2 if self.pool else 0)
+        tops = int(self.pool and self.onwards)
+        return shots[0] + tops, 1 + shots[1] + prompts + int(self.pool) + tops
 
     def adapt(self, bench: Workbench) -> Adapted:
         """See `Adaptation.adapt`."""
@@ -108,19 +117,19 @@ class Auto:
             return Adapted(stays, name="none", reason=f"one row cannot both train and judge: {what}")
         found: dict[str, Adapted] = {}
         spent: dict[str, int] = {}
-        obstacle = no_start(bench.merge) if self.pool else ""
+        obstacle = no_start(bench.merge) if self.pool and self.onwards else ""
         lacking = [f"nothing was trained on top of the merge: {obstacle}"] if obstacle else []
-        for name, run in self._runs(bench, tops=not obstacle).items():
+        for name, run in self._runs(bench, obstacle).items():
             before = bench.forwards
             try:
                 found[name] = run()
             except TaskError as error:
-                if name not in ("prompt", PROMPTED_SHOTS):
+                if name not in ("prompt", *_PROMPTED):
                     raise
                 if name == "prompt":
                     lacking.append(f"prompt cannot be: {error}")  # no example fits, and the others need none
             spent[name] = bench.forwards - before
-            if name == PROMPTED_SHOTS and name in found and not found[name].merge.members:
+            if name in _PROMPTED and name in found and not found[name].merge.members:
                 del found[name]  # one model under two names would be believed twice
                 lacking.append(f"{name} came out as prompt")
         gains = {name: self._gain(bench, found, name, "shots") for name in found}
@@ -167,21 +176,25 @@ class Auto:
         losses = judged_out(bench, folds, judged_merges(bench, folds, apart=apart))
         return Adapted(bench.merge, tuple(losses.tolist()), reason="the merge as it was chosen")
 
-    def _runs(self, bench: Workbench, *, tops: bool) -> dict[str, Callable[[], Adapted]]:
-        """What is compared; `tops` says whether anything can be trained on top of the merge."""
+    def _runs(self, bench: Workbench, obstacle: str) -> dict[str, Callable[[], Adapted]]:
+        """What is compared; `obstacle` says why nothing can be trained on top of the merge, if it cannot."""
 
         def base() -> Adapted:
             return Adapted(NOTHING, tuple(bench.losses(NOTHING, bench.learning).tolist()), reason="the base as it is")
 
         runs: dict[str, Callable[[], Adapted]] = {"base": base}
-        if len(bench.tasks) == 1:  # one prompt cannot show the examples of several tasks
+        single = len(bench.tasks) == 1  # one prompt cannot show the examples of several tasks
+        if single:
             runs["prompt"] = lambda: Prompting(self.folds).adapt(bench)
         runs["shots"] = lambda: self._shots().adapt(bench)
-        if len(bench.tasks) == 1 and self.prompts:
+        if single and self.prompts:
             runs[PROMPTED_SHOTS] = lambda: Prompting(self.folds, "shots", self.choices).adapt(bench)
         if self.pool:
-            runs["merge"] = lambda: self._merge(bench, apart=self.anew or not tops)
-        if self.pool and tops:
+            apart = self.anew or bool(obstacle)
+            runs["merge"] = lambda: self._merge(bench, apart=apart)
+            if single and self.prompts:
+                runs[PROMPTED_MERGE] = lambda: Prompting(self.folds, "merge", anew=apart).adapt(bench)
+        if self.pool and self.onwards and not obstacle:
             if self.anew:  # what has been measured on merges of few rows
                 basis = Basis("prior", start="merge", anew=True, folds=self.folds, choices=self.choices)
                 runs["basis from merge"] = lambda: basis.adapt(bench)
@@ -196,13 +209,13 @@ SURE = 0.75
 have it: a lead of 0.674 of its error. No plan says it, since it is not calibrated. On the tried tasks
 (`eval/adaptations_tried.md`) all three of five rows that looked better with less were worse on the held-out rows; all
 four of twenty rows above it were better, of eighteen."""
-WITH_POOL = ("continue from merge", "basis from merge", "merge")
+PROMPTED_SHOTS, PROMPTED_MERGE = _PROMPTED = "prompt on shots", "prompt on merge"
+"""The LoRA of the rows, and the merge, with the rows in the prompt, as they are compared."""
+WITH_POOL = ("continue from merge", "basis from merge", "merge", PROMPTED_MERGE)
 """What is compared whose result has members of the pool, or directions of it."""
-PROMPTED_SHOTS = "prompt on shots"
-"""The LoRA of the rows with the rows in its prompt, as it is compared."""
 _REGISTERED = {
     "base": "none", "merge": "none", "continue from merge": "continue", "basis from merge": "basis",
-    PROMPTED_SHOTS: "prompt",
+    PROMPTED_SHOTS: "prompt", PROMPTED_MERGE: "prompt",
 }  # fmt: skip
 """Names of adaptations, where what is compared has another one."""
 

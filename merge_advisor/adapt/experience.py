@@ -98,9 +98,10 @@ EXPERIENCE: dict[str, dict[int, Experience]] = {
     "prompt on shots": {5: Experience(gain=0.24, spread=0.35), 20: Experience(gain=-0.08, spread=0.25)},
     "shots": {20: Experience(gain=0.0, spread=0.0)},
     "merge": {
-        5: Experience(gain=-0.9, spread=2.1),
+        5: Experience(gain=0.13, spread=0.45),
         20: Experience(gain=-0.5, spread=0.47, optimism=0.06),
     },
+    "prompt on merge": {5: Experience(gain=0.33, spread=0.3)},
     "continue from merge": {20: Experience(gain=0.02, spread=0.16)},
     "basis from merge": {
         5: Experience(gain=-0.04, spread=0.29),
@@ -119,9 +120,10 @@ EXPERIENCE_OVER_CHOICES: dict[str, dict[int, Experience]] = {
         20: Experience(gain=-0.08, spread=0.25),
     },
     "merge": {
-        5: Experience(gain=-0.9, spread=2.1),
+        5: Experience(gain=0.31, spread=0.3),
         20: Experience(gain=-0.12, spread=0.27, optimism=0.31),
     },
+    "prompt on merge": {5: Experience(gain=0.49, spread=0.35, optimism=-0.9)},
 }
 """The same where rows have choices, as far as it differs. Choices are few and their losses move together, so the best
 of many merges by twenty rows fits them by chance far more than it does where each token speaks. And a prompt goes by

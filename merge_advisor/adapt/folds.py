@@ -22,9 +22,6 @@ from merge_advisor.types import RESIDUAL, Candidate, Row
 FOLDS = 4
 """Of 20 rows each is then judged by a model that was trained on 15."""
 
-FEW = 10
-"""Rows under which merges are judged by those that did not choose them: so few fit the merge they chose too well."""
-
 
 def check_folds(count: int) -> None:
     """Refuse a number of folds that leaves no rows to train on.

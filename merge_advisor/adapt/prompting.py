@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from merge_advisor.adapt.folds import (
-    FEW,
     FOLDS,
     CrossFit,
     Fold,
@@ -24,6 +23,7 @@ from merge_advisor.adapt.workbench import Workbench
 from merge_advisor.arrays import Float64Array
 from merge_advisor.errors import TaskError
 from merge_advisor.merges import WeightedMerge
+from merge_advisor.select.evidence import FEW_ROWS
 from merge_advisor.types import SHOTS_LORA
 
 PROMPTED_MODELS = ("base", "shots", "merge")
@@ -75,7 +75,7 @@ class Prompting:
         Args:
             rows: learned from.
         """
-        return replace(self, anew=self.on == "merge" and (rows < FEW or self.anew))
+        return replace(self, anew=self.on == "merge" and (rows < FEW_ROWS or self.anew))
 
     def needs(self) -> Need:
         """Return that it needs no pool and no merge, unless it is the merge that is prompted."""

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 K_REACHED = "k reached"
 NOTHING_ADDED = "another partner adds nothing"
 """The two usual values of `Choice.stopped`."""
+FEW_ROWS = 10
+"""Rows under which what they choose is fitted to them by chance more than it is to the task."""
 
 Resource = Literal["task_delta", "rng"]
 """What a strategy has to state when it uses it: the task delta costs a finetune, `rng` makes the choice random."""
@@ -77,6 +79,8 @@ class Evidence:
     """Name and model card text of each candidate."""
     query: str = ""
     """The choosing rows as text, for retrieval by description."""
+    rows: int = FEW_ROWS
+    """How many choosing rows there are, of all tasks."""
     rng: np.random.Generator = field(repr=False, default_factory=lambda: np.random.default_rng(0))
     """The only source of randomness."""
     anchor: int | None = None

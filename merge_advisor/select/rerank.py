@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from merge_advisor.arrays import FloatingArray
-from merge_advisor.select.evidence import Choice, Evidence
+from merge_advisor.select.evidence import FEW_ROWS, K_REACHED, Choice, Evidence
 from merge_advisor.select.forward_selection import forward_selection
 from merge_advisor.select.halving import HALVING_SHARES, NO_HALVING
 from merge_advisor.select.ranking import anchored, make_choice, ranked
@@ -45,6 +45,9 @@ class Rerank:
     """Smallest share of the merge's loss a partner has to take off."""
     screen: float = 1.0
     """Share of the choosing rows that the gradient is taken on (four rows a task at least)."""
+    few: int = 1
+    """Most members where fewer than ten rows choose. They cannot tell which partners help: with five, the best single
+    model has less loss on other rows than the best merge of four (`eval/adaptations_tried.md`)."""
     halving: bool = True
     """Measure only the better half of the merges on the second half of the choosing rows (successive halving)."""
     centre: bool = False
@@ -56,7 +59,9 @@ class Rerank:
         "the ranking (by gradient a backward pass a member), at most 1 + 1.5·(pool·k + sets) forward passes over the "
         "choosing rows (a third more without halving)"
     )
-    stops: ClassVar[str] = "when no partner lowers the measured loss of the merge by the stated share"
+    stops: ClassVar[str] = (
+        "when no partner lowers the measured loss of the merge by the stated share; of fewer than ten rows at one model"
+    )
 
     def __post_init__(self) -> None:
         if self.first not in _FIRST:
@@ -65,6 +70,8 @@ class Rerank:
             raise ValueError(f"pool={self.pool} is less than 1")
         if self.sets < 0:
             raise ValueError(f"sets={self.sets} is less than 0")
+        if self.few < 1:
+            raise ValueError(f"few={self.few} is less than 1")
         if not 0 <= self.least < 1:
             raise ValueError(f"least={self.least} is not in 0..1")
         if not 0 < self.screen <= 1:
@@ -80,6 +87,9 @@ class Rerank:
         """
         shares = HALVING_SHARES if self.halving else NO_HALVING
         by_gradient = self.first == "gradient"
+        asked = k
+        if evidence.rows < FEW_ROWS:
+            k = min(k, self.few)
         order = anchored(ranked(self._scores(evidence)), evidence.anchor)
 
         def beside(merge: Mapping[int, float]) -> list[int]:
@@ -95,7 +105,11 @@ class Rerank:
             members, lowest = best_set(evidence, sets, shares)
             if lowest < loss:
                 picks = picks_of(evidence, members, self.screen)
-        return make_choice(picks, k, used=("task_delta",) if self.first == "delta" else ())
+        choice = make_choice(picks, k, used=("task_delta",) if self.first == "delta" else ())
+        if k < asked and choice.stopped == K_REACHED:
+            most = "one model" if k == 1 else f"{k} models at most"
+            return replace(choice, stopped=f"fewer than {FEW_ROWS} rows choose {most} (few={k})")
+        return choice
 
     def _scores(self, evidence: Evidence) -> FloatingArray:
         if self.first == "gradient":

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from merge_advisor.adapt.auto import PROMPTED_SHOTS, SURE, Auto
+from merge_advisor.adapt.auto import PROMPTED_MERGE, PROMPTED_SHOTS, SURE, Auto
 from merge_advisor.adapt.experience import EXPERIENCE, EXPERIENCE_OVER_CHOICES, Experience
 from merge_advisor.adapt.values import Adapted
 from merge_advisor.errors import TaskError
@@ -17,9 +17,8 @@ from tests.support.number_world import ROWS, World
 
 @pytest.mark.parametrize(("rows", "folds"), [(2, 2), (5, 4), (8, 4), (9, 4), (10, 2), (20, 2)])
 def test_auto_makes_more_folds_of_few_rows(rows: int, folds: int) -> None:
-    world = World(wanted=30, learned=0.9, merge=-300)
+    world = World(wanted=30, learned=0.9, merge=-300).with_rows(rows)
     world.shown = 900.0
-    world.bench.tasks = (tuple(Row(f"say {number}", f"{number}") for number in range(rows)),)
     assert len(world.bench.learning) == rows
     adapted = Auto().adapt(world.bench)
     assert adapted.options[0].name == "shots" and adapted.settings["folds"] == folds
@@ -29,8 +28,7 @@ def test_auto_makes_more_folds_of_few_rows(rows: int, folds: int) -> None:
 @pytest.mark.parametrize(("rows", "asked"), [(9, 2), (10, 0), (20, 0)])
 def test_auto_chooses_merges_anew_where_rows_are_few(rows: int, asked: int) -> None:
     for adaptation in (Auto(), Auto(pool=False), Auto(anew=True)):
-        world = World(wanted=1, learned=0.5, merge=0.6)
-        world.bench.tasks = (tuple(Row(f"say {number}", f"{number}") for number in range(rows)),)
+        world = World(wanted=1, learned=0.5, merge=0.6).with_rows(rows)
         choices: list[Sequence[Row]] = []
 
         def choose(
@@ -41,7 +39,7 @@ def test_auto_chooses_merges_anew_where_rows_are_few(rows: int, asked: int) -> N
 
         world.bench.run_choice = choose
         adaptation.adapt(world.bench)
-        # once for the merge and for what is trained on top of it
+        # once for the merge, and the same for it with examples or for what is trained on top of it
         assert len(choices) == (0 if not adaptation.pool else 2 if adaptation.anew else asked)
 
 
@@ -50,17 +48,18 @@ def test_auto_chooses_merges_anew_where_rows_are_few(rows: int, asked: int) -> N
     [
         (World(wanted=0, learned=0.5, merge=30), "none"),
         (World(wanted=30, learned=0.9, merge=-300), "shots"),
-        (World(wanted=30, learned=0.7, merge=20), "basis from merge"),
+        (World(wanted=30, learned=0.2, merge=29), "merge"),
+        (World(wanted=30, learned=0.7, merge=20).with_rows(12), "basis from merge"),
     ],
 )
 def test_auto_takes_what_does_best_on_rows_held_out(world: World, name: str) -> None:
     world.shown = 900.0
-    adapted = Auto().adapt(world.bench)
+    adapted = Auto(anew=True).adapt(world.bench)
     assert adapted.options[0].name == {"none": "base"}.get(name, name), adapted.options
-    assert adapted.name == name.partition(" ")[0]
+    assert adapted.name == {"merge": "none"}.get(name, name.partition(" ")[0])
     assert [option.gain for option in adapted.options] == sorted((o.gain for o in adapted.options), reverse=True)
     assert adapted.options[0].error == 0
-    if name == "basis from merge":
+    if "merge" in name:
         assert adapted.merge.candidates[0].id == "m0"
         assert adapted.chance is not None and adapted.chance > 0.99
     else:
@@ -77,24 +76,24 @@ def shown(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("shown")
 def test_auto_goes_by_what_other_tasks_have_shown_where_the_rows_say_little() -> None:
     def taken(merge: float) -> str:
-        world = World(wanted=1, learned=0.9, merge=merge, least=1.0)  # shots leaves 0.01 beside it
-        return Auto().adapt(world.bench).options[0].name
+        world = World(wanted=1, learned=0.9, merge=merge, least=1.0).with_rows(12)  # shots leaves 0.01 beside it
+        return Auto(anew=True).adapt(world.bench).options[0].name
 
     assert taken(0.95) == "basis from merge"  # a little better, as other tasks say
-    assert taken(-0.5) == "basis from merge"  # 0.01 nats worse, which eight rows do not show
+    assert taken(-0.5) == "basis from merge"  # 0.01 nats worse, which twelve rows do not show
     assert taken(-30.0) == "shots"  # 9.6 nats worse
 
 
 @pytest.mark.usefixtures("shown")
 def test_auto_believes_small_differences_where_both_lose_next_to_nothing() -> None:
-    world = World(wanted=1, learned=0.9, merge=-0.5)
-    assert Auto().adapt(world.bench).options[0].name == "shots"
+    world = World(wanted=1, learned=0.9, merge=-0.5).with_rows(12)
+    assert Auto(anew=True).adapt(world.bench).options[0].name == "shots"
 
 
 def test_auto_takes_what_needs_a_pool_only_where_it_is_surely_better(monkeypatch: pytest.MonkeyPatch) -> None:
     def taken(gain: float) -> Adapted:
         monkeypatch.setitem(EXPERIENCE, "basis from merge", {20: Experience(gain=gain, spread=0.27)})
-        return Auto().adapt(World(wanted=1, learned=0.9, merge=0.95, least=1.0).bench)
+        return Auto(anew=True).adapt(World(wanted=1, learned=0.9, merge=0.95, least=1.0).with_rows(12).bench)
 
     sure, unsure, worse = taken(0.8), taken(0.3), taken(-0.8)
     assert sure.options[0].name == "basis from merge" and sure.chance is not None and sure.chance >= SURE
@@ -155,17 +154,38 @@ def test_auto_takes_a_prompted_lora_of_few_rows_at_the_scale_that_its_examples_a
 
 @pytest.mark.parametrize(("rows", "asked", "tried"), [(9, False, True), (10, False, False), (10, True, True)])
 def test_auto_prompts_the_lora_of_few_rows_or_where_it_is_told_to(rows: int, asked: bool, tried: bool) -> None:
-    world = World(wanted=10, learned=0.2, merge=-8, least=4.0)
-    world.bench.tasks, world.bench.tuning = (
-        (tuple(Row(f"say {place}", f"{place}") for place in range(rows)),),
-        frozenset(),
-    )
-    prompted_best_at(world, 0.5)
-    adaptation = Auto(pool=False, prompts=asked)
-    assert (PROMPTED_SHOTS in {option.name for option in adaptation.adapt(world.bench).options}) == tried
-    how = adaptation.for_rows(rows)
-    assert how.prompts == tried
-    assert how.passes(1)[1] - replace(how, prompts=False).passes(1)[1] == (4 * how.folds if tried else 0)
+    for pool in (False, True):
+        world = World(wanted=10, learned=0.2, merge=1, least=4.0).with_rows(rows)
+        prompted_best_at(world, 0.5)
+        adaptation = Auto(pool=pool, prompts=asked)
+        compared = {option.name for option in adaptation.adapt(world.bench).options}
+        assert ((PROMPTED_SHOTS in compared), (PROMPTED_MERGE in compared)) == (tried, tried and pool)
+        how = adaptation.for_rows(rows)
+        assert how.prompts == tried
+        more = how.passes(1)[1] - replace(how, prompts=False).passes(1)[1]
+        assert more == ((4 + 5 * pool) * how.folds if tried else 0)
+
+
+def test_auto_takes_a_prompted_merge_of_few_rows_where_it_surely_leads() -> None:
+    world = World(wanted=30, learned=0.05, merge=8, least=4.0)  # LoRAs come to 1.5
+    prompted_best_at(world, 6.0)
+    adapted = Auto().adapt(world.bench)
+    assert adapted.options[0].name == PROMPTED_MERGE and adapted.name == "prompt" and adapted.prompted
+    assert world.place(adapted.merge) == pytest.approx(6.0) and adapted.settings["scale"] == 0.75
+    assert adapted.chance is not None and adapted.chance >= SURE
+    assert adapted.without_pool is not None and world.place(adapted.without_pool) == pytest.approx(1.5)
+    world = World(wanted=30, learned=0.05, merge=8, least=4.0)
+    prompted_best_at(world, 1.6)  # where the LoRA is, so there is no lead
+    assert Auto().adapt(world.bench).options[0].name == PROMPTED_SHOTS
+
+
+def test_few_rows_train_nothing_on_top_of_a_merge() -> None:
+    for rows, trained in ((9, False), (10, True)):
+        world = World(wanted=30, learned=0.2, merge=20).with_rows(rows)
+        compared = {option.name for option in Auto().adapt(world.bench).options}
+        assert ("continue from merge" in compared) == trained and "basis from merge" not in compared
+        assert any(request.start.members for request in world.requests) == trained
+        assert Auto().for_rows(rows).passes(1)[0] == 1 + trained
 
 
 def test_a_prompted_lora_that_comes_out_as_the_prompt_is_compared_once() -> None:
@@ -173,8 +193,8 @@ def test_a_prompted_lora_that_comes_out_as_the_prompt_is_compared_once() -> None
     prompted_best_at(world, -1.0)
     adapted = Auto().adapt(world.bench)
     assert adapted.options[0].name == "prompt" and not adapted.merge.members
-    assert PROMPTED_SHOTS not in {option.name for option in adapted.options}
-    assert "prompt on shots came out as prompt" in adapted.reason
+    assert not {PROMPTED_SHOTS, PROMPTED_MERGE} & {option.name for option in adapted.options}
+    assert all(f"prompt on {model} came out as prompt" in adapted.reason for model in ("shots", "merge"))
 
 
 def test_what_is_asked_with_examples_is_charged_once() -> None:
@@ -191,8 +211,8 @@ def test_what_is_asked_with_examples_is_charged_once() -> None:
     adapted = Auto().adapt(world.bench)
     assert [place for place, _ in asked].count(0) == 4  # once for each fold, though it is a scale of the LoRA's as well
     of = {option.name: option.forwards for option in adapted.options}
-    assert of["prompt"] == 4 * 8 and of[PROMPTED_SHOTS] == 4 * 4 * 8
-    assert sum(passes for _, passes in asked) == of["prompt"] + of[PROMPTED_SHOTS]
+    assert of["prompt"] == 4 * 8 and of[PROMPTED_SHOTS] == of[PROMPTED_MERGE] == 4 * 4 * 8
+    assert sum(passes for _, passes in asked) == of["prompt"] + of[PROMPTED_SHOTS] + of[PROMPTED_MERGE]
 
 
 def test_auto_of_several_tasks_prompts_nothing() -> None:
@@ -213,7 +233,7 @@ def test_auto_without_a_pool_looks_at_no_merge() -> None:
 @pytest.mark.usefixtures("shown")
 @pytest.mark.parametrize("merge", [0.9, -9.0])
 def test_auto_compares_the_merge_itself_where_nothing_can_be_trained_on_top(merge: float) -> None:
-    world = World(wanted=1, learned=0.5, merge=merge)
+    world = World(wanted=1, learned=0.5, merge=merge).with_rows(12)
     world.bench.merge = WeightedMerge(world.bench.merge.members, "ties")
     adapted = Auto().adapt(world.bench)
     assert "merge" in [option.name for option in adapted.options] and "ties is no plain sum" in adapted.reason

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,6 @@ import pytest
 
 import merge_advisor as ma
 from merge_advisor import registry
-from merge_advisor.adapt.folds import FEW
 from merge_advisor.advisor import PlanOptions
 from merge_advisor.advisor.planning.dry_run import describe_plan, plan_passes, times_unadapted
 from merge_advisor.advisor.planning.plan import check_choosing
@@ -23,6 +23,7 @@ from merge_advisor.cli import main
 from merge_advisor.errors import SpecError, TaskError
 from merge_advisor.report.terminal import to_text
 from merge_advisor.scores import Verdict
+from merge_advisor.select.evidence import FEW_ROWS
 from merge_advisor.types import RESIDUAL, SHOTS_LORA, Row, Task
 from merge_advisor.verdict import judge
 from merge_advisor.weights.adapter import read_adapter
@@ -211,18 +212,24 @@ def test_the_dry_run_costs_no_less_than_the_plan(place: Path, tiny_llama: Path, 
         assert 0 < run.plan.forwards["choose"] <= said["passes"]["choose, at most"]
 
 
+def chosen_and_trained(passes: Mapping[str, int]) -> int:
+    return sum(count for step, count in passes.items() if step not in ("embed the pool", "score"))
+
+
 @pytest.mark.parametrize(("shots", "tuning", "least", "most"), [
-    (3, 2, 3.75, 3.85), (5, 4, 3.95, 4.1), (6, 4, 2.0, 2.15), (12, 8, 1.95, 2.05), (24, 16, 2.4, 2.5),
+    (3, 2, 4.5, 4.7), (5, 4, 4.3, 4.45), (6, 4, 2.0, 2.15), (12, 8, 1.95, 2.05), (24, 16, 2.4, 2.5),
 ])  # fmt: skip
 @pytest.mark.parametrize("candidates", [15, 59])
 def test_auto_takes_no_more_than_is_said_of_the_same_plan_without_an_adaptation(
     shots: int, tuning: int, least: float, most: float, candidates: int
 ) -> None:
-    """2.5 times at most, but of fewer than ten rows, where four folds are worth what they cost (docs/guide.md)."""
+    """2.5 times at most; of fewer than ten rows, which choose one model for a quarter of that, 2.5 times of four."""
     rows = tuple(Row(f"say {number}", f"{number}") for number in range(shots + tuning))
     task = Task("say", rows[:shots], rows[shots:], ())
     times = times_unadapted([task], candidates, PlanOptions())
-    assert least < times < most and (times <= 2.5 or shots + tuning < FEW)
+    assert least < times < most and (times <= 2.5 or shots + tuning < FEW_ROWS)
+    of_four = plan_passes([task], candidates, PlanOptions(adaptation="none", strategy="rerank:few=4"))
+    assert chosen_and_trained(plan_passes([task], candidates, PlanOptions())) <= 2.5 * chosen_and_trained(of_four)
     assert times_unadapted([task], candidates, PlanOptions(adaptation="none")) == 1
     passes = plan_passes([task], candidates, PlanOptions())
     assert passes["adapt, at most"] / (passes["choose, at most"] + passes["finetune on the shots, at most"]) == (

@@ -39,7 +39,7 @@ def run(place: Path, tiny_llama: Path) -> Run:
     return ma.plan(
         write_task(place / "even.jsonl", 12), pool=place / "pool", base=str(tiny_llama), out=place / "run",
         cache=place / "cache", scored=False,
-        options=PlanOptions(k=2, adaptation="none", include=("plain", "compiled, of b")),
+        options=PlanOptions(strategy="rerank:few=2", k=2, adaptation="none", include=("plain", "compiled, of b")),
     )  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -47,6 +48,24 @@ def test_greedy_measures_merges_and_stops_when_the_loss_falls_no_further() -> No
     assert len(losses.calls) == 1 + 3 + 2 + 2  # the third partner at full strength, then averaged
     assert all(weight in (1, 1 / len(call)) for call in losses.calls for weight in call.values())
     assert places(choose("shot_loss:greedy=true,least=0", evidence, 3)) == [0, 2, 1]
+
+
+@pytest.mark.parametrize(("rows", "spec", "k", "chosen", "why"), [
+    (10, "rerank", 2, [0, 2], "k reached"),
+    (9, "rerank", 2, [0], "fewer than 10 rows choose one model (few=1)"),
+    (9, "rerank", 1, [0], "k reached"),
+    (9, "rerank:few=2", 3, [0, 2], "fewer than 10 rows choose 2 models at most (few=2)"),
+    (9, "rerank:few=2", 2, [0, 2], "k reached"),
+    (9, "rerank:few=3,sets=0", 3, [0, 2], "another partner adds nothing"),
+])  # fmt: skip
+def test_of_few_rows_rerank_takes_one_model_unless_told(
+    rows: int, spec: str, k: int, chosen: list[int], why: str
+) -> None:
+    evidence = world(
+        np.eye(4)[:3], np.ones(4), shot_loss=Pairs(), gradient_gain=constant_gains(np.array([0.9, 0.8, 0.7]))
+    )
+    choice = choose(spec, replace(evidence, rows=rows), k)
+    assert (places(choice), choice.stopped) == (chosen, why)
 
 
 @pytest.mark.parametrize("first", ["gradient", "delta", "text"])

@@ -1,5 +1,7 @@
 """A workbench for adaptations whose models are numbers."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 
 import numpy as np
@@ -33,6 +35,12 @@ class World:
             run_prompted=lambda shown, asked, merge: [self.shown] * len(asked),
             run_choice=lambda rows: (self.bench.merge, 0),
         )  # fmt: skip
+
+    def with_rows(self, count: int) -> World:
+        """Have it learn from so many rows; none of them is set apart for tuning."""
+        self.bench.tasks = (tuple(Row(f"say {number}", f"{number}") for number in range(count)),)
+        self.bench.tuning = frozenset()
+        return self
 
     def candidate(self, name: str, value: float) -> Candidate:
         fingerprint = digest_of([name, value])

@@ -165,6 +165,7 @@ def _evidence(
         task_delta=task_delta,
         texts=tuple(f"{c.id} {c.description}" for c in candidates),
         query="\n".join(f"{row.input} {row.output}" for row in losses.rows),
+        rows=len(losses.rows),
         rng=np.random.default_rng(request.seed),
         anchor=None if request.anchor is None else ids.index(request.anchor),
         shot_loss=shot_loss,

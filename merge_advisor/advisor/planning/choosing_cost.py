@@ -111,7 +111,7 @@ class _Asked:
         factors = [self.rng.normal(size=(models, 2, 3)).astype(np.float32) for _ in range(2)]
         return Evidence(
             ids=tuple(f"model {number:05}" for number in range(models)), deltas=deltas,
-            task_delta=lambda: deltas.sum(axis=0), texts=("word",) * models, query="word",
+            task_delta=lambda: deltas.sum(axis=0), texts=("word",) * models, query="word", rows=sum(self.parts),
             rng=np.random.default_rng(0), shot_loss=self.loss,
             gradient_gain=lambda weights, share=1.0: self.gains(models, share),
             weights_of=lambda place: {"layer": LowRankUpdate(factors[0][place], factors[1][place].T)},

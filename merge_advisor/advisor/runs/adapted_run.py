@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 from merge_advisor import registry
 from merge_advisor.adapt.basis import Basis
 from merge_advisor.adapt.continuing import chooses_anew, is_sum
-from merge_advisor.adapt.folds import FEW
 from merge_advisor.adapt.values import NOTHING
 from merge_advisor.advisor.runs.plan_report import PROMPTED, UNADAPTED, AdaptationReport
 from merge_advisor.errors import SpecError
+from merge_advisor.select.evidence import FEW_ROWS
 from merge_advisor.types import SHOTS_LORA, TRAINED, Candidate, Recipe
 
 if TYPE_CHECKING:
@@ -162,7 +162,7 @@ def _judged_apart(run: Run, spec: str) -> str:
             f"adaptation {spec} judges merges by examples that did not choose them ({rows} examples, composition "
             f"{composition}), and all of them choose a tuned merge; give `adaptation=none` to tune the merge alone"
         )
-    if rows >= FEW or own.start is None:
+    if rows >= FEW_ROWS or own.start is None:
         return ""
     planned = registry.build("adaptation", own.asked)
     if planned.needs() != "merge" or chooses_anew(planned, rows, composition):
