@@ -44,7 +44,7 @@ class Auto:
     folds: int = 2
     """As of `shots`, of ten rows or more."""
     few: int = 4
-    """The same of fewer than `FEW_ROWS`. The fewer the rows, the more it costs to train without half of them, and the
+    """The same of fewer than ten rows. The fewer the rows, the more it costs to train without half of them, and the
     less to train more often: four finetunes of five rows cost less than two of twenty."""
     anew: bool = False
     """Judge merges by rows that did not choose them; of fewer than ten rows always. `basis`, its form `prior`, then
