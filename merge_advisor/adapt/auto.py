@@ -50,7 +50,8 @@ class Auto:
     """Judge merges by rows that did not choose them; of fewer than ten rows always. `basis`, its form `prior`, then
     stands for `continue`."""
     prompts: bool = False
-    """Compare `prompt:on=shots` and, with a pool, `prompt:on=merge` as well; of fewer than ten rows always."""
+    """Compare `prompt:on=shots` as well, and `prompt:on=merge` where nothing is trained on top of the merge; of fewer
+    than ten rows always."""
     onwards: bool = True
     """Compare what is trained on top of the merge as well; of fewer than ten rows never."""
     choices: float = 1.0
@@ -99,7 +100,7 @@ class Auto:
         """See `Adaptation.passes`."""
         shots = self._shots().passes(members)
         # a LoRA or a merge with examples is judged at each scale; at 0 it is the base with examples
-        prompted = ["shots", *(["merge"] if self.pool else [])] if self.prompts else ["base"]
+        prompted = ["shots" if self.prompts else "base", *(["merge"] if self._prompts_merge else [])]
         prompts = sum(Prompting(self.folds, on).passes(members)[1] for on in prompted)
         # with a pool a finetune from the merge, and a pass each over the rows it is judged by and those of the merge
         tops = int(self.pool and self.onwards)
@@ -156,6 +157,10 @@ class Auto:
             reason="; ".join([f"{ordered[0]}: {best.reason}{_second(ordered, gains, leads, alone)}", *lacking]),
         )
 
+    @property
+    def _prompts_merge(self) -> bool:
+        return self.pool and self.prompts and not self.onwards
+
     def _shots(self) -> ShotsAlone:
         return ShotsAlone(self.folds, self.choices, rates=self.rates)
 
@@ -192,7 +197,7 @@ class Auto:
         if self.pool:
             apart = self.anew or bool(obstacle)
             runs["merge"] = lambda: self._merge(bench, apart=apart)
-            if single and self.prompts:
+            if single and self._prompts_merge:
                 runs[PROMPTED_MERGE] = lambda: Prompting(self.folds, "merge", anew=apart).adapt(bench)
         if self.pool and self.onwards and not obstacle:
             if self.anew:  # what has been measured on merges of few rows

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from merge_advisor.adapt.task_weights import moments
+from merge_advisor.select.evidence import FEW_ROWS
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,14 +93,23 @@ def believe(
     return Belief(weight * found + (1 - weight) * experience.gain, math.sqrt(weight * noise))
 
 
+def _few(known: Experience) -> dict[int, Experience]:
+    """Of one model that fewer than ten rows chose; more choose merges of several, which is another thing."""
+    return {5: known, FEW_ROWS - 1: known}
+
+
+def _more(known: Experience) -> dict[int, Experience]:
+    return {FEW_ROWS: known, 20: known}
+
+
 EXPERIENCE: dict[str, dict[int, Experience]] = {
     "base": {5: Experience(gain=-2.9, spread=2.6), 20: Experience(gain=-1.8, spread=2.6)},
     "prompt": {5: Experience(gain=0.15, spread=0.35), 20: Experience(gain=-0.04, spread=0.25)},
     "prompt on shots": {5: Experience(gain=0.24, spread=0.35), 20: Experience(gain=-0.08, spread=0.25)},
     "shots": {20: Experience(gain=0.0, spread=0.0)},
     "merge": {
-        5: Experience(gain=0.13, spread=0.45),
-        20: Experience(gain=-0.5, spread=0.47, optimism=0.06),
+        **_few(Experience(gain=0.13, spread=0.45)),
+        **_more(Experience(gain=-0.5, spread=0.47, optimism=0.06)),
     },
     "prompt on merge": {5: Experience(gain=0.33, spread=0.3)},
     "continue from merge": {20: Experience(gain=0.02, spread=0.16)},
@@ -120,8 +130,8 @@ EXPERIENCE_OVER_CHOICES: dict[str, dict[int, Experience]] = {
         20: Experience(gain=-0.08, spread=0.25),
     },
     "merge": {
-        5: Experience(gain=0.31, spread=0.3),
-        20: Experience(gain=-0.12, spread=0.27, optimism=0.31),
+        **_few(Experience(gain=0.31, spread=0.3)),
+        **_more(Experience(gain=-0.12, spread=0.27, optimism=0.31)),
     },
     "prompt on merge": {5: Experience(gain=0.49, spread=0.35, optimism=-0.9)},
 }

@@ -71,6 +71,13 @@ def test_a_merge_alone_promises_too_much_where_rows_have_choices() -> None:
     assert experience_of("merge", 5, choices=True).optimism == 0  # it is judged by rows that did not choose it
 
 
+@pytest.mark.parametrize("choices", [False, True])
+def test_one_model_that_few_rows_chose_is_another_thing_than_a_merge(choices: bool) -> None:
+    assert experience_of("merge", 5, choices=choices) == experience_of("merge", 9, choices=choices)
+    assert experience_of("merge", 10, choices=choices) == experience_of("merge", 20, choices=choices)
+    assert experience_of("merge", 9, choices=choices).gain > 0 > experience_of("merge", 10, choices=choices).gain
+
+
 def test_prompts_of_few_rows_are_better_than_they_look_where_rows_have_choices() -> None:
     for name in ("prompt", "prompt on shots", "prompt on merge"):
         few = experience_of(name, 5, choices=True)
