@@ -118,8 +118,8 @@ class Auto:
             return Adapted(stays, name="none", reason=f"one row cannot both train and judge: {what}")
         found: dict[str, Adapted] = {}
         spent: dict[str, int] = {}
-        obstacle = no_start(bench.merge) if self.pool and self.onwards else ""
-        lacking = [f"nothing was trained on top of the merge: {obstacle}"] if obstacle else []
+        obstacle = no_start(bench.merge) if self.pool else ""
+        lacking = [f"nothing was trained on top of the merge: {obstacle}"] if obstacle and self.onwards else []
         for name, run in self._runs(bench, obstacle).items():
             before = bench.forwards
             try:

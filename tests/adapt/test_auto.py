@@ -231,6 +231,15 @@ def test_auto_without_a_pool_looks_at_no_merge() -> None:
     assert not any(request.start.members for request in world.requests)
 
 
+@pytest.mark.parametrize("onwards", [True, False])
+def test_a_merge_that_is_no_sum_is_judged_by_rows_that_did_not_choose_it(onwards: bool) -> None:
+    world = World(wanted=1, learned=0.5, merge=0.6).with_rows(12)
+    world.bench.merge = WeightedMerge(world.bench.merge.members, "ties")
+    asked = world.choosing_halves()
+    adapted = Auto(onwards=onwards).adapt(world.bench)
+    assert len(asked) == 2 and ("ties is no plain sum" in adapted.reason) == onwards
+
+
 @pytest.mark.usefixtures("shown")
 @pytest.mark.parametrize("merge", [0.9, -9.0])
 def test_auto_compares_the_merge_itself_where_nothing_can_be_trained_on_top(merge: float) -> None:
