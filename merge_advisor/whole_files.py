@@ -21,6 +21,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from merge_advisor.errors import RunError
+from merge_advisor.natural_numbers import natural_number
 from merge_advisor.owners import other_runs, this_installation
 from merge_advisor.write_points import write_point
 
@@ -304,7 +305,8 @@ def other_lives(writer: str) -> bool:
         writer: what `this_writer` returned there.
     """
     host, _, pid = writer.partition("-")
-    return host == this_installation() and pid.isdecimal() and other_runs(int(pid))
+    number = natural_number(pid)
+    return host == this_installation() and number is not None and other_runs(number)
 
 
 def _prefix(path: Path) -> str:

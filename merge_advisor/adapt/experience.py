@@ -93,13 +93,9 @@ def believe(
     return Belief(weight * found + (1 - weight) * experience.gain, math.sqrt(weight * noise))
 
 
-def _few(known: Experience) -> dict[int, Experience]:
-    """Of one model that fewer than ten rows chose; more choose merges of several, which is another thing."""
-    return {5: known, FEW_ROWS - 1: known}
-
-
-def _more(known: Experience) -> dict[int, Experience]:
-    return {FEW_ROWS: known, 20: known}
+def _in_a_step(few: Experience, more: Experience) -> dict[int, Experience]:
+    """Of one model that fewer than ten rows chose, and of the merges of several that more rows choose."""
+    return {5: few, FEW_ROWS - 1: few, FEW_ROWS: more, 20: more}
 
 
 EXPERIENCE: dict[str, dict[int, Experience]] = {
@@ -107,10 +103,10 @@ EXPERIENCE: dict[str, dict[int, Experience]] = {
     "prompt": {5: Experience(gain=0.15, spread=0.35), 20: Experience(gain=-0.04, spread=0.25)},
     "prompt on shots": {5: Experience(gain=0.24, spread=0.35), 20: Experience(gain=-0.08, spread=0.25)},
     "shots": {20: Experience(gain=0.0, spread=0.0)},
-    "merge": {
-        **_few(Experience(gain=0.13, spread=0.45)),
-        **_more(Experience(gain=-0.5, spread=0.47, optimism=0.06)),
-    },
+    "merge": _in_a_step(
+        Experience(gain=0.13, spread=0.45),
+        Experience(gain=-0.5, spread=0.47, optimism=0.06),
+    ),
     "prompt on merge": {5: Experience(gain=0.33, spread=0.3)},
     "continue from merge": {20: Experience(gain=0.02, spread=0.16)},
     "basis from merge": {
@@ -129,10 +125,10 @@ EXPERIENCE_OVER_CHOICES: dict[str, dict[int, Experience]] = {
         5: Experience(gain=0.24, spread=0.35, optimism=-0.75),
         20: Experience(gain=-0.08, spread=0.25),
     },
-    "merge": {
-        **_few(Experience(gain=0.31, spread=0.3)),
-        **_more(Experience(gain=-0.12, spread=0.27, optimism=0.31)),
-    },
+    "merge": _in_a_step(
+        Experience(gain=0.31, spread=0.3),
+        Experience(gain=-0.12, spread=0.27, optimism=0.31),
+    ),
     "prompt on merge": {5: Experience(gain=0.49, spread=0.35, optimism=-0.9)},
 }
 """The same where rows have choices, as far as it differs. Choices are few and their losses move together, so the best

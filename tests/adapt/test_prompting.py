@@ -8,7 +8,6 @@ import pytest
 from merge_advisor import registry
 from merge_advisor.adapt.folds import folds_of
 from merge_advisor.adapt.prompting import PROMPTED_MODELS, Prompting
-from merge_advisor.adapt.workbench import Workbench
 from merge_advisor.merges import WeightedMerge
 from merge_advisor.types import SHOTS_LORA, Row
 from tests.support.number_world import World
@@ -26,17 +25,11 @@ def prompted_at(world: World, wanted: float) -> list[tuple[float, set[str], set[
     return asked
 
 
-def many(bench: Workbench) -> Workbench:
-    """The same with twenty rows, which judge the merge that all of them chose."""
-    bench.tasks, bench.tuning = (tuple(Row(f"say {place}", f"{place}") for place in range(20)),), frozenset()
-    return bench
-
-
 @pytest.mark.parametrize(("wanted", "scale"), [(0.5, 0.5), (1.0, 1.0), (0.7, 0.75), (3.0, 1.0), (-1.0, 0.0)])
 def test_a_merge_is_taken_at_the_scale_that_its_examples_ask_for(wanted: float, scale: float) -> None:
     world = World(wanted=9, learned=0.5, merge=1.0, members=2)
     asked = prompted_at(world, wanted)
-    found = Prompting(folds=2, on="merge").adapt(many(world.bench))
+    found = Prompting(folds=2, on="merge").adapt(world.with_rows(20).bench)
     assert found.prompted and world.place(found.merge) == pytest.approx(scale)
     assert [weight for _, weight in found.merge.members] == ([scale] * 2 if scale else [])
     assert list(found.losses) == pytest.approx([(scale - wanted) ** 2] * 20)
@@ -50,7 +43,7 @@ def test_a_merge_is_taken_at_the_scale_that_its_examples_ask_for(wanted: float, 
 def test_a_lora_of_the_rows_is_taken_at_the_scale_that_its_examples_ask_for(wanted: float, scale: float) -> None:
     world = World(wanted=1, learned=0.5, merge=9)  # a LoRA comes to a half
     prompted_at(world, wanted)
-    found = Prompting(folds=2, on="shots").adapt(many(world.bench))
+    found = Prompting(folds=2, on="shots").adapt(world.with_rows(20).bench)
     assert found.prompted and world.place(found.merge) == pytest.approx(0.5 * scale)
     assert [candidate.id for candidate in found.merge.candidates] == ([SHOTS_LORA] if scale else [])
     assert found.without_pool == found.merge and found.numbers
@@ -78,7 +71,7 @@ def test_a_merge_of_any_composition_can_be_prompted() -> None:
     world = World(wanted=9, learned=0.5, merge=1.0)
     prompted_at(world, 0.5)
     world.bench.merge = replace(world.bench.merge, composition="ties")
-    found = Prompting(folds=2, on="merge").adapt(many(world.bench))
+    found = Prompting(folds=2, on="merge").adapt(world.with_rows(20).bench)
     assert found.merge.composition == "ties" and world.place(found.merge) == 0.5
 
 
@@ -87,7 +80,7 @@ def test_what_it_costs_is_what_it_says(on: str) -> None:
     world = World(wanted=1, learned=0.5, merge=1.0)
     adaptation: Prompting = registry.build("adaptation", f"prompt:folds=2,on={on}")
     prompted_at(world, 0.5)
-    adaptation.adapt(many(world.bench))
+    adaptation.adapt(world.with_rows(20).bench)
     finetunes, passes = adaptation.passes(1)
     assert len(world.requests) == 2 * finetunes
     assert world.bench.forwards - 60 * len(world.requests) == passes * 20
