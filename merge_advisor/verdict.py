@@ -64,6 +64,7 @@ _TRAINED = {
     "continue from anchor": (Verdict.TRAIN_FROM_MERGE, "use the model trained from the anchor"),
     "continue from mean": (Verdict.TRAIN_FROM_MERGE, "use the model trained from the mean of the pool"),
     "continue from random": (Verdict.TRAIN_FROM_MERGE, "use the model trained from random members of the pool"),
+    "prompt on mean": (Verdict.MERGE, "use the mean of the pool with the examples in its prompt (prompt/)"),
     "prompt on merge": (Verdict.MERGE, "use the merge with the examples in its prompt (prompt/)"),
     "prompt on shots": (
         Verdict.TRAIN_ON_EXAMPLES,

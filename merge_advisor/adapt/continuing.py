@@ -334,8 +334,7 @@ def start_of(bench: Workbench, name: str) -> WeightedMerge:
     if name == "base":
         return NOTHING
     if name == "mean":
-        share = 1 / len(bench.candidates)
-        return WeightedMerge(tuple((candidate, share) for candidate in bench.candidates))
+        return bench.pool_mean
     merge = bench.merge.without_zeros()
     obstacle = no_start(merge)
     if obstacle:

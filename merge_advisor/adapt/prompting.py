@@ -26,25 +26,27 @@ from merge_advisor.merges import WeightedMerge
 from merge_advisor.select.evidence import FEW_ROWS
 from merge_advisor.types import SHOTS_LORA
 
-PROMPTED_MODELS = ("base", "shots", "merge")
+PROMPTED_MODELS = ("base", "shots", "merge", "mean")
 
 
 @dataclass(frozen=True)
 class Prompting:
-    """Put the rows into the prompt as examples, as many as fit: of the base, of a LoRA of the rows, or of the merge.
+    """Put the rows into the prompt as examples, as many as fit: of the base, a LoRA of the rows, the merge or the mean.
 
-    A LoRA or merge with examples is used at one scale of 0, ¼, ½, ¾ and 1, the one at which left-out rows lose least
-    with the others in the prompt; at 0 it is the base. On nine tried tasks of five rows a LoRA with examples lost less
-    than either alone, and half of a merge less than all of it (`eval/adaptations_tried.md`).
+    What is not the base is used at one scale of 0, ¼, ½, ¾ and 1, the one at which left-out rows lose least with the
+    others in the prompt; at 0 it is the base. On nine tried tasks of five rows a LoRA with examples lost less than
+    either alone, half of a merge less than all of it, and the mean of the pool, for which nothing is chosen and nothing
+    trained, as little as the LoRA (`eval/adaptations_tried.md`).
 
-    >>> Prompting().needs(), Prompting(on="shots").needs(), Prompting(on="merge").needs()
-    ('nothing', 'nothing', 'merge')
+    >>> [Prompting(on=model).needs() for model in PROMPTED_MODELS]
+    ['nothing', 'nothing', 'merge', 'pool']
     """
 
     folds: int = FOLDS
     """Parts of the rows; each is judged with the others in the prompt, by a LoRA trained on those."""
     on: str = "base"
-    """What is prompted: "base"; "shots", the mean of the folds' LoRAs as of `shots`; "merge", which was chosen."""
+    """What is prompted: "base"; "shots", the mean of the folds' LoRAs as of `shots`; "merge", which was chosen; "mean",
+    that of the whole pool."""
     choices: float = 1.0
     """As of `shots`, where LoRAs are trained."""
     anew: bool = False
@@ -78,8 +80,9 @@ class Prompting:
         return replace(self, anew=self.on == "merge" and (rows < FEW_ROWS or self.anew))
 
     def needs(self) -> Need:
-        """Return that it needs no pool and no merge, unless it is the merge that is prompted."""
-        return "merge" if self.on == "merge" else "nothing"
+        """Return that it needs no pool and no merge, unless these are what is prompted."""
+        needed: dict[str, Need] = {"merge": "merge", "mean": "pool"}
+        return needed.get(self.on, "nothing")
 
     def passes(self, members: int) -> tuple[int, int]:
         """See `Adaptation.passes`."""
@@ -113,7 +116,11 @@ class Prompting:
         if self.on == "shots":
             return self._on_shots(bench)
         if self.on == "merge":
-            return self._on_merge(bench)
+            merges = judged_merges(bench, folds_of(bench.tasks, self.folds), apart=self.anew)
+            return self._on_merge(bench, bench.merge, merges, "the merge as it was chosen,")
+        if self.on == "mean":
+            means = [bench.pool_mean] * len(folds_of(bench.tasks, self.folds))
+            return self._on_merge(bench, bench.pool_mean, means, "the mean of the pool,")
         folds = folds_of(bench.tasks, self.folds)
         losses = _judged(bench, folds, [NOTHING] * len(folds))
         return Adapted(NOTHING, tuple(losses.tolist()), reason=f"{_model(bench)}; nothing is trained", prompted=True)
@@ -135,14 +142,15 @@ class Prompting:
             prompted=True, without_pool=merge,
         )  # fmt: skip
 
-    def _on_merge(self, bench: Workbench) -> Adapted:
+    def _on_merge(
+        self, bench: Workbench, merge: WeightedMerge, judged: Sequence[WeightedMerge], what: str
+    ) -> Adapted:  # fmt: skip
+        """A merge at the scale that those which the folds judge have least loss at."""
         folds = folds_of(bench.tasks, self.folds)
-        merges = judged_merges(bench, folds, apart=self.anew)
-        scale, losses = _best_scale(bench, folds, lambda scale: [_times(merge, scale) for merge in merges])
-        merge = _times(bench.merge, scale)
-        reason = _model(bench, _at("the merge as it was chosen,", scale))
+        scale, losses = _best_scale(bench, folds, lambda scale: [_times(one, scale) for one in judged])
+        reason = f"{_model(bench, _at(what, scale))}; nothing is trained"
         settings = {"scale": scale, "folds": len(folds)}
-        return Adapted(merge, tuple(losses.tolist()), 0, f"{reason}; nothing is trained", settings, prompted=True)
+        return Adapted(_times(merge, scale), tuple(losses.tolist()), 0, reason, settings, prompted=True)
 
 
 def _judged(bench: Workbench, folds: Sequence[Fold], models: Sequence[WeightedMerge]) -> Float64Array:

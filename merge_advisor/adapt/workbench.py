@@ -94,6 +94,12 @@ class Workbench:
         """The tuning rows."""
         return tuple(row for row in self.learning if row.digest in self.tuning)
 
+    @property
+    def pool_mean(self) -> WeightedMerge:
+        """All of the pool at equal weights, which sum to 1."""
+        share = 1 / len(self.candidates) if self.candidates else 0.0
+        return WeightedMerge(tuple((candidate, share) for candidate in self.candidates))
+
     def weights(self, rows: Sequence[Row]) -> tuple[float, ...]:
         """Return what each row counts in a mean over tasks, nothing where all count the same: see `row_weights`.
 

@@ -37,7 +37,7 @@ pytestmark = pytest.mark.slow  # a minute of small plans in all
 
 SPECS = (
     "auto", "basis:folds=2", "coefficients:folds=2", "continue:folds=2", "mix:folds=2", "prompt:folds=2",
-    "prompt:folds=2,on=merge", "prompt:folds=2,on=shots", "shots:folds=2",
+    "prompt:folds=2,on=mean", "prompt:folds=2,on=merge", "prompt:folds=2,on=shots", "shots:folds=2",
 )  # fmt: skip
 VARIANTS = (
     "basis:form=first,source=inputs,folds=2", "basis:form=output,folds=2", "basis:form=prior,start=merge,folds=2",

@@ -38,7 +38,8 @@ SPECS = (
 VARIANTS = (
     "auto:pool=false", "basis", "basis:form=output", "basis:form=first",
     "basis:form=first,source=inputs", "continue:form=refactored", "coefficients:objective=entropy",
-    "prompt:on=merge", "prompt:on=shots", "shots:folds=0", "shots:rates=2", "shots:normalised=1,unlikelihood=1",
+    "prompt:on=mean", "prompt:on=merge", "prompt:on=shots", "shots:folds=0", "shots:rates=2",
+    "shots:normalised=1,unlikelihood=1",
 )  # fmt: skip
 
 
@@ -89,7 +90,8 @@ def test_a_run_folder_holds_the_model_and_how_it_was_made(
      ("basis:source=layer,start=mean", "basis", True, "continue from mean"),
      ("basis:start=mean", "basis", True, "basis"),
      ("auto", "shots", False, "shots"), ("auto", "none", True, "none"), ("prompt", "prompt", False, "prompt on shots"),
-     ("prompt:on=merge", "prompt", True, "prompt on merge"),
+     ("prompt:on=merge", "prompt", True, "prompt on merge"), ("prompt:on=mean", "prompt", True, "prompt on mean"),
+     ("prompt:on=mean", "prompt", False, "prompt on shots"), ("auto", "prompt", True, "prompt on merge"),
      ("coefficients", "coefficients", True, "coefficients"), ("gone:x=1", "continue", True, "continue")],
 )  # fmt: skip
 def test_the_verdict_goes_by_what_is_in_the_model(

@@ -75,6 +75,23 @@ def test_a_merge_of_any_composition_can_be_prompted() -> None:
     assert found.merge.composition == "ties" and world.place(found.merge) == 0.5
 
 
+@pytest.mark.parametrize(("wanted", "scale"), [(1.0, 0.5), (-1.0, 0.0)])
+@pytest.mark.parametrize("rows", [5, 20])
+def test_the_mean_of_the_pool_is_chosen_by_nothing(wanted: float, scale: float, rows: int) -> None:
+    world = World(wanted=9, learned=0.5, merge=6.0, members=2)  # which hold 3 each, and so does another one
+    stranger = world.candidate("stranger", 0.0)
+    world.bench.candidates = (*world.bench.merge.candidates, stranger)
+    chosen = world.choosing_halves()
+    prompted_at(world, wanted)
+    found = Prompting(folds=2, on="mean").adapt(world.with_rows(rows).bench)
+    assert found.prompted and world.place(found.merge) == pytest.approx(2 * scale)
+    weights = {candidate.id: weight for candidate, weight in found.merge.members}
+    ids = [candidate.id for candidate in world.bench.candidates]
+    assert weights == (dict.fromkeys(ids, pytest.approx(scale / 3)) if scale else {})
+    assert not chosen and not world.requests
+    assert (f"the mean of the pool, times {scale:g}" if scale else "the base (no scale") in found.reason
+
+
 @pytest.mark.parametrize("on", PROMPTED_MODELS)
 def test_what_it_costs_is_what_it_says(on: str) -> None:
     world = World(wanted=1, learned=0.5, merge=1.0)
@@ -87,5 +104,5 @@ def test_what_it_costs_is_what_it_says(on: str) -> None:
 
 
 def test_what_cannot_be_prompted_is_refused() -> None:
-    with pytest.raises(ValueError, match="on=pool: give base, shots, merge"):
+    with pytest.raises(ValueError, match="on=pool: give base, shots, merge, mean"):
         Prompting(on="pool")

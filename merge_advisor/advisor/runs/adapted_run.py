@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from merge_advisor import registry
 from merge_advisor.adapt.basis import Basis
 from merge_advisor.adapt.continuing import chooses_anew, is_sum
+from merge_advisor.adapt.prompting import Prompting
 from merge_advisor.adapt.values import NOTHING
 from merge_advisor.advisor.runs.plan_report import PROMPTED, UNADAPTED, AdaptationReport
 from merge_advisor.errors import SpecError
@@ -74,11 +75,12 @@ def way_of(run: Run) -> str:
     members = any(member.weight and member.id not in TRAINED for member in run.recipe.members)
     if made.chosen in ("continue", "mix") and not members:
         return _ALONE
+    asked = _asked(made)
     if made.chosen == PROMPTED and not run.is_base:
-        return f"prompt on {'merge' if members else _ALONE}"
+        prompted = "mean" if isinstance(asked, Prompting) and asked.on == "mean" else "merge"  # `auto` has no mean
+        return f"prompt on {prompted if members else _ALONE}"
     if made.chosen not in ("basis", "continue"):
         return made.chosen
-    asked = _asked(made)
     begins = getattr(asked, "start", "merge") if made.chosen == getattr(asked, "name", "") else "merge"
     if made.chosen == "basis":
         if not isinstance(asked, Basis) or asked.source == "pool":  # `auto` has no other one
