@@ -35,8 +35,8 @@ class Prompting:
 
     What is not the base is used at one scale of 0, ¼, ½, ¾ and 1, the one at which left-out rows lose least with the
     others in the prompt; at 0 it is the base. On nine tried tasks of five rows a LoRA with examples lost less than
-    either alone, half of a merge less than all of it, and the mean of the pool, for which nothing is chosen and nothing
-    trained, as little as the LoRA (`eval/adaptations_tried.md`).
+    either alone, and half of a merge less than all of it (`eval/adaptations_tried.md`); the mean of the pool, for which
+    nothing is chosen, is on twenty tasks what the base is (`eval/adaptations.md`).
 
     >>> [Prompting(on=model).needs() for model in PROMPTED_MODELS]
     ['nothing', 'nothing', 'merge', 'pool']
