@@ -115,13 +115,13 @@ class Prompting:
             return how.adapt(bench)
         if self.on == "shots":
             return self._on_shots(bench)
-        if self.on == "merge":
-            merges = judged_merges(bench, folds_of(bench.tasks, self.folds), apart=self.anew)
-            return self._on_merge(bench, bench.merge, merges, "the merge as it was chosen,")
-        if self.on == "mean":
-            means = [bench.pool_mean] * len(folds_of(bench.tasks, self.folds))
-            return self._on_merge(bench, bench.pool_mean, means, "the mean of the pool,")
         folds = folds_of(bench.tasks, self.folds)
+        if self.on == "merge":
+            judged = judged_merges(bench, folds, apart=self.anew)
+            return _at_best_scale(bench, folds, bench.merge, judged, "the merge as it was chosen,")
+        if self.on == "mean":
+            mean = bench.pool_mean
+            return _at_best_scale(bench, folds, mean, [mean] * len(folds), "the mean of the pool,")
         losses = _judged(bench, folds, [NOTHING] * len(folds))
         return Adapted(NOTHING, tuple(losses.tolist()), reason=f"{_model(bench)}; nothing is trained", prompted=True)
 
@@ -142,15 +142,15 @@ class Prompting:
             prompted=True, without_pool=merge,
         )  # fmt: skip
 
-    def _on_merge(
-        self, bench: Workbench, merge: WeightedMerge, judged: Sequence[WeightedMerge], what: str
-    ) -> Adapted:  # fmt: skip
-        """A merge at the scale that those which the folds judge have least loss at."""
-        folds = folds_of(bench.tasks, self.folds)
-        scale, losses = _best_scale(bench, folds, lambda scale: [_times(one, scale) for one in judged])
-        reason = f"{_model(bench, _at(what, scale))}; nothing is trained"
-        settings = {"scale": scale, "folds": len(folds)}
-        return Adapted(_times(merge, scale), tuple(losses.tolist()), 0, reason, settings, prompted=True)
+
+def _at_best_scale(
+    bench: Workbench, folds: Sequence[Fold], merge: WeightedMerge, judged: Sequence[WeightedMerge], what: str
+) -> Adapted:
+    """A merge with examples, at the scale of least loss of those that the folds judge in its place."""
+    scale, losses = _best_scale(bench, folds, lambda scale: [_times(one, scale) for one in judged])
+    reason = f"{_model(bench, _at(what, scale))}; nothing is trained"
+    settings = {"scale": scale, "folds": len(folds)}
+    return Adapted(_times(merge, scale), tuple(losses.tolist()), 0, reason, settings, prompted=True)
 
 
 def _judged(bench: Workbench, folds: Sequence[Fold], models: Sequence[WeightedMerge]) -> Float64Array:
