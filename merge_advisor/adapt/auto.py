@@ -213,8 +213,8 @@ SURE = 0.75
 """Probability of being better than the best that needs no pool, from which on what needs one is taken, as the beliefs
 have it: a lead of 0.674 of its error. No plan says it, since it is not calibrated. On the tried tasks
 (`eval/adaptations_tried.md`) all three merges of five rows that looked better with less were worse on the held-out
-rows; all four of twenty rows above it were better, of eighteen. Of one model with the rows in its prompt four of five
-that looked better with less were better (`eval/adaptations.md`): open."""
+rows; all four of twenty rows above it were better, of eighteen. Of one model with the rows in its prompt, five of
+eleven were better (`eval/adaptations.md`)."""
 PROMPTED_SHOTS, PROMPTED_MERGE = _PROMPTED = "prompt on shots", "prompt on merge"
 """The LoRA of the rows, and the merge, with the rows in the prompt, as they are compared."""
 WITH_POOL = ("continue from merge", "basis from merge", "merge", PROMPTED_MERGE)
