@@ -97,8 +97,7 @@ class Workbench:
     @property
     def pool_mean(self) -> WeightedMerge:
         """All of the pool at equal weights, which sum to 1."""
-        share = 1 / len(self.candidates) if self.candidates else 0.0
-        return WeightedMerge(tuple((candidate, share) for candidate in self.candidates))
+        return WeightedMerge(tuple((candidate, 1 / len(self.candidates)) for candidate in self.candidates))
 
     def weights(self, rows: Sequence[Row]) -> tuple[float, ...]:
         """Return what each row counts in a mean over tasks, nothing where all count the same: see `row_weights`.
